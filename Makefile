@@ -1,0 +1,88 @@
+# What a newcomer, a developer and CI run. Everything happens in .venv; nothing else on the machine is touched.
+#   make demo PYTHON=/path/to/python3.12     another interpreter than the first Python >= 3.11 that is found
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+ENV := .venv
+BIN := $(ENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PYTEST := $(BIN)/pytest
+
+# What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
+DEFAULTS := plugins/local plugins/threading plugins/balancers plugins/monitors
+PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
+EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
+
+# Somebody's PYTHONPATH would put their packages before those of .venv.
+unexport PYTHONPATH
+
+.PHONY: help
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+.PHONY: demo
+demo: $(ENV)/.stamp-run ## deploy the example service, call it, stop
+	$(BIN)/sage-deploy up examples/stdlib_search/service_deployment.yaml --once
+
+.PHONY: test
+test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow
+	$(PYTEST) -m "not slow"
+
+.PHONY: test-long
+test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many seeds
+	$(PYTEST) --timeout 900
+
+.PHONY: lint
+lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, the table of layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(PYTEST) --quiet tests/test_layers.py tests/test_distributions.py
+
+.PHONY: wheels
+wheels: $(ENV)/.stamp-test ## build every wheel and run the suite against them in a fresh environment
+	$(BIN)/python tools/check_wheels.py
+
+.PHONY: bench
+bench: $(ENV)/.stamp-test ## what a call costs, against its peers
+	$(BIN)/python benchmarks/run.py
+
+.PHONY: clean
+clean: ## remove .venv, caches and builds
+	rm -rf $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says: this group of packages is installed as the pyprojects ask.
+# The core and its default plugins need each other and may be on no index: only one command for all of them resolves.
+$(ENV)/.stamp-run: $(PYPROJECTS) | $(ENV)/.stamp-python
+	$(PIP) install $(EDITABLES)
+	@touch $@
+
+$(ENV)/.stamp-test: $(ENV)/.stamp-run
+	$(PIP) install --group test
+	@touch $@
+
+$(ENV)/.stamp-dev: $(ENV)/.stamp-test
+	$(PIP) install --group dev
+	@touch $@
+
+# A name on the path proves nothing: it may be too old, a launcher without an interpreter, or lack ensurepip.
+# pip 25.1 is the first that knows --group.
+$(ENV)/.stamp-python:
+	@for python in $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14 python); do \
+		if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			$$python -m venv --clear $(ENV); \
+			break; \
+		fi; \
+	done; \
+	if [ ! -x $(BIN)/python ]; then \
+		echo "make: $(or $(PYTHON),no python here) is not a Python >= 3.11 with venv and ensurepip;" \
+			"name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi
+	$(PIP) install 'pip>=25.1'
+	@touch $@

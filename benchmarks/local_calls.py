@@ -1,0 +1,170 @@
+"""Calls on target `local` against a `ThreadPoolExecutor` and a bare thread hop, with metrics, bounds and time-outs on."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from rounds import interleave, per_call, ratio
+
+from sage_plugins import Environment, ServiceDeploymentConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Echo:
+    """As little work as a method can do."""
+
+    def echo(self, value: int) -> int:
+        """Give *value* back."""
+        return value
+
+
+def echo(value: int) -> int:
+    """Give *value* back, as a plain function."""
+    return value
+
+
+class Hop:
+    """The limit of any call that runs on another thread: one item there and one back over `SimpleQueue`."""
+
+    def __init__(self) -> None:
+        self._there: SimpleQueue[Any] = SimpleQueue()
+        self._back: SimpleQueue[Any] = SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while (value := self._there.get()) is not None:
+            self._back.put(value)
+
+    def call(self) -> Any:
+        """There and back."""
+        self._there.put(1)
+        return self._back.get()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._there.put(None)
+
+
+def gather(submit: Callable[..., Any], *first: Any, number: int = 20_000) -> float:
+    """Seconds for each of *number* calls that are all submitted before the first result is read."""
+
+    def run() -> None:
+        futures = [submit(*first, value) for value in range(number)]
+        for future in futures:
+            future.result()
+
+    return per_call(run, 1) / number
+
+
+def from_threads(call: Callable[[], Any], *, threads: int = 8, number: int = 1_500) -> float:
+    """Seconds for each call when *threads* threads make *number* calls each, one after the other."""
+    barrier = threading.Barrier(threads + 1)
+
+    def body() -> None:
+        barrier.wait()
+        for _ in range(number):
+            call()
+        barrier.wait()
+
+    for _ in range(threads):
+        threading.Thread(target=body, daemon=True).start()
+
+    def run() -> None:
+        barrier.wait()
+        barrier.wait()
+
+    return per_call(run, 1) / (threads * number)
+
+
+def _service(env: Environment, name: str, **config: Any) -> Any:
+    deployment = ServiceDeploymentConfig(queue_size=25_000, **config)
+    env.register_service_with_config(name, Echo, deployment_config=deployment)
+    return env.service(name)
+
+
+def main() -> None:
+    """Measure, and print a row for each goal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    with ExitStack() as stack:
+        env = stack.enter_context(Environment("bench"))
+        inline = _service(env, "inline", threading_strategy="inline")
+        plain = _service(env, "plain", threading_strategy="inline", enable_metrics=False)
+        single = _service(env, "single")
+        unmetered = _service(env, "unmetered", enable_metrics=False)
+        pool = _service(env, "pool", threading_strategy="pool", thread_count=8)
+        replicas = _service(env, "replicas", replicas=4, load_balancing=True)
+        env.deploy()
+        one = stack.enter_context(ThreadPoolExecutor(1))
+        eight = stack.enter_context(ThreadPoolExecutor(8))
+        hop = Hop()
+        stack.callback(hop.close)
+        sequential = interleave(
+            {
+                "inline": lambda: per_call(lambda: inline.call("echo", 1), 20_000),
+                "inline, no metrics": lambda: per_call(lambda: plain.call("echo", 1), 20_000),
+                "single": lambda: per_call(lambda: single.call("echo", 1), 2_000),
+                "single, no metrics": lambda: per_call(lambda: unmetered.call("echo", 1), 2_000),
+                "pool of 8": lambda: per_call(lambda: pool.call("echo", 1), 2_000),
+                "4 replicas": lambda: per_call(lambda: replicas.call("echo", 1), 2_000),
+                "executor of 1": lambda: per_call(lambda: one.submit(echo, 1).result(), 2_000),
+                "executor of 8": lambda: per_call(lambda: eight.submit(echo, 1).result(), 2_000),
+                "hop": lambda: per_call(hop.call, 2_000),
+            },
+            rounds,
+        )
+        pipelined = interleave(
+            {
+                "single": lambda: gather(single.submit, "echo"),
+                "pool of 8": lambda: gather(pool.submit, "echo"),
+                "executor of 1": lambda: gather(one.submit, echo),
+                "executor of 8": lambda: gather(eight.submit, echo),
+            },
+            rounds,
+        )
+        crowd = interleave(
+            {
+                "pool of 8": lambda: from_threads(lambda: pool.call("echo", 1)),
+                "executor of 8": lambda: from_threads(lambda: eight.submit(echo, 1).result()),
+            },
+            rounds,
+        )
+    _show("one caller, one call after the other (us)", sequential)
+    _goal(sequential, "executor of 1", "inline", ">= 15")
+    _goal(sequential, "single", "executor of 1", "<= 0.85")
+    _goal(sequential, "single", "hop", "<= 1.3")
+    _goal(sequential, "pool of 8", "executor of 8", "<= 0.85")
+    _goal(sequential, "pool of 8", "hop", "<= 1.3")
+    _goal(sequential, "4 replicas", "executor of 1", "")
+    pairs = zip(sequential["inline"], sequential["inline, no metrics"], strict=True)
+    print(f"  metrics on - off: {statistics.median(on - off for on, off in pairs) * 1e6:.2f} us (goal <= 0.6)")
+    _show("submit 20,000, then gather (us)", pipelined)
+    _goal(pipelined, "executor of 1", "single", ">= 6")
+    _goal(pipelined, "executor of 8", "pool of 8", ">= 6")
+    _show("8 threads, one call after the other each (us)", crowd)
+    _goal(crowd, "executor of 8", "pool of 8", ">= 1.5")
+
+
+def _show(title: str, measured: dict[str, list[float]]) -> None:
+    print(title)
+    for name, values in measured.items():
+        low, middle, high = (value * 1e6 for value in (min(values), statistics.median(values), max(values)))
+        print(f"  {name:<20} {middle:9.2f}  [{low:.2f} .. {high:.2f}]")
+
+
+def _goal(measured: dict[str, list[float]], ours: str, peer: str, goal: str) -> None:
+    middle, low, high = ratio(measured, ours, peer)
+    print(f"  {ours} / {peer}: {middle:.2f}  [{low:.2f} .. {high:.2f}]" + (f"  (goal {goal})" if goal else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The replica with the fewest calls."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sage_plugins.interfaces import Candidate
+
+__all__ = ["LeastLoaded"]
+
+
+class LeastLoaded:
+    """
+    Gives each call to the replica with the fewest calls in flight.
+
+    Among equals it takes turns, so that a lone caller warms all replicas. Counts are read without a lock and may lag by a call:
+    right in one process, where the counts are the router's own.
+    """
+
+    binding = False
+
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+        """The least loaded one, looking at them from another start each time."""
+        # All rotations, made once: taking the next is one step of the interpreter, so threads need no lock.
+        orders = cycle([candidates[start:] + candidates[:start] for start in range(len(candidates))]).__next__
+
+        def pick(_key: Hashable | None) -> Candidate:
+            order = orders()
+            best = order[0]
+            fewest = best.inflight
+            if fewest:
+                for candidate in order:
+                    load = candidate.inflight
+                    if load < fewest:
+                        best, fewest = candidate, load
+            return best
+
+        return pick

@@ -1,0 +1,24 @@
+"""Each replica in turn."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sage_plugins.interfaces import Candidate
+
+__all__ = ["RoundRobin"]
+
+
+class RoundRobin:
+    """Gives calls to the replicas in the order of their index, over and over, whatever their load."""
+
+    binding = False
+
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+        """The next one; `cycle.__next__` is one step of the interpreter, so threads need no lock."""
+        following = cycle(candidates).__next__
+        return lambda _key: following()

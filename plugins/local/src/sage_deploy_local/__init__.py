@@ -1,0 +1,53 @@
+"""Target `local`: replicas in the process that deploys them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.values import Problem, Registration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["sage_register_targets"]
+
+
+def _create(_options: None) -> Any:
+    from sage_deploy_local.target import LocalTarget  # imported here: keeps discovery cheap
+
+    return LocalTarget()
+
+
+def _check(config: Any, _options: None) -> Iterator[Problem]:
+    for name in ("target_nodes", "node_selector"):
+        if getattr(config, name) is not None:
+            yield Problem("E201", name, f"{name} is set, but target 'local' runs in this process", "remove it or name another target")
+    if config.gpu_count:
+        yield Problem(
+            "W05", "gpu_count", f"gpu_count {config.gpu_count} is advisory: target 'local' reserves no GPU and hides none"
+        )
+    if config.cpu_cores is not None:
+        yield Problem("W05", "cpu_cores", f"cpu_cores {config.cpu_cores:g} is advisory: threads of one process share its cores")
+    if config.memory_mb is not None:
+        yield Problem("W05", "memory_mb", f"memory_mb {config.memory_mb} is advisory: replicas share this process's memory")
+
+
+def _explain(_config: Any, _options: None) -> Iterator[str]:
+    yield "arguments and results are passed by reference, nothing is copied"
+    yield "replicas die only with this process; a method that hangs keeps its thread"
+
+
+@hookimpl
+def sage_register_targets() -> list[Registration]:
+    """Offer `local`."""
+    return [
+        Registration(
+            "local",
+            _create,
+            "Replicas in the process that deploys them",
+            check=_check,
+            explain=_explain,
+            capabilities=frozenset({"in_process"}),
+        )
+    ]

@@ -1,0 +1,117 @@
+"""Threading strategies `single`, `pool` and `inline`: how a replica runs its calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.values import Problem, Registration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["sage_register_threading_strategies"]
+
+_COUNTS = ("thread_count", "max_thread_count", "thread_pool_size")
+
+
+def _create_single(_options: None) -> Any:
+    from sage_deploy_threading.single import Single  # imported here, as below: keeps discovery cheap
+
+    return Single()
+
+
+def _create_pool(_options: None) -> Any:
+    from sage_deploy_threading.pool import Pool
+
+    return Pool()
+
+
+def _create_inline(_options: None) -> Any:
+    from sage_deploy_threading.inline import Inline
+
+    return Inline()
+
+
+def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
+    for name in _COUNTS:
+        count = getattr(config, name)
+        if count is not None and count > 1:
+            yield Problem(
+                "E301",
+                name,
+                f"{name} is {count}, but strategy '{config.threading_strategy}' runs one call at a time",
+                "use threading_strategy 'pool', or remove it",
+            )
+
+
+def _check_pool(config: Any, _options: None) -> Iterator[Problem]:
+    size, alias, kept = config.thread_pool_size, config.max_thread_count, config.thread_count
+    if size is not None and alias is not None and size != alias:
+        yield Problem(
+            "E304",
+            "max_thread_count",
+            f"max_thread_count is {alias} and thread_pool_size is {size}: under 'pool' they are the same thing",
+            "give one of them",
+        )
+    elif size is not None and size < kept:
+        yield Problem(
+            "E303",
+            "thread_pool_size",
+            f"thread_pool_size is {size}, less than thread_count {kept}",
+            "thread_count threads are kept, thread_pool_size is the most that there are",
+        )
+    elif size is None and alias is not None and alias < kept:
+        yield Problem("E302", "max_thread_count", f"max_thread_count is {alias}, less than thread_count {kept}", "raise it")
+
+
+def _explain_single(_config: Any, _options: None) -> Iterator[str]:
+    yield "one call at a time, always on the same thread, in the order of arrival"
+    yield "time-outs release the caller; a method that runs on keeps the replica busy until it ends"
+
+
+def _explain_pool(config: Any, _options: None) -> Iterator[str]:
+    from sage_deploy_threading.pool import pool_size
+
+    size = pool_size(config.thread_count, config.thread_pool_size or config.max_thread_count)
+    given = config.thread_pool_size or config.max_thread_count or config.thread_count > 1
+    why = "" if given else " (min(32, cores + 4): neither thread_pool_size nor thread_count is given)"
+    more = "" if config.thread_count >= size else f"; {config.thread_count} threads at first, more under load"
+    yield f"up to {size} calls at once{why}{more}"
+    yield "time-outs release the caller; a method that runs on keeps its thread until it ends"
+
+
+def _explain_inline(_config: Any, _options: None) -> Iterator[str]:
+    yield "the caller's own thread runs the method, one call at a time; the constructor runs on another thread"
+    yield "time-outs bound the wait for the turn only: a running method cannot release its caller before it ends"
+
+
+@hookimpl
+def sage_register_threading_strategies() -> list[Registration]:
+    """Offer `single`, `pool` and `inline`."""
+    return [
+        Registration(
+            "single",
+            _create_single,
+            "One thread per replica: calls run one at a time, in order",
+            check=_check_one_at_a_time,
+            explain=_explain_single,
+            capabilities=frozenset({"ordered", "one_at_a_time", "releases_at_deadline"}),
+        ),
+        Registration(
+            "pool",
+            _create_pool,
+            "A pool of threads per replica, growing under load",
+            check=_check_pool,
+            explain=_explain_pool,
+            capabilities=frozenset({"concurrent", "releases_at_deadline"}),
+        ),
+        Registration(
+            "inline",
+            _create_inline,
+            "The caller's own thread, one call at a time",
+            check=_check_one_at_a_time,
+            explain=_explain_inline,
+            capabilities=frozenset({"ordered", "one_at_a_time", "in_callers_thread"}),
+        ),
+    ]

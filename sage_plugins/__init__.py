@@ -1,0 +1,75 @@
+"""
+Write a class once; say in configuration where it runs, how it runs its calls, how many there are, who gets the next call and
+who watches.
+
+The names below are imported when they are first used: `import sage_plugins` alone costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sage_plugins import errors
+    from sage_plugins.config import DeploymentTarget, ServiceDeploymentConfig, ThreadingStrategy
+    from sage_plugins.environment import Environment
+    from sage_plugins.factory import ServiceTaskFactory
+    from sage_plugins.handle import ServiceHandle
+    from sage_plugins.hookspecs import hookimpl
+    from sage_plugins.service import ServiceContext, ServiceFactory, idempotent
+    from sage_plugins.task import ServiceTask
+    from sage_plugins.values import ServiceMetrics
+
+__all__ = [
+    "DeploymentTarget",
+    "Environment",
+    "ServiceContext",
+    "ServiceDeploymentConfig",
+    "ServiceFactory",
+    "ServiceHandle",
+    "ServiceMetrics",
+    "ServiceTask",
+    "ServiceTaskFactory",
+    "ThreadingStrategy",
+    "errors",
+    "hookimpl",
+    "idempotent",
+]
+
+_HOMES = {
+    "DeploymentTarget": "config",
+    "Environment": "environment",
+    "ServiceContext": "service",
+    "ServiceDeploymentConfig": "config",
+    "ServiceFactory": "service",
+    "ServiceHandle": "handle",
+    "ServiceMetrics": "values",
+    "ServiceTask": "task",
+    "ServiceTaskFactory": "factory",
+    "ThreadingStrategy": "config",
+    "hookimpl": "hookspecs",
+    "idempotent": "service",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        if name in ("errors", "__version__"):
+            return import_module("sage_plugins.errors") if name == "errors" else _version()
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(f"sage_plugins.{home}"), name)
+    globals()[name] = value  # so that the next access does not come here
+    return value
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("sage-deploy")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,98 @@
+"""The side of a call that lives on an event loop; imported by the first `acall`, because importing asyncio costs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import copy_context
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.errors import RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.call import Call
+
+__all__ = ["in_thread", "outcome"]
+
+
+async def outcome(call: Call) -> Any:
+    """
+    The outcome of *call*, awaited on the running loop; the loop watches the deadline.
+
+    Cancelling the awaiting task abandons the call.
+    """
+    if not call.over():
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: Call) -> None:
+            try:
+                loop.call_soon_threadsafe(_set, over)
+            except RuntimeError:  # the loop was closed: nobody awaits any more
+                pass
+
+        timer = None
+        if call.expires < inf:
+            timer = loop.call_later(call.expires - call.owner.clock.monotonic(), _expire, loop, call)
+        call.on_over(wake)
+        try:
+            await over
+        except asyncio.CancelledError:
+            call.abandon()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+    try:
+        return call.result()
+    except StopIteration as error:  # a coroutine cannot raise it
+        msg = f"{call.owner.service}.{call.method.name} raised StopIteration, which cannot be raised in a coroutine"
+        raise RemoteError(
+            msg,
+            type_name="StopIteration",
+            original_message=str(error),
+            service=call.owner.service,
+            method=call.method.name,
+        ) from error
+
+
+def _set(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
+
+
+def _expire(loop: asyncio.AbstractEventLoop, call: Call) -> None:
+    # A call that had started in time goes on to its deadline.
+    if not call.expire() and call.deadline < inf:
+        loop.call_later(max(0.001, call.deadline - call.owner.clock.monotonic()), _expire, loop, call)
+
+
+async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
+    """
+    What *run* returns, run in a thread of its own with the present context variables.
+
+    Not `run_in_executor`: its threads are joined when the interpreter exits, so a stuck method would keep it from exiting.
+    """
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    result: list[Any] = []
+    error: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            result.append(run())
+        except BaseException as raised:  # noqa: BLE001 - it is the awaiting task's
+            error.append(raised)
+        try:
+            loop.call_soon_threadsafe(_set, over)
+        except RuntimeError:  # the loop was closed: nobody awaits any more
+            pass
+
+    threading.Thread(target=copy_context().run, args=(body,), name=name, daemon=True).start()
+    await over
+    if error:
+        raise error[0]
+    return result[0]

@@ -1,0 +1,568 @@
+"""
+One call: the work item and the future in one object.
+
+`Call` is a `concurrent.futures.Future` whose lock, condition and callback list are made when somebody needs them, because
+most calls have one waiter or none. `docs/design/call-as-future.md` says what that gains.
+
+Who may do what to a call is decided by two tokens, each a slot that exists until it is deleted. Deleting a slot is one
+atomic step of the interpreter: exactly one thread succeeds, the others get AttributeError. No lock is needed per call.
+
+* `_unstarted`: whoever deletes it decides whether the call runs: a worker that starts it, or a canceller or deadline that
+  makes sure that it never will.
+* `_unsettled`: whoever deletes it decides the outcome, and then publishes it.
+
+A worker deletes the first when it starts and the second when the method has ended. Everyone else takes both under
+`_GIVING_UP`, so that "it never started" is never said of a call that runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from contextvars import ContextVar
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sage_plugins.errors import CallCancelledError, CallTimeoutError
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from contextvars import Context
+
+    from sage_plugins.clock import Clock, Timer
+    from sage_plugins.values import CallOptions, MethodPlan
+
+__all__ = ["CURRENT", "Call", "CallOwner", "current_call"]
+
+# The states of concurrent.futures, by value: `wait` and `as_completed` compare with them.
+_PENDING = "PENDING"
+_RUNNING = "RUNNING"
+_CANCELLED = "CANCELLED_AND_NOTIFIED"
+_FINISHED = "FINISHED"
+_OVER = (_FINISHED, _CANCELLED)
+
+_allocate_lock = threading.Lock
+_MAX_WAIT = threading.TIMEOUT_MAX / 2
+
+_GIVING_UP = threading.Lock()  # cancellers and deadlines, one at a time; never taken by a worker
+_MAKING = threading.Lock()  # guards the creation of a call's latch or `_Shared`
+
+#: The call that runs in this context, if any: gives services their remaining time and their inner calls a deadline.
+CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call on whose behalf the present code runs, or None outside any service method."""
+    return CURRENT.get()
+
+
+class CallOwner(Protocol):
+    """What a call needs of the router that accepted it."""
+
+    service: str
+    clock: Clock
+
+    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
+        """Count *call* as ended and free its place; runs before its waiters are released."""
+
+
+class _Shared:
+    """What a call needs once more than one plain waiter looks at it."""
+
+    __slots__ = ("callbacks", "condition", "timer", "waiters")
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.waiters: list[Any] = []  # guarded by condition; the protocol of concurrent.futures.wait
+        self.callbacks: list[Callable[[Any], Any]] = []  # each is taken by exactly one `pop`
+        self.timer: Timer | None = None
+
+
+class Call(Future[Any]):
+    """
+    One call of one service method; what `ServiceHandle.submit` returns.
+
+    It behaves as a `concurrent.futures.Future`: `result`, `exception`, `cancel`, callbacks, `wait`, `as_completed` and
+    `asyncio.wrap_future` work. Beyond that, it ends at its deadline, with `CallTimeoutError`, also if nobody set a
+    time-out on `result()`. `cancel` stops a call that has not started; one that runs goes on and `cancel` returns False.
+
+    All methods are safe from any thread.
+    """
+
+    __slots__ = (
+        "_exception",
+        "_latch",
+        "_result",
+        "_state",
+        "_unsettled",
+        "_unstarted",
+        "args",
+        "context",
+        "deadline",
+        "expires",
+        "kwargs",
+        "lane",
+        "method",
+        "options",
+        "owner",
+        "since",
+    )
+
+    # Rare, hence not in a slot: they are in the instance's __dict__ once needed.
+    _shared: _Shared | None = None
+    _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
+    granted: bool = False  # a replica that runs calls in their callers' threads gave this call its slot
+    parked: bool = False  # waits for room in the queue; written by the router
+    attempts: int = 0  # times that it was started and its replica died; written by the router
+
+    def __init__(  # noqa: PLR0913 - every field is set by the one caller on the path of a call; keywords would cost
+        self,
+        owner: CallOwner,
+        method: MethodPlan,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+        since: float,
+        deadline: float,
+        expires: float,
+        context: Context | None,
+    ) -> None:
+        """
+        Make a call that nobody has accepted yet.
+
+        Args:
+            owner: The router that will be told if the call is given up.
+            method: The method's plan.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            options: Key, idempotence and priority, shared by all calls of a handle.
+            since: `monotonic()` when the call was made.
+            deadline: `monotonic()` at which the caller is released; inf for none.
+            expires: `monotonic()` after which the call must not start; at most *deadline*.
+            context: The caller's context variables, or None if the method runs in the caller's own context.
+        """
+        # Future.__init__ would make a condition, a lock and two lists; see the module's docstring.
+        self.owner = owner
+        self.method = method
+        self.args = args
+        self.kwargs = kwargs
+        self.options = options
+        self.since = since
+        self.deadline = deadline
+        self.expires = expires
+        self.context = context
+        self.lane: Any = None  # where it was sent; the router's
+        self._latch: threading.Lock | None = None
+        self._state = _PENDING
+        self._unstarted = True
+        self._unsettled = True
+
+    @property
+    def key(self) -> Hashable | None:
+        """The key that the caller gave for the balancer, if any."""
+        return self.options.key
+
+    # -- the worker's side -------------------------------------------------------------------------------------------
+
+    def claim(self) -> bool:
+        """
+        Take the right to run the method; True for exactly one caller, and only if the call was not given up.
+
+        Whoever gets True must run the method and then settle the call.
+        """
+        try:
+            del self._unstarted
+        except AttributeError:
+            return False
+        self._state = _RUNNING
+        return True
+
+    def claim_outcome(self) -> bool:
+        """
+        Take the right to decide the outcome; True for exactly one caller.
+
+        Whoever gets True must call `publish`. False means that the caller gave up meanwhile: the result goes nowhere.
+        """
+        try:
+            del self._unsettled
+        except AttributeError:
+            return False
+        return True
+
+    def publish(self, result: Any, error: BaseException | None = None) -> None:
+        """Make the outcome known and release every waiter; only for who got True from `claim_outcome`."""
+        self._result = result
+        self._exception = error
+        self._state = _CANCELLED if type(error) is CallCancelledError else _FINISHED
+        # Waiters store their latch first and look at the state second; this is the other half of the handshake.
+        if self._latch is not None:
+            try:
+                self._latch.release()
+            except RuntimeError:  # released before by `grant`, and its waiter has not woken up yet
+                pass
+        if self._shared is not None:
+            self._publish_shared(self._shared)
+
+    def rearm(self) -> bool:
+        """Let a started call whose replica died be claimed again; False if it was given up meanwhile."""
+        with _GIVING_UP:
+            if not hasattr(self, "_unsettled") or hasattr(self, "_unstarted"):
+                return False
+            self._state = _PENDING
+            self._unstarted = True
+            return True
+
+    def unstarted(self) -> bool:
+        """Whether nobody has claimed the call."""
+        return hasattr(self, "_unstarted")
+
+    def over(self) -> bool:
+        """Whether the outcome is published; unlike `done` this does not look at the deadline."""
+        return self._state in _OVER
+
+    # -- giving up ---------------------------------------------------------------------------------------------------
+
+    def give_up(self, error: BaseException, outcome: int, *, only_unstarted: bool = False) -> bool:
+        """
+        End the call with *error* from the caller's side; False if its outcome was already decided.
+
+        Args:
+            error: What its waiters get; may be a `CallTimeoutError`, whose `stage` is set here.
+            outcome: How to count it, see `values.Outcome`.
+            only_unstarted: Leave a call alone that has started.
+        """
+        with _GIVING_UP:
+            started = not hasattr(self, "_unstarted")
+            if started and only_unstarted:
+                return False
+            if not started:
+                try:
+                    del self._unstarted
+                except AttributeError:  # a worker was quicker
+                    started = True
+                    if only_unstarted:
+                        return False
+            try:
+                del self._unsettled
+            except AttributeError:
+                return False
+        if isinstance(error, CallTimeoutError):
+            error.stage = "run" if started else "queue"
+            error.args = (self._timeout_text(started=started),)
+        self.owner.gave_up(self, outcome, started=started)
+        self.publish(None, error)
+        return True
+
+    def expire(self) -> bool:
+        """End the call with `CallTimeoutError` if its time is over; True if the call is over after this."""
+        if self._state in _OVER:
+            return True
+        now = self.owner.clock.monotonic()
+        if now >= self.deadline:
+            return self.give_up(self.timeout_error(), Outcome.TIMEOUT)
+        if now >= self.expires:
+            return self.give_up(self.timeout_error(), Outcome.TIMEOUT, only_unstarted=True)
+        return False
+
+    def timeout_error(self, *, started: bool = False) -> CallTimeoutError:
+        """The error of a call whose time is over before it started; `give_up` corrects it for one that runs."""
+        lane = self.lane
+        return CallTimeoutError(
+            self._timeout_text(started=started),
+            stage="run" if started else "queue",
+            service=self.owner.service,
+            method=self.method.name,
+            replica=None if lane is None else lane.id,
+            node=None if lane is None else lane.node,
+        )
+
+    def _timeout_text(self, *, started: bool) -> str:
+        who = f"{self.owner.service}.{self.method.name}"
+        if started:
+            where = "" if self.lane is None else f" (replica {self.lane.id})"
+            return (
+                f"{who} gave no answer in {self.deadline - self.since:.4g} s{where}; the method may still be running and "
+                "keeps its slot until it ends. Raise `timeout` or make the method faster"
+            )
+        return (
+            f"{who} waited {self.expires - self.since:.4g} s in the queue and did not start; it never will. "
+            "Add threads or replicas, raise `timeout`, or call less often"
+        )
+
+    def cancel(self) -> bool:
+        """
+        Cancel the call if it has not started; True if it is cancelled after this.
+
+        A call that runs cannot be stopped and goes on: False.
+        """
+        if self._state == _CANCELLED:
+            return True
+        return self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True)
+
+    def abandon(self) -> bool:
+        """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
+        return self.give_up(self._cancelled_error(), Outcome.CANCELLED)
+
+    def _cancelled_error(self) -> CallCancelledError:
+        name = self.owner.service
+        return CallCancelledError(
+            f"{name}.{self.method.name} was cancelled by its caller", service=name, method=self.method.name
+        )
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait_alone(self) -> Any:
+        """
+        The outcome, for a caller who knows that nobody else has this object; waits until the deadline.
+
+        Raises:
+            BaseException: The method's own exception, or the `CallError` with which the call ended.
+        """
+        if self._state != _FINISHED:
+            self.hold()
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment] # noqa: PLW0642 - breaks the cycle traceback -> frame -> call
+        return self._result
+
+    def hold(self) -> None:
+        """
+        Wait until the call is over, giving up at its deadline; only for the one thread that made it.
+
+        If a replica that runs calls in their callers' threads gives this call its slot meanwhile, it runs here.
+        """
+        latch = _allocate_lock()
+        latch.acquire()
+        self._latch = latch
+        try:
+            while True:
+                if self.granted:
+                    self._take_turn()
+                if self._state in _OVER:
+                    return
+                # A call that has started no longer minds `expires`.
+                until = self.expires if self._state == _PENDING else self.deadline
+                if until == inf:
+                    latch.acquire()
+                    continue
+                remaining = until - monotonic()
+                if remaining > 0 and latch.acquire(timeout=min(remaining, _MAX_WAIT)):
+                    continue
+                if not self.expire() and self._settled():
+                    latch.acquire()  # the outcome was decided at the last moment and is being published
+        except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+            self.abandon()
+            if self.granted:
+                self._take_turn()
+            raise
+
+    def grant(self, lane: Any) -> bool:
+        """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""
+        self.lane = lane
+        if not self.claim():
+            return False
+        self.granted = True
+        if self._latch is not None:
+            self._latch.release()
+        return True
+
+    def _take_turn(self) -> None:
+        self.granted = False
+        if self.rearm():
+            self.lane.run_here(self)
+        else:  # given up between the grant and now
+            self.lane.freed()
+
+    def _settled(self) -> bool:
+        """Whether the outcome is decided; it may still be on its way to being published."""
+        return not hasattr(self, "_unsettled")
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
+        give_in = inf if timeout is None else monotonic() + timeout
+        while self._state not in _OVER:
+            latch = self._latch
+            if latch is None:
+                with _MAKING:
+                    latch = self._latch
+                    if latch is None:
+                        latch = _allocate_lock()
+                        latch.acquire()
+                        self._latch = latch
+                continue
+            until = min(self.expires if self._state == _PENDING else self.deadline, give_in)
+            if until == inf:
+                latch.acquire()
+                latch.release()  # hand it on to the next waiter
+                continue
+            remaining = until - monotonic()
+            if remaining > 0 and latch.acquire(timeout=min(remaining, _MAX_WAIT)):
+                latch.release()
+            elif self.expire():
+                break
+            elif monotonic() >= give_in:
+                return False
+            elif self._settled():
+                latch.acquire()
+                latch.release()
+        return True
+
+    def result(self, timeout: float | None = None) -> Any:
+        """
+        The method's result; waits at most *timeout* seconds and never past the call's deadline.
+
+        Raises:
+            TimeoutError: *timeout* passed and the call goes on.
+            CallTimeoutError: The call's own deadline passed (it is a TimeoutError too).
+            CallCancelledError: The call was cancelled.
+            BaseException: The method's own exception.
+        """
+        try:
+            if not self._wait(timeout):
+                raise TimeoutError  # noqa: TRY301 - as Future.result does
+            if self._exception is not None:
+                raise self._exception
+            return self._result
+        finally:
+            self = None  # type: ignore[assignment] # noqa: PLW0642 - breaks the cycle traceback -> frame -> call
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """
+        The exception with which the call ended, or None; waits as `result` does.
+
+        Raises:
+            TimeoutError: *timeout* passed and the call goes on.
+            CallCancelledError: The call was cancelled.
+        """
+        if not self._wait(timeout):
+            raise TimeoutError
+        if self._state == _CANCELLED and self._exception is not None:
+            raise self._exception
+        return self._exception
+
+    def exception_now(self) -> BaseException | None:
+        """The exception with which the call ended; only once it is over. Unlike `exception` it raises nothing."""
+        return self._exception
+
+    def done(self) -> bool:
+        """Whether the call is over, by outcome, cancellation or deadline."""
+        return self._state in _OVER or (self.expires < inf and self.expire())
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return self._state == _CANCELLED
+
+    def running(self) -> bool:
+        """Whether the method has started and the call is not over."""
+        return self._state == _RUNNING
+
+    def add_done_callback(self, fn: Callable[[Any], Any]) -> None:
+        """
+        Have *fn* called with this call when it is over; at once if it is.
+
+        It runs in whichever thread ends the call, so it must be quick; what it raises is logged and dropped.
+        """
+        self._call_back(self._watched(), fn)
+
+    def on_over(self, fn: Callable[[Any], Any]) -> None:
+        """Like `add_done_callback`, for a caller that watches the deadline itself by calling `expire`."""
+        self._call_back(self._share(), fn)
+
+    def _call_back(self, shared: _Shared, fn: Callable[[Any], Any]) -> None:
+        shared.callbacks.append(fn)
+        if self._state in _OVER:
+            self._run_callbacks(shared)
+
+    # -- what concurrent.futures.wait and as_completed reach into ----------------------------------------------------
+
+    @property
+    def _condition(self) -> threading.Condition:
+        return self._watched().condition
+
+    @property
+    def _waiters(self) -> list[Any]:
+        return self._watched().waiters
+
+    def _share(self) -> _Shared:
+        if self._shared is None:
+            with _MAKING:
+                if self._shared is None:
+                    self._shared = _Shared()
+        return self._shared
+
+    def _watched(self) -> _Shared:
+        """The shared part, and the clock watching the deadline: nobody blocks in `result` to do it."""
+        shared = self._share()
+        if shared.timer is None and self.expires < inf and self._state not in _OVER:
+            shared.timer = self.owner.clock.call_at(
+                self.expires if self._state == _PENDING else self.deadline, self._on_timer
+            )
+            if self._state in _OVER:
+                shared.timer.cancel()
+        return shared
+
+    def _on_timer(self) -> None:
+        if not self.expire() and self._shared is not None and self.deadline < inf and not self._settled():
+            self._shared.timer = self.owner.clock.call_at(self.deadline, self._on_timer)
+
+    def _publish_shared(self, shared: _Shared) -> None:
+        if shared.timer is not None:
+            shared.timer.cancel()
+        with shared.condition:
+            for waiter in shared.waiters:
+                (waiter.add_cancelled if self._state == _CANCELLED else waiter.add_result)(self)
+            shared.condition.notify_all()
+        self._run_callbacks(shared)
+
+    def _run_callbacks(self, shared: _Shared) -> None:
+        while shared.callbacks:
+            try:
+                callback = shared.callbacks.pop(0)
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                callback(self)
+            except Exception:
+                import logging
+
+                logging.getLogger("sage_plugins").exception("a done-callback of %r raised", self)
+
+    # -- room in the queue -------------------------------------------------------------------------------------------
+
+    def wait_admitted(self) -> None:
+        """
+        Hold the submitter until there was room for the call.
+
+        Raises:
+            CallTimeoutError: There was none before the deadline.
+        """
+        admission = _allocate_lock()
+        admission.acquire()
+        self._admission = admission
+        while self.parked:
+            if self.expires == inf:
+                admission.acquire()
+                break
+            remaining = self.expires - monotonic()
+            if remaining > 0 and admission.acquire(timeout=min(remaining, _MAX_WAIT)):
+                break
+            if self.expire() and self._exception is not None:
+                raise self._exception
+        if self.lane is None and self._settled():  # it was ended before it got its place
+            self._wait(None)
+            if self._exception is not None:
+                raise self._exception
+
+    def admit(self) -> None:
+        """Let the submitter go on: the call has its place, or will never have one."""
+        self.parked = False
+        if self._admission is not None:
+            self._admission.release()
+
+    def __repr__(self) -> str:
+        """Service, method and state, without the arguments: they may hold secrets."""
+        return f"<Call {self.owner.service}.{self.method.name} {self._state.lower()}>"

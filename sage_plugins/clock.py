@@ -1,0 +1,108 @@
+"""
+Time, injected: the real clock here, a virtual one in `sage_plugins.testing`.
+
+Deadlines are readings of `Clock.monotonic`, so a changed wall clock cannot move them. Everything that waits for a moment
+asks the clock for a timer, so a test can run hours of it in virtual time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SYSTEM", "Clock", "SystemClock", "Timer"]
+
+
+class Timer(Protocol):
+    """A callback that is due at a moment."""
+
+    def cancel(self) -> None:
+        """Forget the callback; does nothing if it has already run. Safe from any thread, any number of times."""
+
+
+class Clock(Protocol):
+    """What the core knows of time."""
+
+    monotonic: Callable[[], float]
+    """Seconds since some moment in the past; never goes back."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Run *callback* once `monotonic()` reaches *when*, on a thread of the clock's; it must be quick and not raise."""
+
+
+class _Alarm:
+    """One entry of the system clock's heap; cancelling empties it and leaves it to be dropped when it comes up."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class SystemClock:
+    """
+    The machine's monotonic clock.
+
+    Timers run on one daemon thread, which is started by the first timer and ends when none has been due for
+    `IDLE_S` seconds, so a process that sets no timer has no thread, and no process is kept alive by one.
+    """
+
+    IDLE_S = 5.0
+
+    def __init__(self) -> None:
+        self.monotonic = time.monotonic
+        self._condition = threading.Condition()
+        self._alarms: list[tuple[float, int, _Alarm]] = []  # guarded by _condition
+        self._order = count()  # breaks ties, so that two alarms never get compared
+        self._thread: threading.Thread | None = None  # guarded by _condition
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Run *callback* at *when* on the clock's own thread."""
+        alarm = _Alarm(callback)
+        with self._condition:
+            heappush(self._alarms, (when, next(self._order), alarm))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="sage-deploy-clock", daemon=True)
+                self._thread.start()
+            elif self._alarms[0][2] is alarm:
+                self._condition.notify()
+        return alarm
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while self._alarms and self._alarms[0][2].callback is None:
+                    heappop(self._alarms)
+                if not self._alarms:
+                    if not self._condition.wait(self.IDLE_S) and not self._alarms:
+                        self._thread = None
+                        return
+                    continue
+                when, _, alarm = self._alarms[0]
+                remaining = when - self.monotonic()
+                if remaining > 0:
+                    self._condition.wait(min(remaining, threading.TIMEOUT_MAX))
+                    continue
+                heappop(self._alarms)
+                callback = alarm.callback
+            if callback is not None:
+                callback()
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child, where the clock's thread does not exist and its lock may be held for ever."""
+        self._condition = threading.Condition()
+        self._alarms = []
+        self._thread = None
+
+
+#: The clock of every environment that is not given another.
+SYSTEM = SystemClock()

@@ -1,0 +1,509 @@
+"""Where services are registered, deployed, called and stopped."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from sage_plugins.clock import SYSTEM
+from sage_plugins.config import ServiceDeploymentConfig
+from sage_plugins.errors import (
+    ConfigError,
+    DeployError,
+    ForkedRuntimeError,
+    PlanError,
+    SageDeployError,
+    ServiceNotFoundError,
+    ServiceStoppedError,
+)
+from sage_plugins.factory import compose
+from sage_plugins.plugins import Registry
+from sage_plugins.service import ServiceFactory
+from sage_plugins.task import ServiceTask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+    from types import TracebackType
+    from typing import Self
+
+    from sage_plugins.clock import Clock
+    from sage_plugins.config_file import DeploymentFile, ServiceEntry
+    from sage_plugins.handle import ServiceHandle
+    from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.task import Composition
+    from sage_plugins.values import Problem
+
+__all__ = ["Environment"]
+
+_Service = TypeVar("_Service")
+
+#: Seconds that the interpreter waits at its exit for an environment that nobody closed.
+_AT_EXIT_S = 2.0
+
+
+class Environment:
+    """
+    A set of services: registered, deployed, called and stopped together.
+
+    Registering starts nothing. `deploy` starts everything or nothing; a service that is called before that is deployed by the
+    call. As a context manager, sync or async, it closes itself. All methods are safe from any thread.
+
+    Attributes:
+        name: Name of the environment.
+        service_factories: The registered services' factories by name.
+
+    Example:
+        ```python
+        with Environment("demo") as env:
+            env.register_service("greeter", Greeter, "Hello")
+            env.service("greeter").greet("world")
+        ```
+    """
+
+    def __init__(self, name: str = "sage-deploy", *, registry: Registry | None = None, clock: Clock = SYSTEM) -> None:
+        """
+        Make an empty environment.
+
+        Args:
+            name: Its name, for messages.
+            registry: The plugins to choose from; by default the installed ones, discovered when first needed.
+            clock: For deadlines.
+        """
+        self.name = name
+        self.service_factories: dict[str, Any] = {}  # guarded by _lock, as the next five
+        self._registry = registry
+        self._clock = clock
+        self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
+        self._entries: dict[str, tuple[DeploymentFile, ServiceEntry]] = {}  # from files
+        self._tasks: dict[str, ServiceTask] = {}
+        self._closed = False
+        self._lock = threading.RLock()
+
+    # -- registering -------------------------------------------------------------------------------------------------
+
+    def register_service(self, service_name: str, service_class: type, /, *args: Any, **kwargs: Any) -> ServiceFactory:
+        """
+        Register a class; every other argument goes to its constructor.
+
+        It is deployed as a loaded file says, else as one replica in this process that runs one call at a time.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+            DeployError: A service of that name is deployed.
+        """
+        factory = ServiceFactory(service_name, service_class, args, kwargs)
+        self._register(service_name, factory, None)
+        return factory
+
+    def register_service_with_config(
+        self,
+        service_name: str,
+        service_class: type,
+        /,
+        *args: Any,
+        deployment_config: ServiceDeploymentConfig,
+        **kwargs: Any,
+    ) -> ServiceFactory:
+        """
+        Register a class and how it is deployed; every other argument goes to its constructor.
+
+        The configuration given here beats any file.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+            ConfigError: *deployment_config* is no `ServiceDeploymentConfig`.
+            DeployError: A service of that name is deployed.
+        """
+        if not isinstance(deployment_config, ServiceDeploymentConfig):
+            msg = f"deployment_config must be a ServiceDeploymentConfig, got {deployment_config!r}"
+            raise ConfigError(msg)
+        factory = ServiceFactory(service_name, service_class, args, kwargs)
+        self._register(service_name, factory, deployment_config)
+        return factory
+
+    def register_service_factory(self, service_name: str, service_factory: Any) -> Any:
+        """
+        Register a factory: anything with `create_service(ctx)`, `service_name` and `service_class`; returns it.
+
+        Raises:
+            TypeError: It lacks one of these.
+            DeployError: A service of that name is deployed.
+        """
+        missing = [part for part in ("create_service", "service_name", "service_class") if not hasattr(service_factory, part)]
+        if missing:
+            msg = f"the factory of service {service_name!r} lacks {', '.join(missing)}: {service_factory!r}"
+            raise TypeError(msg)
+        self._register(service_name, service_factory, None)
+        return service_factory
+
+    def _register(self, name: str, factory: Any, config: ServiceDeploymentConfig | None) -> None:
+        with self._lock:
+            self._check_open(name)
+            task = self._tasks.get(name)
+            if task is not None and task.state != "pending":
+                msg = f"service {name!r} is deployed ({task.state}) and cannot be registered again: close the environment first"
+                raise DeployError(msg, service=name)
+            self._tasks.pop(name, None)
+            self.service_factories[name] = factory
+            self._configs.pop(name, None)
+            if config is not None:
+                self._configs[name] = config
+
+    def load_service_deployment_config(self, path: str | PathLike[str], *, profile: str | None = None) -> None:
+        """
+        Read a deployment file; its entries apply to services registered before or after.
+
+        An entry with `class:` is a service of its own. A configuration given in code beats the file.
+
+        Args:
+            path: The YAML file.
+            profile: Which of its `profiles` to apply.
+
+        Raises:
+            ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
+            DeployError: A service of the file is deployed.
+        """
+        from sage_plugins.config_file import read
+
+        file = read(path, profile=profile)
+        with self._lock:
+            for name, entry in file.services.items():
+                self._check_open(name)
+                task = self._tasks.get(name)
+                if task is not None and task.state != "pending":
+                    msg = f"service {name!r} is deployed ({task.state}): load the file before deploying"
+                    raise DeployError(msg, service=name)
+                self._tasks.pop(name, None)
+                self._entries[name] = (file, entry)
+
+    # -- resolving ---------------------------------------------------------------------------------------------------
+
+    @property
+    def registry(self) -> Registry:
+        """The plugins of this environment."""
+        with self._lock:
+            if self._registry is None:
+                self._registry = Registry.discover()
+            return self._registry
+
+    def _names(self) -> list[str]:
+        """Every service that can be deployed: those registered, and those that a file names with a class."""
+        with self._lock:
+            from_files = [name for name, (_, entry) in self._entries.items() if entry.class_path is not None]
+            return list(dict.fromkeys([*self.service_factories, *from_files]))
+
+    def _factory(self, name: str) -> Any:
+        with self._lock:
+            factory = self.service_factories.get(name)
+            if factory is not None:
+                return factory
+            file, entry = self._entries[name]
+        cls = _load_class(entry, file)
+        factory = ServiceFactory(name, cls, entry.args, entry.kwargs)
+        with self._lock:
+            return self.service_factories.setdefault(name, factory)
+
+    def _config(self, name: str) -> ServiceDeploymentConfig:
+        from sage_plugins.config_file import entry_config
+
+        with self._lock:
+            config = self._configs.get(name)
+            entry = self._entries.get(name)
+        if config is not None:
+            return config
+        return ServiceDeploymentConfig() if entry is None else entry_config(entry[1])
+
+    def _compose(self, name: str) -> tuple[Composition, list[Problem]]:
+        try:
+            return compose(self._factory(name), self._config(name), self.registry)
+        except (PlanError, ConfigError) as error:
+            with self._lock:
+                from_file = self._entries.get(name) if name not in self._configs else None
+            if from_file is not None and error.problems:
+                raise _at_positions(error, *from_file) from None
+            raise
+
+    def _task(self, name: str) -> ServiceTask:
+        """The task of *name*, composed when first asked for; starts nothing."""
+        with self._lock:
+            task = self._tasks.get(name)
+            if task is None:
+                self._check_open(name)
+                composition, warnings = self._compose(name)
+                task = self._tasks[name] = ServiceTask(composition, self.service, self._clock)
+                if warnings:
+                    import logging
+
+                    log = logging.getLogger("sage_plugins")
+                    for warning in warnings:
+                        log.info("service '%s': %s", name, warning)
+                _watch_over(self)
+            return task
+
+    def _check_open(self, name: str) -> None:
+        if self._closed:
+            msg = f"environment {self.name!r} is closed; service {name!r} cannot be used any more"
+            raise ServiceStoppedError(msg, service=name)
+
+    def _check_known(self, name: str) -> None:
+        names = self._names()
+        if name not in names:
+            from sage_plugins.spelling import did_you_mean
+
+            near = did_you_mean(name, names)
+            hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(names) or 'none'}"
+            msg = f"no service {name!r} in environment {self.name!r}: {hint}"
+            raise ServiceNotFoundError(msg, service=name)
+
+    # -- deploying ---------------------------------------------------------------------------------------------------
+
+    def plan(self) -> DeploymentPlan:
+        """
+        What `deploy` would do and which plugin decides what; starts nothing.
+
+        Raises:
+            PlanError, ConfigError, UnknownPluginError: As `deploy` would.
+        """
+        from sage_plugins.plan import DeploymentPlan, plan_service
+
+        services = [plan_service(*self._compose(name)) for name in self._names()]
+        with self._lock:
+            notes = tuple(
+                f"! {file.path}: service '{name}' has neither `class` nor a registration and will not be deployed"
+                for name, (file, entry) in self._entries.items()
+                if entry.class_path is None and name not in self.service_factories
+            )
+        return DeploymentPlan(tuple(services), notes)
+
+    def deploy(self, timeout: float | None = None) -> None:
+        """
+        Start every registered service that does not run yet, and wait until all are ready: all or nothing.
+
+        Args:
+            timeout: Seconds to wait for each service; None for each service's own `startup_timeout`.
+
+        Raises:
+            PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
+            DeployError: A service did not become ready; what this call had started was stopped.
+        """
+        tasks = [self._task(name) for name in self._names()]
+        started: list[ServiceTask] = []
+        try:
+            for task in tasks:
+                if task.state == "pending":
+                    started.append(task)
+                    task.begin()
+            for task in tasks:
+                if task.state in ("starting", "failed"):
+                    task.wait_ready(timeout)
+        except BaseException:
+            for task in reversed(started):
+                task.stop(drain_timeout=0)
+            with self._lock:
+                # A stopped task does not start again: the next deploy makes new ones.
+                for task in started:
+                    if self._tasks.get(task.service_name) is task:
+                        del self._tasks[task.service_name]
+            raise
+
+    async def adeploy(self, timeout: float | None = None) -> None:
+        """`deploy` for coroutines: it runs in a thread of its own, and the loop goes on meanwhile."""
+        from sage_plugins import aio
+
+        await aio.in_thread(lambda: self.deploy(timeout), name=f"{self.name}-deploy")
+
+    # -- calling -----------------------------------------------------------------------------------------------------
+
+    @overload
+    def service(self, name: str) -> ServiceHandle: ...
+    @overload
+    def service(self, name: str, cls: type[_Service]) -> _Service: ...
+
+    def service(self, name: str, cls: type | None = None) -> Any:  # noqa: ARG002 - only type checkers read it
+        """
+        A handle to a service; starts nothing.
+
+        Args:
+            name: Name of the service.
+            cls: Its class, so that type checkers and editors see its methods on the handle.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            ServiceStoppedError: The environment is closed.
+        """
+        from sage_plugins.handle import ServiceHandle
+
+        with self._lock:
+            self._check_open(name)
+            self._check_known(name)
+        return ServiceHandle(name, lambda: self._task(name).bind())
+
+    def call_service(
+        self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Call a service and wait for the answer.
+
+        Args:
+            name: Name of the service.
+            *args: Positional arguments of the method.
+            method: Name of the method.
+            timeout: Seconds from call to answer; None for what the configuration says.
+            **kwargs: Keyword arguments of the method.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            BaseException: As for `ServiceHandle.call`.
+        """
+        handle = self.service(name)
+        if timeout is not None:
+            handle = handle.with_options(timeout=timeout)
+        return handle.call(method, *args, **kwargs)
+
+    # -- looking on --------------------------------------------------------------------------------------------------
+
+    def task(self, name: str) -> ServiceTask:
+        """
+        The task of a service; starts nothing.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+        """
+        self._check_known(name)
+        return self._task(name)
+
+    def get_service_status(self, name: str) -> dict[str, Any]:
+        """
+        A service at a glance.
+
+        Returns:
+            `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health` (`healthy`,
+            `ready` of `replicas`) and `replicas` (a dictionary each: id, state, node, inflight, slots, threads, error).
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+        """
+        return self.task(name).status()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, drain_timeout: float | None = None) -> None:
+        """
+        Stop every service, the last deployed first; idempotent, from any thread.
+
+        Args:
+            drain_timeout: Seconds that each service gets for the calls that it accepted; None for its own.
+        """
+        with self._lock:
+            self._closed = True
+            tasks = list(self._tasks.values())
+        for task in reversed(tasks):
+            task.stop(drain_timeout)
+        _LIVE.discard(self)
+
+    def __enter__(self) -> Self:
+        """The environment itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """The environment itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close, in a thread, so that coroutines which the services' calls need go on."""
+        from sage_plugins import aio
+
+        await aio.in_thread(self.close, name=f"{self.name}-close")
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._closed = True
+        for task in self._tasks.values():
+            name = task.service_name
+            task.after_fork(lambda name=name: _forked(name))  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        """Name and number of services."""
+        return f"<Environment {self.name!r} with {len(self._names())} services>"
+
+
+def _load_class(entry: ServiceEntry, file: DeploymentFile) -> type:
+    """
+    The class that *entry* names as `package.module:Class`.
+
+    Raises:
+        ConfigError: There is no such module or class, or importing it failed.
+    """
+    path = entry.class_path or ""
+    module_name, _, class_name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in class_name.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        reason = f"cannot import {path!r}: {type(error).__name__}: {error}"
+        raise _class_error(entry, file, reason, "check the name and that its folder is on sys.path") from error
+    if not isinstance(found, type):
+        raise _class_error(entry, file, f"{path!r} is {found!r}, not a class", "name a class")
+    return found
+
+
+def _class_error(entry: ServiceEntry, file: DeploymentFile, reason: str, fix: str) -> ConfigError:
+    from sage_plugins.values import Problem
+
+    return _at_positions(PlanError("", problems=[Problem("E703", "class", reason, fix)]), file, entry)
+
+
+def _at_positions(error: PlanError | ConfigError, file: DeploymentFile, entry: ServiceEntry) -> ConfigError:
+    """The same problems, each with its place in the file."""
+    from sage_plugins.config_file import file_problem
+
+    problems = [file_problem(entry, problem, file.path) for problem in error.problems]
+    errors = [str(problem) for problem, known in zip(problems, error.problems, strict=True) if known.severity == "error"]
+    return ConfigError("\n".join(errors), problems=error.problems)
+
+
+# -- environments that nobody closed, and forks ------------------------------------------------------------------------
+
+_LIVE: weakref.WeakSet[Environment] = weakref.WeakSet()  # those with tasks, until they are closed
+
+
+def _watch_over(environment: Environment) -> None:
+    _LIVE.add(environment)
+
+
+@atexit.register
+def _close_all() -> None:
+    for environment in list(_LIVE):
+        environment.close(drain_timeout=_AT_EXIT_S)
+
+
+def _forked(name: str) -> SageDeployError:
+    return ForkedRuntimeError(
+        f"service '{name}' runs in the process that forked this one: threads do not survive a fork. Make an Environment and "
+        "deploy in the child, or fork before deploying"
+    )
+
+
+def _after_fork() -> None:
+    SYSTEM.after_fork()
+    for environment in list(_LIVE):
+        environment._after_fork()
+    _LIVE.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

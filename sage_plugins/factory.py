@@ -1,0 +1,214 @@
+"""From a factory and a configuration to a composition, and from that to a task: where the plugins are asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from sage_plugins.clock import SYSTEM
+from sage_plugins.config import ServiceDeploymentConfig, cross_problems
+from sage_plugins.errors import PlanError, PluginError, ServiceNotFoundError
+from sage_plugins.plugins import Registry
+from sage_plugins.service import method_plans
+from sage_plugins.structure import structure
+from sage_plugins.task import Composition, ServiceTask
+from sage_plugins.values import Choice, Limits, MethodKind, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.clock import Clock
+    from sage_plugins.service import ServiceContext
+    from sage_plugins.values import MethodPlan
+
+__all__ = ["ServiceTaskFactory", "compose"]
+
+#: Fields that this version reads and checks but does not act on yet; set to something else than the default they are
+#: reported, because nothing may be ignored in silence.
+_NOT_YET: Final = {
+    "batch_size": "calls go to the method one by one",
+    "batch_wait": "calls go to the method one by one",
+    "autoscale": "the number of replicas stays as it is",
+    "retry": "calls are not retried",
+    "update": "a changed configuration needs a new deployment",
+    "user_config": "reconfigure() is not called",
+    "health_check_interval": "health is not checked periodically",
+    "health_check_timeout": "health is not checked periodically",
+    "failure_threshold": "health is not checked periodically",
+    "success_threshold": "health is not checked periodically",
+    "max_concurrency": "no installed strategy reads it",
+    "spread": "there is one node, this process",
+    "max_replicas_per_node": "there is one node, this process",
+}
+
+
+def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -> tuple[Composition, list[Problem]]:
+    """
+    Ask the plugins that *config* names and decide everything about a service; starts nothing.
+
+    Args:
+        factory: The service's factory: `service_name`, `service_class`, `create_service(ctx)`.
+        config: Its configuration.
+        registry: The plugins to choose from.
+
+    Returns:
+        The composition, and the warnings.
+
+    Raises:
+        UnknownPluginError: The configuration names an ID that no plugin has.
+        PlanError: The plugins refuse the configuration; `problems` has every reason.
+    """
+    name = factory.service_name
+    problems = cross_problems(attrs.asdict(config, recurse=False))
+    target = _choose(registry, "target", config.target, config, name, problems)
+    strategy = _choose(registry, "threading strategy", config.threading_strategy, config, name, problems)
+    balancer = None
+    if config.load_balancing and config.replicas > 1:
+        in_process = "in_process" in target.registration.capabilities
+        default = "least_loaded" if in_process else "power_of_two"
+        balancer = _choose(registry, "load balancer", config.load_balancer or default, config, name, problems)
+    monitors = tuple(
+        _choose(registry, "monitor", id, config, name, problems)
+        for id in config.monitors
+        if id != "metrics" or config.enable_metrics
+    )
+    chosen = {choice.id for choice in (target, strategy, balancer, *monitors) if choice is not None}
+    problems.extend(
+        Problem("W12", f"options.{id}", f"options for '{id}' have no effect: the service does not use it", "remove them")
+        for id in config.options
+        if id not in chosen
+    )
+    problems.extend(_not_yet(config))
+    methods = method_plans(factory.service_class, config)
+    problems.extend(_method_problems(methods, config))
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        lines = "".join(f"\n  {problem.key}: {problem}" for problem in errors)
+        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+        raise PlanError(f"service '{name}' has {count}:{lines}", problems=problems)
+    composition = Composition(
+        name=name,
+        factory=factory,
+        config=config,
+        target=target,
+        strategy=strategy,
+        balancer=balancer,
+        monitors=monitors,
+        methods=methods,
+        limits=Limits(
+            threads=config.thread_count,
+            max_threads=config.thread_pool_size or config.max_thread_count,
+            max_concurrency=config.max_concurrency or (config.thread_count if config.thread_count > 1 else 100),
+        ),
+    )
+    return composition, [problem for problem in problems if problem.severity == "warning"]
+
+
+def _choose(  # noqa: PLR0913 - private, and each is another thing
+    registry: Registry, kind: str, id: str, config: ServiceDeploymentConfig, service: str, problems: list[Problem]  # noqa: A002
+) -> Choice:
+    """Look up *id*, read its options and have it check the configuration."""
+    found = registry.find(kind, id, service=service)
+    registration = found.registration
+    given = config.options.get(id, {})
+    options = None
+    if registration.options is not None:
+        options, wrong = structure(registration.options, given, key=f"options.{id}")
+        problems.extend(wrong)
+    elif given:
+        problems.append(Problem("E101", f"options.{id}", f"{kind} '{id}' has no options", "remove them"))
+    if registration.check is not None and (options is not None or registration.options is None):
+        try:
+            problems.extend(registration.check(config, options))
+        except Exception as error:
+            msg = f"{kind} '{id}' from {found.plugin.source} failed to check service '{service}': {type(error).__name__}: {error}"
+            raise PluginError(msg) from error
+    return Choice(registration, options, found.plugin.source)
+
+
+def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:
+    defaults = ServiceDeploymentConfig()
+    return [
+        Problem("W13", name, f"{name} has no effect in this version: {effect}")
+        for name, effect in _NOT_YET.items()
+        if getattr(config, name) != getattr(defaults, name)
+    ]
+
+
+def _method_problems(methods: tuple[MethodPlan, ...], config: ServiceDeploymentConfig) -> list[Problem]:
+    problems = [
+        Problem("W13", f"methods.{name}.{key}", f"methods.{name}.{key} has no effect in this version: {effect}")
+        for name, settings in config.methods.items()
+        for key, effect in (
+            ("max_concurrency", "the strategy alone limits calls at once"),
+            ("batch", "calls go to the method one by one"),
+        )
+        if settings.get(key) is not None
+    ]
+    problems.extend(
+        Problem("W14", f"methods.{method.name}", f"{method.name} is a generator, which this version does not serve")
+        for method in methods
+        if method.kind in (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
+    )
+    return problems
+
+
+class ServiceTaskFactory:
+    """
+    Makes the task of one service.
+
+    Attributes:
+        service_factory: Builds the instances.
+        service_name: Name of the service.
+        deployment_config: How it is deployed.
+        remote: Whether it was asked to run on a cluster.
+    """
+
+    def __init__(
+        self,
+        service_factory: Any,
+        deployment_config: ServiceDeploymentConfig | None = None,
+        remote: bool = False,  # noqa: FBT001, FBT002 - as in SAGE
+        *,
+        registry: Registry | None = None,
+        find_service: Callable[[str], Any] | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        """
+        Remember what to make.
+
+        Args:
+            service_factory: `ServiceFactory`, or anything with `service_name`, `service_class` and `create_service(ctx)`.
+            deployment_config: Defaults to one replica, one thread; on any node of the cluster if *remote*.
+            remote: Without a configuration: run on any node of the cluster.
+            registry: The plugins to choose from; the installed ones by default.
+            find_service: Gives the instances handles to other services; by default there are none.
+            clock: For deadlines.
+        """
+        self.service_factory = service_factory
+        self.service_name = service_factory.service_name
+        self.remote = remote
+        target = "remote_any" if remote else "local"
+        self.deployment_config = deployment_config or ServiceDeploymentConfig(target=target)
+        self._registry = registry
+        self._find_service = find_service or self._no_other
+        self._clock = clock
+
+    def create_service_task(self, ctx: ServiceContext | None = None) -> ServiceTask:
+        """
+        A task for the service; nothing is built or started yet.
+
+        Args:
+            ctx: Whose `service(name)` finds other services for the instances; each replica gets a context of its own.
+
+        Raises:
+            UnknownPluginError, PlanError: As for `compose`.
+        """
+        registry = self._registry or Registry.discover()
+        composition, _ = compose(self.service_factory, self.deployment_config, registry)
+        return ServiceTask(composition, self._find_service if ctx is None else ctx.service, self._clock)
+
+    def _no_other(self, name: str) -> Any:
+        msg = f"service {self.service_name!r} was made outside any environment, so it cannot find service {name!r}"
+        raise ServiceNotFoundError(msg, service=name)

@@ -1,0 +1,278 @@
+"""What callers hold: the verbs of a call, each the shortest way to the router."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.call import CURRENT, Call
+from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError
+from sage_plugins.service import LIFECYCLE_HOOKS
+from sage_plugins.values import CallOptions, MethodKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from sage_plugins.router import Router
+    from sage_plugins.values import MethodPlan
+
+__all__ = ["Binding", "ServiceHandle"]
+
+_UNSET: Final[Any] = object()
+_CALLABLE: Final = (MethodKind.SYNC, MethodKind.ASYNC)
+
+
+class Binding:
+    """
+    What the handles of one deployed service share.
+
+    Attributes:
+        router: Accepts the calls.
+        methods: The served methods by name.
+        queue_timeout: Seconds that a call may wait for its start, inf for no limit.
+        runs_here: Whether calls run in the calling thread.
+    """
+
+    __slots__ = ("methods", "queue_timeout", "router", "runs_here")
+
+    def __init__(
+        self, router: Router, methods: tuple[MethodPlan, ...], *, queue_timeout: float | None, runs_here: bool
+    ) -> None:
+        self.router = router
+        self.methods: Mapping[str, MethodPlan] = {method.name: method for method in methods}
+        self.queue_timeout = inf if queue_timeout is None else queue_timeout
+        self.runs_here = runs_here
+
+
+class ServiceHandle:
+    """
+    Calls one service; made by `Environment.service`.
+
+    `handle.get("k")` is `handle.call("get", "k")` for every served method whose name the handle does not use itself. A handle
+    stays valid while replicas come and go, and is safe from any thread and event loop. Making one starts nothing: the first
+    call deploys the service if that has not happened.
+    """
+
+    # Filled by the first call; until then every call takes the way of an unknown method, which deploys.
+    _entries: dict[str, tuple[MethodPlan, float]]
+
+    def __init__(
+        self,
+        name: str,
+        bind: Callable[[], Binding],
+        *,
+        options: CallOptions | None = None,
+        timeout: Any = _UNSET,
+    ) -> None:
+        """
+        Make a handle.
+
+        Args:
+            name: Name of the service.
+            bind: Gives the service's binding, deploying it if need be.
+            options: For all calls of this handle.
+            timeout: Seconds from call to answer for all methods; None for no limit, unset for what the configuration says.
+        """
+        self._name = name
+        self._bind = bind
+        self._options = options or CallOptions()
+        self._timeout = timeout
+        self._entries = {}
+        self._binding: Binding | None = None
+        self._router: Any = None
+        self._queue_timeout = inf
+        self._copy_context: Callable[[], Any] = copy_context
+
+    # -- verbs -------------------------------------------------------------------------------------------------------
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """
+        Call *method* and wait for its result.
+
+        Raises:
+            CallTimeoutError: There was no answer within the time-out, the time in the queue included.
+            OverloadedError: The queue is full and the service rejects.
+            ServiceStoppedError: The service is draining or has stopped.
+            ReplicaDiedError: The replica died while the method ran.
+            MethodNotFoundError: The service serves no such method.
+            TypeError: The method is a generator: use `stream`.
+            BaseException: What the method raises, as itself.
+        """
+        try:
+            plan, timeout = self._entries[method]
+        except KeyError:
+            plan, timeout = self._resolve(method)
+        # Written out in `_make` again: a frame saved on the path of most calls.
+        now = monotonic()
+        deadline = now + timeout
+        outer = CURRENT.get()
+        if outer is not None and outer.deadline < deadline:
+            deadline = outer.deadline
+        expires = now + self._queue_timeout
+        router = self._router
+        call = Call(
+            router,
+            plan,
+            args,
+            kwargs,
+            self._options,
+            now,
+            deadline,
+            deadline if deadline < expires else expires,
+            self._copy_context(),
+        )
+        router.route(call)
+        return call.wait_alone()
+
+    def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Call:
+        """
+        Start a call and give its future at once.
+
+        With `overload: block` and a full queue it holds the caller until there is room. Under `inline` the method runs before
+        this returns.
+
+        Raises:
+            CallTimeoutError: There was no room within the time-out.
+            OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for `call`.
+        """
+        call = self._make(method, args, kwargs)
+        admitted = self._router.route(call)
+        if call.context is None:  # it runs in this thread, now or when it is its turn
+            if not call.over():
+                call.hold()
+        elif not admitted:
+            call.wait_admitted()
+        return call
+
+    def start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """
+        Like `submit`, but never waits for room: with a full queue the call is on its way before there is any.
+
+        Under `inline` the method runs before this returns, as with `submit`.
+        """
+        call = self._make(method, args, kwargs)
+        self._router.route(call)
+        if call.context is None and not call.over():
+            call.hold()
+        return call
+
+    async def acall(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """
+        Call *method* from a coroutine; raises what `call` raises.
+
+        Works from any running event loop. With a full queue under `overload: block` it suspends. Cancelling the awaiting task
+        cancels the call: one that has not started never will; one that runs is abandoned.
+        """
+        from sage_plugins import aio
+
+        self._entries.get(method) or self._resolve(method)
+        if self._binding is not None and self._binding.runs_here:
+            return await aio.in_thread(lambda: self.call(method, *args, **kwargs), name=f"{self._name}-acall")
+        call = self._make(method, args, kwargs)
+        self._router.route(call)
+        return await aio.outcome(call)
+
+    def with_options(
+        self, *, timeout: float | None = _UNSET, key: Hashable | None = _UNSET, idempotent: bool | None = _UNSET
+    ) -> ServiceHandle:
+        """
+        A second handle to the same service, with other options for its calls.
+
+        Args:
+            timeout: Seconds from call to answer, None for no limit.
+            key: Key for balancers that send equal keys to the same replica.
+            idempotent: Whether these calls may run twice, whatever the method declares.
+        """
+        if timeout is not _UNSET and timeout is not None:
+            if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < inf:
+                msg = f"timeout: must be a number of seconds above 0, or None for no limit, got {timeout!r}"
+                raise ConfigError(msg)
+            timeout = float(timeout)
+        options = CallOptions(
+            key=self._options.key if key is _UNSET else key,
+            idempotent=self._options.idempotent if idempotent is _UNSET else idempotent,
+        )
+        return ServiceHandle(
+            self._name, self._bind, options=options, timeout=self._timeout if timeout is _UNSET else timeout
+        )
+
+    # -- finding the way ---------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """The served method *name* as a callable; looked up when it is called."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        call = self.call
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return call(name, *args, **kwargs)
+
+        method.__name__ = name
+        method.__qualname__ = f"{self._name}.{name}"
+        self.__dict__[name] = method  # so that the next access does not come here
+        return method
+
+    def _make(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        try:
+            plan, timeout = self._entries[method]
+        except KeyError:
+            plan, timeout = self._resolve(method)
+        now = monotonic()
+        deadline = now + timeout
+        outer = CURRENT.get()
+        if outer is not None and outer.deadline < deadline:
+            deadline = outer.deadline
+        expires = min(deadline, now + self._queue_timeout)
+        return Call(self._router, plan, args, kwargs, self._options, now, deadline, expires, self._copy_context())
+
+    def _resolve(self, method: str) -> tuple[MethodPlan, float]:
+        """The first call of a handle, or a method that cannot be called."""
+        if self._binding is None:
+            binding = self._bind()
+            self._router = binding.router
+            self._queue_timeout = binding.queue_timeout
+            if binding.runs_here:
+                self._copy_context = _no_context
+            timeout = inf if self._timeout is None else self._timeout
+            self._entries = {
+                plan.name: (plan, plan.timeout if timeout is _UNSET else timeout)
+                for plan in binding.methods.values()
+                if plan.kind in _CALLABLE
+            }
+            self._binding = binding
+            if method in self._entries:
+                return self._entries[method]
+        self._refuse(method, self._binding.methods)
+        raise AssertionError  # pragma: no cover - _refuse raises
+
+    def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> None:
+        if method in methods:
+            msg = f"{self._name}.{method} is a generator method: use stream({method!r}, ...) to get its items"
+            raise TypeError(msg)
+        if method in LIFECYCLE_HOOKS:
+            why = "it is a life-cycle hook, which only the deployment calls"
+        elif isinstance(method, str) and method.startswith("_"):
+            why = "names with an underscore are private"
+        else:
+            from sage_plugins.spelling import did_you_mean
+
+            near = did_you_mean(str(method), methods)
+            served = ", ".join(methods) or "none"
+            why = f"did you mean {near!r}?" if near else f"its methods are {served}"
+        msg = f"service {self._name!r} serves no method {method!r}: {why}"
+        raise MethodNotFoundError(msg, service=self._name, method=str(method))
+
+    def __repr__(self) -> str:
+        """Name of the service."""
+        return f"<ServiceHandle {self._name!r}>"
+
+    def __reduce__(self) -> Any:
+        """Handles of this process's services do not travel."""
+        msg = f"the handle to {self._name!r} belongs to this process and cannot be pickled: look the service up where it is used"
+        raise CallError(msg, service=self._name)
+
+
+def _no_context() -> None:
+    """The context of a call that runs in its caller's own."""

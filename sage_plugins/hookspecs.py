@@ -1,0 +1,88 @@
+"""
+The hooks through which a plugin is heard: each returns registrations, and is called only while a service is composed.
+
+A plugin is a module with functions marked `@hookimpl`, named in the entry-point group `sage_deploy`. Objects made by the
+registrations do the work; `sage_plugins.interfaces` says what they must be.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pluggy
+
+if TYPE_CHECKING:
+    from sage_plugins.values import Registration
+
+__all__ = ["PROJECT", "hookimpl", "hookspec"]
+
+#: Name of the pluggy project and of the entry-point group.
+PROJECT: Final = "sage_deploy"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+#: Marks a plugin's implementation of a hook.
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def sage_register_targets() -> list[Registration]:  # type: ignore[empty-body]
+    """
+    Offer targets: where replicas run. Called once per registry, when it is first looked at.
+
+    Return a registration for each ID; `create(options)` makes an `interfaces.Target`.
+
+    Example:
+        ```python
+        @hookimpl
+        def sage_register_targets():
+            return [Registration("my_target", create_target, "Runs replicas on my machines")]
+        ```
+    """
+
+
+@hookspec
+def sage_register_threading_strategies() -> list[Registration]:  # type: ignore[empty-body]
+    """
+    Offer threading strategies: how a replica runs its calls. Called once per registry, when it is first looked at.
+
+    Return a registration for each ID; `create(options)` makes an `interfaces.Strategy`.
+
+    Example:
+        ```python
+        @hookimpl
+        def sage_register_threading_strategies():
+            return [Registration("my_strategy", MyStrategy, "One thread with a big stack", options=MyOptions)]
+        ```
+    """
+
+
+@hookspec
+def sage_register_load_balancers() -> list[Registration]:  # type: ignore[empty-body]
+    """
+    Offer load balancers: who gets the next call. Called once per registry, when it is first looked at.
+
+    Return a registration for each ID; `create(options)` makes an `interfaces.Balancer`.
+
+    Example:
+        ```python
+        @hookimpl
+        def sage_register_load_balancers():
+            return [Registration("first", lambda options: First(), "Always the first replica")]
+        ```
+    """
+
+
+@hookspec
+def sage_register_monitors() -> list[Registration]:  # type: ignore[empty-body]
+    """
+    Offer monitors: what is recorded of a service. Called once per registry, when it is first looked at.
+
+    Return a registration for each ID; `create(options)` makes an `interfaces.Monitor`.
+
+    Example:
+        ```python
+        @hookimpl
+        def sage_register_monitors():
+            return [Registration("audit", create_audit, "Writes every call to a file", options=AuditOptions)]
+        ```
+    """

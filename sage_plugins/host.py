@@ -1,0 +1,393 @@
+"""
+The replica's process: the instance, the envelope around each call, the recorders and the life-cycle hooks.
+
+The same for every target. The strategy's workers fetch work from the host's inbox and give it to `execute`, which is composed
+once per replica: claim, deadline, context, method, record, free the slot, release the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.call import CURRENT, Call
+from sage_plugins.errors import RemoteError, ServiceStoppedError
+from sage_plugins.interfaces import ControlOp
+from sage_plugins.service import ServiceContext, run_hook
+from sage_plugins.values import MethodKind, Outcome, ReplicaInfo, ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import Recorder, ReplicaEvents, Runner, Work
+    from sage_plugins.values import Limits, MethodPlan, ReplicaSpec
+
+__all__ = ["Host"]
+
+#: What a method may raise that must not reach a worker or a caller as itself: it would end the thread or the process.
+_NOT_AS_ITSELF: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+class _Job:
+    """A step of the replica's life, done by a worker as if it were a call, so that it runs where calls run."""
+
+    __slots__ = ("done", "error", "run")
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.run = run
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+
+
+class _Loop(threading.local):
+    """The event loop of a worker thread, made for its first coroutine and closed when the worker ends."""
+
+    runner: Any = None
+    kept: bool = False  # whether this thread is a worker's, which closes its loop
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        import asyncio
+
+        if not self.kept:  # a caller's own thread, which may be running a loop
+            outcome: Future[Any] = Future()
+            context = copy_context()
+            threading.Thread(target=context.run, args=(_run_apart, coroutine, outcome), daemon=True).start()
+            return outcome.result()
+        if self.runner is None:
+            self.runner = asyncio.Runner()
+        return self.runner.run(coroutine, context=copy_context())
+
+    def close(self) -> None:
+        if self.runner is not None:
+            self.runner.close()
+
+
+def _run_apart(coroutine: Coroutine[Any, Any, Any], outcome: Future[Any]) -> None:
+    import asyncio
+
+    try:
+        outcome.set_result(asyncio.run(coroutine))
+    except BaseException as error:  # noqa: BLE001 - it is the caller's
+        outcome.set_exception(error)
+
+
+class _Seat:
+    """`interfaces.Seat` for one host."""
+
+    __slots__ = ("_loop", "end_worker", "execute", "get", "limits", "name", "spawn", "waiting")
+
+    def __init__(
+        self, name: str, limits: Limits, inbox: SimpleQueue[Any], execute: Callable[[Work], None], loop: _Loop
+    ) -> None:
+        self._loop = loop
+        self.name = name
+        self.limits = limits
+        self.get: Callable[[], Work | None] = inbox.get
+        self.waiting: Callable[[], int] = inbox.qsize
+        self.execute = execute
+        self.end_worker: Callable[[], None] = lambda: inbox.put(None)
+        self.spawn = self._spawn
+
+    def _spawn(self, run: Callable[[], None], suffix: str) -> threading.Thread:
+        # A daemon, because no stuck method may keep the interpreter from exiting.
+        thread = threading.Thread(target=self._work, args=(run,), name=f"{self.name}-{suffix}", daemon=True)
+        thread.start()
+        return thread
+
+    def _work(self, run: Callable[[], None]) -> None:
+        self._loop.kept = True
+        try:
+            run()
+        finally:
+            self._loop.close()
+
+
+class Host:
+    """
+    One replica, in the process where it runs.
+
+    Attributes:
+        put: Take a call; never blocks.
+        run_here: Run a call in the calling thread, for strategies without workers; else None.
+        slots: Calls at once, at most.
+    """
+
+    put: Callable[[Call], None]
+    run_here: Callable[[Call], None] | None
+    slots: int
+
+    def __init__(self, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock, *, node: str | None = None) -> None:
+        """
+        Prepare the replica; nothing runs before `start`.
+
+        Args:
+            spec: What to run.
+            events: Whom to tell.
+            clock: For deadlines and durations.
+            node: Where this is, for the recorders.
+        """
+        self._spec = spec
+        self._events = events
+        self._clock = clock
+        self._recorders: dict[str, Recorder] = {}
+        who = ReplicaInfo(spec.service, spec.id, node)
+        names = tuple(method.name for method in spec.methods)
+        self._monitors = [choice.create() for choice in spec.monitors]
+        for choice, monitor in zip(spec.monitors, self._monitors, strict=True):
+            recorder = monitor.recorder(who, names)
+            if recorder is not None:
+                self._recorders[choice.id] = recorder
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._table: list[Callable[..., Any]] = []  # bound methods by index, once the instance exists
+        self._instance: Any = None
+        self._running: set[Call] = set()  # added and discarded in one step each
+        self._stop_lock = threading.Lock()
+        self._stopping: _Job | None = None  # guarded by _stop_lock
+        self._runner: Runner | None = None
+        self._loop = _Loop()
+        self._seat = _Seat(spec.id, spec.limits, self._inbox, self._compose(), self._loop)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the workers and let the first one build the instance; returns at once."""
+        runner = self._spec.strategy.create().start(self._seat)
+        self._runner = runner
+        self.slots = runner.slots
+        self.run_here = runner.run_here
+        self.put = self._inbox.put
+        self._events.changed(ReplicaState.STARTING)
+        self._submit(_Job(self._build), "start")
+
+    def _submit(self, job: _Job, suffix: str) -> None:
+        """Have a worker do *job*; a strategy without workers gets a thread for it, so that waiting for it can end."""
+        if self._runner is None or self._runner.run_here is None:
+            self._inbox.put(job)
+            return
+        try:
+            self._seat.spawn(lambda: self._do(job), suffix)
+        except RuntimeError:  # the interpreter is shutting down and starts no more threads
+            self._do(job)
+
+    def _do(self, job: _Job) -> None:
+        try:
+            job.run()
+        except BaseException as error:  # noqa: BLE001 - a constructor's or hook's; the worker must live on
+            job.error = error
+        finally:
+            job.done.set()
+
+    def _build(self) -> None:
+        spec = self._spec
+        context = ServiceContext(spec.service, spec.index, self._events.service)
+        try:
+            instance = spec.factory.create_service(context)
+            self._instance = instance
+            self._table.extend(self._bind(instance, method) for method in spec.methods)
+            run_hook(instance, "setup")
+            run_hook(instance, "start_running") or run_hook(instance, "start")
+            run_hook(instance, "warmup")
+        except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
+            self._events.changed(ReplicaState.FAILED, error)
+        else:
+            self._events.changed(ReplicaState.READY)
+
+    def _bind(self, instance: Any, method: MethodPlan) -> Callable[..., Any]:
+        bound: Callable[..., Any] = getattr(instance, method.name)
+        if method.kind is not MethodKind.ASYNC:
+            return bound
+        run = self._loop.run
+        return lambda *args, **kwargs: run(bound(*args, **kwargs))
+
+    def _tear_down(self) -> None:
+        instance, self._instance = self._instance, None
+        if instance is None:
+            return
+        try:
+            run_hook(instance, "stop")
+        finally:
+            run_hook(instance, "cleanup") or run_hook(instance, "close")
+
+    def stop(self, grace: float) -> int:
+        """
+        Run the stop hooks where calls run, then end the workers; waits at most *grace* seconds in all.
+
+        Idempotent, from any thread. Calls that still run after *grace* end with ServiceStoppedError; their methods go on and
+        their number is returned.
+        """
+        runner = self._runner
+        if runner is None:
+            return 0
+        until = self._clock.monotonic() + grace
+        with self._stop_lock:
+            job = self._stopping
+            if job is None:
+                job = self._stopping = _Job(self._tear_down)
+                self._submit(job, "stop")
+        job.done.wait(grace)
+        if job.error is not None:
+            logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=job.error)
+            job.error = None
+        for call in tuple(self._running):
+            call.give_up(self._stopped_error(call), Outcome.STOPPED)
+        left = runner.stop(max(0.0, until - self._clock.monotonic()))
+        for monitor in self._monitors:
+            monitor.close()
+        return left
+
+    def _stopped_error(self, call: Call) -> ServiceStoppedError:
+        spec = self._spec
+        msg = (
+            f"{spec.service}.{call.method.name} was still running on {spec.id} when the service stopped; it may have had its "
+            "effect. Raise `drain_timeout` if calls take that long"
+        )
+        return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id)
+
+    def control(self, op: ControlOp, arg: Any = None) -> Any:  # noqa: ARG002 - for operations that take one
+        """Answer a question beside the calls, in the asking thread."""
+        if op is ControlOp.STATS:
+            return self._stats()
+        if op is ControlOp.CHECK:
+            return self._check()
+        msg = f"unknown control operation {op!r}"
+        raise ValueError(msg)
+
+    def _stats(self) -> Mapping[str, Any]:
+        return {
+            "runner": None if self._runner is None else self._runner.stats(),
+            "recorders": {id: recorder.snapshot() for id, recorder in self._recorders.items()},
+        }
+
+    def _check(self) -> bool:
+        check = getattr(self._instance, "check_health", None)
+        if check is not None and check() is False:
+            msg = f"check_health() of {self._spec.id} returned False"
+            raise RuntimeError(msg)
+        return True
+
+    # -- the envelope around a call ----------------------------------------------------------------------------------
+
+    def _compose(self) -> Callable[[Work], None]:
+        """`execute`, with all that has one answer per replica decided."""
+        monotonic = self._clock.monotonic
+        running, table = self._running, self._table
+        freed = self._events.freed
+        record = _compose_record(list(self._recorders.values()))
+        set_current, reset_current = CURRENT.set, CURRENT.reset
+        ok, failed = Outcome.OK, Outcome.ERROR
+        add, discard = running.add, running.discard
+
+        def invoke(call: Call) -> Any:
+            set_current(call)
+            return table[call.method.index](*call.args, **call.kwargs)
+
+        def execute(call: Call) -> None:
+            # Call.claim, claim_outcome and publish are written out where they would cost a frame for every call.
+            try:
+                del call._unstarted
+            except AttributeError:
+                self._execute_other(call)
+                return
+            start = monotonic()
+            if start >= call.expires:
+                self._execute_expired(call)
+                return
+            call._state = "RUNNING"
+            add(call)
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                if call.context is not None:
+                    result = call.context.run(invoke, call)
+                else:  # in the caller's own thread: its context is not ours to leave changed
+                    token = set_current(call)
+                    try:
+                        result = table[call.method.index](*call.args, **call.kwargs)
+                    finally:
+                        reset_current(token)
+            except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
+                error = raised if isinstance(raised, Exception) else self._as_remote_error(raised, call)
+            discard(call)
+            end = monotonic()
+            if end >= call.deadline:
+                self._end_late(call, start, end)
+                return
+            try:
+                del call._unsettled
+            except AttributeError:
+                self._end_abandoned(call)
+                return
+            record(call.method.index, ok if error is None else failed, start - call.since, end - start)
+            # The slot first, the caller second: a caller that calls again at once must find the slot free.
+            freed()
+            call.publish(result, error)
+
+        return execute
+
+    def _execute_other(self, work: Work) -> None:
+        """Work that is no fresh call: a step of the replica's life, or a call that was given up while it was queued."""
+        if isinstance(work, _Job):
+            self._do(work)
+        else:
+            self._events.freed()
+
+    def _execute_expired(self, call: Call) -> None:
+        """The call's time was over when a worker came to it: it never starts."""
+        if call.claim_outcome():
+            self._record(call, Outcome.TIMEOUT, self._clock.monotonic() - call.since, 0.0)
+            self._events.freed()
+            call.publish(None, call.timeout_error())
+        else:
+            self._events.freed()
+
+    def _end_late(self, call: Call, start: float, end: float) -> None:
+        """The method ended after the deadline and nobody had given the call up yet: its result goes nowhere all the same."""
+        if call.claim_outcome():
+            self._record(call, Outcome.TIMEOUT, start - call.since, end - start)
+            self._events.freed()
+            call.publish(None, call.timeout_error(started=True))
+        else:
+            self._end_abandoned(call)
+
+    def _end_abandoned(self, call: Call) -> None:
+        call.owner.abandoned_ended(call)
+        self._events.freed()
+
+    def _record(self, call: Call, outcome: int, wait_s: float, run_s: float) -> None:
+        for recorder in self._recorders.values():
+            recorder.record(call.method.index, outcome, wait_s, run_s)
+
+    def _as_remote_error(self, raised: BaseException, call: Call) -> BaseException:
+        """What the caller gets for SystemExit and its kind, which would end the caller's thread or process."""
+        import traceback
+
+        name = type(raised).__qualname__
+        return RemoteError(
+            f"{self._spec.service}.{call.method.name} raised {name}: {raised}; it was kept from ending the replica. Raise an "
+            "ordinary exception instead",
+            type_name=name,
+            original_message=str(raised),
+            traceback_text="".join(traceback.format_exception(raised)),
+            service=self._spec.service,
+            method=call.method.name,
+            replica=self._spec.id,
+        )
+
+
+def _compose_record(recorders: list[Recorder]) -> Callable[[int, int, float, float], None]:
+    if not recorders:
+        return lambda _method, _outcome, _wait_s, _run_s: None
+    if len(recorders) == 1:
+        return recorders[0].record
+    records = [recorder.record for recorder in recorders]
+
+    def record_all(method: int, outcome: int, wait_s: float, run_s: float) -> None:
+        for record in records:
+            record(method, outcome, wait_s, run_s)
+
+    return record_all

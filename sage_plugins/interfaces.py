@@ -1,0 +1,252 @@
+"""
+The objects behind the plugins: what a target, strategy, balancer or monitor must be, and what the core gives it.
+
+All are protocols, so a plugin need not inherit from anything. Callables that are used for every call are plain attributes:
+fetch them once, call them often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from enum import StrEnum
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from sage_plugins.call import Call
+    from sage_plugins.clock import Clock
+    from sage_plugins.values import (
+        Event,
+        Limits,
+        Placed,
+        Refused,
+        ReplicaInfo,
+        ReplicaSpec,
+        ReplicaState,
+        RunnerStats,
+    )
+
+__all__ = [
+    "Balancer",
+    "Candidate",
+    "ControlOp",
+    "Monitor",
+    "Picker",
+    "Recorder",
+    "Replica",
+    "ReplicaEvents",
+    "Runner",
+    "Seat",
+    "Strategy",
+    "Target",
+    "Work",
+]
+
+#: One piece of work for a replica: a call, or a step of the replica's life such as building the instance. Opaque: a
+#: strategy hands it to `Seat.execute` and looks no further.
+Work: TypeAlias = Any
+
+#: What a balancer composes: gives the replica that takes the next call, from the call's key.
+Picker: TypeAlias = "Callable[[Hashable | None], Candidate]"
+
+
+# -- how a replica runs calls ----------------------------------------------------------------------------------------------
+
+
+class Seat(Protocol):
+    """What the core gives a strategy: where its workers fetch work and how they do it."""
+
+    name: str
+    """The replica's id, such as `"kv#0"`."""
+
+    limits: Limits
+    """How many threads or coroutines the configuration allows."""
+
+    get: Callable[[], Work | None]
+    """The next piece of work; blocks until there is one. None ends this worker."""
+
+    waiting: Callable[[], int]
+    """Pieces of work in the seat that no worker has fetched yet; may lag."""
+
+    execute: Callable[[Work], None]
+    """Do one piece of work, from claiming it to releasing its caller. Never raises."""
+
+    end_worker: Callable[[], None]
+    """Make one `get` return None; used by `Runner.stop`, once for each worker."""
+
+    spawn: Callable[[Callable[[], None], str], Thread]
+    """Start a daemon thread, named after the replica and the string given."""
+
+
+class Strategy(Protocol):
+    """How a replica runs its calls: one object for each replica."""
+
+    def start(self, seat: Seat) -> Runner:
+        """
+        Start the workers; returns at once.
+
+        The first piece of work that they fetch builds the service's instance, so constructor and hooks run where calls run.
+        """
+
+
+class Runner(Protocol):
+    """The running workers of one replica."""
+
+    slots: int
+    """Calls at once, at most. The core sends no more."""
+
+    run_here: Callable[[Call], None] | None
+    """For a strategy without workers: runs a call in the calling thread. None for all others."""
+
+    def stats(self) -> RunnerStats:
+        """What the workers do at the moment."""
+
+    def stop(self, grace: float) -> int:
+        """
+        End the workers, waiting for those at work at most *grace* seconds.
+
+        Idempotent. Returns how many are still at work: they end when their method does.
+        """
+
+
+# -- where replicas run ------------------------------------------------------------------------------------------------------
+
+
+class ControlOp(StrEnum):
+    """What can be asked of a replica beside its calls."""
+
+    CHECK = "check"
+    """Call `check_health()` if the class has it; raises what that raises, or RuntimeError if it returns False."""
+
+    STATS = "stats"
+    """A mapping: `runner` (RunnerStats) and `recorders` ({monitor id: snapshot})."""
+
+
+class Replica(Protocol):
+    """The caller's side of one running copy of a service."""
+
+    id: str
+    index: int
+    node: str | None
+
+    slots: int
+    """Calls at once, at most."""
+
+    send: Callable[[Call], None]
+    """Hand over a call for which the router holds a slot. Never blocks."""
+
+    run_here: Callable[[Call], None] | None
+    """For replicas in this process whose strategy has no workers: runs a call in the calling thread."""
+
+    def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
+        """Ask something beside the calls, on a lane of its own: it is answered also when all slots are taken."""
+
+    def stop(self, grace: float) -> int:
+        """
+        Run the stop hooks, then end the workers; waits at most *grace* seconds.
+
+        Idempotent. Returns how many calls still run.
+        """
+
+
+class ReplicaEvents(Protocol):
+    """What a target tells the core about one replica, from any thread."""
+
+    freed: Callable[[], None]
+    """A slot is free again: called once for every call that was sent, when its work has ended."""
+
+    def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
+        """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
+
+    def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
+        """The replica died with these calls: those that surely had not started, and those that may have."""
+
+    def service(self, name: str) -> Any:
+        """A handle to another service, for the instance's `ctx`."""
+
+
+class Target(Protocol):
+    """Where replicas run: one object for each service."""
+
+    def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
+        """Decide for each replica where it will run. Starts nothing."""
+
+    def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> Replica:
+        """Start a replica; returns at once, in state `starting`, and reports `ready` or `failed` through *events*."""
+
+    def close(self) -> None:
+        """Let go of whatever the target holds, after its replicas were stopped. Idempotent."""
+
+
+# -- who gets the next call --------------------------------------------------------------------------------------------------
+
+
+class Candidate(Protocol):
+    """A replica as balancers see it; read-only."""
+
+    @property
+    def id(self) -> str:
+        """Such as `"kv#0"`."""
+
+    @property
+    def index(self) -> int:
+        """Position among the service's replicas."""
+
+    @property
+    def node(self) -> str | None:
+        """Name of the node, None for this process."""
+
+    @property
+    def slots(self) -> int:
+        """Calls at once, at most."""
+
+    @property
+    def inflight(self) -> int:
+        """Calls that hold a slot now; read without a lock, so it may lag by a call."""
+
+
+class Balancer(Protocol):
+    """Who gets the next call: one object for each service."""
+
+    binding: bool
+    """Whether a call must wait for the replica chosen. If False and that replica is busy, the first free one takes it."""
+
+    def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
+        """
+        Compose the choice among *candidates*, which is never empty.
+
+        Asked once for each change of the set. What it returns runs for every call in the caller's thread, so it must
+        neither lock nor wait.
+        """
+
+
+# -- who watches ---------------------------------------------------------------------------------------------------------------
+
+
+class Recorder(Protocol):
+    """Counts the calls of one replica; lives in the replica's process."""
+
+    record: Callable[[int, int, float, float], None]
+    """`record(method, outcome, wait_s, run_s)`: runs in the worker, before the caller is released; from any thread."""
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """What was counted: picklable; read without stopping the workers, so it may lag by a call."""
+
+
+class Monitor(Protocol):
+    """Watches a service: one object on the calling side, and one in each replica's process."""
+
+    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...]) -> Recorder | None:
+        """A recorder for one replica, or for the calling side; None if this monitor counts no calls."""
+
+    def refused(self, method: int, reason: str) -> None:
+        """A call was not accepted; *reason* is `"overloaded"` or `"stopped"`. Calling side, any thread."""
+
+    def event(self, event: Event) -> None:
+        """Something was decided. Calling side, any thread; must not block."""
+
+    def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What `get_service_status` shows, merged from the recorders' snapshots."""
+
+    def close(self) -> None:
+        """The service stopped. Idempotent."""

@@ -1,0 +1,570 @@
+"""
+Where a call waits, who takes it, and what becomes of it when something goes wrong.
+
+The router is a state machine without threads: callers, workers and timers drive it. `docs/design/who-waits-where.md` has the
+picture. In short:
+
+* Each replica is a *lane* with one token for each free slot. A caller who takes a token sends its call there.
+* Without a free slot a call joins the *backlog*, if it can take one of the `queue_size` tokens of *room*; whoever frees a
+  slot hands it to the oldest call of the backlog.
+* Without room a call is refused (`reject`), or (`block`) it is *parked*: it stands in the backlog without a token of room,
+  its caller waits, and whoever frees room gives it to the parked call that came first.
+
+Tokens are items of lists: `pop` and `append` are one step of the interpreter each, so taking a slot or a place in the queue
+needs no lock and the bounds are exact. Every pair "make room, then look for who waits" / "wait, then look for room" is done
+in these two orders, so that of two threads at least one sees the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from itertools import cycle
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.errors import OverloadedError, ReplicaDiedError, ServiceStoppedError
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+
+    from sage_plugins.call import Call
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import Balancer, Candidate, Picker, Replica
+
+__all__ = ["Lane", "Router"]
+
+#: Tokens of room are minted in portions, so that a bound of a million waiting calls costs nothing until they wait.
+_PORTION: Final = 1024
+
+
+class Lane:
+    """The router's side of one replica; to a balancer, a `Candidate`."""
+
+    __slots__ = ("abandoned", "backlog", "free", "freed", "id", "index", "node", "run_here", "send", "slots", "withdrawn")
+
+    def __init__(self, id: str, index: int, backlog: deque[Call]) -> None:  # noqa: A002 - as in Candidate
+        self.id = id
+        self.index = index
+        self.backlog: deque[Call] | tuple[()] = backlog  # where its calls wait; () once it is closed
+        self.node: str | None = None
+        self.slots = 0
+        self.free: list[None] = []  # one token for each free slot
+        self.withdrawn = 0  # tokens taken back for good, because the lane or the service closes; guarded by Router._lock
+        self.abandoned = 0  # calls given up by their callers that still run; guarded by Router._lock
+        self.send: Callable[[Call], None]
+        self.run_here: Callable[[Call], None] | None = None
+        self.freed: Callable[[], None]
+
+    def attach(self, replica: Replica) -> None:
+        """Learn how to reach the replica; before the lane is opened."""
+        self.node = replica.node
+        self.slots = replica.slots
+        self.send = replica.send
+        self.run_here = replica.run_here
+
+    @property
+    def inflight(self) -> int:
+        """Calls that hold a slot; may lag by a call."""
+        return self.slots - len(self.free) - self.withdrawn
+
+    def __repr__(self) -> str:
+        """Id and slots taken."""
+        return f"<Lane {self.id} {self.inflight}/{self.slots}>"
+
+
+class Router:
+    """
+    Accepts the calls of one service and gives each to a replica.
+
+    All methods are safe from any thread.
+
+    Attributes:
+        route: Accept a call: `route(call)` is True if it was sent or queued, False if it is parked until there is room.
+            Raises OverloadedError if the queue is full and the service rejects, ServiceStoppedError once it drains,
+            NoReplicaError if there is no replica and will be none. Rebound whenever the set of replicas changes, so look
+            it up for each call.
+    """
+
+    route: Callable[[Call], bool]
+
+    def __init__(  # noqa: PLR0913 - the settings of one service
+        self,
+        service: str,
+        clock: Clock,
+        *,
+        queue_size: int,
+        reject: bool,
+        retry_lost: bool,
+        count: Callable[[int, int, float, float], None],
+        refused: Callable[[int, str], None],
+        balancer: Balancer | None = None,
+        on_balancer_error: Callable[[BaseException], None] = lambda _: None,
+    ) -> None:
+        """
+        Make a router without replicas; calls queue until there is one.
+
+        Args:
+            service: Name of the service, for messages.
+            clock: For deadlines.
+            queue_size: Calls that may wait; 0 hands calls to free slots only.
+            reject: Refuse calls when the queue is full, rather than make the caller wait.
+            retry_lost: Start idempotent calls once more when their replica died.
+            count: `count(method, outcome, wait_s, run_s)` for calls that end on this side.
+            refused: `refused(method, reason)` for calls that were not accepted.
+            balancer: Chooses among several replicas; None sends calls to each in turn.
+            on_balancer_error: Told when the balancer failed and was fenced off.
+        """
+        self.service = service
+        self.clock = clock
+        self.queue_size = queue_size
+        self._reject = reject
+        self._retry_lost = retry_lost
+        self._count = count
+        self._refused = refused
+        self._balancer = balancer
+        self._binding = balancer is not None and balancer.binding
+        self._on_balancer_error = on_balancer_error
+        self._lock = threading.Lock()  # changes of the set, draining; never taken by a call that finds its way
+        self._lanes: tuple[Lane, ...] = ()  # open ones, by index; replaced, never changed
+        self._backlog: deque[Call] = deque()  # waiting calls, oldest first
+        self._parked: deque[Call] = deque()  # those among the waiting calls that hold no room, oldest first
+        self._room: list[None] = [None] * min(queue_size, _PORTION)
+        self._unminted = queue_size - len(self._room)  # guarded by _lock
+        self._sweep_at = inf  # no waiting call expires before this
+        self._stopped: str | None = None  # why no call is accepted any more
+        self._unavailable: Callable[[], Exception] | None = None  # why there is no replica and will be none
+        self._on_idle: Callable[[], None] | None = None
+        self._pick: Picker | None = None
+        self._rebind()
+
+    # -- the way of a call -------------------------------------------------------------------------------------------
+
+    def _rebind(self) -> None:
+        """Compose the shortest way that the present set of replicas allows."""
+        self._pick = self._picker(self._lanes) if len(self._lanes) > 1 else None
+        if self._stopped is not None or self._unavailable is not None:
+            self.route = self._refuse
+        elif not self._lanes:
+            self.route = self._queue
+        elif self._pick is None:
+            self.route = self._compose_single(self._lanes[0])
+        else:
+            self.route = self._compose_balanced(self._pick)
+
+    def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
+        free, take, backlog, queue = lane.free, lane.free.pop, lane.backlog, self._queue
+        run = lane.run_here or lane.send
+
+        def route(call: Call) -> bool:
+            # Whoever finds calls waiting queues behind them, even if a slot is free: so calls keep their order.
+            if backlog or not free:
+                return queue(call, lane)
+            try:
+                take()
+            except IndexError:  # another caller was quicker
+                return queue(call, lane)
+            call.lane = lane
+            run(call)
+            return True
+
+        return route
+
+    def _compose_balanced(self, pick: Picker) -> Callable[[Call], bool]:
+        queue = self._queue
+
+        def route(call: Call) -> bool:
+            lane: Any = pick(call.options.key)
+            free = lane.free
+            if lane.backlog or not free:
+                return queue(call, lane)
+            try:
+                free.pop()
+            except IndexError:
+                return queue(call, lane)
+            call.lane = lane
+            (lane.run_here or lane.send)(call)
+            return True
+
+        return route
+
+    def _picker(self, lanes: tuple[Lane, ...]) -> Picker:
+        """The balancer's choice, fenced: one that raises or answers nonsense is replaced by turns, with an event."""
+        turns: Callable[[], Lane] = cycle(lanes).__next__
+        if self._balancer is None:
+            return lambda _: turns()
+        try:
+            pick = self._balancer.picker(lanes)
+        except Exception as error:  # noqa: BLE001 - a plugin's
+            self._on_balancer_error(error)
+            return lambda _: turns()
+        known = frozenset(lanes)
+        fenced = False
+
+        def picked(key: Hashable | None) -> Candidate:
+            nonlocal fenced
+            if not fenced:
+                try:
+                    lane = pick(key)
+                    if lane in known:
+                        return lane
+                    error: Exception = LookupError(f"it chose {lane!r}, which is not among the replicas")
+                except Exception as raised:  # noqa: BLE001 - a plugin's
+                    error = raised
+                fenced = True
+                self._on_balancer_error(error)
+            return turns()
+
+        return picked
+
+    def _refuse(self, call: Call, lane: Lane | None = None) -> bool:  # noqa: ARG002 - stands in for _queue
+        stopped = self._stopped is not None or self._unavailable is None
+        self._refused(call.method.index, "stopped" if stopped else "no_replica")
+        raise self._refusal(call)
+
+    def _refusal(self, call: Call) -> Exception:
+        if self._stopped is None and self._unavailable is not None:
+            return self._unavailable()
+        msg = f"{self.service}.{call.method.name} was not run: service '{self.service}' {self._stopped}"
+        return ServiceStoppedError(msg, service=self.service, method=call.method.name)
+
+    # -- waiting for a slot ------------------------------------------------------------------------------------------
+
+    def _queue(self, call: Call, lane: Lane | None = None) -> bool:
+        """Let the call wait for a slot, or for room to wait."""
+        if self._parked or not self._take_room():
+            if self._sweep() and not self._parked and self._take_room():
+                self._enqueue(call, lane)
+            elif self._reject:
+                self._refuse_overload(call)
+            else:
+                call.parked = True
+                self._parked.append(call)
+                self._enqueue(call, lane)
+                self._admit_parked()
+        else:
+            self._enqueue(call, lane)
+        return not call.parked
+
+    def _enqueue(self, call: Call, lane: Lane | None) -> None:
+        if call.expires < self._sweep_at:
+            self._sweep_at = call.expires
+        backlog = self._backlog if lane is None else lane.backlog
+        if isinstance(backlog, tuple):  # the lane was closed since it was picked
+            backlog = self._place_for(call)
+        backlog.append(call)
+        self._match()
+        if self._stopped is not None or self._unavailable is not None:
+            call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+
+    def _refuse_overload(self, call: Call) -> None:
+        self._refused(call.method.index, "overloaded")
+        msg = (
+            f"{self.service}.{call.method.name} was not accepted: {self.queue_size} calls are waiting (queue_size="
+            f"{self.queue_size}). Call again later, raise `queue_size`, or add threads or replicas"
+        )
+        raise OverloadedError(msg, service=self.service, method=call.method.name)
+
+    def _take_room(self) -> bool:
+        try:
+            self._room.pop()
+        except IndexError:
+            if self._unminted == 0:
+                return False
+            with self._lock:
+                portion = min(self._unminted, _PORTION)
+                self._unminted -= portion
+                self._room.extend([None] * portion)
+            return self._take_room()
+        return True
+
+    def _leave_queue(self, call: Call) -> None:
+        """Free the room of a call that was taken out of its backlog."""
+        if call.parked and _remove(self._parked, call):
+            call.admit()
+            return
+        # Not among the parked, or given room this very moment: either way it holds a token.
+        self._room.append(None)
+        if self._parked:
+            self._admit_parked()
+
+    def _admit_parked(self) -> None:
+        """Give free room to the parked calls that came first."""
+        while self._parked and self._take_room():
+            try:
+                call = self._parked.popleft()
+            except IndexError:
+                self._room.append(None)
+            else:
+                call.admit()
+
+    def _match(self) -> None:
+        """Bring waiting calls and free slots together; whoever adds one of the two calls this."""
+        for lane in self._lanes:
+            while lane.backlog and lane.free:
+                try:
+                    lane.free.pop()
+                except IndexError:
+                    break
+                lane.freed()
+
+    def _sweep(self) -> bool:
+        """Take expired calls out of a full queue, where nobody may be watching their deadline; True if there were any."""
+        if self.clock.monotonic() < self._sweep_at:
+            return False
+        swept = False
+        earliest = inf
+        for backlog in self._backlogs():
+            for call in tuple(backlog):
+                if call.expire():
+                    swept = True
+                elif call.expires < earliest:
+                    earliest = call.expires
+        self._sweep_at = earliest
+        return swept
+
+    def _backlogs(self) -> Iterable[deque[Call] | tuple[()]]:
+        return (self._backlog, *(lane.backlog for lane in self._lanes)) if self._binding else (self._backlog,)
+
+    def _place_for(self, call: Call) -> deque[Call]:
+        """The backlog that a call joins which has lost its lane."""
+        if self._binding and self._lanes:
+            lane: Any = self._lanes[0] if self._pick is None else self._pick(call.options.key)
+            return lane.backlog  # type: ignore[no-any-return]
+        return self._backlog
+
+    # -- slots that get free -----------------------------------------------------------------------------------------
+
+    def _compose_freed(self, lane: Lane) -> Callable[[], None]:
+        """What a replica calls when the work of one call has ended."""
+        free = lane.free
+
+        def freed() -> None:
+            backlog = lane.backlog
+            if backlog:
+                try:
+                    call = backlog.popleft()
+                except IndexError:
+                    pass
+                else:
+                    # The slot goes straight on to the oldest waiting call.
+                    if lane.run_here is None:
+                        call.lane = lane
+                        lane.send(call)
+                        self._leave_queue(call)
+                    elif call.grant(lane):
+                        self._leave_queue(call)
+                    else:
+                        self._leave_queue(call)
+                        freed()
+                    return
+            free.append(None)
+            # A call may have come to wait between the two looks.
+            if backlog or self._on_idle is not None:
+                self._after_free()
+
+        return freed
+
+    def _after_free(self) -> None:
+        self._match()
+        if self._on_idle is not None:
+            self._withdraw()
+
+    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
+        """A caller, a deadline or a stop ended *call*: count it and free its place in the queue."""
+        if started:
+            with self._lock:
+                call.lane.abandoned += 1
+        else:
+            for backlog in self._backlogs():
+                if _remove(backlog, call):
+                    self._leave_queue(call)
+                    break
+            # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over.
+        self._count(call.method.index, outcome, self.clock.monotonic() - call.since, 0.0)
+        if self._on_idle is not None:
+            self._withdraw()
+
+    def abandoned_ended(self, call: Call) -> None:
+        """The work has ended of a call that was given up while it ran; before its slot is freed."""
+        with self._lock:
+            call.lane.abandoned -= 1
+
+    # -- the set of replicas -----------------------------------------------------------------------------------------
+
+    def lane(self, id: str, index: int) -> Lane:  # noqa: A002 - as in Lane
+        """A closed lane for a replica that is about to start; its `freed` is what the replica reports to."""
+        lane = Lane(id, index, deque() if self._binding else self._backlog)
+        lane.freed = self._compose_freed(lane)
+        return lane
+
+    def open(self, lane: Lane, replica: Replica) -> None:
+        """Send calls to *replica* from now on."""
+        lane.attach(replica)
+        with self._lock:
+            self._unavailable = None
+            self._lanes = tuple(sorted((*self._lanes, lane), key=lambda each: each.index))
+            self._rebind()
+        lane.free.extend([None] * lane.slots)
+        if self._binding:
+            self._scatter(self._backlog)
+        self._match()
+
+    def close_lane(self, lane: Lane) -> None:
+        """Send no more calls to a replica; those that wait for it alone go to others, those that it has go on there."""
+        with self._lock:
+            if lane not in self._lanes:
+                return
+            self._lanes = tuple(each for each in self._lanes if each is not lane)
+            left, lane.backlog = lane.backlog, ()
+            self._rebind()
+        while lane.free:
+            try:
+                lane.free.pop()
+            except IndexError:
+                break
+            lane.withdrawn += 1
+        if self._binding:
+            self._scatter(left)
+        self._match()
+
+    def _scatter(self, backlog: deque[Call] | tuple[()]) -> None:
+        """Send the calls of a backlog that no lane serves to the backlogs of the lanes."""
+        while backlog and (not self._binding or self._lanes or backlog is not self._backlog):
+            try:
+                call = backlog.popleft()
+            except IndexError:
+                return
+            self._place_for(call).append(call)
+
+    def lost(self, lane: Lane, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
+        """
+        The replica of *lane* died.
+
+        Calls that surely had not started go to the head of the queue. One that may have started ends with
+        ReplicaDiedError, unless it is idempotent and the service retries: then it is started once more.
+        """
+        self.close_lane(lane)
+        again: list[Call] = list(not_started)
+        for call in maybe:
+            idempotent = call.options.idempotent
+            if idempotent is None:
+                idempotent = call.method.idempotent
+            if self._retry_lost and idempotent and call.attempts == 0:
+                call.attempts += 1
+                again.append(call)
+                continue
+            msg = (
+                f"{self.service}.{call.method.name} was running on replica {lane.id} when that died ({cause}); it may or may "
+                "not have had its effect. Declare the method idempotent and set `failover_enabled` to have it retried"
+            )
+            where = {"service": self.service, "method": call.method.name, "replica": lane.id, "node": lane.node}
+            call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED)
+        for call in reversed(again):
+            if call.unstarted() or call.rearm():
+                self._return(call)
+        self._match()
+
+    def _return(self, call: Call) -> None:
+        """Put an accepted call back at the head of the queue; if that is full, it gets the next room."""
+        call.lane = None
+        if not self._take_room():
+            call.parked = True
+            self._parked.appendleft(call)
+        if call.expires < self._sweep_at:
+            self._sweep_at = call.expires
+        self._place_for(call).appendleft(call)
+        if call.over():  # given up on its way back
+            for backlog in self._backlogs():
+                if _remove(backlog, call):
+                    self._leave_queue(call)
+
+    def unavailable(self, error: Callable[[], Exception]) -> None:
+        """There is no replica and will be none: end the waiting calls with a new *error* each, and refuse others so."""
+        with self._lock:
+            self._unavailable = error
+            self._rebind()
+        self._end_waiting()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def drain(self, why: str, on_idle: Callable[[], None]) -> None:
+        """
+        Accept no more calls; those accepted go on.
+
+        Args:
+            why: Completes "service 'kv' ..." in the errors of the calls refused.
+            on_idle: Called, perhaps more than once and from any thread, when no accepted call waits or runs. Slots of calls
+                that were abandoned do not count.
+        """
+        with self._lock:
+            self._stopped = why
+            self._on_idle = on_idle
+            self._rebind()
+        # Parked calls were not accepted: their callers are still waiting for that.
+        for call in tuple(self._parked):
+            if call.parked:
+                call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Take free slots back for good, so that nothing starts once the service is idle; tell if it is."""
+        with self._lock:
+            on_idle = self._on_idle
+            for lane in self._lanes:
+                while lane.free and not lane.backlog:
+                    try:
+                        lane.free.pop()
+                    except IndexError:
+                        break
+                    lane.withdrawn += 1
+            idle = not any(self._backlogs()) and all(
+                lane.withdrawn + lane.abandoned >= lane.slots for lane in self._lanes
+            )
+        if idle and on_idle is not None:
+            on_idle()
+
+    def end(self) -> None:
+        """End the calls that still wait, after `drain`."""
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
+        for backlog in self._backlogs():
+            for call in tuple(backlog):
+                call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+
+    def after_fork(self, error: Callable[[], Exception]) -> None:
+        """In a forked child: refuse every call with a new *error*; its locks may be held by threads that are not here."""
+        self._lock = threading.Lock()
+        self._unavailable = error
+        self._stopped = None
+        self.route = self._refuse
+
+    # -- looking on --------------------------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The replicas that take calls."""
+        return self._lanes
+
+    @property
+    def waiting(self) -> int:
+        """Accepted calls that wait for a slot; never more than `queue_size`. May lag by a call."""
+        return max(0, sum(map(len, self._backlogs())) - len(self._parked))
+
+    @property
+    def parked(self) -> int:
+        """Calls whose callers wait for room; may lag by a call."""
+        return len(self._parked)
+
+
+def _remove(calls: deque[Call] | tuple[()], call: Call) -> bool:
+    """Take *call* out of *calls*; True for exactly one caller. One step of the interpreter, at some 20 ns an entry."""
+    if not isinstance(calls, deque):
+        return False
+    try:
+        calls.remove(call)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,295 @@
+"""A user's service: how it is built, what it gets to know, and how its class declares what it allows."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sage_plugins.call import CURRENT
+from sage_plugins.errors import ConfigError
+from sage_plugins.values import MethodKind, MethodPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["LIFECYCLE_HOOKS", "ServiceContext", "ServiceFactory", "idempotent", "method_plans", "run_hook"]
+
+#: Methods that the core calls and callers cannot.
+LIFECYCLE_HOOKS: Final = frozenset(
+    {
+        "setup",
+        "start_running",
+        "start",
+        "warmup",
+        "check_health",
+        "check_ready",
+        "reconfigure",
+        "stop",
+        "cleanup",
+        "close",
+    }
+)
+
+_Method = TypeVar("_Method", bound="Callable[..., Any]")
+
+
+def idempotent(method: _Method) -> _Method:
+    """
+    Declare that *method* may run twice for one call without harm.
+
+    Only such a method is tried again when its replica dies while it runs, and only with `failover_enabled`.
+
+    Example:
+        ```python
+        class KVService:
+            @idempotent
+            def get(self, key): ...
+        ```
+    """
+    method.__sage_idempotent__ = True  # type: ignore[attr-defined]
+    return method
+
+
+def run_hook(instance: Any, name: str) -> bool:
+    """Call the life-cycle hook *name* if *instance* has it, in this thread; True if it had. `async def` hooks are run too."""
+    hook = getattr(instance, name, None)
+    if not callable(hook):
+        return False
+    outcome = hook()
+    if inspect.iscoroutine(outcome):
+        import asyncio
+
+        asyncio.run(outcome)
+    return True
+
+
+class ServiceContext:
+    """
+    What a replica knows of itself, as `self.ctx` of the instance and as its constructor's `ctx` parameter if it has one.
+
+    Attributes:
+        name: Name of the service.
+        replica_index: Position of this replica among the service's replicas, from 0.
+        logger: Logger named `sage.service.<name>`.
+    """
+
+    def __init__(self, name: str, replica_index: int, find: Callable[[str], Any]) -> None:
+        """
+        Make the context of one replica.
+
+        Args:
+            name: Name of the service.
+            replica_index: Position of the replica.
+            find: Gives a handle to another service.
+        """
+        self.name = name
+        self.replica_index = replica_index
+        self.logger = logging.getLogger(f"sage.service.{name}")
+        self._find = find
+
+    def service(self, name: str, cls: type | None = None) -> Any:  # noqa: ARG002 - for type checkers: a typed handle
+        """
+        A handle to another service; *cls* only tells type checkers its methods.
+
+        Calls through it end no later than the call that is being answered.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+        """
+        return self._find(name)
+
+    def call_service(
+        self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Call another service and wait for the answer.
+
+        Args:
+            name: Name of the service.
+            *args: Positional arguments of the method.
+            method: Name of the method.
+            timeout: Seconds; None for the service's own. The remaining time of the present call bounds it either way.
+            **kwargs: Keyword arguments of the method.
+        """
+        return _with_timeout(self._find(name), timeout).call(method, *args, **kwargs)
+
+    def call_service_async(
+        self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
+        return _with_timeout(self._find(name), timeout).submit(method, *args, **kwargs)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has given up the call that is being answered; long methods look at it and return early."""
+        call = CURRENT.get()
+        return call is not None and call.done()
+
+    def remaining(self) -> float | None:
+        """Seconds left for the call that is being answered, at least 0; None without a limit or outside a call."""
+        call = CURRENT.get()
+        if call is None or call.deadline == inf:
+            return None
+        return max(0.0, call.deadline - call.owner.clock.monotonic())
+
+
+def _with_timeout(handle: Any, timeout: float | None) -> Any:
+    return handle if timeout is None else handle.with_options(timeout=timeout)
+
+
+class ServiceFactory:
+    """
+    Builds the instances of one service; what `register_*` returns.
+
+    Attributes:
+        service_name: Name of the service.
+        service_class: Its class.
+        service_args: Positional arguments of the constructor.
+        service_kwargs: Keyword arguments of the constructor.
+    """
+
+    def __init__(
+        self,
+        service_name: str,
+        service_class: type,
+        service_args: tuple[Any, ...] = (),
+        service_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Remember how to build; builds nothing.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+        """
+        if not service_name or not isinstance(service_name, str):
+            msg = f"a service needs a name, got {service_name!r}"
+            raise ValueError(msg)
+        if not isinstance(service_class, type):
+            msg = f"service {service_name!r}: give the class itself, got {service_class!r}"
+            raise ValueError(msg)
+        self.service_name = service_name
+        self.service_class = service_class
+        self.service_args = tuple(service_args)
+        self.service_kwargs = dict(service_kwargs or {})
+
+    def create_service(self, ctx: ServiceContext | None = None) -> Any:
+        """
+        A new instance, with `self.ctx` set before its constructor runs.
+
+        Raises:
+            ConfigError: A TypeError of the constructor over an argument that is a configuration field, with the way out.
+            BaseException: Whatever else the constructor raises.
+        """
+        cls = self.service_class
+        kwargs = self.service_kwargs
+        if ctx is not None and "ctx" not in kwargs and _takes_ctx(cls, len(self.service_args)):
+            kwargs = {**kwargs, "ctx": ctx}
+        if cls.__new__ is not object.__new__:
+            instance = cls(*self.service_args, **kwargs)
+            _set_ctx(instance, ctx)
+            return instance
+        instance = cls.__new__(cls)
+        _set_ctx(instance, ctx)
+        try:
+            instance.__init__(*self.service_args, **kwargs)  # type: ignore[misc]
+        except TypeError as error:
+            self._hint(error)
+            raise
+        return instance
+
+    def _hint(self, error: TypeError) -> None:
+        """Add the way out to an error over an argument that was meant for the deployment."""
+        from sage_plugins.config import fields
+
+        meant = sorted(name for name in self.service_kwargs if name in fields() and f"'{name}'" in str(error))
+        if meant:
+            error.add_note(
+                f"{meant[0]!r} is a deployment setting: register_service passes all its arguments to the constructor. Give it "
+                f"as register_service_with_config(..., deployment_config=ServiceDeploymentConfig({meant[0]}=...))"
+            )
+
+    def __repr__(self) -> str:
+        """Name and class, without the arguments: they may hold secrets."""
+        return f"<ServiceFactory {self.service_name!r} {self.service_class.__qualname__}>"
+
+
+def _set_ctx(instance: Any, ctx: ServiceContext | None) -> None:
+    if ctx is None:
+        return
+    try:
+        instance.ctx = ctx
+    except AttributeError:  # a class with __slots__ and no place for it; it may still take ctx as an argument
+        pass
+
+
+def _takes_ctx(cls: type, positional: int) -> bool:
+    """Whether the constructor has a parameter `ctx` that the positional arguments leave free."""
+    try:
+        parameters = list(inspect.signature(cls).parameters.values())
+    except (TypeError, ValueError):  # a class in C without a signature
+        return False
+    for index, parameter in enumerate(parameters):
+        if parameter.name == "ctx" and parameter.kind is not parameter.VAR_KEYWORD:
+            return parameter.kind is parameter.KEYWORD_ONLY or index >= positional
+    return False
+
+
+def method_plans(cls: type, config: Any) -> tuple[MethodPlan, ...]:
+    """
+    The served methods of *cls*: public, callable, and no life-cycle hook, by name.
+
+    Args:
+        cls: The service's class.
+        config: Its configuration, for `timeout` and `methods`.
+
+    Raises:
+        ConfigError: `methods` names a method that the class does not have.
+    """
+    names = [
+        name
+        for name in dir(cls)
+        if not name.startswith("_") and name not in LIFECYCLE_HOOKS and _is_method(inspect.getattr_static(cls, name), cls, name)
+    ]
+    unknown = sorted(set(config.methods) - set(names))
+    if unknown:
+        from sage_plugins.spelling import did_you_mean
+        from sage_plugins.values import Problem
+
+        near = did_you_mean(unknown[0], names)
+        problem = Problem(
+            "E505",
+            f"methods.{unknown[0]}",
+            f"{cls.__qualname__} serves no method {unknown[0]!r}",
+            f"did you mean {near!r}?" if near else f"it serves {', '.join(names) or 'none'}",
+        )
+        raise ConfigError(f"methods.{unknown[0]}: {problem.message} ({problem.fix})", problems=[problem])
+    return tuple(_plan(index, name, getattr(cls, name), config) for index, name in enumerate(names))
+
+
+def _is_method(found: Any, cls: type, name: str) -> bool:
+    return not isinstance(found, (property, type)) and callable(getattr(cls, name, None))
+
+
+def _plan(index: int, name: str, method: Any, config: Any) -> MethodPlan:
+    settings = config.methods.get(name, {})
+    timeout = settings.get("timeout", config.timeout)
+    declared = bool(getattr(method, "__sage_idempotent__", False))
+    return MethodPlan(
+        index=index,
+        name=name,
+        kind=_kind(method),
+        idempotent=settings.get("idempotent", declared),
+        timeout=inf if timeout is None else float(timeout),
+    )
+
+
+def _kind(method: Any) -> MethodKind:
+    if inspect.isasyncgenfunction(method):
+        return MethodKind.ASYNC_GENERATOR
+    if inspect.iscoroutinefunction(method):
+        return MethodKind.ASYNC
+    if inspect.isgeneratorfunction(method):
+        return MethodKind.GENERATOR
+    return MethodKind.SYNC

@@ -1,0 +1,24 @@
+"""The nearest spelling of a mistyped name, for the messages that say "did you mean"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["did_you_mean"]
+
+#: Longer words are no typing mistakes, and the comparison's cost grows with the square of the length.
+_LONGEST = 80
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that looks most like *word*, or None if nothing comes near."""
+    if not word or len(word) > _LONGEST:
+        return None
+    import difflib
+
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    near = difflib.get_close_matches(word.casefold().replace("-", "_"), by_folded, n=1, cutoff=0.6)
+    return by_folded[near[0]] if near else None

@@ -1,0 +1,335 @@
+"""Values that cross the line between the core and its plugins: frozen, picklable, next to no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+import attrs
+
+__all__ = [
+    "CallOptions",
+    "Choice",
+    "Event",
+    "Limits",
+    "MethodKind",
+    "MethodPlan",
+    "Outcome",
+    "Placed",
+    "Problem",
+    "Refused",
+    "Registration",
+    "ReplicaInfo",
+    "ReplicaSpec",
+    "ReplicaState",
+    "RunnerStats",
+    "ServiceMetrics",
+]
+
+
+@attrs.frozen
+class Problem:
+    """
+    One wrong thing in a configuration; problems are collected and reported together, never raised one by one.
+
+    Attributes:
+        id: Stable rule id such as `"E301"` or `"W05"`; the documentation has a section for each.
+        key: Path of the offending value inside the service's configuration, such as `"thread_count"` or
+            `"options.round_robin.weight"`.
+        message: What is wrong, with the offending value.
+        fix: What to do, as a short imperative; may be empty.
+    """
+
+    id: str
+    key: str
+    message: str
+    fix: str = ""
+
+    @property
+    def severity(self) -> Literal["error", "warning"]:
+        """`"error"` for ids that start with E, `"warning"` for W."""
+        return "warning" if self.id.startswith("W") else "error"
+
+    def __str__(self) -> str:
+        """The problem as one line, without a place: `error E301: message (fix)`."""
+        return f"{self.severity} {self.id}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+
+
+class Outcome:
+    """How a call ended, as small integers: an enum's members cost a look-up each on the path of a call."""
+
+    OK: Final = 0
+    ERROR: Final = 1  # the method raised
+    TIMEOUT: Final = 2  # in the queue or while it ran
+    CANCELLED: Final = 3  # by the caller
+    DIED: Final = 4  # its replica died
+    STOPPED: Final = 5  # the service stopped before it was answered
+
+    NAMES: Final = ("ok", "error", "timeout", "cancelled", "died", "stopped")
+
+
+class MethodKind(StrEnum):
+    """What calling a method gives."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+    GENERATOR = "generator"
+    ASYNC_GENERATOR = "async_generator"
+
+
+@attrs.frozen
+class MethodPlan:
+    """
+    What is decided about one served method when the service is composed.
+
+    Attributes:
+        index: Position in the service's method table, from 0.
+        name: Name in the class.
+        kind: What calling it gives.
+        idempotent: Whether it may run twice; from `@idempotent` or `methods.<name>.idempotent`.
+        timeout: Seconds from call to answer, inf for no limit.
+    """
+
+    index: int
+    name: str
+    kind: MethodKind
+    idempotent: bool
+    timeout: float
+
+
+@attrs.frozen
+class CallOptions:
+    """
+    What `with_options` sets for all calls of a handle.
+
+    Attributes:
+        key: Key for balancers that send equal keys to the same replica; None for no key.
+        idempotent: Whether calls may run twice; None for what the method declares.
+    """
+
+    key: Hashable | None = None
+    idempotent: bool | None = None
+
+
+@attrs.frozen
+class Registration:
+    """
+    What a plugin returns from a `sage_register_*` hook for each ID that it offers.
+
+    Attributes:
+        id: What configuration names.
+        create: Makes the object: `create(options)`, where *options* is an instance of the class below, or None without
+            one. Must be importable by name, so that it can be pickled; imports whatever is heavy in its body.
+        summary: One line for `plugins list` and the plan.
+        options: attrs class of the service's `options: {<id>: {...}}`, or None if there is nothing to set.
+        check: `check(config, options)` gives the problems of a configuration that names this ID; None for none.
+        explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces and what
+            is advisory; None for none.
+        capabilities: What the object declares that it can or cannot do; see the conformance suites.
+    """
+
+    id: str
+    create: Callable[[Any], Any]
+    summary: str
+    options: type | None = attrs.field(default=None, kw_only=True)
+    check: Callable[[Any, Any], Iterable[Problem]] | None = attrs.field(default=None, kw_only=True)
+    explain: Callable[[Any, Any], Iterable[str]] | None = attrs.field(default=None, kw_only=True)
+    capabilities: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
+
+
+@attrs.frozen
+class Choice:
+    """
+    A registration chosen for a service, with its options.
+
+    Attributes:
+        registration: What was registered.
+        options: Instance of the registration's options class, or None.
+        source: Who brings it, such as `"sage-deploy-threading 0.1.0"`.
+    """
+
+    registration: Registration
+    options: Any
+    source: str
+
+    @property
+    def id(self) -> str:
+        """The registered ID."""
+        return self.registration.id
+
+    def create(self) -> Any:
+        """A new object of the plugin's."""
+        return self.registration.create(self.options)
+
+
+@attrs.frozen
+class Limits:
+    """
+    What a strategy may use in one replica.
+
+    Attributes:
+        threads: Threads that are kept, from `thread_count`.
+        max_threads: Threads at most, from `thread_pool_size` or `max_thread_count`; None if neither is given.
+        max_concurrency: Coroutines at once under an event loop.
+    """
+
+    threads: int
+    max_threads: int | None
+    max_concurrency: int
+
+
+@attrs.frozen
+class ReplicaInfo:
+    """
+    Who a recorder records for.
+
+    Attributes:
+        service: Name of the service.
+        replica: Replica's id such as `"kv#0"`, or None for the calling side, which records the calls that it gave up.
+        node: Name of the node, or None if that is this machine.
+    """
+
+    service: str
+    replica: str | None
+    node: str | None = None
+
+
+@attrs.frozen
+class ReplicaSpec:
+    """
+    Everything that a process needs to run one replica; picklable if the service class and its arguments are.
+
+    Attributes:
+        service: Name of the service.
+        index: Position among the service's replicas, from 0.
+        factory: Builds the instance: `factory.create_service(ctx)`.
+        strategy: How the replica runs calls.
+        limits: What the strategy may use.
+        methods: The served methods, ordered by index.
+        monitors: Whose recorders count the calls.
+        config: The service's configuration.
+    """
+
+    service: str
+    index: int
+    factory: Any
+    strategy: Choice
+    limits: Limits
+    methods: tuple[MethodPlan, ...]
+    monitors: tuple[Choice, ...]
+    config: Any
+
+    @property
+    def id(self) -> str:
+        """`"kv#0"` for the first replica of `kv`."""
+        return f"{self.service}#{self.index}"
+
+
+@attrs.frozen
+class Placed:
+    """
+    Where a target will start a replica.
+
+    Attributes:
+        node: Name of the node, or None for this process.
+        reason: Why there.
+    """
+
+    node: str | None
+    reason: str
+
+
+@attrs.frozen
+class Refused:
+    """
+    Why a target cannot place a replica anywhere.
+
+    Attributes:
+        reason: In one sentence.
+        nodes: Reason by node, for the nodes that were considered.
+    """
+
+    reason: str
+    nodes: Mapping[str, str] = attrs.field(factory=dict)
+
+
+class ReplicaState(StrEnum):
+    """Where a replica is in its life: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@attrs.frozen
+class RunnerStats:
+    """
+    What a runner does at the moment.
+
+    Attributes:
+        threads: Threads that it has.
+    """
+
+    threads: int
+
+
+@attrs.frozen
+class Event:
+    """
+    Something that the core or a plugin decided, with the reason.
+
+    Attributes:
+        service: Name of the service.
+        kind: What happened, such as `"replica_ready"`.
+        reason: Why, for a human.
+        replica: Replica's id, if it is about one.
+    """
+
+    service: str
+    kind: str
+    reason: str
+    replica: str | None = None
+
+
+@attrs.frozen
+class ServiceMetrics:
+    """
+    What was measured of a service since it started, over all replicas.
+
+    Attributes:
+        service_name: Name of the service.
+        request_count: Accepted calls that have ended, each once; counted before its caller is released.
+        error_count: Those of them that did not end with a result.
+        active_threads: Threads of the replicas at the moment.
+        queue_size: Calls waiting at the moment.
+        avg_response_time: Mean seconds from call to answer, queue included.
+        cpu_usage: Per cent of one core used by this process since the environment was made; 0 if not measured.
+        memory_usage: Resident bytes of this process; 0 if not measured.
+        p50, p95, p99: Seconds from call to answer within which that share of the calls ended, as the upper edge of a
+            histogram's bucket; 0 if there were none.
+        avg_queue_time: Mean seconds in the queue.
+        rejected_count: Calls that were not accepted.
+        abandoned_count: Calls given up by their caller that hold a slot at the moment.
+        outcomes: Number of ended calls by outcome.
+    """
+
+    service_name: str
+    request_count: int = 0
+    error_count: int = 0
+    active_threads: int = 0
+    queue_size: int = 0
+    avg_response_time: float = 0.0
+    cpu_usage: float = 0.0
+    memory_usage: int = 0
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+    avg_queue_time: float = 0.0
+    rejected_count: int = 0
+    abandoned_count: int = 0
+    outcomes: Mapping[str, int] = attrs.field(factory=dict)

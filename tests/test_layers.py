@@ -1,0 +1,298 @@
+"""
+Imports point down, and finding the plugins is cheap.
+
+The rules, for every import statement of the sources, also those inside functions:
+
+- A module of the core imports modules of lower layers, or of its own layer as long as that makes no circle.
+- An import under `if TYPE_CHECKING:` does not run and may point up: an error may name the values that it carries.
+- `sage_plugins.testing` imports what it likes; nothing in the core imports it, not even for its types.
+- A plugin imports layers 0 to 3, public modules only, and nothing of another plugin. A name that `sage_plugins` itself
+  offers counts as the module that it comes from.
+- A new module of the core is put in the table below, or the test fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "sage_plugins"
+
+LAYERS = {
+    7: {"__main__", "cli", "environment"},
+    6: {"config_file", "factory", "plan"},
+    5: {"task"},
+    4: {"handle", "router", "supervisor"},
+    3: {"hookspecs", "host", "plugins"},
+    2: {"interfaces"},
+    1: {"aio", "call", "config", "service", "structure", "values", "yaml_nodes"},
+    0: {"clock", "errors", "spelling"},
+}
+LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
+#: The highest layer that a plugin may import.
+PLUGINS_SEE = 3
+
+#: What must not be imported before it is needed. Some of these take longer to import than the whole core.
+HEAVY = {"asyncio", "cattrs", "click", "numpy", "psutil", "ray", "starlette", "uvicorn", "yaml"}
+
+
+class Import(NamedTuple):
+    """One imported module; *name* is what `from module import name` takes from it."""
+
+    module: str
+    name: str | None
+    line: int
+    typing_only: bool
+
+
+def imports(source: str, package: str = "") -> list[Import]:
+    """Every import of *source*, whose relative imports start at *package*."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, *, typing_only: bool) -> None:
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
+            for child in node.body:
+                visit(child, typing_only=True)
+            for child in node.orelse:
+                visit(child, typing_only=typing_only)
+            return
+        if isinstance(node, ast.Import):
+            found.extend(Import(alias.name, None, node.lineno, typing_only) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            found.extend(Import(module, alias.name, node.lineno, typing_only) for alias in node.names)
+        elif isinstance(node, ast.Call) and _last_name(node.func) in {"import_module", "__import__"}:
+            literals = [argument for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+            found.extend(Import(str(literal.value), None, node.lineno, typing_only) for literal in literals)
+        for child in ast.iter_child_nodes(node):
+            visit(child, typing_only=typing_only)
+
+    visit(ast.parse(source), typing_only=False)
+    return found
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return _last_name(test) == "TYPE_CHECKING"
+
+
+def _last_name(node: ast.expr) -> str | None:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+
+
+def public_names(source: str) -> dict[str, str]:
+    """Map each name that the package `sage_plugins` offers to its module, as its imports for the type checker say."""
+    names = {"__version__": "errors"}  # layer 0: asks the installed metadata
+    for found in imports(source, "sage_plugins"):
+        head, _, module = found.module.partition(".")
+        if head == "sage_plugins" and found.name:
+            names[found.name] = module.partition(".")[0] or found.name
+    return names
+
+
+def core_module(found: Import, offered: dict[str, str]) -> str | None:
+    """Name the module of the core that *found* imports, or None if it imports something else."""
+    head, _, rest = found.module.partition(".")
+    if head != "sage_plugins":
+        return None
+    if rest:
+        return rest.partition(".")[0]
+    if found.name is None:
+        return "__init__"
+    return offered.get(found.name, found.name)
+
+
+def faults_of_core(module: str, source: str, offered: dict[str, str], package: str = "sage_plugins") -> list[str]:
+    """What *module* of the core imports against the rules."""
+    if module not in LAYER:
+        return [f"{module} is in no layer: put it in the table of {Path(__file__).name}"]
+    faults = []
+    for found in imports(source, package):
+        imported = core_module(found, offered)
+        if imported is None:
+            if found.module.startswith("sage_deploy"):
+                faults.append(f"{module}:{found.line} imports the plugin {found.module}")
+            continue
+        if imported == "testing":
+            faults.append(f"{module}:{found.line} imports the test kit")
+        elif found.typing_only:
+            continue
+        elif imported == "__init__":
+            faults.append(f"{module}:{found.line} imports the package, whose names come from every layer")
+        elif imported not in LAYER:
+            faults.append(f"{module}:{found.line} imports {imported}, which is in no layer")
+        elif LAYER[imported] > LAYER[module]:
+            faults.append(f"{module}:{found.line} (layer {LAYER[module]}) imports {imported} ({LAYER[imported]})")
+    return faults
+
+
+def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: str) -> list[str]:
+    """What the module *package* of the plugin *own* imports against the rules."""
+    faults = []
+    for found in imports(source, package):
+        where = f"{package}:{found.line}"
+        if found.module.startswith("sage_deploy") and found.module.partition(".")[0] != own:
+            faults.append(f"{where} imports another plugin: {found.module}")
+        imported = core_module(found, offered)
+        if imported is None:
+            continue
+        if imported.startswith("_") or (found.name or "").startswith("_"):
+            faults.append(f"{where} imports the private {found.module}.{found.name}")
+        elif imported == "testing":
+            faults.append(f"{where} imports the test kit")
+        elif not found.typing_only and LAYER.get(imported, 99) > PLUGINS_SEE:
+            faults.append(f"{where} imports {imported}, above layer {PLUGINS_SEE}")
+    return faults
+
+
+def modules_of(folder: Path, base: Path) -> list[tuple[str, str, str]]:
+    """Return the dotted name, the package and the source of each module in *folder*, named from *base*."""
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(base).with_suffix("").parts
+        package = ".".join(parts[:-1])
+        found.append((".".join(parts).removesuffix(".__init__"), package, path.read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.fixture(scope="module")
+def offered() -> dict[str, str]:
+    init = CORE / "__init__.py"
+    return public_names(init.read_text(encoding="utf-8") if init.exists() else "")
+
+
+def core_sources() -> list[tuple[str, str, str]]:
+    """Every module of the core but the package itself, whose names are looked up on demand, and the test kit."""
+    return [
+        (name.split(".")[1], package, source)
+        for name, package, source in modules_of(CORE, ROOT)
+        if name != "sage_plugins" and not name.startswith("sage_plugins.testing")
+    ]
+
+
+def test_core_imports_point_down(offered):
+    """No module of the core runs an import of a higher layer."""
+    faults = [fault for name, pkg, source in core_sources() for fault in faults_of_core(name, source, offered, pkg)]
+    assert not faults, "\n".join(faults)
+
+
+def test_core_imports_make_no_circle(offered):
+    """Modules of one layer may import each other in one direction."""
+    graph: dict[str, set[str]] = {}
+    for name, package, source in core_sources():
+        needed = graph.setdefault(name, set())
+        for found in imports(source, package):
+            imported = core_module(found, offered)
+            if imported is not None and imported != name and not found.typing_only:
+                needed.add(imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_package_offers_its_names_without_the_test_kit():
+    """`sage_plugins` itself imports no plugin and not the test kit."""
+    init = CORE / "__init__.py"
+    for found in imports(init.read_text(encoding="utf-8"), "sage_plugins"):
+        assert not found.module.startswith(("sage_plugins.testing", "sage_deploy")), f"line {found.line}"
+
+
+def test_plugins_import_the_public_lower_layers(offered):
+    """A first-party plugin lives by the rules of a third-party one."""
+    faults = [
+        fault
+        for src in sorted(ROOT.glob("plugins/*/src"))
+        for name, package, source in modules_of(src, src)
+        for fault in faults_of_plugin(package or name, source, offered, name.partition(".")[0])
+    ]
+    assert not faults, "\n".join(faults)
+
+
+OFFERED = {"Environment": "environment", "hookimpl": "hookspecs"}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "fault"),
+    [
+        ("call", "from sage_plugins.task import ServiceTask", "call:1 (layer 1) imports task (5)"),
+        ("call", "def f():\n    from sage_plugins import router", "call:2 (layer 1) imports router (4)"),
+        ("call", "from .plan import Plan", "call:1 (layer 1) imports plan (6)"),
+        ("call", "from sage_plugins import Environment", "call:1 (layer 1) imports environment (7)"),
+        ("call", "import importlib\nimportlib.import_module('sage_plugins.cli')", "call:2 (layer 1) imports cli (7)"),
+        ("call", "import sage_plugins", "call:1 imports the package"),
+        ("call", "from sage_plugins.testing import doubles", "call:1 imports the test kit"),
+        ("call", "if TYPE_CHECKING:\n    from sage_plugins.testing import doubles", "call:2 imports the test kit"),
+        ("call", "if TYPE_CHECKING:\n    pass\nelse:\n    from sage_plugins.cli import main", "call:4 (layer 1)"),
+        ("call", "import sage_deploy_local", "call:1 imports the plugin sage_deploy_local"),
+        ("call", "from sage_plugins.novelty import x", "call:1 imports novelty, which is in no layer"),
+        ("novelty", "", "novelty is in no layer"),
+    ],
+)
+def test_checker_finds_faults_of_the_core(module, source, fault):
+    """The checks above see each way to break the rules."""
+    (found,) = faults_of_core(module, source, OFFERED)
+    assert found.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from sage_plugins.errors import CallError",
+        "from sage_plugins.config import ServiceDeploymentConfig",
+        "import typing\nif typing.TYPE_CHECKING:\n    from sage_plugins.environment import Environment",
+        "import asyncio.events, sage",
+    ],
+)
+def test_checker_lets_good_imports_of_the_core_pass(source):
+    """Down, sideways, for the type checker only, and out of the core."""
+    assert faults_of_core("call", source, OFFERED) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("from sage_plugins.router import Router", "imports router, above layer 3"),
+        ("from sage_plugins import Environment", "imports environment, above layer 3"),
+        ("from sage_plugins import unheard_of", "imports unheard_of, above layer 3"),
+        ("from sage_plugins.host import _private", "imports the private sage_plugins.host._private"),
+        ("from sage_plugins.testing import doubles", "imports the test kit"),
+        ("def create():\n    import sage_deploy_ray.target", "imports another plugin: sage_deploy_ray.target"),
+    ],
+)
+def test_checker_finds_faults_of_plugins(source, fault):
+    """The checks above see each way to break the rules."""
+    (found,) = faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local")
+    assert found.endswith(fault)
+
+
+def test_checker_lets_good_imports_of_plugins_pass():
+    """A plugin sees itself, the public names, and layers 0 to 3."""
+    source = "from sage_plugins import hookimpl\nfrom sage_plugins.host import Host\nfrom . import target\nimport attrs"
+    assert faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local") == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sage_plugins",
+        "from sage_plugins.plugins import Registry; Registry.discover()",
+    ],
+)
+def test_start_imports_nothing_heavy(code):
+    """Importing the core, and finding every installed plugin, imports only what that takes."""
+    program = f"import sys\n{code}\nimport json; print(json.dumps(sorted(sys.modules)))"
+    # -I: neither the current folder nor the caller's settings decide what is imported.
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert HEAVY.isdisjoint(json.loads(done.stdout)), sorted(HEAVY & set(json.loads(done.stdout)))

@@ -1,0 +1,201 @@
+"""
+Strangers' distributions beside ours: built as wheels, installed in environments of their own, used by small programs.
+
+What is installed is what a user gets: nothing of the checkout is on those environments' path.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import venv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parent.parent
+STRANGERS = ROOT / "tests" / "third_party"
+OURS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+
+# The first test with an environment pays for building the wheels and for the installation.
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run *command* without the caller's import settings; return what it printed, fail with all that it said."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class Installation:
+    """An environment with our wheels and some strangers'."""
+
+    def __init__(self, folder: Path, wheels: list[Path]) -> None:
+        self._folder = folder
+        venv.create(folder / "venv", with_pip=False)
+        scripts = Path(sysconfig.get_path("scripts", "venv", {"base": str(folder / "venv")}))
+        self.python = scripts / "python"
+        self.pip("install", *wheels)
+
+    def pip(self, *arguments: str | Path) -> str:
+        common = ("--quiet", "--disable-pip-version-check")
+        return run(sys.executable, "-m", "pip", "--python", self.python, *common, *arguments, cwd=self._folder)
+
+    def program(self, source: str) -> list[str]:
+        """Run a program there; return the lines that it printed."""
+        # -I: the installed packages and nothing else.
+        return run(self.python, "-I", "-c", textwrap.dedent(source), cwd=self._folder).splitlines()
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory) -> Callable[..., list[Path]]:
+    """Give our wheels and those of the strangers named, all built once."""
+    folder = tmp_path_factory.mktemp("dist")
+    projects = [*OURS, *sorted(path.parent for path in STRANGERS.glob("*/pyproject.toml"))]
+    options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation")
+    run(sys.executable, "-m", "pip", "wheel", *options, "-w", folder, *projects, cwd=folder)
+    built = {path.name.split("-")[0].replace("_", "-"): path for path in folder.glob("*.whl")}
+    assert len(built) == len(projects)
+
+    def select(*strangers: str) -> list[Path]:
+        return [path for name, path in built.items() if name.startswith("sage-deploy") or name in strangers]
+
+    return select
+
+
+@pytest.fixture(scope="module")
+def beside_broken(tmp_path_factory, wheels) -> Installation:
+    """Our distributions, a stranger's strategy, and a stranger's plugin that cannot be imported."""
+    return Installation(tmp_path_factory.mktemp("broken"), wheels("acme-strategies", "acme-broken"))
+
+
+@pytest.fixture(scope="module")
+def beside_collider(tmp_path_factory, wheels) -> Installation:
+    """Our distributions, and a stranger's that offers an ID of ours."""
+    return Installation(tmp_path_factory.mktemp("collider"), wheels("acme-collider"))
+
+
+SERVICE = """
+import threading
+from sage_plugins import Environment, ServiceDeploymentConfig, errors
+
+class Where:
+    def thread(self):
+        return threading.current_thread().name
+
+    def echo(self, value):
+        return value
+
+def deploy(**config):
+    env = Environment("strangers")
+    env.register_service_with_config("where", Where, deployment_config=ServiceDeploymentConfig(**config))
+    return env
+"""
+
+
+def test_environment_holds_the_wheels_alone(beside_broken):
+    """What the programs below import comes from the environment, and its requirements agree."""
+    beside_broken.pip("check")
+    (origin,) = beside_broken.program("import sage_plugins; print(sage_plugins.__file__)")
+    assert Path(origin).is_relative_to(beside_broken.python.parent.parent)
+
+
+def test_strangers_strategy_runs_a_service(beside_broken):
+    """A strategy from a stranger's distribution is named by its ID, and gets its own options."""
+    lines = beside_broken.program(
+        SERVICE
+        + """
+with deploy(threading_strategy="dedicated", options={"dedicated": {"thread_name": "mine"}}) as env:
+    where = env.service("where")
+    print(where.call("echo", 7))
+    print(len({where.call("thread") for _ in range(5)}), where.call("thread"))
+print(sum("mine" in thread.name for thread in threading.enumerate()))
+"""
+    )
+    assert lines[0] == "7"
+    count, name = lines[1].split(maxsplit=1)
+    assert (count, "mine" in name, "where#0" in name) == ("1", True, True), name
+    assert lines[2] == "0", "its thread ends with the environment"
+
+
+def test_strangers_options_are_checked_by_their_own_class(beside_broken):
+    """A misspelled option of a stranger's strategy is a configuration problem that names it, and starts nothing."""
+    (line,) = beside_broken.program(
+        SERVICE
+        + """
+env = deploy(threading_strategy="dedicated", options={"dedicated": {"thread_nane": "mine"}})
+try:
+    with env:
+        env.deploy()
+except (errors.ConfigError, errors.PlanError) as error:
+    print(str(error).replace("\\n", " "))
+"""
+    )
+    assert "thread_nane" in line
+    assert "thread_name" in line, "the nearest spelling"
+
+
+def test_broken_plugin_hurts_only_who_needs_it(beside_broken):
+    """Services that do not use it run; who names what it would offer is told why it is not there."""
+    ran, *refused = beside_broken.program(
+        SERVICE
+        + """
+with deploy() as env:
+    print(env.service("where").call("echo", "unharmed"))
+env = deploy(threading_strategy="turbo")
+try:
+    with env:
+        env.deploy()
+except errors.SageDeployError as error:
+    print(type(error).__name__, error)
+"""
+    )
+    text = "\n".join(refused)
+    assert ran == "unharmed"
+    assert "turbo" in text
+    assert "dedicated" in text, "what is installed"
+    assert "acme-broken 1.2" in text
+    assert "No module named 'acme_turbine_drivers'" in text
+
+
+def test_one_id_from_two_distributions_is_a_conflict(beside_collider):
+    """Neither wins: the error names both distributions, so that the user can remove one."""
+    lines = beside_collider.program(
+        SERVICE
+        + """
+try:
+    with deploy(threading_strategy="single") as env:
+        env.deploy()
+except errors.PluginConflictError as error:
+    print(error)
+"""
+    )
+    text = "\n".join(lines)
+    assert "single" in text
+    assert "acme-collider 1.2" in text
+    assert "sage-deploy-threading" in text
+
+
+def test_plugin_can_be_disabled_by_name(beside_collider):
+    """The way out of a conflict that needs no uninstallation."""
+    lines = beside_collider.program(
+        """
+import os
+os.environ["SAGE_DEPLOY_DISABLED_PLUGINS"] = "acme_collider"
+"""
+        + SERVICE
+        + """
+with deploy(threading_strategy="single") as env:
+    print(env.service("where").call("echo", "unharmed"))
+"""
+    )
+    assert lines == ["unharmed"]

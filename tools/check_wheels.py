@@ -1,0 +1,138 @@
+"""
+Build every wheel of the repository, install them in a fresh environment, and run the suite against what is installed.
+
+Run by `make wheels`, from an environment with the dependency group `test`. Ends with exit code 1 and one line if
+something is wrong. Arguments go to pytest: `python tools/check_wheels.py -k layers`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import textwrap
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECTS = [ROOT, *sorted(pyproject.parent for pyproject in ROOT.glob("plugins/*/pyproject.toml"))]
+
+#: What a bare `pip install sage-deploy` must not bring: the cluster and the web servers belong to extras.
+OPTIONAL = {"aiohttp", "daphne", "fastapi", "hypercorn", "ray", "sanic", "starlette", "tornado", "uvicorn"}
+
+#: A pytest plugin for the fresh environment. It looks at what the run has imported, whichever way it was found.
+IMPORTED_FROM = """
+    import sys
+    from pathlib import Path
+
+    PACKAGES = set({packages!r})
+
+    def pytest_sessionfinish(session):
+        origins = {{
+            name: module.__file__
+            for name, module in sys.modules.items()
+            if name.partition(".")[0] in PACKAGES and getattr(module, "__file__", None)
+        }}
+        strays = [f"{{name}} from {{origin}}" for name, origin in origins.items()
+                  if not Path(origin).resolve().is_relative_to(Path(sys.prefix).resolve())]
+        if "sage_plugins" not in origins:
+            strays.append("sage_plugins was never imported")
+        if strays:
+            print("\\nnot the installed wheels were tested:", *strays, sep="\\n  ")
+            session.exitstatus = 3
+"""
+
+
+def main(pytest_arguments: list[str]) -> None:
+    """Do all of it in a folder that is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="sage-wheels-") as name:
+        folder = Path(name)
+        wheels = build(folder / "dist")
+        packages = sorted({package for wheel in wheels for package in typed_packages(wheel)})
+        python = install_bare(folder / "venv", wheels)
+        pip(python, "install", *wheels, "--group", f"{ROOT / 'pyproject.toml'}:test")
+        pip(python, "check")
+        run_suite(folder, python, packages, pytest_arguments)
+    print(f"checked {len(wheels)} wheels: {', '.join(wheel.name for wheel in wheels)}")
+
+
+def build(dist: Path) -> list[Path]:
+    """Build one wheel of each project; with the hatchling of this environment, which saves one environment a wheel."""
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", dist, *PROJECTS)
+    wheels = sorted(dist.glob("*.whl"))
+    if len(wheels) != len(PROJECTS):
+        sys.exit(f"{len(PROJECTS)} projects made {len(wheels)} wheels")
+    return wheels
+
+
+def typed_packages(wheel: Path) -> set[str]:
+    """Return the import packages of *wheel*, each of which has a py.typed; the wheel holds nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    packages = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    for package in packages:
+        if not re.fullmatch(r"sage_(plugins|deploy_\w+)", package):
+            sys.exit(f"{wheel.name} ships {package}")
+        if f"{package}/py.typed" not in names:
+            sys.exit(f"{wheel.name} lacks {package}/py.typed")
+    return packages
+
+
+def install_bare(folder: Path, wheels: list[Path]) -> Path:
+    """
+    Install the core with what it requires, and check that this is all; return the environment's Python.
+
+    Our wheels are installed as files, so that no index can offer a namesake.
+    """
+    venv.create(folder, with_pip=False)
+    python = Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)})) / "python"
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {"sage-deploy", *(re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in required)}
+    pip(python, "install", *(wheel for wheel in wheels if wheel.name.split("-")[0].replace("_", "-") in names))
+    pip(python, "check")
+    installed = {distribution["name"].lower() for distribution in json.loads(pip(python, "list", "--format", "json"))}
+    if brought := sorted(installed & OPTIONAL):
+        sys.exit(f"a bare install brings {', '.join(brought)}")
+    return python
+
+
+def run_suite(folder: Path, python: Path, packages: list[str], arguments: list[str]) -> None:
+    """Run the suite in an empty folder with the pytest script: `python -m` would put the current folder on sys.path."""
+    (next(python.parent.parent.glob("lib/python*/site-packages")) / "sage_check_wheels.py").write_text(
+        textwrap.dedent(IMPORTED_FROM.format(packages=packages)), encoding="utf-8"
+    )
+    empty = folder / "empty"
+    empty.mkdir()
+    plugins = ("-p", "sage_check_wheels", "-p", "no:cacheprovider")
+    settings: tuple[str | Path, ...] = ("-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-m", "not slow")
+    suite = (ROOT / "tests", ROOT / "plugins")
+    run(python.with_name("pytest"), *plugins, *settings, *arguments, *suite, cwd=empty)
+
+
+def pip(python: Path, *arguments: str | Path) -> str:
+    """Run this environment's pip for another Python."""
+    common = ("-m", "pip", "--python", python, "--disable-pip-version-check")
+    return run(sys.executable, *common, *arguments, capture=True)
+
+
+def run(*command: str | Path, cwd: Path = ROOT, capture: bool = False) -> str:
+    """Run *command* without the caller's import settings; end the program if it fails."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    print("+", *(str(part).replace(str(ROOT), "ROOT") for part in command), flush=True)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if capture else None,
+        text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{done.stdout or ''}failed with exit code {done.returncode}: {' '.join(map(str, command))}")
+    return done.stdout or ""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
