@@ -198,8 +198,14 @@ class Call(Future[Any]):
         self._state = _CANCELLED if type(error) is CallCancelledError else _FINISHED
         # Waiters store their latch first and look at the state second; this is the other half of the handshake.
         if self._latch is not None:
+            self.release()
+
+    def release(self) -> None:
+        """Wake whoever waits, after the outcome was stored; whoever looks at a call in any way makes its latch first."""
+        latch = self._latch
+        if latch is not None:
             try:
-                self._latch.release()
+                latch.release()
             except RuntimeError:  # released before by `grant`, and its waiter has not woken up yet
                 pass
         if self._shared is not None:
@@ -387,12 +393,7 @@ class Call(Future[Any]):
         while self._state not in _OVER:
             latch = self._latch
             if latch is None:
-                with _MAKING:
-                    latch = self._latch
-                    if latch is None:
-                        latch = _allocate_lock()
-                        latch.acquire()
-                        self._latch = latch
+                self._make_latch()
                 continue
             until = min(self.expires if self._state == _PENDING else self.deadline, give_in)
             if until == inf:
@@ -411,6 +412,13 @@ class Call(Future[Any]):
                 latch.release()
         return True
 
+    def _make_latch(self) -> None:
+        with _MAKING:
+            if self._latch is None:
+                latch = _allocate_lock()
+                latch.acquire()
+                self._latch = latch
+
     def result(self, timeout: float | None = None) -> Any:
         """
         The method's result; waits at most *timeout* seconds and never past the call's deadline.
@@ -421,6 +429,8 @@ class Call(Future[Any]):
             CallCancelledError: The call was cancelled.
             BaseException: The method's own exception.
         """
+        if self._state == _FINISHED and self._exception is None:
+            return self._result
         try:
             if not self._wait(timeout):
                 raise TimeoutError  # noqa: TRY301 - as Future.result does
@@ -492,6 +502,7 @@ class Call(Future[Any]):
             with _MAKING:
                 if self._shared is None:
                     self._shared = _Shared()
+            self._make_latch()  # without one, `publish` looks no further
         return self._shared
 
     def _watched(self) -> _Shared:

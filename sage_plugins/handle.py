@@ -55,9 +55,6 @@ class ServiceHandle:
     call deploys the service if that has not happened.
     """
 
-    # Filled by the first call; until then every call takes the way of an unknown method, which deploys.
-    _entries: dict[str, tuple[MethodPlan, float]]
-
     def __init__(
         self,
         name: str,
@@ -79,13 +76,13 @@ class ServiceHandle:
         self._bind = bind
         self._options = options or CallOptions()
         self._timeout = timeout
-        self._entries = {}
         self._binding: Binding | None = None
-        self._router: Any = None
-        self._queue_timeout = inf
-        self._copy_context: Callable[[], Any] = copy_context
+        self._make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
 
     # -- verbs -------------------------------------------------------------------------------------------------------
+    #
+    # The first call of a handle takes the way below; `_compose` then puts the composed verbs into the instance, where they
+    # hide these.
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """
@@ -100,31 +97,8 @@ class ServiceHandle:
             TypeError: The method is a generator: use `stream`.
             BaseException: What the method raises, as itself.
         """
-        try:
-            plan, timeout = self._entries[method]
-        except KeyError:
-            plan, timeout = self._resolve(method)
-        # Written out in `_make` again: a frame saved on the path of most calls.
-        now = monotonic()
-        deadline = now + timeout
-        outer = CURRENT.get()
-        if outer is not None and outer.deadline < deadline:
-            deadline = outer.deadline
-        expires = now + self._queue_timeout
-        router = self._router
-        call = Call(
-            router,
-            plan,
-            args,
-            kwargs,
-            self._options,
-            now,
-            deadline,
-            deadline if deadline < expires else expires,
-            self._copy_context(),
-        )
-        router.route(call)
-        return call.wait_alone()
+        self._compose()
+        return self.__dict__["call"](method, *args, **kwargs)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Call:
         """
@@ -137,13 +111,8 @@ class ServiceHandle:
             CallTimeoutError: There was no room within the time-out.
             OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for `call`.
         """
-        call = self._make(method, args, kwargs)
-        admitted = self._router.route(call)
-        if call.context is None:  # it runs in this thread, now or when it is its turn
-            if not call.over():
-                call.hold()
-        elif not admitted:
-            call.wait_admitted()
+        self._compose()
+        call: Call = self.__dict__["submit"](method, *args, **kwargs)
         return call
 
     def start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -152,9 +121,10 @@ class ServiceHandle:
 
         Under `inline` the method runs before this returns, as with `submit`.
         """
+        binding = self._compose()
         call = self._make(method, args, kwargs)
-        self._router.route(call)
-        if call.context is None and not call.over():
+        binding.router.route(call)
+        if binding.runs_here and not call.over():
             call.hold()
         return call
 
@@ -167,11 +137,13 @@ class ServiceHandle:
         """
         from sage_plugins import aio
 
-        self._entries.get(method) or self._resolve(method)
-        if self._binding is not None and self._binding.runs_here:
+        binding = self._binding
+        if binding is None:  # deploying waits, and the loop must not
+            binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
+        if binding.runs_here:
             return await aio.in_thread(lambda: self.call(method, *args, **kwargs), name=f"{self._name}-acall")
         call = self._make(method, args, kwargs)
-        self._router.route(call)
+        binding.router.route(call)
         return await aio.outcome(call)
 
     def with_options(
@@ -204,53 +176,73 @@ class ServiceHandle:
         """The served method *name* as a callable; looked up when it is called."""
         if name.startswith("_"):
             raise AttributeError(name)
-        call = self.call
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            return call(name, *args, **kwargs)
+            return self.call(name, *args, **kwargs)
 
         method.__name__ = name
         method.__qualname__ = f"{self._name}.{name}"
         self.__dict__[name] = method  # so that the next access does not come here
         return method
 
-    def _make(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        try:
-            plan, timeout = self._entries[method]
-        except KeyError:
-            plan, timeout = self._resolve(method)
-        now = monotonic()
-        deadline = now + timeout
-        outer = CURRENT.get()
-        if outer is not None and outer.deadline < deadline:
-            deadline = outer.deadline
-        expires = min(deadline, now + self._queue_timeout)
-        return Call(self._router, plan, args, kwargs, self._options, now, deadline, expires, self._copy_context())
+    def _compose(self) -> Binding:
+        """Bind to the service, deploying it if need be, and compose the verbs with all that does not change decided."""
+        if self._binding is not None:
+            return self._binding
+        binding = self._bind()
+        router, options = binding.router, self._options
+        fixed = inf if self._timeout is None else self._timeout
+        entries = {
+            plan.name: (plan, plan.timeout if fixed is _UNSET else fixed)
+            for plan in binding.methods.values()
+            if plan.kind in _CALLABLE
+        }
+        refuse, current, queue_timeout = self._refuse, CURRENT.get, binding.queue_timeout
+        context_of = _no_context if binding.runs_here else copy_context
 
-    def _resolve(self, method: str) -> tuple[MethodPlan, float]:
-        """The first call of a handle, or a method that cannot be called."""
-        if self._binding is None:
-            binding = self._bind()
-            self._router = binding.router
-            self._queue_timeout = binding.queue_timeout
-            if binding.runs_here:
-                self._copy_context = _no_context
-            timeout = inf if self._timeout is None else self._timeout
-            self._entries = {
-                plan.name: (plan, plan.timeout if timeout is _UNSET else timeout)
-                for plan in binding.methods.values()
-                if plan.kind in _CALLABLE
-            }
-            self._binding = binding
-            if method in self._entries:
-                return self._entries[method]
-        self._refuse(method, self._binding.methods)
-        raise AssertionError  # pragma: no cover - _refuse raises
+        def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+            try:
+                plan, timeout = entries[method]
+            except KeyError:
+                raise refuse(method, binding.methods) from None
+            now = monotonic()
+            expires = deadline = now + timeout
+            outer = current()
+            if outer is not None and outer.deadline < deadline:
+                expires = deadline = outer.deadline
+            if now + queue_timeout < expires:
+                expires = now + queue_timeout
+            return Call(router, plan, args, kwargs, options, now, deadline, expires, context_of())
 
-    def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> None:
+        def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
+            made = make(method, args, kwargs)
+            router.route(made)
+            return made.wait_alone()
+
+        def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
+            made = make(method, args, kwargs)
+            if not router.route(made):
+                made.wait_admitted()
+            return made
+
+        def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
+            made = make(method, args, kwargs)
+            router.route(made)
+            if not made.over():  # it waits for its turn, to run in this thread
+                made.hold()
+            return made
+
+        self._make = make
+        self.__dict__["call"] = call
+        self.__dict__["submit"] = submit_here if binding.runs_here else submit
+        self._binding = binding
+        return binding
+
+    def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
+        """Why *method* cannot be called."""
         if method in methods:
             msg = f"{self._name}.{method} is a generator method: use stream({method!r}, ...) to get its items"
-            raise TypeError(msg)
+            return TypeError(msg)
         if method in LIFECYCLE_HOOKS:
             why = "it is a life-cycle hook, which only the deployment calls"
         elif isinstance(method, str) and method.startswith("_"):
@@ -262,7 +254,7 @@ class ServiceHandle:
             served = ", ".join(methods) or "none"
             why = f"did you mean {near!r}?" if near else f"its methods are {served}"
         msg = f"service {self._name!r} serves no method {method!r}: {why}"
-        raise MethodNotFoundError(msg, service=self._name, method=str(method))
+        return MethodNotFoundError(msg, service=self._name, method=str(method))
 
     def __repr__(self) -> str:
         """Name of the service."""

@@ -325,7 +325,11 @@ class Host:
             record(call.method.index, ok if error is None else failed, start - call.since, end - start)
             # The slot first, the caller second: a caller that calls again at once must find the slot free.
             freed()
-            call.publish(result, error)
+            call._result = result
+            call._exception = error
+            call._state = "FINISHED"
+            if call._latch is not None:
+                call.release()
 
         return execute
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Lane", "Router"]
 
+#: Seconds between two searches of a full queue for expired calls: each looks at every waiting call.
+_SWEEP_EVERY_S: Final = 0.05
+
 #: Tokens of room are minted in portions, so that a bound of a million waiting calls costs nothing until they wait.
 _PORTION: Final = 1024
 
@@ -132,7 +135,8 @@ class Router:
         self._parked: deque[Call] = deque()  # those among the waiting calls that hold no room, oldest first
         self._room: list[None] = [None] * min(queue_size, _PORTION)
         self._unminted = queue_size - len(self._room)  # guarded by _lock
-        self._sweep_at = inf  # no waiting call expires before this
+        self._sweep_at = -inf  # a full queue is not searched for expired calls before this
+        self._closing = False  # whether one of the next two is set
         self._stopped: str | None = None  # why no call is accepted any more
         self._unavailable: Callable[[], Exception] | None = None  # why there is no replica and will be none
         self._on_idle: Callable[[], None] | None = None
@@ -144,7 +148,8 @@ class Router:
     def _rebind(self) -> None:
         """Compose the shortest way that the present set of replicas allows."""
         self._pick = self._picker(self._lanes) if len(self._lanes) > 1 else None
-        if self._stopped is not None or self._unavailable is not None:
+        self._closing = self._stopped is not None or self._unavailable is not None
+        if self._closing:
             self.route = self._refuse
         elif not self._lanes:
             self.route = self._queue
@@ -156,17 +161,29 @@ class Router:
     def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
         free, take, backlog, queue = lane.free, lane.free.pop, lane.backlog, self._queue
         run = lane.run_here or lane.send
+        parked, take_room, wait = self._parked, self._room.pop, self._backlog.append
+        shared = backlog is self._backlog
 
         def route(call: Call) -> bool:
             # Whoever finds calls waiting queues behind them, even if a slot is free: so calls keep their order.
-            if backlog or not free:
+            if free and not backlog:
+                try:
+                    take()
+                except IndexError:  # another caller was quicker
+                    return queue(call, lane)
+                call.lane = lane
+                run(call)
+                return True
+            if parked or not shared:
                 return queue(call, lane)
+            # `_queue` written out for the case that there is room.
             try:
-                take()
-            except IndexError:  # another caller was quicker
+                take_room()
+            except IndexError:
                 return queue(call, lane)
-            call.lane = lane
-            run(call)
+            wait(call)
+            if free or self._closing:
+                self._after_enqueue(call)
             return True
 
         return route
@@ -248,14 +265,16 @@ class Router:
         return not call.parked
 
     def _enqueue(self, call: Call, lane: Lane | None) -> None:
-        if call.expires < self._sweep_at:
-            self._sweep_at = call.expires
         backlog = self._backlog if lane is None else lane.backlog
         if isinstance(backlog, tuple):  # the lane was closed since it was picked
             backlog = self._place_for(call)
         backlog.append(call)
+        self._after_enqueue(call)
+
+    def _after_enqueue(self, call: Call) -> None:
+        """A slot may have got free, or the service closed, while the call was on its way into the queue."""
         self._match()
-        if self._stopped is not None or self._unavailable is not None:
+        if self._closing:
             call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
 
     def _refuse_overload(self, call: Call) -> None:
@@ -311,18 +330,12 @@ class Router:
 
     def _sweep(self) -> bool:
         """Take expired calls out of a full queue, where nobody may be watching their deadline; True if there were any."""
-        if self.clock.monotonic() < self._sweep_at:
+        now = self.clock.monotonic()
+        if now < self._sweep_at:
             return False
-        swept = False
-        earliest = inf
-        for backlog in self._backlogs():
-            for call in tuple(backlog):
-                if call.expire():
-                    swept = True
-                elif call.expires < earliest:
-                    earliest = call.expires
-        self._sweep_at = earliest
-        return swept
+        self._sweep_at = now + _SWEEP_EVERY_S
+        expired = [call for backlog in self._backlogs() for call in tuple(backlog) if call.expire()]
+        return bool(expired)
 
     def _backlogs(self) -> Iterable[deque[Call] | tuple[()]]:
         return (self._backlog, *(lane.backlog for lane in self._lanes)) if self._binding else (self._backlog,)
@@ -338,7 +351,7 @@ class Router:
 
     def _compose_freed(self, lane: Lane) -> Callable[[], None]:
         """What a replica calls when the work of one call has ended."""
-        free = lane.free
+        free, return_room, parked = lane.free, self._room.append, self._parked
 
         def freed() -> None:
             backlog = lane.backlog
@@ -352,12 +365,17 @@ class Router:
                     if lane.run_here is None:
                         call.lane = lane
                         lane.send(call)
-                        self._leave_queue(call)
-                    elif call.grant(lane):
-                        self._leave_queue(call)
+                        if parked:
+                            self._leave_queue(call)
+                        else:  # `_leave_queue` written out for the case that nobody waits for room
+                            return_room(None)
+                            if parked:
+                                self._admit_parked()
                     else:
+                        granted = call.grant(lane)
                         self._leave_queue(call)
-                        freed()
+                        if not granted:
+                            freed()
                     return
             free.append(None)
             # A call may have come to wait between the two looks.
@@ -472,8 +490,6 @@ class Router:
         if not self._take_room():
             call.parked = True
             self._parked.appendleft(call)
-        if call.expires < self._sweep_at:
-            self._sweep_at = call.expires
         self._place_for(call).appendleft(call)
         if call.over():  # given up on its way back
             for backlog in self._backlogs():
@@ -539,6 +555,7 @@ class Router:
         self._lock = threading.Lock()
         self._unavailable = error
         self._stopped = None
+        self._closing = True
         self.route = self._refuse
 
     # -- looking on --------------------------------------------------------------------------------------------------

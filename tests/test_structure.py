@@ -1,0 +1,243 @@
+"""`structure`: a mapping becomes a plugin's options class strictly, or every reason why not is given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Any, Literal
+
+import attrs
+import pytest
+
+from sage_plugins.structure import structure
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+@attrs.frozen
+class Node:
+    host: str
+    weight: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    number: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    ratio: float = attrs.field(default=0.5, validator=attrs.validators.lt(10))
+    on: bool = False
+    name: str | None = None
+    words: list[str] = attrs.Factory(list)
+    sizes: tuple[int, ...] = ()
+    pair: tuple[int, str] = (1, "a")
+    steps: Sequence[float] = ()
+    tags: frozenset[str] = frozenset()
+    counts: dict[str, int] = attrs.Factory(dict)
+    by_name: Mapping[str, Node] = attrs.Factory(dict)
+    mode: Literal["fast", "safe"] = "fast"
+    colour: Colour = Colour.RED
+    level: Level = Level.LOW
+    node: Node | None = None
+    nodes: tuple[Node, ...] = ()
+    either: int | str = 0
+    anything: Any = None
+
+
+@attrs.frozen
+class Ordered:
+    low: int
+    high: int = attrs.field()
+
+    @high.validator
+    def _above_low(self, _attribute, value):
+        if value < self.low:
+            message = "must be at least low"
+            raise ValueError(message)
+
+
+@attrs.frozen
+class Summed:
+    a: int = 1
+    b: int = 1
+
+    def __attrs_post_init__(self):
+        if self.a + self.b > 10:
+            message = "a and b together\nmust be 10 or less"
+            raise ValueError(message)
+
+
+def found(cls, value):
+    made, problems = structure(cls, value, key="options.x")
+    assert made is None
+    assert problems
+    return [(problem.key, problem.id) for problem in problems]
+
+
+def test_every_supported_type_is_made():
+    value = {
+        "number": 2,
+        "ratio": 3,
+        "on": True,
+        "name": "n",
+        "words": ["a"],
+        "sizes": [1, 2],
+        "pair": [2, "b"],
+        "steps": [1, 2.5],
+        "tags": ["t"],
+        "counts": {"k": 1},
+        "by_name": {"z": {"host": "h"}},
+        "mode": "safe",
+        "colour": "blue",
+        "level": 1,
+        "node": {"host": "h", "weight": 2},
+        "nodes": [{"host": "i"}],
+        "either": "text",
+        "anything": {"free": [1]},
+    }
+    made, problems = structure(Options, value, key="options.x")
+    assert problems == []
+    assert made == Options(
+        number=2,
+        ratio=3.0,
+        on=True,
+        name="n",
+        words=["a"],
+        sizes=(1, 2),
+        pair=(2, "b"),
+        steps=(1.0, 2.5),
+        tags=frozenset({"t"}),
+        counts={"k": 1},
+        by_name={"z": Node("h")},
+        mode="safe",
+        colour=Colour.BLUE,
+        level=Level.LOW,
+        node=Node("h", 2.0),
+        nodes=(Node("i"),),
+        either="text",
+        anything={"free": [1]},
+    )
+    assert type(made.ratio) is float
+    assert type(made.colour) is Colour
+
+
+def test_read_only_mappings_and_tuples_of_a_config_are_taken():
+    value = MappingProxyType({"counts": MappingProxyType({"k": 1}), "words": ("a",)})
+    assert structure(Options, value, key="x") == (Options(counts={"k": 1}, words=["a"]), [])
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "rule", "words"),
+    [
+        ({"number": True}, "number", "E102", "must be an integer, got true"),
+        ({"number": 2.0}, "number", "E102", "must be an integer, got 2.0"),
+        ({"number": "2"}, "number", "E102", "must be an integer, got '2'"),
+        ({"number": None}, "number", "E102", "must be an integer, got null"),
+        ({"number": 0}, "number", "E103", "must be >= 1: 0"),
+        ({"ratio": True}, "ratio", "E102", "must be a number, got true"),
+        ({"ratio": "1.5"}, "ratio", "E102", "must be a number, got '1.5'"),
+        ({"ratio": float("nan")}, "ratio", "E102", "must be a finite number, got nan"),
+        ({"ratio": float("inf")}, "ratio", "E102", "must be a finite number, got inf"),
+        ({"ratio": 10**400}, "ratio", "E102", "must be a finite number"),
+        ({"on": 1}, "on", "E102", "must be true or false, got 1"),
+        ({"on": "yes"}, "on", "E102", "must be true or false, got 'yes'"),
+        ({"name": 3}, "name", "E102", "must be a string or null, got 3"),
+        ({"words": "abc"}, "words", "E102", "must be a list, got 'abc'"),
+        ({"words": {"a": 1}}, "words", "E102", "must be a list, got a mapping"),
+        ({"words": ["a", 1]}, "words.1", "E102", "must be a string, got 1"),
+        ({"sizes": [1, "2"]}, "sizes.1", "E102", "must be an integer, got '2'"),
+        ({"pair": [1]}, "pair", "E102", "must be a list of 2 items (it has 1)"),
+        ({"pair": ["a", "a"]}, "pair.0", "E102", "must be an integer, got 'a'"),
+        ({"steps": [1, None]}, "steps.1", "E102", "must be a number, got null"),
+        ({"tags": "t"}, "tags", "E102", "must be a list, got 't'"),
+        ({"counts": []}, "counts", "E102", "must be a mapping, got a list"),
+        ({"counts": {"k": "1"}}, "counts.k", "E102", "must be an integer, got '1'"),
+        ({"by_name": {"z": {"hots": "h", "host": "h"}}}, "by_name.z.hots", "E101", "unknown key 'hots'"),
+        ({"mode": "saef"}, "mode", "E103", "must be fast or safe, got 'saef'"),
+        ({"mode": 1}, "mode", "E102", "must be fast or safe, got 1"),
+        ({"colour": "bleu"}, "colour", "E103", "must be red or blue, got 'bleu'"),
+        ({"level": True}, "level", "E102", "must be 1, got true"),
+        ({"node": 3}, "node", "E102", "must be a mapping or null, got 3"),
+        ({"node": {}}, "node.host", "E107", "is required, but missing"),
+        ({"node": {"host": "h", "weight": -1}}, "node.weight", "E103", "must be >= 0: -1.0"),
+        ({"nodes": [{"host": "h"}, {"host": 1}]}, "nodes.1.host", "E102", "must be a string, got 1"),
+        ({"either": 1.5}, "either", "E102", "must be an integer or a string, got 1.5"),
+        ({"nubmer": 1}, "nubmer", "E101", "unknown key 'nubmer'"),
+        ({1: 1}, "", "E102", "keys must be strings, got 1"),
+    ],
+)
+def test_one_wrong_value_is_one_problem_at_its_path(value, key, rule, words):
+    made, problems = structure(Options, value, key="options.x")
+    assert made is None
+    assert [(problem.key, problem.id) for problem in problems] == [(f"options.x.{key}".rstrip("."), rule)]
+    assert words in problems[0].message
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [], True])
+def test_what_is_no_mapping_is_refused_as_a_whole(value):
+    assert found(Options, value) == [("options.x", "E102")]
+
+
+def test_all_problems_come_at_once_validators_of_the_good_values_too():
+    value = {"number": 0, "ratio": 11, "on": 1, "nodes": [{"weight": -1}, 3], "colr": "red"}
+    assert sorted(found(Options, value)) == [
+        ("options.x.colr", "E101"),
+        ("options.x.nodes.0.host", "E107"),
+        ("options.x.nodes.0.weight", "E103"),
+        ("options.x.nodes.1", "E102"),
+        ("options.x.number", "E103"),
+        ("options.x.on", "E102"),
+        ("options.x.ratio", "E103"),
+    ]
+
+
+def test_all_failing_validators_are_reported_not_only_the_first():
+    assert found(Options, {"number": 0, "ratio": 11}) == [("options.x.number", "E103"), ("options.x.ratio", "E103")]
+
+
+def test_an_unknown_key_comes_with_the_nearest_spelling():
+    _, (problem,) = structure(Options, {"color": "red"}, key="options.x")
+    assert problem.fix == "did you mean 'colour'?"
+
+
+def test_a_missing_required_key_is_named():
+    assert found(Node, {}) == [("options.x.host", "E107")]
+
+
+def test_validators_may_look_at_other_attributes():
+    assert found(Ordered, {"low": 3, "high": 1}) == [("options.x.high", "E103")]
+    assert structure(Ordered, {"low": 1, "high": 3}, key="x") == (Ordered(1, 3), [])
+
+
+def test_a_validator_is_left_out_if_the_attribute_that_it_reads_is_wrong():
+    assert found(Ordered, {"low": "x", "high": 1}) == [("options.x.low", "E102")]
+
+
+def test_a_check_of_the_whole_class_is_reported_at_the_class_on_one_line():
+    made, (problem,) = structure(Summed, {"a": 9, "b": 9}, key="options.x")
+    assert made is None
+    assert (problem.id, problem.key) == ("E103", "options.x")
+    assert problem.message == "a and b together must be 10 or less"
+
+
+def test_a_class_without_attrs_is_a_mistake_of_the_plugin():
+    with pytest.raises(TypeError, match="is not an attrs class"):
+        structure(dict, {}, key="x")
+
+
+def test_no_options_at_all_cost_no_import_of_cattrs():
+    code = (
+        "import sys, attrs; from sage_plugins.structure import structure;"
+        "C = attrs.make_class('C', {'a': attrs.field(default=1)});"
+        "assert structure(C, {}, key='x') == (C(), []); print('cattrs' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
