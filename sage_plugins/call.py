@@ -272,25 +272,26 @@ class Call(Future[Any]):
             return self.give_up(self.timeout_error(), Outcome.TIMEOUT, only_unstarted=True)
         return False
 
-    def timeout_error(self, *, started: bool = False) -> CallTimeoutError:
-        """The error of a call whose time is over before it started; `give_up` corrects it for one that runs."""
+    def timeout_error(self, *, ended: bool = False) -> CallTimeoutError:
+        """The error of a call whose time is over: before it started, or before it *ended*; `give_up` corrects it."""
         lane = self.lane
         return CallTimeoutError(
-            self._timeout_text(started=started),
-            stage="run" if started else "queue",
+            self._timeout_text(started=ended, ended=ended),
+            stage="run" if ended else "queue",
             service=self.owner.service,
             method=self.method.name,
             replica=None if lane is None else lane.id,
             node=None if lane is None else lane.node,
         )
 
-    def _timeout_text(self, *, started: bool) -> str:
+    def _timeout_text(self, *, started: bool, ended: bool = False) -> str:
         who = f"{self.owner.service}.{self.method.name}"
         if started:
             where = "" if self.lane is None else f" (replica {self.lane.id})"
+            still = "it ended too late" if ended else "the method may still be running and keeps its slot until it ends"
             return (
-                f"{who} gave no answer in {self.deadline - self.since:.4g} s{where}; the method may still be running and "
-                "keeps its slot until it ends. Raise `timeout` or make the method faster"
+                f"{who} gave no answer in {self.deadline - self.since:.4g} s{where}; {still}. Raise `timeout` or make the "
+                "method faster"
             )
         return (
             f"{who} waited {self.expires - self.since:.4g} s in the queue and did not start; it never will. "

@@ -52,24 +52,23 @@ class SystemClock:
     """
     The machine's monotonic clock.
 
-    Timers run on one daemon thread, which is started by the first timer and ends when none has been due for
-    `IDLE_S` seconds, so a process that sets no timer has no thread, and no process is kept alive by one.
+    Timers run on one daemon thread, which is started by the first timer and ends when none has been set for `IDLE_S` seconds
+    or when `rest` finds none, so a process that sets no timer has no thread, and no process is kept alive by one.
     """
 
     IDLE_S = 5.0
 
     def __init__(self) -> None:
         self.monotonic = time.monotonic
-        self._condition = threading.Condition()
-        self._alarms: list[tuple[float, int, _Alarm]] = []  # guarded by _condition
         self._order = count()  # breaks ties, so that two alarms never get compared
-        self._thread: threading.Thread | None = None  # guarded by _condition
+        self.after_fork()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Run *callback* at *when* on the clock's own thread."""
         alarm = _Alarm(callback)
         with self._condition:
             heappush(self._alarms, (when, next(self._order), alarm))
+            self._resting = False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="sage-deploy-clock", daemon=True)
                 self._thread.start()
@@ -83,7 +82,7 @@ class SystemClock:
                 while self._alarms and self._alarms[0][2].callback is None:
                     heappop(self._alarms)
                 if not self._alarms:
-                    if not self._condition.wait(self.IDLE_S) and not self._alarms:
+                    if self._resting or (not self._condition.wait(self.IDLE_S) and not self._alarms):
                         self._thread = None
                         return
                     continue
@@ -97,11 +96,24 @@ class SystemClock:
             if callback is not None:
                 callback()
 
+    def rest(self) -> None:
+        """End the thread now if no timer is set, rather than after `IDLE_S` seconds; the next timer starts another."""
+        with self._condition:
+            thread = self._thread
+            if thread is None or any(alarm.callback is not None for _, _, alarm in self._alarms):
+                return
+            self._alarms.clear()
+            self._resting = True
+            self._condition.notify()
+        if thread is not threading.current_thread():
+            thread.join()
+
     def after_fork(self) -> None:
         """Start anew in a forked child, where the clock's thread does not exist and its lock may be held for ever."""
         self._condition = threading.Condition()
-        self._alarms = []
-        self._thread = None
+        self._alarms: list[tuple[float, int, _Alarm]] = []  # guarded by _condition, as the next two
+        self._thread: threading.Thread | None = None
+        self._resting = False
 
 
 #: The clock of every environment that is not given another.

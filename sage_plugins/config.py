@@ -281,7 +281,7 @@ def _mapping(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     pending: list[tuple[str, Any, int]] = [(key, value, 1)]
     while pending:
         path, node, depth = pending.pop()
-        if depth > _DEEPEST:
+        if depth > _DEEPEST and isinstance(node, (Mapping, list, tuple)):
             return [*found, Problem("E108", key, f"is nested more than {_DEEPEST} levels deep")]
         if isinstance(node, Mapping):
             found += [_key_problem(path, name) for name in node if not isinstance(name, str)]

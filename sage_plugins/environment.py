@@ -9,6 +9,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from sage_plugins.call import current_call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.config_file import DeploymentFile, ServiceEntry
-    from sage_plugins.handle import ServiceHandle
+    from sage_plugins.handle import Binding, ServiceHandle
     from sage_plugins.plan import DeploymentPlan
     from sage_plugins.task import Composition
     from sage_plugins.values import Problem
@@ -339,9 +340,21 @@ class Environment:
         from sage_plugins.handle import ServiceHandle
 
         with self._lock:
-            self._check_open(name)
-            self._check_known(name)
-        return ServiceHandle(name, lambda: self._task(name).bind())
+            if name not in self._tasks:  # services that run may be found until they stop: accepted calls need them
+                self._check_open(name)
+                self._check_known(name)
+        return ServiceHandle(name, lambda: self._bind(name))
+
+    def _bind(self, name: str) -> Binding:
+        """For the first call of a handle: deploys the service if that has not happened."""
+        task = self._task(name)
+        try:
+            return task.bind()
+        except DeployError:
+            with self._lock:  # a stopped task does not start again: the next call makes a new one
+                if self._tasks.get(name) is task:
+                    del self._tasks[name]
+            raise
 
     def call_service(
         self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
@@ -394,17 +407,42 @@ class Environment:
 
     def close(self, drain_timeout: float | None = None) -> None:
         """
-        Stop every service, the last deployed first; idempotent, from any thread.
+        Accept no more calls, let those accepted finish, then stop every service, the last deployed first.
+
+        Idempotent, from any thread. Accepted calls may go on calling other services until all have finished. Called from
+        within a service's own call it returns at once and the rest happens when that call has ended.
 
         Args:
-            drain_timeout: Seconds that each service gets for the calls that it accepted; None for its own.
+            drain_timeout: Seconds for the accepted calls of all services; None for the longest of their own.
         """
         with self._lock:
             self._closed = True
             tasks = list(self._tasks.values())
+        if any(task.owns(current_call()) for task in tasks):
+            # A service's own call closes its environment: waiting for that call to end would never end.
+            threading.Thread(target=self._close, args=(tasks, drain_timeout), name=f"{self.name}-close", daemon=True).start()
+        else:
+            self._close(tasks, drain_timeout)
+
+    def _close(self, tasks: list[ServiceTask], drain_timeout: float | None) -> None:
+        # Accepted calls may need other services to finish, so every service stays open to those until all are idle.
+        idle = threading.Event()
+
+        def look() -> None:
+            if all(task.idle for task in tasks):
+                idle.set()
+
+        for task in tasks:
+            task.close_to_outsiders(look)
+        look()
+        limits = [task.drain_timeout if drain_timeout is None else drain_timeout for task in tasks]
+        until = self._clock.monotonic() + max(limits, default=0.0)
+        idle.wait(until - self._clock.monotonic())
         for task in reversed(tasks):
-            task.stop(drain_timeout)
+            task.stop(max(0.0, until - self._clock.monotonic()))
         _LIVE.discard(self)
+        if not _LIVE and self._clock is SYSTEM:
+            SYSTEM.rest()
 
     def __enter__(self) -> Self:
         """The environment itself."""

@@ -75,7 +75,7 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
     )
     chosen = {choice.id for choice in (target, strategy, balancer, *monitors) if choice is not None}
     problems.extend(
-        Problem("W12", f"options.{id}", f"options for '{id}' have no effect: the service does not use it", "remove them")
+        Problem("W12", f"options.{id}", "has no effect: the service does not use that plugin", "remove them")
         for id in config.options
         if id not in chosen
     )
@@ -84,7 +84,7 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
     problems.extend(_method_problems(methods, config))
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
-        lines = "".join(f"\n  {problem.key}: {problem}" for problem in errors)
+        lines = "".join(f"\n  {problem}" for problem in errors)
         count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
         raise PlanError(f"service '{name}' has {count}:{lines}", problems=problems)
     composition = Composition(
@@ -130,7 +130,7 @@ def _choose(  # noqa: PLR0913 - private, and each is another thing
 def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:
     defaults = ServiceDeploymentConfig()
     return [
-        Problem("W13", name, f"{name} has no effect in this version: {effect}")
+        Problem("W13", name, f"has no effect in this version: {effect}")
         for name, effect in _NOT_YET.items()
         if getattr(config, name) != getattr(defaults, name)
     ]
@@ -138,7 +138,7 @@ def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:
 
 def _method_problems(methods: tuple[MethodPlan, ...], config: ServiceDeploymentConfig) -> list[Problem]:
     problems = [
-        Problem("W13", f"methods.{name}.{key}", f"methods.{name}.{key} has no effect in this version: {effect}")
+        Problem("W13", f"methods.{name}.{key}", f"has no effect in this version: {effect}")
         for name, settings in config.methods.items()
         for key, effect in (
             ("max_concurrency", "the strategy alone limits calls at once"),
@@ -147,7 +147,7 @@ def _method_problems(methods: tuple[MethodPlan, ...], config: ServiceDeploymentC
         if settings.get(key) is not None
     ]
     problems.extend(
-        Problem("W14", f"methods.{method.name}", f"{method.name} is a generator, which this version does not serve")
+        Problem("W14", f"methods.{method.name}", "is a generator, which this version does not serve")
         for method in methods
         if method.kind in (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
     )

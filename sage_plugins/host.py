@@ -354,7 +354,7 @@ class Host:
         if call.claim_outcome():
             self._record(call, Outcome.TIMEOUT, start - call.since, end - start)
             self._events.freed()
-            call.publish(None, call.timeout_error(started=True))
+            call.publish(None, call.timeout_error(ended=True))
         else:
             self._end_abandoned(call)
 

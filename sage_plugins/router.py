@@ -23,6 +23,7 @@ from itertools import cycle
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_plugins.call import CURRENT
 from sage_plugins.errors import OverloadedError, ReplicaDiedError, ServiceStoppedError
 from sage_plugins.values import Outcome
 
@@ -137,9 +138,10 @@ class Router:
         self._unminted = queue_size - len(self._room)  # guarded by _lock
         self._sweep_at = -inf  # a full queue is not searched for expired calls before this
         self._closing = False  # whether one of the next two is set
+        self._stopped_to_outsiders: str | None = None  # why only services' own calls are accepted
         self._stopped: str | None = None  # why no call is accepted any more
         self._unavailable: Callable[[], Exception] | None = None  # why there is no replica and will be none
-        self._on_idle: Callable[[], None] | None = None
+        self._watch: Callable[[], None] | None = None  # told whenever a slot may have got free for good
         self._pick: Picker | None = None
         self._rebind()
 
@@ -157,6 +159,8 @@ class Router:
             self.route = self._compose_single(self._lanes[0])
         else:
             self.route = self._compose_balanced(self._pick)
+        if self._stopped_to_outsiders is not None and not self._closing:
+            self.route = self._only_insiders(self.route)
 
     def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
         free, take, backlog, queue = lane.free, lane.free.pop, lane.backlog, self._queue
@@ -236,14 +240,14 @@ class Router:
         return picked
 
     def _refuse(self, call: Call, lane: Lane | None = None) -> bool:  # noqa: ARG002 - stands in for _queue
-        stopped = self._stopped is not None or self._unavailable is None
-        self._refused(call.method.index, "stopped" if stopped else "no_replica")
+        unavailable = self._stopped is None and self._unavailable is not None
+        self._refused(call.method.index, "no_replica" if unavailable else "stopped")
         raise self._refusal(call)
 
     def _refusal(self, call: Call) -> Exception:
         if self._stopped is None and self._unavailable is not None:
             return self._unavailable()
-        msg = f"{self.service}.{call.method.name} was not run: service '{self.service}' {self._stopped}"
+        msg = f"{self.service}.{call.method.name} was not run: service '{self.service}' {self._stopped or self._stopped_to_outsiders}"
         return ServiceStoppedError(msg, service=self.service, method=call.method.name)
 
     # -- waiting for a slot ------------------------------------------------------------------------------------------
@@ -379,15 +383,15 @@ class Router:
                     return
             free.append(None)
             # A call may have come to wait between the two looks.
-            if backlog or self._on_idle is not None:
+            if backlog or self._watch is not None:
                 self._after_free()
 
         return freed
 
     def _after_free(self) -> None:
         self._match()
-        if self._on_idle is not None:
-            self._withdraw()
+        if self._watch is not None:
+            self._watch()
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """A caller, a deadline or a stop ended *call*: count it and free its place in the queue."""
@@ -401,8 +405,8 @@ class Router:
                     break
             # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over.
         self._count(call.method.index, outcome, self.clock.monotonic() - call.since, 0.0)
-        if self._on_idle is not None:
-            self._withdraw()
+        if self._watch is not None:
+            self._watch()
 
     def abandoned_ended(self, call: Call) -> None:
         """The work has ended of a call that was given up while it ran; before its slot is freed."""
@@ -505,6 +509,30 @@ class Router:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
+    def close_to_outsiders(self, why: str, watch: Callable[[], None]) -> None:
+        """
+        Accept only calls made by a service's method while it answers one, so that accepted calls can finish.
+
+        Args:
+            why: Completes "service 'kv' ..." in the errors of the calls refused.
+            watch: Told, from any thread, when `idle` may have become true.
+        """
+        with self._lock:
+            self._stopped_to_outsiders = why
+            self._watch = watch
+            self._rebind()
+
+    def _only_insiders(self, inside: Callable[[Call], bool]) -> Callable[[Call], bool]:
+        def route(call: Call) -> bool:
+            return inside(call) if CURRENT.get() is not None else self._refuse(call)
+
+        return route
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call waits, and none runs but abandoned ones."""
+        return not any(self._backlogs()) and all(lane.inflight <= lane.abandoned for lane in self._lanes)
+
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """
         Accept no more calls; those accepted go on.
@@ -516,18 +544,17 @@ class Router:
         """
         with self._lock:
             self._stopped = why
-            self._on_idle = on_idle
+            self._watch = lambda: self._withdraw(on_idle)
             self._rebind()
         # Parked calls were not accepted: their callers are still waiting for that.
         for call in tuple(self._parked):
             if call.parked:
                 call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
-        self._withdraw()
+        self._withdraw(on_idle)
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, on_idle: Callable[[], None]) -> None:
         """Take free slots back for good, so that nothing starts once the service is idle; tell if it is."""
         with self._lock:
-            on_idle = self._on_idle
             for lane in self._lanes:
                 while lane.free and not lane.backlog:
                     try:
@@ -538,7 +565,7 @@ class Router:
             idle = not any(self._backlogs()) and all(
                 lane.withdrawn + lane.abandoned >= lane.slots for lane in self._lanes
             )
-        if idle and on_idle is not None:
+        if idle:
             on_idle()
 
     def end(self) -> None:

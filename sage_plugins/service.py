@@ -264,7 +264,7 @@ def method_plans(cls: type, config: Any) -> tuple[MethodPlan, ...]:
             f"{cls.__qualname__} serves no method {unknown[0]!r}",
             f"did you mean {near!r}?" if near else f"it serves {', '.join(names) or 'none'}",
         )
-        raise ConfigError(f"methods.{unknown[0]}: {problem.message} ({problem.fix})", problems=[problem])
+        raise ConfigError(str(problem), problems=[problem])
     return tuple(_plan(index, name, getattr(cls, name), config) for index, name in enumerate(names))
 
 

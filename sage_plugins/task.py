@@ -244,6 +244,8 @@ class ServiceTask:
     def member_changed(self, member: _Member, state: ReplicaState, cause: BaseException | None) -> None:
         """A replica reports its state."""
         with self._condition:
+            if member.state is ReplicaState.STOPPED:  # a constructor that nobody waited for has ended
+                return
             member.state = state
             member.cause = cause
             self._condition.notify_all()
@@ -342,8 +344,7 @@ class ServiceTask:
             first = self._state is not ReplicaState.DRAINING
             self._state = ReplicaState.DRAINING
             self._condition.notify_all()
-        call = current_call()
-        inside = call is not None and call.owner is self._router
+        inside = self.owns(current_call())
         if not first:
             if not inside:
                 self._stopped.wait()
@@ -384,6 +385,25 @@ class ServiceTask:
                 self._tell("replica_stopped", f"{left} calls still run" if left else "", member.spec.id)
         if self._target is not None:
             self._target.close()
+
+    def close_to_outsiders(self, watch: Callable[[], None]) -> None:
+        """Accept only calls that come from within other services' calls; *watch* is told when `idle` may have changed."""
+        if self._state in (ReplicaState.STARTING, ReplicaState.READY):
+            self._router.close_to_outsiders("is stopping", watch)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call waits or runs, abandoned ones aside."""
+        return self._router.idle
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that accepted calls get when the service stops."""
+        return self._config.drain_timeout
+
+    def owns(self, call: Call | None) -> bool:
+        """Whether *call* is one of this service's."""
+        return call is not None and call.owner is self._router
 
     def cleanup(self) -> None:
         """Stop if need be; the instances' own cleanup hooks run as part of that. Idempotent."""

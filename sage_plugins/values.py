@@ -37,7 +37,7 @@ class Problem:
         id: Stable rule id such as `"E301"` or `"W05"`; the documentation has a section for each.
         key: Path of the offending value inside the service's configuration, such as `"thread_count"` or
             `"options.round_robin.weight"`.
-        message: What is wrong, with the offending value.
+        message: What is wrong, with the offending value; reads on from the key: `"must be 1 or more, got 0"`.
         fix: What to do, as a short imperative; may be empty.
     """
 
@@ -52,8 +52,8 @@ class Problem:
         return "warning" if self.id.startswith("W") else "error"
 
     def __str__(self) -> str:
-        """The problem as one line, without a place: `error E301: message (fix)`."""
-        return f"{self.severity} {self.id}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+        """The problem as one line, without a place: `error E103: replicas: must be 1 or more, got 0 (fix)`."""
+        return f"{self.severity} {self.id}: {self.key}: {self.message}" + (f" ({self.fix})" if self.fix else "")
 
 
 class Outcome:

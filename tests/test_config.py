@@ -214,7 +214,7 @@ class TestValue:
             attrs.evolve(config, timeout=0)
 
     def test_it_has_no_hash(self):
-        with pytest.raises(TypeError, match="unhashable"):
+        with pytest.raises(TypeError, match="unhashable type: 'ServiceDeploymentConfig'"):
             hash(ServiceDeploymentConfig())
 
     def test_repr_names_what_differs_from_the_defaults(self):
@@ -383,6 +383,13 @@ class TestRefusals:
     def test_a_name_like_no_field_comes_without_a_guess(self):
         (problem,) = field_problems("zzz", 1)
         assert (problem.id, problem.fix) == ("E101", "")
+
+    def test_mappings_may_be_as_deep_as_in_a_file(self):
+        deep = 0
+        for _ in range(31):
+            deep = [deep]
+        assert field_problems("user_config", {"a": deep}) == []
+        assert ids(field_problems("user_config", {"a": [deep]})) == ["E108"]
 
     def test_a_wrong_value_is_not_reported_again_by_rules_between_fields(self):
         with pytest.raises(ConfigError) as caught:

@@ -264,6 +264,7 @@ services:
         text = "defaults: {replicas: 2}\nservices:\n  kv: {}\n"
         assert refused(text)[0] == ["1:22 E402"]
         assert load(text.replace("{}", "{load_balancing: true}")).services["kv"].values["replicas"] == 2
+        assert refused("defaults: {load_balancing: x}\nservices: {kv: {replicas: 2}}")[0] == ["1:28 E102"]
 
 
 BAD_BODIES = [
@@ -325,6 +326,7 @@ BAD_BODIES = [
     ("queue_size: -1", ["3:17 E103"]),
     ("queue_size: 99999999999", ["3:17 E103"]),
     ("queue_size: " + "9" * 400, ["3:17 E103"]),
+    ("queue_size: " + "9" * 5000, ["3:17 E103"]),
     ("queue_size: 0x" + "f" * 400, ["3:17 E103"]),
     ("timeout: 0", ["3:14 E103"]),
     ("timeout: -0.0", ["3:14 E103"]),
@@ -355,6 +357,7 @@ BAD_BODIES = [
     ("queue_timeout: 31", ["3:20 E605"]),
     ("batch_wait: 30", ["3:17 E503"]),
     ("methods:\n  get:\n    batch: {wait: 30}", ["5:23 E503"]),
+    ("replicas: 2\nload_balancing: 'true'", ["4:21 E102"]),
     # Tags, anchors, aliases, merge keys, keys that are no strings.
     ("target: !!str local", ["3:13 E106"]),
     ("user_config: !!python/object/apply:os.system ['true']", ["3:18 E106"]),
@@ -457,8 +460,8 @@ class TestBadFiles:
         [
             ("thread_cout: 4", "3:5: error E101: services.kv.thread_cout: unknown key 'thread_cout' (did you mean"),
             (
-                "performance: {thread_count: 4}",
-                "services.kv.performance.thread_count: belongs to deployment, not to performance (move it to deployment)",
+                "performance: {replicas: 4}",
+                "performance.replicas: belongs to deployment, not to performance (move it to dep",
             ),
             ("deployment: {methods: {}}", "belongs to the service's own level, not to deployment"),
             ("resources: {cpu_core: 1}", "unknown key 'cpu_core' (did you mean 'cpu_cores'?)"),

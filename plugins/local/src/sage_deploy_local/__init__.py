@@ -22,15 +22,15 @@ def _create(_options: None) -> Any:
 def _check(config: Any, _options: None) -> Iterator[Problem]:
     for name in ("target_nodes", "node_selector"):
         if getattr(config, name) is not None:
-            yield Problem("E201", name, f"{name} is set, but target 'local' runs in this process", "remove it or name another target")
+            yield Problem("E201", name, "target 'local' runs in this process and chooses no node", "remove it or name another target")
     if config.gpu_count:
         yield Problem(
-            "W05", "gpu_count", f"gpu_count {config.gpu_count} is advisory: target 'local' reserves no GPU and hides none"
+            "W05", "gpu_count", f"{config.gpu_count} is advisory: target 'local' reserves no GPU and hides none"
         )
     if config.cpu_cores is not None:
-        yield Problem("W05", "cpu_cores", f"cpu_cores {config.cpu_cores:g} is advisory: threads of one process share its cores")
+        yield Problem("W05", "cpu_cores", f"{config.cpu_cores:g} is advisory: threads of one process share its cores")
     if config.memory_mb is not None:
-        yield Problem("W05", "memory_mb", f"memory_mb {config.memory_mb} is advisory: replicas share this process's memory")
+        yield Problem("W05", "memory_mb", f"{config.memory_mb} is advisory: replicas share this process's memory")
 
 
 def _explain(_config: Any, _options: None) -> Iterator[str]:

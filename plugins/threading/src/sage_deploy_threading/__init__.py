@@ -40,7 +40,7 @@ def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
             yield Problem(
                 "E301",
                 name,
-                f"{name} is {count}, but strategy '{config.threading_strategy}' runs one call at a time",
+                f"is {count}, but strategy '{config.threading_strategy}' runs one call at a time",
                 "use threading_strategy 'pool', or remove it",
             )
 
@@ -51,18 +51,18 @@ def _check_pool(config: Any, _options: None) -> Iterator[Problem]:
         yield Problem(
             "E304",
             "max_thread_count",
-            f"max_thread_count is {alias} and thread_pool_size is {size}: under 'pool' they are the same thing",
+            f"is {alias} and thread_pool_size is {size}: under 'pool' they are the same thing",
             "give one of them",
         )
     elif size is not None and size < kept:
         yield Problem(
             "E303",
             "thread_pool_size",
-            f"thread_pool_size is {size}, less than thread_count {kept}",
+            f"is {size}, less than thread_count {kept}",
             "thread_count threads are kept, thread_pool_size is the most that there are",
         )
     elif size is None and alias is not None and alias < kept:
-        yield Problem("E302", "max_thread_count", f"max_thread_count is {alias}, less than thread_count {kept}", "raise it")
+        yield Problem("E302", "max_thread_count", f"is {alias}, less than thread_count {kept}", "raise it")
 
 
 def _explain_single(_config: Any, _options: None) -> Iterator[str]:
@@ -76,7 +76,8 @@ def _explain_pool(config: Any, _options: None) -> Iterator[str]:
     size = pool_size(config.thread_count, config.thread_pool_size or config.max_thread_count)
     given = config.thread_pool_size or config.max_thread_count or config.thread_count > 1
     why = "" if given else " (min(32, cores + 4): neither thread_pool_size nor thread_count is given)"
-    more = "" if config.thread_count >= size else f"; {config.thread_count} threads at first, more under load"
+    first = "1 thread" if config.thread_count == 1 else f"{config.thread_count} threads"
+    more = "" if config.thread_count >= size else f"; {first} at first, more under load"
     yield f"up to {size} calls at once{why}{more}"
     yield "time-outs release the caller; a method that runs on keeps its thread until it ends"
 
