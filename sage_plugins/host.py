@@ -302,8 +302,11 @@ class Host:
             result: Any = None
             error: BaseException | None = None
             try:
-                if call.context is not None:
-                    result = call.context.run(invoke, call)
+                context = call.context
+                if context is not None:
+                    # The context is about to refer to the call: keeping both ways would leave every call to the collector.
+                    call.context = None
+                    result = context.run(invoke, call)
                 else:  # in the caller's own thread: its context is not ours to leave changed
                     token = set_current(call)
                     try:
