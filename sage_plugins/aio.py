@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
 
-__all__ = ["in_thread", "outcome"]
+__all__ = ["in_thread", "outcome", "start_thread"]
 
 
 async def outcome(call: Call) -> Any:
@@ -91,8 +91,13 @@ async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
         except RuntimeError:  # the loop was closed: nobody awaits any more
             pass
 
-    threading.Thread(target=copy_context().run, args=(body,), name=name, daemon=True).start()
+    start_thread(body, name=name)
     await over
     if error:
         raise error[0]
     return result[0]
+
+
+def start_thread(run: Callable[[], None], *, name: str) -> None:
+    """Start a daemon thread that does *run* with the present context variables."""
+    threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True).start()

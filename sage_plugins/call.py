@@ -21,8 +21,7 @@ import threading
 from concurrent.futures import Future
 from contextvars import ContextVar
 from math import inf
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_plugins.errors import CallCancelledError, CallTimeoutError
 from sage_plugins.values import Outcome
@@ -34,20 +33,17 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock, Timer
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["CURRENT", "Call", "CallOwner", "current_call"]
+__all__ = ["CURRENT", "FINISHED", "Call", "CallOwner", "after_fork", "current_call"]
 
-# The states of concurrent.futures, by value: `wait` and `as_completed` compare with them.
-_PENDING = "PENDING"
-_RUNNING = "RUNNING"
-_CANCELLED = "CANCELLED_AND_NOTIFIED"
-_FINISHED = "FINISHED"
-_OVER = (_FINISHED, _CANCELLED)
+# What Call._over holds once the call is over.
+FINISHED: Final = 1  # with a result or an exception
+_CANCELLED: Final = 2
 
-_allocate_lock = threading.Lock
-_MAX_WAIT = threading.TIMEOUT_MAX / 2
+_MAX_WAIT: Final = threading.TIMEOUT_MAX / 2
 
-_GIVING_UP = threading.Lock()  # cancellers and deadlines, one at a time; never taken by a worker
-_MAKING = threading.Lock()  # guards the creation of a call's latch or `_Shared`
+# Both are re-entrant because a signal handler may close an environment in the middle of them.
+_GIVING_UP = threading.RLock()  # cancellers and deadlines, one at a time; never taken by a worker
+_MAKING = threading.RLock()  # guards the creation of a call's latch and `_Shared`
 
 #: The call that runs in this context, if any: gives services their remaining time and their inner calls a deadline.
 CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
@@ -56,6 +52,13 @@ CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
 def current_call() -> Call | None:
     """The call on whose behalf the present code runs, or None outside any service method."""
     return CURRENT.get()
+
+
+def after_fork() -> None:
+    """In a forked child: renew the locks, which threads that are not here may have held."""
+    global _GIVING_UP, _MAKING  # noqa: PLW0603 - the process is a new one
+    _GIVING_UP = threading.RLock()
+    _MAKING = threading.RLock()
 
 
 class CallOwner(Protocol):
@@ -67,15 +70,19 @@ class CallOwner(Protocol):
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Count *call* as ended and free its place; runs before its waiters are released."""
 
+    def abandoned_ended(self, call: Call) -> None:
+        """The work has ended of a call that was given up while it ran."""
+
 
 class _Shared:
     """What a call needs once more than one plain waiter looks at it."""
 
-    __slots__ = ("callbacks", "condition", "timer", "waiters")
+    __slots__ = ("callbacks", "condition", "timer", "told", "waiters")
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.waiters: list[Any] = []  # guarded by condition; the protocol of concurrent.futures.wait
+        self.told = False  # whether they know that the call is over; guarded by condition
         self.callbacks: list[Callable[[Any], Any]] = []  # each is taken by exactly one `pop`
         self.timer: Timer | None = None
 
@@ -94,8 +101,8 @@ class Call(Future[Any]):
     __slots__ = (
         "_exception",
         "_latch",
+        "_over",
         "_result",
-        "_state",
         "_unsettled",
         "_unstarted",
         "args",
@@ -110,11 +117,12 @@ class Call(Future[Any]):
         "since",
     )
 
-    # Rare, hence not in a slot: they are in the instance's __dict__ once needed.
+    # Rare, hence not in a slot: they are in the instance's __dict__ once needed. So is `granted`, a token like the two
+    # above: a replica that runs calls in their callers' threads gave this call its slot.
     _shared: _Shared | None = None
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
-    granted: bool = False  # a replica that runs calls in their callers' threads gave this call its slot
     parked: bool = False  # waits for room in the queue; written by the router
+    returned: bool = False  # was sent, and came back when its replica died; written by the router
     attempts: int = 0  # times that it was started and its replica died; written by the router
 
     def __init__(  # noqa: PLR0913 - every field is set by the one caller on the path of a call; keywords would cost
@@ -137,11 +145,11 @@ class Call(Future[Any]):
             method: The method's plan.
             args: Positional arguments.
             kwargs: Keyword arguments.
-            options: Key, idempotence and priority, shared by all calls of a handle.
+            options: Key and idempotence, shared by all calls of a handle.
             since: `monotonic()` when the call was made.
             deadline: `monotonic()` at which the caller is released; inf for none.
             expires: `monotonic()` after which the call must not start; at most *deadline*.
-            context: The caller's context variables, or None if the method runs in the caller's own context.
+            context: The caller's context variables, in which the method runs.
         """
         # Future.__init__ would make a condition, a lock and two lists; see the module's docstring.
         self.owner = owner
@@ -155,7 +163,7 @@ class Call(Future[Any]):
         self.context = context
         self.lane: Any = None  # where it was sent; the router's
         self._latch: threading.Lock | None = None
-        self._state = _PENDING
+        self._over = 0
         self._unstarted = True
         self._unsettled = True
 
@@ -176,7 +184,6 @@ class Call(Future[Any]):
             del self._unstarted
         except AttributeError:
             return False
-        self._state = _RUNNING
         return True
 
     def claim_outcome(self) -> bool:
@@ -195,28 +202,27 @@ class Call(Future[Any]):
         """Make the outcome known and release every waiter; only for who got True from `claim_outcome`."""
         self._result = result
         self._exception = error
-        self._state = _CANCELLED if type(error) is CallCancelledError else _FINISHED
-        # Waiters store their latch first and look at the state second; this is the other half of the handshake.
+        self._over = _CANCELLED if type(error) is CallCancelledError else FINISHED
+        # Whoever looks at a call makes its latch first and reads `_over` second; this is the other half of the handshake.
         if self._latch is not None:
             self.release()
 
     def release(self) -> None:
-        """Wake whoever waits, after the outcome was stored; whoever looks at a call in any way makes its latch first."""
-        latch = self._latch
-        if latch is not None:
-            try:
-                latch.release()
-            except RuntimeError:  # released before by `grant`, and its waiter has not woken up yet
-                pass
+        """Wake whoever waits, after the outcome was stored."""
+        _open(self._latch)
         if self._shared is not None:
             self._publish_shared(self._shared)
 
     def rearm(self) -> bool:
-        """Let a started call whose replica died be claimed again; False if it was given up meanwhile."""
+        """
+        Let a started call whose replica died be claimed again; False if it was given up meanwhile.
+
+        From now on it minds its deadline only: it has started once.
+        """
         with _GIVING_UP:
-            if not hasattr(self, "_unsettled") or hasattr(self, "_unstarted"):
+            if self.settled() or self.unstarted():
                 return False
-            self._state = _PENDING
+            self.expires = self.deadline
             self._unstarted = True
             return True
 
@@ -224,9 +230,13 @@ class Call(Future[Any]):
         """Whether nobody has claimed the call."""
         return hasattr(self, "_unstarted")
 
+    def settled(self) -> bool:
+        """Whether the outcome is decided; it may still be on its way to being published."""
+        return not hasattr(self, "_unsettled")
+
     def over(self) -> bool:
         """Whether the outcome is published; unlike `done` this does not look at the deadline."""
-        return self._state in _OVER
+        return self._over != 0
 
     # -- giving up ---------------------------------------------------------------------------------------------------
 
@@ -235,35 +245,36 @@ class Call(Future[Any]):
         End the call with *error* from the caller's side; False if its outcome was already decided.
 
         Args:
-            error: What its waiters get; may be a `CallTimeoutError`, whose `stage` is set here.
+            error: What its waiters get; a `CallTimeoutError` is told here whether the call had started.
             outcome: How to count it, see `values.Outcome`.
             only_unstarted: Leave a call alone that has started.
         """
         with _GIVING_UP:
-            started = not hasattr(self, "_unstarted")
-            if started and only_unstarted:
+            if only_unstarted:
+                if self.attempts or not self.claim():
+                    return False
+                runs = False
+            else:
+                runs = not self.claim()
+            if not self.claim_outcome():
                 return False
-            if not started:
-                try:
-                    del self._unstarted
-                except AttributeError:  # a worker was quicker
-                    started = True
-                    if only_unstarted:
-                        return False
-            try:
-                del self._unsettled
-            except AttributeError:
-                return False
-        if isinstance(error, CallTimeoutError):
-            error.stage = "run" if started else "queue"
-            error.args = (self._timeout_text(started=started),)
-        self.owner.gave_up(self, outcome, started=started)
-        self.publish(None, error)
+        if isinstance(error, CallTimeoutError) and (runs or self.attempts):
+            error.stage = "run"
+            error.args = (self._timeout_text(started=True),)
+        try:
+            self.owner.gave_up(self, outcome, started=runs)
+        finally:
+            self.publish(None, error)
         return True
+
+    def refuse(self, error: BaseException) -> None:
+        """End a call with *error* that was not accepted, so that it is not counted."""
+        if self.claim() and self.claim_outcome():
+            self.publish(None, error)
 
     def expire(self) -> bool:
         """End the call with `CallTimeoutError` if its time is over; True if the call is over after this."""
-        if self._state in _OVER:
+        if self._over:
             return True
         now = self.owner.clock.monotonic()
         if now >= self.deadline:
@@ -304,9 +315,7 @@ class Call(Future[Any]):
 
         A call that runs cannot be stopped and goes on: False.
         """
-        if self._state == _CANCELLED:
-            return True
-        return self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True)
+        return self._over == _CANCELLED or self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True)
 
     def abandon(self) -> bool:
         """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
@@ -327,7 +336,7 @@ class Call(Future[Any]):
         Raises:
             BaseException: The method's own exception, or the `CallError` with which the call ended.
         """
-        if self._state != _FINISHED:
+        if not self._over:
             self.hold()
         if self._exception is not None:
             try:
@@ -342,83 +351,67 @@ class Call(Future[Any]):
 
         If a replica that runs calls in their callers' threads gives this call its slot meanwhile, it runs here.
         """
-        latch = _allocate_lock()
-        latch.acquire()
+        latch = _closed_lock()
         self._latch = latch
         try:
-            while True:
-                if self.granted:
-                    self._take_turn()
-                if self._state in _OVER:
-                    return
-                # A call that has started no longer minds `expires`.
-                until = self.expires if self._state == _PENDING else self.deadline
-                if until == inf:
-                    latch.acquire()
-                    continue
-                remaining = until - monotonic()
-                if remaining > 0 and latch.acquire(timeout=min(remaining, _MAX_WAIT)):
-                    continue
-                if not self.expire() and self._settled():
-                    latch.acquire()  # the outcome was decided at the last moment and is being published
+            while not self._over:
+                if self._take_grant():
+                    self.lane.run_here(self)
+                else:
+                    self._wait_for(latch, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
             self.abandon()
-            if self.granted:
-                self._take_turn()
             raise
+        finally:
+            # Given up and granted a slot at the same time: running it now does nothing but free that slot.
+            if "granted" in self.__dict__ and self._take_grant():
+                self.lane.run_here(self)
+
+    def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
+        """Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain and it goes on."""
+        clock = self.owner.clock
+        # A call that has started no longer minds `expires`.
+        until = self.expires if self.expires == self.deadline or self.unstarted() else self.deadline
+        until = min(until, give_in)
+        if until == inf:
+            return latch.acquire()
+        remaining = until - clock.monotonic()
+        if remaining > 0 and latch.acquire(timeout=min(remaining, _MAX_WAIT)):
+            return True
+        if self.expire():
+            return True
+        if self.settled():
+            return latch.acquire()  # the outcome was decided at the last moment and is being published
+        return clock.monotonic() < give_in
 
     def grant(self, lane: Any) -> bool:
         """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""
         self.lane = lane
-        if not self.claim():
-            return False
-        self.granted = True
-        if self._latch is not None:
-            self._latch.release()
-        return True
+        self.__dict__["granted"] = True
+        _open(self._latch)
+        # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays here.
+        return not (self.settled() and self._take_grant())
 
-    def _take_turn(self) -> None:
-        self.granted = False
-        if self.rearm():
-            self.lane.run_here(self)
-        else:  # given up between the grant and now
-            self.lane.freed()
-
-    def _settled(self) -> bool:
-        """Whether the outcome is decided; it may still be on its way to being published."""
-        return not hasattr(self, "_unsettled")
+    def _take_grant(self) -> bool:
+        return self.__dict__.pop("granted", False) is True
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
-        give_in = inf if timeout is None else monotonic() + timeout
-        while self._state not in _OVER:
+        give_in = inf if timeout is None else self.owner.clock.monotonic() + timeout
+        while not self._over:
             latch = self._latch
             if latch is None:
                 self._make_latch()
                 continue
-            until = min(self.expires if self._state == _PENDING else self.deadline, give_in)
-            if until == inf:
-                latch.acquire()
-                latch.release()  # hand it on to the next waiter
-                continue
-            remaining = until - monotonic()
-            if remaining > 0 and latch.acquire(timeout=min(remaining, _MAX_WAIT)):
-                latch.release()
-            elif self.expire():
-                break
-            elif monotonic() >= give_in:
+            if not self._wait_for(latch, give_in):
                 return False
-            elif self._settled():
-                latch.acquire()
-                latch.release()
+            _open(latch)  # hand it on to the next waiter
         return True
 
     def _make_latch(self) -> None:
         with _MAKING:
             if self._latch is None:
-                latch = _allocate_lock()
-                latch.acquire()
-                self._latch = latch
+                self._latch = _closed_lock()
 
     def result(self, timeout: float | None = None) -> Any:
         """
@@ -430,7 +423,7 @@ class Call(Future[Any]):
             CallCancelledError: The call was cancelled.
             BaseException: The method's own exception.
         """
-        if self._state == _FINISHED and self._exception is None:
+        if self._over == FINISHED and self._exception is None:
             return self._result
         try:
             if not self._wait(timeout):
@@ -451,7 +444,7 @@ class Call(Future[Any]):
         """
         if not self._wait(timeout):
             raise TimeoutError
-        if self._state == _CANCELLED and self._exception is not None:
+        if self._over == _CANCELLED and self._exception is not None:
             raise self._exception
         return self._exception
 
@@ -461,15 +454,15 @@ class Call(Future[Any]):
 
     def done(self) -> bool:
         """Whether the call is over, by outcome, cancellation or deadline."""
-        return self._state in _OVER or (self.expires < inf and self.expire())
+        return self._over != 0 or (self.expires < inf and self.expire())
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled."""
-        return self._state == _CANCELLED
+        return self._over == _CANCELLED
 
     def running(self) -> bool:
         """Whether the method has started and the call is not over."""
-        return self._state == _RUNNING
+        return not self._over and not self.unstarted()
 
     def add_done_callback(self, fn: Callable[[Any], Any]) -> None:
         """
@@ -485,10 +478,21 @@ class Call(Future[Any]):
 
     def _call_back(self, shared: _Shared, fn: Callable[[Any], Any]) -> None:
         shared.callbacks.append(fn)
-        if self._state in _OVER:
+        if self._over:
             self._run_callbacks(shared)
 
     # -- what concurrent.futures.wait and as_completed reach into ----------------------------------------------------
+
+    @property
+    def _state(self) -> str:
+        """
+        The state as `concurrent.futures` spells it, for its own functions.
+
+        It changes only under `_condition`, once that exists: they count the futures that are over while they hold it.
+        """
+        if not self._over or (self._shared is not None and not self._shared.told):
+            return "PENDING" if self.unstarted() else "RUNNING"
+        return "FINISHED" if self._over == FINISHED else "CANCELLED_AND_NOTIFIED"
 
     @property
     def _condition(self) -> threading.Condition:
@@ -499,35 +503,39 @@ class Call(Future[Any]):
         return self._watched().waiters
 
     def _share(self) -> _Shared:
-        if self._shared is None:
+        shared = self._shared
+        if shared is None:
+            self._make_latch()  # first: without one `publish` looks no further
             with _MAKING:
-                if self._shared is None:
-                    self._shared = _Shared()
-            self._make_latch()  # without one, `publish` looks no further
-        return self._shared
+                shared = self._shared
+                if shared is None:
+                    shared = self._shared = _Shared()
+            if self._over:
+                self._publish_shared(shared)
+        return shared
 
     def _watched(self) -> _Shared:
         """The shared part, and the clock watching the deadline: nobody blocks in `result` to do it."""
         shared = self._share()
-        if shared.timer is None and self.expires < inf and self._state not in _OVER:
-            shared.timer = self.owner.clock.call_at(
-                self.expires if self._state == _PENDING else self.deadline, self._on_timer
-            )
-            if self._state in _OVER:
+        if shared.timer is None and self.expires < inf and not self._over:
+            shared.timer = self.owner.clock.call_at(self.expires if self.unstarted() else self.deadline, self._on_timer)
+            if self._over:
                 shared.timer.cancel()
         return shared
 
     def _on_timer(self) -> None:
-        if not self.expire() and self._shared is not None and self.deadline < inf and not self._settled():
+        if not self.expire() and self._shared is not None and self.deadline < inf and not self.settled():
             self._shared.timer = self.owner.clock.call_at(self.deadline, self._on_timer)
 
     def _publish_shared(self, shared: _Shared) -> None:
         if shared.timer is not None:
             shared.timer.cancel()
         with shared.condition:
-            for waiter in shared.waiters:
-                (waiter.add_cancelled if self._state == _CANCELLED else waiter.add_result)(self)
-            shared.condition.notify_all()
+            if not shared.told:
+                shared.told = True
+                for waiter in shared.waiters:
+                    (waiter.add_cancelled if self._over == _CANCELLED else waiter.add_result)(self)
+                shared.condition.notify_all()
         self._run_callbacks(shared)
 
     def _run_callbacks(self, shared: _Shared) -> None:
@@ -538,7 +546,7 @@ class Call(Future[Any]):
                 return
             try:
                 callback(self)
-            except Exception:
+            except BaseException:  # noqa: BLE001 - also SystemExit: this may be a worker, or the clock
                 import logging
 
                 logging.getLogger("sage_plugins").exception("a done-callback of %r raised", self)
@@ -551,20 +559,17 @@ class Call(Future[Any]):
 
         Raises:
             CallTimeoutError: There was none before the deadline.
+            ServiceStoppedError: The service stopped meanwhile.
         """
-        admission = _allocate_lock()
-        admission.acquire()
+        admission = _closed_lock()
         self._admission = admission
-        while self.parked:
-            if self.expires == inf:
-                admission.acquire()
-                break
-            remaining = self.expires - monotonic()
-            if remaining > 0 and admission.acquire(timeout=min(remaining, _MAX_WAIT)):
-                break
-            if self.expire() and self._exception is not None:
-                raise self._exception
-        if self.lane is None and self._settled():  # it was ended before it got its place
+        try:
+            while self.parked and not self.returned:
+                self._wait_for(admission, inf)
+        except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+            self.abandon()
+            raise
+        if self.lane is None and self.settled():  # it was ended before it got its place
             self._wait(None)
             if self._exception is not None:
                 raise self._exception
@@ -572,9 +577,24 @@ class Call(Future[Any]):
     def admit(self) -> None:
         """Let the submitter go on: the call has its place, or will never have one."""
         self.parked = False
-        if self._admission is not None:
-            self._admission.release()
+        _open(self._admission)
 
     def __repr__(self) -> str:
         """Service, method and state, without the arguments: they may hold secrets."""
-        return f"<Call {self.owner.service}.{self.method.name} {self._state.lower()}>"
+        state = ("running" if self.running() else "pending", "finished", "cancelled")[self._over]
+        return f"<Call {self.owner.service}.{self.method.name} {state}>"
+
+
+def _closed_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def _open(lock: threading.Lock | None) -> None:
+    """Release *lock*, if there is one and it is not open already: its waiter has then not woken up yet."""
+    if lock is not None:
+        try:
+            lock.release()
+        except RuntimeError:
+            pass

@@ -120,7 +120,7 @@ def _run_job(env: Environment, name: str) -> None:
     """Call `process()` of a service that has it and needs no argument."""
     import inspect
 
-    process = getattr(env.service_factories[name].service_class, "process", None)
+    process = getattr(env.task(name).composition.factory.service_class, "process", None)
     if process is None or any(
         parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         for parameter in list(inspect.signature(process).parameters.values())[1:]

@@ -7,6 +7,7 @@ asks the clock for a timer, so a test can run hours of it in virtual time.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from heapq import heappop, heappush
@@ -94,7 +95,10 @@ class SystemClock:
                 heappop(self._alarms)
                 callback = alarm.callback
             if callback is not None:
-                callback()
+                try:
+                    callback()
+                except BaseException:  # noqa: BLE001 - one timer's fault must not stop all others
+                    logging.getLogger("sage_plugins").exception("a timer's callback raised")
 
     def rest(self) -> None:
         """End the thread now if no timer is set, rather than after `IDLE_S` seconds; the next timer starts another."""

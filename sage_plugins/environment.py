@@ -7,9 +7,10 @@ import importlib
 import os
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.call import current_call
+from sage_plugins import call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import (
@@ -76,13 +77,15 @@ class Environment:
             clock: For deadlines.
         """
         self.name = name
-        self.service_factories: dict[str, Any] = {}  # guarded by _lock, as the next five
+        self.service_factories: dict[str, Any] = {}  # guarded by _lock, as the next six
         self._registry = registry
         self._clock = clock
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
         self._entries: dict[str, tuple[DeploymentFile, ServiceEntry]] = {}  # from files
+        self._built: dict[str, ServiceFactory] = {}  # for their entries with a class
         self._tasks: dict[str, ServiceTask] = {}
         self._closed = False
+        self._forked = False
         self._lock = threading.RLock()
 
     # -- registering -------------------------------------------------------------------------------------------------
@@ -180,6 +183,7 @@ class Environment:
                     msg = f"service {name!r} is deployed ({task.state}): load the file before deploying"
                     raise DeployError(msg, service=name)
                 self._tasks.pop(name, None)
+                self._built.pop(name, None)
                 self._entries[name] = (file, entry)
 
     # -- resolving ---------------------------------------------------------------------------------------------------
@@ -200,14 +204,13 @@ class Environment:
 
     def _factory(self, name: str) -> Any:
         with self._lock:
-            factory = self.service_factories.get(name)
+            factory = self.service_factories.get(name) or self._built.get(name)
             if factory is not None:
                 return factory
             file, entry = self._entries[name]
-        cls = _load_class(entry, file)
-        factory = ServiceFactory(name, cls, entry.args, entry.kwargs)
+        built = ServiceFactory(name, _load_class(entry, file), entry.args, entry.kwargs)
         with self._lock:
-            return self.service_factories.setdefault(name, factory)
+            return self._built.setdefault(name, built)
 
     def _config(self, name: str) -> ServiceDeploymentConfig:
         from sage_plugins.config_file import entry_config
@@ -233,7 +236,7 @@ class Environment:
         """The task of *name*, composed when first asked for; starts nothing."""
         with self._lock:
             task = self._tasks.get(name)
-            if task is None:
+            if task is None or (task.state == "stopped" and not self._closed):
                 self._check_open(name)
                 composition, warnings = self._compose(name)
                 task = self._tasks[name] = ServiceTask(composition, self.service, self._clock)
@@ -247,6 +250,8 @@ class Environment:
             return task
 
     def _check_open(self, name: str) -> None:
+        if self._forked:
+            raise _forked(name)
         if self._closed:
             msg = f"environment {self.name!r} is closed; service {name!r} cannot be used any more"
             raise ServiceStoppedError(msg, service=name)
@@ -293,15 +298,13 @@ class Environment:
             DeployError: A service did not become ready; what this call had started was stopped.
         """
         tasks = [self._task(name) for name in self._names()]
-        started: list[ServiceTask] = []
+        # Taken now: a constructor that calls another of these services starts that one before its turn comes.
+        started = [task for task in tasks if task.state == "pending"]
         try:
+            for task in started:
+                task.begin()
             for task in tasks:
-                if task.state == "pending":
-                    started.append(task)
-                    task.begin()
-            for task in tasks:
-                if task.state in ("starting", "failed"):
-                    task.wait_ready(timeout)
+                task.wait_ready(timeout)
         except BaseException:
             for task in reversed(started):
                 task.stop(drain_timeout=0)
@@ -418,7 +421,7 @@ class Environment:
         with self._lock:
             self._closed = True
             tasks = list(self._tasks.values())
-        if any(task.owns(current_call()) for task in tasks):
+        if any(task.owns(call.current_call()) for task in tasks):
             # A service's own call closes its environment: waiting for that call to end would never end.
             threading.Thread(target=self._close, args=(tasks, drain_timeout), name=f"{self.name}-close", daemon=True).start()
         else:
@@ -439,7 +442,7 @@ class Environment:
         until = self._clock.monotonic() + max(limits, default=0.0)
         idle.wait(until - self._clock.monotonic())
         for task in reversed(tasks):
-            task.stop(max(0.0, until - self._clock.monotonic()))
+            task.close(max(0.0, until - self._clock.monotonic()))
         _LIVE.discard(self)
         if not _LIVE and self._clock is SYSTEM:
             SYSTEM.rest()
@@ -468,10 +471,10 @@ class Environment:
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
-        self._closed = True
-        for task in self._tasks.values():
-            name = task.service_name
-            task.after_fork(lambda name=name: _forked(name))  # type: ignore[misc]
+        self._closed = self._forked = True
+        tasks, self._tasks = self._tasks, {}
+        for name, task in tasks.items():
+            task.after_fork(partial(_forked, name))
 
     def __repr__(self) -> str:
         """Name and number of services."""
@@ -538,6 +541,7 @@ def _forked(name: str) -> SageDeployError:
 
 def _after_fork() -> None:
     SYSTEM.after_fork()
+    call.after_fork()
     for environment in list(_LIVE):
         environment._after_fork()
     _LIVE.clear()

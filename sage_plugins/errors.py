@@ -39,7 +39,20 @@ __all__ = [
     "ServiceNotFoundError",
     "ServiceStoppedError",
     "UnknownPluginError",
+    "text_of",
 ]
+
+
+def text_of(error: BaseException | None) -> str:
+    """`ValueError: bad input`, also for an exception that cannot be printed; `"None"` for None."""
+    if error is None:
+        return "None"
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may do anything
+        return f"{name}: <its text cannot be read>"
+    return f"{name}: {text}" if text else name
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:

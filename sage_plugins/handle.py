@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call import CURRENT, Call
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Binding", "ServiceHandle"]
 
 _UNSET: Final[Any] = object()
+#: The longest time-out that is no typing error, as in the configuration: some 30 years.
+_LONGEST_S: Final = 1e9
 _CALLABLE: Final = (MethodKind.SYNC, MethodKind.ASYNC)
 
 
@@ -31,7 +32,7 @@ class Binding:
     Attributes:
         router: Accepts the calls.
         methods: The served methods by name.
-        queue_timeout: Seconds that a call may wait for its start, inf for no limit.
+        queue_timeout: Seconds that a call may wait for its start, None for no limit.
         runs_here: Whether calls run in the calling thread.
     """
 
@@ -42,7 +43,7 @@ class Binding:
     ) -> None:
         self.router = router
         self.methods: Mapping[str, MethodPlan] = {method.name: method for method in methods}
-        self.queue_timeout = inf if queue_timeout is None else queue_timeout
+        self.queue_timeout = queue_timeout
         self.runs_here = runs_here
 
 
@@ -140,10 +141,11 @@ class ServiceHandle:
         binding = self._binding
         if binding is None:  # deploying waits, and the loop must not
             binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
-        if binding.runs_here:
-            return await aio.in_thread(lambda: self.call(method, *args, **kwargs), name=f"{self._name}-acall")
         call = self._make(method, args, kwargs)
-        binding.router.route(call)
+        if binding.runs_here:
+            aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-acall")
+        else:
+            binding.router.route(call)
         return await aio.outcome(call)
 
     def with_options(
@@ -158,8 +160,8 @@ class ServiceHandle:
             idempotent: Whether these calls may run twice, whatever the method declares.
         """
         if timeout is not _UNSET and timeout is not None:
-            if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < inf:
-                msg = f"timeout: must be a number of seconds above 0, or None for no limit, got {timeout!r}"
+            if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _LONGEST_S:
+                msg = f"timeout: must be a number of seconds above 0, or None for no limit, got {timeout!r:.50}"
                 raise ConfigError(msg)
             timeout = float(timeout)
         options = CallOptions(
@@ -191,6 +193,7 @@ class ServiceHandle:
             return self._binding
         binding = self._bind()
         router, options = binding.router, self._options
+        monotonic = router.clock.monotonic
         fixed = inf if self._timeout is None else self._timeout
         entries = {
             plan.name: (plan, plan.timeout if fixed is _UNSET else fixed)
@@ -198,7 +201,6 @@ class ServiceHandle:
             if plan.kind in _CALLABLE
         }
         refuse, current, queue_timeout = self._refuse, CURRENT.get, binding.queue_timeout
-        context_of = _no_context if binding.runs_here else copy_context
 
         def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
             try:
@@ -210,12 +212,24 @@ class ServiceHandle:
             outer = current()
             if outer is not None and outer.deadline < deadline:
                 expires = deadline = outer.deadline
-            if now + queue_timeout < expires:
+            if queue_timeout is not None and now + queue_timeout < expires:
                 expires = now + queue_timeout
-            return Call(router, plan, args, kwargs, options, now, deadline, expires, context_of())
+            return Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
 
         def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
-            made = make(method, args, kwargs)
+            # `make` written out: a frame less on the path of most calls.
+            try:
+                plan, timeout = entries[method]
+            except KeyError:
+                raise refuse(method, binding.methods) from None
+            now = monotonic()
+            expires = deadline = now + timeout
+            outer = current()
+            if outer is not None and outer.deadline < deadline:
+                expires = deadline = outer.deadline
+            if queue_timeout is not None and now + queue_timeout < expires:
+                expires = now + queue_timeout
+            made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
             router.route(made)
             return made.wait_alone()
 
@@ -266,5 +280,13 @@ class ServiceHandle:
         raise CallError(msg, service=self._name)
 
 
-def _no_context() -> None:
-    """The context of a call that runs in its caller's own."""
+def _run_here(call: Call, router: Router) -> None:
+    """Give *call* to *router* and run it in this thread when it is its turn."""
+    if call.over():  # cancelled before this thread began
+        return
+    try:
+        router.route(call)
+        if not call.over():
+            call.hold()
+    except Exception as error:  # noqa: BLE001 - it was not accepted, and the awaiting task is to know
+        call.refuse(error)

@@ -11,11 +11,12 @@ import logging
 import threading
 from concurrent.futures import Future
 from contextvars import copy_context
+from math import inf
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call import CURRENT, Call
-from sage_plugins.errors import RemoteError, ServiceStoppedError
+from sage_plugins.call import CURRENT, FINISHED, Call
+from sage_plugins.errors import RemoteError, ServiceStoppedError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.service import ServiceContext, run_hook
 from sage_plugins.values import MethodKind, Outcome, ReplicaInfo, ReplicaState
@@ -29,14 +30,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Host"]
 
-#: What a method may raise that must not reach a worker or a caller as itself: it would end the thread or the process.
-_NOT_AS_ITSELF: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+#: Seconds that the stop hooks of a replica get when a method that does not end holds each of its slots.
+_STUCK_GRACE_S: Final = 1.0
 
 
 class _Job:
     """A step of the replica's life, done by a worker as if it were a call, so that it runs where calls run."""
 
     __slots__ = ("done", "error", "run")
+    expires = -inf  # so that `execute` takes it aside without a question of its own
 
     def __init__(self, run: Callable[[], None]) -> None:
         self.run = run
@@ -82,7 +85,12 @@ class _Seat:
     __slots__ = ("_loop", "end_worker", "execute", "get", "limits", "name", "spawn", "waiting")
 
     def __init__(
-        self, name: str, limits: Limits, inbox: SimpleQueue[Any], execute: Callable[[Work], None], loop: _Loop
+        self,
+        name: str,
+        limits: Limits,
+        inbox: SimpleQueue[Any],
+        execute: Callable[[Work], None],
+        loop: _Loop,
     ) -> None:
         self._loop = loop
         self.name = name
@@ -146,8 +154,10 @@ class Host:
         self._table: list[Callable[..., Any]] = []  # bound methods by index, once the instance exists
         self._instance: Any = None
         self._running: set[Call] = set()  # added and discarded in one step each
-        self._stop_lock = threading.Lock()
-        self._stopping: _Job | None = None  # guarded by _stop_lock
+        self._recorder_told = False
+        self._life = threading.Lock()
+        self._stopping: _Job | None = None  # guarded by _life, as the next
+        self._building = False
         self._runner: Runner | None = None
         self._loop = _Loop()
         self._seat = _Seat(spec.id, spec.limits, self._inbox, self._compose(), self._loop)
@@ -185,17 +195,29 @@ class Host:
     def _build(self) -> None:
         spec = self._spec
         context = ServiceContext(spec.service, spec.index, self._events.service)
+        run = self._loop.run
+        with self._life:
+            if self._stopping is not None:
+                return
+            self._building = True
+        failure: BaseException | None = None
         try:
-            instance = spec.factory.create_service(context)
-            self._instance = instance
+            instance = self._instance = spec.factory.create_service(context)
             self._table.extend(self._bind(instance, method) for method in spec.methods)
-            run_hook(instance, "setup")
-            run_hook(instance, "start_running") or run_hook(instance, "start")
-            run_hook(instance, "warmup")
+            run_hook(instance, "setup", run)
+            run_hook(instance, "start_running", run) or run_hook(instance, "start", run)
+            run_hook(instance, "warmup", run)
         except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
-            self._events.changed(ReplicaState.FAILED, error)
-        else:
+            failure = error
+        with self._life:
+            self._building = False
+            stopping = self._stopping is not None
+        if stopping:  # nobody waited for this any more, and the stop hooks were left to this thread
+            self._end_instance()
+        elif failure is None:
             self._events.changed(ReplicaState.READY)
+        else:
+            self._events.changed(ReplicaState.FAILED, failure)
 
     def _bind(self, instance: Any, method: MethodPlan) -> Callable[..., Any]:
         bound: Callable[..., Any] = getattr(instance, method.name)
@@ -205,13 +227,21 @@ class Host:
         return lambda *args, **kwargs: run(bound(*args, **kwargs))
 
     def _tear_down(self) -> None:
-        instance, self._instance = self._instance, None
+        with self._life:
+            if self._building:  # the constructor or a start hook still runs on another thread, which does the rest
+                return
+        self._end_instance()
+
+    def _end_instance(self) -> None:
+        with self._life:
+            instance, self._instance = self._instance, None
         if instance is None:
             return
+        run = self._loop.run
         try:
-            run_hook(instance, "stop")
+            run_hook(instance, "stop", run)
         finally:
-            run_hook(instance, "cleanup") or run_hook(instance, "close")
+            run_hook(instance, "cleanup", run) or run_hook(instance, "close", run)
 
     def stop(self, grace: float) -> int:
         """
@@ -224,11 +254,13 @@ class Host:
         if runner is None:
             return 0
         until = self._clock.monotonic() + grace
-        with self._stop_lock:
+        with self._life:
             job = self._stopping
             if job is None:
                 job = self._stopping = _Job(self._tear_down)
                 self._submit(job, "stop")
+        if len(self._running) >= self.slots:  # all workers are stuck: the hooks can hardly be reached
+            grace = min(grace, _STUCK_GRACE_S)
         job.done.wait(grace)
         if job.error is not None:
             logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=job.error)
@@ -236,8 +268,6 @@ class Host:
         for call in tuple(self._running):
             call.give_up(self._stopped_error(call), Outcome.STOPPED)
         left = runner.stop(max(0.0, until - self._clock.monotonic()))
-        for monitor in self._monitors:
-            monitor.close()
         return left
 
     def _stopped_error(self, call: Call) -> ServiceStoppedError:
@@ -277,9 +307,9 @@ class Host:
         monotonic = self._clock.monotonic
         running, table = self._running, self._table
         freed = self._events.freed
-        record = _compose_record(list(self._recorders.values()))
-        set_current, reset_current = CURRENT.set, CURRENT.reset
-        ok, failed = Outcome.OK, Outcome.ERROR
+        self._record = record = _compose_record(list(self._recorders.values()))
+        set_current = CURRENT.set
+        ok, failed, finished = Outcome.OK, Outcome.ERROR, FINISHED
         add, discard = running.add, running.discard
 
         def invoke(call: Call) -> Any:
@@ -287,36 +317,28 @@ class Host:
             return table[call.method.index](*call.args, **call.kwargs)
 
         def execute(call: Call) -> None:
-            # Call.claim, claim_outcome and publish are written out where they would cost a frame for every call.
-            try:
-                del call._unstarted
-            except AttributeError:
-                self._execute_other(call)
-                return
+            # Call.claim, claim_outcome and publish are written out: each would cost a frame for every call.
             start = monotonic()
             if start >= call.expires:
-                self._execute_expired(call)
+                self._execute_other(call)
                 return
-            call._state = "RUNNING"
+            try:
+                del call._unstarted
+            except AttributeError:  # given up while it was queued
+                freed()
+                return
             add(call)
+            context = call.context
+            # The context is about to refer to the call: keeping both ways would leave every call to the garbage collector.
+            call.context = None
             result: Any = None
             error: BaseException | None = None
             try:
-                context = call.context
-                if context is not None:
-                    # The context is about to refer to the call: keeping both ways would leave every call to the collector.
-                    call.context = None
-                    result = context.run(invoke, call)
-                else:  # in the caller's own thread: its context is not ours to leave changed
-                    token = set_current(call)
-                    try:
-                        result = table[call.method.index](*call.args, **call.kwargs)
-                    finally:
-                        reset_current(token)
+                result = context.run(invoke, call)  # type: ignore[union-attr]
             except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
                 error = raised if isinstance(raised, Exception) else self._as_remote_error(raised, call)
-            discard(call)
             end = monotonic()
+            discard(call)
             if end >= call.deadline:
                 self._end_late(call, start, end)
                 return
@@ -325,60 +347,60 @@ class Host:
             except AttributeError:
                 self._end_abandoned(call)
                 return
-            record(call.method.index, ok if error is None else failed, start - call.since, end - start)
+            try:
+                record(call.method.index, ok if error is None else failed, start - call.since, end - start)
+            except BaseException as raised:  # noqa: BLE001 - a plugin's fault must reach neither worker nor caller
+                self._recorder_failed(raised)
             # The slot first, the caller second: a caller that calls again at once must find the slot free.
             freed()
             call._result = result
             call._exception = error
-            call._state = "FINISHED"
+            call._over = finished
             if call._latch is not None:
                 call.release()
 
         return execute
 
     def _execute_other(self, work: Work) -> None:
-        """Work that is no fresh call: a step of the replica's life, or a call that was given up while it was queued."""
+        """Work that is no call to be run: a step of the replica's life, or a call whose time was over when it came up."""
         if isinstance(work, _Job):
             self._do(work)
         else:
-            self._events.freed()
-
-    def _execute_expired(self, call: Call) -> None:
-        """The call's time was over when a worker came to it: it never starts."""
-        if call.claim_outcome():
-            self._record(call, Outcome.TIMEOUT, self._clock.monotonic() - call.since, 0.0)
-            self._events.freed()
-            call.publish(None, call.timeout_error())
-        else:
+            work.expire()
             self._events.freed()
 
     def _end_late(self, call: Call, start: float, end: float) -> None:
         """The method ended after the deadline and nobody had given the call up yet: its result goes nowhere all the same."""
-        if call.claim_outcome():
-            self._record(call, Outcome.TIMEOUT, start - call.since, end - start)
-            self._events.freed()
-            call.publish(None, call.timeout_error(ended=True))
-        else:
+        if not call.claim_outcome():
             self._end_abandoned(call)
+            return
+        try:
+            self._record(call.method.index, Outcome.TIMEOUT, start - call.since, end - start)
+        except BaseException as raised:  # noqa: BLE001 - as in execute
+            self._recorder_failed(raised)
+        self._events.freed()
+        call.publish(None, call.timeout_error(ended=True))
 
     def _end_abandoned(self, call: Call) -> None:
         call.owner.abandoned_ended(call)
         self._events.freed()
 
-    def _record(self, call: Call, outcome: int, wait_s: float, run_s: float) -> None:
-        for recorder in self._recorders.values():
-            recorder.record(call.method.index, outcome, wait_s, run_s)
+    def _recorder_failed(self, error: BaseException) -> None:
+        """Say once that a monitor's recorder raises; its counts are wrong from here on, and nothing else is."""
+        if not self._recorder_told:
+            self._recorder_told = True
+            logging.getLogger("sage_plugins").error("a recorder of %s raised; it is not told again", self._spec.id, exc_info=error)
 
     def _as_remote_error(self, raised: BaseException, call: Call) -> BaseException:
         """What the caller gets for SystemExit and its kind, which would end the caller's thread or process."""
         import traceback
 
-        name = type(raised).__qualname__
+        text = text_of(raised)
         return RemoteError(
-            f"{self._spec.service}.{call.method.name} raised {name}: {raised}; it was kept from ending the replica. Raise an "
-            "ordinary exception instead",
-            type_name=name,
-            original_message=str(raised),
+            f"{self._spec.service}.{call.method.name} raised {text}; it was kept from ending the replica. Raise an ordinary "
+            "exception instead",
+            type_name=type(raised).__qualname__,
+            original_message=text.partition(": ")[2],
             traceback_text="".join(traceback.format_exception(raised)),
             service=self._spec.service,
             method=call.method.name,
@@ -394,7 +416,13 @@ def _compose_record(recorders: list[Recorder]) -> Callable[[int, int, float, flo
     records = [recorder.record for recorder in recorders]
 
     def record_all(method: int, outcome: int, wait_s: float, run_s: float) -> None:
+        failure: BaseException | None = None
         for record in records:
-            record(method, outcome, wait_s, run_s)
+            try:
+                record(method, outcome, wait_s, run_s)
+            except BaseException as error:  # noqa: BLE001 - the others count on
+                failure = error
+        if failure is not None:
+            raise failure
 
     return record_all

@@ -133,7 +133,11 @@ class Replica(Protocol):
     """Calls at once, at most."""
 
     send: Callable[[Call], None]
-    """Hand over a call for which the router holds a slot. Never blocks."""
+    """
+    Hand over a call for which the router holds a slot. Never blocks.
+
+    A call that is sent to a replica which has died meanwhile is reported through `ReplicaEvents.lost` as not started.
+    """
 
     run_here: Callable[[Call], None] | None
     """For replicas in this process whose strategy has no workers: runs a call in the calling thread."""

@@ -73,6 +73,20 @@ class Lane:
         """Calls that hold a slot; may lag by a call."""
         return self.slots - len(self.free) - self.withdrawn
 
+    def take_free(self) -> None:
+        """Take the free slots back for good; under Router._lock."""
+        while self.free:
+            try:
+                self.free.pop()
+            except IndexError:
+                return
+            self.withdrawn += 1
+
+    def give_back(self) -> None:
+        """Give out the slots again that were taken back; under Router._lock."""
+        withdrawn, self.withdrawn = self.withdrawn, 0
+        self.free.extend([None] * withdrawn)
+
     def __repr__(self) -> str:
         """Id and slots taken."""
         return f"<Lane {self.id} {self.inflight}/{self.slots}>"
@@ -117,7 +131,7 @@ class Router:
             retry_lost: Start idempotent calls once more when their replica died.
             count: `count(method, outcome, wait_s, run_s)` for calls that end on this side.
             refused: `refused(method, reason)` for calls that were not accepted.
-            balancer: Chooses among several replicas; None sends calls to each in turn.
+            balancer: Chooses among several replicas; None has the first serve and the others stand by.
             on_balancer_error: Told when the balancer failed and was fenced off.
         """
         self.service = service
@@ -130,9 +144,14 @@ class Router:
         self._balancer = balancer
         self._binding = balancer is not None and balancer.binding
         self._on_balancer_error = on_balancer_error
-        self._lock = threading.Lock()  # changes of the set, draining; never taken by a call that finds its way
-        self._lanes: tuple[Lane, ...] = ()  # open ones, by index; replaced, never changed
+        # Changes of the set, draining; never taken by a call that finds its way. Re-entrant: a signal handler may stop the
+        # service in the middle of it.
+        self._lock = threading.RLock()
+        self._open: tuple[Lane, ...] = ()  # open ones, by index; replaced, never changed
+        self._lanes: tuple[Lane, ...] = ()  # those of them that serve: all, or without balancing the first
+        self._closed: tuple[Lane, ...] = ()  # those that still run calls
         self._backlog: deque[Call] = deque()  # waiting calls, oldest first
+        self._orphans: tuple[deque[Call], ...] = ()  # backlogs of closed lanes under a binding balancer; see _gather_strays
         self._parked: deque[Call] = deque()  # those among the waiting calls that hold no room, oldest first
         self._room: list[None] = [None] * min(queue_size, _PORTION)
         self._unminted = queue_size - len(self._room)  # guarded by _lock
@@ -149,7 +168,8 @@ class Router:
 
     def _rebind(self) -> None:
         """Compose the shortest way that the present set of replicas allows."""
-        self._pick = self._picker(self._lanes) if len(self._lanes) > 1 else None
+        self._lanes = self._open if self._balancer is not None else self._open[:1]
+        self._pick = self._picker(self._balancer, self._lanes) if self._balancer and len(self._lanes) > 1 else None
         self._closing = self._stopped is not None or self._unavailable is not None
         if self._closing:
             self.route = self._refuse
@@ -210,13 +230,11 @@ class Router:
 
         return route
 
-    def _picker(self, lanes: tuple[Lane, ...]) -> Picker:
+    def _picker(self, balancer: Balancer, lanes: tuple[Lane, ...]) -> Picker:
         """The balancer's choice, fenced: one that raises or answers nonsense is replaced by turns, with an event."""
         turns: Callable[[], Lane] = cycle(lanes).__next__
-        if self._balancer is None:
-            return lambda _: turns()
         try:
-            pick = self._balancer.picker(lanes)
+            pick = balancer.picker(lanes)
         except Exception as error:  # noqa: BLE001 - a plugin's
             self._on_balancer_error(error)
             return lambda _: turns()
@@ -255,6 +273,8 @@ class Router:
     def _queue(self, call: Call, lane: Lane | None = None) -> bool:
         """Let the call wait for a slot, or for room to wait."""
         if self._parked or not self._take_room():
+            if self._send_elsewhere(call):
+                return True
             if self._sweep() and not self._parked and self._take_room():
                 self._enqueue(call, lane)
             elif self._reject:
@@ -268,6 +288,21 @@ class Router:
             self._enqueue(call, lane)
         return not call.parked
 
+    def _send_elsewhere(self, call: Call) -> bool:
+        """The queue is full, but the replica chosen may be busy while another is free."""
+        if self._binding:
+            return False
+        for lane in self._lanes:
+            if lane.free and not lane.backlog:
+                try:
+                    lane.free.pop()
+                except IndexError:
+                    continue
+                call.lane = lane
+                (lane.run_here or lane.send)(call)
+                return True
+        return False
+
     def _enqueue(self, call: Call, lane: Lane | None) -> None:
         backlog = self._backlog if lane is None else lane.backlog
         if isinstance(backlog, tuple):  # the lane was closed since it was picked
@@ -276,10 +311,23 @@ class Router:
         self._after_enqueue(call)
 
     def _after_enqueue(self, call: Call) -> None:
-        """A slot may have got free, or the service closed, while the call was on its way into the queue."""
+        """A slot may have got free, a lane or the service closed, or the call ended, while it was on its way here."""
+        if self._binding:
+            self._gather_strays()
         self._match()
         if self._closing:
             call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+        if call.settled():
+            self._discard(call)
+
+    def _discard(self, call: Call) -> None:
+        """Take an ended call out of wherever it waits."""
+        for backlog in self._backlogs():
+            if _remove(backlog, call):
+                self._leave_queue(call)
+                return
+        # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over; or it is on its way
+        # into one, and `_after_enqueue` discards it then.
 
     def _refuse_overload(self, call: Call) -> None:
         self._refused(call.method.index, "overloaded")
@@ -342,13 +390,17 @@ class Router:
         return bool(expired)
 
     def _backlogs(self) -> Iterable[deque[Call] | tuple[()]]:
-        return (self._backlog, *(lane.backlog for lane in self._lanes)) if self._binding else (self._backlog,)
+        return (self._backlog, *(lane.backlog for lane in self._lanes), *self._orphans) if self._binding else (self._backlog,)
 
     def _place_for(self, call: Call) -> deque[Call]:
         """The backlog that a call joins which has lost its lane."""
-        if self._binding and self._lanes:
-            lane: Any = self._lanes[0] if self._pick is None else self._pick(call.options.key)
-            return lane.backlog  # type: ignore[no-any-return]
+        while self._binding:
+            lanes, pick = self._lanes, self._pick
+            if not lanes:
+                break
+            lane: Any = lanes[0] if pick is None else pick(call.options.key)
+            if isinstance(lane.backlog, deque):
+                return lane.backlog
         return self._backlog
 
     # -- slots that get free -----------------------------------------------------------------------------------------
@@ -399,11 +451,7 @@ class Router:
             with self._lock:
                 call.lane.abandoned += 1
         else:
-            for backlog in self._backlogs():
-                if _remove(backlog, call):
-                    self._leave_queue(call)
-                    break
-            # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over.
+            self._discard(call)
         self._count(call.method.index, outcome, self.clock.monotonic() - call.since, 0.0)
         if self._watch is not None:
             self._watch()
@@ -411,7 +459,8 @@ class Router:
     def abandoned_ended(self, call: Call) -> None:
         """The work has ended of a call that was given up while it ran; before its slot is freed."""
         with self._lock:
-            call.lane.abandoned -= 1
+            if call.lane.abandoned:  # not on the lane of a replica that died
+                call.lane.abandoned -= 1
 
     # -- the set of replicas -----------------------------------------------------------------------------------------
 
@@ -426,39 +475,45 @@ class Router:
         lane.attach(replica)
         with self._lock:
             self._unavailable = None
-            self._lanes = tuple(sorted((*self._lanes, lane), key=lambda each: each.index))
+            self._open = tuple(sorted((*self._open, lane), key=lambda each: each.index))
             self._rebind()
         lane.free.extend([None] * lane.slots)
-        if self._binding:
-            self._scatter(self._backlog)
+        self._gather_strays()
         self._match()
+        if self._watch is not None:
+            self._watch()
 
     def close_lane(self, lane: Lane) -> None:
         """Send no more calls to a replica; those that wait for it alone go to others, those that it has go on there."""
         with self._lock:
-            if lane not in self._lanes:
+            if lane not in self._open:
                 return
-            self._lanes = tuple(each for each in self._lanes if each is not lane)
-            left, lane.backlog = lane.backlog, ()
+            self._open = tuple(each for each in self._open if each is not lane)
+            self._closed = (*(each for each in self._closed if each.inflight), lane)
+            if self._binding and isinstance(lane.backlog, deque):
+                self._orphans = (*(each for each in self._orphans if each), lane.backlog)
+            lane.backlog = ()
             self._rebind()
-        while lane.free:
-            try:
-                lane.free.pop()
-            except IndexError:
-                break
-            lane.withdrawn += 1
-        if self._binding:
-            self._scatter(left)
+            lane.take_free()
+        self._gather_strays()
         self._match()
 
-    def _scatter(self, backlog: deque[Call] | tuple[()]) -> None:
-        """Send the calls of a backlog that no lane serves to the backlogs of the lanes."""
-        while backlog and (not self._binding or self._lanes or backlog is not self._backlog):
-            try:
-                call = backlog.popleft()
-            except IndexError:
-                return
-            self._place_for(call).append(call)
+    def _gather_strays(self) -> None:
+        """
+        Send calls that wait where no lane serves to the lanes' backlogs.
+
+        They got there because their lane was closed, or because there was none, when their callers queued them. Callers look
+        here again after they queued a call, so none is forgotten.
+        """
+        if not self._binding or not self._lanes:
+            return
+        for stray in (self._backlog, *self._orphans):
+            while stray:
+                try:
+                    call = stray.popleft()
+                except IndexError:
+                    break
+                self._place_for(call).append(call)
 
     def lost(self, lane: Lane, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """
@@ -483,22 +538,29 @@ class Router:
             )
             where = {"service": self.service, "method": call.method.name, "replica": lane.id, "node": lane.node}
             call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED)
+        lane.abandoned = 0  # nothing runs there any more
+        with self._lock:
+            if self._stopped is not None:  # slots that were taken back because the service had become idle are needed again
+                for each in self._lanes:
+                    each.give_back()
         for call in reversed(again):
             if call.unstarted() or call.rearm():
                 self._return(call)
         self._match()
+        if self._watch is not None:
+            self._watch()
 
     def _return(self, call: Call) -> None:
         """Put an accepted call back at the head of the queue; if that is full, it gets the next room."""
         call.lane = None
+        call.returned = True
         if not self._take_room():
             call.parked = True
             self._parked.appendleft(call)
         self._place_for(call).appendleft(call)
-        if call.over():  # given up on its way back
-            for backlog in self._backlogs():
-                if _remove(backlog, call):
-                    self._leave_queue(call)
+        self._admit_parked()
+        if call.settled():  # given up on its way back
+            self._discard(call)
 
     def unavailable(self, error: Callable[[], Exception]) -> None:
         """There is no replica and will be none: end the waiting calls with a new *error* each, and refuse others so."""
@@ -531,7 +593,8 @@ class Router:
     @property
     def idle(self) -> bool:
         """Whether no call waits, and none runs but abandoned ones."""
-        return not any(self._backlogs()) and all(lane.inflight <= lane.abandoned for lane in self._lanes)
+        lanes = (*self._open, *self._closed)
+        return not any(self._backlogs()) and all(lane.inflight <= lane.abandoned for lane in lanes)
 
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """
@@ -548,23 +611,17 @@ class Router:
             self._rebind()
         # Parked calls were not accepted: their callers are still waiting for that.
         for call in tuple(self._parked):
-            if call.parked:
+            if call.parked and not call.returned:
                 call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
         self._withdraw(on_idle)
 
     def _withdraw(self, on_idle: Callable[[], None]) -> None:
         """Take free slots back for good, so that nothing starts once the service is idle; tell if it is."""
         with self._lock:
-            for lane in self._lanes:
-                while lane.free and not lane.backlog:
-                    try:
-                        lane.free.pop()
-                    except IndexError:
-                        break
-                    lane.withdrawn += 1
-            idle = not any(self._backlogs()) and all(
-                lane.withdrawn + lane.abandoned >= lane.slots for lane in self._lanes
-            )
+            for lane in self._open:
+                if not lane.backlog:
+                    lane.take_free()
+            idle = self.idle and all(lane.withdrawn + lane.abandoned >= lane.slots for lane in self._open)
         if idle:
             on_idle()
 
@@ -579,7 +636,7 @@ class Router:
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: refuse every call with a new *error*; its locks may be held by threads that are not here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._unavailable = error
         self._stopped = None
         self._closing = True
@@ -589,8 +646,8 @@ class Router:
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
-        """The replicas that take calls."""
-        return self._lanes
+        """The replicas that are open, those that stand by included."""
+        return self._open
 
     @property
     def waiting(self) -> int:

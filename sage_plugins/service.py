@@ -52,16 +52,14 @@ def idempotent(method: _Method) -> _Method:
     return method
 
 
-def run_hook(instance: Any, name: str) -> bool:
-    """Call the life-cycle hook *name* if *instance* has it, in this thread; True if it had. `async def` hooks are run too."""
+def run_hook(instance: Any, name: str, run: Callable[[Any], Any]) -> bool:
+    """Call the life-cycle hook *name* if *instance* has it; True if it had. *run* runs the coroutine of an `async def`."""
     hook = getattr(instance, name, None)
     if not callable(hook):
         return False
     outcome = hook()
     if inspect.iscoroutine(outcome):
-        import asyncio
-
-        asyncio.run(outcome)
+        run(outcome)
     return True
 
 
@@ -186,14 +184,19 @@ class ServiceFactory:
         kwargs = self.service_kwargs
         if ctx is not None and "ctx" not in kwargs and _takes_ctx(cls, len(self.service_args)):
             kwargs = {**kwargs, "ctx": ctx}
-        if cls.__new__ is not object.__new__:
-            instance = cls(*self.service_args, **kwargs)
-            _set_ctx(instance, ctx)
-            return instance
-        instance = cls.__new__(cls)
-        _set_ctx(instance, ctx)
         try:
-            instance.__init__(*self.service_args, **kwargs)  # type: ignore[misc]
+            if type(cls).__call__ is not type.__call__:  # a metaclass that makes instances in its own way
+                instance = cls(*self.service_args, **kwargs)
+                _set_ctx(instance, ctx)
+                return instance
+            # What type.__call__ does, with the context in between.
+            if cls.__new__ is object.__new__:
+                instance = cls.__new__(cls)
+            else:
+                instance = cls.__new__(cls, *self.service_args, **kwargs)
+            if isinstance(instance, cls):
+                _set_ctx(instance, ctx)
+                instance.__init__(*self.service_args, **kwargs)  # type: ignore[misc]
         except TypeError as error:
             self._hint(error)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import traceback
 from time import time as wall_clock
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from sage_plugins.call import current_call
-from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError
+from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.router import Router
@@ -136,6 +137,7 @@ class ServiceTask:
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple(
             (choice, choice.create()) for choice in composition.monitors
         )
+        self._failed_monitors: set[str] = set()
         names = tuple(method.name for method in composition.methods)
         who = ReplicaInfo(composition.name, None)
         self._recorders = {choice.id: monitor.recorder(who, names) for choice, monitor in self._monitors}
@@ -161,25 +163,39 @@ class ServiceTask:
     # -- what monitors are told --------------------------------------------------------------------------------------
 
     def _count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        for recorder in self._recorders.values():
+        for choice, _ in self._monitors:
+            recorder = self._recorders[choice.id]
             if recorder is not None:
-                recorder.record(method, outcome, wait_s, run_s)
+                self._fenced(choice, recorder.record, method, outcome, wait_s, run_s)
 
     def _refused(self, method: int, reason: str) -> None:
-        for _, monitor in self._monitors:
-            monitor.refused(method, reason)
+        for choice, monitor in self._monitors:
+            self._fenced(choice, monitor.refused, method, reason)
 
     def _tell(self, kind: str, reason: str, replica: str | None = None) -> None:
         event = Event(self.service_name, kind, reason, replica)
-        for _, monitor in self._monitors:
-            monitor.event(event)
+        for choice, monitor in self._monitors:
+            self._fenced(choice, monitor.event, event)
+
+    def _fenced(self, choice: Choice, ask: Callable[..., Any], *arguments: Any) -> Any:
+        """What a monitor answers, or None: its fault must neither stop the service nor fill the log."""
+        try:
+            return ask(*arguments)
+        except Exception:
+            if choice.id not in self._failed_monitors:
+                self._failed_monitors.add(choice.id)
+                logging.getLogger("sage_plugins").exception(
+                    "service '%s': monitor '%s' from %s raised; further faults of it are not reported",
+                    self.service_name,
+                    choice.id,
+                    choice.source,
+                )
+            return None
 
     def _balancer_failed(self, error: BaseException) -> None:
         balancer = self.composition.balancer
         name = "" if balancer is None else f"'{balancer.id}' from {balancer.source} "
-        reason = f"load balancer {name}failed and is replaced by turns: {type(error).__name__}: {error}"
-        import logging
-
+        reason = f"load balancer {name}failed and is replaced by turns: {text_of(error)}"
         logging.getLogger("sage_plugins").warning("service '%s': %s", self.service_name, reason)
         self._tell("balancer_fenced", reason)
 
@@ -237,7 +253,7 @@ class ServiceTask:
                 raise
             msg = (
                 f"service '{self.service_name}': target '{composition.target.id}' from {composition.target.source} failed to "
-                f"start it: {type(error).__name__}: {error}"
+                f"start it: {text_of(error)}"
             )
             raise DeployError(msg, service=self.service_name) from error
 
@@ -249,7 +265,7 @@ class ServiceTask:
             member.state = state
             member.cause = cause
             self._condition.notify_all()
-        self._tell(f"replica_{state}", "" if cause is None else f"{type(cause).__name__}: {cause}", member.spec.id)
+        self._tell(f"replica_{state}", "" if cause is None else text_of(cause), member.spec.id)
         if state is ReplicaState.READY:
             self._open_if_ready(member)
 
@@ -272,7 +288,7 @@ class ServiceTask:
         self._router.lost(member.lane, not_started, maybe, cause)
         self.member_changed(member, ReplicaState.FAILED, cause)
         if not self._router.lanes:
-            msg = f"service '{self.service_name}' has no replica left: {member.spec.id} died ({cause})"
+            msg = f"service '{self.service_name}' has no replica left: {member.spec.id} died ({text_of(cause)})"
             self._router.unavailable(lambda: NoReplicaError(msg, service=self.service_name))
 
     def wait_ready(self, timeout: float | None = None) -> None:
@@ -310,8 +326,7 @@ class ServiceTask:
         frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
         where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         msg = (
-            f"while constructing service '{self.service_name}' replica {member.spec.index}: "
-            f"{type(cause).__name__}: {cause}{where}"
+            f"while constructing service '{self.service_name}' replica {member.spec.index}: {text_of(cause)}{where}"
         )
         return DeployError(msg, service=self.service_name, replica=member.spec.id)
 
@@ -367,8 +382,8 @@ class ServiceTask:
             grace = max(until - self._clock.monotonic(), _LAST_GRACE_S)
             self._stop_replicas(grace)
         finally:
-            for _, monitor in self._monitors:
-                monitor.close()
+            for choice, monitor in self._monitors:
+                self._fenced(choice, monitor.close)
             with self._condition:
                 self._state = ReplicaState.STOPPED
                 self._condition.notify_all()
@@ -377,14 +392,29 @@ class ServiceTask:
     def _stop_replicas(self, grace: float) -> None:
         """Stop all replicas, in reverse order, within *grace* seconds together."""
         until = self._clock.monotonic() + grace
-        for member in reversed(self._members):
-            if member.replica is not None:
-                left = member.replica.stop(max(0.0, until - self._clock.monotonic()))
-                with self._condition:
-                    member.state = ReplicaState.STOPPED
-                self._tell("replica_stopped", f"{left} calls still run" if left else "", member.spec.id)
+        started = [(member, member.replica) for member in reversed(self._members) if member.replica is not None]
+        # Asked first and waited for afterwards, so that one that is stuck takes no time from the others.
+        for _, replica in started:
+            replica.stop(0)
+        for member, replica in started:
+            left = replica.stop(max(0.0, until - self._clock.monotonic()))
+            with self._condition:
+                member.state = ReplicaState.STOPPED
+            self._tell("replica_stopped", f"{left} calls still run" if left else "", member.spec.id)
         if self._target is not None:
             self._target.close()
+
+    def close(self, drain_timeout: float | None = None) -> None:
+        """`stop`, also for a task that was never started: it will not start any more."""
+        with self._condition:
+            never = self._state is ReplicaState.PENDING
+            if never:
+                self._state = ReplicaState.STOPPED
+                self._stopped.set()
+        if never:
+            self._router.drain("was never started and is closed", lambda: None)
+        else:
+            self.stop(drain_timeout)
 
     def close_to_outsiders(self, watch: Callable[[], None]) -> None:
         """Accept only calls that come from within other services' calls; *watch* is told when `idle` may have changed."""
@@ -459,9 +489,9 @@ class ServiceTask:
         for choice, monitor in self._monitors:
             own = self._recorders[choice.id]
             snapshots = [each["recorders"][choice.id] for each in stats if choice.id in each["recorders"]]
-            summary = monitor.summary(snapshots if own is None else [*snapshots, own.snapshot()])
+            summary = self._fenced(choice, monitor.summary, snapshots if own is None else [*snapshots, own.snapshot()])
             if choice.id == "metrics":
-                measured.update(summary)
+                measured.update(summary or {})
         return ServiceMetrics(
             service_name=self.service_name,
             active_threads=threads,
@@ -491,7 +521,7 @@ class ServiceTask:
                 {
                     "request_id": request.get("request_id"),
                     "result": result,
-                    "error": None if error is None else str(error) or type(error).__name__,
+                    "error": None if error is None else text_of(error).partition(": ")[2] or text_of(error),
                     "success": error is None,
                     "execution_time": self._clock.monotonic() - started,
                     "timestamp": wall_clock(),
@@ -502,10 +532,10 @@ class ServiceTask:
             error = call.exception_now()
             respond(None if error is not None else call.result(), error)
 
-        handle = self.handle
-        if request.get("timeout") is not None:
-            handle = handle.with_options(timeout=request["timeout"])
         try:
+            handle = self.handle
+            if request.get("timeout") is not None:
+                handle = handle.with_options(timeout=request["timeout"])
             call = handle.start(request["method_name"], tuple(request.get("args", ())), dict(request.get("kwargs") or {}))
         except Exception as error:  # noqa: BLE001 - the caller of a request looks for it in the queue
             respond(None, error)

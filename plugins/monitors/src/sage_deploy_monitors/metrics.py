@@ -23,9 +23,24 @@ __all__ = ["EDGES_S", "Metrics", "MetricsRecorder"]
 #: read from them is therefore at most 20 % too high.
 EDGES_S: Final[tuple[float, ...]] = tuple(1e-6 * 1.2**power for power in range(115))
 
-_OUTCOMES: Final = len(Outcome.NAMES)
-_WAIT, _RUN, _FIRST_BUCKET = _OUTCOMES, _OUTCOMES + 1, _OUTCOMES + 2
-_CELL: Final = [0] * _OUTCOMES + [0.0, 0.0] + [0] * (len(EDGES_S) + 1)
+# A cell is one list: the histogram's buckets, then the calls by outcome, then the seconds in the queue and in the method.
+_OUTCOME: Final = len(EDGES_S) + 1
+_WAIT: Final = _OUTCOME + len(Outcome.NAMES)
+_RUN: Final = _WAIT + 1
+_EMPTY: Final[tuple[float, ...]] = (0,) * _WAIT + (0.0, 0.0)
+
+
+class _Cells:
+    """A thread's cells by method; when the thread ends they are added to those of the ended threads."""
+
+    __slots__ = ("_recorder", "by_method")
+
+    def __init__(self, recorder: MetricsRecorder, methods: int) -> None:
+        self._recorder = recorder
+        self.by_method = [list(_EMPTY) for _ in range(methods)]
+
+    def __del__(self) -> None:
+        self._recorder.fold(self.by_method)
 
 
 class MetricsRecorder:
@@ -33,42 +48,52 @@ class MetricsRecorder:
 
     def __init__(self, methods: tuple[str, ...]) -> None:
         self._methods = methods
-        self._lock = threading.Lock()
-        self._cells: list[list[list[float]]] = []  # by thread, then by method; guarded by _lock
+        # Re-entrant, because a thread's cells may be folded by the garbage collector while a snapshot is taken.
+        self._lock = threading.RLock()
+        self._cells: list[list[list[float]]] = []  # by thread, then by method; guarded by _lock, as the next
+        self._ended = [list(_EMPTY) for _ in methods]  # of threads that have ended
         self.record: Callable[[int, int, float, float], None] = self._compose()
 
     def _compose(self) -> Callable[[int, int, float, float], None]:
         local = threading.local()
-        edges, bisect = EDGES_S, bisect_left
+        edges, bisect, first_outcome, wait, run = EDGES_S, bisect_left, _OUTCOME, _WAIT, _RUN
 
         def record(method: int, outcome: int, wait_s: float, run_s: float) -> None:
             try:
                 cell = local.cells[method]
             except AttributeError:
-                local.cells = self._new_cells()
+                local.owner = self._new_cells()
+                local.cells = local.owner.by_method
                 cell = local.cells[method]
-            cell[outcome] += 1
-            cell[_WAIT] += wait_s
-            cell[_RUN] += run_s
-            cell[_FIRST_BUCKET + bisect(edges, wait_s + run_s)] += 1
+            if outcome:  # the good ones are what the others leave of the histogram's sum
+                cell[first_outcome + outcome] += 1
+            cell[wait] += wait_s
+            cell[run] += run_s
+            cell[bisect(edges, wait_s + run_s)] += 1
 
         return record
 
-    def _new_cells(self) -> list[list[float]]:
-        cells = [list(_CELL) for _ in self._methods]
+    def _new_cells(self) -> _Cells:
+        cells = _Cells(self, len(self._methods))
         with self._lock:
-            self._cells.append(cells)
+            self._cells.append(cells.by_method)
         return cells
 
-    def snapshot(self) -> Mapping[str, Any]:
-        """The sums over all threads, by method: outcomes, seconds in queue and run, and the histogram."""
+    def fold(self, cells: list[list[float]]) -> None:
+        """Keep the counts of a thread that has ended, and not its cells: there may be a thread for each call."""
         with self._lock:
-            threads = list(self._cells)
-        sums = {}
-        for index, name in enumerate(self._methods):
-            total = [sum(column) for column in zip(*(cells[index] for cells in threads), strict=True)] or list(_CELL)
-            sums[name] = total
-        return sums
+            self._cells = [each for each in self._cells if each is not cells]
+            self._ended = [_sum(pair) for pair in zip(self._ended, cells, strict=True)]
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """The sums over all threads, by method: the histogram, the outcomes, and the seconds in queue and method."""
+        with self._lock:
+            threads = [self._ended, *self._cells]
+        return {name: _sum([cells[index] for cells in threads]) for index, name in enumerate(self._methods)}
+
+
+def _sum(cells: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(column) for column in zip(*cells, strict=True)] if cells else list(_EMPTY)
 
 
 class Metrics:
@@ -92,15 +117,16 @@ class Metrics:
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """The fields of `ServiceMetrics` that are measured here."""
-        cells = [cell for snapshot in snapshots for cell in snapshot.values()]
-        total = [sum(column) for column in zip(*cells, strict=True)] if cells else list(_CELL)
-        outcomes, histogram = total[:_OUTCOMES], total[_FIRST_BUCKET:]
-        count = int(sum(outcomes))
+        total = _sum([cell for snapshot in snapshots for cell in snapshot.values()])
+        histogram, outcomes = total[:_OUTCOME], total[_OUTCOME:_WAIT]
+        count = int(sum(histogram))
+        errors = int(sum(outcomes))
+        outcomes[Outcome.OK] = count - errors
         with self._lock:
             rejected = sum(self._refused.values())
         return {
             "request_count": count,
-            "error_count": count - int(outcomes[Outcome.OK]),
+            "error_count": errors,
             "avg_response_time": (total[_WAIT] + total[_RUN]) / count if count else 0.0,
             "avg_queue_time": total[_WAIT] / count if count else 0.0,
             "rejected_count": rejected,

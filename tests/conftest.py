@@ -1,0 +1,287 @@
+"""What the tests of calls, queues and life-cycles share: a service that does what it is told, gates, threads."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sage_plugins import Environment, ServiceDeploymentConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+#: Seconds after which something that must happen counts as not happened; no test that passes waits for it.
+PATIENCE = 20.0
+
+#: Calls that the services of `deploy` run at once.
+SLOTS = {"single": 1, "pool": 2, "inline": 1}
+
+
+class Gate:
+    """A method can be held inside, and the test knows when it is there."""
+
+    def __init__(self) -> None:
+        self._entered: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._open: Future[None] = Future()
+
+    def __call__(self, result: Any = None) -> Any:
+        """Stay until the gate opens."""
+        self._entered.put(None)
+        self._open.result(PATIENCE)
+        return result
+
+    async def acall(self, result: Any = None) -> Any:
+        """Stay until the gate opens, without holding the event loop."""
+        self._entered.put(None)
+        await asyncio.wrap_future(self._open)
+        return result
+
+    def wait_entered(self, calls: int = 1) -> None:
+        """Wait until so many more calls are inside."""
+        for _ in range(calls):
+            self._entered.get(timeout=PATIENCE)
+
+    @property
+    def entered(self) -> int:
+        """How many came in that `wait_entered` has not waited for."""
+        return self._entered.qsize()
+
+    def open(self) -> None:
+        """Let everybody go on, now and later."""
+        if not self._open.done():
+            self._open.set_result(None)
+
+
+class Probe:
+    """A service whose methods do what the caller hands them."""
+
+    def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    async def arun(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    def echo(self, value: Any = None) -> Any:
+        return value
+
+    def process(self, value: Any = None) -> Any:
+        return ("processed", value)
+
+    def given(self, /, *args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+    def thread(self) -> threading.Thread:
+        return threading.current_thread()
+
+    def context(self) -> Any:
+        return self.ctx  # type: ignore[attr-defined] # set by the deployment
+
+    def items(self, count: int) -> Iterator[int]:
+        yield from range(count)
+
+    async def aitems(self, count: int) -> Any:
+        for item in range(count):
+            yield item
+
+    def _private(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class Deployed:
+    """One service in an environment of its own."""
+
+    name = "svc"
+
+    def __init__(self, env: Environment, strategy: str, slots: int) -> None:
+        self.env = env
+        self.strategy = strategy
+        self.slots = slots
+        self.handle = env.service(self.name)
+
+    @property
+    def metrics(self) -> Any:
+        return self.env.get_service_status(self.name)["metrics"]
+
+    @property
+    def waiting(self) -> int:
+        return self.metrics.queue_size
+
+    @property
+    def parked(self) -> int:
+        return self.env.task(self.name)._router.parked
+
+
+@pytest.fixture(params=["single", "pool", "inline"])
+def strategy(request: pytest.FixtureRequest) -> str:
+    """Each strategy in turn, for rules that hold for all."""
+    return request.param
+
+
+@pytest.fixture(params=["single", "pool"])
+def threaded(request: pytest.FixtureRequest) -> str:
+    """The strategies with threads of their own, for rules from which the contract excepts `inline`."""
+    return request.param
+
+
+@pytest.fixture
+def probe() -> type[Probe]:
+    """The class of the service that does what it is told."""
+    return Probe
+
+
+@pytest.fixture
+def gates(in_thread: Any) -> Iterator[Callable[[], Gate]]:  # before the threads that they hold are joined
+    """Make gates; all are open when the test ends."""
+    made: list[Gate] = []
+
+    def make() -> Gate:
+        made.append(Gate())
+        return made[-1]
+
+    yield make
+    for gate in made:
+        gate.open()
+
+
+@pytest.fixture
+def gate(gates: Callable[[], Gate]) -> Gate:
+    return gates()
+
+
+@pytest.fixture
+def in_thread(environments: Any) -> Iterator[Callable[..., Future[Any]]]:  # before the services are closed
+    """Run a function in a thread of its own; gives its future. All have ended when the test ends."""
+    threads: list[threading.Thread] = []
+
+    def start(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        outcome: Future[Any] = Future()
+
+        def body() -> None:
+            try:
+                outcome.set_result(function(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - it is for who looks at the future
+                outcome.set_exception(error)
+
+        thread = threading.Thread(target=body, daemon=True, name=f"test-{len(threads)}")
+        threads.append(thread)
+        thread.start()
+        return outcome
+
+    yield start
+    for thread in threads:
+        thread.join(PATIENCE)
+
+
+@pytest.fixture
+def environments() -> Iterator[Callable[..., Environment]]:
+    """Make environments; all are closed when the test ends."""
+    made: list[Environment] = []
+
+    def make(*args: Any, **kwargs: Any) -> Environment:
+        made.append(Environment(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for env in reversed(made):
+        env.close(drain_timeout=0)
+
+
+@pytest.fixture
+def env(environments: Callable[..., Environment]) -> Environment:
+    return environments("test")
+
+
+@pytest.fixture
+def deploy(environments: Callable[..., Environment], in_thread: Any, gates: Any) -> Callable[..., Deployed]:
+    """Deploy one service under a strategy: `deploy("pool", Probe, queue_size=3)`; two slots under `pool`, else one."""
+
+    def make(
+        strategy: str, cls: type = Probe, *args: Any, env_options: Any = None, init: Any = None, **config: Any
+    ) -> Deployed:
+        if strategy == "pool":
+            config = {"thread_count": SLOTS["pool"], "thread_pool_size": SLOTS["pool"]} | config
+        env = environments("test", **(env_options or {}))
+        env.register_service_with_config(
+            Deployed.name,
+            cls,
+            *args,
+            deployment_config=ServiceDeploymentConfig(threading_strategy=strategy, **config),
+            **(init or {}),
+        )
+        env.deploy()
+        return Deployed(env, strategy, SLOTS[strategy] * config.get("replicas", 1))
+
+    return make
+
+
+@pytest.fixture
+def occupy(in_thread: Callable[..., Future[Any]], gates: Callable[[], Gate]) -> Callable[..., Gate]:
+    """Take every slot of a service; they are taken until the gate that this gives opens."""
+
+    def take(service: Deployed) -> Gate:
+        gate = gates()
+        for _ in range(service.slots):
+            if service.strategy == "inline":
+                in_thread(service.handle.call, "run", gate)
+            else:
+                service.handle.submit("run", gate)
+        gate.wait_entered(service.slots)
+        return gate
+
+    return take
+
+
+@pytest.fixture
+def queued(in_thread: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+    """Make a call that has to wait for a slot; gives a future of its result once the call waits."""
+
+    def add(service: Deployed, method: str, *args: Any, handle: Any = None, **kwargs: Any) -> Future[Any]:
+        before = service.waiting
+        handle = handle or service.handle
+        if service.strategy != "inline":
+            return handle.submit(method, *args, **kwargs)
+        # Under inline the caller's own thread waits.
+        future = in_thread(handle.call, method, *args, **kwargs)
+        _until(lambda: service.waiting > before or future.done())
+        return future
+
+    return add
+
+
+def _until(condition: Callable[[], Any]) -> None:
+    """The one place that looks again and again: a thread that begins to wait tells nobody."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true"
+        pause.wait(0.001)
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], None]:
+    """Wait until a condition holds of which nobody gives notice."""
+    return _until
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str], list[str]]:
+    """The command that runs a program as a process of its own."""
+
+    def command(source: str) -> list[str]:
+        path = tmp_path / f"program_{len(list(tmp_path.iterdir()))}.py"
+        path.write_text(textwrap.dedent(source), encoding="utf-8")
+        return [sys.executable, "-W", "error", str(path)]
+
+    return command
