@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -209,9 +209,12 @@ class Call(Future[Any]):
 
     def release(self) -> None:
         """Wake whoever waits, after the outcome was stored."""
+        shared = self._shared
+        if shared is not None:
+            self._tell(shared)
         _open(self._latch)
-        if self._shared is not None:
-            self._publish_shared(self._shared)
+        if shared is not None:
+            self._run_callbacks(shared)
 
     def rearm(self) -> bool:
         """
@@ -223,6 +226,8 @@ class Call(Future[Any]):
             if self.settled() or self.unstarted():
                 return False
             self.expires = self.deadline
+            if self.context is None:  # the worker that started it took the caller's
+                self.context = copy_context()
             self._unstarted = True
             return True
 
@@ -251,7 +256,7 @@ class Call(Future[Any]):
         """
         with _GIVING_UP:
             if only_unstarted:
-                if self.attempts or not self.claim():
+                if not self.claim():
                     return False
                 runs = False
             else:
@@ -315,7 +320,10 @@ class Call(Future[Any]):
 
         A call that runs cannot be stopped and goes on: False.
         """
-        return self._over == _CANCELLED or self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True)
+        if self._over == _CANCELLED:
+            return True
+        # One that was started before its replica died may have had its effect: it is not as if it had never been called.
+        return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True)
 
     def abandon(self) -> bool:
         """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
@@ -511,7 +519,8 @@ class Call(Future[Any]):
                 if shared is None:
                     shared = self._shared = _Shared()
             if self._over:
-                self._publish_shared(shared)
+                self._tell(shared)
+                self._run_callbacks(shared)
         return shared
 
     def _watched(self) -> _Shared:
@@ -527,7 +536,8 @@ class Call(Future[Any]):
         if not self.expire() and self._shared is not None and self.deadline < inf and not self.settled():
             self._shared.timer = self.owner.clock.call_at(self.deadline, self._on_timer)
 
-    def _publish_shared(self, shared: _Shared) -> None:
+    def _tell(self, shared: _Shared) -> None:
+        """Tell those who wait through `concurrent.futures` that the call is over."""
         if shared.timer is not None:
             shared.timer.cancel()
         with shared.condition:
@@ -536,7 +546,6 @@ class Call(Future[Any]):
                 for waiter in shared.waiters:
                     (waiter.add_cancelled if self._over == _CANCELLED else waiter.add_result)(self)
                 shared.condition.notify_all()
-        self._run_callbacks(shared)
 
     def _run_callbacks(self, shared: _Shared) -> None:
         while shared.callbacks:

@@ -2,7 +2,7 @@
 The replica's process: the instance, the envelope around each call, the recorders and the life-cycle hooks.
 
 The same for every target. The strategy's workers fetch work from the host's inbox and give it to `execute`, which is composed
-once per replica: claim, deadline, context, method, record, free the slot, release the caller.
+once per worker: claim, deadline, context, method, record, free the slot, release the caller.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ def _run_apart(coroutine: Coroutine[Any, Any, Any], outcome: Future[Any]) -> Non
 class _Seat:
     """`interfaces.Seat` for one host."""
 
-    __slots__ = ("_loop", "end_worker", "execute", "get", "limits", "name", "spawn", "waiting")
+    __slots__ = ("_loop", "end_worker", "get", "limits", "name", "spawn", "waiting", "worker")
 
     def __init__(
         self,
         name: str,
         limits: Limits,
         inbox: SimpleQueue[Any],
-        execute: Callable[[Work], None],
+        worker: Callable[[], Callable[[Work | None], bool]],
         loop: _Loop,
     ) -> None:
         self._loop = loop
@@ -97,7 +97,7 @@ class _Seat:
         self.limits = limits
         self.get: Callable[[], Work | None] = inbox.get
         self.waiting: Callable[[], int] = inbox.qsize
-        self.execute = execute
+        self.worker = worker
         self.end_worker: Callable[[], None] = lambda: inbox.put(None)
         self.spawn = self._spawn
 
@@ -153,14 +153,14 @@ class Host:
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._table: list[Callable[..., Any]] = []  # bound methods by index, once the instance exists
         self._instance: Any = None
-        self._running: set[Call] = set()  # added and discarded in one step each
+        self._running: list[list[Call | None]] = []  # a cell for each worker: the call that it runs
         self._recorder_told = False
         self._life = threading.Lock()
         self._stopping: _Job | None = None  # guarded by _life, as the next
         self._building = False
         self._runner: Runner | None = None
         self._loop = _Loop()
-        self._seat = _Seat(spec.id, spec.limits, self._inbox, self._compose(), self._loop)
+        self._seat = _Seat(spec.id, spec.limits, self._inbox, self._compose, self._loop)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -259,16 +259,19 @@ class Host:
             if job is None:
                 job = self._stopping = _Job(self._tear_down)
                 self._submit(job, "stop")
-        if len(self._running) >= self.slots:  # all workers are stuck: the hooks can hardly be reached
+        if len(self._calls_running()) >= self.slots:  # all workers are stuck: the hooks can hardly be reached
             grace = min(grace, _STUCK_GRACE_S)
         job.done.wait(grace)
         if job.error is not None:
             logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=job.error)
             job.error = None
-        for call in tuple(self._running):
+        for call in self._calls_running():
             call.give_up(self._stopped_error(call), Outcome.STOPPED)
         left = runner.stop(max(0.0, until - self._clock.monotonic()))
         return left
+
+    def _calls_running(self) -> list[Call]:
+        return [call for cell in tuple(self._running) for call in tuple(cell) if call is not None]
 
     def _stopped_error(self, call: Call) -> ServiceStoppedError:
         spec = self._spec
@@ -302,88 +305,81 @@ class Host:
 
     # -- the envelope around a call ----------------------------------------------------------------------------------
 
-    def _compose(self) -> Callable[[Work], None]:
-        """`execute`, with all that has one answer per replica decided."""
-        monotonic = self._clock.monotonic
-        running, table = self._running, self._table
-        freed = self._events.freed
-        self._record = record = _compose_record(list(self._recorders.values()))
-        set_current = CURRENT.set
-        ok, failed, finished = Outcome.OK, Outcome.ERROR, FINISHED
-        add, discard = running.add, running.discard
+    def _compose(self) -> Callable[[Any], bool]:
+        """A worker's `execute`, with all that has one answer decided."""
+        monotonic, follow, table = self._clock.monotonic, self._events.follow, self._table
+        record = _compose_record(list(self._recorders.values()))
+        set_current, ok, failed, finished = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED
+        running: list[Call | None] = [None]
+        self._running.append(running)
 
         def invoke(call: Call) -> Any:
             set_current(call)
             return table[call.method.index](*call.args, **call.kwargs)
 
-        def execute(call: Call) -> None:
+        def execute(call: Any) -> bool:
             # Call.claim, claim_outcome and publish are written out: each would cost a frame for every call.
-            start = monotonic()
-            if start >= call.expires:
-                self._execute_other(call)
-                return
-            try:
-                del call._unstarted
-            except AttributeError:  # given up while it was queued
-                freed()
-                return
-            add(call)
-            context = call.context
-            # The context is about to refer to the call: keeping both ways would leave every call to the garbage collector.
-            call.context = None
-            result: Any = None
-            error: BaseException | None = None
-            try:
-                result = context.run(invoke, call)  # type: ignore[union-attr]
-            except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
-                error = raised if isinstance(raised, Exception) else self._as_remote_error(raised, call)
-            end = monotonic()
-            discard(call)
-            if end >= call.deadline:
-                self._end_late(call, start, end)
-                return
-            try:
-                del call._unsettled
-            except AttributeError:
-                self._end_abandoned(call)
-                return
-            try:
-                record(call.method.index, ok if error is None else failed, start - call.since, end - start)
-            except BaseException as raised:  # noqa: BLE001 - a plugin's fault must reach neither worker nor caller
-                self._recorder_failed(raised)
-            # The slot first, the caller second: a caller that calls again at once must find the slot free.
-            freed()
-            call._result = result
-            call._exception = error
-            call._over = finished
-            if call._latch is not None:
-                call.release()
+            if call is None:
+                return False
+            while call is not None:
+                start = monotonic()
+                if start >= call.expires:
+                    call = self._execute_other(call)
+                    continue
+                try:
+                    del call._unstarted
+                except AttributeError:  # given up while it was queued
+                    call = follow()
+                    continue
+                running[0] = call
+                context = call.context
+                # The context is about to refer to the call: keeping both ways would leave every call to the collector.
+                call.context = None
+                result: Any = None
+                error: BaseException | None = None
+                try:
+                    result = context.run(invoke, call)
+                except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
+                    error = raised if isinstance(raised, Exception) else self._as_remote_error(raised, call)
+                end = monotonic()
+                running[0] = None
+                late = end >= call.deadline
+                try:
+                    del call._unsettled
+                except AttributeError:  # given up while it ran
+                    call.owner.abandoned_ended(call)
+                    call = follow()
+                    continue
+                if late:  # nobody had given it up yet, but the result goes nowhere all the same
+                    result, error = None, call.timeout_error(ended=True)
+                try:
+                    record(
+                        call.method.index,
+                        ok if error is None else Outcome.TIMEOUT if late else failed,
+                        start - call.since,
+                        end - start,
+                    )
+                except BaseException as raised:  # noqa: BLE001 - a plugin's fault must reach neither worker nor caller
+                    self._recorder_failed(raised)
+                # The slot first, the caller second: a caller that calls again at once must find the slot free.
+                following = follow()
+                call._result = result
+                call._exception = error
+                call._over = finished
+                if call._latch is not None:
+                    call.release()
+                call = following
+            return True
 
         return execute
 
-    def _execute_other(self, work: Work) -> None:
+    def _execute_other(self, work: Work) -> Call | None:
         """Work that is no call to be run: a step of the replica's life, or a call whose time was over when it came up."""
         if isinstance(work, _Job):
             self._do(work)
-        else:
-            work.expire()
-            self._events.freed()
-
-    def _end_late(self, call: Call, start: float, end: float) -> None:
-        """The method ended after the deadline and nobody had given the call up yet: its result goes nowhere all the same."""
-        if not call.claim_outcome():
-            self._end_abandoned(call)
-            return
-        try:
-            self._record(call.method.index, Outcome.TIMEOUT, start - call.since, end - start)
-        except BaseException as raised:  # noqa: BLE001 - as in execute
-            self._recorder_failed(raised)
-        self._events.freed()
-        call.publish(None, call.timeout_error(ended=True))
-
-    def _end_abandoned(self, call: Call) -> None:
-        call.owner.abandoned_ended(call)
-        self._events.freed()
+            return None
+        work.expire()
+        return self._events.follow()
 
     def _recorder_failed(self, error: BaseException) -> None:
         """Say once that a monitor's recorder raises; its counts are wrong from here on, and nothing else is."""
@@ -409,11 +405,12 @@ class Host:
 
 
 def _compose_record(recorders: list[Recorder]) -> Callable[[int, int, float, float], None]:
+    """One function that tells all *recorders*."""
     if not recorders:
         return lambda _method, _outcome, _wait_s, _run_s: None
-    if len(recorders) == 1:
-        return recorders[0].record
-    records = [recorder.record for recorder in recorders]
+    records = [recorder.writer() for recorder in recorders]
+    if len(records) == 1:
+        return records[0]
 
     def record_all(method: int, outcome: int, wait_s: float, run_s: float) -> None:
         failure: BaseException | None = None

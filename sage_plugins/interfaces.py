@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 #: One piece of work for a replica: a call, or a step of the replica's life such as building the instance. Opaque: a
-#: strategy hands it to `Seat.execute` and looks no further.
+#: strategy hands it to a worker's `execute` and looks no further.
 Work: TypeAlias = Any
 
 #: What a balancer composes: gives the replica that takes the next call, from the call's key.
@@ -68,8 +68,14 @@ class Seat(Protocol):
     waiting: Callable[[], int]
     """Pieces of work in the seat that no worker has fetched yet; may lag."""
 
-    execute: Callable[[Work], None]
-    """Do one piece of work, from claiming it to releasing its caller. Never raises."""
+    worker: Callable[[], Callable[[Work | None], bool]]
+    """
+    Gives a worker its `execute`, which must never be used by two threads at once.
+
+    `execute(work)` does one piece of work, from claiming it to releasing its caller, and the waiting calls that get its slot
+    afterwards. It never raises, and is False for None: then the worker ends. So a worker is
+    `get, execute = seat.get, seat.worker()` and `while execute(get()): pass`.
+    """
 
     end_worker: Callable[[], None]
     """Make one `get` return None; used by `Runner.stop`, once for each worker."""
@@ -157,7 +163,10 @@ class ReplicaEvents(Protocol):
     """What a target tells the core about one replica, from any thread."""
 
     freed: Callable[[], None]
-    """A slot is free again: called once for every call that was sent, when its work has ended."""
+    """The work of a call that was sent has ended, and its slot is free again: the next call is sent."""
+
+    follow: Callable[[], Call | None]
+    """Like `freed`, for a replica that can go on at once: gives the next call for the slot, or None if it is free now."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
@@ -230,8 +239,12 @@ class Balancer(Protocol):
 class Recorder(Protocol):
     """Counts the calls of one replica; lives in the replica's process."""
 
-    record: Callable[[int, int, float, float], None]
-    """`record(method, outcome, wait_s, run_s)`: runs in the worker, before the caller is released; from any thread."""
+    def writer(self) -> Callable[[int, int, float, float], None]:
+        """
+        A `record(method, outcome, wait_s, run_s)` for one worker, which never uses it from two threads at once.
+
+        It runs before the caller is released, so it must be quick.
+        """
 
     def snapshot(self) -> Mapping[str, Any]:
         """What was counted: picklable; read without stopping the workers, so it may lag by a call."""

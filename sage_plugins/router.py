@@ -46,7 +46,7 @@ _PORTION: Final = 1024
 class Lane:
     """The router's side of one replica; to a balancer, a `Candidate`."""
 
-    __slots__ = ("abandoned", "backlog", "free", "freed", "id", "index", "node", "run_here", "send", "slots", "withdrawn")
+    __slots__ = ("abandoned", "backlog", "follow", "free", "id", "index", "node", "run_here", "send", "slots", "withdrawn")
 
     def __init__(self, id: str, index: int, backlog: deque[Call]) -> None:  # noqa: A002 - as in Candidate
         self.id = id
@@ -59,7 +59,7 @@ class Lane:
         self.abandoned = 0  # calls given up by their callers that still run; guarded by Router._lock
         self.send: Callable[[Call], None]
         self.run_here: Callable[[Call], None] | None = None
-        self.freed: Callable[[], None]
+        self.follow: Callable[[], Call | None]
 
     def attach(self, replica: Replica) -> None:
         """Learn how to reach the replica; before the lane is opened."""
@@ -67,6 +67,12 @@ class Lane:
         self.slots = replica.slots
         self.send = replica.send
         self.run_here = replica.run_here
+
+    def freed(self) -> None:
+        """A slot is free again, or its token was taken: the oldest waiting call gets it."""
+        call = self.follow()
+        if call is not None:
+            self.send(call)
 
     @property
     def inflight(self) -> int:
@@ -156,7 +162,8 @@ class Router:
         self._room: list[None] = [None] * min(queue_size, _PORTION)
         self._unminted = queue_size - len(self._room)  # guarded by _lock
         self._sweep_at = -inf  # a full queue is not searched for expired calls before this
-        self._closing = False  # whether one of the next two is set
+        self._closing = False  # whether one of `_stopped` and `_unavailable` is set
+        self._ended = False  # whether no waiting call has a chance any more
         self._stopped_to_outsiders: str | None = None  # why only services' own calls are accepted
         self._stopped: str | None = None  # why no call is accepted any more
         self._unavailable: Callable[[], Exception] | None = None  # why there is no replica and will be none
@@ -169,6 +176,9 @@ class Router:
     def _rebind(self) -> None:
         """Compose the shortest way that the present set of replicas allows."""
         self._lanes = self._open if self._balancer is not None else self._open[:1]
+        if not self._binding:
+            for lane in self._open:
+                lane.backlog = self._backlog if lane in self._lanes else ()
         self._pick = self._picker(self._balancer, self._lanes) if self._balancer and len(self._lanes) > 1 else None
         self._closing = self._stopped is not None or self._unavailable is not None
         if self._closing:
@@ -405,11 +415,11 @@ class Router:
 
     # -- slots that get free -----------------------------------------------------------------------------------------
 
-    def _compose_freed(self, lane: Lane) -> Callable[[], None]:
-        """What a replica calls when the work of one call has ended."""
+    def _compose_follow(self, lane: Lane) -> Callable[[], Call | None]:
+        """What a replica asks when the work of one call has ended; see `interfaces.ReplicaEvents.follow`."""
         free, return_room, parked = lane.free, self._room.append, self._parked
 
-        def freed() -> None:
+        def follow() -> Call | None:
             backlog = lane.backlog
             if backlog:
                 try:
@@ -418,27 +428,25 @@ class Router:
                     pass
                 else:
                     # The slot goes straight on to the oldest waiting call.
-                    if lane.run_here is None:
-                        call.lane = lane
-                        lane.send(call)
-                        if parked:
-                            self._leave_queue(call)
-                        else:  # `_leave_queue` written out for the case that nobody waits for room
-                            return_room(None)
-                            if parked:
-                                self._admit_parked()
-                    else:
+                    if lane.run_here is not None:
                         granted = call.grant(lane)
                         self._leave_queue(call)
-                        if not granted:
-                            freed()
-                    return
+                        return None if granted else follow()
+                    call.lane = lane
+                    if parked:
+                        self._leave_queue(call)
+                    else:  # `_leave_queue` written out for the case that nobody waits for room
+                        return_room(None)
+                        if parked:
+                            self._admit_parked()
+                    return call
             free.append(None)
             # A call may have come to wait between the two looks.
             if backlog or self._watch is not None:
                 self._after_free()
+            return None
 
-        return freed
+        return follow
 
     def _after_free(self) -> None:
         self._match()
@@ -465,9 +473,9 @@ class Router:
     # -- the set of replicas -----------------------------------------------------------------------------------------
 
     def lane(self, id: str, index: int) -> Lane:  # noqa: A002 - as in Lane
-        """A closed lane for a replica that is about to start; its `freed` is what the replica reports to."""
+        """A closed lane for a replica that is about to start; its `follow` and `freed` are what the replica reports to."""
         lane = Lane(id, index, deque() if self._binding else self._backlog)
-        lane.freed = self._compose_freed(lane)
+        lane.follow = self._compose_follow(lane)
         return lane
 
     def open(self, lane: Lane, replica: Replica) -> None:
@@ -475,6 +483,7 @@ class Router:
         lane.attach(replica)
         with self._lock:
             self._unavailable = None
+            self._ended = self._ended and self._stopped is not None
             self._open = tuple(sorted((*self._open, lane), key=lambda each: each.index))
             self._rebind()
         lane.free.extend([None] * lane.slots)
@@ -495,8 +504,13 @@ class Router:
             lane.backlog = ()
             self._rebind()
             lane.take_free()
+            if self._stopped is not None:  # slots that were taken back because the service had become idle are needed again
+                for each in self._lanes:
+                    each.give_back()
         self._gather_strays()
         self._match()
+        if self._watch is not None:
+            self._watch()
 
     def _gather_strays(self) -> None:
         """
@@ -505,10 +519,10 @@ class Router:
         They got there because their lane was closed, or because there was none, when their callers queued them. Callers look
         here again after they queued a call, so none is forgotten.
         """
-        if not self._binding or not self._lanes:
+        if not self._binding:
             return
-        for stray in (self._backlog, *self._orphans):
-            while stray:
+        for stray in (*self._orphans, self._backlog):  # the older ones first
+            while stray and (self._lanes or stray is not self._backlog):
                 try:
                     call = stray.popleft()
                 except IndexError:
@@ -538,11 +552,10 @@ class Router:
             )
             where = {"service": self.service, "method": call.method.name, "replica": lane.id, "node": lane.node}
             call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED)
-        lane.abandoned = 0  # nothing runs there any more
         with self._lock:
-            if self._stopped is not None:  # slots that were taken back because the service had become idle are needed again
-                for each in self._lanes:
-                    each.give_back()
+            # Nothing runs there any more, and its slots never come back.
+            lane.abandoned = 0
+            lane.withdrawn = lane.slots - len(lane.free)
         for call in reversed(again):
             if call.unstarted() or call.rearm():
                 self._return(call)
@@ -554,6 +567,9 @@ class Router:
         """Put an accepted call back at the head of the queue; if that is full, it gets the next room."""
         call.lane = None
         call.returned = True
+        if self._ended:
+            call.give_up(self._refusal(call), Outcome.STOPPED)
+            return
         if not self._take_room():
             call.parked = True
             self._parked.appendleft(call)
@@ -566,6 +582,7 @@ class Router:
         """There is no replica and will be none: end the waiting calls with a new *error* each, and refuse others so."""
         with self._lock:
             self._unavailable = error
+            self._ended = True
             self._rebind()
         self._end_waiting()
 
@@ -583,6 +600,13 @@ class Router:
             self._stopped_to_outsiders = why
             self._watch = watch
             self._rebind()
+        self._end_parked(lambda call: call.context is None or call.context.get(CURRENT) is None)
+
+    def _end_parked(self, which: Callable[[Call], bool]) -> None:
+        """Refuse parked calls: they were not accepted, their callers are still waiting for that."""
+        for call in tuple(self._parked):
+            if call.parked and not call.returned and which(call):
+                call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
 
     def _only_insiders(self, inside: Callable[[Call], bool]) -> Callable[[Call], bool]:
         def route(call: Call) -> bool:
@@ -609,10 +633,7 @@ class Router:
             self._stopped = why
             self._watch = lambda: self._withdraw(on_idle)
             self._rebind()
-        # Parked calls were not accepted: their callers are still waiting for that.
-        for call in tuple(self._parked):
-            if call.parked and not call.returned:
-                call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+        self._end_parked(lambda _: True)
         self._withdraw(on_idle)
 
     def _withdraw(self, on_idle: Callable[[], None]) -> None:
@@ -626,7 +647,8 @@ class Router:
             on_idle()
 
     def end(self) -> None:
-        """End the calls that still wait, after `drain`."""
+        """End the calls that still wait, after `drain`; those that a dying replica returns from now on end too."""
+        self._ended = True
         self._end_waiting()
 
     def _end_waiting(self) -> None:

@@ -90,6 +90,7 @@ class _Member:
         self.spec = spec
         self.lane = lane
         self.freed = lane.freed
+        self.follow = lane.follow
         self.service = task.find_service
         self.state = ReplicaState.PENDING  # this and the next two are guarded by the task's condition
         self.cause: BaseException | None = None
@@ -141,6 +142,8 @@ class ServiceTask:
         names = tuple(method.name for method in composition.methods)
         who = ReplicaInfo(composition.name, None)
         self._recorders = {choice.id: monitor.recorder(who, names) for choice, monitor in self._monitors}
+        self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
+        self._writing = threading.RLock()  # writers are for one thread at a time
         self._router = Router(
             composition.name,
             clock,
@@ -163,10 +166,10 @@ class ServiceTask:
     # -- what monitors are told --------------------------------------------------------------------------------------
 
     def _count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        for choice, _ in self._monitors:
-            recorder = self._recorders[choice.id]
-            if recorder is not None:
-                self._fenced(choice, recorder.record, method, outcome, wait_s, run_s)
+        with self._writing:
+            for choice, _ in self._monitors:
+                if choice.id in self._writers:
+                    self._fenced(choice, self._writers[choice.id], method, outcome, wait_s, run_s)
 
     def _refused(self, method: int, reason: str) -> None:
         for choice, monitor in self._monitors:

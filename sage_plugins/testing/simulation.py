@@ -1,34 +1,31 @@
 """
 A router and its replicas in virtual time, driven from one seed.
 
-`Simulation(seed).run()` builds a router with settings drawn from the seed, gives it replicas that answer, raise, hang, answer
-after the deadline or die at the worst moments, and plays callers who send, watch, cancel and abandon calls while replicas
-come and go. After every step it holds the router to the rules below; whatever breaks one is a `SimulationFailure`, whose
-message has the seed, the settings and the last steps. The same seed gives the same course of events.
+`Simulation(seed).run()` builds a router with settings drawn from the seed, gives it replicas that answer, raise, hang,
+answer after the deadline or die at the worst moments, and plays callers who send, watch, cancel and abandon calls while
+replicas come and go. After every step it holds the router to the rules below; whatever breaks one is a
+`SimulationFailure`, whose message has the seed, the settings and the last steps. The same seed gives the same course of
+events, in every process.
 
 The rules:
 
-* An accepted call has exactly one outcome, and is counted once, before its callers learn of it. Refused calls have none.
-* A call is started once; an idempotent one twice if its replica died and the service retries. Nothing starts once its time to
-  start is over.
-* No more calls wait than `queue_size`, none is refused or held back while there is room, and none waits while a slot is free.
+* An accepted call has exactly one outcome, and is counted once, before its callers learn of it. A refused one has none.
+* A call is started once; an idempotent one twice if its replica died and the service retries. Nothing starts once its
+  time to start is over.
+* No more calls wait than `queue_size`, none is refused or held back while there is room, and none waits while a slot is
+  free.
 * No replica gets more calls than it has slots. With one slot, calls start in the order in which they came.
 * A call that somebody watches ends at its deadline at the latest; every done-callback runs once.
-* Draining finishes what was accepted and says that the service is idle exactly when it is.
+* Draining finishes what was accepted, and says that the service is idle exactly when it is.
 * At the end nothing is left: no waiting call, no taken room, no taken slot, no timer.
 
-`FakeReplica` is of use by itself, to test balancers and targets' reports against the real router:
-
-    clock = VirtualClock()
-    router = Router("kv", clock, ...)
-    replica = open_replica(router, clock, slots=2, script=lambda call: Act(Behaviour.HANG))
+It simulates no threads: what happens between two steps of a router method is not tried.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from concurrent.futures import wait
-from enum import StrEnum
 from itertools import count
 from math import inf
 from random import Random
@@ -45,35 +42,24 @@ from sage_plugins.errors import (
     ReplicaDiedError,
     ServiceStoppedError,
 )
-from sage_plugins.interfaces import ControlOp
 from sage_plugins.router import Router
+from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica, ScriptedError
 from sage_plugins.testing.virtual_clock import VirtualClock
-from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome, RunnerStats
+from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from sage_plugins.clock import Clock, Timer
     from sage_plugins.interfaces import Balancer, Candidate, Picker
     from sage_plugins.router import Lane
 
-__all__ = [
-    "Act",
-    "Behaviour",
-    "FakeReplica",
-    "Report",
-    "ScriptedError",
-    "Setting",
-    "Simulation",
-    "SimulationFailure",
-    "open_replica",
-]
+__all__ = ["Report", "Setting", "Simulation", "SimulationFailure"]
 
 #: Seconds. All times of a simulation are multiples of it and exact in binary, so that much happens at the same moment.
 _TICK: Final = 1 / 16
 
 #: Steps that a failure tells.
-_TRAIL: Final = 60
+_TRAIL: Final = 25
 
 
 class SimulationFailure(AssertionError):  # noqa: N818 - pytest and its readers know it as a failed assertion
@@ -82,275 +68,6 @@ class SimulationFailure(AssertionError):  # noqa: N818 - pytest and its readers 
 
 class _BrokenRuleError(AssertionError):
     """A rule was broken; becomes a `SimulationFailure` with the course of events."""
-
-
-# -- a replica that does as it is told ---------------------------------------------------------------------------------
-
-
-class ScriptedError(Exception):
-    """What a method raises whose script says `Behaviour.RAISE`."""
-
-
-class Behaviour(StrEnum):
-    """What becomes of a call on a `FakeReplica`."""
-
-    ANSWER = "answer"
-    RAISE = "raise"
-    HANG = "hang"
-    """It runs until `FakeReplica.release_hung`."""
-    LATE = "late"
-    """It answers after its deadline."""
-    DIE_BEFORE = "die before"
-    """The replica dies with the call in its hands and has not started it."""
-    DIE_DURING = "die during"
-    """The replica dies while the method runs, before it had its effect."""
-    DIE_AFTER = "die after"
-    """The method has had its effect and the replica dies with the answer."""
-
-
-@attrs.frozen
-class Act:
-    """
-    What a `FakeReplica` does with one call.
-
-    Attributes:
-        behaviour: What becomes of it.
-        seconds: From start to end of the method; for `LATE`, from the deadline.
-    """
-
-    behaviour: Behaviour = Behaviour.ANSWER
-    seconds: float = 0.0
-
-
-class FakeReplica:
-    """
-    An `interfaces.Replica` whose methods take virtual time and end as a script says; for one thread.
-
-    It keeps to what a host promises the router: a call is claimed when it starts, one whose time is over never starts, `freed`
-    is reported once for each call, and before the caller learns the outcome. An answer is `("answer", args)`.
-
-    Attributes:
-        alive: Whether it has not died.
-        inbox: Calls that it has and has not started.
-        running: Calls whose methods run, those included that their callers gave up; with the timer of their end.
-    """
-
-    def __init__(  # noqa: PLR0913 - the settings of one replica, all but the first three optional
-        self,
-        events: Any,
-        clock: Clock,
-        slots: int,
-        *,
-        id: str = "fake#0",  # noqa: A002 - as in Replica
-        index: int = 0,
-        script: Callable[[Call], Act] = lambda _: Act(),
-        pick_up: Callable[[], float] = lambda: 0.0,
-        record: Callable[[int, int, float, float], None] = lambda *_: None,
-        started: Callable[[Call], None] = lambda _: None,
-        executed: Callable[[Call], None] = lambda _: None,
-        in_callers_thread: bool = False,
-    ) -> None:
-        """
-        Make a replica that is ready.
-
-        Args:
-            events: Told of freed slots and of the death: `freed()` and `lost(...)` of `interfaces.ReplicaEvents`.
-            clock: Its time.
-            slots: Calls at once.
-            id: Name of the replica.
-            index: Position among the service's replicas.
-            script: What becomes of a call; asked when its turn comes, before it starts.
-            pick_up: Seconds until a worker looks for a call that was sent, asked for each.
-            record: `record(method, outcome, wait_s, run_s)`, for calls that end here.
-            started: Told when a method starts.
-            executed: Told when a method has its effect.
-            in_callers_thread: Whether it has no workers, as under the strategy `inline`.
-        """
-        self.id = id
-        self.index = index
-        self.node: str | None = None
-        self.slots = slots
-        self.alive = True
-        self.inbox: deque[Call] = deque()
-        self.running: dict[Call, Timer | None] = {}
-        self.run_here: Callable[[Call], None] | None = self._run_here if in_callers_thread else None
-        self._events = events
-        self._clock = clock
-        self._script = script
-        self._pick_up_after = pick_up
-        self._record = record
-        self._started = started
-        self._executed = executed
-        self._reported = False
-        self._cause: BaseException = ConnectionError("the replica died")
-
-    @property
-    def taken(self) -> int:
-        """Slots that are not free."""
-        return len(self.inbox) + len(self.running)
-
-    def send(self, call: Call) -> None:
-        """Take a call; a worker looks for it when the clock moves. A dead replica loses it, and reports that it did."""
-        self.inbox.append(call)
-        if not self.alive:
-            if self._reported:
-                self._clock.call_at(self._clock.monotonic(), self._report)
-            return
-        self._check_slots()
-        self._clock.call_at(self._clock.monotonic() + self._pick_up_after(), self._pick_up)
-
-    def _run_here(self, call: Call) -> None:
-        """Start a call in its caller's thread. Unlike a real one this comes back at once, for there is only one thread."""
-        if self.alive:
-            self.inbox.append(call)
-            self._check_slots()
-            self._pick_up()
-        else:
-            self.send(call)
-
-    def _check_slots(self) -> None:
-        if self.taken > self.slots:
-            raise _BrokenRuleError(f"replica {self.id} has {self.slots} slots and holds {self.taken} calls")
-
-    def _pick_up(self) -> None:
-        if not self.inbox or not self.alive:
-            return
-        call = self.inbox[0]
-        act = self._script(call)
-        if act.behaviour is Behaviour.DIE_BEFORE and call.unstarted():
-            self.die()
-            return
-        self.inbox.popleft()
-        if not self.claim(call):
-            self._events.freed()
-        elif self.too_late(call):
-            self._end_expired(call)
-        else:
-            self._start(call, act)
-
-    def claim(self, call: Call) -> bool:
-        """Take the right to run *call*."""
-        return call.claim()
-
-    def too_late(self, call: Call) -> bool:
-        """Whether *call* must not start any more."""
-        return self._clock.monotonic() >= call.expires
-
-    def _start(self, call: Call, act: Act) -> None:
-        now = self._clock.monotonic()
-        self._started(call)
-        if act.behaviour is Behaviour.HANG:
-            self.running[call] = None
-            return
-        until = now + act.seconds
-        if act.behaviour is Behaviour.LATE and call.deadline < inf:
-            until = call.deadline + act.seconds
-        self.running[call] = self._clock.call_at(until, lambda: self._end(call, act.behaviour))
-
-    def _end(self, call: Call, behaviour: Behaviour) -> None:
-        if behaviour is not Behaviour.DIE_DURING:
-            self._executed(call)
-        if behaviour in (Behaviour.DIE_DURING, Behaviour.DIE_AFTER):
-            self.die()
-            return
-        del self.running[call]
-        if self._clock.monotonic() >= call.deadline:
-            self._settle(call, Outcome.TIMEOUT, None, call.timeout_error(ended=True))
-        elif behaviour is Behaviour.RAISE:
-            self._settle(call, Outcome.ERROR, None, ScriptedError(call.method.name))
-        else:
-            self._settle(call, Outcome.OK, ("answer", call.args), None)
-
-    def _end_expired(self, call: Call) -> None:
-        self._settle(call, Outcome.TIMEOUT, None, call.timeout_error())
-
-    def _settle(self, call: Call, outcome: int, result: Any, error: BaseException | None) -> None:
-        """End the work of *call* as a host does: count, free the slot, release the callers, in this order."""
-        if not call.claim_outcome():
-            call.owner.abandoned_ended(call)  # type: ignore[attr-defined] # the router's
-            self.free(call)
-            return
-        self._record(call.method.index, outcome, self._clock.monotonic() - call.since, 0.0)
-        self.free(call)
-        call.publish(result, error)
-
-    def free(self, call: Call) -> None:  # noqa: ARG002 - for replicas that want to know whose slot it was
-        """Report that the slot of *call* is free."""
-        self._events.freed()
-
-    def release_hung(self) -> None:
-        """Have every method that hangs answer now."""
-        for call in [call for call, timer in self.running.items() if timer is None]:
-            self._end(call, Behaviour.ANSWER)
-
-    def die(self, *, report_after: float = 0.0) -> None:
-        """
-        Stop at once, with every call that is here; does nothing if it is dead.
-
-        Args:
-            report_after: Seconds until the router is told.
-        """
-        if self.alive:
-            self.alive = False
-            for timer in self.running.values():
-                if timer is not None:
-                    timer.cancel()
-            self._clock.call_at(self._clock.monotonic() + report_after, self._report)
-
-    def _report(self) -> None:
-        self._reported = True
-        not_started, maybe = tuple(self.inbox), tuple(self.running)
-        self.inbox.clear()
-        self.running.clear()
-        self._events.lost(not_started, maybe, self._cause)
-
-    def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - as in Replica
-        """Answer a question: whether it lives, or how many slots are taken."""
-        if op is ControlOp.CHECK:
-            if not self.alive:
-                raise self._cause
-            return True
-        return {"runner": RunnerStats(threads=self.slots), "recorders": {}}
-
-    def stop(self, grace: float) -> int:  # noqa: ARG002 - as in Replica
-        """End without a report; gives the number of calls that still run."""
-        self.alive = False
-        return len(self.running)
-
-    def __repr__(self) -> str:
-        """Name, slots taken, and whether it is dead."""
-        return f"<FakeReplica {self.id} {self.taken}/{self.slots}{'' if self.alive else ' dead'}>"
-
-
-class _Events:
-    """What one fake replica reports, as far as the router is concerned."""
-
-    def __init__(self, router: Router, lane: Lane) -> None:
-        self.freed = lane.freed
-        self.lane = lane
-        self._router = router
-
-    def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
-        self._router.lost(self.lane, not_started, maybe, cause)
-
-
-def open_replica(
-    router: Router, clock: Clock, slots: int = 1, *, index: int = 0, **settings: Any
-) -> tuple[FakeReplica, Lane]:
-    """
-    Give *router* a fake replica, and the lane to it.
-
-    Args:
-        router: Sends it calls from now on.
-        clock: The router's.
-        slots: Calls at once.
-        index: Position among the replicas; part of its id.
-        settings: As for `FakeReplica`.
-    """
-    lane = router.lane(f"{router.service}#{index}", index)
-    replica = FakeReplica(_Events(router, lane), clock, slots, id=lane.id, index=index, **settings)
-    router.open(lane, replica)
-    return replica, lane
 
 
 # -- balancers, good and bad -------------------------------------------------------------------------------------------
@@ -475,7 +192,7 @@ class Setting:
             slots=tuple(1 if here else random.choice((1, 1, 2, 3)) for _ in range(replicas)),
             in_callers_thread=here,
             steps=random.randrange(20, 80),
-            dies=random.choice((0.0, 0.03, 0.1)),
+            dies=0.0 if here else random.choice((0.0, 0.03, 0.1)),
         )
 
 
@@ -514,6 +231,7 @@ class _SimulatedCall(Call):
     called_back = 0
     admitted = False  # accepted for good: sent, or given room in the queue
     came_back = False  # given back by a replica that died
+    overtaken = False  # later calls may have started before it
     given_up = False  # by its caller
     waking = False  # its caller's thread is about to notice that it has a slot
 
@@ -536,6 +254,7 @@ class _Place:
         self.freed = lane.freed
         self.replica: FakeReplica
         self.closed = False
+        self.lost_already = False
         self._simulation = simulation
 
     def lost(self, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
@@ -640,7 +359,7 @@ class Simulation:
         )
 
     def _story(self, error: Exception) -> str:
-        what = str(error) if isinstance(error, _BrokenRuleError) else f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
         trail = "\n  ".join(self._trail)
         return f"seed {self.seed}: {what}\n  {self.setting}\nlast steps:\n  {trail}"
 
@@ -727,7 +446,7 @@ class Simulation:
 
     def _step_kill(self) -> None:
         place = self._some_place()
-        if place is not None:
+        if place is not None and not self.setting.in_callers_thread:  # it dies with its callers
             after = self._random.choice((0, 0, 1, 4)) * _TICK
             self._tell(f"kill {place.lane.id}, reported after {after:g} s")
             place.replica.die(report_after=after)
@@ -738,6 +457,9 @@ class Simulation:
         if place is not None and not place.closed:
             self._tell(f"close {place.lane.id}")
             place.closed = True
+            for call in (*self._at_callers, *place.replica.inbox):
+                if call.lane is place.lane:
+                    self._mine(call).overtaken = True
             self._router.close_lane(place.lane)
 
     def _step_replace(self) -> None:
@@ -975,7 +697,7 @@ class Simulation:
             raise _BrokenRuleError(f"call {call.number} was started {call.starts} times")
         if call.over() or call.settled():
             raise _BrokenRuleError(f"call {call.number} started and is over")
-        if self._single:
+        if self._single and not call.overtaken:
             self._give_order(call)
             if call.order < self._last_start:
                 raise _BrokenRuleError(f"call {call.number} started after a call that came later")
@@ -988,16 +710,13 @@ class Simulation:
         if call.executions > 1 and not (idempotent and self.setting.retry_lost):
             raise _BrokenRuleError(f"call {call.number} is not to run twice and did")
 
-    def lost(
-        self, place: _Place, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException
-    ) -> None:
+    def lost(self, place: _Place, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
         """The replica of *place* died, and the router learns it now."""
         self._tell(f"{place.lane.id} is lost with {self._name(not_started)} not started and maybe {self._name(maybe)}")
         for call in (*not_started, *maybe):
             call.came_back = True
-            if self.setting.in_callers_thread and not call.over():
-                self._hold(call)
-        place.closed = True
+            call.overtaken = place.closed  # others have taken over from that replica before
+        place.closed = place.lost_already = True
         self._router.lost(place.lane, not_started, maybe, cause)
         for call in maybe:
             idempotent = call.method.idempotent if call.options.idempotent is None else call.options.idempotent
@@ -1032,16 +751,13 @@ class Simulation:
             raise _BrokenRuleError(f"said to be idle: {self._numbers()}")
 
     def _is_idle(self) -> bool:
-        """Whether nothing waits, and all that runs was given up."""
-        if self._router.waiting or self._router.parked:
+        """Whether nothing waits, no slot is taken by a call that has not started, and all that runs was given up."""
+        if self._router.waiting or self._router.parked or any(call.granted for call in self._at_callers):
             return False
-        if any(call.granted and not call.settled() for call in self._at_callers):
-            return False
-        return all(
-            call.settled()
+        return not any(
+            place.replica.inbox or not all(call.settled() for call in place.replica.running)
             for place in self._places
-            if not (place.closed and not place.replica.alive)
-            for call in (*place.replica.inbox, *place.replica.running)
+            if not place.lost_already
         )
 
     def ending(self, call: _SimulatedCall, error: BaseException | None) -> None:
@@ -1104,8 +820,12 @@ class Simulation:
         self._wake_callers()
         held = waiting + parked + self._check_lanes(waiting + parked)
         if held != len(self._live):
-            raise _BrokenRuleError(f"{len(self._live)} calls have no outcome: {self._name(self._live)}; {self._numbers()}")
-        idle = self._is_idle()
+            raise _BrokenRuleError(f"no outcome: {self._name(self._live)}, of which {held} are held; {self._numbers()}")
+        self._check_idle()
+        self._check_deadlines()
+
+    def _check_idle(self) -> None:
+        router, idle = self._router, self._is_idle()
         if self._draining and idle and not self._idle:
             raise _BrokenRuleError("the service is idle and the router did not say so")
         if router.idle is not idle:
@@ -1115,7 +835,6 @@ class Simulation:
         elif self._outsiders_out and not self._draining and self._busy and self._told == self._told_then:
             raise _BrokenRuleError("the service has become idle and nobody was told to look")
         self._busy = not idle
-        self._check_deadlines()
 
     def _serving(self) -> list[_Place]:
         """The replicas that take calls: without balancing the first, for which the others stand by."""
@@ -1131,7 +850,7 @@ class Simulation:
             held += sum(not call.over() for call in replica.inbox)
             abandoned = sum(call.over() for call in replica.running)
             held += len(replica.running) - abandoned
-            if place.closed and not replica.alive:
+            if place.lost_already:
                 continue
             granted = [call for call in self._at_callers if call.granted and call.lane is lane]
             taken = replica.taken + len(granted)

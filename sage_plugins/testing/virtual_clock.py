@@ -1,8 +1,8 @@
 """
 Time that passes only when a test says so.
 
-`VirtualClock` is a `sage_plugins.clock.Clock`, so whatever asks its clock for the time and for timers can be tested over
-hours of virtual time in no time at all, with the same course of events every time:
+`VirtualClock` is a `sage_plugins.clock.Clock`, so whatever asks its clock for the time and for timers can be tested
+over hours of virtual time in no time at all, with the same course of events every time:
 
     clock = VirtualClock()
     clock.call_at(clock.monotonic() + 3600, print)
@@ -44,9 +44,13 @@ class VirtualClock:
     """
     A clock that stands still until it is told to move on; for one thread.
 
-    Timers run inside `advance`, `run_until` and `run_all`, in order of time; those for the same moment in the order in which
-    they were set. While one runs, `monotonic()` is the moment for which it was set, or the present if that was in the past.
-    Timers set meanwhile take their turn like all others. What a timer raises comes out of the method that ran it.
+    Timers run inside `advance`, `run_until` and `run_all`, in order of time; those for the same moment in the order in
+    which they were set. While one runs, `monotonic()` is the moment for which it was set, or the present if that was in
+    the past. Timers set meanwhile take their turn like all others. What a timer raises comes out of the method that ran
+    it.
+
+    Attributes:
+        monotonic: Seconds, as far as the clock was moved.
     """
 
     def __init__(self, start: float = 1000.0) -> None:
@@ -57,15 +61,12 @@ class VirtualClock:
             start: First reading. Not 0 by default: real clocks are not at 0 either.
         """
         self._now = start
+        self.monotonic: Callable[[], float] = lambda: self._now
         self._alarms: list[tuple[float, int, _Alarm]] = []
         self._order = count()  # breaks ties, so that two alarms never get compared
 
-    def monotonic(self) -> float:
-        """Seconds, as far as the clock was moved."""
-        return self._now
-
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Run *callback* when the clock is moved to *when* or beyond; never at once, not even for a moment in the past."""
+        """Run *callback* when the clock is moved to *when* or beyond; never at once, not even if that is past."""
         alarm = _Alarm(callback)
         heappush(self._alarms, (when, next(self._order), alarm))
         return alarm

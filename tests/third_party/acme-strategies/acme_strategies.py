@@ -53,9 +53,9 @@ class DedicatedRunner:
         self._thread = seat.spawn(self._work, thread_name)
 
     def _work(self) -> None:
-        get, execute = self._seat.get, self._seat.execute
-        while (work := get()) is not None:
-            execute(work)
+        get, execute = self._seat.get, self._seat.worker()
+        while execute(get()):
+            pass
 
     def stats(self) -> RunnerStats:
         """The one thread, until it has ended."""

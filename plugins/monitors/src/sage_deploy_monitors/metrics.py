@@ -1,7 +1,7 @@
 """
 Counts and durations of calls, for the price of a few additions.
 
-Each thread that records has cells of its own, so no lock is taken and no count is lost; a snapshot adds them up.
+Each worker has cells of its own, so no lock is taken and no count is lost; a snapshot adds them up.
 """
 
 from __future__ import annotations
@@ -30,41 +30,21 @@ _RUN: Final = _WAIT + 1
 _EMPTY: Final[tuple[float, ...]] = (0,) * _WAIT + (0.0, 0.0)
 
 
-class _Cells:
-    """A thread's cells by method; when the thread ends they are added to those of the ended threads."""
-
-    __slots__ = ("_recorder", "by_method")
-
-    def __init__(self, recorder: MetricsRecorder, methods: int) -> None:
-        self._recorder = recorder
-        self.by_method = [list(_EMPTY) for _ in range(methods)]
-
-    def __del__(self) -> None:
-        self._recorder.fold(self.by_method)
-
-
 class MetricsRecorder:
     """The counts of one replica, or of the calling side."""
 
     def __init__(self, methods: tuple[str, ...]) -> None:
         self._methods = methods
-        # Re-entrant, because a thread's cells may be folded by the garbage collector while a snapshot is taken.
-        self._lock = threading.RLock()
-        self._cells: list[list[list[float]]] = []  # by thread, then by method; guarded by _lock, as the next
-        self._ended = [list(_EMPTY) for _ in methods]  # of threads that have ended
-        self.record: Callable[[int, int, float, float], None] = self._compose()
+        self._cells: list[list[list[float]]] = []  # by writer, then by method; only ever grows
 
-    def _compose(self) -> Callable[[int, int, float, float], None]:
-        local = threading.local()
+    def writer(self) -> Callable[[int, int, float, float], None]:
+        """A function that counts one call, into cells of its own."""
+        cells = [list(_EMPTY) for _ in self._methods]
+        self._cells.append(cells)
         edges, bisect, first_outcome, wait, run = EDGES_S, bisect_left, _OUTCOME, _WAIT, _RUN
 
         def record(method: int, outcome: int, wait_s: float, run_s: float) -> None:
-            try:
-                cell = local.cells[method]
-            except AttributeError:
-                local.owner = self._new_cells()
-                local.cells = local.owner.by_method
-                cell = local.cells[method]
+            cell = cells[method]
             if outcome:  # the good ones are what the others leave of the histogram's sum
                 cell[first_outcome + outcome] += 1
             cell[wait] += wait_s
@@ -73,23 +53,10 @@ class MetricsRecorder:
 
         return record
 
-    def _new_cells(self) -> _Cells:
-        cells = _Cells(self, len(self._methods))
-        with self._lock:
-            self._cells.append(cells.by_method)
-        return cells
-
-    def fold(self, cells: list[list[float]]) -> None:
-        """Keep the counts of a thread that has ended, and not its cells: there may be a thread for each call."""
-        with self._lock:
-            self._cells = [each for each in self._cells if each is not cells]
-            self._ended = [_sum(pair) for pair in zip(self._ended, cells, strict=True)]
-
     def snapshot(self) -> Mapping[str, Any]:
-        """The sums over all threads, by method: the histogram, the outcomes, and the seconds in queue and method."""
-        with self._lock:
-            threads = [self._ended, *self._cells]
-        return {name: _sum([cells[index] for cells in threads]) for index, name in enumerate(self._methods)}
+        """The sums over all workers, by method: the histogram, the outcomes, and the seconds in queue and method."""
+        workers = tuple(self._cells)
+        return {name: _sum([cells[index] for cells in workers]) for index, name in enumerate(self._methods)}
 
 
 def _sum(cells: Sequence[Sequence[float]]) -> list[float]:

@@ -16,16 +16,17 @@ class Inline:
     """Has the core run calls where they are made."""
 
     def start(self, seat: Seat) -> _InlineRunner:
-        """Nothing to start: `run_here` is the seat's `execute`."""
+        """Nothing to start: `run_here` is the one worker's `execute`."""
         return _InlineRunner(seat)
 
 
 class _InlineRunner:
-    # The one slot is the lock: whoever holds its token runs, the others wait in the router's queue.
+    # The one slot is the lock: whoever holds its token runs, the others wait in the router's queue. So `execute` is never used
+    # by two threads at once.
     slots = 1
 
     def __init__(self, seat: Seat) -> None:
-        self.run_here = seat.execute
+        self.run_here = seat.worker()
 
     def stats(self) -> RunnerStats:
         return RunnerStats(threads=0)

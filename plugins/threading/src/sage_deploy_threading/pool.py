@@ -16,7 +16,7 @@ from sage_deploy_threading.workers import join_all
 from sage_plugins.values import RunnerStats
 
 if TYPE_CHECKING:
-    from sage_plugins.interfaces import Seat
+    from sage_plugins.interfaces import Seat, Work
 
 __all__ = ["Pool", "pool_size"]
 
@@ -62,19 +62,23 @@ class _PoolRunner:
             self._threads.add(self._seat.spawn(self._work, f"worker-{next(self._number)}"))
 
     def _work_fixed(self) -> None:
-        get, execute = self._seat.get, self._seat.execute
-        while (work := get()) is not None:
-            execute(work)
+        get, execute = self._seat.get, self._seat.worker()
+        while execute(get()):
+            pass
 
     def _work_elastic(self) -> None:
         # The last idle worker to take work starts the next one before it begins, so somebody always waits for the next call
         # until the pool is full; nobody has to count or to poll.
-        get, execute, idle = self._seat.get, self._seat.execute, self._idle
-        while (work := get()) is not None:
+        get, execute, idle = self._seat.get, self._seat.worker(), self._idle
+
+        def take() -> Work | None:
+            work = get()
             idle.pop()
-            if not idle:
+            if not idle and work is not None:
                 self._grow()
-            execute(work)
+            return work
+
+        while execute(take()):
             idle.append(None)
 
     def stats(self) -> RunnerStats:

@@ -31,9 +31,9 @@ class _SingleRunner:
         self._thread = seat.spawn(self._work, "worker")
 
     def _work(self) -> None:
-        get, execute = self._seat.get, self._seat.execute
-        while (work := get()) is not None:
-            execute(work)
+        get, execute = self._seat.get, self._seat.worker()
+        while execute(get()):
+            pass
 
     def stats(self) -> RunnerStats:
         return RunnerStats(threads=int(self._thread.is_alive()))
