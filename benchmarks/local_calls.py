@@ -1,4 +1,6 @@
-"""Calls on target `local` against a `ThreadPoolExecutor` and a bare thread hop, with metrics, bounds and time-outs on."""
+"""
+Calls on target `local` against a `ThreadPoolExecutor` and a bare thread hop, with metrics, bounds and time-outs on.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """
-Write a class once; say in configuration where it runs, how it runs its calls, how many there are, who gets the next call and
-who watches.
+Write a class once; say in configuration where it runs, how it runs its calls and who gets the next one.
 
 The names below are imported when they are first used: `import sage_plugins` alone costs next to nothing.
 """

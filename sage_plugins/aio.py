@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,8 @@ async def outcome(call: Call) -> Any:
         over: asyncio.Future[None] = loop.create_future()
 
         def wake(_: Call) -> None:
-            try:
+            with suppress(RuntimeError):  # the loop was closed: nobody awaits any more
                 loop.call_soon_threadsafe(_set, over)
-            except RuntimeError:  # the loop was closed: nobody awaits any more
-                pass
 
         timer = None
         if call.expires < inf:
@@ -74,7 +73,8 @@ async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
     """
     What *run* returns, run in a thread of its own with the present context variables.
 
-    Not `run_in_executor`: its threads are joined when the interpreter exits, so a stuck method would keep it from exiting.
+    Not `run_in_executor`: its threads are joined when the interpreter exits, so a stuck method would keep it from
+    exiting.
     """
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
@@ -86,10 +86,8 @@ async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
             result.append(run())
         except BaseException as raised:  # noqa: BLE001 - it is the awaiting task's
             error.append(raised)
-        try:
+        with suppress(RuntimeError):  # the loop was closed: nobody awaits any more
             loop.call_soon_threadsafe(_set, over)
-        except RuntimeError:  # the loop was closed: nobody awaits any more
-            pass
 
     start_thread(body, name=name)
     await over

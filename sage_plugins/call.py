@@ -1,14 +1,14 @@
 """
 One call: the work item and the future in one object.
 
-`Call` is a `concurrent.futures.Future` whose lock, condition and callback list are made when somebody needs them, because
-most calls have one waiter or none. `docs/design/call-as-future.md` says what that gains.
+`Call` is a `concurrent.futures.Future` whose lock, condition and callback list are made when somebody needs them,
+because most calls have one waiter or none. `docs/design/call-as-future.md` says what that gains.
 
 Who may do what to a call is decided by two tokens, each a slot that exists until it is deleted. Deleting a slot is one
 atomic step of the interpreter: exactly one thread succeeds, the others get AttributeError. No lock is needed per call.
 
-* `_unstarted`: whoever deletes it decides whether the call runs: a worker that starts it, or a canceller or deadline that
-  makes sure that it never will.
+* `_unstarted`: whoever deletes it decides whether the call runs: a worker that starts it, or a canceller or deadline
+  that makes sure that it never will.
 * `_unsettled`: whoever deletes it decides the outcome, and then publishes it.
 
 A worker deletes the first when it starts and the second when the method has ended. Everyone else takes both under
@@ -93,7 +93,8 @@ class Call(Future[Any]):
 
     It behaves as a `concurrent.futures.Future`: `result`, `exception`, `cancel`, callbacks, `wait`, `as_completed` and
     `asyncio.wrap_future` work. Beyond that, it ends at its deadline, with `CallTimeoutError`, also if nobody set a
-    time-out on `result()`. `cancel` stops a call that has not started; one that runs goes on and `cancel` returns False.
+    time-out on `result()`. `cancel` stops a call that has not started; one that runs goes on and `cancel` returns
+    False.
 
     All methods are safe from any thread.
     """
@@ -125,7 +126,7 @@ class Call(Future[Any]):
     returned: bool = False  # was sent, and came back when its replica died; written by the router
     attempts: int = 0  # times that it was started and its replica died; written by the router
 
-    def __init__(  # noqa: PLR0913 - every field is set by the one caller on the path of a call; keywords would cost
+    def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost
         self,
         owner: CallOwner,
         method: MethodPlan,
@@ -203,7 +204,8 @@ class Call(Future[Any]):
         self._result = result
         self._exception = error
         self._over = _CANCELLED if type(error) is CallCancelledError else FINISHED
-        # Whoever looks at a call makes its latch first and reads `_over` second; this is the other half of the handshake.
+        # Whoever looks at a call makes its latch first and reads `_over` second; this is the other half of the
+        # handshake.
         if self._latch is not None:
             self.release()
 
@@ -306,8 +308,8 @@ class Call(Future[Any]):
             where = "" if self.lane is None else f" (replica {self.lane.id})"
             still = "it ended too late" if ended else "the method may still be running and keeps its slot until it ends"
             return (
-                f"{who} gave no answer in {self.deadline - self.since:.4g} s{where}; {still}. Raise `timeout` or make the "
-                "method faster"
+                f"{who} gave no answer in {self.deadline - self.since:.4g} s{where}; {still}. Raise `timeout` or make "
+                "the method faster"
             )
         return (
             f"{who} waited {self.expires - self.since:.4g} s in the queue and did not start; it never will. "
@@ -322,7 +324,8 @@ class Call(Future[Any]):
         """
         if self._over == _CANCELLED:
             return True
-        # One that was started before its replica died may have had its effect: it is not as if it had never been called.
+        # One that was started before its replica died may have had its effect: it is not as if it had never been
+        # called.
         return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True)
 
     def abandon(self) -> bool:
@@ -376,7 +379,9 @@ class Call(Future[Any]):
                 self.lane.run_here(self)
 
     def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
-        """Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain and it goes on."""
+        """
+        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain and it goes on.
+        """
         clock = self.owner.clock
         # A call that has started no longer minds `expires`.
         until = self.expires if self.expires == self.deadline or self.unstarted() else self.deadline
@@ -397,7 +402,8 @@ class Call(Future[Any]):
         self.lane = lane
         self.__dict__["granted"] = True
         _open(self._latch)
-        # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays here.
+        # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays
+        # here.
         return not (self.settled() and self._take_grant())
 
     def _take_grant(self) -> bool:
@@ -435,7 +441,7 @@ class Call(Future[Any]):
             return self._result
         try:
             if not self._wait(timeout):
-                raise TimeoutError  # noqa: TRY301 - as Future.result does
+                raise TimeoutError
             if self._exception is not None:
                 raise self._exception
             return self._result
@@ -492,7 +498,7 @@ class Call(Future[Any]):
     # -- what concurrent.futures.wait and as_completed reach into ----------------------------------------------------
 
     @property
-    def _state(self) -> str:
+    def _state(self) -> str:  # type: ignore[override] # read by concurrent.futures, written only here
         """
         The state as `concurrent.futures` spells it, for its own functions.
 
@@ -503,11 +509,11 @@ class Call(Future[Any]):
         return "FINISHED" if self._over == FINISHED else "CANCELLED_AND_NOTIFIED"
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override] # made when somebody looks at it
         return self._watched().condition
 
     @property
-    def _waiters(self) -> list[Any]:
+    def _waiters(self) -> list[Any]:  # type: ignore[override] # as `_condition`
         return self._watched().waiters
 
     def _share(self) -> _Shared:
@@ -555,7 +561,7 @@ class Call(Future[Any]):
                 return
             try:
                 callback(self)
-            except BaseException:  # noqa: BLE001 - also SystemExit: this may be a worker, or the clock
+            except BaseException:  # also SystemExit: this may be a worker, or the clock
                 import logging
 
                 logging.getLogger("sage_plugins").exception("a done-callback of %r raised", self)
@@ -603,7 +609,7 @@ def _closed_lock() -> threading.Lock:
 def _open(lock: threading.Lock | None) -> None:
     """Release *lock*, if there is one and it is not open already: its waiter has then not woken up yet."""
     if lock is not None:
-        try:
+        try:  # noqa: SIM105 - contextlib.suppress costs more than the release itself
             lock.release()
         except RuntimeError:
             pass

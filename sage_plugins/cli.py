@@ -187,7 +187,9 @@ def _duration(seconds: float) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows))
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+    )
     return "\n".join(lines)
 
 
@@ -203,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         arguments: Without the program's name; those of the process by default.
     """
     try:
-        commands.main(args=None if arguments is None else list(arguments), prog_name="sage-deploy", standalone_mode=False)
+        commands.main(
+            args=None if arguments is None else list(arguments), prog_name="sage-deploy", standalone_mode=False
+        )
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.Abort:

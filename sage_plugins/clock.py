@@ -1,8 +1,8 @@
 """
 Time, injected: the real clock here, a virtual one in `sage_plugins.testing`.
 
-Deadlines are readings of `Clock.monotonic`, so a changed wall clock cannot move them. Everything that waits for a moment
-asks the clock for a timer, so a test can run hours of it in virtual time.
+Deadlines are readings of `Clock.monotonic`, so a changed wall clock cannot move them. Everything that waits for a
+moment asks the clock for a timer, so a test can run hours of it in virtual time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Clock(Protocol):
     """Seconds since some moment in the past; never goes back."""
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Run *callback* once `monotonic()` reaches *when*, on a thread of the clock's; it must be quick and not raise."""
+        """
+        Run *callback* once `monotonic()` reaches *when*, on a thread of the clock's; it must be quick and not raise.
+        """
 
 
 class _Alarm:
@@ -53,8 +55,9 @@ class SystemClock:
     """
     The machine's monotonic clock.
 
-    Timers run on one daemon thread, which is started by the first timer and ends when none has been set for `IDLE_S` seconds
-    or when `rest` finds none, so a process that sets no timer has no thread, and no process is kept alive by one.
+    Timers run on one daemon thread, which is started by the first timer and ends when none has been set for `IDLE_S`
+    seconds or when `rest` finds none, so a process that sets no timer has no thread, and no process is kept alive by
+    one.
     """
 
     IDLE_S = 5.0
@@ -62,7 +65,10 @@ class SystemClock:
     def __init__(self) -> None:
         self.monotonic = time.monotonic
         self._order = count()  # breaks ties, so that two alarms never get compared
-        self.after_fork()
+        self._condition = threading.Condition()
+        self._alarms: list[tuple[float, int, _Alarm]] = []  # guarded by _condition, as the next two
+        self._thread: threading.Thread | None = None
+        self._resting = False
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Run *callback* at *when* on the clock's own thread."""
@@ -97,7 +103,7 @@ class SystemClock:
             if callback is not None:
                 try:
                     callback()
-                except BaseException:  # noqa: BLE001 - one timer's fault must not stop all others
+                except BaseException:  # one timer's fault must not stop all others
                     logging.getLogger("sage_plugins").exception("a timer's callback raised")
 
     def rest(self) -> None:
@@ -115,8 +121,8 @@ class SystemClock:
     def after_fork(self) -> None:
         """Start anew in a forked child, where the clock's thread does not exist and its lock may be held for ever."""
         self._condition = threading.Condition()
-        self._alarms: list[tuple[float, int, _Alarm]] = []  # guarded by _condition, as the next two
-        self._thread: threading.Thread | None = None
+        self._alarms = []
+        self._thread = None
         self._resting = False
 
 

@@ -250,7 +250,7 @@ class _Reader:
 
     def _add(  # noqa: PLR0913, PLR0917 - a problem and its place, in the order of printing
         self,
-        id: str,  # noqa: A002 - the rule's id, as in Problem
+        id: str,
         at: Position,
         section: str,
         key: str,

@@ -28,7 +28,6 @@ from sage_plugins.service import ServiceFactory
 from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from os import PathLike
     from types import TracebackType
     from typing import Self
@@ -52,8 +51,8 @@ class Environment:
     """
     A set of services: registered, deployed, called and stopped together.
 
-    Registering starts nothing. `deploy` starts everything or nothing; a service that is called before that is deployed by the
-    call. As a context manager, sync or async, it closes itself. All methods are safe from any thread.
+    Registering starts nothing. `deploy` starts everything or nothing; a service that is called before that is deployed
+    by the call. As a context manager, sync or async, it closes itself. All methods are safe from any thread.
 
     Attributes:
         name: Name of the environment.
@@ -138,7 +137,9 @@ class Environment:
             TypeError: It lacks one of these.
             DeployError: A service of that name is deployed.
         """
-        missing = [part for part in ("create_service", "service_name", "service_class") if not hasattr(service_factory, part)]
+        missing = [
+            part for part in ("create_service", "service_name", "service_class") if not hasattr(service_factory, part)
+        ]
         if missing:
             msg = f"the factory of service {service_name!r} lacks {', '.join(missing)}: {service_factory!r}"
             raise TypeError(msg)
@@ -150,7 +151,10 @@ class Environment:
             self._check_open(name)
             task = self._tasks.get(name)
             if task is not None and task.state != "pending":
-                msg = f"service {name!r} is deployed ({task.state}) and cannot be registered again: close the environment first"
+                msg = (
+                    f"service {name!r} is deployed ({task.state}) and cannot be registered again: close "
+                    "the environment first"
+                )
                 raise DeployError(msg, service=name)
             self._tasks.pop(name, None)
             self.service_factories[name] = factory
@@ -315,7 +319,7 @@ class Environment:
                         del self._tasks[task.service_name]
             raise
 
-    async def adeploy(self, timeout: float | None = None) -> None:
+    async def adeploy(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as `deploy`
         """`deploy` for coroutines: it runs in a thread of its own, and the loop goes on meanwhile."""
         from sage_plugins import aio
 
@@ -398,8 +402,9 @@ class Environment:
         A service at a glance.
 
         Returns:
-            `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health` (`healthy`,
-            `ready` of `replicas`) and `replicas` (a dictionary each: id, state, node, inflight, slots, threads, error).
+            `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
+            (`healthy`, `ready` of `replicas`) and `replicas` (a dictionary each: id, state, node, inflight, slots,
+            threads, error).
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -412,8 +417,8 @@ class Environment:
         """
         Accept no more calls, let those accepted finish, then stop every service, the last deployed first.
 
-        Idempotent, from any thread. Accepted calls may go on calling other services until all have finished. Called from
-        within a service's own call it returns at once and the rest happens when that call has ended.
+        Idempotent, from any thread. Accepted calls may go on calling other services until all have finished. Called
+        from within a service's own call it returns at once and the rest happens when that call has ended.
 
         Args:
             drain_timeout: Seconds for the accepted calls of all services; None for the longest of their own.
@@ -423,7 +428,9 @@ class Environment:
             tasks = list(self._tasks.values())
         if any(task.owns(call.current_call()) for task in tasks):
             # A service's own call closes its environment: waiting for that call to end would never end.
-            threading.Thread(target=self._close, args=(tasks, drain_timeout), name=f"{self.name}-close", daemon=True).start()
+            threading.Thread(
+                target=self._close, args=(tasks, drain_timeout), name=f"{self.name}-close", daemon=True
+            ).start()
         else:
             self._close(tasks, drain_timeout)
 
@@ -469,7 +476,8 @@ class Environment:
 
         await aio.in_thread(self.close, name=f"{self.name}-close")
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """In a forked child: the services are not here; refuse everything that needs them."""
         self._lock = threading.RLock()
         self._closed = self._forked = True
         tasks, self._tasks = self._tasks, {}
@@ -513,7 +521,9 @@ def _at_positions(error: PlanError | ConfigError, file: DeploymentFile, entry: S
     from sage_plugins.config_file import file_problem
 
     problems = [file_problem(entry, problem, file.path) for problem in error.problems]
-    errors = [str(problem) for problem, known in zip(problems, error.problems, strict=True) if known.severity == "error"]
+    errors = [
+        str(problem) for problem, known in zip(problems, error.problems, strict=True) if known.severity == "error"
+    ]
     return ConfigError("\n".join(errors), problems=error.problems)
 
 
@@ -534,8 +544,8 @@ def _close_all() -> None:
 
 def _forked(name: str) -> SageDeployError:
     return ForkedRuntimeError(
-        f"service '{name}' runs in the process that forked this one: threads do not survive a fork. Make an Environment and "
-        "deploy in the child, or fork before deploying"
+        f"service '{name}' runs in the process that forked this one: threads do not survive a fork. Make an "
+        "Environment and deploy in the child, or fork before deploying"
     )
 
 
@@ -543,7 +553,7 @@ def _after_fork() -> None:
     SYSTEM.after_fork()
     call.after_fork()
     for environment in list(_LIVE):
-        environment._after_fork()
+        environment.after_fork()
     _LIVE.clear()
 
 

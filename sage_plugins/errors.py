@@ -1,9 +1,10 @@
 """
 Every error that sage-deploy raises, and nothing else.
 
-All of them pickle with their attributes, because a call may fail in another process than the one that waits for it. Each
-message says what happened, to which service, method, replica and node as far as they are known, and what to do about it.
-Where Python has a builtin for the cause (`TimeoutError`, `LookupError`, `AttributeError`, `ValueError`), the error is one.
+All of them pickle with their attributes, because a call may fail in another process than the one that waits for it.
+Each message says what happened, to which service, method, replica and node as far as they are known, and what to do
+about it. Where Python has a builtin for the cause (`TimeoutError`, `LookupError`, `AttributeError`, `ValueError`), the
+error is one.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
 
 
 class SageDeployError(Exception):
-    """Base of everything that sage-deploy raises on its own account; a service's own exceptions arrive as themselves."""
+    """
+    Base of everything that sage-deploy raises on its own account; a service's own exceptions arrive as themselves.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own __reduce__ calls the class with args alone, which loses keyword-only attributes and fails for
@@ -114,7 +117,7 @@ class UnknownPluginError(PluginError, LookupError):
         id: The ID asked for.
     """
 
-    def __init__(self, message: str, *, kind: str = "", id: str = "") -> None:  # noqa: A002 - the field's own word
+    def __init__(self, message: str, *, kind: str = "", id: str = "") -> None:
         super().__init__(message)
         self.kind = kind
         self.id = id
@@ -253,4 +256,6 @@ class ClusterUnavailableError(SageDeployError):
 
 
 class ForkedRuntimeError(SageDeployError):
-    """This process was forked from one that runs services; threads do not survive a fork, so the services are not here."""
+    """
+    This process was forked from one that runs services; threads do not survive a fork, so the services are not here.
+    """

@@ -105,8 +105,13 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
     return composition, [problem for problem in problems if problem.severity == "warning"]
 
 
-def _choose(  # noqa: PLR0913 - private, and each is another thing
-    registry: Registry, kind: str, id: str, config: ServiceDeploymentConfig, service: str, problems: list[Problem]  # noqa: A002
+def _choose(  # noqa: PLR0913, PLR0917 - private, and each is another thing
+    registry: Registry,
+    kind: str,
+    id: str,
+    config: ServiceDeploymentConfig,
+    service: str,
+    problems: list[Problem],
 ) -> Choice:
     """Look up *id*, read its options and have it check the configuration."""
     found = registry.find(kind, id, service=service)
@@ -122,7 +127,10 @@ def _choose(  # noqa: PLR0913 - private, and each is another thing
         try:
             problems.extend(registration.check(config, options))
         except Exception as error:
-            msg = f"{kind} '{id}' from {found.plugin.source} failed to check service '{service}': {type(error).__name__}: {error}"
+            msg = (
+                f"{kind} '{id}' from {found.plugin.source} failed to check service '{service}': "
+                f"{type(error).__name__}: {error}"
+            )
             raise PluginError(msg) from error
     return Choice(registration, options, found.plugin.source)
 
@@ -165,7 +173,7 @@ class ServiceTaskFactory:
         remote: Whether it was asked to run on a cluster.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - three of SAGE's, three of ours
         self,
         service_factory: Any,
         deployment_config: ServiceDeploymentConfig | None = None,
@@ -179,7 +187,8 @@ class ServiceTaskFactory:
         Remember what to make.
 
         Args:
-            service_factory: `ServiceFactory`, or anything with `service_name`, `service_class` and `create_service(ctx)`.
+            service_factory: `ServiceFactory`, or anything with `service_name`, `service_class` and
+                `create_service(ctx)`.
             deployment_config: Defaults to one replica, one thread; on any node of the cluster if *remote*.
             remote: Without a configuration: run on any node of the cluster.
             registry: The plugins to choose from; the installed ones by default.

@@ -51,9 +51,9 @@ class ServiceHandle:
     """
     Calls one service; made by `Environment.service`.
 
-    `handle.get("k")` is `handle.call("get", "k")` for every served method whose name the handle does not use itself. A handle
-    stays valid while replicas come and go, and is safe from any thread and event loop. Making one starts nothing: the first
-    call deploys the service if that has not happened.
+    `handle.get("k")` is `handle.call("get", "k")` for every served method whose name the handle does not use itself. A
+    handle stays valid while replicas come and go, and is safe from any thread and event loop. Making one starts
+    nothing: the first call deploys the service if that has not happened.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class ServiceHandle:
             name: Name of the service.
             bind: Gives the service's binding, deploying it if need be.
             options: For all calls of this handle.
-            timeout: Seconds from call to answer for all methods; None for no limit, unset for what the configuration says.
+            timeout: Seconds from call to answer for all methods; None for no limit, unset for what the configuration
+                says.
         """
         self._name = name
         self._bind = bind
@@ -82,8 +83,8 @@ class ServiceHandle:
 
     # -- verbs -------------------------------------------------------------------------------------------------------
     #
-    # The first call of a handle takes the way below; `_compose` then puts the composed verbs into the instance, where they
-    # hide these.
+    # The first call of a handle takes the way below; `_compose` then puts the composed verbs into the instance, where
+    # they hide these.
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """
@@ -105,8 +106,8 @@ class ServiceHandle:
         """
         Start a call and give its future at once.
 
-        With `overload: block` and a full queue it holds the caller until there is room. Under `inline` the method runs before
-        this returns.
+        With `overload: block` and a full queue it holds the caller until there is room. Under `inline` the method runs
+        before this returns.
 
         Raises:
             CallTimeoutError: There was no room within the time-out.
@@ -133,8 +134,8 @@ class ServiceHandle:
         """
         Call *method* from a coroutine; raises what `call` raises.
 
-        Works from any running event loop. With a full queue under `overload: block` it suspends. Cancelling the awaiting task
-        cancels the call: one that has not started never will; one that runs is abandoned.
+        Works from any running event loop. With a full queue under `overload: block` it suspends. Cancelling the
+        awaiting task cancels the call: one that has not started never will; one that runs is abandoned.
         """
         from sage_plugins import aio
 
@@ -187,7 +188,7 @@ class ServiceHandle:
         self.__dict__[name] = method  # so that the next access does not come here
         return method
 
-    def _compose(self) -> Binding:
+    def _compose(self) -> Binding:  # noqa: C901 - five closures over what does not change
         """Bind to the service, deploying it if need be, and compose the verbs with all that does not change decided."""
         if self._binding is not None:
             return self._binding
@@ -276,7 +277,10 @@ class ServiceHandle:
 
     def __reduce__(self) -> Any:
         """Handles of this process's services do not travel."""
-        msg = f"the handle to {self._name!r} belongs to this process and cannot be pickled: look the service up where it is used"
+        msg = (
+            f"the handle to {self._name!r} belongs to this process and cannot be pickled: look the "
+            "service up where it is used"
+        )
         raise CallError(msg, service=self._name)
 
 

@@ -1,8 +1,8 @@
 """
 The hooks through which a plugin is heard: each returns registrations, and is called only while a service is composed.
 
-A plugin is a module with functions marked `@hookimpl`, named in the entry-point group `sage_deploy`. Objects made by the
-registrations do the work; `sage_plugins.interfaces` says what they must be.
+A plugin is a module with functions marked `@hookimpl`, named in the entry-point group `sage_deploy`. Objects made by
+the registrations do the work; `sage_plugins.interfaces` says what they must be.
 """
 
 from __future__ import annotations

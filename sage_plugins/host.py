@@ -1,8 +1,8 @@
 """
 The replica's process: the instance, the envelope around each call, the recorders and the life-cycle hooks.
 
-The same for every target. The strategy's workers fetch work from the host's inbox and give it to `execute`, which is composed
-once per worker: claim, deadline, context, method, record, free the slot, release the caller.
+The same for every target. The strategy's workers fetch work from the host's inbox and give it to `execute`, which is
+composed once per worker: claim, deadline, context, method, record, free the slot, release the caller.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ class Host:
         """
         Run the stop hooks where calls run, then end the workers; waits at most *grace* seconds in all.
 
-        Idempotent, from any thread. Calls that still run after *grace* end with ServiceStoppedError; their methods go on and
-        their number is returned.
+        Idempotent, from any thread. Calls that still run after *grace* end with ServiceStoppedError; their methods go
+        on and their number is returned.
         """
         runner = self._runner
         if runner is None:
@@ -267,8 +267,7 @@ class Host:
             job.error = None
         for call in self._calls_running():
             call.give_up(self._stopped_error(call), Outcome.STOPPED)
-        left = runner.stop(max(0.0, until - self._clock.monotonic()))
-        return left
+        return runner.stop(max(0.0, until - self._clock.monotonic()))
 
     def _calls_running(self) -> list[Call]:
         return [call for cell in tuple(self._running) for call in tuple(cell) if call is not None]
@@ -276,8 +275,8 @@ class Host:
     def _stopped_error(self, call: Call) -> ServiceStoppedError:
         spec = self._spec
         msg = (
-            f"{spec.service}.{call.method.name} was still running on {spec.id} when the service stopped; it may have had its "
-            "effect. Raise `drain_timeout` if calls take that long"
+            f"{spec.service}.{call.method.name} was still running on {spec.id} when the service stopped; it may have "
+            "had its effect. Raise `drain_timeout` if calls take that long"
         )
         return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id)
 
@@ -305,7 +304,7 @@ class Host:
 
     # -- the envelope around a call ----------------------------------------------------------------------------------
 
-    def _compose(self) -> Callable[[Any], bool]:
+    def _compose(self) -> Callable[[Any], bool]:  # noqa: C901, PLR0915 - see `execute`
         """A worker's `execute`, with all that has one answer decided."""
         monotonic, follow, table = self._clock.monotonic, self._events.follow, self._table
         record = _compose_record(list(self._recorders.values()))
@@ -318,7 +317,7 @@ class Host:
             return table[call.method.index](*call.args, **call.kwargs)
 
         def execute(call: Any) -> bool:
-            # Call.claim, claim_outcome and publish are written out: each would cost a frame for every call.
+            # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
             if call is None:
                 return False
             while call is not None:
@@ -374,7 +373,9 @@ class Host:
         return execute
 
     def _execute_other(self, work: Work) -> Call | None:
-        """Work that is no call to be run: a step of the replica's life, or a call whose time was over when it came up."""
+        """
+        Work that is no call to be run: a step of the replica's life, or a call whose time was over when it came up.
+        """
         if isinstance(work, _Job):
             self._do(work)
             return None
@@ -385,7 +386,9 @@ class Host:
         """Say once that a monitor's recorder raises; its counts are wrong from here on, and nothing else is."""
         if not self._recorder_told:
             self._recorder_told = True
-            logging.getLogger("sage_plugins").error("a recorder of %s raised; it is not told again", self._spec.id, exc_info=error)
+            logging.getLogger("sage_plugins").error(
+                "a recorder of %s raised; it is not told again", self._spec.id, exc_info=error
+            )
 
     def _as_remote_error(self, raised: BaseException, call: Call) -> BaseException:
         """What the caller gets for SystemExit and its kind, which would end the caller's thread or process."""
@@ -393,8 +396,8 @@ class Host:
 
         text = text_of(raised)
         return RemoteError(
-            f"{self._spec.service}.{call.method.name} raised {text}; it was kept from ending the replica. Raise an ordinary "
-            "exception instead",
+            f"{self._spec.service}.{call.method.name} raised {text}; it was kept from ending the replica. Raise an "
+            "ordinary exception instead",
             type_name=type(raised).__qualname__,
             original_message=text.partition(": ")[2],
             traceback_text="".join(traceback.format_exception(raised)),

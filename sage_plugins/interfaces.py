@@ -1,18 +1,19 @@
 """
 The objects behind the plugins: what a target, strategy, balancer or monitor must be, and what the core gives it.
 
-All are protocols, so a plugin need not inherit from anything. Callables that are used for every call are plain attributes:
-fetch them once, call them often.
+All are protocols, so a plugin need not inherit from anything. Callables that are used for every call are plain
+attributes: fetch them once, call them often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import StrEnum
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from threading import Thread
+
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.values import (
@@ -50,7 +51,8 @@ Work: TypeAlias = Any
 Picker: TypeAlias = "Callable[[Hashable | None], Candidate]"
 
 
-# -- how a replica runs calls ----------------------------------------------------------------------------------------------
+# -- how a replica runs calls
+# ----------------------------------------------------------------------------------------------
 
 
 class Seat(Protocol):
@@ -72,8 +74,8 @@ class Seat(Protocol):
     """
     Gives a worker its `execute`, which must never be used by two threads at once.
 
-    `execute(work)` does one piece of work, from claiming it to releasing its caller, and the waiting calls that get its slot
-    afterwards. It never raises, and is False for None: then the worker ends. So a worker is
+    `execute(work)` does one piece of work, from claiming it to releasing its caller, and the waiting calls that get its
+    slot afterwards. It never raises, and is False for None: then the worker ends. So a worker is
     `get, execute = seat.get, seat.worker()` and `while execute(get()): pass`.
     """
 
@@ -91,7 +93,8 @@ class Strategy(Protocol):
         """
         Start the workers; returns at once.
 
-        The first piece of work that they fetch builds the service's instance, so constructor and hooks run where calls run.
+        The first piece of work that they fetch builds the service's instance, so constructor and hooks run where calls
+        run.
         """
 
 
@@ -115,7 +118,8 @@ class Runner(Protocol):
         """
 
 
-# -- where replicas run ------------------------------------------------------------------------------------------------------
+# -- where replicas run
+# ------------------------------------------------------------------------------------------------------
 
 
 class ControlOp(StrEnum):
@@ -166,7 +170,9 @@ class ReplicaEvents(Protocol):
     """The work of a call that was sent has ended, and its slot is free again: the next call is sent."""
 
     follow: Callable[[], Call | None]
-    """Like `freed`, for a replica that can go on at once: gives the next call for the slot, or None if it is free now."""
+    """
+    Like `freed`, for a replica that can go on at once: gives the next call for the slot, or None if it is free now.
+    """
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
@@ -191,7 +197,8 @@ class Target(Protocol):
         """Let go of whatever the target holds, after its replicas were stopped. Idempotent."""
 
 
-# -- who gets the next call --------------------------------------------------------------------------------------------------
+# -- who gets the next call
+# --------------------------------------------------------------------------------------------------
 
 
 class Candidate(Protocol):
@@ -222,7 +229,9 @@ class Balancer(Protocol):
     """Who gets the next call: one object for each service."""
 
     binding: bool
-    """Whether a call must wait for the replica chosen. If False and that replica is busy, the first free one takes it."""
+    """
+    Whether a call must wait for the replica chosen. If False and that replica is busy, the first free one takes it.
+    """
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         """
@@ -233,7 +242,8 @@ class Balancer(Protocol):
         """
 
 
-# -- who watches ---------------------------------------------------------------------------------------------------------------
+# -- who watches
+# ---------------------------------------------------------------------------------------------------------------
 
 
 class Recorder(Protocol):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from sage_plugins.values import Placed
+from sage_plugins.values import Placed, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sage_plugins.task import Composition
-    from sage_plugins.values import Choice, Problem
+    from sage_plugins.values import Choice
 
 __all__ = ["Decision", "DeploymentPlan", "ServicePlan", "plan_service"]
 

@@ -1,9 +1,9 @@
 """
 Finding plugins and looking up what they offer.
 
-A registry is an object, never a module's global: an environment has one, a test makes its own. Discovery reads the entry points
-of the group `sage_deploy` and imports their modules, which are light by contract. Names and IDs are unique: of two that collide
-none is chosen in silence.
+A registry is an object, never a module's global: an environment has one, a test makes its own. Discovery reads the
+entry points of the group `sage_deploy` and imports their modules, which are light by contract. Names and IDs are
+unique: of two that collide none is chosen in silence.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class Registry:
         Entry points named in the variable `SAGE_DEPLOY_DISABLED_PLUGINS` (separated by commas) are left out.
 
         Raises:
-            PluginConflictError: Two distributions have an entry point of the same name, or two plugins offer the same ID.
+            PluginConflictError: Two distributions have an entry point of the same name, or two plugins offer the same
+                ID.
         """
         disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
         points: dict[str, tuple[Plugin, metadata.EntryPoint]] = {}
@@ -161,8 +162,8 @@ class Registry:
             known = points.setdefault(point.name, (plugin, point))[0]
             if (known.distribution, known.module) != (plugin.distribution, plugin.module):
                 msg = (
-                    f"two plugins are called {point.name!r}: {known.module} from {known.source} and {plugin.module} from "
-                    f"{plugin.source}; uninstall one, or set {DISABLED_VARIABLE}={point.name} to do without both"
+                    f"two plugins are called {point.name!r}: {known.module} from {known.source} and {plugin.module} "
+                    f"from {plugin.source}; uninstall one, or set {DISABLED_VARIABLE}={point.name} to do without both"
                 )
                 raise PluginConflictError(msg)
         loaded: list[tuple[Plugin, Any]] = []
@@ -191,20 +192,22 @@ class Registry:
         registry = cls(loaded)
         if registry.failures:
             failure = registry.failures[0]
-            raise failure.error if isinstance(failure.error, PluginError) else PluginError(str(failure)) from failure.error
+            raise (
+                failure.error if isinstance(failure.error, PluginError) else PluginError(str(failure))
+            ) from failure.error
         return registry
 
     def _add(self, kind: str, entry: Registered) -> None:
         known = self._table.setdefault((kind, entry.registration.id), entry)
         if known is not entry:
             msg = (
-                f"{kind} {entry.registration.id!r} is offered by {known.plugin.source} (plugin {known.plugin.name!r}) and by "
-                f"{entry.plugin.source} (plugin {entry.plugin.name!r}); uninstall one, or set "
+                f"{kind} {entry.registration.id!r} is offered by {known.plugin.source} (plugin {known.plugin.name!r}) "
+                f"and by {entry.plugin.source} (plugin {entry.plugin.name!r}); uninstall one, or set "
                 f"{DISABLED_VARIABLE}={entry.plugin.name}"
             )
             raise PluginConflictError(msg)
 
-    def find(self, kind: str, id: str, *, service: str = "") -> Registered:  # noqa: A002 - the field's own word
+    def find(self, kind: str, id: str, *, service: str = "") -> Registered:
         """
         What is registered as *id*.
 
@@ -268,7 +271,10 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
         for registrations in manager.subset_hook_caller(hook, others)():
             for registration in registrations:
                 if not isinstance(registration, Registration):
-                    msg = f"{hook} of plugin {plugin.name!r} from {plugin.source} returned {registration!r}, not a Registration"
+                    msg = (
+                        f"{hook} of plugin {plugin.name!r} from {plugin.source} returned "
+                        f"{registration!r}, not a Registration"
+                    )
                     raise PluginError(msg)
                 found.append((kind, registration))
     return found

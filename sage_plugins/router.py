@@ -1,18 +1,20 @@
 """
 Where a call waits, who takes it, and what becomes of it when something goes wrong.
 
-The router is a state machine without threads: callers, workers and timers drive it. `docs/design/who-waits-where.md` has the
-picture. In short:
+The router is a state machine without threads: callers, workers and timers drive it. `docs/design/who-waits-where.md`
+has the picture. In short:
 
 * Each replica is a *lane* with one token for each free slot. A caller who takes a token sends its call there.
-* Without a free slot a call joins the *backlog*, if it can take one of the `queue_size` tokens of *room*; whoever frees a
+* Without a free slot a call joins the *backlog*, if it can take one of the `queue_size` tokens of *room*; whoever frees
+  a
   slot hands it to the oldest call of the backlog.
-* Without room a call is refused (`reject`), or (`block`) it is *parked*: it stands in the backlog without a token of room,
+* Without room a call is refused (`reject`), or (`block`) it is *parked*: it stands in the backlog without a token of
+  room,
   its caller waits, and whoever frees room gives it to the parked call that came first.
 
-Tokens are items of lists: `pop` and `append` are one step of the interpreter each, so taking a slot or a place in the queue
-needs no lock and the bounds are exact. Every pair "make room, then look for who waits" / "wait, then look for room" is done
-in these two orders, so that of two threads at least one sees the other.
+Tokens are items of lists: `pop` and `append` are one step of the interpreter each, so taking a slot or a place in the
+queue needs no lock and the bounds are exact. Every pair "make room, then look for who waits" / "wait, then look for
+room" is done in these two orders, so that of two threads at least one sees the other.
 """
 
 from __future__ import annotations
@@ -46,16 +48,30 @@ _PORTION: Final = 1024
 class Lane:
     """The router's side of one replica; to a balancer, a `Candidate`."""
 
-    __slots__ = ("abandoned", "backlog", "follow", "free", "id", "index", "node", "run_here", "send", "slots", "withdrawn")
+    __slots__ = (
+        "abandoned",
+        "backlog",
+        "follow",
+        "free",
+        "id",
+        "index",
+        "node",
+        "run_here",
+        "send",
+        "slots",
+        "withdrawn",
+    )
 
-    def __init__(self, id: str, index: int, backlog: deque[Call]) -> None:  # noqa: A002 - as in Candidate
+    def __init__(self, id: str, index: int, backlog: deque[Call]) -> None:
         self.id = id
         self.index = index
         self.backlog: deque[Call] | tuple[()] = backlog  # where its calls wait; () once it is closed
         self.node: str | None = None
         self.slots = 0
         self.free: list[None] = []  # one token for each free slot
-        self.withdrawn = 0  # tokens taken back for good, because the lane or the service closes; guarded by Router._lock
+        self.withdrawn = (
+            0  # tokens taken back for good, because the lane or the service closes; guarded by Router._lock
+        )
         self.abandoned = 0  # calls given up by their callers that still run; guarded by Router._lock
         self.send: Callable[[Call], None]
         self.run_here: Callable[[Call], None] | None = None
@@ -107,8 +123,8 @@ class Router:
     Attributes:
         route: Accept a call: `route(call)` is True if it was sent or queued, False if it is parked until there is room.
             Raises OverloadedError if the queue is full and the service rejects, ServiceStoppedError once it drains,
-            NoReplicaError if there is no replica and will be none. Rebound whenever the set of replicas changes, so look
-            it up for each call.
+            NoReplicaError if there is no replica and will be none. Rebound whenever the set of replicas changes, so
+            look it up for each call.
     """
 
     route: Callable[[Call], bool]
@@ -150,14 +166,16 @@ class Router:
         self._balancer = balancer
         self._binding = balancer is not None and balancer.binding
         self._on_balancer_error = on_balancer_error
-        # Changes of the set, draining; never taken by a call that finds its way. Re-entrant: a signal handler may stop the
-        # service in the middle of it.
+        # Changes of the set, draining; never taken by a call that finds its way. Re-entrant: a signal handler may stop
+        # the service in the middle of it.
         self._lock = threading.RLock()
         self._open: tuple[Lane, ...] = ()  # open ones, by index; replaced, never changed
         self._lanes: tuple[Lane, ...] = ()  # those of them that serve: all, or without balancing the first
         self._closed: tuple[Lane, ...] = ()  # those that still run calls
         self._backlog: deque[Call] = deque()  # waiting calls, oldest first
-        self._orphans: tuple[deque[Call], ...] = ()  # backlogs of closed lanes under a binding balancer; see _gather_strays
+        self._orphans: tuple[
+            deque[Call], ...
+        ] = ()  # backlogs of closed lanes under a binding balancer; see _gather_strays
         self._parked: deque[Call] = deque()  # those among the waiting calls that hold no room, oldest first
         self._room: list[None] = [None] * min(queue_size, _PORTION)
         self._unminted = queue_size - len(self._room)  # guarded by _lock
@@ -275,7 +293,10 @@ class Router:
     def _refusal(self, call: Call) -> Exception:
         if self._stopped is None and self._unavailable is not None:
             return self._unavailable()
-        msg = f"{self.service}.{call.method.name} was not run: service '{self.service}' {self._stopped or self._stopped_to_outsiders}"
+        msg = (
+            f"{self.service}.{call.method.name} was not run: service '{self.service}' "
+            f"{self._stopped or self._stopped_to_outsiders}"
+        )
         return ServiceStoppedError(msg, service=self.service, method=call.method.name)
 
     # -- waiting for a slot ------------------------------------------------------------------------------------------
@@ -336,8 +357,8 @@ class Router:
             if _remove(backlog, call):
                 self._leave_queue(call)
                 return
-        # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over; or it is on its way
-        # into one, and `_after_enqueue` discards it then.
+        # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over; or it is on its
+        # way into one, and `_after_enqueue` discards it then.
 
     def _refuse_overload(self, call: Call) -> None:
         self._refused(call.method.index, "overloaded")
@@ -391,7 +412,9 @@ class Router:
                 lane.freed()
 
     def _sweep(self) -> bool:
-        """Take expired calls out of a full queue, where nobody may be watching their deadline; True if there were any."""
+        """
+        Take expired calls out of a full queue, where nobody may be watching their deadline; True if there were any.
+        """
         now = self.clock.monotonic()
         if now < self._sweep_at:
             return False
@@ -400,7 +423,11 @@ class Router:
         return bool(expired)
 
     def _backlogs(self) -> Iterable[deque[Call] | tuple[()]]:
-        return (self._backlog, *(lane.backlog for lane in self._lanes), *self._orphans) if self._binding else (self._backlog,)
+        return (
+            (self._backlog, *(lane.backlog for lane in self._lanes), *self._orphans)
+            if self._binding
+            else (self._backlog,)
+        )
 
     def _place_for(self, call: Call) -> deque[Call]:
         """The backlog that a call joins which has lost its lane."""
@@ -472,8 +499,10 @@ class Router:
 
     # -- the set of replicas -----------------------------------------------------------------------------------------
 
-    def lane(self, id: str, index: int) -> Lane:  # noqa: A002 - as in Lane
-        """A closed lane for a replica that is about to start; its `follow` and `freed` are what the replica reports to."""
+    def lane(self, id: str, index: int) -> Lane:
+        """
+        A closed lane for a replica that is about to start; its `follow` and `freed` are what the replica reports to.
+        """
         lane = Lane(id, index, deque() if self._binding else self._backlog)
         lane.follow = self._compose_follow(lane)
         return lane
@@ -504,7 +533,9 @@ class Router:
             lane.backlog = ()
             self._rebind()
             lane.take_free()
-            if self._stopped is not None:  # slots that were taken back because the service had become idle are needed again
+            if (
+                self._stopped is not None
+            ):  # slots that were taken back because the service had become idle are needed again
                 for each in self._lanes:
                     each.give_back()
         self._gather_strays()
@@ -516,8 +547,8 @@ class Router:
         """
         Send calls that wait where no lane serves to the lanes' backlogs.
 
-        They got there because their lane was closed, or because there was none, when their callers queued them. Callers look
-        here again after they queued a call, so none is forgotten.
+        They got there because their lane was closed, or because there was none, when their callers queued them. Callers
+        look here again after they queued a call, so none is forgotten.
         """
         if not self._binding:
             return
@@ -547,8 +578,9 @@ class Router:
                 again.append(call)
                 continue
             msg = (
-                f"{self.service}.{call.method.name} was running on replica {lane.id} when that died ({cause}); it may or may "
-                "not have had its effect. Declare the method idempotent and set `failover_enabled` to have it retried"
+                f"{self.service}.{call.method.name} was running on replica {lane.id} when that died ({cause}); it may "
+                "or may not have had its effect. Declare the method idempotent and set `failover_enabled` to have it "
+                "retried"
             )
             where = {"service": self.service, "method": call.method.name, "replica": lane.id, "node": lane.node}
             call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED)
@@ -626,8 +658,8 @@ class Router:
 
         Args:
             why: Completes "service 'kv' ..." in the errors of the calls refused.
-            on_idle: Called, perhaps more than once and from any thread, when no accepted call waits or runs. Slots of calls
-                that were abandoned do not count.
+            on_idle: Called, perhaps more than once and from any thread, when no accepted call waits or runs. Slots of
+                calls that were abandoned do not count.
         """
         with self._lock:
             self._stopped = why
@@ -657,7 +689,9 @@ class Router:
                 call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
-        """In a forked child: refuse every call with a new *error*; its locks may be held by threads that are not here."""
+        """
+        In a forked child: refuse every call with a new *error*; its locks may be held by threads that are not here.
+        """
         self._lock = threading.RLock()
         self._unavailable = error
         self._stopped = None

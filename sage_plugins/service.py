@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -53,7 +54,7 @@ def idempotent(method: _Method) -> _Method:
 
 
 def run_hook(instance: Any, name: str, run: Callable[[Any], Any]) -> bool:
-    """Call the life-cycle hook *name* if *instance* has it; True if it had. *run* runs the coroutine of an `async def`."""
+    """Call the hook *name* if *instance* has it; True if it had. *run* runs the coroutine of an `async def`."""
     hook = getattr(instance, name, None)
     if not callable(hook):
         return False
@@ -65,7 +66,7 @@ def run_hook(instance: Any, name: str, run: Callable[[Any], Any]) -> bool:
 
 class ServiceContext:
     """
-    What a replica knows of itself, as `self.ctx` of the instance and as its constructor's `ctx` parameter if it has one.
+    What a replica knows of itself: `self.ctx` of the instance, and its constructor's `ctx` parameter if it has one.
 
     Attributes:
         name: Name of the service.
@@ -166,7 +167,7 @@ class ServiceFactory:
             raise ValueError(msg)
         if not isinstance(service_class, type):
             msg = f"service {service_name!r}: give the class itself, got {service_class!r}"
-            raise ValueError(msg)
+            raise ValueError(msg)  # noqa: TRY004 - as in SAGE, and as for the name
         self.service_name = service_name
         self.service_class = service_class
         self.service_args = tuple(service_args)
@@ -177,7 +178,8 @@ class ServiceFactory:
         A new instance, with `self.ctx` set before its constructor runs.
 
         Raises:
-            ConfigError: A TypeError of the constructor over an argument that is a configuration field, with the way out.
+            ConfigError: A TypeError of the constructor over an argument that is a configuration field, with the way
+                out.
             BaseException: Whatever else the constructor raises.
         """
         cls = self.service_class
@@ -190,10 +192,8 @@ class ServiceFactory:
                 _set_ctx(instance, ctx)
                 return instance
             # What type.__call__ does, with the context in between.
-            if cls.__new__ is object.__new__:
-                instance = cls.__new__(cls)
-            else:
-                instance = cls.__new__(cls, *self.service_args, **kwargs)
+            new: Callable[..., Any] = cls.__new__
+            instance = new(cls) if new is object.__new__ else new(cls, *self.service_args, **kwargs)
             if isinstance(instance, cls):
                 _set_ctx(instance, ctx)
                 instance.__init__(*self.service_args, **kwargs)  # type: ignore[misc]
@@ -209,8 +209,9 @@ class ServiceFactory:
         meant = sorted(name for name in self.service_kwargs if name in fields() and f"'{name}'" in str(error))
         if meant:
             error.add_note(
-                f"{meant[0]!r} is a deployment setting: register_service passes all its arguments to the constructor. Give it "
-                f"as register_service_with_config(..., deployment_config=ServiceDeploymentConfig({meant[0]}=...))"
+                f"{meant[0]!r} is a deployment setting: register_service passes all its arguments to the constructor. "
+                f"Give it as register_service_with_config(..., "
+                f"deployment_config=ServiceDeploymentConfig({meant[0]}=...))"
             )
 
     def __repr__(self) -> str:
@@ -221,10 +222,8 @@ class ServiceFactory:
 def _set_ctx(instance: Any, ctx: ServiceContext | None) -> None:
     if ctx is None:
         return
-    try:
+    with suppress(AttributeError):  # a class with __slots__ and no place for it; it may still take ctx as an argument
         instance.ctx = ctx
-    except AttributeError:  # a class with __slots__ and no place for it; it may still take ctx as an argument
-        pass
 
 
 def _takes_ctx(cls: type, positional: int) -> bool:
@@ -253,7 +252,9 @@ def method_plans(cls: type, config: Any) -> tuple[MethodPlan, ...]:
     names = [
         name
         for name in dir(cls)
-        if not name.startswith("_") and name not in LIFECYCLE_HOOKS and _is_method(inspect.getattr_static(cls, name), cls, name)
+        if not name.startswith("_")
+        and name not in LIFECYCLE_HOOKS
+        and _is_method(inspect.getattr_static(cls, name), cls, name)
     ]
     unknown = sorted(set(config.methods) - set(names))
     if unknown:

@@ -31,7 +31,7 @@ _SUGGESTIONS: Final = 20
 class _WrongError(Exception):
     """One value that does not fit; becomes a problem once its path is known."""
 
-    def __init__(self, id: str, wanted: str, value: object, fix: str = "") -> None:  # noqa: A002 - the rule's id, as in Problem
+    def __init__(self, id: str, wanted: str, value: object, fix: str = "") -> None:
         super().__init__(f"must be {wanted}, got {shown(value)}")
         self.id = id
         self.wanted = wanted

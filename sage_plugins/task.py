@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from sage_plugins.call import current_call
+from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.config import ServiceDeploymentConfig
     from sage_plugins.interfaces import Monitor, Replica, Target
     from sage_plugins.router import Lane
 
@@ -212,7 +212,8 @@ class ServiceTask:
             timeout: Seconds to wait; None for the configuration's `startup_timeout`.
 
         Raises:
-            DeployError: A replica did not become ready; what had started was stopped. Raised from the constructor's error.
+            DeployError: A replica did not become ready; what had started was stopped. Raised from the constructor's
+                error.
         """
         self.begin()
         try:
@@ -255,8 +256,8 @@ class ServiceTask:
             if isinstance(error, SageDeployError) or not isinstance(error, Exception):
                 raise
             msg = (
-                f"service '{self.service_name}': target '{composition.target.id}' from {composition.target.source} failed to "
-                f"start it: {text_of(error)}"
+                f"service '{self.service_name}': target '{composition.target.id}' from {composition.target.source} "
+                f"failed to start it: {text_of(error)}"
             )
             raise DeployError(msg, service=self.service_name) from error
 
@@ -318,8 +319,8 @@ class ServiceTask:
                 if remaining <= 0:
                     late = ", ".join(each.spec.id for each in self._members if each.state is not ReplicaState.READY)
                     msg = (
-                        f"service '{self.service_name}': {late} not ready after {limit:g} s; the constructor or a start hook "
-                        "still runs. Raise `startup_timeout` if it needs that long"
+                        f"service '{self.service_name}': {late} not ready after {limit:g} s; the constructor or a "
+                        "start hook still runs. Raise `startup_timeout` if it needs that long"
                     )
                     raise DeployError(msg, service=self.service_name)
                 self._condition.wait(min(remaining, threading.TIMEOUT_MAX))
@@ -328,9 +329,7 @@ class ServiceTask:
         cause = member.cause
         frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
         where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        msg = (
-            f"while constructing service '{self.service_name}' replica {member.spec.index}: {text_of(cause)}{where}"
-        )
+        msg = f"while constructing service '{self.service_name}' replica {member.spec.index}: {text_of(cause)}{where}"
         return DeployError(msg, service=self.service_name, replica=member.spec.id)
 
     def bind(self) -> Binding:
@@ -353,8 +352,8 @@ class ServiceTask:
         once and the service stops when that call has ended.
 
         Args:
-            drain_timeout: Seconds for the accepted calls; None for the configuration's. Calls that still wait then end with
-                ServiceStoppedError, and so do those that still run: their methods go on.
+            drain_timeout: Seconds for the accepted calls; None for the configuration's. Calls that still wait then end
+                with ServiceStoppedError, and so do those that still run: their methods go on.
         """
         with self._condition:
             if self._state in (ReplicaState.PENDING, ReplicaState.STOPPED):
@@ -369,9 +368,7 @@ class ServiceTask:
             return
         limit = self._config.drain_timeout if drain_timeout is None else drain_timeout
         if inside:
-            threading.Thread(
-                target=self._drain, args=(limit,), name=f"{self.service_name}-stop", daemon=True
-            ).start()
+            threading.Thread(target=self._drain, args=(limit,), name=f"{self.service_name}-stop", daemon=True).start()
         else:
             self._drain(limit)
 
@@ -420,7 +417,9 @@ class ServiceTask:
             self.stop(drain_timeout)
 
     def close_to_outsiders(self, watch: Callable[[], None]) -> None:
-        """Accept only calls that come from within other services' calls; *watch* is told when `idle` may have changed."""
+        """
+        Accept only calls that come from within other services' calls; *watch* is told when `idle` may have changed.
+        """
         if self._state in (ReplicaState.STARTING, ReplicaState.READY):
             self._router.close_to_outsiders("is stopping", watch)
 
@@ -510,11 +509,11 @@ class ServiceTask:
         Start the call that *request* describes and return at once; the response goes into its `response_queue`.
 
         Args:
-            request: A dictionary with `method_name`, `response_queue` (anything with `put`) and, optionally, `request_id`,
-                `args`, `kwargs` and `timeout`.
+            request: A dictionary with `method_name`, `response_queue` (anything with `put`) and, optionally,
+                `request_id`, `args`, `kwargs` and `timeout`.
 
-        The response is a dictionary with `request_id`, `result`, `error` (text or None), `success`, `execution_time` and
-        `timestamp` (seconds, wall clock).
+        The response is a dictionary with `request_id`, `result`, `error` (text or None), `success`, `execution_time`
+        and `timestamp` (seconds, wall clock).
         """
         queue = request["response_queue"]
         started = self._clock.monotonic()
@@ -539,7 +538,9 @@ class ServiceTask:
             handle = self.handle
             if request.get("timeout") is not None:
                 handle = handle.with_options(timeout=request["timeout"])
-            call = handle.start(request["method_name"], tuple(request.get("args", ())), dict(request.get("kwargs") or {}))
+            call = handle.start(
+                request["method_name"], tuple(request.get("args", ())), dict(request.get("kwargs") or {})
+            )
         except Exception as error:  # noqa: BLE001 - the caller of a request looks for it in the queue
             respond(None, error)
         else:
@@ -548,4 +549,3 @@ class ServiceTask:
     def __repr__(self) -> str:
         """Name and state."""
         return f"<ServiceTask {self.service_name!r} {self.state}>"
-

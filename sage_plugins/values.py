@@ -124,8 +124,8 @@ class Registration:
         summary: One line for `plugins list` and the plan.
         options: attrs class of the service's `options: {<id>: {...}}`, or None if there is nothing to set.
         check: `check(config, options)` gives the problems of a configuration that names this ID; None for none.
-        explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces and what
-            is advisory; None for none.
+        explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces and
+            what is advisory; None for none.
         capabilities: What the object declares that it can or cannot do; see the conformance suites.
     """
 

@@ -224,12 +224,12 @@ class _Builder:
         if handler is not None:
             handler(event)
 
-    def _flaw(self, id: str, event: Any, message: str, fix: str = "") -> Flaw:  # noqa: A002 - the rule's id, as in Problem
+    def _flaw(self, id: str, event: Any, message: str, fix: str = "") -> Flaw:
         flaw = Flaw(id, event.start_mark.line + 1, event.start_mark.column + 1, message, fix)
         self.flaws.append(flaw)
         return flaw
 
-    def _stop(self, id: str, event: Any, message: str, fix: str = "") -> None:  # noqa: A002 - the rule's id, as in Problem
+    def _stop(self, id: str, event: Any, message: str, fix: str = "") -> None:
         raise _StopReadingError(Flaw(id, event.start_mark.line + 1, event.start_mark.column + 1, message, fix))
 
     def _document(self, event: Any) -> None:

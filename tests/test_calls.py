@@ -420,64 +420,52 @@ def test_futures_work_with_as_completed(deploy, strategy):
     assert sorted(call.result() for call in concurrent.futures.as_completed(calls, PATIENCE)) == list(range(100))
 
 
-def test_wait_waits_for_all_although_one_ends_while_it_begins(deploy, gate, in_thread, until, monkeypatch):
-    """A call that ends while `wait` looks at it is counted once: `wait` does not return before the others are over."""
-    handle = deploy("pool").handle
-    ending, told = threading.Event(), threading.Event()
-    quick, slow = handle.submit("run", gate, "quick"), None
-    quick.add_done_callback(lambda _: None)
-    gate.wait_entered()
-    tell = type(quick)._publish_shared
+class Waiter:
+    """What `concurrent.futures.wait` and `as_completed` install in a future."""
 
-    def tell_late(call, shared):
-        if call is quick:  # the outcome is stored, its waiters are not told yet
-            ending.set()
-            assert told.wait(PATIENCE)
-        tell(call, shared)
+    def __init__(self):
+        self.told = []
 
-    monkeypatch.setattr(type(quick), "_publish_shared", tell_late)
-    slow = Future()
-    gate.open()
-    assert ending.wait(PATIENCE)
-    waiting = in_thread(concurrent.futures.wait, [quick, slow], PATIENCE)
-    until(lambda: slow._waiters)
-    told.set()
-    quick.result(PATIENCE)
-    handle.call("echo")  # whatever told the waiters has happened
-    handle.call("echo")
-    ended_early = waiting.done()
-    slow.set_result(None)
-    done, not_done = waiting.result(PATIENCE)
-    assert not ended_early
-    assert (done, not_done) == ({quick, slow}, set())
+    def add_result(self, future):
+        self.told.append(future)
+
+    add_exception = add_cancelled = add_result
 
 
-def test_as_completed_gives_once_what_ends_while_it_begins(deploy, gate, in_thread, until, monkeypatch):
-    """A call that ends while `as_completed` looks at it is given once."""
-    handle = deploy("pool").handle
-    ending, told = threading.Event(), threading.Event()
-    quick = handle.submit("run", gate, "quick")
-    quick.add_done_callback(lambda _: None)
-    gate.wait_entered()
-    tell = type(quick)._publish_shared
+@pytest.mark.parametrize("ending", ["result", "cancel"])
+def test_waiter_is_told_of_an_end_that_was_not_seen(deploy, gate, occupy, in_thread, until, ending):  # noqa: PLR0913, PLR0917 - fixtures
+    """
+    Who installs a waiter under the future's condition is told once if the state then was not over, else never.
 
-    def tell_late(call, shared):
-        if call is quick:
-            ending.set()
-            assert told.wait(PATIENCE)
-        tell(call, shared)
-
-    monkeypatch.setattr(type(quick), "_publish_shared", tell_late)
-    slow = Future()
-    gate.open()
-    assert ending.wait(PATIENCE)
-    collecting = in_thread(lambda: list(concurrent.futures.as_completed([quick, slow], PATIENCE)))
-    until(lambda: slow._waiters)
-    told.set()
-    handle.call("echo")
-    handle.call("echo")
-    slow.set_result(None)
-    assert collecting.result(PATIENCE) == [quick, slow]
+    `wait` and `as_completed` count on it: told too often, `wait` returns while another call is pending.
+    """
+    service = deploy("single")
+    if ending == "result":
+        future = service.handle.submit("run", gate)
+        gate.wait_entered()
+    else:
+        occupied = occupy(service)
+        future = service.handle.submit("echo")
+    early, late = Waiter(), Waiter()
+    with future._condition:
+        future._waiters.append(early)
+    with future._condition:
+        # The call ends while the condition is held, as far as it can.
+        if ending == "result":
+            gate.open()
+            until(lambda: service.env.get_service_status("svc")["replicas"][0]["inflight"] == 0)
+        else:
+            cancelling = in_thread(future.cancel)
+            until(lambda: service.waiting == 0)
+        threading.Event().wait(0.02)
+        over = future._state in {"FINISHED", "CANCELLED_AND_NOTIFIED"}
+        future._waiters.append(late)
+    if ending == "cancel":
+        assert cancelling.result(PATIENCE)
+        occupied.open()
+    service.handle.echo()  # by now everybody was told who ever will be
+    assert early.told == [future]
+    assert late.told == ([] if over else [future])
 
 
 def test_futures_can_be_awaited(deploy, strategy):

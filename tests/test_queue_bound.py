@@ -459,7 +459,7 @@ def outcome(call):
 
 
 def storm(handle, seed, stop):
-    """Make calls of all kinds, cancel some, watch some; gives the calls accepted and the number that ended in `submit`."""
+    """Make calls of all kinds, cancel some, watch some; gives the calls, and how many ended in `submit`."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     accepted, ended_here, watched = [], 0, []
 
@@ -490,7 +490,7 @@ def storm(handle, seed, stop):
 
 @pytest.mark.parametrize("overload", ["block", "reject"])
 def test_every_call_has_one_outcome_in_a_storm(deploy, threaded, in_thread, overload):
-    """Results, errors, deadlines, cancellations and a stop at once: each accepted call ends once and is counted once."""
+    """Results, errors, deadlines, cancellations and a stop at once: each accepted call ends and counts once."""
     service = deploy(threaded, queue_size=20, overload=overload)
     stop = threading.Event()
     callers = [in_thread(storm, service.handle, seed, stop) for seed in range(6)]

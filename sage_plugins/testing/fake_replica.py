@@ -70,7 +70,7 @@ class FakeReplica:
     An `interfaces.Replica` whose methods take virtual time and end as a script says; for one thread.
 
     It keeps to what a host promises the router: a call is claimed when it starts, one whose time is over never starts,
-    `freed` is reported once for each call, and before the caller learns the outcome. An answer is `("answer", args)`.
+    its slot is free before the caller learns the outcome, and once. An answer is `("answer", args)`.
 
     Attributes:
         send: Take a call; a worker looks for it when the clock moves. A dead replica reports that it lost it.
@@ -86,7 +86,7 @@ class FakeReplica:
         clock: Clock,
         slots: int,
         *,
-        id: str = "fake#0",  # noqa: A002 - as in Replica
+        id: str = "fake#0",
         index: int = 0,
         script: Callable[[Call], Act] = lambda _: Act(),
         pick_up: Callable[[], float] = lambda: 0.0,
@@ -99,7 +99,7 @@ class FakeReplica:
         Make a replica that is ready.
 
         Args:
-            events: Told of freed slots and of the death: `freed()` and `lost(...)` of `interfaces.ReplicaEvents`.
+            events: Told of freed slots and of the death: `follow()` and `lost(...)` of `interfaces.ReplicaEvents`.
             clock: Its time.
             slots: Calls at once.
             id: Name of the replica.
@@ -167,7 +167,7 @@ class FakeReplica:
             return
         self.inbox.popleft()
         if not self.claim(call):
-            self._events.freed()
+            self.free(call)
         elif self.too_late(call):
             self._end_expired(call)
         else:
@@ -220,8 +220,12 @@ class FakeReplica:
         call.publish(result, error)
 
     def free(self, call: Call) -> None:  # noqa: ARG002 - for replicas that want to know whose slot it was
-        """Report that the slot of *call* is free."""
-        self._events.freed()
+        """Report that the slot of *call* is free, and take the call that gets it next."""
+        following = self._events.follow()
+        if following is not None:
+            self.inbox.append(following)
+            self._check_slots()
+            self._clock.call_at(self._clock.monotonic(), self._pick_up)
 
     def release_hung(self) -> None:
         """Have every method that hangs answer now."""
@@ -271,7 +275,7 @@ class _Events:
     """What one fake replica reports, as far as the router is concerned."""
 
     def __init__(self, router: Router, lane: Lane) -> None:
-        self.freed = lane.freed
+        self.follow = lane.follow
         self.lane = lane
         self._router = router
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from concurrent.futures import wait
+from contextvars import copy_context
 from itertools import count
 from math import inf
 from random import Random
@@ -223,6 +224,7 @@ class _SimulatedCall(Call):
 
     number: int
     simulation: Simulation
+    inside: Call | None  # on behalf of which call it is made
     order = -1  # in which it was accepted
     ends = 0  # outcomes published
     starts = 0
@@ -251,7 +253,7 @@ class _Place:
 
     def __init__(self, simulation: Simulation, lane: Lane) -> None:
         self.lane = lane
-        self.freed = lane.freed
+        self.follow = lane.follow
         self.replica: FakeReplica
         self.closed = False
         self.lost_already = False
@@ -541,32 +543,39 @@ class Simulation:
             key=random.choice((None, 0, 1, 2, 3)), idempotent=random.choice((None, None, None, True, False))
         )
         method = random.choice(self._methods)
-        call = _SimulatedCall(self._router, method, (self._calls,), {}, options, now, deadline, expires, None)
+        # Some are made by a method of a service; on behalf of which call does not matter.
+        inside = random.choice(self._all) if self._all and random.random() < 0.3 else None  # noqa: PLR2004 - odds
+        token = CURRENT.set(inside)
+        context = copy_context()
+        CURRENT.reset(token)
+        call = _SimulatedCall(self._router, method, (self._calls,), {}, options, now, deadline, expires, context)
+        call.inside = inside
         call.number = self._calls
         call.simulation = self
         self._calls += 1
         return call
 
+    def _closed_to(self, call: _SimulatedCall) -> bool:
+        return self._draining or (self._outsiders_out and call.inside is None)
+
     def _route(self, call: _SimulatedCall) -> None:
         refused = self._refusals.total()
         self._live[call] = None
-        # Whether it is made by a service's method; on behalf of which call does not matter.
-        inside = CURRENT.set(call if self._random.random() < 0.3 else None)  # noqa: PLR2004 - odds
-        outsider = CURRENT.get() is None
+        token = CURRENT.set(call.inside)
         try:
             admitted = self._router.route(call)
         except (OverloadedError, ServiceStoppedError, NoReplicaError) as error:
             del self._live[call]
             self._tell(f"route {call.number}: {type(error).__name__}")
             told = self._refusals.total() - refused
-            self._check_refusal(call, error, told=told, stopped=self._draining or (self._outsiders_out and outsider))
+            self._check_refusal(call, error, told=told, stopped=self._closed_to(call))
             return
         finally:
-            CURRENT.reset(inside)
+            CURRENT.reset(token)
         self._all.append(call)
         self._give_order(call)
         self._tell(f"route {call.number}: {'sent or queued' if admitted else 'parked'}")
-        if self._draining or self._unavailable or (self._outsiders_out and outsider):
+        if self._closed_to(call) or self._unavailable:
             raise _BrokenRuleError(f"call {call.number} was accepted by a service that takes no more")
         if admitted is call.parked:
             raise _BrokenRuleError(f"route of call {call.number} gave {admitted}, and parked is {call.parked}")
@@ -795,7 +804,7 @@ class Simulation:
         if outcome == Outcome.DIED:
             return call.starts > 0 and call.came_back
         accepted = call.admitted or call.came_back
-        return self._stopping or self._unavailable or (self._draining and not accepted)
+        return self._stopping or self._unavailable or (self._closed_to(call) and not accepted)
 
     def ended(self, call: _SimulatedCall) -> None:
         """The outcome of *call* was published."""

@@ -17,8 +17,8 @@ class LeastLoaded:
     """
     Gives each call to the replica with the fewest calls in flight.
 
-    Among equals it takes turns, so that a lone caller warms all replicas. Counts are read without a lock and may lag by a call:
-    right in one process, where the counts are the router's own.
+    Among equals it takes turns, so that a lone caller warms all replicas. Counts are read without a lock and may lag by
+    a call: right in one process, where the counts are the router's own.
     """
 
     binding = False

@@ -22,7 +22,12 @@ def _create(_options: None) -> Any:
 def _check(config: Any, _options: None) -> Iterator[Problem]:
     for name in ("target_nodes", "node_selector"):
         if getattr(config, name) is not None:
-            yield Problem("E201", name, "target 'local' runs in this process and chooses no node", "remove it or name another target")
+            yield Problem(
+                "E201",
+                name,
+                "target 'local' runs in this process and chooses no node",
+                "remove it or name another target",
+            )
     if config.gpu_count:
         yield Problem(
             "W05", "gpu_count", f"{config.gpu_count} is advisory: target 'local' reserves no GPU and hides none"

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["EDGES_S", "Metrics", "MetricsRecorder"]
 
-#: Upper edges of the histogram's buckets in seconds: from 1 us, each a fifth above the one before, to some 1,000 s. A percentile
-#: read from them is therefore at most 20 % too high.
+#: Upper edges of the histogram's buckets in seconds: from 1 us, each a fifth above the one before, to some 1,000 s. A
+#: percentile read from them is therefore at most 20 % too high.
 EDGES_S: Final[tuple[float, ...]] = tuple(1e-6 * 1.2**power for power in range(115))
 
-# A cell is one list: the histogram's buckets, then the calls by outcome, then the seconds in the queue and in the method.
+# A cell is one list: the histogram's buckets, then the calls by outcome, then the seconds in the queue and in the
+# method.
 _OUTCOME: Final = len(EDGES_S) + 1
 _WAIT: Final = _OUTCOME + len(Outcome.NAMES)
 _RUN: Final = _WAIT + 1

@@ -21,8 +21,8 @@ class Inline:
 
 
 class _InlineRunner:
-    # The one slot is the lock: whoever holds its token runs, the others wait in the router's queue. So `execute` is never used
-    # by two threads at once.
+    # The one slot is the lock: whoever holds its token runs, the others wait in the router's queue. So `execute` is
+    # never used by two threads at once.
     slots = 1
 
     def __init__(self, seat: Seat) -> None:

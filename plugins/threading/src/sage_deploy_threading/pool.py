@@ -1,8 +1,8 @@
 """
 A pool of threads that grows under load.
 
-Not `concurrent.futures.ThreadPoolExecutor`: its exit hook joins its threads, so one stuck method would keep the interpreter from
-exiting, and its `submit` takes four locks where the seat's inbox takes none (docs/performance.md).
+Not `concurrent.futures.ThreadPoolExecutor`: its exit hook joins its threads, so one stuck method would keep the
+interpreter from exiting, and its `submit` takes four locks where the seat's inbox takes none (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class _PoolRunner:
             pass
 
     def _work_elastic(self) -> None:
-        # The last idle worker to take work starts the next one before it begins, so somebody always waits for the next call
-        # until the pool is full; nobody has to count or to poll.
+        # The last idle worker to take work starts the next one before it begins, so somebody always waits for the next
+        # call until the pool is full; nobody has to count or to poll.
         get, execute, idle = self._seat.get, self._seat.worker(), self._idle
 
         def take() -> Work | None:

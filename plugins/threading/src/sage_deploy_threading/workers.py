@@ -13,7 +13,9 @@ __all__ = ["join_all"]
 
 
 def join_all(threads: Iterable[threading.Thread], grace: float) -> int:
-    """Wait at most *grace* seconds in all for *threads* to end; how many have not. The calling thread does not count."""
+    """
+    Wait at most *grace* seconds in all for *threads* to end; how many have not. The calling thread does not count.
+    """
     until = monotonic() + grace
     left = 0
     for thread in threads:

@@ -1,0 +1,507 @@
+"""
+The router in virtual time: a thousand courses of events from as many seeds, and single rules by name.
+
+A seed that fails is played again by
+
+    SAGE_SIM_SEED=123 pytest tests/test_router_simulation.py
+
+`SAGE_SIM_SEEDS=100000 pytest tests/test_router_simulation.py` plays that many.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from math import inf
+
+import pytest
+
+from sage_plugins.call import Call
+from sage_plugins.errors import (
+    CallCancelledError,
+    CallTimeoutError,
+    NoReplicaError,
+    OverloadedError,
+    ReplicaDiedError,
+    ServiceStoppedError,
+)
+from sage_plugins.router import Router
+from sage_plugins.testing.fake_replica import Act, Behaviour, open_replica
+from sage_plugins.testing.simulation import Setting, Simulation, SimulationFailure
+from sage_plugins.testing.virtual_clock import VirtualClock
+from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
+
+CHUNK = 50
+SEEDS = int(os.environ.get("SAGE_SIM_SEEDS", "1000"))
+ONE_SEED = os.environ.get("SAGE_SIM_SEED")
+
+
+def play(seed):
+    """The report of one seed; a failure says how to see it again."""
+    try:
+        return Simulation(seed).run()
+    except SimulationFailure as failure:
+        again = f"SAGE_SIM_SEED={seed} pytest tests/test_router_simulation.py"
+        pytest.fail(f"{failure}\nplay it again: {again}", pytrace=ONE_SEED is not None)
+
+
+@pytest.mark.skipif(ONE_SEED is not None, reason="SAGE_SIM_SEED asks for one seed only")
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_seeds_keep_the_rules(first):
+    """Whatever callers and replicas do, the router keeps its rules: see sage_plugins.testing.simulation."""
+    for seed in range(first, min(first + CHUNK, SEEDS)):
+        play(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ONE_SEED is not None, reason="SAGE_SIM_SEED asks for one seed only")
+@pytest.mark.parametrize("first", range(100_000, 120_000, 1000))
+def test_many_seeds_keep_the_rules(first):
+    for seed in range(first, first + 1000):
+        play(seed)
+
+
+@pytest.mark.skipif(ONE_SEED is None, reason="plays the seed in SAGE_SIM_SEED again")
+def test_the_one_seed_asked_for():
+    play(int(ONE_SEED))
+
+
+def test_seeds_bring_about_what_they_are_to_try():
+    """The rules are worth little if nothing dies, hangs or is refused: a hundred seeds meet everything often."""
+    outcomes, behaviours, steps, calls, refused = Counter(), Counter(), Counter(), 0, 0
+    for seed in range(100):
+        report = play(seed)
+        outcomes += report.outcomes
+        behaviours += report.behaviours
+        steps += report.steps
+        calls += report.calls
+        refused += report.refused
+    assert set(outcomes) == set(range(len(Outcome.NAMES)))
+    assert set(behaviours) == set(Behaviour)
+    assert min(outcomes.values()) >= 10
+    assert min(behaviours.values()) >= 5
+    assert min(steps.values()) >= 5
+    assert refused >= calls / 20
+    assert outcomes[Outcome.OK] >= calls / 10
+
+
+def test_a_seed_gives_the_same_course_of_events_every_time():
+    assert play(7) == play(7)
+    assert play(7) != play(8)
+
+
+def test_a_setting_may_be_given_instead_of_drawn():
+    setting = Setting(
+        queue_size=3,
+        reject=True,
+        retry_lost=False,
+        balancer="least",
+        slots=(2, 2),
+        in_callers_thread=False,
+        steps=100,
+        dies=0.0,
+    )
+    report = Simulation(1, setting=setting).run()
+    assert sum(report.steps.values()) == 100
+    assert report.outcomes[Outcome.DIED] == 0 or report.steps["kill"]
+
+
+# -- single rules ------------------------------------------------------------------------------------------------------
+
+ONCE = MethodPlan(0, "once", MethodKind.SYNC, idempotent=False, timeout=inf)
+TWICE = MethodPlan(1, "twice", MethodKind.SYNC, idempotent=True, timeout=inf)
+
+
+class Stage:
+    """A router with fake replicas, whose methods hang unless said otherwise."""
+
+    def __init__(self, **settings):
+        self.clock = VirtualClock()
+        self.counted = []
+        self.refused = []
+        self.balancer_errors = []
+        self.started = []
+        self.router = Router(
+            "kv",
+            self.clock,
+            **{"queue_size": 10, "reject": False, "retry_lost": False} | settings,
+            count=lambda _method, outcome, _wait_s, _run_s: self.counted.append(outcome),
+            refused=lambda _method, reason: self.refused.append(reason),
+            on_balancer_error=self.balancer_errors.append,
+        )
+
+    def open(self, slots=1, *, index=0, behaviour=Behaviour.HANG, seconds=0.0):
+        replica, lane = open_replica(
+            self.router,
+            self.clock,
+            slots,
+            index=index,
+            script=lambda _: Act(behaviour, seconds),
+            started=lambda call: self.started.append((index, call.args[0])),
+        )
+        replica.lane = lane
+        return replica
+
+    def call(self, name, *, timeout=inf, queue_timeout=inf, key=None, method=ONCE):
+        """Route a call, and start what can start."""
+        now = self.clock.monotonic()
+        expires = min(now + timeout, now + queue_timeout)
+        call = Call(self.router, method, (name,), {}, CallOptions(key=key), now, now + timeout, expires, None)
+        self.router.route(call)
+        self.clock.advance(0)
+        return call
+
+    @property
+    def names(self):
+        """What was started, in this order."""
+        return [name for _, name in self.started]
+
+
+def end_of(call):
+    """The error with which it ended, without waiting."""
+    assert call.over()
+    return call.exception_now()
+
+
+def answer_of(call):
+    """Its result, without waiting."""
+    assert call.over()
+    return call.result()
+
+
+def test_calls_wait_for_the_first_replica():
+    stage = Stage()
+    calls = [stage.call(name) for name in "abc"]
+    assert stage.router.waiting == 3
+    stage.open(2)
+    stage.clock.advance(0)
+    assert stage.names == ["a", "b"]
+    assert not any(call.over() for call in calls)
+
+
+def test_a_freed_slot_goes_to_the_call_that_waits_longest():
+    stage = Stage()
+    replica = stage.open(behaviour=Behaviour.ANSWER, seconds=1)
+    calls = [stage.call(name) for name in "abcd"]
+    stage.clock.advance(10)
+    assert stage.names == list("abcd")
+    assert [answer_of(call) for call in calls] == [("answer", (name,)) for name in "abcd"]
+    assert replica.taken == 0
+    assert replica.lane.inflight == 0
+
+
+def test_queue_size_0_hands_calls_to_free_slots_only():
+    stage = Stage(queue_size=0, reject=True)
+    replica = stage.open(2)
+    stage.call("a")
+    stage.call("b")
+    with pytest.raises(OverloadedError):
+        stage.call("c")
+    replica.release_hung()
+    stage.call("d")
+    assert stage.names == ["a", "b", "d"]
+
+
+class Turns:
+    binding = False
+
+    def picker(self, candidates):
+        turn = iter(list(candidates) * 1000)
+        return lambda _key: next(turn)
+
+
+def test_queue_size_0_finds_the_free_slot_beside_the_replica_chosen():
+    stage = Stage(queue_size=0, reject=True, balancer=Turns())
+    busy = stage.open(1, index=0)
+    stage.open(3, index=1)
+    for name in "abcd":  # the third is for the first replica again
+        stage.call(name)
+    assert sorted(stage.started) == [(0, "a"), (1, "b"), (1, "c"), (1, "d")]
+    assert busy.taken == 1
+    with pytest.raises(OverloadedError):
+        stage.call("e")
+
+
+def test_a_refusal_names_service_method_and_knob():
+    stage = Stage(queue_size=1, reject=True)
+    stage.open()
+    stage.call("a")
+    stage.call("b")
+    with pytest.raises(
+        OverloadedError, match=r"kv\.once was not accepted: 1 calls are waiting \(queue_size=1\)"
+    ) as caught:
+        stage.call("c")
+    assert "raise `queue_size`" in str(caught.value)
+    assert (caught.value.service, caught.value.method) == ("kv", "once")
+    assert stage.refused == ["overloaded"]
+    assert stage.counted == []  # it was not accepted
+
+
+def test_parked_calls_are_admitted_in_order_and_start_in_order():
+    stage = Stage(queue_size=1)
+    replica = stage.open()
+    calls = {name: stage.call(name) for name in "abcde"}
+    assert [name for name, call in calls.items() if call.parked] == ["c", "d", "e"]
+    assert (stage.router.waiting, stage.router.parked) == (1, 3)
+    replica.release_hung()
+    stage.clock.advance(0)
+    assert [name for name, call in calls.items() if call.parked] == ["d", "e"]
+    calls["c"].cancel()  # makes room where it waits
+    assert [name for name, call in calls.items() if call.parked] == ["e"]
+    for _ in range(4):
+        replica.release_hung()
+        stage.clock.advance(0)
+    assert stage.names == list("abde")
+
+
+def test_a_parked_call_that_gives_up_leaves_no_trace():
+    stage = Stage(queue_size=1)
+    stage.open()
+    running, queued, parked = (
+        stage.call(name, timeout=timeout) for name, timeout in (("a", inf), ("b", inf), ("c", 1))
+    )
+    parked.add_done_callback(lambda _: None)
+    stage.clock.advance(1)
+    error = end_of(parked)
+    assert isinstance(error, CallTimeoutError)
+    assert error.stage == "queue"
+    assert (stage.router.waiting, stage.router.parked) == (1, 0)
+    assert not running.over()
+    assert not queued.over()
+
+
+def test_a_watched_call_ends_at_its_deadline_and_keeps_its_slot():
+    stage = Stage()
+    replica = stage.open()
+    call, ended = stage.call("a", timeout=2), []
+    call.add_done_callback(lambda _: ended.append(stage.clock.monotonic()))
+    waiting = stage.call("b")
+    stage.clock.advance(5)
+    assert ended == [call.since + 2]
+    assert end_of(call).stage == "run"
+    assert replica.lane.abandoned == 1
+    assert stage.names == ["a"]
+    replica.release_hung()
+    stage.clock.advance(0)
+    assert replica.lane.abandoned == 0
+    assert stage.names == ["a", "b"]
+    assert not waiting.over()
+    assert stage.counted == [Outcome.TIMEOUT]
+
+
+def test_queue_timeout_ends_a_watched_call_that_waits_and_spares_one_that_runs():
+    stage = Stage()
+    stage.open()
+    runs, waits = (stage.call(name, timeout=10, queue_timeout=1) for name in "ab")
+    for call in (runs, waits):
+        call.add_done_callback(lambda _: None)
+    stage.clock.advance(1)
+    assert end_of(waits).stage == "queue"
+    assert not runs.over()
+    stage.clock.advance(9)
+    assert end_of(runs).stage == "run"
+
+
+def test_what_expired_in_the_queue_never_starts():
+    stage = Stage()
+    replica = stage.open()
+    stage.call("a")
+    expired = stage.call("b", timeout=1)  # nobody watches it
+    stage.clock.advance(3)
+    replica.release_hung()
+    stage.clock.advance(0)
+    assert stage.names == ["a"]
+    assert end_of(expired).stage == "queue"
+    assert replica.taken == 0
+
+
+def test_expired_calls_that_nobody_watches_make_room_in_a_full_queue():
+    stage = Stage(queue_size=2, reject=True)
+    stage.open()
+    stage.call("a")
+    expired = [stage.call(name, timeout=1) for name in "bc"]
+    with pytest.raises(OverloadedError):
+        stage.call("d")
+    stage.clock.advance(1)
+    stage.call("e")
+    assert [end_of(call).stage for call in expired] == ["queue", "queue"]
+    assert stage.router.waiting == 1
+
+
+def test_a_call_that_did_not_start_goes_back_to_the_head_of_the_queue_when_its_replica_dies():
+    stage = Stage()
+    replica = stage.open(behaviour=Behaviour.DIE_BEFORE)
+    first, second, third = (stage.call(name) for name in "abc")
+    assert not replica.alive
+    assert stage.router.waiting == 3
+    stage.open(index=1, behaviour=Behaviour.ANSWER, seconds=1)
+    stage.clock.advance(10)
+    assert stage.names == ["a", "b", "c"]
+    assert all(answer_of(call)[0] == "answer" for call in (first, second, third))
+
+
+def test_a_started_call_ends_with_its_replica_and_is_not_run_again():
+    stage = Stage(retry_lost=True)
+    stage.open(behaviour=Behaviour.DIE_AFTER)
+    call = stage.call("a")
+    error = end_of(call)
+    assert isinstance(error, ReplicaDiedError)
+    assert error.maybe_executed
+    assert error.replica == "kv#0"
+    stage.open(index=1)
+    stage.clock.advance(10)
+    assert stage.names == ["a"]
+    assert stage.counted == [Outcome.DIED]
+
+
+def test_an_idempotent_call_is_started_once_more_and_no_more():
+    stage = Stage(retry_lost=True)
+    stage.open(behaviour=Behaviour.DIE_DURING)
+    call = stage.call("a", method=TWICE)
+    assert not call.over()
+    assert call.cancel() is False  # it may have had its effect
+    stage.open(index=1, behaviour=Behaviour.DIE_DURING)
+    stage.clock.advance(1)
+    assert stage.started == [(0, "a"), (1, "a")]
+    assert isinstance(end_of(call), ReplicaDiedError)
+
+
+def test_without_failover_an_idempotent_call_dies_with_its_replica():
+    stage = Stage(retry_lost=False)
+    stage.open(behaviour=Behaviour.DIE_DURING)
+    assert isinstance(end_of(stage.call("a", method=TWICE)), ReplicaDiedError)
+
+
+class ByKey:
+    binding = True
+
+    def picker(self, candidates):
+        return lambda key: candidates[key % len(candidates)]
+
+
+def test_a_binding_balancer_keeps_a_call_for_its_choice():
+    stage = Stage(balancer=ByKey())
+    first, second = stage.open(index=0), stage.open(index=1)
+    for name in "abc":
+        stage.call(name, key=0)
+    assert (first.taken, second.taken, stage.router.waiting) == (1, 0, 2)
+    stage.call("d", key=1)
+    assert stage.started == [(0, "a"), (1, "d")]
+
+
+def test_calls_kept_for_a_replica_that_leaves_go_to_another_in_order():
+    stage = Stage(balancer=ByKey())
+    first, second = stage.open(index=0), stage.open(index=1)
+    running, *_ = [stage.call(name, key=0) for name in "abc"]
+    stage.router.close_lane(first.lane)
+    stage.clock.advance(0)
+    assert stage.started == [(0, "a"), (1, "b")]
+    assert not running.over()  # what runs there goes on there
+    second.release_hung()
+    stage.clock.advance(0)
+    assert stage.names == ["a", "b", "c"]
+
+
+class Broken:
+    binding = False
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def picker(self, _candidates):
+        return lambda _key: self.answer() if callable(self.answer) else self.answer
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda: 1 // 0, object(), None, []], ids=["raises", "foreign", "none", "unhashable"]
+)
+def test_a_broken_balancer_is_replaced_by_turns_and_reported_once(answer):
+    stage = Stage(balancer=Broken(answer))
+    for index in range(3):
+        stage.open(4, index=index)
+    for name in "abcdef":
+        stage.call(name)
+    assert Counter(index for index, _ in stage.started) == {0: 2, 1: 2, 2: 2}
+    assert len(stage.balancer_errors) == 1
+
+
+def test_without_balancing_the_second_replica_stands_by():
+    stage = Stage(balancer=None)
+    first, second = stage.open(index=0), stage.open(index=1)
+    stage.call("a")
+    stage.call("b")
+    assert (first.taken, second.taken, stage.router.waiting) == (1, 0, 1)
+    first.die()
+    stage.clock.advance(0)
+    assert stage.started == [(0, "a"), (1, "b")]
+
+
+def test_drain_refuses_new_and_parked_calls_and_finishes_the_others():
+    stage = Stage(queue_size=1)
+    replica, idle = stage.open(), []
+    running, queued, parked = (stage.call(name) for name in "abc")
+    stage.router.drain("is stopping", lambda: idle.append(stage.clock.monotonic()))
+    assert isinstance(end_of(parked), ServiceStoppedError)
+    with pytest.raises(ServiceStoppedError, match="service 'kv' is stopping"):
+        stage.call("d")
+    assert stage.refused == ["stopped"]
+    for _ in range(2):
+        assert not idle
+        stage.clock.advance(1)
+        replica.release_hung()
+    assert idle
+    assert answer_of(running) == ("answer", ("a",))
+    assert answer_of(queued) == ("answer", ("b",))
+    assert replica.lane.inflight == 0
+
+
+def test_drain_does_not_wait_for_abandoned_calls():
+    stage = Stage()
+    stage.open()
+    idle, call = [], stage.call("a")
+    stage.router.drain("is stopping", lambda: idle.append(True))
+    assert not idle
+    call.abandon()
+    assert idle
+    assert isinstance(end_of(call), CallCancelledError)
+
+
+def test_drain_moves_what_did_not_start_to_the_replicas_that_are_left():
+    """Though their free slots had been taken back already."""
+    stage = Stage(balancer=Turns())
+    stage.open(index=0, behaviour=Behaviour.ANSWER)
+    dying = stage.open(index=1)
+    stage.call("a")
+    call = Call(stage.router, ONCE, ("b",), {}, CallOptions(), stage.clock.monotonic(), inf, inf, None)
+    stage.router.route(call)
+    assert list(dying.inbox) == [call]
+    idle = []
+    stage.router.drain("is stopping", lambda: idle.append(True))
+    dying.die()
+    stage.clock.advance(0)
+    assert answer_of(call) == ("answer", ("b",))
+    assert idle
+
+
+def test_end_stops_what_still_waits():
+    stage = Stage()
+    stage.open()
+    running, queued = stage.call("a"), stage.call("b")
+    stage.router.drain("is stopping", lambda: None)
+    stage.router.end()
+    assert isinstance(end_of(queued), ServiceStoppedError)
+    assert not running.over()
+    assert stage.counted == [Outcome.STOPPED]
+
+
+def test_without_a_replica_for_good_calls_end_and_are_refused_until_one_opens():
+    stage = Stage()
+    waiting = stage.call("a")
+    stage.router.unavailable(lambda: NoReplicaError("kv has no replica left", service="kv"))
+    assert isinstance(end_of(waiting), NoReplicaError)
+    with pytest.raises(NoReplicaError):
+        stage.call("b")
+    assert stage.refused == ["no_replica"]
+    stage.open()
+    stage.call("c")
+    assert stage.names == ["c"]
