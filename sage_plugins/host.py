@@ -309,6 +309,7 @@ class Host:
         monotonic, follow, table = self._clock.monotonic, self._events.follow, self._table
         record = _compose_record(list(self._recorders.values()))
         set_current, ok, failed, finished = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED
+        inbox = self._inbox
         running: list[Call | None] = [None]
         self._running.append(running)
 
@@ -366,6 +367,10 @@ class Host:
                 call._exception = error
                 call._over = finished
                 if call._latch is not None:
+                    if following is not None and call._shared is not None:
+                        # Its callbacks run in this thread and may take their time: another worker goes on.
+                        inbox.put(following)
+                        following = None
                     call.release()
                 call = following
             return True

@@ -533,15 +533,17 @@ class Router:
             lane.backlog = ()
             self._rebind()
             lane.take_free()
-            if (
-                self._stopped is not None
-            ):  # slots that were taken back because the service had become idle are needed again
-                for each in self._lanes:
-                    each.give_back()
+            self._give_back()
         self._gather_strays()
         self._match()
         if self._watch is not None:
             self._watch()
+
+    def _give_back(self) -> None:
+        """While the service drains: slots that were taken back because it had become idle are needed again."""
+        if self._stopped is not None:
+            for lane in self._lanes:
+                lane.give_back()
 
     def _gather_strays(self) -> None:
         """
@@ -591,6 +593,8 @@ class Router:
         for call in reversed(again):
             if call.unstarted() or call.rearm():
                 self._return(call)
+        with self._lock:
+            self._give_back()  # closing the lane found nothing waiting and took them back
         self._match()
         if self._watch is not None:
             self._watch()

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from sage_plugins import errors
+from sage_plugins import ServiceDeploymentConfig, errors
 
 PATIENCE = 20.0
 
@@ -170,10 +170,11 @@ def test_async_method_can_be_called_from_a_thread_with_a_running_loop(deploy, st
     assert asyncio.run(main()) == "value"
 
 
-def test_bound_verb_keeps_working(deploy, strategy, environments, probe):
+def test_bound_verb_keeps_working(environments, strategy, probe):
     """`handle.call` and `handle.submit` taken before the first call are as good as those taken later."""
     env = environments()
-    env.register_service("lazy", probe)
+    config = ServiceDeploymentConfig(threading_strategy=strategy)
+    env.register_service_with_config("lazy", probe, deployment_config=config)
     handle = env.service("lazy")
     call, submit, echo = handle.call, handle.submit, handle.echo
 
@@ -671,7 +672,8 @@ def test_first_acall_does_not_block_its_loop(environments, strategy, gate):
             return 42
 
     env = environments()
-    env.register_service("slow", Slow)
+    config = ServiceDeploymentConfig(threading_strategy=strategy)
+    env.register_service_with_config("slow", Slow, deployment_config=config)
 
     async def main():
         call = asyncio.ensure_future(env.service("slow").acall("answer"))
@@ -772,7 +774,9 @@ def test_timeout_none_is_no_limit(deploy, strategy):
 
 
 @pytest.mark.parametrize(
-    "timeout", [0, -1, -0.5, True, False, "1", float("nan"), float("inf"), [], 10**400, decimal.Decimal(1)], ids=repr
+    "timeout",
+    [0, -1, -0.5, True, False, "1", float("nan"), float("inf"), [], 10**400, decimal.Decimal(1)],
+    ids=lambda value: repr(value)[:20],
 )
 def test_bad_timeout_is_a_config_error(deploy, timeout):
     """A time-out must be a number of seconds above 0, or None."""

@@ -26,7 +26,7 @@ from sage_plugins.errors import (
     ServiceStoppedError,
 )
 from sage_plugins.router import Router
-from sage_plugins.testing.fake_replica import Act, Behaviour, open_replica
+from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica, open_replica
 from sage_plugins.testing.simulation import Setting, Simulation, SimulationFailure
 from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
@@ -36,13 +36,15 @@ SEEDS = int(os.environ.get("SAGE_SIM_SEEDS", "1000"))
 ONE_SEED = os.environ.get("SAGE_SIM_SEED")
 
 
-def play(seed):
+def play(seed, **parts):
     """The report of one seed; a failure says how to see it again."""
     try:
-        return Simulation(seed).run()
-    except SimulationFailure as failure:
-        again = f"SAGE_SIM_SEED={seed} pytest tests/test_router_simulation.py"
-        pytest.fail(f"{failure}\nplay it again: {again}", pytrace=ONE_SEED is not None)
+        return Simulation(seed, **parts).run()
+    except SimulationFailure as error:
+        failure = error
+    # Not in the handler: the story tells it all, and pytest would add three tracebacks.
+    again = f"SAGE_SIM_SEED={seed} pytest tests/test_router_simulation.py"
+    pytest.fail(f"{failure}\nplay it again: {again}", pytrace=False)
 
 
 @pytest.mark.skipif(ONE_SEED is not None, reason="SAGE_SIM_SEED asks for one seed only")
@@ -83,6 +85,19 @@ def test_seeds_bring_about_what_they_are_to_try():
     assert min(steps.values()) >= 5
     assert refused >= calls / 20
     assert outcomes[Outcome.OK] >= calls / 10
+
+
+class LosesSlots(FakeReplica):
+    def free(self, call):
+        pass
+
+
+def test_a_failure_says_how_to_play_it_again():
+    with pytest.raises(pytest.fail.Exception) as caught:
+        play(7, replica=LosesSlots)
+    assert "seed 7: " in str(caught.value)
+    assert "last steps:" in str(caught.value)
+    assert str(caught.value).endswith("SAGE_SIM_SEED=7 pytest tests/test_router_simulation.py")
 
 
 def test_a_seed_gives_the_same_course_of_events_every_time():

@@ -536,7 +536,7 @@ class Simulation:
     def _make(self) -> _SimulatedCall:
         random = self._random
         now = self._clock.monotonic()
-        deadline = expires = now + random.choice((inf, inf, 0, 1, 2, 4, 8, 16, 30)) * _TICK
+        deadline = expires = now + random.choice((inf, inf, inf, 0, 1, 2, 4, 8, 16, 30, 60)) * _TICK
         if random.random() < 0.2:  # noqa: PLR2004 - odds, as below
             expires = min(expires, now + random.choice((1, 2, 5)) * _TICK)
         options = CallOptions(
