@@ -47,13 +47,18 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, the table of layers
 wheels: $(ENV)/.stamp-test ## build every wheel and run the suite against them in a fresh environment
 	$(BIN)/python tools/check_wheels.py
 
+.PHONY: docs
+docs: $(ENV)/.stamp-docs ## the documentation as HTML, in docs/_build; every warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
 .PHONY: bench
 bench: $(ENV)/.stamp-test ## what a call costs, against its peers
 	$(BIN)/python benchmarks/run.py
 
 .PHONY: clean
 clean: ## remove .venv, caches and builds
-	rm -rf $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(ENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says: this group of packages is installed as the pyprojects ask.
@@ -64,6 +69,10 @@ $(ENV)/.stamp-run: $(PYPROJECTS) | $(ENV)/.stamp-python
 
 $(ENV)/.stamp-test: $(ENV)/.stamp-run
 	$(PIP) install --group test
+	@touch $@
+
+$(ENV)/.stamp-docs: $(ENV)/.stamp-run
+	$(PIP) install --group docs
 	@touch $@
 
 $(ENV)/.stamp-dev: $(ENV)/.stamp-test

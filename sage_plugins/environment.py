@@ -217,14 +217,16 @@ class Environment:
             return self._built.setdefault(name, built)
 
     def _config(self, name: str) -> ServiceDeploymentConfig:
-        from sage_plugins.config_file import entry_config
-
         with self._lock:
             config = self._configs.get(name)
             entry = self._entries.get(name)
         if config is not None:
             return config
-        return ServiceDeploymentConfig() if entry is None else entry_config(entry[1])
+        if entry is None:
+            return ServiceDeploymentConfig()
+        from sage_plugins.config_file import entry_config
+
+        return entry_config(entry[1])
 
     def _compose(self, name: str) -> tuple[Composition, list[Problem]]:
         try:

@@ -132,7 +132,7 @@ def _choose(  # noqa: PLR0913, PLR0917 - private, and each is another thing
                 f"{type(error).__name__}: {error}"
             )
             raise PluginError(msg) from error
-    return Choice(registration, options, found.plugin.source)
+    return Choice(registration, options, found.plugin)
 
 
 def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:

@@ -317,7 +317,7 @@ class Host:
             set_current(call)
             return table[call.method.index](*call.args, **call.kwargs)
 
-        def execute(call: Any) -> bool:
+        def execute(call: Any) -> bool:  # noqa: C901 - as the comment below says
             # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
             if call is None:
                 return False

@@ -9,10 +9,10 @@ unique: of two that collide none is chosen in silence.
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import attrs
 import pluggy
 
 from sage_plugins import hookspecs
@@ -45,31 +45,59 @@ _EXTRAS: Final = {
 }
 
 
-@attrs.frozen
 class Plugin:
     """
-    A plugin that was loaded.
+    A plugin that was found.
 
     Attributes:
         name: Name of its entry point.
         module: What the entry point names.
-        distribution: Name of the distribution that brings it, or "" for one that was given as an object.
-        version: Version of that distribution.
     """
 
-    name: str
-    module: str
-    distribution: str
-    version: str
+    def __init__(self, name: str, module: str, dist: metadata.Distribution | None = None) -> None:
+        """
+        Describe a plugin.
+
+        Args:
+            name: Name of its entry point.
+            module: What the entry point names.
+            dist: The distribution that brings it, or None for a plugin that was given as an object.
+        """
+        self.name = name
+        self.module = module
+        self._dist = dist
+
+    @cached_property
+    def distribution(self) -> str:
+        """Name of the distribution that brings it, "" if none does. Read when first asked for: that takes a file."""
+        return "" if self._dist is None else self._dist.name
+
+    @cached_property
+    def version(self) -> str:
+        """Version of that distribution."""
+        return "" if self._dist is None else self._dist.version
 
     @property
     def source(self) -> str:
         """`"acme-gpu 1.2"`, or the module for a plugin given as an object."""
         return f"{self.distribution} {self.version}" if self.distribution else self.module
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The distribution's path means nothing elsewhere; its name and version do."""
+        return {
+            "name": self.name,
+            "module": self.module,
+            "_dist": None,
+            "distribution": self.distribution,
+            "version": self.version,
+        }
 
-@attrs.frozen
-class Failure:
+    def __repr__(self) -> str:
+        """Name and module."""
+        return f"<Plugin {self.name!r} {self.module}>"
+
+
+class Failure(NamedTuple):
     """
     A plugin that did not load.
 
@@ -90,8 +118,7 @@ class Failure:
         )
 
 
-@attrs.frozen
-class Registered:
+class Registered(NamedTuple):
     """
     A registration and the plugin that made it.
 
@@ -158,9 +185,10 @@ class Registry:
         for point in metadata.entry_points(group=PROJECT):
             if point.name in disabled:
                 continue
-            plugin = _described(point)
+            plugin = Plugin(point.name, point.value, point.dist)
             known = points.setdefault(point.name, (plugin, point))[0]
-            if (known.distribution, known.module) != (plugin.distribution, plugin.module):
+            # An editable install may be listed twice, under the same distribution.
+            if known is not plugin and (known.distribution, known.module) != (plugin.distribution, plugin.module):
                 msg = (
                     f"two plugins are called {point.name!r}: {known.module} from {known.source} and {plugin.module} "
                     f"from {plugin.source}; uninstall one, or set {DISABLED_VARIABLE}={point.name} to do without both"
@@ -188,7 +216,7 @@ class Registry:
         loaded = []
         for plugin in plugins:
             name = getattr(plugin, "__name__", type(plugin).__name__)
-            loaded.append((Plugin(name, name, "", ""), plugin))
+            loaded.append((Plugin(name, name), plugin))
         registry = cls(loaded)
         if registry.failures:
             failure = registry.failures[0]
@@ -245,13 +273,6 @@ class Registry:
     def entries(self) -> Mapping[tuple[str, str], Registered]:
         """Everything registered, by kind and ID."""
         return dict(self._table)
-
-
-def _described(point: metadata.EntryPoint) -> Plugin:
-    distribution = point.dist
-    if distribution is None:
-        return Plugin(point.name, point.value, "", "")
-    return Plugin(point.name, point.value, distribution.name, distribution.version)
 
 
 def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[tuple[str, Registration]]:

@@ -6,12 +6,9 @@ import logging
 import threading
 import traceback
 from time import time as wall_clock
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.call import current_call
-from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
@@ -25,7 +22,6 @@ from sage_plugins.values import (
     ReplicaInfo,
     ReplicaSpec,
     ReplicaState,
-    ServiceMetrics,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +29,9 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.config import ServiceDeploymentConfig
     from sage_plugins.interfaces import Monitor, Replica, Target
+    from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.router import Lane
 
 __all__ = ["Composition", "ServiceTask"]
@@ -42,8 +40,7 @@ __all__ = ["Composition", "ServiceTask"]
 _LAST_GRACE_S = 1.0
 
 
-@attrs.frozen
-class Composition:
+class Composition(NamedTuple):
     """
     A service with every decision made: what `plan` shows and `ServiceTask` starts.
 
@@ -487,6 +484,8 @@ class ServiceTask:
         return stats
 
     def _metrics(self, stats: Sequence[Mapping[str, Any]], threads: int) -> ServiceMetrics:
+        from sage_plugins.metrics import ServiceMetrics
+
         measured: dict[str, Any] = {}
         for choice, monitor in self._monitors:
             own = self._recorders[choice.id]

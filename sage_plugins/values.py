@@ -1,10 +1,15 @@
-"""Values that cross the line between the core and its plugins: frozen, picklable, next to no behaviour."""
+"""
+Values that cross the line between the core and its plugins: frozen, picklable, next to no behaviour.
+
+Most are named tuples, because making an attrs class takes five times as long and every process start pays for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Final, Literal
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import attrs
 
@@ -24,7 +29,7 @@ __all__ = [
     "ReplicaSpec",
     "ReplicaState",
     "RunnerStats",
-    "ServiceMetrics",
+    "Source",
 ]
 
 
@@ -78,8 +83,7 @@ class MethodKind(StrEnum):
     ASYNC_GENERATOR = "async_generator"
 
 
-@attrs.frozen
-class MethodPlan:
+class MethodPlan(NamedTuple):
     """
     What is decided about one served method when the service is composed.
 
@@ -91,15 +95,14 @@ class MethodPlan:
         timeout: Seconds from call to answer, inf for no limit.
     """
 
-    index: int
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
     name: str
     kind: MethodKind
     idempotent: bool
     timeout: float
 
 
-@attrs.frozen
-class CallOptions:
+class CallOptions(NamedTuple):
     """
     What `with_options` sets for all calls of a handle.
 
@@ -138,33 +141,44 @@ class Registration:
     capabilities: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
 
 
-@attrs.frozen
-class Choice:
+class Source(Protocol):
+    """Who brings a registration."""
+
+    @property
+    def source(self) -> str:
+        """Such as `"sage-deploy-threading 0.1.0"`."""
+
+
+class Choice(NamedTuple):
     """
     A registration chosen for a service, with its options.
 
     Attributes:
         registration: What was registered.
         options: Instance of the registration's options class, or None.
-        source: Who brings it, such as `"sage-deploy-threading 0.1.0"`.
+        plugin: Who brings it.
     """
 
     registration: Registration
     options: Any
-    source: str
+    plugin: Source
 
     @property
     def id(self) -> str:
         """The registered ID."""
         return self.registration.id
 
+    @property
+    def source(self) -> str:
+        """Who brings it, such as `"sage-deploy-threading 0.1.0"`."""
+        return self.plugin.source
+
     def create(self) -> Any:
         """A new object of the plugin's."""
         return self.registration.create(self.options)
 
 
-@attrs.frozen
-class Limits:
+class Limits(NamedTuple):
     """
     What a strategy may use in one replica.
 
@@ -179,8 +193,7 @@ class Limits:
     max_concurrency: int
 
 
-@attrs.frozen
-class ReplicaInfo:
+class ReplicaInfo(NamedTuple):
     """
     Who a recorder records for.
 
@@ -195,8 +208,7 @@ class ReplicaInfo:
     node: str | None = None
 
 
-@attrs.frozen
-class ReplicaSpec:
+class ReplicaSpec(NamedTuple):
     """
     Everything that a process needs to run one replica; picklable if the service class and its arguments are.
 
@@ -212,7 +224,7 @@ class ReplicaSpec:
     """
 
     service: str
-    index: int
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
     factory: Any
     strategy: Choice
     limits: Limits
@@ -226,8 +238,7 @@ class ReplicaSpec:
         return f"{self.service}#{self.index}"
 
 
-@attrs.frozen
-class Placed:
+class Placed(NamedTuple):
     """
     Where a target will start a replica.
 
@@ -240,8 +251,7 @@ class Placed:
     reason: str
 
 
-@attrs.frozen
-class Refused:
+class Refused(NamedTuple):
     """
     Why a target cannot place a replica anywhere.
 
@@ -251,7 +261,7 @@ class Refused:
     """
 
     reason: str
-    nodes: Mapping[str, str] = attrs.field(factory=dict)
+    nodes: Mapping[str, str] = MappingProxyType({})
 
 
 class ReplicaState(StrEnum):
@@ -266,8 +276,7 @@ class ReplicaState(StrEnum):
     FAILED = "failed"
 
 
-@attrs.frozen
-class RunnerStats:
+class RunnerStats(NamedTuple):
     """
     What a runner does at the moment.
 
@@ -278,8 +287,7 @@ class RunnerStats:
     threads: int
 
 
-@attrs.frozen
-class Event:
+class Event(NamedTuple):
     """
     Something that the core or a plugin decided, with the reason.
 
@@ -294,42 +302,3 @@ class Event:
     kind: str
     reason: str
     replica: str | None = None
-
-
-@attrs.frozen
-class ServiceMetrics:
-    """
-    What was measured of a service since it started, over all replicas.
-
-    Attributes:
-        service_name: Name of the service.
-        request_count: Accepted calls that have ended, each once; counted before its caller is released.
-        error_count: Those of them that did not end with a result.
-        active_threads: Threads of the replicas at the moment.
-        queue_size: Calls waiting at the moment.
-        avg_response_time: Mean seconds from call to answer, queue included.
-        cpu_usage: Per cent of one core used by this process since the environment was made; 0 if not measured.
-        memory_usage: Resident bytes of this process; 0 if not measured.
-        p50, p95, p99: Seconds from call to answer within which that share of the calls ended, as the upper edge of a
-            histogram's bucket; 0 if there were none.
-        avg_queue_time: Mean seconds in the queue.
-        rejected_count: Calls that were not accepted.
-        abandoned_count: Calls given up by their caller that hold a slot at the moment.
-        outcomes: Number of ended calls by outcome.
-    """
-
-    service_name: str
-    request_count: int = 0
-    error_count: int = 0
-    active_threads: int = 0
-    queue_size: int = 0
-    avg_response_time: float = 0.0
-    cpu_usage: float = 0.0
-    memory_usage: int = 0
-    p50: float = 0.0
-    p95: float = 0.0
-    p99: float = 0.0
-    avg_queue_time: float = 0.0
-    rejected_count: int = 0
-    abandoned_count: int = 0
-    outcomes: Mapping[str, int] = attrs.field(factory=dict)

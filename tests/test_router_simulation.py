@@ -252,6 +252,15 @@ def test_a_refusal_names_service_method_and_knob():
     assert stage.counted == []  # it was not accepted
 
 
+def test_a_bound_of_thousands_is_as_exact_as_a_small_one():
+    stage = Stage(queue_size=2500, reject=True)
+    for name in range(2500):
+        stage.call(name)
+    with pytest.raises(OverloadedError):
+        stage.call("one more")
+    assert stage.router.waiting == 2500
+
+
 def test_parked_calls_are_admitted_in_order_and_start_in_order():
     stage = Stage(queue_size=1)
     replica = stage.open()

@@ -209,11 +209,11 @@ class FreesNever(FakeReplica):
         pass
 
 
-class PublishesLate(FakeReplica):
-    """Releases callers after their deadline though it ended in time."""
+class AnswersTooLate(FakeReplica):
+    """Gives its caller what came after the deadline."""
 
     def _settle(self, call, outcome, result, error):
-        super()._settle(call, outcome, result, error if call.deadline > self._clock.monotonic() else None)
+        super()._settle(call, outcome, result, None if self.too_late(call) else error)
 
 
 ROUTERS = {
@@ -241,7 +241,7 @@ REPLICAS = {
     PublishesWithoutClaiming: "did not take its outcome|second outcome|not counted so once",
     FreesTwice: "slots",
     FreesNever: "slots",
-    PublishesLate: "not counted so once|no cause to end",
+    AnswersTooLate: "not counted so once|no cause to end",
 }
 
 

@@ -115,15 +115,18 @@ class _Raises:
     def __init__(self, picks: int, *, binding: bool) -> None:
         self.binding = binding
         self._picks = picks
+        self.mistakes = 0
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         def pick(_: Hashable | None) -> Candidate:
             self._picks -= 1
             if self._picks < 0:
+                self.mistakes += 1
                 raise ZeroDivisionError("a balancer's mistake")
             return candidates[0]
 
         if self._picks < 0:
+            self.mistakes += 1
             raise ZeroDivisionError("a balancer's mistake, while it composes")
         return pick
 
@@ -257,7 +260,16 @@ class _Place:
         self.replica: FakeReplica
         self.closed = False
         self.lost_already = False
+        self._held: frozenset[Call] = frozenset()
+        self._served = True
         self._simulation = simulation
+
+    def check_standby(self, *, serves: bool) -> None:
+        """It gets no calls while it stands by."""
+        held = frozenset((*self.replica.inbox, *self.replica.running))
+        if not serves and not self._served and not held <= self._held:
+            raise _BrokenRuleError(f"{self.lane!r} stands by and was sent a call")
+        self._held, self._served = held, serves
 
     def lost(self, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
         self._simulation.lost(self, not_started, maybe, cause)
@@ -310,6 +322,7 @@ class Simulation:
             balancer=balancer,
             on_balancer_error=self._balancer_failed,
         )
+        self._balancer = balancer
         self._binding = balancer is not None and balancer.binding
         self._single = setting.slots == (1,)
         self._methods = (
@@ -483,6 +496,8 @@ class Simulation:
             self._tell("unavailable")
             self._unavailable = True
             self._router.unavailable(lambda: NoReplicaError("no replica left", service="sim"))
+            if self._router.waiting or self._router.parked:
+                raise _BrokenRuleError(f"calls wait for replicas that will not come: {self._numbers()}")
 
     def _step_close_to_outsiders(self) -> None:
         if not self._outsiders_out and not self._draining:
@@ -727,6 +742,11 @@ class Simulation:
             call.overtaken = place.closed  # others have taken over from that replica before
         place.closed = place.lost_already = True
         self._router.lost(place.lane, not_started, maybe, cause)
+        if place.lane.abandoned or place.lane.inflight:
+            raise _BrokenRuleError(f"{place.lane!r} is dead and has {place.lane.abandoned} abandoned calls")
+        for call in (*not_started, *maybe):
+            if not call.over() and call.lane is place.lane:
+                raise _BrokenRuleError(f"call {call.number} still belongs to {place.lane.id}, which is dead")
         for call in maybe:
             idempotent = call.method.idempotent if call.options.idempotent is None else call.options.idempotent
             if not call.over() and not (idempotent and self.setting.retry_lost and call.starts == 1):
@@ -823,15 +843,31 @@ class Simulation:
             raise _BrokenRuleError(f"{parked} calls are parked and there is room: {self._numbers()}")
         if parked and setting.reject and not any(call.came_back for call in self._live):
             raise _BrokenRuleError(f"{parked} calls are parked by a service that rejects")
-        for call in self._live:
-            if not call.parked:
-                call.admitted = True
+        self._check_parked(parked)
         self._wake_callers()
         held = waiting + parked + self._check_lanes(waiting + parked)
         if held != len(self._live):
             raise _BrokenRuleError(f"no outcome: {self._name(self._live)}, of which {held} are held; {self._numbers()}")
         self._check_idle()
         self._check_deadlines()
+
+    def _check_parked(self, parked: int) -> None:
+        """Who is parked, and that none is admitted before another that came first."""
+        held_back = 0
+        for call in self._live:
+            if not call.parked:
+                call.admitted = True
+                continue
+            held_back += 1
+            if not call.came_back and self._closed_to(call):
+                raise _BrokenRuleError(f"call {call.number} is parked by a service that takes no more")
+        if held_back != parked:
+            raise _BrokenRuleError(f"{held_back} calls hold that they are parked, and the router {parked}")
+        if parked:
+            waiting = [call for call in self._live if call.lane is None and not call.came_back]
+            waiting.sort(key=lambda call: call.order)
+            if [call.parked for call in waiting] != sorted(call.parked for call in waiting):
+                raise _BrokenRuleError(f"calls were admitted before others that came first: {self._numbers()}")
 
     def _check_idle(self) -> None:
         router, idle = self._router, self._is_idle()
@@ -853,7 +889,7 @@ class Simulation:
     def _check_lanes(self, waiting: int) -> int:
         """The rules of slots; gives the number of calls on the replicas that have no outcome."""
         held = sum(call.granted and not call.over() for call in self._at_callers)
-        serving = self._serving() if waiting else ()
+        serving = self._serving()
         for place in self._places:
             lane, replica = place.lane, place.replica
             held += sum(not call.over() for call in replica.inbox)
@@ -869,7 +905,8 @@ class Simulation:
                 )
             if lane.abandoned != abandoned:
                 raise _BrokenRuleError(f"{lane!r}: {abandoned} abandoned calls run, counted are {lane.abandoned}")
-            if taken < lane.slots and place in serving and (lane.backlog or not self._binding):
+            place.check_standby(serves=place in serving or place.closed)
+            if waiting and taken < lane.slots and place in serving and (lane.backlog or not self._binding):
                 raise _BrokenRuleError(f"calls wait while {lane!r} has a free slot: {self._numbers()}")
         return held
 
@@ -913,6 +950,10 @@ class Simulation:
                 raise _BrokenRuleError(
                     f"call {call.number} has {call.registered} done-callbacks, which ran {call.called_back} times"
                 )
+        if isinstance(self._balancer, _Raises) and self._balancer.mistakes != self._fenced:
+            raise _BrokenRuleError(
+                f"the balancer failed {self._balancer.mistakes} times, reported {self._fenced} times"
+            )
         if self._calls != len(self._all) + self._refusals.total():
             raise _BrokenRuleError(f"{self._calls} calls, {len(self._all)} accepted, {self._refusals.total()} refused")
 

@@ -1,0 +1,20 @@
+"""`make bench`: every benchmark, one after the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+_BENCHMARKS = ("local_calls.py", "startup.py")
+
+
+def main() -> None:
+    """Run each in a process of its own, so that none inherits another's threads or imports."""
+    for name in _BENCHMARKS:
+        print(f"== {name}", flush=True)
+        subprocess.run([sys.executable, str(Path(__file__).with_name(name)), *sys.argv[1:]], check=True)
+
+
+if __name__ == "__main__":
+    main()

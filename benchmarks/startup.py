@@ -1,0 +1,61 @@
+"""What a process pays before its first answer, in whole processes with compiled bytecode, in turns."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from rounds import interleave, ratio
+
+_NOTHING = "pass"
+_IMPORT = "import sage_plugins"
+_PARTS = """
+import attrs, pluggy, concurrent.futures
+from importlib.metadata import entry_points
+entry_points(group="sage_deploy")
+"""
+_ANSWER = """
+from sage_plugins import Environment
+class Echo:
+    def echo(self, value):
+        return value
+with Environment() as env:
+    env.register_service("echo", Echo)
+    env.service("echo").echo(1)
+"""
+_LATE = ("asyncio", "ray", "cattrs", "click", "psutil", "yaml", "numpy")
+
+
+def _process(code: str) -> float:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure, and print a row for each goal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    rounds = parser.parse_args().rounds
+    codes = {"bare Python": _NOTHING, "import sage_plugins": _IMPORT, "parts": _PARTS, "first answer": _ANSWER}
+    measured = interleave({name: (lambda code=code: _process(code)) for name, code in codes.items()}, rounds)
+    print("process start (ms)")
+    for name, values in measured.items():
+        low, middle, high = (value * 1e3 for value in (min(values), statistics.median(values), max(values)))
+        print(f"  {name:<20} {middle:9.1f}  [{low:.1f} .. {high:.1f}]")
+    pairs = zip(measured["import sage_plugins"], measured["bare Python"], strict=True)
+    print(f"  import - bare Python: {statistics.median(ours - bare for ours, bare in pairs) * 1e3:.1f} ms (goal <= 10)")
+    middle, low, high = ratio(measured, "first answer", "parts")
+    print(f"  first answer / parts: {middle:.2f}  [{low:.2f} .. {high:.2f}]  (goal <= 1.3)")
+    check = f"{_ANSWER}\nimport sys\nprint(*[name for name in {_LATE!r} if name in sys.modules] or ['none'])"
+    print("  imported before its first use: ", end="", flush=True)
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+if __name__ == "__main__":
+    main()

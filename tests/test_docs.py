@@ -1,0 +1,280 @@
+"""
+The documentation says what is so: its blocks run or are checked, and what it must mention it mentions.
+
+Each page is one test. Its blocks are taken in their order, in one working folder and one namespace:
+
+- `python` runs. With a first line such as `# greeter.py` it is also written to a file of that name.
+- `pycon` is compared as doctest does; `...` stands for anything.
+- `yaml` is read as a deployment file. It is written to a file if its first line names one; a file called `broken...` must
+  be refused.
+- `toml` is parsed.
+- `console`: `sage-deploy` gets its arguments checked, and runs where that ends by itself; so does `python FILE`. What
+  stands below the command is compared with what it prints. `make` must have the target, and files that are named must exist.
+- `text` is nobody's promise; blocks such as `{literalinclude}` are Sphinx's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib.util
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import pytest
+
+import sage_plugins
+from sage_plugins import Environment, cli, config_file, errors, hookspecs
+from sage_plugins.config import fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
+    *sorted(ROOT.glob("plugins/*/README.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
+]
+#: The plugin that docs/writing-plugins.md shows.
+STRANGER = ROOT / "tests" / "third_party" / "acme-strategies"
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+PATIENCE = 50
+
+_FENCE = re.compile(r"^(?P<fence>`{3,})(?P<kind>[^`\n]*)\n(?P<text>.*?)^(?P=fence)`*[ \t]*$", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"# (?P<name>[\w.-]+\.(?:py|yaml))\n")
+
+
+class Block(NamedTuple):
+    """One fenced block of a page; *line* is that of its first line of text."""
+
+    kind: str
+    text: str
+    line: int
+
+    @property
+    def name(self) -> str | None:
+        """The file that the first line names, if it does."""
+        found = _NAMED.match(self.text)
+        return None if found is None else found["name"]
+
+
+def blocks(page: str) -> list[Block]:
+    return [
+        Block(found["kind"].strip(), found["text"], page.count("\n", 0, found.start("text")) + 1)
+        for found in _FENCE.finditer(page)
+    ]
+
+
+class Page:
+    """Takes the blocks of one page; works in the current folder."""
+
+    def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
+        self._path = path
+        self._patch = patch
+        self._namespace: dict[str, Any] = {"__name__": "__main__"}
+
+    def take_all(self) -> None:
+        try:
+            for block in blocks(self._path.read_text(encoding="utf-8")):
+                self._take(block)
+        except BaseException:  # else the leak guard would report what the page could not close any more
+            for value in self._namespace.values():
+                if isinstance(value, Environment):
+                    value.close(drain_timeout=0)
+            raise
+
+    def _take(self, block: Block) -> None:
+        if block.kind.startswith("{") or block.kind == "text":
+            return
+        take = getattr(self, f"_take_{block.kind}", None)
+        assert take is not None, f"{self._at(block)}: nothing checks a block of kind {block.kind!r}"
+        if block.name is not None:
+            Path(block.name).write_text(block.text, encoding="utf-8")
+        take(block)
+
+    def _at(self, block: Block) -> str:
+        return f"{self._path.relative_to(ROOT)}:{block.line}"
+
+    def _take_python(self, block: Block) -> None:
+        # Empty lines before it, so that a traceback points into the page.
+        source = "\n" * (block.line - 1) + block.text
+        exec(compile(source, str(self._path), "exec", dont_inherit=True), self._namespace)  # noqa: S102 - our own pages
+
+    def _take_pycon(self, block: Block) -> None:
+        name, said = self._at(block), []
+        test = doctest.DocTestParser().get_doctest(block.text, self._namespace, name, str(self._path), block.line - 1)
+        result = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=said.append, clear_globs=False)
+        self._namespace.update(test.globs)
+        assert result.attempted, f"{name}: no >>>"
+        assert not result.failed, f"{name}\n{''.join(said)}"
+
+    def _take_yaml(self, block: Block) -> None:
+        name = block.name or f"line_{block.line}.yaml"
+        Path(name).write_text(block.text, encoding="utf-8")
+        refused = pytest.raises(errors.ConfigError) if name.startswith("broken") else contextlib.nullcontext()
+        with refused:
+            config_file.read(name)
+
+    def _take_toml(self, block: Block) -> None:
+        assert tomllib.loads(block.text), self._at(block)
+
+    def _take_console(self, block: Block) -> None:
+        assert block.text.startswith("$ "), f"{self._at(block)}: no command"
+        for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            self._check_command(shlex.split(command, comments=True), output, f"{self._at(block)}: {command}")
+
+    def _check_command(self, words: list[str], output: str, where: str) -> None:
+        program, arguments = Path(words[0]).name, words[1:]
+        for word in arguments:
+            assert "/" not in word or Path(word).exists() or (ROOT / word).exists(), f"{where}: there is no {word}"
+        ends = False
+        if program == "sage-deploy":
+            self._parse(arguments)
+            named = [Path(word) for word in arguments if word.endswith(".yaml")]
+            ends = (arguments[0] != "up" or "--once" in arguments) and all(path.exists() for path in named)
+        elif program == "make":
+            targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            assert set(arguments) <= set(targets), where
+        elif program == "python":
+            ends = Path(arguments[0]).exists()
+        else:
+            assert program == "python3", f"{where}: nothing checks {program}"
+        if ends:
+            self._run(program, arguments, output, where)
+        else:
+            assert not output.strip(), f"{where}: nobody checks this output, make the block `text`"
+
+    def _parse(self, arguments: list[str]) -> None:
+        """Have click check the arguments; no command does anything."""
+        with self._patch.context() as patch:
+            for command in _commands(cli.commands):
+                patch.setattr(command, "callback", lambda **_: None)
+            cli.commands.main(arguments, standalone_mode=False)
+
+    def _run(self, program: str, arguments: list[str], output: str, where: str) -> None:
+        path = Path(sysconfig.get_path("scripts"), program) if program != "python" else Path(sys.executable)
+        done = subprocess.run(
+            [path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PATIENCE
+        )
+        wrong = any(word.startswith("broken") for word in arguments)
+        assert (done.returncode != 0) == wrong, f"{where}: exit code {done.returncode}\n{done.stdout}"
+        same = doctest.OutputChecker().check_output(output, done.stdout, FLAGS)
+        assert same or not output.strip(), f"{where} printed\n{done.stdout}"
+
+
+def _commands(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from _commands(command)
+        else:
+            yield command
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder whose modules can be imported, and are forgotten at the end."""
+    before = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(STRANGER)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        origin = getattr(sys.modules[name], "__file__", None)
+        if origin and any(Path(origin).is_relative_to(place) for place in (tmp_path, STRANGER, ROOT / "examples")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_blocks_of(path, folder, monkeypatch):
+    """Whoever copies a block gets what the page says."""
+    if "examples" in path.relative_to(ROOT).parts:
+        monkeypatch.syspath_prepend(path.parent)
+    Page(path, monkeypatch).take_all()
+
+
+def test_pages_run_something():
+    """The blocks are found: a fence that is spelled otherwise would be passed over."""
+    kinds = [block.kind for path in PAGES for block in blocks(path.read_text(encoding="utf-8"))]
+    assert kinds.count("python") > 5
+    assert kinds.count("pycon") > 5
+    assert kinds.count("yaml") > 5
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n```") == 2 * len(blocks(text)), f"{path}: a fence that is not closed, or indented"
+
+
+# -- what must be mentioned ----------------------------------------------------------------------------------------------------
+
+
+def text_of(*names: str) -> str:
+    paths = [DOCS / name for name in names] or [path for path in PAGES if DOCS in path.parents]
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
+
+
+@pytest.mark.parametrize("name", sage_plugins.__all__)
+def test_public_name_is_documented(name):
+    """It has a docstring of its own, and some page tells what it is for."""
+    value = getattr(sage_plugins, name)
+    document = vars(value).get("__doc__") if isinstance(value, type) else inspect.getdoc(value)
+    assert document
+    assert re.search(rf"`(sage_plugins\.)?{name}\b", text_of()), f"no page mentions `{name}`"
+
+
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if name.endswith("Error")])
+def test_error_is_documented(name):
+    assert getattr(errors, name).__doc__
+    assert f"`{name}`" in text_of("api.md")
+
+
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("sage_")}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_hook_is_documented(name):
+    """With its exact arguments, so that the page cannot go stale."""
+    signature = f"{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})"
+    assert HOOKS[name].__doc__
+    assert f"`{signature}`" in text_of("writing-plugins.md"), f"docs/writing-plugins.md lacks {signature}"
+
+
+def test_hooks_are_found():
+    assert HOOKS
+
+
+def test_field_tables_are_up_to_date():
+    """Every field stands in docs/configuration.md as the code declares it."""
+    spec = importlib.util.spec_from_file_location("field_table", ROOT / "tools" / "field_table.py")
+    field_table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(field_table)
+    page = text_of("configuration.md")
+
+    assert field_table.updated(page) == page, "run: python tools/field_table.py"
+    for name in fields():
+        assert f"| `{name}` |" in page
+
+
+def test_rules_are_documented():
+    """Every rule that a problem may name has a line in docs/configuration.md, and none has two."""
+    sources = [*ROOT.glob("sage_plugins/*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
+    used = {
+        rule
+        for path in sources
+        for rule in re.findall(r"""(?<!`)"([EW]\d{2,3})"(?!`)""", path.read_text(encoding="utf-8"))
+    }
+    listed = re.findall(r"^\| `([EW]\d{2,3})` \|", text_of("configuration.md"), re.MULTILINE)
+    assert used
+    assert sorted(listed) == sorted(used)
