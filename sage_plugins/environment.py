@@ -303,6 +303,8 @@ class Environment:
             PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
             DeployError: A service did not become ready; what this call had started was stopped.
         """
+        for name in self._names():
+            self._check_open(name)
         tasks = [self._task(name) for name in self._names()]
         # Taken now: a constructor that calls another of these services starts that one before its turn comes.
         started = [task for task in tasks if task.state == "pending"]
@@ -349,7 +351,8 @@ class Environment:
         from sage_plugins.handle import ServiceHandle
 
         with self._lock:
-            if name not in self._tasks:  # services that run may be found until they stop: accepted calls need them
+            task = self._tasks.get(name)
+            if task is None or task.state == "stopped":  # those that run may be found: accepted calls need them
                 self._check_open(name)
                 self._check_known(name)
         return ServiceHandle(name, lambda: self._bind(name))

@@ -31,18 +31,19 @@ if TYPE_CHECKING:
 __all__ = ["Host"]
 
 
-#: Seconds that the stop hooks of a replica get when a method that does not end holds each of its slots.
+#: Seconds in which a worker that is not stuck comes to the stop hooks, and in which it ends after them.
 _STUCK_GRACE_S: Final = 1.0
 
 
 class _Job:
     """A step of the replica's life, done by a worker as if it were a call, so that it runs where calls run."""
 
-    __slots__ = ("done", "error", "run")
+    __slots__ = ("begun", "done", "error", "run")
     expires = -inf  # so that `execute` takes it aside without a question of its own
 
     def __init__(self, run: Callable[[], None]) -> None:
         self.run = run
+        self.begun = threading.Event()
         self.done = threading.Event()
         self.error: BaseException | None = None
 
@@ -185,6 +186,7 @@ class Host:
             self._do(job)
 
     def _do(self, job: _Job) -> None:
+        job.begun.set()
         try:
             job.run()
         except BaseException as error:  # noqa: BLE001 - a constructor's or hook's; the worker must live on
@@ -247,6 +249,8 @@ class Host:
         """
         Run the stop hooks where calls run, then end the workers; waits at most *grace* seconds in all.
 
+        Waits no longer than a second for workers that are stuck: they end when their method does.
+
         Idempotent, from any thread. Calls that still run after *grace* end with ServiceStoppedError; their methods go
         on and their number is returned.
         """
@@ -259,15 +263,15 @@ class Host:
             if job is None:
                 job = self._stopping = _Job(self._tear_down)
                 self._submit(job, "stop")
-        if len(self._calls_running()) >= self.slots:  # all workers are stuck: the hooks can hardly be reached
-            grace = min(grace, _STUCK_GRACE_S)
-        job.done.wait(grace)
+        # A worker that does not come to the hooks soon is stuck in a method or a constructor.
+        if job.begun.wait(min(grace, _STUCK_GRACE_S)):
+            job.done.wait(max(0.0, until - self._clock.monotonic()))
         if job.error is not None:
             logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=job.error)
             job.error = None
         for call in self._calls_running():
             call.give_up(self._stopped_error(call), Outcome.STOPPED)
-        return runner.stop(max(0.0, until - self._clock.monotonic()))
+        return runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
 
     def _calls_running(self) -> list[Call]:
         return [call for cell in tuple(self._running) for call in tuple(cell) if call is not None]

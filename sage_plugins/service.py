@@ -206,7 +206,11 @@ class ServiceFactory:
         """Add the way out to an error over an argument that was meant for the deployment."""
         from sage_plugins.config import fields
 
-        meant = sorted(name for name in self.service_kwargs if name in fields() and f"'{name}'" in str(error))
+        # Python names the argument, unless the class has no constructor at all.
+        nameless = self.service_class.__init__ is object.__init__  # type: ignore[misc] # looked at, not called
+        meant = sorted(
+            name for name in self.service_kwargs if name in fields() and (nameless or f"'{name}'" in str(error))
+        )
         if meant:
             error.add_note(
                 f"{meant[0]!r} is a deployment setting: register_service passes all its arguments to the constructor. "

@@ -131,6 +131,7 @@ class ServiceTask:
         self._state = ReplicaState.PENDING  # guarded by _condition
         self._members: tuple[_Member, ...] = ()  # guarded by _condition; replaced, never changed
         self._target: Target | None = None
+        self._starting = threading.RLock()
         self._stopped = threading.Event()
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple(
             (choice, choice.create()) for choice in composition.monitors
@@ -226,10 +227,14 @@ class ServiceTask:
         Raises:
             DeployError: The target can place a replica nowhere; nothing was started.
         """
-        with self._condition:
-            if self._state is not ReplicaState.PENDING:
-                return
-            self._state = ReplicaState.STARTING
+        with self._starting:  # whoever stops the task waits until all is started that must be stopped
+            with self._condition:
+                if self._state is not ReplicaState.PENDING:
+                    return
+                self._state = ReplicaState.STARTING
+            self._start()
+
+    def _start(self) -> None:
         composition = self.composition
         specs = [composition.spec(index) for index in range(self._config.replicas)]
         try:
@@ -370,7 +375,8 @@ class ServiceTask:
             self._drain(limit)
 
     def _drain(self, limit: float) -> None:
-        until = self._clock.monotonic() + limit
+        with self._starting:  # see `begin`
+            until = self._clock.monotonic() + limit
         idle = threading.Event()
         try:
             self._router.drain("is stopping", idle.set)

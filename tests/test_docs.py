@@ -5,11 +5,12 @@ Each page is one test. Its blocks are taken in their order, in one working folde
 
 - `python` runs. With a first line such as `# greeter.py` it is also written to a file of that name.
 - `pycon` is compared as doctest does; `...` stands for anything.
-- `yaml` is read as a deployment file. It is written to a file if its first line names one; a file called `broken...` must
-  be refused.
+- `yaml` is read as a deployment file. It is written to a file if its first line names one; a file called `broken...`
+  must be refused.
 - `toml` is parsed.
 - `console`: `sage-deploy` gets its arguments checked, and runs where that ends by itself; so does `python FILE`. What
-  stands below the command is compared with what it prints. `make` must have the target, and files that are named must exist.
+  stands below the command is compared with what it prints. `make` must have the target, and files that are named must
+  exist.
 - `text` is nobody's promise; blocks such as `{literalinclude}` are Sphinx's.
 """
 
@@ -168,7 +169,12 @@ class Page:
     def _run(self, program: str, arguments: list[str], output: str, where: str) -> None:
         path = Path(sysconfig.get_path("scripts"), program) if program != "python" else Path(sys.executable)
         done = subprocess.run(
-            [path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PATIENCE
+            [path, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
         )
         wrong = any(word.startswith("broken") for word in arguments)
         assert (done.returncode != 0) == wrong, f"{where}: exit code {done.returncode}\n{done.stdout}"
@@ -214,10 +220,10 @@ def test_pages_run_something():
     assert kinds.count("yaml") > 5
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
-        assert text.count("\n```") == 2 * len(blocks(text)), f"{path}: a fence that is not closed, or indented"
+        assert f"\n{text}".count("\n```") == 2 * len(blocks(text)), f"{path}: a fence that is not closed, or indented"
 
 
-# -- what must be mentioned ----------------------------------------------------------------------------------------------------
+# -- what must be mentioned ------------------------------------------------------------------------------------------
 
 
 def text_of(*names: str) -> str:

@@ -33,7 +33,7 @@ LAYERS = {
     4: {"handle", "router", "supervisor"},
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces"},
-    1: {"aio", "call", "config", "service", "structure", "values", "yaml_nodes"},
+    1: {"aio", "call", "config", "metrics", "service", "structure", "values", "yaml_nodes"},
     0: {"clock", "errors", "spelling"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}

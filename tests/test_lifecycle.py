@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import inspect
@@ -16,8 +17,15 @@ from concurrent.futures import Future
 
 import pytest
 
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_deploy_local.target import LocalTarget
 from sage_plugins import Environment, ServiceDeploymentConfig, ServiceTaskFactory, errors
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.plugins import Registry
 from sage_plugins.service import ServiceFactory
+from sage_plugins.values import Registration
 
 PATIENCE = 20.0
 SHORT = 0.03
@@ -28,9 +36,21 @@ def config(strategy, **fields):
     return ServiceDeploymentConfig(threading_strategy=strategy, **(sizes | fields))
 
 
+EARLIER = set()
+
+
+@pytest.fixture(autouse=True)
+def _earlier(monkeypatch):
+    EARLIER.clear()
+    EARLIER.update(threading.enumerate())
+    # What stop hooks get when the drain time is used up; the tests that hang inside a method need not wait so long.
+    monkeypatch.setattr("sage_plugins.task._LAST_GRACE_S", 0.1, raising=False)
+
+
 def ours():
-    """The threads that run services of these tests."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("svc", "other"))]
+    """The threads that run services of this test."""
+    new = set(threading.enumerate()) - EARLIER
+    return [thread.name for thread in new if thread.name.startswith(("svc", "other"))]
 
 
 @pytest.fixture
@@ -638,7 +658,7 @@ def test_closed_environment_refuses(deploy, strategy):
         lambda: service.env.service("svc").echo(),
         lambda: service.env.call_service("svc"),
         lambda: service.env.register_service("other", object),
-        lambda: service.env.task("svc").handle.echo(),
+        lambda: service.env.task("svc").handle.echo(),  # noqa: PLW0108 - finding the task is part of it
     ):
         with pytest.raises(errors.ServiceStoppedError):
             attempt()
@@ -681,6 +701,32 @@ def test_close_while_deploying(env, gate, in_thread):
     closing.result(PATIENCE / 4)
     assert not gate._open.done(), "the constructor hangs still"
     gate.open()
+
+
+def test_close_while_a_replica_is_being_started(environments, gate, in_thread, probe, until):
+    """A replica that its target is just starting when `close` comes is stopped too."""
+
+    class Held(LocalTarget):
+        def start(self, *args):
+            gate()
+            return super().start(*args)
+
+    class Plugin:
+        @hookimpl
+        def sage_register_targets(self):
+            return [Registration("held", lambda _: Held(), "Starts replicas when it may")]
+
+    registry = Registry.of(sage_deploy_local, sage_deploy_threading, sage_deploy_monitors, Plugin())
+    env = environments("test", registry=registry)
+    env.register_service_with_config("svc", probe, deployment_config=ServiceDeploymentConfig(target="held"))
+    deploying = in_thread(env.deploy)
+    gate.wait_entered()
+    closing = in_thread(env.close)
+    concurrent.futures.wait([closing], 5 * SHORT)  # it may wait until the target has done its work, or not
+    gate.open()
+    closing.result(PATIENCE)
+    assert isinstance(deploying.exception(PATIENCE), (errors.DeployError, errors.ServiceStoppedError))
+    until(lambda: not ours())
 
 
 def test_drain_timeout_ends_the_rest(deploy, threaded, occupy):

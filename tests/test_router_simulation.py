@@ -529,3 +529,41 @@ def test_without_a_replica_for_good_calls_end_and_are_refused_until_one_opens():
     stage.open()
     stage.call("c")
     assert stage.names == ["c"]
+
+
+def test_a_replica_that_dies_after_the_end_leaves_no_call_behind():
+    stage = Stage()
+    dying = stage.open(behaviour=Behaviour.DIE_BEFORE)
+    dying.die(report_after=1)
+    call = stage.call("a")
+    stage.router.drain("is stopping", lambda: None)
+    stage.router.end()
+    assert not call.over()
+    stage.clock.advance(1)
+    assert isinstance(end_of(call), ServiceStoppedError)
+
+
+def test_a_replica_that_dies_after_the_service_was_given_up_leaves_no_call_behind():
+    stage = Stage()
+    dying = stage.open()
+    dying.die(report_after=1)
+    call = stage.call("a")
+    stage.router.close_lane(dying.lane)
+    stage.router.unavailable(lambda: NoReplicaError("kv has no replica left", service="kv"))
+    stage.clock.advance(1)
+    assert isinstance(end_of(call), NoReplicaError)
+
+
+def test_calls_kept_for_a_replica_that_leaves_during_drain_find_the_others_slots():
+    stage = Stage(balancer=ByKey())
+    first, idle = stage.open(index=0), []
+    stage.open(index=1, behaviour=Behaviour.ANSWER)
+    stage.call("a", key=0)
+    kept = stage.call("b", key=0)
+    stage.router.drain("is stopping", lambda: idle.append(True))
+    stage.router.close_lane(first.lane)
+    stage.clock.advance(0)
+    assert answer_of(kept) == ("answer", ("b",))
+    assert not idle
+    first.release_hung()
+    assert idle

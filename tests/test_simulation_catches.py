@@ -226,7 +226,7 @@ ROUTERS = {
     CountsNothing: "not counted so once",
     RunsTwice: "was lost while it ran|is not to run twice|started 2 times",
     GivesUpTooEarly: "no cause to end as died",
-    ForgetsWhatWasLost: "no outcome",
+    ForgetsWhatWasLost: "no outcome|still belongs to",
     IdleTooSoon: "said to be idle",
     NeverIdle: "did not say so",
     RefusesWhileThereIsRoom: "refused without cause|there is room|places in the queue",

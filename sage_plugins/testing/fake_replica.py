@@ -136,13 +136,16 @@ class FakeReplica:
         return len(self.inbox) + len(self.running)
 
     def _send(self, call: Call) -> None:
+        self._take(call, self._pick_up_after())
+
+    def _take(self, call: Call, after: float) -> None:
         self.inbox.append(call)
         if not self.alive:
             if self._reported:
                 self._clock.call_at(self._clock.monotonic(), self._report)
             return
         self._check_slots()
-        self._clock.call_at(self._clock.monotonic() + self._pick_up_after(), self._pick_up)
+        self._clock.call_at(self._clock.monotonic() + after, self._pick_up)
 
     def _run_here(self, call: Call) -> None:
         # Unlike a real one this comes back at once, with the method running: there is only one thread.
@@ -220,12 +223,10 @@ class FakeReplica:
         call.publish(result, error)
 
     def free(self, call: Call) -> None:  # noqa: ARG002 - for replicas that want to know whose slot it was
-        """Report that the slot of *call* is free, and take the call that gets it next."""
+        """Report that the slot of *call* is free, and go on to the call that gets it next."""
         following = self._events.follow()
         if following is not None:
-            self.inbox.append(following)
-            self._check_slots()
-            self._clock.call_at(self._clock.monotonic(), self._pick_up)
+            self._take(following, 0.0)
 
     def release_hung(self) -> None:
         """Have every method that hangs answer now."""

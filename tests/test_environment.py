@@ -1,0 +1,933 @@
+"""The environment: registering, files, plans, status, services that call services, SAGE's dictionaries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import textwrap
+import threading
+from concurrent.futures import Future
+from importlib import metadata
+
+import pytest
+
+from sage_plugins import (
+    Environment,
+    ServiceDeploymentConfig,
+    ServiceFactory,
+    ServiceMetrics,
+    ServiceTask,
+    ServiceTaskFactory,
+    errors,
+)
+
+PATIENCE = 20.0
+SHORT = 0.03
+
+
+class Given:
+    """Keeps what its constructor was given."""
+
+    made = 0
+
+    def __init__(self, *args, **kwargs):
+        type(self).made += 1
+        self.args = args
+        self.kwargs = kwargs
+
+    def given(self):
+        return self.args, self.kwargs
+
+    def process(self, *args, **kwargs):
+        return args, kwargs
+
+    def thread(self):
+        return threading.current_thread()
+
+
+@pytest.fixture
+def given():
+    """A fresh class, so that it can be seen whether anything was built."""
+    return type("Given", (Given,), {"made": 0})
+
+
+@pytest.fixture
+def deployment_file(tmp_path):
+    """Write a deployment file; gives its path."""
+
+    def write(text, name="service_deployment.yaml"):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return path
+
+    return write
+
+
+# -- registering -------------------------------------------------------------------------------------------------------
+
+
+def test_registering_gives_the_factory_and_starts_nothing(env, given):
+    """All `register_*` return the factory, and nothing is built."""
+    config = ServiceDeploymentConfig(timeout=5.0)
+    threads = threading.active_count()
+    plain = env.register_service("plain", given, 1, word="w")
+    configured = env.register_service_with_config("configured", given, 2, deployment_config=config, word="v")
+    assert isinstance(plain, ServiceFactory)
+    assert (plain.service_name, plain.service_class) == ("plain", given)
+    assert (plain.service_args, plain.service_kwargs) == ((1,), {"word": "w"})
+    assert (configured.service_args, configured.service_kwargs) == ((2,), {"word": "v"})
+    assert env.service_factories == {"plain": plain, "configured": configured}
+    assert env.register_service_factory("again", plain) is plain
+    assert (given.made, threading.active_count()) == (0, threads)
+
+
+def test_constructor_gets_all_other_arguments(env, given):
+    """`register_service` knows no configuration names: whatever it is given reaches the constructor."""
+    words = {
+        "timeout": 5,
+        "replicas": 3,
+        "thread_count": 2,
+        "name": "n",
+        "deployment_config": "own",
+        "config": {},
+        "self_": 1,
+        "service_name": "s",
+        "service_class": int,
+    }
+    env.register_service("svc", given, "a", 2, **words)
+    assert env.service("svc").given() == (("a", 2), words)
+    assert env.get_service_status("svc")["deployment_config"] == ServiceDeploymentConfig()
+
+
+def test_constructor_beside_a_configuration_gets_the_rest(env, given):
+    config = ServiceDeploymentConfig(timeout=5.0)
+    env.register_service_with_config("svc", given, "a", deployment_config=config, timeout="the constructor's")
+    assert env.service("svc").given() == (("a",), {"timeout": "the constructor's"})
+    assert env.get_service_status("svc")["deployment_config"] is config
+
+
+def test_default_deployment_is_local_and_single(env, given):
+    """Without a configuration a service is one instance in this process that runs one call at a time."""
+    env.register_service("svc", given)
+    env.deploy()
+    config = env.get_service_status("svc")["deployment_config"]
+    assert (config.target, config.threading_strategy, config.replicas) == ("local", "single", 1)
+    assert env.service("svc").thread() is env.service("svc").thread()
+
+
+def test_last_registration_before_deployment_counts(env, given):
+    """Registering a name again replaces it, configuration included; handles made before use the new one."""
+    env.register_service_with_config("svc", given, 1, deployment_config=ServiceDeploymentConfig(timeout=1.0))
+    handle = env.service("svc")
+    env.get_service_status("svc")
+    env.register_service("svc", given, 2)
+    assert handle.given() == ((2,), {})
+    assert env.get_service_status("svc")["deployment_config"].timeout == 30.0
+    assert given.made == 1
+
+
+def test_deployed_service_cannot_be_registered_again(env, given):
+    env.register_service("svc", given)
+    env.deploy()
+    with pytest.raises(errors.DeployError, match="svc"):
+        env.register_service("svc", given)
+    assert env.service("svc").given() == ((), {})
+
+
+def test_services_registered_later_are_deployed_later(env, given):
+    """`deploy` starts what does not run yet, and leaves alone what does."""
+    env.register_service("first", given)
+    env.deploy()
+    env.register_service("second", given)
+    env.deploy()
+    assert given.made == 2
+    assert env.get_service_status("second")["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"), [("", Given), (None, Given), (5, Given), ("svc", Given()), ("svc", None), ("svc", "Given")]
+)
+def test_name_and_class_are_checked_when_registered(env, name, cls):
+    with pytest.raises(ValueError, match="service"):
+        env.register_service(name, cls)
+    assert env.service_factories == {}
+
+
+@pytest.mark.parametrize("config", [None, {}, "local"])
+def test_configuration_is_checked_when_registered(env, given, config):
+    with pytest.raises(errors.ConfigError, match="deployment_config"):
+        env.register_service_with_config("svc", given, deployment_config=config)
+
+
+def test_foreign_factory(env):
+    """A factory is anything with `service_name`, `service_class` and `create_service(ctx)`; it is given the context."""
+    seen = []
+
+    class Foreign:
+        service_name = "foreign"
+        service_class = Given
+
+        def create_service(self, ctx):
+            seen.append((ctx.name, threading.current_thread()))
+            return Given("from the factory")
+
+    env.register_service_factory("foreign", Foreign())
+    assert env.service("foreign").given() == (("from the factory",), {})
+    ((name, thread),) = seen
+    assert name == "foreign"
+    assert thread is env.service("foreign").thread()
+
+
+@pytest.mark.parametrize("missing", ["service_name", "service_class", "create_service"])
+def test_incomplete_factory_is_refused(env, missing):
+    parts = {"service_name": "svc", "service_class": Given, "create_service": lambda ctx: Given()}
+    del parts[missing]
+    with pytest.raises(TypeError, match=missing):
+        env.register_service_factory("svc", type("Foreign", (), parts)())
+
+
+def test_foreign_factory_that_raises(env):
+    class Foreign:
+        service_name = "foreign"
+        service_class = Given
+
+        def create_service(self, ctx):
+            raise LookupError("no model")
+
+    env.register_service_factory("foreign", Foreign())
+    with pytest.raises(errors.DeployError, match="LookupError: no model"):
+        env.deploy()
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+FILE = """
+    services:
+      svc:
+        deployment: {threading_strategy: pool, thread_count: 3}
+        performance: {timeout: 7.0}
+      elsewhere: {}
+"""
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_file_applies_to_services_registered_before_and_after(env, given, deployment_file, order):
+    path = deployment_file(FILE)
+    if order == "before":
+        env.load_service_deployment_config(path)
+    env.register_service("svc", given)
+    if order == "after":
+        env.load_service_deployment_config(path)
+    config = env.get_service_status("svc")["deployment_config"]
+    assert (config.threading_strategy, config.thread_count, config.timeout) == ("pool", 3, 7.0)
+
+
+def test_configuration_in_code_beats_the_file(env, given, deployment_file):
+    """An explicit configuration is taken whole: the file adds nothing to it."""
+    config = ServiceDeploymentConfig(timeout=1.0)
+    env.register_service_with_config("svc", given, deployment_config=config)
+    env.load_service_deployment_config(deployment_file(FILE))
+    assert env.get_service_status("svc")["deployment_config"] is config
+    env.register_service("svc", given)  # and without one, the file counts again
+    assert env.get_service_status("svc")["deployment_config"].timeout == 7.0
+
+
+def test_class_in_the_file_needs_no_registration(env, deployment_file, tmp_path, monkeypatch):
+    """An entry with `class:` and `init:` is a service of its own: loading and deploying is all."""
+    (tmp_path / "served_classes.py").write_text(
+        "class Greeter:\n"
+        "    def __init__(self, word, *, mark='.'):\n"
+        "        self.word, self.mark = word, mark\n"
+        "    def greet(self, name):\n"
+        "        return f'{self.word} {name}{self.mark}'\n"
+        "    class Inner:\n"
+        "        def answer(self):\n"
+        "            return 42\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = deployment_file("""
+        services:
+          greeter:
+            class: served_classes:Greeter
+            init: {args: [Hello], kwargs: {mark: "!"}}
+          inner:
+            class: served_classes:Greeter.Inner
+    """)
+    env.load_service_deployment_config(path)
+    env.deploy()
+    assert env.service("greeter").greet("world") == "Hello world!"
+    assert env.call_service("inner", method="answer") == 42
+
+
+def test_registration_beats_the_class_in_the_file(env, given, deployment_file):
+    """The file's `class:` is for who registered nothing; its settings apply all the same."""
+    path = deployment_file("""
+        services:
+          svc:
+            class: no_such_module:Class
+            timeout: 7.0
+    """)
+    env.load_service_deployment_config(path)
+    env.register_service("svc", given, 1)
+    env.deploy()
+    assert env.service("svc").given() == ((1,), {})
+    assert env.get_service_status("svc")["deployment_config"].timeout == 7.0
+
+
+def test_planning_does_not_decide_what_is_deployed(env, deployment_file, tmp_path, monkeypatch):
+    """`plan` is pure: a file loaded after it counts as if there had been no plan."""
+    (tmp_path / "served_versions.py").write_text(
+        "class Version:\n"
+        "    def __init__(self, number):\n"
+        "        self.number = number\n"
+        "    def get(self):\n"
+        "        return self.number\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "services: {{svc: {{class: 'served_versions:Version', init: {{args: [{}]}}}}}}"
+    env.load_service_deployment_config(deployment_file(text.format(1), "one.yaml"))
+    env.plan()
+    env.get_service_status("svc")
+    env.load_service_deployment_config(deployment_file(text.format(2), "two.yaml"))
+    assert env.service("svc").get() == 2
+
+
+@pytest.mark.parametrize("path", ["no_such_module:Class", "json:NoSuchClass", "json:dumps"])
+def test_class_that_cannot_be_loaded_is_reported_at_its_place(env, deployment_file, path):
+    file = deployment_file(f"services:\n  svc:\n    class: {path}\n")
+    env.load_service_deployment_config(file)
+    with pytest.raises(errors.ConfigError) as caught:
+        env.deploy()
+    assert f"{file}:3:" in str(caught.value)
+    assert path in str(caught.value)
+
+
+def test_file_may_name_what_only_a_plugin_knows(env, given, deployment_file):
+    """IDs in a file are looked up when it is planned, and what is wrong then is reported at its place in the file."""
+    file = deployment_file(
+        "services:\n  svc:\n    deployment:\n      thread_count: 4\n      threading_strategy: single\n"
+    )
+    env.load_service_deployment_config(file)
+    env.register_service("svc", given)
+    with pytest.raises(errors.ConfigError) as caught:
+        env.plan()
+    assert f"{file}:4:" in str(caught.value)
+    assert "E301" in str(caught.value)
+
+
+def test_file_is_for_services_that_do_not_run_yet(env, given, deployment_file):
+    env.register_service("svc", given)
+    env.deploy()
+    with pytest.raises(errors.DeployError, match="svc"):
+        env.load_service_deployment_config(deployment_file(FILE))
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+def test_plan_starts_nothing_and_names_who_decides(env, given, deployment_file):
+    """`plan` starts no thread and builds no instance; as text and as JSON it names plugin, distribution and version."""
+    balanced = ServiceDeploymentConfig(
+        threading_strategy="pool", thread_count=2, replicas=2, load_balancing=True, load_balancer="round_robin"
+    )
+    env.register_service_with_config("svc", given, deployment_config=balanced)
+    env.register_service("other", given)
+    env.load_service_deployment_config(deployment_file("services: {nobody: {}}"))
+    threads = set(threading.enumerate())
+    plan = env.plan()
+    assert set(threading.enumerate()) - threads == set()
+    assert given.made == 0
+
+    text = str(plan)
+    for distribution in ("local", "threading", "balancers", "monitors"):
+        name = f"sage-deploy-{distribution}"
+        assert f"[{name} {metadata.version(name)}]" in text
+    for word in ("svc#0", "svc#1", "other#0", "round_robin", "2 services", "3 replicas", "'nobody'"):
+        assert word in text
+    services = json.loads(plan.to_json())["services"]
+    assert [service["name"] for service in services] == ["svc", "other"]
+    decided = {decision["what"]: (decision["id"], decision["source"]) for decision in services[0]["decisions"]}
+    version = metadata.version("sage-deploy-balancers")
+    assert decided["balancer"] == ("round_robin", f"sage-deploy-balancers {version}")
+    assert decided["target"][0] == "local"
+    assert decided["strategy"][0] == "pool"
+    assert "given" in services[0]["methods"]
+
+
+def test_plan_says_what_is_advisory(env, given):
+    """What `local` cannot enforce is in the plan as a warning, and does not keep anything from starting."""
+    config = ServiceDeploymentConfig(cpu_cores=2.0, memory_mb=64)
+    env.register_service_with_config("svc", given, deployment_config=config)
+    text = str(env.plan())
+    assert text.count("W05") == 2
+    assert "advisory" in text
+    env.deploy()
+
+
+def test_plan_of_an_unknown_plugin_says_which_service(env, given):
+    config = ServiceDeploymentConfig(target="locale")
+    env.register_service_with_config("svc", given, deployment_config=config)
+    with pytest.raises(errors.UnknownPluginError, match="service 'svc'") as caught:
+        env.plan()
+    assert "did you mean 'local'" in str(caught.value)
+
+
+def test_empty_plan(env):
+    assert "0 services" in str(env.plan())
+    assert json.loads(env.plan().to_json())["services"] == []
+    env.deploy()
+
+
+# -- looking up --------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_service_is_refused_at_once(env, given):
+    """An unknown name raises ServiceNotFoundError with the nearest spelling, before any call."""
+    env.register_service("kv_service", given)
+    for attempt in (env.service, env.call_service, env.get_service_status, env.task):
+        with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'kv_service'") as caught:
+            attempt("kv_servise")
+        assert isinstance(caught.value, LookupError)
+        assert caught.value.service == "kv_servise"
+    with pytest.raises(errors.ServiceNotFoundError, match="kv_service"):
+        env.service("qqqqqqqqqq")
+    assert given.made == 0
+
+
+def test_unknown_service_in_an_empty_environment(env):
+    with pytest.raises(errors.ServiceNotFoundError, match="none"):
+        env.service("kv")
+
+
+def test_typed_handle_is_the_same_handle(env, given):
+    """`service(name, cls)` is for type checkers: nothing changes when it runs."""
+    env.register_service("svc", given)
+    assert env.service("svc", given).given() == ((), {})
+
+
+def test_call_service_as_in_sage(env, given):
+    """`call_service` calls `process` unless told otherwise, with a time-out if one is given."""
+    env.register_service("svc", given)
+    assert env.call_service("svc", 1, word="w") == ((1,), {"word": "w"})
+    assert env.call_service("svc", method="given", timeout=5) == ((), {})
+    with pytest.raises(errors.ConfigError, match="timeout"):
+        env.call_service("svc", timeout=0)
+    with pytest.raises(errors.MethodNotFoundError):
+        env.call_service("svc", method="processs")
+
+
+def test_call_service_leaves_other_names_to_the_method(env, given):
+    """Only `method` and `timeout` are taken; a method may have parameters called `name` or `self`."""
+    env.register_service("svc", given)
+    words = {"name": "n", "self": "s"}
+    assert env.call_service("svc", **words) == ((), words)
+
+
+def test_call_service_of_the_context_leaves_other_names_to_the_method(env, given):
+    class Asking:
+        def ask(self, **words):
+            return self.ctx.call_service("svc", **words), self.ctx.call_service_async("svc", **words).result(PATIENCE)
+
+    env.register_service("svc", given)
+    env.register_service("asking", Asking)
+    words = {"name": "n", "service": "s"}
+    assert env.service("asking").ask(**words) == (((), words), ((), words))
+
+
+def test_call_service_has_a_deadline(env, probe, gate):
+    env.register_service("svc", probe)
+    with pytest.raises(errors.CallTimeoutError):
+        env.call_service("svc", gate, method="run", timeout=SHORT)
+    gate.open()
+
+
+# -- status ------------------------------------------------------------------------------------------------------------
+
+
+def test_status_at_a_glance(deploy, strategy):
+    """The status has the service's name, state, configuration, metrics, health and replicas."""
+    service = deploy(strategy, replicas=2, load_balancing=True)
+    status = service.env.get_service_status("svc")
+    assert list(status) == ["service_name", "state", "deployment_config", "metrics", "health", "replicas"]
+    assert (status["service_name"], status["state"]) == ("svc", "ready")
+    assert isinstance(status["deployment_config"], ServiceDeploymentConfig)
+    assert isinstance(status["metrics"], ServiceMetrics)
+    assert status["metrics"].service_name == "svc"
+    assert status["health"] == {"healthy": True, "ready": 2, "replicas": 2}
+    assert [(each["id"], each["state"], each["inflight"], each["error"]) for each in status["replicas"]] == [
+        ("svc#0", "ready", 0, None),
+        ("svc#1", "ready", 0, None),
+    ]
+
+
+def test_status_through_the_life_of_a_service(env, probe, gate, in_thread, until):
+    """pending before the first call, starting while the constructor runs, ready, draining, stopped."""
+
+    class Slow(probe):
+        def __init__(self):
+            gate()
+
+    env.register_service("svc", Slow)
+    state = lambda: env.get_service_status("svc")["state"]  # noqa: E731 - one look at it
+    assert state() == "pending"
+    deploying = in_thread(env.deploy)
+    gate.wait_entered()
+    status = env.get_service_status("svc")
+    assert status["state"] == "starting"
+    assert status["health"] == {"healthy": False, "ready": 0, "replicas": 1}
+    gate.open()
+    deploying.result(PATIENCE)
+    assert state() == "ready"
+    opened = Future()
+    entered = Future()
+    running = env.service("svc").submit("run", lambda: (entered.set_result(None), opened.result(PATIENCE)))
+    entered.result(PATIENCE)
+    closing = in_thread(env.close)
+    until(lambda: state() != "ready")
+    assert state() == "draining"
+    opened.set_result(None)
+    closing.result(PATIENCE)
+    running.result(PATIENCE)
+    assert state() == "stopped"
+
+
+def test_status_counts_what_is_going_on(deploy, threaded, occupy):
+    """Calls that run and calls that wait are seen while they do."""
+    service = deploy(threaded, queue_size=10)
+    occupied = occupy(service)
+    calls = [service.handle.submit("echo") for _ in range(4)]
+    status = service.env.get_service_status("svc")
+    assert status["metrics"].queue_size == 4
+    assert status["metrics"].active_threads == service.slots
+    (replica,) = status["replicas"]
+    assert (replica["inflight"], replica["slots"], replica["threads"]) == (service.slots,) * 3
+    occupied.open()
+    for call in calls:
+        call.result(PATIENCE)
+    assert service.waiting == 0
+
+
+def test_count_read_after_a_result_includes_it(deploy, strategy):
+    """A call is counted before its caller is released."""
+    service = deploy(strategy)
+    for number in range(1, 2001):
+        service.handle.echo()
+        assert service.metrics.request_count == number
+    for number in range(2001, 2201):
+        service.handle.submit("echo").result(PATIENCE)
+        assert service.metrics.request_count == number
+
+
+@pytest.mark.parametrize("verb", ["call", "acall"])
+def test_every_ending_counts_once(deploy, strategy, occupy, queued, verb):
+    """Results, errors and time-outs each count once, as what they are; so do cancelled calls."""
+    service = deploy(strategy, queue_size=10)
+    handle = service.handle
+
+    def fail():
+        raise ValueError("counted")
+
+    def ask(handle, *args):
+        return handle.call(*args) if verb == "call" else asyncio.run(handle.acall(*args))
+
+    for _ in range(3):
+        ask(handle, "echo")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="counted"):
+            ask(handle, "run", fail)
+    occupied = occupy(service)
+    with pytest.raises(errors.CallTimeoutError):
+        ask(handle.with_options(timeout=SHORT), "echo")
+    expected = {"ok": 3, "error": 2, "timeout": 1}
+    if strategy != "inline":
+        future = handle.submit("echo")
+        assert future.cancel()
+        assert not handle.submit("echo").cancelled()
+        expected |= {"cancelled": 1, "ok": 4 + service.slots}
+    else:
+        expected |= {"ok": 3 + service.slots}
+    occupied.open()
+    queued(service, "echo").result(PATIENCE)
+    expected["ok"] += 1
+    for _ in range(service.slots):
+        handle.echo()
+        expected["ok"] += 1
+    metrics = service.metrics
+    if strategy == "pool":  # two workers: the calls that held the slots may be on their way
+        while sum(service.metrics.outcomes.values()) < sum(expected.values()):
+            threading.Event().wait(0.001)
+        metrics = service.metrics
+    assert dict(metrics.outcomes) == expected
+    assert metrics.request_count == sum(expected.values())
+    assert metrics.error_count == metrics.request_count - expected["ok"]
+    assert metrics.rejected_count == 0
+
+
+def test_rejected_calls_are_counted_apart(deploy, strategy, occupy):
+    """A call that was not accepted is no request."""
+    service = deploy(strategy, queue_size=0, overload="reject")
+    occupied = occupy(service)
+    for _ in range(3):
+        with pytest.raises(errors.OverloadedError):
+            service.handle.echo()
+    metrics = service.metrics
+    assert (metrics.request_count, metrics.rejected_count) == (0, 3)
+    occupied.open()
+
+
+def test_unknown_methods_count_nowhere(deploy):
+    service = deploy("single")
+    with pytest.raises(errors.MethodNotFoundError):
+        service.handle.ecco()
+    assert (service.metrics.request_count, service.metrics.rejected_count) == (0, 0)
+
+
+def test_durations_are_measured(deploy, strategy):
+    """Mean and percentiles are those of the time from call to answer, in seconds."""
+    service = deploy(strategy)
+    for _ in range(20):
+        service.handle.call("run", threading.Event().wait, 0.005)
+    metrics = service.metrics
+    assert metrics.avg_response_time >= 0.005
+    assert metrics.p99 >= metrics.p95 >= metrics.p50 >= 0.005
+    assert 0 <= metrics.avg_queue_time < metrics.avg_response_time
+
+
+def test_counts_are_exact_under_many_threads(deploy, strategy, in_thread):
+    service = deploy(strategy)
+    start = threading.Barrier(8)
+
+    def caller():
+        start.wait(PATIENCE)
+        for _ in range(100):
+            service.handle.echo()
+
+    for each in [in_thread(caller) for _ in range(8)]:
+        each.result(PATIENCE)
+    assert service.metrics.request_count == 800
+
+
+def test_without_metrics_nothing_is_counted(deploy, strategy):
+    """`enable_metrics: false` turns counting off; status and calls work."""
+    service = deploy(strategy, enable_metrics=False)
+    service.handle.echo()
+    assert service.metrics.request_count == 0
+    service = deploy(strategy, monitors=[])
+    service.handle.echo()
+    assert service.metrics.request_count == 0
+
+
+def test_threads_that_ended_are_forgotten_by_the_metrics(deploy, in_thread):
+    """A thread for each call, as under `inline`, must not make the counters grow; what it counted stays counted."""
+    service = deploy("inline")
+    for _ in range(200):
+        in_thread(service.handle.echo).result(PATIENCE)
+    assert service.metrics.request_count == 200
+    (member,) = service.env.task("svc")._members
+    (recorder,) = member.replica._host._recorders.values()
+    kept = [value for value in vars(recorder).values() if isinstance(value, (list, set, dict))]
+    assert sum(map(len, kept)) < 50
+
+
+# -- services that call services ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["front", "back"])
+def test_services_call_services(env, strategy, first):  # noqa: C901 - a method for each way
+    """Through `ctx` a service reaches others, whatever the order of registration."""
+
+    class Front:
+        def by_handle(self, value):
+            return self.ctx.service("back").double(value)
+
+        def by_typed_handle(self, value):
+            return self.ctx.service("back", Back).double(value)
+
+        def by_name(self, value):
+            return self.ctx.call_service("back", value, method="double")
+
+        def by_default(self, value):
+            return self.ctx.call_service("back", value)
+
+        def by_future(self, value):
+            future = self.ctx.call_service_async("back", value, method="double", timeout=PATIENCE)
+            assert isinstance(future, Future)
+            return future.result()
+
+        async def by_coroutine(self, value):
+            return await self.ctx.service("back").acall("double", value)
+
+        def unknown(self):
+            return self.ctx.service("bakc")
+
+    class Back:
+        def double(self, value):
+            return 2 * value
+
+        def process(self, value):
+            return ("processed", value)
+
+    classes = {"front": Front, "back": Back}
+    for name in sorted(classes, key=lambda name: name != first):
+        config = ServiceDeploymentConfig(threading_strategy=strategy)
+        env.register_service_with_config(name, classes[name], deployment_config=config)
+    front = env.service("front")
+    for method in ("by_handle", "by_typed_handle", "by_name", "by_future", "by_coroutine"):
+        assert front.call(method, 21) == 42
+    assert front.by_default(1) == ("processed", 1)
+    with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'back'"):
+        front.unknown()
+
+
+@pytest.mark.parametrize("first", ["front", "back"])
+@pytest.mark.parametrize("lazily", [False, True])
+def test_constructors_may_call_services(env, strategy, first, lazily):
+    """A constructor that calls another service gets its answer, whether that was registered before or after."""
+
+    class Front:
+        def __init__(self):
+            self.word = self.ctx.service("back").word()
+
+        def get(self):
+            return self.word
+
+    class Back:
+        def word(self):
+            return "from the other"
+
+    classes = {"front": Front, "back": Back}
+    for name in sorted(classes, key=lambda name: name != first):
+        config = ServiceDeploymentConfig(threading_strategy=strategy)
+        env.register_service_with_config(name, classes[name], deployment_config=config)
+    if not lazily:
+        env.deploy()
+    assert env.service("front").get() == "from the other"
+
+
+def test_constructors_that_wait_for_each_other_do_not_hang(env):
+    """Two constructors that call each other's service end in DeployError when the time is over."""
+
+    class Waiting:
+        def __init__(self, other):
+            self.ctx.service(other).method()
+
+        def method(self):
+            pass
+
+    config = ServiceDeploymentConfig(startup_timeout=0.1)
+    env.register_service_with_config("svc-a", Waiting, "svc-b", deployment_config=config)
+    env.register_service_with_config("svc-b", Waiting, "svc-a", deployment_config=config)
+    with pytest.raises(errors.DeployError):
+        env.deploy()
+
+
+@pytest.mark.parametrize("through", ["itself", "another"])
+def test_service_that_waits_for_itself_is_released_at_the_deadline(env, strategy, through):
+    """A call back into a service whose slots are all taken by the same chain of calls ends in the queue, in time."""
+
+    class Calling:
+        def ask(self, *names):
+            if not names:
+                return "end"
+            return self.ctx.service(names[0]).with_options(timeout=SHORT * len(names)).call("ask", *names[1:])
+
+    one = {"thread_count": 1, "thread_pool_size": 1} if strategy == "pool" else {}
+    config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=None, **one)
+    for name in ("svc-a", "svc-b"):
+        env.register_service_with_config(name, Calling, deployment_config=config)
+    way = ["svc-a"] if through == "itself" else ["svc-b", "svc-a"]
+    with pytest.raises(errors.CallTimeoutError) as caught:
+        env.service("svc-a").ask(*way)
+    assert (caught.value.service, caught.value.stage) == ("svc-a", "queue")
+    assert env.service("svc-a").ask() == "end"
+
+
+def test_service_may_call_itself_beside_free_slots(env):
+    class Calling:
+        def ask(self, again):
+            return self.ctx.service("svc").ask(again=False) if again else "end"
+
+    config = ServiceDeploymentConfig(threading_strategy="pool", thread_count=2)
+    env.register_service_with_config("svc", Calling, deployment_config=config)
+    assert env.service("svc").ask(again=True) == "end"
+
+
+def test_errors_cross_services_as_themselves(env, strategy):
+    class Front:
+        def ask(self):
+            return self.ctx.call_service("back", method="fail")
+
+    class Back:
+        def fail(self):
+            raise KeyError("from the back")
+
+    config = ServiceDeploymentConfig(threading_strategy=strategy)
+    env.register_service_with_config("front", Front, deployment_config=config)
+    env.register_service_with_config("back", Back, deployment_config=config)
+    with pytest.raises(KeyError, match="from the back"):
+        env.service("front").ask()
+
+
+def test_environments_know_nothing_of_each_other(environments, given):
+    first, second = environments("first"), environments("second")
+    first.register_service("svc", given, 1)
+    second.register_service("svc", given, 2)
+    assert (first.service("svc").given(), second.service("svc").given()) == (((1,), {}), ((2,), {}))
+    first.close()
+    assert second.service("svc").given() == ((2,), {})
+
+
+def test_adeploy_leaves_the_loop_free(env, gate):
+    """While constructors run, the loop goes on: here it opens the gate for which the constructor waits."""
+
+    class Slow:
+        def __init__(self):
+            gate()
+
+    env.register_service("svc", Slow)
+
+    async def main():
+        deploying = asyncio.ensure_future(env.adeploy())
+        await asyncio.to_thread(gate.wait_entered)
+        gate.open()
+        await deploying
+
+    asyncio.run(main())
+    assert env.get_service_status("svc")["state"] == "ready"
+
+
+def test_adeploy_raises_what_deploy_raises(env):
+    class Failing:
+        def __init__(self):
+            raise ValueError("no database")
+
+    env.register_service("svc", Failing)
+    with pytest.raises(errors.DeployError, match="no database"):
+        asyncio.run(env.adeploy())
+
+
+def test_names_of_the_public_interface(env, given):
+    """`env.task` gives the ServiceTask, `repr` tells environments and handles apart without any argument's value."""
+    env.register_service("svc", given, "a secret")
+    assert isinstance(env.task("svc"), ServiceTask)
+    assert env.task("svc") is env.task("svc")
+    assert env.task("svc").service_name == "svc"
+    for thing in (env, env.service("svc"), env.task("svc"), env.service_factories["svc"]):
+        assert "a secret" not in repr(thing)
+    call = env.service("svc").submit("process", "a secret")
+    call.result(PATIENCE)
+    assert repr(call) == "<Call svc.process finished>"
+    assert isinstance(Environment("x").name, str)
+
+
+# -- SAGE's dictionaries -----------------------------------------------------------------------------------------------
+
+
+def response_to(task, **request):
+    responses = queue.SimpleQueue()
+    task.handle_request({"response_queue": responses, **request})
+    return responses.get(timeout=PATIENCE)
+
+
+def test_request_and_response(deploy, strategy):
+    """A request's response has SAGE's keys: id, result, error, success, execution time and time stamp."""
+    task = deploy(strategy).env.task("svc")
+    response = response_to(
+        task, request_id="r1", method_name="given", args=(1,), kwargs={"word": "w"}, service_name="svc"
+    )
+    assert set(response) == {"request_id", "result", "error", "success", "execution_time", "timestamp"}
+    assert (response["request_id"], response["result"]) == ("r1", ((1,), {"word": "w"}))
+    assert (response["error"], response["success"]) == (None, True)
+    assert response["execution_time"] >= 0
+    assert response["timestamp"] > 1_600_000_000
+    assert response_to(task, method_name="echo")["request_id"] is None
+
+
+def test_failed_request(deploy, strategy):
+    """Whatever goes wrong with a request is in its response, as text; nothing is raised at who hands it over."""
+
+    class UnprintableError(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def fail(kind, *args):
+        raise kind(*args)
+
+    task = deploy(strategy).env.task("svc")
+    for error, request in {
+        "went wrong": {"method_name": "run", "args": (fail, ValueError, "went wrong")},
+        "ValueError": {"method_name": "run", "args": (fail, ValueError)},
+        "": {"method_name": "run", "args": (fail, UnprintableError)},
+        "leaving": {"method_name": "run", "args": [fail, SystemExit, "leaving"]},
+        "did you mean 'echo'": {"method_name": "ecco"},
+        "life-cycle hook": {"method_name": "stop"},
+        "stream": {"method_name": "items"},
+        "timeout": {"method_name": "echo", "timeout": -1},
+        "method_name": {},
+    }.items():
+        response = response_to(task, request_id=7, **request)
+        assert (response["request_id"], response["success"], response["result"]) == (7, False, None)
+        assert response["error"]
+        assert error in response["error"]
+
+
+def test_request_does_not_wait(deploy, threaded, gates):
+    """`handle_request` returns while the method runs, and with a full queue too: no request waits for another."""
+    service = deploy(threaded, queue_size=1)
+    task, responses, held = service.env.task("svc"), queue.SimpleQueue(), gates()
+    for number in range(service.slots + 4):
+        task.handle_request(
+            {"request_id": number, "method_name": "run", "args": (held, number), "response_queue": responses}
+        )
+    assert responses.empty()
+    held.open()
+    answers = [responses.get(timeout=PATIENCE) for _ in range(service.slots + 4)]
+    assert {(answer["request_id"], answer["result"]) for answer in answers} == {
+        (number, number) for number in range(service.slots + 4)
+    }
+
+
+def test_request_has_a_deadline(deploy, threaded, gate):
+    """A request's own `timeout` bounds it, without anybody waiting for it."""
+    task = deploy(threaded).env.task("svc")
+    response = response_to(task, method_name="run", args=(gate,), timeout=SHORT)
+    assert not response["success"]
+    assert "gave no answer in 0.03 s" in response["error"]
+    gate.open()
+
+
+def test_request_to_a_stopped_service(deploy, strategy):
+    service = deploy(strategy)
+    task = service.env.task("svc")
+    service.env.close()
+    assert "svc" in response_to(task, method_name="echo")["error"]
+
+
+def test_overloaded_request(deploy, threaded, occupy):
+    service = deploy(threaded, queue_size=0, overload="reject")
+    occupied = occupy(service)
+    assert "queue_size" in response_to(service.env.task("svc"), method_name="echo")["error"]
+    occupied.open()
+
+
+def test_task_factory_takes_a_context(env, given):
+    """A task made with a context finds the services that the context finds."""
+
+    class Asking:
+        def ask(self):
+            return self.ctx.service("svc").given()
+
+    class Outer:
+        def make(self):
+            return ServiceTaskFactory(ServiceFactory("asking", Asking)).create_service_task(self.ctx)
+
+    env.register_service("svc", given, 5)
+    env.register_service("outer", Outer)
+    task = env.service("outer").make()
+    try:
+        assert task.handle.ask() == ((5,), {})
+    finally:
+        task.stop()
