@@ -629,7 +629,10 @@ class ServiceDeploymentConfig:
         minimum=1,
     )
     enable_metrics: bool = _field(
-        "monitoring", "boolean", "Whether calls are counted and timed; health checks run either way.", default=True
+        "monitoring",
+        "boolean",
+        "Whether calls are counted and timed; without it `metrics` among the monitors is left out.",
+        default=True,
     )
     monitors: Sequence[str] = _field(
         "monitoring", "strings", "IDs of the monitors that watch the service.", default=("metrics",)

@@ -18,6 +18,7 @@ from sage_plugins.errors import (
     DeployError,
     ForkedRuntimeError,
     PlanError,
+    PluginError,
     SageDeployError,
     ServiceNotFoundError,
     ServiceStoppedError,
@@ -28,6 +29,7 @@ from sage_plugins.service import ServiceFactory
 from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from os import PathLike
     from types import TracebackType
     from typing import Self
@@ -238,11 +240,27 @@ class Environment:
                 raise _at_positions(error, *from_file) from None
             raise
 
+    def _compose_all(self, names: Iterable[str]) -> list[tuple[Composition, list[Problem]]]:
+        """Compose services, and report what is wrong with any of them at once."""
+        composed: list[tuple[Composition, list[Problem]]] = []
+        wrong: list[PlanError | ConfigError | PluginError] = []
+        for name in names:
+            try:
+                composed.append(self._compose(name))
+            except (PlanError, ConfigError, PluginError) as error:
+                wrong.append(error)
+        if len(wrong) == 1:
+            raise wrong[0]
+        if wrong:
+            problems = [problem for error in wrong for problem in getattr(error, "problems", ())]
+            raise PlanError("\n".join(map(str, wrong)), problems=problems)
+        return composed
+
     def _task(self, name: str) -> ServiceTask:
         """The task of *name*, composed when first asked for; starts nothing."""
         with self._lock:
             task = self._tasks.get(name)
-            if task is None or (task.state == "stopped" and not self._closed):
+            if task is None:
                 self._check_open(name)
                 composition, warnings = self._compose(name)
                 task = self._tasks[name] = ServiceTask(composition, self.service, self._clock)
@@ -283,9 +301,15 @@ class Environment:
         """
         from sage_plugins.plan import DeploymentPlan, plan_service
 
-        services = [plan_service(*self._compose(name)) for name in self._names()]
+        services = [plan_service(*composed) for composed in self._compose_all(self._names())]
         with self._lock:
-            notes = tuple(
+            files = {id(file): file for file, _ in self._entries.values()}.values()
+            unread = tuple(
+                f"! {file.path}: top-level options for '{plugin}' have no effect: no installed plugin reads them"
+                for file in files
+                for plugin in file.options
+            )
+            notes = unread + tuple(
                 f"! {file.path}: service '{name}' has neither `class` nor a registration and will not be deployed"
                 for name, (file, entry) in self._entries.items()
                 if entry.class_path is None and name not in self.service_factories
@@ -303,9 +327,14 @@ class Environment:
             PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
             DeployError: A service did not become ready; what this call had started was stopped.
         """
-        for name in self._names():
-            self._check_open(name)
-        tasks = [self._task(name) for name in self._names()]
+        names = self._names()
+        with self._lock:
+            for name in names:
+                self._check_open(name)
+                if name in self._tasks and self._tasks[name].state == "stopped":
+                    del self._tasks[name]  # a stopped task does not start again
+        self._compose_all(name for name in names if name not in self._tasks)
+        tasks = [self._task(name) for name in names]
         # Taken now: a constructor that calls another of these services starts that one before its turn comes.
         started = [task for task in tasks if task.state == "pending"]
         try:
@@ -353,8 +382,8 @@ class Environment:
         with self._lock:
             task = self._tasks.get(name)
             if task is None or task.state == "stopped":  # those that run may be found: accepted calls need them
-                self._check_open(name)
                 self._check_known(name)
+                self._check_open(name)
         return ServiceHandle(name, lambda: self._bind(name))
 
     def _bind(self, name: str) -> Binding:
@@ -369,7 +398,7 @@ class Environment:
             raise
 
     def call_service(
-        self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
+        self, name: str, /, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
     ) -> Any:
         """
         Call a service and wait for the answer.
@@ -529,7 +558,7 @@ def _at_positions(error: PlanError | ConfigError, file: DeploymentFile, entry: S
     errors = [
         str(problem) for problem, known in zip(problems, error.problems, strict=True) if known.severity == "error"
     ]
-    return ConfigError("\n".join(errors), problems=error.problems)
+    return ConfigError("\n".join(errors), problems=problems)
 
 
 # -- environments that nobody closed, and forks ------------------------------------------------------------------------

@@ -207,7 +207,7 @@ class ReplicaDiedError(CallError):
 
 
 class ServiceStoppedError(CallError):
-    """The service is draining or has stopped; the call did not run."""
+    """The service is draining or has stopped; the call did not run, unless the message says that it was running."""
 
 
 class RemoteError(CallError):

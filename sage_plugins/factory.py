@@ -79,7 +79,17 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
         for id in config.options
         if id not in chosen
     )
+    if config.load_balancer is not None and balancer is None:
+        registry.find("load balancer", config.load_balancer, service=name)
+        problems.append(
+            Problem("W12", "load_balancer", "has no effect: there is nothing to balance", "set load_balancing")
+        )
     problems.extend(_not_yet(config))
+    problems.extend(
+        Problem("W13", "class", f"its {hook}() is not called in this version")
+        for hook in ("check_health", "check_ready", "reconfigure")
+        if callable(getattr(factory.service_class, hook, None))
+    )
     methods = method_plans(factory.service_class, config)
     problems.extend(_method_problems(methods, config))
     errors = [problem for problem in problems if problem.severity == "error"]

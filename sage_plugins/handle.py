@@ -96,7 +96,7 @@ class ServiceHandle:
             ServiceStoppedError: The service is draining or has stopped.
             ReplicaDiedError: The replica died while the method ran.
             MethodNotFoundError: The service serves no such method.
-            TypeError: The method is a generator: use `stream`.
+            TypeError: The method is a generator, which would need `stream`; this version has none.
             BaseException: What the method raises, as itself.
         """
         self._compose()
@@ -256,7 +256,7 @@ class ServiceHandle:
     def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
         """Why *method* cannot be called."""
         if method in methods:
-            msg = f"{self._name}.{method} is a generator method: use stream({method!r}, ...) to get its items"
+            msg = f"{self._name}.{method} is a generator method: its items need stream(), which this version does not have"
             return TypeError(msg)
         if method in LIFECYCLE_HOOKS:
             why = "it is a life-cycle hook, which only the deployment calls"

@@ -67,7 +67,7 @@ def sage_register_load_balancers() -> list[Registration]:  # type: ignore[empty-
         ```python
         @hookimpl
         def sage_register_load_balancers():
-            return [Registration("first", lambda options: First(), "Always the first replica")]
+            return [Registration("first", create_first, "Always the first replica")]
         ```
     """
 

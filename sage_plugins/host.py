@@ -2,7 +2,8 @@
 The replica's process: the instance, the envelope around each call, the recorders and the life-cycle hooks.
 
 The same for every target. The strategy's workers fetch work from the host's inbox and give it to `execute`, which is
-composed once per worker: claim, deadline, context, method, record, free the slot, release the caller.
+composed once per worker: deadline, claim, context, method, record, free the slot, release the caller, and on to the call
+that waits for the slot.
 """
 
 from __future__ import annotations

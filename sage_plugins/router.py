@@ -51,6 +51,7 @@ class Lane:
     __slots__ = (
         "abandoned",
         "backlog",
+        "dead",
         "follow",
         "free",
         "id",
@@ -73,6 +74,7 @@ class Lane:
             0  # tokens taken back for good, because the lane or the service closes; guarded by Router._lock
         )
         self.abandoned = 0  # calls given up by their callers that still run; guarded by Router._lock
+        self.dead = False  # whether the replica died with whatever it ran; guarded by Router._lock
         self.send: Callable[[Call], None]
         self.run_here: Callable[[Call], None] | None = None
         self.follow: Callable[[], Call | None]
@@ -291,8 +293,9 @@ class Router:
         raise self._refusal(call)
 
     def _refusal(self, call: Call) -> Exception:
-        if self._stopped is None and self._unavailable is not None:
-            return self._unavailable()
+        unavailable = self._unavailable
+        if self._stopped is None and unavailable is not None:
+            return unavailable()
         msg = (
             f"{self.service}.{call.method.name} was not run: service '{self.service}' "
             f"{self._stopped or self._stopped_to_outsiders}"
@@ -363,7 +366,7 @@ class Router:
     def _refuse_overload(self, call: Call) -> None:
         self._refused(call.method.index, "overloaded")
         msg = (
-            f"{self.service}.{call.method.name} was not accepted: {self.queue_size} calls are waiting (queue_size="
+            f"{self.service}.{call.method.name} was not accepted: the queue is full (queue_size="
             f"{self.queue_size}). Call again later, raise `queue_size`, or add threads or replicas"
         )
         raise OverloadedError(msg, service=self.service, method=call.method.name)
@@ -482,20 +485,23 @@ class Router:
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """A caller, a deadline or a stop ended *call*: count it and free its place in the queue."""
+        spent = self.clock.monotonic() - call.since
         if started:
             with self._lock:
-                call.lane.abandoned += 1
+                call.lane.abandoned += not call.lane.dead
+            # How long it waited before it ran is known where it runs; most of the time it ran.
+            self._count(call.method.index, outcome, 0.0, spent)
         else:
             self._discard(call)
-        self._count(call.method.index, outcome, self.clock.monotonic() - call.since, 0.0)
+            self._count(call.method.index, outcome, spent, 0.0)
         if self._watch is not None:
             self._watch()
 
     def abandoned_ended(self, call: Call) -> None:
         """The work has ended of a call that was given up while it ran; before its slot is freed."""
         with self._lock:
-            if call.lane.abandoned:  # not on the lane of a replica that died
-                call.lane.abandoned -= 1
+            # May come before `gave_up` has counted it, so the number may be -1 for a moment.
+            call.lane.abandoned -= not call.lane.dead
 
     # -- the set of replicas -----------------------------------------------------------------------------------------
 
@@ -588,6 +594,7 @@ class Router:
             call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED)
         with self._lock:
             # Nothing runs there any more, and its slots never come back.
+            lane.dead = True
             lane.abandoned = 0
             lane.withdrawn = lane.slots - len(lane.free)
         for call in reversed(again):

@@ -40,7 +40,8 @@ def idempotent(method: _Method) -> _Method:
     """
     Declare that *method* may run twice for one call without harm.
 
-    Only such a method is tried again when its replica dies while it runs, and only with `failover_enabled`.
+    Only such a method is tried again when its replica dies while it runs, and only with `failover_enabled`. Replicas on
+    target `local` die only with their process, so there it changes nothing.
 
     Example:
         ```python
@@ -100,7 +101,7 @@ class ServiceContext:
         return self._find(name)
 
     def call_service(
-        self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
+        self, name: str, /, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
     ) -> Any:
         """
         Call another service and wait for the answer.
@@ -115,7 +116,7 @@ class ServiceContext:
         return _with_timeout(self._find(name), timeout).call(method, *args, **kwargs)
 
     def call_service_async(
-        self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
+        self, name: str, /, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
     ) -> Any:
         """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
         return _with_timeout(self._find(name), timeout).submit(method, *args, **kwargs)

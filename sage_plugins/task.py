@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
+from pathlib import Path
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from sage_plugins.router import Lane
 
 __all__ = ["Composition", "ServiceTask"]
+
+_HERE = str(Path(__file__).parent)
 
 #: Seconds that stop hooks and workers get when draining used up its time.
 _LAST_GRACE_S = 1.0
@@ -132,6 +135,7 @@ class ServiceTask:
         self._members: tuple[_Member, ...] = ()  # guarded by _condition; replaced, never changed
         self._target: Target | None = None
         self._starting = threading.RLock()
+        self._closing = False  # whether outsiders' calls are refused
         self._stopped = threading.Event()
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple(
             (choice, choice.create()) for choice in composition.monitors
@@ -330,8 +334,10 @@ class ServiceTask:
     def _constructor_failed(self, member: _Member) -> DeployError:
         cause = member.cause
         frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
-        where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        msg = f"while constructing service '{self.service_name}' replica {member.spec.index}: {text_of(cause)}{where}"
+        own = [frame for frame in frames if not frame.filename.startswith(_HERE)]
+        where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+        hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
+        msg = f"while constructing service '{self.service_name}' replica {member.spec.index}: {text_of(cause)}{where}{hints}"
         return DeployError(msg, service=self.service_name, replica=member.spec.id)
 
     def bind(self) -> Binding:
@@ -424,6 +430,7 @@ class ServiceTask:
         Accept only calls that come from within other services' calls; *watch* is told when `idle` may have changed.
         """
         if self._state in (ReplicaState.STARTING, ReplicaState.READY):
+            self._closing = True
             self._router.close_to_outsiders("is stopping", watch)
 
     @property
@@ -454,7 +461,9 @@ class ServiceTask:
 
     @property
     def state(self) -> str:
-        """`pending`, `starting`, `ready`, `draining`, `stopped` or `failed`."""
+        """`pending`, `starting`, `ready`, `draining` or `stopped`."""
+        if self._closing and self._state in (ReplicaState.STARTING, ReplicaState.READY):
+            return str(ReplicaState.DRAINING)
         return str(self._state)
 
     def status(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Problem:
     One wrong thing in a configuration; problems are collected and reported together, never raised one by one.
 
     Attributes:
-        id: Stable rule id such as `"E301"` or `"W05"`; the documentation has a section for each.
+        id: Stable rule id such as `"E301"` or `"W05"`; docs/configuration.md says what each means.
         key: Path of the offending value inside the service's configuration, such as `"thread_count"` or
             `"options.round_robin.weight"`.
         message: What is wrong, with the offending value; reads on from the key: `"must be 1 or more, got 0"`.
@@ -129,7 +129,7 @@ class Registration:
         check: `check(config, options)` gives the problems of a configuration that names this ID; None for none.
         explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces and
             what is advisory; None for none.
-        capabilities: What the object declares that it can or cannot do; see the conformance suites.
+        capabilities: What the object declares that it can do, such as `"in_process"`; the core asks for a few of them.
     """
 
     id: str

@@ -732,7 +732,8 @@ def test_service_that_waits_for_itself_is_released_at_the_deadline(env, strategy
         def ask(self, *names):
             if not names:
                 return "end"
-            return self.ctx.service(names[0]).with_options(timeout=SHORT * len(names)).call("ask", *names[1:])
+            limit = SHORT if len(names) == 1 else PATIENCE
+            return self.ctx.service(names[0]).with_options(timeout=limit).call("ask", *names[1:])
 
     one = {"thread_count": 1, "thread_pool_size": 1} if strategy == "pool" else {}
     config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=None, **one)

@@ -264,9 +264,9 @@ class _Place:
         self._served = True
         self._simulation = simulation
 
-    def check_standby(self, *, serves: bool) -> None:
+    def check_standby(self, granted: Sequence[Call], *, serves: bool) -> None:
         """It gets no calls while it stands by."""
-        held = frozenset((*self.replica.inbox, *self.replica.running))
+        held = frozenset((*granted, *self.replica.inbox, *self.replica.running))
         if not serves and not self._served and not held <= self._held:
             raise _BrokenRuleError(f"{self.lane!r} stands by and was sent a call")
         self._held, self._served = held, serves
@@ -905,7 +905,7 @@ class Simulation:
                 )
             if lane.abandoned != abandoned:
                 raise _BrokenRuleError(f"{lane!r}: {abandoned} abandoned calls run, counted are {lane.abandoned}")
-            place.check_standby(serves=place in serving or place.closed)
+            place.check_standby(granted, serves=place in serving or place.closed)
             if waiting and taken < lane.slots and place in serving and (lane.backlog or not self._binding):
                 raise _BrokenRuleError(f"calls wait while {lane!r} has a free slot: {self._numbers()}")
         return held

@@ -28,6 +28,10 @@ def _check(config: Any, _options: None) -> Iterator[Problem]:
                 "target 'local' runs in this process and chooses no node",
                 "remove it or name another target",
             )
+    if config.failover_enabled:
+        yield Problem(
+            "W13", "failover_enabled", "has no effect on target 'local': its replicas die only with this process"
+        )
     if config.gpu_count:
         yield Problem(
             "W05", "gpu_count", f"{config.gpu_count} is advisory: target 'local' reserves no GPU and hides none"

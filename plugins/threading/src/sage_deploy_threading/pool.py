@@ -2,7 +2,7 @@
 A pool of threads that grows under load.
 
 Not `concurrent.futures.ThreadPoolExecutor`: its exit hook joins its threads, so one stuck method would keep the
-interpreter from exiting, and its `submit` takes four locks where the seat's inbox takes none (docs/performance.md).
+interpreter from exiting, and its `submit` takes several locks where the seat's inbox takes none (docs/performance.md).
 """
 
 from __future__ import annotations

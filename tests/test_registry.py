@@ -1,0 +1,362 @@
+"""Finding plugins: what is installed is found, what collides is refused, what is broken hurts only who needs it."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_plugins import Environment, ServiceDeploymentConfig, errors
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.plugins import DISABLED_VARIABLE, Registry
+from sage_plugins.values import Registration
+
+FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+
+REGISTERS = """
+    from sage_plugins.hookspecs import hookimpl
+    from sage_plugins.values import Registration
+
+    @hookimpl
+    def sage_register_load_balancers():
+        return [Registration({id!r}, lambda options: None, "A stranger's")]
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a stranger's distribution with one plugin, as far as discovery can tell; gone when the test ends."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made = []
+
+    def add(distribution, module, source, *, version="1.0", entry_point=None):
+        made.append(module)
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        info = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", encoding="utf-8"
+        )
+        (info / "entry_points.txt").write_text(f"[sage_deploy]\n{entry_point or module} = {module}\n", encoding="utf-8")
+
+    yield add
+    for module in made:
+        sys.modules.pop(module, None)
+
+
+# -- discovery ---------------------------------------------------------------------------------------------------------
+
+
+def test_installed_plugins_are_found():
+    """The default plugins come through the door that strangers' use."""
+    registry = Registry.discover()
+    assert registry.failures == ()
+    assert {"local"} <= set(registry.ids("target"))
+    assert {"single", "pool", "inline"} <= set(registry.ids("threading strategy"))
+    assert {"round_robin", "least_loaded"} <= set(registry.ids("load balancer"))
+    assert {"metrics"} <= set(registry.ids("monitor"))
+    found = registry.find("target", "local")
+    assert found.plugin.distribution == "sage-deploy-local"
+    assert found.plugin.source == f"sage-deploy-local {found.plugin.version}"
+
+
+def test_stranger_is_found(install):
+    install("acme-balance", "acme_balance", REGISTERS.format(id="acme"), version="2.3")
+    found = Registry.discover().find("load balancer", "acme")
+    assert (found.plugin.source, found.plugin.module) == ("acme-balance 2.3", "acme_balance")
+    assert found.registration.summary == "A stranger's"
+
+
+def test_each_registry_is_its_own(install):
+    """A registry made before an installation does not know of it; one made later does."""
+    before = Registry.discover()
+    install("acme-balance", "acme_balance", REGISTERS.format(id="acme"))
+    after = Registry.discover()
+    assert "acme" not in before.ids("load balancer")
+    assert "acme" in after.ids("load balancer")
+
+
+def test_registry_of_given_plugins_has_no_others():
+    """`Registry.of` takes modules and objects, and looks at nothing installed."""
+
+    class Plugin:
+        @hookimpl
+        def sage_register_load_balancers(self):
+            return [Registration("mine", lambda _: None, "Mine")]
+
+    registry = Registry.of(sage_deploy_local, Plugin())
+    assert set(registry.entries()) == {("target", "local"), ("load balancer", "mine")}
+    assert [plugin.name for plugin in registry.plugins] == ["sage_deploy_local", "Plugin"]
+    assert registry.find("load balancer", "mine").plugin.source == "Plugin"
+    assert Registry.of().entries() == {}
+
+
+def test_environment_takes_a_registry(environments, probe):
+    """An environment chooses among the plugins of its registry and no others."""
+    env = environments("test", registry=Registry.of(sage_deploy_local, sage_deploy_monitors))
+    env.register_service("svc", probe)
+    with pytest.raises(errors.UnknownPluginError, match="unknown threading strategy 'single'\n  installed: none"):
+        env.deploy()
+    env = environments("test", registry=Registry.of(*FIRST_PARTY))
+    env.register_service("svc", probe)
+    assert env.service("svc").echo(1) == 1
+
+
+# -- unknown IDs -------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_id_says_what_there_is(install):
+    """The message has who asked, what is installed, the nearest spelling and the plugins that failed."""
+    install("acme-gpu", "acme_gpu", "import no_such_module\n", version="1.2")
+    registry = Registry.discover()
+    with pytest.raises(errors.UnknownPluginError) as caught:
+        registry.find("threading strategy", "singel", service="llm")
+    lines = [line.strip() for line in str(caught.value).splitlines()]
+    assert lines[0] == "service 'llm': unknown threading strategy 'singel'"
+    assert lines[1].startswith("installed: ")
+    assert {"inline", "pool", "single"} <= set(lines[1].removeprefix("installed: ").split(", "))
+    assert lines[2] == "did you mean 'single'?"
+    reason = "ModuleNotFoundError: No module named 'no_such_module'"
+    assert f"plugin 'acme_gpu' from acme-gpu 1.2 (acme_gpu) failed to load: {reason}" in lines
+    assert (caught.value.kind, caught.value.id) == ("threading strategy", "singel")
+    assert isinstance(caught.value, LookupError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "id_", "extra"),
+    [
+        ("target", "remote_any", "ray"),
+        ("target", "remote_specific", "ray"),
+        ("target", "cluster_group", "ray"),
+        ("monitor", "prometheus", "prometheus"),
+    ],
+)
+def test_id_of_an_extra_says_how_to_get_it(kind, id_, extra):
+    with pytest.raises(errors.UnknownPluginError, match=rf"pip install 'sage-deploy\[{extra}\]'"):
+        Registry.of(*FIRST_PARTY).find(kind, id_)
+
+
+@pytest.mark.parametrize("id_", ["", "x" * 10_000, "weird\nname", "Single", "local"])
+def test_any_unknown_id_is_an_unknown_plugin_error(id_):
+    """IDs are exact, and one kind knows nothing of another's."""
+    with pytest.raises(errors.UnknownPluginError):
+        Registry.of(*FIRST_PARTY).find("threading strategy", id_)
+
+
+# -- conflicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_plugins_with_one_name_are_refused(install):
+    """Two distributions with an entry point of the same name: the error names both and the way out."""
+    install("acme-one", "acme_one", REGISTERS.format(id="one"), entry_point="acme")
+    install("acme-two", "acme_two", REGISTERS.format(id="two"), version="2.0", entry_point="acme")
+    with pytest.raises(errors.PluginConflictError) as caught:
+        Registry.discover()
+    for word in ("'acme'", "acme-one 1.0", "acme-two 2.0", "acme_one", "acme_two", "uninstall one", DISABLED_VARIABLE):
+        assert word in str(caught.value)
+
+
+def test_two_plugins_with_one_id_are_refused(install, monkeypatch):
+    """Two distributions with the same ID: the error names both, and its way out works."""
+    install("acme-one", "acme_one", REGISTERS.format(id="round_robin"))
+    with pytest.raises(errors.PluginConflictError) as caught:
+        Registry.discover()
+    text = str(caught.value)
+    for word in ("load balancer 'round_robin'", "acme-one 1.0", "sage-deploy-balancers", "uninstall one"):
+        assert word in text
+    name = text.rpartition(f"{DISABLED_VARIABLE}=")[2]
+    monkeypatch.setenv(DISABLED_VARIABLE, name)
+    registry = Registry.discover()
+    assert "round_robin" in registry.ids("load balancer")
+
+
+def test_one_id_of_two_kinds_is_no_conflict():
+    class Plugin:
+        @hookimpl
+        def sage_register_targets(self):
+            return [Registration("same", lambda _: None, "A target")]
+
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("same", lambda _: None, "A monitor")]
+
+    registry = Registry.of(Plugin())
+    assert registry.find("target", "same").registration.summary == "A target"
+    assert registry.find("monitor", "same").registration.summary == "A monitor"
+
+
+def test_one_plugin_with_one_id_twice_is_refused():
+    class Plugin:
+        @hookimpl
+        def sage_register_targets(self):
+            return [Registration("same", lambda _: None, "One"), Registration("same", lambda _: None, "Two")]
+
+    with pytest.raises(errors.PluginError, match="'same'"):
+        Registry.of(Plugin())
+
+
+# -- broken plugins ----------------------------------------------------------------------------------------------------
+
+
+BROKEN = {
+    "missing module": ("import no_such_module", "ModuleNotFoundError"),
+    "syntax": ("def (", "SyntaxError"),
+    "exits": ("raise SystemExit(3)", "SystemExit"),
+    "raises": ("raise RuntimeError('two\\nlines')", "RuntimeError"),
+    "hook raises": (
+        """
+        from sage_plugins.hookspecs import hookimpl
+
+        @hookimpl
+        def sage_register_monitors():
+            raise RuntimeError("the hook's own")
+        """,
+        "the hook's own",
+    ),
+    "hook exits": (
+        """
+        from sage_plugins.hookspecs import hookimpl
+
+        @hookimpl
+        def sage_register_monitors():
+            raise SystemExit("leaving")
+        """,
+        "leaving",
+    ),
+    "no registration": (
+        """
+        from sage_plugins.hookspecs import hookimpl
+
+        @hookimpl
+        def sage_register_monitors():
+            return ["metrics"]
+        """,
+        "not a Registration",
+    ),
+    "no list": (
+        """
+        from sage_plugins.hookspecs import hookimpl
+
+        @hookimpl
+        def sage_register_monitors():
+            return 5
+        """,
+        "iterable",
+    ),
+    "unknown hook": (
+        """
+        from sage_plugins.hookspecs import hookimpl
+
+        @hookimpl
+        def sage_register_moniters():
+            return []
+        """,
+        "sage_register_moniters",
+    ),
+    "wrong argument": (
+        """
+        from sage_plugins.hookspecs import hookimpl
+
+        @hookimpl
+        def sage_register_monitors(config):
+            return []
+        """,
+        "config",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_plugin_hurts_only_who_needs_it(install, environments, probe, kind):
+    """A plugin that cannot be loaded is listed with its reason on one line, and everything else works."""
+    source, reason = BROKEN[kind]
+    install("acme-broken", "acme_broken", source, version="0.3")
+    registry = Registry.discover()
+    (failure,) = registry.failures
+    text = str(failure)
+    assert text.startswith("plugin 'acme_broken' from acme-broken 0.3 (acme_broken) failed to load: ")
+    assert reason in text
+    assert "\n" not in text
+    assert "acme_broken" not in [plugin.name for plugin in registry.plugins]
+
+    env = environments("test", registry=registry)
+    env.register_service("svc", probe)
+    assert env.service("svc").echo(1) == 1
+    config = ServiceDeploymentConfig(monitors=["acme"])
+    env.register_service_with_config("needy", probe, deployment_config=config)
+    with pytest.raises(errors.UnknownPluginError, match=r"acme-broken 0\.3"):
+        env.plan()
+
+
+@pytest.mark.parametrize(
+    "kind", ["hook raises", "hook exits", "no registration", "no list", "unknown hook", "wrong argument"]
+)
+def test_broken_plugin_given_as_an_object_is_refused(install, kind):
+    """`Registry.of` raises for a plugin that breaks the contract: PluginError, one line."""
+    import importlib
+
+    source, reason = BROKEN[kind]
+    install("acme-broken", "acme_broken", source)
+    module = importlib.import_module("acme_broken")
+    with pytest.raises(errors.PluginError) as caught:
+        Registry.of(*FIRST_PARTY, module)
+    assert reason in str(caught.value)
+    assert "acme_broken" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_broken_plugin_registers_nothing(install):
+    """A plugin of which one hook fails offers nothing: half a plugin is worse than none."""
+    source = REGISTERS.format(id="half") + (
+        "\n    @hookimpl\n    def sage_register_monitors():\n        raise RuntimeError('other half')\n"
+    )
+    install("acme-half", "acme_half", source)
+    registry = Registry.discover()
+    assert "half" not in registry.ids("load balancer")
+    assert "other half" in str(registry.failures[0])
+
+
+def test_check_that_raises_names_its_plugin(environments, probe):
+    """A plugin whose `check` raises is named, with the service; nothing is started."""
+
+    def check(_config, _options):
+        raise RuntimeError("cannot check")
+
+    class Plugin:
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("picky", lambda _: None, "Picky", check=check)]
+
+    env = environments("test", registry=Registry.of(*FIRST_PARTY, Plugin()))
+    env.register_service_with_config("svc", probe, deployment_config=ServiceDeploymentConfig(monitors=["picky"]))
+    with pytest.raises(errors.PluginError, match=r"monitor 'picky'.*service 'svc'.*RuntimeError: cannot check"):
+        env.plan()
+
+
+# -- switched off ------------------------------------------------------------------------------------------------------
+
+
+def test_disabled_plugins_are_not_even_imported(install, monkeypatch):
+    """SAGE_DEPLOY_DISABLED_PLUGINS names entry points, separated by commas, which discovery leaves alone."""
+    assert DISABLED_VARIABLE == "SAGE_DEPLOY_DISABLED_PLUGINS"
+    install("acme-broken", "acme_broken", "raise SystemExit\n")
+    monkeypatch.setenv(DISABLED_VARIABLE, " acme_broken , no_such_plugin ,, ")
+    registry = Registry.discover()
+    assert registry.failures == ()
+    assert "acme_broken" not in sys.modules
+    assert "local" in registry.ids("target")
+
+
+def test_disabling_a_default_plugin(monkeypatch, probe):
+    """A default plugin can be switched off like any other, and is missed like any other."""
+    name = Registry.discover().find("target", "local").plugin.name
+    monkeypatch.setenv(DISABLED_VARIABLE, name)
+    with Environment("test") as env:
+        env.register_service("svc", probe)
+        with pytest.raises(errors.UnknownPluginError, match="unknown target 'local'"):
+            env.deploy()
