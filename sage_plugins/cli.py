@@ -65,7 +65,6 @@ def up(file: Path, profile: str | None, *, once: bool) -> None:
             for name in names:
                 _run_job(env, name)
         else:
-            _progress("running; press Ctrl-C to stop")
             _wait_for_signal()
         click.echo()
         click.echo(_status_table(env, names))
@@ -148,6 +147,7 @@ def _wait_for_signal() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    _progress("running; press Ctrl-C to stop")
     try:
         stop.wait()
     finally:

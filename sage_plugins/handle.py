@@ -256,7 +256,7 @@ class ServiceHandle:
     def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
         """Why *method* cannot be called."""
         if method in methods:
-            msg = f"{self._name}.{method} is a generator method: its items need stream(), which this version does not have"
+            msg = f"{self._name}.{method} is a generator method: it needs stream(), which this version does not have"
             return TypeError(msg)
         if method in LIFECYCLE_HOOKS:
             why = "it is a life-cycle hook, which only the deployment calls"

@@ -2,8 +2,8 @@
 The replica's process: the instance, the envelope around each call, the recorders and the life-cycle hooks.
 
 The same for every target. The strategy's workers fetch work from the host's inbox and give it to `execute`, which is
-composed once per worker: deadline, claim, context, method, record, free the slot, release the caller, and on to the call
-that waits for the slot.
+composed once per worker: deadline, claim, context, method, record, free the slot, release the caller, and on to the
+call that waits for the slot.
 """
 
 from __future__ import annotations
@@ -295,10 +295,13 @@ class Host:
         raise ValueError(msg)
 
     def _stats(self) -> Mapping[str, Any]:
-        return {
-            "runner": None if self._runner is None else self._runner.stats(),
-            "recorders": {id: recorder.snapshot() for id, recorder in self._recorders.items()},
-        }
+        snapshots = {}
+        for id, recorder in self._recorders.items():
+            try:
+                snapshots[id] = recorder.snapshot()
+            except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
+                self._recorder_failed(error)
+        return {"runner": None if self._runner is None else self._runner.stats(), "recorders": snapshots}
 
     def _check(self) -> bool:
         check = getattr(self._instance, "check_health", None)

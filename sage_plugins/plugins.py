@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pluggy
 
 from sage_plugins import hookspecs
-from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError
+from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError, text_of
 from sage_plugins.hookspecs import PROJECT
 from sage_plugins.values import Registration
 
@@ -114,7 +114,7 @@ class Failure(NamedTuple):
         plugin = self.plugin
         return (
             f"plugin {plugin.name!r} from {plugin.source} ({plugin.module}) failed to load: "
-            f"{type(self.error).__name__}: {self.error}"
+            f"{_one_line(text_of(self.error))}"
         )
 
 
@@ -160,7 +160,7 @@ class Registry:
         for plugin, module in loaded:
             try:
                 found = _register(manager, plugin, module)
-            except Exception as error:  # noqa: BLE001 - one plugin's fault must not stop services that do not use it
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - it must not stop services that do not use it
                 failed.append(Failure(plugin, error))
                 continue
             plugins.append(plugin)
@@ -275,6 +275,10 @@ class Registry:
         return dict(self._table)
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[tuple[str, Registration]]:
     """Check the plugin's hooks against the specifications and collect its registrations."""
     try:
@@ -283,7 +287,8 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
     except Exception as error:
         if manager.get_plugin(plugin.name) is not None:
             manager.unregister(module)
-        msg = f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {error}"
+        why = _one_line(text_of(error))
+        msg = f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {why}"
         raise PluginError(msg) from error
     found: list[tuple[str, Registration]] = []
     for kind, hook in KINDS.items():

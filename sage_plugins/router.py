@@ -224,21 +224,24 @@ class Router:
                 try:
                     take()
                 except IndexError:  # another caller was quicker
-                    return queue(call, lane)
-                call.lane = lane
-                run(call)
-                return True
-            if parked or not shared:
-                return queue(call, lane)
-            # `_queue` written out for the case that there is room.
-            try:
-                take_room()
-            except IndexError:
-                return queue(call, lane)
-            wait(call)
-            if free or self._closing:
-                self._after_enqueue(call)
-            return True
+                    pass
+                else:
+                    call.lane = lane
+                    run(call)
+                    return True
+            elif shared and not parked:
+                # `_queue` written out for the case that there is room.
+                try:
+                    take_room()
+                except IndexError:
+                    pass
+                else:
+                    wait(call)
+                    if free or self._closing:
+                        self._after_enqueue(call)
+                    return True
+            # Outside the `except` clauses: what is raised from here on has nothing to do with them.
+            return queue(call, lane)
 
         return route
 
@@ -247,16 +250,16 @@ class Router:
 
         def route(call: Call) -> bool:
             lane: Any = pick(call.options.key)
-            free = lane.free
-            if lane.backlog or not free:
-                return queue(call, lane)
-            try:
-                free.pop()
-            except IndexError:
-                return queue(call, lane)
-            call.lane = lane
-            (lane.run_here or lane.send)(call)
-            return True
+            if lane.free and not lane.backlog:
+                try:
+                    lane.free.pop()
+                except IndexError:
+                    pass
+                else:
+                    call.lane = lane
+                    (lane.run_here or lane.send)(call)
+                    return True
+            return queue(call, lane)
 
         return route
 

@@ -337,7 +337,8 @@ class ServiceTask:
         own = [frame for frame in frames if not frame.filename.startswith(_HERE)]
         where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
         hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
-        msg = f"while constructing service '{self.service_name}' replica {member.spec.index}: {text_of(cause)}{where}{hints}"
+        who = f"service '{self.service_name}' replica {member.spec.index}"
+        msg = f"while constructing {who}: {text_of(cause)}{where}{hints}"
         return DeployError(msg, service=self.service_name, replica=member.spec.id)
 
     def bind(self) -> Binding:
@@ -505,7 +506,8 @@ class ServiceTask:
         for choice, monitor in self._monitors:
             own = self._recorders[choice.id]
             snapshots = [each["recorders"][choice.id] for each in stats if choice.id in each["recorders"]]
-            summary = self._fenced(choice, monitor.summary, snapshots if own is None else [*snapshots, own.snapshot()])
+            mine = None if own is None else self._fenced(choice, own.snapshot)
+            summary = self._fenced(choice, monitor.summary, snapshots if mine is None else [*snapshots, mine])
             if choice.id == "metrics":
                 measured.update(summary or {})
         return ServiceMetrics(

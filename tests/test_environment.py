@@ -39,7 +39,7 @@ class Given:
     def given(self):
         return self.args, self.kwargs
 
-    def process(self, *args, **kwargs):
+    def process(self, /, *args, **kwargs):
         return args, kwargs
 
     def thread(self):

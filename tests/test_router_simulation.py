@@ -242,9 +242,7 @@ def test_a_refusal_names_service_method_and_knob():
     stage.open()
     stage.call("a")
     stage.call("b")
-    with pytest.raises(
-        OverloadedError, match=r"kv\.once was not accepted: 1 calls are waiting \(queue_size=1\)"
-    ) as caught:
+    with pytest.raises(OverloadedError, match=r"kv\.once was not accepted: .*queue_size=1") as caught:
         stage.call("c")
     assert "raise `queue_size`" in str(caught.value)
     assert (caught.value.service, caught.value.method) == ("kv", "once")

@@ -237,7 +237,7 @@ ROUTERS = {
 }
 REPLICAS = {
     RunsWhatExpired: "started when its time to start was over",
-    RunsWithoutClaiming: "started and is over",
+    RunsWithoutClaiming: "started and is over|abandoned calls run",
     PublishesWithoutClaiming: "did not take its outcome|second outcome|not counted so once",
     FreesTwice: "slots",
     FreesNever: "slots",
