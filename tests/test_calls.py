@@ -407,11 +407,30 @@ def test_futures_work_with_wait(deploy, threaded, gates):
     assert concurrent.futures.wait(calls, 0).not_done == set()
 
 
-def test_wait_sees_the_first_exception(deploy, threaded, gate):
-    service = deploy(threaded, Raising)
-    future = service.handle.submit("builtin")
-    done, _ = concurrent.futures.wait([future, Future()], PATIENCE, concurrent.futures.FIRST_EXCEPTION)
-    assert done == {future}
+def test_wait_sees_the_first_exception(deploy, threaded, gate, in_thread, until):
+    """FIRST_EXCEPTION ends the wait when a call fails meanwhile, and not when one ends well."""
+
+    def fail():
+        gate()
+        raise ValueError("the method's own")
+
+    handle = deploy(threaded, queue_size=10).handle
+    failing, stranger = handle.submit("run", fail), Future()
+    waiting = in_thread(
+        concurrent.futures.wait,
+        [failing, handle.submit("echo"), stranger],
+        return_when=concurrent.futures.FIRST_EXCEPTION,
+    )
+    gate.wait_entered()
+    until(lambda: stranger._waiters)
+    assert not waiting.done()
+    gate.open()
+    try:
+        done, pending = waiting.result(PATIENCE / 4)
+        assert failing in done
+        assert stranger in pending
+    finally:
+        stranger.set_result(None)
 
 
 def test_futures_work_with_as_completed(deploy, strategy):

@@ -127,6 +127,39 @@ print(sum("mine" in thread.name for thread in threading.enumerate()))
     assert lines[2] == "0", "its thread ends with the environment"
 
 
+def test_strangers_strategy_is_deployed_from_yaml(beside_broken, tmp_path):
+    """A file names the stranger's ID and sets its options; the installed command runs it, and says whose plugin it is."""
+    (tmp_path / "where.py").write_text(
+        textwrap.dedent(
+            """\
+            import threading
+
+            class Where:
+                def process(self):
+                    return threading.current_thread().name
+            """
+        )
+    )
+    (tmp_path / "service_deployment.yaml").write_text(
+        textwrap.dedent(
+            """\
+            services:
+              where:
+                class: where:Where
+                deployment:
+                  threading_strategy: dedicated
+                options:
+                  dedicated: {thread_name: mine}
+            """
+        )
+    )
+    printed = run(
+        beside_broken.python.with_name("sage-deploy"), "up", "service_deployment.yaml", "--once", cwd=tmp_path
+    )
+    assert "where#0-mine" in printed
+    assert "strategy  dedicated  [acme-strategies" in printed
+
+
 def test_strangers_options_are_checked_by_their_own_class(beside_broken):
     """A misspelled option of a stranger's strategy is a configuration problem that names it, and starts nothing."""
     (line,) = beside_broken.program(
