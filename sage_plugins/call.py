@@ -550,7 +550,12 @@ class Call(Future[Any]):
             if not shared.told:
                 shared.told = True
                 for waiter in shared.waiters:
-                    (waiter.add_cancelled if self._over == _CANCELLED else waiter.add_result)(self)
+                    if self._over == _CANCELLED:
+                        waiter.add_cancelled(self)
+                    elif self._exception is not None:
+                        waiter.add_exception(self)
+                    else:
+                        waiter.add_result(self)
                 shared.condition.notify_all()
 
     def _run_callbacks(self, shared: _Shared) -> None:

@@ -128,7 +128,7 @@ print(sum("mine" in thread.name for thread in threading.enumerate()))
 
 
 def test_strangers_strategy_is_deployed_from_yaml(beside_broken, tmp_path):
-    """A file names the stranger's ID and sets its options; the installed command runs it, and says whose plugin it is."""
+    """A file names the stranger's ID and sets its options; the installed command says whose plugin it is."""
     (tmp_path / "where.py").write_text(
         textwrap.dedent(
             """\
