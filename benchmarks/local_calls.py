@@ -95,7 +95,7 @@ def _service(env: Environment, name: str, **config: Any) -> Any:
 def main() -> None:
     """Measure, and print a row for each goal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     with ExitStack() as stack:
         env = stack.enter_context(Environment("bench"))
@@ -112,17 +112,18 @@ def main() -> None:
         stack.callback(hop.close)
         sequential = interleave(
             {
-                "inline": lambda: per_call(lambda: inline.call("echo", 1), 20_000),
-                "inline, no metrics": lambda: per_call(lambda: plain.call("echo", 1), 20_000),
-                "single": lambda: per_call(lambda: single.call("echo", 1), 2_000),
-                "single, no metrics": lambda: per_call(lambda: unmetered.call("echo", 1), 2_000),
-                "pool of 8": lambda: per_call(lambda: pool.call("echo", 1), 2_000),
-                "4 replicas": lambda: per_call(lambda: replicas.call("echo", 1), 2_000),
-                "executor of 1": lambda: per_call(lambda: one.submit(echo, 1).result(), 2_000),
-                "executor of 8": lambda: per_call(lambda: eight.submit(echo, 1).result(), 2_000),
-                "hop": lambda: per_call(hop.call, 2_000),
+                "inline": lambda: per_call(lambda: inline.call("echo", 1), 5_000),
+                "inline, no metrics": lambda: per_call(lambda: plain.call("echo", 1), 5_000),
+                "single": lambda: per_call(lambda: single.call("echo", 1), 600),
+                "single, no metrics": lambda: per_call(lambda: unmetered.call("echo", 1), 600),
+                "pool of 8": lambda: per_call(lambda: pool.call("echo", 1), 600),
+                "4 replicas": lambda: per_call(lambda: replicas.call("echo", 1), 600),
+                "executor of 1": lambda: per_call(lambda: one.submit(echo, 1).result(), 600),
+                "executor of 8": lambda: per_call(lambda: eight.submit(echo, 1).result(), 600),
+                "hop": lambda: per_call(hop.call, 600),
             },
-            rounds,
+            # Many short rounds: what waking a thread costs jumps between a few values here, and stays there for a while.
+            rounds * 3,
         )
         pipelined = interleave(
             {

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock, Timer
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["CURRENT", "FINISHED", "Call", "CallOwner", "after_fork", "current_call"]
+__all__ = ["CURRENT", "FINISHED", "MAX_WAIT_S", "Call", "CallOwner", "after_fork", "closed_lock", "current_call"]
 
 # What Call._over holds once the call is over.
 FINISHED: Final = 1  # with a result or an exception
 _CANCELLED: Final = 2
 
-_MAX_WAIT: Final = threading.TIMEOUT_MAX / 2
+#: The longest that a lock is waited for at once.
+MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
 
 # Both are re-entrant because a signal handler may close an environment in the middle of them.
 _GIVING_UP = threading.RLock()  # cancellers and deadlines, one at a time; never taken by a worker
@@ -362,8 +363,9 @@ class Call(Future[Any]):
 
         If a replica that runs calls in their callers' threads gives this call its slot meanwhile, it runs here.
         """
-        latch = _closed_lock()
-        self._latch = latch
+        latch = self._latch
+        if latch is None:
+            latch = self._latch = closed_lock()
         try:
             while not self._over:
                 if self._take_grant():
@@ -389,7 +391,7 @@ class Call(Future[Any]):
         if until == inf:
             return latch.acquire()
         remaining = until - clock.monotonic()
-        if remaining > 0 and latch.acquire(timeout=min(remaining, _MAX_WAIT)):
+        if remaining > 0 and latch.acquire(timeout=min(remaining, MAX_WAIT_S)):
             return True
         if self.expire():
             return True
@@ -425,7 +427,7 @@ class Call(Future[Any]):
     def _make_latch(self) -> None:
         with _MAKING:
             if self._latch is None:
-                self._latch = _closed_lock()
+                self._latch = closed_lock()
 
     def result(self, timeout: float | None = None) -> Any:
         """
@@ -581,7 +583,7 @@ class Call(Future[Any]):
             CallTimeoutError: There was none before the deadline.
             ServiceStoppedError: The service stopped meanwhile.
         """
-        admission = _closed_lock()
+        admission = closed_lock()
         self._admission = admission
         try:
             while self.parked and not self.returned:
@@ -605,7 +607,8 @@ class Call(Future[Any]):
         return f"<Call {self.owner.service}.{self.method.name} {state}>"
 
 
-def _closed_lock() -> threading.Lock:
+def closed_lock() -> threading.Lock:
+    """A lock that is taken: whoever waits for it waits until somebody releases it."""
     lock = threading.Lock()
     lock.acquire()
     return lock

@@ -6,7 +6,7 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call import CURRENT, Call
+from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError
 from sage_plugins.service import LIFECYCLE_HOOKS
 from sage_plugins.values import CallOptions, MethodKind
@@ -217,21 +217,23 @@ class ServiceHandle:
                 expires = now + queue_timeout
             return Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
 
-        def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
-            # `make` written out: a frame less on the path of most calls.
-            try:
-                plan, timeout = entries[method]
-            except KeyError:
-                raise refuse(method, binding.methods) from None
-            now = monotonic()
-            expires = deadline = now + timeout
-            outer = current()
-            if outer is not None and outer.deadline < deadline:
-                expires = deadline = outer.deadline
-            if queue_timeout is not None and now + queue_timeout < expires:
-                expires = now + queue_timeout
-            made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
+        def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
+            made = make(method, args, kwargs)
             router.route(made)
+            return made.wait_alone()
+
+        def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
+            made = make(method, args, kwargs)
+            # The latch is made before the call is sent, and nothing is done between sending and waiting: the worker
+            # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
+            latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
+            longest = made.expires - made.since
+            router.route(made)
+            try:
+                latch.acquire(timeout=longest if longest < MAX_WAIT_S else -1)
+            except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+                made.abandon()
+                raise
             return made.wait_alone()
 
         def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
@@ -248,7 +250,7 @@ class ServiceHandle:
             return made
 
         self._make = make
-        self.__dict__["call"] = call
+        self.__dict__["call"] = call_here if binding.runs_here else call
         self.__dict__["submit"] = submit_here if binding.runs_here else submit
         self._binding = binding
         return binding

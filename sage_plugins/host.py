@@ -325,7 +325,7 @@ class Host:
             set_current(call)
             return table[call.method.index](*call.args, **call.kwargs)
 
-        def execute(call: Any) -> bool:  # noqa: C901 - as the comment below says
+        def execute(call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - as the comment says
             # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
             if call is None:
                 return False
@@ -374,12 +374,19 @@ class Host:
                 call._result = result
                 call._exception = error
                 call._over = finished
-                if call._latch is not None:
-                    if following is not None and call._shared is not None:
-                        # Its callbacks run in this thread and may take their time: another worker goes on.
-                        inbox.put(following)
-                        following = None
-                    call.release()
+                latch = call._latch
+                if latch is not None:
+                    if call._shared is None:
+                        try:  # noqa: SIM105 - nothing is done that its caller would have to wait for
+                            latch.release()
+                        except RuntimeError:  # released before, by a grant
+                            pass
+                    else:
+                        if following is not None:
+                            # Its callbacks run in this thread and may take their time: another worker goes on.
+                            inbox.put(following)
+                            following = None
+                        call.release()
                 call = following
             return True
 

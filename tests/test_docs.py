@@ -261,26 +261,94 @@ def test_hooks_are_found():
     assert HOOKS
 
 
-def test_field_tables_are_up_to_date():
-    """Every field stands in docs/configuration.md as the code declares it."""
+@pytest.fixture(scope="module")
+def field_table():
+    """The module tools/field_table.py."""
     spec = importlib.util.spec_from_file_location("field_table", ROOT / "tools" / "field_table.py")
-    field_table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(field_table)
-    page = text_of("configuration.md")
-
-    assert field_table.updated(page) == page, "run: python tools/field_table.py"
-    for name in fields():
-        assert f"| `{name}` |" in page
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_rules_are_documented():
-    """Every rule that a problem may name has a line in docs/configuration.md, and none has two."""
+@pytest.fixture(scope="module")
+def chinese(field_table):
+    return field_table.Translation(text_of("zh/fields.toml"))
+
+
+@pytest.mark.parametrize("name", ["configuration.md", "zh/configuration.md"])
+def test_field_tables_are_up_to_date(name, field_table, chinese):
+    """Every field stands there as the code declares it."""
+    page = text_of(name)
+
+    assert field_table.updated(page, chinese if name.startswith("zh/") else str) == page, "run: tools/field_table.py"
+    for field in fields():
+        assert f"| `{field}` |" in page
+
+
+def test_every_field_is_translated(chinese):
+    """And no translation is of what the code does not say any more."""
+    assert chinese.problems() == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("[fields.timeout]", "[fields.time_out]", ["fields.time_out: no such field", "fields.timeout: not translated"]),
+        ('en = "Number of replicas', 'en = "Count of replicas', ["fields.replicas: the code says now: Number of"]),
+        ('"boolean" =', '"bool" =', ["words: 'bool' stands in no table", "words: 'boolean' is not translated"]),
+    ],
+)
+def test_stale_translation_is_found(old, new, problem, field_table):
+    text = text_of("zh/fields.toml")
+    assert text.count(old) == 1
+
+    found = field_table.Translation(text.replace(old, new)).problems()
+
+    assert len(found) == len(problem)
+    assert all(line.startswith(start) for line, start in zip(found, problem, strict=True))
+
+
+@pytest.mark.parametrize("name", ["configuration.md", "zh/configuration.md"])
+def test_rules_are_documented(name):
+    """Every rule that a problem may name has a line there, and none has two."""
     sources = [*ROOT.glob("sage_plugins/*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
     used = {
         rule
         for path in sources
         for rule in re.findall(r"""(?<!`)"([EW]\d{2,3})"(?!`)""", path.read_text(encoding="utf-8"))
     }
-    listed = re.findall(r"^\| `([EW]\d{2,3})` \|", text_of("configuration.md"), re.MULTILINE)
+    listed = re.findall(r"^\| `([EW]\d{2,3})` \|", text_of(name), re.MULTILINE)
     assert used
     assert sorted(listed) == sorted(used)
+
+
+# -- pages in two languages ------------------------------------------------------------------------------------------
+
+
+TRANSLATED = [path.name for path in sorted((DOCS / "zh").glob("*.md"))]
+
+
+def sections(page: str) -> list[tuple[int, set[str]]]:
+    """The level of each heading, and what is set as code below it, in the text."""
+    prose = re.sub(r"<!-- fields:start -->.*<!-- fields:end -->", "", _FENCE.sub("", page), flags=re.DOTALL)
+    parts = re.split(r"^(#+) ", prose, flags=re.MULTILINE)[1:]
+    return [
+        (len(level), set(re.findall(r"`([^`\n]+)`", text))) for level, text in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_translation_follows_its_page(name):
+    """It has the same headings and blocks, and every section mentions the same names; each page links to the other."""
+    english, chinese = text_of(name), text_of(f"zh/{name}")
+
+    assert sections(chinese) == sections(english)
+    for ours, theirs in zip(blocks(chinese), blocks(english), strict=True):
+        assert ours.kind == theirs.kind
+        assert ours.text == theirs.text or ours.kind == "text", f"docs/zh/{name}:{ours.line}"
+    assert f"](zh/{name})" in english
+    assert f"](../{name})" in chinese
+
+
+def test_translations_are_found():
+    assert {"configuration.md", "quickstart.md"} <= set(TRANSLATED)

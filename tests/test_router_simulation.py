@@ -47,25 +47,24 @@ def play(seed, **parts):
     pytest.fail(f"{failure}\nplay it again: {again}", pytrace=False)
 
 
-@pytest.mark.skipif(ONE_SEED is not None, reason="SAGE_SIM_SEED asks for one seed only")
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_seeds_keep_the_rules(first):
-    """Whatever callers and replicas do, the router keeps its rules: see sage_plugins.testing.simulation."""
-    for seed in range(first, min(first + CHUNK, SEEDS)):
-        play(seed)
+if ONE_SEED is not None:
 
+    def test_the_one_seed_asked_for():
+        play(int(ONE_SEED))
 
-@pytest.mark.slow
-@pytest.mark.skipif(ONE_SEED is not None, reason="SAGE_SIM_SEED asks for one seed only")
-@pytest.mark.parametrize("first", range(100_000, 120_000, 1000))
-def test_many_seeds_keep_the_rules(first):
-    for seed in range(first, first + 1000):
-        play(seed)
+else:
 
+    @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+    def test_seeds_keep_the_rules(first):
+        """Whatever callers and replicas do, the router keeps its rules: see sage_plugins.testing.simulation."""
+        for seed in range(first, min(first + CHUNK, SEEDS)):
+            play(seed)
 
-@pytest.mark.skipif(ONE_SEED is None, reason="plays the seed in SAGE_SIM_SEED again")
-def test_the_one_seed_asked_for():
-    play(int(ONE_SEED))
+    @pytest.mark.slow
+    @pytest.mark.parametrize("first", range(100_000, 120_000, 1000))
+    def test_many_seeds_keep_the_rules(first):
+        for seed in range(first, first + 1000):
+            play(seed)
 
 
 def test_seeds_bring_about_what_they_are_to_try():

@@ -3,64 +3,110 @@ Write the tables of configuration fields into docs/configuration.md, from the de
 
     python tools/field_table.py
 
-A test compares what stands there with what this would write.
+docs/zh/configuration.md gets the same tables in the words of docs/zh/fields.toml. Tests compare what stands in both
+with what this would write, and the translation with what it translates.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_plugins.config import BATCH_FIELDS, GROUPS, METHOD_FIELDS, FieldInfo, fields, plain
 from sage_plugins.factory import _NOT_YET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "configuration.md"
+CHINESE_PAGE = DOCS / "zh" / "configuration.md"
+CHINESE = DOCS / "zh" / "fields.toml"
 START, END = "<!-- fields:start -->", "<!-- fields:end -->"
 
-_NO_EFFECT = "**No effect yet** (W13)."
+_NO_EFFECT = " **No effect yet** (W13)."
 
 
-def tables() -> str:
-    """The tables, one for each group, with a heading."""
-    lines = [START, "<!-- Written by tools/field_table.py; edit sage_plugins/config.py instead. -->", ""]
-    for group in (*GROUPS, None):
-        lines += ["### The service's own level" if group is None else f"### Group `{group}`", ""]
-        lines += _table(info for info in fields().values() if info.group == group)
-    lines += ["### Below `methods.<name>`", "", *_table(METHOD_FIELDS.values(), defaults=False)]
-    lines += ["### Below `methods.<name>.batch`", "", *_table(BATCH_FIELDS.values(), defaults=False)]
+def tables(say: Callable[[str], str] = str) -> str:
+    """The tables, one for each group, with a heading; *say* translates every text that is no name and no value."""
+    lines = [START, say("<!-- Written by tools/field_table.py; edit sage_plugins/config.py instead. -->"), ""]
+    for group in GROUPS:
+        lines += [say("### Group `{}`").format(group), ""]
+        lines += _table((info for info in fields().values() if info.group == group), say)
+    lines += [say("### The service's own level"), ""]
+    lines += _table((info for info in fields().values() if info.group is None), say)
+    lines += [say("### Below `methods.<name>`"), "", *_table(METHOD_FIELDS.values(), say, defaults=False)]
+    lines += [say("### Below `methods.<name>.batch`"), "", *_table(BATCH_FIELDS.values(), say, defaults=False)]
     return "\n".join([*lines, END])
 
 
-def _table(infos: Iterable[FieldInfo], *, defaults: bool = True) -> Iterator[str]:
-    yield "| field | type | default | meaning |" if defaults else "| field | type | meaning |"
-    yield "| --- | --- | --- | --- |" if defaults else "| --- | --- | --- |"
+def _table(infos: Iterable[FieldInfo], say: Callable[[str], str], *, defaults: bool = True) -> Iterator[str]:
+    columns = ("field", "type", "default", "meaning") if defaults else ("field", "type", "meaning")
+    yield f"| {' | '.join(map(say, columns))} |"
+    yield f"| {' | '.join('---' for _ in columns)} |"
     for info in infos:
         kind = f"{info.type}, {info.range}" if info.range else info.type
         # Batching of any kind, and a bound for each method, are declared but not built; compose() warns of them too.
         idle = info.name in _NOT_YET if defaults else info.name in {"batch", "max_concurrency", *BATCH_FIELDS}
-        cells = [f"`{info.name}`", kind, info.doc + (f" {_NO_EFFECT}" if idle else "")]
+        cells = [f"`{info.name}`", say(kind), say(info.doc) + (say(_NO_EFFECT) if idle else "")]
         if defaults:
             cells.insert(2, f"`{json.dumps(plain(info.default))}`")
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
 
 
-def updated(page: str) -> str:
+def updated(page: str, say: Callable[[str], str] = str) -> str:
     """The text of the page with its tables written anew."""
     before, rest = page.split(START)
-    return before + tables() + rest.split(END)[1]
+    return before + tables(say) + rest.split(END)[1]
+
+
+class Translation:
+    """What docs/zh/fields.toml says: `words` by the English text, the meanings by the name of the field."""
+
+    def __init__(self, text: str) -> None:
+        """Take the text of the file."""
+        content: dict[str, Any] = tomllib.loads(text)
+        self._words: dict[str, str] = content.pop("words")
+        self._meanings = {f"{table}.{name}": entry for table, names in content.items() for name, entry in names.items()}
+        self._chinese = self._words | {entry["en"]: entry["zh"] for entry in self._meanings.values()}
+
+    def __call__(self, text: str) -> str:
+        """The Chinese for a text; the text itself if there is none."""
+        return self._chinese.get(text, text)
+
+    def problems(self) -> list[str]:
+        """What is missing, what has changed since it was translated, and what nothing needs any more."""
+        sources = {"fields": fields(), "methods": METHOD_FIELDS, "batch": BATCH_FIELDS}
+        docs = {f"{table}.{name}": info.doc for table, infos in sources.items() for name, info in infos.items()}
+        needed: dict[str, None] = {}
+        tables(lambda text: needed.setdefault(text) or text)
+        words = needed.keys() - docs.values()
+        changed = (name for name in docs.keys() & self._meanings.keys() if self._meanings[name]["en"] != docs[name])
+        return sorted(
+            chain(
+                (f"{name}: not translated" for name in docs.keys() - self._meanings.keys()),
+                (f"{name}: no such field" for name in self._meanings.keys() - docs.keys()),
+                (f"{name}: the code says now: {docs[name]}" for name in changed),
+                (f"words: {word!r} is not translated" for word in words - self._words.keys()),
+                (f"words: {word!r} stands in no table" for word in self._words.keys() - words),
+            )
+        )
 
 
 def main() -> None:
-    """Rewrite the page, if need be."""
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(updated(page), encoding="utf-8")
-    print(f"{PAGE.name}: {len(re.findall(r'^[|] `', tables(), re.MULTILINE))} fields")
+    """Rewrite the pages, if need be."""
+    chinese = Translation(CHINESE.read_text(encoding="utf-8"))
+    for path, say in ((PAGE, str), (CHINESE_PAGE, chinese)):
+        path.write_text(updated(path.read_text(encoding="utf-8"), say), encoding="utf-8")
+        print(f"{path.relative_to(DOCS)}: {len(re.findall(r'^[|] `', tables(), re.MULTILINE))} fields")
+    if problems := chinese.problems():
+        sys.exit("\n".join([f"{CHINESE.relative_to(DOCS)} does not fit the code:", *problems]))
 
 
 if __name__ == "__main__":
