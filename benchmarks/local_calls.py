@@ -122,7 +122,7 @@ def main() -> None:
                 "executor of 8": lambda: per_call(lambda: eight.submit(echo, 1).result(), 600),
                 "hop": lambda: per_call(hop.call, 600),
             },
-            # Many short rounds: what waking a thread costs jumps between a few values here, and stays there for a while.
+            # Many short rounds: what waking a thread costs jumps between a few values and stays there for a while.
             rounds * 3,
         )
         pipelined = interleave(

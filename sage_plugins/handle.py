@@ -228,9 +228,11 @@ class ServiceHandle:
             # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
             latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
             longest = made.expires - made.since
+            if not 0 < longest < MAX_WAIT_S:
+                longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
             router.route(made)
             try:
-                latch.acquire(timeout=longest if longest < MAX_WAIT_S else -1)
+                latch.acquire(timeout=longest)
             except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
                 made.abandon()
                 raise
