@@ -38,9 +38,8 @@ if TYPE_CHECKING:
 #: a thread that was told to stop is joined, and the wait ends with it.
 GRACE_S: Final = 1.0
 
-#: Threads that serve the whole process and end by themselves: pytest-timeout's timer around the test, and the system
-#: clock's only one, which outlives its last timer for some seconds.
-PROCESS_WIDE: Final = ("pytest_timeout", "sage-deploy-clock")
+#: Threads that serve the whole process and end by themselves: pytest-timeout's timer around the test.
+PROCESS_WIDE: Final = ("pytest_timeout",)
 
 _FD_FOLDER: Final = "/proc/self/fd"
 _TASKS_ARE_LISTED: Final = sys.version_info < (3, 14)
