@@ -19,10 +19,9 @@ from sage_plugins.config import (
     field_problems,
     fields,
     group_of,
-    shown,
-    unknown_key,
 )
 from sage_plugins.errors import ConfigError
+from sage_plugins.field_checks import shown, unknown_key
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call import CURRENT
 from sage_plugins.errors import OverloadedError, ReplicaDiedError, ServiceStoppedError
+from sage_plugins.lane import Lane, remove
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -36,84 +37,13 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Balancer, Candidate, Picker, Replica
 
-__all__ = ["Lane", "Router"]
+__all__ = ["Router"]
 
 #: Seconds between two searches of a full queue for expired calls: each looks at every waiting call.
 _SWEEP_EVERY_S: Final = 0.05
 
 #: Tokens of room are minted in portions, so that a bound of a million waiting calls costs nothing until they wait.
 _PORTION: Final = 1024
-
-
-class Lane:
-    """The router's side of one replica; to a balancer, a `Candidate`."""
-
-    __slots__ = (
-        "abandoned",
-        "backlog",
-        "dead",
-        "follow",
-        "free",
-        "id",
-        "index",
-        "node",
-        "run_here",
-        "send",
-        "slots",
-        "withdrawn",
-    )
-
-    def __init__(self, id: str, index: int, backlog: deque[Call]) -> None:
-        self.id = id
-        self.index = index
-        self.backlog: deque[Call] | tuple[()] = backlog  # where its calls wait; () once it is closed
-        self.node: str | None = None
-        self.slots = 0
-        self.free: list[None] = []  # one token for each free slot
-        self.withdrawn = (
-            0  # tokens taken back for good, because the lane or the service closes; guarded by Router._lock
-        )
-        self.abandoned = 0  # calls given up by their callers that still run; guarded by Router._lock
-        self.dead = False  # whether the replica died with whatever it ran; guarded by Router._lock
-        self.send: Callable[[Call], None]
-        self.run_here: Callable[[Call], None] | None = None
-        self.follow: Callable[[], Call | None]
-
-    def attach(self, replica: Replica) -> None:
-        """Learn how to reach the replica; before the lane is opened."""
-        self.node = replica.node
-        self.slots = replica.slots
-        self.send = replica.send
-        self.run_here = replica.run_here
-
-    def freed(self) -> None:
-        """A slot is free again, or its token was taken: the oldest waiting call gets it."""
-        call = self.follow()
-        if call is not None:
-            self.send(call)
-
-    @property
-    def inflight(self) -> int:
-        """Calls that hold a slot; may lag by a call."""
-        return self.slots - len(self.free) - self.withdrawn
-
-    def take_free(self) -> None:
-        """Take the free slots back for good; under Router._lock."""
-        while self.free:
-            try:
-                self.free.pop()
-            except IndexError:
-                return
-            self.withdrawn += 1
-
-    def give_back(self) -> None:
-        """Give out the slots again that were taken back; under Router._lock."""
-        withdrawn, self.withdrawn = self.withdrawn, 0
-        self.free.extend([None] * withdrawn)
-
-    def __repr__(self) -> str:
-        """Id and slots taken."""
-        return f"<Lane {self.id} {self.inflight}/{self.slots}>"
 
 
 class Router:
@@ -360,7 +290,7 @@ class Router:
     def _discard(self, call: Call) -> None:
         """Take an ended call out of wherever it waits."""
         for backlog in self._backlogs():
-            if _remove(backlog, call):
+            if remove(backlog, call):
                 self._leave_queue(call)
                 return
         # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over; or it is on its
@@ -389,7 +319,7 @@ class Router:
 
     def _leave_queue(self, call: Call) -> None:
         """Free the room of a call that was taken out of its backlog."""
-        if call.parked and _remove(self._parked, call):
+        if call.parked and remove(self._parked, call):
             call.admit()
             return
         # Not among the parked, or given room this very moment: either way it holds a token.
@@ -728,14 +658,3 @@ class Router:
     def parked(self) -> int:
         """Calls whose callers wait for room; may lag by a call."""
         return len(self._parked)
-
-
-def _remove(calls: deque[Call] | tuple[()], call: Call) -> bool:
-    """Take *call* out of *calls*; True for exactly one caller. One step of the interpreter, at some 20 ns an entry."""
-    if not isinstance(calls, deque):
-        return False
-    try:
-        calls.remove(call)
-    except ValueError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args,
 
 import attrs
 
-from sage_plugins.config import shown, unknown_key
+from sage_plugins.field_checks import shown, unknown_key
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 

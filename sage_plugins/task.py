@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.config import ServiceDeploymentConfig
     from sage_plugins.interfaces import Monitor, Replica, Target
+    from sage_plugins.lane import Lane
     from sage_plugins.metrics import ServiceMetrics
-    from sage_plugins.router import Lane
 
 __all__ = ["Composition", "ServiceTask"]
 

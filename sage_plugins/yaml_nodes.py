@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from sage_plugins.config import shown
+from sage_plugins.field_checks import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

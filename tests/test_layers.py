@@ -30,10 +30,10 @@ LAYERS = {
     7: {"__main__", "cli", "environment"},
     6: {"config_file", "factory", "plan"},
     5: {"task"},
-    4: {"handle", "router", "supervisor"},
+    4: {"handle", "lane", "router", "supervisor"},
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces"},
-    1: {"aio", "call", "config", "metrics", "service", "structure", "values", "yaml_nodes"},
+    1: {"aio", "call", "config", "field_checks", "metrics", "service", "structure", "values", "yaml_nodes"},
     0: {"clock", "errors", "spelling"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock, Timer
-    from sage_plugins.router import Lane, Router
+    from sage_plugins.lane import Lane
+    from sage_plugins.router import Router
 
 __all__ = ["Act", "Behaviour", "FakeReplica", "ScriptedError", "open_replica"]
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from sage_plugins.interfaces import Balancer, Candidate, Picker
-    from sage_plugins.router import Lane
+    from sage_plugins.lane import Lane
 
 __all__ = ["Report", "Setting", "Simulation", "SimulationFailure"]
 

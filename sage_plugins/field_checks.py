@@ -1,0 +1,334 @@
+"""
+What a single value of the configuration must be: its type, its range, its spelling.
+
+A field says so in a `FieldInfo`, and `value_problems` checks a value against it. Which fields there are, and what they
+ask of each other, is the matter of `config`; whatever else reads configuration words its problems with `shown` and
+`unknown_key`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import attrs
+
+from sage_plugins.spelling import did_you_mean
+from sage_plugins.values import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["LONGEST", "MOST", "FieldInfo", "Kind", "plain_string", "shown", "unknown_key", "value_problems"]
+
+Kind = Literal["integer", "number", "boolean", "string", "strings", "labels", "mapping", "methods", "batch", "options"]
+
+_KIND_WORDS: Final[Mapping[Kind, str]] = {
+    "integer": "integer",
+    "number": "number",
+    "boolean": "boolean",
+    "string": "string",
+    "strings": "list of strings",
+    "labels": "mapping of strings to strings",
+    "mapping": "mapping",
+    "methods": "mapping of method names to mappings",
+    "batch": "true or a mapping of size and wait",
+    "options": "mapping of plugin IDs to mappings",
+}
+
+#: Ceiling of integers without one of their own: they travel as JSON and into C integers.
+MOST: Final = 2**31 - 1
+#: Ceiling of durations, about 30 years: the operating system's locks overflow on a longer wait.
+LONGEST: Final = 1e9
+#: Deepest nesting of a mapping's contents; the file reader has the same limit.
+_DEEPEST: Final = 32
+#: Unknown keys beyond so many get no suggestion: nobody reads them, and finding one takes a fraction of a millisecond.
+_SUGGESTIONS: Final = 20
+_SHOWN: Final = 60
+
+
+@attrs.frozen(kw_only=True)
+class FieldInfo:
+    """
+    Everything there is to know about one configuration field, apart from its value.
+
+    Attributes:
+        name: Name of the field, in Python and in YAML.
+        group: The group in the YAML file, or None if the field stands at the service's own level.
+        kind: What kind of value it takes.
+        optional: Whether None (`null`) is a value of its own.
+        default: The value if none is given.
+        minimum: Smallest number allowed, or None.
+        maximum: Largest number allowed, or None.
+        exclusive: Whether the minimum itself is not allowed.
+        choices: The strings allowed, or empty for any.
+        keys: The keys of the mapping, or of each method's mapping if the kind is methods; empty if none are declared.
+        doc: Meaning in one line, with the unit.
+    """
+
+    name: str
+    kind: Kind
+    doc: str
+    group: str | None = None
+    optional: bool = False
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive: bool = False
+    choices: tuple[str, ...] = ()
+    keys: Mapping[str, FieldInfo] = attrs.field(default=MappingProxyType({}), eq=False, repr=False)
+
+    @property
+    def type(self) -> str:
+        """The type in words, such as `"integer or null"`."""
+        return _KIND_WORDS[self.kind] + (" or null" if self.optional else "")
+
+    @property
+    def range(self) -> str:
+        """The values allowed, in words, such as `"1 to 1024"`; empty if the type says it all."""
+        if self.choices:
+            return " or ".join(self.choices)
+        if self.minimum is None:
+            return ""
+        if self.maximum is not None and self.maximum not in {MOST, LONGEST}:
+            return f"{self.minimum:g} to {self.maximum:g}"
+        return f"more than {self.minimum:g}" if self.exclusive else f"{self.minimum:g} or more"
+
+
+def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of value
+    """A value as a message shows it: on one line, of bounded length, spelled as in YAML."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        # str() refuses integers of more than some thousand digits.
+        return str(int(value)) if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"  # noqa: PLR2004 - more digits than anybody reads
+    if isinstance(value, float):
+        return repr(float(value))
+    if isinstance(value, str):
+        text = str.__str__(value)
+        return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} characters)"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return f"an object of class {type(value).__name__}"
+
+
+def unknown_key(key: str, word: str, candidates: Iterable[str], *, suggest: bool = True) -> Problem:
+    """The E101 for *word* at *key*, with the nearest of the *candidates*."""
+    near = did_you_mean(word, candidates) if suggest else None
+    return Problem("E101", key, f"unknown key {shown(word)}", f"did you mean {near!r}?" if near else "")
+
+
+def plain_string(value: Any) -> Any:
+    """The plain string of an enum member or of any other string; every other value as it is."""
+    if isinstance(value, Enum):
+        value = value.value
+    return str.__str__(value) if isinstance(value, str) else value
+
+
+# Checks of one value. Each gets a field and a raw value and returns problems; none raises and none changes the value.
+
+
+def _wrong_type(info: FieldInfo, key: str, value: object, fix: str = "") -> list[Problem]:
+    if info.kind == "boolean":
+        words = "true or false"
+    elif info.kind == "batch":
+        words = info.type
+    else:
+        words = f"{'an' if info.type[0] in 'aeiou' else 'a'} {info.type}"
+    return [Problem("E102", key, f"must be {words}, got {shown(value)}", fix)]
+
+
+def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
+    low, high = info.minimum, info.maximum
+    if low is not None and (value < low or (info.exclusive and value == low)):
+        allowed = f"more than {low:g}" if info.exclusive else f"{low:g} or more"
+    elif high is not None and value > high:
+        allowed = f"{high:.0f} or less"
+    else:
+        return []
+    fix = "null means no limit" if value <= 0 and info.name == "timeout" else ""
+    return [Problem("E103", key, f"must be {allowed}, got {shown(value)}", fix)]
+
+
+def _is_number_text(value: object) -> bool:
+    if not isinstance(value, str) or len(value) > _SHOWN:
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _integer(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return _wrong_type(info, key, value, "write the number without quotes" if _is_number_text(value) else "")
+    return _range_problems(info, key, value)
+
+
+def _number(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return _wrong_type(info, key, value, "write the number without quotes" if _is_number_text(value) else "")
+    if isinstance(value, float) and not math.isfinite(value):
+        fix = "null means no limit" if info.optional else ""
+        return [Problem("E102", key, f"must be a finite number, got {shown(value)}", fix)]
+    return _range_problems(info, key, value)
+
+
+def _boolean(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    if isinstance(value, bool):
+        return []
+    fix = ""
+    if isinstance(value, str):
+        word = str.__str__(value).lower()
+        if word in {"yes", "on", "y", "true"}:
+            fix = "write true"
+        elif word in {"no", "off", "n", "false"}:
+            fix = "write false"
+    return _wrong_type(info, key, value, fix)
+
+
+def _string(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    value = plain_string(value)
+    if not isinstance(value, str):
+        return _wrong_type(info, key, value, "put it in quotes" if isinstance(value, (bool, int, float)) else "")
+    if info.choices and value not in info.choices:
+        near = did_you_mean(value, info.choices)
+        fix = f"did you mean {near!r}?" if near else ""
+        return [Problem("E103", key, f"must be {info.range}, got {shown(value)}", fix)]
+    if not value or value != value.strip():
+        return [Problem("E103", key, f"must not be empty or have spaces around it, got {shown(value)}")]
+    return []
+
+
+def _strings(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    if not isinstance(value, (list, tuple)):
+        fix = f"write [{value}]" if isinstance(value, str) and value.isidentifier() else ""
+        return _wrong_type(info, key, value, fix)
+    item = FieldInfo(name=info.name, kind="string", doc="")
+    found = [problem for index, text in enumerate(value) for problem in _string(item, f"{key}.{index}", text)]
+    if not found and info.name == "monitors":
+        plain_items = [plain_string(text) for text in value]
+        found += [
+            Problem("E103", f"{key}.{index}", f"names {text!r} a second time", "remove it")
+            for index, text in enumerate(plain_items)
+            if text in plain_items[:index]
+        ]
+    return found
+
+
+def _labels(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    if not isinstance(value, Mapping):
+        return _wrong_type(info, key, value)
+    item = FieldInfo(name=info.name, kind="string", doc="")
+    found: list[Problem] = []
+    for label, text in value.items():
+        if not isinstance(label, str):
+            found.append(_key_problem(key, label))
+        else:
+            found += _string(item, f"{key}.{label}", text)
+    return found
+
+
+def _key_problem(key: str, found: object) -> Problem:
+    return Problem("E102", key, f"keys must be strings, got {shown(found)}", "put it in quotes")
+
+
+def _mapping(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    """Check that it is a mapping with string keys all the way down; what the keys mean is checked elsewhere."""
+    if not isinstance(value, Mapping):
+        return _wrong_type(info, key, value)
+    found: list[Problem] = []
+    # Not recursive: contents given in code may be deep, or contain themselves.
+    pending: list[tuple[str, Any, int]] = [(key, value, 1)]
+    while pending:
+        path, node, depth = pending.pop()
+        if depth > _DEEPEST and isinstance(node, (Mapping, list, tuple)):
+            return [*found, Problem("E108", key, f"is nested more than {_DEEPEST} levels deep")]
+        if isinstance(node, Mapping):
+            found += [_key_problem(path, name) for name in node if not isinstance(name, str)]
+            pending += [(f"{path}.{name}", child, depth + 1) for name, child in node.items() if isinstance(name, str)]
+        elif isinstance(node, (list, tuple)):
+            pending += [(f"{path}.{index}", child, depth + 1) for index, child in enumerate(node)]
+    return found
+
+
+def _options(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    found = _mapping(info, key, value)
+    if not found:
+        each = FieldInfo(name=info.name, kind="mapping", doc="")
+        for name, child in value.items():
+            if not isinstance(child, Mapping):
+                found += _wrong_type(each, f"{key}.{name}", child)
+    return found
+
+
+def _members(
+    declared: Mapping[str, FieldInfo], key: str, value: Mapping[Any, Any], *, before: int = 0
+) -> list[Problem]:
+    """Check a mapping of declared keys; *before*: how many problems there are already."""
+    found: list[Problem] = []
+    for name, child in value.items():
+        if not isinstance(name, str):
+            found.append(_key_problem(key, name))
+        elif name in declared:
+            found += value_problems(declared[name], f"{key}.{name}", child)
+        else:
+            found.append(unknown_key(f"{key}.{name}", name, declared, suggest=before + len(found) < _SUGGESTIONS))
+    return found
+
+
+def _methods(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    if not isinstance(value, Mapping):
+        return _wrong_type(info, key, value)
+    found: list[Problem] = []
+    for name, child in value.items():
+        path = f"{key}.{name}" if isinstance(name, str) else key
+        if not isinstance(name, str):
+            found.append(_key_problem(key, name))
+        elif not name.isidentifier():
+            found.append(Problem("E103", path, f"{shown(name)} is not the name of a method"))
+        elif name.startswith("_"):
+            found.append(Problem("E103", path, f"{shown(name)} is private, and private methods are not served"))
+        elif not isinstance(child, Mapping):
+            fix = f"keys: {', '.join(info.keys)}"
+            found.append(Problem("E102", path, f"must be a mapping, got {shown(child)}", fix))
+        else:
+            found += _members(info.keys, path, child, before=len(found))
+    return found
+
+
+def _batch(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    if value is True:
+        return []
+    if not isinstance(value, Mapping):
+        return _wrong_type(info, key, value, "leave the key out for no batching" if value is False else "")
+    return _members(info.keys, key, value)
+
+
+_CHECKS: Final[Mapping[Kind, Callable[[FieldInfo, str, Any], list[Problem]]]] = {
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "string": _string,
+    "strings": _strings,
+    "labels": _labels,
+    "mapping": _mapping,
+    "methods": _methods,
+    "batch": _batch,
+    "options": _options,
+}
+
+
+def value_problems(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    """Everything wrong with *value*, which stands at *key*, going by the field's declaration alone."""
+    if value is None and info.optional:
+        return []
+    return _CHECKS[info.kind](info, key, value)
