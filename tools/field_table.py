@@ -74,7 +74,7 @@ class Translation:
         content: dict[str, Any] = tomllib.loads(text)
         self._words: dict[str, str] = content.pop("words")
         self._meanings = {f"{table}.{name}": entry for table, names in content.items() for name, entry in names.items()}
-        self._chinese = self._words | {entry["en"]: entry["zh"] for entry in self._meanings.values()}
+        self._chinese: dict[str, str] = self._words | {entry["en"]: entry["zh"] for entry in self._meanings.values()}
 
     def __call__(self, text: str) -> str:
         """The Chinese for a text; the text itself if there is none."""
@@ -84,8 +84,8 @@ class Translation:
         """What is missing, what has changed since it was translated, and what nothing needs any more."""
         sources = {"fields": fields(), "methods": METHOD_FIELDS, "batch": BATCH_FIELDS}
         docs = {f"{table}.{name}": info.doc for table, infos in sources.items() for name, info in infos.items()}
-        needed: dict[str, None] = {}
-        tables(lambda text: needed.setdefault(text) or text)
+        needed: dict[str, str] = {}
+        tables(lambda text: needed.setdefault(text, text))
         words = needed.keys() - docs.values()
         changed = (name for name in docs.keys() & self._meanings.keys() if self._meanings[name]["en"] != docs[name])
         return sorted(
