@@ -111,6 +111,7 @@ class Router:
         self._parked: deque[Call] = deque()  # those among the waiting calls that hold no room, oldest first
         self._room: list[None] = [None] * min(queue_size, _PORTION)
         self._unminted = queue_size - len(self._room)  # guarded by _lock
+        self._moving = 0  # replicas that died and whose calls are on their way back; guarded by _lock
         self._sweep_at = -inf  # a full queue is not searched for expired calls before this
         self._closing = False  # whether one of `_stopped` and `_unavailable` is set
         self._ended = False  # whether no waiting call has a chance any more
@@ -467,10 +468,10 @@ class Router:
                 return
             self._open = tuple(each for each in self._open if each is not lane)
             self._closed = (*(each for each in self._closed if each.inflight), lane)
+            self._rebind()  # first: who finds the lane without a backlog picks again, and must not pick it again
             if self._binding and isinstance(lane.backlog, deque):
                 self._orphans = (*(each for each in self._orphans if each), lane.backlog)
             lane.backlog = ()
-            self._rebind()
             lane.take_free()
             self._give_back()
         self._gather_strays()
@@ -508,6 +509,8 @@ class Router:
         Calls that surely had not started go to the head of the queue. One that may have started ends with
         ReplicaDiedError, unless it is idempotent and the service retries: then it is started once more.
         """
+        with self._lock:
+            self._moving += 1
         self.close_lane(lane)
         again: list[Call] = list(not_started)
         for call in maybe:
@@ -534,6 +537,7 @@ class Router:
             if call.unstarted() or call.rearm():
                 self._return(call)
         with self._lock:
+            self._moving -= 1
             self._give_back()  # closing the lane found nothing waiting and took them back
         self._match()
         if self._watch is not None:
@@ -574,7 +578,7 @@ class Router:
         """
         with self._lock:
             self._stopped_to_outsiders = why
-            self._watch = watch
+            self._watch = _both(self._watch, watch)
             self._rebind()
         self._end_parked(lambda call: call.context is None or call.context.get(CURRENT) is None)
 
@@ -594,7 +598,8 @@ class Router:
     def idle(self) -> bool:
         """Whether no call waits, and none runs but abandoned ones."""
         lanes = (*self._open, *self._closed)
-        return not any(self._backlogs()) and all(lane.inflight <= lane.abandoned for lane in lanes)
+        busy = self._moving or any(self._backlogs()) or any(lane.inflight > lane.abandoned for lane in lanes)
+        return not busy
 
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """
@@ -607,7 +612,7 @@ class Router:
         """
         with self._lock:
             self._stopped = why
-            self._watch = lambda: self._withdraw(on_idle)
+            self._watch = _both(self._watch, lambda: self._withdraw(on_idle))
             self._rebind()
         self._end_parked(lambda _: True)
         self._withdraw(on_idle)
@@ -658,3 +663,15 @@ class Router:
     def parked(self) -> int:
         """Calls whose callers wait for room; may lag by a call."""
         return len(self._parked)
+
+
+def _both(first: Callable[[], None] | None, second: Callable[[], None]) -> Callable[[], None]:
+    """Tell both: a service may be closed to outsiders and drained at the same time, by two threads."""
+    if first is None:
+        return second
+
+    def both() -> None:
+        first()
+        second()
+
+    return both
