@@ -1,0 +1,712 @@
+"""
+Whatever one thread does between any two steps of another, every rule of the router holds.
+
+The router and its calls are mostly without locks, so a thread may be interrupted anywhere and find the world changed
+when it goes on. Here every such moment is tried, one by one, in a single thread: Python tells a trace function
+(`sys.settrace` with `f_trace_opcodes`) of each step of the interpreter, and before the n-th step that the first
+operation takes in `call.py` and `router.py`, the trace function carries out the second operation from start to end.
+Then the first goes on, everything is brought to its end, and the rules are checked. This is repeated, in a new world
+each time, for n = 1, 2, 3 ... until the first operation has no n-th step.
+
+Locks are replaced by `Turnstile`s, which know whose turn it is. Where the second operation would have to wait for a
+lock that the first holds, the switch is not one that a second thread could carry through; it is passed over.
+
+The pairs of operations that are most at risk are always tried; `make test-long` tries each with each in every setting.
+A failure names setting, operations and step, and is played again by
+
+    SAGE_INTERLEAVING="one slot: route / answer / 17" pytest tests/test_router_interleavings.py
+"""
+
+from __future__ import annotations
+
+import dis
+import linecache
+import os
+import re
+import signal
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import wait
+from itertools import count, cycle
+from math import inf
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import pytest
+
+import sage_plugins.call
+import sage_plugins.router
+from sage_plugins.call import Call
+from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
+from sage_plugins.router import Router
+from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica
+from sage_plugins.testing.virtual_clock import VirtualClock
+from sage_plugins.values import CallOptions, MethodKind, MethodPlan
+
+ONE = os.environ.get("SAGE_INTERLEAVING")
+
+ONCE = MethodPlan(0, "once", MethodKind.SYNC, idempotent=False, timeout=inf)
+TWICE = MethodPlan(1, "twice", MethodKind.SYNC, idempotent=True, timeout=inf)
+
+#: Seconds until a call's deadline.
+TIMEOUT = 10
+
+#: No operation has so many steps.
+NEVER = 1_000_000
+
+#: Seconds of processor time after which an operation is taken to go round in circles.
+PATIENCE = 1.0
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+class InTurn:
+    binding = False
+
+    def picker(self, candidates):
+        turn = cycle(candidates)
+        return lambda _key: next(turn)
+
+
+class ByKey:
+    binding = True
+
+    def picker(self, candidates):
+        return lambda key: candidates[key % len(candidates)]
+
+
+class Setting(NamedTuple):
+    """A service and its first calls: as many as it has slots, and some that wait."""
+
+    queue_size: int
+    reject: bool = False
+    balancer: type | None = None
+    replicas: int = 1
+    slots: int = 1
+    in_callers_thread: bool = False
+    waiting: int = 2
+    started: bool = True  # whether the replicas have begun to run what they were sent
+
+
+SETTINGS = {
+    "one slot": Setting(5),
+    "two slots": Setting(5, slots=2),
+    "nothing waits": Setting(1, slots=2, waiting=0),
+    "narrow queue": Setting(1),
+    "sent": Setting(1, started=False),
+    "in turn": Setting(5, balancer=InTurn, replicas=2),
+    "in turn, refusing": Setting(1, reject=True, balancer=InTurn, replicas=2),
+    "in turn, no queue": Setting(0, balancer=InTurn, replicas=2),
+    "by key": Setting(3, balancer=ByKey, replicas=2),
+    "inline": Setting(2, in_callers_thread=True),
+    "inline, no queue": Setting(0, balancer=InTurn, replicas=2, in_callers_thread=True),
+}
+
+
+# -- one world, and what may be done in it -----------------------------------------------------------------------------
+
+
+class BrokenRuleError(AssertionError):
+    pass
+
+
+class WatchedCall(Call):
+    """A call that knows how often it ended."""
+
+    ends = 0
+    callbacks_asked = 0
+    callbacks_run = 0
+
+    def publish(self, *outcome):
+        self.ends += 1
+        super().publish(*outcome)
+
+
+class Replica(FakeReplica):
+    """It may die at the very moment when it starts a call: then it reports that call as well."""
+
+    def __init__(self, router, lane, clock, **settings):
+        self.lane, self.follow, self._router = lane, lane.follow, router
+        super().__init__(self, clock, id=lane.id, index=lane.index, **settings)
+        router.open(lane, self)
+
+    def lost(self, *what):
+        self._router.lost(self.lane, *what)
+
+    def answer_one(self):
+        if self.alive and self.running:
+            self._end(next(iter(self.running)), Behaviour.ANSWER)
+
+    def _start(self, call, act):
+        super()._start(call, act)
+        if self._reported:
+            self._clock.call_at(self._clock.monotonic(), self._report)
+
+
+OPERATIONS = {}
+
+
+def operation(function):
+    OPERATIONS[function.__name__.replace("_", " ")] = function
+    return function
+
+
+class World:
+    """A router with its replicas, whose methods run until they are told to answer."""
+
+    def __init__(self, setting, router):
+        self.setting = setting
+        self.clock = VirtualClock()
+        self.counted = 0
+        self.starts = Counter()
+        self.accepted, self.refused = [], []
+        self.draining = self.said_to_be_idle = self.idle_too_soon = False
+        self.closed_to_outsiders = self.seen_idle = False
+        self.router = router(
+            "kv",
+            self.clock,
+            queue_size=setting.queue_size,
+            reject=setting.reject,
+            retry_lost=True,
+            count=self.count,
+            refused=lambda _method, _reason: None,
+            balancer=setting.balancer and setting.balancer(),
+        )
+        self.router._lock = Turnstile()
+        self.replicas = []
+        for _ in range(setting.replicas):
+            self.open()
+        for _ in range(setting.replicas * setting.slots + setting.waiting):
+            self.route()
+        if setting.started:
+            self.start()
+
+    def count(self, _method, _outcome, _wait_s, _run_s):
+        self.counted += 1
+
+    def said_idle(self):
+        self.said_to_be_idle = True
+        self.idle_too_soon |= not all(call.settled() for call in self.accepted)
+
+    def look(self):
+        self.seen_idle |= self.router.idle
+
+    def first(self, *, started):
+        """The oldest call that has started, or that has not; None if there is none."""
+        calls = (call for call in self.accepted if not call.settled() and call.unstarted() is not started)
+        return next(calls, None)
+
+    def watch(self, call):
+        def told(_):
+            call.callbacks_run += 1
+
+        call.callbacks_asked += 1
+        call.add_done_callback(told)
+
+    # Callers
+
+    @operation
+    def route(self):
+        number, now = len(self.accepted) + len(self.refused), self.clock.monotonic()
+        method, options = (ONCE, TWICE)[number % 2], CallOptions(key=number)
+        call = WatchedCall(self.router, method, (number,), {}, options, now, now + TIMEOUT, now + TIMEOUT, None)
+        try:
+            self.router.route(call)
+        except (OverloadedError, ServiceStoppedError, NoReplicaError):
+            self.refused.append(call)
+        else:
+            self.accepted.append(call)
+
+    @operation
+    def cancel(self):
+        if call := self.first(started=False):
+            call.cancel()
+
+    @operation
+    def give_up_waiting(self):
+        if call := self.first(started=False):
+            call.abandon()
+            self.take_turns(call)
+
+    @operation
+    def give_up_running(self):
+        if call := self.first(started=True):
+            call.abandon()
+
+    @operation
+    def expire(self):
+        self.clock.advance(TIMEOUT)
+        for call in tuple(self.accepted):
+            call.expire()
+        self.take_turns()
+
+    @operation
+    def watch_running(self):
+        self.watch(self.accepted[0])
+
+    @operation
+    def watch_waiting(self):
+        self.watch(self.accepted[-1])
+
+    @operation
+    def wait(self):
+        wait(self.accepted[:1], timeout=0)
+
+    @operation
+    def take_turns(self, *calls):
+        """Where calls run in their callers' threads: callers who were given a slot take it up, as in `Call.hold`."""
+        for call in calls or tuple(self.accepted):
+            if call._take_grant():
+                call.lane.run_here(call)
+
+    # Replicas
+
+    @operation
+    def start(self):
+        """Workers look for what was sent to them."""
+        self.clock.advance(0)
+
+    @operation
+    def answer(self):
+        self.replicas[0].answer_one()
+
+    @operation
+    def die(self):
+        """The first replica is gone, and that is noticed now."""
+        replica = self.replicas[0]
+        if replica.alive:
+            replica.alive = False
+            replica._report()
+
+    @operation
+    def open(self):
+        index = len(self.replicas)
+        lane = self.router.lane(f"kv#{index}", index)
+        replica = Replica(
+            self.router,
+            lane,
+            self.clock,
+            slots=self.setting.slots,
+            script=lambda _: Act(Behaviour.HANG),
+            record=self.count,
+            started=lambda call: self.starts.update((call,)),
+            in_callers_thread=self.setting.in_callers_thread,
+        )
+        self.replicas.append(replica)
+
+    @operation
+    def close(self):
+        self.router.close_lane(self.replicas[0].lane)
+
+    @operation
+    def find_no_replica(self):
+        self.router.unavailable(lambda: NoReplicaError("none starts"))
+
+    # The end of the service
+
+    @operation
+    def close_to_outsiders(self):
+        self.closed_to_outsiders = True
+        self.router.close_to_outsiders("stops", self.look)
+        self.look()
+
+    @operation
+    def drain(self):
+        if not self.draining:
+            self.draining = True
+            self.router.drain("stops", self.said_idle)
+
+    # What becomes of it all
+
+    def settle(self):
+        """Everybody does what there is to do, short of new events: nothing is on its way any more."""
+        self.take_turns()
+        self.clock.advance(0)
+        self.take_turns()
+
+    def finish(self):
+        """The service drains, and all that can run runs to its end."""
+        self.drain()
+        for _ in range(2 * len(self.accepted)):
+            self.settle()
+            for replica in self.replicas:
+                replica.answer_one()
+        self.settle()
+
+
+# -- the rules ---------------------------------------------------------------------------------------------------------
+#
+# Each gives what is wrong, as text, or nothing.
+
+
+def no_more_wait_than_there_is_room_for(world):
+    if world.router.waiting > world.setting.queue_size:
+        yield f"{world.router.waiting} calls wait and queue_size is {world.setting.queue_size}"
+
+
+def none_waits_beside_a_free_slot(world):
+    for lane in world.router.lanes:
+        if lane.backlog and lane.free:
+            yield f"{len(lane.backlog)} calls wait and {lane} has a free slot"
+
+
+def none_is_held_back_while_there_is_room(world):
+    if world.router.parked and world.router._room:
+        yield f"{world.router.parked} calls are parked and there is room"
+
+
+def what_was_accepted_is_served(world):
+    if any(replica.alive and replica.lane in world.router.lanes for replica in world.replicas):
+        for call in world.accepted:
+            if not call.over():
+                yield f"call {call.args[0]} waits for ever, and there is a replica"
+
+
+def idle_is_said_when_it_is_so(world):
+    if world.idle_too_soon:
+        yield "the service was said to be idle while an accepted call had no outcome"
+    if not world.said_to_be_idle:
+        yield "who drains the service was not told that it is idle"
+    if world.closed_to_outsiders and not world.seen_idle:
+        yield "who closed the service to outsiders was not told that it is idle"
+
+
+def an_accepted_call_ends_once_and_a_refused_one_never(world):
+    for calls, ends in ((world.accepted, 1), (world.refused, 0)):
+        for call in calls:
+            if call.ends != ends:
+                yield f"call {call.args[0]} ended {call.ends} times, not {ends}"
+
+
+def an_accepted_call_is_counted_once(world):
+    if world.counted != len(world.accepted):
+        yield f"{world.counted} calls were counted and {len(world.accepted)} accepted"
+
+
+def a_call_starts_once_and_an_idempotent_one_twice_at_most(world):
+    for call, starts in world.starts.items():
+        if starts > 1 + call.method.idempotent:
+            yield f"call {call.args[0]} started {starts} times"
+
+
+def every_callback_runs_once(world):
+    for call in world.accepted:
+        if call.callbacks_run != call.callbacks_asked:
+            yield f"{call.callbacks_run} of {call.callbacks_asked} callbacks of call {call.args[0]} ran"
+
+
+def nothing_waits_at_the_end(world):
+    if world.router.waiting or world.router.parked:
+        yield f"{world.router.waiting} calls wait and {world.router.parked} are parked at the end"
+
+
+def all_room_is_free_at_the_end(world):
+    room = len(world.router._room) + world.router._unminted
+    if room != world.setting.queue_size:
+        yield f"{room} of {world.setting.queue_size} places in the queue are free at the end"
+
+
+def all_slots_are_free_at_the_end(world):
+    for lane in (replica.lane for replica in world.replicas if replica.alive):
+        if len(lane.free) + lane.withdrawn != lane.slots:
+            yield f"{lane} has {len(lane.free)} free slots and {lane.withdrawn} withdrawn at the end"
+        if lane.abandoned:
+            yield f"{lane} counts {lane.abandoned} abandoned calls at the end"
+
+
+RULES_BETWEEN = (
+    no_more_wait_than_there_is_room_for,
+    none_waits_beside_a_free_slot,
+    none_is_held_back_while_there_is_room,
+)
+RULES_WHEN_DRAINED = (what_was_accepted_is_served,)
+RULES_AT_THE_END = (
+    idle_is_said_when_it_is_so,
+    an_accepted_call_ends_once_and_a_refused_one_never,
+    an_accepted_call_is_counted_once,
+    a_call_starts_once_and_an_idempotent_one_twice_at_most,
+    every_callback_runs_once,
+    nothing_waits_at_the_end,
+    all_room_is_free_at_the_end,
+    all_slots_are_free_at_the_end,
+)
+
+
+def broken_rules(world):
+    """Bring *world* to its end; what was wrong on the way, each with its rule."""
+    for advance, rules in (
+        (world.settle, RULES_BETWEEN),
+        (world.finish, RULES_WHEN_DRAINED),
+        (world.router.end, RULES_AT_THE_END),
+    ):
+        advance()
+        for rule in rules:
+            for wrong in rule(world):
+                yield f"{rule.__name__.replace('_', ' ')}: {wrong}"
+
+
+# -- a switch in the middle --------------------------------------------------------------------------------------------
+
+
+class MustWaitError(BaseException):
+    """The second operation would have to wait for a lock that the first holds."""
+
+
+class SpinsError(BaseException):
+    """The second operation does not end while the first stands still, or the first after that."""
+
+
+class Turnstile:
+    """A re-entrant lock for two operations of which the second runs in the middle of the first."""
+
+    second_runs: ClassVar[bool] = False
+
+    def __init__(self):
+        self._held_by_first = 0
+
+    def acquire(self, blocking=True, timeout=-1):  # noqa: FBT002 - as threading.RLock
+        if not Turnstile.second_runs:
+            self._held_by_first += 1
+        elif self._held_by_first:
+            raise MustWaitError
+        return True
+
+    def release(self):
+        if not Turnstile.second_runs:
+            self._held_by_first -= 1
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *_):
+        self.release()
+
+    def _is_owned(self):
+        return True
+
+
+class Shared(sage_plugins.call._Shared):
+    __slots__ = ()
+
+    def __init__(self):
+        super().__init__()
+        self.condition = threading.Condition(Turnstile())
+
+
+@pytest.fixture(autouse=True)
+def _locks_know_whose_turn_it_is(monkeypatch):
+    monkeypatch.setattr(sage_plugins.call, "_GIVING_UP", Turnstile())
+    monkeypatch.setattr(sage_plugins.call, "_MAKING", Turnstile())
+    monkeypatch.setattr(sage_plugins.call, "_Shared", Shared)
+
+
+@pytest.fixture(autouse=True)
+def _circles_are_found():
+    if not hasattr(signal, "SIGVTALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, spins)
+    yield
+    signal.signal(signal.SIGVTALRM, before)
+
+
+def place(frame):
+    """Where a frame is, in words."""
+    code, line = frame.f_code, frame.f_lineno or frame.f_code.co_firstlineno
+    source = linecache.getline(code.co_filename, line).strip()
+    instruction = dis.opname[code.co_code[frame.f_lasti]]
+    return f"{Path(code.co_filename).name}:{line} in {code.co_name}, at {instruction} of `{source}`"
+
+
+def limit_seconds(seconds):
+    """Have SpinsError raised when so much processor time is spent, where the system has such timers; 0 calls it off."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+
+
+def spins(_, frame):
+    raise SpinsError(f"it goes round in circles, {place(frame)}")
+
+
+class Switch:
+    """
+    Carries out *second* before the given step of what runs inside the `with` block.
+
+    Attributes:
+        reached: Whether there was such a step.
+        possible: Whether *second* could be carried through there.
+        where: The step in words, once it was reached.
+    """
+
+    FILES = frozenset({sage_plugins.call.__file__, sage_plugins.router.__file__})
+
+    def __init__(self, step, second):
+        self.reached = False
+        self.possible = True
+        self._steps_left = step
+        self._second = second
+        self.where = None
+
+    def __enter__(self):
+        self._traced_before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self._traced_before)
+        limit_seconds(0)
+
+    def _trace(self, frame, event, _):
+        if frame.f_code.co_filename not in self.FILES:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and not self.reached:
+            self._steps_left -= 1
+            if not self._steps_left:
+                self._switch(frame)
+        return self._trace
+
+    def _switch(self, frame):
+        self.reached = True
+        self.where = place(frame)
+        Turnstile.second_runs = True
+        limit_seconds(PATIENCE)
+        try:
+            self._second()
+        except MustWaitError:
+            self.possible = False  # and nothing is to be learnt from how the first goes on
+        finally:
+            Turnstile.second_runs = False
+
+
+def interleave(setting, first, second, step, router=Router):
+    """Do *second* before the given step of *first*: whether there was such a step, and the failure, if any."""
+    world = World(SETTINGS[setting], router)
+    switch = Switch(step, lambda: OPERATIONS[second](world))
+    try:
+        with switch:
+            OPERATIONS[first](world)
+        wrong = list(broken_rules(world)) if switch.possible else []
+    except (Exception, SpinsError) as error:  # noqa: BLE001 - none of the operations raises anything
+        wrong = [f"{type(error).__name__}: {error}"]
+    if not wrong or not switch.possible:
+        return switch.reached, None
+    moment = f"while a thread was in {switch.where}" if switch.reached else "afterwards"
+    return switch.reached, (
+        "\n  ".join((f"{first} / {second}: {second!r} {moment}", *wrong))
+        + f'\n  play it again: SAGE_INTERLEAVING="{setting}: {first} / {second} / {step}" '
+        "pytest tests/test_router_interleavings.py"
+    )
+
+
+def search(setting, first, second, router=Router):
+    """Try every step of *first*: how many there are, and the first failure, if any."""
+    for step in count(1):
+        reached, failure = interleave(setting, first, second, step, router)
+        if failure or not reached:
+            break
+    return step, failure
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------------
+
+#: For each setting the pairs in which one operation undoes, or takes, what the other looks for; tried in both orders.
+AT_RISK = {
+    "one slot": [
+        ("route", "answer"),
+        ("answer", "give up running"),
+        ("die", "give up running"),
+        ("drain", "route"),
+        ("close to outsiders", "drain"),
+        ("watch running", "answer"),
+        ("wait", "answer"),
+    ],
+    "nothing waits": [("route", "answer"), ("die", "drain")],
+    "narrow queue": [("route", "answer"), ("route", "cancel"), ("answer", "cancel"), ("drain", "route")],
+    "sent": [("start", "cancel"), ("die", "give up waiting")],
+    "in turn, no queue": [("route", "answer"), ("close", "route")],
+    "by key": [("close", "route")],
+    "inline": [("give up waiting", "take turns"), ("answer", "give up waiting")],
+}
+
+only_without_a_wish = pytest.mark.skipif(ONE is not None, reason="SAGE_INTERLEAVING asks for one interleaving only")
+
+
+@only_without_a_wish
+@pytest.mark.parametrize(
+    ("setting", "first", "second"),
+    [
+        pytest.param(setting, *pair, id=f"{setting}: {' / '.join(pair)}")
+        for setting, pairs in AT_RISK.items()
+        for one, other in pairs
+        for pair in ((one, other), (other, one))
+    ],
+)
+def test_pairs_at_risk_keep_the_rules_at_every_step(setting, first, second):
+    steps, failure = search(setting, first, second)
+    if failure:
+        pytest.fail(failure, pytrace=False)
+    assert steps > 5, "the first operation was hardly looked at"
+
+
+@pytest.mark.slow
+@only_without_a_wish
+@pytest.mark.parametrize("first", OPERATIONS)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_all_pairs_keep_the_rules_at_every_step(setting, first):
+    failures = [failure for second in OPERATIONS if (failure := search(setting, first, second)[1])]
+    if failures:
+        pytest.fail("\n".join(failures), pytrace=False)
+
+
+if ONE is not None:
+
+    def test_the_one_interleaving_asked_for():
+        setting, operations = ONE.split(": ")
+        first, second, step = operations.split(" / ")
+        reached, failure = interleave(setting, first, second, int(step))
+        if failure:
+            pytest.fail(failure, pytrace=False)
+        assert reached, f"{first!r} has no step {step} any more"
+
+
+# -- faults that it finds: a check that has never failed proves nothing ------------------------------------------------
+
+
+class SubtractsOnlyAbove0(Router):
+    """Takes an abandoned call that ends before it was counted for one that was never counted."""
+
+    def abandoned_ended(self, call):
+        with self._lock:
+            if call.lane.abandoned > 0:
+                call.lane.abandoned -= 1
+
+
+class NeverLooksAgain(Router):
+    """A call that queues does not look whether a slot got free on its way into the queue."""
+
+    def _after_enqueue(self, call):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("router", "setting", "first", "second", "rule"),
+    [
+        (SubtractsOnlyAbove0, "one slot", "give up running", "answer", "counts 1 abandoned calls at the end"),
+        (NeverLooksAgain, "nothing waits", "route", "answer", "has a free slot"),
+    ],
+)
+def test_a_router_that_breaks_a_rule_between_two_steps_is_found_out(router, setting, first, second, rule):
+    _, failure = search(setting, first, second, router)
+    assert rule in failure
+    again = re.search(rf'SAGE_INTERLEAVING="{setting}: {first} / {second} / (\d+)"', failure)
+    assert interleave(setting, first, second, int(again[1]), router) == (True, failure)
+    assert interleave(setting, first, second, int(again[1]), Router) == (True, None)
+
+
+@pytest.mark.parametrize("router", [SubtractsOnlyAbove0, NeverLooksAgain])
+def test_the_same_faults_are_not_seen_when_one_operation_comes_after_the_other(router):
+    for setting, first, second in (("one slot", "give up running", "answer"), ("nothing waits", "route", "answer")):
+        assert interleave(setting, first, second, NEVER, router) == (False, None)
