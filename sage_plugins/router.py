@@ -492,15 +492,18 @@ class Router:
         They got there because their lane was closed, or because there was none, when their callers queued them. Callers
         look here again after they queued a call, so none is forgotten.
         """
-        if not self._binding:
+        if not self._binding or not (self._backlog or any(self._orphans)):
             return
-        for stray in (*self._orphans, self._backlog):  # the older ones first
-            while stray and (self._lanes or stray is not self._backlog):
-                try:
-                    call = stray.popleft()
-                except IndexError:
-                    break
-                self._place_for(call).append(call)
+        # Under the lock: a service that drains must not think that there is no call while one is between two backlogs.
+        with self._lock:
+            for stray in (*self._orphans, self._backlog):  # the older ones first
+                while stray and (self._lanes or stray is not self._backlog):
+                    try:
+                        call = stray.popleft()
+                    except IndexError:
+                        break
+                    self._place_for(call).append(call)
+            self._give_back()
 
     def lost(self, lane: Lane, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """
@@ -597,9 +600,10 @@ class Router:
     @property
     def idle(self) -> bool:
         """Whether no call waits, and none runs but abandoned ones."""
-        lanes = (*self._open, *self._closed)
-        busy = self._moving or any(self._backlogs()) or any(lane.inflight > lane.abandoned for lane in lanes)
-        return not busy
+        with self._lock:
+            lanes = (*self._open, *self._closed)
+            busy = self._moving or any(self._backlogs()) or any(lane.inflight > lane.abandoned for lane in lanes)
+            return not busy
 
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """

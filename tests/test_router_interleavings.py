@@ -77,6 +77,13 @@ class ByKey:
         return lambda key: candidates[key % len(candidates)]
 
 
+class ToFirst:
+    binding = True
+
+    def picker(self, candidates):
+        return lambda _key: candidates[0]
+
+
 class Setting(NamedTuple):
     """A service and its first calls: as many as it has slots, and some that wait."""
 
@@ -100,6 +107,7 @@ SETTINGS = {
     "in turn, refusing": Setting(1, reject=True, balancer=InTurn, replicas=2),
     "in turn, no queue": Setting(0, balancer=InTurn, replicas=2),
     "by key": Setting(3, balancer=ByKey, replicas=2),
+    "for the first": Setting(3, balancer=ToFirst, replicas=2, waiting=0),
     "inline": Setting(2, in_callers_thread=True),
     "inline, no queue": Setting(0, balancer=InTurn, replicas=2, in_callers_thread=True),
 }
@@ -188,10 +196,15 @@ class World:
 
     def said_idle(self):
         self.said_to_be_idle = True
+        self.check_idle()
+
+    def check_idle(self):
         self.idle_too_soon |= not all(call.settled() for call in self.accepted)
 
     def look(self):
-        self.seen_idle |= self.router.idle
+        if self.router.idle:
+            self.seen_idle = True
+            self.check_idle()
 
     def first(self, *, started):
         """The oldest call that has started, or that has not; None if there is none."""
@@ -317,6 +330,11 @@ class World:
         if not self.draining:
             self.draining = True
             self.router.drain("stops", self.said_idle)
+
+    @operation
+    def ask_whether_idle(self):
+        if self.router.idle:
+            self.check_idle()
 
     # What becomes of it all
 
@@ -628,6 +646,7 @@ AT_RISK = {
     "sent": [("start", "cancel"), ("die", "give up waiting")],
     "in turn, no queue": [("route", "answer"), ("close", "route")],
     "by key": [("close", "route")],
+    "for the first": [("close", "drain"), ("close", "ask whether idle")],
     "inline": [("give up waiting", "take turns"), ("answer", "give up waiting")],
 }
 
