@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from sage_plugins.factory import ServiceTaskFactory
     from sage_plugins.handle import ServiceHandle
     from sage_plugins.hookspecs import hookimpl
+    from sage_plugins.methods import batch_of, idempotent
     from sage_plugins.metrics import ServiceMetrics
-    from sage_plugins.service import ServiceContext, ServiceFactory, idempotent
+    from sage_plugins.service import ServiceContext, ServiceFactory
     from sage_plugins.task import ServiceTask
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ServiceTask",
     "ServiceTaskFactory",
     "ThreadingStrategy",
+    "batch_of",
     "errors",
     "hookimpl",
     "idempotent",
@@ -50,8 +52,9 @@ _HOMES = {
     "ServiceTask": "task",
     "ServiceTaskFactory": "factory",
     "ThreadingStrategy": "config",
+    "batch_of": "methods",
     "hookimpl": "hookspecs",
-    "idempotent": "service",
+    "idempotent": "methods",
 }
 
 

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.call import CURRENT
 from sage_plugins.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
 
-__all__ = ["in_thread", "outcome", "start_thread"]
+__all__ = ["in_thread", "outcome", "start_thread", "wait_until", "wake_up"]
 
 
 async def outcome(call: Call) -> Any:
@@ -26,17 +27,16 @@ async def outcome(call: Call) -> Any:
     Cancelling the awaiting task abandons the call.
     """
     if not call.over():
+        waiter = CURRENT.get()
+        # Another task than that of the waiting method: that may go on meanwhile.
+        if waiter is not None and waiter.task is asyncio.current_task():
+            call.owner.guard(call, waiter, blocks=False)
         loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
-
-        def wake(_: Call) -> None:
-            with suppress(RuntimeError):  # the loop was closed: nobody awaits any more
-                loop.call_soon_threadsafe(_set, over)
-
+        over, wake = wake_up()
         timer = None
         if call.expires < inf:
             timer = loop.call_later(call.expires - call.owner.clock.monotonic(), _expire, loop, call)
-        call.on_over(wake)
+        call.on_over(lambda _: wake())
         try:
             await over
         except asyncio.CancelledError:
@@ -58,6 +58,28 @@ async def outcome(call: Call) -> Any:
         ) from error
 
 
+def wake_up() -> tuple[asyncio.Future[None], Callable[[], None]]:
+    """A future of the running loop, and what completes it: from any thread, any number of times."""
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop was closed: nobody awaits any more
+            loop.call_soon_threadsafe(_set, woken)
+
+    return woken, wake
+
+
+async def wait_until(woken: asyncio.Future[None], seconds: float) -> None:
+    """Wait for *woken*, at most *seconds*."""
+    timer = None if seconds == inf else asyncio.get_running_loop().call_later(seconds, _set, woken)
+    try:
+        await woken
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
 def _set(over: asyncio.Future[None]) -> None:
     if not over.done():
         over.set_result(None)
@@ -76,8 +98,7 @@ async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
     Not `run_in_executor`: its threads are joined when the interpreter exits, so a stuck method would keep it from
     exiting.
     """
-    loop = asyncio.get_running_loop()
-    over: asyncio.Future[None] = loop.create_future()
+    over, wake = wake_up()
     result: list[Any] = []
     error: list[BaseException] = []
 
@@ -86,8 +107,7 @@ async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
             result.append(run())
         except BaseException as raised:  # noqa: BLE001 - it is the awaiting task's
             error.append(raised)
-        with suppress(RuntimeError):  # the loop was closed: nobody awaits any more
-            loop.call_soon_threadsafe(_set, over)
+        wake()
 
     start_thread(body, name=name)
     await over

@@ -24,20 +24,34 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_plugins.errors import CallCancelledError, CallTimeoutError
-from sage_plugins.values import Outcome
+from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable
     from contextvars import Context
 
     from sage_plugins.clock import Clock, Timer
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["CURRENT", "FINISHED", "MAX_WAIT_S", "Call", "CallOwner", "after_fork", "closed_lock", "current_call"]
+__all__ = [
+    "CURRENT",
+    "FINISHED",
+    "MAX_WAIT_S",
+    "Call",
+    "CallOwner",
+    "after_fork",
+    "closed_lock",
+    "current_call",
+    "open_lock",
+]
 
 # What Call._over holds once the call is over.
 FINISHED: Final = 1  # with a result or an exception
 _CANCELLED: Final = 2
+
+#: What `cancel` can stop while it runs.
+_COROUTINES: Final = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
 #: The longest that a lock is waited for at once.
 MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
@@ -73,6 +87,12 @@ class CallOwner(Protocol):
 
     def abandoned_ended(self, call: Call) -> None:
         """The work has ended of a call that was given up while it ran."""
+
+    def batch_started(self, batch: Any, number: int) -> None:
+        """*number* calls of a `batch.Batch` are about to run; the others had been given up."""
+
+    def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
+        """The method that answers *waiter* is about to wait for *call*: end it if that would be for ever."""
 
 
 class _Shared:
@@ -126,6 +146,10 @@ class Call(Future[Any]):
     parked: bool = False  # waits for room in the queue; written by the router
     returned: bool = False  # was sent, and came back when its replica died; written by the router
     attempts: int = 0  # times that it was started and its replica died; written by the router
+    outer: Call | None = None  # the call by whose method this one was made
+    task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine; written by the envelope, as the next
+    on_loop: bool = False  # whether that task shares its loop with the replica's other calls
+    batch: Any = None  # the `batch.Batch` that it runs in; written by the router
 
     def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost
         self,
@@ -215,7 +239,7 @@ class Call(Future[Any]):
         shared = self._shared
         if shared is not None:
             self._tell(shared)
-        _open(self._latch)
+        open_lock(self._latch)
         if shared is not None:
             self._run_callbacks(shared)
 
@@ -307,7 +331,12 @@ class Call(Future[Any]):
         who = f"{self.owner.service}.{self.method.name}"
         if started:
             where = "" if self.lane is None else f" (replica {self.lane.id})"
-            still = "it ended too late" if ended else "the method may still be running and keeps its slot until it ends"
+            if ended:
+                still = "it ended too late"
+            elif self.method.kind in _COROUTINES and self.batch is None:
+                still = "its coroutine is cancelled"
+            else:
+                still = "the method may still be running and keeps its slot until it ends"
             return (
                 f"{who} gave no answer in {self.deadline - self.since:.4g} s{where}; {still}. Raise `timeout` or make "
                 "the method faster"
@@ -319,15 +348,17 @@ class Call(Future[Any]):
 
     def cancel(self) -> bool:
         """
-        Cancel the call if it has not started; True if it is cancelled after this.
+        Cancel the call if it has not started or runs as a coroutine; True if it is cancelled after this.
 
-        A call that runs cannot be stopped and goes on: False.
+        A running coroutine gets `asyncio.CancelledError`. Any other method that runs cannot be stopped and goes on:
+        False.
         """
         if self._over == _CANCELLED:
             return True
         # One that was started before its replica died may have had its effect: it is not as if it had never been
         # called.
-        return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True)
+        stops = self.method.kind in _COROUTINES and self.batch is None
+        return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
 
     def abandon(self) -> bool:
         """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
@@ -369,7 +400,7 @@ class Call(Future[Any]):
         try:
             while not self._over:
                 if self._take_grant():
-                    self.lane.run_here(self)
+                    self.lane.run_here(self.batch or self)
                 else:
                     self._wait_for(latch, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
@@ -378,7 +409,7 @@ class Call(Future[Any]):
         finally:
             # Given up and granted a slot at the same time: running it now does nothing but free that slot.
             if "granted" in self.__dict__ and self._take_grant():
-                self.lane.run_here(self)
+                self.lane.run_here(self.batch or self)
 
     def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
         """
@@ -403,7 +434,7 @@ class Call(Future[Any]):
         """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""
         self.lane = lane
         self.__dict__["granted"] = True
-        _open(self._latch)
+        open_lock(self._latch)
         # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays
         # here.
         return not (self.settled() and self._take_grant())
@@ -413,6 +444,9 @@ class Call(Future[Any]):
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
+        waiter = CURRENT.get()
+        if waiter is not None and not self._over:
+            self.owner.guard(self, waiter)
         give_in = inf if timeout is None else self.owner.clock.monotonic() + timeout
         while not self._over:
             latch = self._latch
@@ -421,7 +455,7 @@ class Call(Future[Any]):
                 continue
             if not self._wait_for(latch, give_in):
                 return False
-            _open(latch)  # hand it on to the next waiter
+            open_lock(latch)  # hand it on to the next waiter
         return True
 
     def _make_latch(self) -> None:
@@ -585,6 +619,8 @@ class Call(Future[Any]):
         """
         admission = closed_lock()
         self._admission = admission
+        if self.outer is not None:
+            self.owner.guard(self, self.outer)
         try:
             while self.parked and not self.returned:
                 self._wait_for(admission, inf)
@@ -599,7 +635,7 @@ class Call(Future[Any]):
     def admit(self) -> None:
         """Let the submitter go on: the call has its place, or will never have one."""
         self.parked = False
-        _open(self._admission)
+        open_lock(self._admission)
 
     def __repr__(self) -> str:
         """Service, method and state, without the arguments: they may hold secrets."""
@@ -614,7 +650,7 @@ def closed_lock() -> threading.Lock:
     return lock
 
 
-def _open(lock: threading.Lock | None) -> None:
+def open_lock(lock: threading.Lock | None) -> None:
     """Release *lock*, if there is one and it is not open already: its waiter has then not woken up yet."""
     if lock is not None:
         try:  # noqa: SIM105 - contextlib.suppress costs more than the release itself

@@ -10,7 +10,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins import call
+from sage_plugins import call, wait_graph
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import (
@@ -586,6 +586,7 @@ def _forked(name: str) -> SageDeployError:
 def _after_fork() -> None:
     SYSTEM.after_fork()
     call.after_fork()
+    wait_graph.after_fork()
     for environment in list(_LIVE):
         environment.after_fork()
     _LIVE.clear()

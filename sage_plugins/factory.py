@@ -9,26 +9,23 @@ import attrs
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig, cross_problems
 from sage_plugins.errors import PlanError, PluginError, ServiceNotFoundError
+from sage_plugins.methods import method_plans
 from sage_plugins.plugins import Registry
-from sage_plugins.service import method_plans
 from sage_plugins.structure import structure
 from sage_plugins.task import Composition, ServiceTask
-from sage_plugins.values import Choice, Limits, MethodKind, Problem
+from sage_plugins.values import Choice, Limits, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.clock import Clock
     from sage_plugins.service import ServiceContext
-    from sage_plugins.values import MethodPlan
 
 __all__ = ["ServiceTaskFactory", "compose"]
 
 #: Fields that this version reads and checks but does not act on yet; set to something else than the default they are
 #: reported, because nothing may be ignored in silence.
 _NOT_YET: Final = {
-    "batch_size": "calls go to the method one by one",
-    "batch_wait": "calls go to the method one by one",
     "autoscale": "the number of replicas stays as it is",
     "retry": "calls are not retried",
     "update": "a changed configuration needs a new deployment",
@@ -37,7 +34,6 @@ _NOT_YET: Final = {
     "health_check_timeout": "health is not checked periodically",
     "failure_threshold": "health is not checked periodically",
     "success_threshold": "health is not checked periodically",
-    "max_concurrency": "no installed strategy reads it",
     "spread": "there is one node, this process",
     "max_replicas_per_node": "there is one node, this process",
 }
@@ -90,8 +86,8 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
         for hook in ("check_health", "check_ready", "reconfigure")
         if callable(getattr(factory.service_class, hook, None))
     )
-    methods = method_plans(factory.service_class, config)
-    problems.extend(_method_problems(methods, config))
+    methods, wrong = method_plans(factory.service_class, config)
+    problems.extend(wrong)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         lines = "".join(f"\n  {problem}" for problem in errors)
@@ -128,12 +124,13 @@ def _choose(  # noqa: PLR0913, PLR0917 - private, and each is another thing
     registration = found.registration
     given = config.options.get(id, {})
     options = None
-    if registration.options is not None:
-        options, wrong = structure(registration.options, given, key=f"options.{id}")
+    options_class = registration.options_class()
+    if options_class is not None:
+        options, wrong = structure(options_class, given, key=f"options.{id}")
         problems.extend(wrong)
     elif given:
         problems.append(Problem("E101", f"options.{id}", f"{kind} '{id}' has no options", "remove them"))
-    if registration.check is not None and (options is not None or registration.options is None):
+    if registration.check is not None and (options is not None or options_class is None):
         try:
             problems.extend(registration.check(config, options))
         except Exception as error:
@@ -152,24 +149,6 @@ def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:
         for name, effect in _NOT_YET.items()
         if getattr(config, name) != getattr(defaults, name)
     ]
-
-
-def _method_problems(methods: tuple[MethodPlan, ...], config: ServiceDeploymentConfig) -> list[Problem]:
-    problems = [
-        Problem("W13", f"methods.{name}.{key}", f"has no effect in this version: {effect}")
-        for name, settings in config.methods.items()
-        for key, effect in (
-            ("max_concurrency", "the strategy alone limits calls at once"),
-            ("batch", "calls go to the method one by one"),
-        )
-        if settings.get(key) is not None
-    ]
-    problems.extend(
-        Problem("W14", f"methods.{method.name}", "is a generator, which this version does not serve")
-        for method in methods
-        if method.kind in (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
-    )
-    return problems
 
 
 class ServiceTaskFactory:

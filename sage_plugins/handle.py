@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError
-from sage_plugins.service import LIFECYCLE_HOOKS
+from sage_plugins.methods import LIFECYCLE_HOOKS
+from sage_plugins.stream import AsyncServiceStream, ServiceStream, StreamCall
 from sage_plugins.values import CallOptions, MethodKind
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["Binding", "ServiceHandle"]
 _UNSET: Final[Any] = object()
 #: The longest time-out that is no typing error, as in the configuration: some 30 years.
 _LONGEST_S: Final = 1e9
-_CALLABLE: Final = (MethodKind.SYNC, MethodKind.ASYNC)
+_GENERATORS: Final = (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
 
 
 class Binding:
@@ -80,6 +81,7 @@ class ServiceHandle:
         self._timeout = timeout
         self._binding: Binding | None = None
         self._make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
+        self._make_stream: Callable[[str, tuple[Any, ...], dict[str, Any]], StreamCall]
 
     # -- verbs -------------------------------------------------------------------------------------------------------
     #
@@ -96,7 +98,7 @@ class ServiceHandle:
             ServiceStoppedError: The service is draining or has stopped.
             ReplicaDiedError: The replica died while the method ran.
             MethodNotFoundError: The service serves no such method.
-            TypeError: The method is a generator, which would need `stream`; this version has none.
+            TypeError: The method is a generator, which needs `stream`.
             BaseException: What the method raises, as itself.
         """
         self._compose()
@@ -129,6 +131,49 @@ class ServiceHandle:
         if binding.runs_here and not call.over():
             call.hold()
         return call
+
+    def stream(self, method: str, /, *args: Any, **kwargs: Any) -> ServiceStream:
+        """
+        The items of a generator method, as an iterator.
+
+        The generator runs in the replica, at most `stream.AHEAD` items ahead, and holds its slot until it ends. The
+        time-out bounds each wait for an item, the first one's from the call on. `close()`, leaving a `with` block or
+        dropping the stream ends the generator.
+
+        Raises:
+            TypeError: The method is no generator, which needs `call`.
+            CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError: As for `submit`.
+        """
+        binding = self._compose()
+        call = self._make_stream(method, args, kwargs)
+        if binding.runs_here:
+            from sage_plugins import aio
+
+            # Producer and consumer take turns, so they cannot share a thread.
+            aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
+        elif not binding.router.route(call):
+            call.wait_admitted()
+        return ServiceStream(call)
+
+    def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncServiceStream:
+        """
+        Like `stream`, for coroutines: an asynchronous iterator, which makes the call when its first item is asked for.
+        """
+
+        async def start() -> StreamCall:
+            from sage_plugins import aio
+
+            binding = self._binding
+            if binding is None:  # deploying waits, and the loop must not
+                binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
+            call = self._make_stream(method, args, kwargs)
+            if binding.runs_here:
+                aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
+            else:
+                binding.router.route(call)
+            return call
+
+        return AsyncServiceStream(start)
 
     async def acall(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """
@@ -188,38 +233,19 @@ class ServiceHandle:
         self.__dict__[name] = method  # so that the next access does not come here
         return method
 
-    def _compose(self) -> Binding:  # noqa: C901 - five closures over what does not change
+    def _compose(self) -> Binding:  # noqa: C901 - four closures over what does not change
         """Bind to the service, deploying it if need be, and compose the verbs with all that does not change decided."""
         if self._binding is not None:
             return self._binding
         binding = self._bind()
-        router, options = binding.router, self._options
-        monotonic = router.clock.monotonic
-        fixed = inf if self._timeout is None else self._timeout
-        entries = {
-            plan.name: (plan, plan.timeout if fixed is _UNSET else fixed)
-            for plan in binding.methods.values()
-            if plan.kind in _CALLABLE
-        }
-        refuse, current, queue_timeout = self._refuse, CURRENT.get, binding.queue_timeout
-
-        def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-            try:
-                plan, timeout = entries[method]
-            except KeyError:
-                raise refuse(method, binding.methods) from None
-            now = monotonic()
-            expires = deadline = now + timeout
-            outer = current()
-            if outer is not None and outer.deadline < deadline:
-                expires = deadline = outer.deadline
-            if queue_timeout is not None and now + queue_timeout < expires:
-                expires = now + queue_timeout
-            return Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
+        router, guard = binding.router, binding.router.guard
+        make, self._make_stream = self._compose_make(binding)
 
         def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
             made = make(method, args, kwargs)
             router.route(made)
+            if made.outer is not None and not made.over():
+                guard(made, made.outer)
             return made.wait_alone()
 
         def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -231,6 +257,8 @@ class ServiceHandle:
             if not 0 < longest < MAX_WAIT_S:
                 longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
             router.route(made)
+            if made.outer is not None:
+                guard(made, made.outer)
             try:
                 latch.acquire(timeout=longest)
             except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
@@ -248,6 +276,8 @@ class ServiceHandle:
             made = make(method, args, kwargs)
             router.route(made)
             if not made.over():  # it waits for its turn, to run in this thread
+                if made.outer is not None:
+                    guard(made, made.outer)
                 made.hold()
             return made
 
@@ -257,10 +287,54 @@ class ServiceHandle:
         self._binding = binding
         return binding
 
+    def _compose_make(self, binding: Binding) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
+        """What makes the calls of this handle, and of its streams."""
+        router, options = binding.router, self._options
+        monotonic = router.clock.monotonic
+        fixed = inf if self._timeout is None else self._timeout
+        timed = {plan.name: (plan, plan.timeout if fixed is _UNSET else fixed) for plan in binding.methods.values()}
+        entries = {name: entry for name, entry in timed.items() if entry[0].kind not in _GENERATORS}
+        refuse, current, queue_timeout = self._refuse, CURRENT.get, binding.queue_timeout
+
+        def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+            try:
+                plan, timeout = entries[method]
+            except KeyError:
+                raise refuse(method, binding.methods) from None
+            now = monotonic()
+            expires = deadline = now + timeout
+            outer = current()
+            if outer is not None and outer.deadline < deadline:
+                expires = deadline = outer.deadline
+            if queue_timeout is not None and now + queue_timeout < expires:
+                expires = now + queue_timeout
+            made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
+            if outer is not None:
+                made.outer = outer
+            return made
+
+        def make_stream(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
+            plan, timeout = timed.get(method, (None, 0.0))
+            if plan is None or plan.kind not in _GENERATORS:
+                raise refuse(method, binding.methods)
+            now = monotonic()
+            outer = current()
+            deadline = inf if outer is None else outer.deadline
+            expires = min(now + (timeout if queue_timeout is None else min(timeout, queue_timeout)), deadline)
+            fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
+            made = StreamCall(*fields, item_timeout=timeout)
+            made.outer = outer
+            return made
+
+        return make, make_stream
+
     def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
         """Why *method* cannot be called."""
         if method in methods:
-            msg = f"{self._name}.{method} is a generator method: it needs stream(), which this version does not have"
+            if methods[method].kind in _GENERATORS:
+                msg = f"{self._name}.{method} is a generator method: read it with stream() or astream()"
+            else:
+                msg = f"{self._name}.{method} is no generator method: it gives one answer, to call() or acall()"
             return TypeError(msg)
         if method in LIFECYCLE_HOOKS:
             why = "it is a life-cycle hook, which only the deployment calls"

@@ -67,6 +67,9 @@ class Seat(Protocol):
     get: Callable[[], Work | None]
     """The next piece of work; blocks until there is one. None ends this worker."""
 
+    get_within: Callable[[float], Work | None]
+    """`get` for at most so many seconds; raises `queue.Empty` if there was no work."""
+
     waiting: Callable[[], int]
     """Pieces of work in the seat that no worker has fetched yet; may lag."""
 
@@ -81,6 +84,22 @@ class Seat(Protocol):
 
     end_worker: Callable[[], None]
     """Make one `get` return None; used by `Runner.stop`, once for each worker."""
+
+    on_ready: Callable[[Callable[[], None]], None]
+    """
+    For strategies with an event loop: have a function called, from any thread, when there is work and the loop has
+    found none before. Called once, before `Strategy.start` returns.
+    """
+
+    get_nowait: Callable[[], Work | None]
+    """For event loops: the next piece of work, or None: then the function given to `on_ready` tells of the next."""
+
+    starter: Callable[[Callable[[Work], None]], Callable[[Work], bool]]
+    """
+    For event loops: gives, on the running loop, its `start(work)`, which starts a piece of work as a task and is False
+    for work that must not run on a loop: a method that is no coroutine. That is done by a thread, with `worker()`. The
+    argument takes such work when it follows on other.
+    """
 
     spawn: Callable[[Callable[[], None], str], Thread]
     """Start a daemon thread, named after the replica and the string given."""
@@ -152,6 +171,11 @@ class Replica(Protocol):
     run_here: Callable[[Call], None] | None
     """For replicas in this process whose strategy has no workers: runs a call in the calling thread."""
 
+    cancel: Callable[[Call], None]
+    """
+    Stop the coroutine of a started call whose caller gave it up; never blocks. A method that is no coroutine goes on.
+    """
+
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """Ask something beside the calls, on a lane of its own: it is answered also when all slots are taken."""
 
@@ -166,12 +190,12 @@ class Replica(Protocol):
 class ReplicaEvents(Protocol):
     """What a target tells the core about one replica, from any thread."""
 
-    freed: Callable[[], None]
-    """The work of a call that was sent has ended, and its slot is free again: the next call is sent."""
+    freed: Callable[[Work], None]
+    """The work that was sent has ended, and its slot is free again: the next work is sent."""
 
-    follow: Callable[[], Call | None]
+    follow: Callable[[Work], Work | None]
     """
-    Like `freed`, for a replica that can go on at once: gives the next call for the slot, or None if it is free now.
+    Like `freed`, for a replica that can go on at once: gives the next work for the slot, or None if it is free now.
     """
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:

@@ -7,7 +7,7 @@ What is done with the tokens, and in which order, is said in `router`.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +24,13 @@ class Lane:
     __slots__ = (
         "abandoned",
         "backlog",
+        "cancel",
         "dead",
         "follow",
         "free",
         "id",
         "index",
+        "methods",
         "node",
         "run_here",
         "send",
@@ -48,9 +50,11 @@ class Lane:
         )
         self.abandoned = 0  # calls given up by their callers that still run; guarded by Router._lock
         self.dead = False  # whether the replica died with whatever it ran; guarded by Router._lock
+        self.methods: Any = None  # a `method_router.LaneMethods`, if the service has methods with limits
         self.send: Callable[[Call], None]
         self.run_here: Callable[[Call], None] | None = None
-        self.follow: Callable[[], Call | None]
+        self.cancel: Callable[[Call], None]
+        self.follow: Callable[[Call | None], Call | None]
 
     def attach(self, replica: Replica) -> None:
         """Learn how to reach the replica; before the lane is opened."""
@@ -58,10 +62,11 @@ class Lane:
         self.slots = replica.slots
         self.send = replica.send
         self.run_here = replica.run_here
+        self.cancel = replica.cancel
 
-    def freed(self) -> None:
-        """A slot is free again, or its token was taken: the oldest waiting call gets it."""
-        call = self.follow()
+    def freed(self, ended: Call | None) -> None:
+        """The slot of *ended* is free again, or with None its token was taken: the oldest waiting call gets it."""
+        call = self.follow(ended)
         if call is not None:
             self.send(call)
 

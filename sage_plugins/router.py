@@ -25,17 +25,18 @@ from itertools import cycle
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_plugins import wait_graph
 from sage_plugins.call import CURRENT
 from sage_plugins.errors import OverloadedError, ReplicaDiedError, ServiceStoppedError
 from sage_plugins.lane import Lane, remove
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import Balancer, Candidate, Picker, Replica
+    from sage_plugins.interfaces import Balancer, Candidate, Picker, Replica, Work
 
 __all__ = ["Router"]
 
@@ -346,7 +347,7 @@ class Router:
                     lane.free.pop()
                 except IndexError:
                     break
-                lane.freed()
+                lane.freed(None)
 
     def _sweep(self) -> bool:
         """
@@ -379,11 +380,11 @@ class Router:
 
     # -- slots that get free -----------------------------------------------------------------------------------------
 
-    def _compose_follow(self, lane: Lane) -> Callable[[], Call | None]:
+    def _compose_follow(self, lane: Lane) -> Callable[[Any], Call | None]:
         """What a replica asks when the work of one call has ended; see `interfaces.ReplicaEvents.follow`."""
         free, return_room, parked = lane.free, self._room.append, self._parked
 
-        def follow() -> Call | None:
+        def follow(_ended: Call | None) -> Call | None:
             backlog = lane.backlog
             if backlog:
                 try:
@@ -395,7 +396,7 @@ class Router:
                     if lane.run_here is not None:
                         granted = call.grant(lane)
                         self._leave_queue(call)
-                        return None if granted else follow()
+                        return None if granted else follow(call)
                     call.lane = lane
                     if parked:
                         self._leave_queue(call)
@@ -422,7 +423,8 @@ class Router:
         spent = self.clock.monotonic() - call.since
         if started:
             with self._lock:
-                call.lane.abandoned += not call.lane.dead
+                self._abandoned(call, 1)
+            call.lane.cancel(call)
             # How long it waited before it ran is known where it runs; most of the time it ran.
             self._count(call.method.index, outcome, 0.0, spent)
         else:
@@ -435,7 +437,27 @@ class Router:
         """The work has ended of a call that was given up while it ran; before its slot is freed."""
         with self._lock:
             # May come before `gave_up` has counted it, so the number may be -1 for a moment.
-            call.lane.abandoned -= not call.lane.dead
+            self._abandoned(call, -1)
+
+    def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
+        """The method that answers *waiter* is about to wait for *call*: end it if that would be for ever."""
+        wait_graph.guard(call, waiter, blocks=blocks)
+
+    def can_move(self, holders: Collection[Work]) -> bool:
+        """Whether a slot is free or held by other work than *holders*, which holds on until it gets another slot."""
+        with self._lock:
+            slots = sum(lane.slots - lane.withdrawn for lane in self._lanes)
+            free = any(lane.free for lane in self._lanes)
+        return free or not self._lanes or sum(holder.owner is self for holder in holders) < slots
+
+    def batch_started(self, batch: Any, number: int) -> None:
+        """Only a `MethodRouter` makes batches."""
+        raise NotImplementedError
+
+    def _abandoned(self, call: Call, change: int) -> None:
+        """There is one slot more or less that is held by nothing but abandoned calls; under the lock."""
+        if not call.lane.dead:
+            call.lane.abandoned += change
 
     # -- the set of replicas -----------------------------------------------------------------------------------------
 

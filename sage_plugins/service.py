@@ -1,4 +1,4 @@
-"""A user's service: how it is built, what it gets to know, and how its class declares what it allows."""
+"""A user's service: how it is built, and what it gets to know."""
 
 from __future__ import annotations
 
@@ -6,63 +6,25 @@ import inspect
 import logging
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call import CURRENT
-from sage_plugins.errors import ConfigError
-from sage_plugins.values import MethodKind, MethodPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Generator, Mapping
 
-__all__ = ["LIFECYCLE_HOOKS", "ServiceContext", "ServiceFactory", "idempotent", "method_plans", "run_hook"]
-
-#: Methods that the core calls and callers cannot.
-LIFECYCLE_HOOKS: Final = frozenset(
-    {
-        "setup",
-        "start_running",
-        "start",
-        "warmup",
-        "check_health",
-        "check_ready",
-        "reconfigure",
-        "stop",
-        "cleanup",
-        "close",
-    }
-)
-
-_Method = TypeVar("_Method", bound="Callable[..., Any]")
+__all__ = ["ServiceContext", "ServiceFactory", "hook"]
 
 
-def idempotent(method: _Method) -> _Method:
-    """
-    Declare that *method* may run twice for one call without harm.
-
-    Only such a method is tried again when its replica dies while it runs, and only with `failover_enabled`. Replicas on
-    target `local` die only with their process, so there it changes nothing.
-
-    Example:
-        ```python
-        class KVService:
-            @idempotent
-            def get(self, key): ...
-        ```
-    """
-    method.__sage_idempotent__ = True  # type: ignore[attr-defined]
-    return method
-
-
-def run_hook(instance: Any, name: str, run: Callable[[Any], Any]) -> bool:
-    """Call the hook *name* if *instance* has it; True if it had. *run* runs the coroutine of an `async def`."""
-    hook = getattr(instance, name, None)
-    if not callable(hook):
-        return False
-    outcome = hook()
-    if inspect.iscoroutine(outcome):
-        run(outcome)
-    return True
+def hook(instance: Any, *names: str) -> Generator[Coroutine[Any, Any, Any], None, None]:
+    """Call the first of the hooks *names* that *instance* has; yields the coroutine of an `async def` to be run."""
+    for name in names:
+        method = getattr(instance, name, None)
+        if callable(method):
+            outcome = method()
+            if inspect.iscoroutine(outcome):
+                yield outcome
+            return
 
 
 class ServiceContext:
@@ -241,64 +203,3 @@ def _takes_ctx(cls: type, positional: int) -> bool:
         if parameter.name == "ctx" and parameter.kind is not parameter.VAR_KEYWORD:
             return parameter.kind is parameter.KEYWORD_ONLY or index >= positional
     return False
-
-
-def method_plans(cls: type, config: Any) -> tuple[MethodPlan, ...]:
-    """
-    The served methods of *cls*: public, callable, and no life-cycle hook, by name.
-
-    Args:
-        cls: The service's class.
-        config: Its configuration, for `timeout` and `methods`.
-
-    Raises:
-        ConfigError: `methods` names a method that the class does not have.
-    """
-    names = [
-        name
-        for name in dir(cls)
-        if not name.startswith("_")
-        and name not in LIFECYCLE_HOOKS
-        and _is_method(inspect.getattr_static(cls, name), cls, name)
-    ]
-    unknown = sorted(set(config.methods) - set(names))
-    if unknown:
-        from sage_plugins.spelling import did_you_mean
-        from sage_plugins.values import Problem
-
-        near = did_you_mean(unknown[0], names)
-        problem = Problem(
-            "E505",
-            f"methods.{unknown[0]}",
-            f"{cls.__qualname__} serves no method {unknown[0]!r}",
-            f"did you mean {near!r}?" if near else f"it serves {', '.join(names) or 'none'}",
-        )
-        raise ConfigError(str(problem), problems=[problem])
-    return tuple(_plan(index, name, getattr(cls, name), config) for index, name in enumerate(names))
-
-
-def _is_method(found: Any, cls: type, name: str) -> bool:
-    return not isinstance(found, (property, type)) and callable(getattr(cls, name, None))
-
-
-def _plan(index: int, name: str, method: Any, config: Any) -> MethodPlan:
-    settings = config.methods.get(name, {})
-    timeout = settings.get("timeout", config.timeout)
-    declared = bool(getattr(method, "__sage_idempotent__", False))
-    return MethodPlan(
-        index=index,
-        name=name,
-        kind=_kind(method),
-        idempotent=settings.get("idempotent", declared),
-        timeout=inf if timeout is None else float(timeout),
-    )
-
-
-def _kind(method: Any) -> MethodKind:
-    if inspect.isasyncgenfunction(method):
-        return MethodKind.ASYNC_GENERATOR
-    if inspect.iscoroutinefunction(method):
-        return MethodKind.ASYNC
-    if inspect.isgeneratorfunction(method):
-        return MethodKind.GENERATOR
-    return MethodKind.SYNC

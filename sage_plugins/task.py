@@ -13,6 +13,7 @@ from sage_plugins.call import current_call
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
+from sage_plugins.method_router import MethodRouter, needs_method_router
 from sage_plugins.router import Router
 from sage_plugins.values import (
     Choice,
@@ -146,7 +147,8 @@ class ServiceTask:
         self._recorders = {choice.id: monitor.recorder(who, names) for choice, monitor in self._monitors}
         self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
         self._writing = threading.RLock()  # writers are for one thread at a time
-        self._router = Router(
+        router = MethodRouter if needs_method_router(composition.methods) else Router
+        self._router = router(
             composition.name,
             clock,
             queue_size=self._config.queue_size,

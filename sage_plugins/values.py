@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import attrs
 
 __all__ = [
+    "BatchPlan",
     "CallOptions",
     "Choice",
     "Event",
@@ -83,6 +84,23 @@ class MethodKind(StrEnum):
     ASYNC_GENERATOR = "async_generator"
 
 
+class BatchPlan(NamedTuple):
+    """
+    How calls of a method are answered together.
+
+    Attributes:
+        name: The method that answers several calls at once.
+        kind: What calling that gives.
+        size: Calls in a batch, at most.
+        wait: Seconds that an idle worker waits for others to join.
+    """
+
+    name: str
+    kind: MethodKind
+    size: int
+    wait: float
+
+
 class MethodPlan(NamedTuple):
     """
     What is decided about one served method when the service is composed.
@@ -92,7 +110,9 @@ class MethodPlan(NamedTuple):
         name: Name in the class.
         kind: What calling it gives.
         idempotent: Whether it may run twice; from `@idempotent` or `methods.<name>.idempotent`.
-        timeout: Seconds from call to answer, inf for no limit.
+        timeout: Seconds from call to answer, inf for no limit; of a generator, seconds for each item.
+        max_concurrency: Calls at once in a replica, at most; None for as many as it has slots.
+        batch: How its calls are answered together; None if each is on its own.
     """
 
     index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
@@ -100,6 +120,8 @@ class MethodPlan(NamedTuple):
     kind: MethodKind
     idempotent: bool
     timeout: float
+    max_concurrency: int | None = None
+    batch: BatchPlan | None = None
 
 
 class CallOptions(NamedTuple):
@@ -125,7 +147,8 @@ class Registration:
         create: Makes the object: `create(options)`, where *options* is an instance of the class below, or None without
             one. Must be importable by name, so that it can be pickled; imports whatever is heavy in its body.
         summary: One line for `plugins list` and the plan.
-        options: attrs class of the service's `options: {<id>: {...}}`, or None if there is nothing to set.
+        options: attrs class of the service's `options: {<id>: {...}}`, or a function that gives it, so that it is made
+            only when it is needed; None if there is nothing to set.
         check: `check(config, options)` gives the problems of a configuration that names this ID; None for none.
         explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces and
             what is advisory; None for none.
@@ -135,10 +158,15 @@ class Registration:
     id: str
     create: Callable[[Any], Any]
     summary: str
-    options: type | None = attrs.field(default=None, kw_only=True)
+    options: type | Callable[[], type] | None = attrs.field(default=None, kw_only=True)
     check: Callable[[Any, Any], Iterable[Problem]] | None = attrs.field(default=None, kw_only=True)
     explain: Callable[[Any, Any], Iterable[str]] | None = attrs.field(default=None, kw_only=True)
     capabilities: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
+
+    def options_class(self) -> type | None:
+        """The attrs class of the options, or None if there is nothing to set."""
+        options = self.options
+        return options if options is None or isinstance(options, type) else options()
 
 
 class Source(Protocol):

@@ -557,7 +557,7 @@ def test_unknown_method_in_methods_is_refused(environments, probe):
     env = environments()
     config = ServiceDeploymentConfig(methods={"ecco": {"timeout": 1}})
     env.register_service_with_config("svc", probe, deployment_config=config)
-    with pytest.raises(errors.ConfigError, match="did you mean 'echo'"):
+    with pytest.raises(errors.PlanError, match="did you mean 'echo'"):
         env.deploy()
 
 

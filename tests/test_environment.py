@@ -725,24 +725,22 @@ def test_constructors_that_wait_for_each_other_do_not_hang(env):
 
 
 @pytest.mark.parametrize("through", ["itself", "another"])
-def test_service_that_waits_for_itself_is_released_at_the_deadline(env, strategy, through):
-    """A call back into a service whose slots are all taken by the same chain of calls ends in the queue, in time."""
+def test_service_that_would_wait_for_itself_for_ever_is_told_so(env, strategy, through):
+    """A call back into a service whose slots are all taken by the same chain of calls is refused at once."""
 
     class Calling:
         def ask(self, *names):
             if not names:
                 return "end"
-            limit = SHORT if len(names) == 1 else PATIENCE
-            return self.ctx.service(names[0]).with_options(timeout=limit).call("ask", *names[1:])
+            return self.ctx.service(names[0]).ask(*names[1:])
 
     one = {"thread_count": 1, "thread_pool_size": 1} if strategy == "pool" else {}
     config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=None, **one)
     for name in ("svc-a", "svc-b"):
         env.register_service_with_config(name, Calling, deployment_config=config)
     way = ["svc-a"] if through == "itself" else ["svc-b", "svc-a"]
-    with pytest.raises(errors.CallTimeoutError) as caught:
+    with pytest.raises(errors.ReentrantCallError, match=" -> ".join(f"{name}.ask" for name in ["svc-a", *way])):
         env.service("svc-a").ask(*way)
-    assert (caught.value.service, caught.value.stage) == ("svc-a", "queue")
     assert env.service("svc-a").ask() == "end"
 
 

@@ -51,8 +51,7 @@ def _table(infos: Iterable[FieldInfo], say: Callable[[str], str], *, defaults: b
     yield f"| {' | '.join('---' for _ in columns)} |"
     for info in infos:
         kind = f"{info.type}, {info.range}" if info.range else info.type
-        # Batching of any kind, and a bound for each method, are declared but not built; compose() warns of them too.
-        idle = info.name in _NOT_YET if defaults else info.name in {"batch", "max_concurrency", *BATCH_FIELDS}
+        idle = defaults and info.name in _NOT_YET
         cells = [f"`{info.name}`", say(kind), say(info.doc) + (say(_NO_EFFECT) if idle else "")]
         if defaults:
             cells.insert(2, f"`{json.dumps(plain(info.default))}`")

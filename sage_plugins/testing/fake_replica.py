@@ -100,7 +100,7 @@ class FakeReplica:
         Make a replica that is ready.
 
         Args:
-            events: Told of freed slots and of the death: `follow()` and `lost(...)` of `interfaces.ReplicaEvents`.
+            events: Told of freed slots and of the death: `follow(call)` and `lost(...)` of `interfaces.ReplicaEvents`.
             clock: Its time.
             slots: Calls at once.
             id: Name of the replica.
@@ -116,6 +116,7 @@ class FakeReplica:
         self.index = index
         self.node: str | None = None
         self.slots = slots
+        self.cancel: Callable[[Call], None] = lambda _: None  # its methods are no coroutines: they go on
         self.alive = True
         self.inbox: deque[Call] = deque()
         self.running: dict[Call, Timer | None] = {}
@@ -223,9 +224,9 @@ class FakeReplica:
         self.free(call)
         call.publish(result, error)
 
-    def free(self, call: Call) -> None:  # noqa: ARG002 - for replicas that want to know whose slot it was
+    def free(self, call: Call) -> None:
         """Report that the slot of *call* is free, and go on to the call that gets it next."""
-        following = self._events.follow()
+        following = self._events.follow(call)
         if following is not None:
             self._take(following, 0.0)
 

@@ -34,6 +34,7 @@ class LocalReplica:
         self.slots: int = host.slots
         self.send: Callable[[Call], None] = host.put
         self.run_here: Callable[[Call], None] | None = host.run_here
+        self.cancel: Callable[[Call], None] = host.cancel
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - nothing here can be late
         """Answer in the calling thread."""

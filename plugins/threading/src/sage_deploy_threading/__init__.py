@@ -1,4 +1,4 @@
-"""Threading strategies `single`, `pool` and `inline`: how a replica runs its calls."""
+"""Threading strategies `single`, `multi`, `pool`, `async` and `inline`: how a replica runs its calls."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["sage_register_threading_strategies"]
 
+_THREADS_RUN_ON = (
+    "time-outs release the caller; a method that runs on keeps its thread until it ends, a coroutine is cancelled"
+)
+
 _COUNTS = ("thread_count", "max_thread_count", "thread_pool_size")
 
 
@@ -21,16 +25,44 @@ def _create_single(_options: None) -> Any:
     return Single()
 
 
-def _create_pool(_options: None) -> Any:
+def _create_multi(_options: None) -> Any:
+    from sage_deploy_threading.pool import Multi
+
+    return Multi()
+
+
+def _create_pool(options: Any) -> Any:
     from sage_deploy_threading.pool import Pool
 
-    return Pool()
+    return Pool(options)
+
+
+def _create_async(_options: None) -> Any:
+    from sage_deploy_threading.event_loop import EventLoop
+
+    return EventLoop()
 
 
 def _create_inline(_options: None) -> Any:
     from sage_deploy_threading.inline import Inline
 
     return Inline()
+
+
+def _pool_options() -> type:
+    from sage_deploy_threading.pool import PoolOptions
+
+    return PoolOptions
+
+
+def _no_coroutines(config: Any) -> Iterator[Problem]:
+    if config.max_concurrency is not None:
+        yield Problem(
+            "W12",
+            "max_concurrency",
+            f"has no effect: strategy '{config.threading_strategy}' runs calls on threads",
+            "use threading_strategy 'async', or remove it",
+        )
 
 
 def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
@@ -43,9 +75,23 @@ def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
                 f"is {count}, but strategy '{config.threading_strategy}' runs one call at a time",
                 "use threading_strategy 'pool', or remove it",
             )
+    yield from _no_coroutines(config)
 
 
-def _check_pool(config: Any, _options: None) -> Iterator[Problem]:
+def _check_multi(config: Any, _options: None) -> Iterator[Problem]:
+    for name in _COUNTS[1:]:
+        size = getattr(config, name)
+        if size is not None and size != config.thread_count:
+            yield Problem(
+                "E305",
+                name,
+                f"is {size}, but strategy 'multi' has exactly thread_count threads, which is {config.thread_count}",
+                "use threading_strategy 'pool', or remove it",
+            )
+    yield from _no_coroutines(config)
+
+
+def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
     size, alias, kept = config.thread_pool_size, config.max_thread_count, config.thread_count
     if size is not None and alias is not None and size != alias:
         yield Problem(
@@ -63,6 +109,7 @@ def _check_pool(config: Any, _options: None) -> Iterator[Problem]:
         )
     elif size is None and alias is not None and alias < kept:
         yield Problem("E302", "max_thread_count", f"is {alias}, less than thread_count {kept}", "raise it")
+    yield from _no_coroutines(config)
 
 
 def _explain_single(_config: Any, _options: None) -> Iterator[str]:
@@ -70,16 +117,31 @@ def _explain_single(_config: Any, _options: None) -> Iterator[str]:
     yield "time-outs release the caller; a method that runs on keeps the replica busy until it ends"
 
 
-def _explain_pool(config: Any, _options: None) -> Iterator[str]:
+def _explain_multi(config: Any, _options: None) -> Iterator[str]:
+    yield f"exactly {config.thread_count} calls at once, on as many threads"
+    yield _THREADS_RUN_ON
+
+
+def _explain_async(config: Any, _options: None) -> Iterator[str]:
+    most = config.max_concurrency or (config.thread_count if config.thread_count > 1 else 100)
+    why = ""
+    if config.max_concurrency is None:
+        why = " (thread_count)" if config.thread_count > 1 else " (neither max_concurrency nor thread_count is given)"
+    yield f"up to {most} coroutines at once on one event loop{why}; time-outs and cancelling end them"
+    yield "constructor and hooks run on the loop; methods that are no coroutines run on helper threads beside it"
+
+
+def _explain_pool(config: Any, options: Any) -> Iterator[str]:
     from sage_deploy_threading.pool import pool_size
 
     size = pool_size(config.thread_count, config.thread_pool_size or config.max_thread_count)
     given = config.thread_pool_size or config.max_thread_count or config.thread_count > 1
     why = "" if given else " (min(32, cores + 4): neither thread_pool_size nor thread_count is given)"
     first = "1 thread" if config.thread_count == 1 else f"{config.thread_count} threads"
-    more = "" if config.thread_count >= size else f"; {first} at first, more under load"
+    more = f"; {first} at first, more under load until they are idle for {options.idle_timeout:g} s"
+    more = "" if config.thread_count >= size else more
     yield f"up to {size} calls at once{why}{more}"
-    yield "time-outs release the caller; a method that runs on keeps its thread until it ends"
+    yield _THREADS_RUN_ON
 
 
 def _explain_inline(_config: Any, _options: None) -> Iterator[str]:
@@ -89,7 +151,7 @@ def _explain_inline(_config: Any, _options: None) -> Iterator[str]:
 
 @hookimpl
 def sage_register_threading_strategies() -> list[Registration]:
-    """Offer `single`, `pool` and `inline`."""
+    """Offer `single`, `multi`, `pool`, `async` and `inline`."""
     return [
         Registration(
             "single",
@@ -100,9 +162,25 @@ def sage_register_threading_strategies() -> list[Registration]:
             capabilities=frozenset({"ordered", "one_at_a_time", "releases_at_deadline"}),
         ),
         Registration(
+            "multi",
+            _create_multi,
+            "A fixed number of threads per replica",
+            check=_check_multi,
+            explain=_explain_multi,
+            capabilities=frozenset({"concurrent", "releases_at_deadline"}),
+        ),
+        Registration(
+            "async",
+            _create_async,
+            "One event loop per replica: many coroutines at once",
+            explain=_explain_async,
+            capabilities=frozenset({"concurrent", "releases_at_deadline", "cancels_coroutines"}),
+        ),
+        Registration(
             "pool",
             _create_pool,
-            "A pool of threads per replica, growing under load",
+            "A pool of threads per replica, growing under load and shrinking when idle",
+            options=_pool_options,
             check=_check_pool,
             explain=_explain_pool,
             capabilities=frozenset({"concurrent", "releases_at_deadline"}),

@@ -1,95 +1,70 @@
-"""
-A pool of threads that grows under load.
-
-Not `concurrent.futures.ThreadPoolExecutor`: its exit hook joins its threads, so one stuck method would keep the
-interpreter from exiting, and its `submit` takes several locks where the seat's inbox takes none (docs/performance.md).
-"""
+"""A pool of threads that grows under load and shrinks when idle, and one that does neither."""
 
 from __future__ import annotations
 
-import os
-import threading
-from itertools import count
 from typing import TYPE_CHECKING
 
-from sage_deploy_threading.workers import join_all
+import attrs
+
+from sage_deploy_threading.workers import DEFAULT_MOST, Workers, join_all
 from sage_plugins.values import RunnerStats
 
 if TYPE_CHECKING:
-    from sage_plugins.interfaces import Seat, Work
+    from sage_plugins.interfaces import Seat
 
-__all__ = ["Pool", "pool_size"]
+__all__ = ["Multi", "Pool", "PoolOptions", "pool_size"]
+
+
+@attrs.frozen
+class PoolOptions:
+    """
+    `options: {pool: {...}}`.
+
+    Attributes:
+        idle_timeout: Seconds without work after which a thread beyond `thread_count` ends.
+    """
+
+    idle_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
 
 
 def pool_size(threads: int, max_threads: int | None) -> int:
     """Threads of a pool at most: *max_threads* if given, else *threads* if more than one, else min(32, cores + 4)."""
     if max_threads is not None:
         return max_threads
-    # The rule of ThreadPoolExecutor, for services that mostly wait.
-    return threads if threads > 1 else min(32, (os.cpu_count() or 1) + 4)
+    return threads if threads > 1 else DEFAULT_MOST
+
+
+class Multi:
+    """Starts exactly `thread_count` workers."""
+
+    def start(self, seat: Seat) -> _PoolRunner:
+        """Start them; one of them builds the instance and runs the hooks."""
+        return _PoolRunner(seat, seat.limits.threads, 0.0)
 
 
 class Pool:
     """Starts `thread_count` workers and more under load, up to `thread_pool_size`."""
 
+    def __init__(self, options: PoolOptions) -> None:
+        """Set up with the service's *options*."""
+        self._options = options
+
     def start(self, seat: Seat) -> _PoolRunner:
         """Start the workers that are kept; one of them builds the instance and runs the hooks."""
-        return _PoolRunner(seat)
+        size = pool_size(seat.limits.threads, seat.limits.max_threads)
+        return _PoolRunner(seat, size, self._options.idle_timeout)
 
 
 class _PoolRunner:
     run_here = None
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: Seat, size: int, idle_timeout: float) -> None:
+        self.slots = size
         self._seat = seat
-        self.slots = pool_size(seat.limits.threads, seat.limits.max_threads)
-        self._lock = threading.Lock()
-        self._threads: set[threading.Thread] = set()  # guarded by _lock
-        self._ended = False  # guarded by _lock
-        self._number = count()
-        # One token for each worker that waits for work; see _work_elastic.
-        self._idle: list[None] = []
-        fixed = seat.limits.threads >= self.slots
-        self._work = self._work_fixed if fixed else self._work_elastic
-        for _ in range(min(seat.limits.threads, self.slots)):
-            self._grow()
-
-    def _grow(self) -> None:
-        with self._lock:
-            if self._ended or len(self._threads) >= self.slots:
-                return
-            self._idle.append(None)
-            self._threads.add(self._seat.spawn(self._work, f"worker-{next(self._number)}"))
-
-    def _work_fixed(self) -> None:
-        get, execute = self._seat.get, self._seat.worker()
-        while execute(get()):
-            pass
-
-    def _work_elastic(self) -> None:
-        # The last idle worker to take work starts the next one before it begins, so somebody always waits for the next
-        # call until the pool is full; nobody has to count or to poll.
-        get, execute, idle = self._seat.get, self._seat.worker(), self._idle
-
-        def take() -> Work | None:
-            work = get()
-            idle.pop()
-            if not idle and work is not None:
-                self._grow()
-            return work
-
-        while execute(take()):
-            idle.append(None)
+        self._workers = Workers(seat, kept=min(seat.limits.threads, size), most=size, idle_timeout=idle_timeout)
 
     def stats(self) -> RunnerStats:
-        with self._lock:
-            return RunnerStats(threads=sum(thread.is_alive() for thread in self._threads))
+        return RunnerStats(threads=self._workers.alive())
 
     def stop(self, grace: float) -> int:
-        with self._lock:
-            threads = list(self._threads)
-            if not self._ended:
-                self._ended = True
-                for _ in threads:
-                    self._seat.end_worker()
-        return join_all(threads, grace)
+        return join_all(self._workers.end(self._seat.end_worker), grace)

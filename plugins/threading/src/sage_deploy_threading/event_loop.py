@@ -1,0 +1,91 @@
+"""One event loop in a thread of its own: many coroutines at once, and threads beside it for methods that are none."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_threading.workers import DEFAULT_MOST, Workers, join_all
+from sage_plugins.values import RunnerStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.interfaces import Seat, Work
+
+__all__ = ["EventLoop"]
+
+#: Seconds after which an idle thread beside the loop ends.
+_IDLE_S = 30.0
+
+
+class EventLoop:
+    """Starts a thread with an event loop."""
+
+    def start(self, seat: Seat) -> _LoopRunner:
+        """Start the loop; it builds the instance, runs the hooks and every coroutine."""
+        return _LoopRunner(seat)
+
+
+class _LoopRunner:
+    run_here = None
+
+    def __init__(self, seat: Seat) -> None:
+        self.slots = seat.limits.max_concurrency
+        self._seat = seat
+        # Threads for methods that would block the loop, none before the first of them.
+        self._blocking: SimpleQueue[Any] = SimpleQueue()
+        self._helpers = Workers(
+            seat,
+            kept=0,
+            most=min(seat.limits.max_threads or DEFAULT_MOST, self.slots),
+            idle_timeout=_IDLE_S,
+            name="helper",
+            get=self._blocking.get,
+            get_within=lambda seconds: self._blocking.get(timeout=seconds),
+        )
+        self._loop = asyncio.new_event_loop()
+        self._end = self._loop.create_future()
+        self._start: Callable[[Work], bool]
+        seat.on_ready(self._wake)
+        self._thread = seat.spawn(self._serve, "loop")
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._fetch)
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._start = self._seat.starter(self._in_thread)
+        self._fetch()
+        await self._end
+
+    def _fetch(self) -> None:
+        """Start whatever has come; on the loop."""
+        get, start = self._seat.get_nowait, self._start
+        while (work := get()) is not None:
+            if not start(work):
+                self._in_thread(work)
+
+    def _in_thread(self, work: Work) -> None:
+        self._blocking.put(work)
+        if not self._helpers.idle:
+            self._helpers.grow()
+
+    def stats(self) -> RunnerStats:
+        return RunnerStats(threads=int(self._thread.is_alive()) + self._helpers.alive())
+
+    def stop(self, grace: float) -> int:
+        with suppress(RuntimeError):  # the loop was closed: it has ended
+            self._loop.call_soon_threadsafe(self._ended)
+        helpers = self._helpers.end(lambda: self._blocking.put(None))
+        return join_all([self._thread, *helpers], grace)
+
+    def _ended(self) -> None:
+        if not self._end.done():
+            self._end.set_result(None)

@@ -1,0 +1,163 @@
+"""
+`envelope` for a strategy with an event loop: coroutines are tasks of the loop, cancelled when their calls are given up.
+
+Everything here runs on that loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.batch import Batch
+from sage_plugins.call import CURRENT
+from sage_plugins.envelope import batch_context, longest
+from sage_plugins.steps import Step
+from sage_plugins.values import MethodKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from sage_plugins.call import Call
+    from sage_plugins.envelope import Envelope
+    from sage_plugins.interfaces import Work
+
+__all__ = ["compose_start"]
+
+_COROUTINES = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
+
+
+def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
+    envelope: Envelope, follow: Callable[[Work], Work | None], put: Callable[[Work], None]
+) -> Callable[[Work], bool]:
+    """
+    What starts a piece of work as a task of the running loop; False if it must run in a thread.
+
+    Args:
+        envelope: The instance's methods.
+        follow: Gives the work that gets the slot of work that has ended.
+        put: Takes work that must run in a thread.
+    """
+    loop = asyncio.get_running_loop()
+    monotonic, table, tasks = envelope.clock.monotonic, envelope.table, envelope.tasks
+    record, set_current = envelope.compose_record(), CURRENT.set
+    other_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
+    batched: set[Call] = set()
+    envelope.running.append(batched)
+    deadlines = _Deadlines(loop, envelope)
+
+    async def run(call: Call) -> None:
+        start = monotonic()
+        if start >= call.expires:
+            call.expire()
+        elif call.claim():
+            set_current(call)
+            call.context = None  # as in `Envelope.worker`
+            if call.deadline < deadlines.due:
+                deadlines.watch(call.deadline, start)
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                result = await table[call.method.index](*call.args, **call.kwargs)
+            except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
+                error = raised if isinstance(raised, Exception) else envelope.as_remote_error(raised, call)
+            ended(call)
+            end_call(call, result, error, start)
+            return
+        ended(call)
+        go_on(follow(call))
+
+    def ended(call: Call) -> None:
+        tasks.discard(call)
+        call.task = None
+
+    def end_call(call: Call, result: Any, error: BaseException | None, start: float) -> None:
+        end = monotonic()
+        if end >= call.deadline:
+            result, error = None, call.timeout_error(ended=True)
+        settled = envelope.settles(call, error, start, end, record)
+        if not settled:
+            call.owner.abandoned_ended(call)
+        following = follow(call)
+        if settled:
+            call.publish(result, error)
+        go_on(following)
+
+    async def run_batch(batch: Batch) -> None:
+        await batch.agather()
+        start = monotonic()
+        calls, rows = envelope.start_batch(batch, start, record)
+        outcomes: list[Any] = []
+        if calls:
+            # A task of its own, because it runs in a caller's context; not cancelled with any one of them.
+            task = loop.create_task(call_batch(calls, rows), context=batch_context(calls))
+            batched.update(calls)
+            outcomes = await task
+            batched.difference_update(calls)
+        go_on(envelope.end_batch(batch, calls, outcomes, start, record, follow))
+
+    async def call_batch(calls: list[Call], rows: list[tuple[Any, ...]]) -> list[Any]:
+        set_current(longest(calls))
+        bound, _ = envelope.batches[calls[0].method.index]
+        try:
+            return envelope.batch_results(calls, await bound(*map(list, zip(*rows, strict=True))))
+        except BaseException as raised:  # noqa: BLE001 - it belongs to the callers
+            return envelope.all_failed(calls, raised)
+
+    def keep(coroutine: Coroutine[Any, Any, None]) -> bool:
+        task = loop.create_task(coroutine)
+        other_tasks.add(task)
+        task.add_done_callback(other_tasks.discard)
+        return True
+
+    def start(work: Work) -> bool:
+        if isinstance(work, Batch):
+            return work.plan.kind is MethodKind.ASYNC and keep(run_batch(work))
+        if isinstance(work, Step):
+            return keep(work.arun())
+        if work.method.kind not in _COROUTINES:
+            return False
+        tasks.add(work)
+        work.on_loop = True
+        work.task = loop.create_task(run(work), context=work.context)
+        return True
+
+    def go_on(following: Work | None) -> None:
+        if following is not None and not start(following):
+            put(following)
+
+    return start
+
+
+class _Deadlines:
+    """
+    Ends calls whose time is over while they run; one timer for all, because most of them end long before theirs.
+
+    Attributes:
+        due: `monotonic()` of the next look; inf if none is planned.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, envelope: Envelope) -> None:
+        self.due = inf
+        self._loop = loop
+        self._envelope = envelope
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, deadline: float, now: float) -> None:
+        """Look at *deadline*, which is earlier than the next look."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.due = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - now), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self.due = inf
+        now = self._envelope.clock.monotonic()
+        for call in tuple(self._envelope.tasks):
+            if not call.unstarted() and not call.settled() and not call.expire() and call.deadline < self.due:
+                self.due = call.deadline
+        if self.due < inf:
+            # A virtual clock may stand still.
+            self._timer = self._loop.call_later(max(0.001, self.due - now), self._look)

@@ -1,0 +1,211 @@
+"""
+A router for services whose methods have limits of their own: at most so many calls at once, or answered in batches.
+
+It takes its lock for every call and every slot that gets free, which a plain `Router` does not: only services that ask
+for such methods pay for it. Under that lock these hold:
+
+* A lane with a free slot has no call waiting that could take it. So a call may go ahead of those that wait for their
+  method's turn.
+* A batch takes one slot, and one turn of its method. While it is open, the lane's other calls of the method join it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.batch import Batch
+from sage_plugins.lane import remove
+from sage_plugins.router import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.call import Call
+    from sage_plugins.interfaces import Picker, Work
+    from sage_plugins.lane import Lane
+    from sage_plugins.values import MethodPlan
+
+__all__ = ["MethodRouter", "needs_method_router"]
+
+
+def needs_method_router(methods: tuple[MethodPlan, ...]) -> bool:
+    """Whether one of *methods* has a limit of its own or is answered in batches."""
+    return any(method.max_concurrency is not None or method.batch is not None for method in methods)
+
+
+class LaneMethods:
+    """What a lane knows of the methods with limits; guarded by the router's lock."""
+
+    __slots__ = ("open", "running")
+
+    def __init__(self) -> None:
+        self.running: dict[int, int] = {}  # calls and batches at once, by method, where that is limited
+        self.open: dict[int, Batch] = {}  # the batch that calls of a method may join
+
+
+class MethodRouter(Router):
+    """A `Router` that minds `max_concurrency` and `batch` of the methods."""
+
+    # -- the way of a call -------------------------------------------------------------------------------------------
+
+    def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
+        return lambda call: self._send(call, lane) or self._queue(call, lane)
+
+    def _compose_balanced(self, pick: Picker) -> Callable[[Call], bool]:
+        def route(call: Call) -> bool:
+            lane: Any = pick(call.options.key)
+            return self._send(call, lane) or self._queue(call, lane)
+
+        return route
+
+    def _send_elsewhere(self, call: Call) -> bool:
+        return not self._binding and any(self._send(call, lane) for lane in self._lanes)
+
+    def _send(self, call: Call, lane: Lane) -> bool:
+        """Have *lane* run the call now, or with the batch that is open there; False if it cannot."""
+        with self._lock:
+            batch = lane.methods.open.get(call.method.index)
+            if batch is not None:
+                call.lane = lane
+                if batch.join(call):
+                    self._shut(batch, lane)
+                return True
+            if not lane.free or not self._has_turn(call, lane):
+                return False
+            lane.free.pop()
+            work = self._start([call], lane, opens=lane.run_here is None)
+        (lane.run_here or lane.send)(work)
+        return True
+
+    def _match(self) -> None:
+        for lane in self._lanes:
+            while True:
+                with self._lock:
+                    if not lane.free or not lane.backlog:
+                        break
+                    lane.free.pop()
+                    found, work = self._next(lane)
+                    if not found:
+                        lane.free.append(None)
+                        break
+                if work is not None:
+                    lane.send(work)
+
+    # -- taking a slot, under the lock -------------------------------------------------------------------------------
+
+    def _start(self, calls: list[Call], lane: Lane, *, opens: bool = False) -> Work:
+        """Take a turn of the method for *calls*, for which a slot of *lane* was taken; gives the work to send."""
+        method = calls[0].method
+        for call in calls:
+            call.lane = lane
+        self._turn(method, lane, 1)
+        if method.batch is None:
+            return calls[0]
+        batch = Batch(calls, self.clock)
+        if opens:
+            lane.methods.open[method.index] = batch
+            batch.open(lambda batch: self._shut(batch, lane))
+        return batch
+
+    def _shut(self, batch: Batch, lane: Lane) -> None:
+        """Have nobody join *batch* any more. Idempotent."""
+        with self._lock:
+            if lane.methods.open.get(batch.method.index) is batch:
+                del lane.methods.open[batch.method.index]
+            batch.closed()
+
+    def _has_turn(self, call: Call, lane: Lane) -> bool:
+        most = call.method.max_concurrency
+        return most is None or lane.methods.running.get(call.method.index, 0) < most
+
+    def _turn(self, method: MethodPlan, lane: Lane, change: int) -> None:
+        if method.max_concurrency is not None:
+            running = lane.methods.running
+            running[method.index] = running.get(method.index, 0) + change
+
+    # -- slots that get free -----------------------------------------------------------------------------------------
+
+    def _compose_follow(self, lane: Lane) -> Callable[[Any], Work | None]:
+        lane.methods = LaneMethods()
+
+        def follow(ended: Work | None) -> Work | None:
+            with self._lock:
+                if ended is not None:
+                    self._turn(ended.method, lane, -1)
+                found, following = self._next(lane)
+                if not found:
+                    lane.free.append(None)
+            if not found:
+                self._after_free()  # a call may have come to wait since
+            return following
+
+        return follow
+
+    def _next(self, lane: Lane) -> tuple[bool, Work | None]:
+        """
+        Give a slot of *lane*, which was taken, to the oldest call that can use it.
+
+        Returns:
+            Whether there was one, and the work to send; None if its caller's thread has taken it.
+        """
+        while True:
+            call = self._take_oldest(lane)
+            if call is None:
+                return False, None
+            if lane.run_here is None:
+                calls = [call, *self._companions(call, lane)]
+                work = self._start(calls, lane)
+                for each in calls:
+                    self._leave_queue(each)
+                return True, work
+            self._start([call], lane)
+            granted = call.grant(lane)
+            self._leave_queue(call)
+            if granted:
+                return True, None
+            self._turn(call.method, lane, -1)
+
+    def _take_oldest(self, lane: Lane) -> Call | None:
+        """Take the oldest call out of the lane's backlog whose method has a turn there."""
+        backlog = lane.backlog
+        if not isinstance(backlog, deque):
+            return None
+        # Those that give up leave the backlog without the lock; nobody else takes from it.
+        for call in backlog.copy():
+            if self._has_turn(call, lane) and remove(backlog, call):
+                return call
+        return None
+
+    def _companions(self, call: Call, lane: Lane) -> list[Call]:
+        """Take the calls out of the lane's backlog that are answered together with *call*."""
+        backlog, batch = lane.backlog, call.method.batch
+        if batch is None or not isinstance(backlog, deque):
+            return []
+        found: list[Call] = []
+        for other in backlog.copy():
+            if len(found) + 1 == batch.size:
+                break
+            if other.method is call.method and not other.settled() and remove(backlog, other):
+                found.append(other)
+        return found
+
+    # -- batches whose callers give up -------------------------------------------------------------------------------
+
+    def batch_started(self, batch: Batch, number: int) -> None:
+        """*number* calls of the batch run; the others had been given up."""
+        with self._lock:
+            batch.running = number
+            if number and batch.abandoned == number:
+                super()._abandoned(batch.calls[0], 1)
+
+    def _abandoned(self, call: Call, change: int) -> None:
+        batch = call.batch
+        if batch is None:
+            super()._abandoned(call, change)
+            return
+        # Its slot is held by nothing but abandoned calls only once all of them are.
+        before = batch.abandoned == batch.running
+        batch.abandoned += change
+        after = batch.abandoned == batch.running
+        super()._abandoned(call, after - before)

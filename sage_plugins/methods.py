@@ -1,0 +1,211 @@
+"""Which methods a class serves, what it declares about them, and what is decided about each when it is deployed."""
+
+from __future__ import annotations
+
+import inspect
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sage_plugins.values import BatchPlan, MethodKind, MethodPlan, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+__all__ = ["LIFECYCLE_HOOKS", "batch_of", "idempotent", "method_plans"]
+
+#: Methods that the core calls and callers cannot.
+LIFECYCLE_HOOKS: Final = frozenset(
+    {
+        "setup",
+        "start_running",
+        "start",
+        "warmup",
+        "check_health",
+        "check_ready",
+        "reconfigure",
+        "stop",
+        "cleanup",
+        "close",
+    }
+)
+
+_Method = TypeVar("_Method", bound="Callable[..., Any]")
+
+#: How a class marks its methods.
+_IDEMPOTENT: Final = "__sage_idempotent__"
+_BATCH_OF: Final = "__sage_batch_of__"
+
+
+def idempotent(method: _Method) -> _Method:
+    """
+    Declare that *method* may run twice for one call without harm.
+
+    Only such a method is tried again when its replica dies while it runs, and only with `failover_enabled`. Replicas on
+    target `local` die only with their process, so there it changes nothing.
+
+    Example:
+        ```python
+        class KVService:
+            @idempotent
+            def get(self, key): ...
+        ```
+    """
+    setattr(method, _IDEMPOTENT, True)
+    return method
+
+
+def batch_of(name: str) -> Callable[[_Method], _Method]:
+    """
+    Declare that a method answers several calls of the method *name* at once.
+
+    Callers go on calling that method. It is the configuration, `batch_size` or `methods.<name>.batch`, that has the
+    calls answered together. The batch method gets a list for each parameter of *name*, with an entry for each call, and
+    returns a list with a result for each call, in their order. An exception in that list fails its call alone; one that
+    is raised fails all.
+
+    Example:
+        ```python
+        class Embedder:
+            def embed(self, text: str) -> list[float]: ...
+
+            @batch_of("embed")
+            def embed_many(self, texts: list[str]) -> list[list[float]]: ...
+        ```
+    """
+
+    def mark(method: _Method) -> _Method:
+        setattr(method, _BATCH_OF, name)
+        return method
+
+    return mark
+
+
+def method_plans(cls: type, config: Any) -> tuple[tuple[MethodPlan, ...], list[Problem]]:
+    """
+    The served methods of *cls*: public, callable, and no life-cycle hook, by name; and what is wrong with them.
+
+    Args:
+        cls: The service's class.
+        config: Its configuration, for `timeout`, `batch_size`, `batch_wait` and `methods`.
+    """
+    names = [
+        name
+        for name in dir(cls)
+        if not name.startswith("_")
+        and name not in LIFECYCLE_HOOKS
+        and _is_method(inspect.getattr_static(cls, name), cls, name)
+    ]
+    batch_methods = {of: name for name in names if (of := getattr(getattr(cls, name), _BATCH_OF, None)) is not None}
+    problems = [
+        *_unknown_methods(cls, config, names),
+        *_batch_problems(cls, config, names, batch_methods),
+    ]
+    batches = {} if problems else {of: _batch_plan(cls, of, name, config) for of, name in batch_methods.items()}
+    plans = tuple(_plan(index, name, getattr(cls, name), config, batches) for index, name in enumerate(names))
+    return plans, problems
+
+
+def _is_method(found: Any, cls: type, name: str) -> bool:
+    return not isinstance(found, (property, type)) and callable(getattr(cls, name, None))
+
+
+def _plan(index: int, name: str, method: Any, config: Any, batches: Mapping[str, BatchPlan | None]) -> MethodPlan:
+    settings = config.methods.get(name, {})
+    timeout = settings.get("timeout", config.timeout)
+    return MethodPlan(
+        index=index,
+        name=name,
+        kind=_kind(method),
+        idempotent=settings.get("idempotent", bool(getattr(method, _IDEMPOTENT, False))),
+        timeout=inf if timeout is None else float(timeout),
+        max_concurrency=settings.get("max_concurrency"),
+        batch=batches.get(name),
+    )
+
+
+def _kind(method: Any) -> MethodKind:
+    if inspect.isasyncgenfunction(method):
+        return MethodKind.ASYNC_GENERATOR
+    if inspect.iscoroutinefunction(method):
+        return MethodKind.ASYNC
+    if inspect.isgeneratorfunction(method):
+        return MethodKind.GENERATOR
+    return MethodKind.SYNC
+
+
+def _unknown_methods(cls: type, config: Any, names: list[str]) -> Iterator[Problem]:
+    for name in sorted(set(config.methods) - set(names)):
+        message = f"{cls.__qualname__} serves no method {name!r}"
+        yield Problem("E505", f"methods.{name}", message, _nearest(name, names))
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    from sage_plugins.spelling import did_you_mean
+
+    near = did_you_mean(name, names)
+    return f"did you mean {near!r}?" if near else f"it serves {', '.join(names) or 'none'}"
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+def _batch_plan(cls: type, of: str, name: str, config: Any) -> BatchPlan | None:
+    """How calls of the method *of* are answered by the batch method *name*; None if one by one."""
+    wanted = config.methods.get(of, {}).get("batch")
+    own = wanted if wanted is not None and wanted is not True else {}
+    size = own.get("size", config.batch_size) or 1
+    if size == 1:
+        return None
+    return BatchPlan(name, _kind(getattr(cls, name)), size, float(own.get("wait", config.batch_wait)))
+
+
+def _batch_problems(cls: type, config: Any, names: list[str], batch_methods: Mapping[str, str]) -> Iterator[Problem]:
+    for of, name in batch_methods.items():
+        wrong = _wrong_batch(cls, of, name, names)
+        if wrong:
+            yield Problem("E506", "class", f"{cls.__qualname__}.{name} is marked @batch_of({of!r}), but {wrong}")
+    size = config.batch_size or 1
+    for method, settings in config.methods.items():
+        wanted = settings.get("batch")
+        if wanted is None or method not in names:
+            continue
+        key = f"methods.{method}.batch"
+        if method not in batch_methods:
+            fix = f"mark a method that takes lists with @batch_of({method!r}), or remove it"
+            yield Problem("E501", key, f"{cls.__qualname__} has no batch method for {method!r}", fix)
+        elif (size if wanted is True else wanted.get("size", size)) == 1:
+            yield Problem(
+                "W15", key, "has no effect: the batch would have one call", "give it a size, or set batch_size"
+            )
+    if size > 1 and not batch_methods:
+        message = f"has no effect: {cls.__qualname__} has no batch method"
+        yield Problem("W15", "batch_size", message, "mark a method that takes lists with @batch_of, or remove it")
+
+
+def _wrong_batch(cls: type, of: str, name: str, names: list[str]) -> str:
+    """Why the method *name* cannot answer calls of *of* together; "" if it can."""
+    if of not in names:
+        return f"there is no such method ({_nearest(of, names)})"
+    for method in (of, name):
+        if _kind(getattr(cls, method)) in (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR):
+            return f"{method!r} is a generator: streams are not answered together"
+    parameters = _parameters(cls, of)
+    if not parameters:
+        return f"{of!r} takes no arguments of which there could be a list"
+    if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters):
+        return f"{of!r} takes any number of arguments: name its parameters"
+    try:
+        inspect.signature(getattr(cls, name)).bind(*[None] * (len(parameters) + _self(cls, name)))
+    except TypeError:
+        lists = "a list" if len(parameters) == 1 else f"{len(parameters)} lists"
+        return f"it must take {lists}, one for each parameter of {of!r}"
+    return ""
+
+
+def _parameters(cls: type, name: str) -> list[inspect.Parameter]:
+    return list(inspect.signature(getattr(cls, name)).parameters.values())[_self(cls, name) :]
+
+
+def _self(cls: type, name: str) -> int:
+    """1 for a method whose first parameter is the instance, 0 for a static or class method."""
+    return int(not isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)))

@@ -1,0 +1,375 @@
+"""
+Calls that answer with many items: the producer runs in the replica, the consumer takes what it has made so far.
+
+A stream is one call: it waits for a slot, holds it while its generator runs, and is counted once. Items travel through
+a `Channel` with room for a few, so that the producer is never far ahead of its consumer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.call import MAX_WAIT_S, Call, closed_lock, current_call, open_lock
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["AHEAD", "AsyncServiceStream", "Channel", "ServiceStream", "StreamCall", "produce", "produce_async"]
+
+#: Items that a producer may be ahead of its consumer.
+AHEAD: Final = 16
+
+_NOTHING: Final[Any] = object()
+
+
+class Channel:
+    """
+    Items on their way from one producer to one consumer, which may be threads or coroutines.
+
+    Each side announces itself before it looks for the last time and then sleeps; the other side acts first and then
+    looks whether somebody is announced. So no item and no room goes unnoticed, and nobody is woken who is not asleep.
+    """
+
+    __slots__ = ("_consumer", "_items", "_producer", "closed")
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._consumer: Callable[[], None] | None = None  # wakes the one who waits for an item
+        self._producer: Callable[[], None] | None = None  # wakes the one who waits for room
+        self.closed = False  # whether nobody wants more
+
+    # -- the producer's side -----------------------------------------------------------------------------------------
+
+    def put(self, item: Any) -> bool:
+        """Hand over *item* and wait until there is room for another one; False if nobody wants more."""
+        self._append(item)
+        while self._full():
+            latch = closed_lock()
+            self._producer = partial(open_lock, latch)
+            if self._full():
+                latch.acquire()
+        return not self.closed
+
+    async def aput(self, item: Any) -> bool:
+        """`put` for coroutines."""
+        from sage_plugins.aio import wake_up
+
+        self._append(item)
+        while self._full():
+            woken, self._producer = wake_up()
+            if self._full():
+                await woken
+        return not self.closed
+
+    def _append(self, item: Any) -> None:
+        self._items.append(item)
+        self.wake_consumer()
+
+    def _full(self) -> bool:
+        return not self.closed and len(self._items) >= AHEAD
+
+    # -- the consumer's side -----------------------------------------------------------------------------------------
+
+    def take(self) -> Any:
+        """The next item, or `_NOTHING`."""
+        try:
+            item = self._items.popleft()
+        except IndexError:
+            return _NOTHING
+        # Woken when half of the room is free, not for each item.
+        if self._producer is not None and len(self._items) <= AHEAD // 2:
+            self._wake_producer()
+        return item
+
+    def announce(self, wake: Callable[[], None]) -> None:
+        """Have *wake* called once there is an item; look again after this, before you sleep."""
+        self._consumer = wake
+
+    def wake_consumer(self) -> None:
+        """There is an item, or there will be none any more."""
+        wake, self._consumer = self._consumer, None
+        if wake is not None:
+            wake()
+
+    def close(self) -> None:
+        """Nobody wants more: the producer ends when it next hands over an item."""
+        self.closed = True
+        self._wake_producer()
+
+    def _wake_producer(self) -> None:
+        wake, self._producer = self._producer, None
+        if wake is not None:
+            wake()
+
+
+class StreamCall(Call):
+    """
+    The call behind a stream: over when its generator has ended.
+
+    Its time-out bounds each wait for an item, so it has no deadline of its own, only that of an outer call.
+    """
+
+    __slots__ = ("channel", "item_timeout")
+
+    def __init__(self, *fields: Any, item_timeout: float) -> None:
+        """
+        Make the call of a stream.
+
+        Args:
+            fields: As for `Call`.
+            item_timeout: Seconds that its consumer waits for an item; inf for no limit.
+        """
+        super().__init__(*fields)
+        self.channel = Channel()
+        self.item_timeout = item_timeout
+
+    def publish(self, result: Any, error: BaseException | None = None) -> None:
+        """As `Call.publish`; however it ended, nobody wants more of the producer."""
+        super().publish(result, error)
+        self.channel.close()
+
+    def expire_item(self, waited: float) -> None:
+        """End the stream if its consumer has *waited* too long for an item, or if a deadline has passed."""
+        if not self.expire() and waited >= self.item_timeout:
+            self.give_up(self.timeout_error(), Outcome.TIMEOUT)
+
+    def stop_producing(self) -> None:
+        """End the stream from the consumer's side, as `break` does: that is no failure."""
+        if self.over() or self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True):
+            return
+        self.channel.close()
+        if self.lane is not None:
+            self.lane.cancel(self)
+
+    def _timeout_text(self, *, started: bool, ended: bool = False) -> str:
+        if not started or self.owner.clock.monotonic() >= self.deadline:
+            return super()._timeout_text(started=started, ended=ended)
+        where = "" if self.lane is None else f" (replica {self.lane.id})"
+        return (
+            f"{self.owner.service}.{self.method.name} gave no item for {self.item_timeout:.4g} s{where}; its generator "
+            "is ended when it next gives one. Raise `timeout` or make it give items sooner"
+        )
+
+
+# -- in the replica ----------------------------------------------------------------------------------------------------
+
+
+def produce(items: Generator[Any, Any, Any]) -> None:
+    """Run a generator for the call that is being answered, until it ends or nobody wants more."""
+    channel = _channel()
+    try:
+        for item in items:
+            if not channel.put(item):
+                break
+    finally:
+        items.close()
+
+
+async def produce_async(items: AsyncGenerator[Any, Any]) -> None:
+    """`produce` for asynchronous generators."""
+    from asyncio import CancelledError
+
+    channel = _channel()
+    try:
+        async for item in items:
+            if not await channel.aput(item):
+                break
+    except CancelledError:
+        if not channel.closed:
+            raise
+    finally:
+        await items.aclose()
+
+
+def _channel() -> Channel:
+    call = current_call()
+    assert isinstance(call, StreamCall)  # noqa: S101 - for the type checker: handles make no other for a generator
+    return call.channel
+
+
+# -- at the caller's ---------------------------------------------------------------------------------------------------
+
+
+class _Consumer:
+    """What both kinds of streams share."""
+
+    def __init__(self) -> None:
+        self._call: StreamCall | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """
+        End the stream: the generator is closed when it next gives an item, a coroutine at once. Idempotent.
+
+        Dropping the stream does the same.
+        """
+        self._closed = True
+        if self._call is not None:
+            self._call.stop_producing()
+            self._call.channel.wake_consumer()
+
+    def __del__(self) -> None:
+        """Nobody reads on: the producer must not wait for ever."""
+        self.close()
+
+    def _take(self, call: StreamCall) -> Any:
+        """The next item, `_NOTHING` if there is none yet; raises the call's error and, after the last, `_EndError`."""
+        if self._closed:
+            raise _EndError
+        item = call.channel.take()
+        if item is not _NOTHING:
+            return item
+        if call.over():
+            item = call.channel.take()  # what was given between the two looks
+            if item is not _NOTHING:
+                return item
+            self._closed = True
+            error = call.exception_now()
+            if error is not None:
+                raise error
+            raise _EndError
+        return _NOTHING
+
+    def _until(self, call: StreamCall, since: float) -> float:
+        """When to give up on the item awaited since *since*: the start has a limit of its own."""
+        until = min(since + call.item_timeout, call.deadline)
+        return min(until, call.expires) if call.unstarted() else until
+
+
+class _EndError(Exception):
+    """The stream has ended well."""
+
+
+class ServiceStream(_Consumer):
+    """
+    The items of a generator method, as an iterator and a context manager; made by `ServiceHandle.stream`.
+
+    For one thread at a time. Raises, in place of an item, what the generator raises, and CallTimeoutError when an item
+    takes longer than the time-out.
+    """
+
+    def __init__(self, call: StreamCall) -> None:
+        """Read what *call* produces."""
+        super().__init__()
+        self._call: StreamCall = call
+        call.on_over(_wake_consumer)
+
+    def __iter__(self) -> Self:
+        """The stream itself."""
+        return self
+
+    def __next__(self) -> Any:
+        """The next item."""
+        call = self._call
+        since = None
+        try:
+            while True:
+                item = self._take(call)
+                if item is not _NOTHING:
+                    return item
+                monotonic = call.owner.clock.monotonic
+                if since is None:
+                    since = monotonic() if call.running() else call.since
+                latch = closed_lock()
+                call.channel.announce(partial(open_lock, latch))
+                item = self._take(call)
+                if item is not _NOTHING:
+                    return item
+                now = monotonic()
+                remaining = self._until(call, since) - now
+                if remaining <= 0:
+                    call.expire_item(now - since)
+                else:
+                    latch.acquire(timeout=min(remaining, MAX_WAIT_S))
+        except _EndError:
+            raise StopIteration from None
+        except BaseException:  # also KeyboardInterrupt while waiting: the consumer is gone
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """The stream itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class AsyncServiceStream(_Consumer):
+    """
+    The items of a generator method, as an asynchronous iterator and context manager; made by `ServiceHandle.astream`.
+
+    Works on any event loop, for one task at a time; raises what `ServiceStream` raises. The call is made when the first
+    item is asked for.
+    """
+
+    def __init__(self, start: Callable[[], Awaitable[StreamCall]]) -> None:
+        """Read what the call produces that *start* makes."""
+        super().__init__()
+        self._start = start
+
+    def __aiter__(self) -> Self:
+        """The stream itself."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next item."""
+        from sage_plugins.aio import wait_until, wake_up
+
+        if self._closed:
+            raise StopAsyncIteration
+        call = self._call
+        if call is None:
+            call = self._call = await self._start()
+            call.on_over(_wake_consumer)
+        since = None
+        try:
+            while True:
+                item = self._take(call)
+                if item is not _NOTHING:
+                    return item
+                monotonic = call.owner.clock.monotonic
+                if since is None:
+                    since = monotonic() if call.running() else call.since
+                woken, wake = wake_up()
+                call.channel.announce(wake)
+                item = self._take(call)
+                if item is not _NOTHING:
+                    return item
+                now = monotonic()
+                remaining = self._until(call, since) - now
+                if remaining <= 0:
+                    call.expire_item(now - since)
+                else:
+                    await wait_until(woken, remaining)
+        except _EndError:
+            raise StopAsyncIteration from None
+        except BaseException:  # also cancellation: the consumer is gone
+            self.close()
+            raise
+
+    async def aclose(self) -> None:
+        """Like `close`, under the name that `contextlib.aclosing` looks for."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """The stream itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _wake_consumer(call: Any) -> None:
+    call.channel.wake_consumer()

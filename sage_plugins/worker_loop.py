@@ -1,0 +1,52 @@
+"""The event loop of a worker thread, for `async def` methods and hooks under strategies with threads."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ["WorkerLoop"]
+
+
+class WorkerLoop(threading.local):
+    """
+    Runs coroutines from a thread: each worker has a loop of its own, made for its first coroutine.
+
+    Attributes:
+        kept: Whether this thread is a worker's, which closes its loop; set by the worker.
+    """
+
+    kept: bool = False
+    _runner: Any = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What *coroutine* returns, run in the present context variables."""
+        import asyncio
+
+        if not self.kept:  # a caller's own thread, which may be running a loop
+            outcome: Future[Any] = Future()
+            context = copy_context()
+            threading.Thread(target=context.run, args=(_run_apart, coroutine, outcome), daemon=True).start()
+            return outcome.result()
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine, context=copy_context())
+
+    def close(self) -> None:
+        """Close this worker's loop, if it has one."""
+        if self._runner is not None:
+            self._runner.close()
+
+
+def _run_apart(coroutine: Coroutine[Any, Any, Any], outcome: Future[Any]) -> None:
+    import asyncio
+
+    try:
+        outcome.set_result(asyncio.run(coroutine))
+    except BaseException as error:  # noqa: BLE001 - it is the caller's
+        outcome.set_exception(error)
