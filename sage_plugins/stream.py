@@ -143,6 +143,10 @@ class StreamCall(Call):
         if self.over() or self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True):
             return
         self.channel.close()
+        self.cancel_coroutine()
+
+    def cancel_coroutine(self) -> None:
+        """End an asynchronous generator at once, wherever it waits."""
         if self.lane is not None:
             self.lane.cancel(self)
 
@@ -163,6 +167,8 @@ def produce(items: Generator[Any, Any, Any]) -> None:
     """Run a generator for the call that is being answered, until it ends or nobody wants more."""
     channel = _channel()
     try:
+        if channel.closed:
+            return
         for item in items:
             if not channel.put(item):
                 break
@@ -176,6 +182,8 @@ async def produce_async(items: AsyncGenerator[Any, Any]) -> None:
 
     channel = _channel()
     try:
+        if channel.closed:
+            return
         async for item in items:
             if not await channel.aput(item):
                 break
@@ -215,7 +223,10 @@ class _Consumer:
 
     def __del__(self) -> None:
         """Nobody reads on: the producer must not wait for ever."""
-        self.close()
+        # Not `close`: this may run at any moment, also while this very thread is inside the router.
+        if self._call is not None and not self._call.over():
+            self._call.channel.close()
+            self._call.cancel_coroutine()
 
     def _take(self, call: StreamCall) -> Any:
         """The next item, `_NOTHING` if there is none yet; raises the call's error and, after the last, `_EndError`."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATIENCE = 20.0
 
 #: Calls that the services of `deploy` run at once.
-SLOTS = {"single": 1, "pool": 2, "inline": 1}
+SLOTS = {"single": 1, "multi": 2, "pool": 2, "async": 100, "inline": 1}
 
 
 class Gate:
@@ -42,13 +42,18 @@ class Gate:
     async def acall(self, result: Any = None) -> Any:
         """Stay until the gate opens, without holding the event loop."""
         self._entered.put(None)
-        await asyncio.wrap_future(self._open)
+        await asyncio.shield(asyncio.wrap_future(self._open))  # cancelling one waiter must not cancel the gate
         return result
 
     def wait_entered(self, calls: int = 1) -> None:
         """Wait until so many more calls are inside."""
         for _ in range(calls):
             self._entered.get(timeout=PATIENCE)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` was called."""
+        return self._open.done()
 
     @property
     def entered(self) -> int:
@@ -212,6 +217,8 @@ def deploy(environments: Callable[..., Environment], in_thread: Any, gates: Any)
     ) -> Deployed:
         if strategy == "pool":
             config = {"thread_count": SLOTS["pool"], "thread_pool_size": SLOTS["pool"]} | config
+        elif strategy == "multi":
+            config = {"thread_count": SLOTS["multi"]} | config
         env = environments("test", **(env_options or {}))
         env.register_service_with_config(
             Deployed.name,

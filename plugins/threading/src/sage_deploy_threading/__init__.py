@@ -174,7 +174,7 @@ def sage_register_threading_strategies() -> list[Registration]:
             _create_async,
             "One event loop per replica: many coroutines at once",
             explain=_explain_async,
-            capabilities=frozenset({"concurrent", "releases_at_deadline", "cancels_coroutines"}),
+            capabilities=frozenset({"concurrent", "releases_at_deadline"}),
         ),
         Registration(
             "pool",

@@ -1,0 +1,235 @@
+"""What strategy `async` adds to the rules for every strategy: one loop, coroutines on it, threads beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from sage_plugins import errors
+
+PATIENCE = 20.0
+
+
+class OnLoop:
+    """Says where its parts run."""
+
+    def __init__(self):
+        self.where = {"constructor": (threading.current_thread(), asyncio.get_running_loop())}
+
+    def note(self, what):
+        self.where[what] = (threading.current_thread(), asyncio.get_running_loop())
+
+    async def setup(self):
+        self.note("setup")
+
+    def start_running(self):
+        self.note("start_running")
+
+    def warmup(self):
+        self.note("warmup")
+
+    async def method(self):
+        self.note("method")
+        return {name: (thread.name, id(loop)) for name, (thread, loop) in self.where.items()}
+
+    async def items(self):
+        self.note("items")
+        yield self.where["items"] == self.where["constructor"]
+
+    def blocking(self):
+        return threading.current_thread().name
+
+    async def stop(self):
+        self.note("stop")
+
+    def cleanup(self):
+        self.note("cleanup")
+        STOPPED.append(self.where)
+
+
+STOPPED = []
+
+
+def test_constructor_hooks_and_coroutines_share_one_loop_and_its_thread(deploy):
+    service = deploy("async", OnLoop)
+    assert len(set(service.handle.method().values())) == 1
+    assert list(service.handle.stream("items")) == [True]
+    service.env.close()
+    assert len(set(STOPPED.pop().values())) == 1
+
+
+def test_method_that_is_no_coroutine_runs_beside_the_loop(deploy):
+    service = deploy("async", OnLoop)
+    assert service.handle.blocking() not in {name for name, _ in service.handle.method().values()}
+
+
+def test_blocking_methods_never_hold_up_coroutines(deploy, probe, gates):
+    """As many blocking calls as there are helpers, and the loop answers all the same."""
+    service = deploy("async", probe, thread_pool_size=2)
+    held = [gates(), gates()]
+    calls = [service.handle.submit("run", gate) for gate in held]
+    for gate in held:
+        gate.wait_entered()
+    gate = gates()
+    answer = service.handle.submit("arun", gate.acall, "answer")
+    gate.wait_entered()
+    gate.open()
+    assert answer.result(PATIENCE) == "answer"
+    assert not any(call.done() for call in calls)
+
+
+def test_no_more_coroutines_at_once_than_max_concurrency(deploy, probe, gate):
+    service = deploy("async", probe, max_concurrency=3)
+    calls = [service.handle.submit("arun", gate.acall, number) for number in range(5)]
+    gate.wait_entered(3)
+    assert (service.waiting, gate.entered) == (2, 0)
+    gate.open()
+    assert [call.result(PATIENCE) for call in calls] == list(range(5))
+
+
+def test_helper_threads_are_no_more_than_thread_pool_size(deploy, probe, gate):
+    service = deploy("async", probe, thread_pool_size=2)
+    calls = [service.handle.submit("run", gate, number) for number in range(4)]
+    gate.wait_entered(2)
+    assert service.metrics.active_threads == 3  # the loop and two helpers
+    assert gate.entered == 0
+    gate.open()
+    assert [call.result(PATIENCE) for call in calls] == list(range(4))
+
+
+class Hanging:
+    """A coroutine that can be cancelled, and tells."""
+
+    def __init__(self, gate, ended):
+        self.gate = gate
+        self.ended = ended
+
+    async def hang(self):
+        try:
+            await self.gate.acall()
+        except asyncio.CancelledError:
+            self.ended.put("cancelled")
+            raise
+
+    async def hang_on(self):
+        while not self.gate.is_open:
+            try:
+                await self.gate.acall()
+            except asyncio.CancelledError:
+                self.ended.put("refused to end")
+
+    async def echo(self, value):
+        return value
+
+
+@pytest.fixture(params=["async", "single", "pool"])
+def hanging(request, deploy, gate, ended):
+    return deploy(request.param, Hanging, gate, ended)
+
+
+@pytest.fixture
+def ended():
+    import queue
+
+    return queue.SimpleQueue()
+
+
+def test_cancel_ends_a_running_coroutine_and_frees_its_slot(hanging, gate, ended):
+    call = hanging.handle.submit("hang")
+    gate.wait_entered()
+    assert call.cancel()
+    assert call.cancelled()
+    assert ended.get(timeout=PATIENCE) == "cancelled"
+    assert hanging.handle.echo(1) == 1
+
+
+def test_deadline_ends_a_running_coroutine_though_nobody_waits_for_it(hanging, gate, ended):
+    call = hanging.handle.with_options(timeout=0.05).submit("hang")
+    gate.wait_entered()
+    assert ended.get(timeout=PATIENCE) == "cancelled"
+    with pytest.raises(errors.CallTimeoutError, match="cancelled"):
+        call.result()
+    assert hanging.metrics.outcomes == {"timeout": 1}
+
+
+def test_task_that_is_cancelled_while_it_waits_cancels_the_coroutine(hanging, gate, ended):
+    async def main():
+        task = asyncio.create_task(hanging.handle.acall("hang"))
+        await asyncio.to_thread(gate.wait_entered)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert ended.get(timeout=PATIENCE) == "cancelled"
+
+
+def test_coroutine_that_refuses_to_end_keeps_its_slot(deploy, gate, ended):
+    service = deploy("async", Hanging, gate, ended, max_concurrency=1)
+    call = service.handle.submit("hang_on")
+    gate.wait_entered()
+    assert call.cancel()
+    assert ended.get(timeout=PATIENCE) == "refused to end"
+    waiting = service.handle.submit("echo", 1)
+    gate.wait_entered()
+    assert (service.waiting, service.metrics.abandoned_count) == (1, 1)
+    gate.open()
+    assert waiting.result(PATIENCE) == 1
+
+
+def test_cancelled_error_of_its_own_is_an_error_of_the_method(deploy, probe):
+    """A coroutine that raises CancelledError without having been cancelled must not look like a cancelled call."""
+
+    async def odd():
+        raise asyncio.CancelledError
+
+    service = deploy("async", probe)
+    with pytest.raises(errors.RemoteError, match="CancelledError"):
+        service.handle.arun(odd)
+
+
+def test_system_exit_of_a_coroutine_ends_neither_loop_nor_process(deploy, probe):
+    async def leave():
+        raise SystemExit(3)
+
+    service = deploy("async", probe)
+    with pytest.raises(errors.RemoteError, match="SystemExit"):
+        service.handle.arun(leave)
+    assert service.handle.echo(1) == 1
+
+
+def test_coroutine_that_calls_its_own_service_and_blocks_the_loop_is_told_so(deploy):
+    class Calling:
+        async def outer(self):
+            return self.ctx.service("svc").call("inner")
+
+        async def inner(self):
+            return "never"
+
+        async def well(self):
+            return await self.ctx.service("svc").acall("inner")
+
+    service = deploy("async", Calling)
+    with pytest.raises(errors.ReentrantCallError, match="acall"):
+        service.handle.outer()
+    assert service.handle.well() == "never"
+
+
+def test_tasks_that_a_service_leaves_behind_end_with_the_loop(deploy, ended):
+    class Untidy:
+        async def leave(self):
+            async def forever():
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    ended.put("ended")
+
+            self.task = asyncio.create_task(forever())
+            await asyncio.sleep(0)
+
+    service = deploy("async", Untidy)
+    service.handle.leave()
+    service.env.close()
+    assert ended.get(timeout=PATIENCE) == "ended"
