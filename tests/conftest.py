@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATIENCE = 20.0
 
 #: Calls that the services of `deploy` run at once.
-SLOTS = {"single": 1, "multi": 2, "pool": 2, "async": 100, "inline": 1}
+SLOTS = {"single": 1, "multi": 2, "pool": 2, "async": 2, "inline": 1}
 
 
 class Gate:
@@ -219,6 +219,8 @@ def deploy(environments: Callable[..., Environment], in_thread: Any, gates: Any)
             config = {"thread_count": SLOTS["pool"], "thread_pool_size": SLOTS["pool"]} | config
         elif strategy == "multi":
             config = {"thread_count": SLOTS["multi"]} | config
+        elif strategy == "async":
+            config = {"max_concurrency": SLOTS["async"], "thread_pool_size": SLOTS["async"]} | config
         env = environments("test", **(env_options or {}))
         env.register_service_with_config(
             Deployed.name,

@@ -980,6 +980,7 @@ PROGRAM = """
     print("end", flush=True)
 """
 
+ENDING_STRATEGIES = ("single", "multi", "pool", "async", "inline")
 ENDINGS = {
     "idle": "pass",
     "stuck": 'hang("hang")',
@@ -994,7 +995,7 @@ def ends(tmp_path_factory):
     """How each program ends, all of them run at the same time: {(strategy, ending): (exit code, output, errors)}."""
     folder = tmp_path_factory.mktemp("ends")
     programs = {}
-    for strategy in ("single", "pool", "inline"):
+    for strategy in ENDING_STRATEGIES:
         for ending, source in ENDINGS.items():
             path = folder / f"{strategy}_{ending.replace(' ', '_')}.py"
             text = textwrap.dedent(PROGRAM).format(strategy=strategy, ending=source, timeout=1000.0)
@@ -1015,6 +1016,7 @@ def ends(tmp_path_factory):
     return results
 
 
+@pytest.mark.parametrize("strategy", ENDING_STRATEGIES)
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_interpreter_exits_without_close(ends, strategy, ending):
     """A forgotten `close` never keeps the interpreter from exiting, not even with a method that hangs."""
