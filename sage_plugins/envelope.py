@@ -11,17 +11,15 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sage_plugins.batch import Batch, binder
-from sage_plugins.call import CURRENT, FINISHED
+from sage_plugins.call import CURRENT, FINISHED, Call
 from sage_plugins.errors import RemoteError, text_of
 from sage_plugins.steps import Step
-from sage_plugins.stream import produce, produce_async
 from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.batch import Batch
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
@@ -88,14 +86,20 @@ class Envelope:
             self.table.append(self._bound(instance, method.name, method.kind))
             batch = method.batch
             if batch is not None:
+                from sage_plugins.batch import binder  # few services need it, as the streams below
+
                 bound = self._bound(instance, batch.name, batch.kind)
                 self.batches[method.index] = (bound, binder(getattr(instance, method.name)))
 
     def _bound(self, instance: Any, name: str, kind: MethodKind) -> Callable[..., Any]:
         bound: Callable[..., Any] = getattr(instance, name)
         if kind is MethodKind.GENERATOR:
+            from sage_plugins.stream import produce
+
             return lambda *args, **kwargs: produce(bound(*args, **kwargs))
         if kind is MethodKind.ASYNC_GENERATOR:
+            from sage_plugins.stream import produce_async
+
             generator = bound
             bound = lambda *args, **kwargs: produce_async(generator(*args, **kwargs))  # noqa: E731 - it is one of four
         elif kind is MethodKind.SYNC:
@@ -229,13 +233,13 @@ class Envelope:
             """
             Work that is no call to be run: a step of the replica's life, a batch, or a call whose time is over.
             """
-            if isinstance(work, Batch):
-                return execute_batch(work)
+            if isinstance(work, Call):
+                work.expire()
+                return follow(work)
             if isinstance(work, Step):
                 work.run()
                 return None
-            work.expire()
-            return follow(work)
+            return execute_batch(work)
 
         def execute_batch(batch: Batch) -> Work | None:
             batch.gather()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError
 from sage_plugins.methods import LIFECYCLE_HOOKS
-from sage_plugins.stream import AsyncServiceStream, ServiceStream, StreamCall
 from sage_plugins.values import CallOptions, MethodKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
     from sage_plugins.router import Router
+    from sage_plugins.stream import AsyncServiceStream, ServiceStream, StreamCall
     from sage_plugins.values import MethodPlan
 
 __all__ = ["Binding", "ServiceHandle"]
@@ -144,6 +144,8 @@ class ServiceHandle:
             TypeError: The method is no generator, which needs `call`.
             CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError: As for `submit`.
         """
+        from sage_plugins.stream import ServiceStream
+
         binding = self._compose()
         call = self._make_stream(method, args, kwargs)
         if binding.runs_here:
@@ -159,9 +161,10 @@ class ServiceHandle:
         """
         Like `stream`, for coroutines: an asynchronous iterator, which makes the call when its first item is asked for.
         """
+        from sage_plugins import aio
+        from sage_plugins.stream import AsyncServiceStream
 
         async def start() -> StreamCall:
-            from sage_plugins import aio
 
             binding = self._binding
             if binding is None:  # deploying waits, and the loop must not
@@ -317,6 +320,8 @@ class ServiceHandle:
             plan, timeout = timed.get(method, (None, 0.0))
             if plan is None or plan.kind not in _GENERATORS:
                 raise refuse(method, binding.methods)
+            from sage_plugins.stream import StreamCall
+
             now = monotonic()
             outer = current()
             deadline = inf if outer is None else outer.deadline

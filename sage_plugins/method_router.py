@@ -26,12 +26,7 @@ if TYPE_CHECKING:
     from sage_plugins.lane import Lane
     from sage_plugins.values import MethodPlan
 
-__all__ = ["MethodRouter", "needs_method_router"]
-
-
-def needs_method_router(methods: tuple[MethodPlan, ...]) -> bool:
-    """Whether one of *methods* has a limit of its own or is answered in batches."""
-    return any(method.max_concurrency is not None or method.batch is not None for method in methods)
+__all__ = ["LaneMethods", "MethodRouter"]
 
 
 class LaneMethods:

@@ -13,7 +13,6 @@ from sage_plugins.call import current_call
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.method_router import MethodRouter, needs_method_router
 from sage_plugins.router import Router
 from sage_plugins.values import (
     Choice,
@@ -42,6 +41,14 @@ _HERE = str(Path(__file__).parent)
 
 #: Seconds that stop hooks and workers get when draining used up its time.
 _LAST_GRACE_S = 1.0
+
+
+def _router_class(methods: Sequence[MethodPlan]) -> type[Router]:
+    if any(method.max_concurrency is not None or method.batch is not None for method in methods):
+        from sage_plugins.method_router import MethodRouter  # few services need it
+
+        return MethodRouter
+    return Router
 
 
 class Composition(NamedTuple):
@@ -147,8 +154,7 @@ class ServiceTask:
         self._recorders = {choice.id: monitor.recorder(who, names) for choice, monitor in self._monitors}
         self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
         self._writing = threading.RLock()  # writers are for one thread at a time
-        router = MethodRouter if needs_method_router(composition.methods) else Router
-        self._router = router(
+        self._router = _router_class(composition.methods)(
             composition.name,
             clock,
             queue_size=self._config.queue_size,
