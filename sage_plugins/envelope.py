@@ -282,6 +282,8 @@ class Envelope:
                     error.args = (f"{call.method.name}() {error}",)
                     if self.settles(call, error, now, now, record):
                         call.publish(None, error)
+                    else:
+                        call.owner.abandoned_ended(call)
                 else:
                     calls.append(call)
         batch.owner.batch_started(batch, len(calls))

@@ -201,8 +201,8 @@ class ReplicaEvents(Protocol):
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
 
-    def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
-        """The replica died with these calls: those that surely had not started, and those that may have."""
+    def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
+        """The replica died with this work: what surely had not started, and what may have."""
 
     def service(self, name: str) -> Any:
         """A handle to another service, for the instance's `ctx`."""

@@ -19,7 +19,7 @@ from sage_plugins.lane import remove
 from sage_plugins.router import Router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sage_plugins.call import Call
     from sage_plugins.interfaces import Picker, Work
@@ -185,6 +185,26 @@ class MethodRouter(Router):
                 found.append(other)
         return found
 
+    # -- replicas that leave -----------------------------------------------------------------------------------------
+
+    def lost(self, lane: Lane, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
+        """The replica of *lane* died, with batches and calls."""
+        with self._lock:  # nobody joins a batch from now on whose calls are given back below
+            self._shut_all(lane)
+            lost = [_calls(work) for work in (not_started, maybe)]
+        super().lost(lane, *lost, cause)
+
+    def drain(self, why: str, on_idle: Callable[[], None]) -> None:
+        """As `Router.drain`; batches wait for nobody any more."""
+        super().drain(why, on_idle)
+        with self._lock:
+            for lane in self._open:
+                self._shut_all(lane)
+
+    def _shut_all(self, lane: Lane) -> None:
+        for batch in tuple(lane.methods.open.values()):
+            self._shut(batch, lane)
+
     # -- batches whose callers give up -------------------------------------------------------------------------------
 
     def batch_started(self, batch: Batch, number: int) -> None:
@@ -200,7 +220,17 @@ class MethodRouter(Router):
             super()._abandoned(call, change)
             return
         # Its slot is held by nothing but abandoned calls only once all of them are.
-        before = batch.abandoned == batch.running
+        before = 0 < batch.running == batch.abandoned
         batch.abandoned += change
-        after = batch.abandoned == batch.running
+        after = 0 < batch.running == batch.abandoned
         super()._abandoned(call, after - before)
+
+
+def _calls(works: Sequence[Work]) -> list[Call]:
+    """The calls of pieces of work, each on its own again."""
+    found: list[Call] = []
+    for work in works:
+        found += work.calls if isinstance(work, Batch) else [work]
+    for call in found:
+        call.batch = None
+    return found

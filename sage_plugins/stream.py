@@ -32,15 +32,15 @@ class Channel:
     Items on their way from one producer to one consumer, which may be threads or coroutines.
 
     Each side announces itself before it looks for the last time and then sleeps; the other side acts first and then
-    looks whether somebody is announced. So no item and no room goes unnoticed, and nobody is woken who is not asleep.
+    looks whether somebody is announced. So no item and no room goes unnoticed. Waking somebody who is awake is harmless.
     """
 
     __slots__ = ("_consumer", "_items", "_producer", "closed")
 
     def __init__(self) -> None:
         self._items: deque[Any] = deque()
-        self._consumer: Callable[[], None] | None = None  # wakes the one who waits for an item
-        self._producer: Callable[[], None] | None = None  # wakes the one who waits for room
+        self._consumer: list[Callable[[], None]] = []  # wakes the one who waits for an item
+        self._producer: list[Callable[[], None]] = []  # wakes the one who waits for room
         self.closed = False  # whether nobody wants more
 
     # -- the producer's side -----------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ class Channel:
         self._append(item)
         while self._full():
             latch = closed_lock()
-            self._producer = partial(open_lock, latch)
+            self._producer.append(partial(open_lock, latch))
             if self._full():
                 latch.acquire()
         return not self.closed
@@ -61,7 +61,8 @@ class Channel:
 
         self._append(item)
         while self._full():
-            woken, self._producer = wake_up()
+            woken, wake = wake_up()
+            self._producer.append(wake)
             if self._full():
                 await woken
         return not self.closed
@@ -82,29 +83,33 @@ class Channel:
         except IndexError:
             return _NOTHING
         # Woken when half of the room is free, not for each item.
-        if self._producer is not None and len(self._items) <= AHEAD // 2:
-            self._wake_producer()
+        if self._producer and len(self._items) <= AHEAD // 2:
+            _wake(self._producer)
         return item
 
     def announce(self, wake: Callable[[], None]) -> None:
         """Have *wake* called once there is an item; look again after this, before you sleep."""
-        self._consumer = wake
+        self._consumer.append(wake)
 
     def wake_consumer(self) -> None:
         """There is an item, or there will be none any more."""
-        wake, self._consumer = self._consumer, None
-        if wake is not None:
-            wake()
+        if self._consumer:
+            _wake(self._consumer)
 
     def close(self) -> None:
         """Nobody wants more: the producer ends when it next hands over an item."""
         self.closed = True
-        self._wake_producer()
+        _wake(self._producer)
 
-    def _wake_producer(self) -> None:
-        wake, self._producer = self._producer, None
-        if wake is not None:
-            wake()
+
+def _wake(sleepers: list[Callable[[], None]]) -> None:
+    """Wake everybody who is announced; taking one is one step of the interpreter, so each is woken once."""
+    while sleepers:
+        try:
+            wake = sleepers.pop()
+        except IndexError:  # another thread took the last one
+            return
+        wake()
 
 
 class StreamCall(Call):

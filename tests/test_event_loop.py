@@ -67,7 +67,7 @@ def test_method_that_is_no_coroutine_runs_beside_the_loop(deploy):
 
 def test_blocking_methods_never_hold_up_coroutines(deploy, probe, gates):
     """As many blocking calls as there are helpers, and the loop answers all the same."""
-    service = deploy("async", probe, thread_pool_size=2)
+    service = deploy("async", probe, thread_pool_size=2, max_concurrency=9)
     held = [gates(), gates()]
     calls = [service.handle.submit("run", gate) for gate in held]
     for gate in held:
@@ -90,7 +90,7 @@ def test_no_more_coroutines_at_once_than_max_concurrency(deploy, probe, gate):
 
 
 def test_helper_threads_are_no_more_than_thread_pool_size(deploy, probe, gate):
-    service = deploy("async", probe, thread_pool_size=2)
+    service = deploy("async", probe, thread_pool_size=2, max_concurrency=9)
     calls = [service.handle.submit("run", gate, number) for number in range(4)]
     gate.wait_entered(2)
     assert service.metrics.active_threads == 3  # the loop and two helpers
