@@ -191,8 +191,8 @@ class MethodRouter(Router):
         """The replica of *lane* died, with batches and calls."""
         with self._lock:  # nobody joins a batch from now on whose calls are given back below
             self._shut_all(lane)
-            lost = [_calls(work) for work in (not_started, maybe)]
-        super().lost(lane, *lost, cause)
+            waiting, running = _calls(not_started), _calls(maybe)
+        super().lost(lane, waiting, running, cause)
 
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """As `Router.drain`; batches wait for nobody any more."""

@@ -32,7 +32,7 @@ class Channel:
     Items on their way from one producer to one consumer, which may be threads or coroutines.
 
     Each side announces itself before it looks for the last time and then sleeps; the other side acts first and then
-    looks whether somebody is announced. So no item and no room goes unnoticed. Waking somebody who is awake is harmless.
+    looks whether somebody is announced. So no item and no room goes unnoticed. Waking who is awake does no harm.
     """
 
     __slots__ = ("_consumer", "_items", "_producer", "closed")
