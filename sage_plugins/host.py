@@ -55,7 +55,6 @@ class _Inbox:
     def notify(self, wake: Callable[[], None]) -> None:
         """Have *wake* called, from any thread, when work comes and `get_nowait` has found none before."""
         self._wake = wake
-        self._asleep.append(None)
         self.put = self._put
 
     def _put(self, work: Work | None) -> None:

@@ -18,6 +18,7 @@ from sage_plugins.values import MethodKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from contextvars import Context
 
     from sage_plugins.call import Call
     from sage_plugins.envelope import Envelope
@@ -40,6 +41,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         put: Takes work that must run in a thread.
     """
     loop = asyncio.get_running_loop()
+    begin = _compose_begin(loop)
     monotonic, table, tasks = envelope.clock.monotonic, envelope.table, envelope.tasks
     record, set_current = envelope.compose_record(), CURRENT.set
     other_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
@@ -120,7 +122,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             return False
         tasks.add(work)
         work.on_loop = True
-        work.task = loop.create_task(run(work), context=work.context)
+        begin(work, run(work))
         return True
 
     def go_on(following: Work | None) -> None:
@@ -128,6 +130,38 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             put(following)
 
     return start
+
+
+def _compose_begin(loop: asyncio.AbstractEventLoop) -> Callable[[Call, Coroutine[Any, Any, None]], None]:
+    """
+    What makes a coroutine the task of a call and does its first step at once, outside of any other task.
+
+    A task made by `create_task` takes its first step in the loop's next turn: one more look at the selector, for calls
+    that mostly end with that step. `eager_start` exists from Python 3.12 and knows the task only after the step. So a
+    task that is being made finds another `call_soon` here, which keeps the step that it wants to have called.
+    """
+    steps: list[Callable[[], None]] = []
+
+    def keep(step: Callable[[], None], *, context: Context) -> None:  # noqa: ARG001 - the call's, which `begin` has
+        steps.append(step)
+
+    def begin(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
+        context = call.context
+        assert context is not None  # noqa: S101 - for the type checker: a call that has not started has it
+        if asyncio.current_task(loop) is not None:  # one task cannot step in another's step
+            call.task = loop.create_task(coroutine, context=context)
+            return
+        loop.call_soon = keep  # type: ignore[method-assign,assignment] # for the next line only
+        try:
+            call.task = asyncio.Task(coroutine, loop=loop, context=context)
+        finally:
+            del loop.call_soon  # the instance's, which hid the method
+        context.run(steps.pop())
+
+    def begin_later(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
+        call.task = loop.create_task(coroutine, context=call.context)
+
+    return begin if hasattr(loop, "__dict__") else begin_later  # uvloop's has no room for another `call_soon`
 
 
 class _Deadlines:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from sage_deploy_threading.bell import Bell
 from sage_deploy_threading.workers import DEFAULT_MOST, Workers, join_all
 from sage_plugins.values import RunnerStats
 
@@ -19,6 +20,8 @@ __all__ = ["EventLoop"]
 
 #: Seconds after which an idle thread beside the loop ends.
 _IDLE_S = 30.0
+#: Pieces of work started in one turn of the loop; timers and sockets get their turn too.
+_BURST = 128
 
 
 class EventLoop:
@@ -49,12 +52,9 @@ class _LoopRunner:
         self._loop = asyncio.new_event_loop()
         self._end = self._loop.create_future()
         self._start: Callable[[Work], bool]
-        seat.on_ready(self._wake)
+        self._bell = Bell(self._loop, self._fetch)
+        seat.on_ready(self._bell.ring)
         self._thread = seat.spawn(self._serve, "loop")
-
-    def _wake(self) -> None:
-        with suppress(RuntimeError):  # the loop was closed
-            self._loop.call_soon_threadsafe(self._fetch)
 
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -62,13 +62,26 @@ class _LoopRunner:
 
     async def _main(self) -> None:
         self._start = self._seat.starter(self._in_thread)
-        self._fetch()
-        await self._end
+        try:
+            self._bell.ring()
+            await self._end
+        finally:
+            self._bell.close()
 
     def _fetch(self) -> None:
-        """Start whatever has come; on the loop."""
-        get, start = self._seat.get_nowait, self._start
-        while (work := get()) is not None:
+        """Start what has come; on the loop, when the bell has rung."""
+        get, start, waiting = self._seat.get_nowait, self._start, self._seat.waiting
+        for _ in range(_BURST):
+            if not waiting():
+                break
+            work = get()
+            if work is not None and not start(work):
+                self._in_thread(work)
+        # Silent before the last look: if that finds nothing, the next work rings again.
+        self._bell.silence()
+        work = get()
+        if work is not None:
+            self._bell.ring()  # come back, after what else the loop has to do
             if not start(work):
                 self._in_thread(work)
 
