@@ -37,10 +37,11 @@ test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many see
 	$(PYTEST) --timeout 900
 
 .PHONY: lint
-lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, the table of layers
+lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 	$(PYTEST) --quiet tests/test_layers.py tests/test_distributions.py
 
 .PHONY: wheels

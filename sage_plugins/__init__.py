@@ -11,8 +11,6 @@ from importlib import import_module
 TYPE_CHECKING = False  # type checkers know it by its name; importing typing would take 8 ms
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from sage_plugins import errors
     from sage_plugins.config import DeploymentTarget, ServiceDeploymentConfig, ThreadingStrategy
     from sage_plugins.environment import Environment
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.service import ServiceContext, ServiceFactory
     from sage_plugins.task import ServiceTask
+
+    __version__: str
 
 __all__ = [
     "DeploymentTarget",
@@ -58,16 +58,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        if name in ("errors", "__version__"):
-            return import_module("sage_plugins.errors") if name == "errors" else _version()
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    value = getattr(import_module(f"sage_plugins.{home}"), name)
-    globals()[name] = value  # so that the next access does not come here
-    return value
+if not TYPE_CHECKING:  # to a checker that sees it, every misspelt name is one that it may give
+
+    def __getattr__(name: str) -> object:
+        home = _HOMES.get(name)
+        if home is None:
+            if name in ("errors", "__version__"):
+                return import_module("sage_plugins.errors") if name == "errors" else _version()
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        value = getattr(import_module(f"sage_plugins.{home}"), name)
+        globals()[name] = value  # so that the next access does not come here
+        return value
 
 
 def _version() -> str:

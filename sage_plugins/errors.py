@@ -165,7 +165,7 @@ class CallTimeoutError(CallError, TimeoutError):
 
     def __init__(self, message: str, *, stage: Literal["queue", "run"] = "queue", **where: str | None) -> None:
         super().__init__(message, **where)
-        self.stage = stage
+        self.stage: Literal["queue", "run"] = stage
 
 
 class CallCancelledError(CallError, CancelledError):

@@ -120,11 +120,13 @@ class Strategy(Protocol):
 class Runner(Protocol):
     """The running workers of one replica."""
 
-    slots: int
-    """Calls at once, at most. The core sends no more."""
+    @property
+    def slots(self) -> int:
+        """Calls at once, at most. The core sends no more."""
 
-    run_here: Callable[[Call], None] | None
-    """For a strategy without workers: runs a call in the calling thread. None for all others."""
+    @property
+    def run_here(self) -> Callable[[Call], Any] | None:
+        """For a strategy without workers: runs a call in the calling thread. None for all others."""
 
     def stats(self) -> RunnerStats:
         """What the workers do at the moment."""
@@ -287,10 +289,10 @@ class Recorder(Protocol):
 class Monitor(Protocol):
     """Watches a service: one object on the calling side, and one in each replica's process."""
 
-    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...]) -> Recorder | None:
+    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
         """A recorder for one replica, or for the calling side; None if this monitor counts no calls."""
 
-    def refused(self, method: int, reason: str) -> None:
+    def refused(self, method: int, reason: str, /) -> None:
         """A call was not accepted; *reason* is `"overloaded"` or `"stopped"`. Calling side, any thread."""
 
     def event(self, event: Event) -> None:

@@ -6,14 +6,18 @@ import inspect
 import logging
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.call import CURRENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
 
+    from sage_plugins.handle import ServiceHandle
+
 __all__ = ["ServiceContext", "ServiceFactory", "hook"]
+
+_Service = TypeVar("_Service")
 
 
 def hook(instance: Any, *names: str) -> Generator[Coroutine[Any, Any, Any], None, None]:
@@ -51,7 +55,12 @@ class ServiceContext:
         self.logger = logging.getLogger(f"sage.service.{name}")
         self._find = find
 
-    def service(self, name: str, cls: type | None = None) -> Any:  # noqa: ARG002 - for type checkers: a typed handle
+    @overload
+    def service(self, name: str) -> ServiceHandle: ...
+    @overload
+    def service(self, name: str, cls: type[_Service]) -> _Service: ...
+
+    def service(self, name: str, cls: type | None = None) -> Any:  # noqa: ARG002 - only type checkers read it
         """
         A handle to another service; *cls* only tells type checkers its methods.
 

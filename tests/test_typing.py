@@ -1,0 +1,39 @@
+"""
+The files of typing_tests/ speak of everything that they should; `make lint` has both type checkers read them.
+
+A name that is in none of them may be Any to its users without anybody noticing.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sage_plugins
+from sage_plugins.plugins import Registry
+
+FOLDER = Path(__file__).parent.parent / "typing_tests"
+FIRST_PARTY = [
+    pytest.param(entry.registration, id=f"{kind} {id}")
+    for (kind, id), entry in Registry.discover().entries().items()
+    if entry.plugin.distribution.startswith("sage-deploy")
+]
+
+
+def names_in(file):
+    """Every name that is used in a file, rather than only imported."""
+    tree = ast.parse((FOLDER / file).read_text(encoding="utf-8"))
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+@pytest.mark.parametrize("name", sage_plugins.__all__)
+def test_every_public_name_has_its_type_checked(name):
+    assert name in names_in("exports.py"), f"typing_tests/exports.py says nothing of {name}"
+
+
+@pytest.mark.parametrize("registration", FIRST_PARTY)
+def test_every_plugin_is_assigned_to_its_interface(registration):
+    made = type(registration.create(registration.options() if registration.options else None)).__name__
+    assert made in names_in("interfaces.py"), f"typing_tests/interfaces.py does not assign {made} to its protocol"

@@ -1,0 +1,117 @@
+"""
+What type checkers and editors know of a handle: the methods of the class that was named, or the verbs of a call.
+
+Nothing here runs; mypy and pyright read it. A line that must be refused carries the ignores of both, and one that turns
+out to be accepted is an error itself: mypy's warn_unused_ignores, pyright's reportUnnecessaryTypeIgnoreComment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, assert_type
+
+from sage_plugins import Environment, ServiceHandle
+from sage_plugins.call import Call
+
+
+class KV:
+    """A service with a method of each kind."""
+
+    def put(self, key: str, value: int, *, ttl: float | None = None) -> bool:
+        """Store."""
+        return bool(key) and value > 0 and ttl is None
+
+    def get(self, key: str) -> int:
+        """Read."""
+        return len(key)
+
+    async def fetch(self, key: str) -> bytes:
+        """Read from afar."""
+        return key.encode()
+
+    def scan(self, prefix: str) -> Iterator[str]:
+        """Read many."""
+        yield prefix
+
+
+def a_typed_handle_has_the_methods_of_its_class(env: Environment) -> None:
+    """With their parameters and results."""
+    kv = env.service("kv", KV)
+    assert_type(kv, KV)
+    assert_type(kv.get("k"), int)
+    assert_type(kv.put("k", 1), bool)
+    assert_type(kv.put("k", 1, ttl=0.5), bool)
+    assert_type(kv.scan("k"), Iterator[str])
+    get: Callable[[str], int] = kv.get
+    get("k")
+
+
+def a_typed_handle_refuses_what_its_class_has_not(env: Environment) -> None:
+    """Wrong names, arguments and uses of the result."""
+    kv = env.service("kv", KV)
+    kv.git  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    kv.get(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    kv.get()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    kv.get("k", default=None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    kv.put("k", "v")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    kv.put("k", 1, 0.5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    text: str = kv.get("k")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    print(text)
+
+
+def the_class_itself_is_asked_for(env: Environment) -> None:
+    """An instance or a name is none."""
+    env.service("kv", KV())  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    env.service("kv", "KV")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    env.service(KV)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+def an_untyped_handle_has_the_verbs(env: Environment) -> None:
+    """Results are Any, futures are futures, and the options make another handle."""
+    kv = env.service("kv")
+    assert_type(kv, ServiceHandle)
+    assert_type(kv.call("get", "k"), Any)
+    assert_type(kv.submit("get", "k"), Call)
+    future: Future[Any] = kv.submit("put", "k", 1, ttl=0.5)
+    assert_type(future.result(timeout=1), Any)
+    assert_type(kv.with_options(timeout=0.2, key="k", idempotent=True), ServiceHandle)
+    assert_type(kv.with_options(timeout=None).call("get", "k"), Any)
+
+
+def an_untyped_handle_takes_any_method_name(env: Environment) -> None:
+    """It cannot know them: the service refuses wrong ones when they are called."""
+    kv = env.service("kv")
+    assert_type(kv.get("k"), Any)
+    assert_type(kv.anything(1, two=2), Any)
+
+
+def the_verbs_refuse_what_is_no_option(env: Environment) -> None:
+    """The first argument is the method's name, and options have types."""
+    kv = env.service("kv")
+    kv.call()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    kv.call(KV.get, "k")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    kv.with_options(0.2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    kv.with_options(timeout="0.2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    kv.with_options(retries=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    kv.with_options(key=["no", "hash"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def coroutines_await_the_result(env: Environment) -> None:
+    """`acall` gives it; forgetting to await is noticed."""
+    kv = env.service("kv")
+    assert_type(await kv.acall("get", "k"), Any)
+    kv.acall("get", "k")  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
+    async with env as entered:
+        assert_type(entered, Environment)
+    assert_type(await env.adeploy(), None)
+
+
+def an_environment_enters_as_itself() -> None:
+    """So that a subclass keeps its own methods."""
+
+    class Mine(Environment):
+        pass
+
+    with Mine("mine") as env:
+        assert_type(env, Mine)

@@ -1,0 +1,119 @@
+"""
+What the first-party plugins make is what `sage_plugins.interfaces` asks for.
+
+Registrations create objects of which the core sees nothing but these protocols, so no checker would notice elsewhere
+that a plugin lacks a method. Each assignment below is one that fails then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_balancers.least_loaded import LeastLoaded
+from sage_deploy_balancers.round_robin import RoundRobin
+from sage_deploy_local.target import LocalReplica, LocalTarget
+from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
+from sage_deploy_threading.inline import Inline
+from sage_deploy_threading.pool import Pool
+from sage_deploy_threading.single import Single
+from sage_plugins.clock import SystemClock
+from sage_plugins.testing.virtual_clock import VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sage_plugins.call import CallOwner
+    from sage_plugins.clock import Clock
+    from sage_plugins.host import Host
+    from sage_plugins.interfaces import (
+        Balancer,
+        Candidate,
+        Monitor,
+        Picker,
+        Recorder,
+        Replica,
+        Runner,
+        Seat,
+        Strategy,
+        Target,
+    )
+    from sage_plugins.lane import Lane
+    from sage_plugins.router import Router
+    from sage_plugins.values import ReplicaSpec
+
+
+def strategies(seat: Seat) -> tuple[Strategy, ...]:
+    """Of `sage-deploy-threading`; and what they start is a runner."""
+    runner: Runner = Single().start(seat)
+    runner = Pool().start(seat)
+    runner = Inline().start(seat)
+    print(runner)
+    return Single(), Pool(), Inline()
+
+
+def balancers() -> tuple[Balancer, ...]:
+    """Of `sage-deploy-balancers`."""
+    return RoundRobin(), LeastLoaded()
+
+
+def monitors() -> tuple[Monitor, Recorder]:
+    """Of `sage-deploy-monitors`."""
+    return Metrics(), MetricsRecorder(())
+
+
+def targets(spec: ReplicaSpec, host: Host) -> tuple[Target, Replica]:
+    """Of `sage-deploy-local`."""
+    return LocalTarget(), LocalReplica(spec, host)
+
+
+def clocks() -> tuple[Clock, ...]:
+    """The real one and the one of the tests."""
+    return SystemClock(), VirtualClock()
+
+
+def the_cores_own_sides(lane: Lane, router: Router) -> tuple[Candidate, CallOwner]:
+    """What it shows to balancers, and what a call needs of the router."""
+    return lane, router
+
+
+class _First:
+    """A stranger's balancer, which inherits from nothing."""
+
+    binding = False
+
+    def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
+        """Always the first."""
+        first = candidates[0]
+        return lambda _key: first
+
+
+class _WithoutBinding:
+    def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
+        return lambda _key: candidates[0]
+
+
+class _PicksAnIndex:
+    binding = False
+
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], int]:
+        return lambda _key: len(candidates)
+
+
+class _StopsWithoutGrace:
+    def __init__(self, inner: Runner) -> None:
+        self.slots = inner.slots
+        self.run_here = None
+        self.stats = inner.stats
+
+    def stop(self) -> int:
+        return 0
+
+
+def what_does_not_fit_is_refused(inner: Runner) -> None:
+    """The protocols are no Any."""
+    balancer: Balancer = _First()
+    balancer = _WithoutBinding()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    balancer = _PicksAnIndex()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    runner: Runner = _StopsWithoutGrace(inner)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    anything: tuple[Any, ...] = (balancer, runner)
+    print(anything)
