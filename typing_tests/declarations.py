@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_type
 
-from sage_plugins import Environment, ServiceContext, idempotent
+from sage_plugins import Environment, ServiceContext, batch_of, idempotent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -19,6 +19,17 @@ class KV:
     def get(self, key: str, default: int = 0) -> int:
         """Read."""
         return len(key) or default
+
+    @batch_of("get")
+    def get_many(self, keys: list[str], defaults: list[int]) -> list[int]:
+        """Read several at once."""
+        return [self.get(key, default) for key, default in zip(keys, defaults, strict=True)]
+
+    @idempotent
+    @batch_of("fetch")
+    async def fetch_many(self, keys: list[str]) -> list[bytes]:
+        """Read several from afar at once."""
+        return [key.encode() for key in keys]
 
     @idempotent
     async def fetch(self, key: str) -> bytes:
@@ -50,7 +61,17 @@ async def an_idempotent_method_keeps_its_type(kv: KV) -> None:
     kv.get("k", default="none")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-def only_a_function_is_declared() -> None:
-    """The decorator takes no arguments, and a mistake in its use shows."""
+async def a_batch_method_keeps_its_type(kv: KV) -> None:
+    """It can be called like any other."""
+    assert_type(kv.get_many(["k"], [0]), list[int])
+    assert_type(await kv.fetch_many(["k"]), list[bytes])
+    kv.get_many(["k"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    kv.get_many("k", [0])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def mistakes_in_a_declaration_show() -> None:
+    """`idempotent` takes the function itself, `batch_of` the other method's name."""
     idempotent(True)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # noqa: FBT003 - that is the mistake
     idempotent()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    batch_of(KV.get)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    batch_of("get")(True)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # noqa: FBT003 - as above

@@ -22,6 +22,7 @@ from sage_plugins import (
     ServiceTask,
     ServiceTaskFactory,
     ThreadingStrategy,
+    batch_of,
     errors,
     hookimpl,
     idempotent,
@@ -50,7 +51,7 @@ def classes_are_themselves() -> None:
     assert_type(sage_plugins.ServiceTask, type[ServiceTask])
     every: tuple[type, ...] = (ServiceContext, ServiceFactory, ServiceHandle, ServiceMetrics, ServiceTaskFactory)
     assert_type(len(every), int)
-    marks: tuple[Callable[[Callable[[], int]], Callable[[], int]], ...] = (hookimpl, idempotent)
+    marks: tuple[Callable[[Callable[[], int]], Callable[[], int]], ...] = (hookimpl, idempotent, batch_of("get"))
     assert_type(len(marks), int)
 
 

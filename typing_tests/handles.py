@@ -13,6 +13,7 @@ from typing import Any, assert_type
 
 from sage_plugins import Environment, ServiceHandle
 from sage_plugins.call import Call
+from sage_plugins.stream import AsyncServiceStream, ServiceStream
 
 
 class KV:
@@ -95,6 +96,28 @@ def the_verbs_refuse_what_is_no_option(env: Environment) -> None:
     kv.with_options(timeout="0.2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     kv.with_options(retries=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     kv.with_options(key=["no", "hash"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def a_stream_is_an_iterator_and_a_context(env: Environment) -> None:
+    """Of whatever the generator gives."""
+    kv = env.service("kv")
+    with kv.stream("scan", "k") as items:
+        assert_type(items, ServiceStream)
+        for item in items:
+            assert_type(item, Any)
+    assert_type(kv.stream("scan", "k").close(), None)
+    kv.stream(KV.scan, "k")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def a_stream_of_coroutines_is_asynchronous(env: Environment) -> None:
+    """Made without awaiting."""
+    kv = env.service("kv")
+    async with kv.astream("scan", "k") as items:
+        assert_type(items, AsyncServiceStream)
+        async for item in items:
+            assert_type(item, Any)
+    assert_type(await kv.astream("scan", "k").aclose(), None)
+    list(kv.astream("scan", "k"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 async def coroutines_await_the_result(env: Environment) -> None:

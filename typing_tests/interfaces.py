@@ -13,8 +13,9 @@ from sage_deploy_balancers.least_loaded import LeastLoaded
 from sage_deploy_balancers.round_robin import RoundRobin
 from sage_deploy_local.target import LocalReplica, LocalTarget
 from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
+from sage_deploy_threading.event_loop import EventLoop
 from sage_deploy_threading.inline import Inline
-from sage_deploy_threading.pool import Pool
+from sage_deploy_threading.pool import Multi, Pool, PoolOptions
 from sage_deploy_threading.single import Single
 from sage_plugins.clock import SystemClock
 from sage_plugins.testing.virtual_clock import VirtualClock
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
 def strategies(seat: Seat) -> tuple[Strategy, ...]:
     """Of `sage-deploy-threading`; and what they start is a runner."""
     runner: Runner = Single().start(seat)
-    runner = Pool().start(seat)
+    runner = Multi().start(seat)
+    runner = Pool(PoolOptions()).start(seat)
+    runner = EventLoop().start(seat)
     runner = Inline().start(seat)
     print(runner)
-    return Single(), Pool(), Inline()
+    return Single(), Multi(), Pool(PoolOptions()), EventLoop(), Inline()
 
 
 def balancers() -> tuple[Balancer, ...]:
