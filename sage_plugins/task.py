@@ -438,7 +438,7 @@ class ServiceTask:
         """
         Accept only calls that come from within other services' calls; *watch* is told when `idle` may have changed.
         """
-        if self._state in (ReplicaState.STARTING, ReplicaState.READY):
+        if self._state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING):
             self._closing = True
             self._router.close_to_outsiders("is stopping", watch)
 

@@ -796,6 +796,19 @@ def test_stop_hooks_of_the_others_run_beside_a_stuck_replica(deploy, gates, unti
     until(lambda: not ours())
 
 
+def test_close_of_a_service_that_drains_waits_for_its_calls_only(deploy, threaded, occupy, in_thread, until):
+    service = deploy(threaded, drain_timeout=1000)
+    task = service.env.task(service.name)
+    gate = occupy(service)
+    stopping = in_thread(task.stop)
+    until(lambda: task.state == "draining")
+    closing = in_thread(service.env.close)
+    until(lambda: service.env._closed)
+    gate.open()
+    stopping.result(PATIENCE)
+    closing.result(PATIENCE)
+
+
 def test_close_is_idempotent_from_many_threads(deploy, strategy, living, diary, in_thread):
     """However often and from wherever: the hooks run once, and every `close` returns when the service is stopped."""
     service = deploy(strategy, living)
