@@ -1,0 +1,79 @@
+"""How the service is deployed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from sage_plugins import ServiceDeploymentConfig
+
+__all__ = ["STRATEGIES", "UNIT_S", "Setting", "settings_of"]
+
+#: A step of virtual time. Far longer than any example takes: nobody's real wait for a deadline may end before the
+#: machine has let that time come.
+UNIT_S = 1000.0
+
+STRATEGIES = ("single", "multi", "pool", "async", "inline")
+BALANCERS = ("round_robin", "least_loaded")
+
+
+class Setting(NamedTuple):
+    """One deployment."""
+
+    strategy: str
+    threads: int
+    max_threads: int
+    replicas: int
+    balancer: str | None
+    reject: bool
+    queue_size: int
+    queue_timeout: float | None
+    limit: int | None  # of calls of `work` at once
+
+    @property
+    def slots(self):
+        """Calls at once: of all replicas, or of the one that serves while the others stand by."""
+        return self.slots_each * (self.replicas if self.balancer else 1)
+
+    @property
+    def slots_each(self):
+        return 1 if self.strategy in ("single", "inline") else self.max_threads
+
+    def config(self):
+        counts = {
+            "multi": {"thread_count": self.max_threads},
+            "pool": {"thread_count": self.threads, "thread_pool_size": self.max_threads},
+            "async": {"max_concurrency": self.max_threads},
+        }
+        return ServiceDeploymentConfig(
+            threading_strategy=self.strategy,
+            replicas=self.replicas,
+            load_balancing=self.balancer is not None,
+            load_balancer=self.balancer,
+            failover_enabled=self.balancer is None and self.replicas > 1,
+            overload="reject" if self.reject else "block",
+            queue_size=self.queue_size,
+            queue_timeout=self.queue_timeout,
+            methods={} if self.limit is None else {"work": {"max_concurrency": self.limit}},
+            timeout=None,
+            **counts.get(self.strategy, {}),
+        )
+
+
+@st.composite
+def settings_of(draw, strategy):
+    threads, replicas = draw(st.sampled_from(((1, 1), (1, 1), (2, 1), (1, 2), (1, 3), (2, 2))))
+    balancer = draw(st.sampled_from((None, *BALANCERS))) if replicas > 1 else None
+    return Setting(
+        strategy=strategy,
+        threads=threads,
+        max_threads=threads + draw(st.integers(0, 1)),
+        replicas=replicas,
+        balancer=balancer,
+        reject=draw(st.booleans()),
+        queue_size=draw(st.integers(0, 3)),
+        queue_timeout=draw(st.sampled_from((None, 2 * UNIT_S))),
+        # With a balancer it would depend on its choices who gets a slot: the limit is each replica's.
+        limit=draw(st.sampled_from((None, 1, 2))) if balancer is None else None,
+    )

@@ -1,0 +1,163 @@
+"""
+The state machine fails where it must: each patch below breaks one promise of the local runtime, and it is found out.
+
+A check that has never failed proves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from math import inf
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from local_machine.machine import LocalMachine
+from sage_plugins.call import Call
+from sage_plugins.router import Router
+
+#: The first failure will do: neither shrunk nor explained.
+FIRST = settings(
+    max_examples=200,
+    stateful_step_count=30,
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def frees_twice(patch):
+    """A slot that gets free is free for two."""
+    compose = Router._compose_follow
+
+    def faulty(router, lane):
+        follow = compose(router, lane)
+
+        def twice(ended):
+            following = follow(ended)
+            if following is None:
+                lane.free.append(None)
+            return following
+
+        return twice
+
+    patch.setattr(Router, "_compose_follow", faulty)
+
+
+def frees_too_early(patch):
+    """The slot of a call that is given up is free while its method goes on."""
+    gave_up = Router.gave_up
+
+    def faulty(router, call, outcome, *, started):
+        gave_up(router, call, outcome, started=started)
+        if started:
+            call.lane.freed(call)
+
+    patch.setattr(Router, "gave_up", faulty)
+
+
+def accepts_too_many(patch):
+    """The queue has one place more than `queue_size`."""
+    init = Router.__init__
+
+    def faulty(router, *args, queue_size, **settings):
+        init(router, *args, queue_size=queue_size + 1, **settings)
+
+    patch.setattr(Router, "__init__", faulty)
+
+
+def serves_the_newest(patch):
+    """The call that waits shortest goes first."""
+
+    class Newest(deque):
+        def popleft(self):
+            return self.pop()
+
+    lane = Router.lane
+
+    def faulty(router, id, index):
+        if type(router._backlog) is deque:
+            router._backlog = Newest()
+            router._rebind()
+        return lane(router, id, index)
+
+    patch.setattr(Router, "lane", faulty)
+
+
+def publishes_twice(patch):
+    """What a method gives that was given up replaces what its caller was told."""
+    ended = Router.abandoned_ended
+
+    def faulty(router, call):
+        ended(router, call)
+        call.publish("late")
+
+    patch.setattr(Router, "abandoned_ended", faulty)
+
+
+def starts_late(patch):
+    """A call starts although it waited longer than it may."""
+    init = Call.__init__
+
+    def faulty(call, *fields):
+        init(call, *fields)
+        call.expires = inf
+
+    patch.setattr(Call, "__init__", faulty)
+
+
+def counts_nothing(patch):
+    """A call that is given up is not counted."""
+    gave_up = Router.gave_up
+
+    def faulty(router, call, outcome, *, started):
+        told, router._count = router._count, lambda *_: None
+        try:
+            gave_up(router, call, outcome, started=started)
+        finally:
+            router._count = told
+
+    patch.setattr(Router, "gave_up", faulty)
+
+
+def wakes_nobody(patch):
+    """A call ends and its callers wait on."""
+    patch.setattr(Call, "release", lambda call: None)
+
+
+def ends_what_it_accepted(patch):
+    """Calls that wait are ended when the service begins to drain."""
+    drain = Router.drain
+
+    def faulty(router, why, on_idle):
+        drain(router, why, on_idle)
+        router.end()
+
+    patch.setattr(Router, "drain", faulty)
+
+
+#: Each with what the machine must say of it. Those that show only by something that does not happen cost its patience.
+FAULTS = {
+    frees_twice: "more calls than it has slots|slots are taken|that it does not",
+    frees_too_early: "more calls than it has slots|slots are taken|that it does not",
+    accepts_too_many: "model says 'overloaded'|calls wait; the model|places in the queue",
+    serves_the_newest: "runs; the model says that it does not|; the model says None",
+    publishes_twice: "ended twice|the model says",
+    starts_late: "was started when its time to start was over|the model says 'timeout in the queue'",
+    counts_nothing: "calls are counted (cancelled|timeout|stopped)",
+    wakes_nobody: "goes on for its caller|never released",
+    ends_what_it_accepted: "ended as 'stopped'; the model says|calls are counted stopped",
+}
+
+
+@pytest.mark.parametrize(("fault", "story"), FAULTS.items(), ids=[fault.__name__ for fault in FAULTS])
+def test_a_runtime_that_breaks_a_promise_is_found_out(fault, story):
+    machine = type("Machine", (LocalMachine,), {"strategy": "pool", "patience": 0.5, "fault": staticmethod(fault)})
+    with pytest.raises(AssertionError) as found:
+        run_state_machine_as_test(machine, settings=FIRST)
+    assert re.search(story, str(found.value)), found.value
