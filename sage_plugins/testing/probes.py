@@ -1,0 +1,260 @@
+"""
+Services that the conformance suites deploy.
+
+They can be imported and pickled, as can all that they are given and all that they answer, so that they run on any
+target. What is seen of them is what they answer and what they report at checkpoints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.service import ServiceContext
+    from sage_plugins.testing.checkpoints import Checkpoint
+
+__all__ = ["AsyncLiving", "Calling", "Failing", "Late", "Living", "Probe", "ProbeError", "whereabouts"]
+
+
+def whereabouts() -> tuple[int, int]:
+    """The present process and thread."""
+    return os.getpid(), threading.get_ident()
+
+
+class ProbeError(Exception):
+    """What a probe raises: it carries more than a text."""
+
+    def __init__(self, text: str, detail: Any = None) -> None:
+        super().__init__(text, detail)
+        self.detail = detail
+
+
+class Probe:
+    """A service that does as its caller says and remembers what it did."""
+
+    ctx: ServiceContext
+
+    def __init__(self) -> None:
+        self._done: list[Any] = []
+        self._inside: list[None] = []  # an entry for each call in `overlap`; appending and popping are atomic
+        self._most = 0
+
+    def echo(self, value: Any = None) -> Any:
+        return value
+
+    def given(self, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        return args, kwargs
+
+    def run(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Do what cannot leave the process."""
+        return function(*args)
+
+    async def arun(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        return await function(*args)
+
+    def do(self, value: Any) -> int:
+        """Remember *value*; the replica's index."""
+        self._done.append(value)
+        return self.ctx.replica_index
+
+    def done(self) -> list[Any]:
+        """What `do` and `hold` have remembered, in order."""
+        return list(self._done)
+
+    def hold(self, checkpoint: Checkpoint, value: Any = None) -> int:
+        """Report the replica's index, stay until the test lets go, and remember *value*; the replica's index."""
+        checkpoint.reach(self.ctx.replica_index)
+        self._done.append(value)
+        return self.ctx.replica_index
+
+    async def ahold(self, checkpoint: Checkpoint, value: Any = None) -> int:
+        await checkpoint.areach(self.ctx.replica_index)
+        self._done.append(value)
+        return self.ctx.replica_index
+
+    async def aecho(self, value: Any = None) -> Any:
+        await asyncio.sleep(0)
+        return value
+
+    def hold_and_fail(self, checkpoint: Checkpoint) -> None:
+        checkpoint.reach()
+        raise ProbeError("held")
+
+    def overlap(self) -> None:
+        """Count how many are here at the same time."""
+        self._inside.append(None)
+        self._most = max(self._most, len(self._inside))
+        threading.Event().wait(0.0001)  # lets the others in, if they can come in
+        self._inside.pop()
+
+    def most(self) -> int:
+        """How many were in `overlap` at the same time."""
+        return self._most
+
+    def where(self) -> tuple[int, int]:
+        return whereabouts()
+
+    def who(self) -> tuple[str, int, int]:
+        """Service, replica and identity of the instance."""
+        return self.ctx.name, self.ctx.replica_index, id(self)
+
+    def remaining(self) -> float | None:
+        return self.ctx.remaining()
+
+    def outlast(self, checkpoint: Checkpoint) -> None:
+        """Stay until the caller is gone or the time is over, then report which: (cancelled, remaining)."""
+        while not self.ctx.cancelled:
+            threading.Event().wait(0.002)
+        checkpoint.reach([self.ctx.cancelled, self.ctx.remaining()])
+
+    def hold_and_look(self, checkpoint: Checkpoint, after: Checkpoint) -> None:
+        """Report, stay until the test lets go, then report whether the call was given up meanwhile."""
+        checkpoint.reach(self.ctx.cancelled)
+        after.reach(self.ctx.cancelled)
+
+    def fail(self, text: str, detail: Any = None) -> None:
+        raise ProbeError(text, detail)
+
+    async def afail(self, text: str, detail: Any = None) -> None:
+        await asyncio.sleep(0)
+        raise ProbeError(text, detail)
+
+    def fail_after(self, text: str) -> None:
+        try:
+            self.fail("inner")
+        except ProbeError as error:
+            raise ValueError(text) from error
+
+    def fail_as(self, kind: type[BaseException]) -> None:
+        raise kind("leaving")
+
+    async def afail_as(self, kind: type[BaseException]) -> None:
+        await asyncio.sleep(0)
+        raise kind("leaving")
+
+
+class Calling:
+    """A service that calls others."""
+
+    ctx: ServiceContext
+
+    def ask(self, name: str, method: str, /, *args: Any, timeout: float | None = None) -> Any:
+        return self.ctx.call_service(name, *args, method=method, timeout=timeout)
+
+    def ask_by_future(self, name: str, method: str, /, *args: Any, timeout: float | None = None) -> Any:
+        return self.ctx.call_service_async(name, *args, method=method, timeout=timeout).result()
+
+    async def ask_async(self, name: str, method: str, /, *args: Any) -> Any:
+        return await self.ctx.service(name).acall(method, *args)
+
+    def ask_and_report(self, checkpoint: Checkpoint, name: str, method: str, /, *args: Any) -> None:
+        """Report how an inner call ended."""
+        try:
+            self.ctx.call_service(name, *args, method=method)
+        except Exception as error:
+            checkpoint.reach([type(error).__name__, getattr(error, "service", None), getattr(error, "stage", None)])
+            raise
+        checkpoint.reach(None)
+
+    def ask_too_late(self, checkpoint: Checkpoint, name: str, method: str, /, *args: Any) -> None:
+        """Call when the time of the own call is over."""
+        while self.ctx.remaining() != 0:
+            threading.Event().wait(0.002)
+        self.ask_and_report(checkpoint, name, method, *args)
+
+    def ask_after(self, checkpoint: Checkpoint, name: str, method: str, /, *args: Any) -> Any:
+        """Stay until the test lets go, then call."""
+        checkpoint.reach(self.ctx.name)
+        return self.ask(name, method, *args)
+
+
+class Living:
+    """A service with every hook; each reports its name, the replica and where it runs."""
+
+    ctx: ServiceContext
+
+    def __init__(self, diary: Checkpoint) -> None:
+        self._diary = diary
+        self._note("init")
+
+    def _note(self, step: str) -> None:
+        self._diary.reach([step, self.ctx.replica_index, *whereabouts()])
+
+    def setup(self) -> None:
+        self._note("setup")
+
+    def start_running(self) -> None:
+        self._note("start_running")
+
+    def start(self) -> None:
+        self._note("start")
+
+    def warmup(self) -> None:
+        self._note("warmup")
+
+    def method(self) -> None:
+        self._note("method")
+
+    def stop(self) -> None:
+        self._note("stop")
+
+    def cleanup(self) -> None:
+        self._note("cleanup")
+
+    def close(self) -> None:
+        self._note("close")
+
+
+class AsyncLiving:
+    """A service whose hooks are coroutines, without the hooks that come first."""
+
+    def __init__(self, diary: Checkpoint) -> None:
+        self._diary = diary
+
+    async def _note(self, step: str) -> None:
+        await self._diary.areach([step, 0, *whereabouts()])
+
+    async def setup(self) -> None:
+        await self._note("setup")
+
+    async def start(self) -> None:
+        await self._note("start")
+
+    async def warmup(self) -> None:
+        await self._note("warmup")
+
+    async def method(self) -> None:
+        await self._note("method")
+
+    async def stop(self) -> None:
+        await self._note("stop")
+
+    async def close(self) -> None:
+        await self._note("close")
+
+
+class Failing(Living):
+    """A service that fails at one step of its life, in one replica."""
+
+    def __init__(self, diary: Checkpoint, step: str, index: int = 0, kind: type[BaseException] = ProbeError) -> None:
+        self._fails = step, index
+        self._kind = kind
+        super().__init__(diary)
+
+    def _note(self, step: str) -> None:
+        super()._note(step)
+        if self._fails == (step, self.ctx.replica_index):
+            raise self._kind("no database")
+
+
+class Late(Living):
+    """A service whose constructor takes until the test lets go."""
+
+    def __init__(self, diary: Checkpoint, checkpoint: Checkpoint) -> None:
+        checkpoint.reach()
+        super().__init__(diary)
