@@ -182,7 +182,9 @@ class ErrorCases(ServiceConformance):
         """What would end a thread, a process or a task becomes RemoteError, and every slot goes on."""
         service = self.deploy(timeout=self.patience)
         for _ in range(service.slots):
-            with pytest.raises(errors.RemoteError, match=f"{kind.__name__}.*leaving|leaving.*{kind.__name__}") as caught:
+            with pytest.raises(
+                errors.RemoteError, match=f"{kind.__name__}.*leaving|leaving.*{kind.__name__}"
+            ) as caught:
                 self.outcome(service.handle, verb, method, kind)
         assert (caught.value.type_name, caught.value.original_message) == (kind.__name__, "leaving")
         assert f"in {method}" in caught.value.traceback_text

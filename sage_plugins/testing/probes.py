@@ -143,6 +143,9 @@ class Calling:
 
     ctx: ServiceContext
 
+    def echo(self, value: Any = None) -> Any:
+        return value
+
     def ask(self, name: str, method: str, /, *args: Any, timeout: float | None = None) -> Any:
         return self.ctx.call_service(name, *args, method=method, timeout=timeout)
 
