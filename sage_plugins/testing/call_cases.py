@@ -271,9 +271,9 @@ class FutureCases(ServiceConformance):
 
     def test_as_completed_gives_each_call_once(self) -> None:
         handle = self.deploy().handle
-        calls = [handle.submit("echo", number) for number in range(100)]
-        done = concurrent.futures.as_completed(calls, self.patience)
-        assert sorted(call.result() for call in done) == list(range(100))
+        calls: list[Future[Any]] = [handle.submit("echo", number) for number in range(100)]
+        done = [call.result() for call in concurrent.futures.as_completed(calls, self.patience)]
+        assert sorted(done) == list(range(100))
 
     def test_futures_can_be_awaited(self) -> None:
         """`asyncio.wrap_future` turns a call into an awaitable, result and exception alike."""

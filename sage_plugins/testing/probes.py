@@ -8,8 +8,10 @@ target. What is seen of them is what they answer and what they report at checkpo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +20,18 @@ if TYPE_CHECKING:
     from sage_plugins.service import ServiceContext
     from sage_plugins.testing.checkpoints import Checkpoint
 
-__all__ = ["AsyncLiving", "Calling", "Failing", "Late", "Living", "Probe", "ProbeError", "whereabouts"]
+__all__ = [
+    "AsyncLiving",
+    "Calling",
+    "Connected",
+    "Failing",
+    "FailingOnce",
+    "Late",
+    "Living",
+    "Probe",
+    "ProbeError",
+    "whereabouts",
+]
 
 
 def whereabouts() -> tuple[int, int]:
@@ -261,3 +274,37 @@ class Late(Living):
     def __init__(self, diary: Checkpoint, checkpoint: Checkpoint) -> None:
         checkpoint.reach()
         super().__init__(diary)
+
+    def remaining(self) -> float | None:
+        return self.ctx.remaining()
+
+
+class FailingOnce:
+    """A service whose first instance cannot be built: it takes away the file that tells the others to be built."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            Path(path).unlink()
+        except FileNotFoundError:
+            return
+        msg = "first time"
+        raise ProbeError(msg)
+
+    def method(self) -> str:
+        return "second time"
+
+
+class Connected:
+    """A service with something that belongs to an event loop."""
+
+    async def setup(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._background = asyncio.ensure_future(asyncio.Event().wait())
+
+    async def method(self) -> bool:
+        return asyncio.get_running_loop() is self._loop and not self._background.done()
+
+    async def close(self) -> None:
+        self._background.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._background
