@@ -103,8 +103,12 @@ class Conformance:
     def _check_known(self, capability: str) -> None:
         assert capability in self.known, f"no plugin of this kind can declare {capability!r}: {', '.join(self.known)}"
 
+    @pytest.fixture
+    def _chosen(self) -> None:
+        """Set whatever a suite varies from case to case, before anything is asked of it."""
+
     @pytest.fixture(autouse=True)
-    def _applies(self, request: pytest.FixtureRequest) -> None:
+    def _applies(self, request: pytest.FixtureRequest, _chosen: None) -> None:
         reason = self.unsupported(request.function)
         if reason is not None:
             pytest.skip(reason)
