@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_plugins.testing.strategy_conformance import StrategyConformance
+from sage_plugins.testing import StrategyConformance
 
 
 class TestSingle(StrategyConformance):

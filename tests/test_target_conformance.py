@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_plugins.testing.target_conformance import TargetConformance
+from sage_plugins.testing import TargetConformance
 
 
 class TestLocal(TargetConformance):

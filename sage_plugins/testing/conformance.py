@@ -122,13 +122,12 @@ class Conformance:
         with leak_guard.guard(request.node):
             yield
 
-    def test_declared_capabilities(self, record_property: Callable[[str, object], None]) -> None:
-        """Whatever the plugin declares is known here; the report lists it, and the cases that do not apply."""
+    def test_declared_capabilities(self) -> None:
+        """Whatever the plugin declares is known here; `pytest -rP` lists it, and the cases that do not apply."""
         declared = self.declared()
         unknown = sorted(set(declared) - set(self.known))
         assert not unknown, f"unknown capabilities: {', '.join(unknown)}; known are {', '.join(self.known)}"
-        record_property("declared", ", ".join(sorted(declared)))
-        for name in dir(self):
-            reason = self.unsupported(getattr(self, name)) if name.startswith("test_") else None
-            if reason is not None:
-                record_property(name, reason)
+        lines = [f"{capability}: {self.known[capability]}" for capability in sorted(declared)]
+        cases = (getattr(self, name) for name in dir(self) if name.startswith("test_"))
+        lines += [f"{case.__name__} is not run, {reason}" for case in cases if (reason := self.unsupported(case))]
+        print(*lines, sep="\n")  # noqa: T201 - for pytest's report
