@@ -180,7 +180,7 @@ class ErrorCases(ServiceConformance):
         self, verb: str, method: str, kind: type[BaseException]
     ) -> None:
         """What would end a thread, a process or a task becomes RemoteError, and every slot goes on."""
-        service = self.deploy(timeout=self.patience)
+        service = self.deploy()
         for _ in range(service.slots):
             with pytest.raises(
                 errors.RemoteError, match=f"{kind.__name__}.*leaving|leaving.*{kind.__name__}"
@@ -311,7 +311,7 @@ class FutureCases(ServiceConformance):
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the last assertion says it
     def test_callback_cannot_end_the_worker(self, kind: type[BaseException]) -> None:
         """Not even a callback that raises SystemExit ends the worker that runs it, or keeps others from running."""
-        service = self.deploy(timeout=self.patience)
+        service = self.deploy()
         gate = self.watch()
         futures = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
         gate.wait(service.slots)

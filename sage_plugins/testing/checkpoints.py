@@ -32,14 +32,21 @@ class Checkpoint(NamedTuple):
     Attributes:
         port: Where the switchboard listens.
         number: Which of its checkpoints this is.
+        patience: Seconds after which nobody can still be meant to stay.
     """
 
     port: int
     number: int
+    patience: float
 
     def reach(self, value: Any = None) -> None:
-        """Report *value*, which JSON must be able to carry, and stay until the test lets go; from any thread."""
-        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+        """
+        Report *value*, which JSON must be able to carry, and stay until the test lets go; from any thread.
+
+        Raises:
+            TimeoutError: The test did not let go: most likely it waits for this very thread.
+        """
+        with socket.create_connection(("127.0.0.1", self.port), self.patience) as connection:
             connection.sendall(self._report(value))
             connection.recv(1)
 
@@ -48,7 +55,7 @@ class Checkpoint(NamedTuple):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(self._report(value))
-            await reader.read(1)
+            await asyncio.wait_for(reader.read(1), self.patience)
         finally:
             writer.close()
 
@@ -130,7 +137,7 @@ class Switchboard:
 
     def watch(self, *, held: bool = True) -> Watch:
         """A new checkpoint; if not *held*, whoever comes by reports and goes on at once."""
-        watch = Watch(Checkpoint(self._port, len(self._watches)), self._patience)
+        watch = Watch(Checkpoint(self._port, len(self._watches), 2 * self._patience), self._patience)
         if not held:
             watch.open()
         self._watches.append(watch)

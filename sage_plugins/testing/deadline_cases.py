@@ -36,7 +36,7 @@ class QueueDeadlineCases(ServiceConformance):
 
     def test_queue_timeout_bounds_the_wait_alone(self) -> None:
         """`queue_timeout` ends calls that wait; one that has started minds `timeout` alone."""
-        service = self.deploy(queue_timeout=self.short, timeout=self.patience)
+        service = self.deploy(queue_timeout=self.short)
         gate = self.watch()
         running = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
         gate.wait(service.slots)
@@ -334,5 +334,5 @@ class TravellingDeadlineCases(ServiceConformance):
         outer, inner = self.pair()
         occupied = self.occupy(inner)
         for turn in range(5):
-            assert outer.handle.with_options(timeout=self.patience).call("echo", turn) == turn
+            assert outer.handle.echo(turn) == turn
         occupied.open()

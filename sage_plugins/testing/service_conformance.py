@@ -141,10 +141,15 @@ class ServiceConformance(Conformance):
                 yield
             finally:
                 self._switchboard.open_all()
-                for thread in self._threads:
-                    thread.join(self.patience)
+                self._join_threads()
                 for env in reversed(self._environments):
                     env.close(drain_timeout=0)
+                self._join_threads()  # those that only the end of their service released
+
+    def _join_threads(self) -> None:
+        until = time.monotonic() + self.patience
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def environment(self) -> Environment:
         """A new environment; it is closed when the case ends."""
@@ -156,7 +161,9 @@ class ServiceConformance(Conformance):
         counts = {"thread_count": at_once} if self.declares("concurrent") else {}
         options = {self.plugin_id: self.options} if self.options else {}
         chosen = {"target": self.target, "threading_strategy": self.strategy, "options": options}
-        return ServiceDeploymentConfig(**{**chosen, **counts, **self.config, **fields})
+        # A call that is lost fails its case, and holds up no thread for longer than that.
+        limit = {"timeout": self.patience}
+        return ServiceDeploymentConfig(**{**chosen, **limit, **counts, **self.config, **fields})
 
     def register(
         self, cls: type = Probe, *args: Any, name: str = "svc", env: Environment | None = None, **fields: Any
