@@ -35,8 +35,8 @@ __all__ = [
 
 
 def whereabouts() -> tuple[int, int]:
-    """The present process and thread."""
-    return os.getpid(), threading.get_ident()
+    """The present process and thread, as the operating system knows them: it uses their numbers again only late."""
+    return os.getpid(), threading.get_native_id()
 
 
 class ProbeError(Exception):
