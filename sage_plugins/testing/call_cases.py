@@ -53,8 +53,9 @@ class CallCases(ServiceConformance):
     @VERBS
     @needs("in_process")
     def test_arguments_and_results_travel_by_reference(self, verb: str) -> None:
-        given = object()
-        assert self.outcome(self.deploy().handle, verb, "echo", given) is given
+        handle = self.deploy().handle
+        for given in (object(), ValueError("an exception that is returned is a result like any other")):
+            assert self.outcome(handle, verb, "echo", given) is given
 
     @VERBS
     def test_async_method_is_awaited_for_the_caller(self, verb: str) -> None:

@@ -173,16 +173,19 @@ class FailedStartCases(ServiceConformance):
         assert steps.count("init") == steps.count("cleanup")
         assert self.replica_threads() == []
 
-    def test_failed_start_can_be_tried_again(self) -> None:
-        """A first call whose service cannot start raises DeployError; a later one starts anew."""
+    @pytest.mark.parametrize("how", ["call", "deploy"])
+    def test_failed_start_can_be_tried_again(self, how: str) -> None:
+        """A first call or deployment whose service cannot start raises DeployError; a later one starts anew."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "fails")
             path.touch()
-            handle = self.register(FailingOnce, str(path)).handle
+            service = self.register(FailingOnce, str(path))
+            start = service.env.deploy if how == "deploy" else service.handle.method
             with pytest.raises(errors.DeployError, match="first time"):
-                handle.method()
+                start()
             assert self.replica_threads() == []
-            assert handle.method() == "second time"
+            start()
+            assert service.handle.method() == "second time"
 
     def test_constructor_that_hangs_fails_the_deployment(self) -> None:
         """After `startup_timeout` deploying ends with DeployError, whatever the constructor does."""
