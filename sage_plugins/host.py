@@ -111,6 +111,12 @@ class _Seat:
 
         return compose_start(self._envelope, self._events.follow, in_thread)
 
+    async def steps_over(self) -> None:
+        import asyncio
+
+        while steps := self._envelope.steps:
+            await asyncio.wait(steps)
+
     def spawn(self, run: Callable[[], None], suffix: str) -> threading.Thread:
         # A daemon, because no stuck method may keep the interpreter from exiting.
         thread = threading.Thread(target=self._work, args=(run,), name=f"{self.name}-{suffix}", daemon=True)

@@ -12,6 +12,14 @@ class TestSingle(StrategyConformance):
     plugin_id = "single"
 
 
+class TestMulti(StrategyConformance):
+    plugin_id = "multi"
+
+
+class TestAsync(StrategyConformance):
+    plugin_id = "async"
+
+
 class TestPool(StrategyConformance):
     plugin_id = "pool"
 
