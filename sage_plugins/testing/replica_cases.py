@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -11,18 +11,11 @@ from sage_plugins import errors
 from sage_plugins.testing.probes import Failing, Living, Probe
 from sage_plugins.testing.service_conformance import Deployed, ServiceConformance
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 __all__ = ["ReplicaCases"]
 
 
 class ReplicaCases(ServiceConformance):
     """What holds for replicas whichever balancer chooses among them."""
-
-    def balancers(self) -> Sequence[str]:
-        """The IDs of the load balancers: all that are installed."""
-        return self.registry().ids("load balancer")
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run the cases that take a `balancer` with each."""
@@ -31,7 +24,7 @@ class ReplicaCases(ServiceConformance):
 
     def balanced(self, balancer: str, cls: type = Probe, *args: Any, **fields: Any) -> Deployed:
         """Deploy three replicas."""
-        return self.deploy(cls, *args, replicas=3, load_balancing=True, load_balancer=balancer, **fields)
+        return self.deploy(cls, *args, **self.several(3, balancer), **fields)
 
     def test_each_replica_has_its_own_instance(self, balancer: str) -> None:
         """Each has an index, a context and an instance of its own, and each is reached while all are in use."""

@@ -17,7 +17,7 @@ from sage_plugins.testing.conformance import Conformance
 from sage_plugins.testing.probes import Probe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sage_plugins import ServiceHandle
     from sage_plugins.testing.checkpoints import Watch
@@ -164,6 +164,18 @@ class ServiceConformance(Conformance):
         # A call that is lost fails its case, and holds up no thread for longer than that.
         limit = {"timeout": self.patience}
         return ServiceDeploymentConfig(**{**chosen, **limit, **counts, **self.config, **fields})
+
+    def balancers(self) -> Sequence[str]:
+        """The IDs of the load balancers to run with: all that are installed."""
+        return self.registry().ids("load balancer")
+
+    def several(self, replicas: int, balancer: str | None = None) -> dict[str, Any]:
+        """Fields of a configuration with so many replicas, behind *balancer* or any that is installed."""
+        return {
+            "replicas": replicas,
+            "load_balancing": True,
+            "load_balancer": balancer or self.balancers()[0],
+        }
 
     def register(
         self, cls: type = Probe, *args: Any, name: str = "svc", env: Environment | None = None, **fields: Any

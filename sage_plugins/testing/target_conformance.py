@@ -59,7 +59,7 @@ class PlacementCases(ServiceConformance):
     def test_replica_is_ready_when_its_start_hooks_have_ended(self) -> None:
         """Until then it is `starting`, and deploying waits."""
         diary, gate = self.watch(held=False), self.watch()
-        service = self.register(Late, diary.checkpoint, gate.checkpoint, replicas=2, load_balancing=True)
+        service = self.register(Late, diary.checkpoint, gate.checkpoint, **self.several(2))
         deploying = self.in_thread(service.env.deploy)
         gate.wait(2)
         assert [replica["state"] for replica in service.status["replicas"]] == ["starting"] * 2
@@ -80,7 +80,7 @@ class PlacementCases(ServiceConformance):
         occupied.open()
 
     def test_closed_service_has_stopped_replicas(self) -> None:
-        service = self.deploy(replicas=2, load_balancing=True)
+        service = self.deploy(**self.several(2))
         service.env.close()
         assert [replica["state"] for replica in service.status["replicas"]] == ["stopped"] * 2
 
