@@ -205,7 +205,7 @@ def _end_what_faults_leave():
 def test_fault_is_caught(fault):
     """The case fails for the faulty target."""
     suite = Suite(fault.target, patience=1.0)
-    suite.config = {"startup_timeout": 1.0}
+    suite.config = {"startup_timeout": 1.0, "timeout": 60.0}
     with pytest.raises((Exception, pytest.fail.Exception)):
         suite.run(fault.case, fault.arguments)
 
