@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from functools import partial
+from functools import wraps
 
 import sage_deploy_balancers
 import sage_deploy_monitors
@@ -39,24 +39,31 @@ class CopyingFactory:
         instance = self.factory.create_service(ctx)
         for name, method in inspect.getmembers(instance, inspect.ismethod):
             if not name.startswith("_"):
-                copying = self.acopying if inspect.iscoroutinefunction(method) else self.copying
-                setattr(instance, name, partial(copying, method))
+                setattr(instance, name, acopying(method) if inspect.iscoroutinefunction(method) else copying(method))
         return instance
 
-    @staticmethod
-    def copying(method, /, *args, **kwargs):
+
+def copying(method):
+    @wraps(method)
+    def wrapper(*args, **kwargs):
         try:
             outcome = method(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - it is copied like everything else
             raise copied(error) from None
         return outcome if inspect.isgenerator(outcome) or inspect.isasyncgen(outcome) else copied(outcome)
 
-    @staticmethod
-    async def acopying(method, /, *args, **kwargs):
+    return wrapper
+
+
+def acopying(method):
+    @wraps(method)
+    async def wrapper(*args, **kwargs):
         try:
             return copied(await method(*args, **kwargs))
         except Exception as error:  # noqa: BLE001 - it is copied like everything else
             raise copied(error) from None
+
+    return wrapper
 
 
 class CopyingEvents:

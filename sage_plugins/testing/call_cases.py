@@ -482,6 +482,37 @@ class CoroutineCases(ServiceConformance):
         assert service.handle.echo(1) == 1
         assert service.outcomes == {"cancelled": 1, "ok": 1}
 
+    @VERBS
+    @unless("in_callers_thread")
+    def test_giving_up_a_running_coroutine_cancels_it(self, verb: str) -> None:
+        """`cancel`, the end of the awaiting task and the deadline all end the coroutine, and with it the slot."""
+        service = self.deploy()
+        gate, ended = self.watch(), self.watch(held=False)
+        work = ("hang", gate.checkpoint, ended.checkpoint)
+
+        async def main() -> None:
+            task = asyncio.ensure_future(service.handle.acall(*work))
+            await asyncio.to_thread(gate.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        if verb == "acall":
+            asyncio.run(main())
+        elif verb == "submit":
+            call = service.handle.submit(*work)
+            gate.wait()
+            assert call.cancel()
+            assert call.cancelled()
+        else:
+            with pytest.raises(errors.CallTimeoutError):
+                service.handle.with_options(timeout=10 * self.short).call(*work)
+            gate.wait()
+        assert ended.wait() == ["cancelled"]
+        self.until(lambda: service.inflight == 0)
+        assert service.outcomes == {"timeout" if verb == "call" else "cancelled": 1}
+        assert service.handle.aecho(1) == 1
+
     def test_method_sees_that_its_task_was_cancelled(self) -> None:
         """`ctx.cancelled` turns true when the awaiting task was cancelled."""
         service = self.deploy()

@@ -329,6 +329,18 @@ class TravellingDeadlineCases(ServiceConformance):
         with pytest.raises(errors.MethodNotFoundError, match="did you mean 'echo'"):
             outer.handle.call("ask", "inner", "ecco")
 
+    @needs("in_process")
+    def test_calls_from_within_get_as_far_as_there_are_slots(self) -> None:
+        """A service may call itself once for each slot; the call that no slot can ever take is told so, and at once."""
+        service = self.deploy(Calling, timeout=None)
+        call: tuple[Any, ...] = ("echo", "innermost")
+        for _ in range(service.slots - 1):
+            call = ("ask", "svc", *call)
+        assert service.handle.call(*call) == "innermost"
+        with pytest.raises(errors.ReentrantCallError, match=r"svc\.echo would never start"):
+            service.handle.call("ask", "svc", *call)
+        assert service.handle.call(*call) == "innermost"
+
     def test_stuck_service_leaves_others_alone(self) -> None:
         """A service whose every slot hangs takes nothing from the service beside it."""
         outer, inner = self.pair()

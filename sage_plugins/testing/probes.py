@@ -14,14 +14,17 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins import batch_of
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from sage_plugins.service import ServiceContext
     from sage_plugins.testing.checkpoints import Checkpoint
 
 __all__ = [
     "AsyncLiving",
+    "Batching",
     "Calling",
     "Connected",
     "Failing",
@@ -149,6 +152,44 @@ class Probe:
     async def afail_as(self, kind: type[BaseException]) -> None:
         await asyncio.sleep(0)
         raise kind("leaving")
+
+    async def hang(self, checkpoint: Checkpoint, ended: Checkpoint) -> None:
+        """Report, stay until the test lets go, and report it if the coroutine is cancelled before."""
+        try:
+            await checkpoint.areach(self.ctx.replica_index)
+        except asyncio.CancelledError:
+            ended.reach("cancelled")
+            raise
+
+    def produce(self, diary: Checkpoint, count: int) -> Iterator[int]:
+        diary.reach("begun")
+        try:
+            yield from range(count)
+        finally:
+            diary.reach("ended")
+
+    async def aproduce(self, diary: Checkpoint, count: int) -> AsyncIterator[int]:
+        diary.reach("begun")
+        try:
+            for number in range(count):
+                yield number
+        finally:
+            diary.reach("ended")
+
+    def produce_and_report(self, diary: Checkpoint, count: int) -> Iterator[int]:
+        for number in range(count):
+            diary.reach(number)
+            yield number
+
+    def produce_and_fail(self, count: int) -> Iterator[int]:
+        yield from range(count)
+        msg = "after the items"
+        raise ProbeError(msg)
+
+    def produce_and_hold(self, checkpoint: Checkpoint) -> Iterator[int]:
+        yield 0
+        checkpoint.reach()
+        yield 1
 
 
 class Calling:
@@ -308,3 +349,34 @@ class Connected:
         self._background.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._background
+
+
+class Batching(Probe):
+    """A service that answers calls together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: list[int] = []
+
+    def get(self, key: str) -> str:
+        return key
+
+    async def aget(self, key: str) -> str:
+        return key
+
+    @batch_of("get")
+    def get_many(self, keys: list[str]) -> list[Any]:
+        self._sizes.append(len(keys))
+        if "fatal" in keys:
+            msg = "fatal"
+            raise ProbeError(msg)
+        return [ProbeError(key) if key == "bad" else f"{key}!" for key in keys]
+
+    @batch_of("aget")
+    async def aget_many(self, keys: list[str]) -> list[Any]:
+        await asyncio.sleep(0)
+        return self.get_many(keys)
+
+    def sizes(self) -> list[int]:
+        """How many calls were answered together, each time."""
+        return self._sizes
