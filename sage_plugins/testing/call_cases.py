@@ -505,7 +505,7 @@ class CoroutineCases(ServiceConformance):
             assert call.cancel()
             assert call.cancelled()
         else:
-            with pytest.raises(errors.CallTimeoutError):
+            with pytest.raises(errors.CallTimeoutError, match="cancelled"):
                 service.handle.with_options(timeout=10 * self.short).call(*work)
             gate.wait()
         assert ended.wait() == ["cancelled"]
