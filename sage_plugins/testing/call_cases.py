@@ -506,7 +506,7 @@ class CoroutineCases(ServiceConformance):
             assert call.cancelled()
         else:
             with pytest.raises(errors.CallTimeoutError, match="cancelled"):
-                service.handle.with_options(timeout=10 * self.short).call(*work)
+                service.handle.with_options(timeout=self.while_running).call(*work)
             gate.wait()
         assert ended.wait() == ["cancelled"]
         self.until(lambda: service.inflight == 0)

@@ -61,7 +61,7 @@ class QueueDeadlineCases(ServiceConformance):
     @needs("releases_at_deadline")
     def test_queue_timeout_of_a_started_future(self) -> None:
         """The clock that ends calls in the queue leaves one alone that has started, until its deadline."""
-        service = self.deploy(queue_timeout=self.short, timeout=2 * self.short)
+        service = self.deploy(queue_timeout=self.while_running, timeout=2 * self.while_running)
         gate = self.watch()
         ended: Future[Any] = Future()
         service.handle.submit("hold", gate.checkpoint).add_done_callback(ended.set_result)
@@ -88,8 +88,8 @@ class DeadlineCases(ServiceConformance):
         """The caller is released at stage "run" although the method hangs; the call keeps its slot, abandoned."""
         service = self.deploy()
         gate = self.watch()
-        hasty = service.handle.with_options(timeout=self.short)
-        with pytest.raises(errors.CallTimeoutError, match=r"gave no answer in 0\.03 s \(replica svc#0\)") as caught:
+        hasty = service.handle.with_options(timeout=self.while_running)
+        with pytest.raises(errors.CallTimeoutError, match=r"gave no answer in 0\.2 s \(replica svc#0\)") as caught:
             self.outcome(hasty, verb, "hold", gate.checkpoint, "late")
         assert (caught.value.stage, caught.value.replica) == ("run", "svc#0")
         gate.wait()
@@ -106,7 +106,7 @@ class DeadlineCases(ServiceConformance):
         service = self.deploy()
         ended = self.watch(held=False)
         with pytest.raises(errors.CallTimeoutError) as caught:
-            service.handle.with_options(timeout=self.short).call("outlast", ended.checkpoint)
+            service.handle.with_options(timeout=self.while_running).call("outlast", ended.checkpoint)
         assert caught.value.stage == "run"
         assert ended.wait() == [[True, 0.0]], "the method saw that its time was over"
         self.until(lambda: service.metrics.abandoned_count == 0)
@@ -117,7 +117,7 @@ class DeadlineCases(ServiceConformance):
         """`ctx.cancelled` minds the deadline itself: no caller has to look for it to turn true."""
         service = self.deploy()
         ended = self.watch(held=False)
-        future = service.handle.with_options(timeout=self.short).submit("outlast", ended.checkpoint)
+        future = service.handle.with_options(timeout=self.while_running).submit("outlast", ended.checkpoint)
         assert ended.wait() == [[True, 0.0]]
         with pytest.raises(errors.CallTimeoutError):
             future.result(self.patience)
@@ -127,7 +127,7 @@ class DeadlineCases(ServiceConformance):
         """The result of an abandoned call reaches neither its caller, who was told, nor any other call."""
         service = self.deploy()
         gate = self.watch()
-        hasty = service.handle.with_options(timeout=self.short)
+        hasty = service.handle.with_options(timeout=self.while_running)
         late = [hasty.submit("hold", gate.checkpoint) for _ in range(service.slots)]
         for call in late:
             with pytest.raises(errors.CallTimeoutError):
@@ -143,7 +143,7 @@ class DeadlineCases(ServiceConformance):
         service = self.deploy()
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
-            service.handle.with_options(timeout=self.short).call("hold_and_fail", gate.checkpoint)
+            service.handle.with_options(timeout=self.while_running).call("hold_and_fail", gate.checkpoint)
         gate.open()
         self.until(lambda: service.metrics.abandoned_count == 0)
         assert service.outcomes == {"timeout": 1}
@@ -153,7 +153,7 @@ class DeadlineCases(ServiceConformance):
         """With every slot abandoned no call starts, and each starts once the methods have ended."""
         service = self.deploy()
         gate = self.watch()
-        hasty = service.handle.with_options(timeout=self.short)
+        hasty = service.handle.with_options(timeout=self.while_running)
         for call in [hasty.submit("hold", gate.checkpoint, "held") for _ in range(service.slots)]:
             with pytest.raises(errors.CallTimeoutError):
                 call.result(self.patience)
@@ -173,7 +173,7 @@ class DeadlineCases(ServiceConformance):
         service = self.deploy()
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
-            service.handle.with_options(timeout=self.short).call("hold", gate.checkpoint, "abandoned")
+            service.handle.with_options(timeout=self.while_running).call("hold", gate.checkpoint, "abandoned")
         waiting = service.handle.submit("do", "waited")
         gate.open()
         waiting.result(self.patience)
@@ -185,7 +185,7 @@ class DeadlineCases(ServiceConformance):
         service = self.deploy()
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
-            service.handle.with_options(timeout=self.short).call("hold", gate.checkpoint)
+            service.handle.with_options(timeout=self.while_running).call("hold", gate.checkpoint)
         assert [service.handle.echo(turn) for turn in range(5)] == list(range(5))
         gate.open()
 
@@ -195,7 +195,7 @@ class DeadlineCases(ServiceConformance):
         service = self.deploy()
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError) as caught:
-            service.handle.with_options(timeout=self.short).call("ahold", gate.checkpoint)
+            service.handle.with_options(timeout=self.while_running).call("ahold", gate.checkpoint)
         assert caught.value.stage == "run"
         gate.open()
         self.until(lambda: service.inflight == 0)
@@ -212,7 +212,7 @@ class DeadlineCases(ServiceConformance):
         """A submitted call ends at its deadline although nobody waits for it: whoever looks next finds it over."""
         service = self.deploy()
         gate = self.watch()
-        future = service.handle.with_options(timeout=self.short).submit("hold", gate.checkpoint)
+        future = service.handle.with_options(timeout=self.while_running).submit("hold", gate.checkpoint)
         gate.wait()
         self.until(future.done)
         assert isinstance(future.exception(0), errors.CallTimeoutError)
@@ -223,7 +223,7 @@ class DeadlineCases(ServiceConformance):
         """A future with a callback is ended at its deadline without anybody looking."""
         gate = self.watch()
         ended: Future[Any] = Future()
-        handle = self.deploy().handle.with_options(timeout=self.short)
+        handle = self.deploy().handle.with_options(timeout=self.while_running)
         handle.submit("hold", gate.checkpoint).add_done_callback(ended.set_result)
         assert ended.result(self.patience).exception(0).stage == "run"
 
@@ -231,7 +231,7 @@ class DeadlineCases(ServiceConformance):
     def test_awaited_future_is_ended_by_the_clock(self) -> None:
         """`asyncio.wrap_future` of a call ends at the call's deadline."""
         gate = self.watch()
-        handle = self.deploy().handle.with_options(timeout=self.short)
+        handle = self.deploy().handle.with_options(timeout=self.while_running)
 
         async def main() -> None:
             with pytest.raises(errors.CallTimeoutError):
@@ -243,7 +243,7 @@ class DeadlineCases(ServiceConformance):
     def test_several_threads_wait_for_one_deadline(self) -> None:
         """All who wait for a call are released at its deadline, with the same error."""
         gate = self.watch()
-        future = self.deploy().handle.with_options(timeout=self.short).submit("hold", gate.checkpoint)
+        future = self.deploy().handle.with_options(timeout=self.while_running).submit("hold", gate.checkpoint)
         seen = self.together(lambda _: future.exception(), 4)
         assert {id(error) for error in seen} == {id(future.exception(0))}
 
@@ -262,7 +262,7 @@ class DeadlineCases(ServiceConformance):
     @needs("releases_at_deadline")
     def test_limit_per_method_ends_a_call(self) -> None:
         gate = self.watch()
-        handle = self.deploy(timeout=None, methods={"hold": {"timeout": self.short}}).handle
+        handle = self.deploy(timeout=None, methods={"hold": {"timeout": self.while_running}}).handle
         with pytest.raises(errors.CallTimeoutError) as caught:
             handle.call("hold", gate.checkpoint)
         assert (caught.value.stage, caught.value.method) == ("run", "hold")
@@ -298,7 +298,7 @@ class TravellingDeadlineCases(ServiceConformance):
         occupied = self.occupy(inner)
         ended = self.watch(held=False)
         with pytest.raises(errors.CallTimeoutError):
-            outer.handle.with_options(timeout=self.short).call(
+            outer.handle.with_options(timeout=self.while_running).call(
                 "ask_and_report", ended.checkpoint, "inner", "do", "given up"
             )
         assert ended.wait() == [["CallTimeoutError", "inner", "queue"]]
@@ -311,7 +311,7 @@ class TravellingDeadlineCases(ServiceConformance):
         outer, _ = self.pair()
         gate, ended = self.watch(), self.watch(held=False)
         with pytest.raises(errors.CallTimeoutError):
-            outer.handle.with_options(timeout=self.short).call(
+            outer.handle.with_options(timeout=self.while_running).call(
                 "ask_and_report", ended.checkpoint, "inner", "hold", gate.checkpoint
             )
         assert ended.wait() == [["CallTimeoutError", "inner", "run"]]
@@ -320,7 +320,9 @@ class TravellingDeadlineCases(ServiceConformance):
         outer, inner = self.pair()
         ended = self.watch(held=False)
         with pytest.raises(errors.CallTimeoutError):
-            outer.handle.with_options(timeout=self.short).call("ask_too_late", ended.checkpoint, "inner", "do", "late")
+            outer.handle.with_options(timeout=self.while_running).call(
+                "ask_too_late", ended.checkpoint, "inner", "do", "late"
+            )
         assert ended.wait() == [["CallTimeoutError", "inner", "queue"]]
         assert inner.handle.done() == []
 

@@ -325,7 +325,7 @@ class CloseCases(ServiceConformance):
         service = self.deploy(drain_timeout=1000, timeout=1000)
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
-            service.handle.with_options(timeout=self.short).call("hold", gate.checkpoint)
+            service.handle.with_options(timeout=self.while_running).call("hold", gate.checkpoint)
         self.in_thread(service.env.close).result(self.patience)
         assert service.status["state"] == "stopped"
         gate.open()

@@ -98,7 +98,8 @@ class ServiceConformance(Conformance):
         config: Fields of the configuration of every service.
         patience: Seconds after which something that must happen counts as not happened; no case that passes waits for
             it.
-        short: Seconds of a time-out that a case lets pass.
+        short: Seconds of a time-out that a case lets pass in the queue.
+        while_running: Seconds of a time-out that a case lets pass while a method runs: it must have started by then.
     """
 
     known: ClassVar[Mapping[str, str]] = {**TARGET_CAPABILITIES, **STRATEGY_CAPABILITIES}
@@ -107,6 +108,7 @@ class ServiceConformance(Conformance):
     config: ClassVar[Mapping[str, Any]] = {}
     patience: float = 20.0
     short: float = 0.03
+    while_running: float = 0.2
 
     def declared(self) -> Mapping[str, str]:
         """What target and strategy declare together."""

@@ -107,7 +107,7 @@ class StreamCases(ServiceConformance):
         """Not the whole stream: each wait begins anew."""
         service = self.deploy()
         gate = self.watch()
-        stream = service.handle.with_options(timeout=self.short).stream("produce_and_hold", gate.checkpoint)
+        stream = service.handle.with_options(timeout=self.while_running).stream("produce_and_hold", gate.checkpoint)
         assert next(stream) == 0
         with pytest.raises(errors.CallTimeoutError):
             next(stream)
