@@ -17,6 +17,7 @@ from sage_plugins.steps import Step
 from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from sage_plugins.batch import Batch
@@ -42,6 +43,7 @@ class Envelope:
         table: Bound methods by index, once the instance exists.
         batches: For methods answered together: the bound batch method, and what makes its arguments of a call's.
         tasks: The running calls that are coroutines.
+        steps: The steps of the replica's life that run on the event loop.
         running: For each worker the calls that it runs.
     """
 
@@ -71,6 +73,7 @@ class Envelope:
         self.table: list[Callable[..., Any]] = []
         self.batches: dict[int, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] = {}
         self.tasks: set[Call] = set()
+        self.steps: set[asyncio.Task[None]] = set()
         self._events = events
         self._recorders = recorders
         self._loop = loop

@@ -111,6 +111,12 @@ class _Seat:
 
         return compose_start(self._envelope, self._events.follow, in_thread)
 
+    async def steps_over(self) -> None:
+        import asyncio
+
+        while steps := self._envelope.steps:
+            await asyncio.wait(steps)
+
     def spawn(self, run: Callable[[], None], suffix: str) -> threading.Thread:
         # A daemon, because no stuck method may keep the interpreter from exiting.
         thread = threading.Thread(target=self._work, args=(run,), name=f"{self.name}-{suffix}", daemon=True)
@@ -168,6 +174,7 @@ class Host:
         self._life = threading.Lock()
         self._stopping: Step | None = None  # guarded by _life, as the next
         self._building = False
+        self._starting = Step(self._build, self._loop.run)
         self._runner: Runner | None = None
         self._seat = _Seat(spec, self._inbox, self._envelope, events, self._loop)
         self.cancel = self._envelope.cancel
@@ -182,7 +189,7 @@ class Host:
         self.run_here = runner.run_here
         self.put = self._inbox.put
         self._events.changed(ReplicaState.STARTING)
-        self._submit(Step(self._build, self._loop.run), "start")
+        self._submit(self._starting, "start")
 
     def _submit(self, step: Step, suffix: str) -> None:
         """Have a worker do *step*; a strategy without workers gets a thread for it, so that waiting for it can end."""
@@ -248,15 +255,18 @@ class Host:
         runner = self._runner
         if runner is None:
             return 0
-        until = self._clock.monotonic() + grace
+        now = self._clock.monotonic()
+        until, stuck = now + grace, now + min(grace, _STUCK_GRACE_S)
         with self._life:
             step = self._stopping
             if step is None:
                 step = self._stopping = Step(self._tear_down, self._loop.run)
                 self._submit(step, "stop")
         # A worker that does not come to the hooks soon is stuck in a method or a constructor.
-        if step.begun.wait(min(grace, _STUCK_GRACE_S)):
+        if step.begun.wait(stuck - now):
             step.done.wait(max(0.0, until - self._clock.monotonic()))
+        # The hooks may be left to a constructor that still runs, on a thread for which no runner waits.
+        self._starting.done.wait(max(0.0, stuck - self._clock.monotonic()))
         if step.error is not None:
             logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=step.error)
             step.error = None

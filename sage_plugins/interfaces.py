@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
     from threading import Thread
 
     from sage_plugins.call import Call
@@ -100,6 +100,9 @@ class Seat(Protocol):
     for work that must not run on a loop: a method that is no coroutine. That is done by a thread, with `worker()`. The
     argument takes such work when it follows on other.
     """
+
+    steps_over: Callable[[], Awaitable[None]]
+    """For event loops: wait, on the loop, for the steps of the replica's life that were started; before it ends."""
 
     spawn: Callable[[Callable[[], None], str], Thread]
     """Start a daemon thread, named after the replica and the string given."""

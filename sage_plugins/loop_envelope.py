@@ -117,7 +117,10 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         if isinstance(work, Batch):
             return work.plan.kind is MethodKind.ASYNC and keep(run_batch(work))
         if isinstance(work, Step):
-            return keep(work.arun())
+            step = loop.create_task(work.arun())
+            envelope.steps.add(step)
+            step.add_done_callback(envelope.steps.discard)
+            return True
         if work.method.kind not in _COROUTINES:
             return False
         tasks.add(work)

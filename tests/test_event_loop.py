@@ -100,18 +100,11 @@ def test_helper_threads_are_no_more_than_thread_pool_size(deploy, probe, gate):
 
 
 class Hanging:
-    """A coroutine that can be cancelled, and tells."""
+    """A coroutine that refuses to be cancelled, and tells."""
 
     def __init__(self, gate, ended):
         self.gate = gate
         self.ended = ended
-
-    async def hang(self):
-        try:
-            await self.gate.acall()
-        except asyncio.CancelledError:
-            self.ended.put("cancelled")
-            raise
 
     async def hang_on(self):
         while not self.gate.is_open:
@@ -124,46 +117,11 @@ class Hanging:
         return value
 
 
-@pytest.fixture(params=["async", "single", "pool"])
-def hanging(request, deploy, gate, ended):
-    return deploy(request.param, Hanging, gate, ended)
-
-
 @pytest.fixture
 def ended():
     import queue
 
     return queue.SimpleQueue()
-
-
-def test_cancel_ends_a_running_coroutine_and_frees_its_slot(hanging, gate, ended):
-    call = hanging.handle.submit("hang")
-    gate.wait_entered()
-    assert call.cancel()
-    assert call.cancelled()
-    assert ended.get(timeout=PATIENCE) == "cancelled"
-    assert hanging.handle.echo(1) == 1
-
-
-def test_deadline_ends_a_running_coroutine_though_nobody_waits_for_it(hanging, gate, ended):
-    call = hanging.handle.with_options(timeout=0.05).submit("hang")
-    gate.wait_entered()
-    assert ended.get(timeout=PATIENCE) == "cancelled"
-    with pytest.raises(errors.CallTimeoutError, match="cancelled"):
-        call.result()
-    assert hanging.metrics.outcomes == {"timeout": 1}
-
-
-def test_task_that_is_cancelled_while_it_waits_cancels_the_coroutine(hanging, gate, ended):
-    async def main():
-        task = asyncio.create_task(hanging.handle.acall("hang"))
-        await asyncio.to_thread(gate.wait_entered)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())
-    assert ended.get(timeout=PATIENCE) == "cancelled"
 
 
 def test_coroutine_that_refuses_to_end_keeps_its_slot(deploy, gate, ended):
@@ -177,27 +135,6 @@ def test_coroutine_that_refuses_to_end_keeps_its_slot(deploy, gate, ended):
     assert (service.waiting, service.metrics.abandoned_count) == (1, 1)
     gate.open()
     assert waiting.result(PATIENCE) == 1
-
-
-def test_cancelled_error_of_its_own_is_an_error_of_the_method(deploy, probe):
-    """A coroutine that raises CancelledError without having been cancelled must not look like a cancelled call."""
-
-    async def odd():
-        raise asyncio.CancelledError
-
-    service = deploy("async", probe)
-    with pytest.raises(errors.RemoteError, match="CancelledError"):
-        service.handle.arun(odd)
-
-
-def test_system_exit_of_a_coroutine_ends_neither_loop_nor_process(deploy, probe):
-    async def leave():
-        raise SystemExit(3)
-
-    service = deploy("async", probe)
-    with pytest.raises(errors.RemoteError, match="SystemExit"):
-        service.handle.arun(leave)
-    assert service.handle.echo(1) == 1
 
 
 def test_coroutine_that_calls_its_own_service_and_blocks_the_loop_is_told_so(deploy):

@@ -14,7 +14,7 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_plugins import ServiceDeploymentConfig, errors
+from sage_plugins import errors
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins import Registry
 from sage_plugins.values import Registration
@@ -55,60 +55,6 @@ def balanced(deploy):
 
 
 # -- instances ---------------------------------------------------------------------------------------------------------
-
-
-def test_each_replica_has_its_own_instance(balanced, strategy):
-    """Each replica is an instance of its own, with an index, a context and workers of its own."""
-    service = balanced(strategy)
-    seen = [service.handle.mine() for _ in range(6)]
-    assert len({instance for instance, _ in seen}) == 3
-    assert [each["id"] for each in service.env.get_service_status("svc")["replicas"]] == ["svc#0", "svc#1", "svc#2"]
-    if strategy != "inline":
-        assert {name.rpartition("-worker")[0] for _, name in seen} == {"svc#0", "svc#1", "svc#2"}
-
-
-def test_replicas_run_at_the_same_time(balanced):
-    """Three replicas of one thread each run three calls at once."""
-    service = balanced()
-    together = threading.Barrier(3)
-    calls = [service.handle.submit("run", together.wait, PATIENCE) for _ in range(3)]
-    assert sorted(call.result(PATIENCE)[0] for call in calls) == [0, 1, 2]
-
-
-def test_every_replica_is_stopped(deploy):
-    """Hooks run once for each replica."""
-    diary = collections.Counter()
-
-    class Living:
-        def setup(self):
-            diary["setup", self.ctx.replica_index] += 1
-
-        def cleanup(self):
-            diary["cleanup", self.ctx.replica_index] += 1
-
-    service = deploy("single", Living, replicas=3, load_balancing=True)
-    service.env.close()
-    assert diary == {(step, index): 1 for step in ("setup", "cleanup") for index in range(3)}
-
-
-def test_one_replica_that_fails_stops_the_others(env, strategy):
-    """All replicas or none."""
-    alive = set()
-
-    class Failing:
-        def __init__(self):
-            if self.ctx.replica_index == 1:
-                raise ValueError("the second one")
-            alive.add(self.ctx.replica_index)
-
-        def cleanup(self):
-            alive.discard(self.ctx.replica_index)
-
-    config = ServiceDeploymentConfig(threading_strategy=strategy, replicas=3, load_balancing=True)
-    env.register_service_with_config("svc", Failing, deployment_config=config)
-    with pytest.raises(errors.DeployError, match="replica 1: ValueError: the second one"):
-        env.deploy()
-    assert alive == set()
 
 
 def test_replicas_without_balancing_are_primary_and_standby(deploy):

@@ -7,6 +7,7 @@ What is installed is what a user gets: nothing of the checkout is on those envir
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ import textwrap
 import venv
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -125,6 +127,21 @@ print(sum("mine" in thread.name for thread in threading.enumerate()))
     count, name = lines[1].split(maxsplit=1)
     assert (count, "mine" in name, "where#0" in name) == ("1", True, True), name
     assert lines[2] == "0", "its thread ends with the environment"
+
+
+def test_strangers_tests_inherit_the_conformance_suite(beside_broken, tmp_path):
+    """With pytest and what is installed, and no file of ours beside them: every case that applies runs, and passes."""
+    beside_broken.pip("install", "pytest")
+    shutil.copy(STRANGERS / "acme-strategies" / "test_acme_strategies.py", tmp_path)
+    report = tmp_path / "report.xml"
+    options = ("-W", "error", "--strict-markers", "-p", "no:cacheprovider", f"--junit-xml={report}")
+    run(beside_broken.python, "-I", "-m", "pytest", *options, cwd=tmp_path)
+    cases = ET.parse(report).getroot().findall(".//testcase")  # noqa: S314 - pytest has just written it
+    skipped = [case.find("skipped") for case in cases]
+    reasons = {reason.get("message").partition(":")[0] for reason in skipped if reason is not None}
+    assert reasons == {"declared unsupported"}
+    assert len(cases) > 150
+    assert "test_thread_has_the_name_of_the_users_choice" in {case.get("name") for case in cases}
 
 
 def test_strangers_strategy_is_deployed_from_yaml(beside_broken, tmp_path):

@@ -41,6 +41,9 @@ GRACE_S: Final = 1.0
 #: Threads that serve the whole process and end by themselves: pytest-timeout's timer around the test.
 PROCESS_WIDE: Final = ("pytest_timeout",)
 
+#: Name of the plugin, for who asks pytest whether the guard is on.
+NAME: Final = "sage-leak-guard"
+
 _FD_FOLDER: Final = "/proc/self/fd"
 _TASKS_ARE_LISTED: Final = sys.version_info < (3, 14)
 _CHILDREN_ARE_LISTED: Final = hasattr(os, "waitid") and Path("/proc/self/task").exists()
@@ -176,9 +179,13 @@ class LeakGuard:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, object, object]:
         """Take stock before the first fixture of the test."""
+        self.take_stock()
+        return (yield)
+
+    def take_stock(self) -> None:
+        """Remember what there is before a test."""
         # Without what fixtures own now: they may end with this test, and then nothing of it may be left.
         self._before = self._unowned()
-        return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
@@ -200,10 +207,14 @@ class LeakGuard:
         """Fail the test if something is left after its last fixture."""
         # A teardown that raises goes through: what it leaves is its consequence.
         result = yield
-        # No other local refers to what is left, so that the collection in _left can free it.
+        self.check(item)
+        return result
+
+    def check(self, item: pytest.Item) -> None:
+        """Fail if *item* left something since stock was taken."""
+        # No local refers to what is left, so that the collection in _left can free it.
         if left := self._left(item):
             pytest.fail(f"{item.nodeid} left behind:\n\n" + "\n\n".join(left), pytrace=False)
-        return result
 
     def _left(self, item: pytest.Item) -> list[str]:
         if not any(self._new(item)):
@@ -235,6 +246,15 @@ class LeakGuard:
         return new
 
 
+@contextlib.contextmanager
+def guard(item: pytest.Item) -> Iterator[None]:
+    """Watch over one test where the plugin is not loaded: a fixture that is set up before all others enters this."""
+    watching = LeakGuard()
+    watching.take_stock()
+    yield
+    watching.check(item)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register the guard and its marker."""
     config.addinivalue_line(
@@ -242,7 +262,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "leaves_threads(reason, *, prefix): the test may leave daemon threads whose name begins with the prefix, "
         "and nothing else",
     )
-    config.pluginmanager.register(LeakGuard(), "sage-leak-guard")
+    config.pluginmanager.register(LeakGuard(), NAME)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

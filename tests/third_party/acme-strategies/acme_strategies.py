@@ -77,5 +77,11 @@ class DedicatedRunner:
 def sage_register_threading_strategies() -> list[Registration]:
     """Offer `dedicated`."""
     return [
-        Registration("dedicated", Dedicated, "one thread under a name of your choice", options=DedicatedOptions),
+        Registration(
+            "dedicated",
+            Dedicated,
+            "one thread under a name of your choice",
+            options=DedicatedOptions,
+            capabilities=frozenset({"ordered", "one_at_a_time", "releases_at_deadline"}),
+        ),
     ]

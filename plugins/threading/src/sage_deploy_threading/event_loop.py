@@ -65,6 +65,7 @@ class _LoopRunner:
         try:
             self._bell.ring()
             await self._end
+            await self._seat.steps_over()  # what is left after that is cancelled
         finally:
             self._bell.close()
 

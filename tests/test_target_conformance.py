@@ -1,0 +1,112 @@
+"""Every first-party target keeps the semantics that are the same for all; the suite itself shares no memory."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from functools import wraps
+
+import sage_deploy_balancers
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_deploy_local.target import LocalTarget
+from sage_plugins import hookimpl
+from sage_plugins.call import Call
+from sage_plugins.plugins import Registry
+from sage_plugins.testing import TargetConformance
+from sage_plugins.values import Registration
+
+
+class TestLocal(TargetConformance):
+    plugin_id = "local"
+
+    def strategies(self):
+        # tests/test_strategy_conformance.py runs the same cases under all of them, on this target.
+        return ["single"]
+
+
+def copied(value):
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 - it was made in this process, a moment ago
+
+
+class CopyingFactory:
+    """Builds instances whose answers and errors are copied on their way out."""
+
+    def __init__(self, factory):
+        self.factory = factory
+
+    def create_service(self, ctx):
+        instance = self.factory.create_service(ctx)
+        for name, method in inspect.getmembers(instance, inspect.ismethod):
+            if not name.startswith("_"):
+                setattr(instance, name, acopying(method) if inspect.iscoroutinefunction(method) else copying(method))
+        return instance
+
+
+def copying(method):
+    @wraps(method)
+    def wrapper(*args, **kwargs):
+        try:
+            outcome = method(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - it is copied like everything else
+            raise copied(error) from None
+        return outcome if inspect.isgenerator(outcome) or inspect.isasyncgen(outcome) else copied(outcome)
+
+    return wrapper
+
+
+def acopying(method):
+    @wraps(method)
+    async def wrapper(*args, **kwargs):
+        try:
+            return copied(await method(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it is copied like everything else
+            raise copied(error) from None
+
+    return wrapper
+
+
+class CopyingEvents:
+    """What the core hears of a replica, whose arguments are copied on their way in."""
+
+    def __init__(self, events):
+        self.freed, self.changed, self.lost, self.service = events.freed, events.changed, events.lost, events.service
+        self._events = events
+
+    def follow(self, work):
+        return with_copies(self._events.follow(work))
+
+
+def with_copies(work):
+    if isinstance(work, Call):
+        work.args, work.kwargs = copied((work.args, work.kwargs))
+    return work
+
+
+class CopyingTarget(LocalTarget):
+    """Treats replicas in this process as if they were in another: only copies come and go."""
+
+    def start(self, spec, at, events, clock):
+        spec = copied(spec._replace(factory=CopyingFactory(spec.factory)))
+        replica = super().start(spec, at, CopyingEvents(events), clock)
+        send = replica.send
+        replica.send = lambda work: send(with_copies(work))
+        return replica
+
+
+class Plugin:
+    @hookimpl
+    def sage_register_targets(self):
+        return [Registration("copying", lambda _: CopyingTarget(), "In this process, and shares nothing with it")]
+
+
+class TestCopying(TargetConformance):
+    """The suite, its services, what they are given and what they answer, without a shared object."""
+
+    plugin_id = "copying"
+
+    def registry(self):
+        return Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, Plugin())
+
+    def strategies(self):
+        return ["pool"]

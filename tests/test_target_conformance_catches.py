@@ -1,0 +1,216 @@
+"""
+The targets' suite fails where it must: each target below breaks one rule, and the case that proves it fails.
+
+A check that has never failed proves nothing.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_deploy_local.target import LocalTarget
+from sage_plugins import hookimpl
+from sage_plugins.call import Call
+from sage_plugins.plugins import Registry
+from sage_plugins.service import ServiceContext
+from sage_plugins.testing import TargetConformance
+from sage_plugins.values import Registration, ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Events:
+    """What the core hears of a replica, as the target tells it."""
+
+    def __init__(self, events):
+        self.freed, self.follow, self.lost, self.service = events.freed, events.follow, events.lost, events.service
+        self.changed = events.changed
+
+
+class Misreports(LocalTarget):
+    """A target that reports states as a subclass says."""
+
+    def start(self, spec, at, events, clock):
+        heard = Events(events)
+        heard.changed = lambda state, cause=None: self.report(events.changed, state, cause)
+        return super().start(spec, at, heard, clock)
+
+
+class ReadyTooEarly(Misreports):
+    """Says that replicas are ready as soon as they start."""
+
+    def report(self, changed, state, cause):
+        changed(ReplicaState.READY if state is ReplicaState.STARTING else state, cause)
+
+
+class HidesFailures(Misreports):
+    """Does not tell that a replica failed."""
+
+    def report(self, changed, state, cause):
+        if state is not ReplicaState.FAILED:
+            changed(state, cause)
+
+
+class ForgetsTheCause(Misreports):
+    """Tells that a replica failed, and not why."""
+
+    def report(self, changed, state, cause):
+        changed(state, None)
+
+
+class StartsWhenAsked(LocalTarget):
+    """Builds an instance in order to place it."""
+
+    def place(self, specs):
+        for spec in specs:
+            spec.factory.create_service(ServiceContext(spec.service, spec.index, None))
+        return super().place(specs)
+
+
+class PlacesTooFew(LocalTarget):
+    """Has no answer for one of the replicas."""
+
+    def place(self, specs):
+        return super().place(specs)[1:]
+
+
+class PlacesWithoutAReason(LocalTarget):
+    """Does not say why."""
+
+    def place(self, specs):
+        return [place._replace(reason="") for place in super().place(specs)]
+
+
+class ClosesOnce(LocalTarget):
+    """Cannot be closed twice."""
+
+    closed = False
+
+    def close(self):
+        if self.closed:
+            raise RuntimeError("already closed")
+        self.closed = True
+
+
+class NeverStops(LocalTarget):
+    """Leaves its replicas alone when they are to stop."""
+
+    left: list[Any] = []  # noqa: RUF012 - of all targets of the class
+
+    def start(self, spec, at, events, clock):
+        replica = super().start(spec, at, events, clock)
+        self.left.append(replica.stop)
+        replica.stop = lambda grace: 0
+        return replica
+
+
+class AsksInASlot(LocalTarget):
+    """Lets control wait until the replica runs nothing."""
+
+    def start(self, spec, at, events, clock):
+        replica = super().start(spec, at, events, clock)
+        sent = []
+        send, control = replica.send, replica.control
+
+        def remember(work):
+            sent.append(work)
+            send(work)
+
+        def asked(op, arg=None, *, timeout):
+            concurrent.futures.wait([work for work in sent if isinstance(work, Call)], 2.0)
+            return control(op, arg, timeout=timeout)
+
+        replica.send, replica.control = remember, asked
+        return replica
+
+
+class OneForAll(LocalTarget):
+    """Starts one replica and lets it answer for all."""
+
+    first = None
+
+    def start(self, spec, at, events, clock):
+        if self.first is None:
+            self.first = super().start(spec, at, events, clock)
+        else:
+            events.changed(ReplicaState.READY)
+        return self.first
+
+
+class Fault(NamedTuple):
+    target: type[LocalTarget]
+    case: str
+    arguments: Mapping[str, Any] = MappingProxyType({})
+
+
+FAULTS = [
+    Fault(ReadyTooEarly, "test_replica_is_ready_when_its_start_hooks_have_ended"),
+    Fault(HidesFailures, "test_start_that_raises_fails_the_deployment", {"step": "setup"}),
+    Fault(ForgetsTheCause, "test_start_that_raises_fails_the_deployment", {"step": "init"}),
+    Fault(StartsWhenAsked, "test_every_replica_is_placed_or_refused_with_a_reason"),
+    Fault(PlacesTooFew, "test_every_replica_is_placed_or_refused_with_a_reason"),
+    Fault(PlacesWithoutAReason, "test_every_replica_is_placed_or_refused_with_a_reason"),
+    Fault(ClosesOnce, "test_every_replica_is_placed_or_refused_with_a_reason"),
+    Fault(NeverStops, "test_hooks_run_once_each_in_order"),
+    Fault(NeverStops, "test_no_thread_is_left_after_close"),
+    Fault(AsksInASlot, "test_status_is_answered_while_every_slot_is_taken"),
+    Fault(OneForAll, "test_each_replica_has_its_own_instance", {"balancer": "round_robin"}),
+    Fault(OneForAll, "test_hooks_run_once_for_each_replica", {"balancer": "round_robin"}),
+]
+
+
+class Suite(TargetConformance):
+    """The suite on a target that is not installed."""
+
+    plugin_id = "under_test"
+    strategy = "single"
+
+    def __init__(self, target, patience):
+        self.patience = patience
+
+        class Plugin:
+            @hookimpl
+            def sage_register_targets(self):
+                capabilities = frozenset({"in_process"})
+                return [Registration("under_test", lambda _: target(), "Under test", capabilities=capabilities)]
+
+        self.plugins = Registry.of(sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers, Plugin())
+
+    def registry(self):
+        return self.plugins
+
+    def run(self, case, arguments):
+        method = getattr(self, case)
+        assert self.unsupported(method) is None
+        with self.stage():
+            method(**arguments)
+
+
+@pytest.fixture(autouse=True)
+def _end_what_faults_leave():
+    yield
+    while NeverStops.left:
+        NeverStops.left.pop()(20.0)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.target.__name__}-{fault.case[5:]}")
+def test_fault_is_caught(fault):
+    """The case fails for the faulty target."""
+    suite = Suite(fault.target, patience=1.0)
+    suite.config = {"startup_timeout": 1.0, "timeout": 60.0}
+    with pytest.raises((Exception, pytest.fail.Exception)):
+        suite.run(fault.case, fault.arguments)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.case)
+def test_sound_target_passes(fault):
+    """The same case passes for the sound target that the faulty ones are made from."""
+    Suite(LocalTarget, patience=20.0).run(fault.case, fault.arguments)
