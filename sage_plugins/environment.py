@@ -437,8 +437,8 @@ class Environment:
 
         Returns:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
-            (`healthy`, `ready` of `replicas`) and `replicas` (a dictionary each: id, state, node, inflight, slots,
-            threads, error).
+            (`healthy`, `ready` of `replicas`), `replicas` (a dictionary each: id, state, node, inflight, slots,
+            threads, error) and `monitors` (what each other monitor reports, by its ID).
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.

@@ -26,6 +26,7 @@ __all__ = [
     "ConfigError",
     "DeployError",
     "ForkedRuntimeError",
+    "InvalidKeyError",
     "MethodNotFoundError",
     "NoReplicaError",
     "OverloadedError",
@@ -241,6 +242,10 @@ class ResultNotSerializableError(CallError):
 
 class ReentrantCallError(CallError):
     """The service called itself, through any chain, with all its slots taken: waiting would never end."""
+
+
+class InvalidKeyError(CallError, TypeError):
+    """A call's key is of a type by which no replica can be chosen; the call was not accepted and did not run."""
 
 
 class ServiceNotFoundError(CallError, LookupError):

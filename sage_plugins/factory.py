@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.clock import Clock
+    from sage_plugins.keys import KeyOf
     from sage_plugins.service import ServiceContext
+    from sage_plugins.values import MethodPlan
 
 __all__ = ["ServiceTaskFactory", "compose"]
 
@@ -88,6 +90,7 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
     )
     methods, wrong = method_plans(factory.service_class, config)
     problems.extend(wrong)
+    key_of = None if balancer is None else _key_of(balancer, factory.service_class, methods, config, problems)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         lines = "".join(f"\n  {problem}" for problem in errors)
@@ -107,6 +110,7 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
             max_threads=config.thread_pool_size or config.max_thread_count,
             max_concurrency=config.max_concurrency or (config.thread_count if config.thread_count > 1 else 100),
         ),
+        key_of=key_of,
     )
     return composition, [problem for problem in problems if problem.severity == "warning"]
 
@@ -140,6 +144,34 @@ def _choose(  # noqa: PLR0913, PLR0917 - private, and each is another thing
             )
             raise PluginError(msg) from error
     return Choice(registration, options, found.plugin)
+
+
+def _key_of(
+    balancer: Choice,
+    cls: type,
+    methods: tuple[MethodPlan, ...],
+    config: ServiceDeploymentConfig,
+    problems: list[Problem],
+) -> KeyOf | None:
+    """What reads the argument that *balancer* names as the key of calls, if it names one."""
+    if balancer.options is None and balancer.registration.options is not None:  # its options are wrong
+        return None
+    try:
+        argument = getattr(balancer.create(), "key_argument", None)
+    except Exception as error:
+        msg = f"load balancer '{balancer.id}' from {balancer.source} cannot be made: {type(error).__name__}: {error}"
+        raise PluginError(msg) from error
+    if argument is None:
+        return None
+    from sage_plugins.keys import compose_key_of, missing_argument
+
+    found = compose_key_of(argument, cls, methods)
+    if found is None:
+        # The core does not know the plugin's options, but one of them holds the name.
+        given = config.options.get(balancer.id, {})
+        names = [f"options.{balancer.id}.{option}" for option, value in given.items() if value == argument]
+        problems.append(missing_argument(argument, cls, methods, key=names[0] if names else f"options.{balancer.id}"))
+    return found
 
 
 def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:

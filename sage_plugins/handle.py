@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError
+from sage_plugins.keys import unhashable
 from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import CallOptions, MethodKind
 
@@ -207,12 +208,20 @@ class ServiceHandle:
             timeout: Seconds from call to answer, None for no limit.
             key: Key for balancers that send equal keys to the same replica.
             idempotent: Whether these calls may run twice, whatever the method declares.
+
+        Raises:
+            ConfigError: *timeout* is no number of seconds.
+            InvalidKeyError: *key* is not hashable. Balancers may ask for more: then the call itself raises it.
         """
         if timeout is not _UNSET and timeout is not None:
             if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _LONGEST_S:
                 msg = f"timeout: must be a number of seconds above 0, or None for no limit, got {timeout!r:.50}"
                 raise ConfigError(msg)
             timeout = float(timeout)
+        try:
+            hash(key)
+        except TypeError:
+            raise unhashable(key, f"service '{self._name}'", service=self._name) from None
         options = CallOptions(
             key=self._options.key if key is _UNSET else key,
             idempotent=self._options.idempotent if idempotent is _UNSET else idempotent,

@@ -253,9 +253,22 @@ class Candidate(Protocol):
     def inflight(self) -> int:
         """Calls that hold a slot now; read without a lock, so it may lag by a call."""
 
+    @property
+    def waiting(self) -> int:
+        """
+        Calls that wait for this replica: under a binding balancer those for it alone, else all of the service.
+
+        Read without a lock, so it may lag by a call.
+        """
+
 
 class Balancer(Protocol):
-    """Who gets the next call: one object for each service."""
+    """
+    Who gets the next call: one object for each service.
+
+    It may have an attribute `key_argument: str | None`, the name of the methods' argument that is a call's key. The
+    plan refuses a name that no served method has. A key given by `with_options(key=...)` wins.
+    """
 
     binding: bool
     """
@@ -267,7 +280,9 @@ class Balancer(Protocol):
         Compose the choice among *candidates*, which is never empty.
 
         Asked once for each change of the set. What it returns runs for every call in the caller's thread, so it must
-        neither lock nor wait.
+        neither lock nor wait. It gets the call's key, which is hashable, or None. For a key of a type that it cannot
+        use it raises `errors.InvalidKeyError`, which the caller gets; whatever else it raises is a fault, after which
+        replicas are taken in turn and the balancer is not asked again before the set changes.
         """
 
 
@@ -282,7 +297,9 @@ class Recorder(Protocol):
         """
         A `record(method, outcome, wait_s, run_s)` for one worker, which never uses it from two threads at once.
 
-        It runs before the caller is released, so it must be quick.
+        It runs before the caller is released, so it must be quick. On the calling side it is told of calls that were
+        given up: with the time that they waited if they never started, else with the whole time since the call as
+        *run_s*, because how much of it they waited is known only where they run.
         """
 
     def snapshot(self) -> Mapping[str, Any]:

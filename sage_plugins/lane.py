@@ -75,6 +75,11 @@ class Lane:
         """Calls that hold a slot; may lag by a call."""
         return self.slots - len(self.free) - self.withdrawn
 
+    @property
+    def waiting(self) -> int:
+        """Calls in the backlog from which this lane takes; may lag by a call."""
+        return len(self.backlog)
+
     def take_free(self) -> None:
         """Take the free slots back for good; under Router._lock."""
         while self.free:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sage_plugins.call import Call
-    from sage_plugins.interfaces import Picker, Work
+    from sage_plugins.interfaces import Candidate, Work
     from sage_plugins.lane import Lane
     from sage_plugins.values import MethodPlan
 
@@ -47,9 +47,9 @@ class MethodRouter(Router):
     def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
         return lambda call: self._send(call, lane) or self._queue(call, lane)
 
-    def _compose_balanced(self, pick: Picker) -> Callable[[Call], bool]:
+    def _compose_balanced(self, pick: Callable[[Call], Candidate]) -> Callable[[Call], bool]:
         def route(call: Call) -> bool:
-            lane: Any = pick(call.options.key)
+            lane: Any = pick(call)
             return self._send(call, lane) or self._queue(call, lane)
 
         return route

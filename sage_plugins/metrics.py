@@ -6,43 +6,71 @@ from collections.abc import Mapping
 
 import attrs
 
-__all__ = ["ServiceMetrics"]
+__all__ = ["MethodMetrics", "ServiceMetrics"]
 
 
-@attrs.frozen
-class ServiceMetrics:
+@attrs.frozen(kw_only=True)
+class MethodMetrics:
     """
-    What was measured of a service since it started, over all replicas.
+    What was measured of the calls of one method since the service started, over all replicas.
+
+    Durations are in seconds. The mean and the percentiles of the queue are over the calls of which it is known how long
+    they waited, those of the run over the calls that ended where they ran: a call that its caller gave up while it ran
+    is in neither, one that was given up in the queue is in the first. Percentiles are 0 if there were no calls, else
+    the upper edge of a histogram's bucket.
 
     Attributes:
-        service_name: Name of the service.
         request_count: Accepted calls that have ended, each once; counted before its caller is released.
         error_count: Those of them that did not end with a result.
-        active_threads: Threads of the replicas at the moment.
-        queue_size: Calls waiting at the moment.
-        avg_response_time: Mean seconds from call to answer, queue included.
-        cpu_usage: Per cent of one core used by this process since the environment was made; 0 if not measured.
-        memory_usage: Resident bytes of this process; 0 if not measured.
-        p50, p95, p99: Seconds from call to answer within which that share of the calls ended, as the upper edge of a
-            histogram's bucket; 0 if there were none.
-        avg_queue_time: Mean seconds in the queue.
         rejected_count: Calls that were not accepted.
-        abandoned_count: Calls given up by their caller that hold a slot at the moment.
         outcomes: Number of ended calls by outcome.
+        avg_response_time: Mean time from call to answer, queue included.
+        p50, p95, p99: Time from call to answer within which that share of the calls ended.
+        avg_queue_time: Mean time in the queue.
+        queue_p50, queue_p95, queue_p99: Time in the queue within which that share of the calls left it.
+        avg_run_time: Mean time from start to end of the method.
+        run_p50, run_p95, run_p99: Time from start to end of the method, for that share of the calls.
     """
 
-    service_name: str
     request_count: int = 0
     error_count: int = 0
-    active_threads: int = 0
-    queue_size: int = 0
+    rejected_count: int = 0
+    outcomes: Mapping[str, int] = attrs.field(factory=dict)
     avg_response_time: float = 0.0
-    cpu_usage: float = 0.0
-    memory_usage: int = 0
     p50: float = 0.0
     p95: float = 0.0
     p99: float = 0.0
     avg_queue_time: float = 0.0
-    rejected_count: int = 0
+    queue_p50: float = 0.0
+    queue_p95: float = 0.0
+    queue_p99: float = 0.0
+    avg_run_time: float = 0.0
+    run_p50: float = 0.0
+    run_p95: float = 0.0
+    run_p99: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class ServiceMetrics(MethodMetrics):
+    """
+    What was measured of a service since it started, over all methods and replicas; see `MethodMetrics` for the rest.
+
+    Attributes:
+        service_name: Name of the service.
+        active_threads: Threads of the replicas at the moment.
+        queue_size: Calls waiting at the moment.
+        abandoned_count: Calls given up by their caller that hold a slot at the moment.
+        cpu_usage: Per cent of one core used by the processes that hold the replicas, over the time since a reading that
+            was made at least a second ago, or since the first service of the process started; on target `local` that is
+            this process with all that runs in it, and more than 100 if several cores are busy. 0 if not measured.
+        memory_usage: Resident bytes of these processes; 0 if not measured.
+        methods: The same of each method, by name; empty if not measured.
+    """
+
+    service_name: str
+    active_threads: int = 0
+    queue_size: int = 0
     abandoned_count: int = 0
-    outcomes: Mapping[str, int] = attrs.field(factory=dict)
+    cpu_usage: float = 0.0
+    memory_usage: int = 0
+    methods: Mapping[str, MethodMetrics] = attrs.field(factory=dict)

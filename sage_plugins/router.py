@@ -27,16 +27,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins import wait_graph
 from sage_plugins.call import CURRENT
-from sage_plugins.errors import OverloadedError, ReplicaDiedError, ServiceStoppedError
+from sage_plugins.errors import InvalidKeyError, OverloadedError, ReplicaDiedError, ServiceStoppedError
 from sage_plugins.lane import Lane, remove
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import Balancer, Candidate, Picker, Replica, Work
+    from sage_plugins.interfaces import Balancer, Candidate, Replica, Work
+    from sage_plugins.keys import KeyOf
 
 __all__ = ["Router"]
 
@@ -73,6 +74,7 @@ class Router:
         count: Callable[[int, int, float, float], None],
         refused: Callable[[int, str], None],
         balancer: Balancer | None = None,
+        key_of: KeyOf | None = None,
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         """
@@ -87,6 +89,7 @@ class Router:
             count: `count(method, outcome, wait_s, run_s)` for calls that end on this side.
             refused: `refused(method, reason)` for calls that were not accepted.
             balancer: Chooses among several replicas; None has the first serve and the others stand by.
+            key_of: The key of a call whose caller gave none; None if there is none then.
             on_balancer_error: Told when the balancer failed and was fenced off.
         """
         self.service = service
@@ -98,6 +101,7 @@ class Router:
         self._refused = refused
         self._balancer = balancer
         self._binding = balancer is not None and balancer.binding
+        self._key_of = key_of
         self._on_balancer_error = on_balancer_error
         # Changes of the set, draining; never taken by a call that finds its way. Re-entrant: a signal handler may stop
         # the service in the middle of it.
@@ -120,7 +124,7 @@ class Router:
         self._stopped: str | None = None  # why no call is accepted any more
         self._unavailable: Callable[[], Exception] | None = None  # why there is no replica and will be none
         self._watch: Callable[[], None] | None = None  # told whenever a slot may have got free for good
-        self._pick: Picker | None = None
+        self._pick: Callable[[Call], Candidate] | None = None
         self._rebind()
 
     # -- the way of a call -------------------------------------------------------------------------------------------
@@ -177,11 +181,11 @@ class Router:
 
         return route
 
-    def _compose_balanced(self, pick: Picker) -> Callable[[Call], bool]:
+    def _compose_balanced(self, pick: Callable[[Call], Candidate]) -> Callable[[Call], bool]:
         queue = self._queue
 
         def route(call: Call) -> bool:
-            lane: Any = pick(call.options.key)
+            lane: Any = pick(call)
             if lane.free and not lane.backlog:
                 try:
                     lane.free.pop()
@@ -195,32 +199,45 @@ class Router:
 
         return route
 
-    def _picker(self, balancer: Balancer, lanes: tuple[Lane, ...]) -> Picker:
-        """The balancer's choice, fenced: one that raises or answers nonsense is replaced by turns, with an event."""
+    def _picker(self, balancer: Balancer, lanes: tuple[Lane, ...]) -> Callable[[Call], Candidate]:
+        """
+        The balancer's choice for a call, fenced: for one that raises or answers nonsense turns step in, with an event.
+
+        Raises InvalidKeyError for a call with a key that is none: that is its caller's fault.
+        """
         turns: Callable[[], Lane] = cycle(lanes).__next__
         try:
             pick = balancer.picker(lanes)
         except Exception as error:  # noqa: BLE001 - a plugin's
             self._on_balancer_error(error)
             return lambda _: turns()
-        known = frozenset(lanes)
+        known, key_of = frozenset(lanes), self._key_of
         fenced = False
 
-        def picked(key: Hashable | None) -> Candidate:
+        def picked(call: Call) -> Candidate:
             nonlocal fenced
             if not fenced:
+                key = call.options.key
+                if key is None and key_of is not None:
+                    key = key_of(call)
                 try:
                     lane = pick(key)
                     if lane in known:
                         return lane
                     error: Exception = LookupError(f"it chose {lane!r}, which is not among the replicas")
                 except Exception as raised:  # noqa: BLE001 - a plugin's
+                    if key is not None and isinstance(raised, InvalidKeyError):
+                        raise self._invalid_key(call, raised) from None
                     error = raised
                 fenced = True
                 self._on_balancer_error(error)
             return turns()
 
         return picked
+
+    def _invalid_key(self, call: Call, wrong: InvalidKeyError) -> InvalidKeyError:
+        msg = f"{self.service}.{call.method.name} was not run: {wrong}"
+        return InvalidKeyError(msg, service=self.service, method=call.method.name)
 
     def _refuse(self, call: Call, lane: Lane | None = None) -> bool:  # noqa: ARG002 - stands in for _queue
         unavailable = self._stopped is None and self._unavailable is not None
@@ -373,7 +390,10 @@ class Router:
             lanes, pick = self._lanes, self._pick
             if not lanes:
                 break
-            lane: Any = lanes[0] if pick is None else pick(call.options.key)
+            try:
+                lane: Any = lanes[0] if pick is None else pick(call)
+            except InvalidKeyError:  # accepted when there was nothing to choose, so that nobody looked at its key
+                lane = lanes[0]
             if isinstance(lane.backlog, deque):
                 return lane.backlog
         return self._backlog

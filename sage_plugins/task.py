@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.config import ServiceDeploymentConfig
     from sage_plugins.interfaces import Monitor, Replica, Target
+    from sage_plugins.keys import KeyOf
     from sage_plugins.lane import Lane
     from sage_plugins.metrics import ServiceMetrics
 
@@ -65,6 +66,7 @@ class Composition(NamedTuple):
         monitors: Who watches.
         methods: What is served.
         limits: What the strategy may use.
+        key_of: The key of a call by its arguments, or None without a balancer that names an argument.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Composition(NamedTuple):
     monitors: tuple[Choice, ...]
     methods: tuple[MethodPlan, ...]
     limits: Limits
+    key_of: KeyOf | None = None
 
     def spec(self, index: int) -> ReplicaSpec:
         """What replica *index* needs to run."""
@@ -163,6 +166,7 @@ class ServiceTask:
             count=self._count,
             refused=self._refused,
             balancer=None if composition.balancer is None else composition.balancer.create(),
+            key_of=composition.key_of,
             on_balancer_error=self._balancer_failed,
         )
         self._binding = Binding(
@@ -481,11 +485,12 @@ class ServiceTask:
         stats = [self._stats(member) for member in members]
         ready = sum(member.state is ReplicaState.READY for member in members)
         threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
+        summaries = self._summaries(stats)
         return {
             "service_name": self.service_name,
             "state": self.state,
             "deployment_config": self._config,
-            "metrics": self._metrics(stats, sum(threads)),
+            "metrics": self._metrics(summaries.pop("metrics", {}), sum(threads)),
             "health": {"healthy": bool(members) and ready == len(members), "ready": ready, "replicas": len(members)},
             "replicas": [
                 {
@@ -499,6 +504,7 @@ class ServiceTask:
                 }
                 for member, number in zip(members, threads, strict=True)
             ],
+            "monitors": summaries,
         }
 
     def _stats(self, member: _Member) -> Mapping[str, Any]:
@@ -507,17 +513,20 @@ class ServiceTask:
         stats: Mapping[str, Any] = member.replica.control(ControlOp.STATS, timeout=1.0)
         return stats
 
-    def _metrics(self, stats: Sequence[Mapping[str, Any]], threads: int) -> ServiceMetrics:
-        from sage_plugins.metrics import ServiceMetrics
-
-        measured: dict[str, Any] = {}
+    def _summaries(self, stats: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        """What each monitor makes of what was recorded, by its ID."""
+        summaries = {}
         for choice, monitor in self._monitors:
             own = self._recorders[choice.id]
             snapshots = [each["recorders"][choice.id] for each in stats if choice.id in each["recorders"]]
             mine = None if own is None else self._fenced(choice, own.snapshot)
             summary = self._fenced(choice, monitor.summary, snapshots if mine is None else [*snapshots, mine])
-            if choice.id == "metrics":
-                measured.update(summary or {})
+            summaries[choice.id] = summary or {}
+        return summaries
+
+    def _metrics(self, measured: Mapping[str, Any], threads: int) -> ServiceMetrics:
+        from sage_plugins.metrics import ServiceMetrics
+
         return ServiceMetrics(
             service_name=self.service_name,
             active_threads=threads,

@@ -39,6 +39,7 @@ LAYERS = {
         "call",
         "config",
         "field_checks",
+        "keys",
         "methods",
         "metrics",
         "service",

@@ -12,6 +12,7 @@ import pytest
 
 import sage_deploy_balancers
 import sage_deploy_local
+import sage_deploy_local.target
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import errors
@@ -227,6 +228,8 @@ class Strange:
                 raise RuntimeError("cannot choose any more")
             if self.how == "stops":
                 raise StopIteration
+            if self.how == "misses a key":
+                raise errors.InvalidKeyError("every call needs a key")
             return {"foreign": object(), "nothing": None, "number": 0, "unhashable": []}.get(self.how, candidates[0])
 
         return pick
@@ -261,6 +264,7 @@ def plugged():
         "raises",
         "raises later",
         "stops",
+        "misses a key",
         "foreign",
         "nothing",
         "number",
@@ -288,6 +292,76 @@ def test_balancer_that_fails_is_replaced_by_turns(balanced, plugged, how, caplog
     if how not in {"raises at composition", "raises later"}:
         assert strange.asked == 1, "it is not asked again"
     assert service.metrics.request_count == 13
+
+
+class MortalTarget(sage_deploy_local.target.LocalTarget):
+    """Replicas in this process that can die."""
+
+    def __init__(self):
+        self.started = []
+
+    def start(self, spec, at, events, clock):
+        replica = super().start(spec, at, events, clock)
+        self.started.append((replica, events))
+        return replica
+
+    def kill(self, index):
+        replica, events = self.started[index]
+        events.lost((), (), ConnectionError("killed"))
+        replica.stop(PATIENCE)
+
+
+class Loyal:
+    """A balancer that stays with the first replica that it chose, dead or alive."""
+
+    binding = False
+
+    def __init__(self, binding):
+        self.binding = binding
+        self.chosen = None
+
+    def picker(self, candidates):
+        self.chosen = self.chosen or candidates[0]
+        return lambda _key: self.chosen
+
+
+@pytest.mark.parametrize("binding", [False, True], ids=["shared", "binding"])
+def test_balancer_that_chooses_a_dead_replica_is_replaced_by_turns(deploy, binding):
+    """A dead replica is as foreign as any: the living ones take turns, no call fails, monitors get an event."""
+    target, loyal, watcher = MortalTarget(), Loyal(binding), Watcher()
+
+    class Plugin:
+        @hookimpl
+        def sage_register_targets(self):
+            return [Registration("mortal", lambda _: target, "Of the tests", capabilities=frozenset({"in_process"}))]
+
+        @hookimpl
+        def sage_register_load_balancers(self):
+            return [Registration("loyal", lambda _: loyal, "Of the tests")]
+
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("watcher", lambda _: watcher, "Of the tests")]
+
+    service = deploy(
+        "single",
+        Numbered,
+        env_options={"registry": Registry.of(*FIRST_PARTY, Plugin())},
+        target="mortal",
+        replicas=3,
+        load_balancing=True,
+        load_balancer="loyal",
+        monitors=["metrics", "watcher"],
+    )
+    assert [service.handle.index() for _ in range(5)] == [0] * 5
+    target.kill(0)
+    assert collections.Counter(service.handle.index() for _ in range(10)) == {1: 5, 2: 5}
+    (fenced,) = [event for event in watcher.events if event.kind == "balancer_fenced"]
+    assert "svc#0" in fenced.reason
+    assert "not among the replicas" in fenced.reason
+    target.kill(1)
+    assert {service.handle.index() for _ in range(5)} == {2}
+    assert service.metrics.outcomes == {"ok": 20}
 
 
 def test_monitors_are_told_what_happens(balanced, plugged):

@@ -20,6 +20,7 @@ from sage_plugins.call import Call
 from sage_plugins.errors import (
     CallCancelledError,
     CallTimeoutError,
+    InvalidKeyError,
     NoReplicaError,
     OverloadedError,
     ReplicaDiedError,
@@ -398,6 +399,34 @@ class ByKey:
 
     def picker(self, candidates):
         return lambda key: candidates[key % len(candidates)]
+
+
+class StringsOnly(ByKey):
+    def picker(self, candidates):
+        pick = super().picker(candidates)
+
+        def strings(key):
+            if not isinstance(key, str):
+                raise InvalidKeyError("strings only")
+            return pick(int(key))
+
+        return strings
+
+
+def test_key_that_turns_out_wrong_ends_no_accepted_call():
+    """With one replica nobody looks at keys: a call that waited for it goes on elsewhere, whatever its key is."""
+    stage = Stage(balancer=StringsOnly())
+    first = stage.open(index=0)
+    stage.call("runs", key="0")
+    waits = stage.call("waits", key=7)
+    for index in (1, 2):
+        stage.open(index=index, behaviour=Behaviour.ANSWER)
+    with pytest.raises(InvalidKeyError, match=r"kv\.once was not run: strings only"):
+        stage.call("refused", key=7)
+    first.die()
+    stage.clock.advance(0)
+    assert answer_of(waits) == ("answer", ("waits",))
+    assert stage.balancer_errors == []
 
 
 def test_a_binding_balancer_keeps_a_call_for_its_choice():

@@ -1,9 +1,12 @@
 """
 What helps to test services and plugins; nothing of the core uses it, and each part is imported by itself.
 
-* `StrategyConformance`, `TargetConformance`: cases that every plugin of the kind passes; its tests inherit them.
+* `BalancerConformance`, `MonitorConformance`, `StrategyConformance`, `TargetConformance`: cases that every plugin of
+  the kind passes; its tests inherit them.
 * `sage_plugins.testing.virtual_clock`: `VirtualClock`, time that passes only when a test says so.
 * `sage_plugins.testing.fake_replica`: `FakeReplica`, which answers, hangs or dies in virtual time as a script says.
+* `sage_plugins.testing.fake_candidate`: `FakeCandidate`, a replica as balancers see it, whose load a test sets.
+* `sage_plugins.testing.reentry`: interrupts a function at each of its lines, to enter it again or to switch threads.
 * `sage_plugins.testing.simulation`: `Simulation`, a router with such replicas, callers and accidents, from one seed.
 * `sage_plugins.testing.leak_guard`: a pytest plugin that fails every test which leaves threads, files, tasks or
   processes.
@@ -17,12 +20,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from sage_plugins.testing.balancer_conformance import BalancerConformance
+    from sage_plugins.testing.monitor_conformance import MonitorConformance
     from sage_plugins.testing.strategy_conformance import StrategyConformance
     from sage_plugins.testing.target_conformance import TargetConformance
 
-__all__ = ["StrategyConformance", "TargetConformance"]
+__all__ = ["BalancerConformance", "MonitorConformance", "StrategyConformance", "TargetConformance"]
 
 _HOMES: Final = {
+    "BalancerConformance": "balancer_conformance",
+    "MonitorConformance": "monitor_conformance",
     "StrategyConformance": "strategy_conformance",
     "TargetConformance": "target_conformance",
 }

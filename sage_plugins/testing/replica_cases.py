@@ -59,6 +59,8 @@ class ReplicaCases(ServiceConformance):
         assert caught.value.stage == "queue"
         assert service.waiting == 0
         occupied.open()
+        # A balancer that binds may else choose a replica which is still busy, and the call would wait for that.
+        self.until(lambda: service.inflight == 0)
         self.occupy(service).open()
 
     def test_waiting_calls_all_run(self, balancer: str) -> None:

@@ -1,119 +1,257 @@
 """
 Counts and durations of calls, for the price of a few additions.
 
-Each worker has cells of its own, so no lock is taken and no count is lost; a snapshot adds them up.
+Each worker has cells of its own, so no lock is taken for a call and no count is lost; a snapshot adds them up.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, Final
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sage_deploy_monitors.process_usage import ProcessUsage
+from sage_plugins.metrics import MethodMetrics
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sage_plugins.values import Event, ReplicaInfo
 
-__all__ = ["EDGES_S", "Metrics", "MetricsRecorder"]
+__all__ = ["EDGES_S", "Cells", "Metrics", "MetricsRecorder"]
 
 #: Upper edges of the histogram's buckets in seconds: from 1 us, each a fifth above the one before, to some 1,000 s. A
-#: percentile read from them is therefore at most 20 % too high.
+#: percentile read from them is therefore at most 20 % too high, or 1 us.
 EDGES_S: Final[tuple[float, ...]] = tuple(1e-6 * 1.2**power for power in range(115))
 
-# A cell is one list: the histogram's buckets, then the calls by outcome, then the seconds in the queue and in the
-# method.
-_OUTCOME: Final = len(EDGES_S) + 1
-_WAIT: Final = _OUTCOME + len(Outcome.NAMES)
-_RUN: Final = _WAIT + 1
-_EMPTY: Final[tuple[float, ...]] = (0,) * _WAIT + (0.0, 0.0)
+# Waiting and running are counted together, in one histogram of two dimensions: so the time from call to answer, their
+# sum, needs no third one and keeps the precision. The bucket after the last is for what is beyond the last edge, the
+# one after that for a duration that there was not or that nobody knows.
+_NONE: Final = len(EDGES_S) + 1
+_WIDTH: Final = _NONE + 1
+_UPPER_S: Final = (*EDGES_S, EDGES_S[-1], 0.0)
+
+# What is summed of a method's calls: seconds by what they were spent on, then calls by outcome. How many went well is
+# not summed: it is what the others leave of the histogram.
+_WAIT: Final = 0
+_RUN: Final = 1
+_GIVEN_UP: Final = 2
+_OUTCOME: Final = 3
+_SUMS: Final = _OUTCOME + len(Outcome.NAMES)
+
+
+class Cells(NamedTuple):
+    """
+    What was counted of one method.
+
+    Attributes:
+        histogram: Calls by bucket of waiting and of running: `wait * width + run`.
+        sums: Seconds waited, run and given up, then calls by outcome.
+    """
+
+    histogram: dict[int, int]
+    sums: list[float]
+
+
+def _cells() -> Cells:
+    return Cells(defaultdict(int), [0.0] * _SUMS)
+
+
+def _add(cells: Cells, other: Cells) -> None:
+    # Copied in one step of the interpreter: a worker may be counting into it.
+    for bucket, number in dict(other.histogram).items():
+        cells.histogram[bucket] += number
+    for at, amount in enumerate(other.sums):
+        cells.sums[at] += amount
 
 
 class MetricsRecorder:
     """The counts of one replica, or of the calling side."""
 
-    def __init__(self, methods: tuple[str, ...]) -> None:
+    def __init__(self, who: ReplicaInfo, methods: tuple[str, ...], usage: ProcessUsage | None) -> None:
+        """
+        Make a recorder that has counted nothing.
+
+        Args:
+            who: For whom it records.
+            methods: Names of the methods, by index.
+            usage: What the replica's process uses; None for the calling side.
+        """
         self._methods = methods
-        self._cells: list[list[list[float]]] = []  # by writer, then by method; only ever grows
+        self._who = who
+        self._usage = usage
+        self._lock = threading.RLock()  # guards the next three; re-entrant, because a signal handler may look
+        self._live: dict[weakref.ref[Callable[[int, int, float, float], None]], list[Cells]] = {}
+        self._past = [_cells() for _ in methods]  # of workers that have ended
+        self._ended: deque[weakref.ref[Callable[[int, int, float, float], None]]] = deque()
 
     def writer(self) -> Callable[[int, int, float, float], None]:
-        """A function that counts one call, into cells of its own."""
-        cells = [list(_EMPTY) for _ in self._methods]
-        self._cells.append(cells)
-        edges, bisect, first_outcome, wait, run = EDGES_S, bisect_left, _OUTCOME, _WAIT, _RUN
-
-        def record(method: int, outcome: int, wait_s: float, run_s: float) -> None:
-            cell = cells[method]
-            if outcome:  # the good ones are what the others leave of the histogram's sum
-                cell[first_outcome + outcome] += 1
-            cell[wait] += wait_s
-            cell[run] += run_s
-            cell[bisect(edges, wait_s + run_s)] += 1
-
+        """A function that counts one call, into cells of its own; what it counted stays when it is dropped."""
+        cells = [_cells() for _ in self._methods]
+        record = _compose_caller_side(cells) if self._who.replica is None else _compose_replica_side(cells)
+        with self._lock:
+            self._fold()
+            # Whoever drops a function at whatever moment only leaves a note here.
+            self._live[weakref.ref(record, self._ended.append)] = cells
         return record
 
+    def _fold(self) -> None:
+        """Add up what workers counted that have ended, so that a pool which comes and goes needs no more memory."""
+        while self._ended:
+            for past, cells in zip(self._past, self._live.pop(self._ended.popleft()), strict=True):
+                _add(past, cells)
+
     def snapshot(self) -> Mapping[str, Any]:
-        """The sums over all workers, by method: the histogram, the outcomes, and the seconds in queue and method."""
-        workers = tuple(self._cells)
-        return {name: _sum([cells[index] for cells in workers]) for index, name in enumerate(self._methods)}
+        """What was counted by method, over all workers, and what the replica's process uses."""
+        total = [_cells() for _ in self._methods]
+        with self._lock:
+            self._fold()
+            for cells in (self._past, *self._live.values()):
+                for mine, theirs in zip(total, cells, strict=True):
+                    _add(mine, theirs)
+        process = None if self._usage is None else {"node": self._who.node, **self._usage.read()}
+        return {"methods": dict(zip(self._methods, total, strict=True)), "process": process}
 
 
-def _sum(cells: Sequence[Sequence[float]]) -> list[float]:
-    return [sum(column) for column in zip(*cells, strict=True)] if cells else list(_EMPTY)
+def _compose_replica_side(cells: Sequence[Cells]) -> Callable[[int, int, float, float], None]:
+    edges, bisect, width, wait, run, first_outcome = EDGES_S, bisect_left, _WIDTH, _WAIT, _RUN, _OUTCOME
+
+    def record(method: int, outcome: int, wait_s: float, run_s: float) -> None:
+        histogram, sums = cells[method]
+        if outcome:
+            sums[first_outcome + outcome] += 1
+        sums[wait] += wait_s
+        sums[run] += run_s
+        histogram[bisect(edges, wait_s) * width + bisect(edges, run_s)] += 1
+
+    return record
+
+
+def _compose_caller_side(cells: Sequence[Cells]) -> Callable[[int, int, float, float], None]:
+    """
+    For calls that were given up.
+
+    One that never started has waited and not run. Of one that had started nobody here knows how long it had waited, so
+    it counts in neither, only in the time from call to answer.
+    """
+
+    def record(method: int, outcome: int, wait_s: float, run_s: float) -> None:
+        histogram, sums = cells[method]
+        sums[_OUTCOME + outcome] += 1
+        if run_s:
+            sums[_GIVEN_UP] += run_s
+            histogram[_NONE * _WIDTH + bisect_left(EDGES_S, run_s)] += 1
+        else:
+            sums[_WAIT] += wait_s
+            histogram[bisect_left(EDGES_S, wait_s) * _WIDTH + _NONE] += 1
+
+    return record
 
 
 class Metrics:
-    """Counts the calls of a service by method and outcome, with a histogram of the time from call to answer."""
+    """Counts the calls of a service by method and outcome, with histograms of their time in the queue and running."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._refused: dict[str, int] = {}  # by reason; guarded by _lock
+        self._lock = threading.RLock()  # re-entrant: a signal handler may stop the service
+        self._refused: defaultdict[int, int] = defaultdict(int)  # by method; guarded by _lock
+        self._methods: tuple[str, ...] = ()
 
-    def recorder(self, _who: ReplicaInfo, methods: tuple[str, ...]) -> MetricsRecorder:
+    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...]) -> MetricsRecorder:
         """One for each replica and one for the calling side, where time-outs and cancellations are counted."""
-        return MetricsRecorder(methods)
+        self._methods = methods
+        return MetricsRecorder(who, methods, None if who.replica is None else ProcessUsage.of_this_process())
 
-    def refused(self, _method: int, reason: str) -> None:
+    def refused(self, method: int, _reason: str) -> None:
         """Count a call that was not accepted."""
         with self._lock:
-            self._refused[reason] = self._refused.get(reason, 0) + 1
+            self._refused[method] += 1
 
     def event(self, event: Event) -> None:
         """Events are not counted."""
 
+    def merge(self, snapshots: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """One snapshot that has the counts of all, of no process."""
+        total: dict[str, Cells] = defaultdict(_cells)
+        for snapshot in snapshots:
+            for name, cells in snapshot["methods"].items():
+                _add(total[name], cells)
+        return {"methods": dict(total), "process": None}
+
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """The fields of `ServiceMetrics` that are measured here."""
-        total = _sum([cell for snapshot in snapshots for cell in snapshot.values()])
-        histogram, outcomes = total[:_OUTCOME], total[_OUTCOME:_WAIT]
-        count = int(sum(histogram))
-        errors = int(sum(outcomes))
-        outcomes[Outcome.OK] = count - errors
+        methods: Mapping[str, Cells] = self.merge(snapshots)["methods"]
         with self._lock:
-            rejected = sum(self._refused.values())
+            refused = {self._methods[index]: number for index, number in self._refused.items()}
+        service = _cells()
+        for cells in methods.values():
+            _add(service, cells)
+        # Replicas in one process report the same process.
+        processes = {
+            (process["node"], process["pid"]): process
+            for process in (snapshot["process"] for snapshot in snapshots)
+            if process is not None
+        }
         return {
-            "request_count": count,
-            "error_count": errors,
-            "avg_response_time": (total[_WAIT] + total[_RUN]) / count if count else 0.0,
-            "avg_queue_time": total[_WAIT] / count if count else 0.0,
-            "rejected_count": rejected,
-            "outcomes": {name: int(number) for name, number in zip(Outcome.NAMES, outcomes, strict=True) if number},
-            **{f"p{share}": _percentile(histogram, share / 100) for share in (50, 95, 99)},
+            **_measured(service, sum(refused.values())),
+            "methods": {
+                name: MethodMetrics(**_measured(methods.get(name, _cells()), refused.get(name, 0)))
+                for name in self._methods
+            },
+            "cpu_usage": sum(process["cpu_percent"] for process in processes.values()),
+            "memory_usage": sum(process["memory_bytes"] for process in processes.values()),
         }
 
     def close(self) -> None:
         """Counts stay readable."""
 
 
-def _percentile(histogram: Sequence[float], share: float) -> float:
-    """The upper edge of the bucket in which that *share* of the counts is reached; 0 without counts."""
-    wanted = sum(histogram) * share
-    reached = 0.0
-    if not wanted:
-        return 0.0
-    for edge, number in zip((*EDGES_S, EDGES_S[-1]), histogram, strict=True):
-        reached += number
-        if reached >= wanted:
-            return edge
-    return EDGES_S[-1]
+def _measured(cells: Cells, refused: int) -> dict[str, Any]:
+    """The fields of `MethodMetrics`."""
+    sums = cells.sums
+    by_wait: dict[float, int] = defaultdict(int)
+    by_run: dict[float, int] = defaultdict(int)
+    by_total: dict[float, int] = defaultdict(int)
+    for bucket, number in cells.histogram.items():
+        wait, run = divmod(bucket, _WIDTH)
+        if wait != _NONE:
+            by_wait[_UPPER_S[wait]] += number
+        if _NONE not in (wait, run):
+            by_run[_UPPER_S[run]] += number
+        by_total[_UPPER_S[wait] + _UPPER_S[run]] += number
+    count = sum(cells.histogram.values())
+    outcomes = [int(number) for number in sums[_OUTCOME:]]
+    errors = sum(outcomes[Outcome.OK + 1 :])
+    outcomes[Outcome.OK] = count - errors
+    return {
+        "request_count": count,
+        "error_count": errors,
+        "rejected_count": refused,
+        "outcomes": {name: number for name, number in zip(Outcome.NAMES, outcomes, strict=True) if number},
+        "avg_response_time": _mean(sums[_WAIT] + sums[_RUN] + sums[_GIVEN_UP], count),
+        "avg_queue_time": _mean(sums[_WAIT], sum(by_wait.values())),
+        "avg_run_time": _mean(sums[_RUN], sum(by_run.values())),
+        **_percentiles("", by_total),
+        **_percentiles("queue_", by_wait),
+        **_percentiles("run_", by_run),
+    }
+
+
+def _mean(seconds: float, number: int) -> float:
+    return seconds / number if number else 0.0
+
+
+def _percentiles(prefix: str, histogram: Mapping[float, int]) -> dict[str, float]:
+    """The upper edges of the buckets in which 50, 95 and 99 % of the counts are reached; 0 without counts."""
+    total = sum(histogram.values())
+    found = {f"{prefix}p{share}": 0.0 for share in (50, 95, 99)}
+    for share in (50, 95, 99):
+        reached = 0
+        for edge in sorted(histogram):
+            reached += histogram[edge]
+            if reached * 100 >= total * share:
+                found[f"{prefix}p{share}"] = edge
+                break
+    return found

@@ -1,0 +1,83 @@
+"""
+Equal keys to the same replica, without letting a popular key drown it.
+
+The ring: D. Karger et al., "Consistent Hashing and Random Trees", STOC 1997. The bound: V. Mirrokni, M. Thorup,
+M. Zadimoghaddam, "Consistent Hashing with Bounded Loads", arXiv:1608.01350, 2016.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from sage_deploy_balancers.stable_hash import hash_key, positions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sage_deploy_balancers.options import ConsistentHashOptions
+    from sage_plugins.interfaces import Candidate
+
+__all__ = ["ConsistentHash"]
+
+
+class ConsistentHash:
+    """
+    Gives calls with equal keys to the same replica, as long as that has not far more calls than the others.
+
+    Each replica has points on a ring of 2**64 places; a key belongs to the first point at or after its own place. So
+    when a replica leaves, only its keys move, and when one joins, keys move to that one alone. Places come from
+    BLAKE2b, so every process and every run agrees.
+
+    A call waits for the replica chosen, also if another one is free: `binding`. Therefore calls that wait for a replica
+    count as its load beside those that run there. A replica that has `load_bound` times the mean of all, the new call
+    included and rounded up, takes no other call: the next replica on the ring does.
+
+    A call without a key goes to the least loaded replica.
+
+    Attributes:
+        key_argument: Name of the argument that is the key, or None.
+    """
+
+    binding = True
+
+    def __init__(self, options: ConsistentHashOptions) -> None:
+        self.key_argument = options.key
+        self._vnodes = options.vnodes
+        self._bound = options.load_bound
+
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+        """Where the call's key belongs, or the next place on the ring whose replica is not too full."""
+        # Sorted by place, then by id, so that every process breaks a tie alike.
+        ring = sorted(
+            (position, candidate.id, number)
+            for number, candidate in enumerate(candidates)
+            for position in positions(candidate.id, self._vnodes)
+        )
+        places = [position for position, _, _ in ring]
+        owners = [number for _, _, number in ring]
+        owners.append(owners[0])  # beyond the last point the ring begins anew
+        # For calls without a key: all rotations, made once, so that equals take turns and threads need no lock.
+        orders = cycle([candidates[start:] + candidates[:start] for start in range(len(candidates))]).__next__
+        bound, count = self._bound, len(candidates)
+
+        def pick(key: Hashable | None) -> Candidate:
+            if key is None:
+                return min(orders(), key=_load)
+            start = bisect(places, hash_key(key))
+            owner = candidates[owners[start]]
+            if bound is None or not _load(owner):
+                return owner
+            loads = [_load(candidate) for candidate in candidates]
+            # Below this a replica has room for one more. The least loaded of all always is: it is not above the mean.
+            limit = bound * (sum(loads) + 1) / count
+            while loads[owners[start]] >= limit:
+                start = (start + 1) % len(places)
+            return candidates[owners[start]]
+
+        return pick
+
+
+def _load(candidate: Candidate) -> int:
+    return candidate.inflight + candidate.waiting

@@ -1,0 +1,59 @@
+"""A replica by chance, and the better of two."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sage_deploy_balancers.options import RandomOptions
+    from sage_plugins.interfaces import Candidate
+
+__all__ = ["PowerOfTwo", "RandomChoice"]
+
+
+class RandomChoice:
+    """Gives each call to a replica by chance, all with the same probability, whatever their load."""
+
+    binding = False
+
+    def __init__(self, options: RandomOptions) -> None:
+        self._random = Random(options.seed).random  # noqa: S311 - spreads load, guards nothing
+
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+        """Any of them; `Random.random` is one step of the interpreter, so threads need no lock."""
+        random, count = self._random, len(candidates)
+        return lambda _key: candidates[int(random() * count)]
+
+
+class PowerOfTwo:
+    """
+    Takes two replicas by chance and gives the call to the one with fewer calls in flight.
+
+    The fullest replica is then hardly fuller than under a choice among all, at the cost of looking at two, and callers
+    that see outdated counts do not all run to the same one: M. Mitzenmacher, "The Power of Two Choices in Randomized
+    Load Balancing", IEEE Transactions on Parallel and Distributed Systems 12(10), 2001.
+    """
+
+    binding = False
+
+    def __init__(self, options: RandomOptions) -> None:
+        self._random = Random(options.seed).random  # noqa: S311 - spreads load, guards nothing
+
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+        """The less loaded of two different ones; the first of the two if they are equal, so equals share."""
+        if len(candidates) == 1:
+            (only,) = candidates
+            return lambda _key: only
+        random, count = self._random, len(candidates)
+        others = count - 1
+
+        def pick(_key: Hashable | None) -> Candidate:
+            first = int(random() * count)
+            second = int(random() * others)
+            one, other = candidates[first], candidates[second + (second >= first)]
+            return other if other.inflight < one.inflight else one
+
+        return pick

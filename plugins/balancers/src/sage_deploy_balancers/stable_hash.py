@@ -1,0 +1,68 @@
+"""A hash of keys that is the same in every process and in every run, which Python's own is not."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from operator import index
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from sage_plugins.errors import InvalidKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+__all__ = ["hash_key", "positions"]
+
+#: Bytes of a position: 64 bits, so that two of some thousands fall together once in 10^12 rings.
+_SIZE: Final = 8
+
+
+def hash_key(key: Hashable) -> int:
+    """
+    A number below 2**64 for *key*: BLAKE2b of its canonical encoding.
+
+    Keys that are equal in Python have the same number: `1`, `1.0` and `True`, or a string and a `StrEnum` of its value.
+
+    Raises:
+        InvalidKeyError: *key* is no str, bytes, number, UUID, or tuple of them (None may stand within a tuple): nothing
+            is known that would be the same in another process.
+    """
+    return int.from_bytes(blake2b(_encode(key), digest_size=_SIZE).digest(), "big")
+
+
+def positions(name: str, count: int) -> list[int]:
+    """*count* numbers below 2**64, as if drawn at random for *name*, and always the same."""
+    found: list[int] = []
+    block = 0
+    while len(found) < count:
+        # The salt keeps them apart from the numbers of keys: a key that is spelled like a replica is nothing special.
+        digest = blake2b(f"{block}:{name}".encode("utf-8", "surrogatepass"), salt=b"replica").digest()
+        found += [int.from_bytes(digest[at : at + _SIZE], "big") for at in range(0, len(digest), _SIZE)]
+        block += 1
+    return found[:count]
+
+
+def _encode(key: Hashable) -> bytes:
+    """Different bytes for different keys: the first byte says what the others mean."""
+    if isinstance(key, str):
+        return b"s" + key.encode("utf-8", "surrogatepass")
+    if isinstance(key, bytes):
+        return b"b" + key
+    if isinstance(key, float):
+        if not key.is_integer():
+            return b"f" + key.hex().encode()
+        key = int(key)
+    elif isinstance(key, UUID):
+        return b"u" + key.bytes
+    elif isinstance(key, tuple):
+        parts = [b"n" if part is None else _encode(part) for part in key]
+        return b"t" + b"".join(b"%d:%b" % (len(part), part) for part in parts)
+    try:
+        return b"i%x" % index(key)  # type: ignore[arg-type] # asked here
+    except TypeError:
+        msg = (
+            f"cannot be placed by a key of type {type(key).__qualname__}: it has no value that other processes would "
+            "know it by. Use a str, bytes, a number, a UUID or a tuple of them"
+        )
+        raise InvalidKeyError(msg) from None

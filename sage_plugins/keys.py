@@ -1,0 +1,128 @@
+"""
+The key of a call: what the caller gave with `with_options(key=...)`, else the value of an argument.
+
+A balancer names the argument in its attribute `key_argument`. Where each method has it is found when the service is
+composed; a call then costs an index into a tuple or a look into a dictionary. Services without such a balancer have no
+part in this.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sage_plugins.errors import InvalidKeyError
+from sage_plugins.values import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from sage_plugins.call import Call
+    from sage_plugins.values import MethodPlan
+
+__all__ = ["KeyOf", "compose_key_of", "missing_argument", "unhashable"]
+
+#: Gives the key that a call's arguments hold, or None.
+KeyOf: TypeAlias = "Callable[[Call], Hashable | None]"
+
+
+def unhashable(key: Any, what: str, **where: str | None) -> InvalidKeyError:
+    """
+    The error of a key that cannot be looked up.
+
+    Args:
+        key: What was to be a key.
+        what: Where it comes from, the beginning of the message.
+        where: Service and method, as far as known.
+    """
+    msg = f"{what}: a key must be hashable, got {type(key).__qualname__}; give a str, a number or a tuple of them"
+    return InvalidKeyError(msg, **where)
+
+
+def compose_key_of(argument: str, cls: type, methods: Sequence[MethodPlan]) -> KeyOf | None:
+    """
+    Find out where each method has *argument*.
+
+    Args:
+        argument: Name of the argument that is the key.
+        cls: The service's class.
+        methods: Its served methods.
+
+    Returns:
+        What gives a call's key: None for calls of methods without the argument, and for those that leave it out and get
+        no default. It raises InvalidKeyError for one that is not hashable. None if no method has the argument.
+    """
+    found = {method.index: _read(cls, method.name, argument) for method in methods}
+    readers = tuple(found[index] for index in sorted(found))
+    if not any(readers):
+        return None
+
+    def key_of(call: Call) -> Hashable | None:
+        method = call.method
+        read = readers[method.index]
+        if read is None:
+            return None
+        key: Hashable | None = read(call.args, call.kwargs)
+        try:
+            hash(key)
+        except TypeError:
+            service = call.owner.service
+            what = f"{service}.{method.name}: argument '{argument}'"
+            raise unhashable(key, what, service=service, method=method.name) from None
+        return key
+
+    return key_of
+
+
+def missing_argument(argument: str, cls: type, methods: Sequence[MethodPlan], *, key: str) -> Problem:
+    """
+    The problem of a service of which no method has *argument*, with the nearest spelling.
+
+    Args:
+        argument: Name of the argument that should be the key.
+        cls: The service's class.
+        methods: Its served methods.
+        key: Path of the name inside the service's configuration.
+    """
+    from sage_plugins.spelling import did_you_mean
+
+    names = sorted({name for method in methods for name in _parameters(cls, method.name)})
+    near = did_you_mean(argument, names)
+    return Problem(
+        "E507",
+        key,
+        f"no method of {cls.__qualname__} has an argument {argument!r} that could be the key",
+        f"did you mean {near!r}?" if near else f"its methods have {', '.join(names) or 'no arguments'}",
+    )
+
+
+def _parameters(cls: type, name: str) -> dict[str, inspect.Parameter]:
+    """What callers of a method can give, by name and in order."""
+    try:
+        parameters = list(inspect.signature(getattr(cls, name)).parameters.values())
+    except (TypeError, ValueError):  # a method in C without a signature
+        return {}
+    # Only what is found bare in the class gets the instance; a static or class method has been dealt with by getattr.
+    if not isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)):
+        bound = parameters and parameters[0].kind in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+        parameters = parameters[1:] if bound else parameters
+    return {parameter.name: parameter for parameter in parameters}
+
+
+def _read(cls: type, name: str, argument: str) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None:
+    """What reads *argument* from the arguments of a method's call; None if the method does not have it."""
+    parameters = _parameters(cls, name)
+    parameter = parameters.get(argument)
+    named_at_will = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    if parameter is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return (lambda _args, kwargs: kwargs.get(argument)) if named_at_will else None
+    default = None if parameter.default is parameter.empty else parameter.default
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return lambda _args, kwargs: kwargs.get(argument, default)
+    position = list(parameters).index(argument)
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        return lambda args, _kwargs: args[position] if len(args) > position else default
+    return lambda args, kwargs: args[position] if len(args) > position else kwargs.get(argument, default)

@@ -1,0 +1,345 @@
+"""Deliberately faulty balancers: for each, the case of the conformance suite that finds it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import zlib
+from pathlib import Path
+
+import pytest
+
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.plugins import Registry
+from sage_plugins.testing.balancer_conformance import BALANCER_CAPABILITIES, BalancerConformance
+from sage_plugins.testing.fake_candidate import FakeCandidate
+from sage_plugins.testing.replica_cases import ReplicaCases
+from sage_plugins.values import Registration
+
+ROOT = Path(__file__).parent.parent
+
+
+class Sound:
+    """Turns, and for a call with a key the replica whose name gives the highest score: nothing is wrong with it."""
+
+    binding = False
+
+    def __init__(self, _options=None):
+        pass
+
+    def picker(self, candidates):
+        turns = itertools.cycle(candidates).__next__
+
+        def pick(key):
+            loads = [each.inflight + each.waiting for each in candidates]
+            if key is not None:
+                return max(candidates, key=lambda each: self.score(each, key))
+            chosen = turns()
+            return chosen if chosen.inflight + chosen.waiting == min(loads) else candidates[loads.index(min(loads))]
+
+        return pick
+
+    @staticmethod
+    def score(candidate, key):
+        return zlib.crc32(
+            f"{candidate.id}/{key!r:.40}/{candidate.id}".encode("utf-8", "backslashreplace")
+        ), candidate.id
+
+
+class Forgetful(Sound):
+    """It never chooses the last of several replicas."""
+
+    def picker(self, candidates):
+        return super().picker(candidates[:-1] or candidates)
+
+
+class FirstOfEquals(Sound):
+    """The least loaded, always the first one of several."""
+
+    def picker(self, candidates):
+        return lambda _key: min(candidates, key=lambda each: each.inflight)
+
+
+class Unfair(Sound):
+    """One replica gets twice as many calls as the others."""
+
+    def picker(self, candidates):
+        return super().picker((*candidates, candidates[0]))
+
+
+class UnfairUnderLoad(Sound):
+    """It takes turns among idle replicas only."""
+
+    def picker(self, candidates):
+        pick = super().picker(candidates)
+        return lambda key: candidates[0] if all(each.inflight for each in candidates) else pick(key)
+
+
+class Foreign(Sound):
+    """It answers with an object of its own that looks like a replica."""
+
+    def picker(self, candidates):
+        pick = super().picker(candidates)
+
+        def copied(key):
+            chosen = pick(key)
+            return FakeCandidate(chosen.id, chosen.index)
+
+        return copied
+
+
+class Surprised(Sound):
+    """It cannot deal with numbers as keys."""
+
+    def picker(self, candidates):
+        pick = super().picker(candidates)
+        return lambda key: pick(key if key is None else key.upper())
+
+
+class Herding(Sound):
+    """It declares that it avoids load, and looks at the load of other replicas than it chooses."""
+
+    def picker(self, candidates):
+        return lambda _key: max(candidates, key=lambda each: each.inflight)
+
+
+class Nostalgic(Sound):
+    """It goes on choosing replicas that left."""
+
+    def __init__(self, _options=None):
+        self.known = {}
+
+    def picker(self, candidates):
+        self.known |= {each.id: each for each in candidates}
+        return super().picker(tuple(self.known.values()))
+
+
+class Conservative(Sound):
+    """It looks at the replicas once."""
+
+    known = None
+
+    def picker(self, candidates):
+        self.known = self.known or candidates
+        return super().picker(tuple(each for each in self.known if each in candidates) or candidates)
+
+
+class OneSet(Sound):
+    """All its pickers share the latest set."""
+
+    def picker(self, candidates):
+        self.candidates = candidates
+        turns = itertools.count()
+        return lambda _key: self.candidates[next(turns) % len(self.candidates)]
+
+
+class OneForAll(Sound):
+    """All its objects share one set: it is kept in the class."""
+
+    def picker(self, candidates):
+        OneForAll.candidates = candidates
+        turns = itertools.count()
+        return lambda _key: OneForAll.candidates[next(turns) % len(OneForAll.candidates)]
+
+
+class NotThreadSafe(Sound):
+    """A generator chooses, which only one thread may enter at a time."""
+
+    def picker(self, candidates):
+        def choices():
+            while True:
+                for each in candidates:
+                    for _ in range(20):
+                        pass
+                    yield each
+
+        following = choices().__next__
+        return lambda _key: following()
+
+
+class Locking(Sound):
+    """It locks, until it has waited for itself for longer than the suite does."""
+
+    def picker(self, candidates):
+        pick, lock, tired = super().picker(candidates), threading.Lock(), []
+
+        def locked(key):
+            if tired or not lock.acquire(timeout=0.6):
+                tired.append(True)
+                return pick(key)
+            chosen = pick(key)
+            lock.release()
+            return chosen
+
+        return locked
+
+
+class Modulo(Sound):
+    """The key's number modulo the number of replicas: nearly all keys move when one leaves or joins."""
+
+    def picker(self, candidates):
+        ordered = sorted(candidates, key=lambda each: each.index)
+        return lambda key: ordered[zlib.crc32(repr(key).encode()) % len(ordered)]
+
+
+class Salted(Sound):
+    """Python's own hash, which has another salt in each process."""
+
+    @staticmethod
+    def score(candidate, key):
+        return hash((candidate.id, key)), candidate.id
+
+
+class Positional(Sound):
+    """It scores replicas by where they stand in the tuple."""
+
+    def picker(self, candidates):
+        pick = super().picker(candidates)
+        return lambda key: (
+            pick(key)
+            if key is None
+            else candidates[max(range(len(candidates)), key=lambda at: zlib.crc32(f"{at}/{key!r:.40}/{at}".encode()))]
+        )
+
+
+class Fickle(Sound):
+    """Equal keys have no home."""
+
+    @staticmethod
+    def score(_candidate, _key):
+        return random.random()  # noqa: S311 - a fault
+
+
+class Crowding(Sound):
+    """Nearly all keys belong to the last replica."""
+
+    @staticmethod
+    def score(candidate, key):
+        return Sound.score(candidate, key)[0] % 30 == 0, candidate.id
+
+
+class Occasional(Sound):
+    """It raises at every fiftieth call."""
+
+    def picker(self, candidates):
+        pick, turns = super().picker(candidates), itertools.count(1)
+
+        def failing(key):
+            if next(turns) % 50 == 0:
+                raise RuntimeError("the fiftieth")
+            return pick(key)
+
+        return failing
+
+
+class Lazy(Sound):
+    """A lone caller gets the first replica only."""
+
+    def picker(self, candidates):
+        return lambda key: (
+            candidates[0] if key is None else candidates[zlib.crc32(repr(key).encode()) % len(candidates)]
+        )
+
+
+class Boasting(Sound):
+    """It declares what nobody knows; see `registry_of`."""
+
+
+ALL = frozenset(BALANCER_CAPABILITIES)
+FAULTS = [
+    (Forgetful, "test_no_replica_is_forgotten", {"spreads"}),
+    (FirstOfEquals, "test_no_replica_is_forgotten", {"spreads"}),
+    (Unfair, "test_equal_replicas_get_equal_shares", {"spreads"}),
+    (UnfairUnderLoad, "test_replicas_that_are_busy_alike_get_equal_shares", {"spreads"}),
+    (Foreign, "test_choice_is_always_one_of_the_candidates", set()),
+    (Foreign, "test_balancer_is_never_fenced_off", set()),
+    (Surprised, "test_key_is_taken_or_refused_as_such", set()),
+    (Herding, "test_fullest_replica_is_not_chosen", {"avoids_load"}),
+    (Nostalgic, "test_replica_that_left_is_not_chosen", set()),
+    (Conservative, "test_replica_that_joined_is_chosen", {"spreads"}),
+    (OneSet, "test_picker_of_an_older_set_goes_on", set()),
+    (OneForAll, "test_balancers_of_two_services_are_apart", set()),
+    (NotThreadSafe, "test_picker_is_safe_from_many_threads", set()),
+    (Locking, "test_picker_holds_no_lock", set()),
+    (Modulo, "test_only_the_keys_of_a_replica_that_left_move", {"binds_keys"}),
+    (Modulo, "test_keys_move_only_to_the_replica_that_joined", {"binds_keys"}),
+    (Salted, "test_other_processes_choose_the_same_replica", {"binds_keys"}),
+    (Positional, "test_equal_keys_choose_the_same_replica", {"binds_keys"}),
+    (Fickle, "test_calls_with_equal_keys_run_on_one_replica", {"binds_keys"}),
+    (Crowding, "test_keys_are_shared_by_all_replicas", {"binds_keys"}),
+    (Occasional, "test_balancer_is_never_fenced_off", set()),
+    (Lazy, "test_lone_caller_reaches_every_replica", {"spreads"}),
+    (Boasting, "test_declared_capabilities", {"reads_minds"}),
+]
+
+#: How a case fails; one that is skipped has found nothing.
+FAILURES = (Exception, pytest.fail.Exception)
+
+
+def suite_of(balancer, capabilities):
+    """The suite for a balancer that is not installed."""
+
+    class Plugin:
+        @hookimpl
+        def sage_register_load_balancers(self):
+            return [Registration("faulty", balancer, "Of the tests", capabilities=frozenset(capabilities))]
+
+    registry = Registry.of(Plugin(), sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+
+    class Suite(BalancerConformance):
+        plugin_id = "faulty"
+        patience = 0.3 if balancer is Locking else BalancerConformance.patience
+
+        def registry(self):
+            return registry
+
+    return Suite()
+
+
+def run(suite, case):
+    """Run one case as pytest would."""
+    function = getattr(suite, case)
+    assert suite.unsupported(function) is None
+    arguments = {"balancer": suite.plugin_id, "record_property": lambda *_: None}
+    wanted = function.__code__.co_varnames[: function.__code__.co_argcount]
+    with suite.stage():
+        function(**{name: value for name, value in arguments.items() if name in wanted})
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    """Another interpreter, with this one's path, finds the balancers of this file."""
+    monkeypatch.syspath_prepend(ROOT)
+
+
+@pytest.mark.parametrize(("fault", "case", "capabilities"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
+def test_fault_is_found(fault, case, capabilities):
+    """The suite fails for the faulty balancer where it should."""
+    with pytest.raises(FAILURES) as caught:
+        run(suite_of(fault, capabilities), case)
+    assert "No module named" not in str(caught.value)
+
+
+CASES = [name for name in dir(BalancerConformance) if name.startswith("test_") and not hasattr(ReplicaCases, name)]
+
+
+@pytest.mark.parametrize("case", [*CASES, "test_declared_capabilities"])
+def test_sound_one_passes(case):
+    """No case fails for a balancer without the faults."""
+    run(suite_of(Sound, ALL), case)
+
+
+def test_every_case_finds_something():
+    """There is a fault for each case that is about balancers alone."""
+    assert {case for _, case, _ in FAULTS} >= set(CASES)
+
+
+def test_what_is_not_declared_is_reported():
+    """A case that asks for an undeclared capability does not apply, and says so."""
+    suite = suite_of(Sound, {"spreads"})
+    reason = suite.unsupported(suite.test_keys_are_shared_by_all_replicas)
+    assert reason == "declared unsupported: 'faulty' does not declare 'binds_keys'"

@@ -1,0 +1,368 @@
+"""What each first-party balancer promises beyond what the conformance suite asks of all."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import math
+import os
+import subprocess
+import sys
+import uuid
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sage_deploy_balancers.consistent_hash import ConsistentHash
+from sage_deploy_balancers.options import ConsistentHashOptions, RandomOptions
+from sage_deploy_balancers.random_choice import PowerOfTwo, RandomChoice
+from sage_deploy_balancers.stable_hash import hash_key, positions
+from sage_plugins import errors
+from sage_plugins.testing.fake_candidate import FakeCandidate, candidates
+
+PATIENCE = 20.0
+KEYS = [f"key-{number}" for number in range(2000)]
+
+
+def ring(**options):
+    return ConsistentHash(ConsistentHashOptions(**options))
+
+
+# -- by chance ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("balancer", [RandomChoice, PowerOfTwo])
+def test_seed_repeats_the_choices(balancer):
+    """The same seed chooses the same, another one chooses otherwise."""
+
+    def choices(seed):
+        pick = balancer(RandomOptions(seed)).picker(candidates(5))
+        return [pick(None).index for _ in range(50)]
+
+    assert choices(1) == choices(1)
+    assert choices(1) != choices(2)
+
+
+@pytest.mark.parametrize("balancer", [RandomChoice, PowerOfTwo])
+def test_change_of_the_set_does_not_repeat_the_choices(balancer):
+    """The sequence of a seed goes on when replicas change, rather than begin anew."""
+    chance = balancer(RandomOptions(7))
+    first, second = ([pick(None).index for _ in range(50)] for pick in (chance.picker(candidates(5)) for _ in "12"))
+    assert first != second
+
+
+def test_power_of_two_compares_two_different_replicas():
+    """Of two replicas the busier one gets nothing: it is never compared with itself."""
+    pair = candidates(2)
+    pick = PowerOfTwo(RandomOptions(1)).picker(pair)
+    for busy, free in (pair, pair[::-1]):
+        busy.inflight, free.inflight = 1, 0
+        assert {pick(None) for _ in range(100)} == {free}
+
+
+def test_power_of_two_avoids_the_fullest_only():
+    """Each but the fullest replica is chosen, the emptier ones more often: not the least loaded alone."""
+    four = candidates(4)
+    for each in four:
+        each.inflight = each.index
+    pick = PowerOfTwo(RandomOptions(1)).picker(four)
+    seen = collections.Counter(pick(None).index for _ in range(6000))
+    # Of the six pairs the emptiest wins three, the next two, then one.
+    assert sorted(seen) == [0, 1, 2]
+    for index, share in enumerate((3 / 6, 2 / 6, 1 / 6)):
+        assert seen[index] / 6000 == pytest.approx(share, abs=0.03)
+
+
+# -- the hash ----------------------------------------------------------------------------------------------------------
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Number(int):
+    pass
+
+
+ALIKE = [(1, True), (1, 1.0), (0, -0.0), ("red", Colour.RED), (5, Number(5)), ((1, "a"), (True, "a")), (2**80, 2.0**80)]
+APART = [
+    "", "a", "ab", b"", b"a", 1, -1, 10, "1", b"1", 1.5, math.inf, -math.inf, uuid.UUID(int=1), (), ("a",), (("a",),),
+    ("a", "b"), ("asb",), ("ab",), ("ab", ""), ("", "ab"), (None,), ("n",), "i1", "n", 2**64, "\ud800", 10**5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_equal_keys_have_one_place(one, other):
+    """Keys that are equal in Python are one key."""
+    assert one == other
+    assert hash_key(one) == hash_key(other)
+
+
+def test_different_keys_have_different_places():
+    """Neither type nor grouping is lost in the encoding."""
+    assert len({hash_key(key) for key in APART}) == len(APART)
+
+
+def test_places_are_the_same_in_every_process():
+    """Another process with another salt of Python's own hash agrees, and so will every later version."""
+    code = (
+        "from sage_deploy_balancers.stable_hash import *;"
+        " print(hash_key(('user', 12, b'x', None)), *positions('kv#0', 9))"
+    )
+    here = f"{hash_key(('user', 12, b'x', None))} {' '.join(map(str, positions('kv#0', 9)))}"
+    for salt in ("1", "2"):
+        there = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        assert there == here
+    assert (hash_key("user-1"), hash_key(1), positions("kv#0", 1)) == PINNED
+
+
+#: From the first version: a change would move every user's keys.
+PINNED = (3002233467625545139, 12549877395308531466, [10845864243698295035])
+
+
+@pytest.mark.parametrize("key", [object(), frozenset({1}), 1j, ("a", object()), Colour], ids=repr)
+def test_key_without_a_value_that_others_know_is_refused(key):
+    """What has no canonical form is an error that names the type, never a place that only this process knows."""
+    with pytest.raises(errors.InvalidKeyError, match=r"type (object|frozenset|complex|EnumType|EnumMeta)"):
+        hash_key(key)
+
+
+# -- the ring ----------------------------------------------------------------------------------------------------------
+
+
+def owners(balancer, group):
+    pick = balancer.picker(group)
+    return {key: pick(key).id for key in KEYS}
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 8, 12])
+def test_only_the_keys_of_a_replica_that_leaves_move(number):
+    """The keys of the others stay where they are, and what moves is about a share of one in the number of replicas."""
+    group = candidates(number)
+    before = owners(ring(), group)
+    for gone in group:
+        after = owners(ring(), tuple(each for each in group if each is not gone))
+        moved = {key for key in KEYS if before[key] != after[key]}
+        assert moved == {key for key in KEYS if before[key] == gone.id}
+        assert len(moved) <= 1.5 * len(KEYS) / number
+
+
+@settings(deadline=None)
+@given(names=st.lists(st.text(max_size=8), min_size=2, max_size=8, unique=True), keys=st.lists(st.text(), max_size=50))
+def test_keys_of_others_stay_whatever_the_names(names, keys):
+    """No name of a replica and no key is special."""
+    group = tuple(FakeCandidate(name, index) for index, name in enumerate(names))
+    before, after = ring(vnodes=8).picker(group), ring(vnodes=8).picker(group[1:])
+    for key in keys:
+        assert before(key) is group[0] or after(key) is before(key)
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+def test_keys_move_only_to_the_replica_that_joins(number):
+    """None moves between those that were there, and the new one gets about its share."""
+    before, after = owners(ring(), candidates(number)), owners(ring(), candidates(number + 1))
+    moved = {key for key in KEYS if before[key] != after[key]}
+    assert {after[key] for key in moved} == {f"kv#{number}"}
+    assert len(moved) <= 1.5 * len(KEYS) / (number + 1)
+
+
+def test_order_of_the_replicas_does_not_matter():
+    """Processes that learnt of the replicas in different orders agree."""
+    group = candidates(5)
+    assert owners(ring(), group) == owners(ring(), group[::-1])
+
+
+@pytest.mark.parametrize(("vnodes", "widest"), [(1024, 1.15), (128, 1.35)])
+def test_more_points_share_more_evenly(vnodes, widest):
+    """No replica owns many more keys than the mean."""
+    seen = collections.Counter(owners(ring(vnodes=vnodes), candidates(5)).values())
+    assert max(seen.values()) <= widest * len(KEYS) / 5
+
+
+# -- the bound ---------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(
+    number=st.integers(1, 8),
+    keys=st.lists(st.integers(0, 3), max_size=60),
+    bound=st.sampled_from([1.0, 1.25, 2.0]),
+    slots=st.integers(1, 4),
+)
+def test_no_replica_exceeds_the_bound(number, keys, bound, slots):
+    """However popular a key: no replica has more than the bound times the mean, rounded up, those waiting included."""
+    group = candidates(number, slots=slots)
+    pick = ring(load_bound=bound).picker(group)
+    for total, key in enumerate(keys, 1):
+        chosen = pick(key)
+        if chosen.inflight < chosen.slots:
+            chosen.inflight += 1
+        else:
+            chosen.waiting += 1
+        assert chosen.inflight + chosen.waiting <= math.ceil(bound * total / number)
+
+
+def test_full_replica_passes_a_key_on_and_gets_it_back():
+    """A key that was passed on has one second home, and returns when the load is gone."""
+    group = candidates(4)
+    pick = ring().picker(group)
+    home = pick("k")
+    home.inflight = 1
+    second = {pick("k") for _ in range(20)}
+    assert len(second) == 1
+    assert home not in second
+    home.inflight = 0
+    assert pick("k") is home
+
+
+def test_keys_of_one_full_replica_are_not_all_passed_to_one_other():
+    """Each key goes to the next replica from its own place, so the overflow is shared."""
+    group = candidates(4)
+    pick = ring().picker(group)
+    homes = {key: pick(key) for key in KEYS}
+    group[0].inflight = 1
+    assert {pick(key) for key, home in homes.items() if home is group[0]} == set(group[1:])
+
+
+def test_without_a_bound_a_key_stays_whatever_the_load():
+    """`load_bound: null` is for services that hold state by key."""
+    group = candidates(4)
+    pick = ring(load_bound=None).picker(group)
+    home = pick("k")
+    home.inflight, home.waiting = 1, 500
+    assert {pick("k") for _ in range(20)} == {home}
+
+
+def test_call_without_a_key_goes_to_the_least_loaded():
+    group = candidates(3)
+    group[0].inflight = group[2].inflight = 1
+    assert {ring().picker(group)(None) for _ in range(20)} == {group[1]}
+
+
+# -- deployed ----------------------------------------------------------------------------------------------------------
+
+
+class Numbered:
+    """A replica that says which one it is."""
+
+    def index(self, user_id=None):
+        return self.ctx.replica_index
+
+    def run(self, function, user_id=None):
+        function()
+        return self.ctx.replica_index
+
+
+@pytest.fixture
+def hashed(deploy):
+    """Deploy `Numbered` on three replicas behind `consistent_hash`."""
+
+    def make(strategy="single", replicas=3, **options):
+        return deploy(
+            strategy,
+            Numbered,
+            replicas=replicas,
+            load_balancing=True,
+            load_balancer="consistent_hash",
+            options={"consistent_hash": options},
+        )
+
+    return make
+
+
+def test_keys_keep_their_replica_under_every_strategy(hashed, strategy):
+    """Every call with one key runs on one replica, and the keys are spread over all."""
+    service = hashed(strategy)
+    homes = {}
+    for key in [f"user-{number}" for number in range(40)] * 3:
+        homes.setdefault(key, set()).add(service.handle.with_options(key=key).index())
+    assert {len(seen) for seen in homes.values()} == {1}
+    assert set.union(*homes.values()) == {0, 1, 2}
+
+
+def test_keys_count_for_methods_with_limits_too(deploy):
+    """A service one of whose methods has a limit of its own is routed in another way, with the same choice."""
+    service = deploy(
+        "pool",
+        Numbered,
+        replicas=3,
+        load_balancing=True,
+        load_balancer="consistent_hash",
+        options={"consistent_hash": {"key": "user_id"}},
+        methods={"index": {"max_concurrency": 1}},
+    )
+    homes = [{service.handle.index(f"user-{user}") for _ in range(3)} for user in range(30)]
+    assert {len(home) for home in homes} == {1}
+    assert set.union(*homes) == {0, 1, 2}
+
+
+def test_call_waits_for_its_replica_while_another_is_free(hashed, gate):
+    """Without a bound a call waits for the replica of its key, and counts as waiting."""
+    service = hashed(load_bound=None)
+    mine = service.handle.with_options(key="k")
+    held = mine.submit("run", gate)
+    gate.wait_entered()
+    late = mine.submit("index")
+    others = {service.handle.index() for _ in range(6)}
+    assert not late.done()
+    assert service.waiting == 1
+    gate.open()
+    home = held.result(PATIENCE)
+    assert late.result(PATIENCE) == home
+    assert home not in others
+
+
+def test_bound_sends_a_popular_key_to_another_replica(hashed, gate):
+    """A second call of a key whose replica is busy runs beside the first, on a replica that is free."""
+    service = hashed()
+    popular = service.handle.with_options(key="k")
+    held = [popular.submit("run", gate) for _ in range(2)]
+    gate.wait_entered(2)
+    gate.open()
+    assert len({call.result(PATIENCE) for call in held}) == 2
+
+
+def test_popular_key_fills_the_queues_evenly(hashed, occupy):
+    """When all replicas are busy the calls of one key wait for all of them, within the bound."""
+    service = hashed()
+    gate = occupy(service)
+    popular = service.handle.with_options(key="k", timeout=PATIENCE)
+    waiting = [popular.submit("index") for _ in range(30)]
+    assert service.waiting == 30
+    lanes = service.env.task("svc")._router.lanes
+    assert max(lane.inflight + lane.waiting for lane in lanes) <= math.ceil(1.25 * 33 / 3)
+    gate.open()
+    assert {call.result(PATIENCE) for call in waiting} == {0, 1, 2}
+
+
+def test_key_of_an_unknown_type_is_the_callers_error(hashed):
+    """It names service, method and type; nothing is fenced off, and calls with good keys go on."""
+    service = hashed()
+    with pytest.raises(errors.InvalidKeyError, match=r"svc\.index was not run: .* type object") as caught:
+        service.handle.with_options(key=object()).index()
+    assert (caught.value.service, caught.value.method) == ("svc", "index")
+    assert service.metrics.request_count == 0
+    mine = service.handle.with_options(key="k")
+    assert len({mine.index() for _ in range(6)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"vnodes": 0}, "vnodes"),
+        ({"load_bound": 0.9}, "load_bound"),
+        ({"load_bound": float("nan")}, "load_bound"),
+        ({"key": ""}, "key"),
+        ({"keys": "user_id"}, "did you mean 'key'"),
+    ],
+)
+def test_options_are_checked(hashed, options, problem):
+    with pytest.raises((errors.PlanError, errors.ConfigError), match=problem):
+        hashed(**options)

@@ -1,0 +1,18 @@
+"""Every first-party monitor keeps what is asked of all."""
+
+from __future__ import annotations
+
+from sage_plugins.testing.monitor_conformance import MonitorConformance
+
+
+class TestMetrics(MonitorConformance):
+    plugin_id = "metrics"
+
+
+class TestEvents(MonitorConformance):
+    plugin_id = "events"
+
+
+class TestFewEvents(MonitorConformance):
+    plugin_id = "events"
+    options = {"size": 7}  # noqa: RUF012 - as the suite's users write it

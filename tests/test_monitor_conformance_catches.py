@@ -1,0 +1,456 @@
+"""Deliberately faulty monitors: for each, the case of the conformance suite that finds it."""
+
+from __future__ import annotations
+
+import collections
+import queue
+import threading
+import time
+import weakref
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_threading
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.plugins import Registry
+from sage_plugins.testing.monitor_conformance import MONITOR_CAPABILITIES, MonitorConformance
+from sage_plugins.testing.service_conformance import ServiceConformance
+from sage_plugins.values import Outcome, Registration
+
+
+class SoundRecorder:
+    """A counter for each worker."""
+
+    def __init__(self, who):
+        self.who = who
+        self.counters = []
+
+    def writer(self):
+        counter = collections.Counter()
+        self.counters.append(counter)
+
+        def record(_method, outcome, _wait_s, _run_s):
+            counter[outcome] += 1
+
+        return record
+
+    def snapshot(self):
+        return dict(sum(map(collections.Counter.copy, tuple(self.counters)), collections.Counter()))
+
+
+class Sound:
+    """Counts calls and keeps events: nothing is wrong with it."""
+
+    Recorder = SoundRecorder
+
+    def __init__(self, _options=None):
+        self.latest = collections.deque(maxlen=100)
+        self.refusals = collections.Counter()
+
+    def recorder(self, who, _methods):
+        return self.Recorder(who)
+
+    def refused(self, _method, reason):
+        self.refusals[reason] += 1
+
+    def event(self, event):
+        self.latest.append({"kind": event.kind, "reason": event.reason, "replica": event.replica})
+
+    def summary(self, snapshots):
+        total = sum(map(collections.Counter, snapshots), collections.Counter())
+        return {
+            "outcomes": {Outcome.NAMES[outcome]: number for outcome, number in total.items()},
+            "latest": tuple(self.latest),
+        }
+
+    def close(self):
+        pass
+
+
+# -- what is counted ---------------------------------------------------------------------------------------------------
+
+
+class CountsTwice(Sound):
+    """Each call twice."""
+
+    class Recorder(SoundRecorder):
+        def writer(self):
+            record = super().writer()
+            return lambda *call: [record(*call), record(*call)]
+
+
+class LosesTimeouts(Sound):
+    """A call that timed out is none."""
+
+    class Recorder(SoundRecorder):
+        def writer(self):
+            record = super().writer()
+            return lambda method, outcome, *times: outcome == Outcome.TIMEOUT or record(method, outcome, *times)
+
+
+class CountsLate(Sound):
+    """A call is counted when the next one ends."""
+
+    class Recorder(SoundRecorder):
+        def writer(self):
+            record, before = super().writer(), []
+
+            def late(*call):
+                if before:
+                    record(*before.pop())
+                before.append(call)
+
+            return late
+
+
+class CountsTheGivenUpTwice(Sound):
+    """A call that was given up while it ran is also counted as waiting."""
+
+    class Recorder(SoundRecorder):
+        def writer(self):
+            record = super().writer()
+            twice = self.who.replica is None
+            return lambda *call: [record(*call) for _ in range(2 if twice and call[3] else 1)]
+
+
+class FirstOnly(Sound):
+    """The counts of the first replica stand for all."""
+
+    def summary(self, snapshots):
+        return super().summary(snapshots[:1])
+
+
+class OneCell(Sound):
+    """All workers count in one cell, and one may overwrite what another wrote."""
+
+    class Recorder(SoundRecorder):
+        def writer(self):
+            self.counters = self.counters or [collections.Counter()]
+            (counter,) = self.counters
+
+            def record(_method, outcome, _wait_s, _run_s):
+                before = counter[outcome]
+                for _ in range(20):
+                    pass
+                counter[outcome] = before + 1
+
+            return record
+
+
+class CountsRefused(Sound):
+    """A call that was refused counts as an error."""
+
+    def summary(self, snapshots):
+        return super().summary([*snapshots, {Outcome.ERROR: self.refusals.total()}])
+
+
+class Mortal(Sound):
+    """What a worker counted is gone with it."""
+
+    class Recorder(SoundRecorder):
+        def __init__(self, who):
+            super().__init__(who)
+            self.alive = []
+
+        def writer(self):
+            record = super().writer()
+            self.alive.append((weakref.ref(record), self.counters[-1]))
+            return record
+
+        def snapshot(self):
+            self.counters = [counter for worker, counter in self.alive if worker() is not None]
+            return super().snapshot()
+
+
+# -- recorders ---------------------------------------------------------------------------------------------------------
+
+
+class Absent(Sound):
+    """It declares recorders and has none."""
+
+    def recorder(self, _who, _methods):
+        return None
+
+
+class Narrow(Sound):
+    """Its histogram ends at an hour."""
+
+    class Recorder(SoundRecorder):
+        def writer(self):
+            record = super().writer()
+
+            def narrow(method, outcome, wait_s, run_s):
+                range(60)[int((wait_s + run_s) / 60)]
+                record(method, outcome, wait_s, run_s)
+
+            return narrow
+
+
+class Stationary(Sound):
+    """Its snapshot cannot leave the process."""
+
+    class Recorder(SoundRecorder):
+        def snapshot(self):
+            return collections.defaultdict(lambda: 0, super().snapshot())
+
+
+class Torn(Sound):
+    """Its snapshot walks over what workers change."""
+
+    class Recorder(SoundRecorder):
+        def writer(self):
+            super().writer()
+            durations = self.counters[-1]
+
+            def record(_method, outcome, wait_s, run_s):
+                durations[wait_s + run_s + outcome] = outcome
+
+            return record
+
+        def snapshot(self):
+            found = collections.Counter()
+            for counter in self.counters:
+                for duration in counter:
+                    found[counter[duration]] += 1
+            return found
+
+
+# -- events and refused calls ------------------------------------------------------------------------------------------
+
+
+class Blocking(Sound):
+    """Events go into a queue that is full sooner or later."""
+
+    def __init__(self, _options=None):
+        super().__init__()
+        self.queue = queue.Queue(maxsize=100)
+
+    def event(self, event):
+        # With a limit, or else the thread of the test would stay for ever.
+        self.queue.put(event, timeout=1.0)
+
+
+class BlockingRefusals(Sound):
+    """It writes each refused call down, and takes its time."""
+
+    def refused(self, method, reason):
+        super().refused(method, reason)
+        time.sleep(0.001)
+
+
+class Reversed(Sound):
+    """The latest event comes first."""
+
+    def event(self, event):
+        self.latest.appendleft({"kind": event.kind, "reason": event.reason})
+
+
+class Repeating(Sound):
+    """Each event is kept twice."""
+
+    def event(self, event):
+        super().event(event)
+        super().event(event)
+
+
+class Hoarding(Sound):
+    """It keeps all events."""
+
+    def __init__(self, _options=None):
+        super().__init__()
+        self.latest = collections.deque()
+
+
+class DeafToReplicas(Sound):
+    """It keeps what concerns the service as a whole only."""
+
+    def event(self, event):
+        if not event.kind.startswith("replica_"):
+            super().event(event)
+
+
+# -- summaries and the end ---------------------------------------------------------------------------------------------
+
+
+class NeedsCalls(Sound):
+    """Its summary is that of the first snapshot, added to by the others."""
+
+    def summary(self, snapshots):
+        first, *others = snapshots
+        return super().summary([first, *others])
+
+
+class Draining(Sound):
+    """Who looks takes the events away."""
+
+    def summary(self, snapshots):
+        summary = super().summary(snapshots)
+        self.latest.clear()
+        return summary
+
+
+class Locking(Sound):
+    """A plain lock guards the events, which it waits for longer than the suite does."""
+
+    def __init__(self, _options=None):
+        super().__init__()
+        self.lock = threading.Lock()
+        self.tired = False
+
+    def event(self, event):
+        with self.lock:
+            super().event(event)
+
+    def summary(self, snapshots):
+        if not self.tired and self.lock.acquire(timeout=0.6):
+            self.lock.release()
+        else:
+            self.tired = True
+        return super().summary(snapshots)
+
+
+SHARED = collections.deque(maxlen=100)
+
+
+class OneForAll(Sound):
+    """All services share one list of events."""
+
+    def __init__(self, _options=None):
+        super().__init__()
+        self.latest = SHARED
+
+
+class ClosesOnce(Sound):
+    """It cannot be closed twice."""
+
+    def close(self):
+        del self.latest_file
+
+    latest_file = property(lambda self: None)
+
+
+class ClosesForGood(Sound):
+    """After its end it knows nothing any more."""
+
+    def close(self):
+        self.latest.clear()
+
+
+class Rude(Sound):
+    """It raises when it is told of an event."""
+
+    def event(self, event):
+        super().event(event)
+        raise RuntimeError("not now")
+
+
+class Late(Sound):
+    """Before the first call its summary is empty."""
+
+    def summary(self, snapshots):
+        summary = super().summary(snapshots)
+        return summary if summary["outcomes"] else {"outcomes": {}}
+
+
+class Boasting(Sound):
+    """It declares what nobody knows."""
+
+
+ALL = frozenset(MONITOR_CAPABILITIES)
+CALLS = {"records_calls", "counts_calls"}
+EVENTS = {"records_calls", "keeps_events"}
+FAULTS = [
+    (CountsTwice, "test_each_outcome_counts_once", CALLS),
+    (CountsTwice, "test_calls_of_many_threads_count_once_each", CALLS),
+    (LosesTimeouts, "test_each_outcome_counts_once", CALLS),
+    (LosesTimeouts, "test_outcomes_are_what_callers_saw", CALLS),
+    (CountsLate, "test_call_is_counted_before_its_caller_is_released", CALLS),
+    (CountsTheGivenUpTwice, "test_call_given_up_while_it_runs_counts_once", CALLS),
+    (FirstOnly, "test_replicas_and_calling_side_add_up", CALLS),
+    (OneCell, "test_no_call_is_lost_among_workers", CALLS),
+    (CountsRefused, "test_refused_calls_are_no_calls", CALLS),
+    (Mortal, "test_what_a_worker_counted_outlives_it", CALLS),
+    (Absent, "test_recorders_are_there_as_declared", CALLS),
+    (Narrow, "test_every_outcome_and_duration_is_taken", CALLS),
+    (Stationary, "test_snapshot_travels", CALLS),
+    (Torn, "test_snapshot_is_taken_while_calls_are_recorded", CALLS),
+    (Blocking, "test_events_never_block", EVENTS),
+    (BlockingRefusals, "test_refused_calls_never_block", EVENTS),
+    (Reversed, "test_events_are_kept_in_order", EVENTS),
+    (Repeating, "test_events_of_many_threads_are_kept_once", EVENTS),
+    (Hoarding, "test_events_need_bounded_memory", EVENTS),
+    (DeafToReplicas, "test_life_of_the_replicas_is_told", EVENTS),
+    (NeedsCalls, "test_summary_needs_no_snapshot", CALLS),
+    (Draining, "test_summary_changes_nothing", EVENTS),
+    (Locking, "test_status_can_be_read_in_the_middle", EVENTS),
+    (OneForAll, "test_monitors_of_two_services_are_apart", EVENTS),
+    (ClosesOnce, "test_close_is_idempotent_and_keeps_the_summary", EVENTS),
+    (ClosesForGood, "test_close_is_idempotent_and_keeps_the_summary", EVENTS),
+    (Rude, "test_core_finds_no_fault_with_it", EVENTS),
+    (Late, "test_status_is_there_at_any_time", EVENTS),
+    (Boasting, "test_declared_capabilities", {"reads_minds"}),
+]
+
+#: How a case fails; one that is skipped has found nothing.
+FAILURES = (Exception, pytest.fail.Exception)
+
+
+def suite_of(monitor, capabilities):
+    """The suite for a monitor that is not installed."""
+
+    class Plugin:
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("faulty", monitor, "Of the tests", capabilities=frozenset(capabilities))]
+
+    registry = Registry.of(Plugin(), sage_deploy_balancers, sage_deploy_local, sage_deploy_threading)
+
+    class Suite(MonitorConformance):
+        plugin_id = "faulty"
+        patience = 0.3 if monitor in (Locking, Blocking, BlockingRefusals) else MonitorConformance.patience
+
+        def registry(self):
+            return registry
+
+    return Suite()
+
+
+def run(suite, case):
+    """Run one case as pytest would."""
+    function = getattr(suite, case)
+    assert suite.unsupported(function) is None
+    arguments = {"record_property": lambda *_: None}
+    wanted = function.__code__.co_varnames[: function.__code__.co_argcount]
+    with suite.stage():
+        function(**{name: value for name, value in arguments.items() if name in wanted})
+
+
+@pytest.mark.leaves_threads("of calls that block", prefix="caller-")
+@pytest.mark.parametrize(("fault", "case", "capabilities"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
+def test_fault_is_found(fault, case, capabilities):
+    """The suite fails for the faulty monitor where it should."""
+    with pytest.raises(FAILURES):
+        run(suite_of(fault, capabilities), case)
+
+
+CASES = [name for name in dir(MonitorConformance) if name.startswith("test_") and not hasattr(ServiceConformance, name)]
+
+
+@pytest.mark.parametrize("case", [*CASES, "test_declared_capabilities"])
+def test_sound_one_passes(case):
+    """No case fails for a monitor without the faults."""
+    run(suite_of(Sound, ALL), case)
+
+
+def test_every_case_finds_something():
+    """There is a fault for each case that is about monitors alone."""
+    assert {case for _, case, _ in FAULTS} >= set(CASES)
+
+
+def test_what_is_not_declared_is_reported():
+    """A case that asks for an undeclared capability does not apply, and says so."""
+    suite = suite_of(Sound, {"records_calls"})
+    reason = suite.unsupported(suite.test_events_are_kept_in_order)
+    assert reason == "declared unsupported: 'faulty' does not declare 'keeps_events'"

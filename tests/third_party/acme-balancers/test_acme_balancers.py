@@ -1,0 +1,19 @@
+"""The stranger's own tests: what a user of any load balancer may rely on, and what is theirs alone."""
+
+from sage_plugins.testing import BalancerConformance
+from sage_plugins.testing.fake_candidate import candidates
+
+
+class TestRendezvous(BalancerConformance):
+    plugin_id = "rendezvous"
+
+    def test_key_is_the_argument_of_the_users_choice(self):
+        service = self.balanced("rendezvous", options={"rendezvous": {"argument": "value"}})
+        assert {len({service.handle.do(key) for _ in range(3)}) for key in range(20)} == {1}
+
+    def test_load_changes_nothing(self):
+        group = candidates(3)
+        pick = self.picker(group)
+        home = pick("k")
+        home.inflight = 1000
+        assert pick("k") is home
