@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sage_deploy_balancers.consistent_hash import ConsistentHash
 from sage_deploy_balancers.least_loaded import LeastLoaded
+from sage_deploy_balancers.options import ConsistentHashOptions, RandomOptions
+from sage_deploy_balancers.random_choice import PowerOfTwo, RandomChoice
 from sage_deploy_balancers.round_robin import RoundRobin
 from sage_deploy_local.target import LocalReplica, LocalTarget
+from sage_deploy_monitors.events import Events
 from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
+from sage_deploy_monitors.options import EventsOptions
 from sage_deploy_threading.event_loop import EventLoop
 from sage_deploy_threading.inline import Inline
 from sage_deploy_threading.pool import Multi, Pool, PoolOptions
 from sage_deploy_threading.single import Single
 from sage_plugins.clock import SystemClock
 from sage_plugins.testing.virtual_clock import VirtualClock
+from sage_plugins.values import ReplicaInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -56,12 +62,14 @@ def strategies(seat: Seat) -> tuple[Strategy, ...]:
 
 def balancers() -> tuple[Balancer, ...]:
     """Of `sage-deploy-balancers`."""
-    return RoundRobin(), LeastLoaded()
+    by_chance = RandomOptions()
+    keyed = ConsistentHash(ConsistentHashOptions())
+    return RoundRobin(), LeastLoaded(), RandomChoice(by_chance), PowerOfTwo(by_chance), keyed
 
 
-def monitors() -> tuple[Monitor, Recorder]:
+def monitors() -> tuple[Monitor, Monitor, Recorder]:
     """Of `sage-deploy-monitors`."""
-    return Metrics(), MetricsRecorder(())
+    return Metrics(), Events(EventsOptions()), MetricsRecorder(ReplicaInfo("kv", None), (), None)
 
 
 def targets(spec: ReplicaSpec, host: Host) -> tuple[Target, Replica]:
