@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sage_plugins.methods import batch_of, idempotent
     from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.service import ServiceContext, ServiceFactory
+    from sage_plugins.service_monitor import ServiceMonitor
     from sage_plugins.task import ServiceTask
 
     __version__: str
@@ -32,6 +33,7 @@ __all__ = [
     "ServiceFactory",
     "ServiceHandle",
     "ServiceMetrics",
+    "ServiceMonitor",
     "ServiceTask",
     "ServiceTaskFactory",
     "ThreadingStrategy",
@@ -49,6 +51,7 @@ _HOMES = {
     "ServiceFactory": "service",
     "ServiceHandle": "handle",
     "ServiceMetrics": "metrics",
+    "ServiceMonitor": "service_monitor",
     "ServiceTask": "task",
     "ServiceTaskFactory": "factory",
     "ThreadingStrategy": "config",

@@ -361,7 +361,7 @@ class ServiceDeploymentConfig:
         default=True,
     )
     monitors: Sequence[str] = _field(
-        "monitoring", "strings", "IDs of the monitors that watch the service.", default=("metrics",)
+        "monitoring", "strings", "IDs of the monitors that watch the service.", default=("metrics", "health", "events")
     )
     autoscale: Mapping[str, Any] | None = _field(
         None, "mapping", "Scaling by load: min, max, initial and more; takes the place of replicas.", default=None

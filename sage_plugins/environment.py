@@ -29,7 +29,7 @@ from sage_plugins.service import ServiceFactory
 from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from os import PathLike
     from types import TracebackType
     from typing import Self
@@ -130,6 +130,71 @@ class Environment:
         factory = ServiceFactory(service_name, service_class, args, kwargs)
         self._register(service_name, factory, deployment_config)
         return factory
+
+    def register_service_on_nodes(
+        self,
+        service_name: str,
+        service_class: type,
+        /,
+        *args: Any,
+        nodes: Sequence[str],
+        threads: int = 1,
+        **rest: Any,
+    ) -> ServiceFactory:
+        """
+        Register a class with one replica on each of *nodes*, and balancing if there are several.
+
+        Args:
+            service_name: Name of the service.
+            service_class: Its class.
+            *args: For its constructor.
+            nodes: Names, IDs or addresses of the nodes.
+            threads: Threads of each replica; more than one is strategy `pool`.
+            **rest: Names of configuration fields, such as `memory_mb`, set these; all others go to the constructor.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+            ConfigError: A setting is not valid, or *nodes* decides it already.
+            DeployError: A service of that name is deployed.
+        """
+        from sage_plugins.shorthand import on_nodes, split
+
+        settings, kwargs = split(rest)
+        config = on_nodes(nodes, threads, settings)
+        return self.register_service_with_config(service_name, service_class, *args, deployment_config=config, **kwargs)
+
+    def register_local_service_pool(
+        self,
+        service_name: str,
+        service_class: type,
+        /,
+        *args: Any,
+        pool_size: int,
+        max_threads: int | None = None,
+        **rest: Any,
+    ) -> ServiceFactory:
+        """
+        Register a class with several replicas in this process, and balancing if there are several.
+
+        Args:
+            service_name: Name of the service.
+            service_class: Its class.
+            *args: For its constructor.
+            pool_size: Number of replicas.
+            max_threads: Threads of all replicas together: each gets an equal part, rounded down, but at least one.
+                More than one is strategy `pool`. None for one each.
+            **rest: Names of configuration fields, such as `gpu_count`, set these; all others go to the constructor.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+            ConfigError: A setting is not valid, or *pool_size* decides it already.
+            DeployError: A service of that name is deployed.
+        """
+        from sage_plugins.shorthand import local_pool, split
+
+        settings, kwargs = split(rest)
+        config = local_pool(pool_size, max_threads, settings)
+        return self.register_service_with_config(service_name, service_class, *args, deployment_config=config, **kwargs)
 
     def register_service_factory(self, service_name: str, service_factory: Any) -> Any:
         """
@@ -418,6 +483,67 @@ class Environment:
         if timeout is not None:
             handle = handle.with_options(timeout=timeout)
         return handle.call(method, *args, **kwargs)
+
+    # -- changing what runs ------------------------------------------------------------------------------------------
+
+    def scale(self, name: str, replicas: int) -> None:
+        """
+        Run so many replicas of a service from now on; no call is refused or lost.
+
+        More than one of a service without a load balancer turns the default one on. See `ServiceTask.scale`.
+
+        Args:
+            name: Name of the service.
+            replicas: How many, 1 or more.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            ConfigError: *replicas* is not 1 or more.
+            DeployError: The service does not run, or a new replica did not become ready; the others go on as before.
+        """
+        self.task(name).scale(replicas)
+
+    def restart(self, name: str) -> None:
+        """
+        Replace every replica of a service by a new one, in turn; no call is refused or lost. See `ServiceTask.restart`.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            DeployError: The service does not run, or a new replica did not become ready; the old one goes on serving.
+        """
+        self.task(name).restart()
+
+    def drain(self, name: str, timeout: float | None = None) -> None:
+        """
+        Have a service accept no more calls, finish those accepted, and stop; `deploy` starts it anew.
+
+        Does nothing for a service that does not run. From within a service's call it returns at once.
+
+        Args:
+            name: Name of the service.
+            timeout: Seconds for the accepted calls; None for the service's `drain_timeout`.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+        """
+        self.task(name).drain(timeout)
+
+    def set_load_balancer(self, name: str, id: str, options: Mapping[str, Any] | None = None) -> None:
+        """
+        Have another load balancer choose among the replicas of a service from now on; calls that wait are kept.
+
+        Args:
+            name: Name of the service.
+            id: ID of the balancer.
+            options: Its options; None for those that the service's configuration has for it.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            UnknownPluginError: No plugin has that ID.
+            PlanError, ConfigError, PluginError: The balancer refuses its options or cannot be made.
+            DeployError: The service does not run.
+        """
+        self.task(name).set_load_balancer(id, options)
 
     # -- looking on --------------------------------------------------------------------------------------------------
 

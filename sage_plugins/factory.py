@@ -16,7 +16,7 @@ from sage_plugins.task import Composition, ServiceTask
 from sage_plugins.values import Choice, Limits, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sage_plugins.clock import Clock
     from sage_plugins.keys import KeyOf
@@ -32,10 +32,6 @@ _NOT_YET: Final = {
     "retry": "calls are not retried",
     "update": "a changed configuration needs a new deployment",
     "user_config": "reconfigure() is not called",
-    "health_check_interval": "health is not checked periodically",
-    "health_check_timeout": "health is not checked periodically",
-    "failure_threshold": "health is not checked periodically",
-    "success_threshold": "health is not checked periodically",
     "spread": "there is one node, this process",
     "max_replicas_per_node": "there is one node, this process",
 }
@@ -62,10 +58,9 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
     target = _choose(registry, "target", config.target, config, name, problems)
     strategy = _choose(registry, "threading strategy", config.threading_strategy, config, name, problems)
     balancer = None
+    default_balancer = "least_loaded" if "in_process" in target.registration.capabilities else "power_of_two"
     if config.load_balancing and config.replicas > 1:
-        in_process = "in_process" in target.registration.capabilities
-        default = "least_loaded" if in_process else "power_of_two"
-        balancer = _choose(registry, "load balancer", config.load_balancer or default, config, name, problems)
+        balancer = _choose(registry, "load balancer", config.load_balancer or default_balancer, config, name, problems)
     monitors = tuple(
         _choose(registry, "monitor", id, config, name, problems)
         for id in config.monitors
@@ -83,19 +78,24 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
             Problem("W12", "load_balancer", "has no effect: there is nothing to balance", "set load_balancing")
         )
     problems.extend(_not_yet(config))
-    problems.extend(
-        Problem("W13", "class", f"its {hook}() is not called in this version")
-        for hook in ("check_health", "check_ready", "reconfigure")
-        if callable(getattr(factory.service_class, hook, None))
-    )
+    if callable(getattr(factory.service_class, "reconfigure", None)):
+        problems.append(Problem("W13", "class", "its reconfigure() is not called in this version"))
+    if not any("checks_health" in choice.registration.capabilities for choice in monitors):
+        problems.extend(_unchecked(config, factory.service_class))
     methods, wrong = method_plans(factory.service_class, config)
     problems.extend(wrong)
     key_of = None if balancer is None else _key_of(balancer, factory.service_class, methods, config, problems)
-    errors = [problem for problem in problems if problem.severity == "error"]
-    if errors:
-        lines = "".join(f"\n  {problem}" for problem in errors)
-        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-        raise PlanError(f"service '{name}' has {count}:{lines}", problems=problems)
+    _refuse_errors(name, problems)
+
+    def choose_balancer(id: str | None, options: Mapping[str, Any] | None) -> tuple[Choice, KeyOf | None]:
+        chosen = id or config.load_balancer or default_balancer
+        changed = config if options is None else attrs.evolve(config, options={**config.options, chosen: options})
+        found: list[Problem] = []
+        choice = _choose(registry, "load balancer", chosen, changed, name, found)
+        reads = _key_of(choice, factory.service_class, methods, changed, found)
+        _refuse_errors(name, found)
+        return choice, reads
+
     composition = Composition(
         name=name,
         factory=factory,
@@ -110,9 +110,18 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
             max_threads=config.thread_pool_size or config.max_thread_count,
             max_concurrency=config.max_concurrency or (config.thread_count if config.thread_count > 1 else 100),
         ),
+        choose_balancer=choose_balancer,
         key_of=key_of,
     )
     return composition, [problem for problem in problems if problem.severity == "warning"]
+
+
+def _refuse_errors(service: str, problems: list[Problem]) -> None:
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        lines = "".join(f"\n  {problem}" for problem in errors)
+        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+        raise PlanError(f"service '{service}' has {count}:{lines}", problems=problems)
 
 
 def _choose(  # noqa: PLR0913, PLR0917 - private, and each is another thing
@@ -180,6 +189,25 @@ def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:
         Problem("W13", name, f"has no effect in this version: {effect}")
         for name, effect in _NOT_YET.items()
         if getattr(config, name) != getattr(defaults, name)
+    ]
+
+
+def _unchecked(config: ServiceDeploymentConfig, cls: type) -> list[Problem]:
+    """What has no effect on a service whose health nobody checks."""
+    defaults, why = ServiceDeploymentConfig(), "no monitor of the service checks health"
+    fields = ("health_check_interval", "health_check_timeout", "failure_threshold", "success_threshold")
+    fix = "add 'health' to monitors"
+    return [
+        *(
+            Problem("W12", name, f"has no effect: {why}", fix)
+            for name in fields
+            if getattr(config, name) != getattr(defaults, name)
+        ),
+        *(
+            Problem("W12", "class", f"its {hook}() is not called: {why}", fix)
+            for hook in ("check_health", "check_ready")
+            if callable(getattr(cls, hook, None))
+        ),
     ]
 
 

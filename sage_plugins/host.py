@@ -7,6 +7,7 @@ The same for every target. The strategy's workers fetch work from the host's inb
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from queue import Empty, SimpleQueue
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_plugins.envelope import Envelope
 from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.interfaces import ControlOp
+from sage_plugins.loop_checks import LoopChecks
 from sage_plugins.service import ServiceContext, hook
 from sage_plugins.steps import Step
 from sage_plugins.values import Outcome, ReplicaInfo, ReplicaState
@@ -174,6 +176,7 @@ class Host:
         self._life = threading.Lock()
         self._stopping: Step | None = None  # guarded by _life, as the next
         self._building = False
+        self._checks = LoopChecks()
         self._starting = Step(self._build, self._loop.run)
         self._runner: Runner | None = None
         self._seat = _Seat(spec, self._inbox, self._envelope, events, self._loop)
@@ -272,7 +275,9 @@ class Host:
             step.error = None
         for call in self._envelope.calls_running():
             call.give_up(self._stopped_error(call), Outcome.STOPPED)
-        return runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
+        left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
+        self._checks.end()
+        return left
 
     def _stopped_error(self, call: Call) -> ServiceStoppedError:
         spec = self._spec
@@ -287,7 +292,9 @@ class Host:
         if op is ControlOp.STATS:
             return self._stats()
         if op is ControlOp.CHECK:
-            return self._check()
+            return self._check("check_health")
+        if op is ControlOp.READY:
+            return self._check("check_ready")
         msg = f"unknown control operation {op!r}"
         raise ValueError(msg)
 
@@ -300,9 +307,17 @@ class Host:
                 self._envelope.recorder_failed(error)
         return {"runner": None if self._runner is None else self._runner.stats(), "recorders": snapshots}
 
-    def _check(self) -> bool:
-        check = getattr(self._instance, "check_health", None)
-        if check is not None and check() is False:
-            msg = f"check_health() of {self._spec.id} returned False"
+    def _check(self, hook: str) -> bool:
+        check = getattr(self._instance, hook, None)
+        if self._envelope.on_loop and inspect.iscoroutinefunction(check):
+            outcome = self._checks.ask(check, self._inbox.put)
+        else:
+            outcome = None if check is None else check()
+        if inspect.iscoroutine(outcome):
+            import asyncio
+
+            outcome = asyncio.run(outcome)
+        if outcome is False:
+            msg = f"{hook}() of {self._spec.id} returned False"
             raise RuntimeError(msg)
         return True

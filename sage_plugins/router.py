@@ -110,9 +110,7 @@ class Router:
         self._lanes: tuple[Lane, ...] = ()  # those of them that serve: all, or without balancing the first
         self._closed: tuple[Lane, ...] = ()  # those that still run calls
         self._backlog: deque[Call] = deque()  # waiting calls, oldest first
-        self._orphans: tuple[
-            deque[Call], ...
-        ] = ()  # backlogs of closed lanes under a binding balancer; see _gather_strays
+        self._orphans: tuple[deque[Call], ...] = ()  # backlogs that no lane serves any more; see _gather_strays
         self._parked: deque[Call] = deque()  # those among the waiting calls that hold no room, oldest first
         self._room: list[None] = [None] * min(queue_size, _PORTION)
         self._unminted = queue_size - len(self._room)  # guarded by _lock
@@ -124,17 +122,21 @@ class Router:
         self._stopped: str | None = None  # why no call is accepted any more
         self._unavailable: Callable[[], Exception] | None = None  # why there is no replica and will be none
         self._watch: Callable[[], None] | None = None  # told whenever a slot may have got free for good
+        self._retiring: tuple[tuple[Lane, Callable[[], None]], ...] = ()  # closed lanes, and who waits for their end
+        self._avoided: frozenset[Lane] = frozenset()  # lanes that serve only while there is no other
+        self._superseded: list[None] = []  # no longer empty once the route that knows it is out of date
         self._pick: Callable[[Call], Candidate] | None = None
         self._rebind()
 
     # -- the way of a call -------------------------------------------------------------------------------------------
 
     def _rebind(self) -> None:
-        """Compose the shortest way that the present set of replicas allows."""
-        self._lanes = self._open if self._balancer is not None else self._open[:1]
-        if not self._binding:
-            for lane in self._open:
-                lane.backlog = self._backlog if lane in self._lanes else ()
+        """Compose the shortest way that the present set of replicas allows; under the lock, once calls can come."""
+        superseded, self._superseded = self._superseded, []
+        able = tuple(lane for lane in self._open if lane not in self._avoided) or self._open
+        self._lanes = able if self._balancer is not None else able[:1]
+        for lane in self._open:
+            self._give_backlog(lane)
         self._pick = self._picker(self._balancer, self._lanes) if self._balancer and len(self._lanes) > 1 else None
         self._closing = self._stopped is not None or self._unavailable is not None
         if self._closing:
@@ -147,12 +149,30 @@ class Router:
             self.route = self._compose_balanced(self._pick)
         if self._stopped_to_outsiders is not None and not self._closing:
             self.route = self._only_insiders(self.route)
+        # Last: whoever still finds its way by an old route looks at this after it queued its call, and then at the
+        # rest.
+        superseded.append(None)
+
+    def _give_backlog(self, lane: Lane) -> None:
+        """Have an open lane take calls from where they now wait for it; under the lock."""
+        backlog: deque[Call] | tuple[()] = ()
+        if lane in self._lanes:
+            own = isinstance(lane.backlog, deque) and lane.backlog is not self._backlog
+            backlog = self._backlog if not self._binding else lane.backlog if own else deque()
+        if backlog is not lane.backlog:
+            self._orphan(lane.backlog)
+            lane.backlog = backlog
+
+    def _orphan(self, backlog: deque[Call] | tuple[()]) -> None:
+        """Remember a backlog that no lane serves any more, until it is empty; under the lock."""
+        if isinstance(backlog, deque) and backlog is not self._backlog:
+            self._orphans = (*(each for each in self._orphans if each and each is not backlog), backlog)
 
     def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
         free, take, backlog, queue = lane.free, lane.free.pop, lane.backlog, self._queue
         run = lane.run_here or lane.send
         parked, take_room, wait = self._parked, self._room.pop, self._backlog.append
-        shared = backlog is self._backlog
+        shared, superseded = backlog is self._backlog, self._superseded
 
         def route(call: Call) -> bool:
             # Whoever finds calls waiting queues behind them, even if a slot is free: so calls keep their order.
@@ -173,7 +193,7 @@ class Router:
                     pass
                 else:
                     wait(call)
-                    if free or self._closing:
+                    if free or superseded:
                         self._after_enqueue(call)
                     return True
             # Outside the `except` clauses: what is raised from here on has nothing to do with them.
@@ -292,14 +312,18 @@ class Router:
     def _enqueue(self, call: Call, lane: Lane | None) -> None:
         backlog = self._backlog if lane is None else lane.backlog
         if isinstance(backlog, tuple):  # the lane was closed since it was picked
-            backlog = self._place_for(call)
-        backlog.append(call)
+            with self._lock:
+                self._place_for(call).append(call)
+        else:
+            backlog.append(call)
+            if lane is not None and lane.backlog is not backlog:  # replaced since, and perhaps emptied already
+                with self._lock:
+                    self._orphan(backlog)
         self._after_enqueue(call)
 
     def _after_enqueue(self, call: Call) -> None:
-        """A slot may have got free, a lane or the service closed, or the call ended, while it was on its way here."""
-        if self._binding:
-            self._gather_strays()
+        """A slot may have got free, the lanes have changed, or the call ended, while it was on its way here."""
+        self._gather_strays()
         self._match()
         if self._closing:
             call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
@@ -378,11 +402,8 @@ class Router:
         return bool(expired)
 
     def _backlogs(self) -> Iterable[deque[Call] | tuple[()]]:
-        return (
-            (self._backlog, *(lane.backlog for lane in self._lanes), *self._orphans)
-            if self._binding
-            else (self._backlog,)
-        )
+        lanes = tuple(lane.backlog for lane in self._lanes) if self._binding else ()
+        return (self._backlog, *lanes, *self._orphans)
 
     def _place_for(self, call: Call) -> deque[Call]:
         """The backlog that a call joins which has lost its lane."""
@@ -426,8 +447,8 @@ class Router:
                             self._admit_parked()
                     return call
             free.append(None)
-            # A call may have come to wait between the two looks.
-            if backlog or self._watch is not None:
+            # A call may have come to wait between the two looks, and not necessarily in the same place.
+            if lane.backlog or self._watch is not None:
                 self._after_free()
             return None
 
@@ -435,8 +456,12 @@ class Router:
 
     def _after_free(self) -> None:
         self._match()
-        if self._watch is not None:
-            self._watch()
+        self._tell_watch()
+
+    def _tell_watch(self) -> None:
+        watch = self._watch  # looked at once: it goes when the last lane has retired
+        if watch is not None:
+            watch()
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """A caller, a deadline or a stop ended *call*: count it and free its place in the queue."""
@@ -450,8 +475,7 @@ class Router:
         else:
             self._discard(call)
             self._count(call.method.index, outcome, spent, 0.0)
-        if self._watch is not None:
-            self._watch()
+        self._tell_watch()
 
     def abandoned_ended(self, call: Call) -> None:
         """The work has ended of a call that was given up while it ran; before its slot is freed."""
@@ -498,10 +522,13 @@ class Router:
             self._open = tuple(sorted((*self._open, lane), key=lambda each: each.index))
             self._rebind()
         lane.free.extend([None] * lane.slots)
+        self._after_change()
+
+    def _after_change(self) -> None:
+        """The lanes, or what they serve, have changed: calls may wait in the wrong place, or beside a free slot."""
         self._gather_strays()
         self._match()
-        if self._watch is not None:
-            self._watch()
+        self._tell_watch()
 
     def close_lane(self, lane: Lane) -> None:
         """Send no more calls to a replica; those that wait for it alone go to others, those that it has go on there."""
@@ -509,17 +536,67 @@ class Router:
             if lane not in self._open:
                 return
             self._open = tuple(each for each in self._open if each is not lane)
+            self._avoided -= {lane}
             self._closed = (*(each for each in self._closed if each.inflight), lane)
             self._rebind()  # first: who finds the lane without a backlog picks again, and must not pick it again
-            if self._binding and isinstance(lane.backlog, deque):
-                self._orphans = (*(each for each in self._orphans if each), lane.backlog)
+            self._orphan(lane.backlog)
             lane.backlog = ()
             lane.take_free()
             self._give_back()
-        self._gather_strays()
-        self._match()
-        if self._watch is not None:
-            self._watch()
+        self._after_change()
+
+    def retire(self, lane: Lane, on_idle: Callable[[], None]) -> None:
+        """
+        Close *lane*, and tell when none of its calls runs any more, abandoned ones aside: nothing is sent after that.
+
+        Args:
+            lane: An open lane.
+            on_idle: Called once, from any thread.
+        """
+        with self._lock:
+            if not self._retiring:
+                self._watch = _both(self._watch, self._look_at_retiring)
+            self._retiring = (*self._retiring, (lane, on_idle))
+        self.close_lane(lane)
+        self._look_at_retiring()
+
+    def _look_at_retiring(self) -> None:
+        with self._lock:
+            for lane, _ in self._retiring:
+                # Who chose the lane while it was open, and was held up since, must not find a slot.
+                lane.take_free()
+            over = [entry for entry in self._retiring if entry[0].withdrawn + entry[0].abandoned >= entry[0].slots]
+            self._retiring = tuple(entry for entry in self._retiring if entry not in over)
+            if not self._retiring and self._watch == self._look_at_retiring:
+                self._watch = None
+        for _, on_idle in over:
+            on_idle()
+
+    def avoid(self, lane: Lane, *, avoided: bool) -> None:
+        """Send calls to *lane* only while no other is open, or again like to any other; the calls it has go on."""
+        with self._lock:
+            self._avoided = self._avoided | {lane} if avoided else self._avoided - {lane}
+            self._rebind()
+            self._give_back()
+        self._after_change()
+
+    def set_balancer(self, balancer: Balancer | None, key_of: KeyOf | None = None) -> None:
+        """
+        Have *balancer* choose from now on; None has the first lane serve and the others stand by.
+
+        *key_of* is as for the constructor. Calls that wait move to where the new one has them wait. What the balancer
+        raises here is fenced as always.
+        """
+        with self._lock:
+            self._balancer = balancer
+            self._key_of = key_of
+            self._binding = balancer is not None and balancer.binding
+            for lane in self._open:  # what was kept for the old one's choice is for the new one to choose
+                self._orphan(lane.backlog)
+                lane.backlog = ()
+            self._rebind()
+            self._give_back()
+        self._after_change()
 
     def _give_back(self) -> None:
         """While the service drains: slots that were taken back because it had become idle are needed again."""
@@ -531,20 +608,22 @@ class Router:
         """
         Send calls that wait where no lane serves to the lanes' backlogs.
 
-        They got there because their lane was closed, or because there was none, when their callers queued them. Callers
-        look here again after they queued a call, so none is forgotten.
+        They got there because their lane was closed, because there was none, or because the balancer was another, when
+        their callers queued them. Callers look here again after they queued a call, so none is forgotten.
         """
-        if not self._binding or not (self._backlog or any(self._orphans)):
+        if not (any(self._orphans) or (self._binding and self._backlog)):
             return
         # Under the lock: a service that drains must not think that there is no call while one is between two backlogs.
         with self._lock:
-            for stray in (*self._orphans, self._backlog):  # the older ones first
+            for stray in (*self._orphans, self._backlog) if self._binding else self._orphans:  # the older ones first
                 while stray and (self._lanes or stray is not self._backlog):
                     try:
                         call = stray.popleft()
                     except IndexError:
                         break
                     self._place_for(call).append(call)
+                    if call.settled():  # given up between the two, and found nowhere
+                        self._discard(call)
             self._give_back()
 
     def lost(self, lane: Lane, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
@@ -585,8 +664,7 @@ class Router:
             self._moving -= 1
             self._give_back()  # closing the lane found nothing waiting and took them back
         self._match()
-        if self._watch is not None:
-            self._watch()
+        self._tell_watch()
 
     def _return(self, call: Call) -> None:
         """Put an accepted call back at the head of the queue; if that is full, it gets the next room."""
@@ -598,7 +676,8 @@ class Router:
         if not self._take_room():
             call.parked = True
             self._parked.appendleft(call)
-        self._place_for(call).appendleft(call)
+        with self._lock:
+            self._place_for(call).appendleft(call)
         self._admit_parked()
         if call.settled():  # given up on its way back
             self._discard(call)

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
-from pathlib import Path
+from functools import partial
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.call import current_call
-from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
+from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
-from sage_plugins.interfaces import ControlOp
+from sage_plugins.methods import LIFECYCLE_HOOKS
+from sage_plugins.replica_set import ReplicaSet
 from sage_plugins.router import Router
-from sage_plugins.values import (
-    Choice,
-    Event,
-    Limits,
-    MethodPlan,
-    Refused,
-    ReplicaInfo,
-    ReplicaSpec,
-    ReplicaState,
-)
+from sage_plugins.values import Choice, Limits, MethodPlan, ReplicaSpec, ReplicaState
+from sage_plugins.watchers import Watchers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,17 +23,12 @@ if TYPE_CHECKING:
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.config import ServiceDeploymentConfig
-    from sage_plugins.interfaces import Monitor, Replica, Target
+    from sage_plugins.interfaces import Balancer, WatchedReplica
     from sage_plugins.keys import KeyOf
-    from sage_plugins.lane import Lane
     from sage_plugins.metrics import ServiceMetrics
+    from sage_plugins.replica_set import Member
 
 __all__ = ["Composition", "ServiceTask"]
-
-_HERE = str(Path(__file__).parent)
-
-#: Seconds that stop hooks and workers get when draining used up its time.
-_LAST_GRACE_S = 1.0
 
 
 def _router_class(methods: Sequence[MethodPlan]) -> type[Router]:
@@ -66,6 +53,9 @@ class Composition(NamedTuple):
         monitors: Who watches.
         methods: What is served.
         limits: What the strategy may use.
+        choose_balancer: `choose_balancer(id, options)` chooses another one for the service while it runs, and gives
+            it with its `key_of`; None stands for what the configuration says, or the default. Raises what
+            `factory.compose` raises.
         key_of: The key of a call by its arguments, or None without a balancer that names an argument.
     """
 
@@ -78,10 +68,11 @@ class Composition(NamedTuple):
     monitors: tuple[Choice, ...]
     methods: tuple[MethodPlan, ...]
     limits: Limits
+    choose_balancer: Callable[[str | None, Mapping[str, Any] | None], tuple[Choice, KeyOf | None]]
     key_of: KeyOf | None = None
 
-    def spec(self, index: int) -> ReplicaSpec:
-        """What replica *index* needs to run."""
+    def spec(self, index: int, generation: int = 0) -> ReplicaSpec:
+        """What the replica at *index* needs to run; *generation* replicas have been there before it."""
         return ReplicaSpec(
             service=self.name,
             index=index,
@@ -91,28 +82,19 @@ class Composition(NamedTuple):
             methods=self.methods,
             monitors=self.monitors,
             config=self.config,
+            generation=generation,
         )
 
 
-class _Member:
-    """One replica of a task, and what the target reports of it: `interfaces.ReplicaEvents`."""
+class _Watched(NamedTuple):
+    """The service as its monitors see it: `interfaces.WatchedService`."""
 
-    def __init__(self, task: ServiceTask, spec: ReplicaSpec, lane: Lane) -> None:
-        self.spec = spec
-        self.lane = lane
-        self.freed = lane.freed
-        self.follow = lane.follow
-        self.service = task.find_service
-        self.state = ReplicaState.PENDING  # this and the next two are guarded by the task's condition
-        self.cause: BaseException | None = None
-        self.replica: Replica | None = None
-        self._task = task
-
-    def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        self._task.member_changed(self, state, cause)
-
-    def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
-        self._task.member_lost(self, not_started, maybe, cause)
+    name: str
+    config: Any
+    clock: Clock
+    hooks: frozenset[str]
+    replicas: Callable[[], Sequence[WatchedReplica]]
+    on_given_up: Callable[[Callable[[], None]], None]
 
 
 class ServiceTask:
@@ -124,6 +106,7 @@ class ServiceTask:
     Attributes:
         service_name: Name of the service.
         composition: What was decided for it.
+        clock: Its time.
         handle: Calls it; the first call starts the task if need be.
     """
 
@@ -140,35 +123,38 @@ class ServiceTask:
         self.service_name = composition.name
         self.find_service = find_service
         self._config = composition.config
-        self._clock = clock
-        self._condition = threading.Condition()
+        self.clock = clock
         self._state = ReplicaState.PENDING  # guarded by _condition
-        self._members: tuple[_Member, ...] = ()  # guarded by _condition; replaced, never changed
-        self._target: Target | None = None
-        self._starting = threading.RLock()
         self._closing = False  # whether outsiders' calls are refused
         self._stopped = threading.Event()
-        self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple(
-            (choice, choice.create()) for choice in composition.monitors
+        self._changing = threading.Lock()  # held while replicas or balancer are being changed, by one thread at a time
+        self._background: set[threading.Thread] = set()  # what goes on after a call from within a call; by _condition
+        self._watchers = Watchers(
+            composition.name, composition.monitors, tuple(method.name for method in composition.methods)
         )
-        self._failed_monitors: set[str] = set()
-        names = tuple(method.name for method in composition.methods)
-        who = ReplicaInfo(composition.name, None)
-        self._recorders = {choice.id: monitor.recorder(who, names) for choice, monitor in self._monitors}
-        self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
-        self._writing = threading.RLock()  # writers are for one thread at a time
+        self._balancer = composition.balancer
         self._router = _router_class(composition.methods)(
             composition.name,
             clock,
             queue_size=self._config.queue_size,
             reject=self._config.overload == "reject",
             retry_lost=self._config.failover_enabled,
-            count=self._count,
-            refused=self._refused,
+            count=self._watchers.count,
+            refused=self._watchers.refused,
             balancer=None if composition.balancer is None else composition.balancer.create(),
             key_of=composition.key_of,
             on_balancer_error=self._balancer_failed,
         )
+        self._replicas = ReplicaSet(
+            composition,
+            self._router,
+            self._watchers,
+            clock,
+            find_service,
+            wanted=self._is_wanted,
+            on_open=self._opened,
+        )
+        self._condition = self._replicas.condition
         self._binding = Binding(
             self._router,
             composition.methods,
@@ -177,44 +163,12 @@ class ServiceTask:
         )
         self.handle = ServiceHandle(composition.name, self.bind)
 
-    # -- what monitors are told --------------------------------------------------------------------------------------
-
-    def _count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        with self._writing:
-            for choice, _ in self._monitors:
-                if choice.id in self._writers:
-                    self._fenced(choice, self._writers[choice.id], method, outcome, wait_s, run_s)
-
-    def _refused(self, method: int, reason: str) -> None:
-        for choice, monitor in self._monitors:
-            self._fenced(choice, monitor.refused, method, reason)
-
-    def _tell(self, kind: str, reason: str, replica: str | None = None) -> None:
-        event = Event(self.service_name, kind, reason, replica)
-        for choice, monitor in self._monitors:
-            self._fenced(choice, monitor.event, event)
-
-    def _fenced(self, choice: Choice, ask: Callable[..., Any], *arguments: Any) -> Any:
-        """What a monitor answers, or None: its fault must neither stop the service nor fill the log."""
-        try:
-            return ask(*arguments)
-        except Exception:
-            if choice.id not in self._failed_monitors:
-                self._failed_monitors.add(choice.id)
-                logging.getLogger("sage_plugins").exception(
-                    "service '%s': monitor '%s' from %s raised; further faults of it are not reported",
-                    self.service_name,
-                    choice.id,
-                    choice.source,
-                )
-            return None
-
     def _balancer_failed(self, error: BaseException) -> None:
-        balancer = self.composition.balancer
+        balancer = self._balancer
         name = "" if balancer is None else f"'{balancer.id}' from {balancer.source} "
         reason = f"load balancer {name}failed and is replaced by turns: {text_of(error)}"
         logging.getLogger("sage_plugins").warning("service '%s': %s", self.service_name, reason)
-        self._tell("balancer_fenced", reason)
+        self._watchers.tell("balancer_fenced", reason)
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +187,7 @@ class ServiceTask:
         try:
             self.wait_ready(timeout)
         except DeployError:
-            self.stop(drain_timeout=0)
+            self._stop(0, background=False)
             raise
 
     def begin(self) -> None:
@@ -243,79 +197,32 @@ class ServiceTask:
         Raises:
             DeployError: The target can place a replica nowhere; nothing was started.
         """
-        with self._starting:  # whoever stops the task waits until all is started that must be stopped
+        with self._replicas.starting:  # whoever stops the task waits until all is started that must be stopped
             with self._condition:
                 if self._state is not ReplicaState.PENDING:
                     return
                 self._state = ReplicaState.STARTING
-            self._start()
-
-    def _start(self) -> None:
-        composition = self.composition
-        specs = [composition.spec(index) for index in range(self._config.replicas)]
-        try:
-            self._target = target = composition.target.create()
-            places = target.place(specs)
-            for spec, place in zip(specs, places, strict=True):
-                if isinstance(place, Refused):
-                    nodes = "".join(f"\n  {node}: {reason}" for node, reason in place.nodes.items())
-                    msg = f"replica {spec.id} cannot be placed: {place.reason}{nodes}"
-                    raise DeployError(msg, service=spec.service, replica=spec.id)  # noqa: TRY301 - cleaned up below
-            members = tuple(_Member(self, spec, self._router.lane(spec.id, spec.index)) for spec in specs)
-            with self._condition:
-                self._members = members
-            for member, place in zip(members, places, strict=True):
-                replica = target.start(member.spec, place, member, self._clock)
-                with self._condition:
-                    member.replica = replica
-                self._open_if_ready(member)
-        except BaseException as error:
-            self.stop(drain_timeout=0)
-            if isinstance(error, SageDeployError) or not isinstance(error, Exception):
-                raise
-            msg = (
-                f"service '{self.service_name}': target '{composition.target.id}' from {composition.target.source} "
-                f"failed to start it: {text_of(error)}"
+            cls = self.composition.factory.service_class
+            hooks = frozenset(hook for hook in LIFECYCLE_HOOKS if callable(getattr(cls, hook, None)))
+            self._watchers.attach(
+                partial(_Watched, self.service_name, self._config, self.clock, hooks, lambda: self._replicas.members)
             )
-            raise DeployError(msg, service=self.service_name) from error
+            try:
+                self._replicas.start(range(self._config.replicas))
+            except BaseException:
+                self._stop(0, background=False)
+                raise
 
-    def member_changed(self, member: _Member, state: ReplicaState, cause: BaseException | None) -> None:
-        """A replica reports its state."""
-        with self._condition:
-            if member.state is ReplicaState.STOPPED:  # a constructor that nobody waited for has ended
-                return
-            member.state = state
-            member.cause = cause
-            self._condition.notify_all()
-        self._tell(f"replica_{state}", "" if cause is None else text_of(cause), member.spec.id)
-        if state is ReplicaState.READY:
-            self._open_if_ready(member)
+    def _is_wanted(self) -> bool:
+        return self._state in {ReplicaState.STARTING, ReplicaState.READY}
 
-    def _open_if_ready(self, member: _Member) -> None:
-        """Send calls to a replica once it is ready and known here; either may come first."""
-        with self._condition:
-            if member.state is not ReplicaState.READY or member.replica is None or member.lane.slots:
-                return
-            if self._state not in (ReplicaState.STARTING, ReplicaState.READY):
-                return
-            self._router.open(member.lane, member.replica)
-            if all(each.lane.slots for each in self._members):
-                self._state = ReplicaState.READY
-            self._condition.notify_all()
-
-    def member_lost(
-        self, member: _Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException
-    ) -> None:
-        """A replica died: its calls move on or end, and with the last one the service is out of replicas."""
-        self._router.lost(member.lane, not_started, maybe, cause)
-        self.member_changed(member, ReplicaState.FAILED, cause)
-        if not self._router.lanes:
-            msg = f"service '{self.service_name}' has no replica left: {member.spec.id} died ({text_of(cause)})"
-            self._router.unavailable(lambda: NoReplicaError(msg, service=self.service_name))
+    def _opened(self) -> None:
+        if all(each.in_service for each in self._replicas.members):
+            self._state = ReplicaState.READY
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """
-        Wait until every replica is ready.
+        Wait until every replica is ready; returns at once if that has been so.
 
         Args:
             timeout: Seconds; None for the configuration's `startup_timeout`.
@@ -323,35 +230,11 @@ class ServiceTask:
         Raises:
             DeployError: A replica failed, or was not ready in time.
         """
-        limit = self._config.startup_timeout if timeout is None else timeout
-        until = self._clock.monotonic() + limit
         with self._condition:
-            while self._state is not ReplicaState.READY:
-                failed = next((each for each in self._members if each.state is ReplicaState.FAILED), None)
-                if failed is not None:
-                    raise self._constructor_failed(failed) from failed.cause
-                if self._state is not ReplicaState.STARTING:
-                    msg = f"service '{self.service_name}' was stopped before it was ready"
-                    raise DeployError(msg, service=self.service_name)
-                remaining = until - self._clock.monotonic()
-                if remaining <= 0:
-                    late = ", ".join(each.spec.id for each in self._members if each.state is not ReplicaState.READY)
-                    msg = (
-                        f"service '{self.service_name}': {late} not ready after {limit:g} s; the constructor or a "
-                        "start hook still runs. Raise `startup_timeout` if it needs that long"
-                    )
-                    raise DeployError(msg, service=self.service_name)
-                self._condition.wait(min(remaining, threading.TIMEOUT_MAX))
-
-    def _constructor_failed(self, member: _Member) -> DeployError:
-        cause = member.cause
-        frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
-        own = [frame for frame in frames if not frame.filename.startswith(_HERE)]
-        where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-        hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
-        who = f"service '{self.service_name}' replica {member.spec.index}"
-        msg = f"while constructing {who}: {text_of(cause)}{where}{hints}"
-        return DeployError(msg, service=self.service_name, replica=member.spec.id)
+            if self._state is not ReplicaState.READY:
+                self._replicas.wait(
+                    self._replicas.members, self._config.startup_timeout if timeout is None else timeout
+                )
 
     def bind(self) -> Binding:
         """For the first call of a handle: the way to the replicas, once they are there."""
@@ -369,62 +252,50 @@ class ServiceTask:
         """
         Accept no more calls, let those accepted finish, run the stop hooks, end the workers.
 
-        Idempotent; does nothing before `start_running`. Called from within one of the service's own calls it returns at
-        once and the service stops when that call has ended.
+        Idempotent; does nothing before `start_running`. Called from within a call of any service it returns at once,
+        for that call may be one of those it would have to wait for; the service stops when its calls have ended.
 
         Args:
             drain_timeout: Seconds for the accepted calls; None for the configuration's. Calls that still wait then end
                 with ServiceStoppedError, and so do those that still run: their methods go on.
         """
+        limit = self._config.drain_timeout if drain_timeout is None else drain_timeout
+        self._stop(limit, background=current_call() is not None)
+
+    def _stop(self, limit: float, *, background: bool) -> None:
         with self._condition:
             if self._state in (ReplicaState.PENDING, ReplicaState.STOPPED):
                 return
             first = self._state is not ReplicaState.DRAINING
             self._state = ReplicaState.DRAINING
             self._condition.notify_all()
-        inside = self.owns(current_call())
         if not first:
-            if not inside:
+            if not background:
                 self._stopped.wait()
             return
-        limit = self._config.drain_timeout if drain_timeout is None else drain_timeout
-        if inside:
+        if background:
             threading.Thread(target=self._drain, args=(limit,), name=f"{self.service_name}-stop", daemon=True).start()
         else:
             self._drain(limit)
 
     def _drain(self, limit: float) -> None:
-        with self._starting:  # see `begin`
-            until = self._clock.monotonic() + limit
+        with self._replicas.starting:  # see `begin`
+            until = self.clock.monotonic() + limit
         idle = threading.Event()
         try:
             self._router.drain("is stopping", idle.set)
             idle.wait(limit)
             self._router.end()
-            grace = max(until - self._clock.monotonic(), _LAST_GRACE_S)
-            self._stop_replicas(grace)
+            self._replicas.stop_all(until - self.clock.monotonic())
         finally:
-            for choice, monitor in self._monitors:
-                self._fenced(choice, monitor.close)
+            self._watchers.close()
             with self._condition:
                 self._state = ReplicaState.STOPPED
                 self._condition.notify_all()
+                background = tuple(self._background)
+            for thread in background:
+                thread.join()
             self._stopped.set()
-
-    def _stop_replicas(self, grace: float) -> None:
-        """Stop all replicas, in reverse order, within *grace* seconds together."""
-        until = self._clock.monotonic() + grace
-        started = [(member, member.replica) for member in reversed(self._members) if member.replica is not None]
-        # Asked first and waited for afterwards, so that one that is stuck takes no time from the others.
-        for _, replica in started:
-            replica.stop(0)
-        for member, replica in started:
-            left = replica.stop(max(0.0, until - self._clock.monotonic()))
-            with self._condition:
-                member.state = ReplicaState.STOPPED
-            self._tell("replica_stopped", f"{left} calls still run" if left else "", member.spec.id)
-        if self._target is not None:
-            self._target.close()
 
     def close(self, drain_timeout: float | None = None) -> None:
         """`stop`, also for a task that was never started: it will not start any more."""
@@ -467,8 +338,187 @@ class ServiceTask:
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: refuse every call, and touch nothing else."""
         self._router.after_fork(error)
-        self._condition = threading.Condition()
+        self._condition = self._replicas.condition = threading.Condition()
+        self._changing = threading.Lock()
         self._state = ReplicaState.STOPPED
+
+    def drain(self, timeout: float | None = None) -> None:
+        """
+        Accept no more calls, let those accepted finish, then stop: `stop`, by the name that operators know.
+
+        Args:
+            timeout: Seconds for the accepted calls; None for the configuration's `drain_timeout`.
+        """
+        self.stop(timeout)
+
+    # -- changing what runs ------------------------------------------------------------------------------------------
+
+    def scale(self, replicas: int) -> None:
+        """
+        Run so many replicas from now on.
+
+        More: new ones start, and get calls once all of them are ready. Without a load balancer the service gets the
+        default one. Fewer: the last ones get no new calls, finish those that they have and stop; after the
+        configuration's `drain_timeout` they stop anyway. No call is refused or lost either way. The configuration stays
+        as it is: deployed anew, the service has as many replicas as that says.
+
+        Waits for a change that another thread is making, and until everything is done. From within a service's call
+        it does not wait for replicas that leave, for they may be running that very call.
+
+        Args:
+            replicas: How many, 1 or more.
+
+        Raises:
+            ConfigError: *replicas* is not 1 or more.
+            DeployError: A new replica did not become ready (raised from its constructor's error): none is added, and
+                the service goes on as before. Or the service does not run; or it is being changed and this comes from
+                within a service's call.
+        """
+        if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+            msg = f"service '{self.service_name}': replicas must be an integer, 1 or more, got {replicas!r:.50}"
+            raise ConfigError(msg)
+        self._begin_change("scaled")
+        try:
+            serving = self._serving()
+            reason = f"scaled from {len(serving)} to {replicas} replicas"
+            if replicas > len(serving):
+                self._grow(serving, replicas)
+            self._replicas.forget_failed()
+            finish = self._replicas.leave(serving[replicas:], reason)
+        finally:
+            self._changing.release()
+        if replicas != len(serving):
+            self._watchers.tell("scaled", reason)
+        self._finish(lambda: finish(self._config.drain_timeout), "scale")
+
+    def _grow(self, serving: Sequence[Member], replicas: int) -> None:
+        choice = balancer = key_of = None
+        if self._balancer is None and replicas > 1:
+            choice, key_of = self.composition.choose_balancer(None, None)
+            balancer = _create(choice)
+        taken = {member.spec.index for member in serving}
+        free = [index for index in range(replicas) if index not in taken]
+        added = self._start_ready(free[: replicas - len(serving)])
+        if choice is not None:
+            self._balancer = choice
+            self._router.set_balancer(balancer, key_of)
+            self._watchers.tell("balancing_enabled", f"'{choice.id}', because there is more than one replica now")
+        self._replicas.admit(added)
+
+    def _start_ready(self, indices: Sequence[int]) -> tuple[Member, ...]:
+        """Start replicas and wait until all are ready, all or none; they get no calls yet."""
+        added = self._replicas.start(indices, held=True)
+        try:
+            self._replicas.wait(added, self._config.startup_timeout)
+        except BaseException:
+            self._replicas.discard(added)
+            raise
+        return added
+
+    def restart(self) -> None:
+        """
+        Replace every replica by a new one, in turn.
+
+        The new one starts first and gets calls once it is ready; then the old one gets no more, finishes those that it
+        has, within the configuration's `drain_timeout`, and stops. No call is refused or lost. For as long as that
+        takes there is one replica more.
+
+        Waits for a change that another thread is making, and until everything is done. From within a service's call it
+        returns at once and goes on by itself; if it fails then, an event `restart_failed` and the log say so.
+
+        Raises:
+            DeployError: A new replica did not become ready (raised from its constructor's error): the old one goes on
+                serving, as do those that were replaced before it. Or the service does not run; or it is being changed
+                and this comes from within a service's call.
+        """
+        self._begin_change("restarted")
+        if current_call() is None:
+            try:
+                self._restart()
+            finally:
+                self._changing.release()
+            return
+
+        def restart() -> None:
+            try:
+                self._restart()
+            except Exception as error:
+                self._watchers.tell("restart_failed", text_of(error))
+                logging.getLogger("sage_plugins").exception("service '%s' was not restarted", self.service_name)
+            finally:
+                self._changing.release()
+
+        self._finish(restart, "restart")
+
+    def _restart(self) -> None:
+        for member in self._serving():
+            added = self._start_ready([member.spec.index])
+            self._replicas.admit(added)
+            self._replicas.leave([member], f"replaced by {added[0].id}")(self._config.drain_timeout)
+        self._watchers.tell("restarted", "every replica was replaced")
+
+    def set_load_balancer(self, id: str, options: Mapping[str, Any] | None = None) -> None:
+        """
+        Have another load balancer choose who gets the next call, from now on. Calls that wait are kept.
+
+        Args:
+            id: ID of the balancer.
+            options: Its options; None for those that the configuration has for it.
+
+        Raises:
+            UnknownPluginError: No plugin has that ID.
+            PlanError, ConfigError: The options are wrong; the message says which.
+            PluginError: The balancer cannot be made.
+            DeployError: The service does not run; or it is being changed and this comes from within a service's call.
+        """
+        self._begin_change("given another load balancer")
+        try:
+            choice, key_of = self.composition.choose_balancer(id, options)
+            balancer = _create(choice)
+            before, self._balancer = self._balancer, choice
+            self._router.set_balancer(balancer, key_of)
+        finally:
+            self._changing.release()
+        self._watchers.tell("balancer_changed", f"from {'none' if before is None else before.id!r} to {choice.id!r}")
+
+    def _serving(self) -> list[Member]:
+        return [member for member in self._replicas.members if member.up]
+
+    def _begin_change(self, done: str) -> None:
+        """Take `_changing`; *done* completes "cannot be ..."."""
+        if not self._changing.acquire(blocking=current_call() is None):
+            # Whoever makes the other change may be waiting for the call that this comes from.
+            msg = (
+                f"service '{self.service_name}' is being changed by another thread and cannot be {done} from within "
+                "a service's call meanwhile: try again later"
+            )
+            raise DeployError(msg, service=self.service_name)
+        state = self.state
+        if state != ReplicaState.READY:
+            self._changing.release()
+            hint = (
+                "deploy it first" if state in {ReplicaState.PENDING, ReplicaState.STARTING} else "it is on its way out"
+            )
+            msg = f"service '{self.service_name}' is {state} and cannot be {done}: {hint}"
+            raise DeployError(msg, service=self.service_name)
+
+    def _finish(self, rest: Callable[[], None], what: str) -> None:
+        """Do *rest* here; from within a service's call in the background, because it may wait for that call."""
+        if current_call() is None:
+            rest()
+            return
+
+        def body() -> None:
+            try:
+                rest()
+            finally:
+                with self._condition:
+                    self._background.discard(thread)
+
+        thread = threading.Thread(target=body, name=f"{self.service_name}-{what}", daemon=True)
+        with self._condition:
+            self._background.add(thread)
+        thread.start()
 
     # -- looking on --------------------------------------------------------------------------------------------------
 
@@ -481,48 +531,34 @@ class ServiceTask:
 
     def status(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
-        members = self._members
-        stats = [self._stats(member) for member in members]
-        ready = sum(member.state is ReplicaState.READY for member in members)
+        with self._condition:  # at one moment: who is gone from the one is counted in the other
+            members, kept = self._replicas.members, self._replicas.kept
+        stats = [member.stats() for member in members]
+        staying = [member for member in members if member.state is not ReplicaState.DRAINING]
+        ready = sum(member.state is ReplicaState.READY for member in staying)
         threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
-        summaries = self._summaries(stats)
+        snapshots = [kept, *(each["recorders"] for each in stats)]
+        summaries = self._watchers.summaries(snapshots)
         return {
             "service_name": self.service_name,
             "state": self.state,
             "deployment_config": self._config,
             "metrics": self._metrics(summaries.pop("metrics", {}), sum(threads)),
-            "health": {"healthy": bool(members) and ready == len(members), "ready": ready, "replicas": len(members)},
+            "health": {"healthy": bool(staying) and ready == len(staying), "ready": ready, "replicas": len(staying)},
             "replicas": [
                 {
-                    "id": member.spec.id,
+                    "id": member.id,
                     "state": str(member.state),
                     "node": member.lane.node,
                     "inflight": member.lane.inflight,
                     "slots": member.lane.slots,
                     "threads": number,
-                    "error": None if member.cause is None else "".join(traceback.format_exception(member.cause)),
+                    "error": member.error,
                 }
                 for member, number in zip(members, threads, strict=True)
             ],
             "monitors": summaries,
         }
-
-    def _stats(self, member: _Member) -> Mapping[str, Any]:
-        if member.replica is None:
-            return {"runner": None, "recorders": {}}
-        stats: Mapping[str, Any] = member.replica.control(ControlOp.STATS, timeout=1.0)
-        return stats
-
-    def _summaries(self, stats: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-        """What each monitor makes of what was recorded, by its ID."""
-        summaries = {}
-        for choice, monitor in self._monitors:
-            own = self._recorders[choice.id]
-            snapshots = [each["recorders"][choice.id] for each in stats if choice.id in each["recorders"]]
-            mine = None if own is None else self._fenced(choice, own.snapshot)
-            summary = self._fenced(choice, monitor.summary, snapshots if mine is None else [*snapshots, mine])
-            summaries[choice.id] = summary or {}
-        return summaries
 
     def _metrics(self, measured: Mapping[str, Any], threads: int) -> ServiceMetrics:
         from sage_plugins.metrics import ServiceMetrics
@@ -531,7 +567,7 @@ class ServiceTask:
             service_name=self.service_name,
             active_threads=threads,
             queue_size=self._router.waiting,
-            abandoned_count=sum(member.lane.abandoned for member in self._members),
+            abandoned_count=sum(member.abandoned for member in self._replicas.members),
             **measured,
         )
 
@@ -549,7 +585,7 @@ class ServiceTask:
         and `timestamp` (seconds, wall clock).
         """
         queue = request["response_queue"]
-        started = self._clock.monotonic()
+        started = self.clock.monotonic()
 
         def respond(result: Any, error: BaseException | None) -> None:
             queue.put(
@@ -558,7 +594,7 @@ class ServiceTask:
                     "result": result,
                     "error": None if error is None else text_of(error).partition(": ")[2] or text_of(error),
                     "success": error is None,
-                    "execution_time": self._clock.monotonic() - started,
+                    "execution_time": self.clock.monotonic() - started,
                     "timestamp": wall_clock(),
                 }
             )
@@ -582,3 +618,12 @@ class ServiceTask:
     def __repr__(self) -> str:
         """Name and state."""
         return f"<ServiceTask {self.service_name!r} {self.state}>"
+
+
+def _create(choice: Choice) -> Balancer:
+    try:
+        balancer: Balancer = choice.create()
+    except Exception as error:
+        msg = f"load balancer '{choice.id}' from {choice.source} cannot be made: {text_of(error)}"
+        raise PluginError(msg) from error
+    return balancer

@@ -249,6 +249,7 @@ class ReplicaSpec(NamedTuple):
         methods: The served methods, ordered by index.
         monitors: Whose recorders count the calls.
         config: The service's configuration.
+        generation: How many replicas were at this position before it.
     """
 
     service: str
@@ -259,11 +260,12 @@ class ReplicaSpec(NamedTuple):
     methods: tuple[MethodPlan, ...]
     monitors: tuple[Choice, ...]
     config: Any
+    generation: int = 0
 
     @property
     def id(self) -> str:
-        """`"kv#0"` for the first replica of `kv`."""
-        return f"{self.service}#{self.index}"
+        """`"kv#0"` for the first replica of `kv`, `"kv#0.1"` for the one that took its place."""
+        return f"{self.service}#{self.index}" + (f".{self.generation}" if self.generation else "")
 
 
 class Placed(NamedTuple):
@@ -293,11 +295,16 @@ class Refused(NamedTuple):
 
 
 class ReplicaState(StrEnum):
-    """Where a replica is in its life: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed."""
+    """
+    Where a replica is in its life: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed.
+
+    `unready` is beside `unhealthy`: the replica itself asks for no calls at the moment, and nothing is wrong with it.
+    """
 
     PENDING = "pending"
     STARTING = "starting"
     READY = "ready"
+    UNREADY = "unready"
     UNHEALTHY = "unhealthy"
     DRAINING = "draining"
     STOPPED = "stopped"

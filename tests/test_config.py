@@ -63,7 +63,7 @@ ADDED_DEFAULTS = {
     "health_check_timeout": 5.0,
     "failure_threshold": 3,
     "success_threshold": 2,
-    "monitors": ("metrics",),
+    "monitors": ("metrics", "health", "events"),
     "autoscale": None,
     "retry": None,
     "update": None,

@@ -28,10 +28,10 @@ CORE = ROOT / "sage_plugins"
 
 LAYERS = {
     7: {"__main__", "cli", "environment"},
-    6: {"config_file", "factory", "plan"},
-    5: {"task"},
-    4: {"handle", "lane", "method_router", "router", "supervisor", "wait_graph"},
-    3: {"envelope", "hookspecs", "host", "loop_envelope", "plugins"},
+    6: {"config_file", "factory", "plan", "shorthand"},
+    5: {"replica_set", "service_monitor", "task"},
+    4: {"handle", "lane", "method_router", "router", "supervisor", "wait_graph", "watchers"},
+    3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
     2: {"interfaces"},
     1: {
         "aio",

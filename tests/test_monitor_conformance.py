@@ -16,3 +16,7 @@ class TestEvents(MonitorConformance):
 class TestFewEvents(MonitorConformance):
     plugin_id = "events"
     options = {"size": 7}  # noqa: RUF012 - as the suite's users write it
+
+
+class TestHealth(MonitorConformance):
+    plugin_id = "health"

@@ -100,6 +100,7 @@ class Setting(NamedTuple):
 SETTINGS = {
     "one slot": Setting(5),
     "two slots": Setting(5, slots=2),
+    "with a standby": Setting(5, replicas=2),
     "nothing waits": Setting(1, slots=2, waiting=0),
     "narrow queue": Setting(1),
     "sent": Setting(1, started=False),
@@ -107,6 +108,7 @@ SETTINGS = {
     "in turn, refusing": Setting(1, reject=True, balancer=InTurn, replicas=2),
     "in turn, no queue": Setting(0, balancer=InTurn, replicas=2),
     "by key": Setting(3, balancer=ByKey, replicas=2),
+    "by key, nothing waits": Setting(3, balancer=ByKey, replicas=2, waiting=0),
     "for the first": Setting(3, balancer=ToFirst, replicas=2, waiting=0),
     "inline": Setting(2, in_callers_thread=True),
     "inline, no queue": Setting(0, balancer=InTurn, replicas=2, in_callers_thread=True),
@@ -172,6 +174,7 @@ class World:
         self.accepted, self.refused = [], []
         self.draining = self.said_to_be_idle = self.idle_too_soon = False
         self.closed_to_outsiders = self.seen_idle = False
+        self.leaving = self.may_go = 0
         self.router = router(
             "kv",
             self.clock,
@@ -314,6 +317,31 @@ class World:
         self.router.close_lane(self.replicas[0].lane)
 
     @operation
+    def retire(self):
+        """The first replica leaves, and is not there any more once it is told that it may go."""
+        replica = self.replicas[0]
+
+        def may_go():
+            self.may_go += 1
+            replica.stop(0)
+
+        self.leaving += 1
+        self.router.retire(replica.lane, may_go)
+
+    @operation
+    def replace(self):
+        self.open()
+        self.retire()
+
+    @operation
+    def avoid(self):
+        self.router.avoid(self.replicas[0].lane, avoided=True)
+
+    @operation
+    def change_balancer(self):
+        self.router.set_balancer(InTurn() if self.router._binding else ByKey())
+
+    @operation
     def find_no_replica(self):
         self.router.unavailable(lambda: NoReplicaError("none starts"))
 
@@ -391,6 +419,11 @@ def idle_is_said_when_it_is_so(world):
         yield "who closed the service to outsiders was not told that it is idle"
 
 
+def who_leaves_is_told_once_that_it_may(world):
+    if world.may_go != world.leaving:
+        yield f"{world.leaving} replicas were to leave, and {world.may_go} times one was told that it may"
+
+
 def an_accepted_call_ends_once_and_a_refused_one_never(world):
     for calls, ends in ((world.accepted, 1), (world.refused, 0)):
         for call in calls:
@@ -442,6 +475,7 @@ RULES_BETWEEN = (
 RULES_WHEN_DRAINED = (what_was_accepted_is_served,)
 RULES_AT_THE_END = (
     idle_is_said_when_it_is_so,
+    who_leaves_is_told_once_that_it_may,
     an_accepted_call_ends_once_and_a_refused_one_never,
     an_accepted_call_is_counted_once,
     a_call_starts_once_and_an_idempotent_one_twice_at_most,
@@ -640,12 +674,17 @@ AT_RISK = {
         ("close to outsiders", "drain"),
         ("watch running", "answer"),
         ("wait", "answer"),
+        ("replace", "route"),
+        ("replace", "answer"),
     ],
+    "with a standby": [("change balancer", "route"), ("change balancer", "answer"), ("avoid", "route")],
     "nothing waits": [("route", "answer"), ("die", "drain")],
     "narrow queue": [("route", "answer"), ("route", "cancel"), ("answer", "cancel"), ("drain", "route")],
     "sent": [("start", "cancel"), ("die", "give up waiting")],
     "in turn, no queue": [("route", "answer"), ("close", "route")],
-    "by key": [("close", "route")],
+    "in turn": [("retire", "route"), ("change balancer", "answer")],
+    "by key": [("close", "route"), ("change balancer", "route"), ("change balancer", "answer"), ("avoid", "route")],
+    "by key, nothing waits": [("change balancer", "route")],
     "for the first": [("close", "drain"), ("close", "ask whether idle")],
     "inline": [("give up waiting", "take turns"), ("answer", "give up waiting")],
 }

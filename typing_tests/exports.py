@@ -19,6 +19,7 @@ from sage_plugins import (
     ServiceFactory,
     ServiceHandle,
     ServiceMetrics,
+    ServiceMonitor,
     ServiceTask,
     ServiceTaskFactory,
     ThreadingStrategy,
@@ -87,6 +88,14 @@ def metrics_are_numbers(metrics: ServiceMetrics) -> None:
     assert_type(metrics.request_count, int)
     assert_type(metrics.p99, float)
     assert_type(metrics.outcomes, Mapping[str, int])
+
+
+def a_monitor_shows_a_task(task: ServiceTask) -> None:
+    """What it shows has the types of a status."""
+    monitor = ServiceMonitor(task, keep=10)
+    assert_type(monitor.metrics, ServiceMetrics)
+    assert_type(monitor.health, Mapping[str, Any])
+    assert_type(monitor.get_service_status(), dict[str, Any])
 
 
 def a_service_reaches_others_through_its_context(ctx: ServiceContext) -> None:

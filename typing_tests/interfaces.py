@@ -16,6 +16,7 @@ from sage_deploy_balancers.random_choice import PowerOfTwo, RandomChoice
 from sage_deploy_balancers.round_robin import RoundRobin
 from sage_deploy_local.target import LocalReplica, LocalTarget
 from sage_deploy_monitors.events import Events
+from sage_deploy_monitors.health import Health
 from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
 from sage_deploy_threading.event_loop import EventLoop
@@ -24,7 +25,6 @@ from sage_deploy_threading.pool import Multi, Pool, PoolOptions
 from sage_deploy_threading.single import Single
 from sage_plugins.clock import SystemClock
 from sage_plugins.testing.virtual_clock import VirtualClock
-from sage_plugins.values import ReplicaInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -39,14 +39,17 @@ if TYPE_CHECKING:
         Picker,
         Recorder,
         Replica,
+        ReplicaEvents,
         Runner,
         Seat,
         Strategy,
         Target,
+        WatchedReplica,
     )
     from sage_plugins.lane import Lane
+    from sage_plugins.replica_set import Member
     from sage_plugins.router import Router
-    from sage_plugins.values import ReplicaSpec
+    from sage_plugins.values import ReplicaInfo, ReplicaSpec
 
 
 def strategies(seat: Seat) -> tuple[Strategy, ...]:
@@ -62,14 +65,24 @@ def strategies(seat: Seat) -> tuple[Strategy, ...]:
 
 def balancers() -> tuple[Balancer, ...]:
     """Of `sage-deploy-balancers`."""
-    by_chance = RandomOptions()
-    keyed = ConsistentHash(ConsistentHashOptions())
-    return RoundRobin(), LeastLoaded(), RandomChoice(by_chance), PowerOfTwo(by_chance), keyed
+    chance = RandomOptions()
+    return (
+        RoundRobin(),
+        LeastLoaded(),
+        RandomChoice(chance),
+        PowerOfTwo(chance),
+        ConsistentHash(ConsistentHashOptions()),
+    )
 
 
-def monitors() -> tuple[Monitor, Monitor, Recorder]:
+def monitors(who: ReplicaInfo) -> tuple[Monitor, Monitor, Monitor, Recorder]:
     """Of `sage-deploy-monitors`."""
-    return Metrics(), Events(EventsOptions()), MetricsRecorder(ReplicaInfo("kv", None), (), None)
+    return Metrics(), Health(), Events(EventsOptions()), MetricsRecorder(who, (), None)
+
+
+def replicas(member: Member) -> tuple[ReplicaEvents, WatchedReplica]:
+    """As targets and as monitors see them."""
+    return member, member
 
 
 def targets(spec: ReplicaSpec, host: Host) -> tuple[Target, Replica]:

@@ -258,7 +258,7 @@ class FakeReplica:
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - as in Replica
         """Answer a question: whether it lives, or how many slots are taken."""
-        if op is ControlOp.CHECK:
+        if op in {ControlOp.CHECK, ControlOp.READY}:
             if not self.alive:
                 raise self._cause
             return True

@@ -28,7 +28,8 @@ class ConsistentHash:
 
     Each replica has points on a ring of 2**64 places; a key belongs to the first point at or after its own place. So
     when a replica leaves, only its keys move, and when one joins, keys move to that one alone. Places come from
-    BLAKE2b, so every process and every run agrees.
+    BLAKE2b of the replica's index, so every process and every run agrees, and the replica that takes the place of
+    another gets its keys.
 
     A call waits for the replica chosen, also if another one is free: `binding`. Therefore calls that wait for a replica
     count as its load beside those that run there. A replica that has `load_bound` times the mean of all, the new call
@@ -53,7 +54,7 @@ class ConsistentHash:
         ring = sorted(
             (position, candidate.id, number)
             for number, candidate in enumerate(candidates)
-            for position in positions(candidate.id, self._vnodes)
+            for position in positions(f"#{candidate.index}", self._vnodes)
         )
         places = [position for position, _, _ in ring]
         owners = [number for _, _, number in ring]

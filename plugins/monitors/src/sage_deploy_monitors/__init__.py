@@ -1,11 +1,14 @@
-"""Monitors: what is recorded of calls and decisions."""
+"""Monitors: what is recorded of calls and decisions, and how the replicas are."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.values import Registration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["sage_register_monitors"]
 
@@ -28,9 +31,26 @@ def _events_options() -> type:
     return EventsOptions
 
 
+def _create_health(_options: None) -> Any:
+    from sage_deploy_monitors.health import Health
+
+    return Health()
+
+
+def _explain_health(config: Any, _options: None) -> Iterator[str]:
+    yield (
+        f"asks check_health() and check_ready() every {config.health_check_interval:g} s, for at most "
+        f"{config.health_check_timeout:g} s; nothing is asked of a class that has neither"
+    )
+    yield (
+        f"unhealthy after {config.failure_threshold} failures in a row, ready again after {config.success_threshold} "
+        "passes; check_ready() counts at once"
+    )
+
+
 @hookimpl
 def sage_register_monitors() -> list[Registration]:
-    """Offer `metrics` and `events`."""
+    """Offer `metrics`, `events` and `health`."""
     return [
         Registration(
             "metrics",
@@ -44,5 +64,12 @@ def sage_register_monitors() -> list[Registration]:
             "The latest decisions with their reasons; costs calls nothing",
             options=_events_options,
             capabilities=frozenset({"keeps_events"}),
+        ),
+        Registration(
+            "health",
+            _create_health,
+            "Asks replicas how they are; calls avoid those that are not well",
+            explain=_explain_health,
+            capabilities=frozenset({"checks_health"}),
         ),
     ]

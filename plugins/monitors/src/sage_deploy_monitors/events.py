@@ -63,7 +63,7 @@ class Events:
             self._told += 1
             self._ring.append(Recorded(self._told, wall_clock(), event.kind, event.reason, event.replica))
 
-    def summary(self, _snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002 - as in Monitor
         """
         What is known.
 

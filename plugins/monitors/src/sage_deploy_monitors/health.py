@@ -1,0 +1,271 @@
+"""
+Asks replicas how they are, and has calls avoid those that are not well.
+
+Each replica that there is something to ask has a probe with a timer of its own; nothing else waits or polls. A check
+runs on a thread made for it, so it takes no slot, and one that hangs costs that one thread and delays nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.errors import text_of
+from sage_plugins.interfaces import ControlOp
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_plugins.clock import Timer
+    from sage_plugins.interfaces import WatchedReplica, WatchedService
+    from sage_plugins.values import Event, ReplicaInfo
+
+__all__ = ["Health"]
+
+#: What is asked, in this order.
+_ASKED: Final = {ControlOp.CHECK: "check_health", ControlOp.READY: "check_ready"}
+
+#: States in which a replica can be asked.
+_UP: Final = frozenset({ReplicaState.READY, ReplicaState.UNREADY, ReplicaState.UNHEALTHY})
+
+#: Seconds that closing waits for checks that are being answered.
+_GRACE_S: Final = 0.5
+
+
+class Health:
+    """
+    Marks replicas unhealthy, unready, and ready again.
+
+    A replica is first asked as soon as it is ready, and then every `health_check_interval`. Services without
+    `check_health` and `check_ready` are looked at only while they hold abandoned calls.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # re-entrant, as all here: a signal handler may stop the service
+        self._service: WatchedService | None = None
+        self._probes: dict[str, _Probe] = {}  # by the replica's id; guarded by _lock, as the next
+        self._closed = False
+
+    def attach(self, service: WatchedService) -> None:
+        """Begin to watch."""
+        self._service = service
+        service.on_given_up(self._look_for_abandoned)
+
+    def recorder(self, _who: ReplicaInfo, _methods: tuple[str, ...]) -> None:
+        """No call is counted here."""
+
+    def refused(self, _method: int, _reason: str) -> None:
+        """Says nothing about a replica."""
+
+    def event(self, event: Event) -> None:
+        """A replica became ready: begin to ask it."""
+        service = self._service
+        if event.kind == "replica_ready" and service is not None and service.hooks.intersection(_ASKED.values()):
+            for replica in service.replicas():
+                if replica.id == event.replica:
+                    self._probe(service, replica, after=0.0)
+
+    def _look_for_abandoned(self) -> None:
+        service = self._service
+        if service is not None:
+            for replica in service.replicas():
+                if replica.abandoned:
+                    self._probe(service, replica, after=service.config.health_check_interval)
+
+    def _probe(self, service: WatchedService, replica: WatchedReplica, *, after: float) -> None:
+        with self._lock:
+            if self._closed or replica.id in self._probes:
+                return
+            probe = self._probes[replica.id] = _Probe(service, replica, self._is_over)
+        probe.schedule(after)
+
+    def _is_over(self, probe: _Probe) -> bool:
+        """Whether there is nothing more to ask a replica, whose probe is forgotten then."""
+        replica = probe.replica
+        with self._lock:
+            over = self._closed or replica.state not in _UP or not (probe.asks or probe.unwell or replica.abandoned)
+            if over:
+                self._probes.pop(replica.id, None)
+            return over
+
+    def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002 - as in Monitor
+        """Why replicas are `unhealthy` or `unready`, by their ids."""
+        with self._lock:
+            probes = tuple(self._probes.items())
+        return {
+            "unhealthy": {id: probe.unhealthy for id, probe in probes if probe.unhealthy},
+            "unready": {id: probe.unready for id, probe in probes if probe.unready},
+        }
+
+    def close(self) -> None:
+        """Ask no more; a check that hangs keeps its thread until it ends."""
+        with self._lock:
+            self._closed = True
+            probes, self._probes = tuple(self._probes.values()), {}
+        for probe in probes:
+            probe.stop(_GRACE_S / len(probes))
+
+
+class _Round:
+    """One check of one replica, with both questions."""
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.thread = thread
+        self.asked = ControlOp.CHECK  # what is being asked just now; this and the next are guarded by _Probe._lock
+        self.late = False  # whether its answers count no more
+        self.timer: Timer | None = None
+
+
+class _Probe:
+    """What is known of one replica's health, and when it is asked again."""
+
+    def __init__(self, service: WatchedService, replica: WatchedReplica, is_over: Callable[[_Probe], bool]) -> None:
+        config = service.config
+        self.replica = replica
+        self.asks = tuple(op for op, hook in _ASKED.items() if hook in service.hooks)
+        self._clock = service.clock
+        self._interval: float = config.health_check_interval
+        self._timeout: float = config.health_check_timeout
+        self._failure_threshold: int = config.failure_threshold
+        self._success_threshold: int = config.success_threshold
+        self._is_over = is_over
+        self._lock = threading.RLock()  # guards all below
+        self._timer: Timer | None = None
+        self._stopped = False
+        self._round: _Round | None = None  # the check that is being answered
+        self._failures = 0  # of liveness, in a row
+        self._successes = 0  # in a row, while unhealthy
+        self.unhealthy = ""  # why, or "" if it is not; read by others without the lock, as the next
+        self.unready = ""
+        self._marking = threading.RLock()  # keeps marks in the order of what they are based on
+
+    @property
+    def unwell(self) -> bool:
+        """Whether there is anything wrong, or has been at the last check."""
+        return bool(self.unhealthy or self.unready or self._failures)
+
+    def schedule(self, after: float) -> None:
+        """Check *after* so many seconds."""
+        with self._lock:
+            if not self._stopped:
+                self._timer = self._clock.call_at(self._clock.monotonic() + after, self._check)
+
+    def stop(self, grace: float) -> None:
+        """Check no more, and wait at most *grace* seconds for the check that is being answered."""
+        with self._lock:
+            self._stopped = True
+            current = self._round
+            timers = (self._timer, None if current is None else current.timer)
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
+        if current is not None and current.thread is not threading.current_thread():
+            current.thread.join(grace)
+
+    # -- checking ----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._is_over(self):
+            return
+        self.schedule(self._interval)
+        slots, abandoned = self.replica.slots, self.replica.abandoned
+        with self._lock:
+            hanging = self._round
+            if hanging is not None:
+                hanging.late = True
+        if slots and abandoned >= slots:
+            self._judge(ControlOp.CHECK, f"all its {slots} slots are held by calls that were given up and still run")
+        elif hanging is not None:
+            self._judge(hanging.asked, f"{_ASKED[hanging.asked]}() has not returned since the last check")
+        elif self.asks:
+            self._ask()
+        else:
+            self._judge(ControlOp.CHECK, "")
+
+    def _ask(self) -> None:
+        thread = threading.Thread(target=lambda: self._answer(current), name=f"{self.replica.id}-health", daemon=True)
+        current = _Round(thread)
+        with self._lock:
+            if self._stopped:
+                return
+            self._round = current
+            current.timer = self._clock.call_at(self._clock.monotonic() + self._timeout, lambda: self._give_up(current))
+        thread.start()
+
+    def _answer(self, current: _Round) -> None:
+        """Put the questions; on a thread of its own."""
+        try:
+            for op in self.asks:
+                with self._lock:
+                    if current.late:
+                        return
+                    current.asked = op
+                failure = ""
+                try:
+                    self.replica.control(op, timeout=self._timeout)
+                except BaseException as error:  # noqa: BLE001 - also sys.exit() in a check
+                    failure = f"{_ASKED[op]}() failed: {text_of(error)}"
+                with self._lock:
+                    if current.late:
+                        return
+                self._judge(op, failure)
+            if ControlOp.CHECK not in self.asks:
+                self._judge(ControlOp.CHECK, "")
+        finally:
+            with self._lock:
+                self._round = None
+            if current.timer is not None:
+                current.timer.cancel()
+
+    def _give_up(self, current: _Round) -> None:
+        """The time for a check is over; it is not put again before it has ended."""
+        with self._lock:
+            if self._round is not current or current.late or self._stopped:
+                return
+            current.late = True
+        self._judge(current.asked, f"{_ASKED[current.asked]}() gave no answer in {self._timeout:g} s")
+
+    # -- judging -----------------------------------------------------------------------------------------------------
+
+    def _judge(self, op: ControlOp, failure: str) -> None:
+        """Take in one answer, *failure* or "" if it was good, and mark the replica if that changes its state."""
+        with self._marking:
+            with self._lock:
+                before = bool(self.unhealthy), bool(self.unready)
+                reason = self._judge_alive(failure) if op is ControlOp.CHECK else self._judge_ready(failure)
+                unhealthy, unready = self.unhealthy, self.unready
+            if before == (bool(unhealthy), bool(unready)):
+                return
+            if unhealthy:
+                self.replica.mark(ReplicaState.UNHEALTHY, unhealthy)
+            elif unready:
+                self.replica.mark(ReplicaState.UNREADY, unready)
+            else:
+                self.replica.mark(ReplicaState.READY, reason)
+
+    def _judge_alive(self, failure: str) -> str:
+        """Liveness is a guess from outside, hence the thresholds; gives the reason for being well again."""
+        if failure:
+            self._successes = 0
+            self._failures += 1
+            if self._failures >= self._failure_threshold and not self.unhealthy:
+                self.unhealthy = f"{_in_a_row(self._failures)} failed, the last one because {failure}"
+            return ""
+        self._failures = 0
+        if not self.unhealthy:
+            return ""
+        self._successes += 1
+        if self._successes >= self._success_threshold:
+            self._successes = 0
+            self.unhealthy = ""
+        return f"{_in_a_row(self._success_threshold)} passed"
+
+    def _judge_ready(self, failure: str) -> str:
+        """Readiness is what the service itself says, so it counts at once, either way."""
+        self.unready = failure
+        return "check_ready() passed"
+
+
+def _in_a_row(count: int) -> str:
+    return "1 health check" if count == 1 else f"{count} health checks in a row"

@@ -1,0 +1,123 @@
+"""The monitors of one service: what they are told, what they have counted, and the fence around them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.values import Event, ReplicaInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_plugins.interfaces import Monitor, WatchedService
+    from sage_plugins.values import Choice
+
+__all__ = ["Watchers"]
+
+
+class Watchers:
+    """
+    All monitors of a service, on the calling side.
+
+    A monitor that raises hurts nothing but itself: its first fault is logged. All methods are safe from any thread.
+    """
+
+    def __init__(self, service: str, choices: Sequence[Choice], methods: tuple[str, ...]) -> None:
+        """
+        Make the monitors.
+
+        Args:
+            service: Name of the service.
+            choices: Which monitors.
+            methods: Names of the served methods, by index.
+        """
+        self._service = service
+        self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, choice.create()) for choice in choices)
+        self._faulty: set[str] = set()
+        who = ReplicaInfo(service, None)
+        self._recorders = {choice.id: monitor.recorder(who, methods) for choice, monitor in self._monitors}
+        self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
+        self._writing = threading.RLock()  # writers are for one thread at a time
+        self._looking: tuple[tuple[Choice, Callable[[], None]], ...] = ()  # told of calls that were given up
+
+    def attach(self, service: Callable[[Callable[[Callable[[], None]], None]], WatchedService]) -> None:
+        """
+        Let those that look by themselves look at the service.
+
+        Args:
+            service: `service(on_given_up)` makes what one of them sees.
+        """
+        for choice, monitor in self._monitors:
+            attach = getattr(monitor, "attach", None)
+            if attach is not None:
+                self._fenced(choice, attach, service(partial(self._look, choice)))
+
+    def _look(self, choice: Choice, look: Callable[[], None]) -> None:
+        self._looking = (*self._looking, (choice, look))
+
+    def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
+        """A call ended on the calling side."""
+        with self._writing:
+            for choice, _ in self._monitors:
+                if choice.id in self._writers:
+                    self._fenced(choice, self._writers[choice.id], method, outcome, wait_s, run_s)
+        for choice, look in self._looking:
+            self._fenced(choice, look)
+
+    def refused(self, method: int, reason: str) -> None:
+        """A call was not accepted."""
+        for choice, monitor in self._monitors:
+            self._fenced(choice, monitor.refused, method, reason)
+
+    def tell(self, kind: str, reason: str, replica: str | None = None) -> None:
+        """Something was decided."""
+        event = Event(self._service, kind, reason, replica)
+        for choice, monitor in self._monitors:
+            self._fenced(choice, monitor.event, event)
+
+    def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """
+        One mapping for several of the form {monitor id: snapshot}; empty for monitors that cannot merge theirs.
+        """
+        merged = {}
+        for choice, monitor in self._monitors:
+            merge = getattr(monitor, "merge", None)
+            own = [each[choice.id] for each in snapshots if choice.id in each]
+            if merge is not None and own:
+                whole = self._fenced(choice, merge, own)
+                if whole is not None:
+                    merged[choice.id] = whole
+        return merged
+
+    def summaries(self, snapshots: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        """What each monitor makes of *snapshots*, mappings as for `merge`, and of its own on the calling side."""
+        found = {}
+        for choice, monitor in self._monitors:
+            recorder = self._recorders[choice.id]
+            mine = None if recorder is None else self._fenced(choice, recorder.snapshot)
+            own = [each[choice.id] for each in snapshots if choice.id in each]
+            found[choice.id] = self._fenced(choice, monitor.summary, own if mine is None else [*own, mine]) or {}
+        return found
+
+    def close(self) -> None:
+        """The service has stopped."""
+        for choice, monitor in self._monitors:
+            self._fenced(choice, monitor.close)
+
+    def _fenced(self, choice: Choice, ask: Callable[..., Any], *arguments: Any) -> Any:
+        """What a monitor answers, or None: its fault must neither stop the service nor fill the log."""
+        try:
+            return ask(*arguments)
+        except Exception:
+            if choice.id not in self._faulty:
+                self._faulty.add(choice.id)
+                logging.getLogger("sage_plugins").exception(
+                    "service '%s': monitor '%s' from %s raised; further faults of it are not reported",
+                    self._service,
+                    choice.id,
+                    choice.source,
+                )
+            return None

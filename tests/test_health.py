@@ -1,0 +1,554 @@
+"""The monitor `health`: who is asked when, what an answer counts, and who gets calls meanwhile. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.plugins import Registry
+from sage_plugins.testing.virtual_clock import VirtualClock
+from sage_plugins.values import Registration
+
+PATIENCE = 20.0
+INTERVAL = 10.0
+TIMEOUT = 5.0
+
+
+class Patient:
+    """A replica that answers what its test has written down for it; 0 for the replica's index."""
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def answer(self, hook):
+        self.answers.asked.append((hook, self.ctx.replica_index, threading.current_thread().name))
+        answer = self.answers.get((hook, self.ctx.replica_index), True)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer() if callable(answer) else answer
+
+    def index(self):
+        return self.ctx.replica_index
+
+    def run(self, function):
+        return function()
+
+
+class Alive(Patient):
+    def check_health(self):
+        return self.answer("check_health")
+
+
+class Ready(Patient):
+    def check_ready(self):
+        return self.answer("check_ready")
+
+
+class Both(Alive, Ready):
+    pass
+
+
+class Async(Patient):
+    async def check_health(self):
+        return self.answer("check_health")
+
+    async def check_ready(self):
+        return self.answer("check_ready")
+
+
+class Answers(dict):
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+
+class Ward:
+    """One service under the monitor, in virtual time."""
+
+    def __init__(self, env, clock, answers, events, until):
+        self.env, self.clock, self.answers, self.events, self._until = env, clock, answers, events, until
+
+    @property
+    def monitor(self):
+        monitors = self.env.task("svc")._watchers._monitors
+        return next(monitor for choice, monitor in monitors if choice.id == "health")
+
+    @property
+    def states(self):
+        return [each["state"] for each in self.env.get_service_status("svc")["replicas"]]
+
+    @property
+    def told(self):
+        return [(event.kind.removeprefix("replica_"), event.replica, event.reason) for event in self.events]
+
+    def advance(self, seconds):
+        """Move on; before time goes on, every check has been answered that is not held by its test."""
+        until = self.clock.monotonic() + seconds
+        while self.clock.next_at() <= until:
+            self.clock.run_until(self.clock.next_at())
+            self.settle()
+        self.clock.run_until(until)
+
+    def settle(self):
+        self._until(lambda: all(map(self._is_settled, tuple(self.monitor._probes.values()))))
+
+    def _is_settled(self, probe):
+        index = probe.replica.spec.index
+        held = any(callable(answer) for (_, which), answer in self.answers.items() if which == index)
+        return held or probe._round is None
+
+    def seen(self, calls=6):
+        return {self.env.service("svc").index() for _ in range(calls)}
+
+
+@pytest.fixture
+def ward(environments, until):
+    """Deploy a service in virtual time, watched by `health`; the first check has been made."""
+
+    def make(cls=Both, *, replicas=1, strategy="single", monitors=("health", "noted"), **config):
+        events, answers, clock = [], Answers(), VirtualClock()
+
+        class Noted:
+            recorder = staticmethod(lambda *_: None)
+            refused = close = staticmethod(lambda *_: None)
+            event = staticmethod(events.append)
+            summary = staticmethod(lambda *_: {})
+
+        class Plugin:
+            @hookimpl
+            def sage_register_monitors(self):
+                return [Registration("noted", lambda _: Noted(), "notes")]
+
+        registry = Registry.of(
+            sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, Plugin()
+        )
+        env = environments("ward", registry=registry, clock=clock)
+        config = ServiceDeploymentConfig(
+            threading_strategy=strategy,
+            replicas=replicas,
+            load_balancing=replicas > 1,
+            monitors=monitors,
+            health_check_interval=INTERVAL,
+            health_check_timeout=TIMEOUT,
+            **config,
+        )
+        env.register_service_with_config("svc", cls, answers, deployment_config=config)
+        env.deploy()
+        made = Ward(env, clock, answers, events, until)
+        if "health" in monitors:
+            made.advance(0)
+        return made
+
+    return make
+
+
+# -- who is asked ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [Both, Async])
+def test_each_replica_is_asked_at_once_and_then_every_interval(ward, strategy, cls):
+    """Both questions, in this order, of each replica, on threads of their own."""
+    service = ward(cls, replicas=2, strategy=strategy)
+    once = [("check_health", 0), ("check_ready", 0), ("check_health", 1), ("check_ready", 1)]
+    assert sorted(asked[:2] for asked in service.answers.asked) == sorted(once)
+    assert {name for *_, name in service.answers.asked} == {"svc#0-health", "svc#1-health"}
+    service.advance(INTERVAL - 0.1)
+    assert len(service.answers.asked) == 4
+    service.advance(0.1)
+    assert len(service.answers.asked) == 8
+
+
+def test_replica_without_a_free_slot_is_asked(ward, strategy, gate, in_thread):
+    """Checks run beside the calls and wait for no slot."""
+    service = ward(strategy=strategy)
+    in_thread(service.env.service("svc").run, gate)
+    gate.wait_entered()
+    before = len(service.answers.asked)
+    service.advance(INTERVAL)
+    assert len(service.answers.asked) == before + 2
+
+
+def test_nothing_is_asked_of_a_class_without_checks(ward):
+    """No timer, no thread."""
+    service = ward(Patient)
+    assert service.clock.pending == 0
+    assert not service.monitor._probes
+
+
+def test_new_replicas_are_asked_and_those_that_left_are_not(ward):
+    service = ward(Alive)
+    service.env.scale("svc", 2)
+    service.advance(0)
+    assert [index for _, index, _ in service.answers.asked] == [0, 1]
+    service.env.scale("svc", 1)
+    del service.answers.asked[:]
+    service.advance(INTERVAL)
+    service.advance(INTERVAL)
+    assert [index for _, index, _ in service.answers.asked] == [0, 0]
+    assert list(service.monitor._probes) == ["svc#0"]
+
+
+def test_nobody_is_asked_after_the_end(ward):
+    service = ward()
+    service.env.close()
+    del service.answers.asked[:]
+    service.clock.advance(10 * INTERVAL)
+    assert service.answers.asked == []
+    assert service.clock.pending == 0
+
+
+def test_without_the_monitor_nobody_is_asked_and_the_plan_says_so(ward):
+    service = ward(monitors=("noted",), failure_threshold=2)
+    service.clock.advance(10 * INTERVAL)
+    assert service.answers.asked == []
+    plan = str(service.env.plan())
+    for what in ("its check_health() is not called", "its check_ready() is not called", "failure_threshold: has no"):
+        assert what in plan
+    assert "add 'health' to monitors" in plan
+
+
+def test_with_the_monitor_the_plan_says_what_it_does(ward):
+    plan = str(ward().env.plan())
+    assert "every 10 s, for at most 5 s" in plan
+    assert "W1" not in plan
+
+
+# -- liveness ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (False, "check_health() failed: RuntimeError: check_health() of svc#0 returned False"),
+        (ValueError("no pulse"), "check_health() failed: ValueError: no pulse"),
+        (SystemExit(3), "check_health() failed: SystemExit: 3"),
+    ],
+)
+@pytest.mark.parametrize(("cls", "strategy"), [(Alive, "single"), (Async, "single"), (Async, "async")])
+def test_replica_is_unhealthy_after_so_many_failures_in_a_row(ward, cls, strategy, answer, why):
+    service = ward(cls, strategy=strategy, failure_threshold=3)
+    service.answers["check_health", 0] = answer
+    for _ in range(2):
+        service.advance(INTERVAL)
+        assert service.states == ["ready"]
+    service.answers["check_health", 0] = True
+    service.advance(INTERVAL)
+    service.answers["check_health", 0] = answer
+    for _ in range(2):
+        service.advance(INTERVAL)
+        assert service.states == ["ready"]
+    service.advance(INTERVAL)
+    assert service.states == ["unhealthy"]
+    reason = f"3 health checks in a row failed, the last one because {why}"
+    assert service.told[-1] == ("unhealthy", "svc#0", reason)
+    status = service.env.get_service_status("svc")
+    assert status["health"] == {"healthy": False, "ready": 0, "replicas": 1}
+    assert status["replicas"][0]["error"] == reason
+    assert service.env.service("svc").index() == 0
+
+
+def test_unhealthy_replica_is_ready_after_so_many_successes_in_a_row(ward):
+    service = ward(Alive, failure_threshold=1, success_threshold=2)
+    for answer, state in (
+        (False, "unhealthy"),
+        (True, "unhealthy"),
+        (False, "unhealthy"),
+        (True, "unhealthy"),
+        (True, "ready"),
+        (True, "ready"),
+    ):
+        service.answers["check_health", 0] = answer
+        service.advance(INTERVAL)
+        assert service.states == [state]
+    assert service.told[-1] == ("ready", "svc#0", "2 health checks in a row passed")
+    assert [kind for kind, *_ in service.told].count("unhealthy") == 1
+    assert service.env.get_service_status("svc")["health"]["healthy"]
+
+
+def test_unhealthy_replica_gets_no_calls_while_another_serves(ward, strategy):
+    """With none left that is well, calls go to those that are not rather than fail."""
+    service = ward(Alive, replicas=2, strategy=strategy, failure_threshold=1, success_threshold=1)
+    assert service.seen() == {0, 1}
+    service.answers["check_health", 0] = False
+    service.advance(INTERVAL)
+    assert service.seen() == {1}
+    service.answers["check_health", 1] = False
+    service.advance(INTERVAL)
+    assert service.states == ["unhealthy", "unhealthy"]
+    assert service.seen() == {0, 1}
+    service.answers["check_health", 0] = True
+    service.advance(INTERVAL)
+    assert service.seen() == {0}
+
+
+# -- readiness ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [Ready, Async])
+def test_readiness_counts_at_once_and_is_no_illness(ward, cls):
+    service = ward(cls, replicas=2, failure_threshold=3, success_threshold=3)
+    service.answers["check_ready", 0] = False
+    service.advance(INTERVAL)
+    assert service.states == ["unready", "ready"]
+    assert service.seen() == {1}
+    service.answers["check_ready", 0] = True
+    service.advance(INTERVAL)
+    assert service.states == ["ready", "ready"]
+    assert service.seen() == {0, 1}
+    assert [each for each in service.told if each[1] == "svc#0"][-2:] == [
+        ("unready", "svc#0", "check_ready() failed: RuntimeError: check_ready() of svc#0 returned False"),
+        ("ready", "svc#0", "check_ready() passed"),
+    ]
+
+
+def test_unready_from_the_start(ward):
+    """A replica that has started but is not ready yet is asked before the first interval has passed."""
+    service = ward(Ready, replicas=2)
+
+    class Warming(Ready):
+        def __init__(self, answers):
+            super().__init__(answers)
+            answers["check_ready", self.ctx.replica_index] = self.ctx.replica_index == 1
+
+    service.env.close()
+    service = ward(Warming, replicas=2)
+    assert service.states == ["unready", "ready"]
+    assert service.seen() == {1}
+
+
+def test_illness_is_worse_than_not_being_ready(ward):
+    """A replica that recovers is as ready as it says."""
+    service = ward(failure_threshold=1, success_threshold=1)
+    for health, ready, state in (
+        (False, False, "unhealthy"),
+        (True, False, "unready"),
+        (False, False, "unhealthy"),
+        (False, True, "unhealthy"),
+        (True, True, "ready"),
+    ):
+        service.answers["check_health", 0], service.answers["check_ready", 0] = health, ready
+        service.advance(INTERVAL)
+        assert service.states == [state]
+
+
+# -- checks that hang --------------------------------------------------------------------------------------------------
+
+
+def test_check_that_hangs_fails_at_its_timeout_and_is_not_put_twice(ward, gate):
+    """Each interval that it goes on is a failure more, the thread is the same, and its late answer is none."""
+    service = ward(Alive, replicas=2, failure_threshold=3)
+    service.answers["check_health", 0] = gate
+    service.advance(INTERVAL)
+    gate.wait_entered()
+    service.advance(TIMEOUT)
+    assert service.states == ["ready", "ready"]
+    for _ in range(3):
+        service.advance(INTERVAL)
+    assert service.states == ["unhealthy", "ready"]
+    assert gate.entered == 0, "it was started again"
+    assert [thread.name for thread in threading.enumerate()].count("svc#0-health") == 1
+    assert [index for _, index, _ in service.answers.asked].count(1) == 5, "the other one was not asked in time"
+    del service.answers["check_health", 0]
+    gate.open()
+    service.settle()
+    assert service.states == ["unhealthy", "ready"]
+    service.advance(INTERVAL)
+    service.advance(INTERVAL)
+    assert service.states == ["ready", "ready"]
+
+
+def test_first_timeout_is_told_as_such(ward, gate):
+    service = ward(Alive, failure_threshold=1)
+    service.answers["check_health", 0] = gate
+    service.advance(INTERVAL)
+    gate.wait_entered()
+    service.advance(TIMEOUT)
+    reason = "1 health check failed, the last one because check_health() gave no answer in 5 s"
+    assert service.told[-1] == ("unhealthy", "svc#0", reason)
+    service.advance(INTERVAL - TIMEOUT)
+    assert [kind for kind, *_ in service.told].count("unhealthy") == 1
+
+
+def test_readiness_that_hangs_is_not_ready(ward, gate):
+    service = ward(failure_threshold=2)
+    service.answers["check_ready", 0] = gate
+    service.advance(INTERVAL)
+    gate.wait_entered()
+    service.advance(TIMEOUT)
+    for _ in range(3):
+        service.advance(INTERVAL)
+    assert service.states == ["unready"]
+    del service.answers["check_ready", 0]
+    gate.open()
+    service.settle()
+    service.advance(INTERVAL)
+    assert service.states == ["ready"]
+
+
+def test_close_does_not_wait_for_a_check_that_hangs(ward, gate):
+    service = ward(Alive)
+    service.answers["check_health", 0] = gate
+    service.advance(INTERVAL)
+    gate.wait_entered()
+    service.env.close()
+    assert service.env.task("svc").state == "stopped"
+    gate.open()
+
+
+# -- slots that are gone -----------------------------------------------------------------------------------------------
+
+
+def abandon(service, gate, handle):
+    """Have one call given up while it runs."""
+    call = handle.submit("run", gate)
+    gate.wait_entered()
+    call.abandon()
+
+
+@pytest.mark.parametrize("cls", [Patient, Both])
+def test_replica_whose_slots_are_all_abandoned_is_unhealthy(ward, gates, threaded, cls):
+    """Also one of a class without checks; it is well again when a slot is free."""
+    two = {"thread_count": 2, "thread_pool_size": 2} if threaded == "pool" else {}
+    slots = 2 if two else 1
+    service = ward(cls, strategy=threaded, failure_threshold=3, success_threshold=1, **two)
+    handle = service.env.service("svc")
+    held = [gates() for _ in range(slots)]
+    for gate in held[1:]:
+        abandon(service, gate, handle)
+    for _ in range(4):
+        service.advance(INTERVAL)
+        assert service.states == ["ready"]
+    abandon(service, held[0], handle)
+    service.advance(INTERVAL)
+    service.advance(INTERVAL)
+    assert service.states == ["ready"]
+    service.advance(INTERVAL)
+    assert service.states == ["unhealthy"]
+    assert f"all its {slots} slots are held by calls that were given up and still run" in service.told[-1][2]
+    held[0].open()
+    handle.index()
+    service.advance(INTERVAL)
+    assert service.states == ["ready"]
+
+
+def test_nothing_is_looked_at_once_no_call_is_abandoned(ward, gate):
+    """The timer of a service without checks goes with the reason for it."""
+    service = ward(Patient)
+    abandon(service, gate, service.env.service("svc"))
+    service.advance(INTERVAL)
+    assert service.clock.pending == 1
+    gate.open()
+    service.env.service("svc").index()
+    service.advance(INTERVAL)
+    service.advance(INTERVAL)
+    assert service.clock.pending == 0
+    assert not service.monitor._probes
+
+
+# -- on the real clock -------------------------------------------------------------------------------------------------
+
+
+def test_real_clock_real_threads(env, until):
+    """A service that falls ill and recovers, as a user sees it."""
+    ill = threading.Event()
+
+    class Service:
+        def check_health(self):
+            return not ill.is_set()
+
+        def echo(self, value):
+            return value
+
+    config = ServiceDeploymentConfig(
+        monitors=["health"], health_check_interval=0.01, health_check_timeout=0.01, failure_threshold=2
+    )
+    env.register_service_with_config("svc", Service, deployment_config=config)
+    env.deploy()
+    state = lambda: env.get_service_status("svc")["replicas"][0]["state"]  # noqa: E731 - one look at it
+    ill.set()
+    until(lambda: state() == "unhealthy")
+    assert env.service("svc").echo(1) == 1
+    ill.clear()
+    until(lambda: state() == "ready")
+
+
+def test_status_of_a_service_outside_environments():
+    """The environment's clock and registry are not needed."""
+    env = Environment("outside")
+    env.register_service_with_config(
+        "svc", Alive, Answers(), deployment_config=ServiceDeploymentConfig(monitors=["health"])
+    )
+    task = env.task("svc")
+    task.start_running()
+    assert task.status()["health"]["healthy"]
+    task.stop()
+    env.close()
+
+
+# -- on an event loop --------------------------------------------------------------------------------------------------
+
+
+class OnLoop(Patient):
+    """What its checks await belongs to the loop on which it was built."""
+
+    async def setup(self):
+        self.loop = asyncio.get_running_loop()
+        self.forever = self.loop.create_future()
+
+    async def check_health(self):
+        answer = self.answer("check_health")
+        if answer == "hang":
+            await self.forever
+        return answer and asyncio.get_running_loop() is self.loop
+
+    def check_ready(self):
+        return self.answer("check_ready")
+
+
+def test_coroutines_are_asked_on_the_loop_of_the_replica(ward):
+    """And methods that are none on a thread of their own, so that they do not block it."""
+    service = ward(OnLoop, strategy="async", failure_threshold=1)
+    service.advance(INTERVAL)
+    assert service.states == ["ready"]
+    assert {(hook, name) for hook, _, name in service.answers.asked} == {
+        ("check_health", "svc#0-loop"),
+        ("check_ready", "svc#0-health"),
+    }
+    service.answers["check_health", 0] = False
+    service.advance(INTERVAL)
+    assert service.states == ["unhealthy"]
+
+
+def test_loop_that_is_blocked_is_unhealthy(ward, gate, in_thread):
+    class Blocking(OnLoop):
+        async def block(self):
+            gate()
+
+    service = ward(Blocking, strategy="async", failure_threshold=1, success_threshold=1)
+    in_thread(service.env.service("svc").block)
+    gate.wait_entered()
+    service.clock.advance(INTERVAL)
+    service.clock.advance(TIMEOUT)
+    assert service.states == ["unhealthy"]
+    gate.open()
+    service.settle()
+    service.advance(INTERVAL)
+    assert service.states == ["ready"]
+
+
+def test_close_ends_a_coroutine_that_hangs(ward, until):
+    service = ward(OnLoop, strategy="async")
+    service.answers["check_health", 0] = "hang"
+    before = len(service.answers.asked)
+    service.clock.advance(INTERVAL)
+    until(lambda: len(service.answers.asked) > before)
+    service.env.close()
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("svc#0")])

@@ -1,0 +1,757 @@
+"""Changing what runs while it runs: more replicas, fewer, new ones, another balancer; and a service that drains."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_plugins import Environment, ServiceDeploymentConfig, batch_of, errors
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.plugins import Registry
+from sage_plugins.values import Registration
+
+PATIENCE = 20.0
+
+
+class Numbered:
+    """A replica that says which one it is."""
+
+    def index(self):
+        return self.ctx.replica_index
+
+    def echo(self, value):
+        return value
+
+    def run(self, function, *args):
+        return function(*args)
+
+
+class Noted:
+    """A monitor that notes every event, and who is attached."""
+
+    def __init__(self):
+        self.events = []
+        self.service = None
+
+    def recorder(self, _who, _methods):
+        return None
+
+    def refused(self, _method, _reason):
+        pass
+
+    def event(self, event):
+        self.events.append(event)
+
+    def attach(self, service):
+        self.service = service
+
+    def summary(self, _snapshots):
+        return {}
+
+    def close(self):
+        pass
+
+    def of(self, kind):
+        return [(event.replica, event.reason) for event in tuple(self.events) if event.kind == kind]
+
+
+class FirstOfAll:
+    """Binding: every call is for the first replica."""
+
+    binding = True
+
+    def picker(self, candidates):
+        return lambda _key: candidates[0]
+
+
+class LastOfAll(FirstOfAll):
+    def picker(self, candidates):
+        return lambda _key: candidates[-1]
+
+
+@pytest.fixture(params=["single", "multi", "pool", "async", "inline"])
+def strategy(request):
+    return request.param
+
+
+@pytest.fixture
+def noted():
+    return Noted()
+
+
+@pytest.fixture
+def options(noted):
+    """For `deploy`: an environment whose services have the monitor `noted`, and binding balancers to choose from."""
+
+    class Plugin:
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("noted", lambda _: noted, "notes")]
+
+        @hookimpl
+        def sage_register_load_balancers(self):
+            return [
+                Registration("first", lambda _: FirstOfAll(), "the first"),
+                Registration("last", lambda _: LastOfAll(), "the last"),
+                Registration("broken", lambda _: 1 / 0, "cannot be made"),
+            ]
+
+    registry = Registry.of(
+        sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, Plugin()
+    )
+    return {"env_options": {"registry": registry}, "monitors": ["metrics", "noted"]}
+
+
+def ids(service):
+    return [each["id"] for each in service.env.get_service_status("svc")["replicas"]]
+
+
+@contextmanager
+def load(service, in_thread, callers=4, method="echo", expected=lambda value: value):
+    """Callers that call without a pause, and what each has got so far; a wrong answer fails the test."""
+    over = threading.Event()
+    done = Counter()
+
+    def caller(number):
+        value = 0
+        while not over.is_set():
+            value += 1
+            assert service.handle.call(method, value) == expected(value)
+            done[number] += 1
+
+    futures = [in_thread(caller, number) for number in range(callers)]
+    try:
+        yield done
+    finally:
+        over.set()
+        for future in futures:
+            future.result(PATIENCE)
+
+
+# -- under load --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("balancer", [None, "round_robin", "least_loaded", "first"])
+def test_no_call_fails_while_replicas_come_and_go(deploy, strategy, balancer, options, in_thread, until):  # noqa: PLR0913, PLR0917 - fixtures
+    """Scaling and restarting under load: every call has its answer, none is refused, each is counted once."""
+    service = deploy(strategy, Numbered, load_balancer=balancer, load_balancing=balancer is not None, **options)
+    task = service.env.task("svc")
+    counts = []
+    with load(service, in_thread) as done:
+        for change in (3, 1, "restart", 4, 2, "restart", 1):
+            before = sum(done.values())
+            task.restart() if change == "restart" else task.scale(change)
+            until(lambda before=before: sum(done.values()) > before + 20)
+            counts.append(service.metrics.request_count)
+    assert counts == sorted(counts), "the count of calls went backwards"
+    assert service.metrics.request_count == sum(done.values())
+    assert service.metrics.error_count == service.metrics.rejected_count == 0
+    assert len(ids(service)) == 1
+
+
+def test_no_call_fails_where_methods_have_limits(deploy, strategy, options, in_thread, until):
+    """Calls that wait for their method's turn, and open batches, move and end like all others."""
+
+    class Limited(Numbered):
+        def double(self, value):
+            return 2 * value
+
+        @batch_of("double")
+        def double_all(self, values):
+            return [2 * value for value in values]
+
+    methods = {"echo": {"max_concurrency": 1}, "double": {"batch": {"size": 4, "wait": 0}}}
+    service = deploy(strategy, Limited, methods=methods, **options)
+    task = service.env.task("svc")
+    with load(service, in_thread) as done, load(service, in_thread, method="double", expected=lambda value: 2 * value):
+        for change in (2, "restart", "first", "round_robin", 1):
+            before = sum(done.values())
+            {int: task.scale, str: task.set_load_balancer}[type(change)](
+                change
+            ) if change != "restart" else task.restart()
+            until(lambda before=before: sum(done.values()) > before + 10)
+    assert service.metrics.error_count == service.metrics.rejected_count == 0
+
+
+def test_no_call_fails_while_the_balancer_changes(deploy, strategy, options, in_thread, until):
+    """From balancer to balancer, binding or not, under load with a queue."""
+    service = deploy(strategy, Numbered, replicas=2, load_balancing=True, **options)
+    with load(service, in_thread, callers=8) as done:
+        for balancer in ("first", "round_robin", "last", "first", "least_loaded", "last", "round_robin") * 2:
+            service.env.set_load_balancer("svc", balancer)
+            before = sum(done.values())
+            until(lambda before=before: sum(done.values()) > before + 10)
+    assert service.metrics.request_count == sum(done.values())
+
+
+# -- scaling -----------------------------------------------------------------------------------------------------------
+
+
+def test_new_replicas_get_calls(deploy, strategy, options):
+    service = deploy(strategy, Numbered, **options)
+    service.env.scale("svc", 3)
+    assert Counter(service.handle.index() for _ in range(9)) == {0: 3, 1: 3, 2: 3}
+
+
+def test_scaling_turns_balancing_on_with_an_event(deploy, strategy, options, noted):
+    """Above one replica a service without a balancer gets the default one; one that has one keeps it."""
+    service = deploy(strategy, Numbered, **options)
+    service.env.scale("svc", 1)
+    assert noted.of("balancing_enabled") == []
+    service.env.scale("svc", 2)
+    service.env.scale("svc", 3)
+    assert noted.of("balancing_enabled") == [(None, "'least_loaded', because there is more than one replica now")]
+    assert noted.of("scaled") == [
+        (None, "scaled from 1 to 2 replicas"),
+        (None, "scaled from 2 to 3 replicas"),
+    ]
+
+
+def test_standby_replicas_serve_once_there_are_more(deploy, options):
+    """A primary with a standby that is scaled up becomes balanced."""
+    service = deploy("single", Numbered, replicas=2, failover_enabled=True, **options)
+    assert {service.handle.index() for _ in range(6)} == {0}
+    service.env.scale("svc", 3)
+    assert {service.handle.index() for _ in range(6)} == {0, 1, 2}
+
+
+def test_newcomers_get_no_call_before_all_are_ready(deploy, options, gates, in_thread, until):
+    """All or nothing: calls go to the new replicas together."""
+    gates = {1: gates(), 2: gates()}
+
+    class Slow(Numbered):
+        def __init__(self):
+            if self.ctx.replica_index:
+                gates[self.ctx.replica_index]()
+
+    service = deploy("single", Slow, **options)
+    scaling = in_thread(service.env.scale, "svc", 3)
+    gates[2].wait_entered()
+    gates[2].open()
+    status = lambda: [each["state"] for each in service.env.get_service_status("svc")["replicas"]]  # noqa: E731 - one look
+    until(lambda: status() == ["ready", "starting", "ready"])
+    assert {service.handle.index() for _ in range(6)} == {0}
+    gates[1].open()
+    scaling.result(PATIENCE)
+    assert {service.handle.index() for _ in range(6)} == {0, 1, 2}
+
+
+def test_failing_constructor_leaves_the_service_as_it_was(deploy, strategy, options, noted):
+    """None of the new replicas stays, the error is the constructor's, and there is no balancer yet."""
+    alive = set()
+
+    class Failing(Numbered):
+        def __init__(self):
+            if self.ctx.replica_index == 2:
+                raise ValueError("no more room")
+            alive.add(self.ctx.replica_index)
+
+        def cleanup(self):
+            alive.discard(self.ctx.replica_index)
+
+    service = deploy(strategy, Failing, **options)
+    with pytest.raises(errors.DeployError, match="replica 2: ValueError: no more room") as raised:
+        service.env.scale("svc", 3)
+    assert isinstance(raised.value.__cause__, ValueError)
+    assert alive == {0}
+    assert ids(service) == ["svc#0"]
+    assert service.env.get_service_status("svc")["health"] == {"healthy": True, "ready": 1, "replicas": 1}
+    assert noted.of("balancing_enabled") == []
+    assert service.handle.index() == 0
+    service.env.scale("svc", 2)
+    assert ids(service) == ["svc#0", "svc#1.1"]
+
+
+def test_constructor_that_hangs_leaves_the_service_as_it_was(deploy, strategy, gate, options):
+    class Slow(Numbered):
+        def __init__(self):
+            if self.ctx.replica_index:
+                gate()
+
+    service = deploy(strategy, Slow, startup_timeout=0.2, **options)
+    with pytest.raises(errors.DeployError, match=r"svc#1 not ready after 0\.2 s"):
+        service.env.scale("svc", 2)
+    assert ids(service) == ["svc#0"]
+    assert service.handle.index() == 0
+
+
+def test_last_replicas_leave_and_run_their_hooks(deploy, strategy, options, noted):
+    left = []
+
+    class Living(Numbered):
+        def stop(self):
+            left.append(("stop", self.ctx.replica_index))
+
+        def cleanup(self):
+            left.append(("cleanup", self.ctx.replica_index))
+
+    service = deploy(strategy, Living, replicas=3, load_balancing=True, **options)
+    service.env.scale("svc", 1)
+    assert sorted(left) == [("cleanup", 1), ("cleanup", 2), ("stop", 1), ("stop", 2)]
+    assert ids(service) == ["svc#0"]
+    assert noted.of("replica_draining") == [(id, "scaled from 3 to 1 replicas") for id in ("svc#1", "svc#2")]
+    assert [replica for replica, _ in noted.of("replica_stopped")] == ["svc#1", "svc#2"]
+
+
+def test_leaving_replica_finishes_what_it_runs_and_gets_no_more(deploy, strategy, gates, in_thread, until, options):  # noqa: PLR0913, PLR0917 - fixtures
+    service = deploy(strategy, Numbered, replicas=2, load_balancing=True, load_balancer="round_robin", **options)
+    held = [gates(), gates()]
+    calls = [in_thread(service.handle.call, "run", lambda gate=gate: gate("done")) for gate in held[:1]]
+    held[0].wait_entered()
+    calls.append(in_thread(service.handle.call, "run", lambda: held[1]("done")))
+    held[1].wait_entered()
+    scaling = in_thread(service.env.scale, "svc", 1)
+    until(lambda: "draining" in [each["state"] for each in service.env.get_service_status("svc")["replicas"]])
+    assert service.env.get_service_status("svc")["health"] == {"healthy": True, "ready": 1, "replicas": 1}
+    assert not scaling.done()
+    held[0].open()
+    assert calls[0].result(PATIENCE) == "done"
+    assert {service.handle.index() for _ in range(6)} == {0}
+    held[1].open()
+    assert calls[1].result(PATIENCE) == "done"
+    scaling.result(PATIENCE)
+
+
+def test_leaving_takes_no_longer_than_drain_timeout(deploy, threaded, gate, options):
+    """A call that runs longer ends with an error that says so; its method goes on."""
+    service = deploy(
+        threaded, Numbered, replicas=2, load_balancing=True, drain_timeout=0.1, load_balancer="last", **options
+    )
+    held = service.handle.submit("run", gate)
+    gate.wait_entered()
+    service.env.scale("svc", 1)
+    with pytest.raises(errors.ServiceStoppedError, match="still running on svc#1"):
+        held.result(PATIENCE)
+    assert service.handle.index() == 0
+
+
+def test_calls_that_wait_for_a_leaving_replica_move(deploy, threaded, gate, options):
+    """Under a binding balancer too: they have not started, so they go to another."""
+    one = {"thread_count": 1, "thread_pool_size": 1} if threaded == "pool" else {}
+    service = deploy(
+        threaded, Numbered, replicas=2, load_balancing=True, load_balancer="last", drain_timeout=0.1, **(options | one)
+    )
+    service.handle.submit("run", gate)
+    gate.wait_entered()
+    waiting = [service.handle.submit("index") for _ in range(3)]
+    service.env.scale("svc", 1)
+    assert [call.result(PATIENCE) for call in waiting] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("replicas", [0, -1, True, 2.0, "2", None])
+def test_number_of_replicas_is_checked(deploy, replicas, options):
+    service = deploy("single", Numbered, **options)
+    with pytest.raises(errors.ConfigError, match="replicas must be an integer, 1 or more"):
+        service.env.scale("svc", replicas)
+
+
+def test_many_changes_leave_nothing_behind(deploy, strategy, options):
+    """What replicas leave behind does not grow with their number."""
+    service = deploy(strategy, Numbered, **options)
+    task = service.env.task("svc")
+    for _ in range(10):
+        task.restart()
+        task.scale(2)
+        service.handle.echo(1)
+        task.scale(1)
+    router = task._router
+    assert len(task._replicas.members) == 1
+    assert len(router._closed) <= 2
+    assert not router._orphans
+    assert not router._retiring
+    assert router._watch is None
+    assert len(task._replicas.kept) == 1
+    assert service.metrics.request_count == 10
+
+
+# -- restarting --------------------------------------------------------------------------------------------------------
+
+
+def test_restart_starts_each_before_it_stops_one(deploy, strategy, options, noted):
+    """One replica more for a moment, in turn."""
+    life = []
+
+    class Living(Numbered):
+        def setup(self):
+            life.append(("setup", self.ctx.replica_index))
+
+        def stop(self):
+            life.append(("stop", self.ctx.replica_index))
+
+    service = deploy(strategy, Living, replicas=2, load_balancing=True, **options)
+    del life[:]
+    service.env.restart("svc")
+    assert life == [("setup", 0), ("stop", 0), ("setup", 1), ("stop", 1)]
+    assert ids(service) == ["svc#0.1", "svc#1.1"]
+    assert noted.of("replica_draining") == [("svc#0", "replaced by svc#0.1"), ("svc#1", "replaced by svc#1.1")]
+    assert Counter(service.handle.index() for _ in range(4)) == {0: 2, 1: 2}
+
+
+def test_restart_whose_constructor_fails_keeps_the_old_replica(deploy, strategy, options):
+    broken = []
+
+    class Failing(Numbered):
+        def __init__(self):
+            if broken:
+                raise ValueError("the disk is gone")
+
+    service = deploy(strategy, Failing, **options)
+    broken.append(True)
+    with pytest.raises(errors.DeployError, match="replica 0: ValueError: the disk is gone"):
+        service.env.restart("svc")
+    assert ids(service) == ["svc#0"]
+    assert service.handle.index() == 0
+    broken.clear()
+    service.env.restart("svc")
+    assert ids(service) == ["svc#0.2"]
+
+
+# -- the balancer ------------------------------------------------------------------------------------------------------
+
+
+def test_balancer_is_changed_while_the_service_runs(deploy, strategy, options, noted):
+    service = deploy(strategy, Numbered, replicas=3, load_balancing=True, load_balancer="first", **options)
+    assert {service.handle.index() for _ in range(6)} == {0}
+    service.env.set_load_balancer("svc", "round_robin")
+    assert [service.handle.index() for _ in range(6)] == [0, 1, 2] * 2
+    assert noted.of("balancer_changed") == [(None, "from 'first' to 'round_robin'")]
+
+
+def test_keys_are_read_as_the_new_balancer_says(deploy, options):
+    """Its options name the argument; equal keys go to the same replica, also to the one that takes its place."""
+
+    class Keyed(Numbered):
+        def of(self, user):
+            return self.ctx.replica_index
+
+    service = deploy("single", Keyed, replicas=3, load_balancing=True, **options)
+    service.env.set_load_balancer("svc", "consistent_hash", {"key": "user"})
+    homes = {user: service.handle.of(user) for user in range(20)}
+    assert set(homes.values()) == {0, 1, 2}
+    service.env.restart("svc")
+    assert {user: service.handle.of(user=user) for user in range(20)} == homes
+    with pytest.raises(errors.PlanError, match=r"options\.consistent_hash\.key"):
+        service.env.set_load_balancer("svc", "consistent_hash", {"key": "usr"})
+
+
+@pytest.mark.parametrize(("first", "second"), [("first", "round_robin"), ("round_robin", "last"), ("first", "last")])
+def test_waiting_calls_stay_when_the_balancer_changes(deploy, threaded, gates, options, first, second):  # noqa: PLR0913, PLR0917 - fixtures
+    """In whichever backlog they were, they are served, once."""
+    one = {"thread_count": 1, "thread_pool_size": 1} if threaded == "pool" else {}
+    service = deploy(threaded, Numbered, replicas=2, load_balancing=True, load_balancer=first, **(options | one))
+    gate = gates()
+    service.handle.submit("run", gate)
+    gate.wait_entered()
+    if first == "round_robin":
+        service.handle.submit("run", gate)
+        gate.wait_entered()
+    waiting = [service.handle.submit("echo", number) for number in range(5)]
+    service.env.set_load_balancer("svc", second)
+    if first == "first":  # the other replica is free
+        assert [call.result(PATIENCE) for call in waiting] == list(range(5))
+    gate.open()
+    assert [call.result(PATIENCE) for call in waiting] == list(range(5))
+    assert service.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("balancer", "settings", "error", "text"),
+    [
+        ("rund_robin", None, errors.UnknownPluginError, "did you mean 'round_robin'"),
+        ("round_robin", {"weight": 1}, errors.PlanError, "'round_robin' has no options"),
+        ("broken", None, errors.PluginError, "load balancer 'broken' from .* cannot be made: ZeroDivisionError"),
+    ],
+)
+def test_balancer_that_cannot_be_had_changes_nothing(deploy, options, balancer, settings, error, text):  # noqa: PLR0913, PLR0917 - fixtures
+    service = deploy("single", Numbered, replicas=2, load_balancing=True, load_balancer="first", **options)
+    with pytest.raises(error, match=text):
+        service.env.set_load_balancer("svc", balancer, settings)
+    assert {service.handle.index() for _ in range(4)} == {0}
+
+
+# -- draining ----------------------------------------------------------------------------------------------------------
+
+
+def test_drain_finishes_what_was_accepted_and_stops(deploy, strategy, gate, in_thread, until, options):  # noqa: PLR0913, PLR0917 - fixtures
+    """Other services go on; deployed anew, the service serves again."""
+    service = deploy(strategy, Numbered, **options)
+    service.env.register_service("other", Numbered)
+    service.env.deploy()
+    running = in_thread(service.handle.call, "run", lambda: gate("done"))
+    gate.wait_entered()
+    draining = in_thread(service.env.drain, "svc")
+    until(lambda: service.env.task("svc").state == "draining")
+    with pytest.raises(errors.ServiceStoppedError):
+        service.handle.echo(1)
+    gate.open()
+    assert running.result(PATIENCE) == "done"
+    draining.result(PATIENCE)
+    assert service.env.task("svc").state == "stopped"
+    assert service.env.service("other").echo(1) == 1
+    service.env.deploy()
+    assert service.env.service("svc").echo(2) == 2
+
+
+def test_drain_of_a_service_that_does_not_run_does_nothing(env):
+    env.register_service("svc", Numbered)
+    env.drain("svc")
+    assert env.service("svc").echo(1) == 1
+
+
+# -- when it cannot be done --------------------------------------------------------------------------------------------
+
+CHANGES = {
+    "scale": lambda env: env.scale("svc", 2),
+    "restart": lambda env: env.restart("svc"),
+    "set_load_balancer": lambda env: env.set_load_balancer("svc", "round_robin"),
+}
+
+
+@pytest.fixture(params=CHANGES)
+def change(request):
+    """Each change in turn."""
+    return CHANGES[request.param]
+
+
+def test_only_a_service_that_runs_can_be_changed(env, change, gate, in_thread):
+    """Not deployed, starting, draining, stopped: refused, with the state and what to do."""
+
+    class Slow(Numbered):
+        def __init__(self):
+            gate()
+
+    env.register_service("svc", Slow)
+    with pytest.raises(errors.DeployError, match=r"is pending and cannot be .*: deploy it first"):
+        change(env)
+    deploying = in_thread(env.deploy)
+    gate.wait_entered()
+    with pytest.raises(errors.DeployError, match=r"is starting and cannot be .*: deploy it first"):
+        change(env)
+    gate.open()
+    deploying.result(PATIENCE)
+    env.drain("svc")
+    with pytest.raises(errors.DeployError, match="is stopped and cannot be"):
+        change(env)
+
+
+def test_unknown_service_cannot_be_changed(env, change):
+    with pytest.raises(errors.ServiceNotFoundError):
+        change(env)
+
+
+@pytest.mark.parametrize("verb", ["scale up", "scale down", "restart", "balance", "drain"])
+def test_change_from_within_a_call_of_the_service(deploy, strategy, verb, options, until):
+    """It never waits for the call that it comes from."""
+    service = deploy(strategy, Numbered, replicas=2, load_balancing=True, load_balancer="last", **options)
+    env = service.env
+    does = {
+        "scale up": lambda: env.scale("svc", 3),
+        "scale down": lambda: env.scale("svc", 1),
+        "restart": lambda: env.restart("svc"),
+        "balance": lambda: env.set_load_balancer("svc", "first"),
+        "drain": lambda: env.drain("svc"),
+    }
+    service.handle.run(does[verb])
+    expected = {
+        "scale up": ["svc#0", "svc#1", "svc#2"],
+        "scale down": ["svc#0"],
+        "restart": ["svc#0.1", "svc#1.1"],
+        "balance": ["svc#0", "svc#1"],
+        "drain": ["svc#0", "svc#1"],
+    }
+    until(lambda: ids(service) == expected[verb])
+    if verb == "drain":
+        until(lambda: env.task("svc").state == "stopped")
+    else:
+        assert service.handle.echo(1) == 1
+
+
+def test_failed_restart_from_within_a_call_is_told(deploy, options, noted, until, caplog):
+    broken = []
+
+    class Failing(Numbered):
+        def __init__(self):
+            if broken:
+                raise ValueError("the disk is gone")
+
+    service = deploy("single", Failing, **options)
+    broken.append(True)
+    service.handle.run(service.env.restart, "svc")
+    until(lambda: noted.of("restart_failed"))
+    assert "the disk is gone" in noted.of("restart_failed")[0][1]
+    until(lambda: "was not restarted" in caplog.text)
+    assert service.handle.echo(1) == 1
+
+
+def test_change_from_within_a_call_is_refused_while_there_is_another(deploy, options, gate, in_thread, change):
+    """The other one may be waiting for that very call."""
+
+    class Slow(Numbered):
+        def __init__(self):
+            if self.ctx.replica_index == 2:
+                gate()
+
+    service = deploy("single", Slow, replicas=2, load_balancing=True, **options)
+    scaling = in_thread(service.env.scale, "svc", 3)
+    gate.wait_entered()
+    with pytest.raises(errors.DeployError, match="is being changed by another thread"):
+        service.handle.run(change, service.env)
+    gate.open()
+    scaling.result(PATIENCE)
+
+
+def test_changes_from_many_threads_take_turns(deploy, strategy, options, in_thread):
+    """Nobody is refused, nothing is lost, and the last one decides."""
+    service = deploy(strategy, Numbered, **options)
+    env = service.env
+    start = threading.Barrier(6)
+
+    def changing(number):
+        start.wait(PATIENCE)
+        for turn in range(3):
+            (
+                lambda: env.scale("svc", 1 + number % 3),
+                lambda: env.restart("svc"),
+                lambda: env.set_load_balancer("svc", ("first", "round_robin")[number % 2]),
+            )[(number + turn) % 3]()
+
+    with load(service, in_thread, callers=2):
+        for future in [in_thread(changing, number) for number in range(6)]:
+            future.result(3 * PATIENCE)
+    env.scale("svc", 2)
+    assert len(ids(service)) == 2
+    assert service.metrics.error_count == 0
+
+
+def test_close_in_the_middle_of_a_change(deploy, strategy, options, gate, in_thread):
+    """Who changes the service gets an error; nothing stays behind."""
+
+    class Slow(Numbered):
+        def __init__(self):
+            if self.ctx.replica_index:
+                gate()
+
+    service = deploy(strategy, Slow, **options)
+    scaling = in_thread(service.env.scale, "svc", 2)
+    gate.wait_entered()
+    service.env.close(drain_timeout=0)
+    with pytest.raises(errors.DeployError, match="was stopped before it was ready"):
+        scaling.result(PATIENCE)
+    gate.open()
+
+
+def test_close_while_replicas_leave(deploy, threaded, options, gate, in_thread, until):  # noqa: PLR0913, PLR0917 - fixtures
+    """Closing and scaling both wait for the same call, and both end with it."""
+    service = deploy(threaded, Numbered, replicas=2, load_balancing=True, load_balancer="last", **options)
+    running = service.handle.submit("run", lambda: gate("done"))
+    gate.wait_entered()
+    scaling = in_thread(service.env.scale, "svc", 1)
+    until(lambda: service.env.get_service_status("svc")["replicas"][-1]["state"] == "draining")
+    closing = in_thread(service.env.close)
+    until(lambda: service.env.task("svc").state == "draining")
+    gate.open()
+    assert running.result(PATIENCE) == "done"
+    scaling.result(PATIENCE)
+    closing.result(PATIENCE)
+
+
+def test_task_outside_environments_can_be_changed(options):
+    """`ServiceTask` has the same verbs."""
+    env = Environment(registry=options["env_options"]["registry"])
+    config = ServiceDeploymentConfig(replicas=2, load_balancing=True)
+    env.register_service_with_config("svc", Numbered, deployment_config=config)
+    task = env.task("svc")
+    task.start_running()
+    task.scale(3)
+    task.restart()
+    task.set_load_balancer("first")
+    assert {task.handle.index() for _ in range(4)} == {0}
+    task.drain()
+    assert task.state == "stopped"
+    env.close()
+
+
+# -- what monitors may do ----------------------------------------------------------------------------------------------
+
+
+def test_monitor_is_attached_once_and_sees_the_replicas(deploy, options, noted):
+    service = deploy("single", Numbered, replicas=2, load_balancing=True, **options)
+    watched = noted.service
+    assert watched.name == "svc"
+    assert watched.config is service.env.get_service_status("svc")["deployment_config"]
+    assert [(replica.id, str(replica.state), replica.slots) for replica in watched.replicas()] == [
+        ("svc#0", "ready", 1),
+        ("svc#1", "ready", 1),
+    ]
+    service.env.scale("svc", 1)
+    assert [replica.id for replica in watched.replicas()] == ["svc#0"]
+
+
+def test_marked_replica_gets_no_calls_while_there_is_another(deploy, strategy, options, noted):
+    """And with no other one left it gets them rather than that they fail."""
+    service = deploy(strategy, Numbered, replicas=2, load_balancing=True, **options)
+    first, second = noted.service.replicas()
+    first.mark("unhealthy", "it smells")
+    assert {service.handle.index() for _ in range(4)} == {1}
+    status = service.env.get_service_status("svc")
+    assert status["health"] == {"healthy": False, "ready": 1, "replicas": 2}
+    assert [(each["state"], each["error"]) for each in status["replicas"]] == [
+        ("unhealthy", "it smells"),
+        ("ready", None),
+    ]
+    second.mark("unready", "it rests")
+    assert {service.handle.index() for _ in range(4)} == {0, 1}
+    first.mark("ready", "it was washed")
+    assert {service.handle.index() for _ in range(4)} == {0}
+    assert noted.of("replica_unhealthy") == [("svc#0", "it smells")]
+    assert noted.of("replica_unready") == [("svc#1", "it rests")]
+    assert noted.of("replica_ready")[-1] == ("svc#0", "it was washed")
+
+
+def test_standby_serves_while_the_primary_is_unhealthy(deploy, options, noted):
+    service = deploy("single", Numbered, replicas=2, failover_enabled=True, **options)
+    noted.service.replicas()[0].mark("unhealthy", "it smells")
+    assert service.handle.index() == 1
+
+
+def test_calls_that_wait_for_a_marked_replica_move(deploy, threaded, gate, options, noted):
+    """They have not started: those of a binding balancer too."""
+    one = {"thread_count": 1, "thread_pool_size": 1} if threaded == "pool" else {}
+    service = deploy(threaded, Numbered, replicas=2, load_balancing=True, load_balancer="first", **(options | one))
+    service.handle.submit("run", gate)
+    gate.wait_entered()
+    waiting = [service.handle.submit("index") for _ in range(3)]
+    noted.service.replicas()[0].mark("unhealthy", "it hangs")
+    assert [call.result(PATIENCE) for call in waiting] == [1, 1, 1]
+
+
+def test_replica_that_leaves_cannot_be_marked(deploy, options, noted):
+    service = deploy("single", Numbered, replicas=2, load_balancing=True, **options)
+    gone = noted.service.replicas()[1]
+    service.env.scale("svc", 1)
+    gone.mark("ready", "I am back")
+    assert gone.state == "stopped"
+    with pytest.raises(ValueError, match="not 'stopped'"):
+        gone.mark("stopped", "nobody may say that")
+
+
+def test_counts_of_a_monitor_that_cannot_merge_leave_with_the_replica(deploy, options):
+    """`merge` is optional."""
+    service = deploy("single", Numbered, **options)
+    metrics = service.env.task("svc")._watchers
+    assert set(metrics.merge([{"noted": {}, "unknown": {}}])) == set()
+
+
+def test_first_results_of_a_future_survive_the_change(deploy, threaded, options):
+    """A call that ended on a replica that is gone keeps its result."""
+    service = deploy(threaded, Numbered, **options)
+    call = service.handle.submit("echo", 7)
+    service.env.restart("svc")
+    assert call.result(PATIENCE) == 7
