@@ -18,7 +18,7 @@ from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Coroutine, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 
     from sage_plugins.batch import Batch
     from sage_plugins.clock import Clock
@@ -44,7 +44,8 @@ class Envelope:
         batches: For methods answered together: the bound batch method, and what makes its arguments of a call's.
         tasks: The running calls that are coroutines.
         steps: The steps of the replica's life that run on the event loop.
-        running: For each worker the calls that it runs.
+        handed: Calls and batches that the loop has left to a thread and none has taken yet.
+        running: For each worker the calls that it runs, by the identity of that list.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - made in one place, by the host
@@ -78,7 +79,8 @@ class Envelope:
         self._recorders = recorders
         self._loop = loop
         self._inbox = inbox
-        self.running: list[Collection[Call | None]] = []
+        self.handed: set[Work] = set()
+        self.running: dict[int, Collection[Call | None]] = {}
         self._recorder_told = False
 
     # -- the instance's methods --------------------------------------------------------------------------------------
@@ -147,9 +149,14 @@ class Envelope:
                 return
 
     def calls_running(self) -> list[Call]:
-        """The calls that were started and have not ended."""
-        cells = [call for cell in tuple(self.running) for call in tuple(cell) if call is not None]
-        return list(dict.fromkeys([*cells, *tuple(self.tasks)]))
+        """The calls that were started, or left to a thread, and have not ended."""
+        cells = [call for cell in tuple(self.running.values()) for call in tuple(cell) if call is not None]
+        return list(dict.fromkeys([*cells, *tuple(self.tasks), *self.calls_of(tuple(self.handed))]))
+
+    @staticmethod
+    def calls_of(works: Iterable[Work]) -> list[Call]:
+        """The calls in pieces of work."""
+        return [call for work in works for call in ([work] if isinstance(work, Call) else work.calls)]
 
     # -- a worker's thread -------------------------------------------------------------------------------------------
 
@@ -161,7 +168,7 @@ class Envelope:
         set_current, ok, failed, finished = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED
         inbox = self._inbox
         running: list[Call | None] = [None]
-        self.running.append(running)
+        self.running[id(running)] = running
 
         def invoke(call: Call) -> Any:
             set_current(call)
@@ -170,6 +177,7 @@ class Envelope:
         def execute(call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - as the comment says
             # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
             if call is None:
+                self.running.pop(id(running), None)
                 return False
             while call is not None:
                 start = monotonic()
@@ -263,7 +271,14 @@ class Envelope:
             bound, _ = self.batches[calls[0].method.index]
             return self.batch_results(calls, bound(*map(list, zip(*rows, strict=True))))
 
-        return execute
+        if not self.on_loop:
+            return execute
+
+        def execute_handed(work: Any) -> bool:
+            self.handed.discard(work)
+            return execute(work)
+
+        return execute_handed
 
     def _free(self, ended: Work) -> None:
         self._events.freed(ended)

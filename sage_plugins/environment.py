@@ -45,6 +45,9 @@ __all__ = ["Environment"]
 
 _Service = TypeVar("_Service")
 
+#: States in which a service may be registered again.
+_AT_REST = ("pending", "stopped")
+
 #: Seconds that the interpreter waits at its exit for an environment that nobody closed.
 _AT_EXIT_S = 2.0
 
@@ -217,7 +220,7 @@ class Environment:
         with self._lock:
             self._check_open(name)
             task = self._tasks.get(name)
-            if task is not None and task.state != "pending":
+            if task is not None and task.state not in _AT_REST:
                 msg = (
                     f"service {name!r} is deployed ({task.state}) and cannot be registered again: close "
                     "the environment first"
@@ -250,7 +253,7 @@ class Environment:
             for name, entry in file.services.items():
                 self._check_open(name)
                 task = self._tasks.get(name)
-                if task is not None and task.state != "pending":
+                if task is not None and task.state not in _AT_REST:
                     msg = f"service {name!r} is deployed ({task.state}): load the file before deploying"
                     raise DeployError(msg, service=name)
                 self._tasks.pop(name, None)

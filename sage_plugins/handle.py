@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
-from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError
+from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.keys import unhashable
 from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import CallOptions, MethodKind
@@ -128,7 +128,10 @@ class ServiceHandle:
         """
         binding = self._compose()
         call = self._make(method, args, kwargs)
-        binding.router.route(call)
+        try:
+            binding.router.route(call)
+        except ServiceStoppedError as error:
+            return self._bound_anew(binding.router, error).start(method, args, kwargs)
         if binding.runs_here and not call.over():
             call.hold()
         return call
@@ -154,7 +157,12 @@ class ServiceHandle:
 
             # Producer and consumer take turns, so they cannot share a thread.
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
-        elif not binding.router.route(call):
+            return ServiceStream(call)
+        try:
+            accepted = binding.router.route(call)
+        except ServiceStoppedError as error:
+            return self._bound_anew(binding.router, error).stream(method, *args, **kwargs)
+        if not accepted:
             call.wait_admitted()
         return ServiceStream(call)
 
@@ -166,15 +174,18 @@ class ServiceHandle:
         from sage_plugins.stream import AsyncServiceStream
 
         async def start() -> StreamCall:
-
             binding = self._binding
             if binding is None:  # deploying waits, and the loop must not
                 binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
             call = self._make_stream(method, args, kwargs)
             if binding.runs_here:
                 aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
-            else:
+                return call
+            try:
                 binding.router.route(call)
+            except ServiceStoppedError as error:
+                await self._abound_anew(binding.router, error)
+                return await start()
             return call
 
         return AsyncServiceStream(start)
@@ -194,8 +205,12 @@ class ServiceHandle:
         call = self._make(method, args, kwargs)
         if binding.runs_here:
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-acall")
-        else:
+            return await aio.outcome(call)
+        try:
             binding.router.route(call)
+        except ServiceStoppedError as error:
+            await self._abound_anew(binding.router, error)
+            return await self.acall(method, *args, **kwargs)
         return await aio.outcome(call)
 
     def with_options(
@@ -255,7 +270,10 @@ class ServiceHandle:
 
         def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
             made = make(method, args, kwargs)
-            router.route(made)
+            try:
+                router.route(made)
+            except ServiceStoppedError as error:
+                return self._bound_anew(router, error).call(method, *args, **kwargs)
             if made.outer is not None and not made.over():
                 guard(made, made.outer)
             return made.wait_alone()
@@ -268,7 +286,10 @@ class ServiceHandle:
             longest = made.expires - made.since
             if not 0 < longest < MAX_WAIT_S:
                 longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
-            router.route(made)
+            try:
+                router.route(made)
+            except ServiceStoppedError as error:
+                return self._bound_anew(router, error).call(method, *args, **kwargs)
             if made.outer is not None:
                 guard(made, made.outer)
             try:
@@ -280,13 +301,20 @@ class ServiceHandle:
 
         def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
             made = make(method, args, kwargs)
-            if not router.route(made):
+            try:
+                accepted = router.route(made)
+            except ServiceStoppedError as error:
+                return self._bound_anew(router, error).submit(method, *args, **kwargs)
+            if not accepted:
                 made.wait_admitted()
             return made
 
         def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
             made = make(method, args, kwargs)
-            router.route(made)
+            try:
+                router.route(made)
+            except ServiceStoppedError as error:
+                return self._bound_anew(router, error).submit(method, *args, **kwargs)
             if not made.over():  # it waits for its turn, to run in this thread
                 if made.outer is not None:
                     guard(made, made.outer)
@@ -298,6 +326,21 @@ class ServiceHandle:
         self.__dict__["submit"] = submit_here if binding.runs_here else submit
         self._binding = binding
         return binding
+
+    def _bound_anew(self, router: Router, error: ServiceStoppedError) -> ServiceHandle:
+        """This handle, unbound from *router*, if the service was deployed again since; else raises *error*."""
+        if self._bind().router is router:
+            raise error
+        self._binding = None
+        self.__dict__.pop("call", None)
+        self.__dict__.pop("submit", None)
+        return self
+
+    async def _abound_anew(self, router: Router, error: ServiceStoppedError) -> None:
+        """`_bound_anew` for coroutines: the service may be starting, and the loop must not wait for that."""
+        from sage_plugins import aio
+
+        await aio.in_thread(lambda: self._bound_anew(router, error), name=f"{self._name}-bind")
 
     def _compose_make(self, binding: Binding) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
         """What makes the calls of this handle, and of its streams."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,6 +68,18 @@ class _Inbox:
             except IndexError:  # somebody else wakes it
                 return
             self._wake()
+
+    def take_work(self) -> list[Work]:
+        """Every call and batch that waits; what ends workers stays."""
+        found: list[Work] = []
+        stays: list[Work | None] = []
+        with suppress(Empty):
+            while True:
+                work = self._queue.get_nowait()
+                (stays if work is None or isinstance(work, Step) else found).append(work)
+        for work in stays:
+            self._queue.put(work)
+        return found
 
     def get_nowait(self) -> Work | None:
         """The next work, or None: then whoever brings some wakes the loop."""
@@ -276,14 +289,17 @@ class Host:
         for call in self._envelope.calls_running():
             call.give_up(self._stopped_error(call), Outcome.STOPPED)
         left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
+        for call in self._envelope.calls_of(self._inbox.take_work()):  # nobody has fetched it, and nobody will
+            call.give_up(self._stopped_error(call), Outcome.STOPPED)
         self._checks.end()
         return left
 
     def _stopped_error(self, call: Call) -> ServiceStoppedError:
         spec = self._spec
         msg = (
-            f"{spec.service}.{call.method.name} was still running on {spec.id} when the service stopped; it may have "
-            "had its effect. Raise `drain_timeout` if calls take that long"
+            f"{spec.service}.{call.method.name} was not answered by {spec.id} before the service stopped"
+            f"{'' if call.unstarted() else '; it was still running and may have had its effect'}. Raise "
+            "`drain_timeout` if calls take that long"
         )
         return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id)
 

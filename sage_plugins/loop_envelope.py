@@ -46,7 +46,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
     record, set_current = envelope.compose_record(), CURRENT.set
     other_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
     batched: set[Call] = set()
-    envelope.running.append(batched)
+    envelope.running[id(batched)] = batched
     deadlines = _Deadlines(loop, envelope)
 
     async def run(call: Call) -> None:
@@ -115,18 +115,22 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
 
     def start(work: Work) -> bool:
         if isinstance(work, Batch):
-            return work.plan.kind is MethodKind.ASYNC and keep(run_batch(work))
+            return keep(run_batch(work)) if work.plan.kind is MethodKind.ASYNC else hand_over(work)
         if isinstance(work, Step):
             step = loop.create_task(work.arun())
             envelope.steps.add(step)
             step.add_done_callback(envelope.steps.discard)
             return True
         if work.method.kind not in _COROUTINES:
-            return False
+            return hand_over(work)
         tasks.add(work)
         work.on_loop = True
         begin(work, run(work))
         return True
+
+    def hand_over(work: Work) -> bool:
+        envelope.handed.add(work)
+        return False
 
     def go_on(following: Work | None) -> None:
         if following is not None and not start(following):

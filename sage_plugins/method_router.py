@@ -187,6 +187,12 @@ class MethodRouter(Router):
 
     # -- replicas that leave -----------------------------------------------------------------------------------------
 
+    def close_lane(self, lane: Lane) -> None:
+        """As `Router.close_lane`; its batches wait for nobody any more."""
+        super().close_lane(lane)
+        with self._lock:
+            self._shut_all(lane)
+
     def lost(self, lane: Lane, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """The replica of *lane* died, with batches and calls."""
         with self._lock:  # nobody joins a batch from now on whose calls are given back below

@@ -930,3 +930,43 @@ def test_task_factory_takes_a_context(env, given):
         assert task.handle.ask() == ((5,), {})
     finally:
         task.stop()
+
+
+@pytest.mark.parametrize("verb", ["call", "submit", "start", "acall", "stream", "astream"])
+def test_handle_finds_a_service_that_was_deployed_again(env, verb):
+    """A handle that has called before follows the service through stop and deploy."""
+
+    class Service:
+        def get(self):
+            return "answer"
+
+        def items(self):
+            yield "answer"
+
+    async def first(items):
+        return await anext(items)
+
+    def use():
+        if verb in ("call", "submit"):
+            found = getattr(handle, verb)("get")
+        elif verb == "start":
+            found = handle.start("get", (), {})
+        elif verb == "acall":
+            found = asyncio.run(handle.acall("get"))
+        elif verb == "stream":
+            found = next(handle.stream("items"))
+        else:
+            found = asyncio.run(first(handle.astream("items")))
+        return found.result(PATIENCE) if verb in ("submit", "start") else found
+
+    env.register_service("svc", Service)
+    handle = env.service("svc")
+    assert use() == "answer"
+    env.task("svc").stop()
+    with pytest.raises(errors.ServiceStoppedError):
+        use()
+    env.deploy()
+    assert use() == "answer"
+    env.task("svc").stop()
+    env.register_service("svc", Service)
+    assert use() == "answer"

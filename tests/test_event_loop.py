@@ -170,3 +170,17 @@ def test_tasks_that_a_service_leaves_behind_end_with_the_loop(deploy, ended):
     service.handle.leave()
     service.env.close()
     assert ended.get(timeout=PATIENCE) == "ended"
+
+
+def test_close_releases_calls_that_wait_for_a_helper_thread(deploy, probe, gate):
+    """Nobody will take them any more, and their callers set no time limit."""
+    service = deploy("async", probe, thread_pool_size=1, max_concurrency=3, timeout=None)
+    held = service.handle.submit("run", gate)
+    gate.wait_entered()
+    waiting = [service.handle.submit("run", gate) for _ in range(2)]
+    service.env.close(drain_timeout=0)
+    for call in [held, *waiting]:
+        with pytest.raises(errors.ServiceStoppedError):
+            call.result(PATIENCE)
+    gate.open()
+    assert gate.entered == 0

@@ -95,6 +95,7 @@ class Workers:
                 work = self._get_within(self._idle_timeout)
             except Empty:
                 if self._leave():
+                    execute(None)  # says that this worker ends
                     return
                 continue
             idle.pop()
