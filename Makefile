@@ -57,6 +57,10 @@ docs: $(ENV)/.stamp-docs ## the documentation as HTML, in docs/_build; every war
 bench: $(ENV)/.stamp-test ## what a call costs, against its peers
 	$(BIN)/python benchmarks/run.py
 
+.PHONY: bench-plot
+bench-plot: $(ENV)/.stamp-bench ## draw the curves of docs/performance.md anew
+	$(BIN)/python benchmarks/curves.py --plot docs/images/callers-and-replicas.svg
+
 .PHONY: clean
 clean: ## remove .venv, caches and builds
 	rm -rf $(ENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -74,6 +78,10 @@ $(ENV)/.stamp-test: $(ENV)/.stamp-run
 
 $(ENV)/.stamp-docs: $(ENV)/.stamp-run
 	$(PIP) install --group docs
+	@touch $@
+
+$(ENV)/.stamp-bench: $(ENV)/.stamp-run
+	$(PIP) install --group bench
 	@touch $@
 
 $(ENV)/.stamp-dev: $(ENV)/.stamp-test

@@ -4,20 +4,18 @@ Calls on target `local` against a `ThreadPoolExecutor` and a bare thread hop, wi
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rounds import interleave, per_call, ratio
+from rounds import interleave, per_call
+from table import goal, rounds_asked, show
+from workloads import from_threads, gather
 
 from sage_plugins import Environment, ServiceDeploymentConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Echo:
@@ -55,37 +53,6 @@ class Hop:
         self._there.put(None)
 
 
-def gather(submit: Callable[..., Any], *first: Any, number: int = 20_000) -> float:
-    """Seconds for each of *number* calls that are all submitted before the first result is read."""
-
-    def run() -> None:
-        futures = [submit(*first, value) for value in range(number)]
-        for future in futures:
-            future.result()
-
-    return per_call(run, 1) / number
-
-
-def from_threads(call: Callable[[], Any], *, threads: int = 8, number: int = 1_500) -> float:
-    """Seconds for each call when *threads* threads make *number* calls each, one after the other."""
-    barrier = threading.Barrier(threads + 1)
-
-    def body() -> None:
-        barrier.wait()
-        for _ in range(number):
-            call()
-        barrier.wait()
-
-    for _ in range(threads):
-        threading.Thread(target=body, daemon=True).start()
-
-    def run() -> None:
-        barrier.wait()
-        barrier.wait()
-
-    return per_call(run, 1) / (threads * number)
-
-
 def _service(env: Environment, name: str, **config: Any) -> Any:
     deployment = ServiceDeploymentConfig(queue_size=25_000, **config)
     env.register_service_with_config(name, Echo, deployment_config=deployment)
@@ -94,9 +61,7 @@ def _service(env: Environment, name: str, **config: Any) -> Any:
 
 def main() -> None:
     """Measure, and print a row for each goal."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    rounds = rounds_asked(__doc__, 15)
     with ExitStack() as stack:
         env = stack.enter_context(Environment("bench"))
         inline = _service(env, "inline", threading_strategy="inline")
@@ -141,32 +106,20 @@ def main() -> None:
             },
             rounds,
         )
-    _show("one caller, one call after the other (us)", sequential)
-    _goal(sequential, "executor of 1", "inline", ">= 15")
-    _goal(sequential, "single", "executor of 1", "<= 0.85")
-    _goal(sequential, "single", "hop", "<= 1.3")
-    _goal(sequential, "pool of 8", "executor of 8", "<= 0.85")
-    _goal(sequential, "pool of 8", "hop", "<= 1.3")
-    _goal(sequential, "4 replicas", "executor of 1", "")
+    show("one caller, one call after the other (us)", sequential)
+    goal(sequential, "executor of 1", "inline", ">= 15")
+    goal(sequential, "single", "executor of 1", "<= 0.85")
+    goal(sequential, "single", "hop", "<= 1.3")
+    goal(sequential, "pool of 8", "executor of 8", "<= 0.85")
+    goal(sequential, "pool of 8", "hop", "<= 1.3")
+    goal(sequential, "4 replicas", "executor of 1")
     pairs = zip(sequential["inline"], sequential["inline, no metrics"], strict=True)
     print(f"  metrics on - off: {statistics.median(on - off for on, off in pairs) * 1e6:.2f} us (goal <= 0.6)")
-    _show("submit 20,000, then gather (us)", pipelined)
-    _goal(pipelined, "executor of 1", "single", ">= 6")
-    _goal(pipelined, "executor of 8", "pool of 8", ">= 6")
-    _show("8 threads, one call after the other each (us)", crowd)
-    _goal(crowd, "executor of 8", "pool of 8", ">= 1.5")
-
-
-def _show(title: str, measured: dict[str, list[float]]) -> None:
-    print(title)
-    for name, values in measured.items():
-        low, middle, high = (value * 1e6 for value in (min(values), statistics.median(values), max(values)))
-        print(f"  {name:<20} {middle:9.2f}  [{low:.2f} .. {high:.2f}]")
-
-
-def _goal(measured: dict[str, list[float]], ours: str, peer: str, goal: str) -> None:
-    middle, low, high = ratio(measured, ours, peer)
-    print(f"  {ours} / {peer}: {middle:.2f}  [{low:.2f} .. {high:.2f}]" + (f"  (goal {goal})" if goal else ""))
+    show("submit 20,000, then gather (us)", pipelined)
+    goal(pipelined, "executor of 1", "single", ">= 6")
+    goal(pipelined, "executor of 8", "pool of 8", ">= 6")
+    show("8 threads, one call after the other each (us)", crowd)
+    goal(crowd, "executor of 8", "pool of 8", ">= 1.5")
 
 
 if __name__ == "__main__":

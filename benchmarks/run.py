@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_BENCHMARKS = ("local_calls.py", "startup.py")
+_BENCHMARKS = ("local_calls.py", "async_calls.py", "waiting.py", "batching.py", "curves.py", "startup.py")
 
 
 def main() -> None:

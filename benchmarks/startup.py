@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import time
 
-from rounds import interleave, ratio
+from rounds import interleave
+from table import goal, rounds_asked, show
 
 _NOTHING = "pass"
 _IMPORT = "import sage_plugins"
@@ -39,19 +39,13 @@ def _process(code: str) -> float:
 
 def main() -> None:
     """Measure, and print a row for each goal."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    rounds = parser.parse_args().rounds
+    rounds = rounds_asked(__doc__, 25)
     codes = {"bare Python": _NOTHING, "import sage_plugins": _IMPORT, "parts": _PARTS, "first answer": _ANSWER}
     measured = interleave({name: (lambda code=code: _process(code)) for name, code in codes.items()}, rounds)
-    print("process start (ms)")
-    for name, values in measured.items():
-        low, middle, high = (value * 1e3 for value in (min(values), statistics.median(values), max(values)))
-        print(f"  {name:<20} {middle:9.1f}  [{low:.1f} .. {high:.1f}]")
+    show("process start (ms)", measured, 1e3)
     pairs = zip(measured["import sage_plugins"], measured["bare Python"], strict=True)
     print(f"  import - bare Python: {statistics.median(ours - bare for ours, bare in pairs) * 1e3:.1f} ms (goal <= 10)")
-    middle, low, high = ratio(measured, "first answer", "parts")
-    print(f"  first answer / parts: {middle:.2f}  [{low:.2f} .. {high:.2f}]  (goal <= 1.3)")
+    goal(measured, "first answer", "parts", "<= 1.3")
     check = f"{_ANSWER}\nimport sys\nprint(*[name for name in {_LATE!r} if name in sys.modules] or ['none'])"
     print("  imported before its first use: ", end="", flush=True)
     subprocess.run([sys.executable, "-c", check], check=True)
