@@ -40,6 +40,7 @@ from sage_plugins.testing.monitor_conformance import MONITOR_CAPABILITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -248,28 +249,75 @@ def test_error_is_documented(name):
     assert f"`{name}`" in text_of("api.md")
 
 
-HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("sage_")}
+def tool(name: str) -> ModuleType:
+    """A module of tools/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize("name", HOOKS)
-def test_hook_is_documented(name):
-    """With its exact arguments, so that the page cannot go stale."""
-    signature = f"{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})"
-    assert HOOKS[name].__doc__
-    assert f"`{signature}`" in text_of("writing-plugins.md"), f"docs/writing-plugins.md lacks {signature}"
+hook_reference = tool("hook_reference")
+#: Where pluggy keeps what a hook was declared with.
+MARK = f"{hookspecs.PROJECT}_spec"
 
 
-def test_hooks_are_found():
-    assert HOOKS
+def test_hook_reference_is_up_to_date():
+    """Every hook and interface stands there as the code declares it."""
+    page = text_of("hooks.md")
+    assert hook_reference.updated(page) == page, "run: tools/hook_reference.py"
+
+
+def test_hook_reference_has_every_hook():
+    """What pluggy knows is what the page describes, with its exact arguments."""
+    specified = {name: inspect.signature(hook) for name, hook in vars(hookspecs).items() if hasattr(hook, MARK)}
+    listed = {hook.name: hook for hook in hook_reference.hooks()}
+    assert listed.keys() == specified.keys()
+    assert specified
+    for name, signature in specified.items():
+        assert listed[name].signature.startswith(f"{name}({', '.join(signature.parameters)})")
+
+
+def undocumented() -> Iterator[str]:
+    """Hooks, interfaces and values, and their members, that have no docstring."""
+    yield from (hook.name for hook in hook_reference.hooks() if not hook.doc)
+    for path in (hook_reference.INTERFACES, hook_reference.VALUES):
+        for each in hook_reference.described(path):
+            if not each.doc:
+                yield each.name
+            # The constants of an enumeration say enough with their names.
+            yield from (
+                f"{each.name}.{member.name}" for member in each.members if not member.doc and not member.constant
+            )
+
+
+def test_every_hook_and_member_of_an_interface_has_a_docstring():
+    """It is what the reference consists of."""
+    assert list(undocumented()) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ('    """The replica\'s id, such as `"kv#0"`."""\n', "", "Seat.name"),
+        ("def close(self) -> None:", "def open(self) -> None: ...\n\n    def close(self) -> None:", "Target.open"),
+    ],
+)
+def test_member_without_docstring_is_found(old, new, missing, tmp_path, monkeypatch):
+    text = hook_reference.INTERFACES.read_text(encoding="utf-8")
+    assert old in text
+    changed = tmp_path / "interfaces.py"
+    changed.write_text(text.replace(old, new, 1), encoding="utf-8")
+    monkeypatch.setattr(hook_reference, "INTERFACES", changed)
+
+    assert list(undocumented()) == [missing]
+    assert hook_reference.updated(text_of("hooks.md")) != text_of("hooks.md")
 
 
 @pytest.fixture(scope="module")
 def field_table():
     """The module tools/field_table.py."""
-    spec = importlib.util.spec_from_file_location("field_table", ROOT / "tools" / "field_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tool("field_table")
 
 
 @pytest.fixture(scope="module")
