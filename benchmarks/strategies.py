@@ -178,6 +178,7 @@ def rates(service: ServiceHandle, strategy: str) -> dict[str, Callable[[], float
 
 def measure(rounds: int) -> str:
     """The table, as Markdown."""
+    load, *_ = os.getloadavg()
     with Environment("strategies") as env:
         contenders: dict[str, Callable[[], float]] = dict(ideals(Kinds()))
         for strategy, fields in STRATEGIES.items():
@@ -196,7 +197,7 @@ def measure(rounds: int) -> str:
             cells.append(f"{middle:.2f}")
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     machine = f"{os.cpu_count()} processors, {platform.python_implementation()} {platform.python_version()}"
-    lines += ["", f"{machine}, {platform.system()}; medians of {rounds} rounds."]
+    lines += ["", f"{machine}, {platform.system()}; medians of {rounds} rounds; load average {load:.1f} before them."]
     return "\n".join(lines)
 
 

@@ -249,15 +249,15 @@ def test_error_is_documented(name):
     assert f"`{name}`" in text_of("api.md")
 
 
-def tool(name: str) -> ModuleType:
-    """A module of tools/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+def script(path: str) -> ModuleType:
+    """A module of the repository that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-hook_reference = tool("hook_reference")
+hook_reference = script("tools/hook_reference.py")
 #: Where pluggy keeps what a hook was declared with.
 MARK = f"{hookspecs.PROJECT}_spec"
 
@@ -317,7 +317,7 @@ def test_member_without_docstring_is_found(old, new, missing, tmp_path, monkeypa
 @pytest.fixture(scope="module")
 def field_table():
     """The module tools/field_table.py."""
-    return tool("field_table")
+    return script("tools/field_table.py")
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +378,19 @@ def test_rules_are_documented(name):
     listed = re.findall(r"^\| `([EW]\d{2,3})` \|", text_of(name), re.MULTILINE)
     assert used
     assert sorted(listed) == sorted(used)
+
+
+def test_measured_table_is_of_what_the_script_measures(monkeypatch):
+    """benchmarks/strategies.py would write the same rows and columns, with other figures."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    strategies = script("benchmarks/strategies.py")
+    page = strategies.PAGE.read_text(encoding="utf-8")
+    table = page.partition(strategies.START)[2].partition(strategies.END)[0]
+    header, _, *rows = (line.strip("|").split("|") for line in table.strip().splitlines() if line.startswith("|"))
+
+    assert [cell.strip(" `") for cell in header] == ["service", *strategies.STRATEGIES]
+    assert [row[0].strip() for row in rows] == list(strategies.CALLS)
+    assert all(re.fullmatch(r" \d\.\d\d ", cell) for row in rows for cell in row[1:])
 
 
 # -- pages in two languages ------------------------------------------------------------------------------------------
