@@ -35,8 +35,6 @@ import pytest
 import sage_plugins
 from sage_plugins import Environment, cli, config_file, errors, hookspecs
 from sage_plugins.config import fields
-from sage_plugins.testing.balancer_conformance import BALANCER_CAPABILITIES
-from sage_plugins.testing.monitor_conformance import MONITOR_CAPABILITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -356,14 +354,6 @@ def test_stale_translation_is_found(old, new, problem, field_table):
 
     assert len(found) == len(problem)
     assert all(line.startswith(start) for line, start in zip(found, problem, strict=True))
-
-
-@pytest.mark.parametrize("capabilities", [BALANCER_CAPABILITIES, MONITOR_CAPABILITIES], ids=["balancers", "monitors"])
-def test_capabilities_are_documented(capabilities):
-    """What a plugin can declare stands in the page as it stands in the suite."""
-    page = text_of("writing-plugins.md")
-    for name, promise in capabilities.items():
-        assert f"| `{name}` | {promise} |" in page
 
 
 @pytest.mark.parametrize("name", ["configuration.md", "zh/configuration.md"])

@@ -1,10 +1,10 @@
 """
-Write the reference in docs/hooks.md, from the docstrings of the hooks, the interfaces behind them and their values.
+Write the reference in docs/hooks.md: the hooks, the interfaces behind them, their values, and what plugins can declare.
 
     python tools/hook_reference.py
 
-A test compares what stands there with what this would write. The sources are read, not imported, so that signatures
-stand in the page as they stand in the code.
+The text is that of the docstrings. A test compares what stands there with what this would write. The sources are read,
+not imported, so that signatures stand in the page as they stand in the code.
 """
 
 from __future__ import annotations
@@ -17,13 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "hooks.md"
 HOOKS = ROOT / "sage_plugins" / "hookspecs.py"
 INTERFACES = ROOT / "sage_plugins" / "interfaces.py"
 VALUES = ROOT / "sage_plugins" / "values.py"
+#: Where what plugins of each kind can declare stands, as mappings from the capability to what it promises.
+CAPABILITIES = {
+    "a target": ("TARGET_CAPABILITIES", "service_conformance.py"),
+    "a threading strategy": ("STRATEGY_CAPABILITIES", "service_conformance.py"),
+    "a load balancer": ("BALANCER_CAPABILITIES", "balancer_conformance.py"),
+    "a monitor": ("MONITOR_CAPABILITIES", "monitor_conformance.py"),
+}
 START, END = "<!-- reference:start -->", "<!-- reference:end -->"
 
 _NOTE = "<!-- Written by tools/hook_reference.py; edit the docstrings in sage_plugins instead. -->"
@@ -88,6 +95,18 @@ def described(path: Path) -> list[Described]:
     missing = set(public) - {each.name for each in found}
     assert not missing, f"{path} exports {missing}, which this tool does not find"
     return found
+
+
+def capabilities(name: str, file: str) -> dict[str, str]:
+    """The mapping *name* of a module of `sage_plugins.testing`."""
+    source = (ROOT / "sage_plugins" / "testing" / file).read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+            assert node.value is not None
+            found: dict[str, str] = ast.literal_eval(node.value)
+            return found
+    msg = f"{file} has no {name}"
+    raise LookupError(msg)
 
 
 def _named(node: ast.Assign, name: str) -> bool:
@@ -197,7 +216,13 @@ def reference() -> str:
         parts.append(title)
         for each in described(path):
             parts += [f"### `{each.name}`", _markdown(each.doc), *_listed(each.members)]
+    parts += ["## The capabilities", *(_table(who, capabilities(*where)) for who, where in CAPABILITIES.items())]
     return "\n\n".join([*parts, END])
+
+
+def _table(who: str, promises: Mapping[str, str]) -> str:
+    rows = (f"| `{name}` | {promise} |" for name, promise in promises.items())
+    return "\n".join([f"| {who} declares | and promises |", "| --- | --- |", *rows])
 
 
 def updated(page: str) -> str:
