@@ -165,8 +165,13 @@ class Replica(Protocol):
     """The caller's side of one running copy of a service."""
 
     id: str
+    """Such as `"kv#0"`."""
+
     index: int
+    """Position among the service's replicas, from 0."""
+
     node: str | None
+    """Name of the node, None for this process."""
 
     slots: int
     """Calls at once, at most."""

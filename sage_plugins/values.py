@@ -66,13 +66,20 @@ class Outcome:
     """How a call ended, as small integers: an enum's members cost a look-up each on the path of a call."""
 
     OK: Final = 0
-    ERROR: Final = 1  # the method raised
-    TIMEOUT: Final = 2  # in the queue or while it ran
-    CANCELLED: Final = 3  # by the caller
-    DIED: Final = 4  # its replica died
-    STOPPED: Final = 5  # the service stopped before it was answered
+    """The method gave a result."""
+    ERROR: Final = 1
+    """The method raised."""
+    TIMEOUT: Final = 2
+    """Its time was over, in the queue or while it ran."""
+    CANCELLED: Final = 3
+    """Its caller cancelled it."""
+    DIED: Final = 4
+    """Its replica died."""
+    STOPPED: Final = 5
+    """The service stopped before it was answered."""
 
     NAMES: Final = ("ok", "error", "timeout", "cancelled", "died", "stopped")
+    """What each is called in `ServiceMetrics.outcomes`."""
 
 
 class MethodKind(StrEnum):

@@ -35,11 +35,10 @@ import pytest
 import sage_plugins
 from sage_plugins import Environment, cli, config_file, errors, hookspecs
 from sage_plugins.config import fields
-from sage_plugins.testing.balancer_conformance import BALANCER_CAPABILITIES
-from sage_plugins.testing.monitor_conformance import MONITOR_CAPABILITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -248,28 +247,75 @@ def test_error_is_documented(name):
     assert f"`{name}`" in text_of("api.md")
 
 
-HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("sage_")}
+def script(path: str) -> ModuleType:
+    """A module of the repository that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize("name", HOOKS)
-def test_hook_is_documented(name):
-    """With its exact arguments, so that the page cannot go stale."""
-    signature = f"{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})"
-    assert HOOKS[name].__doc__
-    assert f"`{signature}`" in text_of("writing-plugins.md"), f"docs/writing-plugins.md lacks {signature}"
+hook_reference = script("tools/hook_reference.py")
+#: Where pluggy keeps what a hook was declared with.
+MARK = f"{hookspecs.PROJECT}_spec"
 
 
-def test_hooks_are_found():
-    assert HOOKS
+def test_hook_reference_is_up_to_date():
+    """Every hook and interface stands there as the code declares it."""
+    page = text_of("hooks.md")
+    assert hook_reference.updated(page) == page, "run: tools/hook_reference.py"
+
+
+def test_hook_reference_has_every_hook():
+    """What pluggy knows is what the page describes, with its exact arguments."""
+    specified = {name: inspect.signature(hook) for name, hook in vars(hookspecs).items() if hasattr(hook, MARK)}
+    listed = {hook.name: hook for hook in hook_reference.hooks()}
+    assert listed.keys() == specified.keys()
+    assert specified
+    for name, signature in specified.items():
+        assert listed[name].signature.startswith(f"{name}({', '.join(signature.parameters)})")
+
+
+def undocumented() -> Iterator[str]:
+    """Hooks, interfaces and values, and their members, that have no docstring."""
+    yield from (hook.name for hook in hook_reference.hooks() if not hook.doc)
+    for path in (hook_reference.INTERFACES, hook_reference.VALUES):
+        for each in hook_reference.described(path):
+            if not each.doc:
+                yield each.name
+            # The constants of an enumeration say enough with their names.
+            yield from (
+                f"{each.name}.{member.name}" for member in each.members if not member.doc and not member.constant
+            )
+
+
+def test_every_hook_and_member_of_an_interface_has_a_docstring():
+    """It is what the reference consists of."""
+    assert list(undocumented()) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ('    """The replica\'s id, such as `"kv#0"`."""\n', "", "Seat.name"),
+        ("def close(self) -> None:", "def open(self) -> None: ...\n\n    def close(self) -> None:", "Target.open"),
+    ],
+)
+def test_member_without_docstring_is_found(old, new, missing, tmp_path, monkeypatch):
+    text = hook_reference.INTERFACES.read_text(encoding="utf-8")
+    assert old in text
+    changed = tmp_path / "interfaces.py"
+    changed.write_text(text.replace(old, new, 1), encoding="utf-8")
+    monkeypatch.setattr(hook_reference, "INTERFACES", changed)
+
+    assert list(undocumented()) == [missing]
+    assert hook_reference.updated(text_of("hooks.md")) != text_of("hooks.md")
 
 
 @pytest.fixture(scope="module")
 def field_table():
     """The module tools/field_table.py."""
-    spec = importlib.util.spec_from_file_location("field_table", ROOT / "tools" / "field_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("tools/field_table.py")
 
 
 @pytest.fixture(scope="module")
@@ -310,14 +356,6 @@ def test_stale_translation_is_found(old, new, problem, field_table):
     assert all(line.startswith(start) for line, start in zip(found, problem, strict=True))
 
 
-@pytest.mark.parametrize("capabilities", [BALANCER_CAPABILITIES, MONITOR_CAPABILITIES], ids=["balancers", "monitors"])
-def test_capabilities_are_documented(capabilities):
-    """What a plugin can declare stands in the page as it stands in the suite."""
-    page = text_of("writing-plugins.md")
-    for name, promise in capabilities.items():
-        assert f"| `{name}` | {promise} |" in page
-
-
 @pytest.mark.parametrize("name", ["configuration.md", "zh/configuration.md"])
 def test_rules_are_documented(name):
     """Every rule that a problem may name has a line there, and none has two."""
@@ -330,6 +368,19 @@ def test_rules_are_documented(name):
     listed = re.findall(r"^\| `([EW]\d{2,3})` \|", text_of(name), re.MULTILINE)
     assert used
     assert sorted(listed) == sorted(used)
+
+
+def test_measured_table_is_of_what_the_script_measures(monkeypatch):
+    """benchmarks/strategies.py would write the same rows and columns, with other figures."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    strategies = script("benchmarks/strategies.py")
+    page = strategies.PAGE.read_text(encoding="utf-8")
+    table = page.partition(strategies.START)[2].partition(strategies.END)[0]
+    header, _, *rows = (line.strip("|").split("|") for line in table.strip().splitlines() if line.startswith("|"))
+
+    assert [cell.strip(" `") for cell in header] == ["service", *strategies.STRATEGIES]
+    assert [row[0].strip() for row in rows] == list(strategies.CALLS)
+    assert all(re.fullmatch(r" \d\.\d\d ", cell) for row in rows for cell in row[1:])
 
 
 # -- pages in two languages ------------------------------------------------------------------------------------------
