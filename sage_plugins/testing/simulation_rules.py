@@ -93,7 +93,7 @@ class Place:
         self.replica: FakeReplica
         self.closed = False
         self.lost_already = False
-        self._held: frozenset[Call] = frozenset()
+        self._held: frozenset[Work] = frozenset()
         self._served = True
         self._opened: dict[Batch, float] = {}  # when batches that wait for others were first seen
         self._gathered: dict[Batch, float] = {}  # when workers were first seen to wait for them
@@ -107,7 +107,7 @@ class Place:
 
     def check_standby(self, granted: Sequence[Call], *, serves: bool) -> None:
         """It gets no calls while it stands by."""
-        held = frozenset((*granted, *self.works))
+        held = frozenset((*(call.batch or call for call in granted), *self.works))
         if not serves and not self._served and not held <= self._held:
             raise BrokenRuleError(f"{self.lane!r} stands by and was sent a call")
         self._held, self._served = held, serves
