@@ -325,7 +325,6 @@ class Simulation(Course):
         return call
 
     def _route(self, call: SimulatedCall) -> None:
-        refused = self._refusals.total()
         self._live[call] = None
         token = CURRENT.set(call.inside)
         try:
@@ -333,7 +332,9 @@ class Simulation(Course):
         except (OverloadedError, ServiceStoppedError, NoReplicaError) as error:
             del self._live[call]
             self._tell(f"route {call.number}: {type(error).__name__}")
-            told = self._refusals.total() - refused
+            # Not since it was routed: a done-callback that ran meanwhile may have routed another one.
+            told = self._refusals.total() - self._refusals_checked
+            self._refusals_checked += told
             self._check_refusal(call, error, told=told, stopped=self._closed_to(call))
             return
         finally:

@@ -204,6 +204,7 @@ class Course:
         self._clock = VirtualClock()
         self._counted: Counter[int] = Counter()
         self._refusals: Counter[str] = Counter()
+        self._refusals_checked = 0
         self._broken: BrokenRuleError | None = None  # in a done-callback, where what is raised is dropped
         self._fenced = 0
         balancer: Balancer | None = BALANCERS[setting.balancer](random)
