@@ -335,8 +335,7 @@ class FakeReplica:
 
     def _report(self) -> None:
         self._reported = True
-        not_started = self.unstarted()
-        maybe = [call for calls in self.started.values() for call in calls]
+        not_started, maybe = (*self.inbox, *self.gathering), tuple(self.running)
         for held in (self.inbox, self.gathering, self.running, self.started):
             held.clear()
         self._events.lost(not_started, maybe, self._cause)

@@ -20,7 +20,7 @@ from sage_plugins.errors import (
     ReplicaDiedError,
     ServiceStoppedError,
 )
-from sage_plugins.testing.fake_replica import FakeReplica, ScriptedError
+from sage_plugins.testing.fake_replica import FakeReplica, ScriptedError, calls_of
 from sage_plugins.testing.simulation_setting import BALANCERS, HEALTHY, TICK, RaisingBalancer, Setting
 from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import Outcome
@@ -321,8 +321,10 @@ class Course:
 
     def lost(self, place: Place, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
         """The replica of *place* died, and the router learns it now."""
-        self._tell(f"{place.lane.id} is lost with {self._name(not_started)} not started and maybe {self._name(maybe)}")
-        for call in (*not_started, *maybe):
+        waited = [self._mine(call) for work in not_started for call in calls_of(work)]
+        ran = [self._mine(call) for work in maybe for call in calls_of(work)]
+        self._tell(f"{place.lane.id} is lost with {self._name(waited)} not started and maybe {self._name(ran)}")
+        for call in (*waited, *ran):
             call.came_back = True
             # Others have taken over from that replica before, or were started there beside it.
             call.overtaken = place.closed or place.lane.slots > 1 or call.batch is not None
@@ -330,10 +332,10 @@ class Course:
         self._router.lost(place.lane, not_started, maybe, cause)
         if place.lane.abandoned or place.lane.inflight:
             raise BrokenRuleError(f"{place.lane!r} is dead and has {place.lane.abandoned} abandoned calls")
-        for call in (*not_started, *maybe):
+        for call in (*waited, *ran):
             if not call.over() and call.lane is place.lane:
                 raise BrokenRuleError(f"call {call.number} still belongs to {place.lane.id}, which is dead")
-        for call in maybe:
+        for call in ran:
             idempotent = call.method.idempotent if call.options.idempotent is None else call.options.idempotent
             if not call.over() and not (idempotent and self.setting.retry_lost and call.starts == 1):
                 raise BrokenRuleError(f"call {call.number} was lost while it ran and is not over")
