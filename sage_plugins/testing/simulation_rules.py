@@ -286,10 +286,11 @@ class Course:
     def _started(self, started: Call) -> None:
         call = self._mine(started)
         batch = call.batch
-        if batch is not None and self._clock.monotonic() < batch._until < inf and len(batch.calls) < batch.plan.size:  # noqa: SLF001
-            raise BrokenRuleError(f"the batch of call {call.number} was shut though others could join")
         if batch is not None:
             self._together[batch] += 1
+            early = self._clock.monotonic() < batch._until < inf  # noqa: SLF001 - inf if nobody could ever join
+            if early and len(batch.calls) < batch.plan.size and not self._draining:
+                raise BrokenRuleError(f"the batch of call {call.number} was shut though others could join")
         call.starts += 1
         self._starts += 1
         if self._clock.monotonic() >= call.expires:
