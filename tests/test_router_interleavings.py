@@ -41,7 +41,7 @@ import sage_plugins.method_router
 import sage_plugins.router
 from sage_plugins.call import Call
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
-from sage_plugins.method_router import MethodRouter, needs_method_router
+from sage_plugins.method_router import MethodRouter
 from sage_plugins.router import Router
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica
 from sage_plugins.testing.virtual_clock import VirtualClock
@@ -200,7 +200,7 @@ class World:
         self.draining = self.said_to_be_idle = self.idle_too_soon = False
         self.closed_to_outsiders = self.seen_idle = False
         self.leaving = self.may_go = 0
-        if router is Router and needs_method_router(setting.methods):
+        if router is Router and setting.methods != (ONCE, TWICE):
             router = MethodRouter
         self.router = router(
             "kv",

@@ -289,7 +289,8 @@ class Course:
         if batch is not None:
             self._together[batch] += 1
             early = self._clock.monotonic() < batch._until < inf  # noqa: SLF001 - inf if nobody could ever join
-            if early and len(batch.calls) < batch.plan.size and not self._draining:
+            stays = not self._draining and call.lane in self._router.lanes
+            if early and len(batch.calls) < batch.plan.size and stays:
                 raise BrokenRuleError(f"the batch of call {call.number} was shut though others could join")
         call.starts += 1
         self._starts += 1
