@@ -261,7 +261,7 @@ class ServiceHandle:
         self.__dict__[name] = method  # so that the next access does not come here
         return method
 
-    def _compose(self) -> Binding:  # noqa: C901 - four closures over what does not change
+    def _compose(self) -> Binding:  # noqa: C901, PLR0915 - closures over what does not change
         """Bind to the service, deploying it if need be, and compose the verbs with all that does not change decided."""
         if self._binding is not None:
             return self._binding
