@@ -29,7 +29,9 @@ async def outcome(call: Call) -> Any:
     if not call.over():
         waiter = CURRENT.get()
         # Another task than that of the waiting method: that may go on meanwhile.
-        if waiter is not None and waiter.task is asyncio.current_task():
+        if waiter is not None and waiter.task is not asyncio.current_task():
+            waiter = None
+        if waiter is not None:
             call.owner.guard(call, waiter, blocks=False)
         loop = asyncio.get_running_loop()
         over, wake = wake_up()
@@ -45,6 +47,8 @@ async def outcome(call: Call) -> Any:
         finally:
             if timer is not None:
                 timer.cancel()
+            if waiter is not None:
+                call.owner.went_on(waiter)
     try:
         return call.result()
     except StopIteration as error:  # a coroutine cannot raise it

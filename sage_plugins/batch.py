@@ -70,6 +70,11 @@ class Batch:
         for call in calls:
             call.batch = self
 
+    @property
+    def lane(self) -> Any:
+        """Where it runs."""
+        return self.calls[0].lane
+
     # -- the router's side, under its lock ---------------------------------------------------------------------------
 
     def open(self, close: Callable[[Batch], None]) -> None:

@@ -28,7 +28,7 @@ from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Collection, Hashable
     from contextvars import Context
 
     from sage_plugins.clock import Clock, Timer
@@ -91,8 +91,14 @@ class CallOwner(Protocol):
     def batch_started(self, batch: Any, number: int) -> None:
         """*number* calls of a `batch.Batch` are about to run; the others had been given up."""
 
+    def can_start(self, call: Call, holders: Collection[Any]) -> bool:
+        """Whether *call*, which waits, can get a slot: one that is free, or held by other work than *holders*."""
+
     def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
-        """The method that answers *waiter* is about to wait for *call*: end it if that would be for ever."""
+        """The method that answers *waiter* waits for *call*: end that if it would be for ever."""
+
+    def went_on(self, waiter: Call) -> None:
+        """The method that answers *waiter* waits no more; after each `guard`."""
 
 
 class _Shared:
@@ -388,6 +394,24 @@ class Call(Future[Any]):
                 self = None  # type: ignore[assignment] # noqa: PLW0642 - breaks the cycle traceback -> frame -> call
         return self._result
 
+    def wait_inside(self) -> Any:
+        """`wait_alone` for a method that answers a call itself."""
+        if not self._over:
+            self.hold_inside()
+        return self.wait_alone()
+
+    def hold_inside(self) -> None:
+        """`hold` for a method that answers a call itself."""
+        waiter = self.outer
+        if waiter is None:
+            self.hold()
+            return
+        self.owner.guard(self, waiter)
+        try:
+            self.hold()
+        finally:
+            self.owner.went_on(waiter)
+
     def hold(self) -> None:
         """
         Wait until the call is over, giving up at its deadline; only for the one thread that made it.
@@ -445,9 +469,17 @@ class Call(Future[Any]):
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
         waiter = CURRENT.get()
-        if waiter is not None and not self._over:
-            self.owner.guard(self, waiter)
-        give_in = inf if timeout is None else self.owner.clock.monotonic() + timeout
+        if waiter is None or self._over:
+            return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
+        if timeout is not None:  # it does not wait for ever
+            return self._wait_until(self.owner.clock.monotonic() + timeout)
+        self.owner.guard(self, waiter)
+        try:
+            return self._wait_until(inf)
+        finally:
+            self.owner.went_on(waiter)
+
+    def _wait_until(self, give_in: float) -> bool:
         while not self._over:
             latch = self._latch
             if latch is None:
@@ -627,6 +659,9 @@ class Call(Future[Any]):
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
             self.abandon()
             raise
+        finally:
+            if self.outer is not None:
+                self.owner.went_on(self.outer)
         if self.lane is None and self.settled():  # it was ended before it got its place
             self._wait(None)
             if self._exception is not None:

@@ -11,6 +11,7 @@ from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, Ser
 from sage_plugins.keys import unhashable
 from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import CallOptions, MethodKind
+from sage_plugins.wait_graph import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -260,22 +261,20 @@ class ServiceHandle:
         self.__dict__[name] = method  # so that the next access does not come here
         return method
 
-    def _compose(self) -> Binding:  # noqa: C901 - four closures over what does not change
+    def _compose(self) -> Binding:  # noqa: C901, PLR0915 - closures over what does not change
         """Bind to the service, deploying it if need be, and compose the verbs with all that does not change decided."""
         if self._binding is not None:
             return self._binding
         binding = self._bind()
-        router, guard = binding.router, binding.router.guard
+        router = binding.router
         make, self._make_stream = self._compose_make(binding)
 
         def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
             made = make(method, args, kwargs)
             try:
-                router.route(made)
+                route_here(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
-            if made.outer is not None and not made.over():
-                guard(made, made.outer)
             return made.wait_alone()
 
         def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -291,7 +290,7 @@ class ServiceHandle:
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
             if made.outer is not None:
-                guard(made, made.outer)
+                return made.wait_inside()
             try:
                 latch.acquire(timeout=longest)
             except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
@@ -312,14 +311,22 @@ class ServiceHandle:
         def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
             made = make(method, args, kwargs)
             try:
-                router.route(made)
+                route_here(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).submit(method, *args, **kwargs)
-            if not made.over():  # it waits for its turn, to run in this thread
-                if made.outer is not None:
-                    guard(made, made.outer)
-                made.hold()
             return made
+
+        def route_here(made: Call) -> None:
+            waiter = made.outer
+            if waiter is not None:
+                note(made, waiter)  # now: if there is a slot it runs in this thread, and the method that made it waits
+            try:
+                router.route(made)
+                if not made.over():  # it waits for its turn, to run in this thread
+                    made.hold_inside()
+            finally:
+                if waiter is not None:
+                    router.went_on(waiter)
 
         self._make = make
         self.__dict__["call"] = call_here if binding.runs_here else call

@@ -19,7 +19,7 @@ from sage_plugins.lane import remove
 from sage_plugins.router import Router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sage_plugins.call import Call
     from sage_plugins.interfaces import Candidate, Work
@@ -113,6 +113,11 @@ class MethodRouter(Router):
     def _has_turn(self, call: Call, lane: Lane) -> bool:
         most = call.method.max_concurrency
         return most is None or lane.methods.running.get(call.method.index, 0) < most
+
+    def _has_way(self, call: Call, lane: Lane, holders: Collection[Work]) -> bool:
+        most = call.method.max_concurrency
+        turns = sum(holder.method is call.method for holder in holders)
+        return super()._has_way(call, lane, holders) and (most is None or turns < most)
 
     def _turn(self, method: MethodPlan, lane: Lane, change: int) -> None:
         if method.max_concurrency is not None:

@@ -484,15 +484,26 @@ class Router:
             self._abandoned(call, -1)
 
     def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
-        """The method that answers *waiter* is about to wait for *call*: end it if that would be for ever."""
+        """The method that answers *waiter* waits for *call*: end that if it would be for ever. See `wait_graph`."""
         wait_graph.guard(call, waiter, blocks=blocks)
 
-    def can_move(self, holders: Collection[Work]) -> bool:
-        """Whether a slot is free or held by other work than *holders*, which holds on until it gets another slot."""
+    def went_on(self, waiter: Call) -> None:
+        """The method that answers *waiter* waits no more."""
+        wait_graph.went_on(waiter)
+
+    def can_start(self, call: Call, holders: Collection[Work]) -> bool:
+        """Whether *call*, which waits, can get a slot: one that is free, or held by other work than *holders*."""
         with self._lock:
-            slots = sum(lane.slots - lane.withdrawn for lane in self._lanes)
-            free = any(lane.free for lane in self._lanes)
-        return free or not self._lanes or sum(holder.owner is self for holder in holders) < slots
+            lanes: Sequence[Lane] = self._lanes
+            if self._binding:
+                lanes = [lane for lane in lanes if call in tuple(lane.backlog)] or lanes
+            return not lanes or any(
+                self._has_way(call, lane, [holder for holder in holders if holder.lane is lane]) for lane in lanes
+            )
+
+    def _has_way(self, call: Call, lane: Lane, holders: Collection[Work]) -> bool:  # noqa: ARG002 - for methods' limits
+        """Whether *call* can get a slot of *lane* while *holders* keep theirs."""
+        return len(holders) < lane.slots - lane.withdrawn
 
     def batch_started(self, batch: Any, number: int) -> None:
         """Only a `MethodRouter` makes batches."""

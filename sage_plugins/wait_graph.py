@@ -1,9 +1,12 @@
 """
-Calls made by services' methods that wait for a slot, and whether one can ever get it.
+Services' methods that wait for calls, and whether what they wait for can ever happen.
 
 A method that calls its own service, directly or through others, holds a slot while it waits for another. Once every
-slot is held by a method that waits in this way, none gets free again: without a look at the whole they would wait until
-their time-outs. Only calls made from within a call, and only those that must wait, are looked at.
+slot that could help is held by a method that waits in this way, none gets free again: without a look at the whole they
+would wait until their time-outs. Only calls made from within a call are looked at.
+
+Each method that waits is an edge, from the work that holds its slot to the call that it waits for. A new edge closes a
+dead-lock or none is closed, for nothing else makes a method wait; so every new one is looked at, and no other moment.
 """
 
 from __future__ import annotations
@@ -15,24 +18,25 @@ from sage_plugins.errors import ReentrantCallError
 from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sage_plugins.call import Call
-    from sage_plugins.router import Router
+    from sage_plugins.interfaces import Work
 
-__all__ = ["after_fork", "guard"]
+__all__ = ["after_fork", "guard", "note", "went_on"]
 
 _COROUTINES = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
-_lock = threading.RLock()
-_waiting: dict[Call, Call] = {}  # each call that waits for a slot, and the call whose method waits for it
+_lock = threading.RLock()  # of two that close a dead-lock together, one is enough
+_waits: dict[Work, Call] = {}  # each call or batch whose method waits, and for what; single steps need no lock
 
 
 def guard(call: Call, waiter: Call, *, blocks: bool) -> None:
     """
-    End *call* with ReentrantCallError if the method that answers *waiter*, and is about to wait for it, never gets it.
+    Note that the method answering *waiter* waits for *call* from now on, and end that wait if it would be for ever.
 
-    Does nothing in every other case, and it is no error if *call* has started.
+    Then the call that never gets a slot ends with ReentrantCallError: *call*, or the one for which *call* waits itself.
+    Must be followed by `went_on`. Safe from any thread.
 
     Args:
         call: What is waited for.
@@ -46,20 +50,35 @@ def guard(call: Call, waiter: Call, *, blocks: bool) -> None:
             "run. Use `await handle.acall(...)`",
         )
         return
-    if not call.unstarted() or call.lane is not None:
+    _waits[_work(waiter)] = call
+    if _queued_for(call, _waits) is None:
         return
     with _lock:
-        for other in [other for other in _waiting if not other.unstarted() or other.settled()]:
-            del _waiting[other]
-        _waiting[call] = waiter
-        stuck = call.owner in _stuck()
-    if stuck:
-        path = " -> ".join([*(_name(each) for each in reversed(list(_chain(waiter)))), _name(call)])
-        _refuse(
-            call,
-            f"every slot is held by a method that itself waits for a slot: {path}. Give the service more threads or "
-            "replicas, or do not call a service from within its own calls",
-        )
+        waits = _waits.copy()
+        queued = _queued_for(call, waits)
+        if queued is None or queued not in (stuck := _stuck(waits)):
+            return
+        # Those who went on meanwhile may have been counted as if they held their slots: then there is no dead-lock.
+        if not all(
+            _waits.get(work) is awaited for work, awaited in waits.items() if _queued_for(awaited, waits) in stuck
+        ):
+            return
+    path = " -> ".join([*(_name(each) for each in reversed(list(_chain(queued.outer or waiter)))), _name(queued)])
+    _refuse(
+        queued,
+        f"every slot that it could get is held by a method that itself waits for one: {path}. Give the service more "
+        "threads or replicas, raise the method's `max_concurrency`, or do not call a service from within its own calls",
+    )
+
+
+def note(call: Call, waiter: Call) -> None:
+    """As `guard` without the look: *call* is about to be routed, and may run in the thread of the method that waits."""
+    _waits[_work(waiter)] = call
+
+
+def went_on(waiter: Call) -> None:
+    """The method answering *waiter* waits no more."""
+    _waits.pop(_work(waiter), None)
 
 
 def _refuse(call: Call, why: str) -> None:
@@ -68,26 +87,40 @@ def _refuse(call: Call, why: str) -> None:
     call.give_up(error, Outcome.ERROR, only_unstarted=True)
 
 
-def _stuck() -> set[Router]:
+def _stuck(waits: Mapping[Work, Call]) -> set[Call]:
     """
-    The services no slot of which can get free, among those for which calls wait.
+    The calls that never get a slot.
 
-    All are taken to be stuck first; one is not if it has a slot that is free or held by a call that waits for none of
-    them. That is repeated until nothing changes.
+    All that wait for one are taken to be stuck first; one is not if it can get a slot that is free, or held by work
+    that waits for none of them. That is repeated until nothing changes.
     """
-    stuck: set[Router] = {call.owner for call in _waiting}  # type: ignore[misc] # every owner of a call is a router
+    stuck = {call for call in waits.values() if _is_queued(call)}
     while True:
-        holders = {
-            outer.batch or outer
-            for call, waiter in _waiting.items()
-            if call.owner in stuck
-            for outer in _chain(waiter)
-            if not outer.over()
-        }
-        free = {router for router in stuck if router.can_move(holders)}
+        holders = [work for work, awaited in waits.items() if _queued_for(awaited, waits) in stuck]
+        free = {call for call in stuck if call.owner.can_start(call, holders)}
         if not free:
             return stuck
         stuck -= free
+
+
+def _queued_for(call: Call, waits: Mapping[Work, Call]) -> Call | None:
+    """The call without a slot for which *call* waits in the end, perhaps itself; None if it runs or is over."""
+    seen = set()
+    awaited: Call | None = call
+    while awaited is not None and awaited not in seen:
+        if _is_queued(awaited):
+            return awaited
+        seen.add(awaited)
+        awaited = None if awaited.over() else waits.get(_work(awaited))
+    return None
+
+
+def _is_queued(call: Call) -> bool:
+    return call.lane is None and call.unstarted()
+
+
+def _work(call: Call) -> Work:
+    return call.batch or call
 
 
 def _chain(call: Call | None) -> Iterator[Call]:
@@ -105,4 +138,4 @@ def after_fork() -> None:
     """In a forked child: nobody of these waits here."""
     global _lock  # noqa: PLW0603 - the process is a new one
     _lock = threading.RLock()
-    _waiting.clear()
+    _waits.clear()

@@ -4,9 +4,9 @@ Whatever one thread does between any two steps of another, every rule of the rou
 The router and its calls are mostly without locks, so a thread may be interrupted anywhere and find the world changed
 when it goes on. Here every such moment is tried, one by one, in a single thread: Python tells a trace function
 (`sys.settrace` with `f_trace_opcodes`) of each step of the interpreter, and before the n-th step that the first
-operation takes in `call.py` and `router.py`, the trace function carries out the second operation from start to end.
-Then the first goes on, everything is brought to its end, and the rules are checked. This is repeated, in a new world
-each time, for n = 1, 2, 3 ... until the first operation has no n-th step.
+operation takes in the code of routers, calls and batches, the trace function carries out the second operation from
+start to end. Then the first goes on, everything is brought to its end, and the rules are checked. This is repeated, in
+a new world each time, for n = 1, 2, 3 ... until the first operation has no n-th step.
 
 Locks are replaced by `Turnstile`s, which know whose turn it is. Where the second operation would have to wait for a
 lock that the first holds, the switch is not one that a second thread could carry through; it is passed over.
@@ -35,19 +35,33 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 
+import sage_plugins.batch
 import sage_plugins.call
+import sage_plugins.method_router
 import sage_plugins.router
 from sage_plugins.call import Call
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
+from sage_plugins.method_router import MethodRouter
 from sage_plugins.router import Router
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica
 from sage_plugins.testing.virtual_clock import VirtualClock
-from sage_plugins.values import CallOptions, MethodKind, MethodPlan
+from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan
 
 ONE = os.environ.get("SAGE_INTERLEAVING")
 
 ONCE = MethodPlan(0, "once", MethodKind.SYNC, idempotent=False, timeout=inf)
 TWICE = MethodPlan(1, "twice", MethodKind.SYNC, idempotent=True, timeout=inf)
+
+#: Seconds for which a batch waits for others.
+WAIT = 1 / 64
+
+ONE_AT_A_TIME = (ONCE._replace(max_concurrency=1), TWICE._replace(max_concurrency=1))
+ONE_LIMITED = (ONCE._replace(max_concurrency=1), TWICE)
+BATCHED = (
+    ONCE._replace(batch=BatchPlan("once_many", MethodKind.SYNC, 3, WAIT)),
+    TWICE._replace(batch=BatchPlan("twice_many", MethodKind.SYNC, 2, WAIT), max_concurrency=1),
+)
+ONE_BATCHED = (ONCE, BATCHED[1])
 
 #: Seconds until a call's deadline.
 TIMEOUT = 10
@@ -95,6 +109,7 @@ class Setting(NamedTuple):
     in_callers_thread: bool = False
     waiting: int = 2
     started: bool = True  # whether the replicas have begun to run what they were sent
+    methods: tuple[MethodPlan, ...] = (ONCE, TWICE)
 
 
 SETTINGS = {
@@ -110,6 +125,16 @@ SETTINGS = {
     "by key": Setting(3, balancer=ByKey, replicas=2),
     "by key, nothing waits": Setting(3, balancer=ByKey, replicas=2, waiting=0),
     "for the first": Setting(3, balancer=ToFirst, replicas=2, waiting=0),
+    "turns": Setting(5, slots=2, methods=ONE_LIMITED),
+    "turns, narrow queue": Setting(1, slots=3, waiting=1, methods=ONE_AT_A_TIME),
+    "turns, two replicas": Setting(5, balancer=InTurn, replicas=2, methods=ONE_AT_A_TIME),
+    "turns, inline": Setting(2, in_callers_thread=True, methods=ONE_AT_A_TIME),
+    "a batch is open": Setting(5, slots=3, waiting=-1, methods=BATCHED),
+    "a batch is sent": Setting(5, slots=3, waiting=-1, started=False, methods=BATCHED),
+    "batches wait": Setting(5, waiting=5, methods=BATCHED),
+    "batches, narrow queue": Setting(1, slots=2, waiting=2, methods=ONE_BATCHED),
+    "batches, two replicas": Setting(5, balancer=InTurn, replicas=2, waiting=3, methods=ONE_BATCHED),
+    "batches, by key": Setting(3, balancer=ByKey, replicas=2, waiting=2, methods=BATCHED),
     "inline": Setting(2, in_callers_thread=True),
     "inline, no queue": Setting(0, balancer=InTurn, replicas=2, in_callers_thread=True),
 }
@@ -149,8 +174,8 @@ class Replica(FakeReplica):
         if self.alive and self.running:
             self._end(next(iter(self.running)), Behaviour.ANSWER)
 
-    def _start(self, call, act):
-        super()._start(call, act)
+    def _start(self, work, calls, act):
+        super()._start(work, calls, act)
         if self._reported:
             self._clock.call_at(self._clock.monotonic(), self._report)
 
@@ -175,6 +200,8 @@ class World:
         self.draining = self.said_to_be_idle = self.idle_too_soon = False
         self.closed_to_outsiders = self.seen_idle = False
         self.leaving = self.may_go = 0
+        if router is Router and setting.methods != (ONCE, TWICE):
+            router = MethodRouter
         self.router = router(
             "kv",
             self.clock,
@@ -226,7 +253,7 @@ class World:
     @operation
     def route(self):
         number, now = len(self.accepted) + len(self.refused), self.clock.monotonic()
-        method, options = (ONCE, TWICE)[number % 2], CallOptions(key=number)
+        method, options = self.setting.methods[number % 2], CallOptions(key=number)
         call = WatchedCall(self.router, method, (number,), {}, options, now, now + TIMEOUT, now + TIMEOUT, None)
         try:
             self.router.route(call)
@@ -283,6 +310,11 @@ class World:
     def start(self):
         """Workers look for what was sent to them."""
         self.clock.advance(0)
+
+    @operation
+    def gather(self):
+        """Workers stop waiting for others to join their batches."""
+        self.clock.advance(WAIT)
 
     @operation
     def answer(self):
@@ -377,6 +409,7 @@ class World:
         self.drain()
         for _ in range(2 * len(self.accepted)):
             self.settle()
+            self.gather()
             for replica in self.replicas:
                 replica.answer_one()
         self.settle()
@@ -393,9 +426,23 @@ def no_more_wait_than_there_is_room_for(world):
 
 
 def none_waits_beside_a_free_slot(world):
+    limited = isinstance(world.router, MethodRouter)
     for lane in world.router.lanes:
-        if lane.backlog and lane.free:
-            yield f"{len(lane.backlog)} calls wait and {lane} has a free slot"
+        waits = sum(not limited or world.router._has_turn(call, lane) for call in lane.backlog)
+        if waits and lane.free:
+            yield f"{waits} calls wait and {lane} has a free slot"
+
+
+def every_turn_is_counted(world):
+    if isinstance(world.router, MethodRouter):
+        for replica in (replica for replica in world.replicas if replica.alive):
+            works = [*replica.inbox, *replica.gathering, *replica.running]
+            works += [call for call in world.accepted if "granted" in call.__dict__ and call.lane is replica.lane]
+            for method in world.setting.methods:
+                most, turns = method.max_concurrency, sum(work.method is method for work in works)
+                counted = replica.lane.methods.running.get(method.index, 0)
+                if most is not None and (turns != counted or turns > most):
+                    yield f"{turns} of {method.name} run on {replica.lane}, {counted} are counted, {most} may"
 
 
 def none_is_held_back_while_there_is_room(world):
@@ -471,6 +518,7 @@ RULES_BETWEEN = (
     no_more_wait_than_there_is_room_for,
     none_waits_beside_a_free_slot,
     none_is_held_back_while_there_is_room,
+    every_turn_is_counted,
 )
 RULES_WHEN_DRAINED = (what_was_accepted_is_served,)
 RULES_AT_THE_END = (
@@ -592,7 +640,10 @@ class Switch:
         where: The step in words, once it was reached.
     """
 
-    FILES = frozenset({sage_plugins.call.__file__, sage_plugins.router.__file__})
+    FILES = frozenset(
+        module.__file__
+        for module in (sage_plugins.batch, sage_plugins.call, sage_plugins.method_router, sage_plugins.router)
+    )
 
     def __init__(self, step, second):
         self.reached = False
@@ -686,6 +737,9 @@ AT_RISK = {
     "by key": [("close", "route"), ("change balancer", "route"), ("change balancer", "answer"), ("avoid", "route")],
     "by key, nothing waits": [("change balancer", "route")],
     "for the first": [("close", "drain"), ("close", "ask whether idle")],
+    "turns": [("route", "answer"), ("answer", "cancel")],
+    "a batch is open": [("route", "gather"), ("route", "die"), ("gather", "cancel"), ("close", "route")],
+    "batches wait": [("answer", "cancel"), ("answer", "give up running"), ("die", "drain")],
     "inline": [("give up waiting", "take turns"), ("answer", "give up waiting")],
 }
 

@@ -5,6 +5,8 @@ A seed that fails is played again by
 
     SAGE_SIM_SEED=123 pytest tests/test_router_simulation.py
 
+and one of the simulation with limits with SAGE_SIM_LIMITED_SEED.
+
 `SAGE_SIM_SEEDS=100000 pytest tests/test_router_simulation.py` plays that many.
 """
 
@@ -26,6 +28,7 @@ from sage_plugins.errors import (
     ReplicaDiedError,
     ServiceStoppedError,
 )
+from sage_plugins.method_router import MethodRouter
 from sage_plugins.router import Router
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica, open_replica
 from sage_plugins.testing.simulation import Setting, Simulation, SimulationFailure
@@ -35,6 +38,8 @@ from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
 CHUNK = 50
 SEEDS = int(os.environ.get("SAGE_SIM_SEEDS", "1000"))
 ONE_SEED = os.environ.get("SAGE_SIM_SEED")
+ONE_LIMITED_SEED = os.environ.get("SAGE_SIM_LIMITED_SEED")
+LIMITED = {"router": MethodRouter, "limits": True}
 
 
 def play(seed, **parts):
@@ -44,7 +49,8 @@ def play(seed, **parts):
     except SimulationFailure as error:
         failure = error
     # Not in the handler: the story tells it all, and pytest would add three tracebacks.
-    again = f"SAGE_SIM_SEED={seed} pytest tests/test_router_simulation.py"
+    variable = "SAGE_SIM_LIMITED_SEED" if parts.get("limits") else "SAGE_SIM_SEED"
+    again = f"{variable}={seed} pytest tests/test_router_simulation.py"
     pytest.fail(f"{failure}\nplay it again: {again}", pytrace=False)
 
 
@@ -52,6 +58,11 @@ if ONE_SEED is not None:
 
     def test_the_one_seed_asked_for():
         play(int(ONE_SEED))
+
+elif ONE_LIMITED_SEED is not None:
+
+    def test_the_one_seed_with_limits_asked_for():
+        play(int(ONE_LIMITED_SEED), **LIMITED)
 
 else:
 
@@ -61,11 +72,23 @@ else:
         for seed in range(first, min(first + CHUNK, SEEDS)):
             play(seed)
 
+    @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+    def test_seeds_with_limits_and_batches_keep_the_rules(first):
+        """Also where methods have limits of their own or are answered in batches."""
+        for seed in range(first, min(first + CHUNK, SEEDS)):
+            play(seed, **LIMITED)
+
+    @pytest.mark.parametrize("first", range(0, SEEDS // 4, CHUNK))
+    def test_a_method_router_without_limits_keeps_the_rules_of_a_plain_one(first):
+        for seed in range(first, min(first + CHUNK, SEEDS // 4)):
+            play(seed, router=MethodRouter)
+
     @pytest.mark.slow
+    @pytest.mark.parametrize("parts", [{}, LIMITED], ids=["plain", "limited"])
     @pytest.mark.parametrize("first", range(100_000, 120_000, 1000))
-    def test_many_seeds_keep_the_rules(first):
+    def test_many_seeds_keep_the_rules(first, parts):
         for seed in range(first, first + 1000):
-            play(seed)
+            play(seed, **parts)
 
 
 def test_seeds_bring_about_what_they_are_to_try():
@@ -85,6 +108,17 @@ def test_seeds_bring_about_what_they_are_to_try():
     assert min(steps.values()) >= 5
     assert refused >= calls / 20
     assert outcomes[Outcome.OK] >= calls / 10
+
+
+def test_seeds_with_limits_bring_about_batches_of_every_size():
+    behaviours, batches = Counter(), Counter()
+    for seed in range(100):
+        report = play(seed, **LIMITED)
+        behaviours += report.behaviours
+        batches += report.batches
+    assert set(behaviours) == set(Behaviour)
+    assert set(batches) == {1, 2, 3, 4, 5}
+    assert min(batches[size] for size in (1, 2, 3)) >= 10
 
 
 class LosesSlots(FakeReplica):

@@ -12,6 +12,8 @@ from itertools import count
 
 import pytest
 
+from sage_plugins.lane import remove
+from sage_plugins.method_router import MethodRouter
 from sage_plugins.router import Router
 from sage_plugins.testing.fake_replica import FakeReplica
 from sage_plugins.testing.simulation import Simulation, SimulationFailure
@@ -188,32 +190,31 @@ class RunsWithoutClaiming(FakeReplica):
 class PublishesWithoutClaiming(FakeReplica):
     """Publishes the outcome of calls that have one."""
 
-    def _settle(self, call, outcome, result, error):
-        self._record(call.method.index, outcome, 0.0, 0.0)
-        self.free(call)
-        call.publish(result, error)
+    def claim_outcome(self, call):
+        super().claim_outcome(call)
+        return True
 
 
 class FreesTwice(FakeReplica):
     """Reports each slot free twice."""
 
-    def free(self, call):
-        super().free(call)
-        super().free(call)
+    def free(self, work):
+        super().free(work)
+        super().free(work)
 
 
 class FreesNever(FakeReplica):
     """Keeps its slots for ever."""
 
-    def free(self, call):
+    def free(self, work):
         pass
 
 
 class AnswersTooLate(FakeReplica):
     """Gives its caller what came after the deadline."""
 
-    def _settle(self, call, outcome, result, error):
-        super()._settle(call, outcome, result, None if self.too_late(call) else error)
+    def too_late_to_end(self, call):
+        return False
 
 
 ROUTERS = {
@@ -241,7 +242,212 @@ REPLICAS = {
     PublishesWithoutClaiming: "did not take its outcome|second outcome|not counted so once",
     FreesTwice: "slots",
     FreesNever: "slots",
-    AnswersTooLate: "not counted so once|no cause to end",
+    AnswersTooLate: "no cause to end",
+}
+
+
+# -- methods with limits of their own ----------------------------------------------------------------------------------
+
+
+class IgnoresTurns(MethodRouter):
+    """Runs as many calls of a method as there are slots."""
+
+    def _has_turn(self, call, lane):
+        return True
+
+
+class KeepsTurns(MethodRouter):
+    """Forgets that a call has given its turn back."""
+
+    def _turn(self, method, lane, change):
+        super()._turn(method, lane, max(0, change))
+
+
+class LooksAtTheOldestOnly(MethodRouter):
+    """Lets a call that waits for its method's turn hold up the others."""
+
+    def _take_oldest(self, lane):
+        backlog = lane.backlog
+        if backlog and self._has_turn(backlog[0], lane) and remove(backlog, call := backlog[0]):
+            return call
+        return None
+
+
+class NewestOfItsMethodFirst(MethodRouter):
+    """Serves the newest call whose method has a turn."""
+
+    def _take_oldest(self, lane):
+        for call in reversed(lane.backlog):
+            if self._has_turn(call, lane) and remove(lane.backlog, call):
+                return call
+        return None
+
+
+class ForgetsTurnsAtTheEnd(MethodRouter):
+    """Does not look who waits for the turn of a call that has ended."""
+
+    def _compose_follow(self, lane):
+        super()._compose_follow(lane)
+
+        def follow(ended):
+            with self._lock:
+                self._turn(ended.method, lane, -1)
+                lane.free.append(None)
+
+        return follow
+
+
+class MixesMethods(MethodRouter):
+    """Answers whatever waits together."""
+
+    def _companions(self, call, lane):
+        found = [other for other in lane.backlog if not other.settled()] if call.method.batch else []
+        return [other for other in found[: call.method.batch.size - 1] if remove(lane.backlog, other)] if found else []
+
+
+class TooManyTogether(MethodRouter):
+    """Has no limit for a batch."""
+
+    def _companions(self, call, lane):
+        found = [each for each in lane.backlog if each.method is call.method] if call.method.batch else []
+        return [other for other in found if not other.settled() and remove(lane.backlog, other)]
+
+
+class NeverFull(MethodRouter):
+    """Lets calls join a batch that is full."""
+
+    def _shut(self, batch, lane):
+        if len(batch.calls) < batch.plan.size:
+            super()._shut(batch, lane)
+
+
+class LosesWhoJoins(MethodRouter):
+    """Tells a call that it has joined a batch, and forgets it."""
+
+    def _send(self, call, lane):
+        batch = lane.methods.open.get(call.method.index)
+        sent = super()._send(call, lane)
+        if batch is not None:
+            batch.calls = [each for each in batch.calls if each is not call]
+        return sent
+
+
+class JoinsTwo(MethodRouter):
+    """Leaves a call that joins a batch in the queue as well."""
+
+    def _send(self, call, lane):
+        joins = call.method.index in lane.methods.open
+        return super()._send(call, lane) and not joins
+
+
+class WaitsForOthersTooLong(MethodRouter):
+    """Doubles the time for which a batch waits for others."""
+
+    def _start(self, calls, lane, *, opens=False):
+        work = super()._start(calls, lane, opens=opens)
+        if opens and work is not calls[0]:
+            work._until += work.plan.wait + 1
+        return work
+
+
+class WaitsForNobody(MethodRouter):
+    """Shuts a batch as soon as it is open."""
+
+    def _start(self, calls, lane, *, opens=False):
+        work = super()._start(calls, lane, opens=opens)
+        if opens and work is not calls[0]:
+            self._shut(work, lane)
+        return work
+
+
+class WaitsPastItsTime(MethodRouter):
+    """Forgets that the call which opens a batch has a time-out."""
+
+    def _start(self, calls, lane, *, opens=False):
+        work = super()._start(calls, lane, opens=opens)
+        if opens and work is not calls[0]:
+            work._until = self.clock.monotonic() + work.plan.wait
+        return work
+
+
+class TakesASlotForEach(MethodRouter):
+    """Takes one more slot for a call that joins a batch."""
+
+    def _send(self, call, lane):
+        if call.method.index in lane.methods.open and lane.free:
+            lane.free.pop()
+        return super()._send(call, lane)
+
+
+class TakesATurnForEach(MethodRouter):
+    """Takes one turn for each call of a batch."""
+
+    def _start(self, calls, lane, *, opens=False):
+        for call in calls[1:]:
+            self._turn(call.method, lane, 1)
+        return super()._start(calls, lane, opens=opens)
+
+
+class CountsEachAbandonedCall(MethodRouter):
+    """Takes each abandoned call of a batch for an abandoned slot."""
+
+    def _abandoned(self, call, change):
+        Router._abandoned(self, call, change)
+
+
+class MiscountsBatches(MethodRouter):
+    """Believes that one more call of a batch runs."""
+
+    def batch_started(self, batch, number):
+        super().batch_started(batch, number + 1)
+
+
+class MixesAnswersUp(FakeReplica):
+    """Gives the callers of a batch each other's answers."""
+
+    def _settle(self, work, outcomes):
+        results = deque(outcome[2] for outcome in outcomes)
+        results.rotate()
+        super()._settle(work, [(*each[:2], result, each[3]) for each, result in zip(outcomes, results, strict=True)])
+
+
+class LeavesOneOut(FakeReplica):
+    """Does not answer the last call of a batch."""
+
+    def _settle(self, work, outcomes):
+        super()._settle(work, outcomes[:-1] or outcomes)
+
+
+class StartsAtOnce(FakeReplica):
+    """Does not wait for others to join."""
+
+    def _gather(self, batch):
+        self._start_batch(batch)
+
+
+LIMITED_ROUTERS = {
+    IgnoresTurns: "at once, which may have",
+    KeepsTurns: "and counts",
+    LooksAtTheOldestOnly: "has a free slot",
+    NewestOfItsMethodFirst: "started after a call that came later",
+    ForgetsTurnsAtTheEnd: "has a free slot",
+    MixesMethods: "is in a batch of",
+    TooManyTogether: "are in a batch for",
+    NeverFull: "are in a batch for",
+    LosesWhoJoins: "no outcome",
+    JoinsTwo: "no outcome|has a free slot|does not know it|slots",
+    WaitsForOthersTooLong: "waits longer than",
+    WaitsForNobody: "was shut though others could join",
+    WaitsPastItsTime: "missed its time",
+    TakesASlotForEach: "slots",
+    TakesATurnForEach: "and counts",
+    CountsEachAbandonedCall: "abandoned calls run, counted are",
+    MiscountsBatches: "abandoned calls run, counted are",
+}
+LIMITED_REPLICAS = {
+    MixesAnswersUp: "which is another's",
+    LeavesOneOut: "no outcome",
+    StartsAtOnce: "was shut though others could join",
 }
 
 
@@ -265,6 +471,22 @@ def test_a_router_that_breaks_a_rule_is_found_out(router, rule):
 def test_a_replica_that_breaks_its_promises_is_found_out(replica, rule):
     seed, story = first_failure(replica=replica)
     assert story.startswith(f"seed {seed}: ")
+    assert re.search(rule, story.splitlines()[0]), story
+
+
+@pytest.mark.parametrize(
+    ("router", "rule"), LIMITED_ROUTERS.items(), ids=[router.__name__ for router in LIMITED_ROUTERS]
+)
+def test_a_method_router_that_breaks_a_rule_is_found_out(router, rule):
+    _, story = first_failure(router=router, limits=True)
+    assert re.search(rule, story.splitlines()[0]), story
+
+
+@pytest.mark.parametrize(
+    ("replica", "rule"), LIMITED_REPLICAS.items(), ids=[replica.__name__ for replica in LIMITED_REPLICAS]
+)
+def test_a_replica_that_breaks_its_promises_about_batches_is_found_out(replica, rule):
+    _, story = first_failure(router=MethodRouter, replica=replica, limits=True)
     assert re.search(rule, story.splitlines()[0]), story
 
 

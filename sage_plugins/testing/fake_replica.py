@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from sage_plugins.batch import Batch
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import Outcome, RunnerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock, Timer
+    from sage_plugins.interfaces import Work
     from sage_plugins.lane import Lane
     from sage_plugins.router import Router
 
-__all__ = ["Act", "Behaviour", "FakeReplica", "ScriptedError", "open_replica"]
+__all__ = ["Act", "Behaviour", "FakeReplica", "ScriptedError", "calls_of", "open_replica"]
 
 
 class ScriptedError(Exception):
@@ -40,6 +42,7 @@ class Behaviour(StrEnum):
 
     ANSWER = "answer"
     RAISE = "raise"
+    """It raises; of a batch the first item, and the others are answered."""
     HANG = "hang"
     """It runs until `FakeReplica.release_hung`."""
     LATE = "late"
@@ -55,11 +58,11 @@ class Behaviour(StrEnum):
 @attrs.frozen
 class Act:
     """
-    What a `FakeReplica` does with one call.
+    What a `FakeReplica` does with one call, or with one batch.
 
     Attributes:
         behaviour: What becomes of it.
-        seconds: From start to end of the method; for `LATE`, from the deadline.
+        seconds: From start to end of the method; for `LATE`, from the deadline, of a batch from the last one.
     """
 
     behaviour: Behaviour = Behaviour.ANSWER
@@ -71,14 +74,17 @@ class FakeReplica:
     An `interfaces.Replica` whose methods take virtual time and end as a script says; for one thread.
 
     It keeps to what a host promises the router: a call is claimed when it starts, one whose time is over never starts,
-    its slot is free before the caller learns the outcome, and once. An answer is `("answer", args)`.
+    its slot is free before the caller learns the outcome, and once. A batch that is open is gathered, its calls are
+    claimed together, and each gets its own answer. An answer is `("answer", args)`.
 
     Attributes:
-        send: Take a call; a worker looks for it when the clock moves. A dead replica reports that it lost it.
+        send: Take work; a worker looks for it when the clock moves. A dead replica reports that it lost it.
         run_here: Start a call at once, as if in its caller's thread; None unless it has no workers.
         alive: Whether it has not died.
-        inbox: Calls that it has and has not started.
-        running: Calls whose methods run, those included that their callers gave up; with the timer of their end.
+        inbox: Work that it has and no worker has come to.
+        gathering: Open batches for which a worker waits, with the timer of its next look.
+        running: Work whose methods run, that included which its callers gave up; with the timer of its end.
+        started: For each batch that runs, the calls in it that were started.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of one replica, all but the first three optional
@@ -100,16 +106,17 @@ class FakeReplica:
         Make a replica that is ready.
 
         Args:
-            events: Told of freed slots and of the death: `follow(call)` and `lost(...)` of `interfaces.ReplicaEvents`.
+            events: Told of freed slots and of the death: `follow(work)` and `lost(...)` of `interfaces.ReplicaEvents`.
             clock: Its time.
             slots: Calls at once.
             id: Name of the replica.
             index: Position among the service's replicas.
-            script: What becomes of a call; asked when its turn comes, before it starts.
-            pick_up: Seconds until a worker looks for a call that was sent, asked for each.
+            script: What becomes of a call, or of the batch whose first call it is; asked when its turn comes, before it
+                starts.
+            pick_up: Seconds until a worker looks for work that was sent, asked for each.
             record: `record(method, outcome, wait_s, run_s)`, for calls that end here.
-            started: Told when a method starts.
-            executed: Told when a method has its effect.
+            started: Told when a call's method starts.
+            executed: Told when a call's method has its effect.
             in_callers_thread: Whether it has no workers, as under the strategy `inline`.
         """
         self.id = id
@@ -118,30 +125,36 @@ class FakeReplica:
         self.slots = slots
         self.cancel: Callable[[Call], None] = lambda _: None  # its methods are no coroutines: they go on
         self.alive = True
-        self.inbox: deque[Call] = deque()
-        self.running: dict[Call, Timer | None] = {}
-        self.send: Callable[[Call], None] = self._send
-        self.run_here: Callable[[Call], None] | None = self._run_here if in_callers_thread else None
+        self.inbox: deque[Work] = deque()
+        self.gathering: dict[Batch, Timer] = {}
+        self.running: dict[Work, Timer | None] = {}
+        self.started: dict[Work, Sequence[Call]] = {}
+        self.send: Callable[[Work], None] = self._send
+        self.run_here: Callable[[Work], None] | None = self._run_here if in_callers_thread else None
         self._events = events
         self._clock = clock
         self._script = script
         self._pick_up_after = pick_up
         self._record = record
-        self._started = started
-        self._executed = executed
+        self._tell_started = started
+        self._tell_executed = executed
         self._reported = False
         self._cause: BaseException = ConnectionError("the replica died")
 
     @property
     def taken(self) -> int:
         """Slots that are not free."""
-        return len(self.inbox) + len(self.running)
+        return len(self.inbox) + len(self.gathering) + len(self.running)
 
-    def _send(self, call: Call) -> None:
-        self._take(call, self._pick_up_after())
+    def unstarted(self) -> list[Call]:
+        """The calls that it has and has not started."""
+        return [call for work in (*self.inbox, *self.gathering) for call in calls_of(work)]
 
-    def _take(self, call: Call, after: float) -> None:
-        self.inbox.append(call)
+    def _send(self, work: Work) -> None:
+        self._take(work, self._pick_up_after())
+
+    def _take(self, work: Work, after: float) -> None:
+        self.inbox.append(work)
         if not self.alive:
             if self._reported:
                 self._clock.call_at(self._clock.monotonic(), self._report)
@@ -149,34 +162,40 @@ class FakeReplica:
         self._check_slots()
         self._clock.call_at(self._clock.monotonic() + after, self._pick_up)
 
-    def _run_here(self, call: Call) -> None:
+    def _run_here(self, work: Work) -> None:
         # Unlike a real one this comes back at once, with the method running: there is only one thread.
         if self.alive:
-            self.inbox.append(call)
+            self.inbox.append(work)
             self._check_slots()
             self._pick_up()
         else:
-            self.send(call)
+            self.send(work)
 
     def _check_slots(self) -> None:
         if self.taken > self.slots:
-            raise AssertionError(f"replica {self.id} has {self.slots} slots and holds {self.taken} calls")
+            raise AssertionError(f"replica {self.id} has {self.slots} slots and holds {self.taken} pieces of work")
+
+    # -- single calls ------------------------------------------------------------------------------------------------
 
     def _pick_up(self) -> None:
         if not self.inbox or not self.alive:
             return
-        call = self.inbox[0]
-        act = self._script(call)
-        if act.behaviour is Behaviour.DIE_BEFORE and call.unstarted():
+        work = self.inbox[0]
+        if isinstance(work, Batch):
+            self.inbox.popleft()
+            self._gather(work)
+            return
+        act = self._script(work)
+        if act.behaviour is Behaviour.DIE_BEFORE and work.unstarted():
             self.die()
             return
         self.inbox.popleft()
-        if not self.claim(call):
-            self.free(call)
-        elif self.too_late(call):
-            self._end_expired(call)
+        if not self.claim(work):
+            self.free(work)
+        elif self.too_late(work):
+            self._end_expired(work)
         else:
-            self._start(call, act)
+            self._start(work, [work], act)
 
     def claim(self, call: Call) -> bool:
         """Take the right to run *call*."""
@@ -186,54 +205,119 @@ class FakeReplica:
         """Whether *call* must not start any more."""
         return self._clock.monotonic() >= call.expires
 
-    def _start(self, call: Call, act: Act) -> None:
+    def _start(self, work: Work, calls: Sequence[Call], act: Act) -> None:
         now = self._clock.monotonic()
-        self._started(call)
+        self.started[work] = calls
+        for call in calls:
+            self._tell_started(call)
         if act.behaviour is Behaviour.HANG:
-            self.running[call] = None
+            self.running[work] = None
             return
         until = now + act.seconds
-        if act.behaviour is Behaviour.LATE and call.deadline < inf:
-            until = call.deadline + act.seconds
-        self.running[call] = self._clock.call_at(until, lambda: self._end(call, act.behaviour))
+        last = max(call.deadline for call in calls)
+        if act.behaviour is Behaviour.LATE and last < inf:
+            until = last + act.seconds
+        self.running[work] = self._clock.call_at(until, lambda: self._end(work, act.behaviour))
 
-    def _end(self, call: Call, behaviour: Behaviour) -> None:
+    def _end(self, work: Work, behaviour: Behaviour) -> None:
+        calls = self.started[work]
         if behaviour is not Behaviour.DIE_DURING:
-            self._executed(call)
+            for call in calls:
+                self._tell_executed(call)
         if behaviour in (Behaviour.DIE_DURING, Behaviour.DIE_AFTER):
             self.die()
             return
-        del self.running[call]
-        if self._clock.monotonic() >= call.deadline:
-            self._settle(call, Outcome.TIMEOUT, None, call.timeout_error(ended=True))
-        elif behaviour is Behaviour.RAISE:
-            self._settle(call, Outcome.ERROR, None, ScriptedError(call.method.name))
-        else:
-            self._settle(call, Outcome.OK, ("answer", call.args), None)
+        del self.running[work], self.started[work]
+        bad = calls[0] if behaviour is Behaviour.RAISE else None
+        self._settle(work, [(call, *self._outcome(call, raises=call is bad)) for call in calls])
+
+    def _outcome(self, call: Call, *, raises: bool) -> tuple[int, Any, BaseException | None]:
+        if self.too_late_to_end(call):
+            return Outcome.TIMEOUT, None, call.timeout_error(ended=True)
+        if raises:
+            return Outcome.ERROR, None, ScriptedError(call.method.name)
+        return Outcome.OK, ("answer", call.args), None
+
+    def too_late_to_end(self, call: Call) -> bool:
+        """Whether the answer to *call* comes after its deadline."""
+        return self._clock.monotonic() >= call.deadline
 
     def _end_expired(self, call: Call) -> None:
-        self._settle(call, Outcome.TIMEOUT, None, call.timeout_error())
+        self._settle(call, [(call, Outcome.TIMEOUT, None, call.timeout_error())])
 
-    def _settle(self, call: Call, outcome: int, result: Any, error: BaseException | None) -> None:
-        """End the work of *call* as a host does: count, free the slot, release the callers, in this order."""
-        if not call.claim_outcome():
-            call.owner.abandoned_ended(call)
-            self.free(call)
-            return
-        self._record(call.method.index, outcome, self._clock.monotonic() - call.since, 0.0)
-        self.free(call)
-        call.publish(result, error)
+    def _settle(self, work: Work, outcomes: Iterable[tuple[Call, int, Any, BaseException | None]]) -> None:
+        """End *work* as a host does: count its calls, free the slot, release the callers, in this order."""
+        over = []
+        for call, outcome, result, error in outcomes:
+            if self.claim_outcome(call):
+                self._record(call.method.index, outcome, self._clock.monotonic() - call.since, 0.0)
+                over.append((call, result, error))
+            else:
+                call.owner.abandoned_ended(call)
+        self.free(work)
+        for call, result, error in over:
+            call.publish(result, error)
 
-    def free(self, call: Call) -> None:
-        """Report that the slot of *call* is free, and go on to the call that gets it next."""
-        following = self._events.follow(call)
+    def claim_outcome(self, call: Call) -> bool:
+        """Take the right to decide the outcome of *call*."""
+        return call.claim_outcome()
+
+    def free(self, work: Work) -> None:
+        """Report that the slot of *work* is free, and go on to the work that gets it next."""
+        following = self._events.follow(work)
         if following is not None:
             self._take(following, 0.0)
 
+    # -- batches -----------------------------------------------------------------------------------------------------
+
+    def _gather(self, batch: Batch) -> None:
+        """What a worker does in `Batch.gather`, where it would wait for others to join."""
+        if not self.alive:
+            return
+        timer = self.gathering.pop(batch, None)
+        if timer is not None:
+            timer.cancel()
+        now, remaining = self._clock.monotonic(), 0.0
+        if not batch._closed:  # noqa: SLF001 - the worker's side of the batch, as in `Batch.gather`; the next two too
+            batch._wake = lambda: self._look_again(batch)  # noqa: SLF001
+            remaining = batch._remaining()  # noqa: SLF001
+        if remaining > 0:
+            self.gathering[batch] = self._clock.call_at(now + remaining, lambda: self._gather(batch))
+        else:
+            self._start_batch(batch)
+
+    def _look_again(self, batch: Batch) -> None:
+        timer = self.gathering.get(batch)
+        if timer is not None:
+            timer.cancel()
+            self.gathering[batch] = self._clock.call_at(self._clock.monotonic(), lambda: self._gather(batch))
+
+    def _start_batch(self, batch: Batch) -> None:
+        act = self._script(batch.calls[0])
+        if act.behaviour is Behaviour.DIE_BEFORE:
+            self.inbox.appendleft(batch)
+            self.die()
+            return
+        calls: list[Call] = []
+        self.running[batch], self.started[batch] = None, calls  # those who learn here that they expired look at it
+        for call in batch.calls:
+            if self.too_late(call):
+                call.expire()
+            elif self.claim(call):
+                calls.append(call)
+        batch.owner.batch_started(batch, len(calls))
+        if calls:
+            self._start(batch, calls, act)
+        else:
+            del self.running[batch], self.started[batch]
+            self.free(batch)
+
+    # -- what goes wrong ---------------------------------------------------------------------------------------------
+
     def release_hung(self) -> None:
         """Have every method that hangs answer now."""
-        for call in [call for call, timer in self.running.items() if timer is None]:
-            self._end(call, Behaviour.ANSWER)
+        for work in [work for work, timer in self.running.items() if timer is None]:
+            self._end(work, Behaviour.ANSWER)
 
     def die(self, *, report_after: float = 0.0) -> None:
         """
@@ -244,16 +328,16 @@ class FakeReplica:
         """
         if self.alive:
             self.alive = False
-            for timer in self.running.values():
+            for timer in (*self.running.values(), *self.gathering.values()):
                 if timer is not None:
                     timer.cancel()
             self._clock.call_at(self._clock.monotonic() + report_after, self._report)
 
     def _report(self) -> None:
         self._reported = True
-        not_started, maybe = tuple(self.inbox), tuple(self.running)
-        self.inbox.clear()
-        self.running.clear()
+        not_started, maybe = (*self.inbox, *self.gathering), tuple(self.running)
+        for held in (self.inbox, self.gathering, self.running, self.started):
+            held.clear()
         self._events.lost(not_started, maybe, self._cause)
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - as in Replica
@@ -272,6 +356,11 @@ class FakeReplica:
     def __repr__(self) -> str:
         """Name, slots taken, and whether it is dead."""
         return f"<FakeReplica {self.id} {self.taken}/{self.slots}{'' if self.alive else ' dead'}>"
+
+
+def calls_of(work: Work) -> Sequence[Call]:
+    """The calls that *work* answers: one, or those of a batch."""
+    return work.calls if isinstance(work, Batch) else (work,)
 
 
 class _Events:

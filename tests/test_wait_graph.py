@@ -1,0 +1,246 @@
+"""
+A dead-lock among methods that wait for calls is found when it arises, and nothing else is taken for one.
+
+Services, their methods and what these do are drawn from seeds: methods call services, their own included, wait for
+calls or go on, and end. All of it runs on real routers with replicas in virtual time.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from random import Random
+
+import pytest
+
+from sage_plugins.call import Call
+from sage_plugins.errors import ReentrantCallError
+from sage_plugins.method_router import MethodRouter
+from sage_plugins.testing.fake_replica import Act, Behaviour, open_replica
+from sage_plugins.testing.virtual_clock import VirtualClock
+from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan
+
+WAIT = 1 / 16
+METHODS = (
+    MethodPlan(0, "any", MethodKind.SYNC, idempotent=False, timeout=inf),
+    MethodPlan(1, "one", MethodKind.SYNC, idempotent=False, timeout=inf, max_concurrency=1),
+    MethodPlan(
+        2,
+        "many",
+        MethodKind.SYNC,
+        idempotent=False,
+        timeout=inf,
+        batch=BatchPlan("many_at_once", MethodKind.SYNC, 2, WAIT),
+    ),
+)
+
+
+class ByKey:
+    binding = True
+
+    def picker(self, candidates):
+        return lambda key: candidates[key % len(candidates)]
+
+
+class World:
+    """Services whose methods run until they are told to end; what they wait for is kept in `waits`."""
+
+    def __init__(self, services, *, guarded=True):
+        self.clock = VirtualClock()
+        self.guarded = guarded
+        self.waits = {}  # what each running call or batch waits for
+        self.refused = []
+        self.routers, self.replicas = [], []
+        for number, (slots, binding) in enumerate(services):
+            router = MethodRouter(
+                f"s{number}",
+                self.clock,
+                queue_size=1000,
+                reject=False,
+                retry_lost=False,
+                count=lambda *_: None,
+                refused=lambda *_: None,
+                balancer=ByKey() if binding else None,
+            )
+            self.routers.append(router)
+            for index in range(2 if binding else 1):
+                replica, _ = open_replica(router, self.clock, slots, index=index, script=lambda _: Act(Behaviour.HANG))
+                self.replicas.append(replica)
+
+    def call(self, service, method, *, key=0, outer=None):
+        """Make a call on behalf of *outer*, and let run what can."""
+        router, now = self.routers[service], self.clock.monotonic()
+        call = Call(router, METHODS[method], (), {}, CallOptions(key=key), now, inf, inf, None)
+        call.outer = outer
+        router.route(call)
+        self.clock.advance(0)
+        return call
+
+    def wait(self, waiter, call):
+        """The method that answers *waiter* waits for *call* from now on."""
+        if call.over():
+            return
+        self.waits[waiter.batch or waiter] = (waiter, call)
+        if self.guarded:
+            call.owner.guard(call, waiter)
+        self.go_on()
+
+    def go_on(self):
+        """Methods whose calls are over wait no more."""
+        self.clock.advance(WAIT)
+        for work, (waiter, call) in list(self.waits.items()):
+            if call.over():
+                del self.waits[work]
+                if self.guarded:
+                    call.owner.went_on(waiter)
+                if isinstance(call.exception_now(), ReentrantCallError) and call not in self.refused:
+                    self.refused.append(call)
+
+    def busy(self):
+        """What runs and does not wait, each with its replica."""
+        return [(replica, work) for replica in self.replicas for work in replica.running if work not in self.waits]
+
+    def end(self, replica, work):
+        replica._end(work, Behaviour.ANSWER)
+        self.go_on()
+
+    def finish(self):
+        """All methods that do not wait end, until none does: what is left then never ends."""
+        self.go_on()
+        while busy := self.busy():
+            self.end(*busy[0])
+        return list(self.waits)
+
+    def close(self):
+        """Forget the waits: nobody is there to go on."""
+        for waiter, call in self.waits.values():
+            call.owner.went_on(waiter)
+
+
+def play(seed, steps, *, guarded=True):
+    """The world after so many steps; it stops short of the first step in which a call was refused."""
+    random = Random(seed)  # noqa: S311 - no secret
+    services = [(random.choice((1, 1, 2, 3)), random.random() < 0.3) for _ in range(random.choice((1, 2, 2, 3)))]
+    world = World(services, guarded=guarded)
+    made = []
+    for step in range(steps):
+        busy = world.busy()
+        choice, dice = random.random(), [random.random() for _ in range(4)]
+        service, method, key = int(dice[0] * len(services)), int(dice[1] * len(METHODS)), int(dice[2] * 2)
+        if choice < 0.25 or not busy:
+            world.call(service, method, key=key)
+        else:
+            replica, work = busy[int(dice[3] * len(busy))]
+            waiter = replica.started[work][0]
+            if choice < 0.7:
+                call = world.call(service, method, key=key, outer=waiter)
+                made.append((waiter, call))
+                if choice < 0.55:
+                    world.wait(waiter, call)
+            elif choice < 0.85 and (own := [call for other, call in made if other is waiter and not call.over()]):
+                world.wait(waiter, own[0])
+            else:
+                world.end(replica, work)
+        world.go_on()
+        if world.refused:
+            return world, step + 1
+    return world, steps
+
+
+def check(seed):
+    """Whether a dead-lock arose."""
+    world, steps = play(seed, 6 + seed % 20)
+    try:
+        if not world.refused:
+            assert world.finish() == [], f"seed {seed}: a dead-lock was missed"
+            return False
+    finally:
+        world.close()
+    # The same without the guard: what was refused must be among what never ends.
+    unguarded, _ = play(seed, steps, guarded=False)
+    assert unguarded.finish() != [], f"seed {seed}: a call was refused and nothing was stuck: {world.refused}"
+    return True
+
+
+@pytest.mark.parametrize("first", range(0, 1000, 100))
+def test_dead_locks_are_found_and_nothing_else_is_taken_for_one(first):
+    found = sum(check(seed) for seed in range(first, first + 100))
+    assert 10 <= found <= 95, "seeds must bring about both"
+
+
+# -- single cases ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world():
+    worlds = []
+
+    def make(*slots):
+        worlds.append(World([(each, False) for each in slots]))
+        return worlds[0]
+
+    yield make
+    worlds[0].close()
+
+
+def refused(call):
+    return call.over() and isinstance(call.exception_now(), ReentrantCallError)
+
+
+def test_an_outer_call_that_goes_on_is_not_taken_for_one_that_waits(world):
+    """A.any submits B.any and computes; B.any calls A, and gets the slot when A.any ends."""
+    world = world(1, 1)
+    outer = world.call(0, 0)
+    inner = world.call(1, 0, outer=outer)
+    back = world.call(0, 0, outer=inner)
+    world.wait(inner, back)
+    assert not refused(back)
+    assert world.finish() == []
+
+
+def test_a_wait_for_a_call_that_runs_may_close_the_circle(world):
+    """As before, but then A.any waits for B.any: the call that B.any waits for never starts, and is refused."""
+    world = world(1, 1)
+    outer = world.call(0, 0)
+    inner = world.call(1, 0, outer=outer)
+    back = world.call(0, 0, outer=inner)
+    world.wait(inner, back)
+    world.wait(outer, inner)
+    assert refused(back)
+    assert world.finish() == []
+
+
+def test_two_services_that_call_each_other_at_the_same_time_are_told_so(world):
+    world = world(1, 1)
+    first, second = world.call(0, 0), world.call(1, 0)
+    to_second, to_first = world.call(1, 0, outer=first), world.call(0, 0, outer=second)
+    world.wait(first, to_second)
+    assert not refused(to_second)
+    world.wait(second, to_first)
+    assert refused(to_first)
+    assert world.finish() == []
+
+
+def test_a_method_with_one_turn_that_calls_itself_is_told_so_though_slots_are_free(world):
+    world = world(3)
+    outer = world.call(0, 1)
+    inner = world.call(0, 1, outer=outer)
+    world.wait(outer, inner)
+    assert refused(inner)
+
+
+def test_a_method_whose_caller_gave_up_is_told_so_too(world):
+    world = world(1)
+    outer = world.call(0, 0)
+    outer.abandon()
+    inner = world.call(0, 0, outer=outer)
+    world.wait(outer, inner)
+    assert refused(inner)
+
+
+def test_a_batch_method_that_calls_its_own_service_is_told_so(world):
+    world = world(1)
+    outer = world.call(0, 2)
+    world.go_on()
+    inner = world.call(0, 2, outer=outer)
+    world.wait(outer, inner)
+    assert refused(inner)
