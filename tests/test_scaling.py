@@ -327,7 +327,7 @@ def test_leaving_takes_no_longer_than_drain_timeout(deploy, threaded, gate, opti
     held = service.handle.submit("run", gate)
     gate.wait_entered()
     service.env.scale("svc", 1)
-    with pytest.raises(errors.ServiceStoppedError, match="svc#1.*still running"):
+    with pytest.raises(errors.ServiceStoppedError, match=r"svc#1.*still running"):
         held.result(PATIENCE)
     assert service.handle.index() == 0
 
