@@ -272,7 +272,10 @@ class ServiceHandle:
         def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
             made = make(method, args, kwargs)
             try:
-                route_here(made)
+                if made.outer is None:
+                    router.route(made)
+                else:
+                    route_inside(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
             return made.wait_alone()
@@ -311,22 +314,27 @@ class ServiceHandle:
         def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
             made = make(method, args, kwargs)
             try:
-                route_here(made)
+                if made.outer is None:
+                    router.route(made)
+                    if not made.over():  # it waits for its turn, to run in this thread
+                        made.hold()
+                else:
+                    route_inside(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).submit(method, *args, **kwargs)
             return made
 
-        def route_here(made: Call) -> None:
+        def route_inside(made: Call) -> None:
+            """Route a call that a method makes, which runs in the same thread: the method waits from now on."""
             waiter = made.outer
-            if waiter is not None:
-                note(made, waiter)  # now: if there is a slot it runs in this thread, and the method that made it waits
+            assert waiter is not None  # noqa: S101 - for the type checker
+            note(made, waiter)
             try:
                 router.route(made)
-                if not made.over():  # it waits for its turn, to run in this thread
+                if not made.over():
                     made.hold_inside()
             finally:
-                if waiter is not None:
-                    router.went_on(waiter)
+                router.went_on(waiter)
 
         self._make = make
         self.__dict__["call"] = call_here if binding.runs_here else call

@@ -118,6 +118,7 @@ class MetricsRecorder:
 
 def _compose_replica_side(cells: Sequence[Cells]) -> Callable[[int, int, float, float], None]:
     edges, bisect, width, wait, run, first_outcome = EDGES_S, bisect_left, _WIDTH, _WAIT, _RUN, _OUTCOME
+    shortest = edges[0]  # what is not longer is in the first bucket, and often nothing is longer: no search for that
 
     def record(method: int, outcome: int, wait_s: float, run_s: float) -> None:
         histogram, sums = cells[method]
@@ -125,7 +126,10 @@ def _compose_replica_side(cells: Sequence[Cells]) -> Callable[[int, int, float, 
             sums[first_outcome + outcome] += 1
         sums[wait] += wait_s
         sums[run] += run_s
-        histogram[bisect(edges, wait_s) * width + bisect(edges, run_s)] += 1
+        bucket = 0 if run_s <= shortest else bisect(edges, run_s)
+        if wait_s > shortest:
+            bucket += bisect(edges, wait_s) * width
+        histogram[bucket] += 1
 
     return record
 
