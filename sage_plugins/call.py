@@ -97,6 +97,9 @@ class CallOwner(Protocol):
     def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
         """The method that answers *waiter* waits for *call*: end that if it would be for ever."""
 
+    def serves_only(self, lane: Any) -> bool:
+        """Whether calls have nowhere to go but to *lane*."""
+
     def went_on(self, waiter: Call) -> None:
         """The method that answers *waiter* waits no more; after each `guard`."""
 
@@ -120,8 +123,8 @@ class Call(Future[Any]):
 
     It behaves as a `concurrent.futures.Future`: `result`, `exception`, `cancel`, callbacks, `wait`, `as_completed` and
     `asyncio.wrap_future` work. Beyond that, it ends at its deadline, with `CallTimeoutError`, also if nobody set a
-    time-out on `result()`. `cancel` stops a call that has not started; one that runs goes on and `cancel` returns
-    False.
+    time-out on `result()`. `cancel` stops a call that has not started or that runs as a coroutine; any other that runs
+    goes on and `cancel` returns False.
 
     All methods are safe from any thread.
     """
@@ -155,6 +158,7 @@ class Call(Future[Any]):
     outer: Call | None = None  # the call by whose method this one was made
     task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine; written by the envelope, as the next
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
+    off_loop: bool = False  # whether such a loop has left the call to a thread
     batch: Any = None  # the `batch.Batch` that it runs in; written by the router
 
     def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost

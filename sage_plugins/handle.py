@@ -196,7 +196,8 @@ class ServiceHandle:
         Call *method* from a coroutine; raises what `call` raises.
 
         Works from any running event loop. With a full queue under `overload: block` it suspends. Cancelling the
-        awaiting task cancels the call: one that has not started never will; one that runs is abandoned.
+        awaiting task cancels the call: one that has not started never will; a coroutine is cancelled; any other method
+        that runs is abandoned.
         """
         from sage_plugins import aio
 

@@ -129,6 +129,8 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         return True
 
     def hand_over(work: Work) -> bool:
+        for call in envelope.calls_of([work]):
+            call.off_loop = True
         envelope.handed.add(work)
         return False
 

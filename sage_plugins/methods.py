@@ -173,7 +173,7 @@ def _batch_problems(cls: type, config: Any, names: list[str], batch_methods: Map
         if method not in batch_methods:
             fix = f"mark a method that takes lists with @batch_of({method!r}), or remove it"
             yield Problem("E501", key, f"{cls.__qualname__} has no batch method for {method!r}", fix)
-        elif (size if wanted is True else wanted.get("size", size)) == 1:
+        elif size == 1 and (wanted is True or wanted.get("size", 1) == 1):
             yield Problem(
                 "W15", key, "has no effect: the batch would have one call", "give it a size, or set batch_size"
             )

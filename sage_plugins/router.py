@@ -487,6 +487,10 @@ class Router:
         """The method that answers *waiter* waits for *call*: end that if it would be for ever. See `wait_graph`."""
         wait_graph.guard(call, waiter, blocks=blocks)
 
+    def serves_only(self, lane: Lane) -> bool:
+        """Whether calls have nowhere to go but to *lane*."""
+        return self._lanes == (lane,)
+
     def went_on(self, waiter: Call) -> None:
         """The method that answers *waiter* waits no more."""
         wait_graph.went_on(waiter)

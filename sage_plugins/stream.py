@@ -15,6 +15,7 @@ from sage_plugins.call import MAX_WAIT_S, Call, closed_lock, current_call, open_
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from types import TracebackType
     from typing import Self
@@ -301,7 +302,7 @@ class ServiceStream(_Consumer):
                 if remaining <= 0:
                     call.expire_item(now - since)
                 else:
-                    latch.acquire(timeout=min(remaining, MAX_WAIT_S))
+                    _wait_inside(call, latch, min(remaining, MAX_WAIT_S))
         except _EndError:
             raise StopIteration from None
         except BaseException:  # also KeyboardInterrupt while waiting: the consumer is gone
@@ -385,6 +386,19 @@ class AsyncServiceStream(_Consumer):
     ) -> None:
         """Close."""
         self.close()
+
+
+def _wait_inside(call: StreamCall, latch: threading.Lock, seconds: float) -> None:
+    """Wait for *latch*; a method that reads a stream may be what the stream waits for."""
+    waiter = current_call()
+    if waiter is None:
+        latch.acquire(timeout=seconds)
+        return
+    call.owner.guard(call, waiter)
+    try:
+        latch.acquire(timeout=seconds)
+    finally:
+        call.owner.went_on(waiter)
 
 
 def _wake_consumer(call: Any) -> None:

@@ -43,11 +43,12 @@ def guard(call: Call, waiter: Call, *, blocks: bool) -> None:
         waiter: Whose method waits.
         blocks: Whether its thread does nothing else meanwhile.
     """
-    if blocks and waiter.on_loop and call.lane is waiter.lane and call.method.kind in _COROUTINES:
+    if blocks and waiter.on_loop and _needs_loop(call, waiter):
         _refuse(
             call,
-            f"the coroutine {_name(waiter)} waits for it with call() and so keeps the event loop on which it would "
-            "run. Use `await handle.acall(...)`",
+            f"the coroutine {_name(waiter)} waits for it with call() and so keeps the event loop that it needs. Use "
+            "`await handle.acall(...)`",
+            only_unstarted=False,
         )
         return
     _waits[_work(waiter)] = call
@@ -81,10 +82,18 @@ def went_on(waiter: Call) -> None:
     _waits.pop(_work(waiter), None)
 
 
-def _refuse(call: Call, why: str) -> None:
-    text = f"{_name(call)} would never start: {why}"
+def _needs_loop(call: Call, waiter: Call) -> bool:
+    """Whether *call* cannot go on while the loop of *waiter* stands still."""
+    if call.lane is None:  # a slot that gets free elsewhere may do
+        return call.unstarted() and call.owner.serves_only(waiter.lane)
+    # What the loop has left to a thread needs it no more.
+    return call.lane is waiter.lane and (call.method.kind in _COROUTINES or not call.off_loop)
+
+
+def _refuse(call: Call, why: str, *, only_unstarted: bool = True) -> None:
+    text = f"{_name(call)} would never {'start' if call.unstarted() else 'end'}: {why}"
     error = ReentrantCallError(text, service=call.owner.service, method=call.method.name)
-    call.give_up(error, Outcome.ERROR, only_unstarted=True)
+    call.give_up(error, Outcome.ERROR, only_unstarted=only_unstarted)
 
 
 def _stuck(waits: Mapping[Work, Call]) -> set[Call]:

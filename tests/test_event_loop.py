@@ -184,3 +184,48 @@ def test_close_releases_calls_that_wait_for_a_helper_thread(deploy, probe, gate)
             call.result(PATIENCE)
     gate.open()
     assert gate.entered == 0
+
+
+@pytest.mark.parametrize("slots", [1, 5])
+@pytest.mark.parametrize("way", ["call", "result", "started", "stream"])
+def test_blocking_the_loop_for_a_call_that_needs_it_is_refused(deploy, way, slots):
+    """Whatever kind of method it is, and whether it waits for a slot, for the loop, or has started."""
+
+    class Calling:
+        async def outer(self, way):
+            handle = self.ctx.service("svc")
+            if way == "call":
+                return handle.call("plain")
+            if way == "stream":
+                return list(handle.stream("items"))
+            call = handle.submit("never")
+            if way == "started":
+                await asyncio.sleep(0)
+            return call.result()
+
+        def plain(self):
+            return "plain"
+
+        def items(self):
+            yield "item"
+
+        async def never(self):
+            await asyncio.get_running_loop().create_future()
+
+    service = deploy("async", Calling, max_concurrency=slots, timeout=1000)
+    with pytest.raises(errors.ReentrantCallError, match="acall"):
+        service.handle.outer(way)
+
+
+def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_dead_lock(deploy, gate):
+    class Calling:
+        async def outer(self, gate):
+            call = self.ctx.service("svc").submit("plain", gate)
+            await asyncio.to_thread(gate.wait_entered)
+            gate.open()
+            return call.result()
+
+        def plain(self, gate):
+            return gate("answer")
+
+    assert deploy("async", Calling).handle.outer(gate) == "answer"
