@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from itertools import cycle
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins import wait_graph
 from sage_plugins.call import CURRENT
 from sage_plugins.errors import InvalidKeyError, OverloadedError, ReplicaDiedError, ServiceStoppedError
+from sage_plugins.fence import fenced_picker
 from sage_plugins.lane import Lane, remove
 from sage_plugins.values import Outcome
 
@@ -137,7 +137,9 @@ class Router:
         self._lanes = able if self._balancer is not None else able[:1]
         for lane in self._open:
             self._give_backlog(lane)
-        self._pick = self._picker(self._balancer, self._lanes) if self._balancer and len(self._lanes) > 1 else None
+        self._pick = None
+        if self._balancer and len(self._lanes) > 1:
+            self._pick = fenced_picker(self._balancer, self._lanes, self._key_of, self._on_balancer_error)
         self._closing = self._stopped is not None or self._unavailable is not None
         if self._closing:
             self.route = self._refuse
@@ -218,46 +220,6 @@ class Router:
             return queue(call, lane)
 
         return route
-
-    def _picker(self, balancer: Balancer, lanes: tuple[Lane, ...]) -> Callable[[Call], Candidate]:
-        """
-        The balancer's choice for a call, fenced: for one that raises or answers nonsense turns step in, with an event.
-
-        Raises InvalidKeyError for a call with a key that is none: that is its caller's fault.
-        """
-        turns: Callable[[], Lane] = cycle(lanes).__next__
-        try:
-            pick = balancer.picker(lanes)
-        except Exception as error:  # noqa: BLE001 - a plugin's
-            self._on_balancer_error(error)
-            return lambda _: turns()
-        known, key_of = frozenset(lanes), self._key_of
-        fenced = False
-
-        def picked(call: Call) -> Candidate:
-            nonlocal fenced
-            if not fenced:
-                key = call.options.key
-                if key is None and key_of is not None:
-                    key = key_of(call)
-                try:
-                    lane = pick(key)
-                    if lane in known:
-                        return lane
-                    error: Exception = LookupError(f"it chose {lane!r}, which is not among the replicas")
-                except Exception as raised:  # noqa: BLE001 - a plugin's
-                    if key is not None and isinstance(raised, InvalidKeyError):
-                        raise self._invalid_key(call, raised) from None
-                    error = raised
-                fenced = True
-                self._on_balancer_error(error)
-            return turns()
-
-        return picked
-
-    def _invalid_key(self, call: Call, wrong: InvalidKeyError) -> InvalidKeyError:
-        msg = f"{self.service}.{call.method.name} was not run: {wrong}"
-        return InvalidKeyError(msg, service=self.service, method=call.method.name)
 
     def _refuse(self, call: Call, lane: Lane | None = None) -> bool:  # noqa: ARG002 - stands in for _queue
         unavailable = self._stopped is None and self._unavailable is not None

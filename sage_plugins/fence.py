@@ -1,0 +1,68 @@
+"""A load balancer's choice, fenced: its faults reach neither callers nor the other parts of the service."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from sage_plugins.errors import InvalidKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.call import Call
+    from sage_plugins.interfaces import Balancer, Candidate
+    from sage_plugins.keys import KeyOf
+    from sage_plugins.lane import Lane
+
+__all__ = ["fenced_picker"]
+
+
+def fenced_picker(
+    balancer: Balancer, lanes: tuple[Lane, ...], key_of: KeyOf | None, on_error: Callable[[BaseException], None]
+) -> Callable[[Call], Candidate]:
+    """
+    What chooses among *lanes* for a call. For a balancer that raises or answers nonsense turns step in.
+
+    The result raises InvalidKeyError for a call with a key that is none: that is its caller's fault.
+
+    Args:
+        balancer: Composes the choice.
+        lanes: Among which; at least one.
+        key_of: The key of a call that was given none, or None if only callers give keys.
+        on_error: Told once, when turns step in.
+    """
+    turns: Callable[[], Lane] = cycle(lanes).__next__
+    try:
+        pick = balancer.picker(lanes)
+    except Exception as error:  # noqa: BLE001 - a plugin's
+        on_error(error)
+        return lambda _: turns()
+    known = frozenset(lanes)
+    fenced = False
+
+    def picked(call: Call) -> Candidate:
+        nonlocal fenced
+        if not fenced:
+            key = call.options.key
+            if key is None and key_of is not None:
+                key = key_of(call)
+            try:
+                lane = pick(key)
+                if lane in known:
+                    return lane
+                error: Exception = LookupError(f"it chose {lane!r}, which is not among the replicas")
+            except Exception as raised:  # noqa: BLE001 - a plugin's
+                if key is not None and isinstance(raised, InvalidKeyError):
+                    raise _invalid_key(call, raised) from None
+                error = raised
+            fenced = True
+            on_error(error)
+        return turns()
+
+    return picked
+
+
+def _invalid_key(call: Call, wrong: InvalidKeyError) -> InvalidKeyError:
+    service, method = call.owner.service, call.method.name
+    return InvalidKeyError(f"{service}.{method} was not run: {wrong}", service=service, method=method)
