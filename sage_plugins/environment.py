@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
 import threading
 import weakref
@@ -282,7 +281,9 @@ class Environment:
             if factory is not None:
                 return factory
             file, entry = self._entries[name]
-        built = ServiceFactory(name, _load_class(entry, file), entry.args, entry.kwargs)
+        from sage_plugins.entry_class import load_class  # only what a file names needs the reader of files
+
+        built = ServiceFactory(name, load_class(entry, file), entry.args, entry.kwargs)
         with self._lock:
             return self._built.setdefault(name, built)
 
@@ -305,7 +306,9 @@ class Environment:
             with self._lock:
                 from_file = self._entries.get(name) if name not in self._configs else None
             if from_file is not None and error.problems:
-                raise _at_positions(error, *from_file) from None
+                from sage_plugins.entry_class import at_positions
+
+                raise at_positions(error, *from_file) from None
             raise
 
     def _compose_all(self, names: Iterable[str]) -> list[tuple[Composition, list[Problem]]]:
@@ -650,44 +653,6 @@ class Environment:
     def __repr__(self) -> str:
         """Name and number of services."""
         return f"<Environment {self.name!r} with {len(self._names())} services>"
-
-
-def _load_class(entry: ServiceEntry, file: DeploymentFile) -> type:
-    """
-    The class that *entry* names as `package.module:Class`.
-
-    Raises:
-        ConfigError: There is no such module or class, or importing it failed.
-    """
-    path = entry.class_path or ""
-    module_name, _, class_name = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in class_name.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        reason = f"cannot import {path!r}: {type(error).__name__}: {error}"
-        raise _class_error(entry, file, reason, "check the name and that its folder is on sys.path") from error
-    if not isinstance(found, type):
-        raise _class_error(entry, file, f"{path!r} is {found!r}, not a class", "name a class")
-    return found
-
-
-def _class_error(entry: ServiceEntry, file: DeploymentFile, reason: str, fix: str) -> ConfigError:
-    from sage_plugins.values import Problem
-
-    return _at_positions(PlanError("", problems=[Problem("E703", "class", reason, fix)]), file, entry)
-
-
-def _at_positions(error: PlanError | ConfigError, file: DeploymentFile, entry: ServiceEntry) -> ConfigError:
-    """The same problems, each with its place in the file."""
-    from sage_plugins.config_file import file_problem
-
-    problems = [file_problem(entry, problem, file.path) for problem in error.problems]
-    errors = [
-        str(problem) for problem, known in zip(problems, error.problems, strict=True) if known.severity == "error"
-    ]
-    return ConfigError("\n".join(errors), problems=problems)
 
 
 # -- environments that nobody closed, and forks ------------------------------------------------------------------------
