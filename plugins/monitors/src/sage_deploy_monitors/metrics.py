@@ -13,7 +13,6 @@ from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_deploy_monitors.process_usage import ProcessUsage
-from sage_plugins.metrics import MethodMetrics
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -198,6 +197,8 @@ class Metrics:
             for process in (snapshot["process"] for snapshot in snapshots)
             if process is not None
         }
+        from sage_plugins.metrics import MethodMetrics  # made of attrs, and only a status needs it
+
         return {
             **_measured(service, sum(refused.values())),
             "methods": {
