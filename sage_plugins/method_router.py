@@ -168,27 +168,38 @@ class MethodRouter(Router):
 
     def _take_oldest(self, lane: Lane) -> Call | None:
         """Take the oldest call out of the lane's backlog whose method has a turn there."""
-        backlog = lane.backlog
-        if not isinstance(backlog, deque):
-            return None
-        # Those that give up leave the backlog without the lock; nobody else takes from it.
-        for call in backlog.copy():
-            if self._has_turn(call, lane) and remove(backlog, call):
-                return call
-        return None
+        return self._take_first(lane, lambda call: self._has_turn(call, lane))
 
     def _companions(self, call: Call, lane: Lane) -> list[Call]:
         """Take the calls out of the lane's backlog that are answered together with *call*."""
-        backlog, batch = lane.backlog, call.method.batch
-        if batch is None or not isinstance(backlog, deque):
-            return []
+        batch = call.method.batch
         found: list[Call] = []
-        for other in backlog.copy():
-            if len(found) + 1 == batch.size:
+        while batch is not None and len(found) + 1 < batch.size:
+            other = self._take_first(lane, lambda other: other.method is call.method)
+            if other is None:
                 break
-            if other.method is call.method and not other.settled() and remove(backlog, other):
+            if other.settled():
+                self._leave_queue(other)
+            else:
                 found.append(other)
         return found
+
+    def _take_first(self, lane: Lane, fits: Callable[[Call], bool]) -> Call | None:
+        """Take the oldest call that *fits* out of the lane's backlog; one that has ended may be among them."""
+        backlog = lane.backlog
+        if not isinstance(backlog, deque):
+            return None
+        try:
+            oldest = backlog.popleft()
+        except IndexError:
+            return None
+        if fits(oldest):
+            return oldest
+        backlog.appendleft(oldest)
+        if oldest.settled():  # given up while it was in nobody's hands
+            self._discard(oldest)
+        # Those that give up leave the backlog without the lock; nobody else takes from it.
+        return next((call for call in backlog.copy() if fits(call) and remove(backlog, call)), None)
 
     # -- replicas that leave -----------------------------------------------------------------------------------------
 
