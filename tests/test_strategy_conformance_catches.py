@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from queue import Empty
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -17,6 +18,7 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 from sage_plugins import hookimpl
+from sage_plugins.batch import Batch
 from sage_plugins.call import Call
 from sage_plugins.plugins import Registry
 from sage_plugins.testing import StrategyConformance
@@ -199,6 +201,39 @@ class RunsCancelledCalls(Workers):
         return execute(work)
 
 
+class RunsCancelledItems(Workers):
+    """Runs calls of a batch that were cancelled before it was full."""
+
+    def do(self, execute, work):
+        if isinstance(work, Batch):
+            work.gather()
+            for call in work.calls:
+                if call.cancelled():
+                    call._unstarted = True
+        return execute(work)
+
+
+class MergesBatches(Workers):
+    """Takes two batches at a time, and makes one of them."""
+
+    def __init__(self, seat):
+        super().__init__(seat)
+        self.slots = 2
+
+    def do(self, execute, work):
+        if not isinstance(work, Batch):
+            return execute(work)
+        try:
+            other = self.seat.get_within(0.2)
+        except Empty:
+            return execute(work)
+        if isinstance(other, Batch):
+            work.gather()
+            other.gather()
+            work.calls, other.calls = work.calls + other.calls, []
+        return execute(work) and execute(other)
+
+
 class SwallowsErrors(Workers):
     """Makes results of errors."""
 
@@ -303,6 +338,10 @@ FAULTS = [
     Fault(WaitsForEver, "test_close_does_not_wait_for_abandoned_calls"),
     Fault(RunsCancelledCalls, "test_call_is_started_or_cancelled_never_both"),
     Fault(SwallowsErrors, "test_exception_keeps_type_and_content", {"verb": "call", "method": "fail"}),
+    Fault(SwallowsErrors, "test_error_comes_after_the_items", {"verb": "stream"}),
+    Fault(RunsTwice, "test_items_come_in_order", {"method": "produce", "verb": "stream"}),
+    Fault(RunsCancelledItems, "test_cancelled_call_is_left_out_of_its_open_batch", {"method": "get"}),
+    Fault(MergesBatches, "test_no_batch_is_larger_than_batch_size", {"method": "get"}),
     Fault(ForgetsTheContext, "test_method_sees_the_callers_context_variables", {"verb": "call"}),
     Fault(SharesItsContext, "test_methods_changes_of_context_variables_stay_with_its_call", {"verb": "call"}),
     Fault(TooMany, "test_as_many_calls_run_at_once_as_configured", {"at_once": 2}, MANY),

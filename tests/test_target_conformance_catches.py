@@ -7,6 +7,9 @@ A check that has never failed proves nothing.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import itertools
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +24,7 @@ from sage_plugins.call import Call
 from sage_plugins.plugins import Registry
 from sage_plugins.service import ServiceContext
 from sage_plugins.testing import TargetConformance
+from sage_plugins.testing.probes import ProbeError
 from sage_plugins.values import Registration, ReplicaState
 
 if TYPE_CHECKING:
@@ -145,10 +149,137 @@ class OneForAll(LocalTarget):
         return self.first
 
 
+# -- slots and turns ---------------------------------------------------------------------------------------------------
+
+
+class FreesTooEarly(LocalTarget):
+    """Tells that a call has ended as soon as it is sent."""
+
+    def start(self, spec, at, events, clock):
+        heard = Events(events)
+        heard.follow = lambda ended: None
+        replica = super().start(spec, at, heard, clock)
+        send = replica.send
+
+        def hurry(work):
+            send(work)
+            events.freed(work)
+
+        replica.send = hurry
+        return replica
+
+
+class ForgetsWhatEnded(LocalTarget):
+    """Tells that a slot is free, and not of which call."""
+
+    def start(self, spec, at, events, clock):
+        heard = Events(events)
+        heard.follow = lambda _ended: events.follow(None)
+        return super().start(spec, at, heard, clock)
+
+
+# -- what travels ------------------------------------------------------------------------------------------------------
+
+
+class Relay(LocalTarget):
+    """A target through which what a method gives travels as a subclass says."""
+
+    relayed: tuple[str, ...]
+
+    def start(self, spec, at, events, clock):
+        return super().start(spec._replace(factory=RelayFactory(spec.factory, self)), at, events, clock)
+
+
+class RelayFactory:
+    def __init__(self, factory, relay):
+        self.factory, self.relay = factory, relay
+
+    def create_service(self, ctx):
+        instance = self.factory.create_service(ctx)
+        for name in self.relay.relayed:
+            if hasattr(instance, name):
+                setattr(instance, name, partial(self.relay.through, getattr(instance, name)))
+        return instance
+
+
+class StreamRelay(Relay):
+    relayed = ("produce", "produce_and_report", "produce_and_fail")
+
+    def through(self, method, *args):
+        yield from method(*args)
+
+
+class RunsAhead(StreamRelay):
+    """Has the producer give a hundred items before anybody asks for the second."""
+
+    def through(self, method, *args):
+        items = method(*args)
+        while some := list(itertools.islice(items, 100)):
+            yield from some
+
+
+class DropsItems(StreamRelay):
+    """Loses every tenth item."""
+
+    def through(self, method, *args):
+        return (item for number, item in enumerate(method(*args), 1) if number % 10)
+
+
+class SwapsItems(StreamRelay):
+    """Gives each second item first."""
+
+    def through(self, method, *args):
+        items = method(*args)
+        while pair := list(itertools.islice(items, 2)):
+            yield from reversed(pair)
+
+
+class NeverEndsProducers(StreamRelay):
+    """Does not tell the producer that nobody wants more."""
+
+    left: list[Any] = []  # noqa: RUF012 - of all targets of the class
+
+    def through(self, method, *args):
+        items = method(*args)
+        self.left.append(items)
+        return (item for item in items)
+
+
+class LosesTheLastError(StreamRelay):
+    """Ends a stream whose producer failed as if it had no more items."""
+
+    def through(self, method, *args):
+        with contextlib.suppress(ProbeError):
+            yield from method(*args)
+
+
+class BatchRelay(Relay):
+    relayed = ("get_many",)
+
+
+class MixesUpResults(BatchRelay):
+    """Gives each caller of a batch the result of another."""
+
+    def through(self, method, keys):
+        return list(reversed(method(keys)))
+
+
+class OneFailsAll(BatchRelay):
+    """Fails the whole batch when one of its calls fails."""
+
+    def through(self, method, keys):
+        results = method(keys)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+
 class Fault(NamedTuple):
     target: type[LocalTarget]
     case: str
     arguments: Mapping[str, Any] = MappingProxyType({})
+    strategy: str = "single"
 
 
 FAULTS = [
@@ -164,6 +295,21 @@ FAULTS = [
     Fault(AsksInASlot, "test_status_is_answered_while_every_slot_is_taken"),
     Fault(OneForAll, "test_each_replica_has_its_own_instance", {"balancer": "round_robin"}),
     Fault(OneForAll, "test_hooks_run_once_for_each_replica", {"balancer": "round_robin"}),
+    Fault(FreesTooEarly, "test_never_more_calls_of_a_method_at_once_than_its_limit", {"most": 1}, "multi"),
+    Fault(FreesTooEarly, "test_abandoned_method_keeps_its_turn", {}, "multi"),
+    Fault(ForgetsWhatEnded, "test_cancelled_calls_of_a_limited_method_leave"),
+    Fault(ForgetsWhatEnded, "test_as_many_calls_of_a_method_run_at_once_as_its_limit_allows", {}, "multi"),
+    Fault(RunsAhead, "test_producer_is_not_far_ahead_of_its_consumer"),
+    Fault(DropsItems, "test_items_come_in_order", {"method": "produce", "verb": "stream"}),
+    Fault(SwapsItems, "test_items_come_in_order", {"method": "produce", "verb": "stream"}),
+    Fault(
+        NeverEndsProducers,
+        "test_stream_that_nobody_wants_ends_its_producer",
+        {"method": "produce", "how": "close"},
+    ),
+    Fault(LosesTheLastError, "test_error_comes_after_the_items", {"verb": "stream"}),
+    Fault(MixesUpResults, "test_calls_that_wait_are_answered_together"),
+    Fault(OneFailsAll, "test_bad_item_fails_alone", {"method": "get"}),
 ]
 
 
@@ -171,9 +317,9 @@ class Suite(TargetConformance):
     """The suite on a target that is not installed."""
 
     plugin_id = "under_test"
-    strategy = "single"
 
-    def __init__(self, target, patience):
+    def __init__(self, target, strategy, patience):
+        self.strategy = strategy
         self.patience = patience
 
         class Plugin:
@@ -199,12 +345,15 @@ def _end_what_faults_leave():
     yield
     while NeverStops.left:
         NeverStops.left.pop()(20.0)
+    while NeverEndsProducers.left:
+        with contextlib.suppress(OSError):  # nobody listens any more to what it reports at its end
+            NeverEndsProducers.left.pop().close()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.target.__name__}-{fault.case[5:]}")
 def test_fault_is_caught(fault):
     """The case fails for the faulty target."""
-    suite = Suite(fault.target, patience=1.0)
+    suite = Suite(fault.target, fault.strategy, patience=1.0)
     suite.config = {"startup_timeout": 1.0, "timeout": 60.0}
     with pytest.raises((Exception, pytest.fail.Exception)):
         suite.run(fault.case, fault.arguments)
@@ -213,4 +362,4 @@ def test_fault_is_caught(fault):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.case)
 def test_sound_target_passes(fault):
     """The same case passes for the sound target that the faulty ones are made from."""
-    Suite(LocalTarget, patience=20.0).run(fault.case, fault.arguments)
+    Suite(LocalTarget, fault.strategy, patience=20.0).run(fault.case, fault.arguments)

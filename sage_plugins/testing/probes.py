@@ -357,6 +357,7 @@ class Batching(Probe):
     def __init__(self) -> None:
         super().__init__()
         self._sizes: list[int] = []
+        self._answered: list[str] = []
 
     def get(self, key: str) -> str:
         return key
@@ -367,6 +368,7 @@ class Batching(Probe):
     @batch_of("get")
     def get_many(self, keys: list[str]) -> list[Any]:
         self._sizes.append(len(keys))
+        self._answered += keys
         if "fatal" in keys:
             msg = "fatal"
             raise ProbeError(msg)
@@ -380,3 +382,7 @@ class Batching(Probe):
     def sizes(self) -> list[int]:
         """How many calls were answered together, each time."""
         return self._sizes
+
+    def answered(self) -> list[str]:
+        """The keys of all calls that were answered, in order."""
+        return self._answered

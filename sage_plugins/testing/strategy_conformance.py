@@ -14,7 +14,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sage_plugins.testing import call_cases, deadline_cases, lifecycle_cases, queue_cases, replica_cases, stream_cases
+from sage_plugins.testing import (
+    call_cases,
+    deadline_cases,
+    lifecycle_cases,
+    limit_cases,
+    queue_cases,
+    replica_cases,
+    stream_cases,
+)
 
 __all__ = ["StrategyConformance"]
 
@@ -30,6 +38,7 @@ class StrategyConformance(
     queue_cases.OverlapCases,
     queue_cases.BoundCases,
     queue_cases.StormCases,
+    limit_cases.LimitCases,
     stream_cases.StreamCases,
     stream_cases.BatchCases,
     lifecycle_cases.HookCases,

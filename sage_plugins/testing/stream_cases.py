@@ -177,3 +177,26 @@ class BatchCases(ServiceConformance):
         occupied.open()
         assert all(isinstance(call.exception(self.patience), ProbeError) for call in calls)
         assert service.handle.get("good") == "good!"
+
+    @unless("in_callers_thread")
+    def test_cancelled_call_leaves_the_queue_of_its_batch(self) -> None:
+        """It is not answered, and takes no place in the batch."""
+        service = self.deploy(Batching, batch_size=4)
+        occupied = self.occupy(service)
+        calls = {key: self.queued(service, "get", key) for key in "abcde"}
+        assert calls["b"].cancel()
+        occupied.open()
+        assert [calls[key].result(self.patience) for key in "acde"] == ["a!", "c!", "d!", "e!"]
+        assert sorted(service.handle.answered()) == ["a", "c", "d", "e"]
+
+    @unless("in_callers_thread")
+    @pytest.mark.parametrize("method", ["get", "aget"])
+    def test_cancelled_call_is_left_out_of_its_open_batch(self, method: str) -> None:
+        """It has joined a batch that waits for more calls: it can still be cancelled, and the others are answered."""
+        service = self.deploy(Batching, methods={method: {"batch": {"size": 10, "wait": self.patience / 2}}})
+        calls = {key: service.handle.submit(method, key) for key in "abc"}
+        assert calls["b"].cancel()
+        # A batch does not wait so long that a call in it would miss its deadline.
+        service.handle.with_options(timeout=self.while_running).submit(method, "d")
+        assert [calls[key].result(self.patience) for key in "ac"] == ["a!", "c!"]
+        assert "b" not in service.handle.answered()

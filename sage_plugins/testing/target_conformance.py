@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from sage_plugins import ServiceFactory, ServiceTaskFactory
-from sage_plugins.testing import call_cases, deadline_cases, lifecycle_cases, queue_cases, replica_cases, stream_cases
+from sage_plugins.testing import (
+    call_cases,
+    deadline_cases,
+    lifecycle_cases,
+    limit_cases,
+    queue_cases,
+    replica_cases,
+    stream_cases,
+)
 from sage_plugins.testing.probes import Late, Living
 from sage_plugins.testing.service_conformance import ServiceConformance
 from sage_plugins.values import Placed, Refused
@@ -97,6 +105,7 @@ class TargetConformance(
     queue_cases.OverlapCases,
     queue_cases.BoundCases,
     queue_cases.StormCases,
+    limit_cases.LimitCases,
     stream_cases.StreamCases,
     stream_cases.BatchCases,
     lifecycle_cases.HookCases,
