@@ -166,16 +166,6 @@ def test_each_replica_is_asked_at_once_and_then_every_interval(ward, strategy, c
     assert len(service.answers.asked) == 8
 
 
-def test_replica_without_a_free_slot_is_asked(ward, strategy, gate, in_thread):
-    """Checks run beside the calls and wait for no slot."""
-    service = ward(strategy=strategy)
-    in_thread(service.env.service("svc").run, gate)
-    gate.wait_entered()
-    before = len(service.answers.asked)
-    service.advance(INTERVAL)
-    assert len(service.answers.asked) == before + 2
-
-
 def test_nothing_is_asked_of_a_class_without_checks(ward):
     """No timer, no thread."""
     service = ward(Patient)
@@ -453,31 +443,7 @@ def test_nothing_is_looked_at_once_no_call_is_abandoned(ward, gate):
     assert not service.monitor._probes
 
 
-# -- on the real clock -------------------------------------------------------------------------------------------------
-
-
-def test_real_clock_real_threads(env, until):
-    """A service that falls ill and recovers, as a user sees it."""
-    ill = threading.Event()
-
-    class Service:
-        def check_health(self):
-            return not ill.is_set()
-
-        def echo(self, value):
-            return value
-
-    config = ServiceDeploymentConfig(
-        monitors=["health"], health_check_interval=0.01, health_check_timeout=0.01, failure_threshold=2
-    )
-    env.register_service_with_config("svc", Service, deployment_config=config)
-    env.deploy()
-    state = lambda: env.get_service_status("svc")["replicas"][0]["state"]  # noqa: E731 - one look at it
-    ill.set()
-    until(lambda: state() == "unhealthy")
-    assert env.service("svc").echo(1) == 1
-    ill.clear()
-    until(lambda: state() == "ready")
+# -- outside environments ----------------------------------------------------------------------------------------------
 
 
 def test_status_of_a_service_outside_environments():

@@ -1,10 +1,10 @@
-"""Changing what runs while it runs: more replicas, fewer, new ones, another balancer; and a service that drains."""
+"""
+Changing what runs while it runs: more replicas, fewer, new ones, another balancer; and a service that drains.
+
+What holds for every strategy and target alike stands in `sage_plugins.testing.change_cases`.
+"""
 
 from __future__ import annotations
-
-import threading
-from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 
@@ -12,7 +12,7 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_plugins import Environment, ServiceDeploymentConfig, batch_of, errors
+from sage_plugins import Environment, ServiceDeploymentConfig, errors
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins import Registry
 from sage_plugins.values import Registration
@@ -113,91 +113,7 @@ def ids(service):
     return [each["id"] for each in service.env.get_service_status("svc")["replicas"]]
 
 
-@contextmanager
-def load(service, in_thread, callers=4, method="echo", expected=lambda value: value):
-    """Callers that call without a pause, and what each has got so far; a wrong answer fails the test."""
-    over = threading.Event()
-    done = Counter()
-
-    def caller(number):
-        value = 0
-        while not over.is_set():
-            value += 1
-            assert service.handle.call(method, value) == expected(value)
-            done[number] += 1
-
-    futures = [in_thread(caller, number) for number in range(callers)]
-    try:
-        yield done
-    finally:
-        over.set()
-        for future in futures:
-            future.result(PATIENCE)
-
-
-# -- under load --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("balancer", [None, "round_robin", "least_loaded", "first"])
-def test_no_call_fails_while_replicas_come_and_go(deploy, strategy, balancer, options, in_thread, until):  # noqa: PLR0913, PLR0917 - fixtures
-    """Scaling and restarting under load: every call has its answer, none is refused, each is counted once."""
-    service = deploy(strategy, Numbered, load_balancer=balancer, load_balancing=balancer is not None, **options)
-    task = service.env.task("svc")
-    counts = []
-    with load(service, in_thread) as done:
-        for change in (3, 1, "restart", 4, 2, "restart", 1):
-            before = sum(done.values())
-            task.restart() if change == "restart" else task.scale(change)
-            until(lambda before=before: sum(done.values()) > before + 20)
-            counts.append(service.metrics.request_count)
-    assert counts == sorted(counts), "the count of calls went backwards"
-    assert service.metrics.request_count == sum(done.values())
-    assert service.metrics.error_count == service.metrics.rejected_count == 0
-    assert len(ids(service)) == 1
-
-
-def test_no_call_fails_where_methods_have_limits(deploy, strategy, options, in_thread, until):
-    """Calls that wait for their method's turn, and open batches, move and end like all others."""
-
-    class Limited(Numbered):
-        def double(self, value):
-            return 2 * value
-
-        @batch_of("double")
-        def double_all(self, values):
-            return [2 * value for value in values]
-
-    methods = {"echo": {"max_concurrency": 1}, "double": {"batch": {"size": 4, "wait": 0}}}
-    service = deploy(strategy, Limited, methods=methods, **options)
-    task = service.env.task("svc")
-    with load(service, in_thread) as done, load(service, in_thread, method="double", expected=lambda value: 2 * value):
-        for change in (2, "restart", "first", "round_robin", 1):
-            before = sum(done.values())
-            {int: task.scale, str: task.set_load_balancer}[type(change)](
-                change
-            ) if change != "restart" else task.restart()
-            until(lambda before=before: sum(done.values()) > before + 10)
-    assert service.metrics.error_count == service.metrics.rejected_count == 0
-
-
-def test_no_call_fails_while_the_balancer_changes(deploy, strategy, options, in_thread, until):
-    """From balancer to balancer, binding or not, under load with a queue."""
-    service = deploy(strategy, Numbered, replicas=2, load_balancing=True, **options)
-    with load(service, in_thread, callers=8) as done:
-        for balancer in ("first", "round_robin", "last", "first", "least_loaded", "last", "round_robin") * 2:
-            service.env.set_load_balancer("svc", balancer)
-            before = sum(done.values())
-            until(lambda before=before: sum(done.values()) > before + 10)
-    assert service.metrics.request_count == sum(done.values())
-
-
 # -- scaling -----------------------------------------------------------------------------------------------------------
-
-
-def test_new_replicas_get_calls(deploy, strategy, options):
-    service = deploy(strategy, Numbered, **options)
-    service.env.scale("svc", 3)
-    assert Counter(service.handle.index() for _ in range(9)) == {0: 3, 1: 3, 2: 3}
 
 
 def test_scaling_turns_balancing_on_with_an_event(deploy, strategy, options, noted):
@@ -212,6 +128,30 @@ def test_scaling_turns_balancing_on_with_an_event(deploy, strategy, options, not
         (None, "scaled from 1 to 2 replicas"),
         (None, "scaled from 2 to 3 replicas"),
     ]
+
+
+def test_scaling_that_fails_turns_no_balancing_on(deploy, options, noted):
+    class Failing(Numbered):
+        def __init__(self):
+            if self.ctx.replica_index:
+                raise ValueError("no more room")
+
+    service = deploy("single", Failing, **options)
+    with pytest.raises(errors.DeployError, match="replica 1: ValueError: no more room"):
+        service.env.scale("svc", 2)
+    assert noted.of("balancing_enabled") == []
+
+
+def test_replicas_that_leave_say_why(deploy, options, noted):
+    service = deploy("single", Numbered, replicas=3, load_balancing=True, **options)
+    service.env.scale("svc", 2)
+    service.env.restart("svc")
+    assert noted.of("replica_draining") == [
+        ("svc#2", "scaled from 3 to 2 replicas"),
+        ("svc#0", "replaced by svc#0.1"),
+        ("svc#1", "replaced by svc#1.1"),
+    ]
+    assert [replica for replica, _ in noted.of("replica_stopped")] == ["svc#2", "svc#0", "svc#1"]
 
 
 def test_standby_replicas_serve_once_there_are_more(deploy, options):
@@ -241,95 +181,6 @@ def test_newcomers_get_no_call_before_all_are_ready(deploy, options, gates, in_t
     gates[1].open()
     scaling.result(PATIENCE)
     assert {service.handle.index() for _ in range(6)} == {0, 1, 2}
-
-
-def test_failing_constructor_leaves_the_service_as_it_was(deploy, strategy, options, noted):
-    """None of the new replicas stays, the error is the constructor's, and there is no balancer yet."""
-    alive = set()
-
-    class Failing(Numbered):
-        def __init__(self):
-            if self.ctx.replica_index == 2:
-                raise ValueError("no more room")
-            alive.add(self.ctx.replica_index)
-
-        def cleanup(self):
-            alive.discard(self.ctx.replica_index)
-
-    service = deploy(strategy, Failing, **options)
-    with pytest.raises(errors.DeployError, match="replica 2: ValueError: no more room") as raised:
-        service.env.scale("svc", 3)
-    assert isinstance(raised.value.__cause__, ValueError)
-    assert alive == {0}
-    assert ids(service) == ["svc#0"]
-    assert service.env.get_service_status("svc")["health"] == {"healthy": True, "ready": 1, "replicas": 1}
-    assert noted.of("balancing_enabled") == []
-    assert service.handle.index() == 0
-    service.env.scale("svc", 2)
-    assert ids(service) == ["svc#0", "svc#1.1"]
-
-
-def test_constructor_that_hangs_leaves_the_service_as_it_was(deploy, strategy, gate, options):
-    class Slow(Numbered):
-        def __init__(self):
-            if self.ctx.replica_index:
-                gate()
-
-    service = deploy(strategy, Slow, startup_timeout=0.2, **options)
-    with pytest.raises(errors.DeployError, match=r"svc#1 not ready after 0\.2 s"):
-        service.env.scale("svc", 2)
-    assert ids(service) == ["svc#0"]
-    assert service.handle.index() == 0
-
-
-def test_last_replicas_leave_and_run_their_hooks(deploy, strategy, options, noted):
-    left = []
-
-    class Living(Numbered):
-        def stop(self):
-            left.append(("stop", self.ctx.replica_index))
-
-        def cleanup(self):
-            left.append(("cleanup", self.ctx.replica_index))
-
-    service = deploy(strategy, Living, replicas=3, load_balancing=True, **options)
-    service.env.scale("svc", 1)
-    assert sorted(left) == [("cleanup", 1), ("cleanup", 2), ("stop", 1), ("stop", 2)]
-    assert ids(service) == ["svc#0"]
-    assert noted.of("replica_draining") == [(id, "scaled from 3 to 1 replicas") for id in ("svc#1", "svc#2")]
-    assert [replica for replica, _ in noted.of("replica_stopped")] == ["svc#1", "svc#2"]
-
-
-def test_leaving_replica_finishes_what_it_runs_and_gets_no_more(deploy, strategy, gates, in_thread, until, options):  # noqa: PLR0913, PLR0917 - fixtures
-    service = deploy(strategy, Numbered, replicas=2, load_balancing=True, load_balancer="round_robin", **options)
-    held = [gates(), gates()]
-    calls = [in_thread(service.handle.call, "run", lambda gate=gate: gate("done")) for gate in held[:1]]
-    held[0].wait_entered()
-    calls.append(in_thread(service.handle.call, "run", lambda: held[1]("done")))
-    held[1].wait_entered()
-    scaling = in_thread(service.env.scale, "svc", 1)
-    until(lambda: "draining" in [each["state"] for each in service.env.get_service_status("svc")["replicas"]])
-    assert service.env.get_service_status("svc")["health"] == {"healthy": True, "ready": 1, "replicas": 1}
-    assert not scaling.done()
-    held[0].open()
-    assert calls[0].result(PATIENCE) == "done"
-    assert {service.handle.index() for _ in range(6)} == {0}
-    held[1].open()
-    assert calls[1].result(PATIENCE) == "done"
-    scaling.result(PATIENCE)
-
-
-def test_leaving_takes_no_longer_than_drain_timeout(deploy, threaded, gate, options):
-    """A call that runs longer ends with an error that says so; its method goes on."""
-    service = deploy(
-        threaded, Numbered, replicas=2, load_balancing=True, drain_timeout=0.1, load_balancer="last", **options
-    )
-    held = service.handle.submit("run", gate)
-    gate.wait_entered()
-    service.env.scale("svc", 1)
-    with pytest.raises(errors.ServiceStoppedError, match=r"svc#1.*still running"):
-        held.result(PATIENCE)
-    assert service.handle.index() == 0
 
 
 def test_calls_that_wait_for_a_leaving_replica_move(deploy, threaded, gate, options):
@@ -369,48 +220,6 @@ def test_many_changes_leave_nothing_behind(deploy, strategy, options):
     assert router._watch is None
     assert len(task._replicas.kept) == 1
     assert service.metrics.request_count == 10
-
-
-# -- restarting --------------------------------------------------------------------------------------------------------
-
-
-def test_restart_starts_each_before_it_stops_one(deploy, strategy, options, noted):
-    """One replica more for a moment, in turn."""
-    life = []
-
-    class Living(Numbered):
-        def setup(self):
-            life.append(("setup", self.ctx.replica_index))
-
-        def stop(self):
-            life.append(("stop", self.ctx.replica_index))
-
-    service = deploy(strategy, Living, replicas=2, load_balancing=True, **options)
-    del life[:]
-    service.env.restart("svc")
-    assert life == [("setup", 0), ("stop", 0), ("setup", 1), ("stop", 1)]
-    assert ids(service) == ["svc#0.1", "svc#1.1"]
-    assert noted.of("replica_draining") == [("svc#0", "replaced by svc#0.1"), ("svc#1", "replaced by svc#1.1")]
-    assert Counter(service.handle.index() for _ in range(4)) == {0: 2, 1: 2}
-
-
-def test_restart_whose_constructor_fails_keeps_the_old_replica(deploy, strategy, options):
-    broken = []
-
-    class Failing(Numbered):
-        def __init__(self):
-            if broken:
-                raise ValueError("the disk is gone")
-
-    service = deploy(strategy, Failing, **options)
-    broken.append(True)
-    with pytest.raises(errors.DeployError, match="replica 0: ValueError: the disk is gone"):
-        service.env.restart("svc")
-    assert ids(service) == ["svc#0"]
-    assert service.handle.index() == 0
-    broken.clear()
-    service.env.restart("svc")
-    assert ids(service) == ["svc#0.2"]
 
 
 # -- the balancer ------------------------------------------------------------------------------------------------------
@@ -477,26 +286,6 @@ def test_balancer_that_cannot_be_had_changes_nothing(deploy, options, balancer, 
 
 
 # -- draining ----------------------------------------------------------------------------------------------------------
-
-
-def test_drain_finishes_what_was_accepted_and_stops(deploy, strategy, gate, in_thread, until, options):  # noqa: PLR0913, PLR0917 - fixtures
-    """Other services go on; deployed anew, the service serves again."""
-    service = deploy(strategy, Numbered, **options)
-    service.env.register_service("other", Numbered)
-    service.env.deploy()
-    running = in_thread(service.handle.call, "run", lambda: gate("done"))
-    gate.wait_entered()
-    draining = in_thread(service.env.drain, "svc")
-    until(lambda: service.env.task("svc").state == "draining")
-    with pytest.raises(errors.ServiceStoppedError):
-        service.handle.echo(1)
-    gate.open()
-    assert running.result(PATIENCE) == "done"
-    draining.result(PATIENCE)
-    assert service.env.task("svc").state == "stopped"
-    assert service.env.service("other").echo(1) == 1
-    service.env.deploy()
-    assert service.env.service("svc").echo(2) == 2
 
 
 def test_drain_of_a_service_that_does_not_run_does_nothing(env):
@@ -605,61 +394,6 @@ def test_change_from_within_a_call_is_refused_while_there_is_another(deploy, opt
         service.handle.run(change, service.env)
     gate.open()
     scaling.result(PATIENCE)
-
-
-def test_changes_from_many_threads_take_turns(deploy, strategy, options, in_thread):
-    """Nobody is refused, nothing is lost, and the last one decides."""
-    service = deploy(strategy, Numbered, **options)
-    env = service.env
-    start = threading.Barrier(6)
-
-    def changing(number):
-        start.wait(PATIENCE)
-        for turn in range(3):
-            (
-                lambda: env.scale("svc", 1 + number % 3),
-                lambda: env.restart("svc"),
-                lambda: env.set_load_balancer("svc", ("first", "round_robin")[number % 2]),
-            )[(number + turn) % 3]()
-
-    with load(service, in_thread, callers=2):
-        for future in [in_thread(changing, number) for number in range(6)]:
-            future.result(3 * PATIENCE)
-    env.scale("svc", 2)
-    assert len(ids(service)) == 2
-    assert service.metrics.error_count == 0
-
-
-def test_close_in_the_middle_of_a_change(deploy, strategy, options, gate, in_thread):
-    """Who changes the service gets an error; nothing stays behind."""
-
-    class Slow(Numbered):
-        def __init__(self):
-            if self.ctx.replica_index:
-                gate()
-
-    service = deploy(strategy, Slow, **options)
-    scaling = in_thread(service.env.scale, "svc", 2)
-    gate.wait_entered()
-    service.env.close(drain_timeout=0)
-    with pytest.raises(errors.DeployError, match="was stopped before it was ready"):
-        scaling.result(PATIENCE)
-    gate.open()
-
-
-def test_close_while_replicas_leave(deploy, threaded, options, gate, in_thread, until):  # noqa: PLR0913, PLR0917 - fixtures
-    """Closing and scaling both wait for the same call, and both end with it."""
-    service = deploy(threaded, Numbered, replicas=2, load_balancing=True, load_balancer="last", **options)
-    running = service.handle.submit("run", lambda: gate("done"))
-    gate.wait_entered()
-    scaling = in_thread(service.env.scale, "svc", 1)
-    until(lambda: service.env.get_service_status("svc")["replicas"][-1]["state"] == "draining")
-    closing = in_thread(service.env.close)
-    until(lambda: service.env.task("svc").state == "draining")
-    gate.open()
-    assert running.result(PATIENCE) == "done"
-    scaling.result(PATIENCE)
-    closing.result(PATIENCE)
 
 
 def test_task_outside_environments_can_be_changed(options):

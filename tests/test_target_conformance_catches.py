@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import itertools
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_plugins import hookimpl
 from sage_plugins.call import Call
+from sage_plugins.interfaces import ControlOp
 from sage_plugins.plugins import Registry
 from sage_plugins.service import ServiceContext
 from sage_plugins.testing import TargetConformance
@@ -133,6 +135,18 @@ class AsksInASlot(LocalTarget):
             return control(op, arg, timeout=timeout)
 
         replica.send, replica.control = remember, asked
+        return replica
+
+
+class AnswersItself(LocalTarget):
+    """Says of every replica that it is well, and does not ask it."""
+
+    def start(self, spec, at, events, clock):
+        replica = super().start(spec, at, events, clock)
+        control = replica.control
+        replica.control = lambda op, arg=None, *, timeout: (
+            op is not ControlOp.STATS or control(op, arg, timeout=timeout)
+        )
         return replica
 
 
@@ -281,6 +295,10 @@ class Fault(NamedTuple):
     arguments: Mapping[str, Any] = MappingProxyType({})
     strategy: str = "single"
 
+    def arguments_in(self, folder):
+        """The case's arguments; where it takes a folder, that is *folder*."""
+        return {name: folder if value is Path else value for name, value in self.arguments.items()}
+
 
 FAULTS = [
     Fault(ReadyTooEarly, "test_replica_is_ready_when_its_start_hooks_have_ended"),
@@ -293,6 +311,13 @@ FAULTS = [
     Fault(NeverStops, "test_hooks_run_once_each_in_order"),
     Fault(NeverStops, "test_no_thread_is_left_after_close"),
     Fault(AsksInASlot, "test_status_is_answered_while_every_slot_is_taken"),
+    Fault(AsksInASlot, "test_checks_are_answered_while_every_slot_is_taken"),
+    Fault(AnswersItself, "test_replica_that_says_it_is_ill_is_unhealthy_until_it_is_well", {"tmp_path": Path}),
+    Fault(ReadyTooEarly, "test_newcomers_get_no_call_before_their_constructor_has_ended"),
+    Fault(HidesFailures, "test_scaling_whose_constructor_fails_leaves_the_service_as_it_was"),
+    Fault(NeverStops, "test_last_replicas_leave_and_run_their_hooks"),
+    Fault(NeverStops, "test_restart_starts_each_before_it_stops_one"),
+    Fault(OneForAll, "test_new_replicas_get_calls"),
     Fault(OneForAll, "test_each_replica_has_its_own_instance", {"balancer": "round_robin"}),
     Fault(OneForAll, "test_hooks_run_once_for_each_replica", {"balancer": "round_robin"}),
     Fault(FreesTooEarly, "test_never_more_calls_of_a_method_at_once_than_its_limit", {"most": 1}, "multi"),
@@ -351,15 +376,15 @@ def _end_what_faults_leave():
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.target.__name__}-{fault.case[5:]}")
-def test_fault_is_caught(fault):
+def test_fault_is_caught(fault, tmp_path):
     """The case fails for the faulty target."""
     suite = Suite(fault.target, fault.strategy, patience=1.0)
     suite.config = {"startup_timeout": 1.0, "timeout": 60.0}
     with pytest.raises((Exception, pytest.fail.Exception)):
-        suite.run(fault.case, fault.arguments)
+        suite.run(fault.case, fault.arguments_in(tmp_path))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.case)
-def test_sound_target_passes(fault):
+def test_sound_target_passes(fault, tmp_path):
     """The same case passes for the sound target that the faulty ones are made from."""
-    Suite(LocalTarget, fault.strategy, patience=20.0).run(fault.case, fault.arguments)
+    Suite(LocalTarget, fault.strategy, patience=20.0).run(fault.case, fault.arguments_in(tmp_path))

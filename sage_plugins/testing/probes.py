@@ -26,10 +26,13 @@ __all__ = [
     "AsyncLiving",
     "Batching",
     "Calling",
+    "Checked",
     "Connected",
     "Failing",
     "FailingOnce",
+    "Fragile",
     "Late",
+    "LateNewcomer",
     "Living",
     "Probe",
     "ProbeError",
@@ -333,6 +336,42 @@ class FailingOnce:
 
     def method(self) -> str:
         return "second time"
+
+
+class LateNewcomer(Probe):
+    """A service of which the constructors of all replicas but the first take until the test lets go."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        if self.ctx.replica_index:
+            checkpoint.reach(self.ctx.replica_index)
+
+
+class Fragile(Probe):
+    """A service that cannot be built while there is a file."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        if Path(path).exists():
+            msg = "broken"
+            raise ProbeError(msg)
+
+
+class Checked(Probe):
+    """A service that reports who asks how it is; it is ill while there is a file."""
+
+    def __init__(self, diary: Checkpoint, path: str | None = None) -> None:
+        super().__init__()
+        self._diary = diary
+        self._path = path
+
+    def check_health(self) -> bool:
+        self._diary.reach("check_health")
+        return self._path is None or not Path(self._path).exists()
+
+    def check_ready(self) -> bool:
+        self._diary.reach("check_ready")
+        return True
 
 
 class Connected:

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from sage_plugins.testing import (
     call_cases,
+    change_cases,
     deadline_cases,
     lifecycle_cases,
     limit_cases,
@@ -46,6 +47,9 @@ class StrategyConformance(
     lifecycle_cases.LazyCases,
     lifecycle_cases.CloseCases,
     replica_cases.ReplicaCases,
+    change_cases.ChangeCases,
+    change_cases.DrainCases,
+    change_cases.CheckCases,
 ):
     """
     Everything that a caller of a service may rely on, whichever strategy runs its calls.

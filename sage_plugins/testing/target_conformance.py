@@ -23,6 +23,7 @@ import pytest
 from sage_plugins import ServiceFactory, ServiceTaskFactory
 from sage_plugins.testing import (
     call_cases,
+    change_cases,
     deadline_cases,
     lifecycle_cases,
     limit_cases,
@@ -113,6 +114,9 @@ class TargetConformance(
     lifecycle_cases.LazyCases,
     lifecycle_cases.CloseCases,
     replica_cases.ReplicaCases,
+    change_cases.ChangeCases,
+    change_cases.DrainCases,
+    change_cases.CheckCases,
 ):
     """
     Everything that a caller of a service may rely on, wherever its replicas run.
