@@ -65,6 +65,9 @@ class Sound:
             "latest": tuple(self.latest),
         }
 
+    def merge(self, snapshots):
+        return dict(sum(map(collections.Counter, snapshots), collections.Counter()))
+
     def close(self):
         pass
 
@@ -162,6 +165,30 @@ class Mortal(Sound):
         def snapshot(self):
             self.counters = [counter for worker, counter in self.alive if worker() is not None]
             return super().snapshot()
+
+
+# -- what replicas leave behind ----------------------------------------------------------------------------------------
+
+
+class CannotMerge(Sound):
+    """It declares `merge` and has none."""
+
+    merge = None
+
+
+class MergesTheLatest(Sound):
+    """What was counted before is forgotten."""
+
+    def merge(self, snapshots):
+        return snapshots[-1]
+
+
+class KeepsParts(Sound):
+    """It remembers how often it has merged, entry by entry."""
+
+    def merge(self, snapshots):
+        merges = sum(len(snapshot) for snapshot in snapshots)
+        return {Outcome.OK: 0} | dict.fromkeys(range(-merges, 0), 0) | super().merge(snapshots)
 
 
 # -- recorders ---------------------------------------------------------------------------------------------------------
@@ -271,6 +298,14 @@ class DeafToReplicas(Sound):
             super().event(event)
 
 
+class DeafToChanges(Sound):
+    """It keeps what concerns single replicas only."""
+
+    def event(self, event):
+        if event.kind.startswith("replica_"):
+            super().event(event)
+
+
 # -- summaries and the end ---------------------------------------------------------------------------------------------
 
 
@@ -360,6 +395,7 @@ class Boasting(Sound):
 
 ALL = frozenset(MONITOR_CAPABILITIES)
 CALLS = {"records_calls", "counts_calls"}
+COUNTS = {*CALLS, "merges_counts"}
 EVENTS = {"records_calls", "keeps_events"}
 FAULTS = [
     (CountsTwice, "test_each_outcome_counts_once", CALLS),
@@ -376,12 +412,17 @@ FAULTS = [
     (Narrow, "test_every_outcome_and_duration_is_taken", CALLS),
     (Stationary, "test_snapshot_travels", CALLS),
     (Torn, "test_snapshot_is_taken_while_calls_are_recorded", CALLS),
+    (CannotMerge, "test_merge_is_there_as_declared", COUNTS),
+    (MergesTheLatest, "test_merge_says_what_its_parts_say", COUNTS),
+    (MergesTheLatest, "test_counts_of_replicas_that_left_stay", COUNTS),
+    (KeepsParts, "test_merge_needs_bounded_memory", COUNTS),
     (Blocking, "test_events_never_block", EVENTS),
     (BlockingRefusals, "test_refused_calls_never_block", EVENTS),
     (Reversed, "test_events_are_kept_in_order", EVENTS),
     (Repeating, "test_events_of_many_threads_are_kept_once", EVENTS),
     (Hoarding, "test_events_need_bounded_memory", EVENTS),
     (DeafToReplicas, "test_life_of_the_replicas_is_told", EVENTS),
+    (DeafToChanges, "test_changes_are_told_with_their_reasons", EVENTS),
     (NeedsCalls, "test_summary_needs_no_snapshot", CALLS),
     (Draining, "test_summary_changes_nothing", EVENTS),
     (Locking, "test_status_can_be_read_in_the_middle", EVENTS),

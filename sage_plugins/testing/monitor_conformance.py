@@ -44,6 +44,7 @@ __all__ = ["MONITOR_CAPABILITIES", "MonitorConformance"]
 MONITOR_CAPABILITIES: Final[Mapping[str, str]] = {
     "records_calls": "it has a recorder for each replica and for the calling side",
     "counts_calls": "its summary has `outcomes`: each accepted call that ended, once, by the name of its outcome",
+    "merges_counts": "it has `merge`: what the replicas have counted stays when they leave",
     "keeps_events": "its summary has `latest`: the latest events, the oldest first, each with `kind` and `reason`",
     "checks_health": "it asks replicas `check_health()` and `check_ready()`, and marks them by their answers",
 }
@@ -96,6 +97,10 @@ class MonitorConformance(ServiceConformance):
     def events(self, summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         """Of a summary: kind and reason of each event, the oldest first."""
         return [(event["kind"], event["reason"]) for event in summary["latest"]]
+
+    def lasting(self, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of a summary: what stays of replicas that left, all but what is measured of the present."""
+        return {name: value for name, value in summary.items() if name not in {"cpu_usage", "memory_usage"}}
 
     # -- recorders ---------------------------------------------------------------------------------------------------
 
@@ -208,6 +213,67 @@ class MonitorConformance(ServiceConformance):
             recorder.writer()(0, Outcome.OK, 0.0, 0.5)
         for _ in range(2):
             assert self.outcomes(monitor.summary([recorder.snapshot()])) == {"ok": 50}
+
+    # -- what replicas leave behind ----------------------------------------------------------------------------------
+
+    def _merge(self, monitor: Monitor, *snapshots: Mapping[str, Any]) -> Mapping[str, Any]:
+        merged: Mapping[str, Any] = monitor.merge(snapshots)  # type: ignore[attr-defined] # declared; it is optional
+        return merged
+
+    def _counted(self, monitor: Monitor, *calls: int) -> list[Mapping[str, Any]]:
+        """The snapshots of replicas that have run so many *calls* each, in other ways and with other durations."""
+        snapshots = []
+        for index, number in enumerate(calls):
+            recorder = self._recorder(monitor, _replica(index))
+            record = recorder.writer()
+            for turn in range(number):
+                record(turn % 3, (index + turn) % len(_OUTCOMES), 0.125 * index, 0.25 * turn)
+            snapshots.append(recorder.snapshot())
+        return snapshots
+
+    def test_merge_is_there_as_declared(self) -> None:
+        """A monitor that keeps the counts of replicas that left says so, and any other has no `merge`."""
+        assert callable(getattr(self.monitor(), "merge", None)) == self.declares("merges_counts")
+
+    @needs("records_calls", "merges_counts")
+    def test_merge_says_what_its_parts_say(self) -> None:
+        """In whatever groups and order replicas leave, and also if it travels."""
+        monitor = self.monitor()
+        first, second, third = parts = self._counted(monitor, 5, 0, 11)
+        expected = self.lasting(monitor.summary(parts))
+        groups = [
+            [self._merge(monitor, *parts)],
+            [self._merge(monitor, first), second, third],
+            [third, self._merge(monitor, self._merge(monitor, first), second)],
+            [self._merge(monitor, third, self._merge(monitor, second, first))],
+        ]
+        for group in groups:
+            travelled = pickle.loads(pickle.dumps(group))  # noqa: S301 - made here
+            assert self.lasting(monitor.summary(travelled)) == expected
+        assert self.lasting(monitor.summary(parts)) == expected, "a part was changed"
+
+    @needs("records_calls", "merges_counts")
+    def test_merge_needs_bounded_memory(self) -> None:
+        """A service that is restarted every day keeps no more in a year than in a week."""
+        monitor = self.monitor()
+        (part,) = self._counted(monitor, 9)
+        kept, sizes = part, {}
+        for turn in range(400):
+            kept = self._merge(monitor, kept, part)
+            sizes[turn] = len(pickle.dumps(kept))
+        assert sizes[399] <= 2 * sizes[9]
+
+    @needs("counts_calls", "merges_counts")
+    def test_counts_of_replicas_that_left_stay(self) -> None:
+        """The counts of a service never fall, whatever becomes of its replicas."""
+        service = self.watched()
+        for number, change in enumerate(["2", "1", "restart"], 1):
+            self.together(lambda _: [service.handle.echo() for _ in range(5)], 2)
+            if change == "restart":
+                service.env.restart(service.name)
+            else:
+                service.env.scale(service.name, int(change))
+            assert self.outcomes(self.summary(service)) == {"ok": 10 * number}
 
     # -- events and refused calls ------------------------------------------------------------------------------------
 
@@ -432,6 +498,22 @@ class MonitorConformance(ServiceConformance):
         service.env.close()
         kinds = collections.Counter(kind for kind, _ in self.events(self.summary(service)))
         assert (kinds["replica_ready"], kinds["replica_stopped"]) == (2, 2)
+
+    @needs("keeps_events")
+    def test_changes_are_told_with_their_reasons(self) -> None:
+        """More replicas and fewer, and new ones for old."""
+        service = self.watched()
+        service.env.scale(service.name, 2)
+        latest = self.events(self.summary(service))
+        assert latest[-1] == ("scaled", "scaled from 1 to 2 replicas")
+        assert latest[-2][0] == "balancing_enabled"
+        service.env.scale(service.name, 1)
+        latest = self.events(self.summary(service))[-3:]
+        assert set(latest) >= {(kind, "scaled from 2 to 1 replicas") for kind in ("scaled", "replica_draining")}
+        service.env.restart(service.name)
+        latest = self.events(self.summary(service))[-4:]
+        assert ("replica_draining", "replaced by svc#0.1") in latest
+        assert latest[-1][0] == "restarted"
 
     def test_status_is_there_at_any_time(self) -> None:
         """Before the service starts, while it runs and after it stopped the monitor has a summary."""

@@ -56,7 +56,7 @@ def sage_register_monitors() -> list[Registration]:
             "metrics",
             _create_metrics,
             "Counts, durations and percentiles of calls, about 0.5 us each",
-            capabilities=frozenset({"records_calls", "counts_calls"}),
+            capabilities=frozenset({"records_calls", "counts_calls", "merges_counts"}),
         ),
         Registration(
             "events",
