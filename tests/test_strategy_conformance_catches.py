@@ -347,6 +347,7 @@ FAULTS = [
     Fault(TooMany, "test_as_many_calls_run_at_once_as_configured", {"at_once": 2}, MANY),
     Fault(TooMany, "test_never_more_calls_at_once_than_slots", {}, MANY),
     Fault(TooFew, "test_as_many_calls_run_at_once_as_configured", {"at_once": 2}, MANY),
+    Fault(TooFew, "test_calls_from_within_get_as_far_as_there_are_slots"),
     Fault(IdleThreads, "test_threads_are_bounded_by_slots", {}, MANY),
     Fault(CountsWrong, "test_threads_are_bounded_by_slots", {}, MANY),
     Fault(Workers, "test_declared_capabilities", {}, ONE | {"telepathy"}),

@@ -338,7 +338,7 @@ class TravellingDeadlineCases(ServiceConformance):
         call: tuple[Any, ...] = ("echo", "innermost")
         for _ in range(service.slots - 1):
             call = ("ask", "svc", *call)
-        assert service.handle.call(*call) == "innermost"
+        assert service.handle.with_options(timeout=self.patience).call(*call) == "innermost"
         with pytest.raises(errors.ReentrantCallError, match=r"svc\.echo would never start"):
             service.handle.call("ask", "svc", *call)
         assert service.handle.call(*call) == "innermost"

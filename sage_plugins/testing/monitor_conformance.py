@@ -12,42 +12,25 @@ A monitor's own tests inherit them, and get every case that its capabilities all
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import functools
 import itertools
-import logging
 import pickle
-from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 import pytest
 
-from sage_plugins import errors
+from sage_plugins.testing import watched_cases
 from sage_plugins.testing.conformance import needs
-from sage_plugins.testing.probes import Probe, ProbeError
-from sage_plugins.testing.recipe import make
+from sage_plugins.testing.monitor_suite import MONITOR_CAPABILITIES
 from sage_plugins.testing.reentry import interrupt, with_switches
-from sage_plugins.testing.service_conformance import ServiceConformance
 from sage_plugins.values import Event, Outcome, ReplicaInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from sage_plugins.interfaces import Monitor, Recorder
-    from sage_plugins.testing.service_conformance import Deployed
 
 __all__ = ["MONITOR_CAPABILITIES", "MonitorConformance"]
-
-#: What monitors can declare, and what each promises.
-MONITOR_CAPABILITIES: Final[Mapping[str, str]] = {
-    "records_calls": "it has a recorder for each replica and for the calling side",
-    "counts_calls": "its summary has `outcomes`: each accepted call that ended, once, by the name of its outcome",
-    "merges_counts": "it has `merge`: what the replicas have counted stays when they leave",
-    "keeps_events": "its summary has `latest`: the latest events, the oldest first, each with `kind` and `reason`",
-    "checks_health": "it asks replicas `check_health()` and `check_ready()`, and marks them by their answers",
-}
 
 _METHODS: Final = ("get", "put", "delete")
 _OUTCOMES: Final = range(len(Outcome.NAMES))
@@ -62,45 +45,15 @@ def _event(number: int) -> Event:
     return Event("svc", "told", f"number {number}", "svc#0" if number % 2 else None)
 
 
-class MonitorConformance(ServiceConformance):
+class MonitorConformance(watched_cases.WatchedCases):
     """
     What the core, and who reads a status, may rely on, whatever a monitor watches.
 
     Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the monitor can declare stands in
-    `MONITOR_CAPABILITIES`. If its summary has other names than said there, override `outcomes` and `events`. The
+    `MONITOR_CAPABILITIES`. If its summary has other names than said there, override `outcomes` and `events`; if it has
+    what is not kept of replicas that left, `lasting`. The
     services run on target `local`.
     """
-
-    kind: ClassVar[str] = "monitor"
-    known: ClassVar[Mapping[str, str]] = {**ServiceConformance.known, **MONITOR_CAPABILITIES}
-    target = "local"
-    strategy = "single"
-
-    def declared(self) -> Mapping[str, str]:
-        """What the monitor declares, and the target and strategy of its services."""
-        registration = self.registry().find(self.kind, self.plugin_id).registration
-        return {**super().declared(), **dict.fromkeys(registration.capabilities, self.plugin_id)}
-
-    def plugin_for(self, capability: str) -> str:
-        """The monitor, or else the target or the strategy."""
-        return self.plugin_id if capability in MONITOR_CAPABILITIES else super().plugin_for(capability)
-
-    def monitor(self) -> Monitor:
-        """A new monitor, as a service gets it."""
-        made: Monitor = make(self)
-        return made
-
-    def outcomes(self, summary: Mapping[str, Any]) -> Mapping[str, int]:
-        """Of a summary: the calls by outcome, those left out that there were none of."""
-        return {name: number for name, number in summary["outcomes"].items() if number}
-
-    def events(self, summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-        """Of a summary: kind and reason of each event, the oldest first."""
-        return [(event["kind"], event["reason"]) for event in summary["latest"]]
-
-    def lasting(self, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Of a summary: what stays of replicas that left, all but what is measured of the present."""
-        return {name: value for name, value in summary.items() if name not in {"cpu_usage", "memory_usage"}}
 
     # -- recorders ---------------------------------------------------------------------------------------------------
 
@@ -263,18 +216,6 @@ class MonitorConformance(ServiceConformance):
             sizes[turn] = len(pickle.dumps(kept))
         assert sizes[399] <= 2 * sizes[9]
 
-    @needs("counts_calls", "merges_counts")
-    def test_counts_of_replicas_that_left_stay(self) -> None:
-        """The counts of a service never fall, whatever becomes of its replicas."""
-        service = self.watched()
-        for number, change in enumerate(["2", "1", "restart"], 1):
-            self.together(lambda _: [service.handle.echo() for _ in range(5)], 2)
-            if change == "restart":
-                service.env.restart(service.name)
-            else:
-                service.env.scale(service.name, int(change))
-            assert self.outcomes(self.summary(service)) == {"ok": 10 * number}
-
     # -- events and refused calls ------------------------------------------------------------------------------------
 
     def test_events_never_block(self) -> None:
@@ -409,138 +350,3 @@ class MonitorConformance(ServiceConformance):
         monitor.event(_event(2))
         monitor.refused(0, "stopped")
         monitor.summary([])
-
-    # -- deployed ----------------------------------------------------------------------------------------------------
-
-    def watched(self, **fields: Any) -> Deployed:
-        """Deploy a service that this monitor alone watches."""
-        return self.deploy(Probe, monitors=(self.plugin_id,), **fields)
-
-    def summary(self, service: Deployed) -> Mapping[str, Any]:
-        """What the monitor reports of a service."""
-        if self.plugin_id == "metrics":  # the one whose summary has a type of its own
-            return attrs.asdict(service.metrics, recurse=False)
-        summary: Mapping[str, Any] = service.status["monitors"][self.plugin_id]
-        return summary
-
-    @contextlib.contextmanager
-    def complaints(self) -> Iterator[list[str]]:
-        """What the core has to say meanwhile, from warnings upwards."""
-        said: list[str] = []
-
-        class Listener(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                said.append(self.format(record))
-
-        log, listener = logging.getLogger("sage_plugins"), Listener(logging.WARNING)
-        log.addHandler(listener)
-        try:
-            yield said
-        finally:
-            log.removeHandler(listener)
-
-    @needs("counts_calls")
-    def test_outcomes_are_what_callers_saw(self) -> None:
-        """Results, errors, time-outs and cancellations are counted as such; a call that was refused is not."""
-        service = self.watched(queue_size=2, overload="reject")
-        for turn in range(3):
-            service.handle.echo(turn)
-        passage = self.watch(held=False).checkpoint
-        with pytest.raises(ProbeError):
-            service.handle.hold_and_fail(passage)
-        gate = self.occupy(service)
-        cancelled, late = service.handle.submit("echo"), service.handle.with_options(timeout=self.short).submit("echo")
-        with pytest.raises(errors.OverloadedError):
-            service.handle.submit("echo")
-        assert cancelled.cancel()
-        with pytest.raises(CancelledError):
-            cancelled.result(self.patience)
-        with pytest.raises(errors.CallTimeoutError):
-            late.result(self.patience)
-        gate.open()
-        service.handle.echo()
-        expected = {"ok": 3 + service.slots + 1, "error": 1, "timeout": 1, "cancelled": 1}
-        assert self.outcomes(self.summary(service)) == expected
-        service.env.close()
-        assert self.outcomes(self.summary(service)) == expected
-
-    @needs("counts_calls")
-    def test_call_given_up_while_it_runs_counts_once(self) -> None:
-        """When its caller is released, and not again when its method ends."""
-        service = self.watched()
-        gate = self.watch()
-        with pytest.raises(errors.CallTimeoutError):
-            service.handle.with_options(timeout=self.short).hold(gate.checkpoint)
-        assert self.outcomes(self.summary(service)) == {"timeout": 1}
-        gate.open()
-        service.handle.echo()
-        assert self.outcomes(self.summary(service)) == {"timeout": 1, "ok": 1}
-
-    @needs("counts_calls")
-    def test_call_is_counted_before_its_caller_is_released(self) -> None:
-        """A count that is read after a result includes it."""
-        service = self.watched()
-        for number in range(1, 101):
-            service.handle.echo()
-            assert self.outcomes(self.summary(service)) == {"ok": number}
-
-    @needs("counts_calls")
-    def test_calls_of_many_threads_count_once_each(self) -> None:
-        """200 calls from 8 threads on three replicas."""
-        service = self.watched(replicas=3, load_balancing=True)
-        self.together(lambda _: [service.handle.echo() for _ in range(25)], 8)
-        assert self.outcomes(self.summary(service)) == {"ok": 200}
-
-    @needs("keeps_events")
-    def test_life_of_the_replicas_is_told(self) -> None:
-        """What became of each replica, to the end."""
-        service = self.watched(replicas=2, load_balancing=True)
-        service.env.close()
-        kinds = collections.Counter(kind for kind, _ in self.events(self.summary(service)))
-        assert (kinds["replica_ready"], kinds["replica_stopped"]) == (2, 2)
-
-    @needs("keeps_events")
-    def test_changes_are_told_with_their_reasons(self) -> None:
-        """More replicas and fewer, and new ones for old."""
-        service = self.watched()
-        service.env.scale(service.name, 2)
-        latest = self.events(self.summary(service))
-        assert latest[-1] == ("scaled", "scaled from 1 to 2 replicas")
-        assert latest[-2][0] == "balancing_enabled"
-        service.env.scale(service.name, 1)
-        latest = self.events(self.summary(service))[-3:]
-        assert set(latest) >= {(kind, "scaled from 2 to 1 replicas") for kind in ("scaled", "replica_draining")}
-        service.env.restart(service.name)
-        latest = self.events(self.summary(service))[-4:]
-        assert ("replica_draining", "replaced by svc#0.1") in latest
-        assert latest[-1][0] == "restarted"
-
-    def test_status_is_there_at_any_time(self) -> None:
-        """Before the service starts, while it runs and after it stopped the monitor has a summary."""
-        service = self.register(Probe, monitors=(self.plugin_id,))
-        with self.complaints() as said:
-            summaries = [self.summary(service)]
-            service.handle.echo()
-            summaries.append(self.summary(service))
-            service.env.close()
-            summaries.append(self.summary(service))
-        assert said == []
-        assert {frozenset(summary) for summary in summaries} == {frozenset(summaries[-1])}
-
-    def test_core_finds_no_fault_with_it(self) -> None:
-        """Calls that end in every way, events and the end: it raises nowhere, and what it does harms no call."""
-        with self.complaints() as said:
-            service = self.watched(queue_size=0, overload="reject", replicas=2, load_balancing=True)
-            gate = self.occupy(service)
-            with pytest.raises(errors.OverloadedError):
-                service.handle.echo()
-            gate.open()
-            self.until(lambda: service.inflight == 0)
-            passage = self.watch(held=False).checkpoint
-            with pytest.raises(ProbeError):
-                service.handle.hold_and_fail(passage)
-            assert [service.handle.echo(turn) for turn in range(5)] == list(range(5))
-            service.env.close()
-            with pytest.raises(errors.ServiceStoppedError):
-                service.handle.echo()
-        assert said == []
