@@ -200,3 +200,13 @@ class BatchCases(ServiceConformance):
         service.handle.with_options(timeout=self.while_running).submit(method, "d")
         assert [calls[key].result(self.patience) for key in "ac"] == ["a!", "c!"]
         assert "b" not in service.handle.answered()
+
+    @unless("in_callers_thread")
+    def test_cancelled_call_takes_no_place_in_its_open_batch(self) -> None:
+        """The batch is full when so many calls are in it that are still wanted."""
+        service = self.deploy(Batching, methods={"get": {"batch": {"size": 3, "wait": self.patience / 2}}})
+        calls = {key: service.handle.submit("get", key) for key in "ab"}
+        assert calls.pop("b").cancel()
+        calls |= {key: service.handle.submit("get", key) for key in "cd"}
+        assert [call.result(self.patience) for call in calls.values()] == ["a!", "c!", "d!"]
+        assert service.handle.sizes() == [3]
