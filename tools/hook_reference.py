@@ -29,7 +29,7 @@ CAPABILITIES = {
     "a target": ("TARGET_CAPABILITIES", "service_conformance.py"),
     "a threading strategy": ("STRATEGY_CAPABILITIES", "service_conformance.py"),
     "a load balancer": ("BALANCER_CAPABILITIES", "balancer_conformance.py"),
-    "a monitor": ("MONITOR_CAPABILITIES", "monitor_conformance.py"),
+    "a monitor": ("MONITOR_CAPABILITIES", "monitor_suite.py"),
 }
 START, END = "<!-- reference:start -->", "<!-- reference:end -->"
 
