@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-__all__ = ["Deployment"]
+from collections import Counter
+
+from sage_plugins.errors import DeployError
+
+__all__ = ["Change", "Deployment"]
 
 #: As `values.Outcome` has them, less `died`: replicas on target `local` die only with their process.
 OUTCOMES = ("ok", "error", "timeout", "cancelled", "stopped")
+
+
+class Change:
+    """A change of the replicas, on its way in a thread of its own."""
+
+    def __init__(self, make, leaving):
+        self.leaving = leaving  # calls whose end it waits for, unless they are given up
+        self.error = None
+        self._make = make
+
+    def run(self):
+        try:
+            self._make()
+        except BaseException as error:  # noqa: BLE001 - it is looked at
+            self.error = error
+
+    def is_over(self, life):
+        """Whether it must be."""
+        return all(ticket not in life.leaving or ticket.outcome is not None for ticket in self.leaving)
 
 
 class Deployment:
@@ -16,6 +39,8 @@ class Deployment:
         self.witness = witness
         self.tickets = []
         self.closers = []  # threads that stop it
+        self.changes = []  # threads that change its replicas, each with what it does
+        self._counted = Counter()
         self.handle = env.service("site")
         self.task = env.task("site")
 
@@ -39,13 +64,14 @@ class Deployment:
             ("", self.task.state, life.state),
             ("is whether it accepts calls", self._accepts(), life.state == "ready"),
             *self._instances(),
+            *self._changes(never),
         ):
             if found != wanted:
                 not_yet.append(f"{found} {what}; the model says {wanted}")
         if life.state != "stopped":
             held = sum(lane.inflight for lane in router.lanes)
-            if held != len(life.running):
-                not_yet.append(f"{held} slots are taken; the model says {len(life.running)}")
+            if held != len(life.staying):
+                not_yet.append(f"{held} slots are taken; the model says {len(life.staying)}")
         return never, not_yet
 
     def _accepts(self):
@@ -53,9 +79,21 @@ class Deployment:
         router = self.task._router
         return router._stopped is None and router._stopped_to_outsiders is None
 
+    def _changes(self, never):
+        """What changes replicas waits for nothing but their calls, and fails only if the service stops meanwhile."""
+        for thread, change in self.changes:
+            if change.error is not None and not (isinstance(change.error, DeployError) and self.life.state != "ready"):
+                never.append(f"a change of the replicas failed: {change.error!r}")
+            yield "is whether a change of the replicas goes on", thread.is_alive(), not change.is_over(self.life)
+        if self.life.state == "ready" and not self.life.leaving:
+            status, each = self.task.status(), self.life.setting.slots_each
+            slots = [replica["slots"] for replica in status["replicas"]]
+            yield "are the slots of the replicas", slots, [each] * self.life.replicas
+            yield "replicas are to be well", status["health"]["replicas"], self.life.replicas
+
     def _instances(self):
         """How many instances there should be; while methods hang nobody can say when the last stop hook runs."""
-        if self.life.state == "stopped" and self.life.running:
+        if self.life.leaving or (self.life.state == "stopped" and self.life.running):
             return
         left = self.witness.built - self.witness.stopped.total()
         yield "instances are not stopped", left, 0 if self.life.state == "stopped" else self.life.replicas
@@ -84,6 +122,11 @@ class Deployment:
 
     def _compare_counts(self, never, not_yet):
         metrics = self.task.status()["metrics"]
+        counted = Counter(metrics.outcomes, in_all=metrics.request_count, refused=metrics.rejected_count)
+        never += [
+            f"{what} went back from {n} to {counted[what]}" for what, n in self._counted.items() if n > counted[what]
+        ]
+        self._counted = counted
         for what, found, wanted in (
             *((outcome, metrics.outcomes.get(outcome, 0), self.life.outcomes[outcome]) for outcome in OUTCOMES),
             ("in all", metrics.request_count, self.life.outcomes.total()),
@@ -91,5 +134,7 @@ class Deployment:
         ):
             if found != wanted:
                 (never if found > wanted else not_yet).append(f"{found} calls are counted {what}; {wanted} ended so")
-        if metrics.abandoned_count != len(self.life.abandoned):
+        # A replica that left is not asked any more for what it has abandoned.
+        gone = sum(ticket in self.life.leaving for ticket in self.life.abandoned)
+        if not 0 <= len(self.life.abandoned) - metrics.abandoned_count <= gone:
             not_yet.append(f"{metrics.abandoned_count} calls are counted abandoned; {len(self.life.abandoned)} are")

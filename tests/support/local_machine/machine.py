@@ -13,10 +13,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from local_machine.deployment import Deployment
+from local_machine.deployment import Change, Deployment
 from local_machine.model import Life
 from local_machine.service import PATIENCE, Site, Ticket, Witness
-from local_machine.setting import UNIT_S, settings
+from local_machine.setting import BALANCERS, UNIT_S, settings
 from sage_plugins import Environment
 from sage_plugins.call import Call
 from sage_plugins.testing.virtual_clock import VirtualClock
@@ -232,6 +232,49 @@ class LocalMachine(RuleBasedStateMachine):
         self.check(ticket.future.done() is over, f"{ticket} said that it is {'not ' if over else ''}over")
         self.settle()
 
+    # -- changing the replicas
+
+    @rule(what=st.sampled_from(("scale", "scale", "restart", "rebalance")), replicas=st.integers(1, 3))
+    @only_if(lambda self: self.can_change)
+    def change_replicas(self, what, replicas):
+        """Also while calls hang on those that leave."""
+        if what == "scale" and (replicas <= self.life.replicas or self.setting.limit is None):
+            self.scale(replicas)
+        elif what == "restart" and self.can_restart:
+            self.restart()
+        elif what == "rebalance" and (self.setting.limit is None or self.life.replicas == 1):
+            self.rebalance(replicas)
+        self.settle()
+
+    def scale(self, replicas):
+        leaving = [ticket for ticket in self.life.staying if ticket.call.lane.index >= replicas]
+        self.change(lambda: self.env.scale("site", replicas), leaving)
+        self.life.scale(replicas, leaving)
+
+    def restart(self):
+        self.change(lambda: self.env.restart("site"), self.life.staying)
+        self.life.restart()
+
+    def rebalance(self, number):
+        """Those that stood by serve from now on."""
+        balancer = BALANCERS[number % len(BALANCERS)]
+        self.change(lambda: self.env.set_load_balancer("site", balancer), [])
+        self.life.balance()
+
+    def change(self, make, leaving):
+        change = Change(make, leaving)
+        self.deployed.changes.append((self.in_thread(change.run), change))
+
+    @property
+    def can_change(self):
+        """A change waits for the one before it."""
+        return self.life.state == "ready" and all(change.is_over(self.life) for _, change in self.deployed.changes)
+
+    @property
+    def can_restart(self):
+        """With calls on several replicas it would take one after the other, as their calls end."""
+        return not self.life.staying or not self.life.balanced or self.life.replicas == 1
+
     # -- the end
 
     @rule(whole=st.booleans(), at_once=st.booleans(), setting=settings())
@@ -261,16 +304,18 @@ class LocalMachine(RuleBasedStateMachine):
         each=st.integers(1, 5),
         verb=st.sampled_from(("call", "submit", "cancel")),
         method=st.sampled_from(("work", "awork")),
-        meanwhile=st.sampled_from(("nothing", "nothing", "a method ends", "drain")),
+        meanwhile=st.sampled_from(("nothing", "a method ends", "drain", "scale", "restart", "rebalance")),
+        replicas=st.integers(1, 3),
     )
     @only_if(lambda self: self.life.state == "ready" and self.life.free and not self.life.waiting)
-    def burst(self, callers, each, verb, method, meanwhile):
-        """Several threads call at the same time, while a method ends or the service drains."""
+    def burst(self, callers, each, verb, method, meanwhile, replicas):  # noqa: PLR0913, PLR0917 - what is drawn
+        """Several threads call at the same time, while a method ends, the service drains, or its replicas change."""
         deployment, life = self.deployed, self.life
         made = "call" if verb == "call" else "submit"
         if not life.fits(self.ticket(made, method, "echo")):  # a method that hangs has its only turn
             method = "awork"
         tickets = [[self.ticket(made, method, "echo") for _ in range(each)] for _ in range(callers)]
+        deployment.tickets += (ticket for some in tickets for ticket in some)
         start = threading.Barrier(callers + 1)
         threads = [self.in_thread(_call_all, start, deployment.handle, some, verb == "cancel") for some in tickets]
         start.wait(PATIENCE)
@@ -278,6 +323,12 @@ class LocalMachine(RuleBasedStateMachine):
             ended = life.running[0]
             life.finish(ended, "echo")
             ended.let_go("echo")
+        elif meanwhile == "scale" and self.can_change and not life.running and self.setting.limit is None:
+            self.scale(replicas)
+        elif meanwhile == "restart" and self.can_change and self.can_restart:
+            self.restart()
+        elif meanwhile == "rebalance" and self.can_change and self.setting.limit is None:
+            self.rebalance(replicas)
         elif meanwhile == "drain":
             deployment.closers.append(self.in_thread(deployment.task.stop))
         for thread in threads:
@@ -293,7 +344,6 @@ class LocalMachine(RuleBasedStateMachine):
             ticket.outcome = ticket.seen()
             self.check(ticket.outcome in possible, f"{ticket} of a burst ended as {ticket.outcome!r}")
             seen[ticket.outcome] += 1
-            deployment.tickets.append(ticket)
         # Whether a call was refused or was stopped while it waited for room, its caller cannot tell.
         stopped = deployment.task.status()["metrics"].outcomes.get("stopped", 0) - life.outcomes["stopped"]
         self.check(0 <= stopped <= seen["stopped"], f"{stopped} calls of a burst are counted stopped")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sage_plugins import ServiceDeploymentConfig
 
-__all__ = ["STRATEGIES", "UNIT_S", "Setting", "settings"]
+__all__ = ["BALANCERS", "STRATEGIES", "UNIT_S", "Setting", "settings"]
 
 #: A step of virtual time. Far longer than any example takes: nobody's real wait for a deadline may end before the
 #: machine has let that time come.
@@ -35,12 +35,8 @@ class Setting(NamedTuple):
     limit: int | None  # of calls of `work` at once
 
     @property
-    def slots(self):
-        """Calls at once: of all replicas, or of the one that serves while the others stand by."""
-        return self.slots_each * (self.replicas if self.balancer else 1)
-
-    @property
     def slots_each(self):
+        """Calls at once of a replica."""
         return 1 if self.strategy in ("single", "inline") else self.max_threads
 
     def config(self):
