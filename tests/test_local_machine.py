@@ -39,6 +39,7 @@ def test_whatever_happens_to_it_a_service_is_as_its_model_says(strategy):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_whatever_happens_for_long_a_service_is_as_its_model_says(strategy):
     run_state_machine_as_test(machine(strategy), settings=LONG)
