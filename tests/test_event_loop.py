@@ -229,3 +229,33 @@ def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_dead_lock(depl
             return gate("answer")
 
     assert deploy("async", Calling).handle.outer(gate) == "answer"
+
+
+def test_stop_hooks_run_even_if_the_loop_gets_no_turn_until_everybody_has_given_it_up(deploy, ended, monkeypatch):
+    class Slow:
+        async def loop(self):
+            return asyncio.get_running_loop(), threading.current_thread()
+
+        def stop(self):
+            ended.put("stopped")
+
+    for grace in ("sage_plugins.host._STUCK_GRACE_S", "sage_plugins.replica_set._LAST_GRACE_S"):
+        monkeypatch.setattr(grace, 0.01)
+    service = deploy("async", Slow)
+    loop, thread = service.handle.loop()
+    held, goes_on = threading.Event(), threading.Event()
+    select = loop._selector.select
+
+    def held_up(timeout=None):
+        events = select(timeout)
+        held.set()
+        goes_on.wait(PATIENCE)
+        return events
+
+    loop._selector.select = held_up
+    while not held.wait(0.01):  # for something else than the hooks, which are not among the events yet
+        loop.call_soon_threadsafe(lambda: None)
+    service.env.close(0)
+    goes_on.set()
+    thread.join(PATIENCE)
+    assert ended.get_nowait() == "stopped"

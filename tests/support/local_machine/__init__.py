@@ -4,5 +4,6 @@ A deployed service under a Hypothesis state machine; tests/test_local_machine.py
 * `setting`: how the service is deployed, and what Hypothesis draws of that.
 * `service`: the service, its calls, and what its instances see.
 * `model`: what should become of the calls, without threads.
-* `machine`: does the same to the service and to the model, and compares.
+* `deployment`: the service beside its model, and the comparison of the two.
+* `machine`: what is done to both.
 """

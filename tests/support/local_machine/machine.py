@@ -1,4 +1,4 @@
-"""The same steps for a service and for its model, and the comparison of the two after each."""
+"""The same steps for a service and for its model."""
 
 from __future__ import annotations
 
@@ -6,122 +6,58 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import wait
+from functools import wraps
 from math import inf
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from local_machine.deployment import Change, Deployment
 from local_machine.model import Life
 from local_machine.service import PATIENCE, Site, Ticket, Witness
-from local_machine.setting import UNIT_S, settings_of
+from local_machine.setting import BALANCERS, UNIT_S, settings
 from sage_plugins import Environment
 from sage_plugins.call import Call
 from sage_plugins.testing.virtual_clock import VirtualClock
 
 __all__ = ["LocalMachine"]
 
-#: As `values.Outcome` has them, less `died`: replicas on target `local` die only with their process.
-OUTCOMES = ("ok", "error", "timeout", "cancelled", "stopped")
-
 #: Calls that wait or run at once, at most: more would tell nothing new.
 ALIVE = 10
 
 
-class Deployment:
-    """A deployed service, its model, and the comparison of the two."""
+def only_if(possible):
+    """
+    A rule that does nothing while it is not *possible*.
 
-    def __init__(self, env, witness, life):
-        self.life = life
-        self.witness = witness
-        self.tickets = []
-        self.closers = []  # threads that stop it
-        self.handle = env.service("site")
-        self.task = env.task("site")
+    A `precondition` would make what Hypothesis draws depend on the order in which threads ran in a burst; that gives up
+    when a step that it repeats is not possible any more.
+    """
 
-    def differences(self):
-        """What is not as the model says and never will be, and what may still come true."""
-        life, router = self.life, self.task._router
-        never, not_yet = list(self.witness.faults), []
-        for ticket in self.tickets:
-            self._compare(ticket, never, not_yet)
-        self._compare_counts(never, not_yet)
-        closing = sum(thread.is_alive() for thread in self.closers)
-        for what, found, wanted in (
-            ("calls wait", router.waiting, len(life.queue)),
-            ("calls are parked", router.parked, len(life.parked)),
-            (
-                "places in the queue are taken or free",
-                len(router._room) + router._unminted + len(life.queue),
-                life.setting.queue_size,
-            ),
-            ("threads wait for its end", closing, len(self.closers) if life.state == "draining" else 0),
-            ("", self.task.state, life.state),
-            ("is whether it accepts calls", self._accepts(), life.state == "ready"),
-            *self._instances(),
-        ):
-            if found != wanted:
-                not_yet.append(f"{found} {what}; the model says {wanted}")
-        if life.state != "stopped":
-            held = sum(lane.inflight for lane in router.lanes)
-            if held != len(life.running):
-                not_yet.append(f"{held} slots are taken; the model says {len(life.running)}")
-        return never, not_yet
+    def decorate(step):
+        @wraps(step)
+        def maybe(machine, **drawn):
+            if possible(machine):
+                step(machine, **drawn)
 
-    def _accepts(self):
-        """Its state changes a moment before its router does."""
-        router = self.task._router
-        return router._stopped is None and router._stopped_to_outsiders is None
+        return maybe
 
-    def _instances(self):
-        """How many instances there should be; while methods hang nobody can say when the last stop hook runs."""
-        if self.life.state == "stopped" and self.life.running:
-            return
-        left = self.witness.built - self.witness.stopped.total()
-        yield "instances are not stopped", left, 0 if self.life.state == "stopped" else self.life.replicas
-
-    def _compare(self, ticket, never, not_yet):
-        callbacks = ticket.callbacks
-        seen, published, wanted = ticket.seen(), ticket.published(), ticket.outcome
-        runs = ticket in self.life.running
-        if ticket.inside and not runs and ticket.is_stuck:
-            never.append(f"{ticket} runs; the model says that it does not")
-        elif ticket.inside is not runs:
-            not_yet.append(f"{ticket} {'runs' if ticket.inside else 'does not run'}; the model says otherwise")
-        if seen is not None and seen != wanted:
-            never.append(f"{ticket} ended as {seen!r}; the model says {wanted!r}")
-        elif seen != wanted and not (ticket.inside and ticket.runs_in_callers_thread):
-            not_yet.append(f"{ticket} goes on for its caller; the model says {wanted!r}")
-        if seen is not None and published not in (None, seen):
-            never.append(f"{ticket} ended twice, as {seen!r} and as {published!r}")
-        if ticket.verb == "watched" and callbacks != (ticket.future is not None and seen is not None):
-            (never if callbacks > 1 else not_yet).append(f"{ticket} called back {callbacks} times")
-        if seen in ("ok", "error") and ticket.starts != 1:
-            never.append(f"{ticket} ended as {seen!r} and was started {ticket.starts} times")
-
-    def _compare_counts(self, never, not_yet):
-        metrics = self.task.status()["metrics"]
-        for what, found, wanted in (
-            *((outcome, metrics.outcomes.get(outcome, 0), self.life.outcomes[outcome]) for outcome in OUTCOMES),
-            ("in all", metrics.request_count, self.life.outcomes.total()),
-            ("refused", metrics.rejected_count, self.life.refused),
-        ):
-            if found != wanted:
-                (never if found > wanted else not_yet).append(f"{found} calls are counted {what}; {wanted} ended so")
-        if metrics.abandoned_count != len(self.life.abandoned):
-            not_yet.append(f"{metrics.abandoned_count} calls are counted abandoned; {len(self.life.abandoned)} are")
+    return decorate
 
 
 class LocalMachine(RuleBasedStateMachine):
     """
     Does the same to a service and to its model; `strategy` and what is drawn at the beginning say to which.
 
-    `fault(patch)` may break something, which must then be found out.
+    `fault(patch)` may break something, which must then be found out; what is found goes into `failures`, too, for
+    Hypothesis repeats an example that fails, and tells another story if that ends in another way.
     """
 
     strategy = "single"
     patience = PATIENCE
     fault = staticmethod(lambda patch: None)
+    failures: list[str]
 
     def __init__(self):
         super().__init__()
@@ -168,28 +104,21 @@ class LocalMachine(RuleBasedStateMachine):
                 for found, more in zip((never, not_yet), deployment.differences(), strict=True):
                     found.extend(more)
             if never or (not_yet and time.monotonic() > until):
-                self.broken = True
-                raise AssertionError("\n".join([*never, *not_yet]))
+                self.fail("\n".join([*never, *not_yet]))
             if not not_yet:
                 return
             pause.wait(0.0002)
 
     # -- deploying
 
-    @initialize(data=st.data())
-    def begin(self, data):
-        self.deploy(data)
+    @initialize(setting=settings())
+    def begin(self, setting):
+        self.deploy(setting)
 
-    @precondition(lambda self: self.life.state == "stopped")
-    @rule(data=st.data())
-    def deploy_again(self, data):
-        """Methods of the previous deployment may still hang."""
-        self.deploy(data)
-
-    def deploy(self, data):
-        """In the same environment as before, unless that was closed."""
+    def deploy(self, setting):
+        """In the same environment as before, unless that was closed: with the same setting."""
         if self.env is None:
-            self.setting = data.draw(settings_of(self.strategy), label="setting")
+            self.setting = setting._replace(strategy=self.strategy)
             self.env = Environment("machine", clock=self.clock)
             self.env.register_service_with_config(
                 "site", Site, lambda: self.witness, deployment_config=self.setting.config()
@@ -201,18 +130,18 @@ class LocalMachine(RuleBasedStateMachine):
 
     # -- calling
 
-    @precondition(lambda self: len(self.life.alive) < ALIVE and not (self.refuses and self.life.state == "stopped"))
     @rule(
         verb=st.sampled_from(("call", "call", "submit", "submit", "watched", "acall")),
         method=st.sampled_from(("work", "work", "awork")),
         task=st.sampled_from(("hang", "hang", "hang", "echo", "boom")),
         units=st.sampled_from((None, None, 1, 3)),
     )
+    @only_if(lambda self: len(self.life.alive) < ALIVE and not (self.refuses and self.life.state == "stopped"))
     def call(self, verb, method, task, units):
         self.offer(verb, method, task, units)
 
-    @precondition(lambda self: self.life.state == "ready" and 0 < self.life.free <= ALIVE - len(self.life.alive))
     @rule(verb=st.sampled_from(("call", "submit", "watched")), method=st.sampled_from(("work", "work", "awork")))
+    @only_if(lambda self: self.life.state == "ready" and 0 < self.life.free <= ALIVE - len(self.life.alive))
     def take_every_slot(self, verb, method):
         for _ in range(self.life.free):
             self.offer(verb, method, "hang", None)
@@ -231,8 +160,8 @@ class LocalMachine(RuleBasedStateMachine):
     def pick(self, number, tickets):
         return tickets[number % len(tickets)]
 
-    @precondition(lambda self: self.hanging())
     @rule(number=st.integers(0, ALIVE), how=st.sampled_from(("echo", "echo", "boom", "exit")))
+    @only_if(lambda self: self.hanging())
     def end_method(self, number, how):
         deployment, ticket = self.pick(number, self.hanging())
         deployment.life.finish(ticket, how)
@@ -244,8 +173,8 @@ class LocalMachine(RuleBasedStateMachine):
 
     # -- giving up
 
-    @precondition(lambda self: self.futures())
     @rule(number=st.integers(0, 3 * ALIVE))
+    @only_if(lambda self: self.futures())
     def cancel(self, number):
         """Also what runs or has ended: that fails."""
         ticket = self.pick(number, self.futures())
@@ -261,8 +190,8 @@ class LocalMachine(RuleBasedStateMachine):
             if ticket.future is not None and not (ticket.raced or (ticket.was_parked and ticket.outcome is not None))
         ]
 
-    @precondition(lambda self: self.awaiting())
     @rule(number=st.integers(0, ALIVE))
+    @only_if(lambda self: self.awaiting())
     def cancel_task(self, number):
         ticket = self.pick(number, self.awaiting())
         self.life.cancel(ticket, abandon=True)
@@ -274,8 +203,8 @@ class LocalMachine(RuleBasedStateMachine):
 
     # -- time
 
-    @precondition(lambda self: any(ticket.expires < inf for ticket in self.life.alive))
     @rule(units=st.integers(1, 3))
+    @only_if(lambda self: any(ticket.expires < inf for ticket in self.life.alive))
     def let_time_pass(self, units):
         """Callers who wait notice, and so do callbacks; nobody looks after the others' calls."""
         for _ in range(units):
@@ -294,8 +223,8 @@ class LocalMachine(RuleBasedStateMachine):
                 # What its waiting thread or its event loop would do by itself, were the clock a real one.
                 ticket.call.expire()
 
-    @precondition(lambda self: self.futures())
     @rule(number=st.integers(0, 3 * ALIVE))
+    @only_if(lambda self: self.futures())
     def look(self, number):
         ticket = self.pick(number, self.futures())
         self.life.look(ticket)
@@ -303,10 +232,59 @@ class LocalMachine(RuleBasedStateMachine):
         self.check(ticket.future.done() is over, f"{ticket} said that it is {'not ' if over else ''}over")
         self.settle()
 
+    # -- changing the replicas
+
+    @rule(what=st.sampled_from(("scale", "scale", "restart", "rebalance")), replicas=st.integers(1, 3))
+    @only_if(lambda self: self.can_change)
+    def change_replicas(self, what, replicas):
+        """Also while calls hang on those that leave."""
+        if what == "scale" and (replicas <= self.life.replicas or self.setting.limit is None):
+            self.scale(replicas)
+        elif what == "restart" and self.can_restart:
+            self.restart()
+        elif what == "rebalance" and (self.setting.limit is None or self.life.replicas == 1):
+            self.rebalance(replicas)
+        self.settle()
+
+    def scale(self, replicas):
+        leaving = [ticket for ticket in self.life.staying if ticket.call.lane.index >= replicas]
+        self.change(lambda: self.env.scale("site", replicas), leaving)
+        self.life.scale(replicas, leaving)
+
+    def restart(self):
+        self.change(lambda: self.env.restart("site"), self.life.staying)
+        self.life.restart()
+
+    def rebalance(self, number):
+        """Those that stood by serve from now on."""
+        balancer = BALANCERS[number % len(BALANCERS)]
+        self.change(lambda: self.env.set_load_balancer("site", balancer), [])
+        self.life.balance()
+
+    def change(self, make, leaving):
+        change = Change(make, leaving)
+        self.deployed.changes.append((self.in_thread(change.run), change))
+
+    @property
+    def can_change(self):
+        """A change waits for the one before it."""
+        return self.life.state == "ready" and all(change.is_over(self.life) for _, change in self.deployed.changes)
+
+    @property
+    def can_restart(self):
+        """With calls on several replicas it would take one after the other, as their calls end."""
+        return not self.life.staying or not self.life.balanced or self.life.replicas == 1
+
     # -- the end
 
-    @precondition(lambda self: self.life.state == "ready" or (self.life.state == "draining" and self.env is not None))
-    @rule(whole=st.booleans(), at_once=st.booleans())
+    @rule(whole=st.booleans(), at_once=st.booleans(), setting=settings())
+    def stop_or_deploy(self, whole, at_once, setting):
+        """What has stopped is deployed again; methods of the previous deployment may still hang."""
+        if self.life.state == "stopped":
+            self.deploy(setting)
+        elif self.life.state == "ready" or self.env is not None:
+            self.stop(whole=whole, at_once=at_once)
+
     def stop(self, whole, at_once):
         """The service, or the environment too; with time for accepted calls, or without."""
         life, deployed = self.life, self.deployed
@@ -321,21 +299,23 @@ class LocalMachine(RuleBasedStateMachine):
 
     # -- threads that race
 
-    @precondition(lambda self: self.life.state == "ready" and self.life.free and not self.life.waiting)
     @rule(
         callers=st.integers(2, 4),
         each=st.integers(1, 5),
         verb=st.sampled_from(("call", "submit", "cancel")),
         method=st.sampled_from(("work", "awork")),
-        meanwhile=st.sampled_from(("nothing", "nothing", "a method ends", "drain")),
+        meanwhile=st.sampled_from(("nothing", "a method ends", "drain", "scale", "restart", "rebalance")),
+        replicas=st.integers(1, 3),
     )
-    def burst(self, callers, each, verb, method, meanwhile):
-        """Several threads call at the same time, while a method ends or the service drains."""
+    @only_if(lambda self: self.life.state == "ready" and self.life.free and not self.life.waiting)
+    def burst(self, callers, each, verb, method, meanwhile, replicas):  # noqa: PLR0913, PLR0917 - what is drawn
+        """Several threads call at the same time, while a method ends, the service drains, or its replicas change."""
         deployment, life = self.deployed, self.life
         made = "call" if verb == "call" else "submit"
         if not life.fits(self.ticket(made, method, "echo")):  # a method that hangs has its only turn
             method = "awork"
         tickets = [[self.ticket(made, method, "echo") for _ in range(each)] for _ in range(callers)]
+        deployment.tickets += (ticket for some in tickets for ticket in some)
         start = threading.Barrier(callers + 1)
         threads = [self.in_thread(_call_all, start, deployment.handle, some, verb == "cancel") for some in tickets]
         start.wait(PATIENCE)
@@ -343,6 +323,12 @@ class LocalMachine(RuleBasedStateMachine):
             ended = life.running[0]
             life.finish(ended, "echo")
             ended.let_go("echo")
+        elif meanwhile == "scale" and self.can_change and not life.running and self.setting.limit is None:
+            self.scale(replicas)
+        elif meanwhile == "restart" and self.can_change and self.can_restart:
+            self.restart()
+        elif meanwhile == "rebalance" and self.can_change and self.setting.limit is None:
+            self.rebalance(replicas)
         elif meanwhile == "drain":
             deployment.closers.append(self.in_thread(deployment.task.stop))
         for thread in threads:
@@ -358,7 +344,6 @@ class LocalMachine(RuleBasedStateMachine):
             ticket.outcome = ticket.seen()
             self.check(ticket.outcome in possible, f"{ticket} of a burst ended as {ticket.outcome!r}")
             seen[ticket.outcome] += 1
-            deployment.tickets.append(ticket)
         # Whether a call was refused or was stopped while it waited for room, its caller cannot tell.
         stopped = deployment.task.status()["metrics"].outcomes.get("stopped", 0) - life.outcomes["stopped"]
         self.check(0 <= stopped <= seen["stopped"], f"{stopped} calls of a burst are counted stopped")
@@ -370,14 +355,18 @@ class LocalMachine(RuleBasedStateMachine):
 
     def check(self, holds, message):
         if not holds:
-            self.broken = True
-            raise AssertionError(message)
+            self.fail(message)
+
+    def fail(self, message):
+        self.broken = True
+        self.failures.append(message)
+        raise AssertionError(message)
 
     def teardown(self):
         """The end must be as the model says too."""
         try:
             while self.hanging() and not self.broken:
-                self.end_method(0, "echo")
+                self.end_method(number=0, how="echo")
             if self.life.state == "ready" and not self.broken:
                 self.stop(whole=True, at_once=False)
         finally:

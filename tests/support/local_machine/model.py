@@ -16,7 +16,9 @@ class Life:
         self.now = now  # of the virtual clock
         self.state = "ready"
         self.replicas = setting.replicas
+        self.balanced = setting.balancer is not None
         self.running = []  # calls that hold a slot, those included that were given up
+        self.leaving = []  # those among them whose replica gets no more calls
         self.queue = []
         self.parked = []
         self.outcomes = Counter()
@@ -35,8 +37,17 @@ class Life:
         return [ticket for ticket in self.running if ticket.outcome is not None]
 
     @property
+    def slots(self):
+        """Calls at once: of all replicas, or of the one that serves while the others stand by."""
+        return self.setting.slots_each * (self.replicas if self.balanced else 1)
+
+    @property
+    def staying(self):
+        return [ticket for ticket in self.running if ticket not in self.leaving]
+
+    @property
     def free(self):
-        return self.setting.slots - len(self.running)
+        return self.slots - len(self.staying)
 
     def offer(self, ticket):
         """A caller makes a call."""
@@ -58,7 +69,7 @@ class Life:
         """Whether the call can start: if a slot is free, no call that waits can use it."""
         limit = self.setting.limit
         turns = inf if limit is None or ticket.method != "work" else limit
-        return self.free > 0 and sum(other.method == "work" for other in self.running) < turns
+        return self.free > 0 and sum(other.method == "work" for other in self.staying) < turns
 
     def _has_room(self):
         return len(self.queue) < self.setting.queue_size and not self.parked
@@ -96,16 +107,41 @@ class Life:
     def finish(self, ticket, how=None):
         """The method ends, and its slot goes to who has waited longest."""
         self.running.remove(ticket)
+        if ticket in self.leaving:
+            self.leaving.remove(ticket)
         if ticket.outcome is None:
             late = self.now >= ticket.deadline
             self._end(ticket, "timeout in the run" if late else "ok" if how == "echo" else "error")
+        self._fill_slots()
+        self._settle_drain()
+
+    def _fill_slots(self):
         while (following := next(filter(self.fits, self.waiting), None)) is not None:
             if self.now >= following.expires:
                 self._leave_queue(following, "timeout in the queue")
             else:
                 self._leave_queue(following)
                 self._start(following)
-        self._settle_drain()
+
+    def scale(self, replicas, leaving=()):
+        """So many replicas from now on; *leaving* run on those that go."""
+        if replicas > self.replicas:
+            self.balanced = True
+        self.replicas = replicas
+        self._leave(leaving)
+
+    def restart(self):
+        """New replicas take the place of all."""
+        self._leave(self.staying)
+
+    def balance(self):
+        """Those that stood by serve too."""
+        self.balanced = True
+        self._fill_slots()
+
+    def _leave(self, tickets):
+        self.leaving += tickets
+        self._fill_slots()
 
     def _give_up(self, ticket, outcome):
         """A call ends that runs: its slot is free if its method can be stopped."""

@@ -42,6 +42,7 @@ class Ticket:
         # the model's
         self.can_be_stopped = method == "awork"
         self.runs_in_callers_thread = strategy == "inline" and verb != "acall" and method == "work"
+        self.has_future_soon = verb in ("submit", "watched") and strategy != "inline"  # once it is accepted
         self.waits_until_over = strategy == "inline" or verb in ("call", "acall")
         self.expires = self.deadline = inf
         self.raced = self.was_parked = False

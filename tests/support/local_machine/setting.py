@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from sage_plugins import ServiceDeploymentConfig
 
-__all__ = ["STRATEGIES", "UNIT_S", "Setting", "settings_of"]
+__all__ = ["BALANCERS", "STRATEGIES", "UNIT_S", "Setting", "settings"]
 
 #: A step of virtual time. Far longer than any example takes: nobody's real wait for a deadline may end before the
 #: machine has let that time come.
 UNIT_S = 1000.0
+
+#: No example lets so much time pass: what drains does so until its calls have ended.
+DRAIN_TIMEOUT_S = 1000 * UNIT_S
 
 STRATEGIES = ("single", "multi", "pool", "async", "inline")
 BALANCERS = ("round_robin", "least_loaded")
@@ -32,12 +35,8 @@ class Setting(NamedTuple):
     limit: int | None  # of calls of `work` at once
 
     @property
-    def slots(self):
-        """Calls at once: of all replicas, or of the one that serves while the others stand by."""
-        return self.slots_each * (self.replicas if self.balancer else 1)
-
-    @property
     def slots_each(self):
+        """Calls at once of a replica."""
         return 1 if self.strategy in ("single", "inline") else self.max_threads
 
     def config(self):
@@ -55,6 +54,9 @@ class Setting(NamedTuple):
             overload="reject" if self.reject else "block",
             queue_size=self.queue_size,
             queue_timeout=self.queue_timeout,
+            drain_timeout=DRAIN_TIMEOUT_S,
+            # Not `health`: it has calls avoid a replica that is full of abandoned ones.
+            monitors=["metrics", "events"],
             methods={} if self.limit is None else {"work": {"max_concurrency": self.limit}},
             timeout=None,
             **counts.get(self.strategy, {}),
@@ -62,11 +64,12 @@ class Setting(NamedTuple):
 
 
 @st.composite
-def settings_of(draw, strategy):
+def settings(draw):
+    """Whatever does not depend on the strategy."""
     threads, replicas = draw(st.sampled_from(((1, 1), (1, 1), (2, 1), (1, 2), (1, 3), (2, 2))))
     balancer = draw(st.sampled_from((None, *BALANCERS))) if replicas > 1 else None
     return Setting(
-        strategy=strategy,
+        strategy=STRATEGIES[0],
         threads=threads,
         max_threads=threads + draw(st.integers(0, 1)),
         replicas=replicas,

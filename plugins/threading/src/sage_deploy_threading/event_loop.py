@@ -65,6 +65,8 @@ class _LoopRunner:
         try:
             self._bell.ring()
             await self._end
+            while self._seat.waiting():  # the end may overtake a bell that rang before it
+                self._fetch()
             await self._seat.steps_over()  # what is left after that is cancelled
         finally:
             self._bell.close()
