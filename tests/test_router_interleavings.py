@@ -171,8 +171,9 @@ class Replica(FakeReplica):
         self._router.lost(self.lane, *what)
 
     def answer_one(self):
-        if self.alive and self.running:
-            self._end(next(iter(self.running)), Behaviour.ANSWER)
+        works = [work for work in self.running if work is not self.starting]
+        if self.alive and works:
+            self._end(works[0], Behaviour.ANSWER)
 
     def _start(self, work, calls, act):
         super()._start(work, calls, act)

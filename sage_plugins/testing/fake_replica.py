@@ -85,6 +85,7 @@ class FakeReplica:
         gathering: Open batches for which a worker waits, with the timer of its next look.
         running: Work whose methods run, that included which its callers gave up; with the timer of its end.
         started: For each batch that runs, the calls in it that were started.
+        starting: The batch whose calls are being started; its method does not run yet.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of one replica, all but the first three optional
@@ -129,6 +130,7 @@ class FakeReplica:
         self.gathering: dict[Batch, Timer] = {}
         self.running: dict[Work, Timer | None] = {}
         self.started: dict[Work, Sequence[Call]] = {}
+        self.starting: Batch | None = None
         self.send: Callable[[Work], None] = self._send
         self.run_here: Callable[[Work], None] | None = self._run_here if in_callers_thread else None
         self._events = events
@@ -300,12 +302,19 @@ class FakeReplica:
             return
         calls: list[Call] = []
         self.running[batch], self.started[batch] = None, calls  # those who learn here that they expired look at it
+        self.starting = batch
         for call in batch.calls:
             if self.too_late(call):
                 call.expire()
             elif self.claim(call):
+                if not self.alive:  # it died in the middle of that: what is dead claims nothing
+                    call._unstarted = True  # noqa: SLF001
+                    return
                 calls.append(call)
+        if not self.alive:  # it died meanwhile, and its worker with it
+            return
         batch.owner.batch_started(batch, len(calls))
+        self.starting = None
         if calls:
             self._start(batch, calls, act)
         else:
