@@ -15,11 +15,11 @@ from sage_plugins import yaml_nodes
 from sage_plugins.config import (
     GROUPS,
     ServiceDeploymentConfig,
-    cross_problems,
     field_problems,
     fields,
     group_of,
 )
+from sage_plugins.config_rules import cross_problems
 from sage_plugins.errors import ConfigError
 from sage_plugins.field_checks import shown, unknown_key
 from sage_plugins.spelling import did_you_mean
@@ -51,7 +51,7 @@ class Position:
     column: int
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class FileProblem(Problem):
     """
     A problem with its place in a file.
@@ -71,7 +71,7 @@ class FileProblem(Problem):
     @property
     def problem(self) -> Problem:
         """The problem without its place."""
-        return Problem(self.id, self.key, self.message, self.fix)
+        return Problem(self.id, self.key, self.message, self.fix, self.other)
 
     def __str__(self) -> str:
         """The problem as one line: `file:line:column: error E103: services.kv.replicas: message (fix)`."""
@@ -182,9 +182,7 @@ def file_problem(entry: ServiceEntry | DeploymentFile, problem: Problem, path: s
 
 
 def _placed(problem: Problem, path: str, position: Position, section: str) -> FileProblem:
-    return FileProblem(
-        problem.id, problem.key, problem.message, problem.fix, path, position.line, position.column, section
-    )
+    return FileProblem(**attrs.asdict(problem), path=path, line=position.line, column=position.column, section=section)
 
 
 def _one_line(text: str, most: int = 200) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_plugins.clock import SYSTEM
-from sage_plugins.config import ServiceDeploymentConfig, cross_problems
+from sage_plugins.config import ServiceDeploymentConfig
+from sage_plugins.config_rules import cross_problems
 from sage_plugins.errors import PlanError, PluginError, ServiceNotFoundError
 from sage_plugins.methods import method_plans
 from sage_plugins.plugins import Registry

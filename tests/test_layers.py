@@ -38,6 +38,8 @@ LAYERS = {
         "batch",
         "call",
         "config",
+        "config_keys",
+        "config_rules",
         "field_checks",
         "keys",
         "methods",
@@ -46,11 +48,12 @@ LAYERS = {
         "steps",
         "stream",
         "structure",
+        "units",
         "values",
         "worker_loop",
         "yaml_nodes",
     },
-    0: {"clock", "errors", "spelling"},
+    0: {"clock", "errors", "secrets", "spelling"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
