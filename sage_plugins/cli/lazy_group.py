@@ -1,0 +1,47 @@
+"""A group of commands, each in a module that is imported when its command is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LazyGroup"]
+
+
+class LazyGroup(click.Group):
+    """The command `name` is the object `command` of the module `package.name`."""
+
+    def __init__(self, *args: Any, package: str, summaries: Mapping[str, str], **settings: Any) -> None:
+        """
+        Name the commands.
+
+        Args:
+            args: As for `click.Group`.
+            package: Where the modules are.
+            summaries: The commands by name, in their order, with what the list of commands says of each.
+            settings: As for `click.Group`.
+        """
+        super().__init__(*args, **settings)
+        self._package = package
+        self._summaries = summaries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
+        """Name the commands in their order."""
+        return list(self._summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's interface
+        """Import the command, or return None if there is none of that name."""
+        if cmd_name not in self._summaries:
+            return None
+        command: click.Command = import_module(f"{self._package}.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's interface
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._summaries.items()))
