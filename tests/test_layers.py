@@ -28,7 +28,18 @@ CORE = ROOT / "sage_plugins"
 
 LAYERS = {
     7: {"__main__", "cli", "environment"},
-    6: {"config_file", "entry_class", "factory", "plan", "shorthand"},
+    6: {
+        "catalogue",
+        "choices",
+        "config_dump",
+        "config_file",
+        "entry_class",
+        "factory",
+        "plan",
+        "plan_text",
+        "settings",
+        "shorthand",
+    },
     5: {"replica_set", "service_monitor", "task"},
     4: {"fence", "handle", "lane", "method_router", "router", "supervisor", "wait_graph", "watchers"},
     3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
@@ -41,9 +52,12 @@ LAYERS = {
         "config_keys",
         "config_rules",
         "field_checks",
+        "file_layers",
+        "file_problems",
         "keys",
         "methods",
         "metrics",
+        "origins",
         "service",
         "steps",
         "stream",
@@ -53,7 +67,7 @@ LAYERS = {
         "worker_loop",
         "yaml_nodes",
     },
-    0: {"clock", "errors", "secrets", "spelling"},
+    0: {"bounded_file", "clock", "errors", "secrets", "spelling"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
