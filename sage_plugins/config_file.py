@@ -234,7 +234,7 @@ class _Reader:
         self._problems: list[FileProblem] = []
 
     def read(self, profile: str | None) -> DeploymentFile:
-        root, flaws = yaml_nodes.read_nodes(self._bytes())
+        root, flaws = yaml_nodes.read_nodes(self._bytes(), os.environ)
         for flaw in flaws:
             problem = Problem(flaw.id, "", flaw.message, flaw.fix)
             self._problems.append(_placed(problem, self._path, Position(flaw.line, flaw.column), ""))

@@ -48,7 +48,10 @@ LAYERS = {
         "structure",
         "values",
         "worker_loop",
+        "yaml_events",
         "yaml_nodes",
+        "yaml_scalars",
+        "yaml_variables",
     },
     0: {"clock", "errors", "spelling"},
 }
