@@ -251,9 +251,23 @@ class Registry:
         entry = self._table.get((kind, id))
         if entry is not None:
             return entry
+        raise self._unknown(kind, id, self.ids(kind), service)
+
+    def find_all(self, id: str) -> tuple[tuple[str, Registered], ...]:
+        """
+        What is registered as *id* for any kind, with the kind.
+
+        Raises:
+            UnknownPluginError: Nothing is; as for `find`.
+        """
+        found = tuple((kind, self._table[kind, id]) for kind in KINDS if (kind, id) in self._table)
+        if not found:
+            raise self._unknown("plugin ID", id, tuple(sorted({id for _, id in self._table})), "")
+        return found
+
+    def _unknown(self, kind: str, id: str, ids: tuple[str, ...], service: str) -> UnknownPluginError:
         from sage_plugins.spelling import did_you_mean
 
-        ids = self.ids(kind)
         near = did_you_mean(id, ids)
         lines = [
             (f"service {service!r}: " if service else "") + f"unknown {kind} {id!r}",
@@ -264,7 +278,7 @@ class Registry:
         if id in _EXTRAS:
             lines.append(f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'")
         lines.extend(str(failure) for failure in self.failures)
-        raise UnknownPluginError("\n  ".join(lines), kind=kind, id=id)
+        return UnknownPluginError("\n  ".join(lines), kind=kind, id=id)
 
     def ids(self, kind: str) -> tuple[str, ...]:
         """The IDs registered for *kind*, in alphabetical order."""

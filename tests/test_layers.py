@@ -28,7 +28,7 @@ CORE = ROOT / "sage_plugins"
 
 LAYERS = {
     7: {"__main__", "cli", "environment"},
-    6: {"config_file", "entry_class", "factory", "plan", "shorthand"},
+    6: {"config_file", "entry_class", "factory", "field_docs", "plan", "shorthand"},
     5: {"replica_set", "service_monitor", "task"},
     4: {"fence", "handle", "lane", "method_router", "router", "supervisor", "wait_graph", "watchers"},
     3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
@@ -42,6 +42,7 @@ LAYERS = {
         "keys",
         "methods",
         "metrics",
+        "option_docs",
         "service",
         "steps",
         "stream",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.config import BATCH_FIELDS, GROUPS, METHOD_FIELDS, FieldInfo, fields, plain
-from sage_plugins.factory import _NOT_YET
+from sage_plugins.factory import NOT_YET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -51,7 +51,7 @@ def _table(infos: Iterable[FieldInfo], say: Callable[[str], str], *, defaults: b
     yield f"| {' | '.join('---' for _ in columns)} |"
     for info in infos:
         kind = f"{info.type}, {info.range}" if info.range else info.type
-        idle = defaults and info.name in _NOT_YET
+        idle = defaults and info.name in NOT_YET
         cells = [f"`{info.name}`", say(kind), say(info.doc) + (say(_NO_EFFECT) if idle else "")]
         if defaults:
             cells.insert(2, f"`{json.dumps(plain(info.default))}`")
