@@ -6,8 +6,8 @@ import json
 
 import pytest
 import yaml
-from command_line import sage_deploy
 
+from command_line import sage_deploy
 from sage_plugins.config import GROUPS, fields
 
 
