@@ -15,7 +15,7 @@ from sage_plugins.config import GROUPS, METHOD_FIELDS, fields, plain
 from sage_plugins.errors import ConfigError
 from sage_plugins.factory import NOT_YET
 from sage_plugins.field_checks import shown
-from sage_plugins.option_docs import option_docs
+from sage_plugins.option_docs import registered_options
 from sage_plugins.plugins import Registry
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
@@ -292,9 +292,8 @@ def _example(info: FieldInfo, method: str) -> Any:
 def _options_of(path: str, id: str, rest: list[str], registry: Registry) -> tuple[FieldDoc, ...]:
     found = []
     for kind, entry in registry.find_all(id):
-        cls = entry.registration.options_class()
         place = (*_ENTRY, "options", id)
-        keys = () if cls is None else tuple(_option(option, ("options", id), place) for option in option_docs(cls))
+        keys = tuple(_option(option, ("options", id), place) for option in registered_options(entry))
         found.append(
             FieldDoc(
                 f"options.{id}",

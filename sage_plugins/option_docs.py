@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_arg
 import attrs
 
 from sage_plugins.config import plain
+from sage_plugins.errors import PluginError, text_of
 from sage_plugins.field_checks import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["OptionDoc", "attribute_docs", "option_docs"]
+    from sage_plugins.plugins import Registered
+
+__all__ = ["OptionDoc", "attribute_docs", "option_docs", "registered_options"]
 
 _WORDS: Final[Mapping[Any, str]] = {
     bool: "boolean",
@@ -67,6 +70,23 @@ def option_docs(cls: type) -> tuple[OptionDoc, ...]:
             written.
     """
     return _options(cls, ())
+
+
+def registered_options(entry: Registered) -> tuple[OptionDoc, ...]:
+    """
+    The options of what a plugin registered; empty if it has none.
+
+    Raises:
+        PluginError: Its options class cannot be had, or is no attrs class; the message names the plugin.
+    """
+    try:
+        cls = entry.registration.options_class()
+        return () if cls is None else option_docs(cls)
+    except Exception as error:
+        id, source = entry.registration.id, entry.plugin.source
+        why = " ".join(text_of(error).split())
+        msg = f"the options of {id!r} from {source} cannot be read: {why}; see `sage-deploy plugins check`"
+        raise PluginError(msg) from error
 
 
 def attribute_docs(cls: type) -> dict[str, str]:

@@ -112,13 +112,15 @@ class Failure(NamedTuple):
     plugin: Plugin
     error: BaseException
 
+    @property
+    def reason(self) -> str:
+        """Why, on one line."""
+        return _one_line(text_of(self.error))
+
     def __str__(self) -> str:
         """`plugin 'gpu' from acme-gpu 1.2 (acme_gpu) failed to load: ModuleNotFoundError: No module named 'pynvml'`."""
         plugin = self.plugin
-        return (
-            f"plugin {plugin.name!r} from {plugin.source} ({plugin.module}) failed to load: "
-            f"{_one_line(text_of(self.error))}"
-        )
+        return f"plugin {plugin.name!r} from {plugin.source} ({plugin.module}) failed to load: {self.reason}"
 
 
 class Registered(NamedTuple):

@@ -23,12 +23,14 @@ from typing import NamedTuple
 
 import pytest
 
+from sage_plugins.plugin_imports import HEAVY
+
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "sage_plugins"
 
 LAYERS = {
     7: {"__main__", "cli", "environment"},
-    6: {"config_file", "entry_class", "factory", "field_docs", "plan", "shorthand"},
+    6: {"config_file", "entry_class", "factory", "field_docs", "plan", "plugin_check", "plugin_imports", "shorthand"},
     5: {"replica_set", "service_monitor", "task"},
     4: {"fence", "handle", "lane", "method_router", "router", "supervisor", "wait_graph", "watchers"},
     3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
@@ -51,14 +53,11 @@ LAYERS = {
         "worker_loop",
         "yaml_nodes",
     },
-    0: {"clock", "errors", "spelling"},
+    0: {"clock", "errors", "findings", "spelling"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
 PLUGINS_SEE = 3
-
-#: What must not be imported before it is needed. Some of these take longer to import than the whole core.
-HEAVY = {"asyncio", "cattrs", "click", "numpy", "psutil", "ray", "starlette", "uvicorn", "yaml"}
 
 
 class Import(NamedTuple):

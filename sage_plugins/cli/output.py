@@ -88,7 +88,7 @@ def write(text: object = "") -> None:
 
 def write_json(content: Mapping[str, Any]) -> None:
     """Write *content* for programs; `version` changes when a key that is there changes its meaning."""
-    click.echo(json.dumps({"version": 1, **content}, indent=2))
+    click.echo(json.dumps({"version": 1, **content}, indent=2, default=str))
 
 
 def heading(text: str) -> str:
