@@ -30,7 +30,17 @@ CORE = ROOT / "sage_plugins"
 
 LAYERS = {
     7: {"__main__", "cli", "environment"},
-    6: {"config_file", "entry_class", "factory", "field_docs", "plan", "plugin_check", "plugin_imports", "shorthand"},
+    6: {
+        "config_file",
+        "doctor",
+        "entry_class",
+        "factory",
+        "field_docs",
+        "plan",
+        "plugin_check",
+        "plugin_imports",
+        "shorthand",
+    },
     5: {"replica_set", "service_monitor", "task"},
     4: {"fence", "handle", "lane", "method_router", "router", "supervisor", "wait_graph", "watchers"},
     3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
@@ -40,6 +50,7 @@ LAYERS = {
         "batch",
         "call",
         "config",
+        "control_groups",
         "field_checks",
         "keys",
         "methods",
