@@ -191,18 +191,6 @@ def test_failing_constructor_is_a_failure_not_bad_input(folder):
     assert "Traceback" not in done.stderr
 
 
-def test_plugins_list_names_distributions(folder):
-    done = sage_deploy("plugins", "list", cwd=folder)
-    assert done.returncode == 0
-    for id, source in (
-        ("local", "sage-deploy-local"),
-        ("inline", "sage-deploy-threading"),
-        ("least_loaded", "sage-deploy-balancers"),
-        ("metrics", "sage-deploy-monitors"),
-    ):
-        assert any(id in line and source in line for line in done.stdout.splitlines()), done.stdout
-
-
 def test_bad_usage_has_exit_code_2(folder):
     done = sage_deploy("up", cwd=folder)
     assert done.returncode == 2
