@@ -1,14 +1,14 @@
 """
 How one service is deployed: `ServiceDeploymentConfig`, its fields, and the rules that the core itself checks.
 
-Each field is declared once, with its group in the YAML file, its type, its range and its meaning; the checks, the
-configuration reference, the JSON schema and `explain` all read that one declaration through `fields`. What a value of
-each type must be is said in `field_checks`.
+Each field is declared once, with its group in the YAML file, its type, its range, its meaning and who acts on it; the
+checks, the configuration reference, the JSON schema, the plan and `explain` all read that one declaration through
+`fields`. What a value of each type must be is said in `field_checks`, the keys of mappings in `config_keys`, and what
+the fields ask of each other in `config_rules`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
@@ -16,24 +16,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import attrs
 
+from sage_plugins.config_keys import AUTOSCALE_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
+from sage_plugins.config_rules import BATCH_WAIT, cross_problems
 from sage_plugins.errors import ConfigError
-from sage_plugins.field_checks import LONGEST, MOST, FieldInfo, plain_string, shown, unknown_key, value_problems
-from sage_plugins.values import Problem
+from sage_plugins.field_checks import LONGEST, MOST, FieldInfo, plain_string, unknown_key, value_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from sage_plugins.field_checks import Kind
+    from sage_plugins.field_checks import Kind, Role, Unit
+    from sage_plugins.values import Problem
 
 __all__ = [
-    "BATCH_FIELDS",
     "GROUPS",
-    "METHOD_FIELDS",
     "DeploymentTarget",
     "FieldInfo",
     "ServiceDeploymentConfig",
     "ThreadingStrategy",
-    "cross_problems",
     "field_problems",
     "fields",
     "group_of",
@@ -65,67 +62,6 @@ GROUPS: Final = ("deployment", "resources", "performance", "health", "monitoring
 
 _THREADS: Final = 1024
 
-#: The keys of `methods.<name>.batch`.
-BATCH_FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
-    {
-        info.name: info
-        for info in (
-            FieldInfo(
-                name="size",
-                kind="integer",
-                minimum=1,
-                maximum=MOST,
-                doc="Most calls given to the batch method at once. Left out: the service's batch_size.",
-            ),
-            FieldInfo(
-                name="wait",
-                kind="number",
-                minimum=0,
-                maximum=LONGEST,
-                doc="Longest wait for the batch to fill while a worker is idle, in seconds. Left out: batch_wait.",
-            ),
-        )
-    }
-)
-
-#: The keys of `methods.<name>`.
-METHOD_FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
-    {
-        info.name: info
-        for info in (
-            FieldInfo(
-                name="timeout",
-                kind="number",
-                optional=True,
-                minimum=0,
-                exclusive=True,
-                maximum=LONGEST,
-                doc="Longest time of a call of this method, in seconds; null: no limit. Left out: as the service.",
-            ),
-            FieldInfo(
-                name="max_concurrency",
-                kind="integer",
-                optional=True,
-                minimum=1,
-                maximum=MOST,
-                doc="Most calls of this method at once in each replica; null or left out: the replica's slots.",
-            ),
-            FieldInfo(
-                name="idempotent",
-                kind="boolean",
-                default=False,
-                doc="Whether running a call twice does no harm, so that it may be tried again after it has started.",
-            ),
-            FieldInfo(
-                name="batch",
-                kind="batch",
-                keys=BATCH_FIELDS,
-                doc="Whether calls go through the method's batch method: true, or its own size and wait.",
-            ),
-        )
-    }
-)
-
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -141,6 +77,8 @@ def _field(  # noqa: PLR0913 - a declaration has as many parts as it has
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
     keys: Mapping[str, FieldInfo] = _NOTHING,
+    unit: Unit = "",
+    role: Role = "core",
 ) -> Any:
     """One field; optional if the default is None, *minimum* is allowed itself and *above* is not."""
     if maximum is None and kind in {"integer", "number"}:
@@ -157,6 +95,8 @@ def _field(  # noqa: PLR0913 - a declaration has as many parts as it has
             "exclusive": above is not None,
             "choices": choices,
             "keys": keys,
+            "unit": unit,
+            "role": role,
         },
     )
 
@@ -180,25 +120,32 @@ class ServiceDeploymentConfig:
     """
 
     target: str = _field(
-        "deployment", "string", "ID of the target: where the replicas run (local, remote_any, ...).", default="local"
+        "deployment",
+        "string",
+        "ID of the target: where the replicas run (local, remote_any, ...).",
+        default="local",
+        role="target",
     )
     target_nodes: Sequence[str] | None = _field(
         "deployment",
         "strings",
         "Names, IDs or addresses of the nodes that may hold replicas, for targets that take them.",
         default=None,
+        role="target",
     )
     node_selector: Mapping[str, str] | None = _field(
         "deployment",
         "labels",
         "Labels that a node must have to hold a replica, for targets that take them.",
         default=None,
+        role="target",
     )
     threading_strategy: str = _field(
         "deployment",
         "string",
         "ID of the threading strategy: how a replica runs its calls (single, ...).",
         default="single",
+        role="strategy",
     )
     thread_count: int = _field(
         "deployment",
@@ -207,6 +154,7 @@ class ServiceDeploymentConfig:
         default=1,
         minimum=1,
         maximum=_THREADS,
+        role="strategy",
     )
     max_thread_count: int | None = _field(
         "deployment",
@@ -215,6 +163,7 @@ class ServiceDeploymentConfig:
         default=None,
         minimum=1,
         maximum=_THREADS,
+        role="strategy",
     )
     thread_pool_size: int | None = _field(
         "deployment",
@@ -223,6 +172,7 @@ class ServiceDeploymentConfig:
         default=None,
         minimum=1,
         maximum=_THREADS,
+        role="strategy",
     )
     max_concurrency: int | None = _field(
         "deployment",
@@ -230,6 +180,7 @@ class ServiceDeploymentConfig:
         "Coroutines of each replica at once under async; null: thread_count if above 1, else 100.",
         default=None,
         minimum=1,
+        role="strategy",
     )
     replicas: int = _field("deployment", "integer", "Number of replicas of the service.", default=1, minimum=1)
     load_balancing: bool = _field(
@@ -243,6 +194,7 @@ class ServiceDeploymentConfig:
         "string",
         "ID of the load balancer if load_balancing is on; null: the target's default (least_loaded in process).",
         default=None,
+        role="balancer",
     )
     failover_enabled: bool = _field(
         "deployment",
@@ -256,9 +208,15 @@ class ServiceDeploymentConfig:
         "How remote replicas are placed: over as many nodes as possible, or on as few.",
         default="spread",
         choices=("spread", "pack"),
+        role="target",
     )
     max_replicas_per_node: int | None = _field(
-        "deployment", "integer", "Most replicas of the service on one node; null: no limit.", default=None, minimum=1
+        "deployment",
+        "integer",
+        "Most replicas of the service on one node; null: no limit.",
+        default=None,
+        minimum=1,
+        role="target",
     )
     cpu_cores: float | None = _field(
         "resources",
@@ -266,6 +224,7 @@ class ServiceDeploymentConfig:
         "CPU cores reserved for each replica, fractions allowed; 0 places it without reserving. Advisory on local.",
         default=None,
         minimum=0,
+        role="target",
     )
     memory_mb: int | None = _field(
         "resources",
@@ -273,6 +232,8 @@ class ServiceDeploymentConfig:
         "Memory reserved for each replica, in MiB (1024 * 1024 bytes). Advisory on local.",
         default=None,
         minimum=1,
+        unit="MiB",
+        role="target",
     )
     gpu_count: float | None = _field(
         "resources",
@@ -280,6 +241,7 @@ class ServiceDeploymentConfig:
         "GPUs reserved for each replica; a fraction only where the target can share a GPU.",
         default=None,
         minimum=0,
+        role="target",
     )
     queue_size: int = _field(
         "performance",
@@ -302,6 +264,7 @@ class ServiceDeploymentConfig:
         default=30.0,
         optional=True,
         above=0,
+        unit="seconds",
     )
     queue_timeout: float | None = _field(
         "performance",
@@ -309,6 +272,7 @@ class ServiceDeploymentConfig:
         "Longest wait of a call in the queue, within timeout, in seconds; null: as long as timeout allows.",
         default=None,
         above=0,
+        unit="seconds",
     )
     batch_size: int | None = _field(
         "performance",
@@ -321,11 +285,17 @@ class ServiceDeploymentConfig:
         "performance",
         "number",
         "Longest wait for a batch to fill while a worker is idle, in seconds.",
-        default=0.01,
+        default=BATCH_WAIT,
         minimum=0,
+        unit="seconds",
     )
     startup_timeout: float = _field(
-        "performance", "number", "Longest time until a replica is ready, in seconds.", default=60.0, above=0
+        "performance",
+        "number",
+        "Longest time until a replica is ready, in seconds.",
+        default=60.0,
+        above=0,
+        unit="seconds",
     )
     drain_timeout: float = _field(
         "performance",
@@ -333,9 +303,16 @@ class ServiceDeploymentConfig:
         "Longest time that a stopping replica gives to calls it has accepted, in seconds.",
         default=30.0,
         minimum=0,
+        unit="seconds",
     )
     health_check_interval: float = _field(
-        "health", "number", "Time from one health check to the next, in seconds.", default=10.0, above=0
+        "health",
+        "number",
+        "Time from one health check to the next, in seconds.",
+        default=10.0,
+        above=0,
+        unit="seconds",
+        role="monitors",
     )
     health_check_timeout: float = _field(
         "health",
@@ -343,9 +320,16 @@ class ServiceDeploymentConfig:
         "Longest time of one health check, in seconds; at most health_check_interval.",
         default=5.0,
         above=0,
+        unit="seconds",
+        role="monitors",
     )
     failure_threshold: int = _field(
-        "health", "integer", "Failed health checks in a row that make a replica unhealthy.", default=3, minimum=1
+        "health",
+        "integer",
+        "Failed health checks in a row that make a replica unhealthy.",
+        default=3,
+        minimum=1,
+        role="monitors",
     )
     success_threshold: int = _field(
         "health",
@@ -353,30 +337,41 @@ class ServiceDeploymentConfig:
         "Passed health checks in a row that make an unhealthy replica ready again.",
         default=2,
         minimum=1,
+        role="monitors",
     )
     enable_metrics: bool = _field(
         "monitoring",
         "boolean",
         "Whether calls are counted and timed; without it `metrics` among the monitors is left out.",
         default=True,
+        role="monitors",
     )
     monitors: Sequence[str] = _field(
-        "monitoring", "strings", "IDs of the monitors that watch the service.", default=("metrics", "health", "events")
+        "monitoring",
+        "strings",
+        "IDs of the monitors that watch the service.",
+        default=("metrics", "health", "events"),
+        role="monitors",
     )
     autoscale: Mapping[str, Any] | None = _field(
-        None, "mapping", "Scaling by load: min, max, initial and more; takes the place of replicas.", default=None
+        None,
+        "mapping",
+        "Scaling by load: min, max, initial and more; takes the place of replicas.",
+        default=None,
+        keys=AUTOSCALE_FIELDS,
     )
     retry: Mapping[str, Any] | None = _field(
-        None, "mapping", "How failed calls of idempotent methods are tried again.", default=None
+        None, "mapping", "How failed calls of idempotent methods are tried again.", default=None, keys=RETRY_FIELDS
     )
     update: Mapping[str, Any] | None = _field(
-        None, "mapping", "How a changed configuration replaces running replicas.", default=None
+        None, "mapping", "How a changed configuration replaces running replicas.", default=None, keys=UPDATE_FIELDS
     )
     user_config: Mapping[str, Any] | None = _field(
         None,
         "mapping",
         "Passed to the service's own reconfigure(user_config); the core does not read it.",
         default=None,
+        role="service",
     )
     methods: Mapping[str, Mapping[str, Any]] = _field(
         None,
@@ -519,138 +514,3 @@ def field_problems(name: str, value: Any) -> list[Problem]:
     if info is None:
         return [unknown_key(name, name, _FIELDS)]
     return value_problems(info, name, value)
-
-
-# Rules between fields. Each gets the values of the fields that it names, all of them valid on their own.
-
-
-def _can_be_several(replicas: int, autoscale: Mapping[str, Any] | None) -> bool:
-    if autoscale is None:
-        return replicas > 1
-    most = autoscale.get("max")
-    # Anything but a number that rules it out is checked with autoscale itself.
-    return not isinstance(most, int) or most > 1
-
-
-def _replicas_serve(
-    replicas: int,
-    load_balancing: bool,  # noqa: FBT001 - the value of a field
-    failover_enabled: bool,  # noqa: FBT001 - the value of a field
-    autoscale: Mapping[str, Any] | None,
-) -> Iterable[Problem]:
-    several = _can_be_several(replicas, autoscale)
-    if autoscale is None and replicas > 1 and not load_balancing and not failover_enabled:
-        yield Problem(
-            "E402",
-            "replicas",
-            f"is {replicas}, but without load_balancing and failover_enabled only the first replica would ever serve",
-            "set load_balancing: true or failover_enabled: true",
-        )
-    if load_balancing and not several:
-        yield Problem("W11", "load_balancing", "has nothing to balance with one replica", "set replicas to 2 or more")
-    if failover_enabled and not several:
-        yield Problem(
-            "W08", "failover_enabled", "with one replica only restarts it after a failure", "set replicas to 2 or more"
-        )
-
-
-def _fixed_or_scaled(replicas: int, autoscale: Mapping[str, Any] | None) -> Iterable[Problem]:
-    # The default, 1, cannot be told from no value, and does no harm.
-    if autoscale is not None and replicas != 1:
-        fix = "remove replicas; autoscale.initial says with how many to start"
-        yield Problem("E404", "replicas", f"is fixed at {replicas}, but autoscale decides the number", fix)
-
-
-def _scale_in_order(autoscale: Mapping[str, Any] | None) -> Iterable[Problem]:
-    bounds = [
-        (name, value)
-        for name in ("min", "initial", "max")
-        if isinstance(value := (autoscale or {}).get(name), int) and not isinstance(value, bool)
-    ]
-    for (low, low_value), (high, high_value) in itertools.pairwise(bounds):
-        if low_value > high_value:
-            yield Problem(
-                "E405",
-                f"autoscale.{high}",
-                f"must be at least autoscale.{low} ({shown(low_value)}), got {shown(high_value)}",
-            )
-
-
-def _check_in_time(health_check_timeout: float, health_check_interval: float) -> Iterable[Problem]:
-    if health_check_timeout > health_check_interval:
-        yield Problem(
-            "E603",
-            "health_check_timeout",
-            f"must be at most health_check_interval ({health_check_interval:g} s), got {health_check_timeout:g} s",
-            f"set health_check_timeout: {health_check_interval:g}",
-        )
-
-
-def _wait_in_time(queue_timeout: float | None, timeout: float | None) -> Iterable[Problem]:
-    if queue_timeout is not None and timeout is not None and queue_timeout > timeout:
-        yield Problem(
-            "E605",
-            "queue_timeout",
-            f"must be at most timeout ({timeout:g} s), got {queue_timeout:g} s",
-            "lower it, or remove it: timeout covers the wait",
-        )
-
-
-def _batch_in_time(
-    batch_wait: float, batch_size: int | None, timeout: float | None, methods: Mapping[str, Mapping[str, Any]]
-) -> Iterable[Problem]:
-    # Without batching nothing waits; a value of one's own is checked all the same, for it will be used one day.
-    used = (batch_size or 1) > 1 or batch_wait != _FIELDS["batch_wait"].default
-    if used and timeout is not None and batch_wait >= timeout:
-        yield Problem("E503", "batch_wait", f"must be less than timeout ({timeout:g} s), got {batch_wait:g} s")
-    for name, method in methods.items():
-        batch = method.get("batch")
-        limit = method.get("timeout", timeout)
-        if batch is None or limit is None:
-            continue
-        own = isinstance(batch, Mapping) and "wait" in batch
-        wait = batch["wait"] if own else batch_wait
-        # The service's own wait against the service's own timeout is said above.
-        if wait >= limit and (own or "timeout" in method or not used):
-            key = "timeout"
-            if own:
-                key = f"methods.{name}.batch.wait"
-            elif "timeout" in method:
-                key = f"methods.{name}.timeout"
-            message = f"the wait for a batch of {name} ({wait:g} s) must be less than its timeout ({limit:g} s)"
-            yield Problem("E503", key, message)
-
-
-def _drain_in_time(drain_timeout: float, timeout: float | None) -> Iterable[Problem]:
-    if timeout is None or drain_timeout < timeout:
-        longest = "have no time limit" if timeout is None else f"may take {timeout:g} s"
-        fix = "" if timeout is None else f"set drain_timeout: {timeout:g}"
-        message = f"is {drain_timeout:g} s, but calls {longest}: stopping a replica may cut calls off"
-        yield Problem("W03", "drain_timeout", message, fix)
-
-
-_CROSS_RULES: Final[Sequence[tuple[Callable[..., Iterable[Problem]], tuple[str, ...]]]] = (
-    (_replicas_serve, ("replicas", "load_balancing", "failover_enabled", "autoscale")),
-    (_fixed_or_scaled, ("replicas", "autoscale")),
-    (_scale_in_order, ("autoscale",)),
-    (_check_in_time, ("health_check_timeout", "health_check_interval")),
-    (_wait_in_time, ("queue_timeout", "timeout")),
-    (_batch_in_time, ("batch_wait", "batch_size", "timeout", "methods")),
-    (_drain_in_time, ("drain_timeout", "timeout")),
-)
-
-
-def cross_problems(values: Mapping[str, Any]) -> list[Problem]:
-    """
-    Everything wrong between the core's own fields, errors and warnings.
-
-    Args:
-        values: All fields by name, each valid on its own. A rule is left out if a field that it reads is missing, so
-            that a field already found wrong is not reported twice.
-    """
-    return [
-        problem
-        for rule, names in _CROSS_RULES
-        if all(name in values for name in names)
-        for problem in rule(*[values[name] for name in names])
-    ]

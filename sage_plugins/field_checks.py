@@ -16,15 +16,34 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from sage_plugins.secrets import HIDDEN, is_secret
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["LONGEST", "MOST", "FieldInfo", "Kind", "plain_string", "shown", "unknown_key", "value_problems"]
+__all__ = [
+    "LONGEST",
+    "MOST",
+    "FieldInfo",
+    "Kind",
+    "Role",
+    "Unit",
+    "plain_string",
+    "shown",
+    "shown_at",
+    "unknown_key",
+    "value_problems",
+]
 
 Kind = Literal["integer", "number", "boolean", "string", "strings", "labels", "mapping", "methods", "batch", "options"]
+
+#: What a number counts: a file may spell it with a unit, such as `250ms` or `4Gi`.
+Unit = Literal["", "seconds", "MiB"]
+
+#: Who acts on a field: a kind of plugin, the core itself, or the service's own class.
+Role = Literal["target", "strategy", "balancer", "monitors", "core", "service"]
 
 _KIND_WORDS: Final[Mapping[Kind, str]] = {
     "integer": "integer",
@@ -48,6 +67,8 @@ _DEEPEST: Final = 32
 #: Unknown keys beyond so many get no suggestion: nobody reads them, and finding one takes a fraction of a millisecond.
 _SUGGESTIONS: Final = 20
 _SHOWN: Final = 60
+#: Lists that must not name anything twice, and the rule that says so.
+_DISTINCT: Final = {"monitors": "E103", "target_nodes": "E205"}
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +87,8 @@ class FieldInfo:
         exclusive: Whether the minimum itself is not allowed.
         choices: The strings allowed, or empty for any.
         keys: The keys of the mapping, or of each method's mapping if the kind is methods; empty if none are declared.
+        unit: What the number counts, or "" for a number without unit and for everything else.
+        role: Who acts on it.
         doc: Meaning in one line, with the unit.
     """
 
@@ -80,11 +103,22 @@ class FieldInfo:
     exclusive: bool = False
     choices: tuple[str, ...] = ()
     keys: Mapping[str, FieldInfo] = attrs.field(default=MappingProxyType({}), eq=False, repr=False)
+    unit: Unit = ""
+    role: Role = "core"
 
     @property
     def type(self) -> str:
         """The type in words, such as `"integer or null"`."""
         return _KIND_WORDS[self.kind] + (" or null" if self.optional else "")
+
+    @property
+    def type_with_article(self) -> str:
+        """The type in words that a sentence can use, such as `"an integer or null"`."""
+        if self.kind == "boolean":
+            return "true or false"
+        if self.kind == "batch":
+            return self.type
+        return f"{'an' if self.type[0] in 'aeiou' else 'a'} {self.type}"
 
     @property
     def range(self) -> str:
@@ -119,6 +153,11 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of 
     return f"an object of class {type(value).__name__}"
 
 
+def shown_at(key: str, value: object) -> str:
+    """As `shown`, but of a secret, going by its path *key*, nothing is shown."""
+    return HIDDEN if is_secret(key) else shown(value)
+
+
 def unknown_key(key: str, word: str, candidates: Iterable[str], *, suggest: bool = True) -> Problem:
     """The E101 for *word* at *key*, with the nearest of the *candidates*."""
     near = did_you_mean(word, candidates) if suggest else None
@@ -136,13 +175,7 @@ def plain_string(value: Any) -> Any:
 
 
 def _wrong_type(info: FieldInfo, key: str, value: object, fix: str = "") -> list[Problem]:
-    if info.kind == "boolean":
-        words = "true or false"
-    elif info.kind == "batch":
-        words = info.type
-    else:
-        words = f"{'an' if info.type[0] in 'aeiou' else 'a'} {info.type}"
-    return [Problem("E102", key, f"must be {words}, got {shown(value)}", fix)]
+    return [Problem("E102", key, f"must be {info.type_with_article}, got {shown_at(key, value)}", fix)]
 
 
 def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
@@ -154,7 +187,7 @@ def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
     else:
         return []
     fix = "null means no limit" if value <= 0 and info.name == "timeout" else ""
-    return [Problem("E103", key, f"must be {allowed}, got {shown(value)}", fix)]
+    return [Problem("E103", key, f"must be {allowed}, got {shown_at(key, value)}", fix)]
 
 
 def _is_number_text(value: object) -> bool:
@@ -178,7 +211,7 @@ def _number(info: FieldInfo, key: str, value: Any) -> list[Problem]:
         return _wrong_type(info, key, value, "write the number without quotes" if _is_number_text(value) else "")
     if isinstance(value, float) and not math.isfinite(value):
         fix = "null means no limit" if info.optional else ""
-        return [Problem("E102", key, f"must be a finite number, got {shown(value)}", fix)]
+        return [Problem("E102", key, f"must be a finite number, got {shown_at(key, value)}", fix)]
     return _range_problems(info, key, value)
 
 
@@ -202,9 +235,9 @@ def _string(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     if info.choices and value not in info.choices:
         near = did_you_mean(value, info.choices)
         fix = f"did you mean {near!r}?" if near else ""
-        return [Problem("E103", key, f"must be {info.range}, got {shown(value)}", fix)]
+        return [Problem("E103", key, f"must be {info.range}, got {shown_at(key, value)}", fix)]
     if not value or value != value.strip():
-        return [Problem("E103", key, f"must not be empty or have spaces around it, got {shown(value)}")]
+        return [Problem("E103", key, f"must not be empty or have spaces around it, got {shown_at(key, value)}")]
     return []
 
 
@@ -214,10 +247,10 @@ def _strings(info: FieldInfo, key: str, value: Any) -> list[Problem]:
         return _wrong_type(info, key, value, fix)
     item = FieldInfo(name=info.name, kind="string", doc="")
     found = [problem for index, text in enumerate(value) for problem in _string(item, f"{key}.{index}", text)]
-    if not found and info.name == "monitors":
+    if not found and info.name in _DISTINCT:
         plain_items = [plain_string(text) for text in value]
         found += [
-            Problem("E103", f"{key}.{index}", f"names {text!r} a second time", "remove it")
+            Problem(_DISTINCT[info.name], f"{key}.{index}", f"names {text!r} a second time", "remove it")
             for index, text in enumerate(plain_items)
             if text in plain_items[:index]
         ]
@@ -245,6 +278,8 @@ def _mapping(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     """Check that it is a mapping with string keys all the way down; what the keys mean is checked elsewhere."""
     if not isinstance(value, Mapping):
         return _wrong_type(info, key, value)
+    if info.keys:
+        return _members(info.keys, key, value)
     found: list[Problem] = []
     # Not recursive: contents given in code may be deep, or contain themselves.
     pending: list[tuple[str, Any, int]] = [(key, value, 1)]

@@ -18,7 +18,7 @@ import pluggy
 from sage_plugins import hookspecs
 from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError, text_of
 from sage_plugins.hookspecs import PROJECT
-from sage_plugins.values import Registration
+from sage_plugins.values import Problem, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -281,7 +281,12 @@ class Registry:
         if id in _EXTRAS:
             lines.append(f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'")
         lines.extend(str(failure) for failure in self.failures)
-        return UnknownPluginError("\n  ".join(lines), kind=kind, id=id)
+        what = "; ".join([f"unknown {kind} {id!r}", f"installed: {', '.join(ids) or 'none'}", *map(str, self.failures)])
+        fix = (
+            f"pip install 'sage-deploy[{_EXTRAS[id]}]'" if id in _EXTRAS else f"did you mean {near!r}?" if near else ""
+        )
+        problem = Problem("E207", "", what, fix or "install the plugin that has it: sage-deploy plugins list")
+        return UnknownPluginError("\n  ".join(lines), kind=kind, id=id, problems=[problem])
 
     def ids(self, kind: str) -> tuple[str, ...]:
         """The IDs registered for *kind*, in alphabetical order."""

@@ -529,6 +529,17 @@ class ServiceTask:
             return str(ReplicaState.DRAINING)
         return str(self._state)
 
+    @property
+    def drift(self) -> dict[str, Any]:
+        """The settings that were changed while it runs: its number of replicas, its load balancer."""
+        changed: dict[str, Any] = {}
+        serving = len(self._serving())
+        if serving and serving != self._config.replicas:
+            changed["replicas"] = serving
+        if self._balancer is not None and self._balancer is not self.composition.balancer:
+            changed["load_balancer"] = self._balancer.id
+        return changed
+
     def status(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
         with self._condition:  # at one moment: who is gone from the one is counted in the other

@@ -67,6 +67,7 @@ class Node:
         items: The nodes of a list.
         entries: The nodes of a mapping by key.
         keys: Line and column of each key of a mapping.
+        variables: The variables of the environment that a scalar consists of.
     """
 
     kind: Literal["scalar", "list", "mapping"]
@@ -76,6 +77,7 @@ class Node:
     items: list[Node] = attrs.Factory(list)
     entries: dict[str, Node] = attrs.Factory(dict)
     keys: dict[str, tuple[int, int]] = attrs.Factory(dict)
+    variables: tuple[str, ...] = ()
 
 
 #: Stands for a key that is wrong, until its value has gone by.

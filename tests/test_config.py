@@ -16,18 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_plugins.config import (
-    BATCH_FIELDS,
     GROUPS,
-    METHOD_FIELDS,
     DeploymentTarget,
     ServiceDeploymentConfig,
     ThreadingStrategy,
-    cross_problems,
     field_problems,
     fields,
     group_of,
     plain,
 )
+from sage_plugins.config_keys import BATCH_FIELDS, METHOD_FIELDS
+from sage_plugins.config_rules import cross_problems
 from sage_plugins.errors import ConfigError
 
 REQUEST_DEFAULTS = {

@@ -318,11 +318,16 @@ def test_file_may_name_what_only_a_plugin_knows(env, given, deployment_file):
     assert "E301" in str(caught.value)
 
 
-def test_file_is_for_services_that_do_not_run_yet(env, given, deployment_file):
+def test_file_changes_nothing_that_runs_before_it_is_applied(env, given, deployment_file):
     env.register_service("svc", given)
     env.deploy()
-    with pytest.raises(errors.DeployError, match="svc"):
-        env.load_service_deployment_config(deployment_file(FILE))
+    before = env.task("svc")
+    env.load_service_deployment_config(deployment_file("services: {svc: {timeout: 7}}"))
+    env.deploy()
+    assert env.task("svc") is before
+    assert env.get_service_status("svc")["deployment_config"].timeout == 30
+    env.apply()
+    assert env.get_service_status("svc")["deployment_config"].timeout == 7
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.config import BATCH_FIELDS, GROUPS, METHOD_FIELDS, FieldInfo, fields, plain
+from sage_plugins.config import GROUPS, FieldInfo, fields, plain
+from sage_plugins.config_keys import AUTOSCALE_FIELDS, BATCH_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
 from sage_plugins.factory import NOT_YET
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ PAGE = DOCS / "configuration.md"
 CHINESE_PAGE = DOCS / "zh" / "configuration.md"
 CHINESE = DOCS / "zh" / "fields.toml"
 START, END = "<!-- fields:start -->", "<!-- fields:end -->"
+
+#: Mappings with keys of their own, in the order in which they are documented: the name in the translation, the path.
+MAPPINGS = {
+    "methods": ("methods.<name>", METHOD_FIELDS),
+    "batch": ("methods.<name>.batch", BATCH_FIELDS),
+    "autoscale": ("autoscale", AUTOSCALE_FIELDS),
+    "retry": ("retry", RETRY_FIELDS),
+    "update": ("update", UPDATE_FIELDS),
+}
 
 _NO_EFFECT = " **No effect yet** (W13)."
 
@@ -40,8 +50,9 @@ def tables(say: Callable[[str], str] = str) -> str:
         lines += _table((info for info in fields().values() if info.group == group), say)
     lines += [say("### The service's own level"), ""]
     lines += _table((info for info in fields().values() if info.group is None), say)
-    lines += [say("### Below `methods.<name>`"), "", *_table(METHOD_FIELDS.values(), say, defaults=False)]
-    lines += [say("### Below `methods.<name>.batch`"), "", *_table(BATCH_FIELDS.values(), say, defaults=False)]
+    for name, (path, infos) in MAPPINGS.items():
+        lines += [say("### Below `{}`").format(path), ""]
+        lines += _table(infos.values(), say, defaults=name not in {"methods", "batch"})
     return "\n".join([*lines, END])
 
 
@@ -81,7 +92,7 @@ class Translation:
 
     def problems(self) -> list[str]:
         """What is missing, what has changed since it was translated, and what nothing needs any more."""
-        sources = {"fields": fields(), "methods": METHOD_FIELDS, "batch": BATCH_FIELDS}
+        sources = {"fields": fields(), **{name: infos for name, (_, infos) in MAPPINGS.items()}}
         docs = {f"{table}.{name}": info.doc for table, infos in sources.items() for name, info in infos.items()}
         needed: dict[str, str] = {}
         tables(lambda text: needed.setdefault(text, text))

@@ -1,0 +1,151 @@
+"""
+The keys of the mappings that a configuration holds: those of `methods`, `autoscale`, `retry` and `update`.
+
+Declared in the same words as the fields themselves, so that whoever reads a declaration reads these too.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from sage_plugins.field_checks import LONGEST, MOST, FieldInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["AUTOSCALE_FIELDS", "BATCH_FIELDS", "METHOD_FIELDS", "RETRY_FIELDS", "UPDATE_FIELDS"]
+
+
+#: The keys of `methods.<name>.batch`.
+BATCH_FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
+    {
+        info.name: info
+        for info in (
+            FieldInfo(
+                name="size",
+                kind="integer",
+                minimum=1,
+                maximum=MOST,
+                doc="Most calls given to the batch method at once. Left out: the service's batch_size.",
+            ),
+            FieldInfo(
+                name="wait",
+                kind="number",
+                minimum=0,
+                maximum=LONGEST,
+                unit="seconds",
+                doc="Longest wait for the batch to fill while a worker is idle, in seconds. Left out: batch_wait.",
+            ),
+        )
+    }
+)
+
+#: The keys of `methods.<name>`.
+METHOD_FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
+    {
+        info.name: info
+        for info in (
+            FieldInfo(
+                name="timeout",
+                kind="number",
+                optional=True,
+                minimum=0,
+                exclusive=True,
+                maximum=LONGEST,
+                unit="seconds",
+                doc="Longest time of a call of this method, in seconds; null: no limit. Left out: as the service.",
+            ),
+            FieldInfo(
+                name="max_concurrency",
+                kind="integer",
+                optional=True,
+                minimum=1,
+                maximum=MOST,
+                doc="Most calls of this method at once in each replica; null or left out: the replica's slots.",
+            ),
+            FieldInfo(
+                name="idempotent",
+                kind="boolean",
+                default=False,
+                doc="Whether running a call twice does no harm, so that it may be tried again after it has started.",
+            ),
+            FieldInfo(
+                name="batch",
+                kind="batch",
+                keys=BATCH_FIELDS,
+                doc="Whether calls go through the method's batch method: true, or its own size and wait.",
+            ),
+        )
+    }
+)
+
+
+def _keys(*infos: FieldInfo) -> Mapping[str, FieldInfo]:
+    return MappingProxyType({info.name: info for info in infos})
+
+
+def _count(name: str, doc: str, default: int | None = None, *, minimum: int = 0) -> FieldInfo:
+    return FieldInfo(name=name, kind="integer", doc=doc, default=default, minimum=minimum, maximum=MOST)
+
+
+def _share(name: str, doc: str, default: float) -> FieldInfo:
+    return FieldInfo(name=name, kind="number", doc=doc, default=default, minimum=0, maximum=1)
+
+
+def _duration(name: str, doc: str, default: float | None = None, *, positive: bool = False) -> FieldInfo:
+    return FieldInfo(
+        name=name,
+        kind="number",
+        doc=doc,
+        default=default,
+        minimum=0,
+        exclusive=positive,
+        maximum=LONGEST,
+        unit="seconds",
+    )
+
+
+#: The keys of `autoscale`.
+AUTOSCALE_FIELDS: Final = _keys(
+    _count("min", "Fewest replicas; 0: none while there are no calls.", 1),
+    _count("initial", "Replicas at the start. Left out: min, or 1 if that is 0.", minimum=1),
+    _count("max", "Most replicas.", 1, minimum=1),
+    FieldInfo(
+        name="target_ongoing_requests",
+        kind="number",
+        default=2.0,
+        minimum=0,
+        exclusive=True,
+        maximum=float(MOST),
+        doc="Calls that wait or run in each replica, on average, that scaling aims at.",
+    ),
+    _duration("target_queue_wait", "Mean wait in the queue that scaling aims at, in seconds.", positive=True),
+    _duration("upscale_delay", "How long more replicas must be wanted before they start, in seconds.", 10.0),
+    _duration("downscale_delay", "How long fewer replicas must be wanted before some stop, in seconds.", 300.0),
+    _duration("look_back", "Time over which the load is averaged, in seconds.", 30.0, positive=True),
+    _share("tolerance", "Deviation from the aim that changes nothing, as a fraction.", 0.1),
+    _duration("scale_to_zero_delay", "Time without calls after which the last replica stops, in seconds."),
+)
+
+#: The keys of `retry`.
+RETRY_FIELDS: Final = _keys(
+    _count("max_attempts", "Most attempts of one call, the first included.", 3, minimum=1),
+    _duration("backoff", "Wait before the second attempt, in seconds; it doubles from one to the next.", 0.025),
+    _share("budget", "Attempts beyond the first that all calls together may take, as a fraction of the calls.", 0.2),
+    _count("min", "Attempts beyond the first that are always allowed at once, whatever the budget.", 3),
+)
+
+#: The keys of `update`.
+UPDATE_FIELDS: Final = _keys(
+    _count("max_surge", "Most replicas beyond the wanted number while they are being replaced.", 1),
+    _count("max_unavailable", "Most replicas short of the wanted number while they are being replaced.", 0),
+    _duration("min_ready_s", "How long a new replica must be ready before the next is replaced, in seconds.", 0.0),
+    _duration("progress_deadline", "Longest time for an update to make progress, in seconds.", 600.0, positive=True),
+    FieldInfo(
+        name="auto_rollback",
+        kind="boolean",
+        default=True,
+        doc="Whether an update that does not become ready is taken back.",
+    ),
+)

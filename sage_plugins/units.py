@@ -1,0 +1,107 @@
+"""
+Durations and sizes as a file may spell them: `250ms`, `1h30m`, `4Gi`.
+
+In Python a duration is a number of seconds and a size a number of MiB; only what reads text takes these spellings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.field_checks import FieldInfo, shown
+from sage_plugins.values import Problem
+
+if TYPE_CHECKING:
+    from sage_plugins.field_checks import Unit
+
+__all__ = ["DURATION", "SIZE", "duration", "size", "without_units"]
+
+#: Regular expressions, for Python and for JSON Schema alike, of all spellings.
+DURATION: Final = (
+    r"^(?=[0-9])([0-9]+(\.[0-9]+)?d)?([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?"
+    r"([0-9]+(\.[0-9]+)?ms)?$"
+)
+SIZE: Final = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti)$"
+
+_SECONDS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_MEBIBYTES: Final = {"Ki": 1 / 1024, "Mi": 1.0, "Gi": 1024.0, "Ti": 1024.0 * 1024.0}
+_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|d|h|m|s)")
+_HINTS: Final[Mapping[Unit, str]] = {
+    "seconds": "write the number of seconds, or a duration such as 250ms, 30s, 2m or 1h30m",
+    "MiB": "write the number of MiB, or a size such as 512Mi or 4Gi",
+}
+_WORDS: Final[Mapping[Unit, str]] = {"seconds": "a duration", "MiB": "a size"}
+#: Longer texts are no durations, and are not worth a search.
+_LONGEST: Final = 60
+
+
+def duration(text: str) -> float | None:
+    """The seconds of a duration such as `"250ms"`, `"2m"` or `"1h30m"`, or None if the text is none."""
+    if len(text) > _LONGEST or not re.fullmatch(DURATION, text):
+        return None
+    parts = [float(number) * _SECONDS[unit] for number, unit in _PART.findall(text)]
+    # The parts of one duration may have more digits than their sum should.
+    return round(sum(parts), 9)
+
+
+def size(text: str) -> float | None:
+    """The MiB of a size such as `"512Mi"` or `"4Gi"`, or None if the text is none."""
+    if len(text) > _LONGEST or not re.fullmatch(SIZE, text):
+        return None
+    return float(text[:-2]) * _MEBIBYTES[text[-2:]]
+
+
+def without_units(info: FieldInfo, key: str, value: Any) -> tuple[Any, list[Problem]]:
+    """
+    The value with a number for each duration and size in it, and what is wrong with texts that are neither.
+
+    Args:
+        info: Declares the value; mappings are followed as far as they are declared.
+        key: Path of the value, for the problems.
+        value: What a file has there. It is not changed; what is to be changed is copied.
+    """
+    if info.unit and isinstance(value, str):
+        number, problem = _number(info, key, value)
+        return (value, [problem]) if problem is not None else (number, [])
+    if isinstance(value, Mapping) and info.keys:
+        if info.kind == "methods":
+            each = FieldInfo(name=info.name, kind="mapping", doc="", keys=info.keys)
+            return _members(dict.fromkeys(value, each), key, value)
+        return _members(info.keys, key, value)
+    return value, []
+
+
+def _members(declared: Mapping[str, FieldInfo], key: str, value: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
+    changed: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, child in value.items():
+        if name in declared:
+            other, found = without_units(declared[name], f"{key}.{name}", child)
+            problems += found
+            if other is not child:
+                changed[name] = other
+    return ({**value, **changed} if changed else value), problems
+
+
+def _number(info: FieldInfo, key: str, text: str) -> tuple[float, Problem | None]:
+    number = duration(text) if info.unit == "seconds" else size(text)
+    if number is None:
+        kinds = ["an integer" if info.kind == "integer" else "a number", _WORDS[info.unit]]
+        words = f"{', '.join(kinds)} or null" if info.optional else " or ".join(kinds)
+        return 0, Problem("E102", key, f"must be {words}, got {shown(text)}", _fix(info, text))
+    if info.kind == "integer":
+        if number != int(number):
+            message = f"must be a whole number of {info.unit}, got {shown(text)}, which is {number:g}"
+            return 0, Problem("E103", key, message, "round it")
+        return int(number), None
+    return number, None
+
+
+def _fix(info: FieldInfo, text: str) -> str:
+    if info.optional and text.lower() in {"none", "never", "unlimited", "infinite", "inf", "off"}:
+        return "null means no limit" if info.unit == "seconds" else "null means that nothing is reserved"
+    if info.unit == "MiB" and re.fullmatch(r"[0-9.]+ ?[KMGT]B?", text):
+        return f"{text[-1:] if text[-1] != 'B' else text[-2:]} means powers of 1000: write Ki, Mi, Gi or Ti"
+    return _HINTS[info.unit]
