@@ -60,7 +60,7 @@ class FieldDoc:
         type: What values it takes, in words.
         range: The values allowed, in words; empty if the type says it all.
         unit: Unit of the number, such as `"seconds"`; empty if it has none.
-        decided_by: What acts on the field, such as `"strategy"`; empty if that is not declared.
+        decided_by: What acts on the field, such as `"strategy"`; empty for what holds a file together and for options.
         no_effect: Why it has no effect in this version; empty if it has one.
         required: Whether it must be given.
         has_default: Whether there is a value that stands in for it if it is left out.
@@ -253,8 +253,8 @@ def _described(info: FieldInfo, path: tuple[str, ...], place: tuple[str, ...], m
         info.doc,
         type=info.type,
         range=info.range,
-        unit=getattr(info, "unit", ""),
-        decided_by=getattr(info, "role", ""),
+        unit=info.unit,
+        decided_by=info.role,
         no_effect=next((NOT_YET[word] for word in path if word in NOT_YET), ""),
         has_default=info.default is not None,
         default=plain(info.default),

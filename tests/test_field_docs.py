@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from sage_plugins import config_file, errors
-from sage_plugins.config import GROUPS, METHOD_FIELDS, fields
+from sage_plugins.config import GROUPS, fields
+from sage_plugins.config_keys import METHOD_FIELDS
 from sage_plugins.factory import NOT_YET
 from sage_plugins.field_docs import explain
 from sage_plugins.plugins import Registry

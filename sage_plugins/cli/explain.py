@@ -46,7 +46,7 @@ def _lines(doc: FieldDoc) -> Iterator[str]:
     yield paragraph(doc.doc, "  ")
     yield ""
     facts = list(_facts(doc))
-    yield from (f"  {name:<11} {printable(text, lines=False)}" for name, text in facts)
+    yield from (f"  {name:<11} {printable(text)}" for name, text in facts)
     if facts:
         yield ""
     snippet = yaml.safe_dump(doc.snippet, sort_keys=False, allow_unicode=True)
@@ -81,7 +81,7 @@ def _keys(above: FieldDoc, keys: list[FieldDoc]) -> Iterator[str]:
     for key in keys:
         yield ""
         default = " (required)" if key.required else f" = {_shown(key.default)}" if key.has_default else ""
-        yield f"  {key.path.removeprefix(f'{above.path}.')}: {printable(_type(key) + default, lines=False)}"
+        yield f"  {key.path.removeprefix(f'{above.path}.')}: {printable(_type(key) + default)}"
         if key.doc:
             yield paragraph(key.doc, "      ")
         if key.keys and above.path in {"", "services"} and key.path != "services":

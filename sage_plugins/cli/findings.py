@@ -19,6 +19,6 @@ _WIDTH = len("warning") + 1
 def finding_lines(finding: Finding, name_width: int = 0) -> Iterator[str]:
     """Two lines: what was found, and below it what to do; one if there is nothing to do."""
     name = f"{finding.name}:".ljust(name_width + 1)
-    yield f"{state(finding.status, _WIDTH)}{printable(f'{name} {finding.found}', lines=False)}"
+    yield f"{state(finding.status, _WIDTH)}{printable(f'{name} {finding.found}')}"
     if finding.fix:
-        yield f"{'':<{_WIDTH}}{printable(f'-> {finding.fix}', lines=False)}"
+        yield f"{'':<{_WIDTH}}{printable(f'-> {finding.fix}')}"

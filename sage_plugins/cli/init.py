@@ -33,13 +33,13 @@ def command(folder: Path, *, force: bool) -> None:
     files = starter_files()
     write_all(folder, files, force=force)
     for name in files:
-        write(printable(f"wrote {folder / name}", lines=False))
+        write(printable(f"wrote {folder / name}"))
     steps = [f"sage-deploy plan {_DEPLOYMENT}", f"sage-deploy up {_DEPLOYMENT} --once"]
     if folder.resolve() != Path.cwd():
         steps.insert(0, f"cd {shlex.quote(str(folder))}")
     write("\nNext:")
     for step in steps:
-        write(f"  {printable(step, lines=False)}")
+        write(f"  {printable(step)}")
 
 
 def starter_files() -> dict[str, str]:

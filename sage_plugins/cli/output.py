@@ -7,7 +7,6 @@ Colour is only an addition to words, and only where a person looks.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import unicodedata
@@ -18,7 +17,20 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["duration", "heading", "paragraph", "printable", "progress", "state", "table", "write", "write_json"]
+__all__ = [
+    "complain",
+    "duration",
+    "heading",
+    "paragraph",
+    "printable",
+    "printable_text",
+    "progress",
+    "state",
+    "table",
+    "write",
+    "write_json",
+    "write_result",
+]
 
 #: Colours of the words for how something is.
 _COLOURS: Final = {
@@ -47,21 +59,14 @@ def coloured() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def printable(text: object, *, lines: bool = True) -> str:
-    """
-    Escape every character of a text that a terminal could obey, such as the one that begins a command to it.
+def printable(text: object) -> str:
+    """A text on one line, every character escaped that a terminal could obey or that breaks the line."""
+    return _escaped(str(text))
 
-    Args:
-        text: Anything; what `str` makes of it is written.
-        lines: Whether line breaks remain; the lines after the first are indented, so that none looks like one of ours.
-    """
-    text = str(text)
-    if not lines:
-        return _escaped(text)
-    first, *others = text.split("\n")
-    return "\n".join(
-        [_escaped(first), *(_escaped(line) if line[:1] in {"", " "} else f"  {_escaped(line)}" for line in others)]
-    )
+
+def printable_text(text: object) -> str:
+    """As `printable`, but line breaks and tabs remain."""
+    return "\n".join("\t".join(map(_escaped, line.split("\t"))) for line in str(text).split("\n"))
 
 
 def _escaped(text: str) -> str:
@@ -78,7 +83,13 @@ def _escaped(text: str) -> str:
 
 def progress(text: object) -> None:
     """Tell the person who waits, on stderr, what happens."""
-    click.echo(printable(text), err=True)
+    click.echo(printable_text(text), err=True)
+
+
+def complain(text: object) -> None:
+    """Say on stderr what is wrong; lines after the first are indented, so that none poses as another message."""
+    first, *others = printable_text(text).split("\n")
+    click.echo("\n".join([first, *(line if line[:1] in {"", " "} else f"  {line}" for line in others)]), err=True)
 
 
 def write(text: object = "") -> None:
@@ -86,14 +97,21 @@ def write(text: object = "") -> None:
     click.echo(text, color=coloured())
 
 
+def write_result(result: object) -> None:
+    """Write what a service answered: unchanged for programs, without what a terminal could obey for people."""
+    click.echo(printable_text(result) if sys.stdout.isatty() else result, color=True)
+
+
 def write_json(content: Mapping[str, Any]) -> None:
     """Write *content* for programs; `version` changes when a key that is there changes its meaning."""
+    import json
+
     click.echo(json.dumps({"version": 1, **content}, indent=2, default=str))
 
 
 def heading(text: str) -> str:
     """Stress a line."""
-    return click.style(printable(text, lines=False), bold=True) if coloured() else printable(text, lines=False)
+    return click.style(printable(text), bold=True) if coloured() else printable(text)
 
 
 def state(word: str, width: int = 0) -> str:
@@ -104,7 +122,7 @@ def state(word: str, width: int = 0) -> str:
 
 def paragraph(text: str, indent: str = "") -> str:
     """Lay out prose: on one line for programs, in lines that fit for people."""
-    text = printable(text, lines=False)
+    text = printable(text)
     if not sys.stdout.isatty():
         return f"{indent}{text}"
     import shutil
@@ -123,7 +141,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], states: Collection
         rows: As many cells each.
         states: The columns whose cells are states.
     """
-    cells = [[printable(cell, lines=False) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     lines = ["  ".join(map(str.ljust, head, widths)).rstrip()]
     for row in cells:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sage_plugins.cli.deployment_file import FILE, PROFILE, environment_of
+from sage_plugins.cli.output import printable_text, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,4 +23,4 @@ def command(file: Path, profile: str | None, *, as_json: bool) -> None:
     """Show what `up FILE` would do and which plugin decides what; starts nothing."""
     with environment_of(file, profile) as env:
         found = env.plan()
-        click.echo(found.to_json() if as_json else found)
+        write(found.to_json() if as_json else printable_text(found))

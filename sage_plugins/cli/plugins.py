@@ -10,6 +10,7 @@ import click
 from sage_plugins.cli.exit_codes import ExitCode
 from sage_plugins.cli.findings import finding_lines
 from sage_plugins.cli.output import heading, paragraph, printable, table, write, write_json
+from sage_plugins.cli.suggesting_group import SuggestingGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,7 @@ __all__ = ["command"]
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
-@click.group("plugins")
+@click.group("plugins", cls=SuggestingGroup)
 def command() -> None:
     """Look at the installed plugins."""
 
@@ -49,11 +50,11 @@ def list_plugins(*, as_json: bool) -> None:
         rows = [(kind, id, entry.plugin.source, entry.registration.summary) for (kind, id), entry in entries]
         write(table(("KIND", "ID", "FROM", "WHAT"), rows))
         for failure in registry.failures:
-            write(printable(f"! {failure}", lines=False))
+            write(printable(f"! {failure}"))
         for plugin in disabled:
-            write(printable(f"- plugin {plugin.name!r} from {plugin.source} is disabled", lines=False))
+            write(printable(f"- plugin {plugin.name!r} from {plugin.source} is disabled"))
         for name in unknown:
-            write(printable(f"! {DISABLED_VARIABLE} names {name!r}, but no plugin is called that", lines=False))
+            write(printable(f"! {DISABLED_VARIABLE} names {name!r}, but no plugin is called that"))
     if registry.failures:
         sys.exit(ExitCode.FAILED)
 
@@ -136,7 +137,7 @@ def _description(kind: str, entry: Registered) -> Iterator[str]:
         "can": ", ".join(details["capabilities"]) or "nothing declared",
         "options": "" if details["options"] else "none",
     }
-    yield from (f"  {name:<12} {printable(text, lines=False)}".rstrip() for name, text in facts.items())
+    yield from (f"  {name:<12} {printable(text)}".rstrip() for name, text in facts.items())
     yield from _option_lines(details["options"], "    ")
 
 
@@ -149,7 +150,7 @@ def _option_lines(options: list[dict[str, Any]], indent: str) -> Iterator[str]:
             default = " (required)"
         elif option["computed"]:
             default = ""
-        yield f"{indent}{printable(option['name'] + ': ' + option['type'] + default, lines=False)}"
+        yield f"{indent}{printable(option['name'] + ': ' + option['type'] + default)}"
         if option["doc"]:
             yield paragraph(option["doc"], f"{indent}    ")
         yield from _option_lines(option["options"], f"{indent}    ")

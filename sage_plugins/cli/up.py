@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sage_plugins.cli.deployment_file import FILE, PROFILE, environment_of
-from sage_plugins.cli.output import duration, progress, table
-from sage_plugins.errors import MethodNotFoundError
+from sage_plugins.cli.output import duration, printable_text, progress, table, write, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +38,7 @@ def command(file: Path, profile: str | None, *, once: bool) -> None:
     """
     with environment_of(file, profile) as env:
         plan = env.plan()
-        click.echo(plan)
+        write(printable_text(plan))
         started = monotonic()
         names = [service.name for service in plan.services]
         progress(f"starting {', '.join(names) or 'nothing'} ...")
@@ -50,14 +49,16 @@ def command(file: Path, profile: str | None, *, once: bool) -> None:
                 _run_job(env, name)
         else:
             _wait_for_signal()
-        click.echo()
-        click.echo(_status_table(env, names))
+        write()
+        write(_status_table(env, names))
         progress("stopping ...")
 
 
 def _run_job(env: Environment, name: str) -> None:
     """Call `process()` of a service that has it and needs no argument."""
     import inspect
+
+    from sage_plugins.errors import MethodNotFoundError
 
     process = getattr(env.task(name).composition.factory.service_class, "process", None)
     if process is None or any(
@@ -71,11 +72,11 @@ def _run_job(env: Environment, name: str) -> None:
         answer = env.service(name).call("process")
     except MethodNotFoundError:
         return
-    click.echo()
-    click.echo(f"{name}.process() answered after {monotonic() - started:.2f} s:")
+    write()
+    write(f"{name}.process() answered after {monotonic() - started:.2f} s:")
     if answer is not None:
-        click.echo()
-        click.echo(answer)
+        write()
+        write_result(answer)
 
 
 def _wait_for_signal() -> None:
@@ -112,4 +113,4 @@ def _status_table(env: Environment, names: Iterable[str]) -> str:
             )
         )
     head = ("SERVICE", "STATE", "READY", "CALLS", "ERRORS", "P50", "P95", "P99", "QUEUE", "THREADS")
-    return table(head, rows)
+    return table(head, rows, states=("STATE",))
