@@ -139,7 +139,7 @@ class DeploymentPlan:
     """
 
     services: tuple[ServicePlan, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
 
     @property
     def has_changes(self) -> bool:
@@ -150,6 +150,20 @@ class DeploymentPlan:
     def unplaced(self) -> tuple[ReplicaPlan, ...]:
         """The replicas for which there is no place."""
         return tuple(each for service in self.services for each in service.replicas if each.where is None)
+
+    def essence(self) -> dict[str, dict[str, Any]]:
+        """
+        What will be done, by service, as plain values, without reasons and without what is only said of it.
+
+        Two plans with the same essence do the same.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for service in self.services:
+            does = {"action": service.action, "methods": ", ".join(service.methods)}
+            found[service.name] = (
+                does | {f"replica {each.id}": each.where for each in service.replicas} | comparable(service)
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, as they stand in its JSON."""
