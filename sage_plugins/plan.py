@@ -172,7 +172,7 @@ class DeploymentPlan:
 
     def to_json(self) -> str:
         """The plan as a JSON object; its key `format` tells readers whether they understand it."""
-        return json.dumps({"format": FORMAT, **attrs.asdict(self, value_serializer=_serialized)}, indent=2, default=str)
+        return json.dumps({"format": FORMAT, **_plain(self)}, indent=2, default=str)
 
     def text(self, *, all_settings: bool = False) -> str:
         """
@@ -190,11 +190,17 @@ class DeploymentPlan:
         return self.text()
 
 
-def _serialized(_owner: Any, _field: Any, value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Objects as mappings of their attributes, all the way down."""
+    if attrs.has(type(value)):
+        return {each.name: _plain(getattr(value, each.name)) for each in attrs.fields(type(value))}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _plain(child) for name, child in value._asdict().items()}
     if isinstance(value, Mapping):
-        return dict(value)
-    # A named tuple would become a list.
-    return value._asdict() if hasattr(value, "_asdict") else value
+        return {str(name): _plain(child) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    return value
 
 
 def plan_service(
