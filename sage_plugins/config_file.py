@@ -174,7 +174,7 @@ class _Reader:
         except UnreadableError as error:
             self._add("E109", Position(1, 1), "", "", str(error))
             self._refuse()
-        root, flaws = yaml_nodes.read_nodes(data)
+        root, flaws = yaml_nodes.read_nodes(data, os.environ)
         for flaw in flaws:
             problem = Problem(flaw.id, "", flaw.message, flaw.fix)
             self._problems.append(placed(problem, self._path, Position(flaw.line, flaw.column)))

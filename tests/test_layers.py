@@ -73,7 +73,10 @@ LAYERS = {
         "units",
         "values",
         "worker_loop",
+        "yaml_events",
         "yaml_nodes",
+        "yaml_scalars",
+        "yaml_variables",
     },
     0: {"bounded_file", "clock", "errors", "findings", "secrets", "spelling"},
 }
