@@ -274,28 +274,33 @@ def test_closed_pipe_ends_quietly(arguments, tmp_path):
     assert (done.returncode, done.stderr) == (ExitCode.FAILED, "")
 
 
-def test_up_into_a_closed_pipe_stops_its_services(folder):
-    """It ends as any other command, and the hooks of the services run."""
+def test_up_into_a_pipe_that_is_closed_stops_its_services(folder):
+    """The reader goes while the services run: their hooks run, and the command ends as any other."""
     (folder / "tidy.py").write_text(
-        "import sys\nclass Tidy:\n    def stop(self):\n        print('stop hook ran', file=sys.stderr)\n"
+        "import sys\n"
+        "class Tidy:\n"
+        "    def process(self):\n"
+        "        open('gate').read()\n"
+        "    def stop(self):\n"
+        "        print('stop hook ran', file=sys.stderr)\n"
     )
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [SCRIPT, "up", deployment(folder, "services: {tidy: {class: 'tidy:Tidy'}}"), "--once"],
-            cwd=folder,
-            env=surroundings(PYTHONPATH=folder),
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-    finally:
-        os.close(writer)
-    assert done.returncode == ExitCode.FAILED
-    assert "Traceback" not in done.stderr
+    os.mkfifo(folder / "gate")
+    file = deployment(folder, "services: {tidy: {class: 'tidy:Tidy'}}")
+    with subprocess.Popen(
+        [SCRIPT, "up", file, "--once"],
+        cwd=folder,
+        env=surroundings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout.readline()
+        running.stdout.close()
+        (folder / "gate").write_text("go on")
+        errors = running.stderr.read()
+        assert running.wait(PATIENCE) == ExitCode.FAILED
+    assert "stop hook ran" in errors
+    assert "Traceback" not in errors
 
 
 # -- interrupts ------------------------------------------------------------------------------------------------------
