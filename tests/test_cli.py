@@ -221,6 +221,19 @@ def test_text_of_an_exception_cannot_pose_as_ours(folder):
     assert "\nall ready after" not in done.stderr
 
 
+def test_traceback_of_a_method_is_shown_with_its_text_escaped(folder):
+    """What the user's own code raises is theirs to find: with the place, and with exit code 1."""
+    (folder / "raising.py").write_text(
+        "class Raising:\n    def process(self):\n        raise ValueError('\\x1b]0;owned\\x07')\n"
+    )
+    file = deployment(folder, "services: {raising: {class: 'raising:Raising'}}")
+    done = sage_deploy("up", file, "--once", cwd=folder)
+    assert done.returncode == 1
+    assert 'raising.py", line 3, in process' in done.stderr
+    assert ESCAPE not in done.stderr
+    assert r"ValueError: \x1b]0;owned\x07" in done.stderr
+
+
 def test_result_of_a_service_is_escaped_at_a_terminal_and_untouched_in_a_pipe(folder):
     (folder / "loud.py").write_text(
         "class Loud:\n    def process(self):\n        return '\\x1b]0;owned\\x07\\ttab\\nline'\n"
