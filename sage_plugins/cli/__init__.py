@@ -25,7 +25,8 @@ __all__ = ["ExitCode", "commands", "main"]
 #: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
 COMMANDS: Final = {
     "init": "Write a commented deployment file and two services to start from into FOLDER.",
-    "plan": "Show what `up FILE` would do and which plugin decides what; starts nothing.",
+    "validate": "Check everything that FILE says, without starting or placing anything.",
+    "plan": "Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.",
     "up": "Deploy the services of FILE and keep them running until interrupted.",
     "explain": "Explain a FIELD of a deployment file: where it stands, its type, range, default and meaning.",
     "doctor": "Check whether this machine and this Python are fit to run services; each finding says what to do.",
