@@ -354,7 +354,7 @@ class TestProblems:
         found = {(problem.line, problem.column, problem.id) for problem in caught.value.problems}
         assert found >= {
             (4, 21, "E704"),
-            (4, 13, "E704"),
+            (4, 12, "E704"),
             (5, 25, "E207"),
             (7, 12, "E703"),
             (8, 19, "E301"),
@@ -383,7 +383,7 @@ class TestProblems:
         warnings = [*plan.services[0].warnings, *plan.notes]
         assert [(each.line, each.column, each.id) for each in warnings] == [
             (3, 43, "W05"),
-            (1, 17, "W12"),
+            (1, 16, "W12"),
             (4, 3, "W16"),
         ]
 
