@@ -293,6 +293,7 @@ def test_up_into_a_pipe_that_is_closed_stops_its_services(folder):
         "import sys\n"
         "class Tidy:\n"
         "    def process(self):\n"
+        "        print('waiting at the gate', file=sys.stderr, flush=True)\n"
         "        open('gate').read()\n"
         "    def stop(self):\n"
         "        print('stop hook ran', file=sys.stderr)\n"
@@ -307,7 +308,8 @@ def test_up_into_a_pipe_that_is_closed_stops_its_services(folder):
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
-        assert running.stdout.readline()
+        while "waiting at the gate" not in running.stderr.readline():
+            pass
         running.stdout.close()
         (folder / "gate").write_text("go on")
         errors = running.stderr.read()
