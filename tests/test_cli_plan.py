@@ -83,3 +83,114 @@ def test_unknown_id_and_class_are_bad_input(folder):
     assert done.returncode == 2
     assert "unknown target 'remote_any'" in done.stderr
     assert "sage-deploy[ray]" in done.stderr
+
+
+# -- differences, plan files -------------------------------------------------------------------------------------------
+
+
+def test_exit_code_tells_whether_there_are_changes_only_if_asked(folder):
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+    assert sage_deploy("plan", file, cwd=folder).returncode == 0
+    assert sage_deploy("plan", file, "--detailed-exitcode", cwd=folder).returncode == 3
+    empty = deployment(folder, "services: {}\n")
+    assert sage_deploy("plan", empty, "--detailed-exitcode", cwd=folder).returncode == 0
+
+
+def test_plan_is_the_difference_from_what_another_process_runs(folder, running_up):
+    """As long as that runs: what it was killed with does not count."""
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}, old: {class: 'things:Keeper'}}\n")
+    process = running_up(file)
+    done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
+    assert (done.returncode, "Plan: nothing to do, 2 services as configured." in done.stdout) == (0, True)
+    assert f"compared with what process {process.pid} runs" in done.stderr
+    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}, new: {class: 'things:Keeper'}}\n")
+    done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
+    assert done.returncode == 3
+    assert [line for line in done.stdout.splitlines() if line[:1] in {"+", "~", "-"}] == [
+        "~ keeper  (things:Keeper)",
+        "+ new  (things:Keeper)",
+        "- old  (things:Keeper) runs, and is not configured any more",
+    ]
+    assert "    ~ timeout: 30 -> 5" in done.stdout
+    assert done.stdout.endswith("Plan: 1 to start, 1 to replace, 1 to stop, 0 unchanged.\n")
+    process.kill()
+    process.wait()
+    assert "Plan: 2 services, 2 replicas to start." in sage_deploy("plan", file, cwd=folder).stdout
+
+
+def test_all_shows_the_defaults_too(folder):
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+    assert "queue_size" not in sage_deploy("plan", file, cwd=folder).stdout
+    assert "queue_size " in sage_deploy("plan", file, "--all", cwd=folder).stdout
+
+
+def test_a_saved_plan_is_executed_or_refused_as_stale(folder):
+    file = deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [41]}}}\n")
+    saved = folder / "first.plan"
+    done = sage_deploy("plan", file, "--out", saved, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"sage-deploy up {saved}" in done.stderr
+    done = sage_deploy("up", saved, "--once", cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert "counted to 42" in done.stdout
+    deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [1]}}}\n")
+    done = sage_deploy("up", saved, "--once", cwd="/")
+    assert done.returncode == 2
+    assert f"{saved}:1:1: error E805: services.counter.init.args.0: the plan is stale" in done.stderr
+    assert "counted" not in done.stdout
+
+
+def test_a_saved_plan_has_chosen_its_profile(folder):
+    file = deployment(
+        folder,
+        """\
+        profiles: {late: {services: {counter: {init: {args: [7]}}}}}
+        services: {counter: {class: 'things:Counter'}}
+        """,
+    )
+    saved = folder / "late.plan"
+    assert sage_deploy("plan", file, "--profile", "late", "--out", saved, cwd=folder).returncode == 0
+    assert "counted to 8" in sage_deploy("up", saved, "--once", cwd=folder).stdout
+    done = sage_deploy("up", saved, "--once", "--profile", "late", cwd=folder)
+    assert done.returncode == 2
+    assert "the plan has chosen its profile already" in done.stderr
+
+
+def test_a_plan_of_what_another_process_runs_is_for_that_process(folder, running_up):
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+    process = running_up(file)
+    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
+    saved = folder / "change.plan"
+    assert sage_deploy("plan", file, "--out", saved, cwd=folder).returncode == 0
+    done = sage_deploy("up", saved, "--once", cwd=folder)
+    assert done.returncode == 1
+    assert f"the plan is of what process {process.pid} runs" in done.stderr
+
+
+def test_a_plan_file_where_none_can_be_written_is_a_failure_with_its_reason(folder):
+    file = deployment(folder, "services: {}\n")
+    done = sage_deploy("plan", file, "--out", folder / "nowhere" / "x.plan", cwd=folder)
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("plan",), ("plan", "--json", "--all"), ("validate",), ("up", "--once")])
+def test_no_command_shows_a_secret(folder, command):
+    file = deployment(
+        folder,
+        """\
+        services:
+          counter:
+            class: things:Counter
+            init: {kwargs: {start: 1}}
+            user_config: {db_password: canary-bird, deep: [{api_key: canary-bird}]}
+            options: {events: {size: 5}}
+        """,
+    )
+    done = sage_deploy(*command[:1], file, *command[1:], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "canary" not in done.stdout + done.stderr

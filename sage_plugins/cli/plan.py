@@ -9,7 +9,7 @@ import click
 
 from sage_plugins.cli.deployment_file import FILE, PROFILE, environment_of
 from sage_plugins.cli.exit_codes import ExitCode
-from sage_plugins.cli.output import progress, write
+from sage_plugins.cli.output import complain, progress, write
 
 __all__ = ["command"]
 
@@ -53,7 +53,11 @@ def command(  # noqa: PLR0913 - a parameter for each option
     if out is not None:
         from sage_plugins.plan_file import save_plan
 
-        save_plan(out, plan, file, profile)
+        try:
+            save_plan(out, plan, file, profile)
+        except OSError as error:
+            complain(f"cannot write {out}: {error.strerror}")
+            sys.exit(ExitCode.FAILED)
         progress(f"the plan is in {out}; execute it with: sage-deploy up {out}")
     if plan.unplaced:
         sys.exit(ExitCode.FAILED)
