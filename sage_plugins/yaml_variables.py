@@ -110,9 +110,10 @@ class Variables:
         self._brought += brought
         if not faults and length > MAX_SCALAR:
             message = f"a value of {length} characters with its variables put in; the most is {MAX_SCALAR}"
-            faults.append(Fault("E108", 0, message))
+            faults.append(Fault("E108", 0, message, "set the variables to less"))
         if not faults and self._brought > MAX_BROUGHT:
-            faults.append(Fault("E108", 0, f"variables bring more than {MAX_BROUGHT} characters into the file"))
+            message = f"variables bring more than {MAX_BROUGHT} characters into the file"
+            faults.append(Fault("E108", 0, message, "name them in fewer places, or set them to less"))
         return Replaced("" if faults else "".join(parts), tuple(names), tuple(faults))
 
     def _value(self, name: str) -> str | None:
