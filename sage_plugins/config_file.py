@@ -12,7 +12,7 @@ import attrs
 
 from sage_plugins import yaml_nodes
 from sage_plugins.bounded_file import UnreadableError, read_bounded
-from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, group_of
+from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, group_of, plain
 from sage_plugins.config_rules import cross_problems
 from sage_plugins.field_checks import known_keys, shown, unknown_key
 from sage_plugins.file_layers import Budget, Layer, TooMuchError, find_place, merged, origin_of, walk
@@ -348,8 +348,9 @@ class _Reader:
             name=name,
             values=MappingProxyType(values),
             class_path=class_path,
-            args=tuple(init.get("args", ())),
-            kwargs=MappingProxyType(dict(init.get("kwargs", {}))),
+            # Copies, for constructors may change what they get, and aliases of the file share their values.
+            args=tuple(plain(init.get("args", ()))),
+            kwargs=MappingProxyType(plain(init.get("kwargs", {}))),
             path=self._path,
             at=at,
             layers=layers,

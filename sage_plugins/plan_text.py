@@ -22,7 +22,7 @@ _LABELS: Final = {"decides": "", "enforced": "enforced: ", "advisory": "advisory
 def plan_text(plan: DeploymentPlan, *, all_settings: bool) -> str:
     """The plan for people: a block for each service, then notes, then a line with the numbers."""
     blocks = ["\n".join(_lines(service, all_settings=all_settings)) for service in plan.services]
-    return "\n\n".join([*blocks, *plan.notes, _total(plan)])
+    return "\n\n".join([*blocks, *(f"! {note}" for note in plan.notes), _total(plan)])
 
 
 def _total(plan: DeploymentPlan) -> str:

@@ -19,8 +19,8 @@ import attrs
 from sage_plugins.field_checks import shown
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.yaml_events import MAX_BYTES, Flaw, StopReadingError, decoded, events
-from sage_plugins.yaml_scalars import digits_out_of_range, resolved
-from sage_plugins.yaml_variables import MAX_SCALAR, Variables
+from sage_plugins.yaml_scalars import MAX_SCALAR, digits_out_of_range, resolved
+from sage_plugins.yaml_variables import Variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,8 +55,8 @@ class Node:
 
     Attributes:
         kind: `"scalar"`, `"list"` or `"mapping"`.
-        line: Line of the value's first character, from 1; where it is written, also for what an alias stands for.
-        column: Column of the value's first character, from 1.
+        line: Line of the value's first character, from 1; that of the anchor, if there is one, also for its aliases.
+        column: Column of that character, from 1.
         value: The value as plain Python: None, bool, int, float, str, list, dict with string keys.
         items: The nodes of a list.
         entries: The nodes of a mapping by key: its own in their order, then the merged ones.
@@ -224,13 +224,13 @@ class _Builder:
 
     def _fault(self, event: Any, fault: Fault) -> None:
         line, column = _place(event)
-        start, end = event.start_mark.index, event.end_mark.index
-        quote = 0 if event.implicit[0] else 1
-        # On one line and without escapes, the value is the file's own text.
-        if event.start_mark.line == event.end_mark.line and self._text[start + quote : end - quote] == event.value:
-            column += quote + fault.offset
         if fault.id == "E108":
             _stop(fault.id, (line, column), fault.message, fault.fix)
+        # On one line and without escapes, the value is the file's own text; its anchor and its quote come before it.
+        end = event.end_mark.index - (0 if event.implicit[0] else 1)
+        start = end - len(event.value)
+        if event.start_mark.line == event.end_mark.line and self._text[start:end] == event.value:
+            column += start - event.start_mark.index + fault.offset
         self._flaw(fault.id, (line, column), fault.message, fault.fix)
 
     def _start(self, event: Any) -> None:
@@ -276,13 +276,13 @@ class _Builder:
         else:
             self._nodes += node.size
             if self._nodes > MAX_NODES:
-                message = (
-                    f"alias *{name[:_SHOWN]} stands for {node.size} keys and values, and makes the file's more than"
-                )
-                _stop("E108", at, f"{message} {MAX_NODES}", "name it in fewer places, or let it say less")
+                message = f"the file has more than {MAX_NODES} keys and values"
+                message += f", {node.size} of them through the alias *{name[:_SHOWN]}"
+                _stop("E108", at, message, "name less by aliases, or split the file")
             if len(self._open) + node.height > MAX_DEPTH:
-                message = f"alias *{name[:_SHOWN]} stands for {node.height} levels, here nested more than {MAX_DEPTH}"
-                _stop("E108", at, f"{message} levels deep", "make it flatter")
+                message = f"nested more than {MAX_DEPTH} levels deep"
+                message += f", {node.height} of them through the alias *{name[:_SHOWN]}"
+                _stop("E108", at, message, "write the value out with fewer levels")
         if self._wants_key():
             self._alias_as_key(name, node if good else None, at)
         elif node is not None and good:

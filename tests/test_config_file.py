@@ -209,6 +209,14 @@ class TestGoodFiles:
         assert found == value
         assert type(found) is type(value)
 
+    def test_anchors_merge_keys_and_variables_of_the_environment_stand_for_values(self, load, monkeypatch):
+        monkeypatch.setenv("SAGE_TEST_THREADS", "4")
+        body = "deployment: &pool {threading_strategy: pool}\nthread_pool_size: ${SAGE_TEST_THREADS}"
+        file = load(service(body) + "  two:\n    deployment:\n      <<: *pool\n      thread_count: 2\n")
+        assert file.services["kv"].values == {"threading_strategy": "pool", "thread_pool_size": 4}
+        assert file.services["two"].values == {"threading_strategy": "pool", "thread_count": 2}
+        assert file.services["two"].place("threading_strategy").value == Position(3, 44)
+
     def test_warnings_do_not_stop_the_reading(self, load):
         file = load(service("load_balancing: true"))
         (warning,) = file.warnings
@@ -416,12 +424,14 @@ BAD_BODIES = [
     ("batch_wait: 30", ["3:17 E503"]),
     ("methods:\n  get:\n    batch: {wait: 30}", ["5:23 E503"]),
     ("replicas: 2\nload_balancing: 'true'", ["4:21 E102"]),
-    # Tags, anchors, aliases, merge keys, keys that are no strings.
+    # Tags, aliases, merge keys, variables, keys that are no strings.
     ("target: !!str local", ["3:13 E106"]),
     ("user_config: !!python/object/apply:os.system ['true']", ["3:18 E106"]),
     ("user_config: {a: !local x}", ["3:22 E106"]),
     ("target: ! local", ["3:13 E106"]),
     ("user_config: &c {a: *c}", ["3:25 E111"]),
+    ("<<: 3", ["3:9 E111"]),
+    ("target: ${}", ["3:13 E105"]),
     ("user_config: {1: a, true: b, null: c, 1.5: d}", ["3:19 E102", "3:25 E102", "3:34 E102", "3:43 E102"]),
     ("user_config: {[a]: b}", ["3:19 E102"]),
     ("? {a: b}\n: c", ["3:7 E102"]),
@@ -640,6 +650,7 @@ class TestFileProblem:
 
 
 TOKENS = [*"{}[],:?-&*!|>'\"%@`#<~=\n \t\\", ": ", "- ", "\n  ", "<<", "---", "..."]
+TOKENS += ["&a ", "*a", "<<: ", "${", "${A}", "${A:-", "$${"]
 TOKENS += ["services", "kv", *GROUPS, "timeout", "methods", "1", "null", "on", "x"]
 
 

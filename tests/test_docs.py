@@ -19,6 +19,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import inspect
+import itertools
 import re
 import shlex
 import subprocess
@@ -151,9 +152,10 @@ class Page:
         ends = False
         if program == "sage-deploy":
             self._parse(arguments)
-            named = [word for word in arguments if word.endswith(".yaml")]
-            ends = (arguments[0] != "up" or "--once" in arguments) and all(
-                Path(name).exists() or name.startswith("broken") for name in named
+            refused = _refused(arguments)
+            named = [Path(word) for word in arguments if word.endswith(".yaml") and word not in refused]
+            ends = (arguments[0] != "up" or "--once" in arguments or bool(refused)) and all(
+                path.exists() for path in named
             )
         elif program == "make":
             targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -184,12 +186,19 @@ class Page:
             check=False,
             timeout=PATIENCE,
         )
-        wrong = [word for word in arguments if word.startswith("broken")]
+        wrong = _refused(arguments)
         assert (done.returncode != 0) == bool(wrong), f"{where}: exit code {done.returncode}\n{done.stdout}"
         for name in wrong:
             self._good_so_far.pop(name, None)
         same = doctest.OutputChecker().check_output(output, done.stdout, FLAGS)
         assert same or not output.strip(), f"{where} printed\n{done.stdout}"
+
+
+def _refused(arguments: list[str]) -> list[str]:
+    """The files that a command is given and must refuse."""
+    return [
+        word for before, word in itertools.pairwise(["", *arguments]) if word.startswith("broken") and before != "--out"
+    ]
 
 
 def _commands(group: click.Group) -> Iterator[click.Command]:
@@ -381,10 +390,14 @@ _RULE = re.compile(
 _PARTS = re.compile(r"^\*\*(Cause|Fix|Example)\.\*\*", re.MULTILINE)
 
 
+def documented_rules(page: str) -> list[str]:
+    return re.findall(r"^## ([EW]\d+)", page, re.MULTILINE)
+
+
 def rule_faults(page: str, rules: list[str]) -> list[str]:
     """What docs/errors.md lacks, and what is too much, if the code reports *rules*."""
     sections = {found["rule"]: found for found in _RULE.finditer(page)}
-    headings = re.findall(r"^## ([EW]\d+)", page, re.MULTILINE)
+    headings = documented_rules(page)
     rows = re.findall(r"^\| \[([EW]\d+)\]\(#(\w+)\) \| \S.* \|$", page, re.MULTILINE)
     faults = [f"{rule}: no section" for rule in rules if rule not in headings]
     faults += [f"{rule}: nothing reports it" for rule in headings if rule not in rules]
@@ -420,20 +433,20 @@ def test_rules_are_documented(rules):
         ("error E603: ", "error: ", ["E603: no example"]),
     ],
 )
-def test_rule_without_section_is_found(old, new, faults, rules):
+def test_rule_without_section_is_found(old, new, faults):
     page = text_of("errors.md")
     assert page.count(old) == 1
 
-    found = rule_faults(page.replace(old, new), rules)
+    found = rule_faults(page.replace(old, new), documented_rules(page))
 
     assert [fault for fault, start in zip(found, faults, strict=False) if not fault.startswith(start)] == []
     assert len(found) >= len(faults)
 
 
 @pytest.mark.parametrize("part", ["Cause", "Fix", "Example"])
-def test_section_without_part_is_found(part, rules):
+def test_section_without_part_is_found(part):
     page = text_of("errors.md").replace(f"**{part}.**", f"{part}.", 1)
-    assert rule_faults(page, rules)[0] == "E101: not cause, fix and example"
+    assert rule_faults(page, documented_rules(page))[0] == "E101: not cause, fix and example"
 
 
 def test_measured_table_is_of_what_the_script_measures(monkeypatch):

@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import pytest
 
+from sage_plugins.plugin_imports import HEAVY
+
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "sage_plugins"
 
@@ -33,10 +35,16 @@ LAYERS = {
         "choices",
         "config_dump",
         "config_file",
+        "doctor",
         "entry_class",
         "factory",
+        "field_docs",
         "plan",
+        "plan_file",
         "plan_text",
+        "plugin_check",
+        "plugin_imports",
+        "run_record",
         "settings",
         "shorthand",
     },
@@ -51,12 +59,14 @@ LAYERS = {
         "config",
         "config_keys",
         "config_rules",
+        "control_groups",
         "field_checks",
         "file_layers",
         "file_problems",
         "keys",
         "methods",
         "metrics",
+        "option_docs",
         "origins",
         "service",
         "steps",
@@ -70,14 +80,11 @@ LAYERS = {
         "yaml_scalars",
         "yaml_variables",
     },
-    0: {"bounded_file", "clock", "errors", "secrets", "spelling"},
+    0: {"bounded_file", "clock", "errors", "findings", "secrets", "spelling"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
 PLUGINS_SEE = 3
-
-#: What must not be imported before it is needed. Some of these take longer to import than the whole core.
-HEAVY = {"asyncio", "cattrs", "click", "numpy", "psutil", "ray", "starlette", "uvicorn", "yaml"}
 
 
 class Import(NamedTuple):
