@@ -14,7 +14,7 @@ from sage_plugins import yaml_nodes
 from sage_plugins.bounded_file import UnreadableError, read_bounded
 from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, group_of, plain
 from sage_plugins.config_rules import cross_problems
-from sage_plugins.field_checks import shown, unknown_key
+from sage_plugins.field_checks import known_keys, shown, unknown_key
 from sage_plugins.file_layers import Budget, Layer, TooMuchError, find_place, merged, origin_of, walk
 from sage_plugins.file_problems import LISTED, FileProblem, Position, in_order, placed, refuse
 from sage_plugins.origins import DEFAULT
@@ -36,7 +36,7 @@ _TOP: Final = ("version", "services", "options", "defaults", "profiles")
 _PROFILE: Final = ("defaults", "services")
 _INIT: Final = ("args", "kwargs")
 #: Problems that are about a key, not about its value.
-_ABOUT_KEYS: Final = frozenset({"E101", "E104", "E107", "E704"})
+_ABOUT_KEYS: Final = frozenset({"E101", "E104", "E107", "E505", "E704"})
 
 
 @attrs.frozen
@@ -172,7 +172,7 @@ class _Reader:
         try:
             data = read_bounded(self._path, yaml_nodes.MAX_BYTES)
         except UnreadableError as error:
-            self._add("E109", Position(1, 1), "", "", str(error))
+            self._add("E109", Position(1, 1), "", "", str(error), "check the path, and that the file may be read")
             self._refuse()
         root, flaws = yaml_nodes.read_nodes(data, os.environ)
         for flaw in flaws:
@@ -403,8 +403,10 @@ class _Reader:
         key = f"{group}.{name}"
         near = did_you_mean(name, inside) if self._suggest() else None
         fix = f"did you mean {near!r}?" if near else ""
-        if not near and self._suggest() and (near := did_you_mean(name, fields())):
-            fix = f"did you mean {near!r}, which belongs {_home_words(group_of(near))}?"
+        if not near and self._suggest():
+            near = did_you_mean(name, fields())
+            home = f"did you mean {near!r}, which belongs {_home_words(group_of(near))}?" if near else ""
+            fix = home or known_keys(inside)
         self._add("E101", at, section, key, f"unknown key {shown(name)}", fix)
 
     def _take(self, layer: Layer, section: str, name: str, key_at: Position, node: Node) -> None:

@@ -80,8 +80,8 @@ def init_problems(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     taken = {each.name for each in by_position[: len(args)]}
     who = f"the constructor of {cls.__qualname__}"
     if len(args) > len(by_position) and not takes_more:
-        most = f"at most {len(by_position)}" if by_position else "no"
-        message = f"{who} takes {most} positional arguments, got {len(args)}"
+        most = f"at most {len(by_position)} positional" if by_position else "no positional"
+        message = f"{who} takes {most} {'argument' if len(by_position) == 1 else 'arguments'}, got {len(args)}"
         yield Problem("E704", f"init.args.{len(by_position)}", message, _signature_words(signature))
     for name in kwargs:
         if name in by_name and name in taken:

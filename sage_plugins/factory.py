@@ -30,7 +30,7 @@ __all__ = ["NOT_YET", "ServiceTaskFactory", "compose"]
 NOT_YET: Final = {
     "autoscale": "the number of replicas stays as it is",
     "retry": "calls are not retried",
-    "update": "a changed configuration needs a new deployment",
+    "update": "a changed service is started anew as a whole, and the old one stops then",
     "user_config": "reconfigure() is not called",
     "spread": "there is one node, this process",
     "max_replicas_per_node": "there is one node, this process",

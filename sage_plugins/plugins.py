@@ -283,7 +283,11 @@ class Registry:
         lines.extend(str(failure) for failure in self.failures)
         what = "; ".join([f"unknown {kind} {id!r}", f"installed: {', '.join(ids) or 'none'}", *map(str, self.failures)])
         fix = (
-            f"pip install 'sage-deploy[{_EXTRAS[id]}]'" if id in _EXTRAS else f"did you mean {near!r}?" if near else ""
+            f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'"
+            if id in _EXTRAS
+            else f"did you mean {near!r}?"
+            if near
+            else ""
         )
         problem = Problem("E207", "", what, fix or "install the plugin that has it: sage-deploy plugins list")
         return UnknownPluginError("\n  ".join(lines), kind=kind, id=id, problems=[problem])

@@ -532,6 +532,8 @@ class TestBadFiles:
             ("deployment: {methods: {}}", "belongs to the service's own level, not to deployment"),
             ("resources: {cpu_core: 1}", "unknown key 'cpu_core' (did you mean 'cpu_cores'?)"),
             ("resources: {queue_siz: 1}", "(did you mean 'queue_size', which belongs to performance?)"),
+            ("resources: {zzz: 1}", "unknown key 'zzz' (keys: cpu_cores, memory_mb, gpu_count)"),
+            ("zzz: 1", "unknown key 'zzz' (remove it, or check the spelling)"),
             ("replicas: 0", "error E103: services.kv.replicas: must be 1 or more, got 0"),
             ("thread_count: '4'", "must be an integer, got '4' (write the number without quotes)"),
             ("load_balancing: no", "must be true or false, got 'no' (write false)"),
