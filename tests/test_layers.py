@@ -28,13 +28,25 @@ CORE = ROOT / "sage_plugins"
 
 LAYERS = {
     7: {"__main__", "cli", "environment"},
-    6: {"config_file", "entry_class", "factory", "plan", "shorthand"},
+    6: {
+        "config_file",
+        "entry_class",
+        "factory",
+        "field_schema",
+        "options_schema",
+        "options_validators",
+        "plan",
+        "schema",
+        "schema_values",
+        "shorthand",
+    },
     5: {"replica_set", "service_monitor", "task"},
     4: {"fence", "handle", "lane", "method_router", "router", "supervisor", "wait_graph", "watchers"},
     3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
     2: {"interfaces"},
     1: {
         "aio",
+        "attribute_docs",
         "batch",
         "call",
         "config",
