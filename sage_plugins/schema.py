@@ -77,7 +77,7 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
                 "title": "version",
                 "description": "Version of the file's format.\nDefault: 1.",
                 "default": 1,
-                "anyOf": [{"const": 1}, variable()],
+                "anyOf": [{"type": "integer", "const": 1}, variable()],
             },
             "services": {
                 "title": "services by name",

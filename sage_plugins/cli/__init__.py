@@ -25,6 +25,7 @@ __all__ = ["ExitCode", "commands", "main"]
 COMMANDS: Final = {
     "plan": "Show what `up FILE` would do and which plugin decides what; starts nothing.",
     "up": "Deploy the services of FILE and keep them running until interrupted.",
+    "schema": "Print the JSON Schema of deployment files, for editors.",
     "plugins": "Look at the installed plugins.",
 }
 
