@@ -133,7 +133,7 @@ class OptionsSchemas:
         return schema
 
     def _attribute(self, name: str, attribute: attrs.Attribute[Any], doc: str) -> dict[str, Any]:
-        schema = self._bare(attribute.type)
+        schema = {} if attribute.type is None else self._bare(attribute.type)
         if attribute.converter is None:  # else the validator sees what the converter makes
             schema = constrained(schema, attribute.validator)
         lines = [doc] if doc else []
