@@ -77,7 +77,7 @@ class OptionsSchemas:
             found.setdefault(id, []).append(entry)
         described: dict[str, dict[str, Any]] = {}
         without: list[str] = []
-        for id, entries in found.items():
+        for id, entries in sorted(found.items()):
             schemas = [schema for entry in entries if (schema := self._of_plugin(entry)) is not None]
             if schemas:
                 described[id] = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
