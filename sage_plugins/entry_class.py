@@ -1,49 +1,106 @@
-"""The classes that deployment files name, and where in the file it stands if one cannot be had."""
+"""The classes that deployment files name, and where in the file it stands if one cannot be had or made."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.config_file import file_problem
-from sage_plugins.errors import ConfigError, PlanError
+from sage_plugins.errors import text_of
+from sage_plugins.file_problems import one_line
+from sage_plugins.service import takes_ctx
+from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from sage_plugins.config_file import DeploymentFile, ServiceEntry
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["at_positions", "load_class"]
+    from sage_plugins.config_file import ServiceEntry
+
+__all__ = ["init_problems", "load_class"]
 
 
-def load_class(entry: ServiceEntry, file: DeploymentFile) -> type:
+def load_class(entry: ServiceEntry) -> tuple[type | None, list[Problem]]:
     """
-    The class that *entry* names as `package.module:Class`.
+    The class that *entry* names as `package.module:Class`, with what is wrong with it or with the arguments for it.
 
-    Raises:
-        ConfigError: There is no such module or class, or importing it failed.
+    Importing it runs its module, which may do anything; whatever that raises is a problem.
     """
     path = entry.class_path or ""
     module_name, _, class_name = path.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's module may do anything
+        return None, [_cannot_import(path, error)]
+    try:
         for part in class_name.split("."):
             found = getattr(found, part)
-    except Exception as error:
-        reason = f"cannot import {path!r}: {type(error).__name__}: {error}"
-        raise _class_error(entry, file, reason, "check the name and that its folder is on sys.path") from error
+    except AttributeError:
+        near = did_you_mean(part, [name for name in dir(found) if not name.startswith("_")])
+        fix = f"did you mean {near!r}?" if near else "check the name"
+        owner = getattr(found, "__qualname__", module_name)
+        return None, [Problem("E703", "class", f"cannot import {path!r}: {owner} has no {part!r}", fix)]
     if not isinstance(found, type):
-        raise _class_error(entry, file, f"{path!r} is {found!r}, not a class", "name a class")
-    return found
+        return None, [Problem("E703", "class", f"{path!r} is {_kind(found)}, not a class", "name a class")]
+    return found, list(init_problems(found, entry.args, entry.kwargs))
 
 
-def _class_error(entry: ServiceEntry, file: DeploymentFile, reason: str, fix: str) -> ConfigError:
-    return at_positions(PlanError("", problems=[Problem("E703", "class", reason, fix)]), file, entry)
+def _cannot_import(path: str, error: BaseException) -> Problem:
+    module_name = path.partition(":")[0]
+    fix = f"correct what importing {module_name} runs into"
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
+        fix = "check the name; the working directory and the folder of the file are searched first"
+    return Problem("E703", "class", f"cannot import {path!r}: {one_line(text_of(error))}", fix)
 
 
-def at_positions(error: PlanError | ConfigError, file: DeploymentFile, entry: ServiceEntry) -> ConfigError:
-    """The same problems, each with its place in the file."""
-    problems = [file_problem(entry, problem, file.path) for problem in error.problems]
-    errors = [
-        str(problem) for problem, known in zip(problems, error.problems, strict=True) if known.severity == "error"
+def _kind(found: object) -> str:
+    kind = type(found).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+def init_problems(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Problem]:
+    """
+    What is wrong with arguments for the constructor of *cls*, going by its signature; nothing is called.
+
+    A parameter `ctx` that no argument takes gets the context, as in `ServiceFactory.create_service`.
+    """
+    try:
+        signature = inspect.signature(cls)
+    except (TypeError, ValueError):  # a class in C without a signature
+        return
+    parameters = dict(signature.parameters)
+    by_position = [
+        each for each in parameters.values() if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
     ]
-    return ConfigError("\n".join(errors), problems=problems)
+    takes_more = any(each.kind is each.VAR_POSITIONAL for each in parameters.values())
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    by_name = {
+        name: each for name, each in parameters.items() if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}
+    }
+    taken = {each.name for each in by_position[: len(args)]}
+    who = f"the constructor of {cls.__qualname__}"
+    if len(args) > len(by_position) and not takes_more:
+        most = f"at most {len(by_position)}" if by_position else "no"
+        message = f"{who} takes {most} positional arguments, got {len(args)}"
+        yield Problem("E704", f"init.args.{len(by_position)}", message, _signature_words(signature))
+    for name in kwargs:
+        if name in by_name and name in taken:
+            position = [each.name for each in by_position].index(name)
+            message = f"is given twice to {who}: by name and as args item {position}"
+            yield Problem("E704", f"init.kwargs.{name}", message, "remove one of them", other=f"init.args.{position}")
+        elif name not in by_name and not takes_any:
+            near = did_you_mean(name, by_name)
+            fix = f"did you mean {near!r}?" if near else _signature_words(signature)
+            yield Problem("E704", f"init.kwargs.{name}", f"{who} has no argument {name!r}", fix)
+    given = taken | set(kwargs) | ({"ctx"} if takes_ctx(cls, len(args)) else set())
+    needed = [*by_position, *(each for each in by_name.values() if each.kind is each.KEYWORD_ONLY)]
+    missing = [each.name for each in needed if each.default is each.empty and each.name not in given]
+    if missing:
+        key = "init.kwargs" if kwargs else "init.args" if args else "class"
+        names = ", ".join(repr(name) for name in missing)
+        yield Problem("E704", key, f"{who} needs {names}", f"add to init: {{kwargs: {{{missing[0]}: ...}}}}")
+
+
+def _signature_words(signature: inspect.Signature) -> str:
+    names = [str(each).partition(":")[0].partition("=")[0].strip() for each in signature.parameters.values()]
+    return f"it takes {', '.join(names)}" if names else "it takes none"

@@ -10,35 +10,32 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins import call, wait_graph
+from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import (
     ConfigError,
     DeployError,
     ForkedRuntimeError,
-    PlanError,
-    PluginError,
     SageDeployError,
     ServiceNotFoundError,
     ServiceStoppedError,
 )
-from sage_plugins.factory import compose
+from sage_plugins.origins import ARGUMENT
 from sage_plugins.plugins import Registry
 from sage_plugins.service import ServiceFactory
 from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
     from types import TracebackType
     from typing import Self
 
     from sage_plugins.clock import Clock
-    from sage_plugins.config_file import DeploymentFile, ServiceEntry
     from sage_plugins.handle import Binding, ServiceHandle
     from sage_plugins.plan import DeploymentPlan
-    from sage_plugins.task import Composition
-    from sage_plugins.values import Problem
+    from sage_plugins.values import Event, Problem
 
 __all__ = ["Environment"]
 
@@ -60,7 +57,6 @@ class Environment:
 
     Attributes:
         name: Name of the environment.
-        service_factories: The registered services' factories by name.
 
     Example:
         ```python
@@ -70,7 +66,14 @@ class Environment:
         ```
     """
 
-    def __init__(self, name: str = "sage-deploy", *, registry: Registry | None = None, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        name: str = "sage-deploy",
+        *,
+        registry: Registry | None = None,
+        clock: Clock = SYSTEM,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
         """
         Make an empty environment.
 
@@ -78,18 +81,19 @@ class Environment:
             name: Its name, for messages.
             registry: The plugins to choose from; by default the installed ones, discovered when first needed.
             clock: For deadlines.
+            on_event: Told of every event of every service, such as a replica that got ready; from any thread, so it
+                must not wait. One that raises is left out from then on.
         """
         self.name = name
-        self.service_factories: dict[str, Any] = {}  # guarded by _lock, as the next six
-        self._registry = registry
+        self._catalogue = Catalogue()
+        self._registry = registry  # guarded by _lock, as the next three
         self._clock = clock
-        self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
-        self._entries: dict[str, tuple[DeploymentFile, ServiceEntry]] = {}  # from files
-        self._built: dict[str, ServiceFactory] = {}  # for their entries with a class
+        self._on_event = on_event
         self._tasks: dict[str, ServiceTask] = {}
         self._closed = False
         self._forked = False
         self._lock = threading.RLock()
+        self._applying = threading.Lock()  # held while `apply` runs, by one thread at a time
 
     # -- registering -------------------------------------------------------------------------------------------------
 
@@ -226,16 +230,14 @@ class Environment:
                 )
                 raise DeployError(msg, service=name)
             self._tasks.pop(name, None)
-            self.service_factories[name] = factory
-            self._configs.pop(name, None)
-            if config is not None:
-                self._configs[name] = config
+            self._catalogue.register(name, factory, config)
 
     def load_service_deployment_config(self, path: str | PathLike[str], *, profile: str | None = None) -> None:
         """
         Read a deployment file; its entries apply to services registered before or after.
 
-        An entry with `class:` is a service of its own. A configuration given in code beats the file.
+        An entry with `class:` is a service of its own. A configuration given in code beats the file. Services that run
+        go on as they are; `apply` has them run as the file says. Loading a file again replaces what it said before.
 
         Args:
             path: The YAML file.
@@ -243,21 +245,18 @@ class Environment:
 
         Raises:
             ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
-            DeployError: A service of the file is deployed.
         """
         from sage_plugins.config_file import read
 
         file = read(path, profile=profile)
         with self._lock:
-            for name, entry in file.services.items():
+            for name in file.services:
                 self._check_open(name)
+            self._catalogue.load(file)
+            for name in file.services:
                 task = self._tasks.get(name)
-                if task is not None and task.state not in _AT_REST:
-                    msg = f"service {name!r} is deployed ({task.state}): load the file before deploying"
-                    raise DeployError(msg, service=name)
-                self._tasks.pop(name, None)
-                self._built.pop(name, None)
-                self._entries[name] = (file, entry)
+                if task is not None and task.state in _AT_REST:
+                    del self._tasks[name]
 
     # -- resolving ---------------------------------------------------------------------------------------------------
 
@@ -269,63 +268,10 @@ class Environment:
                 self._registry = Registry.discover()
             return self._registry
 
-    def _names(self) -> list[str]:
-        """Every service that can be deployed: those registered, and those that a file names with a class."""
-        with self._lock:
-            from_files = [name for name, (_, entry) in self._entries.items() if entry.class_path is not None]
-            return list(dict.fromkeys([*self.service_factories, *from_files]))
-
-    def _factory(self, name: str) -> Any:
-        with self._lock:
-            factory = self.service_factories.get(name) or self._built.get(name)
-            if factory is not None:
-                return factory
-            file, entry = self._entries[name]
-        from sage_plugins.entry_class import load_class  # only what a file names needs the reader of files
-
-        built = ServiceFactory(name, load_class(entry, file), entry.args, entry.kwargs)
-        with self._lock:
-            return self._built.setdefault(name, built)
-
-    def _config(self, name: str) -> ServiceDeploymentConfig:
-        with self._lock:
-            config = self._configs.get(name)
-            entry = self._entries.get(name)
-        if config is not None:
-            return config
-        if entry is None:
-            return ServiceDeploymentConfig()
-        from sage_plugins.config_file import entry_config
-
-        return entry_config(entry[1])
-
-    def _compose(self, name: str) -> tuple[Composition, list[Problem]]:
-        try:
-            return compose(self._factory(name), self._config(name), self.registry)
-        except (PlanError, ConfigError) as error:
-            with self._lock:
-                from_file = self._entries.get(name) if name not in self._configs else None
-            if from_file is not None and error.problems:
-                from sage_plugins.entry_class import at_positions
-
-                raise at_positions(error, *from_file) from None
-            raise
-
-    def _compose_all(self, names: Iterable[str]) -> list[tuple[Composition, list[Problem]]]:
-        """Compose services, and report what is wrong with any of them at once."""
-        composed: list[tuple[Composition, list[Problem]]] = []
-        wrong: list[PlanError | ConfigError | PluginError] = []
-        for name in names:
-            try:
-                composed.append(self._compose(name))
-            except (PlanError, ConfigError, PluginError) as error:
-                wrong.append(error)
-        if len(wrong) == 1:
-            raise wrong[0]
-        if wrong:
-            problems = [problem for error in wrong for problem in getattr(error, "problems", ())]
-            raise PlanError("\n".join(map(str, wrong)), problems=problems)
-        return composed
+    @property
+    def service_factories(self) -> dict[str, Any]:
+        """The factories that were registered, by the service's name."""
+        return self._catalogue.factories
 
     def _task(self, name: str) -> ServiceTask:
         """The task of *name*, composed when first asked for; starts nothing."""
@@ -333,16 +279,19 @@ class Environment:
             task = self._tasks.get(name)
             if task is None:
                 self._check_open(name)
-                composition, warnings = self._compose(name)
-                task = self._tasks[name] = ServiceTask(composition, self.service, self._clock)
-                if warnings:
-                    import logging
-
-                    log = logging.getLogger("sage_plugins")
-                    for warning in warnings:
-                        log.info("service '%s': %s", name, warning)
-                _watch_over(self)
+                task = self._tasks[name] = self._new_task(name)
             return task
+
+    def _new_task(self, name: str) -> ServiceTask:
+        composition, warnings = self._catalogue.compose(name, self.registry)
+        if warnings:
+            import logging
+
+            log = logging.getLogger("sage_plugins")
+            for warning in warnings:
+                log.info("service '%s': %s", name, warning)
+        _watch_over(self)
+        return ServiceTask(composition, self.service, self._clock, self._on_event)
 
     def _check_open(self, name: str) -> None:
         if self._forked:
@@ -352,7 +301,7 @@ class Environment:
             raise ServiceStoppedError(msg, service=name)
 
     def _check_known(self, name: str) -> None:
-        names = self._names()
+        names = self._catalogue.names
         if name not in names:
             from sage_plugins.spelling import did_you_mean
 
@@ -363,29 +312,60 @@ class Environment:
 
     # -- deploying ---------------------------------------------------------------------------------------------------
 
-    def plan(self) -> DeploymentPlan:
+    def plan(self, running: Mapping[str, Mapping[str, Any]] | None = None) -> DeploymentPlan:
         """
-        What `deploy` would do and which plugin decides what; starts nothing.
+        What `deploy` and `apply` would do, which plugin decides it, and what is different from what runs.
+
+        Starts nothing.
+
+        Args:
+            running: What else is known to run, by service, as `running()` of that environment gave it; for those who
+                plan for another process.
 
         Raises:
             PlanError, ConfigError, UnknownPluginError: As `deploy` would.
+            PluginError: A plugin fails to explain itself, or to say where replicas go.
         """
-        from sage_plugins.plan import DeploymentPlan, plan_service
+        from sage_plugins.plan import DeploymentPlan, ServicePlan, plan_service
 
-        services = [plan_service(*composed) for composed in self._compose_all(self._names())]
+        names = self._catalogue.names
+        known = {**(running or {}), **self.running()}
+        services = [
+            plan_service(composition, warnings, self._catalogue.origin(name), known.get(name))
+            for name, (composition, warnings) in zip(
+                names, self._catalogue.compose_all(names, self.registry), strict=True
+            )
+        ]
+        gone = [ServicePlan(name, "remove", str(known[name].get("class", ""))) for name in known if name not in names]
+        return DeploymentPlan((*services, *gone), tuple(self._catalogue.notes()))
+
+    def check(self, *, import_classes: bool = True) -> list[Problem]:
+        """
+        Everything that is wrong or doubtful with any service, errors and warnings; starts and places nothing.
+
+        Args:
+            import_classes: Whether to import the classes that files name, which runs their modules; if not, what can
+                only be told from a class is left out.
+
+        Raises:
+            PluginError: A plugin breaks its contract.
+        """
+        return self._catalogue.check(self.registry, import_classes=import_classes)
+
+    def running(self) -> dict[str, dict[str, Any]]:
+        """
+        What runs, by service: plain values by the keys of its plan's settings, for `plan` to compare with.
+
+        Secrets and constructor's arguments are in it by a digest only.
+        """
+        from sage_plugins.plan import comparable, describe
+
         with self._lock:
-            files = {id(file): file for file, _ in self._entries.values()}.values()
-            unread = tuple(
-                f"! {file.path}: top-level options for '{plugin}' have no effect: no installed plugin reads them"
-                for file in files
-                for plugin in file.options
-            )
-            notes = unread + tuple(
-                f"! {file.path}: service '{name}' has neither `class` nor a registration and will not be deployed"
-                for name, (file, entry) in self._entries.items()
-                if entry.class_path is None and name not in self.service_factories
-            )
-        return DeploymentPlan(tuple(services), notes)
+            tasks = {name: task for name, task in self._tasks.items() if task.state not in _AT_REST}
+        return {
+            name: comparable(describe(task.composition, lambda _: ARGUMENT)) | task.drift
+            for name, task in tasks.items()
+        }
 
     def deploy(self, timeout: float | None = None) -> None:
         """
@@ -398,13 +378,13 @@ class Environment:
             PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
             DeployError: A service did not become ready; what this call had started was stopped.
         """
-        names = self._names()
+        names = self._catalogue.names
         with self._lock:
             for name in names:
                 self._check_open(name)
                 if name in self._tasks and self._tasks[name].state == "stopped":
                     del self._tasks[name]  # a stopped task does not start again
-        self._compose_all(name for name in names if name not in self._tasks)
+        self._catalogue.compose_all((name for name in names if name not in self._tasks), self.registry)
         tasks = [self._task(name) for name in names]
         # Taken now: a constructor that calls another of these services starts that one before its turn comes.
         started = [task for task in tasks if task.state == "pending"]
@@ -428,6 +408,48 @@ class Environment:
         from sage_plugins import aio
 
         await aio.in_thread(lambda: self.deploy(timeout), name=f"{self.name}-deploy")
+
+    def apply(self, timeout: float | None = None) -> None:
+        """
+        Have run what is configured: start what does not run, replace what runs otherwise, stop what is not configured.
+
+        A service that changed is started anew before the old one is stopped, so that there is always one to answer;
+        the old one refuses new calls then, which go to the new one, and finishes those that it has accepted, within its
+        `drain_timeout`. One change after the other, so a failure leaves what comes after it as it was.
+
+        Args:
+            timeout: Seconds to wait for each service to be ready; None for each service's own `startup_timeout`.
+
+        Raises:
+            PlanError, ConfigError, UnknownPluginError: Something cannot be composed; nothing was changed.
+            DeployError: A service did not become ready; the one that ran goes on.
+        """
+        with self._applying:
+            plan = self.plan()
+            for service in plan.services:
+                if service.action == "change":
+                    self._replace(service.name, timeout)
+            self.deploy(timeout)
+            for service in plan.services:
+                if service.action == "remove":
+                    with self._lock:
+                        task = self._tasks.pop(service.name, None)
+                    if task is not None:
+                        task.stop()
+
+    def _replace(self, name: str, timeout: float | None) -> None:
+        new = self._new_task(name)
+        new.start_running(timeout)
+        with self._lock:
+            closed = self._closed
+            old = self._tasks.get(name)
+            if not closed:
+                self._tasks[name] = new
+        if closed:
+            new.stop(drain_timeout=0)
+            self._check_open(name)
+        if old is not None:
+            old.stop()
 
     # -- calling -----------------------------------------------------------------------------------------------------
 
@@ -645,6 +667,7 @@ class Environment:
     def after_fork(self) -> None:
         """In a forked child: the services are not here; refuse everything that needs them."""
         self._lock = threading.RLock()
+        self._applying = threading.Lock()
         self._closed = self._forked = True
         tasks, self._tasks = self._tasks, {}
         for name, task in tasks.items():
@@ -652,7 +675,7 @@ class Environment:
 
     def __repr__(self) -> str:
         """Name and number of services."""
-        return f"<Environment {self.name!r} with {len(self._names())} services>"
+        return f"<Environment {self.name!r} with {len(self._catalogue.names)} services>"
 
 
 # -- environments that nobody closed, and forks ------------------------------------------------------------------------

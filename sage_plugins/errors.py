@@ -116,12 +116,14 @@ class UnknownPluginError(PluginError, LookupError):
     Attributes:
         kind: What was looked up: `"target"`, `"threading strategy"`, `"load balancer"` or `"monitor"`.
         id: The ID asked for.
+        problems: The same as a problem of a configuration, with whatever else is doubtful about that.
     """
 
-    def __init__(self, message: str, *, kind: str = "", id: str = "") -> None:
+    def __init__(self, message: str, *, kind: str = "", id: str = "", problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.kind = kind
         self.id = id
+        self.problems: tuple[Problem, ...] = tuple(problems)
 
 
 class PluginConflictError(PluginError):

@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from sage_plugins.choices import Finder, choose, refuse_errors
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig
-from sage_plugins.config_rules import cross_problems
-from sage_plugins.errors import PlanError, PluginError, ServiceNotFoundError
+from sage_plugins.errors import PluginError, ServiceNotFoundError
 from sage_plugins.methods import method_plans
 from sage_plugins.plugins import Registry
-from sage_plugins.structure import structure
 from sage_plugins.task import Composition, ServiceTask
-from sage_plugins.values import Choice, Limits, Problem
+from sage_plugins.values import Limits, MethodKind, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.clock import Clock
     from sage_plugins.keys import KeyOf
     from sage_plugins.service import ServiceContext
-    from sage_plugins.values import MethodPlan
+    from sage_plugins.values import Choice, MethodPlan
 
 __all__ = ["NOT_YET", "ServiceTaskFactory", "compose"]
 
@@ -54,57 +53,41 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
         UnknownPluginError: The configuration names an ID that no plugin has.
         PlanError: The plugins refuse the configuration; `problems` has every reason.
     """
-    name = factory.service_name
-    problems = cross_problems(attrs.asdict(config, recurse=False))
-    target = _choose(registry, "target", config.target, config, name, problems)
-    strategy = _choose(registry, "threading strategy", config.threading_strategy, config, name, problems)
-    balancer = None
-    default_balancer = "least_loaded" if "in_process" in target.registration.capabilities else "power_of_two"
-    if config.load_balancing and config.replicas > 1:
-        balancer = _choose(registry, "load balancer", config.load_balancer or default_balancer, config, name, problems)
-    monitors = tuple(
-        _choose(registry, "monitor", id, config, name, problems)
-        for id in config.monitors
-        if id != "metrics" or config.enable_metrics
-    )
-    chosen = {choice.id for choice in (target, strategy, balancer, *monitors) if choice is not None}
-    problems.extend(
-        Problem("W12", f"options.{id}", "has no effect: the service does not use that plugin", "remove them")
-        for id in config.options
-        if id not in chosen
-    )
-    if config.load_balancer is not None and balancer is None:
-        registry.find("load balancer", config.load_balancer, service=name)
-        problems.append(
-            Problem("W12", "load_balancer", "has no effect: there is nothing to balance", "set load_balancing")
-        )
+    name, cls = factory.service_name, factory.service_class
+    finder = Finder(name, config, registry)
+    choices = choose(finder, config)
+    problems = finder.problems
     problems.extend(_not_yet(config))
-    if callable(getattr(factory.service_class, "reconfigure", None)):
+    if callable(getattr(cls, "reconfigure", None)):
         problems.append(Problem("W13", "class", "its reconfigure() is not called in this version"))
-    if not any("checks_health" in choice.registration.capabilities for choice in monitors):
-        problems.extend(_unchecked(config, factory.service_class))
-    methods, wrong = method_plans(factory.service_class, config)
+    if not any("checks_health" in choice.registration.capabilities for choice in choices.monitors):
+        problems.extend(_unchecked(config, cls))
+    methods, wrong = method_plans(cls, config)
     problems.extend(wrong)
-    key_of = None if balancer is None else _key_of(balancer, factory.service_class, methods, config, problems)
-    _refuse_errors(name, problems)
+    problems.extend(_no_coroutines(choices.strategy, cls, methods))
+    key_of = None if choices.balancer is None else _key_of(choices.balancer, cls, methods, config, problems)
+    refuse_errors(name, problems, finder.unknown)
+    assert choices.target is not None  # noqa: S101 - otherwise there is an error
+    assert choices.strategy is not None  # noqa: S101 - as above
 
     def choose_balancer(id: str | None, options: Mapping[str, Any] | None) -> tuple[Choice, KeyOf | None]:
-        chosen = id or config.load_balancer or default_balancer
+        chosen = id or config.load_balancer or choices.default_balancer
         changed = config if options is None else attrs.evolve(config, options={**config.options, chosen: options})
-        found: list[Problem] = []
-        choice = _choose(registry, "load balancer", chosen, changed, name, found)
-        reads = _key_of(choice, factory.service_class, methods, changed, found)
-        _refuse_errors(name, found)
+        finder = Finder(name, changed, registry)
+        choice = finder.find("load balancer", chosen, "load_balancer")
+        reads = None if choice is None else _key_of(choice, cls, methods, changed, finder.problems)
+        refuse_errors(name, finder.problems, finder.unknown)
+        assert choice is not None  # noqa: S101 - otherwise there is an error
         return choice, reads
 
     composition = Composition(
         name=name,
         factory=factory,
         config=config,
-        target=target,
-        strategy=strategy,
-        balancer=balancer,
-        monitors=monitors,
+        target=choices.target,
+        strategy=choices.strategy,
+        balancer=choices.balancer,
+        monitors=choices.monitors,
         methods=methods,
         limits=Limits(
             threads=config.thread_count,
@@ -115,45 +98,6 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
         key_of=key_of,
     )
     return composition, [problem for problem in problems if problem.severity == "warning"]
-
-
-def _refuse_errors(service: str, problems: list[Problem]) -> None:
-    errors = [problem for problem in problems if problem.severity == "error"]
-    if errors:
-        lines = "".join(f"\n  {problem}" for problem in errors)
-        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-        raise PlanError(f"service '{service}' has {count}:{lines}", problems=problems)
-
-
-def _choose(  # noqa: PLR0913, PLR0917 - private, and each is another thing
-    registry: Registry,
-    kind: str,
-    id: str,
-    config: ServiceDeploymentConfig,
-    service: str,
-    problems: list[Problem],
-) -> Choice:
-    """Look up *id*, read its options and have it check the configuration."""
-    found = registry.find(kind, id, service=service)
-    registration = found.registration
-    given = config.options.get(id, {})
-    options = None
-    options_class = registration.options_class()
-    if options_class is not None:
-        options, wrong = structure(options_class, given, key=f"options.{id}")
-        problems.extend(wrong)
-    elif given:
-        problems.append(Problem("E101", f"options.{id}", f"{kind} '{id}' has no options", "remove them"))
-    if registration.check is not None and (options is not None or options_class is None):
-        try:
-            problems.extend(registration.check(config, options))
-        except Exception as error:
-            msg = (
-                f"{kind} '{id}' from {found.plugin.source} failed to check service '{service}': "
-                f"{type(error).__name__}: {error}"
-            )
-            raise PluginError(msg) from error
-    return Choice(registration, options, found.plugin)
 
 
 def _key_of(
@@ -182,6 +126,16 @@ def _key_of(
         names = [f"options.{balancer.id}.{option}" for option, value in given.items() if value == argument]
         problems.append(missing_argument(argument, cls, methods, key=names[0] if names else f"options.{balancer.id}"))
     return found
+
+
+def _no_coroutines(strategy: Choice | None, cls: type, methods: Sequence[MethodPlan]) -> list[Problem]:
+    """What is to be said of a class without coroutines on an event loop."""
+    is_loop = strategy is not None and "event_loop" in strategy.registration.capabilities
+    sync = {MethodKind.SYNC, MethodKind.GENERATOR}
+    if strategy is None or not is_loop or not methods or any(method.kind not in sync for method in methods):
+        return []
+    message = f"is '{strategy.id}', but {cls.__qualname__} has no coroutines: its methods run on helper threads"
+    return [Problem("W01", "threading_strategy", message, "use threading_strategy 'pool'")]
 
 
 def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:

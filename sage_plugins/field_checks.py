@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from sage_plugins.secrets import HIDDEN, is_secret
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 
@@ -31,6 +32,7 @@ __all__ = [
     "Unit",
     "plain_string",
     "shown",
+    "shown_at",
     "unknown_key",
     "value_problems",
 ]
@@ -151,6 +153,11 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of 
     return f"an object of class {type(value).__name__}"
 
 
+def shown_at(key: str, value: object) -> str:
+    """As `shown`, but of a secret, going by its path *key*, nothing is shown."""
+    return HIDDEN if is_secret(key) else shown(value)
+
+
 def unknown_key(key: str, word: str, candidates: Iterable[str], *, suggest: bool = True) -> Problem:
     """The E101 for *word* at *key*, with the nearest of the *candidates*."""
     near = did_you_mean(word, candidates) if suggest else None
@@ -168,7 +175,7 @@ def plain_string(value: Any) -> Any:
 
 
 def _wrong_type(info: FieldInfo, key: str, value: object, fix: str = "") -> list[Problem]:
-    return [Problem("E102", key, f"must be {info.type_with_article}, got {shown(value)}", fix)]
+    return [Problem("E102", key, f"must be {info.type_with_article}, got {shown_at(key, value)}", fix)]
 
 
 def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
@@ -180,7 +187,7 @@ def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
     else:
         return []
     fix = "null means no limit" if value <= 0 and info.name == "timeout" else ""
-    return [Problem("E103", key, f"must be {allowed}, got {shown(value)}", fix)]
+    return [Problem("E103", key, f"must be {allowed}, got {shown_at(key, value)}", fix)]
 
 
 def _is_number_text(value: object) -> bool:
@@ -204,7 +211,7 @@ def _number(info: FieldInfo, key: str, value: Any) -> list[Problem]:
         return _wrong_type(info, key, value, "write the number without quotes" if _is_number_text(value) else "")
     if isinstance(value, float) and not math.isfinite(value):
         fix = "null means no limit" if info.optional else ""
-        return [Problem("E102", key, f"must be a finite number, got {shown(value)}", fix)]
+        return [Problem("E102", key, f"must be a finite number, got {shown_at(key, value)}", fix)]
     return _range_problems(info, key, value)
 
 
@@ -228,9 +235,9 @@ def _string(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     if info.choices and value not in info.choices:
         near = did_you_mean(value, info.choices)
         fix = f"did you mean {near!r}?" if near else ""
-        return [Problem("E103", key, f"must be {info.range}, got {shown(value)}", fix)]
+        return [Problem("E103", key, f"must be {info.range}, got {shown_at(key, value)}", fix)]
     if not value or value != value.strip():
-        return [Problem("E103", key, f"must not be empty or have spaces around it, got {shown(value)}")]
+        return [Problem("E103", key, f"must not be empty or have spaces around it, got {shown_at(key, value)}")]
     return []
 
 

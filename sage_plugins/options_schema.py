@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_orig
 
 import attrs
 
-from sage_plugins.attribute_docs import attribute_docs
 from sage_plugins.errors import text_of
+from sage_plugins.option_docs import attribute_docs
 from sage_plugins.options_validators import constrained
 from sage_plugins.schema_values import (
     VARIABLE,
@@ -95,9 +95,11 @@ class OptionsSchemas:
         title, description = registration.id, f"{registration.summary}\nFrom {entry.plugin.source}."
         try:
             cls = registration.options_class()
+            why = "" if cls is None or attrs.has(cls) else f"{cls!r} is not an attrs class"
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything; said where it matters
-            description += f"\nIts options are not known: {type(error).__name__}: {text_of(error)}"
-            return {"title": title, "description": description, "type": "object"}
+            cls, why = None, f"{type(error).__name__}: {text_of(error)}"
+        if why:
+            return {"title": title, "description": f"{description}\nIts options are not known: {why}", "type": "object"}
         if cls is None:
             return None
         return {"title": title, "description": description, **self.of_class(cls)}

@@ -1,21 +1,44 @@
-"""What will happen and which plugin decided it, before anything happens."""
+"""
+What will happen, who decided it and why, before anything happens.
+
+Making a plan starts nothing: plugins are asked to explain themselves, targets where replicas would go.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from sage_plugins.values import Placed, Problem
+from sage_plugins.errors import PluginError, text_of
+from sage_plugins.settings import Setting, settings_of
+from sage_plugins.values import Explanation, Placed, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sage_plugins.origins import Origin
     from sage_plugins.task import Composition
-    from sage_plugins.values import Choice
+    from sage_plugins.values import Choice, Refused
 
-__all__ = ["Decision", "DeploymentPlan", "ServicePlan", "plan_service"]
+__all__ = [
+    "Change",
+    "Decision",
+    "DeploymentPlan",
+    "ReplicaPlan",
+    "ServicePlan",
+    "comparable",
+    "describe",
+    "plan_service",
+]
+
+Action = Literal["add", "change", "keep", "remove"]
+
+#: Version of the plan as JSON; it grows when a reader of older plans would misunderstand a newer one.
+FORMAT: Final = 1
 
 
 @attrs.frozen
@@ -24,7 +47,7 @@ class Decision:
     One thing that was decided about a service.
 
     Attributes:
-        what: `"target"`, `"strategy"`, `"balancer"` or `"monitor"`.
+        what: `"target"`, `"strategy"`, `"balancer"`, `"monitor"`, or `"queue"`, which the core decides.
         id: The ID that the configuration names, or the default.
         source: Distribution and version of the plugin, or "" if no plugin was asked.
         summary: What it does, in one line.
@@ -35,7 +58,41 @@ class Decision:
     id: str
     source: str
     summary: str
-    explanation: tuple[str, ...]
+    explanation: tuple[Explanation, ...]
+
+
+@attrs.frozen
+class ReplicaPlan:
+    """
+    Where one replica will run.
+
+    Attributes:
+        id: The replica's id.
+        where: The node, or `"this process"`; None if the target can place it nowhere.
+        reason: Why there, or why nowhere.
+        refused: Why not elsewhere: reason by node.
+    """
+
+    id: str
+    where: str | None
+    reason: str
+    refused: Mapping[str, str] = MappingProxyType({})
+
+
+@attrs.frozen
+class Change:
+    """
+    A difference between what runs and what is configured.
+
+    Attributes:
+        key: What is different, such as `"timeout"`, `"init.kwargs.backend"` or `"class"`.
+        old: What runs; None if that has no such thing.
+        new: What is configured; None if that has no such thing.
+    """
+
+    key: str
+    old: Any
+    new: Any
 
 
 @attrs.frozen
@@ -45,61 +102,139 @@ class ServicePlan:
 
     Attributes:
         name: Name of the service.
+        action: `"add"`: it will be started. `"change"`: it runs otherwise, and will be replaced. `"keep"`: it runs as
+            configured. `"remove"`: it runs, is not configured any more, and will be stopped.
         service_class: Its class, as `module:name`.
+        settings: Every value of its configuration, with who set it and who acts on it.
         decisions: Who decides what.
-        replicas: For each replica its id, where it will run and why.
+        replicas: Where each replica will run; empty for a service that is to be removed.
+        time_outs: What the end of a call's time can stop.
         methods: Names of the served methods.
         warnings: What will not be as one might think.
+        changes: What is different from what runs.
     """
 
     name: str
+    action: Action
     service_class: str
-    decisions: tuple[Decision, ...]
-    replicas: tuple[tuple[str, str, str], ...]
-    methods: tuple[str, ...]
-    warnings: tuple[Problem, ...]
+    settings: tuple[Setting, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    replicas: tuple[ReplicaPlan, ...] = ()
+    time_outs: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 @attrs.frozen
 class DeploymentPlan:
     """
-    What `deploy` will do; `str(plan)` is for people, `to_json` for programs.
+    What `deploy` and `apply` will do; `str(plan)` is for people, `to_json` for programs.
+
+    Secrets, going by their names, and arguments of constructors are in it by a digest and their type only.
 
     Attributes:
-        services: The services, in the order in which they start.
+        services: The services, in the order in which they start; those that will be stopped come last.
         notes: What concerns the file as a whole.
     """
 
     services: tuple[ServicePlan, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything will be started, replaced or stopped."""
+        return any(service.action != "keep" for service in self.services)
+
+    @property
+    def unplaced(self) -> tuple[ReplicaPlan, ...]:
+        """The replicas for which there is no place."""
+        return tuple(each for service in self.services for each in service.replicas if each.where is None)
+
+    def essence(self) -> dict[str, dict[str, Any]]:
+        """
+        What will be done, by service, as plain values, without reasons and without what is only said of it.
+
+        Two plans with the same essence do the same.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for service in self.services:
+            does = {"action": service.action, "methods": ", ".join(service.methods)}
+            found[service.name] = (
+                does | {f"replica {each.id}": each.where for each in service.replicas} | comparable(service)
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values, as they stand in its JSON."""
+        found: dict[str, Any] = json.loads(self.to_json())
+        return found
 
     def to_json(self) -> str:
-        """The plan as a JSON object."""
-        return json.dumps(attrs.asdict(self), indent=2)
+        """The plan as a JSON object; its key `format` tells readers whether they understand it."""
+        return json.dumps({"format": FORMAT, **_plain(self)}, indent=2, default=str)
+
+    def text(self, *, all_settings: bool = False) -> str:
+        """
+        The plan for people, a block for each service.
+
+        Args:
+            all_settings: Show the settings that have their defaults, too.
+        """
+        from sage_plugins.plan_text import plan_text  # imported here: programs do without it
+
+        return plan_text(self, all_settings=all_settings)
 
     def __str__(self) -> str:
-        """The plan as text, a block for each service."""
-        blocks = ["\n".join(_lines(service)) for service in self.services]
-        count = "1 service" if len(self.services) == 1 else f"{len(self.services)} services"
-        replicas = sum(len(service.replicas) for service in self.services)
-        total = f"Plan: {count}, {'1 replica' if replicas == 1 else f'{replicas} replicas'} to start."
-        return "\n\n".join([*blocks, *self.notes, total])
+        """The plan for people, without what has its default."""
+        return self.text()
 
 
-def _lines(service: ServicePlan) -> Iterator[str]:
-    yield f"+ {service.name}  ({service.service_class})"
-    for decision in service.decisions:
-        by = f"  [{decision.source}]" if decision.source else ""
-        yield f"    {decision.what:<9} {decision.id}{by}  {decision.summary}"
-        yield from (f"    {'':<9}   - {line}" for line in decision.explanation)
-    for replica, where, why in service.replicas:
-        yield f"    {'replica':<9} {replica} -> {where}  ({why})"
-    yield f"    {'methods':<9} {', '.join(service.methods) or 'none'}"
-    yield from (f"    ! {warning}" for warning in service.warnings)
+def _plain(value: Any) -> Any:
+    """Objects as mappings of their attributes, all the way down."""
+    if attrs.has(type(value)):
+        return {each.name: _plain(getattr(value, each.name)) for each in attrs.fields(type(value))}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _plain(child) for name, child in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(child) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    return value
 
 
-def plan_service(composition: Composition, warnings: Sequence[Problem]) -> ServicePlan:
-    """Describe *composition*: ask its plugins to explain themselves, and its target where the replicas go."""
+def plan_service(
+    composition: Composition,
+    warnings: Sequence[Problem],
+    origin: Callable[[str], Origin],
+    running: Mapping[str, Any] | None = None,
+) -> ServicePlan:
+    """
+    Say what will happen to a service: ask its plugins to explain themselves, and its target where the replicas go.
+
+    Args:
+        composition: The service.
+        warnings: What was found doubtful about it.
+        origin: Who set the value at a path, such as `"timeout"`.
+        running: What `describe` said of the service that runs, or None if none does.
+
+    Raises:
+        PluginError: A plugin fails to explain itself, or its target to say where the replicas go.
+    """
+    plan = attrs.evolve(describe(composition, origin), replicas=tuple(_places(composition)), warnings=tuple(warnings))
+    if running is None:
+        return plan
+    changes = tuple(_changes(running, comparable(plan)))
+    return attrs.evolve(plan, action="change" if changes else "keep", changes=changes)
+
+
+def describe(composition: Composition, origin: Callable[[str], Origin]) -> ServicePlan:
+    """
+    What a service is, without asking where its replicas go.
+
+    Raises:
+        PluginError: A plugin fails to explain itself.
+    """
     config = composition.config
     cls = composition.factory.service_class
     decisions = [
@@ -108,31 +243,98 @@ def plan_service(composition: Composition, warnings: Sequence[Problem]) -> Servi
     ]
     if composition.balancer is not None:
         decisions.append(_decision("balancer", composition.balancer, config))
-    decisions.extend(_decision("monitor", choice, config) for choice in composition.monitors)
-    bound = f"{config.queue_size} calls may wait; a full queue "
-    bound += "refuses calls" if config.overload == "reject" else "makes callers wait"
-    limit = "no time limit" if config.timeout is None else f"{config.timeout:g} s from call to answer"
-    decisions.append(Decision("queue", config.overload, "", bound, (limit,)))
-    specs = [composition.spec(index) for index in range(config.replicas)]
-    target = composition.target.create()
-    try:
-        places = target.place(specs)
-    finally:
-        target.close()
+    decisions += [_decision("monitor", choice, config) for choice in composition.monitors]
+    said = [each for decision in decisions for each in decision.explanation]
+    decisions.append(_queue(config))
     return ServicePlan(
         name=composition.name,
+        action="add",
         service_class=f"{cls.__module__}:{cls.__qualname__}",
-        decisions=tuple(decisions),
-        replicas=tuple(
-            (spec.id, (place.node or "this process") if isinstance(place, Placed) else "nowhere", place.reason)
-            for spec, place in zip(specs, places, strict=True)
+        settings=tuple(settings_of(composition, origin)),
+        decisions=tuple(
+            attrs.evolve(each, explanation=tuple(line for line in each.explanation if line.kind != "timeout"))
+            for each in decisions
         ),
+        time_outs=tuple(_time_outs(composition, [each.text for each in said if each.kind == "timeout"])),
         methods=tuple(method.name for method in composition.methods),
-        warnings=tuple(warnings),
     )
 
 
 def _decision(what: str, choice: Choice, config: Any) -> Decision:
     registration = choice.registration
-    explanation = () if registration.explain is None else tuple(registration.explain(config, choice.options))
+    lines: list[str | Explanation] = []
+    if registration.explain is not None:
+        try:
+            lines.extend(registration.explain(config, choice.options))
+        except Exception as error:
+            msg = f"{what} '{choice.id}' from {choice.source} failed to explain itself: {text_of(error)}"
+            raise PluginError(msg) from error
+    explanation = tuple(line if isinstance(line, Explanation) else Explanation(str(line)) for line in lines)
     return Decision(what, choice.id, choice.source, registration.summary, explanation)
+
+
+def _queue(config: Any) -> Decision:
+    full = "a full queue " + ("refuses calls" if config.overload == "reject" else "makes callers wait")
+    limit = f"{config.queue_size} calls may wait, per calling process"
+    return Decision("queue", config.overload, "", f"{limit}; {full}", (Explanation(limit, "enforced"),))
+
+
+def _time_outs(composition: Composition, said: Sequence[str]) -> Iterator[str]:
+    """What the end of a call's time can stop; the strategy knows, and for one that is silent its capabilities do."""
+    timeout = composition.config.timeout
+    own = [method for method in composition.methods if method.name in composition.config.methods]
+    yield "no time limit" if timeout is None else f"{timeout:g} s from call to answer, waiting included"
+    yield from (
+        f"{method.name}: {'no time limit' if method.timeout == float('inf') else f'{method.timeout:g} s'}"
+        for method in own
+        if "timeout" in composition.config.methods[method.name]
+    )
+    yield "a call that still waits never starts"
+    if said:
+        yield from said
+    elif "releases_at_deadline" in composition.strategy.registration.capabilities:
+        yield f"its caller is released; '{composition.strategy.id}' does not say whether the method stops"
+    else:
+        yield f"under '{composition.strategy.id}' a running method may hold its caller until it ends"
+
+
+def _places(composition: Composition) -> Iterator[ReplicaPlan]:
+    target = composition.target
+    specs = [composition.spec(index) for index in range(composition.config.replicas)]
+    try:
+        opened = target.create()
+        try:
+            places: Sequence[Placed | Refused] = opened.place(specs)
+        finally:
+            opened.close()
+    except Exception as error:
+        msg = f"target '{target.id}' from {target.source} failed to say where replicas go: {text_of(error)}"
+        raise PluginError(msg) from error
+    for spec, place in zip(specs, places, strict=True):
+        if isinstance(place, Placed):
+            yield ReplicaPlan(spec.id, place.node or "this process", place.reason, dict(place.refused))
+        else:
+            yield ReplicaPlan(spec.id, None, place.reason, dict(place.nodes))
+
+
+# -- differences -------------------------------------------------------------------------------------------------------
+
+
+def comparable(plan: ServicePlan) -> dict[str, Any]:
+    """What of a service can differ, by name."""
+    found: dict[str, Any] = {"class": plan.service_class}
+    found |= {f"{decision.what} '{decision.id}'": decision.source for decision in plan.decisions if decision.source}
+    found |= {setting.key: setting.digest or setting.value for setting in plan.settings}
+    # As another process would read it.
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    plugins = {name for name in {**old, **new} if "'" in name}
+    for name in {**new, **old}:
+        if name in plugins and (name not in old or name not in new):
+            continue  # the setting that names the plugin says it
+        before, after = old.get(name), new.get(name)
+        if before != after:
+            yield Change(name, before, after)

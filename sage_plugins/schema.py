@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config import GROUPS, fields
+from sage_plugins.field_docs import explain
 from sage_plugins.field_schema import field_schema
 from sage_plugins.options_schema import OptionsSchemas
 from sage_plugins.schema_values import IDENTIFIER, VARIABLE, VARIABLE_WORDS, either, variable, whole
@@ -26,17 +27,8 @@ __all__ = ["DIALECT", "deployment_schema"]
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 _NAME: Final = whole("[A-Za-z][A-Za-z0-9_-]{0,62}")
-_NAME_WORDS: Final = "A name is a letter, then up to 62 letters, digits, '_' and '-'."
 
 _PATH: Final = rf"{IDENTIFIER}(?:\.{IDENTIFIER})*"
-
-_GROUP_DOCS: Final[Mapping[str, str]] = {
-    "deployment": "Where the service runs, on which threads, how many replicas it has and which one gets a call.",
-    "resources": "What each replica needs of its machine.",
-    "performance": "How many calls may wait, and how long calls, starting and stopping may take.",
-    "health": "How replicas are checked.",
-    "monitoring": "What is recorded about the service.",
-}
 
 #: The fields whose values are IDs of plugins, with the kind of plugin.
 _ID_FIELDS: Final[Mapping[str, str]] = {
@@ -61,11 +53,12 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
     Returns:
         Plain values, fit for JSON. They belong to the caller.
     """
+    docs = {doc.path: doc.doc for doc in explain()[0].walk()}
     options = OptionsSchemas()
     definitions = {f"fields.{name}": field_schema(info, _offered(registry, name)) for name, info in fields().items()}
     definitions["fields.options"] |= options.of_plugins(registry)
-    definitions |= {f"groups.{group}": _group(group) for group in GROUPS}
-    definitions |= {"service": _service(), "defaults": _defaults(), "profile": _profile()}
+    definitions |= {f"groups.{group}": _group(group, docs[group]) for group in GROUPS}
+    definitions |= {"service": _service(docs), "defaults": _defaults(docs), "profile": _profile()}
     definitions |= options.definitions
     return {
         "$schema": DIALECT,
@@ -75,13 +68,13 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
         "properties": {
             "version": {
                 "title": "version",
-                "description": "Version of the file's format.\nDefault: 1.",
+                "description": f"{docs['version']}\nDefault: 1.",
                 "default": 1,
                 "anyOf": [{"type": "integer", "const": 1}, variable()],
             },
             "services": {
                 "title": "services by name",
-                "description": f"The services by name. {_NAME_WORDS}",
+                "description": docs["services"],
                 "type": "object",
                 # A service without contents has all the defaults.
                 **_named({"$ref": "#/$defs/service", "type": ["object", "null"]}),
@@ -95,7 +88,7 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
             "defaults": {"$ref": "#/$defs/defaults"},
             "profiles": {
                 "title": "profiles by name",
-                "description": f"By name, defaults and services of their own; one profile can be chosen. {_NAME_WORDS}",
+                "description": docs["profiles"],
                 "type": "object",
                 **_named({"$ref": "#/$defs/profile"}),
             },
@@ -125,10 +118,10 @@ def _fields_only(properties: dict[str, Any]) -> dict[str, Any]:
     return {"allOf": [{"properties": properties, "additionalProperties": False}]}
 
 
-def _group(group: str) -> dict[str, Any]:
+def _group(group: str, doc: str) -> dict[str, Any]:
     return {
         "title": f"group {group}",
-        "description": f"{_GROUP_DOCS[group]}\nThe same fields may stand outside the group.",
+        "description": f"{doc}\nThe same fields may stand outside the group.",
         "type": "object",
         **_fields_only(_references(group)),
     }
@@ -142,25 +135,25 @@ def _configuration() -> dict[str, Any]:
     return keys
 
 
-def _service() -> dict[str, Any]:
+def _service(docs: Mapping[str, str]) -> dict[str, Any]:
     return {
         "title": "service",
         "description": "One service: its class, and how it is deployed. What is left out is as the defaults say.",
         "properties": {
             "class": {
                 "title": "class",
-                "description": "The class, as package.module:Class.\nWithout it, Python code registers the service.",
+                "description": docs["class"],
                 "type": "string",
                 "pattern": either(whole(f"{_PATH}:{_PATH}"), VARIABLE),
                 "errorMessage": f"must be a class, as package.module:Class; {VARIABLE_WORDS}",
             },
             "init": {
                 "title": "init",
-                "description": "Arguments of the class's constructor.",
+                "description": docs["init"],
                 "type": "object",
                 "properties": {
-                    "args": {"title": "args", "description": "The arguments without a name.", "type": "array"},
-                    "kwargs": {"title": "kwargs", "description": "The arguments by name.", "type": "object"},
+                    "args": {"title": "args", "description": docs["init.args"], "type": "array"},
+                    "kwargs": {"title": "kwargs", "description": docs["init.kwargs"], "type": "object"},
                 },
                 "additionalProperties": False,
             },
@@ -170,10 +163,10 @@ def _service() -> dict[str, Any]:
     }
 
 
-def _defaults() -> dict[str, Any]:
+def _defaults(docs: Mapping[str, str]) -> dict[str, Any]:
     return {
         "title": "defaults",
-        "description": "What every service has unless it says otherwise.",
+        "description": docs["defaults"],
         "type": "object",
         **_fields_only(_configuration()),
     }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.handle import ServiceHandle
 
-__all__ = ["ServiceContext", "ServiceFactory", "hook"]
+__all__ = ["ServiceContext", "ServiceFactory", "hook", "takes_ctx"]
 
 _Service = TypeVar("_Service")
 
@@ -156,7 +156,7 @@ class ServiceFactory:
         """
         cls = self.service_class
         kwargs = self.service_kwargs
-        if ctx is not None and "ctx" not in kwargs and _takes_ctx(cls, len(self.service_args)):
+        if ctx is not None and "ctx" not in kwargs and takes_ctx(cls, len(self.service_args)):
             kwargs = {**kwargs, "ctx": ctx}
         try:
             if type(cls).__call__ is not type.__call__:  # a metaclass that makes instances in its own way
@@ -202,7 +202,7 @@ def _set_ctx(instance: Any, ctx: ServiceContext | None) -> None:
         instance.ctx = ctx
 
 
-def _takes_ctx(cls: type, positional: int) -> bool:
+def takes_ctx(cls: type, positional: int) -> bool:
     """Whether the constructor has a parameter `ctx` that the positional arguments leave free."""
     try:
         parameters = list(inspect.signature(cls).parameters.values())

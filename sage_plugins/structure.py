@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args,
 
 import attrs
 
-from sage_plugins.field_checks import shown, unknown_key
+from sage_plugins.field_checks import shown, shown_at, unknown_key
+from sage_plugins.secrets import is_secret
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 
@@ -39,7 +40,7 @@ class _WrongError(Exception):
         self.fix = fix
 
     def problem(self, key: str) -> Problem:
-        return Problem(self.id, key, str(self), self.fix)
+        return Problem(self.id, key, f"must be {self.wanted}, got {shown_at(key, self.value)}", self.fix)
 
 
 class _UnknownError(Exception):
@@ -138,6 +139,9 @@ def _step(error: BaseException) -> str:
 
 
 def _validator_problem(error: BaseException, key: str) -> Problem:
+    if is_secret(key):
+        # The text of a stranger's exception may have the value in it.
+        return Problem("E103", key, f"is not valid ({type(error).__name__})")
     text = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
     # attrs's own validators begin with the attribute's name, which the key says already.
     name = f"'{key.rpartition('.')[2]}' "

@@ -32,6 +32,7 @@ _HINTS: Final[Mapping[Unit, str]] = {
     "seconds": "write the number of seconds, or a duration such as 250ms, 30s, 2m or 1h30m",
     "MiB": "write the number of MiB, or a size such as 512Mi or 4Gi",
 }
+_WORDS: Final[Mapping[Unit, str]] = {"seconds": "a duration", "MiB": "a size"}
 #: Longer texts are no durations, and are not worth a search.
 _LONGEST: Final = 60
 
@@ -87,10 +88,9 @@ def _members(declared: Mapping[str, FieldInfo], key: str, value: Mapping[str, An
 def _number(info: FieldInfo, key: str, text: str) -> tuple[float, Problem | None]:
     number = duration(text) if info.unit == "seconds" else size(text)
     if number is None:
-        what = "duration" if info.unit == "seconds" else "size"
-        return 0, Problem(
-            "E102", key, f"must be {info.type_with_article} or a {what}, got {shown(text)}", _fix(info, text)
-        )
+        kinds = ["an integer" if info.kind == "integer" else "a number", _WORDS[info.unit]]
+        words = f"{', '.join(kinds)} or null" if info.optional else " or ".join(kinds)
+        return 0, Problem("E102", key, f"must be {words}, got {shown(text)}", _fix(info, text))
     if info.kind == "integer":
         if number != int(number):
             message = f"must be a whole number of {info.unit}, got {shown(text)}, which is {number:g}"

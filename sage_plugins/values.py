@@ -18,6 +18,7 @@ __all__ = [
     "CallOptions",
     "Choice",
     "Event",
+    "Explanation",
     "Limits",
     "MethodKind",
     "MethodPlan",
@@ -160,8 +161,8 @@ class Registration:
         options: attrs class of the service's `options: {<id>: {...}}`, or a function that gives it, so that it is made
             only when it is needed; None if there is nothing to set.
         check: `check(config, options)` gives the problems of a configuration that names this ID; None for none.
-        explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces and
-            what is advisory; None for none.
+        explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces, what
+            is advisory, and what a time-out can stop. Each is a text, or an `Explanation`; None for none.
         capabilities: What the object declares that it can do, such as `"in_process"`; the core asks for a few of them.
     """
 
@@ -170,13 +171,27 @@ class Registration:
     summary: str
     options: type | Callable[[], type] | None = attrs.field(default=None, kw_only=True)
     check: Callable[[Any, Any], Iterable[Problem]] | None = attrs.field(default=None, kw_only=True)
-    explain: Callable[[Any, Any], Iterable[str]] | None = attrs.field(default=None, kw_only=True)
+    explain: Callable[[Any, Any], Iterable[str | Explanation]] | None = attrs.field(default=None, kw_only=True)
     capabilities: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
 
     def options_class(self) -> type | None:
         """The attrs class of the options, or None if there is nothing to set."""
         options = self.options
         return options if options is None or isinstance(options, type) else options()
+
+
+class Explanation(NamedTuple):
+    """
+    A line of the plan in which a plugin says what it makes of a configuration.
+
+    Attributes:
+        text: What it says, in one line.
+        kind: `"decides"`: what will be. `"enforced"`: a limit that is kept whatever happens. `"advisory"`: a setting
+            that is noted, but that nothing here keeps. `"timeout"`: what the end of a call's time can stop.
+    """
+
+    text: str
+    kind: Literal["decides", "enforced", "advisory", "timeout"] = "decides"
 
 
 class Source(Protocol):
@@ -285,10 +300,12 @@ class Placed(NamedTuple):
     Attributes:
         node: Name of the node, or None for this process.
         reason: Why there.
+        refused: Why not elsewhere: reason by node, for the other nodes that were considered.
     """
 
     node: str | None
     reason: str
+    refused: Mapping[str, str] = MappingProxyType({})
 
 
 class Refused(NamedTuple):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -137,6 +138,16 @@ class TestGoodFiles:
             for body in (nested, f"{name}: {text}"):
                 assert load(service(body)).services["kv"].values == {name: value}
 
+    def test_durations_and_sizes_may_have_units(self, load):
+        entry = load(
+            service("timeout: 250ms\nmemory_mb: 4Gi\nmethods: {get: {timeout: 2m, batch: {wait: 5ms}}}")
+        ).services
+        assert plain(entry["kv"].values) == {
+            "timeout": 0.25,
+            "memory_mb": 4096,
+            "methods": {"get": {"timeout": 120.0, "batch": {"wait": 0.005}}},
+        }
+
     def test_class_and_init(self, load):
         entry = load(service("class: my.pkg:Outer.KV\ninit: {args: [1, x], kwargs: {backend: memory}}")).services["kv"]
         assert entry.class_path == "my.pkg:Outer.KV"
@@ -150,17 +161,17 @@ class TestGoodFiles:
     def test_options_of_the_environment_are_kept_with_their_places(self, load):
         file = load("version: 1\noptions:\n  ray:\n    address: auto\nservices: {}\n")
         assert plain(file.options) == {"ray": {"address": "auto"}}
-        assert file.where["options.ray.address"] == Position(4, 14)
-        placed = file_problem(file, Problem("E101", "options.ray.address", "unknown"), "f.yaml")
+        assert file.place("options.ray.address").value == Position(4, 14)
+        placed = file_problem(file, Problem("E101", "options.ray.address", "unknown"))
         assert (placed.line, placed.column) == (4, 5)
 
     def test_places_of_values_and_keys(self, load):
         entry = load(service("class: a:B\nresources:\n  cpu_cores: 2\noptions: {rr: {weights: [1, 2]}}")).services["kv"]
-        assert entry.where[""] == Position(2, 3)
-        assert entry.where["class"] == Position(3, 12)
-        assert entry.where["cpu_cores"] == Position(5, 18)
-        assert entry.where_keys["cpu_cores"] == Position(5, 7)
-        assert entry.where["options.rr.weights.1"] == Position(6, 33)
+        assert entry.at == Position(2, 3)
+        assert entry.place("class").value == Position(3, 12)
+        assert entry.place("cpu_cores").value == Position(5, 18)
+        assert entry.place("cpu_cores").key == Position(5, 7)
+        assert entry.place("options.rr.weights.1").value == Position(6, 33)
 
     def test_a_byte_order_mark_and_other_line_ends_are_no_matter(self, load):
         assert load(b"\xef\xbb\xbfservices:\r\n  kv:\r\n    replicas: 1\r\n").services["kv"].values == {"replicas": 1}
@@ -198,12 +209,20 @@ class TestGoodFiles:
         assert found == value
         assert type(found) is type(value)
 
+    def test_anchors_merge_keys_and_variables_of_the_environment_stand_for_values(self, load, monkeypatch):
+        monkeypatch.setenv("SAGE_TEST_THREADS", "4")
+        body = "deployment: &pool {threading_strategy: pool}\nthread_pool_size: ${SAGE_TEST_THREADS}"
+        file = load(service(body) + "  two:\n    deployment:\n      <<: *pool\n      thread_count: 2\n")
+        assert file.services["kv"].values == {"threading_strategy": "pool", "thread_pool_size": 4}
+        assert file.services["two"].values == {"threading_strategy": "pool", "thread_count": 2}
+        assert file.services["two"].place("threading_strategy").value == Position(3, 44)
+
     def test_warnings_do_not_stop_the_reading(self, load):
         file = load(service("load_balancing: true"))
         (warning,) = file.warnings
         assert str(warning) == (
             f"{file.path}:3:21: warning W11: services.kv.load_balancing: "
-            "has nothing to balance with one replica (set replicas to 2 or more)"
+            "has nothing to balance with one replica [replicas has its default] (set replicas to 2 or more)"
         )
 
 
@@ -239,15 +258,58 @@ services:
 
     def test_places_are_those_of_the_layer_that_won(self, load):
         entry = load(self.FILE, profile="dev").services["kv"]
-        assert entry.where["thread_count"].line == 9
-        assert entry.where["timeout"].line == 4
-        assert entry.where["queue_size"].line == 6
-        assert entry.where["class"].line == 6
+        assert entry.place("thread_count").value.line == 9
+        assert entry.place("timeout").value.line == 4
+        assert entry.place("queue_size").value.line == 6
+        assert entry.place("class").value.line == 6
 
-    def test_a_field_is_taken_as_a_whole(self, load):
-        entry = load("defaults: {options: {a: {x: 1}}}\nservices: {kv: {options: {b: {}}}}").services["kv"]
-        assert entry.values["options"] == {"b": {}}
-        assert "options.a.x" not in entry.where
+    def test_mappings_are_merged_key_by_key_and_everything_else_is_taken_as_a_whole(self, load):
+        entry = load(
+            """\
+defaults:
+  options: {pool: {idle_timeout: 5, other: 1}, events: {size: 9}}
+  monitors: [metrics, events]
+  retry: {min: 1}
+services:
+  kv:
+    options: {pool: {idle_timeout: 7}}
+    monitors: [health]
+    retry: null
+"""
+        ).services["kv"]
+        assert plain(entry.values) == {
+            "options": {"pool": {"idle_timeout": 7, "other": 1}, "events": {"size": 9}},
+            "monitors": ["health"],
+            "retry": None,
+        }
+        assert entry.place("options.pool.idle_timeout").value.line == 7
+        assert entry.place("options.pool.other").value.line == 2
+        assert entry.place("monitors.1") is None
+        assert entry.place("retry.min") is None
+
+    def test_each_value_knows_who_set_it(self, load):
+        file = load(self.FILE, profile="dev")
+        entry = file.services["kv"]
+        assert {name: str(entry.origin(name)).removeprefix(file.path) for name in ("timeout", "queue_size")} == {
+            "timeout": ":4, profile dev, defaults",
+            "queue_size": ":6, profile dev",
+        }
+        assert str(entry.origin("replicas")) == "default"
+        assert entry.origin("thread_count")[:4] == ("file", file.path, 9, 22)
+
+    def test_defaults_that_all_services_would_copy_are_bounded(self, refused):
+        """Thousands of services that each add a key to thousands of defaults are refused, not merged for minutes."""
+        defaults = ", ".join(f"k{number}: 1" for number in range(5_000))
+        services = "".join(f"  s{number}: {{user_config: {{a: 1}}}}\n" for number in range(3_000))
+        found, error = refused(f"defaults: {{user_config: {{{defaults}}}}}\nservices:\n{services}")
+        assert [place.partition(" ")[2] for place in found] == ["E108"]
+        assert "say less in defaults" in str(error)
+
+    def test_defaults_that_services_share_are_not_copied(self, load):
+        defaults = ", ".join(f"k{number}: 1" for number in range(5_000))
+        services = "".join(f"  s{number}:\n" for number in range(3_000))
+        file = load(f"defaults: {{user_config: {{{defaults}}}}}\nservices:\n{services}")
+        assert len({id(entry.values["user_config"]) for entry in file.services.values()}) == 1
 
     def test_an_unknown_profile_is_refused_with_the_nearest(self, refused):
         found, error = refused(self.FILE, profile="prdo")
@@ -298,7 +360,11 @@ BAD_BODIES = [
     ("timeout: .nan", ["3:14 E102"]),
     ("timeout: .inf", ["3:14 E102"]),
     ("timeout: 1e999", ["3:14 E102"]),
-    ("timeout: 30s", ["3:14 E102"]),
+    ("timeout: 30 s", ["3:14 E102"]),
+    ("memory_mb: 4GB", ["3:16 E102"]),
+    ("memory_mb: 100Ki", ["3:16 E103"]),
+    ("timeout: 0ms", ["3:14 E103"]),
+    ("methods: {get: {timeout: 5x, batch: {wait: -1s}, max_concurrency: 0}}", ["3:30 E102", "3:48 E102", "3:71 E103"]),
     ("target: 017", ["3:13 E102"]),
     ("target: {}", ["3:13 E102"]),
     ("target_nodes: node-1", ["3:19 E102"]),
@@ -358,14 +424,14 @@ BAD_BODIES = [
     ("batch_wait: 30", ["3:17 E503"]),
     ("methods:\n  get:\n    batch: {wait: 30}", ["5:23 E503"]),
     ("replicas: 2\nload_balancing: 'true'", ["4:21 E102"]),
-    # Tags, anchors, aliases, merge keys, keys that are no strings.
+    # Tags, aliases, merge keys, variables, keys that are no strings.
     ("target: !!str local", ["3:13 E106"]),
     ("user_config: !!python/object/apply:os.system ['true']", ["3:18 E106"]),
     ("user_config: {a: !local x}", ["3:22 E106"]),
     ("target: ! local", ["3:13 E106"]),
-    ("target: &t local", ["3:13 E111"]),
-    ("user_config: &c {a: *c}", ["3:18 E111", "3:25 E111"]),
-    ("<<: {timeout: 1}", ["3:5 E111"]),
+    ("user_config: &c {a: *c}", ["3:25 E111"]),
+    ("<<: 3", ["3:9 E111"]),
+    ("target: ${}", ["3:13 E105"]),
     ("user_config: {1: a, true: b, null: c, 1.5: d}", ["3:19 E102", "3:25 E102", "3:34 E102", "3:43 E102"]),
     ("user_config: {[a]: b}", ["3:19 E102"]),
     ("? {a: b}\n: c", ["3:7 E102"]),
@@ -570,18 +636,19 @@ class TestFileProblem:
         ],
     )
     def test_a_problem_gets_the_place_of_the_longest_known_part_of_its_key(self, load, rule, key, line, column):
-        entry = load(service(self.BODY)).services["kv"]
-        placed = file_problem(entry, Problem(rule, key, "is wrong", "do it right"), "f.yaml")
+        entry = attrs.evolve(load(service(self.BODY)).services["kv"], path="f.yaml")
+        placed = file_problem(entry, Problem(rule, key, "is wrong", "do it right"))
         assert str(placed) == f"f.yaml:{line}:{column}: error {rule}: services.kv.{key}: is wrong (do it right)"
 
     def test_a_warning_is_called_one(self, load):
-        entry = load(service(self.BODY)).services["kv"]
-        assert str(file_problem(entry, Problem("W05", "cpu_cores", "is advisory"), "f.yaml")) == (
+        entry = attrs.evolve(load(service(self.BODY)).services["kv"], path="f.yaml")
+        assert str(file_problem(entry, Problem("W05", "cpu_cores", "is advisory"))) == (
             "f.yaml:2:3: warning W05: services.kv.cpu_cores: is advisory"
         )
 
 
 TOKENS = [*"{}[],:?-&*!|>'\"%@`#<~=\n \t\\", ": ", "- ", "\n  ", "<<", "---", "..."]
+TOKENS += ["&a ", "*a", "<<: ", "${", "${A}", "${A:-", "$${"]
 TOKENS += ["services", "kv", *GROUPS, "timeout", "methods", "1", "null", "on", "x"]
 
 

@@ -318,11 +318,16 @@ def test_file_may_name_what_only_a_plugin_knows(env, given, deployment_file):
     assert "E301" in str(caught.value)
 
 
-def test_file_is_for_services_that_do_not_run_yet(env, given, deployment_file):
+def test_file_changes_nothing_that_runs_before_it_is_applied(env, given, deployment_file):
     env.register_service("svc", given)
     env.deploy()
-    with pytest.raises(errors.DeployError, match="svc"):
-        env.load_service_deployment_config(deployment_file(FILE))
+    before = env.task("svc")
+    env.load_service_deployment_config(deployment_file("services: {svc: {timeout: 7}}"))
+    env.deploy()
+    assert env.task("svc") is before
+    assert env.get_service_status("svc")["deployment_config"].timeout == 30
+    env.apply()
+    assert env.get_service_status("svc")["deployment_config"].timeout == 7
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------
@@ -345,7 +350,7 @@ def test_plan_starts_nothing_and_names_who_decides(env, given, deployment_file):
     for distribution in ("local", "threading", "balancers", "monitors"):
         name = f"sage-deploy-{distribution}"
         assert f"[{name} {metadata.version(name)}]" in text
-    for word in ("svc#0", "svc#1", "other#0", "round_robin", "2 services", "3 replicas", "'nobody'"):
+    for word in ("svc#0", "svc#1", "other#0", "round_robin", "2 services", "3 replicas", "services.nobody"):
         assert word in text
     services = json.loads(plan.to_json())["services"]
     assert [service["name"] for service in services] == ["svc", "other"]

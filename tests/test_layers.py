@@ -23,21 +23,34 @@ from typing import NamedTuple
 
 import pytest
 
+from sage_plugins.plugin_imports import HEAVY
+
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "sage_plugins"
 
 LAYERS = {
     7: {"__main__", "cli", "environment"},
     6: {
+        "catalogue",
+        "choices",
+        "config_dump",
         "config_file",
+        "doctor",
         "entry_class",
         "factory",
+        "field_docs",
         "field_schema",
         "options_schema",
         "options_validators",
         "plan",
+        "plan_file",
+        "plan_text",
+        "plugin_check",
+        "plugin_imports",
+        "run_record",
         "schema",
         "schema_values",
+        "settings",
         "shorthand",
     },
     5: {"replica_set", "service_monitor", "task"},
@@ -46,16 +59,20 @@ LAYERS = {
     2: {"interfaces"},
     1: {
         "aio",
-        "attribute_docs",
         "batch",
         "call",
         "config",
         "config_keys",
         "config_rules",
+        "control_groups",
         "field_checks",
+        "file_layers",
+        "file_problems",
         "keys",
         "methods",
         "metrics",
+        "option_docs",
+        "origins",
         "service",
         "steps",
         "stream",
@@ -63,16 +80,16 @@ LAYERS = {
         "units",
         "values",
         "worker_loop",
+        "yaml_events",
         "yaml_nodes",
+        "yaml_scalars",
+        "yaml_variables",
     },
-    0: {"clock", "errors", "secrets", "spelling"},
+    0: {"bounded_file", "clock", "errors", "findings", "secrets", "spelling"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
 PLUGINS_SEE = 3
-
-#: What must not be imported before it is needed. Some of these take longer to import than the whole core.
-HEAVY = {"asyncio", "cattrs", "click", "numpy", "psutil", "ray", "starlette", "uvicorn", "yaml"}
 
 
 class Import(NamedTuple):

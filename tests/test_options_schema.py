@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from sage_plugins.attribute_docs import attribute_docs
 from sage_plugins.options_schema import OptionsSchemas
 from sage_plugins.structure import structure
 
@@ -272,31 +271,3 @@ def test_default_null_is_said_but_not_filled_in():
     found = definition(made(str | None, default=None))["properties"]["x"]
     assert "default" not in found
     assert found["description"] == "Default: null."
-
-
-def test_attributes_are_described_by_the_class_or_its_base():
-    class Base:
-        """
-        What all have.
-
-        Attributes:
-            one: First.
-            two (int): Second, with a colon: it goes on
-                here.
-
-                And here.
-        """
-
-    class Heir(Base):
-        """
-        One of them.
-
-        Attributes:
-            one: Another first.
-
-        Raises:
-            ValueError: Never.
-        """
-
-    assert attribute_docs(Heir) == {"one": "Another first.", "two": "Second, with a colon: it goes on here. And here."}
-    assert attribute_docs(Colour) == {}

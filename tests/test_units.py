@@ -79,7 +79,12 @@ def test_what_is_read_is_not_changed_in_place():
 @pytest.mark.parametrize(
     ("name", "value", "rule", "words"),
     [
-        ("timeout", "30", "E102", "or a duration, got '30' (write the number of seconds, or a duration such as 250ms"),
+        (
+            "timeout",
+            "30",
+            "E102",
+            "must be a number, a duration or null, got '30' (write the number of seconds, or a duration such as 250ms",
+        ),
         ("timeout", "none", "E102", "(null means no limit)"),
         ("memory_mb", "4GB", "E102", "(GB means powers of 1000: write Ki, Mi, Gi or Ti)"),
         ("memory_mb", "4G", "E102", "(G means powers of 1000: write Ki, Mi, Gi or Ti)"),

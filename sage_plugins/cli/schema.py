@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from sage_plugins.cli.output import progress
+from sage_plugins.cli.output import complain, progress, write
 
 __all__ = ["command"]
 
@@ -34,9 +34,9 @@ def command(output: Path | None) -> None:
     registry = Registry.discover()
     text = json.dumps(deployment_schema(registry), indent=2, allow_nan=False)
     for failure in registry.failures:
-        progress(f"the schema lacks this: {failure}")
+        complain(f"the schema lacks what this offers: {failure}")
     if output is None:
-        click.echo(text)
+        write(text)
         return
     try:
         _replace(output, f"{text}\n")

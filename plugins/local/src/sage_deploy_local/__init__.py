@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.values import Problem, Registration
+from sage_plugins.values import Explanation, Problem, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,7 @@ def _check(config: Any, _options: None) -> Iterator[Problem]:
                 name,
                 "target 'local' runs in this process and chooses no node",
                 "remove it or name another target",
+                other="target",
             )
     if config.failover_enabled:
         yield Problem(
@@ -42,9 +43,12 @@ def _check(config: Any, _options: None) -> Iterator[Problem]:
         yield Problem("W05", "memory_mb", f"{config.memory_mb} is advisory: replicas share this process's memory")
 
 
-def _explain(_config: Any, _options: None) -> Iterator[str]:
+def _explain(config: Any, _options: None) -> Iterator[str | Explanation]:
     yield "arguments and results are passed by reference, nothing is copied"
     yield "replicas die only with this process; a method that hangs keeps its thread"
+    noted = [name for name in ("cpu_cores", "memory_mb", "gpu_count") if getattr(config, name)]
+    if noted:
+        yield Explanation(f"{', '.join(noted)}: nothing is reserved in this process", "advisory")
 
 
 @hookimpl

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.values import Problem, Registration
+from sage_plugins.values import Explanation, Problem, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["sage_register_threading_strategies"]
 
-_THREADS_RUN_ON = (
-    "time-outs release the caller; a method that runs on keeps its thread until it ends, a coroutine is cancelled"
+_THREADS_RUN_ON = Explanation(
+    "its caller is released; a method that runs on keeps its thread until it ends, a coroutine is cancelled", "timeout"
 )
+
+_SHARED = "methods that compute share one core, under a Python with the global interpreter lock"
 
 _COUNTS = ("thread_count", "max_thread_count", "thread_pool_size")
 
@@ -62,6 +64,7 @@ def _no_coroutines(config: Any) -> Iterator[Problem]:
             "max_concurrency",
             f"has no effect: strategy '{config.threading_strategy}' runs calls on threads",
             "use threading_strategy 'async', or remove it",
+            other="threading_strategy",
         )
 
 
@@ -74,6 +77,7 @@ def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
                 name,
                 f"is {count}, but strategy '{config.threading_strategy}' runs one call at a time",
                 "use threading_strategy 'pool', or remove it",
+                other="threading_strategy",
             )
     yield from _no_coroutines(config)
 
@@ -87,6 +91,7 @@ def _check_multi(config: Any, _options: None) -> Iterator[Problem]:
                 name,
                 f"is {size}, but strategy 'multi' has exactly thread_count threads, which is {config.thread_count}",
                 "use threading_strategy 'pool', or remove it",
+                other="thread_count",
             )
     yield from _no_coroutines(config)
 
@@ -99,6 +104,7 @@ def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
             "max_thread_count",
             f"is {alias} and thread_pool_size is {size}: under 'pool' they are the same thing",
             "give one of them",
+            other="thread_pool_size",
         )
     elif size is not None and size < kept:
         yield Problem(
@@ -106,32 +112,41 @@ def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
             "thread_pool_size",
             f"is {size}, less than thread_count {kept}",
             "thread_count threads are kept, thread_pool_size is the most that there are",
+            other="thread_count",
         )
     elif size is None and alias is not None and alias < kept:
-        yield Problem("E302", "max_thread_count", f"is {alias}, less than thread_count {kept}", "raise it")
+        message = f"is {alias}, less than thread_count {kept}"
+        yield Problem("E302", "max_thread_count", message, "raise it", other="thread_count")
     yield from _no_coroutines(config)
 
 
-def _explain_single(_config: Any, _options: None) -> Iterator[str]:
+def _explain_single(_config: Any, _options: None) -> Iterator[str | Explanation]:
     yield "one call at a time, always on the same thread, in the order of arrival"
-    yield "time-outs release the caller; a method that runs on keeps the replica busy until it ends"
+    yield Explanation(
+        "its caller is released; a method that runs on keeps the replica busy until it ends, a coroutine is cancelled",
+        "timeout",
+    )
 
 
-def _explain_multi(config: Any, _options: None) -> Iterator[str]:
-    yield f"exactly {config.thread_count} calls at once, on as many threads"
+def _explain_multi(config: Any, _options: None) -> Iterator[str | Explanation]:
+    yield Explanation(f"exactly {config.thread_count} calls at once, on as many threads", "enforced")
+    yield _SHARED
     yield _THREADS_RUN_ON
 
 
-def _explain_async(config: Any, _options: None) -> Iterator[str]:
+def _explain_async(config: Any, _options: None) -> Iterator[str | Explanation]:
     most = config.max_concurrency or (config.thread_count if config.thread_count > 1 else 100)
     why = ""
     if config.max_concurrency is None:
         why = " (thread_count)" if config.thread_count > 1 else " (neither max_concurrency nor thread_count is given)"
-    yield f"up to {most} coroutines at once on one event loop{why}; time-outs and cancelling end them"
+    yield Explanation(f"up to {most} coroutines at once on one event loop{why}", "enforced")
     yield "constructor and hooks run on the loop; methods that are no coroutines run on helper threads beside it"
+    yield Explanation(
+        "its caller is released; a coroutine is cancelled, a method on a helper thread runs on until it ends", "timeout"
+    )
 
 
-def _explain_pool(config: Any, options: Any) -> Iterator[str]:
+def _explain_pool(config: Any, options: Any) -> Iterator[str | Explanation]:
     from sage_deploy_threading.pool import pool_size
 
     size = pool_size(config.thread_count, config.thread_pool_size or config.max_thread_count)
@@ -140,13 +155,16 @@ def _explain_pool(config: Any, options: Any) -> Iterator[str]:
     first = "1 thread" if config.thread_count == 1 else f"{config.thread_count} threads"
     more = f"; {first} at first, more under load until they are idle for {options.idle_timeout:g} s"
     more = "" if config.thread_count >= size else more
-    yield f"up to {size} calls at once{why}{more}"
+    yield Explanation(f"up to {size} calls at once{why}{more}", "enforced")
+    yield _SHARED
     yield _THREADS_RUN_ON
 
 
-def _explain_inline(_config: Any, _options: None) -> Iterator[str]:
+def _explain_inline(_config: Any, _options: None) -> Iterator[str | Explanation]:
     yield "the caller's own thread runs the method, one call at a time; the constructor runs on another thread"
-    yield "time-outs bound the wait for the turn only: a running method cannot release its caller before it ends"
+    yield Explanation(
+        "only the wait for the turn is bounded: a running method cannot release its caller before it ends", "timeout"
+    )
 
 
 @hookimpl
@@ -174,7 +192,7 @@ def sage_register_threading_strategies() -> list[Registration]:
             _create_async,
             "One event loop per replica: many coroutines at once",
             explain=_explain_async,
-            capabilities=frozenset({"concurrent", "releases_at_deadline"}),
+            capabilities=frozenset({"concurrent", "event_loop", "releases_at_deadline"}),
         ),
         Registration(
             "pool",

@@ -1,0 +1,186 @@
+"""Which plugins a configuration names, with their options, and what they say of it; no class is needed for that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import attrs
+
+from sage_plugins.config_rules import cross_problems
+from sage_plugins.errors import PlanError, PluginError, UnknownPluginError
+from sage_plugins.structure import structure
+from sage_plugins.values import Choice, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.plugins import Registry
+
+__all__ = ["Choices", "Finder", "check_config", "choose", "refuse_errors"]
+
+
+class Choices(NamedTuple):
+    """
+    The plugins of one service.
+
+    Attributes:
+        target: Where replicas run; None if there is no such plugin.
+        strategy: How a replica runs calls; None if there is no such plugin.
+        balancer: Who gets the next call; None without balancing, or if there is no such plugin.
+        monitors: Who watches, as far as there are such plugins.
+        default_balancer: ID of the balancer that the service has if its configuration names none.
+    """
+
+    target: Choice | None
+    strategy: Choice | None
+    balancer: Choice | None
+    monitors: tuple[Choice, ...]
+    default_balancer: str
+
+
+class Finder:
+    """
+    Looks up plugins for one service and collects what is wrong.
+
+    Attributes:
+        problems: Everything found so far, errors and warnings.
+        unknown: The IDs that nothing installed has.
+    """
+
+    def __init__(self, service: str, config: ServiceDeploymentConfig, registry: Registry) -> None:
+        self._service = service
+        self._config = config
+        self._registry = registry
+        self.problems: list[Problem] = []
+        self.unknown: list[UnknownPluginError] = []
+
+    def find(self, kind: str, id: str, key: str) -> Choice | None:
+        """
+        Look up *id*, which the configuration names at *key*, read its options and have it check the configuration.
+
+        Returns:
+            The choice, whose options are None if they are wrong; None if there is no such plugin.
+
+        Raises:
+            PluginError: The plugin's check failed.
+        """
+        try:
+            found = self._registry.find(kind, id, service=self._service)
+        except UnknownPluginError as error:
+            self.unknown.append(error)
+            self.problems += [attrs.evolve(problem, key=key) for problem in error.problems]
+            return None
+        registration = found.registration
+        given = self._config.options.get(id, {})
+        options = None
+        options_class = registration.options_class()
+        if options_class is not None:
+            options, wrong = structure(options_class, given, key=f"options.{id}")
+            self.problems.extend(wrong)
+        elif given:
+            self.problems.append(Problem("E101", f"options.{id}", f"{kind} '{id}' has no options", "remove them"))
+        if registration.check is not None and (options is not None or options_class is None):
+            try:
+                self.problems.extend(registration.check(self._config, options))
+            except Exception as error:
+                msg = (
+                    f"{kind} '{id}' from {found.plugin.source} failed to check service '{self._service}': "
+                    f"{type(error).__name__}: {error}"
+                )
+                raise PluginError(msg) from error
+        return Choice(registration, options, found.plugin)
+
+
+def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
+    """
+    Find every plugin that *config* names; what is wrong is in `finder.problems`.
+
+    Raises:
+        PluginError: A plugin's check failed.
+    """
+    finder.problems += cross_problems(attrs.asdict(config, recurse=False))
+    target = finder.find("target", config.target, "target")
+    strategy = finder.find("threading strategy", config.threading_strategy, "threading_strategy")
+    capabilities: frozenset[str] = frozenset() if target is None else target.registration.capabilities
+    default_balancer = "least_loaded" if "in_process" in capabilities else "power_of_two"
+    balancer = None
+    balances = config.load_balancing and config.replicas > 1
+    if balances or config.load_balancer is not None:
+        balancer = finder.find("load balancer", config.load_balancer or default_balancer, "load_balancer")
+    if balancer is not None and not balances:
+        balancer = None
+        finder.problems.append(
+            Problem(
+                "W12",
+                "load_balancer",
+                "has no effect: there is nothing to balance",
+                "set load_balancing, and replicas to 2 or more",
+                other="replicas" if config.load_balancing else "load_balancing",
+            )
+        )
+    monitors = [
+        finder.find("monitor", id, f"monitors.{index}")
+        for index, id in enumerate(config.monitors)
+        if id != "metrics" or config.enable_metrics
+    ]
+    choices = Choices(target, strategy, balancer, tuple(each for each in monitors if each), default_balancer)
+    finder.problems += _together(choices, config)
+    return choices
+
+
+def _together(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
+    """What the chosen plugins make of each other."""
+    target, strategy = choices.target, choices.strategy
+    used = {each.id for each in (target, strategy, choices.balancer, *choices.monitors) if each is not None}
+    named = {config.target, config.threading_strategy, config.load_balancer, *config.monitors}
+    problems = [
+        Problem("W12", f"options.{id}", "has no effect: the service does not use that plugin", "remove them")
+        for id in config.options
+        if id not in used and (id not in named or id == config.load_balancer)
+    ]
+    if (
+        target is not None
+        and strategy is not None
+        and "in_callers_thread" in strategy.registration.capabilities
+        and "in_process" not in target.registration.capabilities
+    ):
+        problems.append(
+            Problem(
+                "E306",
+                "threading_strategy",
+                f"is '{strategy.id}', which runs calls on their callers' threads: target '{target.id}' has no such",
+                "use threading_strategy 'single'",
+                other="target",
+            )
+        )
+    return problems
+
+
+def refuse_errors(service: str, problems: Sequence[Problem], unknown: Sequence[UnknownPluginError] = ()) -> None:
+    """
+    Raise if there are errors among the problems of a service.
+
+    Raises:
+        UnknownPluginError: An ID that no plugin has is all that is wrong.
+        PlanError: With every problem.
+    """
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if len(errors) == len(unknown) == 1:
+        raise UnknownPluginError(str(unknown[0]), kind=unknown[0].kind, id=unknown[0].id, problems=problems)
+    if errors:
+        lines = "".join(f"\n  {problem}" for problem in errors)
+        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+        raise PlanError(f"service '{service}' has {count}:{lines}", problems=problems)
+
+
+def check_config(service: str, config: ServiceDeploymentConfig, registry: Registry) -> list[Problem]:
+    """
+    What the plugins that a configuration names say of it; the service's class is not needed.
+
+    Raises:
+        PluginError: A plugin's check failed.
+    """
+    finder = Finder(service, config, registry)
+    choose(finder, config)
+    return finder.problems

@@ -1,0 +1,112 @@
+"""Problems with their places in a file, and how they are shown: `file:line:column: error ID: what (what to do)`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import attrs
+
+from sage_plugins.errors import ConfigError
+from sage_plugins.values import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["LISTED", "FileProblem", "Position", "in_order", "one_line", "placed", "refuse"]
+
+#: Problems beyond so many are counted, not listed: one mistake often has many.
+LISTED: Final = 20
+
+
+@attrs.frozen
+class Position:
+    """A place in a file; lines and columns count from 1."""
+
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        """`7:13`."""
+        return f"{self.line}:{self.column}"
+
+
+@attrs.frozen(kw_only=True)
+class FileProblem(Problem):
+    """
+    A problem with its place in a file.
+
+    Attributes:
+        path: The file, as it was named by the caller.
+        line: Line, from 1.
+        column: Column in characters, from 1.
+        section: The part of the file in which `key` counts, such as `"services.kv"`; empty for the file itself.
+        other_at: Where the value stands that this one disagrees with, or None: it is not in the file.
+    """
+
+    path: str = ""
+    line: int = 1
+    column: int = 1
+    section: str = ""
+    other_at: Position | None = None
+
+    @property
+    def problem(self) -> Problem:
+        """The problem without its place."""
+        return Problem(self.id, self.key, self.message, self.fix, self.other)
+
+    def __str__(self) -> str:
+        """
+        The problem as one line: `file:line:column: error E303: services.kv.replicas: message [other at 3:7] (fix)`.
+        """
+        key = ".".join(part for part in (self.section, self.key) if part)
+        what = f"{one_line(key)}: {self.message}" if key else self.message
+        if self.other:
+            what += f" [{self.other} {'has its default' if self.other_at is None else f'at {self.other_at}'}]"
+        fix = f" ({self.fix})" if self.fix else ""
+        place = f"{one_line(self.path)}:{self.line}:{self.column}"
+        return f"{place}: {self.severity} {self.id}: {one_line(what + fix, 700)}"
+
+
+def placed(
+    problem: Problem, path: str, at: Position, section: str = "", other_at: Position | None = None
+) -> FileProblem:
+    """Give *problem* its place."""
+    return FileProblem(
+        id=problem.id,
+        key=problem.key,
+        message=problem.message,
+        fix=problem.fix,
+        other=problem.other,
+        path=path,
+        line=at.line,
+        column=at.column,
+        section=section,
+        other_at=other_at,
+    )
+
+
+def in_order(problems: Iterable[FileProblem]) -> list[FileProblem]:
+    """Errors first, each kind in the order of the file."""
+    return sorted(problems, key=lambda problem: (problem.severity == "warning", problem.line, problem.column))
+
+
+def refuse(path: str, problems: Iterable[FileProblem]) -> NoReturn:
+    """
+    Raise the `ConfigError` that lists *problems*.
+
+    Raises:
+        ConfigError: Always; `problems` has all of them, the message the first `LISTED`.
+    """
+    ordered = in_order(problems)
+    lines = [f"\n  {problem}" for problem in ordered[:LISTED]]
+    if len(ordered) > LISTED:
+        lines.append(f"\n  and {len(ordered) - LISTED} more")
+    count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
+    raise ConfigError(f"{one_line(path)} has {count}:{''.join(lines)}", problems=ordered)
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """Text from a file or a path as part of one line of a message: no line breaks, no control characters."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -1,0 +1,122 @@
+"""Every value of a service's configuration, one by one: what it is, who set it, and who acts on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from sage_plugins.config import fields, plain
+from sage_plugins.origins import Origin
+from sage_plugins.secrets import HIDDEN, is_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sage_plugins.task import Composition
+
+__all__ = ["Setting", "settings_of"]
+
+#: Hexadecimal digits of a digest: enough to see a change, too few to try out what was digested.
+_DIGITS: Final = 8
+
+_WORDS: Final = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+@attrs.frozen
+class Setting:
+    """
+    One value of a service's configuration.
+
+    Attributes:
+        key: Its path, such as `"timeout"`, `"methods.get.timeout"`, `"options.pool.idle_timeout"` or
+            `"init.kwargs.backend"`.
+        value: The value. Of a secret, going by its name, nothing is shown; of a constructor's argument its type.
+        origin: Who set it.
+        acts: Who acts on it: `"core"`, `"service"` (its own class), or a plugin such as `"strategy pool"`.
+        digest: Tells whether a value that is not shown has changed; "" for one that is shown.
+    """
+
+    key: str
+    value: Any
+    origin: Origin
+    acts: str
+    digest: str = ""
+
+
+def settings_of(composition: Composition, origin: Callable[[str], Origin]) -> Iterator[Setting]:
+    """
+    Every setting of a service: the fields in the order of the reference, plugins' options, the constructor's arguments.
+
+    Args:
+        composition: The service.
+        origin: Who set the value at a path.
+    """
+    config = composition.config
+    actors = {
+        "target": f"target {composition.target.id}",
+        "strategy": f"strategy {composition.strategy.id}",
+        "balancer": "core" if composition.balancer is None else f"balancer {composition.balancer.id}",
+        "monitors": " ".join(["monitors", *(choice.id for choice in composition.monitors)]),
+    }
+    for name, info in fields().items():
+        if name == "options":
+            continue
+        for key, value in _leaves(name, plain(getattr(config, name))):
+            yield _shown(key, value, origin(key), actors.get(info.role, info.role))
+    yield from _options(composition, origin)
+    yield from _arguments(composition.factory, origin)
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The value at *key*; of a mapping that is not empty, each value in it."""
+    if isinstance(value, dict) and value:
+        for name, child in value.items():
+            yield from _leaves(f"{key}.{name}", child)
+    else:
+        yield key, value
+
+
+def _options(composition: Composition, origin: Callable[[str], Origin]) -> Iterator[Setting]:
+    kinds = {"target": composition.target, "strategy": composition.strategy, "balancer": composition.balancer}
+    chosen = [(f"{kind} {choice.id}", choice) for kind, choice in kinds.items() if choice is not None]
+    chosen += [(f"monitor {choice.id}", choice) for choice in composition.monitors]
+    for actor, choice in chosen:
+        if choice.options is not None:
+            for key, value in _leaves(f"options.{choice.id}", attrs.asdict(choice.options)):
+                yield _shown(key, value, origin(key), actor)
+
+
+def _arguments(factory: Any, origin: Callable[[str], Origin]) -> Iterator[Setting]:
+    # A foreign factory keeps its arguments to itself.
+    given = [(f"init.args.{index}", value) for index, value in enumerate(getattr(factory, "service_args", ()))]
+    given += [(f"init.kwargs.{name}", value) for name, value in dict(getattr(factory, "service_kwargs", {})).items()]
+    for key, value in given:
+        words = HIDDEN if is_secret(key) else _WORDS.get(type(value), f"an object of class {type(value).__name__}")
+        yield Setting(key, words, origin(key), "service", _digest(value))
+
+
+def _shown(key: str, value: Any, origin: Origin, acts: str) -> Setting:
+    if value is not None and not isinstance(value, bool) and is_secret(key):
+        return Setting(key, HIDDEN, origin, acts, _digest(value))
+    return Setting(key, plain(value), origin, acts)
+
+
+def _digest(value: Any) -> str:
+    """The same for equal values, in every process; for objects of other kinds than YAML has, by identity."""
+
+    def identity(found: Any) -> Any:
+        return dict(found) if isinstance(found, Mapping) else f"{type(found).__qualname__} {id(found):x}"
+
+    text = json.dumps(value, sort_keys=True, default=identity)
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()[:_DIGITS]
