@@ -301,7 +301,8 @@ class Environment:
             raise ServiceStoppedError(msg, service=name)
 
     def _check_known(self, name: str) -> None:
-        names = self._catalogue.names
+        with self._lock:  # what runs is known, also if no file names it any more
+            names = list(dict.fromkeys([*self._catalogue.names, *self._tasks]))
         if name not in names:
             from sage_plugins.spelling import did_you_mean
 

@@ -13,7 +13,7 @@ import attrs
 
 from sage_plugins.config import GROUPS, fields, plain
 from sage_plugins.config_keys import METHOD_FIELDS
-from sage_plugins.errors import ConfigError
+from sage_plugins.errors import ConfigError, PluginError
 from sage_plugins.factory import NOT_YET
 from sage_plugins.field_checks import shown
 from sage_plugins.option_docs import registered_options
@@ -120,6 +120,8 @@ def explain(path: str = "", discover: Callable[[], Registry] = Registry.discover
             words.insert(1, _ANY)
         case [word, *_] if word in fields() and (group := fields()[word].group):
             words.insert(0, group)
+        case ["options"]:
+            return (_options_of_all(discover()),)
     file = _file(method)
     known = {doc.path: doc for doc in file.walk()} | {"": file}
     found = known.get(".".join(words))
@@ -311,6 +313,17 @@ def _options_of(path: str, id: str, rest: list[str], registry: Registry) -> tupl
     if not matching:
         raise _unknown(path, ["options", id, *rest], known)
     return matching
+
+
+def _options_of_all(registry: Registry) -> FieldDoc:
+    """The field `options`, with what each installed plugin takes."""
+    found: list[FieldDoc] = []
+    for id in sorted({id for _, id in registry.entries()}):
+        try:
+            found += (doc for doc in _options_of("", id, [], registry) if doc.keys)
+        except PluginError as error:  # that of one plugin hides nobody else's
+            found.append(FieldDoc(f"options.{id}", str(error)))
+    return attrs.evolve(_field(fields()["options"], ""), keys=tuple(found))
 
 
 def _setting(key: FieldDoc) -> tuple[str, Any]:

@@ -37,8 +37,8 @@ __all__ = [
 
 Action = Literal["add", "change", "keep", "remove"]
 
-#: Version of the plan as JSON; it grows when a reader of older plans would misunderstand a newer one.
-FORMAT: Final = 1
+#: Version of the plan as JSON: it grows when a reader of older plans would misunderstand a newer one.
+VERSION: Final = 1
 
 
 @attrs.frozen
@@ -171,8 +171,8 @@ class DeploymentPlan:
         return found
 
     def to_json(self) -> str:
-        """The plan as a JSON object; its key `format` tells readers whether they understand it."""
-        return json.dumps({"format": FORMAT, **_plain(self)}, indent=2, default=str)
+        """The plan as a JSON object; its key `version` tells readers whether they understand it."""
+        return json.dumps({"version": VERSION, **_plain(self)}, indent=2, default=str)
 
     def text(self, *, all_settings: bool = False) -> str:
         """

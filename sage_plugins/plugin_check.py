@@ -196,7 +196,7 @@ class Inspection:
 
     def _run(self, name: str, options: Any) -> Iterator[Finding]:
         """Call `check` or `explain` with a configuration that names the ID and sets nothing else."""
-        wanted = (Problem,) if name == "check" else (str, Explanation)
+        wanted: tuple[type, ...] = (Problem,) if name == "check" else (str, Explanation)
         config = ServiceDeploymentConfig(**_NAMED[self._kind](self._registration.id))
         try:
             results = list(getattr(self._registration, name)(config, options))
@@ -205,7 +205,7 @@ class Inspection:
             return
         strange = [result for result in results if not isinstance(result, wanted)]
         if strange:
-            fix = f"have it give objects of class {' or '.join(kind.__name__ for kind in wanted)} only"
+            fix = f"have it give objects of class {' or '.join(each.__name__ for each in wanted)} only"
             yield self._wrong(f"{name} gives {strange[0]!r}", fix)
 
 

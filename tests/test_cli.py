@@ -221,6 +221,19 @@ def test_text_of_an_exception_cannot_pose_as_ours(folder):
     assert "\nall ready after" not in done.stderr
 
 
+def test_traceback_of_a_method_is_shown_with_its_text_escaped(folder):
+    """What the user's own code raises is theirs to find: with the place, and with exit code 1."""
+    (folder / "raising.py").write_text(
+        "class Raising:\n    def process(self):\n        raise ValueError('\\x1b]0;owned\\x07')\n"
+    )
+    file = deployment(folder, "services: {raising: {class: 'raising:Raising'}}")
+    done = sage_deploy("up", file, "--once", cwd=folder)
+    assert done.returncode == 1
+    assert 'raising.py", line 3, in process' in done.stderr
+    assert ESCAPE not in done.stderr
+    assert r"ValueError: \x1b]0;owned\x07" in done.stderr
+
+
 def test_result_of_a_service_is_escaped_at_a_terminal_and_untouched_in_a_pipe(folder):
     (folder / "loud.py").write_text(
         "class Loud:\n    def process(self):\n        return '\\x1b]0;owned\\x07\\ttab\\nline'\n"
@@ -274,28 +287,33 @@ def test_closed_pipe_ends_quietly(arguments, tmp_path):
     assert (done.returncode, done.stderr) == (ExitCode.FAILED, "")
 
 
-def test_up_into_a_closed_pipe_stops_its_services(folder):
-    """It ends as any other command, and the hooks of the services run."""
+def test_up_into_a_pipe_that_is_closed_stops_its_services(folder):
+    """The reader goes while the services run: their hooks run, and the command ends as any other."""
     (folder / "tidy.py").write_text(
-        "import sys\nclass Tidy:\n    def stop(self):\n        print('stop hook ran', file=sys.stderr)\n"
+        "import sys\n"
+        "class Tidy:\n"
+        "    def process(self):\n"
+        "        open('gate').read()\n"
+        "    def stop(self):\n"
+        "        print('stop hook ran', file=sys.stderr)\n"
     )
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [SCRIPT, "up", deployment(folder, "services: {tidy: {class: 'tidy:Tidy'}}"), "--once"],
-            cwd=folder,
-            env=surroundings(PYTHONPATH=folder),
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-    finally:
-        os.close(writer)
-    assert done.returncode == ExitCode.FAILED
-    assert "Traceback" not in done.stderr
+    os.mkfifo(folder / "gate")
+    file = deployment(folder, "services: {tidy: {class: 'tidy:Tidy'}}")
+    with subprocess.Popen(
+        [SCRIPT, "up", file, "--once"],
+        cwd=folder,
+        env=surroundings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout.readline()
+        running.stdout.close()
+        (folder / "gate").write_text("go on")
+        errors = running.stderr.read()
+        assert running.wait(PATIENCE) == ExitCode.FAILED
+    assert "stop hook ran" in errors
+    assert "Traceback" not in errors
 
 
 # -- interrupts ------------------------------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
 
 from command_line import sage_deploy
+from sage_plugins.cli.explain import SPELLINGS
 from sage_plugins.config import GROUPS, fields
+from sage_plugins.units import duration, size
 
 
 def test_field_is_explained_with_its_place_type_default_and_meaning(tmp_path):
@@ -21,6 +24,16 @@ def test_field_is_explained_with_its_place_type_default_and_meaning(tmp_path):
     assert "  default     30.0" in lines
     snippet = done.stdout[done.stdout.index("  services:") :]
     assert yaml.safe_load(snippet) == {"services": {"my_service": {"performance": {"timeout": 30.0}}}}
+
+
+def test_spellings_of_units_are_such(tmp_path):
+    """What it says that a file may say, the reader takes."""
+    for text in re.findall(r"\w*\d\w*", SPELLINGS["seconds"]):
+        assert duration(text) is not None
+    for text in re.findall(r"\w*\d\w*", SPELLINGS["MiB"]):
+        assert size(text) is not None
+    done = sage_deploy("explain", "memory_mb", cwd=tmp_path)
+    assert "  unit        MiB; a file may also say 512Mi or 4Gi\n" in done.stdout
 
 
 def test_group_is_explained_with_its_fields(tmp_path):

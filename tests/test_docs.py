@@ -184,13 +184,18 @@ class Page:
 
 
 def _commands(group: click.Group) -> Iterator[click.Command]:
+    yield from (command for _, command in _named_commands(group))
+
+
+def _named_commands(group: click.Group, above: str = "sage-deploy") -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, with all its words."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
-            yield from _commands(command)
+            yield from _named_commands(command, f"{above} {name}")
         else:
-            yield command
+            yield f"{above} {name}", command
 
 
 @pytest.fixture
@@ -247,6 +252,25 @@ def test_public_name_is_documented(name):
 def test_error_is_documented(name):
     assert getattr(errors, name).__doc__
     assert f"`{name}`" in text_of("api.md")
+
+
+@pytest.mark.parametrize(("name", "command"), list(_named_commands(cli.commands)))
+def test_command_is_documented(name, command):
+    """It has a section of its own, which names each of its options, and stands in the table of commands."""
+    page = text_of("cli.md")
+    table, *_ = page.split("\n## ")
+    (section,) = re.findall(rf"^## `{name}`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert f"| [`{name}`](#{name.replace(' ', '-')}) |" in table
+    for option in (option for parameter in command.params for option in parameter.opts if option.startswith("--")):
+        assert re.search(rf"`{option}[ `]", section), option
+
+
+def test_every_exit_code_and_every_command_that_is_elsewhere_is_documented():
+    page = text_of("cli.md")
+    for code in cli.ExitCode:
+        assert f"\n| {code.value} | " in page
+    for name in cli.ELSEWHERE:
+        assert f"`{name}`" in page
 
 
 def script(path: str) -> ModuleType:

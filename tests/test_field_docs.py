@@ -8,12 +8,14 @@ import attrs
 import pytest
 import yaml
 
-from sage_plugins import config_file, errors
+import sage_deploy_threading
+from sage_plugins import config_file, errors, hookimpl
 from sage_plugins.config import GROUPS, fields
 from sage_plugins.config_keys import METHOD_FIELDS
 from sage_plugins.factory import NOT_YET
 from sage_plugins.field_docs import explain
 from sage_plugins.plugins import Registry
+from sage_plugins.values import Registration
 
 
 def one(path):
@@ -69,7 +71,7 @@ def test_every_snippet_is_a_deployment_file(tmp_path):
 
 def test_every_key_is_explained_by_the_path_that_it_has():
     for doc in everything():
-        assert doc in explain(doc.path)
+        assert doc.path in {found.path for found in explain(doc.path)}
         assert doc.doc or doc.path.startswith("options.")
 
 
@@ -100,6 +102,28 @@ def test_options_name_the_plugin_they_belong_to():
     doc = one("options.pool")
     assert "threading strategy 'pool' from sage-deploy-threading" in doc.doc
     assert one("options.pool.idle_timeout") in doc.keys
+
+
+def test_options_lists_every_plugin_that_has_some():
+    paths = [key.path for key in one("options").keys]
+    assert {"options.pool", "options.events", "options.consistent_hash"} <= set(paths)
+    assert "options.single" not in paths
+
+
+def test_options_that_cannot_be_read_hide_no_others():
+    """Who asks for them learns whose they are; who asks for all sees the rest."""
+
+    class Broken:
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("broken", print, "Broken", options=lambda: 1 / 0)]
+
+    registry = Registry.of(sage_deploy_threading, Broken())
+    with pytest.raises(errors.PluginError, match="options of 'broken' from Broken cannot be read: ZeroDivisionError"):
+        explain("options.broken", lambda: registry)
+    (doc,) = explain("options", lambda: registry)
+    assert [key.path for key in doc.keys] == ["options.broken", "options.pool"]
+    assert "ZeroDivisionError" in doc.keys[0].doc
 
 
 def test_plugin_without_options_says_so():

@@ -248,6 +248,20 @@ def test_core_imports_make_no_circle(offered):
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
+def test_modules_of_the_command_line_import_each_other_in_one_direction():
+    """They are of one layer; the package itself imports its commands by name only, when they are asked for."""
+    sources = {name: (package, source) for name, package, source in modules_of(CORE / "cli", ROOT)}
+    graph = {name: set[str]() for name in sources}
+    for name, (package, source) in sources.items():
+        for found in imports(source, package):
+            graph[name] |= {found.module, f"{found.module}.{found.name}"} & (sources.keys() - {name})
+    assert graph["sage_plugins.cli.plan"] >= {"sage_plugins.cli.output"}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
 def test_package_offers_its_names_without_the_test_kit():
     """`sage_plugins` itself imports no plugin and not the test kit."""
     init = CORE / "__init__.py"

@@ -428,5 +428,5 @@ def test_a_plan_starts_no_thread_and_imports_nothing_heavy():
 
 def test_problems_can_be_read_from_the_json(planned, on_nodes):
     plan = on_nodes(memory_mb=5).plan()
-    assert json.loads(plan.to_json())["format"] == 1
+    assert json.loads(plan.to_json())["version"] == 1
     assert all(isinstance(problem, Problem) for problem in plan.services[0].warnings)

@@ -87,11 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _show(error)
         sys.exit(error.exit_code)
-    except Exception as error:
-        answered = _answered(error)
-        if answered is None:
-            raise
-        sys.exit(answered)
+    except Exception as error:  # noqa: BLE001 - a user's own, such as a method's: it may hold anything
+        sys.exit(_answered(error))
     if code:  # of `--help` and its like; a command that fails raises or exits
         sys.exit(code)
 
@@ -104,8 +101,8 @@ def _show(error: click.ClickException) -> None:
     complain(f"Error: {error.format_message()}")
 
 
-def _answered(error: Exception) -> ExitCode | None:
-    """Say what went wrong, if it is an error of this project; a traceback is left to a mistake in the code."""
+def _answered(error: Exception) -> ExitCode:
+    """Say what went wrong; where it was is only of interest if the error is none of this project."""
     from sage_plugins.errors import ConfigError, PlanError, PluginError, SageDeployError
 
     if isinstance(error, (ConfigError, PlanError, PluginError)):
@@ -113,5 +110,8 @@ def _answered(error: Exception) -> ExitCode | None:
         return ExitCode.BAD_INPUT
     if isinstance(error, SageDeployError):
         complain(f"{type(error).__name__}: {error}")
-        return ExitCode.FAILED
-    return None
+    else:
+        import traceback
+
+        progress("".join(traceback.format_exception(error)).rstrip())
+    return ExitCode.FAILED

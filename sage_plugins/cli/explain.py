@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sage_plugins.field_docs import FieldDoc
 
 __all__ = ["command"]
+
+#: How a file may spell a number of this unit.
+SPELLINGS: Final = {"seconds": "250ms, 30s, 2m or 1h30m", "MiB": "512Mi or 4Gi"}
 
 
 @click.command("explain")
@@ -65,7 +68,7 @@ def _facts(doc: FieldDoc) -> Iterator[tuple[str, str]]:
         return
     yield "type", _type(doc)
     if doc.unit:
-        yield "unit", doc.unit
+        yield "unit", f"{doc.unit}; a file may also say {SPELLINGS[doc.unit]}"
     if doc.required:
         yield "default", "none: it is required"
     elif doc.has_default:
@@ -80,8 +83,9 @@ def _keys(above: FieldDoc, keys: list[FieldDoc]) -> Iterator[str]:
     """The keys with their meanings; of the file and of a service only the names of the keys below them."""
     for key in keys:
         yield ""
+        name = key.path.removeprefix(f"{above.path}.")
         default = " (required)" if key.required else f" = {_shown(key.default)}" if key.has_default else ""
-        yield f"  {key.path.removeprefix(f'{above.path}.')}: {printable(_type(key) + default)}"
+        yield printable(f"  {name}: {_type(key)}{default}")
         if key.doc:
             yield paragraph(key.doc, "      ")
         if key.keys and above.path in {"", "services"} and key.path != "services":

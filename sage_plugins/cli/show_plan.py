@@ -26,7 +26,10 @@ def show_plan(plan: DeploymentPlan, *, all_settings: bool = False) -> None:
         plan: The plan.
         all_settings: Show the settings that have their defaults, too.
     """
-    for line in plan.text(all_settings=all_settings).split("\n"):
-        text = printable(line)
-        colour = _SERVICES.get(text[:2]) or _DETAILS.get(text.lstrip()[:2])
-        write(click.style(text, fg=colour) if coloured() and colour else text)
+    write("\n".join(map(_coloured, plan.text(all_settings=all_settings).split("\n"))))
+
+
+def _coloured(line: str) -> str:
+    text = printable(line)
+    colour = _SERVICES.get(text[:2]) or _DETAILS.get(text.lstrip()[:2])
+    return click.style(text, fg=colour) if coloured() and colour else text
