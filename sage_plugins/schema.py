@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.plugins import Registry
 
-__all__ = ["DIALECT", "deployment_schema"]
+__all__ = ["DIALECT", "deployment_schema", "schema_text"]
 
 #: The edition of JSON Schema in which the schema is written.
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -97,6 +97,13 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": dict(sorted(definitions.items())),
     }
+
+
+def schema_text(registry: Registry) -> str:
+    """The JSON Schema as text, for a file."""
+    import json  # imported here: who only wants the schema does without
+
+    return json.dumps(deployment_schema(registry), indent=2, allow_nan=False)
 
 
 def _offered(registry: Registry, field: str) -> dict[str, str]:

@@ -85,7 +85,7 @@ LAYERS = {
         "yaml_scalars",
         "yaml_variables",
     },
-    0: {"bounded_file", "clock", "errors", "findings", "secrets", "spelling"},
+    0: {"bounded_file", "clock", "errors", "findings", "secrets", "spelling", "whole_file"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
