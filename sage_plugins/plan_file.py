@@ -7,8 +7,6 @@ So the file needs no secrets, and nothing that it says is believed.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +15,7 @@ import attrs
 from sage_plugins.bounded_file import UnreadableError, read_bounded
 from sage_plugins.errors import ConfigError, PlanError
 from sage_plugins.file_problems import LISTED, FileProblem
+from sage_plugins.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,15 +68,7 @@ def save_plan(path: Path, plan: DeploymentPlan, file: Path, profile: str | None)
         "essence": plan.essence(),
         "plan": plan.to_dict(),
     }
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=2)
-            stream.write("\n")
-        os.replace(temporary, path)  # noqa: PTH105 - the temporary name is no Path
-    except BaseException:
-        os.unlink(temporary)  # noqa: PTH108 - as above
-        raise
+    write_whole(path, json.dumps(content, indent=2) + "\n", private=True)
 
 
 def read_plan(path: Path) -> SavedPlan | None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from sage_plugins.whole_file import write_whole
+
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: there, plans do not know of other processes
@@ -118,12 +120,7 @@ class RunRecord:
             "profile": self._profile,
             "services": services,
         }
-        temporary = self._place.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as stream:
-            json.dump(content, stream)
-        temporary.replace(self._place.with_suffix(".json"))
+        write_whole(self._place.with_suffix(".json"), json.dumps(content), private=True)
 
     def close(self) -> None:
         """Note nothing any more. Idempotent."""

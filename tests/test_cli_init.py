@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 
+import jsonschema
 import pytest
 import yaml
 
 from command_line import ROOT, sage_deploy
 from sage_plugins.cli.init import starter_files
 
-FILES = ["service_deployment.yaml", "services.py"]
+FILES = ["service_deployment.schema.json", "service_deployment.yaml", "services.py"]
 
 
 def content(folder):
@@ -121,5 +123,19 @@ def test_wheel_holds_the_files(tmp_path):
 
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
-        for name, text in starter_files().items():
+        texts = {name: text for name, text in starter_files().items() if name != FILES[0]}  # that is made anew
+        for name, text in texts.items():
             assert archive.read(f"sage_plugins/cli/starter/{name}").decode() == text
+
+
+def test_schema_that_it_writes_takes_the_file_beside_it(tmp_path):
+    """And refuses a mistake in it: it is the schema of the installed plugins, which the file's first line names."""
+    assert sage_deploy("init", cwd=tmp_path).returncode == 0
+    schema = json.loads((tmp_path / FILES[0]).read_text(encoding="utf-8"))
+    text = (tmp_path / FILES[1]).read_text(encoding="utf-8")
+    assert text.startswith(f"# yaml-language-server: $schema={FILES[0]}\n")
+    content = yaml.safe_load(text)
+    jsonschema.validate(content, schema)
+    content["services"]["duplicates"]["deployment"]["thread_cout"] = 4
+    with pytest.raises(jsonschema.ValidationError, match="thread_cout"):
+        jsonschema.validate(content, schema)

@@ -39,12 +39,17 @@ LAYERS = {
         "entry_class",
         "factory",
         "field_docs",
+        "field_schema",
+        "options_schema",
+        "options_validators",
         "plan",
         "plan_file",
         "plan_text",
         "plugin_check",
         "plugin_imports",
         "run_record",
+        "schema",
+        "schema_values",
         "settings",
         "shorthand",
     },
@@ -80,7 +85,7 @@ LAYERS = {
         "yaml_scalars",
         "yaml_variables",
     },
-    0: {"bounded_file", "clock", "errors", "findings", "secrets", "spelling"},
+    0: {"bounded_file", "clock", "errors", "findings", "secrets", "spelling", "whole_file"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import pytest
 
@@ -110,7 +110,7 @@ def test_a_damaged_one_is_refused(saved, change, rule):
 
 def test_a_plan_that_cannot_be_written_leaves_the_old_one(saved, plan_of, monkeypatch):
     before = saved.path.read_text()
-    monkeypatch.setattr(json, "dump", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_plan(saved.path, plan_of(), plan_of.path, None)
     assert saved.path.read_text() == before

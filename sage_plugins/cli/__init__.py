@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "plan": "Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.",
     "up": "Deploy the services of FILE and keep them running until interrupted.",
     "explain": "Explain a FIELD of a deployment file: where it stands, its type, range, default and meaning.",
+    "schema": "Print the JSON Schema of deployment files, for editors.",
     "doctor": "Check whether this machine and this Python are fit to run services; each finding says what to do.",
     "plugins": "Look at the installed plugins.",
 }

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["command", "starter_files", "write_all"]
 
 _DEPLOYMENT: Final = "service_deployment.yaml"
+#: Where the first line of the deployment file tells editors to look for its schema.
+_SCHEMA: Final = "service_deployment.schema.json"
 
 
 @click.command("init")
@@ -26,6 +28,8 @@ _DEPLOYMENT: Final = "service_deployment.yaml"
 def command(folder: Path, *, force: bool) -> None:
     """
     Write a commented deployment file and two services to start from into FOLDER.
+
+    Beside them stands the file's JSON Schema, for editors; `schema` writes it anew when plugins come or go.
 
     Without FOLDER: into the working directory. No file is overwritten unless --force is given: if one is in the way,
     nothing is written.
@@ -46,8 +50,12 @@ def starter_files() -> dict[str, str]:
     """Everything that `init` writes: the contents of each file by its name."""
     from importlib.resources import files
 
+    from sage_plugins.plugins import Registry
+    from sage_plugins.schema import schema_text
+
     folder = files("sage_plugins.cli") / "starter"
-    return {name: (folder / name).read_text(encoding="utf-8") for name in (_DEPLOYMENT, "services.py")}
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in (_DEPLOYMENT, "services.py")}
+    return texts | {_SCHEMA: f"{schema_text(Registry.discover())}\n"}
 
 
 def write_all(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
