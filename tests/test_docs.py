@@ -20,6 +20,7 @@ import doctest
 import importlib.util
 import inspect
 import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -110,7 +111,7 @@ class Page:
         take(block)
 
     def _at(self, block: Block) -> str:
-        return f"{self._path.relative_to(ROOT)}:{block.line}"
+        return f"{os.path.relpath(self._path, ROOT)}:{block.line}"
 
     def _take_python(self, block: Block) -> None:
         # Empty lines before it, so that a traceback points into the page.
@@ -237,6 +238,36 @@ def test_blocks_of(path, folder, monkeypatch):
     if "examples" in path.relative_to(ROOT).parts:
         monkeypatch.syspath_prepend(path.parent)
     Page(path, monkeypatch).take_all()
+
+
+GOOD = "```yaml\n# {}.yaml\nservices: {{}}\n```\n"
+BAD = "```yaml\n# {}.yaml\nservices: []\n```\n"
+PLAN = "```console\n$ sage-deploy plan {}.yaml\n{}\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (GOOD.format("broken"), "nothing refuses"),
+        (GOOD.format("broken") + PLAN.format("broken", ""), "exit code 0"),
+        (BAD.format("good"), "page.md:2"),
+        (BAD.format("broken") + PLAN.format("broken", "broken.yaml:1:1: error"), "printed"),
+        (PLAN.format("broken-missing", "broken-missing.yaml has 2 problems: ..."), "printed"),
+        (PLAN.format("missing", "missing.yaml has 1 problem: ..."), "nobody checks this output"),
+    ],
+)
+def test_page_that_says_what_is_not_so_is_found(text, fault, folder, monkeypatch):
+    page = folder / "page.md"
+    page.write_text(text, encoding="utf-8")
+    with pytest.raises(AssertionError, match=fault):
+        Page(page, monkeypatch).take_all()
+
+
+def test_page_that_says_what_is_so_passes(folder, monkeypatch):
+    page = folder / "page.md"
+    refused = BAD.format("broken") + PLAN.format("broken", "broken.yaml has 1 problem: ...")
+    page.write_text(refused + PLAN.format("broken-missing", "... E109: ..."), encoding="utf-8")
+    Page(page, monkeypatch).take_all()
 
 
 def test_pages_run_something():
