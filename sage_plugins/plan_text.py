@@ -45,11 +45,7 @@ def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:
     if service.action == "remove":
         yield f"{sign} {service.name}  ({service.service_class}) runs, and is not configured any more"
         return
-    if service.action == "keep":
-        yield f"{sign} {service.name}  ({service.service_class}) runs as configured"
-        yield from _warnings(service)
-        return
-    yield f"{sign} {service.name}  ({service.service_class})"
+    yield f"{sign} {service.name}  ({service.service_class})" + (" runs as configured" * (service.action == "keep"))
     for change in service.changes:
         yield f"    ~ {change.key}: {_value(change.old)} -> {_value(change.new)}"
     for decision in service.decisions:
