@@ -19,12 +19,12 @@ from sage_plugins.schema_values import (
     whole,
     with_default,
 )
-from sage_plugins.units import DURATION, SIZE
+from sage_plugins.units import PATTERNS, UNIT_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_plugins.field_checks import FieldInfo, Kind, Unit
+    from sage_plugins.field_checks import FieldInfo, Kind
 
 __all__ = ["field_schema"]
 
@@ -33,12 +33,6 @@ _DISTINCT: Final = frozenset({"monitors", "target_nodes"})
 
 #: The names of methods; private ones are not served.
 _METHOD: Final = whole(rf"(?!_){IDENTIFIER}")
-
-_UNIT_PATTERNS: Final[Mapping[Unit, str]] = {"seconds": DURATION, "MiB": SIZE}
-_UNIT_WORDS: Final[Mapping[Unit, str]] = {
-    "seconds": "a duration such as 250ms, 30s or 1h30m",
-    "MiB": "a size such as 512Mi or 4Gi",
-}
 
 
 def field_schema(info: FieldInfo, offered: Mapping[str, str], *, is_nested: bool = False) -> dict[str, Any]:
@@ -57,7 +51,7 @@ def field_schema(info: FieldInfo, offered: Mapping[str, str], *, is_nested: bool
 def _description(info: FieldInfo, *, is_nested: bool) -> str:
     lines = [info.doc]
     if info.unit:
-        lines.append(f"Takes {_UNIT_WORDS[info.unit]} too.")
+        lines.append(f"Takes {UNIT_WORDS[info.unit]} too.")
     if info.range:
         lines.append(f"Allowed: {info.range}.")
     if not is_nested or info.default is not None:
@@ -71,7 +65,7 @@ def _message(info: FieldInfo) -> str:
     """What an editor says to a value of another type, and to a text that stands for none of the right type."""
     words = f"must be {info.type_with_article}" + (f", {info.range}" if info.range else "")
     if info.unit:
-        words += f", or {_UNIT_WORDS[info.unit]}"
+        words += f", or {UNIT_WORDS[info.unit]}"
     return f"{words}; {VARIABLE_WORDS}"
 
 
@@ -84,7 +78,7 @@ def _number(info: FieldInfo, _: Mapping[str, str]) -> dict[str, Any]:
     if info.maximum is not None:
         schema["maximum"] = info.maximum
     # The line end that Python's `$` lets follow.
-    units = [rf"{_UNIT_PATTERNS[info.unit]}(?!\n)"] if info.unit else []
+    units = [rf"{PATTERNS[info.unit]}(?!\n)"] if info.unit else []
     return {**schema, "pattern": either(*units, VARIABLE), "errorMessage": _message(info)}
 
 

@@ -31,6 +31,7 @@ from sage_plugins.schema_values import (
     whole,
     with_default,
 )
+from sage_plugins.units import PATTERNS, UNIT_WORDS
 
 if TYPE_CHECKING:
     from sage_plugins.plugins import Registered, Registry
@@ -144,7 +145,12 @@ class OptionsSchemas:
         elif given := _default(attribute.default):
             schema = with_default(schema, given[0])
             lines.append(f"Default: {json.dumps(given[0])}.")
-        return {"title": name, "description": "\n".join(lines), **_with_variable(schema)}
+        schema = _with_variable(schema)
+        if unit := attribute.metadata.get("unit", ""):
+            # As for fields; the line end that Python's `$` lets follow is none of the number.
+            schema = {**schema, "pattern": either(rf"{PATTERNS[unit]}(?!\n)", VARIABLE)}
+            lines.append(f"Takes {UNIT_WORDS[unit]} too.")
+        return {"title": name, "description": "\n".join(lines), **schema}
 
     def _of(self, kind: Any) -> dict[str, Any]:
         return _with_variable(self._bare(kind))

@@ -271,3 +271,15 @@ def test_default_null_is_said_but_not_filled_in():
     found = definition(made(str | None, default=None))["properties"]["x"]
     assert "default" not in found
     assert found["description"] == "Default: null."
+
+
+def test_options_with_a_unit_take_the_spellings_that_structure_takes():
+    from jsonschema import Draft202012Validator
+
+    from sage_plugins.plugins import Registry
+    from sage_plugins.schema import deployment_schema
+
+    validator = Draft202012Validator(deployment_schema(Registry.discover()))
+    for value, good in (("2m", True), (5, True), ("5x", False), ("${IDLE}", True), (0, False)):
+        file = {"services": {"kv": {"options": {"pool": {"idle_timeout": value}}}}}
+        assert validator.is_valid(file) == good, value
