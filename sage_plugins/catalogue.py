@@ -15,7 +15,7 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sage_plugins.config_file import DeploymentFile, ServiceEntry
+    from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
     from sage_plugins.origins import Origin
     from sage_plugins.plugins import Registry
     from sage_plugins.task import Composition
@@ -76,7 +76,7 @@ class Catalogue:
             return config
         if entry is None:
             return ServiceDeploymentConfig()
-        from sage_plugins.config_file import entry_config  # only what a file names needs the reader of files
+        from sage_plugins.deployment_file.reader import entry_config  # only what a file names needs the reader of files
 
         return entry_config(entry)
 
@@ -110,7 +110,7 @@ class Catalogue:
             if found is not None:
                 return found, []
             entry = self._entries[name]
-        from sage_plugins.entry_class import load_class  # as in `config`
+        from sage_plugins.deployment_file.entry_class import load_class  # as in `config`
 
         cls, problems = load_class(entry)
         if cls is None:
@@ -226,7 +226,7 @@ class Catalogue:
 
 
 def _placed(entry: ServiceEntry | DeploymentFile, problems: Sequence[Problem]) -> list[Problem]:
-    from sage_plugins.config_file import file_problem
+    from sage_plugins.deployment_file.reader import file_problem
 
     return [file_problem(entry, problem) for problem in problems]
 

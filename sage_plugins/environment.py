@@ -246,7 +246,7 @@ class Environment:
         Raises:
             ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
         """
-        from sage_plugins.config_file import read
+        from sage_plugins.deployment_file.reader import read
 
         file = read(path, profile=profile)
         with self._lock:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_plugins.bounded_file import UnreadableError, read_bounded
+from sage_plugins.deployment_file.problems import LISTED, FileProblem
 from sage_plugins.errors import ConfigError, PlanError
-from sage_plugins.file_problems import LISTED, FileProblem
 from sage_plugins.whole_file import write_whole
 
 if TYPE_CHECKING:

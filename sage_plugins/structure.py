@@ -396,7 +396,6 @@ def _converter() -> Converter:
     from cattrs import Converter
     from cattrs.cols import mapping_structure_factory
 
-
     converter = Converter(detailed_validation=True)
     for kind, hook in ((bool, _boolean), (int, _integer), (float, _float), (str, _string), (Enum, _enum)):
         converter.register_structure_hook(kind, _enum_first(hook))

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, plain
-from sage_plugins.config_file import FileProblem, Position, entry_config, file_problem, read
+from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR
+from sage_plugins.deployment_file.reader import FileProblem, Position, entry_config, file_problem, read
 from sage_plugins.errors import ConfigError
 from sage_plugins.values import Problem
-from sage_plugins.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR
 
 REQUEST = """\
 # service_deployment.yaml
@@ -703,7 +703,7 @@ class TestNothingButConfigError:
 
 
 def test_the_module_loads_no_yaml_before_it_reads():
-    code = "import sys, sage_plugins.config_file; print('yaml' in sys.modules)"
+    code = "import sys, sage_plugins.deployment_file.reader; print('yaml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -34,8 +34,9 @@ import click
 import pytest
 
 import sage_plugins
-from sage_plugins import Environment, cli, config_file, errors, hookspecs
+from sage_plugins import Environment, cli, errors, hookspecs
 from sage_plugins.config import fields
+from sage_plugins.deployment_file import reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +131,7 @@ class Page:
         name = block.name or f"line_{block.line}.yaml"
         Path(name).write_text(block.text, encoding="utf-8")
         try:
-            config_file.read(name)
+            reader.read(name)
         except errors.ConfigError:
             assert name.startswith("broken"), self._at(block)
         else:

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 import sage_deploy_threading
-from sage_plugins import config_file, errors, hookimpl
+from sage_plugins import errors, hookimpl
 from sage_plugins.config import GROUPS, fields
 from sage_plugins.config_keys import METHOD_FIELDS
+from sage_plugins.deployment_file import reader
 from sage_plugins.factory import NOT_YET
 from sage_plugins.field_docs import explain
 from sage_plugins.plugins import Registry
@@ -47,14 +48,14 @@ def test_every_field_can_be_explained():
 def test_every_key_of_the_file_is_there():
     """What the reader accepts can be explained, and nothing else."""
     file = one("")
-    assert {key.path for key in file.keys} | {"options"} == set(config_file._TOP)
+    assert {key.path for key in file.keys} | {"options"} == set(reader._TOP)
     services = next(key for key in file.keys if key.path == "services")
     own = [name for name, info in fields().items() if info.group is None]
     assert [key.path for key in services.keys] == ["class", "init", *GROUPS, *own]
     for group in GROUPS:
         inside = [f"{group}.{name}" for name, info in fields().items() if info.group == group]
         assert [key.path for key in one(group).keys] == inside
-    assert [key.path for key in one("init").keys] == [f"init.{name}" for name in config_file._INIT]
+    assert [key.path for key in one("init").keys] == [f"init.{name}" for name in reader._INIT]
 
 
 def test_every_snippet_is_a_deployment_file(tmp_path):
@@ -62,7 +63,7 @@ def test_every_snippet_is_a_deployment_file(tmp_path):
     file = tmp_path / "snippet.yaml"
     for doc in everything():
         file.write_text(yaml.safe_dump(doc.snippet, sort_keys=False), encoding="utf-8")
-        content = config_file.read(file)
+        content = reader.read(file)
         (entry,) = content.services.values()
         name = fields().get(doc.path.rpartition(".")[2])
         if name is not None and doc.path in {name.name, f"{name.group}.{name.name}"}:

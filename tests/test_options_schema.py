@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from sage_plugins.options_schema import OptionsSchemas
+from sage_plugins.schema.options import OptionsSchemas
 from sage_plugins.structure import structure
 
 
@@ -277,7 +277,7 @@ def test_options_with_a_unit_take_the_spellings_that_structure_takes():
     from jsonschema import Draft202012Validator
 
     from sage_plugins.plugins import Registry
-    from sage_plugins.schema import deployment_schema
+    from sage_plugins.schema.document import deployment_schema
 
     validator = Draft202012Validator(deployment_schema(Registry.discover()))
     for value, good in (("2m", True), (5, True), ("5x", False), ("${IDLE}", True), (0, False)):

@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from sage_plugins import config_file
 from sage_plugins.config import GROUPS, fields
+from sage_plugins.deployment_file import reader
+from sage_plugins.deployment_file.nodes import read_nodes
 from sage_plugins.errors import ConfigError
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins import Registry
-from sage_plugins.schema import deployment_schema
+from sage_plugins.schema.document import deployment_schema
 from sage_plugins.units import without_units
 from sage_plugins.values import Registration
-from sage_plugins.yaml_nodes import read_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -139,7 +139,7 @@ def compare(path: Path, data: bytes) -> None:
     assert not flaws
     path.write_bytes(data)
     try:
-        config_file.read(path)
+        reader.read(path)
         problems = []
     except ConfigError as error:
         problems = [problem for problem in error.problems if problem.severity == "error"]

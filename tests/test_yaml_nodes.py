@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_plugins import yaml_nodes
-from sage_plugins.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR, Node, read_nodes
-from sage_plugins.yaml_variables import MAX_BROUGHT
+from sage_plugins.deployment_file import nodes as reading
+from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR, Node, read_nodes
+from sage_plugins.deployment_file.variables import MAX_BROUGHT
 
 
 def root(text, **environment):
@@ -74,7 +74,7 @@ def made(monkeypatch):
             super().__init__(*args, **kwargs)
             nodes.append(self)
 
-    monkeypatch.setattr(yaml_nodes, "Node", Noted)
+    monkeypatch.setattr(reading, "Node", Noted)
     return nodes
 
 

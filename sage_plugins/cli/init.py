@@ -51,7 +51,7 @@ def starter_files() -> dict[str, str]:
     from importlib.resources import files
 
     from sage_plugins.plugins import Registry
-    from sage_plugins.schema import schema_text
+    from sage_plugins.schema.document import schema_text
 
     folder = files("sage_plugins.cli") / "starter"
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in (_DEPLOYMENT, "services.py")}

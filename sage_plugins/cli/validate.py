@@ -37,8 +37,8 @@ def command(file: Path, profile: str | None, *, no_import: bool, resolved: bool)
     reported at once, with its place. Importing a class runs its module.
     """
     # The library is imported here: `validate --help` does without.
-    from sage_plugins.config_file import read
-    from sage_plugins.file_problems import FileProblem, refuse
+    from sage_plugins.deployment_file.problems import FileProblem, refuse
+    from sage_plugins.deployment_file.reader import read
 
     with environment_of(file, profile) as env:
         problems = env.check(import_classes=not no_import)
@@ -47,7 +47,7 @@ def command(file: Path, profile: str | None, *, no_import: bool, resolved: bool)
         services = read(file, profile=profile)
         report: Callable[[object], None] = write
         if resolved:
-            from sage_plugins.config_dump import dump
+            from sage_plugins.deployment_file.dump import dump
 
             write(dump(services).rstrip("\n"))
             report = progress

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import attrs
 
+from sage_plugins.deployment_file.events import MAX_BYTES, Flaw, StopReadingError, decoded, events
+from sage_plugins.deployment_file.scalars import MAX_SCALAR, digits_out_of_range, resolved
+from sage_plugins.deployment_file.variables import Variables
 from sage_plugins.field_checks import shown
 from sage_plugins.spelling import did_you_mean
-from sage_plugins.yaml_events import MAX_BYTES, Flaw, StopReadingError, decoded, events
-from sage_plugins.yaml_scalars import MAX_SCALAR, digits_out_of_range, resolved
-from sage_plugins.yaml_variables import Variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_plugins.yaml_variables import Fault
+    from sage_plugins.deployment_file.variables import Fault
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "MAX_SCALAR", "Flaw", "Node", "read_nodes"]
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import attrs
 
-from sage_plugins import yaml_nodes
 from sage_plugins.bounded_file import UnreadableError, read_bounded
 from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, group_of, plain
 from sage_plugins.config_rules import cross_problems
+from sage_plugins.deployment_file.layers import Budget, Layer, TooMuchError, find_place, merged, origin_of, walk
+from sage_plugins.deployment_file.nodes import MAX_BYTES, read_nodes
+from sage_plugins.deployment_file.problems import LISTED, FileProblem, Position, in_order, placed, refuse
 from sage_plugins.field_checks import known_keys, shown, unknown_key
-from sage_plugins.file_layers import Budget, Layer, TooMuchError, find_place, merged, origin_of, walk
-from sage_plugins.file_problems import LISTED, FileProblem, Position, in_order, placed, refuse
 from sage_plugins.origins import DEFAULT
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.units import without_units
@@ -25,9 +25,9 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sage_plugins.file_layers import Place
+    from sage_plugins.deployment_file.layers import Place
+    from sage_plugins.deployment_file.nodes import Node
     from sage_plugins.origins import Origin
-    from sage_plugins.yaml_nodes import Node
 
 __all__ = ["DeploymentFile", "FileProblem", "Position", "ServiceEntry", "entry_config", "file_problem", "read"]
 
@@ -170,11 +170,11 @@ class _Reader:
 
     def read(self) -> DeploymentFile:
         try:
-            data = read_bounded(self._path, yaml_nodes.MAX_BYTES)
+            data = read_bounded(self._path, MAX_BYTES)
         except UnreadableError as error:
             self._add("E109", Position(1, 1), "", "", str(error), "check the path, and that the file may be read")
             self._refuse()
-        root, flaws = yaml_nodes.read_nodes(data, os.environ)
+        root, flaws = read_nodes(data, os.environ)
         for flaw in flaws:
             problem = Problem(flaw.id, "", flaw.message, flaw.fix)
             self._problems.append(placed(problem, self._path, Position(flaw.line, flaw.column)))

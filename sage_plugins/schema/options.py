@@ -20,8 +20,8 @@ import attrs
 
 from sage_plugins.errors import text_of
 from sage_plugins.option_docs import attribute_docs
-from sage_plugins.options_validators import constrained
-from sage_plugins.schema_values import (
+from sage_plugins.schema.validators import constrained
+from sage_plugins.schema.values import (
     VARIABLE,
     VARIABLE_WORDS,
     either,

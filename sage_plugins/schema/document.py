@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config import GROUPS, fields
 from sage_plugins.field_docs import explain
-from sage_plugins.field_schema import field_schema
-from sage_plugins.options_schema import OptionsSchemas
-from sage_plugins.schema_values import IDENTIFIER, VARIABLE, VARIABLE_WORDS, either, variable, whole
+from sage_plugins.schema.fields import field_schema
+from sage_plugins.schema.options import OptionsSchemas
+from sage_plugins.schema.values import IDENTIFIER, VARIABLE, VARIABLE_WORDS, either, variable, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,8 +43,8 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
     """
     The JSON Schema (draft 2020-12) of a deployment file; the same for the same plugins in every run.
 
-    A file that it refuses is refused by `config_file.read`, or by the plan if the mistake is in a plugin's options. The
-    IDs of the registered plugins are suggestions: any other string is valid as an ID.
+    A file that it refuses is refused by `deployment_file.read`, or by the plan if the mistake is in a plugin's options.
+    The IDs of the registered plugins are suggestions: any other string is valid as an ID.
 
     Args:
         registry: The plugins whose IDs are suggested and whose options are described. If a plugin cannot say which

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from sage_plugins.deployment_file.events import UNPRINTABLE
+from sage_plugins.deployment_file.scalars import MAX_SCALAR
 from sage_plugins.field_checks import shown
 from sage_plugins.spelling import did_you_mean
-from sage_plugins.yaml_events import UNPRINTABLE
-from sage_plugins.yaml_scalars import MAX_SCALAR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

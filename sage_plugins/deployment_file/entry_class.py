@@ -6,8 +6,8 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.deployment_file.problems import one_line
 from sage_plugins.errors import text_of
-from sage_plugins.file_problems import one_line
 from sage_plugins.service import takes_ctx
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
@@ -15,7 +15,7 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from sage_plugins.config_file import ServiceEntry
+    from sage_plugins.deployment_file.reader import ServiceEntry
 
 __all__ = ["init_problems", "load_class"]
 

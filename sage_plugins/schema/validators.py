@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import validators
 
-from sage_plugins.schema_values import VARIABLE, either, types_of, whole
+from sage_plugins.schema.values import VARIABLE, either, types_of, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
