@@ -48,6 +48,11 @@ class KV:
 """
 
 
+#: A list that contains itself.
+ITSELF = []
+ITSELF.append(ITSELF)
+
+
 @attrs.frozen
 class NodeOptions:
     zone: str = "a"
@@ -186,6 +191,15 @@ class TestSettings:
         assert changed == {"init.kwargs.api_key"}
 
 
+    @pytest.mark.parametrize("argument", [{("a", 1): 2}, {1: 2, "b": 3}, ITSELF], ids=["tuple", "mixed", "itself"])
+    def test_any_argument_of_a_constructor_can_be_planned(self, env, argument):
+        """Also one that is no JSON: it is the same for as long as it is the same object."""
+        env.register_service("kv", dict, argument)
+        before = env.plan()
+        assert settings(before)["init.args.0"].digest
+        assert env.plan().essence() == before.essence()
+
+
 class TestPlacement:
     def test_each_replica_says_where_it_goes_and_why_not_elsewhere(self, on_nodes):
         plan = on_nodes(replicas=2, load_balancing=True).plan()
@@ -314,6 +328,15 @@ class TestDifferences:
         plan = env.plan()
         assert [(each.name, each.action) for each in plan.services] == [("kv", "keep"), ("old", "remove")]
         assert "- old  (builtins:dict) runs, and is not configured any more" in str(plan)
+
+    @pytest.mark.parametrize("key", ["it's", "plain"])
+    def test_a_value_that_is_new_is_a_difference_whatever_its_key(self, env, key):
+        """Quotes are in the names of plugins, whose coming and going the setting that names them says."""
+        env.register_service("kv", dict)
+        running = env.plan().essence()
+        env.register_service_with_config("kv", dict, deployment_config=ServiceDeploymentConfig(user_config={key: 1}))
+        (service,) = env.plan(running).services
+        assert (service.action, service.changes[0].key) == ("change", f"user_config.{key}")
 
     def test_another_version_of_a_plugin_is_a_difference(self, env):
         env.register_service("kv", dict)
