@@ -273,15 +273,6 @@ class Environment:
         """The factories that were registered, by the service's name."""
         return self._catalogue.factories
 
-    def _task(self, name: str) -> ServiceTask:
-        """The task of *name*, composed when first asked for; starts nothing."""
-        with self._lock:
-            task = self._tasks.get(name)
-            if task is None:
-                self._check_open(name)
-                task = self._tasks[name] = self._new_task(name)
-            return task
-
     def _new_task(self, name: str) -> ServiceTask:
         composition, warnings = self._catalogue.compose(name, self.registry)
         if warnings:
@@ -386,7 +377,7 @@ class Environment:
                 if name in self._tasks and self._tasks[name].state == "stopped":
                     del self._tasks[name]  # a stopped task does not start again
         self._catalogue.compose_all((name for name in names if name not in self._tasks), self.registry)
-        tasks = [self._task(name) for name in names]
+        tasks = [self.task(name) for name in names]
         # Taken now: a constructor that calls another of these services starts that one before its turn comes.
         started = [task for task in tasks if task.state == "pending"]
         try:
@@ -482,7 +473,7 @@ class Environment:
 
     def _bind(self, name: str) -> Binding:
         """For the first call of a handle: deploys the service if that has not happened."""
-        task = self._task(name)
+        task = self.task(name)
         try:
             return task.bind()
         except DeployError:
@@ -578,13 +569,20 @@ class Environment:
 
     def task(self, name: str) -> ServiceTask:
         """
-        The task of a service; starts nothing.
+        The task of a service, composed when first asked for; starts nothing.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
+            ServiceStoppedError: The environment was closed before the task was made.
+            PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
         """
-        self._check_known(name)
-        return self._task(name)
+        with self._lock:
+            task = self._tasks.get(name)
+            if task is None:
+                self._check_known(name)
+                self._check_open(name)
+                task = self._tasks[name] = self._new_task(name)
+            return task
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
@@ -669,6 +667,7 @@ class Environment:
         """In a forked child: the services are not here; refuse everything that needs them."""
         self._lock = threading.RLock()
         self._applying = threading.Lock()
+        self._catalogue.after_fork()
         self._closed = self._forked = True
         tasks, self._tasks = self._tasks, {}
         for name, task in tasks.items():

@@ -190,7 +190,6 @@ class TestSettings:
         changed = {key for key, value in after.essence()["kv"].items() if before.essence()["kv"][key] != value}
         assert changed == {"init.kwargs.api_key"}
 
-
     @pytest.mark.parametrize("argument", [{("a", 1): 2}, {1: 2, "b": 3}, ITSELF], ids=["tuple", "mixed", "itself"])
     def test_any_argument_of_a_constructor_can_be_planned(self, env, argument):
         """Also one that is no JSON: it is the same for as long as it is the same object."""
