@@ -342,8 +342,10 @@ def _without_unit(attribute: attrs.Attribute[Any], value: Any) -> Any:
     unit = attribute.metadata.get("unit", "")
     if not unit or not isinstance(value, str):
         return value
-    kind: Kind = "integer" if attribute.type in {int, "int"} else "number"
-    number, problem = number_of(FieldInfo(name=attribute.name, kind=kind, doc="", unit=unit), "", value)
+    arms = get_args(attribute.type) or (attribute.type,)
+    kind: Kind = "number" if float in arms else "integer"
+    info = FieldInfo(name=attribute.name, kind=kind, doc="", optional=types.NoneType in arms, unit=unit)
+    number, problem = number_of(info, "", value)
     if problem is not None:
         raise _UnitError(problem)
     return number

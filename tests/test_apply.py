@@ -153,7 +153,6 @@ def test_a_file_that_is_loaded_while_a_class_is_imported_counts(env, load, tmp_p
     assert env.check() == []
     env.apply()
     assert env.service("one").who() == "second"
-    monkeypatch.delitem(sys.modules, "loading")
 
 
 def test_number_and_balancer_that_were_changed_by_hand_are_set_back(env, load):

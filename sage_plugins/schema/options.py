@@ -98,7 +98,7 @@ class OptionsSchemas:
             cls = registration.options_class()
             why = "" if cls is None or attrs.has(cls) else f"{cls!r} is not an attrs class"
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything; said where it matters
-            cls, why = None, f"{type(error).__name__}: {text_of(error)}"
+            cls, why = None, text_of(error)
         if why:
             return {"title": title, "description": f"{description}\nIts options are not known: {why}", "type": "object"}
         if cls is None:
