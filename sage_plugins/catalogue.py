@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sage_plugins.composition import compose
 from sage_plugins.config import ServiceDeploymentConfig, fields
 from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
-from sage_plugins.factory import compose
 from sage_plugins.origins import ARGUMENT, DEFAULT
 from sage_plugins.service import ServiceFactory
 from sage_plugins.values import Problem
@@ -15,10 +15,10 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from sage_plugins.composition import Composition
     from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
     from sage_plugins.origins import Origin
     from sage_plugins.plugins import Registry
-    from sage_plugins.task import Composition
 
 __all__ = ["Catalogue"]
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins import call, wait_graph
+from sage_plugins.call import current_call
 from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import (
     ConfigError,
     DeployError,
-    ForkedRuntimeError,
-    SageDeployError,
     ServiceNotFoundError,
     ServiceStoppedError,
 )
+from sage_plugins.live_environments import forget, forked_error, watch_over
 from sage_plugins.origins import ARGUMENT
 from sage_plugins.plugins import Registry
 from sage_plugins.service import ServiceFactory
@@ -43,9 +39,6 @@ _Service = TypeVar("_Service")
 
 #: States in which a service may be registered again.
 _AT_REST = ("pending", "stopped")
-
-#: Seconds that the interpreter waits at its exit for an environment that nobody closed.
-_AT_EXIT_S = 2.0
 
 
 class Environment:
@@ -281,12 +274,12 @@ class Environment:
             log = logging.getLogger("sage_plugins")
             for warning in warnings:
                 log.info("service '%s': %s", name, warning)
-        _watch_over(self)
+        watch_over(self)
         return ServiceTask(composition, self.service, self._clock, self._on_event)
 
     def _check_open(self, name: str) -> None:
         if self._forked:
-            raise _forked(name)
+            raise forked_error(name)
         if self._closed:
             msg = f"environment {self.name!r} is closed; service {name!r} cannot be used any more"
             raise ServiceStoppedError(msg, service=name)
@@ -613,7 +606,7 @@ class Environment:
         with self._lock:
             self._closed = True
             tasks = list(self._tasks.values())
-        if any(task.owns(call.current_call()) for task in tasks):
+        if any(task.owns(current_call()) for task in tasks):
             # A service's own call closes its environment: waiting for that call to end would never end.
             threading.Thread(
                 target=self._close, args=(tasks, drain_timeout), name=f"{self.name}-close", daemon=True
@@ -637,9 +630,7 @@ class Environment:
         idle.wait(until - self._clock.monotonic())
         for task in reversed(tasks):
             task.close(max(0.0, until - self._clock.monotonic()))
-        _LIVE.discard(self)
-        if not _LIVE and self._clock is SYSTEM:
-            SYSTEM.rest()
+        forget(self)
 
     def __enter__(self) -> Self:
         """The environment itself."""
@@ -671,43 +662,8 @@ class Environment:
         self._closed = self._forked = True
         tasks, self._tasks = self._tasks, {}
         for name, task in tasks.items():
-            task.after_fork(partial(_forked, name))
+            task.after_fork(partial(forked_error, name))
 
     def __repr__(self) -> str:
         """Name and number of services."""
         return f"<Environment {self.name!r} with {len(self._catalogue.names)} services>"
-
-
-# -- environments that nobody closed, and forks ------------------------------------------------------------------------
-
-_LIVE: weakref.WeakSet[Environment] = weakref.WeakSet()  # those with tasks, until they are closed
-
-
-def _watch_over(environment: Environment) -> None:
-    _LIVE.add(environment)
-
-
-@atexit.register
-def _close_all() -> None:
-    for environment in list(_LIVE):
-        environment.close(drain_timeout=_AT_EXIT_S)
-
-
-def _forked(name: str) -> SageDeployError:
-    return ForkedRuntimeError(
-        f"service '{name}' runs in the process that forked this one: threads do not survive a fork. Make an "
-        "Environment and deploy in the child, or fork before deploying"
-    )
-
-
-def _after_fork() -> None:
-    SYSTEM.after_fork()
-    call.after_fork()
-    wait_graph.after_fork()
-    for environment in list(_LIVE):
-        environment.after_fork()
-    _LIVE.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -13,8 +13,8 @@ import attrs
 
 from sage_plugins.config import GROUPS, fields, plain
 from sage_plugins.config_keys import METHOD_FIELDS
+from sage_plugins.config_rules import NOT_YET
 from sage_plugins.errors import ConfigError, PluginError
-from sage_plugins.factory import NOT_YET
 from sage_plugins.field_checks import shown
 from sage_plugins.option_docs import registered_options
 from sage_plugins.plugins import Registry

@@ -20,8 +20,8 @@ from sage_plugins.values import Explanation, Placed, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sage_plugins.composition import Composition
     from sage_plugins.origins import Origin
-    from sage_plugins.task import Composition
     from sage_plugins.values import Choice, Refused
 
 __all__ = [

@@ -16,7 +16,7 @@ from sage_plugins.secrets import HIDDEN, is_secret
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sage_plugins.task import Composition
+    from sage_plugins.composition import Composition
 
 __all__ = ["Setting", "settings_of"]
 

@@ -34,6 +34,7 @@ LAYERS = {
     6: {
         "catalogue",
         "choices",
+        "composition",
         "deployment_file",
         "doctor",
         "factory",
@@ -48,8 +49,18 @@ LAYERS = {
         "settings",
         "shorthand",
     },
-    5: {"replica_set", "service_monitor", "task"},
-    4: {"fence", "handle", "lane", "method_router", "router", "supervisor", "wait_graph", "watchers"},
+    5: {"dictionary_call", "replica_set", "service_monitor", "task"},
+    4: {
+        "fence",
+        "handle",
+        "lane",
+        "live_environments",
+        "method_router",
+        "router",
+        "supervisor",
+        "wait_graph",
+        "watchers",
+    },
     3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
     2: {"interfaces"},
     1: {

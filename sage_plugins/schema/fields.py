@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config import plain
-from sage_plugins.factory import NOT_YET
+from sage_plugins.config_rules import NOT_YET
 from sage_plugins.schema.values import (
     IDENTIFIER,
     NOT_BLANK,
