@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sage_plugins.composition import compose
 from sage_plugins.config import ServiceDeploymentConfig, fields
 from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
-from sage_plugins.origins import ARGUMENT, DEFAULT
 from sage_plugins.service import ServiceFactory
 from sage_plugins.values import Problem
 
@@ -112,6 +111,8 @@ class Catalogue:
 
     def origin(self, name: str) -> Callable[[str], Origin]:
         """Who set the value at a path of a service's configuration, such as `"timeout"` or `"init.kwargs.backend"`."""
+        from sage_plugins.origins import ARGUMENT, DEFAULT
+
         said = self._said(name)
 
         def origin(path: str) -> Origin:

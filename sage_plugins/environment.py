@@ -17,7 +17,6 @@ from sage_plugins.errors import (
     ServiceStoppedError,
 )
 from sage_plugins.live_environments import forget, forked_error, watch_over
-from sage_plugins.origins import ARGUMENT
 from sage_plugins.plugins import Registry
 from sage_plugins.service import ServiceFactory
 from sage_plugins.task import ServiceTask
@@ -343,6 +342,7 @@ class Environment:
 
         Secrets and constructor's arguments are in it by a digest only.
         """
+        from sage_plugins.origins import ARGUMENT
         from sage_plugins.plan import comparable, describe
 
         with self._lock:

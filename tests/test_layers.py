@@ -80,6 +80,7 @@ LAYERS = {
         "service",
         "steps",
         "stream",
+        "strict_types",
         "structure",
         "units",
         "values",

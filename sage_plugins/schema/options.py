@@ -12,7 +12,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin
 
@@ -31,6 +31,7 @@ from sage_plugins.schema.values import (
     whole,
     with_default,
 )
+from sage_plugins.strict_types import LISTS, MAPPINGS
 from sage_plugins.units import PATTERNS, UNIT_WORDS
 
 if TYPE_CHECKING:
@@ -55,8 +56,6 @@ _WORDS: Final[Mapping[str, str]] = {
     "object": "a mapping",
     "null": "null",
 }
-_LISTS: Final = frozenset({list, tuple, set, frozenset, Sequence, MutableSequence, Collection, Iterable})
-_MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
 
 
 class OptionsSchemas:
@@ -171,9 +170,9 @@ class OptionsSchemas:
             return {"enum": _plain_only(member.value for member in origin)}
         if attrs.has(origin):
             return self.of_class(origin)
-        if origin in _LISTS:
+        if origin in LISTS:
             return self._list(origin, arms)
-        return self._mapping(arms) if origin in _MAPPINGS else {}
+        return self._mapping(arms) if origin in MAPPINGS else {}
 
     def _list(self, origin: type, arms: tuple[Any, ...]) -> dict[str, Any]:
         if origin is tuple and arms and arms[-1] is not Ellipsis:
