@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_arg
 import attrs
 
 from sage_plugins.config import plain
-from sage_plugins.errors import PluginError, text_of
+from sage_plugins.errors import PluginError, line_of
 from sage_plugins.field_checks import shown
 from sage_plugins.strict_types import LISTS, MAPPINGS
 
@@ -83,8 +83,7 @@ def registered_options(entry: Registered) -> tuple[OptionDoc, ...]:
         return () if cls is None else option_docs(cls)
     except Exception as error:
         id, source = entry.registration.id, entry.plugin.source
-        why = " ".join(text_of(error).split())
-        msg = f"the options of {id!r} from {source} cannot be read: {why}; see `sage-deploy plugins check`"
+        msg = f"the options of {id!r} from {source} cannot be read: {line_of(error)}; see `sage-deploy plugins check`"
         raise PluginError(msg) from error
 
 
