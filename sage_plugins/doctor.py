@@ -41,7 +41,7 @@ _NOT_HERE: Final = "does not apply to this system"
 
 
 def examine() -> list[Finding]:
-    """Run all checks; one that cannot be run is a warning."""
+    """What all checks find, in the order of `CHECKS`; one that cannot be run is a warning."""
     found: list[Finding] = []
     for name, check in CHECKS.items():
         try:

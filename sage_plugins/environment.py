@@ -407,6 +407,7 @@ class Environment:
 
         Raises:
             PlanError, ConfigError, UnknownPluginError: Something cannot be composed; nothing was changed.
+            PluginError: A plugin fails to explain itself, or to say where replicas go; nothing was changed.
             DeployError: A service did not become ready; the one that ran goes on.
         """
         with self._applying:

@@ -75,8 +75,7 @@ def _number(info: FieldInfo, _: Mapping[str, str]) -> dict[str, Any]:
         schema["exclusiveMinimum" if info.exclusive else "minimum"] = info.minimum
     if info.maximum is not None:
         schema["maximum"] = info.maximum
-    # The line end that Python's `$` lets follow.
-    units = [rf"{PATTERNS[info.unit]}(?!\n)"] if info.unit else []
+    units = [PATTERNS[info.unit]] if info.unit else []
     return {**schema, "pattern": either(*units, VARIABLE), "errorMessage": _message(info)}
 
 

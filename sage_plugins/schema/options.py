@@ -146,8 +146,7 @@ class OptionsSchemas:
             lines.append(f"Default: {json.dumps(given[0])}.")
         schema = _with_variable(schema)
         if unit := attribute.metadata.get("unit", ""):
-            # As for fields; the line end that Python's `$` lets follow is none of the number.
-            schema = {**schema, "pattern": either(rf"{PATTERNS[unit]}(?!\n)", VARIABLE)}
+            schema = {**schema, "pattern": either(PATTERNS[unit], VARIABLE)}  # as for fields
             lines.append(f"Takes {UNIT_WORDS[unit]} too.")
         return {"title": name, "description": "\n".join(lines), **schema}
 
