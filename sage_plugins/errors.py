@@ -1,5 +1,5 @@
 """
-Every error that sage-deploy raises, and nothing else.
+Every error that sage-deploy raises, and how an exception is put into words.
 
 All of them pickle with their attributes, because a call may fail in another process than the one that waits for it.
 Each message says what happened, to which service, method, replica and node as far as they are known, and what to do
