@@ -16,7 +16,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
 from sage_plugins.plugins import Registry
-from sage_plugins.values import Explanation, Placed, Problem, Refused, Registration
+from sage_plugins.values import Explanation, Placed, Refused, Registration
 
 OURS = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
 
@@ -448,7 +448,12 @@ def test_a_plan_starts_no_thread_and_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-def test_problems_can_be_read_from_the_json(planned, on_nodes):
-    plan = on_nodes(memory_mb=5).plan()
-    assert json.loads(plan.to_json())["version"] == 1
-    assert all(isinstance(problem, Problem) for problem in plan.services[0].warnings)
+def test_problems_can_be_read_from_the_json(env):
+    """Each with its rule, its key, what is doubtful and what to do."""
+    env.register_service_with_config("kv", dict, deployment_config=ServiceDeploymentConfig(failover_enabled=True))
+    content = json.loads(env.plan().to_json())
+    warning = content["services"][0]["warnings"][0]
+    assert content["version"] == 1
+    assert (warning["id"], warning["key"], warning["other"]) == ("W08", "failover_enabled", "replicas")
+    assert "no effect with one replica" in warning["message"]
+    assert warning["fix"] == "set replicas to 2 or more"
