@@ -8,13 +8,14 @@ part in this.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sage_plugins.errors import InvalidKeyError
+from sage_plugins.methods import parameters_of
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
+    import inspect
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from sage_plugins.call import Call
@@ -97,19 +98,8 @@ def missing_argument(argument: str, cls: type, methods: Sequence[MethodPlan], *,
 
 
 def _parameters(cls: type, name: str) -> dict[str, inspect.Parameter]:
-    """What callers of a method can give, by name and in order."""
-    try:
-        parameters = list(inspect.signature(getattr(cls, name)).parameters.values())
-    except (TypeError, ValueError):  # a method in C without a signature
-        return {}
-    # Only what is found bare in the class gets the instance; a static or class method has been dealt with by getattr.
-    if not isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)):
-        bound = parameters and parameters[0].kind in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        )
-        parameters = parameters[1:] if bound else parameters
-    return {parameter.name: parameter for parameter in parameters}
+    """What callers of a method can give, by name and in order; nothing of one that does not say."""
+    return {parameter.name: parameter for parameter in parameters_of(cls, name) or ()}
 
 
 def _read(cls: type, name: str, argument: str) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None:

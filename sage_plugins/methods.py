@@ -190,23 +190,27 @@ def _wrong_batch(cls: type, of: str, name: str, names: list[str]) -> str:
     for method in (of, name):
         if _kind(getattr(cls, method)) in (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR):
             return f"{method!r} is a generator: streams are not answered together"
-    parameters = _parameters(cls, of)
+    parameters = parameters_of(cls, of)
     if not parameters:
         return f"{of!r} takes no arguments of which there could be a list"
     if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters):
         return f"{of!r} takes any number of arguments: name its parameters"
     try:
-        inspect.signature(getattr(cls, name)).bind(*[None] * (len(parameters) + _self(cls, name)))
+        inspect.Signature(parameters_of(cls, name)).bind(*[None] * len(parameters))
     except TypeError:
-        lists = "a list" if len(parameters) == 1 else f"{len(parameters)} lists"
-        return f"it must take {lists}, one for each parameter of {of!r}"
+        words = "a list" if len(parameters) == 1 else f"{len(parameters)} lists"
+        return f"it must take {words}, one for each parameter of {of!r}"
     return ""
 
 
-def _parameters(cls: type, name: str) -> list[inspect.Parameter]:
-    return list(inspect.signature(getattr(cls, name)).parameters.values())[_self(cls, name) :]
-
-
-def _self(cls: type, name: str) -> int:
-    """1 for a method whose first parameter is the instance, 0 for a static or class method."""
-    return int(not isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)))
+def parameters_of(cls: type, name: str) -> tuple[inspect.Parameter, ...] | None:
+    """What callers of a method can give, in order, without the instance; None for one in C that does not say."""
+    try:
+        parameters = tuple(inspect.signature(getattr(cls, name)).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    # Only what stands bare in the class gets the instance; a static or class method has been dealt with by getattr.
+    if not parameters or isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)):
+        return parameters
+    takes_instance = parameters[0].kind in {parameters[0].POSITIONAL_ONLY, parameters[0].POSITIONAL_OR_KEYWORD}
+    return parameters[1:] if takes_instance else parameters

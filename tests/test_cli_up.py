@@ -79,6 +79,54 @@ def test_failing_constructor_is_a_failure_not_bad_input(folder):
     assert "Traceback" not in done.stderr
 
 
+JOBS = """
+    class Static:
+        @staticmethod
+        def process():
+            return "static did it"
+
+
+    class Keyed:
+        @staticmethod
+        def process(key):
+            return key
+
+
+    class Word:
+        process = "no method"
+
+
+    class Lost:
+        def __init__(self, ctx):
+            self.ctx = ctx
+
+        def process(self):
+            return self.ctx.service("word").call("no_such_method")
+"""
+
+
+def test_once_calls_every_process_that_needs_no_argument_and_nothing_else_of_that_name(folder):
+    (folder / "jobs.py").write_text(dedent(JOBS))
+    names = ("static", "keyed", "word")
+    file = deployment(
+        folder, "services:\n" + "".join(f"  {name}: {{class: 'jobs:{name.title()}'}}\n" for name in names)
+    )
+    done = sage_deploy("up", file, "--once", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "static did it" in done.stdout
+    assert "keyed.process()" not in done.stderr
+    assert "word.process()" not in done.stderr
+
+
+def test_a_job_that_looks_for_a_method_in_vain_has_failed(folder):
+    """Also with the error that a service without `process` would have raised."""
+    (folder / "jobs.py").write_text(dedent(JOBS))
+    file = deployment(folder, "services: {lost: {class: 'jobs:Lost'}, word: {class: 'jobs:Word'}}\n")
+    done = sage_deploy("up", file, "--once", cwd=folder)
+    assert done.returncode == 1
+    assert "MethodNotFoundError" in done.stderr
+
+
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
 HEALTH = """

@@ -223,22 +223,19 @@ def _apply(env: Environment, file: Path, profile: str | None) -> None:
 
 def _run_job(env: Environment, name: str) -> None:
     """Call `process()` of a service that has it and needs no argument."""
-    import inspect
+    from sage_plugins.methods import parameters_of
 
-    from sage_plugins.errors import MethodNotFoundError
-
-    process = getattr(env.task(name).composition.factory.service_class, "process", None)
-    if process is None or any(
-        parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        for parameter in list(inspect.signature(process).parameters.values())[1:]
+    composition = env.task(name).composition
+    if all(method.name != "process" for method in composition.methods):
+        return
+    parameters = parameters_of(composition.factory.service_class, "process")
+    if parameters is None or any(
+        each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters
     ):
         return
     progress(f"{name}.process() ...")
     started = monotonic()
-    try:
-        answer = env.service(name).call("process")
-    except MethodNotFoundError:
-        return
+    answer = env.service(name).call("process")
     write()
     write(f"{name}.process() answered after {monotonic() - started:.2f} s:")
     if answer is not None:
