@@ -107,10 +107,8 @@ JOBS = """
 
 def test_once_calls_every_process_that_needs_no_argument_and_nothing_else_of_that_name(folder):
     (folder / "jobs.py").write_text(dedent(JOBS))
-    names = ("static", "keyed", "word")
-    file = deployment(
-        folder, "services:\n" + "".join(f"  {name}: {{class: 'jobs:{name.title()}'}}\n" for name in names)
-    )
+    entries = [f"  {name.lower()}: {{class: 'jobs:{name}'}}" for name in ("Static", "Keyed", "Word")]
+    file = deployment(folder, "\n".join(["services:", *entries]))
     done = sage_deploy("up", file, "--once", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "static did it" in done.stdout
