@@ -57,8 +57,9 @@ def decoded(data: bytes) -> str:
     if len(data) > MAX_BYTES:
         message = f"the file is larger than {MAX_BYTES // 1024} KiB"
         raise StopReadingError(Flaw("E108", 1, 1, message, "split it into several files"))
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise StopReadingError(Flaw("E110", 1, 1, "the file is UTF-16, not UTF-8", "save it as UTF-8"))
+    # Of the beginning of a file in UTF-8, which is text, no byte is zero.
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or (0 in data[:4] and len(data) % 2 == 0):
+        raise StopReadingError(Flaw("E110", 1, 1, "the file is UTF-16 or UTF-32, not UTF-8", "save it as UTF-8"))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -69,10 +70,15 @@ def decoded(data: bytes) -> str:
         raise StopReadingError(Flaw("E110", line, column, message, "save the file as UTF-8")) from None
     found = UNPRINTABLE.search(text)
     if found:
-        line, column = _place(text[: found.start()])
-        message = f"the control character U+{ord(found[0]):04X} is not allowed"
-        raise StopReadingError(Flaw("E110", line, column, message, "remove it, or write it as an escape in quotes"))
+        raise StopReadingError(_forbidden(text, found.start(), f"the control character U+{ord(found[0]):04X} is not"))
+    if (mark := text.find("\ufeff")) >= 0:
+        raise StopReadingError(_forbidden(text, mark, "a byte order mark, which nobody sees, is only at the beginning"))
     return text
+
+
+def _forbidden(text: str, offset: int, what: str) -> Flaw:
+    line, column = _place(text[:offset])
+    return Flaw("E110", line, column, f"{what} allowed", "remove it, or write it as an escape in quotes")
 
 
 def _place(before: str) -> tuple[int, int]:

@@ -1,0 +1,58 @@
+"""
+Every bad deployment file gets its message, word for word, and nothing worse.
+
+The files lie in tests/deployment_files/bad, each named for the rule that refuses it, with what is expected beside them;
+tests/support/bad_files.py writes the others, and says how to write the expectations anew.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import bad_files
+from sage_plugins.config_file import FileProblem
+from sage_plugins.yaml_nodes import MAX_NODES
+
+LYING = bad_files.lying()
+WRITTEN = bad_files.written()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return bad_files.expected()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the files that do not lie in the repository."""
+    folder = tmp_path_factory.mktemp("written")
+    bad_files.write(folder)
+    return folder
+
+
+@pytest.fixture
+def refusal(folder):
+    """The error with which a file is refused."""
+
+    def refusal(name):
+        with bad_files.surroundings(bad_files.FOLDER if name in LYING else folder):
+            return bad_files.refusal(name)
+
+    return refusal
+
+
+def test_there_is_a_message_for_each_file_and_a_file_for_each_message(expected):
+    assert sorted(expected) == sorted([*LYING, *WRITTEN])
+
+
+@pytest.mark.parametrize("name", [*LYING, *WRITTEN])
+def test_the_message_is_the_expected_one_word_for_word(name, refusal, expected):
+    error = refusal(name)
+    assert str(error) == expected[name]
+    errors = [problem for problem in error.problems if problem.severity == "error"]
+    assert errors[0].id == name.partition("-")[0], "the file's name begins with the rule of its first error"
+    assert len(error.problems) <= MAX_NODES, "no more problems than keys and values"
+    for problem in error.problems:
+        assert isinstance(problem, FileProblem)
+        assert str(problem).isprintable()
+        assert str(problem).startswith(f"{name}:{problem.line}:{problem.column}: ")
