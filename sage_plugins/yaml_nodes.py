@@ -167,7 +167,7 @@ class _Builder:
     def _count(self, at: tuple[int, int]) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            _stop("E108", at, f"the file has more than {MAX_NODES} keys and values")
+            _stop("E108", at, f"the file has more than {MAX_NODES} keys and values", "split it into several files")
 
     def _untagged(self, event: Any) -> bool:
         if event.tag is None:
@@ -180,7 +180,7 @@ class _Builder:
         at = _place(event)
         self._count(at)
         if len(event.value) > MAX_SCALAR:
-            _stop("E108", at, f"a value of {len(event.value)} characters; the most is {MAX_SCALAR}")
+            _stop("E108", at, f"a value of {len(event.value)} characters; the most is {MAX_SCALAR}", "shorten it")
         is_key = self._wants_key()
         is_plain = event.implicit[0]
         node = Node("scalar", *at)
@@ -235,7 +235,7 @@ class _Builder:
         self._count(at)
         good = self._untagged(event)
         if len(self._open) >= MAX_DEPTH:
-            _stop("E108", at, f"nested more than {MAX_DEPTH} levels deep")
+            _stop("E108", at, f"nested more than {MAX_DEPTH} levels deep", "write it with fewer levels")
         is_mapping = type(event).__name__ == "MappingStartEvent"
         node = Node("mapping" if is_mapping else "list", *at, value={} if is_mapping else [], height=1)
         if event.anchor is not None:

@@ -68,6 +68,7 @@ LAYERS = {
         "yaml_events",
         "yaml_nodes",
         "yaml_scalars",
+        "yaml_syntax",
         "yaml_variables",
     },
     0: {"bounded_file", "clock", "errors", "secrets", "spelling"},
