@@ -106,7 +106,9 @@ def as_written(problem: Problem, value: object, written: object, variables: Sequ
         variables: The variables of the environment that it comes from.
     """
     got = f"got {shown(value)}"
-    if variables:
+    if any(map(is_secret, variables)):
+        message = problem.message.replace(shown(value), shown_from(value, variables))
+    elif variables:
         message = problem.message.replace(got, f"got {shown_from(written, variables)}")
     elif isinstance(written, str) and not isinstance(value, str):
         message = problem.message.replace(got, f"got {written}, which is {shown(value)}")

@@ -2,31 +2,31 @@
 Every bad deployment file gets its message, word for word, and nothing worse.
 
 The files lie in tests/deployment_files/bad, each named for the rule that refuses it, with what is expected beside them;
-tests/support/bad_files.py writes the others, and says how to write the expectations anew.
+tests/support/deployment_files.py writes the others, and says how to write the expectations anew.
 """
 
 from __future__ import annotations
 
 import pytest
 
-import bad_files
+import deployment_files
 from sage_plugins.config_file import FileProblem
 from sage_plugins.yaml_nodes import MAX_NODES
 
-LYING = bad_files.lying()
-WRITTEN = bad_files.written()
+KEPT = deployment_files.names(deployment_files.BAD)
+WRITTEN = deployment_files.written()
 
 
 @pytest.fixture(scope="module")
 def expected():
-    return bad_files.expected()
+    return deployment_files.expected_refusals()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with the files that do not lie in the repository."""
     folder = tmp_path_factory.mktemp("written")
-    bad_files.write(folder)
+    deployment_files.write(folder)
     return folder
 
 
@@ -35,17 +35,17 @@ def refusal(folder):
     """The error with which a file is refused."""
 
     def refusal(name):
-        with bad_files.surroundings(bad_files.FOLDER if name in LYING else folder):
-            return bad_files.refusal(name)
+        with deployment_files.surroundings(deployment_files.BAD if name in KEPT else folder):
+            return deployment_files.refusal(name)
 
     return refusal
 
 
 def test_there_is_a_message_for_each_file_and_a_file_for_each_message(expected):
-    assert sorted(expected) == sorted([*LYING, *WRITTEN])
+    assert sorted(expected) == sorted([*KEPT, *WRITTEN])
 
 
-@pytest.mark.parametrize("name", [*LYING, *WRITTEN])
+@pytest.mark.parametrize("name", [*KEPT, *WRITTEN])
 def test_the_message_is_the_expected_one_word_for_word(name, refusal, expected):
     error = refusal(name)
     assert str(error) == expected[name]

@@ -1,10 +1,13 @@
 """
-The bad deployment files and their messages: files that lie in one folder, and those that are written when needed.
+The deployment files of the tests: good and bad ones, each in a folder, and bad ones that are written when needed.
 
-What is expected stands beside the files, one text for each rule: the message of each file, word for word, as it is in
-front of a user. After a change of a message, or with a new file, the texts are written anew and read by a human:
+What is expected of them stands beside them, and is written anew, for a human to read, by:
 
-    python tests/support/bad_files.py
+    python tests/support/deployment_files.py
+
+Of a bad file it is the message, word for word, in one text for each rule. Of a good file it is what the file comes to,
+written out as a file, with its warnings. A file is read with the profile for which its first line asks:
+`# profile: NAME`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from sage_plugins import Environment
+from sage_plugins.config_dump import dump
+from sage_plugins.config_file import read
 from sage_plugins.errors import ConfigError, PlanError, UnknownPluginError
 from sage_plugins.plugins import Registry
 from sage_plugins.yaml_nodes import MAX_BYTES, MAX_NODES, MAX_SCALAR
@@ -27,13 +32,14 @@ from sage_plugins.yaml_nodes import MAX_BYTES, MAX_NODES, MAX_SCALAR
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FOLDER = Path(__file__).resolve().parent.parent / "deployment_files" / "bad"
-GOOD = FOLDER.parent / "good"
+BAD = Path(__file__).resolve().parent.parent / "deployment_files" / "bad"
+GOOD = BAD.parent / "good"
 
 #: The whole environment in which the files are read.
 VARIABLES = {
     "BYTES": "a\udcffb",  # how Python shows a byte that is not UTF-8
     "CONTROL": "a\x1b[31mb",
+    "DB_PASSWORD": "hunter2",
     "EMPTY": "",
     "FIELD": "timeout",
     "FLAG": "true",
@@ -130,9 +136,9 @@ _PLACES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def lying() -> list[str]:
-    """The names of the files of the folder."""
-    return sorted(path.name for path in FOLDER.glob("*.yaml"))
+def names(folder: Path) -> list[str]:
+    """The names of the files of a folder."""
+    return sorted(path.name for path in folder.glob("*.yaml"))
 
 
 def written() -> list[str]:
@@ -155,7 +161,7 @@ def surroundings(folder: Path) -> Iterator[None]:
     with (
         contextlib.chdir(folder),
         mock.patch.dict(os.environ, VARIABLES, clear=True),
-        mock.patch.object(sys, "path", [str(FOLDER), *sys.path]),
+        mock.patch.object(sys, "path", [str(BAD), *sys.path]),
     ):
         try:
             yield
@@ -191,25 +197,34 @@ def refusal(name: str) -> ConfigError | PlanError | UnknownPluginError | None:
     return None
 
 
-def expected() -> dict[str, str]:
-    """The message of each file, by its name."""
-    blocks = [block for text in sorted(FOLDER.glob("*.txt")) for block in text.read_text("utf-8").strip().split("\n\n")]
-    return {re.match(r"[\w.-]+\.yaml", block)[0]: block for block in blocks}
+def outcome(name: str) -> str:
+    """What a good file of the current directory comes to."""
+    file = read(name, profile=profile_of(Path(name)))
+    return "".join(f"# {warning}\n" for warning in file.warnings) + dump(file)
+
+
+def expected_refusals() -> dict[str, str]:
+    """The message of each bad file, by its name."""
+    blocks = [block for text in BAD.glob("*.txt") for block in text.read_text("utf-8").strip().split("\n\n")]
+    return {block.partition(".yaml")[0] + ".yaml": block for block in blocks}
 
 
 def main() -> None:
     """Write what is expected anew."""
+    for old in (*BAD.glob("*.txt"), *GOOD.glob("*.txt")):
+        old.unlink()
     blocks: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
-        for names, where in ((lying(), FOLDER), (written(), Path(folder))):
+        for group, where in ((names(BAD), BAD), (written(), Path(folder))):
             with surroundings(where):
-                for name in names:
-                    blocks.setdefault(name.partition("-")[0], []).append(str(refusal(name) or f"{name} is not refused"))
-    for old in FOLDER.glob("*.txt"):
-        old.unlink()
+                for name in group:
+                    blocks.setdefault(name.partition("-")[0], []).append(str(refusal(name) or f"{name}: not refused"))
     for rule, texts in blocks.items():
-        (FOLDER / f"{rule}.txt").write_text("\n\n".join(sorted(texts)) + "\n", encoding="utf-8")
+        (BAD / f"{rule}.txt").write_text("\n\n".join(sorted(texts)) + "\n", encoding="utf-8")
+    with surroundings(GOOD):
+        for name in names(GOOD):
+            Path(name).with_suffix(".txt").write_text(outcome(name), encoding="utf-8")
 
 
 if __name__ == "__main__":
