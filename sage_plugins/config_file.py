@@ -46,6 +46,8 @@ _PROFILE: Final = ("defaults", "services")
 _INIT: Final = ("args", "kwargs")
 #: What only the entry of a service has.
 _OWN: Final = ("class", "init")
+#: Errors after which no further service is checked: each in defaults is one in every service.
+MOST_ERRORS: Final = 10_000
 #: Problems that are about a key, not about its value.
 _ABOUT_KEYS: Final = frozenset({"E101", "E104", "E107", "E505", "E704"})
 
@@ -335,8 +337,15 @@ class _Reader:
         if not self._mapping(node, "", "services"):
             return {}
         entries: dict[str, ServiceEntry] = {}
+        known, errors = len(self._problems), 0
         for name, child in node.entries.items():
             section, at = f"services.{name}", Position(*node.keys[name])
+            errors += sum(problem.severity == "error" for problem in self._problems[known:])
+            known = len(self._problems)
+            if errors >= MOST_ERRORS:
+                message = f"not checked: the services before it have {errors} errors"
+                self._add("E108", at, section, "", message, "correct the others first")
+                break
             if not self._name("service", name, at, section):
                 continue
             layer = Layer()

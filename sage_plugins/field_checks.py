@@ -258,12 +258,12 @@ def _strings(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     item = FieldInfo(name=info.name, kind="string", doc="")
     found = [problem for index, text in enumerate(value) for problem in _string(item, f"{key}.{index}", text)]
     if not found and info.name in _DISTINCT:
-        plain_items = [plain_string(text) for text in value]
-        found += [
-            Problem(_DISTINCT[info.name], f"{key}.{index}", f"names {text!r} a second time", "remove it")
-            for index, text in enumerate(plain_items)
-            if text in plain_items[:index]
-        ]
+        seen: set[str] = set()
+        for index, text in enumerate(map(plain_string, value)):
+            if text in seen:
+                message = f"names {text!r} a second time"
+                found.append(Problem(_DISTINCT[info.name], f"{key}.{index}", message, "remove it"))
+            seen.add(text)
     return found
 
 

@@ -7,6 +7,9 @@ tests/support/deployment_files.py writes the others, and says how to write the e
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import deployment_files
@@ -56,3 +59,37 @@ def test_the_message_is_the_expected_one_word_for_word(name, refusal, expected):
         assert isinstance(problem, FileProblem)
         assert str(problem).isprintable()
         assert str(problem).startswith(f"{name}:{problem.line}:{problem.column}: ")
+
+
+#: Reads every file of its directory, as little of the machine as there is; says how many are refused.
+PROGRAM = """\
+import pathlib
+import resource
+
+from sage_plugins.config_file import read
+from sage_plugins.errors import ConfigError
+
+resource.setrlimit(resource.RLIMIT_AS, (512 * 1024 * 1024,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+refused = 0
+for path in sorted(pathlib.Path().iterdir()):
+    try:
+        read(path)
+    except ConfigError:
+        refused += 1
+print(refused)
+"""
+
+
+def test_no_file_takes_much_memory_or_time_whatever_it_asks_for(folder):
+    """All that are written, bombs and devices among them, are refused within 512 MiB and 20 seconds together."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        env=deployment_files.VARIABLES,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == len(list(folder.iterdir()))

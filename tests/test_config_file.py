@@ -9,10 +9,8 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
-from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, plain
+from sage_plugins.config import ServiceDeploymentConfig, field_problems, fields, plain
 from sage_plugins.config_file import FileProblem, Position, entry_config, file_problem, read
 from sage_plugins.errors import ConfigError
 from sage_plugins.values import Problem
@@ -635,58 +633,6 @@ class TestFileProblem:
         assert str(file_problem(entry, Problem("W05", "cpu_cores", "is advisory"))) == (
             "f.yaml:2:3: warning W05: services.kv.cpu_cores: is advisory"
         )
-
-
-TOKENS = [*"{}[],:?-&*!|>'\"%@`#<~=\n \t\\", ": ", "- ", "\n  ", "<<", "---", "..."]
-TOKENS += ["services", "kv", *GROUPS, "timeout", "methods", "1", "null", "on", "x"]
-
-
-class TestNothingButConfigError:
-    def attempt(self, data):
-        path = Path(self.folder) / "fuzz.yaml"
-        path.write_bytes(data)
-        try:
-            file = read(path)
-        except ConfigError as error:
-            assert error.problems  # noqa: PT017 - most input is refused
-            for problem in error.problems:
-                assert str(problem).isprintable()
-            str(error).encode()
-        else:
-            for entry in file.services.values():
-                entry_config(entry)
-
-    @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path_factory):
-        type(self).folder = tmp_path_factory.mktemp("fuzz")
-
-    FUZZ = settings(
-        max_examples=300,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
-
-    @FUZZ
-    @given(st.binary(max_size=400))
-    @example(b"\x85")
-    @example(b"? ")
-    def test_for_any_bytes(self, data):
-        self.attempt(data)
-
-    @FUZZ
-    @given(st.text(max_size=400))
-    def test_for_any_text(self, text):
-        self.attempt(text.encode("utf-8", "surrogatepass"))
-
-    @FUZZ
-    @given(st.lists(st.sampled_from(TOKENS), max_size=60))
-    def test_for_any_heap_of_yaml_tokens(self, tokens):
-        self.attempt("".join(tokens).encode())
-
-    @FUZZ
-    @given(st.integers(0, len(REQUEST)), st.integers(0, 20), st.text(max_size=10))
-    def test_for_any_damage_to_a_good_file(self, start, length, text):
-        self.attempt((REQUEST[:start] + text + REQUEST[start + length :]).encode("utf-8", "surrogatepass"))
 
 
 def test_the_module_loads_no_yaml_before_it_reads():

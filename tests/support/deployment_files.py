@@ -63,6 +63,7 @@ def _bombs() -> dict[str, str]:
         "E101-thousands": _HEAD.rstrip(" ") + _lines("    thread_coun{}: 1\n"),
         "E102-thousands": "services:\n" + _lines("  s{}: {{replicas: x}}\n"),
         "E102-thousands-of-keys": _HEAD + "user_config: {" + "[a]: 1, " * 20_000 + "}\n",
+        "E103-thousands-of-names": _HEAD + "monitors: [" + "a, " * 40_000 + "]\n",
         "E104-thousands": _HEAD + "user_config:\n" + _lines("      a: {}\n"),
         "E105-thousands": _HEAD + "user_config:\n" + _lines("      a{0}: ${{NONE_{0}}}\n"),
         "E106-thousands": _HEAD + "user_config: {a: [" + "!a x, " * 24_000 + "]}\n",
@@ -87,6 +88,8 @@ def _bombs() -> dict[str, str]:
         + "".join(f"      m{number}: &m{number} {{<<: *m{number - 1}, a{number}: 1}}\n" for number in range(1, 1000)),
         "E108-variable-twice": _HEAD + 'target: "${LONG}${LONG}"\n',
         "E108-variables": _HEAD + "user_config: [" + '"${LONG}", ' * 10_000 + "]\n",
+        "E402-thousands": "defaults: {replicas: 2, update: {max_surge: 0}, queue_timeout: 90}\nservices:\n"
+        + "".join(f"  s{number}:\n" for number in range(20_000)),
         "E110-escapes": _HEAD + 'user_config: {a: "' + "\\u0061" * 10_000 + '", b: "\\ud800"}\n',
         "E110-open-quote": _HEAD + "user_config: 'a" + "\n" * 200_000,
         "E110-colons": "services: " + "a: " * 80_000,
