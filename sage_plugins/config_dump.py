@@ -1,7 +1,8 @@
 """
 Writes what a deployment file came to, as a deployment file: profile, defaults and variables put in, units worked out.
 
-Reading what is written gives an equal `DeploymentFile`.
+Reading what is written gives an equal `DeploymentFile`, unless it is larger than a file may be: what anchors, merge
+keys and defaults share in a file is written out for each service.
 """
 
 from __future__ import annotations

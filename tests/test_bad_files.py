@@ -7,13 +7,16 @@ tests/support/deployment_files.py writes the others, and says how to write the e
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 import deployment_files
+from sage_plugins import config_file, yaml_nodes, yaml_syntax
 from sage_plugins.config_file import FileProblem
+from sage_plugins.errors import ConfigError
 from sage_plugins.yaml_nodes import MAX_NODES
 
 KEPT = deployment_files.names(deployment_files.BAD)
@@ -59,6 +62,42 @@ def test_the_message_is_the_expected_one_word_for_word(name, refusal, expected):
         assert isinstance(problem, FileProblem)
         assert str(problem).isprintable()
         assert str(problem).startswith(f"{name}:{problem.line}:{problem.column}: ")
+
+
+def test_each_of_the_parsers_complaints_that_are_explained_occurs(expected):
+    """What is said for it is seen, in a message, by whoever reads the expectations."""
+    messages = "\n".join(expected.values())
+    for meaning in yaml_syntax._MEANINGS:
+        words = re.sub(r"\\\{\w+\\\}", ".+", re.escape(meaning.message)).replace(r"\{\{", r"\{")
+        assert re.search(f"not valid YAML: {words}.* \\({re.escape(meaning.fix)}\\)", messages), meaning
+
+
+def test_no_variable_that_is_called_a_secret_is_shown(expected):
+    assert not [name for name, text in expected.items() if deployment_files.VARIABLES["DB_PASSWORD"] in text]
+
+
+@pytest.mark.parametrize("name", [name for name in [*KEPT, *WRITTEN] if name.startswith("E108")])
+def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypatch):
+    """What an alias or a merge key stands for is counted before anybody looks at it."""
+    made, walked = [], []
+
+    class Counted(yaml_nodes.Node):
+        def __init__(self, *args, **kwargs):
+            made.append(None)
+            super().__init__(*args, **kwargs)
+
+    def counted_walk(node, path, key, places):
+        before = len(places)
+        walk(node, path, key, places)
+        walked.append(len(places) - before)
+
+    walk = config_file.walk
+    monkeypatch.setattr(yaml_nodes, "Node", Counted)
+    monkeypatch.setattr(config_file, "walk", counted_walk)
+    with deployment_files.surroundings(deployment_files.BAD if name in KEPT else folder), pytest.raises(ConfigError):
+        config_file.read(name)
+    assert len(made) <= MAX_NODES
+    assert sum(walked) <= MAX_NODES
 
 
 #: Reads every file of its directory, as little of the machine as there is; says how many are refused.
