@@ -15,7 +15,7 @@ from unittest import mock
 import attrs
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import deployment_files
@@ -113,7 +113,8 @@ GENERATED = {
 }
 
 
-@settings(max_examples=100, **GENERATED)
+# Looking for the smallest file that fails may take longer than a test has; the long run does it.
+@settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate], **GENERATED)
 @given(case=files(), profile=st.sampled_from([None, "busy"]))
 def test_any_valid_file_comes_to_its_values_and_written_out_to_the_same(folder, case, profile):
     round_trip(folder, case, profile)
