@@ -69,7 +69,7 @@ _VERSION: Final = "remove the %YAML line; files are YAML 1.2"
 
 #: The first that is found counts.
 _MEANINGS: Final[Sequence[_Meaning]] = (
-    _Meaning(r"'\\t'", "a tab cannot stand here", "indent with spaces"),
+    _Meaning(r"'\\t'", "a tab cannot stand here", "write spaces"),
     _Meaning(
         "mapping values are not allowed",
         "",

@@ -174,7 +174,7 @@ def check(data: bytes, path: Path) -> str:
     """
     path.write_bytes(data)
     try:
-        file = read(path)
+        file = read(path, profile=deployment_files.profile_of(path))
     except ConfigError as error:
         lines = _BREAK.split(data.decode("utf-8-sig", "replace"))
         _check_refusal(error, lines)
