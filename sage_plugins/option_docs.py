@@ -50,6 +50,7 @@ class OptionDoc:
         computed: Whether its default is made from other options, so that there is no one value to show.
         default: The value if it is not given, of plain types; None if it is required or computed.
         options: The options below it, if it is a mapping with an options class of its own.
+        unit: Unit of the number, `"seconds"` or `"MiB"`; empty if it has none.
     """
 
     name: str
@@ -59,6 +60,7 @@ class OptionDoc:
     computed: bool
     default: Any
     options: tuple[OptionDoc, ...] = ()
+    unit: str = ""
 
 
 def option_docs(cls: type) -> tuple[OptionDoc, ...]:
@@ -144,6 +146,7 @@ def _option(attribute: attrs.Attribute[Any], doc: str, above: tuple[type, ...]) 
         default=_default(default),
         # A class may contain itself.
         options=_options(below, above) if below is not None and below not in above else (),
+        unit=attribute.metadata.get("unit", ""),
     )
 
 
