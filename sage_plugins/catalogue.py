@@ -10,15 +10,15 @@ from sage_plugins.errors import ConfigError, PlanError, PluginError, UnknownPlug
 from sage_plugins.factory import compose
 from sage_plugins.origins import ARGUMENT, DEFAULT
 from sage_plugins.service import ServiceFactory
+from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sage_plugins.config_file import DeploymentFile, ServiceEntry
+    from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
     from sage_plugins.origins import Origin
     from sage_plugins.plugins import Registry
     from sage_plugins.task import Composition
-    from sage_plugins.values import Problem
 
 __all__ = ["Catalogue"]
 
@@ -76,7 +76,7 @@ class Catalogue:
             return config
         if entry is None:
             return ServiceDeploymentConfig()
-        from sage_plugins.config_file import entry_config  # only what a file names needs the reader of files
+        from sage_plugins.deployment_file.reader import entry_config  # only what a file names needs the reader of files
 
         return entry_config(entry)
 
@@ -110,7 +110,7 @@ class Catalogue:
             if found is not None:
                 return found, []
             entry = self._entries[name]
-        from sage_plugins.entry_class import load_class  # as in `config`
+        from sage_plugins.deployment_file.entry_class import load_class  # as in `config`
 
         cls, problems = load_class(entry)
         if cls is None:
@@ -177,46 +177,56 @@ class Catalogue:
             raise PlanError("\n".join(map(str, wrong)), problems=problems)
         return composed
 
-    def check(self, registry: Registry) -> list[Problem]:
+    def check(self, registry: Registry, *, import_classes: bool) -> list[Problem]:
         """
-        What the plugins say of the files' services, without importing any class.
+        Everything that is wrong or doubtful with any service, errors and warnings; nothing is placed.
+
+        Args:
+            registry: The plugins to choose from.
+            import_classes: Whether to import the classes that files name; if not, what depends on them is left out.
 
         Raises:
-            PluginError: A plugin's check failed.
+            PluginError: A plugin breaks its contract.
         """
         from sage_plugins.choices import check_config
 
         with self._lock:
-            entries = [entry for name, entry in self._entries.items() if name not in self._configs]
-        return [
-            problem
-            for entry in entries
-            for problem in _placed(entry, check_config(entry.name, self.config(entry.name), registry))
-        ]
+            names = list(dict.fromkeys([*self.factories, *self._entries]))
+            built = {name for name, entry in self._entries.items() if entry.class_path is not None and import_classes}
+        problems: list[Problem] = []
+        for name in names:
+            if name in self.factories or name in built:
+                try:
+                    problems += self.compose(name, registry)[1]
+                except (PlanError, ConfigError, UnknownPluginError) as error:
+                    problems += error.problems
+            else:
+                problems += _placed(self._entries[name], check_config(name, self.config(name), registry))
+        return problems + self.notes()
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> list[Problem]:
         """What files say without effect."""
         with self._lock:
-            unread = [
-                f"! {file.path}: top-level options for '{plugin}' have no effect: no installed plugin reads them"
-                for file in self._files.values()
-                for plugin in file.options
-            ]
-            unused = [
-                f"! {entry.path}: service '{name}' has neither `class` nor a registration and will not be deployed"
-                for name, entry in self._entries.items()
-                if entry.class_path is None and name not in self.factories
-            ]
-            beaten = [
-                f"! {entry.path}: its entry for service '{name}' has no effect: a configuration given in code beats it"
-                for name, entry in self._entries.items()
-                if name in self._configs
-            ]
-        return (*unread, *unused, *beaten)
+            files, entries = list(self._files.values()), dict(self._entries)
+            in_code, configured = set(self.factories), set(self._configs)
+        notes: list[Problem] = []
+        for file in files:
+            unread = "has no effect: no installed plugin reads options for the whole file"
+            notes += _placed(
+                file, [Problem("W12", f"options.{plugin}", unread, "remove it") for plugin in file.options]
+            )
+        for name, entry in entries.items():
+            if name in configured:
+                message = "the entry has no effect: a configuration given in code beats it"
+                notes += _placed(entry, [Problem("W12", "", message, "remove the one or the other")])
+            elif entry.class_path is None and name not in in_code:
+                message = "has neither `class` nor a registration, and will not be deployed"
+                notes += _placed(entry, [Problem("W16", "", message, "add class: package.module:Class")])
+        return notes
 
 
-def _placed(entry: ServiceEntry, problems: Sequence[Problem]) -> list[Problem]:
-    from sage_plugins.config_file import file_problem
+def _placed(entry: ServiceEntry | DeploymentFile, problems: Sequence[Problem]) -> list[Problem]:
+    from sage_plugins.deployment_file.reader import file_problem
 
     return [file_problem(entry, problem) for problem in problems]
 

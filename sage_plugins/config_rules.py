@@ -50,7 +50,7 @@ def _replicas_serve(
         yield Problem("W11", "load_balancing", "has nothing to balance with one replica", fix, other="replicas")
     if failover_enabled and not several:
         fix = "set replicas to 2 or more"
-        message = "with one replica only restarts it after a failure"
+        message = "has no effect with one replica: there is no other that could take over"
         yield Problem("W08", "failover_enabled", message, fix, other="replicas")
 
 

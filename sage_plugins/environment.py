@@ -27,7 +27,7 @@ from sage_plugins.service import ServiceFactory
 from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
     from types import TracebackType
     from typing import Self
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.handle import Binding, ServiceHandle
     from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.values import Event, Problem
 
 __all__ = ["Environment"]
 
@@ -65,7 +66,14 @@ class Environment:
         ```
     """
 
-    def __init__(self, name: str = "sage-deploy", *, registry: Registry | None = None, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        name: str = "sage-deploy",
+        *,
+        registry: Registry | None = None,
+        clock: Clock = SYSTEM,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
         """
         Make an empty environment.
 
@@ -73,11 +81,14 @@ class Environment:
             name: Its name, for messages.
             registry: The plugins to choose from; by default the installed ones, discovered when first needed.
             clock: For deadlines.
+            on_event: Told of every event of every service, such as a replica that got ready; from any thread, so it
+                must not wait. One that raises is left out from then on.
         """
         self.name = name
         self._catalogue = Catalogue()
         self._registry = registry  # guarded by _lock, as the next three
         self._clock = clock
+        self._on_event = on_event
         self._tasks: dict[str, ServiceTask] = {}
         self._closed = False
         self._forked = False
@@ -235,7 +246,7 @@ class Environment:
         Raises:
             ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
         """
-        from sage_plugins.config_file import read
+        from sage_plugins.deployment_file.reader import read
 
         file = read(path, profile=profile)
         with self._lock:
@@ -280,7 +291,7 @@ class Environment:
             for warning in warnings:
                 log.info("service '%s': %s", name, warning)
         _watch_over(self)
-        return ServiceTask(composition, self.service, self._clock)
+        return ServiceTask(composition, self.service, self._clock, self._on_event)
 
     def _check_open(self, name: str) -> None:
         if self._forked:
@@ -290,7 +301,8 @@ class Environment:
             raise ServiceStoppedError(msg, service=name)
 
     def _check_known(self, name: str) -> None:
-        names = self._catalogue.names
+        with self._lock:  # what runs is known, also if no file names it any more
+            names = list(dict.fromkeys([*self._catalogue.names, *self._tasks]))
         if name not in names:
             from sage_plugins.spelling import did_you_mean
 
@@ -326,7 +338,20 @@ class Environment:
             )
         ]
         gone = [ServicePlan(name, "remove", str(known[name].get("class", ""))) for name in known if name not in names]
-        return DeploymentPlan((*services, *gone), self._catalogue.notes())
+        return DeploymentPlan((*services, *gone), tuple(self._catalogue.notes()))
+
+    def check(self, *, import_classes: bool = True) -> list[Problem]:
+        """
+        Everything that is wrong or doubtful with any service, errors and warnings; starts and places nothing.
+
+        Args:
+            import_classes: Whether to import the classes that files name, which runs their modules; if not, what can
+                only be told from a class is left out.
+
+        Raises:
+            PluginError: A plugin breaks its contract.
+        """
+        return self._catalogue.check(self.registry, import_classes=import_classes)
 
     def running(self) -> dict[str, dict[str, Any]]:
         """

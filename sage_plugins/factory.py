@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from sage_plugins.service import ServiceContext
     from sage_plugins.values import Choice, MethodPlan
 
-__all__ = ["ServiceTaskFactory", "compose"]
+__all__ = ["NOT_YET", "ServiceTaskFactory", "compose"]
 
 #: Fields that this version reads and checks but does not act on yet; set to something else than the default they are
 #: reported, because nothing may be ignored in silence.
-_NOT_YET: Final = {
+NOT_YET: Final = {
     "autoscale": "the number of replicas stays as it is",
     "retry": "calls are not retried",
-    "update": "a changed configuration needs a new deployment",
+    "update": "a changed service is started anew as a whole, and the old one stops then",
     "user_config": "reconfigure() is not called",
     "spread": "there is one node, this process",
     "max_replicas_per_node": "there is one node, this process",
@@ -142,7 +142,7 @@ def _not_yet(config: ServiceDeploymentConfig) -> list[Problem]:
     defaults = ServiceDeploymentConfig()
     return [
         Problem("W13", name, f"has no effect in this version: {effect}")
-        for name, effect in _NOT_YET.items()
+        for name, effect in NOT_YET.items()
         if getattr(config, name) != getattr(defaults, name)
     ]
 

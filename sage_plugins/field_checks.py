@@ -21,7 +21,7 @@ from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "LONGEST",
@@ -30,6 +30,7 @@ __all__ = [
     "Kind",
     "Role",
     "Unit",
+    "known_keys",
     "plain_string",
     "quoted_number",
     "shown",
@@ -68,8 +69,8 @@ _DEEPEST: Final = 32
 #: Unknown keys beyond so many get no suggestion: nobody reads them, and finding one takes a fraction of a millisecond.
 _SUGGESTIONS: Final = 20
 _SHOWN: Final = 60
-#: Longer lists of known keys help nobody.
-_KNOWN: Final = 15
+#: Where so many keys are known at most, the message lists them all.
+_KEYS_LISTED: Final = 14
 _METHOD_NAME: Final = "write it as the class does: letters, digits and '_'"
 #: Lists that must not name anything twice, and the rule that says so.
 _DISTINCT: Final = {"monitors": "E103", "target_nodes": "E205"}
@@ -163,11 +164,16 @@ def shown_at(key: str, value: object) -> str:
 
 
 def unknown_key(key: str, word: str, candidates: Iterable[str], *, suggest: bool = True) -> Problem:
-    """The E101 for *word* at *key*, with the nearest of the *candidates*, or all of them if they are few."""
+    """The E101 for *word* at *key*, with the nearest of the *candidates*, or all of them if none is near."""
     names = list(candidates)
     near = did_you_mean(word, names) if suggest else None
-    known = f"known: {', '.join(names)}" if 0 < len(names) <= _KNOWN else ""
-    return Problem("E101", key, f"unknown key {shown(word)}", f"did you mean {near!r}?" if near else known)
+    fix = f"did you mean {near!r}?" if near else known_keys(names) if suggest else ""
+    return Problem("E101", key, f"unknown key {shown(word)}", fix)
+
+
+def known_keys(names: Sequence[str]) -> str:
+    """What to do about an unknown key where *names* are known and none is near it."""
+    return f"keys: {', '.join(names)}" if 0 < len(names) <= _KEYS_LISTED else "remove it, or check the spelling"
 
 
 def plain_string(value: Any) -> Any:
@@ -296,7 +302,7 @@ def _mapping(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     while pending:
         path, node, depth = pending.pop()
         if depth > _DEEPEST and isinstance(node, (Mapping, list, tuple)):
-            return [*found, Problem("E108", key, f"is nested more than {_DEEPEST} levels deep")]
+            return [*found, Problem("E108", key, f"is nested more than {_DEEPEST} levels deep", "make it flatter")]
         if isinstance(node, Mapping):
             found += [_key_problem(path, name) for name in node if not isinstance(name, str)]
             pending += [(f"{path}.{name}", child, depth + 1) for name, child in node.items() if isinstance(name, str)]

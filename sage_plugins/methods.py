@@ -163,7 +163,8 @@ def _batch_problems(cls: type, config: Any, names: list[str], batch_methods: Map
     for of, name in batch_methods.items():
         wrong = _wrong_batch(cls, of, name, names)
         if wrong:
-            yield Problem("E506", "class", f"{cls.__qualname__}.{name} is marked @batch_of({of!r}), but {wrong}")
+            message = f"{cls.__qualname__}.{name} is marked @batch_of({of!r}), but {wrong}"
+            yield Problem("E506", "class", message, "change the method, or remove the mark")
     size = config.batch_size or 1
     for method, settings in config.methods.items():
         wanted = settings.get("batch")

@@ -37,8 +37,8 @@ __all__ = [
 
 Action = Literal["add", "change", "keep", "remove"]
 
-#: Version of the plan as JSON; it grows when a reader of older plans would misunderstand a newer one.
-FORMAT: Final = 1
+#: Version of the plan as JSON: it grows when a reader of older plans would misunderstand a newer one.
+VERSION: Final = 1
 
 
 @attrs.frozen
@@ -139,7 +139,7 @@ class DeploymentPlan:
     """
 
     services: tuple[ServicePlan, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
 
     @property
     def has_changes(self) -> bool:
@@ -151,14 +151,28 @@ class DeploymentPlan:
         """The replicas for which there is no place."""
         return tuple(each for service in self.services for each in service.replicas if each.where is None)
 
+    def essence(self) -> dict[str, dict[str, Any]]:
+        """
+        What will be done, by service, as plain values, without reasons and without what is only said of it.
+
+        Two plans with the same essence do the same.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for service in self.services:
+            does = {"action": service.action, "methods": ", ".join(service.methods)}
+            found[service.name] = (
+                does | {f"replica {each.id}": each.where for each in service.replicas} | comparable(service)
+            )
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, as they stand in its JSON."""
         found: dict[str, Any] = json.loads(self.to_json())
         return found
 
     def to_json(self) -> str:
-        """The plan as a JSON object; its key `format` tells readers whether they understand it."""
-        return json.dumps({"format": FORMAT, **attrs.asdict(self, value_serializer=_serialized)}, indent=2, default=str)
+        """The plan as a JSON object; its key `version` tells readers whether they understand it."""
+        return json.dumps({"version": VERSION, **_plain(self)}, indent=2, default=str)
 
     def text(self, *, all_settings: bool = False) -> str:
         """
@@ -176,11 +190,17 @@ class DeploymentPlan:
         return self.text()
 
 
-def _serialized(_owner: Any, _field: Any, value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Objects as mappings of their attributes, all the way down."""
+    if attrs.has(type(value)):
+        return {each.name: _plain(getattr(value, each.name)) for each in attrs.fields(type(value))}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _plain(child) for name, child in value._asdict().items()}
     if isinstance(value, Mapping):
-        return dict(value)
-    # A named tuple would become a list.
-    return value._asdict() if hasattr(value, "_asdict") else value
+        return {str(name): _plain(child) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    return value
 
 
 def plan_service(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config import plain
-from sage_plugins.file_problems import one_line
+from sage_plugins.deployment_file.problems import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ _LABELS: Final = {"decides": "", "enforced": "enforced: ", "advisory": "advisory
 def plan_text(plan: DeploymentPlan, *, all_settings: bool) -> str:
     """The plan for people: a block for each service, then notes, then a line with the numbers."""
     blocks = ["\n".join(_lines(service, all_settings=all_settings)) for service in plan.services]
-    return "\n\n".join([*blocks, *plan.notes, _total(plan)])
+    return "\n\n".join([*blocks, *(f"! {note}" for note in plan.notes), _total(plan)])
 
 
 def _total(plan: DeploymentPlan) -> str:
@@ -45,11 +45,7 @@ def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:
     if service.action == "remove":
         yield f"{sign} {service.name}  ({service.service_class}) runs, and is not configured any more"
         return
-    if service.action == "keep":
-        yield f"{sign} {service.name}  ({service.service_class}) runs as configured"
-        yield from _warnings(service)
-        return
-    yield f"{sign} {service.name}  ({service.service_class})"
+    yield f"{sign} {service.name}  ({service.service_class})" + (" runs as configured" * (service.action == "keep"))
     for change in service.changes:
         yield f"    ~ {change.key}: {_value(change.old)} -> {_value(change.new)}"
     for decision in service.decisions:

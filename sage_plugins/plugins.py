@@ -23,7 +23,7 @@ from sage_plugins.values import Problem, Registration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["KINDS", "Failure", "Plugin", "Registered", "Registry"]
+__all__ = ["KINDS", "Failure", "Plugin", "Registered", "Registry", "disabled_names", "installed"]
 
 #: Variable with the names of entry points that are not loaded, separated by commas.
 DISABLED_VARIABLE: Final = "SAGE_DEPLOY_DISABLED_PLUGINS"
@@ -52,6 +52,7 @@ class Plugin:
     Attributes:
         name: Name of its entry point.
         module: What the entry point names.
+        hooks: Names of the hooks that it implements; empty until it was loaded.
     """
 
     def __init__(self, name: str, module: str, dist: metadata.Distribution | None = None) -> None:
@@ -65,6 +66,7 @@ class Plugin:
         """
         self.name = name
         self.module = module
+        self.hooks: tuple[str, ...] = ()
         self._dist = dist
 
     @cached_property
@@ -87,6 +89,7 @@ class Plugin:
         return {
             "name": self.name,
             "module": self.module,
+            "hooks": self.hooks,
             "_dist": None,
             "distribution": self.distribution,
             "version": self.version,
@@ -109,13 +112,15 @@ class Failure(NamedTuple):
     plugin: Plugin
     error: BaseException
 
+    @property
+    def reason(self) -> str:
+        """Why, on one line."""
+        return _one_line(text_of(self.error))
+
     def __str__(self) -> str:
         """`plugin 'gpu' from acme-gpu 1.2 (acme_gpu) failed to load: ModuleNotFoundError: No module named 'pynvml'`."""
         plugin = self.plugin
-        return (
-            f"plugin {plugin.name!r} from {plugin.source} ({plugin.module}) failed to load: "
-            f"{_one_line(text_of(self.error))}"
-        )
+        return f"plugin {plugin.name!r} from {plugin.source} ({plugin.module}) failed to load: {self.reason}"
 
 
 class Registered(NamedTuple):
@@ -180,18 +185,16 @@ class Registry:
             PluginConflictError: Two distributions have an entry point of the same name, or two plugins offer the same
                 ID.
         """
-        disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
+        disabled = disabled_names()
         points: dict[str, tuple[Plugin, metadata.EntryPoint]] = {}
-        for point in metadata.entry_points(group=PROJECT):
-            if point.name in disabled:
+        for plugin, point in installed():
+            if plugin.name in disabled:
                 continue
-            plugin = Plugin(point.name, point.value, point.dist)
-            known = points.setdefault(point.name, (plugin, point))[0]
-            # An editable install may be listed twice, under the same distribution.
-            if known is not plugin and (known.distribution, known.module) != (plugin.distribution, plugin.module):
+            known = points.setdefault(plugin.name, (plugin, point))[0]
+            if known is not plugin:
                 msg = (
-                    f"two plugins are called {point.name!r}: {known.module} from {known.source} and {plugin.module} "
-                    f"from {plugin.source}; uninstall one, or set {DISABLED_VARIABLE}={point.name} to do without both"
+                    f"two plugins are called {plugin.name!r}: {known.module} from {known.source} and {plugin.module} "
+                    f"from {plugin.source}; uninstall one, or set {DISABLED_VARIABLE}={plugin.name} to do without both"
                 )
                 raise PluginConflictError(msg)
         loaded: list[tuple[Plugin, Any]] = []
@@ -251,9 +254,23 @@ class Registry:
         entry = self._table.get((kind, id))
         if entry is not None:
             return entry
+        raise self._unknown(kind, id, self.ids(kind), service)
+
+    def find_all(self, id: str) -> tuple[tuple[str, Registered], ...]:
+        """
+        What is registered as *id* for any kind, with the kind.
+
+        Raises:
+            UnknownPluginError: Nothing is; as for `find`.
+        """
+        found = tuple((kind, self._table[kind, id]) for kind in KINDS if (kind, id) in self._table)
+        if not found:
+            raise self._unknown("plugin ID", id, tuple(sorted({id for _, id in self._table})), "")
+        return found
+
+    def _unknown(self, kind: str, id: str, ids: tuple[str, ...], service: str) -> UnknownPluginError:
         from sage_plugins.spelling import did_you_mean
 
-        ids = self.ids(kind)
         near = did_you_mean(id, ids)
         lines = [
             (f"service {service!r}: " if service else "") + f"unknown {kind} {id!r}",
@@ -266,10 +283,14 @@ class Registry:
         lines.extend(str(failure) for failure in self.failures)
         what = "; ".join([f"unknown {kind} {id!r}", f"installed: {', '.join(ids) or 'none'}", *map(str, self.failures)])
         fix = (
-            f"pip install 'sage-deploy[{_EXTRAS[id]}]'" if id in _EXTRAS else f"did you mean {near!r}?" if near else ""
+            f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'"
+            if id in _EXTRAS
+            else f"did you mean {near!r}?"
+            if near
+            else ""
         )
         problem = Problem("E207", "", what, fix or "install the plugin that has it: sage-deploy plugins list")
-        raise UnknownPluginError("\n  ".join(lines), kind=kind, id=id, problems=[problem])
+        return UnknownPluginError("\n  ".join(lines), kind=kind, id=id, problems=[problem])
 
     def ids(self, kind: str) -> tuple[str, ...]:
         """The IDs registered for *kind*, in alphabetical order."""
@@ -278,6 +299,26 @@ class Registry:
     def entries(self) -> Mapping[tuple[str, str], Registered]:
         """Everything registered, by kind and ID."""
         return dict(self._table)
+
+
+def disabled_names() -> frozenset[str]:
+    """The names of entry points that `SAGE_DEPLOY_DISABLED_PLUGINS` leaves out, whether there are such or not."""
+    names = (name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(","))
+    return frozenset(name for name in names if name)
+
+
+def installed() -> list[tuple[Plugin, metadata.EntryPoint]]:
+    """The installed plugins with their entry points, the disabled ones too; none is imported."""
+    found: list[tuple[Plugin, metadata.EntryPoint]] = []
+    for point in metadata.entry_points(group=PROJECT):
+        plugin = Plugin(point.name, point.value, point.dist)
+        # An editable install may be listed twice, under the same distribution.
+        if not any(
+            known.name == plugin.name and (known.distribution, known.module) == (plugin.distribution, plugin.module)
+            for known, _ in found
+        ):
+            found.append((plugin, point))
+    return found
 
 
 def _one_line(text: str) -> str:
@@ -295,6 +336,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
         why = _one_line(text_of(error))
         msg = f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {why}"
         raise PluginError(msg) from error
+    plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
     found: list[tuple[str, Registration]] = []
     for kind, hook in KINDS.items():
         # Only this plugin's own implementations: one that raises must not hide the others'.

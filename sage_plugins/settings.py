@@ -79,10 +79,13 @@ def settings_of(composition: Composition, origin: Callable[[str], Origin]) -> It
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The value at *key*; of a mapping that is not empty, each value in it."""
+    """The value at *key*; of a mapping that is not empty, and of a list with such in it, each value in it."""
     if isinstance(value, dict) and value:
         for name, child in value.items():
             yield from _leaves(f"{key}.{name}", child)
+    elif isinstance(value, list) and any(isinstance(child, (dict, list)) for child in value):
+        for index, child in enumerate(value):
+            yield from _leaves(f"{key}.{index}", child)
     else:
         yield key, value
 

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args,
 
 import attrs
 
-from sage_plugins.field_checks import quoted_number, shown, shown_at, unknown_key
+from sage_plugins.field_checks import FieldInfo, quoted_number, shown, shown_at, unknown_key
 from sage_plugins.secrets import is_secret
 from sage_plugins.spelling import did_you_mean
+from sage_plugins.units import number_of
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cattrs import Converter
+
+    from sage_plugins.field_checks import Kind
 
 __all__ = ["structure"]
 
@@ -64,6 +67,17 @@ class _UnknownError(Exception):
         return Problem("E102", key, f"keys must be strings, got {shown(self.word)}", "put it in quotes")
 
 
+class _UnitError(Exception):
+    """A text that does not spell a number with the unit of its attribute."""
+
+    def __init__(self, found: Problem) -> None:
+        super().__init__(found.message)
+        self._found = found
+
+    def problem(self, key: str) -> Problem:
+        return attrs.evolve(self._found, key=key)
+
+
 class _MissingError(Exception):
     """A required key that was not given."""
 
@@ -77,6 +91,8 @@ def structure(cls: type[T], value: object, *, key: str) -> tuple[T | None, list[
 
     Types are taken strictly: no boolean or string for a number, no float for an integer, no string for a list; an
     integer does for a float, and a list for a tuple. The class's own validators run, all of them, even if one fails.
+
+    An attribute whose metadata have a `unit`, `"seconds"` or `"MiB"`, takes texts such as `250ms` and `4Gi` as well.
 
     Args:
         cls: An attrs class, such as a plugin's options class; its attributes may be booleans, numbers, strings,
@@ -124,7 +140,7 @@ def _problems(error: BaseException, key: str) -> Iterable[Problem]:
     if isinstance(error, BaseExceptionGroup):
         for child in error.exceptions:
             yield from _problems(child, key + _step(child))
-    elif isinstance(error, (_WrongError, _UnknownError, _MissingError)):
+    elif isinstance(error, (_WrongError, _UnknownError, _UnitError, _MissingError)):
         yield error.problem(key)
     else:
         yield _validator_problem(error, key)
@@ -325,10 +341,23 @@ def _attributes(
                 errors.append(_noted(_MissingError(), note))
             continue
         try:
-            given[name] = value[name] if attribute.type is None else converter.structure(value[name], attribute.type)
+            found = _without_unit(attribute, value[name])
+            given[name] = found if attribute.type is None else converter.structure(found, attribute.type)
         except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
             errors.append(_noted(error, note))
     return given, errors
+
+
+def _without_unit(attribute: attrs.Attribute[Any], value: Any) -> Any:
+    """The value, or the number that it spells with the unit that the attribute's metadata name, such as `"seconds"`."""
+    unit = attribute.metadata.get("unit", "")
+    if not unit or not isinstance(value, str):
+        return value
+    kind: Kind = "integer" if attribute.type in {int, "int"} else "number"
+    number, problem = number_of(FieldInfo(name=attribute.name, kind=kind, doc="", unit=unit), "", value)
+    if problem is not None:
+        raise _UnitError(problem)
+    return number
 
 
 def _failing_validators(

@@ -6,11 +6,12 @@ import logging
 import threading
 from functools import partial
 from time import time as wall_clock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.call import current_call
 from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
+from sage_plugins.interfaces import ControlOp
 from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.replica_set import ReplicaSet
 from sage_plugins.router import Router
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
     from sage_plugins.keys import KeyOf
     from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.replica_set import Member
+    from sage_plugins.values import Event
 
 __all__ = ["Composition", "ServiceTask"]
+
+#: Seconds before a replica that is not well yet is asked again, while somebody waits for it.
+_ASK_AGAIN_S: Final = 0.1
 
 
 def _router_class(methods: Sequence[MethodPlan]) -> type[Router]:
@@ -110,7 +115,13 @@ class ServiceTask:
         handle: Calls it; the first call starts the task if need be.
     """
 
-    def __init__(self, composition: Composition, find_service: Callable[[str], Any], clock: Clock) -> None:
+    def __init__(
+        self,
+        composition: Composition,
+        find_service: Callable[[str], Any],
+        clock: Clock,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
         """
         Prepare the task; builds and starts nothing.
 
@@ -118,6 +129,7 @@ class ServiceTask:
             composition: What to run.
             find_service: Gives the instances handles to other services.
             clock: For deadlines.
+            on_event: Told of every event, from any thread; must not wait.
         """
         self.composition = composition
         self.service_name = composition.name
@@ -130,7 +142,7 @@ class ServiceTask:
         self._changing = threading.Lock()  # held while replicas or balancer are being changed, by one thread at a time
         self._background: set[threading.Thread] = set()  # what goes on after a call from within a call; by _condition
         self._watchers = Watchers(
-            composition.name, composition.monitors, tuple(method.name for method in composition.methods)
+            composition.name, composition.monitors, tuple(method.name for method in composition.methods), on_event
         )
         self._balancer = composition.balancer
         self._router = _router_class(composition.methods)(
@@ -235,6 +247,41 @@ class ServiceTask:
                 self._replicas.wait(
                     self._replicas.members, self._config.startup_timeout if timeout is None else timeout
                 )
+
+    def wait_healthy(self, timeout: float | None = None) -> None:
+        """
+        Wait until every replica says that it is well: passes `check_health()` and `check_ready()`, if it has them.
+
+        Each is asked again and again, whether or not a monitor asks it as well.
+
+        Args:
+            timeout: Seconds; None for the configuration's `startup_timeout`.
+
+        Raises:
+            DeployError: A replica was not well in time, or left; raised from what it said last.
+        """
+        limit = self._config.startup_timeout if timeout is None else timeout
+        until = self.clock.monotonic() + limit
+        for member in self._serving():
+            for op in (ControlOp.CHECK, ControlOp.READY):
+                self._wait_passed(member, op, until)
+
+    def _wait_passed(self, member: Member, op: ControlOp, until: float) -> None:
+        while True:
+            left = until - self.clock.monotonic()
+            try:
+                member.control(op, timeout=max(0.0, min(left, self._config.health_check_timeout)))
+            except Exception as error:
+                if left <= 0 or not member.up:
+                    msg = (
+                        f"service '{self.service_name}' replica {member.spec.index} did not pass check_"
+                        f"{'health' if op is ControlOp.CHECK else 'ready'}() in time: {text_of(error)}"
+                    )
+                    raise DeployError(msg, service=self.service_name, replica=member.id) from error
+                with self._condition:
+                    self._condition.wait(min(_ASK_AGAIN_S, left))
+            else:
+                return
 
     def bind(self) -> Binding:
         """For the first call of a handle: the way to the replicas, once they are there."""

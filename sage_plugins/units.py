@@ -16,7 +16,7 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from sage_plugins.field_checks import Unit
 
-__all__ = ["DURATION", "SIZE", "duration", "size", "without_units"]
+__all__ = ["DURATION", "PATTERNS", "SIZE", "UNIT_WORDS", "duration", "number_of", "size", "without_units"]
 
 #: Regular expressions, for Python and for JSON Schema alike, of all spellings.
 DURATION: Final = (
@@ -28,6 +28,13 @@ SIZE: Final = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti)$"
 _SECONDS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _MEBIBYTES: Final = {"Ki": 1 / 1024, "Mi": 1.0, "Gi": 1024.0, "Ti": 1024.0 * 1024.0}
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|d|h|m|s)")
+#: The regular expression of each unit's spellings.
+PATTERNS: Final[Mapping[Unit, str]] = {"seconds": DURATION, "MiB": SIZE}
+#: What each unit's spellings are, with examples.
+UNIT_WORDS: Final[Mapping[Unit, str]] = {
+    "seconds": "a duration such as 250ms, 30s or 1h30m",
+    "MiB": "a size such as 512Mi or 4Gi",
+}
 _HINTS: Final[Mapping[Unit, str]] = {
     "seconds": "write the number of seconds, or a duration such as 250ms, 30s, 2m or 1h30m",
     "MiB": "write the number of MiB, or a size such as 512Mi or 4Gi",
@@ -63,7 +70,7 @@ def without_units(info: FieldInfo, key: str, value: Any) -> tuple[Any, list[Prob
         value: What a file has there. It is not changed; what is to be changed is copied.
     """
     if info.unit and isinstance(value, str):
-        number, problem = _number(info, key, value)
+        number, problem = number_of(info, key, value)
         return (value, [problem]) if problem is not None else (number, [])
     if isinstance(value, Mapping) and info.keys:
         if info.kind == "methods":
@@ -85,7 +92,8 @@ def _members(declared: Mapping[str, FieldInfo], key: str, value: Mapping[str, An
     return ({**value, **changed} if changed else value), problems
 
 
-def _number(info: FieldInfo, key: str, text: str) -> tuple[float, Problem | None]:
+def number_of(info: FieldInfo, key: str, text: str) -> tuple[float, Problem | None]:
+    """The number that *text* spells with the unit of its declaration, and what is wrong if it spells none."""
     number = duration(text) if info.unit == "seconds" else size(text)
     if number is None:
         kinds = ["an integer" if info.kind == "integer" else "a number", _WORDS[info.unit]]

@@ -159,7 +159,8 @@ class Registration:
             one. Must be importable by name, so that it can be pickled; imports whatever is heavy in its body.
         summary: One line for `plugins list` and the plan.
         options: attrs class of the service's `options: {<id>: {...}}`, or a function that gives it, so that it is made
-            only when it is needed; None if there is nothing to set.
+            only when it is needed; None if there is nothing to set. A numeric attribute with
+            `metadata={"unit": "seconds"}` takes texts such as `"250ms"` as well, one with `"MiB"` such as `"4Gi"`.
         check: `check(config, options)` gives the problems of a configuration that names this ID; None for none.
         explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces, what
             is advisory, and what a time-out can stop. Each is a text, or an `Explanation`; None for none.

@@ -25,7 +25,13 @@ class Watchers:
     A monitor that raises hurts nothing but itself: its first fault is logged. All methods are safe from any thread.
     """
 
-    def __init__(self, service: str, choices: Sequence[Choice], methods: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        service: str,
+        choices: Sequence[Choice],
+        methods: tuple[str, ...],
+        listener: Callable[[Event], None] | None = None,
+    ) -> None:
         """
         Make the monitors.
 
@@ -33,7 +39,9 @@ class Watchers:
             service: Name of the service.
             choices: Which monitors.
             methods: Names of the served methods, by index.
+            listener: Told of every event, beside the monitors.
         """
+        self._listener = listener
         self._service = service
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, choice.create()) for choice in choices)
         self._faulty: set[str] = set()
@@ -77,6 +85,14 @@ class Watchers:
         event = Event(self._service, kind, reason, replica)
         for choice, monitor in self._monitors:
             self._fenced(choice, monitor.event, event)
+        if self._listener is not None:
+            try:
+                self._listener(event)
+            except Exception:
+                self._listener = None
+                logging.getLogger("sage_plugins").exception(
+                    "service '%s': on_event raised and is left out", self._service
+                )
 
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """

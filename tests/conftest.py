@@ -278,6 +278,31 @@ def _until(condition: Callable[[], Any]) -> None:
         pause.wait(0.001)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What `sage-deploy up` notes of its runs is noted in a folder of the tests, not of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture
+def running_up() -> Iterator[Callable[..., Any]]:
+    """Have processes run `sage-deploy up`; those that are left are killed when the test ends."""
+    from running_up import RunningUp
+
+    processes: list[RunningUp] = []
+
+    def start(*arguments: Any, **variables: Any) -> RunningUp:
+        processes.append(RunningUp(*arguments, **variables))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def until() -> Callable[[Callable[[], Any]], None]:
     """Wait until a condition holds of which nobody gives notice."""

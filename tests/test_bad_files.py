@@ -14,10 +14,9 @@ import sys
 import pytest
 
 import deployment_files
-from sage_plugins import config_file, yaml_nodes, yaml_syntax
-from sage_plugins.config_file import FileProblem
+from sage_plugins.deployment_file import FileProblem, nodes, reader, syntax
+from sage_plugins.deployment_file.nodes import MAX_NODES
 from sage_plugins.errors import ConfigError
-from sage_plugins.yaml_nodes import MAX_NODES
 
 KEPT = deployment_files.names(deployment_files.BAD)
 WRITTEN = deployment_files.written()
@@ -67,7 +66,7 @@ def test_the_message_is_the_expected_one_word_for_word(name, refusal, expected):
 def test_each_of_the_parsers_complaints_that_are_explained_occurs(expected):
     """What is said for it is seen, in a message, by whoever reads the expectations."""
     messages = "\n".join(expected.values())
-    for meaning in yaml_syntax._MEANINGS:
+    for meaning in syntax._MEANINGS:
         words = re.sub(r"\\\{\w+\\\}", ".+", re.escape(meaning.message)).replace(r"\{\{", r"\{")
         assert re.search(f"not valid YAML: {words}.* \\({re.escape(meaning.fix)}\\)", messages), meaning
 
@@ -81,7 +80,7 @@ def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypat
     """What an alias or a merge key stands for is counted before anybody looks at it."""
     made, walked = [], []
 
-    class Counted(yaml_nodes.Node):
+    class Counted(nodes.Node):
         def __init__(self, *args, **kwargs):
             made.append(None)
             super().__init__(*args, **kwargs)
@@ -91,11 +90,11 @@ def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypat
         walk(node, path, key, places)
         walked.append(len(places) - before)
 
-    walk = config_file.walk
-    monkeypatch.setattr(yaml_nodes, "Node", Counted)
-    monkeypatch.setattr(config_file, "walk", counted_walk)
+    walk = reader.walk
+    monkeypatch.setattr(nodes, "Node", Counted)
+    monkeypatch.setattr(reader, "walk", counted_walk)
     with deployment_files.surroundings(deployment_files.BAD if name in KEPT else folder), pytest.raises(ConfigError):
-        config_file.read(name)
+        reader.read(name)
     assert len(made) <= MAX_NODES
     assert sum(walked) <= MAX_NODES
 
@@ -105,7 +104,7 @@ PROGRAM = """\
 import pathlib
 import resource
 
-from sage_plugins.config_file import read
+from sage_plugins.deployment_file import read
 from sage_plugins.errors import ConfigError
 
 resource.setrlimit(resource.RLIMIT_AS, (512 * 1024 * 1024,) * 2)

@@ -1,209 +1,374 @@
-"""The command line, run as a user runs it: in a process of its own, from another folder, by its installed script."""
+"""What holds for every command of `sage-deploy`: outputs, exit codes, colours, unknown words, what is imported."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from pathlib import Path
-from textwrap import dedent
 
+import click
 import pytest
 
-ROOT = Path(__file__).parent.parent
-EXAMPLE = ROOT / "examples" / "stdlib_search" / "service_deployment.yaml"
-PATIENCE = 50
+from command_line import PATIENCE, SCRIPT, register, sage_deploy, surroundings
+from sage_plugins import cli
+from sage_plugins.cli.exit_codes import ExitCode
+from sage_plugins.plugin_imports import HEAVY
+from terminal import Terminal
+from things import deployment, write_things
 
-SERVICES = """
-    class Counter:
-        def __init__(self, start):
-            self.value = start
-
-        def process(self):
-            self.value += 1
-            return f"counted to {self.value}"
-
-
-    class Keeper:
-        def process(self, key):
-            return key
-
-
-    class Failing:
-        def __init__(self):
-            raise ValueError("no luck")
-
-
-    class Stopping:
-        def stop(self):
-            print("stop hook ran", flush=True)
-"""
+ESCAPE = "\x1b"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "things.py").write_text(dedent(SERVICES))
-    return tmp_path
+    return write_things(tmp_path)
 
 
-def deployment(folder, text):
-    file = folder / "service_deployment.yaml"
-    file.write_text(dedent(text))
-    return file
+# -- what is asked for and not there -----------------------------------------------------------------------------------
 
 
-def sage_deploy(*arguments, cwd):
-    script = Path(sys.executable).with_name("sage-deploy")
-    return subprocess.run(
-        [script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-
-
-def test_up_once_runs_the_job_shows_the_status_and_ends(folder):
-    """Data goes to stdout, progress to stderr; only a `process` that needs no argument is called."""
-    file = deployment(
-        folder,
-        """\
-        services:
-          counter:
-            class: things:Counter
-            init: {args: [41]}
-          keeper:
-            class: things:Keeper
-        """,
-    )
-    done = sage_deploy("up", file, "--once", cwd="/")
-    assert done.returncode == 0, done.stderr
-    assert "counted to 42" in done.stdout
-    assert "keeper.process()" not in done.stdout + done.stderr
-    table = done.stdout[done.stdout.index("SERVICE") :].splitlines()
-    assert table[1].split()[:5] == ["counter", "ready", "1/1", "1", "0"]
-    assert table[2].split()[:5] == ["keeper", "ready", "1/1", "0", "0"]
-    assert "all ready after" in done.stderr
-    assert "all ready after" not in done.stdout
-
-
-def test_up_runs_the_example_on_the_real_library(tmp_path):
-    """The main job: thousands of docstrings of the installed Python are indexed, and questions find their answers."""
-    done = sage_deploy("up", EXAMPLE, "--once", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "gzip.compress" in done.stdout
-    assert "tempfile.TemporaryDirectory" in done.stdout
-    assert "reading modules" in done.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_runs_until_a_signal_and_drains(folder, number):
-    """Without --once the services run until SIGINT or SIGTERM; then they are stopped, and the exit code is 0."""
-    file = deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n")
-    script = Path(sys.executable).with_name("sage-deploy")
-    with subprocess.Popen(
-        [script, "up", file], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stderr is not None
-        for line in running.stderr:
-            if "press Ctrl-C" in line:
-                break
-        os.kill(running.pid, number)
-        out, err = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 0, err
-    assert "stop hook ran" in out
-    assert "Traceback" not in err
-
-
-def test_plan_starts_nothing(folder):
-    """`plan` imports the class and shows who decides what, but a constructor that fails is not run."""
-    file = deployment(folder, "services: {failing: {class: 'things:Failing'}}\n")
-    done = sage_deploy("plan", file, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "sage-deploy-local" in done.stdout
-    assert "sage-deploy-threading" in done.stdout
-    assert "Plan: 1 service, 1 replica to start." in done.stdout
-
-
-def test_plan_as_json_is_for_programs(folder):
-    file = deployment(
-        folder, "services: {failing: {class: 'things:Failing', deployment: {threading_strategy: inline}}}\n"
-    )
-    done = sage_deploy("plan", file, "--json", cwd=folder)
-    (service,) = json.loads(done.stdout)["services"]
-    assert service["name"] == "failing"
-    assert [decision["id"] for decision in service["decisions"]][:2] == ["local", "inline"]
-
-
-def test_bad_file_is_answered_with_every_place(folder):
-    """Exit code 2, one line for each problem with file, line and column, and no traceback."""
-    file = deployment(
-        folder,
-        """\
-        services:
-          kv:
-            class: things:Keeper
-            deployment:
-              thread_cout: 2
-              replicas: none
-        """,
-    )
-    done = sage_deploy("up", file, cwd=folder)
-    assert done.returncode == 2
-    assert f"{file}:5:7: error E101" in done.stderr
-    assert "thread_count" in done.stderr
-    assert f"{file}:6:17: error E102" in done.stderr
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["up"],
+        ["up", "--no-such-option", "x.yaml"],
+        ["plan", "no-such-file.yaml"],
+        ["plan", "a.yaml", "b.yaml"],
+        ["no-such-command"],
+        ["plugins", "show"],
+        ["explain", "no_such_field_at_all"],
+    ],
+)
+def test_bad_usage_has_exit_code_2(arguments, tmp_path):
+    """And says what is wrong on stderr; stdout stays empty, and nobody sees a traceback."""
+    done = sage_deploy(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (ExitCode.BAD_INPUT, "")
+    assert done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_what_a_plugin_refuses_has_its_place_too(folder):
-    file = deployment(
-        folder,
-        """\
-        services:
-          kv:
-            class: things:Keeper
-            deployment:
-              thread_count: 4
-        """,
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["upp"], "Did you mean 'up'?"),
+        (["plam"], "Did you mean 'plan'?"),
+        (["statsu"], "Did you mean 'status'?"),
+        (["plugins", "shw"], "Did you mean 'show'?"),
+        (["up", "--onec"], "--once"),
+        (["plugins", "list", "--jsn"], "--json"),
+    ],
+)
+def test_unknown_word_is_answered_with_the_nearest(arguments, near, tmp_path):
+    assert near in sage_deploy(*arguments, cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize("name", cli.ELSEWHERE)
+def test_command_of_another_distribution_says_whose_it_is(name, tmp_path):
+    """Whoever read of a command learns why it is not there."""
+    done = sage_deploy(name, "some-service", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"The command '{name}' belongs to the distribution sage-deploy-dashboard, which is not part" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["plugins"]])
+def test_no_command_is_answered_with_the_list(arguments, tmp_path):
+    done = sage_deploy(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Commands:\n" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("arguments", [[], ["up"], ["plugins"], ["plugins", "show"]])
+def test_help_is_data(arguments, option, tmp_path):
+    done = sage_deploy(*arguments, option, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: {' '.join(['sage-deploy', *arguments])}")
+
+
+def test_version_is_that_of_the_distribution(tmp_path):
+    from importlib.metadata import version
+
+    assert sage_deploy("--version", cwd=tmp_path).stdout == f"sage-deploy, version {version('sage-deploy')}\n"
+
+
+# -- lazy commands ---------------------------------------------------------------------------------------------------
+
+
+def test_list_of_commands_says_what_each_says_itself():
+    """The list is written without importing the commands, so it could be wrong."""
+    context = click.Context(cli.commands)
+    for name, summary in cli.COMMANDS.items():
+        command = cli.commands.get_command(context, name)
+        assert command is not None
+        assert (command.name, command.get_short_help_str(10_000)) == (name, summary)
+    assert cli.commands.list_commands(context) == list(cli.COMMANDS)
+    assert not cli.COMMANDS.keys() & cli.ELSEWHERE.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["--help"], set()),
+        (["up", "--help"], {"up", "deployment_file"}),
+        (["plugins", "--help"], {"plugins", "findings"}),
+    ],
+)
+def test_help_imports_nothing_but_click_and_the_command(arguments, needed):
+    """No plugin, no library of ours, nothing heavy: the time of `--help` is that of click."""
+    program = "import sys; from sage_plugins.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
-    done = sage_deploy("plan", file, cwd=folder)
-    assert done.returncode == 2
-    assert f"{file}:5:21: error E301" in done.stderr
+    modules = set(done.stderr.split())
+    ours = {name.removeprefix("sage_plugins.cli.") for name in modules if name.startswith("sage_plugins.cli.")}
+    assert ours == {"exit_codes", "lazy_group", "output", "suggesting_group", *needed}
+    assert {name for name in modules if name.startswith("sage_")} - {f"sage_plugins.cli.{name}" for name in ours} == {
+        "sage_plugins",
+        "sage_plugins.cli",
+    }
+    assert not modules & (HEAVY - {"click"} | {"attr", "concurrent.futures", "importlib.metadata", "json", "pluggy"})
 
 
-def test_unknown_id_and_class_are_bad_input(folder):
-    file = deployment(folder, "services: {kv: {class: 'things:Nobody'}}\n")
-    done = sage_deploy("plan", file, cwd=folder)
-    assert done.returncode == 2
-    assert "E703" in done.stderr
-    assert "Nobody" in done.stderr
-    file = deployment(folder, "services: {kv: {class: 'things:Keeper', target: remote_any}}\n")
-    done = sage_deploy("plan", file, cwd=folder)
-    assert done.returncode == 2
-    assert "unknown target 'remote_any'" in done.stderr
-    assert "sage-deploy[ray]" in done.stderr
+# -- outputs -----------------------------------------------------------------------------------------------------------
+
+UP = """
+    services:
+      counter:
+        class: things:Counter
+        init: {args: [41]}
+    """
 
 
-def test_failing_constructor_is_a_failure_not_bad_input(folder):
-    file = deployment(folder, "services: {failing: {class: 'things:Failing'}}\n")
+def test_colours_are_for_terminals(folder):
+    """States are coloured words at a terminal, and plain words in a pipe."""
+    arguments = ("up", deployment(folder, UP), "--once")
+    with Terminal(*arguments, cwd=folder) as terminal:
+        code, shown = terminal.read_to_end()
+    assert code == 0
+    assert f"{ESCAPE}[32mready" in shown
+    assert ESCAPE not in sage_deploy(*arguments, cwd=folder).stdout
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
+def test_terminal_without_colours_gets_none(variables, tmp_path):
+    with Terminal("doctor", cwd=tmp_path, **variables) as terminal:
+        _, shown = terminal.read_to_end()
+    assert "ok      Python:" in shown
+    assert ESCAPE not in shown
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("1", True), ("", False)])
+def test_colours_can_be_forced_into_a_pipe(value, coloured, tmp_path):
+    done = sage_deploy("doctor", cwd=tmp_path, FORCE_COLOR=value)
+    assert (ESCAPE in done.stdout) == coloured
+    assert "ok" in done.stdout
+
+
+def test_colours_add_nothing_to_the_words(tmp_path):
+    """With its colours taken away, it is what a pipe gets."""
+    plain = sage_deploy("plugins", "show", "pool", cwd=tmp_path).stdout
+    forced = sage_deploy("plugins", "show", "pool", cwd=tmp_path, FORCE_COLOR=1).stdout
+    assert forced != plain
+    assert click.unstyle(forced) == plain
+
+
+def test_progress_is_at_the_terminal_while_data_is_piped(folder):
+    """`sage-deploy up ... | tee file`: the person sees what happens, the file gets the data alone."""
+    with Terminal("up", deployment(folder, UP), "--once", cwd=folder, piped=True) as terminal:
+        data = terminal.process.stdout.read()
+        code, shown = terminal.read_to_end()
+    assert code == 0
+    assert "all ready after" in shown
+    assert "counted to 42" not in shown
+    assert "counted to 42" in data
+    assert "all ready after" not in data
+    assert ESCAPE not in data
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_prose_fits_the_terminal(columns, tmp_path):
+    """Lines of prose break where the terminal ends, and are no longer than a person reads; a pipe gets one line."""
+    with Terminal("explain", "deployment", cwd=tmp_path, columns=columns) as terminal:
+        _, shown = terminal.read_to_end()
+    prose = [line for line in shown.splitlines() if line.startswith("      ") and ":" not in line]
+    assert prose
+    assert max(map(len, prose)) <= min(columns, 100)
+    assert max(map(len, sage_deploy("explain", "deployment", cwd=tmp_path).stdout.splitlines())) > 100
+
+
+HOSTILE = "\x1b]0;owned\x07"
+
+
+def test_control_characters_of_names_and_files_are_escaped(tmp_path):
+    """A terminal obeys what comes after an escape character; nothing that we were given gets there as it is."""
+    for arguments in (["plan", f"{HOSTILE}.yaml"], [HOSTILE], ["explain", HOSTILE], ["plugins", "show", HOSTILE]):
+        done = sage_deploy(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert ESCAPE not in done.stdout + done.stderr
+        assert r"\x1b]0;owned\x07" in done.stderr
+
+
+def test_text_of_an_exception_cannot_pose_as_ours(folder):
+    """Its control characters are escaped, and its lines are indented."""
+    (folder / "bad.py").write_text(
+        "class Bad:\n    def __init__(self):\n        raise ValueError('\\x1b[2J\\nall ready after 0.01 s')\n"
+    )
+    done = sage_deploy("up", deployment(folder, "services: {bad: {class: 'bad:Bad'}}"), "--once", cwd=folder)
+    assert done.returncode == 1
+    assert ESCAPE not in done.stderr
+    assert r"\x1b[2J" in done.stderr
+    assert "\nall ready after" not in done.stderr
+
+
+def test_traceback_of_a_method_is_shown_with_its_text_escaped(folder):
+    """What the user's own code raises is theirs to find: with the place, and with exit code 1."""
+    (folder / "raising.py").write_text(
+        "class Raising:\n    def process(self):\n        raise ValueError('\\x1b]0;owned\\x07')\n"
+    )
+    file = deployment(folder, "services: {raising: {class: 'raising:Raising'}}")
     done = sage_deploy("up", file, "--once", cwd=folder)
     assert done.returncode == 1
-    assert "while constructing service 'failing' replica 0: ValueError: no luck" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert 'raising.py", line 3, in process' in done.stderr
+    assert ESCAPE not in done.stderr
+    assert r"ValueError: \x1b]0;owned\x07" in done.stderr
 
 
-def test_plugins_list_names_distributions(folder):
-    done = sage_deploy("plugins", "list", cwd=folder)
-    assert done.returncode == 0
-    for id, source in (
-        ("local", "sage-deploy-local"),
-        ("inline", "sage-deploy-threading"),
-        ("least_loaded", "sage-deploy-balancers"),
-        ("metrics", "sage-deploy-monitors"),
-    ):
-        assert any(id in line and source in line for line in done.stdout.splitlines()), done.stdout
+def test_result_of_a_service_is_escaped_at_a_terminal_and_untouched_in_a_pipe(folder):
+    (folder / "loud.py").write_text(
+        "class Loud:\n    def process(self):\n        return '\\x1b]0;owned\\x07\\ttab\\nline'\n"
+    )
+    arguments = ("up", deployment(folder, "services: {loud: {class: 'loud:Loud'}}"), "--once")
+    assert f"{HOSTILE}\ttab\nline" in sage_deploy(*arguments, cwd=folder).stdout
+    with Terminal(*arguments, cwd=folder, NO_COLOR=1) as terminal:
+        _, shown = terminal.read_to_end()
+    assert ESCAPE not in shown
+    assert r"\x1b]0;owned\x07" in shown
+    assert "\nline\n" in shown
 
 
-def test_bad_usage_has_exit_code_2(folder):
-    done = sage_deploy("up", cwd=folder)
+def test_text_of_a_strangers_plugin_is_escaped(tmp_path):
+    (tmp_path / "acme_loud.py").write_text(
+        "from sage_plugins import hookimpl\nfrom sage_plugins.values import Registration\n"
+        "@hookimpl\ndef sage_register_monitors():\n"
+        "    return [Registration('loud', print, 'bright\\x1b[31m\\nFROM nowhere')]\n"
+    )
+    register(tmp_path, "acme-loud", "1.0", {"acme_loud": "acme_loud"})
+    for arguments in (["list"], ["show", "loud"], ["check"]):
+        done = sage_deploy("plugins", *arguments, cwd=tmp_path, PYTHONPATH=tmp_path)
+        assert ESCAPE not in done.stdout
+        assert r"bright\x1b[31m\nFROM nowhere" in done.stdout
+
+
+def test_encoding_without_a_character_does_not_end_the_command(tmp_path):
+    done = sage_deploy("explain", "中文", cwd=tmp_path, PYTHONIOENCODING="latin-1")
     assert done.returncode == 2
-    assert "Usage" in done.stderr
+    assert r"'\u4e2d\u6587'" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["plugins", "list"], ["explain"], ["doctor"], ["--help"]])
+def test_closed_pipe_ends_quietly(arguments, tmp_path):
+    """`sage-deploy ... | head -1`: the reader has gone, and nobody wants to read about that."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [SCRIPT, *arguments],
+            cwd=tmp_path,
+            env=surroundings(),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (ExitCode.FAILED, "")
+
+
+def test_up_into_a_pipe_that_is_closed_stops_its_services(folder):
+    """The reader goes while the services run: their hooks run, and the command ends as any other."""
+    (folder / "tidy.py").write_text(
+        "import sys\n"
+        "class Tidy:\n"
+        "    def process(self):\n"
+        "        print('waiting at the gate', file=sys.stderr, flush=True)\n"
+        "        open('gate').read()\n"
+        "    def stop(self):\n"
+        "        print('stop hook ran', file=sys.stderr)\n"
+    )
+    os.mkfifo(folder / "gate")
+    file = deployment(folder, "services: {tidy: {class: 'tidy:Tidy'}}")
+    with subprocess.Popen(
+        [SCRIPT, "up", file, "--once"],
+        cwd=folder,
+        env=surroundings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        while "waiting at the gate" not in running.stderr.readline():
+            pass
+        running.stdout.close()
+        (folder / "gate").write_text("go on")
+        errors = running.stderr.read()
+        assert running.wait(PATIENCE) == ExitCode.FAILED
+    assert "stop hook ran" in errors
+    assert "Traceback" not in errors
+
+
+# -- interrupts ------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_at_the_terminal_drains(folder):
+    """The key becomes a signal, the services stop in order, and the exit code is 0: it was asked for."""
+    file = deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n")
+    with Terminal("up", file, cwd=folder) as terminal:
+        terminal.read_until("press Ctrl-C to stop")
+        terminal.type("\x03")
+        code, shown = terminal.read_to_end()
+    assert code == ExitCode.OK, shown
+    assert shown.index("stopping ...") < shown.index("stop hook ran")
+    assert "Traceback" not in shown
+
+
+def test_ctrl_c_before_the_services_run_interrupts(folder):
+    """Exit code 130, one word, and what has started is stopped."""
+    (folder / "slow.py").write_text(
+        "import sys, threading\n"
+        "class Slow:\n"
+        "    def __init__(self):\n"
+        "        print('constructing', file=sys.stderr, flush=True)\n"
+        "        threading.Event().wait(5)\n"
+    )
+    file = deployment(folder, "services: {slow: {class: 'slow:Slow', performance: {drain_timeout: 0}}}\n")
+    with Terminal("up", file, cwd=folder) as terminal:
+        terminal.read_until("constructing")
+        terminal.type("\x03")
+        code, shown = terminal.read_to_end()
+    assert code == ExitCode.INTERRUPTED, shown
+    assert shown.splitlines()[-1].strip() == "interrupted"
+    assert "Traceback" not in shown
+
+
+def test_exit_codes_are_those_that_are_documented():
+    """Scripts rely on the numbers."""
+    assert {code.name: code.value for code in ExitCode} == {
+        "OK": 0,
+        "FAILED": 1,
+        "BAD_INPUT": 2,
+        "CHANGES": 3,
+        "UNHEALTHY": 4,
+        "INTERRUPTED": 130,
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["explain", "timeout"], ["plugins", "list"], ["plugins", "show", "pool"], ["plugins", "check"], ["doctor"]],
+)
+def test_json_is_one_object_with_the_version_of_its_format(arguments, tmp_path):
+    done = sage_deploy(*arguments, "--json", cwd=tmp_path, FORCE_COLOR=1)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["version"] == 1

@@ -381,7 +381,7 @@ class TestRefusals:
 
     def test_a_name_like_no_field_comes_without_a_guess(self):
         (problem,) = field_problems("zzz", 1)
-        assert (problem.id, problem.fix) == ("E101", "")
+        assert (problem.id, problem.fix) == ("E101", "remove it, or check the spelling")
 
     def test_mappings_may_be_as_deep_as_in_a_file(self):
         deep = 0

@@ -11,10 +11,10 @@ import attrs
 import pytest
 
 from sage_plugins.config import ServiceDeploymentConfig, field_problems, fields, plain
-from sage_plugins.config_file import FileProblem, Position, entry_config, file_problem, read
+from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR
+from sage_plugins.deployment_file.reader import FileProblem, Position, entry_config, file_problem, read
 from sage_plugins.errors import ConfigError
 from sage_plugins.values import Problem
-from sage_plugins.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR
 
 REQUEST = """\
 # service_deployment.yaml
@@ -206,6 +206,14 @@ class TestGoodFiles:
         found = load(service(f"user_config: {{x: {text} }}")).services["kv"].values["user_config"]["x"]
         assert found == value
         assert type(found) is type(value)
+
+    def test_anchors_merge_keys_and_variables_of_the_environment_stand_for_values(self, load, monkeypatch):
+        monkeypatch.setenv("SAGE_TEST_THREADS", "4")
+        body = "deployment: &pool {threading_strategy: pool}\nthread_pool_size: ${SAGE_TEST_THREADS}"
+        file = load(service(body) + "  two:\n    deployment:\n      <<: *pool\n      thread_count: 2\n")
+        assert file.services["kv"].values == {"threading_strategy": "pool", "thread_pool_size": 4}
+        assert file.services["two"].values == {"threading_strategy": "pool", "thread_count": 2}
+        assert file.services["two"].place("threading_strategy").value == Position(3, 44)
 
     def test_warnings_do_not_stop_the_reading(self, load):
         file = load(service("load_balancing: true"))
@@ -414,12 +422,14 @@ BAD_BODIES = [
     ("batch_wait: 30", ["3:17 E503"]),
     ("methods:\n  get:\n    batch: {wait: 30}", ["5:23 E503"]),
     ("replicas: 2\nload_balancing: 'true'", ["4:21 E102"]),
-    # Tags, anchors, aliases, merge keys, keys that are no strings.
+    # Tags, aliases, merge keys, variables, keys that are no strings.
     ("target: !!str local", ["3:13 E106"]),
     ("user_config: !!python/object/apply:os.system ['true']", ["3:18 E106"]),
     ("user_config: {a: !local x}", ["3:22 E106"]),
     ("target: ! local", ["3:13 E106"]),
     ("user_config: &c {a: *c}", ["3:25 E111"]),
+    ("<<: 3", ["3:9 E111"]),
+    ("target: ${}", ["3:13 E105"]),
     ("user_config: {1: a, true: b, null: c, 1.5: d}", ["3:19 E102", "3:25 E102", "3:34 E102", "3:43 E102"]),
     ("user_config: {[a]: b}", ["3:19 E102"]),
     ("? {a: b}\n: c", ["3:7 E102"]),
@@ -520,6 +530,11 @@ class TestBadFiles:
             ("deployment: {methods: {}}", "belongs to the service's own level, not to deployment"),
             ("resources: {cpu_core: 1}", "unknown key 'cpu_core' (did you mean 'cpu_cores'?)"),
             ("resources: {queue_siz: 1}", "(did you mean 'queue_size', which belongs to performance?)"),
+            ("resources: {zzz: 1}", "unknown key 'zzz' (keys: cpu_cores, memory_mb, gpu_count)"),
+            (
+                "zzz: 1",
+                "unknown key 'zzz' (keys: class, init, deployment, resources, performance, health, monitoring, and all",
+            ),
             ("replicas: 0", "error E103: services.kv.replicas: must be 1 or more, got 0"),
             ("thread_count: '4'", "must be an integer, got '4' (write the number without quotes)"),
             ("load_balancing: no", "must be true or false, got 'no' (write false)"),
@@ -636,7 +651,7 @@ class TestFileProblem:
 
 
 def test_the_module_loads_no_yaml_before_it_reads():
-    code = "import sys, sage_plugins.config_file; print('yaml' in sys.modules)"
+    code = "import sys, sage_plugins.deployment_file.reader; print('yaml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

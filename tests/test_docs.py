@@ -6,20 +6,21 @@ Each page is one test. Its blocks are taken in their order, in one working folde
 - `python` runs. With a first line such as `# greeter.py` it is also written to a file of that name.
 - `pycon` is compared as doctest does; `...` stands for anything.
 - `yaml` is read as a deployment file. It is written to a file if its first line names one; a file called `broken...`
-  must be refused.
+  must be refused, by reading it or by a command further down.
 - `toml` is parsed.
 - `console`: `sage-deploy` gets its arguments checked, and runs where that ends by itself; so does `python FILE`. What
-  stands below the command is compared with what it prints. `make` must have the target, and files that are named must
-  exist.
+  stands below the command is compared with what it prints, and a command on a file called `broken...` must fail.
+  `make` must have the target, and files that are named must exist.
 - `text` is nobody's promise; blocks such as `{literalinclude}` are Sphinx's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import doctest
 import importlib.util
 import inspect
+import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -33,8 +34,9 @@ import click
 import pytest
 
 import sage_plugins
-from sage_plugins import Environment, cli, config_file, errors, hookspecs
+from sage_plugins import Environment, cli, errors, hookspecs
 from sage_plugins.config import fields
+from sage_plugins.deployment_file import reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,11 +89,13 @@ class Page:
         self._path = path
         self._patch = patch
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
+        self._good_so_far: dict[str, str] = {}  # where the files called `broken...` stand that nothing has refused
 
     def take_all(self) -> None:
         try:
             for block in blocks(self._path.read_text(encoding="utf-8")):
                 self._take(block)
+            assert not self._good_so_far, f"nothing refuses these: {self._good_so_far}"
         except BaseException:  # else the leak guard would report what the page could not close any more
             for value in self._namespace.values():
                 if isinstance(value, Environment):
@@ -108,7 +112,7 @@ class Page:
         take(block)
 
     def _at(self, block: Block) -> str:
-        return f"{self._path.relative_to(ROOT)}:{block.line}"
+        return f"{os.path.relpath(self._path, ROOT)}:{block.line}"
 
     def _take_python(self, block: Block) -> None:
         # Empty lines before it, so that a traceback points into the page.
@@ -126,9 +130,13 @@ class Page:
     def _take_yaml(self, block: Block) -> None:
         name = block.name or f"line_{block.line}.yaml"
         Path(name).write_text(block.text, encoding="utf-8")
-        refused = pytest.raises(errors.ConfigError) if name.startswith("broken") else contextlib.nullcontext()
-        with refused:
-            config_file.read(name)
+        try:
+            reader.read(name)
+        except errors.ConfigError:
+            assert name.startswith("broken"), self._at(block)
+        else:
+            if name.startswith("broken"):
+                self._good_so_far[name] = self._at(block)
 
     def _take_toml(self, block: Block) -> None:
         assert tomllib.loads(block.text), self._at(block)
@@ -146,8 +154,11 @@ class Page:
         ends = False
         if program == "sage-deploy":
             self._parse(arguments)
-            named = [Path(word) for word in arguments if word.endswith(".yaml")]
-            ends = (arguments[0] != "up" or "--once" in arguments) and all(path.exists() for path in named)
+            refused = _refused(arguments)
+            named = [Path(word) for word in arguments if word.endswith(".yaml") and word not in refused]
+            ends = (arguments[0] != "up" or "--once" in arguments or bool(refused)) and all(
+                path.exists() for path in named
+            )
         elif program == "make":
             targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
             assert set(arguments) <= set(targets), where
@@ -177,20 +188,34 @@ class Page:
             check=False,
             timeout=PATIENCE,
         )
-        wrong = any(word.startswith("broken") for word in arguments)
-        assert (done.returncode != 0) == wrong, f"{where}: exit code {done.returncode}\n{done.stdout}"
+        wrong = _refused(arguments)
+        assert (done.returncode != 0) == bool(wrong), f"{where}: exit code {done.returncode}\n{done.stdout}"
+        for name in wrong:
+            self._good_so_far.pop(name, None)
         same = doctest.OutputChecker().check_output(output, done.stdout, FLAGS)
         assert same or not output.strip(), f"{where} printed\n{done.stdout}"
 
 
+def _refused(arguments: list[str]) -> list[str]:
+    """The files that a command is given and must refuse."""
+    return [
+        word for before, word in itertools.pairwise(["", *arguments]) if word.startswith("broken") and before != "--out"
+    ]
+
+
 def _commands(group: click.Group) -> Iterator[click.Command]:
+    yield from (command for _, command in _named_commands(group))
+
+
+def _named_commands(group: click.Group, above: str = "sage-deploy") -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, with all its words."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
-            yield from _commands(command)
+            yield from _named_commands(command, f"{above} {name}")
         else:
-            yield command
+            yield f"{above} {name}", command
 
 
 @pytest.fixture
@@ -200,6 +225,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(STRANGER)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # where `up` notes what runs
     yield tmp_path
     for name in set(sys.modules) - before:
         origin = getattr(sys.modules[name], "__file__", None)
@@ -213,6 +239,36 @@ def test_blocks_of(path, folder, monkeypatch):
     if "examples" in path.relative_to(ROOT).parts:
         monkeypatch.syspath_prepend(path.parent)
     Page(path, monkeypatch).take_all()
+
+
+GOOD = "```yaml\n# {}.yaml\nservices: {{}}\n```\n"
+BAD = "```yaml\n# {}.yaml\nservices: []\n```\n"
+PLAN = "```console\n$ sage-deploy plan {}.yaml\n{}\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (GOOD.format("broken"), "nothing refuses"),
+        (GOOD.format("broken") + PLAN.format("broken", ""), "exit code 0"),
+        (BAD.format("good"), "page.md:2"),
+        (BAD.format("broken") + PLAN.format("broken", "broken.yaml:1:1: error"), "printed"),
+        (PLAN.format("broken-missing", "broken-missing.yaml has 2 problems: ..."), "printed"),
+        (PLAN.format("missing", "missing.yaml has 1 problem: ..."), "nobody checks this output"),
+    ],
+)
+def test_page_that_says_what_is_not_so_is_found(text, fault, folder, monkeypatch):
+    page = folder / "page.md"
+    page.write_text(text, encoding="utf-8")
+    with pytest.raises(AssertionError, match=fault):
+        Page(page, monkeypatch).take_all()
+
+
+def test_page_that_says_what_is_so_passes(folder, monkeypatch):
+    page = folder / "page.md"
+    refused = BAD.format("broken") + PLAN.format("broken", "broken.yaml has 1 problem: ...")
+    page.write_text(refused + PLAN.format("broken-missing", "... E109: ..."), encoding="utf-8")
+    Page(page, monkeypatch).take_all()
 
 
 def test_pages_run_something():
@@ -247,6 +303,25 @@ def test_public_name_is_documented(name):
 def test_error_is_documented(name):
     assert getattr(errors, name).__doc__
     assert f"`{name}`" in text_of("api.md")
+
+
+@pytest.mark.parametrize(("name", "command"), list(_named_commands(cli.commands)))
+def test_command_is_documented(name, command):
+    """It has a section of its own, which names each of its options, and stands in the table of commands."""
+    page = text_of("cli.md")
+    table, *_ = page.split("\n## ")
+    (section,) = re.findall(rf"^## `{name}`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert f"| [`{name}`](#{name.replace(' ', '-')}) |" in table
+    for option in (option for parameter in command.params for option in parameter.opts if option.startswith("--")):
+        assert re.search(rf"`{option}[ `]", section), option
+
+
+def test_every_exit_code_and_every_command_that_is_elsewhere_is_documented():
+    page = text_of("cli.md")
+    for code in cli.ExitCode:
+        assert f"\n| {code.value} | " in page
+    for name in cli.ELSEWHERE:
+        assert f"`{name}`" in page
 
 
 def script(path: str) -> ModuleType:
@@ -358,18 +433,77 @@ def test_stale_translation_is_found(old, new, problem, field_table):
     assert all(line.startswith(start) for line, start in zip(found, problem, strict=True))
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "zh/configuration.md"])
-def test_rules_are_documented(name):
-    """Every rule that a problem may name has a line there, and none has two."""
-    sources = [*ROOT.glob("sage_plugins/*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
-    used = {
-        rule
-        for path in sources
-        for rule in re.findall(r"""(?<!`)"([EW]\d{2,3})"(?!`)""", path.read_text(encoding="utf-8"))
-    }
-    listed = re.findall(r"^\| `([EW]\d{2,3})` \|", text_of(name), re.MULTILINE)
-    assert used
-    assert sorted(listed) == sorted(used)
+@pytest.fixture(scope="module")
+def rules():
+    """Every rule that a problem may name, as the code has them."""
+    sources = [*ROOT.glob("sage_plugins/**/*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
+    texts = (path.read_text(encoding="utf-8") for path in sources)
+    return sorted({rule for text in texts for rule in re.findall(r"""(?<!`)"([EW]\d{2,3})"(?!`)""", text)})
+
+
+_RULE = re.compile(
+    r"^\((?P<anchor>\w+)\)=\n## (?P<rule>[EW]\d+) \S.*\n(?P<text>(?:(?!^\(\w+\)=\n).*\n)*)", re.MULTILINE
+)
+_PARTS = re.compile(r"^\*\*(Cause|Fix|Example)\.\*\*", re.MULTILINE)
+
+
+def documented_rules(page: str) -> list[str]:
+    return re.findall(r"^## ([EW]\d+)", page, re.MULTILINE)
+
+
+def rule_faults(page: str, rules: list[str]) -> list[str]:
+    """What docs/errors.md lacks, and what is too much, if the code reports *rules*."""
+    sections = {found["rule"]: found for found in _RULE.finditer(page)}
+    headings = documented_rules(page)
+    rows = re.findall(r"^\| \[([EW]\d+)\]\(#(\w+)\) \| \S.* \|$", page, re.MULTILINE)
+    faults = [f"{rule}: no section" for rule in rules if rule not in headings]
+    faults += [f"{rule}: nothing reports it" for rule in headings if rule not in rules]
+    faults += [f"{rule}: two sections" for rule in sorted({each for each in headings if headings.count(each) > 1})]
+    faults += [f"{rule}: no anchor" for rule in headings if rule not in sections]
+    if rows != [(rule, rule.lower()) for rule in headings]:
+        faults.append("the list at the top is not that of the sections, in their order")
+    for rule, found in sections.items():
+        if found["anchor"] != rule.lower():
+            faults.append(f"{rule}: its anchor is {found['anchor']}")
+        if _PARTS.findall(_FENCE.sub("", found["text"])) != ["Cause", "Fix", "Example"]:
+            faults.append(f"{rule}: not cause, fix and example")
+        message = f"{'error' if rule.startswith('E') else 'warning'} {rule}: "
+        shown = found["text"].partition("**Example.**")[2]
+        if not any(message in block.text for block in blocks(shown) if block.kind in {"console", "pycon"}):
+            faults.append(f"{rule}: no example of its message that is run")
+    return faults
+
+
+def test_rules_are_documented(rules):
+    """Every rule that a problem may name has one section, with its cause, what to do, and an example; no other has."""
+    assert rules
+    assert rule_faults(text_of("errors.md"), rules) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "faults"),
+    [
+        ("## E301 ", "## E999 ", ["E301: no section", "E999: nothing reports it", "the list at", "E999: its anchor"]),
+        ("(w05)=\n", "", ["W05: no anchor"]),
+        ("(e301)=", "(e3o1)=", ["E301: its anchor"]),
+        ("| [E301](#e301) |", "| [E301](#e302) |", ["the list at the top"]),
+        ("error E603: ", "error: ", ["E603: no example"]),
+    ],
+)
+def test_rule_without_section_is_found(old, new, faults):
+    page = text_of("errors.md")
+    assert page.count(old) == 1
+
+    found = rule_faults(page.replace(old, new), documented_rules(page))
+
+    assert [fault for fault, start in zip(found, faults, strict=False) if not fault.startswith(start)] == []
+    assert len(found) >= len(faults)
+
+
+@pytest.mark.parametrize("part", ["Cause", "Fix", "Example"])
+def test_section_without_part_is_found(part):
+    page = text_of("errors.md").replace(f"**{part}.**", f"{part}.", 1)
+    assert rule_faults(page, documented_rules(page))[0] == "E101: not cause, fix and example"
 
 
 def test_measured_table_is_of_what_the_script_measures(monkeypatch):

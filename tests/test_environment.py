@@ -350,7 +350,7 @@ def test_plan_starts_nothing_and_names_who_decides(env, given, deployment_file):
     for distribution in ("local", "threading", "balancers", "monitors"):
         name = f"sage-deploy-{distribution}"
         assert f"[{name} {metadata.version(name)}]" in text
-    for word in ("svc#0", "svc#1", "other#0", "round_robin", "2 services", "3 replicas", "'nobody'"):
+    for word in ("svc#0", "svc#1", "other#0", "round_robin", "2 services", "3 replicas", "services.nobody"):
         assert word in text
     services = json.loads(plan.to_json())["services"]
     assert [service["name"] for service in services] == ["svc", "other"]

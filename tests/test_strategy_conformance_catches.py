@@ -350,6 +350,7 @@ FAULTS = [
     Fault(TooFew, "test_calls_from_within_get_as_far_as_there_are_slots"),
     Fault(IdleThreads, "test_threads_are_bounded_by_slots", {}, MANY),
     Fault(CountsWrong, "test_threads_are_bounded_by_slots", {}, MANY),
+    Fault(Workers, "test_coroutines_meet_on_the_event_loop", {}, MANY | {"event_loop"}),
     Fault(Workers, "test_declared_capabilities", {}, ONE | {"telepathy"}),
 ]
 

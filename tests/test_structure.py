@@ -241,3 +241,33 @@ def test_no_options_at_all_cost_no_import_of_cattrs():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@attrs.frozen
+class Measured:
+    wait: float = attrs.field(default=1.0, validator=attrs.validators.gt(0), metadata={"unit": "seconds"})
+    memory: int = attrs.field(default=1, metadata={"unit": "MiB"})
+    name: str = "2m"
+
+
+def test_attributes_with_a_unit_take_texts_with_one():
+    assert structure(Measured, {"wait": "2m", "memory": "4Gi", "name": "2m"}, key="options.m") == (
+        Measured(120.0, 4096, "2m"),
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "rule", "words"),
+    [
+        ({"wait": "2x"}, "E102", "options.m.wait: must be a number or a duration, got '2x'"),
+        ({"wait": "0s"}, "E103", "options.m.wait: must be more than 0, got 0.0"),
+        ({"memory": "100Ki"}, "E103", "options.m.memory: must be a whole number of MiB"),
+        ({"wait": True}, "E102", "options.m.wait: must be a number, got true"),
+    ],
+)
+def test_a_wrong_text_for_a_unit_is_answered_with_the_right_way(value, rule, words):
+    found, (problem,) = structure(Measured, value, key="options.m")
+    assert found is None
+    assert problem.id == rule
+    assert words in str(problem)

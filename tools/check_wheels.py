@@ -72,7 +72,7 @@ def build(dist: Path) -> list[Path]:
 
 
 def typed_packages(wheel: Path) -> set[str]:
-    """Return the import packages of *wheel*, each of which has a py.typed; the wheel holds nothing else."""
+    """Return the import packages of *wheel*, each of which is typed and complete; the wheel holds nothing else."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     packages = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
@@ -81,7 +81,16 @@ def typed_packages(wheel: Path) -> set[str]:
             sys.exit(f"{wheel.name} ships {package}")
         if f"{package}/py.typed" not in names:
             sys.exit(f"{wheel.name} lacks {package}/py.typed")
+        if missing := sorted(sources(package) - names):
+            sys.exit(f"{wheel.name} lacks {', '.join(missing)}")
     return packages
+
+
+def sources(package: str) -> set[str]:
+    """Return the files of an import package as a wheel names them; data files such as templates are among them."""
+    (folder,) = [*ROOT.glob(package), *ROOT.glob(f"plugins/*/src/{package}")]
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {f"{package}/{path.relative_to(folder).as_posix()}" for path in files}
 
 
 def install_bare(folder: Path, wheels: list[Path]) -> Path:

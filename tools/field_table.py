@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.config import GROUPS, FieldInfo, fields, plain
 from sage_plugins.config_keys import AUTOSCALE_FIELDS, BATCH_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
-from sage_plugins.factory import _NOT_YET
+from sage_plugins.factory import NOT_YET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -62,7 +62,7 @@ def _table(infos: Iterable[FieldInfo], say: Callable[[str], str], *, defaults: b
     yield f"| {' | '.join('---' for _ in columns)} |"
     for info in infos:
         kind = f"{info.type}, {info.range}" if info.range else info.type
-        idle = defaults and info.name in _NOT_YET
+        idle = defaults and info.name in NOT_YET
         cells = [f"`{info.name}`", say(kind), say(info.doc) + (say(_NO_EFFECT) if idle else "")]
         if defaults:
             cells.insert(2, f"`{json.dumps(plain(info.default))}`")

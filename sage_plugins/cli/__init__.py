@@ -7,6 +7,7 @@ imported when its command is asked for, so that `sage-deploy --help` imports not
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ import click
 
 from sage_plugins.cli.exit_codes import ExitCode
 from sage_plugins.cli.lazy_group import LazyGroup
-from sage_plugins.cli.output import progress
+from sage_plugins.cli.output import complain, progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,16 +24,42 @@ __all__ = ["ExitCode", "commands", "main"]
 
 #: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
 COMMANDS: Final = {
-    "plan": "Show what `up FILE` would do and which plugin decides what; starts nothing.",
+    "init": "Write a commented deployment file and two services to start from into FOLDER.",
+    "validate": "Check everything that FILE says, without starting or placing anything.",
+    "plan": "Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.",
     "up": "Deploy the services of FILE and keep them running until interrupted.",
+    "explain": "Explain a FIELD of a deployment file: where it stands, its type, range, default and meaning.",
+    "schema": "Print the JSON Schema of deployment files, for editors.",
+    "doctor": "Check whether this machine and this Python are fit to run services; each finding says what to do.",
     "plugins": "Look at the installed plugins.",
 }
+
+#: The commands that reach a running environment, and who brings them.
+ELSEWHERE: Final = dict.fromkeys(
+    (
+        "apply",
+        "call",
+        "dashboard",
+        "describe",
+        "down",
+        "drain",
+        "events",
+        "logs",
+        "report",
+        "restart",
+        "scale",
+        "status",
+        "top",
+    ),
+    "sage-deploy-dashboard",
+)
 
 
 @click.group(
     cls=LazyGroup,
     package=__name__,
     summaries=COMMANDS,
+    elsewhere=ELSEWHERE,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="sage-deploy", prog_name="sage-deploy")
@@ -47,33 +74,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Without the program's name; those of the process by default.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no text fails for want of a character in the encoding
     try:
-        commands.main(
+        code = commands.main(
             args=None if arguments is None else list(arguments), prog_name="sage-deploy", standalone_mode=False
         )
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
     except click.Abort:
         progress("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
-    except Exception as error:
-        code = _answered(error)
-        if code is None:
-            raise
+    except Exception as error:  # noqa: BLE001 - a user's own, such as a method's: it may hold anything
+        sys.exit(_answered(error))
+    if code:  # of `--help` and its like; a command that fails raises or exits
         sys.exit(code)
 
 
-def _answered(error: Exception) -> ExitCode | None:
-    """Say what went wrong, if it is an error of this project; a traceback is left to a mistake in the code."""
+def _show(error: click.ClickException) -> None:
+    """Say what is wrong with the command line; as click does, but with nothing in it that a terminal could obey."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        progress(error.ctx.get_usage())
+        progress(f"Try '{error.ctx.command_path} -h' for help.\n")
+    complain(f"Error: {error.format_message()}")
+
+
+def _answered(error: Exception) -> ExitCode:
+    """Say what went wrong; where it was is only of interest if the error is none of this project."""
     from sage_plugins.errors import ConfigError, PlanError, PluginError, SageDeployError
 
     if isinstance(error, (ConfigError, PlanError, PluginError)):
-        progress(str(error))
+        complain(error)
         return ExitCode.BAD_INPUT
     if isinstance(error, SageDeployError):
-        progress(f"{type(error).__name__}: {error}")
-        return ExitCode.FAILED
-    return None
+        complain(f"{type(error).__name__}: {error}")
+    else:
+        import traceback
+
+        progress("".join(traceback.format_exception(error)).rstrip())
+    return ExitCode.FAILED

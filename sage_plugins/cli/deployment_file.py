@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sage_plugins.environment import Environment
+    from sage_plugins.values import Event
 
 __all__ = ["FILE", "PROFILE", "environment_of"]
 
@@ -17,7 +20,7 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 PROFILE = click.option("--profile", help="Which of the file's `profiles` to apply.")
 
 
-def environment_of(file: Path, profile: str | None) -> Environment:
+def environment_of(file: Path, profile: str | None, on_event: Callable[[Event], None] | None = None) -> Environment:
     """
     Load *file* into an environment of its own; nothing is imported and nothing started yet.
 
@@ -31,6 +34,6 @@ def environment_of(file: Path, profile: str | None) -> Environment:
     for folder in (file.resolve().parent, Path.cwd()):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-    env = Environment(file.stem)
+    env = Environment(file.stem, on_event=on_event)
     env.load_service_deployment_config(file, profile=profile)
     return env

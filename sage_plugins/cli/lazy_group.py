@@ -5,18 +5,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import click
+from sage_plugins.cli.suggesting_group import SuggestingGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import click
+
 __all__ = ["LazyGroup"]
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """The command `name` is the object `command` of the module `package.name`."""
 
-    def __init__(self, *args: Any, package: str, summaries: Mapping[str, str], **settings: Any) -> None:
+    def __init__(
+        self, *args: Any, package: str, summaries: Mapping[str, str], elsewhere: Mapping[str, str], **settings: Any
+    ) -> None:
         """
         Name the commands.
 
@@ -24,11 +28,13 @@ class LazyGroup(click.Group):
             args: As for `click.Group`.
             package: Where the modules are.
             summaries: The commands by name, in their order, with what the list of commands says of each.
+            elsewhere: As for `SuggestingGroup`.
             settings: As for `click.Group`.
         """
         super().__init__(*args, **settings)
         self._package = package
         self._summaries = summaries
+        self.elsewhere = elsewhere
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
         """Name the commands in their order."""
@@ -41,7 +47,6 @@ class LazyGroup(click.Group):
         command: click.Command = import_module(f"{self._package}.{cmd_name}").command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's interface
-        """Write the list of commands without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self._summaries.items()))
+    def summaries(self, ctx: click.Context) -> Mapping[str, str]:  # noqa: ARG002 - as the class above declares it
+        """What the list of commands says of each; none is imported for it."""
+        return self._summaries

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
 
 import click
 
 from sage_plugins.cli.deployment_file import FILE, PROFILE, environment_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from sage_plugins.cli.exit_codes import ExitCode
+from sage_plugins.cli.output import complain, progress, write
 
 __all__ = ["command"]
 
@@ -18,8 +18,48 @@ __all__ = ["command"]
 @FILE
 @PROFILE
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def command(file: Path, profile: str | None, *, as_json: bool) -> None:
-    """Show what `up FILE` would do and which plugin decides what; starts nothing."""
+@click.option("--all", "all_settings", is_flag=True, help="Show the settings that have their defaults, too.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the plan to this file as well; `up` executes it, or refuses it once it is stale.",
+)
+@click.option(
+    "--detailed-exitcode",
+    is_flag=True,
+    help="End with 3 if there is anything to start, replace or stop, and with 0 if there is not.",
+)
+def command(  # noqa: PLR0913 - a parameter for each option
+    file: Path, profile: str | None, out: Path | None, *, as_json: bool, all_settings: bool, detailed_exitcode: bool
+) -> None:
+    """
+    Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.
+
+    If a process of yours runs FILE with `up`, the plan shows what is different from that.
+    """
+    # The library is imported here: `plan --help` does without.
+    from sage_plugins.cli.show_plan import show_plan
+    from sage_plugins.run_record import find_run
+
+    run = find_run(file)
     with environment_of(file, profile) as env:
-        found = env.plan()
-        click.echo(found.to_json() if as_json else found)
+        plan = env.plan(None if run is None else run.services)
+    if run is not None:
+        progress(f"compared with what process {run.pid} runs")
+    if as_json:
+        write(plan.to_json())
+    else:
+        show_plan(plan, all_settings=all_settings)
+    if out is not None:
+        from sage_plugins.plan_file import save_plan
+
+        try:
+            save_plan(out, plan, file, profile)
+        except OSError as error:
+            complain(f"cannot write {out}: {error.strerror}")
+            sys.exit(ExitCode.FAILED)
+        progress(f"the plan is in {out}; execute it with: sage-deploy up {out}")
+    if plan.unplaced:
+        sys.exit(ExitCode.FAILED)
+    if detailed_exitcode and plan.has_changes:
+        sys.exit(ExitCode.CHANGES)

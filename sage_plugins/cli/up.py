@@ -1,26 +1,36 @@
-"""`sage-deploy up`: deploy a file and keep it running."""
+"""`sage-deploy up`: deploy a file, or a plan of one, and keep it running."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from sage_plugins.cli.deployment_file import FILE, PROFILE, environment_of
-from sage_plugins.cli.output import duration, progress, table
-from sage_plugins.errors import MethodNotFoundError
+from sage_plugins.cli.exit_codes import ExitCode
+from sage_plugins.cli.output import complain, duration, printable, progress, table, write, write_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
     from sage_plugins.environment import Environment
+    from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.plan_file import SavedPlan
+    from sage_plugins.values import Event
+
+    Note = Callable[[], None]
 
 __all__ = ["command"]
+
+#: Seconds from one look at a watched file to the next.
+_LOOK_S: Final = 1.0
 
 
 @click.command("up")
@@ -31,33 +41,191 @@ __all__ = ["command"]
     is_flag=True,
     help="Call `process()` once on every service of the file that has it, print what it returns, then stop everything.",
 )
-def command(file: Path, profile: str | None, *, once: bool) -> None:
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait until every replica has passed check_health() and check_ready(); end with 4 if one does not within its "
+    "service's startup_timeout.",
+)
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Look at FILE every second, and apply it when it has changed. Classes are not imported anew.",
+)
+def command(file: Path, profile: str | None, *, once: bool, wait: bool, watch: bool) -> None:
     """
     Deploy the services of FILE and keep them running until interrupted.
 
-    Classes are imported from the working directory first, from the folder of FILE second.
+    FILE is a deployment file, or a plan that `plan --out` wrote: that is executed only if it would still do the same.
+    Classes are imported from the working directory first, from the folder of the deployment file second.
     """
-    with environment_of(file, profile) as env:
-        plan = env.plan()
-        click.echo(plan)
-        started = monotonic()
-        names = [service.name for service in plan.services]
-        progress(f"starting {', '.join(names) or 'nothing'} ...")
-        env.deploy()
-        progress(f"all ready after {monotonic() - started:.2f} s")
+    if once and watch:
+        raise click.UsageError("--once ends after the job: there is nothing to watch")
+    # The library is imported in the functions that need it: `up --help` does without.
+    from sage_plugins.cli.show_plan import show_plan
+    from sage_plugins.plan_file import read_plan
+
+    saved = read_plan(file)
+    if saved is not None:
+        if profile is not None:
+            raise click.UsageError("--profile: the plan has chosen its profile already")
+        file, profile = saved.file, saved.profile
+    with environment_of(file, profile, on_event=_report) as env:
+        plan = env.plan() if saved is None else _planned(saved, env)
+        show_plan(plan)
+        _refuse_unplaced(plan)
+        _serve(env, plan, file, profile, once=once, wait=wait, watch=watch)
+
+
+def _serve(  # noqa: PLR0913 - what the command was asked for
+    env: Environment, plan: DeploymentPlan, file: Path, profile: str | None, *, once: bool, wait: bool, watch: bool
+) -> None:
+    with _recorded(file, profile, env) as note:
+        _deploy(env, [service.name for service in plan.services], wait=wait)
+        note()
         if once:
-            for name in names:
-                _run_job(env, name)
+            for service in plan.services:
+                _run_job(env, service.name)
         else:
-            _wait_for_signal()
-        click.echo()
-        click.echo(_status_table(env, names))
+            _run(env, file, profile, note, watch=watch)
+        write()
+        write(_status_table(env))
         progress("stopping ...")
+
+
+def _planned(saved: SavedPlan, env: Environment) -> DeploymentPlan:
+    """The plan of what is configured now, if it is still the one that was saved."""
+    from sage_plugins.errors import DeployError
+    from sage_plugins.plan_file import check_fresh
+    from sage_plugins.run_record import find_run
+
+    run = find_run(saved.file)
+    plan = env.plan(None if run is None else run.services)
+    check_fresh(saved, plan)
+    if run is not None:
+        raise DeployError(
+            f"the plan is of what process {run.pid} runs, and only that process can change it: run it with --watch, "
+            "or stop it and plan again"
+        )
+    return plan
+
+
+def _report(event: Event) -> None:
+    """Say of every replica what becomes of it."""
+    if event.replica is not None:
+        state = event.kind.removeprefix("replica_")
+        progress(f"{event.replica} {state}" + (f": {printable(event.reason)}" if event.reason else ""))
+
+
+@contextmanager
+def _recorded(file: Path, profile: str | None, env: Environment) -> Iterator[Note]:
+    """Note for plans made beside this process what it runs; services run all the same if that cannot be noted."""
+    from sage_plugins.run_record import RunRecord, find_run
+
+    try:
+        record = RunRecord.take(file, profile)
+    except OSError as error:
+        progress(f"what runs here cannot be noted, so `plan` will not know of it: {error}")
+        record = None
+    else:
+        run = find_run(file) if record is None else None
+        if run is not None:
+            progress(f"process {run.pid} runs {file} already; its services stay as they are, these run beside them")
+
+    def note() -> None:
+        if record is not None:
+            try:
+                record.note(env.running())
+            except OSError as error:
+                progress(f"what runs here cannot be noted: {error}")
+
+    try:
+        yield note
+    finally:
+        if record is not None:
+            record.close()
+
+
+def _refuse_unplaced(plan: DeploymentPlan) -> None:
+    if plan.unplaced:
+        from sage_plugins.errors import DeployError
+
+        names = ", ".join(replica.id for replica in plan.unplaced)
+        raise DeployError(f"there is no place for {names}; nothing was started")
+
+
+def _deploy(env: Environment, names: list[str], *, wait: bool) -> None:
+    started = monotonic()
+    progress(f"starting {', '.join(names) or 'nothing'} ...")
+    env.deploy()
+    progress(f"all ready after {monotonic() - started:.2f} s")
+    if wait:
+        from sage_plugins.errors import DeployError
+
+        try:
+            for name in names:
+                env.task(name).wait_healthy()
+        except DeployError as error:
+            complain(error)
+            sys.exit(ExitCode.UNHEALTHY)
+        progress(f"all healthy after {monotonic() - started:.2f} s")
+
+
+def _run(env: Environment, file: Path, profile: str | None, note: Note, *, watch: bool) -> None:
+    """Hold until SIGINT or SIGTERM; a second SIGINT ends the process in the ordinary way."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    seen = _fingerprint(file)
+    progress(f"running{f', watching {file}' if watch else ''}; press Ctrl-C to stop")
+    try:
+        while not stop.wait(_LOOK_S if watch else None):
+            now = _fingerprint(file)
+            if now != seen:
+                seen = now
+                _apply(env, file, profile)
+                note()
+    finally:
+        signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+
+
+def _fingerprint(file: Path) -> tuple[int, ...]:
+    """Another one whenever the file was written or replaced; the same for as long as it is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _apply(env: Environment, file: Path, profile: str | None) -> None:
+    """Have run what a changed file says; with a mistake in it everything goes on as it is."""
+    from sage_plugins.cli.show_plan import show_plan
+    from sage_plugins.errors import SageDeployError
+
+    progress(f"{file} has changed")
+    try:
+        env.load_service_deployment_config(file, profile=profile)
+        plan = env.plan()
+        show_plan(plan)
+        _refuse_unplaced(plan)
+        env.apply()
+    except SageDeployError as error:
+        complain(error)
+        progress("not applied; what runs goes on")
+    else:
+        progress("applied" if plan.has_changes else "nothing to do")
 
 
 def _run_job(env: Environment, name: str) -> None:
     """Call `process()` of a service that has it and needs no argument."""
     import inspect
+
+    from sage_plugins.errors import MethodNotFoundError
 
     process = getattr(env.task(name).composition.factory.service_class, "process", None)
     if process is None or any(
@@ -71,32 +239,16 @@ def _run_job(env: Environment, name: str) -> None:
         answer = env.service(name).call("process")
     except MethodNotFoundError:
         return
-    click.echo()
-    click.echo(f"{name}.process() answered after {monotonic() - started:.2f} s:")
+    write()
+    write(f"{name}.process() answered after {monotonic() - started:.2f} s:")
     if answer is not None:
-        click.echo()
-        click.echo(answer)
+        write()
+        write_result(answer)
 
 
-def _wait_for_signal() -> None:
-    """Hold until SIGINT or SIGTERM; a second SIGINT ends the process in the ordinary way."""
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    progress("running; press Ctrl-C to stop")
-    try:
-        stop.wait()
-    finally:
-        signal.signal(signal.SIGTERM, before[signal.SIGTERM])
-
-
-def _status_table(env: Environment, names: Iterable[str]) -> str:
+def _status_table(env: Environment) -> str:
     rows = []
-    for name in names:
+    for name in env.running():
         status = env.get_service_status(name)
         metrics, health = status["metrics"], status["health"]
         rows.append(
@@ -112,4 +264,4 @@ def _status_table(env: Environment, names: Iterable[str]) -> str:
             )
         )
     head = ("SERVICE", "STATE", "READY", "CALLS", "ERRORS", "P50", "P95", "P99", "QUEUE", "THREADS")
-    return table(head, rows)
+    return table(head, rows, states=("STATE",))

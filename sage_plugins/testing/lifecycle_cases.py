@@ -19,6 +19,7 @@ from sage_plugins.testing.probes import (
     FailingOnce,
     Late,
     Living,
+    Meeting,
     ProbeError,
     whereabouts,
 )
@@ -84,6 +85,14 @@ class HookCases(ServiceConformance):
         service = self.deploy(Connected)
         assert service.handle.method()
         service.env.close()
+
+    @needs("event_loop")
+    def test_coroutines_meet_on_the_event_loop(self) -> None:
+        """A coroutine may wait for another one of its replica: both run at once, on the loop of the hooks."""
+        service = self.deploy(Meeting)
+        waiting = service.handle.submit("wait")
+        assert service.handle.meet()
+        assert waiting.result(self.patience)
 
     @pytest.mark.parametrize("step", _STOP)
     def test_stop_hook_that_raises_keeps_nothing_from_ending(self, step: str) -> None:

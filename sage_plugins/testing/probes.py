@@ -34,6 +34,7 @@ __all__ = [
     "Late",
     "LateNewcomer",
     "Living",
+    "Meeting",
     "Probe",
     "ProbeError",
     "whereabouts",
@@ -388,6 +389,22 @@ class Connected:
         self._background.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._background
+
+
+class Meeting:
+    """A service whose coroutines wait for each other."""
+
+    async def setup(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._met = asyncio.Event()
+
+    async def wait(self) -> bool:
+        await self._met.wait()
+        return asyncio.get_running_loop() is self._loop
+
+    async def meet(self) -> bool:
+        self._met.set()
+        return asyncio.get_running_loop() is self._loop
 
 
 class Batching(Probe):

@@ -33,6 +33,7 @@ STRATEGY_CAPABILITIES: Mapping[str, str] = {
     "in_callers_thread": "a call runs in its caller's thread, and `submit` returns when it has run",
     "ordered": "the calls of one caller start in the order in which they were made",
     "one_at_a_time": "a replica never runs two calls at once; if it has a thread, all runs on that, the hooks included",
+    "event_loop": "a replica's async hooks and coroutines run on one event loop, several coroutines at once",
     "concurrent": "a replica runs several calls at once, and never more than `thread_count` if that is more than one",
     "releases_at_deadline": "a caller is released at the deadline although the method runs on",
 }

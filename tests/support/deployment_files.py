@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from sage_plugins import Environment
-from sage_plugins.config_dump import dump
-from sage_plugins.config_file import read
+from sage_plugins.deployment_file import dump, read
+from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_NODES, MAX_SCALAR
 from sage_plugins.errors import ConfigError, PlanError, UnknownPluginError
 from sage_plugins.plugins import Registry
-from sage_plugins.yaml_nodes import MAX_BYTES, MAX_NODES, MAX_SCALAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

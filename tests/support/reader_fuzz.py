@@ -24,8 +24,7 @@ import attrs
 
 import deployment_files
 from sage_plugins.config import GROUPS, fields
-from sage_plugins.config_dump import dump
-from sage_plugins.config_file import entry_config, read
+from sage_plugins.deployment_file import dump, entry_config, read
 from sage_plugins.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -111,12 +111,12 @@ def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
             "E303",
             "thread_pool_size",
             f"is {size}, less than thread_count {kept}",
-            "thread_count threads are kept, thread_pool_size is the most that there are",
+            "raise it, or lower thread_count: these are kept, and it is the most that there are",
             other="thread_count",
         )
     elif size is None and alias is not None and alias < kept:
         message = f"is {alias}, less than thread_count {kept}"
-        yield Problem("E302", "max_thread_count", message, "raise it", other="thread_count")
+        yield Problem("E302", "max_thread_count", message, "raise it, or lower thread_count", other="thread_count")
     yield from _no_coroutines(config)
 
 

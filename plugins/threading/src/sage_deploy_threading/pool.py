@@ -24,7 +24,7 @@ class PoolOptions:
         idle_timeout: Seconds without work after which a thread beyond `thread_count` ends.
     """
 
-    idle_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    idle_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0), metadata={"unit": "seconds"})
 
 
 def pool_size(threads: int, max_threads: int | None) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_plugins.yaml_syntax import explained
+from sage_plugins.deployment_file.syntax import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

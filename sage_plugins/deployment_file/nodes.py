@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import attrs
 
+from sage_plugins.deployment_file.events import MAX_BYTES, Flaw, StopReadingError, decoded, events
+from sage_plugins.deployment_file.scalars import MAX_SCALAR, digits_out_of_range, resolved
+from sage_plugins.deployment_file.variables import Variables
 from sage_plugins.field_checks import shown
 from sage_plugins.spelling import did_you_mean
-from sage_plugins.yaml_events import MAX_BYTES, Flaw, StopReadingError, decoded, events
-from sage_plugins.yaml_scalars import digits_out_of_range, resolved
-from sage_plugins.yaml_variables import MAX_SCALAR, Variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_plugins.yaml_variables import Fault
+    from sage_plugins.deployment_file.variables import Fault
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "MAX_SCALAR", "Flaw", "Node", "read_nodes"]
 
@@ -38,6 +38,9 @@ MAX_NODES: Final = 50_000
 _SUGGESTIONS: Final = 5
 _COMPARED: Final = 1000
 _SHOWN: Final = 60
+#: What to do about a file, and about a value, that is too large.
+_SPLIT: Final = "split it into several files"
+_SHORTEN: Final = "keep a long text in a file of its own, and name that"
 
 #: Stands for a key that is wrong, until its value has gone by.
 _DROPPED: Final = object()
@@ -52,8 +55,8 @@ class Node:
 
     Attributes:
         kind: `"scalar"`, `"list"` or `"mapping"`.
-        line: Line of the value's first character, from 1; where it is written, also for what an alias stands for.
-        column: Column of the value's first character, from 1.
+        line: Line of the value's first character, from 1; that of the anchor, if there is one, also for its aliases.
+        column: Column of that character, from 1.
         value: The value as plain Python: None, bool, int, float, str, list, dict with string keys.
         items: The nodes of a list.
         entries: The nodes of a mapping by key: its own in their order, then the merged ones.
@@ -167,7 +170,7 @@ class _Builder:
     def _count(self, at: tuple[int, int]) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            _stop("E108", at, f"the file has more than {MAX_NODES} keys and values", "split it into several files")
+            _stop("E108", at, f"the file has more than {MAX_NODES} keys and values", _SPLIT)
 
     def _untagged(self, event: Any) -> bool:
         if event.tag is None:
@@ -180,7 +183,7 @@ class _Builder:
         at = _place(event)
         self._count(at)
         if len(event.value) > MAX_SCALAR:
-            _stop("E108", at, f"a value of {len(event.value)} characters; the most is {MAX_SCALAR}", "shorten it")
+            _stop("E108", at, f"a value of {len(event.value)} characters; the most is {MAX_SCALAR}", _SHORTEN)
         is_key = self._wants_key()
         is_plain = event.implicit[0]
         node = Node("scalar", *at)
@@ -221,13 +224,13 @@ class _Builder:
 
     def _fault(self, event: Any, fault: Fault) -> None:
         line, column = _place(event)
-        start, end = event.start_mark.index, event.end_mark.index
-        quote = 0 if event.implicit[0] else 1
-        # On one line and without escapes, the value is the file's own text.
-        if event.start_mark.line == event.end_mark.line and self._text[start + quote : end - quote] == event.value:
-            column += quote + fault.offset
         if fault.id == "E108":
             _stop(fault.id, (line, column), fault.message, fault.fix)
+        # On one line and without escapes, the value is the file's own text; its anchor and its quote come before it.
+        end = event.end_mark.index - (0 if event.implicit[0] else 1)
+        start = end - len(event.value)
+        if event.start_mark.line == event.end_mark.line and self._text[start:end] == event.value:
+            column += start - event.start_mark.index + fault.offset
         self._flaw(fault.id, (line, column), fault.message, fault.fix)
 
     def _start(self, event: Any) -> None:
@@ -235,7 +238,7 @@ class _Builder:
         self._count(at)
         good = self._untagged(event)
         if len(self._open) >= MAX_DEPTH:
-            _stop("E108", at, f"nested more than {MAX_DEPTH} levels deep", "write it with fewer levels")
+            _stop("E108", at, f"nested more than {MAX_DEPTH} levels deep", "make it flatter")
         is_mapping = type(event).__name__ == "MappingStartEvent"
         node = Node("mapping" if is_mapping else "list", *at, value={} if is_mapping else [], height=1)
         if event.anchor is not None:
@@ -273,13 +276,13 @@ class _Builder:
         else:
             self._nodes += node.size
             if self._nodes > MAX_NODES:
-                message = (
-                    f"alias *{name[:_SHOWN]} stands for {node.size} keys and values, and makes the file's more than"
-                )
-                _stop("E108", at, f"{message} {MAX_NODES}")
+                message = f"the file has more than {MAX_NODES} keys and values"
+                message += f", {node.size} of them through the alias *{name[:_SHOWN]}"
+                _stop("E108", at, message, "name less by aliases, or split the file")
             if len(self._open) + node.height > MAX_DEPTH:
-                message = f"alias *{name[:_SHOWN]} stands for {node.height} levels, here nested more than {MAX_DEPTH}"
-                _stop("E108", at, f"{message} levels deep")
+                message = f"nested more than {MAX_DEPTH} levels deep"
+                message += f", {node.height} of them through the alias *{name[:_SHOWN]}"
+                _stop("E108", at, message, "write the value out with fewer levels")
         if self._wants_key():
             self._alias_as_key(name, node if good else None, at)
         elif node is not None and good:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import attrs
 
-from sage_plugins import yaml_nodes
 from sage_plugins.bounded_file import UnreadableError, read_bounded
-from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, group_of
+from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, group_of, plain
 from sage_plugins.config_rules import cross_problems
-from sage_plugins.field_checks import shown, unknown_key
-from sage_plugins.file_layers import Budget, Layer, TooMuchError, find_place, merged, origin_of, walk
-from sage_plugins.file_problems import (
+from sage_plugins.deployment_file.layers import Budget, Layer, TooMuchError, find_place, merged, origin_of, walk
+from sage_plugins.deployment_file.nodes import MAX_BYTES, read_nodes
+from sage_plugins.deployment_file.problems import (
     LISTED,
     FileProblem,
     Position,
@@ -26,6 +25,7 @@ from sage_plugins.file_problems import (
     refuse,
     shown_from,
 )
+from sage_plugins.field_checks import known_keys, shown, unknown_key
 from sage_plugins.origins import DEFAULT
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.units import without_units
@@ -34,9 +34,9 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sage_plugins.file_layers import Place
+    from sage_plugins.deployment_file.layers import Place
+    from sage_plugins.deployment_file.nodes import Node
     from sage_plugins.origins import Origin
-    from sage_plugins.yaml_nodes import Node
 
 __all__ = ["DeploymentFile", "FileProblem", "Position", "ServiceEntry", "entry_config", "file_problem", "read"]
 
@@ -183,11 +183,11 @@ class _Reader:
 
     def read(self) -> DeploymentFile:
         try:
-            data = read_bounded(self._path, yaml_nodes.MAX_BYTES)
+            data = read_bounded(self._path, MAX_BYTES)
         except UnreadableError as error:
-            self._add("E109", Position(1, 1), "", "", str(error))
+            self._add("E109", Position(1, 1), "", "", str(error), "check the path, and that the file may be read")
             self._refuse()
-        root, flaws = yaml_nodes.read_nodes(data, os.environ)
+        root, flaws = read_nodes(data, os.environ)
         for flaw in flaws:
             problem = Problem(flaw.id, "", flaw.message, flaw.fix)
             self._problems.append(placed(problem, self._path, Position(flaw.line, flaw.column)))
@@ -370,8 +370,9 @@ class _Reader:
             name=name,
             values=MappingProxyType(values),
             class_path=class_path,
-            args=tuple(init.get("args", ())),
-            kwargs=MappingProxyType(dict(init.get("kwargs", {}))),
+            # Copies, for constructors may change what they get, and aliases of the file share their values.
+            args=tuple(plain(init.get("args", ()))),
+            kwargs=MappingProxyType(plain(init.get("kwargs", {}))),
             path=self._path,
             at=at,
             layers=layers,
@@ -413,7 +414,7 @@ class _Reader:
 
     def _unknown_in_entry(self, at: Position, section: str, name: str, own: Sequence[str]) -> None:
         near = did_you_mean(name, [*own, *GROUPS, *fields()]) if self._suggest() else None
-        fix = f"did you mean {near!r}?" if near else f"known: {', '.join([*own, *GROUPS])}, and all fields"
+        fix = f"did you mean {near!r}?" if near else f"keys: {', '.join([*own, *GROUPS])}, and all fields"
         self._add("E101", at, section, name, f"unknown key {shown(name)}", fix)
 
     def _group(self, layer: Layer, section: str, group: str, node: Node) -> None:
@@ -434,9 +435,11 @@ class _Reader:
         inside = [field for field, info in fields().items() if info.group == group]
         key = f"{group}.{name}"
         near = did_you_mean(name, inside) if self._suggest() else None
-        fix = f"did you mean {near!r}?" if near else f"known: {', '.join(inside)}"
-        if not near and self._suggest() and (near := did_you_mean(name, fields())):
-            fix = f"did you mean {near!r}, which belongs {_home_words(group_of(near))}?"
+        fix = f"did you mean {near!r}?" if near else ""
+        if not near and self._suggest():
+            near = did_you_mean(name, fields())
+            home = f"did you mean {near!r}, which belongs {_home_words(group_of(near))}?" if near else ""
+            fix = home or known_keys(inside)
         self._add("E101", at, section, key, f"unknown key {shown(name)}", fix)
 
     def _take(self, layer: Layer, section: str, name: str, key_at: Position, node: Node) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import attrs
 
-from sage_plugins.file_problems import Position
+from sage_plugins.deployment_file.problems import Position
 from sage_plugins.origins import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sage_plugins.yaml_nodes import Node
+    from sage_plugins.deployment_file.nodes import Node
 
 __all__ = ["Budget", "Layer", "Place", "TooMuchError", "find_place", "merged", "origin_of", "walk"]
 

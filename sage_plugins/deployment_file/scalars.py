@@ -1,12 +1,14 @@
-"""What a YAML scalar without quotes means: the core schema of YAML 1.2."""
+"""How long a YAML scalar may be, and what one without quotes means: the core schema of YAML 1.2."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-__all__ = ["digits_out_of_range", "resolved"]
+__all__ = ["MAX_SCALAR", "digits_out_of_range", "resolved"]
 
+#: Characters of one scalar, at most.
+MAX_SCALAR: Final = 64 * 1024
 #: Python refuses to read integers of more than some thousand digits, and no field takes more than ten.
 _MAX_DIGITS: Final = 300
 

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from sage_plugins.deployment_file.events import UNPRINTABLE
+from sage_plugins.deployment_file.scalars import MAX_SCALAR
 from sage_plugins.field_checks import shown
 from sage_plugins.spelling import did_you_mean
-from sage_plugins.yaml_events import UNPRINTABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_BROUGHT", "MAX_SCALAR", "Fault", "Replaced", "Variables"]
+__all__ = ["MAX_BROUGHT", "Fault", "Replaced", "Variables"]
 
-#: Characters of one value, at most, with its variables put in.
-MAX_SCALAR: Final = 64 * 1024
-#: Characters that variables bring into a file, at most: nine bytes of the file may bring as many as a value can have.
+#: Characters that variables bring into a file, at most: a few bytes of the file may bring as many as a value can have.
 MAX_BROUGHT: Final = 1024 * 1024
 
 _PIECE: Final = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{")
@@ -69,7 +68,8 @@ class Variables:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self._known: dict[str, str | None] = {}
+        # What each variable has in it, and what of that cannot stand in a file.
+        self._known: dict[str, tuple[str | None, str]] = {}
         self._brought = 0
         self._suggestions = _SUGGESTIONS
 
@@ -92,15 +92,14 @@ class Variables:
                 break
             name = found["name"]
             names[name] = None
-            value = self._value(name)
+            value, unfit = self._value(name)
             if not value and found["default"] is not None:
                 parts.append(found["default"])
             elif value is None:
                 faults.append(self._missing(name, found.start()))
-            elif what := _unfit(value):
-                faults.append(
-                    Fault("E105", found.start(), f"the variable {shown(name)} has {what} in it", "set it anew")
-                )
+            elif unfit:
+                message = f"the variable {shown(name)} has {unfit} in it"
+                faults.append(Fault("E105", found.start(), message, "set it to plain text"))
             else:
                 parts.append(value)
                 brought += len(value)
@@ -110,16 +109,19 @@ class Variables:
         self._brought += brought
         if not faults and length > MAX_SCALAR:
             message = f"a value of {length} characters with its variables put in; the most is {MAX_SCALAR}"
-            faults.append(Fault("E108", 0, message))
+            faults.append(Fault("E108", 0, message, "shorten the variables"))
         if not faults and self._brought > MAX_BROUGHT:
-            faults.append(Fault("E108", 0, f"variables bring more than {MAX_BROUGHT} characters into the file"))
+            message = f"variables bring more than {MAX_BROUGHT} characters into the file"
+            faults.append(Fault("E108", 0, message, "shorten them, or use them in fewer places"))
         return Replaced("" if faults else "".join(parts), tuple(names), tuple(faults))
 
-    def _value(self, name: str) -> str | None:
-        # os.environ decodes a variable each time that it is asked for it.
-        if name not in self._known:
-            self._known[name] = self._environment.get(name)
-        return self._known[name]
+    def _value(self, name: str) -> tuple[str | None, str]:
+        known = self._known.get(name)
+        if known is None:
+            # os.environ decodes a variable each time that it is asked for it.
+            value = self._environment.get(name)
+            known = self._known[name] = value, _unfit(value or "")
+        return known
 
     def _missing(self, name: str, offset: int) -> Fault:
         fix = f"set it, or write ${{{name if len(name) <= _SHOWN else 'NAME'}:-default}}"

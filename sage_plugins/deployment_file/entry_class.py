@@ -6,8 +6,8 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.deployment_file.problems import one_line
 from sage_plugins.errors import text_of
-from sage_plugins.file_problems import one_line
 from sage_plugins.service import takes_ctx
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
@@ -15,7 +15,7 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from sage_plugins.config_file import ServiceEntry
+    from sage_plugins.deployment_file.reader import ServiceEntry
 
 __all__ = ["init_problems", "load_class"]
 
@@ -80,8 +80,8 @@ def init_problems(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     taken = {each.name for each in by_position[: len(args)]}
     who = f"the constructor of {cls.__qualname__}"
     if len(args) > len(by_position) and not takes_more:
-        most = f"at most {len(by_position)}" if by_position else "no"
-        message = f"{who} takes {most} positional arguments, got {len(args)}"
+        most = f"at most {len(by_position)} positional" if by_position else "no positional"
+        message = f"{who} takes {most} {'argument' if len(by_position) == 1 else 'arguments'}, got {len(args)}"
         yield Problem("E704", f"init.args.{len(by_position)}", message, _signature_words(signature))
     for name in kwargs:
         if name in by_name and name in taken:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_plugins.config import GROUPS, fields, plain
 
 if TYPE_CHECKING:
-    from sage_plugins.config_file import DeploymentFile, ServiceEntry
+    from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
 
 __all__ = ["dump"]
 

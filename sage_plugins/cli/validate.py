@@ -1,0 +1,60 @@
+"""`sage-deploy validate`: everything that is wrong with a file, without starting or placing anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sage_plugins.cli.deployment_file import FILE, PROFILE, environment_of
+from sage_plugins.cli.output import printable, progress, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["command"]
+
+
+@click.command("validate")
+@FILE
+@PROFILE
+@click.option(
+    "--no-import",
+    is_flag=True,
+    help="Do not import the classes that FILE names; what can only be told from them is not checked.",
+)
+@click.option(
+    "--resolved",
+    is_flag=True,
+    help="Print what the file comes to: profile, defaults, variables and units worked out. Secrets are printed too.",
+)
+def command(file: Path, profile: str | None, *, no_import: bool, resolved: bool) -> None:
+    """
+    Check everything that FILE says, without starting or placing anything.
+
+    Its values, what the plugins say of them, the classes that it names, and the arguments for these: every problem is
+    reported at once, with its place. Importing a class runs its module.
+    """
+    # The library is imported here: `validate --help` does without.
+    from sage_plugins.deployment_file.problems import FileProblem, refuse
+    from sage_plugins.deployment_file.reader import read
+
+    with environment_of(file, profile) as env:
+        problems = env.check(import_classes=not no_import)
+        if any(problem.severity == "error" for problem in problems):
+            refuse(str(file), [problem for problem in problems if isinstance(problem, FileProblem)])
+        services = read(file, profile=profile)
+        report: Callable[[object], None] = write
+        if resolved:
+            from sage_plugins.deployment_file.dump import dump
+
+            write(dump(services).rstrip("\n"))
+            report = progress
+        for problem in problems:
+            report(printable(problem))
+        report(printable(f"{file}: {_count(len(services.services), 'service')}, {_count(len(problems), 'warning')}"))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}" + ("" if number == 1 else "s")

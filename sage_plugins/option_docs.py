@@ -1,0 +1,212 @@
+"""What an options class of a plugin says about its options: their names, types, defaults and meanings."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+import types
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import attrs
+
+from sage_plugins.config import plain
+from sage_plugins.errors import PluginError, text_of
+from sage_plugins.field_checks import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sage_plugins.plugins import Registered
+
+__all__ = ["OptionDoc", "attribute_docs", "option_docs", "registered_options"]
+
+_WORDS: Final[Mapping[Any, str]] = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    None: "null",
+    types.NoneType: "null",
+    Any: "any value",
+}
+_LISTS: Final = frozenset({list, tuple, set, frozenset, Sequence, MutableSequence, Collection, Iterable})
+_MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
+_ENTRY: Final = re.compile(r"(?P<name>\w+)(?: \([^)]*\))?:\s*(?P<text>.*)")
+
+
+@attrs.frozen
+class OptionDoc:
+    """
+    One option of a plugin.
+
+    Attributes:
+        name: Its key in the configuration.
+        type: What values it takes, in words such as `"integer or null"`.
+        doc: Its meaning, from the `Attributes:` section of the class; empty if that does not mention it.
+        required: Whether it must be given.
+        computed: Whether its default is made from other options, so that there is no one value to show.
+        default: The value if it is not given, of plain types; None if it is required or computed.
+        options: The options below it, if it is a mapping with an options class of its own.
+        unit: Unit of the number, `"seconds"` or `"MiB"`; empty if it has none.
+    """
+
+    name: str
+    type: str
+    doc: str
+    required: bool
+    computed: bool
+    default: Any
+    options: tuple[OptionDoc, ...] = ()
+    unit: str = ""
+
+
+def option_docs(cls: type) -> tuple[OptionDoc, ...]:
+    """
+    The options that *cls* declares, in the order of its declaration.
+
+    Args:
+        cls: An attrs class, such as a plugin's options class. Annotations that cannot be resolved are shown as they are
+            written.
+    """
+    return _options(cls, ())
+
+
+def registered_options(entry: Registered) -> tuple[OptionDoc, ...]:
+    """
+    The options of what a plugin registered; empty if it has none.
+
+    Raises:
+        PluginError: Its options class cannot be had, or is no attrs class; the message names the plugin.
+    """
+    try:
+        cls = entry.registration.options_class()
+        return () if cls is None else option_docs(cls)
+    except Exception as error:
+        id, source = entry.registration.id, entry.plugin.source
+        why = " ".join(text_of(error).split())
+        msg = f"the options of {id!r} from {source} cannot be read: {why}; see `sage-deploy plugins check`"
+        raise PluginError(msg) from error
+
+
+def attribute_docs(cls: type) -> dict[str, str]:
+    """
+    The entries of the `Attributes:` section in the docstring of *cls*, by name, each on one line.
+
+    A base class says what its heirs leave out.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= _entries(inspect.cleandoc(vars(base).get("__doc__") or ""))
+    return found
+
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """The entries of the section; deeper lines go on with the entry before them."""
+    _, _, section = f"\n{text}".partition("\nAttributes:\n")
+    margin, name, parts = 0, "", list[str]()
+    for line in section.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and not indent:
+            break
+        margin = margin or indent
+        entry = _ENTRY.match(line.strip()) if indent == margin else None
+        if entry is not None:
+            if name:
+                yield name, " ".join(parts)
+            name, parts = entry["name"], [entry["text"]]
+        elif line.strip():
+            parts.append(line.strip())
+    if name:
+        yield name, " ".join(parts)
+
+
+def _options(cls: type, above: tuple[type, ...]) -> tuple[OptionDoc, ...]:
+    with contextlib.suppress(Exception):  # a stranger's annotations may do anything; they are shown as they stand
+        attrs.resolve_types(cls)
+    docs = attribute_docs(cls)
+    return tuple(
+        _option(attribute, docs.get(attribute.name, ""), (*above, cls))
+        for attribute in attrs.fields(cls)
+        if attribute.init
+    )
+
+
+def _option(attribute: attrs.Attribute[Any], doc: str, above: tuple[type, ...]) -> OptionDoc:
+    default: Any = attribute.default
+    below = next((arm for arm in (attribute.type, *get_args(attribute.type)) if _is_attrs(arm)), None)
+    return OptionDoc(
+        name=attribute.alias or attribute.name,
+        type=_type_words(attribute.type),
+        doc=doc,
+        required=default is attrs.NOTHING,
+        computed=_is_factory(default) and default.takes_self,
+        default=_default(default),
+        # A class may contain itself.
+        options=_options(below, above) if below is not None and below not in above else (),
+        unit=attribute.metadata.get("unit", ""),
+    )
+
+
+def _is_factory(default: Any) -> bool:
+    return isinstance(default, attrs.Factory)  # type: ignore[arg-type]  # a class, declared as a function
+
+
+def _default(default: Any) -> Any:
+    if default is attrs.NOTHING:
+        return None
+    if _is_factory(default):
+        return None if default.takes_self else _plain(default.factory())
+    return _plain(default)
+
+
+def _plain(value: Any) -> Any:
+    if _is_attrs(type(value)):
+        return _plain(attrs.asdict(value))
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(_plain, value), key=repr)
+    if isinstance(value, (Mapping, list, tuple)):
+        return plain(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else shown(value)
+
+
+def _is_attrs(kind: Any) -> bool:
+    return isinstance(kind, type) and attrs.has(kind)
+
+
+def _type_words(kind: Any) -> str:  # noqa: PLR0911 - one return for each kind of type
+    """The words for a type that `structure` takes; another one as Python writes it."""
+    if isinstance(kind, str):
+        return kind
+    origin, arms = get_origin(kind) or kind, get_args(kind)
+    if origin is Annotated:
+        return _type_words(arms[0])
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if origin in {Union, types.UnionType}:
+        return " or ".join(map(_type_words, sorted(arms, key=lambda arm: arm is types.NoneType)))
+    if origin is Literal:
+        return " or ".join(_choice(arm) for arm in arms)
+    if isinstance(origin, type) and issubclass(origin, Enum):
+        return " or ".join(_choice(member.value) for member in origin)
+    if origin in _LISTS:
+        items = [arm for arm in arms if arm is not Ellipsis]
+        return f"list of {_several(items[0])}" if len(items) == 1 else "list"
+    if origin in _MAPPINGS:
+        return f"mapping of {_several(arms[0])} to {_several(arms[1])}" if arms else "mapping"
+    if _is_attrs(origin):
+        return "mapping"
+    return getattr(kind, "__name__", str(kind))
+
+
+def _choice(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def _several(kind: Any) -> str:
+    words = _type_words(kind)
+    return f"{words}s" if words in {"boolean", "integer", "number", "string", "mapping"} else f"({words})"

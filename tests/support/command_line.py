@@ -1,0 +1,57 @@
+"""The command `sage-deploy` as a user runs it: the installed script in a process of its own, at a terminal or not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPT = Path(sys.executable).with_name("sage-deploy")
+#: Seconds after which a process that must end counts as one that hangs.
+PATIENCE = 50
+
+#: What the caller's own environment may not decide.
+_UNSET = ("NO_COLOR", "FORCE_COLOR", "PYTHONPATH", "SAGE_DEPLOY_DISABLED_PLUGINS", "COLUMNS")
+
+
+def surroundings(**variables: Any) -> dict[str, str]:
+    """The environment of a process, with these variables and without those that would change what is printed."""
+    kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
+    return kept | {"TERM": "xterm"} | {name: str(value) for name, value in variables.items()}
+
+
+def sage_deploy(*arguments: Any, cwd: Path | str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end; both outputs are pipes."""
+    return subprocess.run(
+        [SCRIPT, *map(str, arguments)],
+        cwd=cwd,
+        env=surroundings(**variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def installed(folder: Path, *strangers: str) -> str:
+    """The value of PYTHONPATH under which these distributions of tests/third_party count as installed."""
+    places = [folder]
+    for stranger in strangers:
+        source = ROOT / "tests" / "third_party" / stranger
+        project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        register(folder, stranger, project["version"], project["entry-points"]["sage_deploy"])
+        places.append(source)
+    return os.pathsep.join(map(str, places))
+
+
+def register(folder: Path, distribution: str, version: str, points: dict[str, str]) -> None:
+    """Write to *folder* what an installation writes of a distribution."""
+    info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    lines = "".join(f"{name} = {module}\n" for name, module in points.items())
+    (info / "entry_points.txt").write_text(f"[sage_deploy]\n{lines}")

@@ -1,0 +1,37 @@
+"""A process that runs `sage-deploy up`, and what it says."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from command_line import SCRIPT, surroundings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class RunningUp(subprocess.Popen[str]):
+    """`sage-deploy up FILE`, once it runs."""
+
+    def __init__(self, file: Path, *options: str, **variables: Any) -> None:
+        """Start it and wait until it holds its services."""
+        super().__init__(
+            [SCRIPT, "up", file, *options],
+            cwd=file.parent,
+            env=surroundings(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.read_until("press Ctrl-C")
+
+    def read_until(self, words: str) -> str:
+        """What it says on stderr up to a line with *words*."""
+        assert self.stderr is not None
+        said = ""
+        for line in self.stderr:
+            said += line
+            if words in line:
+                return said
+        raise AssertionError(f"it ended before it said {words!r}:\n{said}")

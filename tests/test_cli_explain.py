@@ -1,0 +1,83 @@
+"""`sage-deploy explain`, run as a user runs it; what it knows is tested in test_field_docs.py."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+
+from command_line import sage_deploy
+from sage_plugins.cli.explain import SPELLINGS
+from sage_plugins.config import GROUPS, fields
+from sage_plugins.units import duration, size
+
+
+def test_field_is_explained_with_its_place_type_default_and_meaning(tmp_path):
+    done = sage_deploy("explain", "timeout", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *lines = done.stdout.splitlines()
+    assert first == "performance.timeout"
+    assert f"  {fields()['timeout'].doc}" in lines
+    assert "  type        number or null, more than 0" in lines
+    assert "  default     30.0" in lines
+    snippet = done.stdout[done.stdout.index("  services:") :]
+    assert yaml.safe_load(snippet) == {"services": {"my_service": {"performance": {"timeout": 30.0}}}}
+
+
+def test_spellings_of_units_are_such(tmp_path):
+    """What it says that a file may say, the reader takes."""
+    for text in re.findall(r"\w*\d\w*", SPELLINGS["seconds"]):
+        assert duration(text) is not None
+    for text in re.findall(r"\w*\d\w*", SPELLINGS["MiB"]):
+        assert size(text) is not None
+    done = sage_deploy("explain", "memory_mb", cwd=tmp_path)
+    assert "  unit        MiB; a file may also say 512Mi or 4Gi\n" in done.stdout
+
+
+def test_group_is_explained_with_its_fields(tmp_path):
+    done = sage_deploy("explain", "health", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name, info in fields().items():
+        line = f"  {name}: {info.type}"
+        assert (line in done.stdout) == (info.group == "health"), name
+
+
+def test_overview_names_everything(tmp_path):
+    """Without FIELD: the keys of the file and of a service, with the names of the fields of each group."""
+    done = sage_deploy("explain", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("version", "services", "defaults", "profiles", "class", "init", "args", "kwargs", *GROUPS, *fields()):
+        assert name in done.stdout, name
+
+
+def test_options_of_a_plugin_are_explained(tmp_path):
+    done = sage_deploy("explain", "options.pool.idle_timeout", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Seconds without work" in done.stdout
+    assert "30.0" in done.stdout
+
+
+def test_field_without_effect_says_so(tmp_path):
+    done = sage_deploy("explain", "user_config", cwd=tmp_path)
+    assert "no effect   in this version: " in done.stdout
+
+
+@pytest.mark.parametrize(("field", "near"), [("thread_cout", "thread_count"), ("options.poool", "pool")])
+def test_unknown_field_is_bad_input_with_the_nearest_spelling(field, near, tmp_path):
+    done = sage_deploy("explain", field, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"did you mean '{near}'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_json_has_the_same_for_programs(tmp_path):
+    done = sage_deploy("explain", "methods.batch", "--json", cwd=tmp_path)
+    content = json.loads(done.stdout)
+    assert content["version"] == 1
+    (batch,) = content["fields"]
+    assert batch["path"] == "methods.<name>.batch"
+    assert [key["path"] for key in batch["keys"]] == ["methods.<name>.batch.size", "methods.<name>.batch.wait"]
+    whole = json.loads(sage_deploy("explain", "--json", cwd=tmp_path).stdout)
+    assert [key["path"] for key in whole["fields"][0]["keys"]] == ["version", "defaults", "profiles", "services"]

@@ -1,0 +1,141 @@
+"""`sage-deploy init`: what it writes runs as it is, and nothing of the user's is lost."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import jsonschema
+import pytest
+import yaml
+
+from command_line import ROOT, sage_deploy
+from sage_plugins.cli.init import starter_files
+
+FILES = ["service_deployment.schema.json", "service_deployment.yaml", "services.py"]
+
+
+def content(folder):
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+
+def test_what_it_writes_runs_without_a_change(tmp_path):
+    """From the empty folder to a report: init, plan, up; the plan has no warning."""
+    (tmp_path / "one.txt").write_text("the same")
+    (tmp_path / "two.txt").write_text("the same")
+    (tmp_path / "three.txt").write_text("differs!")
+    done = sage_deploy("init", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "sage-deploy plan service_deployment.yaml" in done.stdout
+
+    planned = sage_deploy("plan", "service_deployment.yaml", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    assert "Plan: 2 services, 2 replicas to start." in planned.stdout
+    assert "warning" not in planned.stdout
+
+    ran = sage_deploy("up", "service_deployment.yaml", "--once", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "1 group of equal files" in ran.stdout
+    assert "  one.txt\n  two.txt\n" in ran.stdout
+    assert "three.txt" not in ran.stdout
+
+
+def test_its_profile_runs_too(tmp_path):
+    sage_deploy("init", "demo", cwd=tmp_path)
+    done = sage_deploy("up", "demo/service_deployment.yaml", "--once", "--profile", "busy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2/2" in done.stdout
+
+
+def test_folder_is_made_and_the_next_commands_go_there(tmp_path):
+    done = sage_deploy("init", "new folder/inside", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(content(tmp_path / "new folder" / "inside")) == FILES
+    assert "  cd 'new folder/inside'\n" in done.stdout
+
+
+def test_first_line_names_the_schema():
+    """Editors that know the YAML language server complete and check the file."""
+    first = starter_files()["service_deployment.yaml"].splitlines()[0]
+    assert first == "# yaml-language-server: $schema=service_deployment.schema.json"
+
+
+def test_comments_name_commands_and_fields_that_exist(tmp_path):
+    """Every command in the comments can be copied."""
+    sage_deploy("init", cwd=tmp_path)
+    text = starter_files()["service_deployment.yaml"]
+    commands = [line.removeprefix("#").split("  ")[2].split()[1:] for line in text.splitlines() if "#     sage" in line]
+    assert len(commands) == 4
+    for command in commands:
+        if command[0] == "up" and "--once" not in command:
+            continue
+        done = sage_deploy(*command, cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+    assert list(yaml.safe_load(text)["profiles"]) == ["busy"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_overwritten_and_nothing_else_written(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    done = sage_deploy("init", cwd=tmp_path)
+    assert done.returncode == 2
+    assert content(tmp_path) == {name: "mine"}
+    assert f"already there: {name} " in done.stderr
+    assert "--force" in done.stderr
+
+
+def test_every_file_in_the_way_is_named(tmp_path):
+    """A link counts, wherever it leads: to write there would change a file of another folder."""
+    (tmp_path / "services.py").symlink_to(tmp_path / "nowhere.py")
+    (tmp_path / "service_deployment.yaml").write_text("mine")
+    done = sage_deploy("init", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "service_deployment.yaml, services.py" in done.stderr
+    assert not (tmp_path / "nowhere.py").exists()
+
+
+def test_force_overwrites_the_files_of_these_names_alone(tmp_path):
+    for name in (*FILES, "other.py"):
+        (tmp_path / name).write_text("mine")
+    done = sage_deploy("init", "--force", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert content(tmp_path) == starter_files() | {"other.py": "mine"}
+
+
+def test_force_does_not_replace_a_folder(tmp_path):
+    (tmp_path / "services.py").mkdir()
+    done = sage_deploy("init", "--force", cwd=tmp_path)
+    assert done.returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["services.py"]
+
+
+def test_folder_that_cannot_be_made_is_a_failure_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = sage_deploy("init", "file/inside", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "file/inside cannot be written to: Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wheel_holds_the_files(tmp_path):
+    """What is built from the sources has all that `init` writes."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        texts = {name: text for name, text in starter_files().items() if name != FILES[0]}  # that is made anew
+        for name, text in texts.items():
+            assert archive.read(f"sage_plugins/cli/starter/{name}").decode() == text
+
+
+def test_schema_that_it_writes_takes_the_file_beside_it(tmp_path):
+    """And refuses a mistake in it: it is the schema of the installed plugins, which the file's first line names."""
+    assert sage_deploy("init", cwd=tmp_path).returncode == 0
+    schema = json.loads((tmp_path / FILES[0]).read_text(encoding="utf-8"))
+    text = (tmp_path / FILES[1]).read_text(encoding="utf-8")
+    assert text.startswith(f"# yaml-language-server: $schema={FILES[0]}\n")
+    content = yaml.safe_load(text)
+    jsonschema.validate(content, schema)
+    content["services"]["duplicates"]["deployment"]["thread_cout"] = 4
+    with pytest.raises(jsonschema.ValidationError, match="thread_cout"):
+        jsonschema.validate(content, schema)

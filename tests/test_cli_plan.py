@@ -1,0 +1,196 @@
+"""`sage-deploy plan`, run as a user runs it; what it says of a file that is not right, `up` says too."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from command_line import sage_deploy
+from things import deployment, write_things
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_things(tmp_path)
+
+
+def test_plan_starts_nothing(folder):
+    """`plan` imports the class and shows who decides what, but a constructor that fails is not run."""
+    file = deployment(folder, "services: {failing: {class: 'things:Failing'}}\n")
+    done = sage_deploy("plan", file, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "sage-deploy-local" in done.stdout
+    assert "sage-deploy-threading" in done.stdout
+    assert "Plan: 1 service, 1 replica to start." in done.stdout
+
+
+def test_plan_as_json_is_for_programs(folder):
+    file = deployment(
+        folder, "services: {failing: {class: 'things:Failing', deployment: {threading_strategy: inline}}}\n"
+    )
+    done = sage_deploy("plan", file, "--json", cwd=folder)
+    (service,) = json.loads(done.stdout)["services"]
+    assert service["name"] == "failing"
+    assert [decision["id"] for decision in service["decisions"]][:2] == ["local", "inline"]
+
+
+def test_bad_file_is_answered_with_every_place(folder):
+    """Exit code 2, one line for each problem with file, line and column, and no traceback."""
+    file = deployment(
+        folder,
+        """\
+        services:
+          kv:
+            class: things:Keeper
+            deployment:
+              thread_cout: 2
+              replicas: none
+        """,
+    )
+    done = sage_deploy("up", file, cwd=folder)
+    assert done.returncode == 2
+    assert f"{file}:5:7: error E101" in done.stderr
+    assert "thread_count" in done.stderr
+    assert f"{file}:6:17: error E102" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_plugin_refuses_has_its_place_too(folder):
+    file = deployment(
+        folder,
+        """\
+        services:
+          kv:
+            class: things:Keeper
+            deployment:
+              thread_count: 4
+        """,
+    )
+    done = sage_deploy("plan", file, cwd=folder)
+    assert done.returncode == 2
+    assert f"{file}:5:21: error E301" in done.stderr
+
+
+def test_unknown_id_and_class_are_bad_input(folder):
+    file = deployment(folder, "services: {kv: {class: 'things:Nobody'}}\n")
+    done = sage_deploy("plan", file, cwd=folder)
+    assert done.returncode == 2
+    assert "E703" in done.stderr
+    assert "Nobody" in done.stderr
+    file = deployment(folder, "services: {kv: {class: 'things:Keeper', target: remote_any}}\n")
+    done = sage_deploy("plan", file, cwd=folder)
+    assert done.returncode == 2
+    assert "unknown target 'remote_any'" in done.stderr
+    assert "sage-deploy[ray]" in done.stderr
+
+
+# -- differences, plan files -------------------------------------------------------------------------------------------
+
+
+def test_exit_code_tells_whether_there_are_changes_only_if_asked(folder):
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+    assert sage_deploy("plan", file, cwd=folder).returncode == 0
+    assert sage_deploy("plan", file, "--detailed-exitcode", cwd=folder).returncode == 3
+    empty = deployment(folder, "services: {}\n")
+    assert sage_deploy("plan", empty, "--detailed-exitcode", cwd=folder).returncode == 0
+
+
+def test_plan_is_the_difference_from_what_another_process_runs(folder, running_up):
+    """As long as that runs: what it was killed with does not count."""
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}, old: {class: 'things:Keeper'}}\n")
+    process = running_up(file)
+    done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
+    assert (done.returncode, "Plan: nothing to do, 2 services as configured." in done.stdout) == (0, True)
+    assert f"compared with what process {process.pid} runs" in done.stderr
+    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}, new: {class: 'things:Keeper'}}\n")
+    done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
+    assert done.returncode == 3
+    assert [line for line in done.stdout.splitlines() if line[:1] in {"+", "~", "-"}] == [
+        "~ keeper  (things:Keeper)",
+        "+ new  (things:Keeper)",
+        "- old  (things:Keeper) runs, and is not configured any more",
+    ]
+    assert "    ~ timeout: 30 -> 5" in done.stdout
+    assert done.stdout.endswith("Plan: 1 to start, 1 to replace, 1 to stop, 0 unchanged.\n")
+    process.kill()
+    process.wait()
+    assert "Plan: 2 services, 2 replicas to start." in sage_deploy("plan", file, cwd=folder).stdout
+
+
+def test_all_shows_the_defaults_too(folder):
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+    assert "queue_size" not in sage_deploy("plan", file, cwd=folder).stdout
+    assert "queue_size " in sage_deploy("plan", file, "--all", cwd=folder).stdout
+
+
+def test_a_saved_plan_is_executed_or_refused_as_stale(folder):
+    file = deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [41]}}}\n")
+    saved = folder / "first.plan"
+    done = sage_deploy("plan", file, "--out", saved, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"sage-deploy up {saved}" in done.stderr
+    done = sage_deploy("up", saved, "--once", cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert "counted to 42" in done.stdout
+    deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [1]}}}\n")
+    done = sage_deploy("up", saved, "--once", cwd="/")
+    assert done.returncode == 2
+    assert f"{saved}:1:1: error E805: services.counter.init.args.0: the plan is stale" in done.stderr
+    assert "counted" not in done.stdout
+
+
+def test_a_saved_plan_has_chosen_its_profile(folder):
+    file = deployment(
+        folder,
+        """\
+        profiles: {late: {services: {counter: {init: {args: [7]}}}}}
+        services: {counter: {class: 'things:Counter'}}
+        """,
+    )
+    saved = folder / "late.plan"
+    assert sage_deploy("plan", file, "--profile", "late", "--out", saved, cwd=folder).returncode == 0
+    assert "counted to 8" in sage_deploy("up", saved, "--once", cwd=folder).stdout
+    done = sage_deploy("up", saved, "--once", "--profile", "late", cwd=folder)
+    assert done.returncode == 2
+    assert "the plan has chosen its profile already" in done.stderr
+
+
+def test_a_plan_of_what_another_process_runs_is_for_that_process(folder, running_up):
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+    process = running_up(file)
+    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
+    saved = folder / "change.plan"
+    assert sage_deploy("plan", file, "--out", saved, cwd=folder).returncode == 0
+    done = sage_deploy("up", saved, "--once", cwd=folder)
+    assert done.returncode == 1
+    assert f"the plan is of what process {process.pid} runs" in done.stderr
+
+
+def test_a_plan_file_where_none_can_be_written_is_a_failure_with_its_reason(folder):
+    file = deployment(folder, "services: {}\n")
+    done = sage_deploy("plan", file, "--out", folder / "nowhere" / "x.plan", cwd=folder)
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("plan",), ("plan", "--json", "--all"), ("validate",), ("up", "--once")])
+def test_no_command_shows_a_secret(folder, command):
+    file = deployment(
+        folder,
+        """\
+        services:
+          counter:
+            class: things:Counter
+            init: {kwargs: {start: 1}}
+            user_config: {db_password: canary-bird, deep: [{api_key: canary-bird}]}
+            options: {events: {size: 5}}
+        """,
+    )
+    done = sage_deploy(*command[:1], file, *command[1:], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "canary" not in done.stdout + done.stderr

@@ -1,0 +1,183 @@
+"""`sage-deploy up`, run as a user runs it: in a process of its own, from another folder, by its installed script."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from textwrap import dedent
+
+import pytest
+
+from command_line import PATIENCE, ROOT, SCRIPT, sage_deploy
+from things import deployment, write_things
+
+EXAMPLE = ROOT / "examples" / "stdlib_search" / "service_deployment.yaml"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_things(tmp_path)
+
+
+def test_up_once_runs_the_job_shows_the_status_and_ends(folder):
+    """Data goes to stdout, progress to stderr; only a `process` that needs no argument is called."""
+    file = deployment(
+        folder,
+        """\
+        services:
+          counter:
+            class: things:Counter
+            init: {args: [41]}
+          keeper:
+            class: things:Keeper
+        """,
+    )
+    done = sage_deploy("up", file, "--once", cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert "counted to 42" in done.stdout
+    assert "keeper.process()" not in done.stdout + done.stderr
+    table = done.stdout[done.stdout.index("SERVICE") :].splitlines()
+    assert table[1].split()[:5] == ["counter", "ready", "1/1", "1", "0"]
+    assert table[2].split()[:5] == ["keeper", "ready", "1/1", "0", "0"]
+    assert "all ready after" in done.stderr
+    assert "all ready after" not in done.stdout
+
+
+def test_up_runs_the_example_on_the_real_library(tmp_path):
+    """The main job: thousands of docstrings of the installed Python are indexed, and questions find their answers."""
+    done = sage_deploy("up", EXAMPLE, "--once", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "gzip.compress" in done.stdout
+    assert "tempfile.TemporaryDirectory" in done.stdout
+    assert "reading modules" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_runs_until_a_signal_and_drains(folder, number):
+    """Without --once the services run until SIGINT or SIGTERM; then they are stopped, and the exit code is 0."""
+    file = deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n")
+    with subprocess.Popen(
+        [SCRIPT, "up", file], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "press Ctrl-C" in line:
+                break
+        os.kill(running.pid, number)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 0, err
+    assert "stop hook ran" in out
+    assert "Traceback" not in err
+
+
+def test_failing_constructor_is_a_failure_not_bad_input(folder):
+    file = deployment(folder, "services: {failing: {class: 'things:Failing'}}\n")
+    done = sage_deploy("up", file, "--once", cwd=folder)
+    assert done.returncode == 1
+    assert "while constructing service 'failing' replica 0: ValueError: no luck" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+HEALTH = """
+    class Slow:
+        asked = 0
+
+        def check_ready(self):
+            Slow.asked += 1
+            return Slow.asked > 3
+
+        def process(self):
+            return f"asked {Slow.asked} times"
+
+
+    class Sick:
+        def check_health(self):
+            raise RuntimeError("no disk")
+"""
+
+
+def test_wait_goes_on_once_every_replica_is_well(folder):
+    """It has said so itself, before the job is done."""
+    (folder / "health.py").write_text(dedent(HEALTH))
+    file = deployment(folder, "services: {slow: {class: 'health:Slow', monitors: [metrics]}}\n")
+    done = sage_deploy("up", file, "--once", "--wait", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "all healthy after" in done.stderr
+    assert "asked 4 times" in done.stdout
+
+
+def test_wait_ends_with_4_and_the_reason_if_a_replica_does_not_get_well(folder):
+    (folder / "health.py").write_text(dedent(HEALTH))
+    file = deployment(folder, "services: {sick: {class: 'health:Sick', startup_timeout: 500ms}}\n")
+    done = sage_deploy("up", file, "--once", "--wait", cwd=folder)
+    assert done.returncode == 4
+    assert "service 'sick' replica 0 did not pass check_health() in time: RuntimeError: no disk" in done.stderr
+    assert "sick#0 stopped" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- watching ----------------------------------------------------------------------------------------------------------
+
+
+def test_watch_applies_a_changed_file_and_survives_a_broken_one(folder, running_up):
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+    process = running_up(file, "--watch")
+    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}, new: {class: 'things:Keeper'}}\n")
+    assert "new#0 ready" in process.read_until("applied")
+    deployment(folder, "services: {keeper: {clas: 'things:Keeper'}}\n")
+    said = process.read_until("not applied; what runs goes on")
+    assert "did you mean 'class'?" in said
+    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
+    assert "new#0 stopped" in process.read_until("applied")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "    ~ timeout: 30 -> 5" in out
+    assert "- new  (things:Keeper) runs, and is not configured any more" in out
+
+
+def test_watch_notes_what_it_has_applied(folder, running_up):
+    """So that a plan made beside it compares with what runs now."""
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+    process = running_up(file, "--watch")
+    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
+    process.read_until("applied")
+    done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
+    assert done.returncode == 0, done.stdout
+
+
+def test_watch_and_once_do_not_go_together(folder):
+    done = sage_deploy("up", deployment(folder, "services: {}\n"), "--watch", "--once", cwd=folder)
+    assert done.returncode == 2
+    assert "--once ends after the job" in done.stderr
+
+
+# -- beside each other -------------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_with_the_same_file_says_so(folder, running_up):
+    file = deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [1]}}}\n")
+    first = running_up(file)
+    done = sage_deploy("up", file, "--once", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"process {first.pid} runs {file} already" in done.stderr
+
+
+def test_services_run_also_where_nothing_can_be_noted(folder):
+    file = deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [1]}}}\n")
+    done = sage_deploy("up", file, "--once", cwd=folder, XDG_STATE_HOME="/proc/none")
+    assert done.returncode == 0, done.stderr
+    assert "what runs here cannot be noted" in done.stderr
+
+
+def test_progress_tells_of_each_replica(folder):
+    file = deployment(
+        folder,
+        "services: {keeper: {class: 'things:Keeper', replicas: 2, load_balancing: true}}\n",
+    )
+    done = sage_deploy("up", file, "--once", cwd=folder)
+    for words in ("keeper#0 starting", "keeper#0 ready", "keeper#1 ready", "keeper#1 stopped"):
+        assert words in done.stderr.splitlines()

@@ -1,0 +1,118 @@
+"""`sage-deploy validate`: every problem of a file at once, without starting anything; without importing if so asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from command_line import sage_deploy
+from sage_plugins.deployment_file.reader import read
+from things import deployment, write_things
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_things(tmp_path)
+
+
+def test_a_good_file_is_called_good(folder):
+    file = deployment(folder, "services: {failing: {class: 'things:Failing', memory_mb: 1Gi}}\n")
+    done = sage_deploy("validate", file, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{file}:1:58: warning W05: services.failing.memory_mb" in done.stdout
+    assert done.stdout.endswith(f"{file}: 1 service, 1 warning\n")
+
+
+def test_everything_that_is_wrong_is_said_at_once_with_its_place(folder):
+    """Of classes, arguments, plugins and of their options, for all services; errors in the order of the file."""
+    file = deployment(
+        folder,
+        """\
+        services:
+          one:
+            class: things:Countr
+            threading_strategy: pol
+          two:
+            class: things:Counter
+            init: {kwargs: {strat: 1}}
+            thread_count: 2
+          three:
+            class: things:Keeper
+            methods: {proces: {timeout: 5s}}
+            options: {events: {sise: 5}}
+        """,
+    )
+    done = sage_deploy("validate", file, cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, *lines = done.stderr.splitlines()
+    assert first == f"{file} has 7 problems:"
+    assert [line.strip().removeprefix(f"{file}:").split(": ")[0:2] for line in lines] == [
+        ["3:12", "error E703"],
+        ["4:25", "error E207"],
+        ["7:12", "error E704"],
+        ["7:21", "error E704"],
+        ["8:19", "error E301"],
+        ["11:15", "error E505"],
+        ["12:24", "error E101"],
+    ]
+    for words in (
+        "did you mean 'Counter'?",
+        "did you mean 'pool'?",
+        "did you mean 'start'?",
+        "did you mean 'process'?",
+    ):
+        assert words in done.stderr
+
+
+def test_the_values_come_first(folder):
+    """Plugins and classes are asked only once the values are right: they could not be asked of wrong ones."""
+    file = deployment(folder, "services: {kv: {class: 'nowhere:KV', replicas: 0}}\n")
+    done = sage_deploy("validate", file, cwd=folder)
+    assert done.returncode == 2
+    assert "E103" in done.stderr
+    assert "E703" not in done.stderr
+
+
+def test_without_import_no_module_is_run_and_plugins_are_asked_all_the_same(folder):
+    (folder / "loud.py").write_text("raise SystemExit('imported')\n")
+    good = deployment(folder, "services: {kv: {class: 'loud:KV'}}\n")
+    assert sage_deploy("validate", good, "--no-import", cwd=folder).returncode == 0
+    done = sage_deploy("validate", good, cwd=folder)
+    assert done.returncode == 2
+    assert "error E703: services.kv.class: cannot import 'loud:KV': SystemExit: imported" in done.stderr
+    bad = deployment(folder, "services: {kv: {class: 'loud:KV', thread_count: 4}}\n")
+    done = sage_deploy("validate", bad, "--no-import", cwd=folder)
+    assert done.returncode == 2
+    assert "E301" in done.stderr
+
+
+def test_the_working_directory_is_searched_before_the_folder_of_the_file(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "things.py").write_text("class Here:\n    pass\n")
+    file = deployment(folder, "services: {kv: {class: 'things:Here'}}\n")
+    assert sage_deploy("validate", file, cwd=other).returncode == 0
+    assert sage_deploy("validate", file, cwd="/").returncode == 2
+
+
+def test_an_entry_without_class_is_a_warning(folder):
+    file = deployment(folder, "services: {kv: {timeout: 5}}\n")
+    done = sage_deploy("validate", file, cwd=folder)
+    assert done.returncode == 0
+    assert "warning W16: services.kv: has neither `class` nor a registration" in done.stdout
+
+
+def test_resolved_is_a_file_that_says_the_same(folder):
+    file = deployment(
+        folder,
+        """\
+        defaults: {timeout: 2m}
+        profiles: {busy: {defaults: {memory_mb: 4Gi}}}
+        services: {counter: {class: 'things:Counter', init: {kwargs: {start: 1}}}}
+        """,
+    )
+    done = sage_deploy("validate", file, "--profile", "busy", "--resolved", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    again = folder / "again.yaml"
+    again.write_text(done.stdout)
+    assert read(again) == read(file, profile="busy")
+    assert read(again).services["counter"].values == {"memory_mb": 4096, "timeout": 120}
+    assert "1 service" in done.stderr

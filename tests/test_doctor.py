@@ -1,0 +1,225 @@
+"""`sage-deploy doctor`: on a machine that is well it says so; each thing that is not is found, with what to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from command_line import PATIENCE, SCRIPT, installed, register, sage_deploy, surroundings
+from sage_plugins import doctor
+from sage_plugins.control_groups import ControlGroups
+
+
+def findings(done):
+    """What was found that is not ok, by its name."""
+    return {each["name"]: each for each in json.loads(done.stdout)["findings"] if each["status"] != "ok"}
+
+
+def started(command, cwd, **variables):
+    """Run a shell command that starts the doctor with other limits than ours."""
+    return subprocess.run(
+        ["/bin/bash", "-c", command.replace("DOCTOR", f"{SCRIPT} doctor --json")],
+        cwd=cwd,
+        env=surroundings(**variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_everything_is_looked_at(tmp_path):
+    """One line a finding, and one that sums up; exit code 0 as long as nothing fails."""
+    done = sage_deploy("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    *lines, empty, last = done.stdout.splitlines()
+    looked_at = {line[8:].partition(":")[0] for line in lines if not line.startswith(" ")}
+    assert looked_at >= doctor.CHECKS.keys() - {"folders"} | {"working folder", "temporary folder"}
+    assert empty == ""
+    assert last == "all is well" or last.endswith(("warning", "warnings"))
+
+
+def test_findings_that_are_not_ok_have_a_fix():
+    for finding in doctor.examine():
+        assert finding.found
+        assert bool(finding.fix) == (finding.status != "ok"), finding
+
+
+def test_few_open_files_are_a_warning(tmp_path):
+    finding = findings(started("ulimit -n 300; exec DOCTOR", tmp_path))["open files"]
+    assert (finding["status"], finding["found"]) == ("warning", "at most 300, which is few")
+    assert "ulimit -n 300" in finding["fix"]
+
+
+def test_few_threads_are_a_warning(tmp_path):
+    finding = findings(started("ulimit -u 500; exec DOCTOR", tmp_path))["threads"]
+    assert finding["found"] == "at most 500 (user), which is few"
+    assert "ulimit -u" in finding["fix"]
+
+
+def test_limits_do_not_apply_where_there_are_none(monkeypatch):
+    """Windows has no module `resource`."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    (finding,) = doctor.CHECKS["open files"]()
+    assert (finding.status, finding.found) == ("ok", "does not apply to this system")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"PYTHONASYNCIODEBUG": 1}, "debug mode"),
+        ({"PYTHONDEVMODE": 1}, "development mode"),
+        ({"PYTHONOPTIMIZE": 1}, "assert statements"),
+        ({"PYTHONTRACEMALLOC": 1}, "allocation is recorded"),
+        ({"PYTHONMALLOC": "debug"}, "allocation is checked"),
+    ],
+)
+def test_settings_that_spoil_services_are_warnings(variables, words, tmp_path):
+    done = sage_deploy("doctor", "--json", cwd=tmp_path, **variables)
+    assert done.returncode == 0
+    finding = findings(done)["settings"]
+    assert words in finding["found"]
+    assert next(iter(variables)) in finding["fix"]
+
+
+def test_other_encoding_than_utf_8_is_a_warning(tmp_path):
+    finding = findings(sage_deploy("doctor", "--json", cwd=tmp_path, PYTHONIOENCODING="latin-1"))["encoding"]
+    assert finding["found"] == "not UTF-8: stdout: iso8859-1"
+
+
+def test_distributions_of_different_minor_versions_are_a_failure(tmp_path):
+    register(tmp_path, "sage-deploy-ray", "0.9.3", {})
+    done = sage_deploy("doctor", "--json", cwd=tmp_path, PYTHONPATH=tmp_path)
+    assert done.returncode == 1
+    finding = findings(done)["distributions"]
+    assert "sage-deploy-ray 0.9.3" in finding["found"]
+    assert "sage-deploy 0.1.0" in finding["found"]
+    assert finding["fix"].startswith("pip install --upgrade sage-deploy ")
+
+
+@pytest.mark.parametrize(("stranger", "words"), [("acme-broken", "does not load"), ("acme-collider", "offers")])
+def test_plugins_that_break_the_contract_are_a_failure(stranger, words, tmp_path):
+    done = sage_deploy("doctor", cwd=tmp_path, PYTHONPATH=installed(tmp_path, stranger))
+    assert done.returncode == 1
+    line = next(line for line in done.stdout.splitlines() if line.startswith("failure"))
+    assert f"{stranger} 1.2" in line
+    assert words in line
+    assert done.stdout.splitlines()[-1].startswith("1 failure")
+
+
+def test_working_folder_that_takes_no_file_is_a_warning():
+    done = sage_deploy("doctor", "--json", cwd="/proc")
+    assert findings(done)["working folder"]["status"] == "warning"
+
+
+def test_working_folder_that_is_gone_is_a_failure(tmp_path):
+    done = started("mkdir gone && cd gone && rmdir ../gone && exec DOCTOR", tmp_path)
+    assert done.returncode == 1
+    assert "is gone" in findings(done)["working folder"]["found"]
+
+
+def test_temporary_folder_that_takes_no_file_is_a_failure(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    finding = next(each for each in doctor.CHECKS["folders"]() if each.name == "temporary folder")
+    assert finding.status == "failure"
+    assert "TMPDIR" in finding.fix
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(100.0, "-100 s between"), (-1e9, "s between")])
+def test_clock_that_differs_from_that_of_files_is_a_warning(ahead, words, monkeypatch):
+    real = doctor.time.time
+    monkeypatch.setattr(doctor.time, "time", lambda: real() + ahead)
+    (finding,) = doctor.CHECKS["clock"]()
+    assert finding.status == "warning"
+    assert words in finding.found
+
+
+def test_check_that_cannot_be_run_does_not_hide_the_others(monkeypatch):
+    def check():
+        raise RuntimeError("odd\nmachine")
+
+    monkeypatch.setitem(doctor.CHECKS, "memory", check)
+    found = {finding.name: finding for finding in doctor.examine()}
+    assert found["memory"].status == "warning"
+    assert found["memory"].found == "could not be looked at: RuntimeError: odd machine"
+    assert "encoding" in found
+
+
+# -- control groups --------------------------------------------------------------------------------------------------
+
+
+def machine(root, groups, **files):
+    """A root folder with these lines in /proc/self/cgroup and these files below /sys/fs/cgroup."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("_0_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    return ControlGroups(root)
+
+
+def limits(groups):
+    return groups.cpus(), groups.memory(), groups.threads()
+
+
+def test_no_control_groups_limit_nothing(tmp_path):
+    assert limits(ControlGroups(tmp_path)) == (None, None, None)
+    assert limits(machine(tmp_path, "nonsense\n")) == (None, None, None)
+
+
+def test_smallest_limit_of_version_2_counts(tmp_path):
+    """A group cannot use more than those above it."""
+    found = machine(
+        tmp_path,
+        "0::/pod/app\n",
+        cpu_0_max="max 100000",
+        pod__cpu_0_max="150000 100000",
+        pod__app__cpu_0_max="max 100000",
+        pod__memory_0_max="1048576",
+        pod__app__memory_0_max="2097152",
+        pod__app__pids_0_max="77",
+    )
+    assert limits(found) == (1.5, 1048576, 77)
+
+
+def test_limits_inside_a_container_are_found(tmp_path):
+    """The path of the group is one of the outside there; the files lie at the root."""
+    found = machine(tmp_path, "0::/kubepods/of/the/host\n", cpu_0_max="50000 100000", memory_0_max="max")
+    assert limits(found) == (0.5, None, None)
+
+
+def test_limits_of_version_1_are_found(tmp_path):
+    folder = tmp_path / "sys/fs/cgroup"
+    for path, text in {
+        "cpu/app/cpu.cfs_quota_us": "200000",
+        "cpu/app/cpu.cfs_period_us": "100000",
+        "cpu/cpu.cfs_quota_us": "-1",
+        "cpu/cpu.cfs_period_us": "100000",
+        "memory/app/memory.limit_in_bytes": "536870912",
+        "memory/memory.limit_in_bytes": "9223372036854771712",
+        "pids/app/pids.max": "max",
+    }.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(f"{text}\n")
+    assert limits(machine(tmp_path, "3:cpu,cpuacct:/app\n2:memory:/app\n1:pids:/app\n")) == (2.0, 536870912, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "words"),
+    [
+        ("cores", {"cpu_0_max": "50000 100000"}, "0.5 of the machine's"),
+        ("memory", {"memory_0_max": str(100 * 1024 * 1024)}, "at most 100 MiB"),
+        ("threads", {"pids_0_max": "50"}, "at most 50 (control group)"),
+    ],
+)
+def test_narrow_container_is_a_warning(name, files, words, tmp_path, monkeypatch):
+    groups = machine(tmp_path, "0::/\n", **files)
+    monkeypatch.setattr(doctor, "ControlGroups", lambda: groups)
+    (finding,) = doctor.CHECKS[name]()
+    assert finding.status == "warning"
+    assert finding.found.startswith(words)

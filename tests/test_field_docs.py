@@ -1,0 +1,180 @@
+"""What `explain` knows about the keys of a deployment file."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+import yaml
+
+import sage_deploy_threading
+from sage_plugins import errors, hookimpl
+from sage_plugins.config import GROUPS, fields
+from sage_plugins.config_keys import METHOD_FIELDS
+from sage_plugins.deployment_file import reader
+from sage_plugins.factory import NOT_YET
+from sage_plugins.field_docs import explain
+from sage_plugins.plugins import Registry
+from sage_plugins.values import Registration
+
+
+def one(path):
+    (doc,) = explain(path)
+    return doc
+
+
+def everything():
+    """Every key that can be explained, those of the installed plugins' options too."""
+    registry = Registry.discover()
+    ids = sorted({id for _, id in registry.entries()})
+    found = list(one("").walk())
+    for id in ids:
+        for doc in explain(f"options.{id}", lambda: registry):
+            found += [doc, *doc.walk()]
+    return found
+
+
+def test_every_field_can_be_explained():
+    """By its own name and below its group, as its declaration says."""
+    for name, info in fields().items():
+        doc = one(name)
+        assert doc == one(f"{info.group}.{name}" if info.group else name)
+        assert (doc.doc, doc.type, doc.range) == (info.doc, info.type, info.range)
+        assert doc.has_default
+        assert bool(doc.no_effect) == (name in NOT_YET)
+
+
+def test_every_key_of_the_file_is_there():
+    """What the reader accepts can be explained, and nothing else."""
+    file = one("")
+    assert {key.path for key in file.keys} | {"options"} == set(reader._TOP)
+    services = next(key for key in file.keys if key.path == "services")
+    own = [name for name, info in fields().items() if info.group is None]
+    assert [key.path for key in services.keys] == ["class", "init", *GROUPS, *own]
+    for group in GROUPS:
+        inside = [f"{group}.{name}" for name, info in fields().items() if info.group == group]
+        assert [key.path for key in one(group).keys] == inside
+    assert [key.path for key in one("init").keys] == [f"init.{name}" for name in reader._INIT]
+
+
+def test_every_snippet_is_a_deployment_file(tmp_path):
+    """It can be copied: the reader takes it, and finds the key in it."""
+    file = tmp_path / "snippet.yaml"
+    for doc in everything():
+        file.write_text(yaml.safe_dump(doc.snippet, sort_keys=False), encoding="utf-8")
+        content = reader.read(file)
+        (entry,) = content.services.values()
+        name = fields().get(doc.path.rpartition(".")[2])
+        if name is not None and doc.path in {name.name, f"{name.group}.{name.name}"}:
+            assert list(entry.values) == [name.name]
+
+
+def test_every_key_is_explained_by_the_path_that_it_has():
+    for doc in everything():
+        assert doc.path in {found.path for found in explain(doc.path)}
+        assert doc.doc or doc.path.startswith("options.")
+
+
+def test_descriptions_are_of_plain_types():
+    """They are printed as JSON."""
+    for doc in everything():
+        json.dumps(attrs.asdict(doc))
+
+
+@pytest.mark.parametrize(
+    "above", ["services.kv.", "defaults.", "profiles.busy.defaults.", "profiles.busy.services.kv."]
+)
+@pytest.mark.parametrize("path", ["timeout", "performance.timeout", "methods.get.batch", "deployment", "options.pool"])
+def test_way_from_the_top_of_the_file_may_stand_before_it(above, path):
+    """As messages about a file name the key."""
+    assert explain(above + path) == explain(path)
+
+
+@pytest.mark.parametrize("key", METHOD_FIELDS)
+def test_key_of_a_method_is_found_with_and_without_the_method(key):
+    assert one(f"methods.{key}") == one(f"methods.<name>.{key}")
+    named = one(f"methods.get.{key}")
+    assert named.doc == METHOD_FIELDS[key].doc
+    assert "get" in named.snippet["services"]["my_service"]["methods"]
+
+
+def test_options_name_the_plugin_they_belong_to():
+    doc = one("options.pool")
+    assert "threading strategy 'pool' from sage-deploy-threading" in doc.doc
+    assert one("options.pool.idle_timeout") in doc.keys
+    assert one("options.pool.idle_timeout").unit == "seconds"
+
+
+def test_options_lists_every_plugin_that_has_some():
+    paths = [key.path for key in one("options").keys]
+    assert {"options.pool", "options.events", "options.consistent_hash"} <= set(paths)
+    assert "options.single" not in paths
+
+
+def test_options_that_cannot_be_read_hide_no_others():
+    """Who asks for them learns whose they are; who asks for all sees the rest."""
+
+    class Broken:
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("broken", print, "Broken", options=lambda: 1 / 0)]
+
+    registry = Registry.of(sage_deploy_threading, Broken())
+    with pytest.raises(errors.PluginError, match="options of 'broken' from Broken cannot be read: ZeroDivisionError"):
+        explain("options.broken", lambda: registry)
+    (doc,) = explain("options", lambda: registry)
+    assert [key.path for key in doc.keys] == ["options.broken", "options.pool"]
+    assert "ZeroDivisionError" in doc.keys[0].doc
+
+
+def test_plugin_without_options_says_so():
+    assert "it has none" in one("options.single").doc
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("tiemout", "timeout"),
+        ("performance.tiemout", "performance.timeout"),
+        ("deployment.timeout", "performance.timeout"),
+        ("services.kv.deployment.thread_cout", "deployment.thread_count"),
+        ("methods.get.timeot", "methods.<name>.timeout"),
+        ("options.pool.idel_timeout", "options.pool.idle_timeout"),
+        ("perfomance", "performance"),
+        ("servces", "services"),
+        ("clas", "class"),
+    ],
+)
+def test_misspelt_key_is_answered_with_the_nearest(path, near):
+    with pytest.raises(errors.ConfigError) as caught:
+        explain(path)
+    assert f"did you mean {near!r}?" in str(caught.value)
+    assert repr(path) in str(caught.value)
+    assert caught.value.problems[0].id == "E101"
+
+
+@pytest.mark.parametrize("path", ["zzzzzz", ".", "a..b", "class.x", "options.single.x", "x" * 10_000, "\x1b]0;hi\n"])
+def test_nonsense_is_refused_on_one_line(path):
+    with pytest.raises(errors.ConfigError) as caught:
+        explain(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+def test_options_of_an_unknown_plugin_name_the_installed_ones_and_the_extra():
+    with pytest.raises(errors.UnknownPluginError, match="did you mean 'pool'"):
+        explain("options.poool")
+    with pytest.raises(errors.UnknownPluginError, match=r"sage-deploy\[ray\]"):
+        explain("options.remote_any")
+
+
+def test_plugins_are_looked_for_only_if_options_are_asked_for():
+    """A conflict between plugins does not keep anybody from reading about a time-out."""
+
+    def discover():
+        raise errors.PluginConflictError("two of them")
+
+    assert explain("timeout", discover)
+    with pytest.raises(errors.PluginConflictError):
+        explain("options.pool", discover)

@@ -1,0 +1,115 @@
+"""What a process runs is noted for plans made beside it, for as long as it lives, where nobody else can write."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from sage_plugins.run_record import RunRecord, find_run
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = tmp_path / "services.yaml"
+    path.write_text("services: {}")
+    return path
+
+
+@pytest.fixture
+def runner(file):
+    """A process that has taken the record and says so."""
+    program = f"""
+        import sys
+        from pathlib import Path
+        from sage_plugins.run_record import RunRecord
+
+        record = RunRecord.take(Path({str(file)!r}), "busy")
+        record.note({{"kv": {{"timeout": 5.0}}}})
+        print("noted", flush=True)
+        sys.stdin.read()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "noted\n"
+        yield process
+        process.kill()
+
+
+def test_another_process_is_found_with_what_it_runs(file, runner):
+    run = find_run(file)
+    assert (run.pid, run.profile, run.services) == (runner.pid, "busy", {"kv": {"timeout": 5.0}})
+
+
+def test_a_file_is_the_same_by_every_name(file, runner, tmp_path, monkeypatch):
+    (tmp_path / "link.yaml").symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    for name in ("services.yaml", "./services.yaml", "link.yaml"):
+        assert find_run(tmp_path / name).pid == runner.pid
+
+
+def test_a_process_that_was_killed_is_not_found(file, runner):
+    """What it noted is still there, but the operating system has let its lock go."""
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.wait()
+    assert list((file.parent / "state").rglob("*.json"))
+    assert find_run(file) is None
+
+
+def test_only_one_process_has_the_record_of_a_file(file, runner):
+    assert RunRecord.take(file, None) is None
+    runner.stdin.close()
+    runner.wait()
+    record = RunRecord.take(file, None)
+    assert record is not None
+    record.close()
+
+
+def test_nobody_is_found_where_nobody_runs(file):
+    assert find_run(file) is None
+    record = RunRecord.take(file, None)
+    record.note({})
+    record.close()
+    record.close()
+    assert find_run(file) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1}'])
+def test_a_note_that_cannot_be_understood_is_none(file, runner, text):
+    (note,) = (file.parent / "state").rglob("*.json")
+    note.write_text(text)
+    assert find_run(file) is None
+
+
+def test_nobody_else_can_read_or_write_it(file, runner):
+    folder = file.parent / "state" / "sage-deploy" / "runs"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
+def test_a_folder_that_others_can_write_is_refused(file):
+    folder = file.parent / "state" / "sage-deploy" / "runs"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="chmod 700"):
+        RunRecord.take(file, None)
+
+
+def test_a_link_in_its_place_is_not_followed(file, tmp_path):
+    """Else whoever can make a link there has a file of the user's overwritten."""
+    record = RunRecord.take(file, None)
+    record.close()
+    (lock,) = (file.parent / "state").rglob("*.lock")
+    lock.unlink()
+    lock.symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"symbolic link|Too many levels"):
+        RunRecord.take(file, None)
+    assert not (tmp_path / "precious").exists()
