@@ -105,15 +105,16 @@ def as_written(problem: Problem, value: object, written: object, variables: Sequ
         written: What the file has there.
         variables: The variables of the environment that it comes from.
     """
-    got = f"got {shown(value)}"
-    if any(map(is_secret, variables)):
-        message = problem.message.replace(shown(value), shown_from(value, variables))
-    elif variables:
-        message = problem.message.replace(got, f"got {shown_from(written, variables)}")
+    old = shown(value)
+    if variables:
+        new = shown_from(written, variables)
     elif isinstance(written, str) and not isinstance(value, str):
-        message = problem.message.replace(got, f"got {written}, which is {shown(value)}")
+        new = f"{written}, which is {old}"
     else:
         return problem
+    # A text has its quotes around it; a number may be a part of another one.
+    got = "" if isinstance(value, str) else "got "
+    message = problem.message.replace(got + old, got + new)
     return attrs.evolve(problem, message=message)
 
 

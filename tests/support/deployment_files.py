@@ -45,7 +45,9 @@ VARIABLES = {
     "LONG": "x" * 60_000,
     "NUMBER": "4",
     "TEXT": "some text",
+    "DURATION": "0s",
     "ZERO": "0",
+    "ZERO_TOKEN": "0",
 }
 
 _HEAD = "services:\n  reader:\n    "
