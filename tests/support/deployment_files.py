@@ -39,13 +39,13 @@ VARIABLES = {
     "BYTES": "a\udcffb",  # how Python shows a byte that is not UTF-8
     "CONTROL": "a\x1b[31mb",
     "DB_PASSWORD": "hunter2",
+    "DURATION": "0s",
     "EMPTY": "",
     "FIELD": "timeout",
     "FLAG": "true",
     "LONG": "x" * 60_000,
     "NUMBER": "4",
     "TEXT": "some text",
-    "DURATION": "0s",
     "ZERO": "0",
     "ZERO_TOKEN": "0",
 }
