@@ -49,8 +49,18 @@ RANGES = {
 }
 
 
+#: The values of each field, by the identity of its declaration: making a strategy takes longer than drawing from it.
+_VALUES = {}
+
+
 def value_of(info):
     """Any valid value of a field."""
+    if id(info) not in _VALUES:
+        _VALUES[id(info)] = _value_of(info)
+    return _VALUES[id(info)]
+
+
+def _value_of(info):
     if info.name in RANGES:
         return RANGES[info.name]
     low, high = info.minimum or 0, min(info.maximum or 1000, 1000)
@@ -73,15 +83,11 @@ def of_keys(infos):
     return st.fixed_dictionaries({}, optional={name: value_of(info) for name, info in infos.items()})
 
 
-def layers(infos):
+@st.composite
+def layers(draw, infos):
     """What one mapping of the file says: fields, each in its group or outside."""
-
-    @st.composite
-    def make(draw):
-        names = draw(st.lists(st.sampled_from(list(infos)), max_size=6, unique=True))
-        return {name: draw(value_of(infos[name])) for name in names}
-
-    return make()
+    names = draw(st.lists(st.sampled_from(list(infos)), max_size=6, unique=True))
+    return {name: draw(value_of(infos[name])) for name in names}
 
 
 # `replicas` and `autoscale` exclude each other, so a file has one of them.
@@ -91,24 +97,32 @@ FIELDS = {
 }
 
 
+OWN = st.fixed_dictionaries(
+    {},
+    optional={
+        "class": st.sampled_from(["a:B", "a.b:C.D"]),
+        "init": st.fixed_dictionaries({}, optional={"args": st.lists(ANYTHING, max_size=2), "kwargs": MAPPINGS}),
+    },
+)
+LAYERS = {leave_out: layers(infos) for leave_out, infos in FIELDS.items()}
+ENTRIES = {
+    leave_out: st.tuples(layer, OWN).map(lambda both: {"load_balancing": True} | both[0] | both[1])
+    for leave_out, layer in LAYERS.items()
+}
+OPTIONS = st.dictionaries(WORDS, MAPPINGS, max_size=2)
+NAMES = st.lists(st.sampled_from(["kv", "no", "a-b"]), min_size=1, max_size=3, unique=True)
+
+
 @st.composite
 def documents(draw):
-    infos = FIELDS[draw(st.sampled_from(sorted(FIELDS)))]
-    names = draw(st.lists(st.sampled_from(["kv", "no", "a-b"]), min_size=1, max_size=3, unique=True))
-    own = st.fixed_dictionaries(
-        {},
-        optional={
-            "class": st.sampled_from(["a:B", "a.b:C.D"]),
-            "init": st.fixed_dictionaries({}, optional={"args": st.lists(ANYTHING, max_size=2), "kwargs": MAPPINGS}),
-        },
-    )
-    entry = st.tuples(layers(infos), own).map(lambda both: {"load_balancing": True} | both[0] | both[1])
+    leave_out = draw(st.sampled_from(sorted(FIELDS)))
+    layer, entry, names = LAYERS[leave_out], ENTRIES[leave_out], draw(NAMES)
     return {
-        "options": draw(st.dictionaries(WORDS, MAPPINGS, max_size=2)),
-        "defaults": draw(layers(infos)),
+        "options": draw(OPTIONS),
+        "defaults": draw(layer),
         "profiles": {
             "busy": {
-                "defaults": draw(layers(infos)),
+                "defaults": draw(layer),
                 "services": draw(st.dictionaries(st.sampled_from(names), entry, max_size=2)),
             }
         },
