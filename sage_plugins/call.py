@@ -24,7 +24,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_plugins.errors import CallCancelledError, CallTimeoutError
-from sage_plugins.values import MethodKind, Outcome
+from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,9 +49,6 @@ __all__ = [
 # What Call._over holds once the call is over.
 FINISHED: Final = 1  # with a result or an exception
 _CANCELLED: Final = 2
-
-#: What `cancel` can stop while it runs.
-_COROUTINES: Final = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
 #: The longest that a lock is waited for at once.
 MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
@@ -343,7 +340,7 @@ class Call(Future[Any]):
             where = "" if self.lane is None else f" (replica {self.lane.id})"
             if ended:
                 still = "it ended too late"
-            elif self.method.kind in _COROUTINES and self.batch is None:
+            elif self.method.kind in COROUTINES and self.batch is None:
                 still = "its coroutine is cancelled"
             else:
                 still = "the method may still be running and keeps its slot until it ends"
@@ -367,7 +364,7 @@ class Call(Future[Any]):
             return True
         # One that was started before its replica died may have had its effect: it is not as if it had never been
         # called.
-        stops = self.method.kind in _COROUTINES and self.batch is None
+        stops = self.method.kind in COROUTINES and self.batch is None
         return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
 
     def abandon(self) -> bool:

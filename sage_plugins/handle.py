@@ -10,7 +10,7 @@ from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.keys import unhashable
 from sage_plugins.methods import LIFECYCLE_HOOKS
-from sage_plugins.values import CallOptions, MethodKind
+from sage_plugins.values import GENERATORS, CallOptions
 from sage_plugins.wait_graph import note
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ __all__ = ["Binding", "ServiceHandle"]
 _UNSET: Final[Any] = object()
 #: The longest time-out that is no typing error, as in the configuration: some 30 years.
 _LONGEST_S: Final = 1e9
-_GENERATORS: Final = (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
 
 
 class Binding:
@@ -364,7 +363,7 @@ class ServiceHandle:
         monotonic = router.clock.monotonic
         fixed = inf if self._timeout is None else self._timeout
         timed = {plan.name: (plan, plan.timeout if fixed is _UNSET else fixed) for plan in binding.methods.values()}
-        entries = {name: entry for name, entry in timed.items() if entry[0].kind not in _GENERATORS}
+        entries = {name: entry for name, entry in timed.items() if entry[0].kind not in GENERATORS}
         refuse, current, queue_timeout = self._refuse, CURRENT.get, binding.queue_timeout
 
         def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -386,7 +385,7 @@ class ServiceHandle:
 
         def make_stream(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
             plan, timeout = timed.get(method, (None, 0.0))
-            if plan is None or plan.kind not in _GENERATORS:
+            if plan is None or plan.kind not in GENERATORS:
                 raise refuse(method, binding.methods)
             from sage_plugins.stream import StreamCall
 
@@ -404,7 +403,7 @@ class ServiceHandle:
     def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
         """Why *method* cannot be called."""
         if method in methods:
-            if methods[method].kind in _GENERATORS:
+            if methods[method].kind in GENERATORS:
                 msg = f"{self._name}.{method} is a generator method: read it with stream() or astream()"
             else:
                 msg = f"{self._name}.{method} is no generator method: it gives one answer, to call() or acall()"
