@@ -150,6 +150,7 @@ class Call(Future[Any]):
     _shared: _Shared | None = None
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
     parked: bool = False  # waits for room in the queue; written by the router
+    turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
     returned: bool = False  # was sent, and came back when its replica died; written by the router
     attempts: int = 0  # times that it was started and its replica died; written by the router
     outer: Call | None = None  # the call by whose method this one was made
@@ -309,7 +310,12 @@ class Call(Future[Any]):
     def refuse(self, error: BaseException) -> None:
         """End a call with *error* that was not accepted, so that it is not counted."""
         if self.claim() and self.claim_outcome():
+            self.turned_away = error
             self.publish(None, error)
+
+    def was_turned_away(self) -> bool:
+        """Whether the call is over because it was never accepted: then it has not started and never will."""
+        return self.turned_away is not None and self._over != 0 and self._exception is self.turned_away
 
     def expire(self) -> bool:
         """End the call with `CallTimeoutError` if its time is over; True if the call is over after this."""
