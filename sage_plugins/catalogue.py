@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sage_plugins.config import ServiceDeploymentConfig
-from sage_plugins.errors import ConfigError, PlanError, PluginError, UnknownPluginError
-from sage_plugins.factory import compose
-from sage_plugins.origins import ARGUMENT, DEFAULT
+from sage_plugins.composition import compose
+from sage_plugins.config import ServiceDeploymentConfig, fields
+from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
 from sage_plugins.service import ServiceFactory
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from sage_plugins.composition import Composition
     from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
     from sage_plugins.origins import Origin
     from sage_plugins.plugins import Registry
-    from sage_plugins.task import Composition
 
 __all__ = ["Catalogue"]
+
+
+class _Said(NamedTuple):
+    """
+    Everything that is said about one service, at one moment.
+
+    Attributes:
+        factory: Builds it, registered in code or made for a file's class; None if no class was imported yet.
+        in_code: Whether it was registered in code.
+        given: The configuration given in code.
+        entry: What the file loaded last says.
+    """
+
+    factory: Any
+    in_code: bool
+    given: ServiceDeploymentConfig | None
+    entry: ServiceEntry | None
+
+    @property
+    def config(self) -> ServiceDeploymentConfig:
+        """As code says, else as the file says, else the default."""
+        if self.given is not None:
+            return self.given
+        if self.entry is None:
+            return ServiceDeploymentConfig()
+        from sage_plugins.deployment_file.reader import entry_config  # only what a file names needs the reader of files
+
+        return entry_config(self.entry)
+
+    def placed(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems, with places if a file says how the service is deployed."""
+        return list(problems) if self.given is not None or self.entry is None else _placed(self.entry, problems)
 
 
 class Catalogue:
@@ -28,23 +59,24 @@ class Catalogue:
     The services of an environment as they are configured, whatever runs.
 
     All methods are safe from any thread.
-
-    Attributes:
-        factories: The factories registered in code, by the service's name.
     """
 
     def __init__(self) -> None:
-        self.factories: dict[str, Any] = {}  # guarded by _lock, as the next four
+        self._factories: dict[str, Any] = {}  # registered in code; guarded by _lock, as the next four
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
         self._files: dict[str, DeploymentFile] = {}  # by path
         self._entries: dict[str, ServiceEntry] = {}  # the one that counts, of the file loaded last
         self._built: dict[str, ServiceFactory] = {}  # for entries with a class
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """In a forked child: whoever held the lock is not here to let it go."""
+        self._lock = threading.Lock()
 
     def register(self, name: str, factory: Any, config: ServiceDeploymentConfig | None) -> None:
         """Have *factory* build the service *name*; without *config* it is deployed as a file says, or by default."""
         with self._lock:
-            self.factories[name] = factory
+            self._factories[name] = factory
             self._configs.pop(name, None)
             if config is not None:
                 self._configs[name] = config
@@ -65,60 +97,59 @@ class Catalogue:
         """Every service that can be deployed: those registered, and those that a file names with a class."""
         with self._lock:
             from_files = [name for name, entry in self._entries.items() if entry.class_path is not None]
-            return list(dict.fromkeys([*self.factories, *from_files]))
+            return list(dict.fromkeys([*self._factories, *from_files]))
+
+    @property
+    def factories(self) -> dict[str, Any]:
+        """The factories registered in code, by the service's name."""
+        with self._lock:
+            return dict(self._factories)
 
     def config(self, name: str) -> ServiceDeploymentConfig:
         """How a service is to be deployed: as code says, else as the file loaded last says, else by default."""
-        with self._lock:
-            config = self._configs.get(name)
-            entry = self._entries.get(name)
-        if config is not None:
-            return config
-        if entry is None:
-            return ServiceDeploymentConfig()
-        from sage_plugins.deployment_file.reader import entry_config  # only what a file names needs the reader of files
-
-        return entry_config(entry)
+        return self._said(name).config
 
     def origin(self, name: str) -> Callable[[str], Origin]:
         """Who set the value at a path of a service's configuration, such as `"timeout"` or `"init.kwargs.backend"`."""
-        with self._lock:
-            in_code = name in self.factories
-            config = self._configs.get(name)
-            entry = self._entries.get(name)
+        from sage_plugins.origins import ARGUMENT, DEFAULT
+
+        said = self._said(name)
 
         def origin(path: str) -> Origin:
             if path.startswith("init."):
-                return ARGUMENT if in_code or entry is None else entry.origin(path)
-            if config is not None:
-                return ARGUMENT if _is_set(config, path) else DEFAULT
-            return DEFAULT if entry is None else entry.origin(path)
+                return ARGUMENT if said.in_code or said.entry is None else said.entry.origin(path)
+            if said.given is not None:
+                return ARGUMENT if _is_set(said.given, path) else DEFAULT
+            return DEFAULT if said.entry is None else said.entry.origin(path)
 
         return origin
 
-    def _entry(self, name: str) -> ServiceEntry | None:
-        """The entry of a file that says how *name* is deployed, unless code does."""
+    def _said(self, name: str) -> _Said:
         with self._lock:
-            return None if name in self._configs else self._entries.get(name)
+            in_code = name in self._factories
+            factory = self._factories[name] if in_code else self._built.get(name)
+            return _Said(factory, in_code, self._configs.get(name), self._entries.get(name))
 
     # -- composing ---------------------------------------------------------------------------------------------------
 
-    def factory(self, name: str) -> tuple[Any, list[Problem]]:
+    def _factory(self, name: str, said: _Said) -> tuple[Any, list[Problem]]:
         """What builds a service, or None if the class that a file names is not there; and what is wrong with it."""
-        with self._lock:
-            found = self.factories.get(name) or self._built.get(name)
-            if found is not None:
-                return found, []
-            entry = self._entries[name]
-        from sage_plugins.deployment_file.entry_class import load_class  # as in `config`
+        if said.factory is not None:
+            return said.factory, []
+        if said.entry is None or said.entry.class_path is None:
+            msg = f"service {name!r} is not configured any more: register it, or load a file that has it with a class"
+            raise ServiceNotFoundError(msg, service=name)
+        from sage_plugins.deployment_file.entry_class import load_class  # as in `_Said.config`
 
-        cls, problems = load_class(entry)
+        cls, problems = load_class(said.entry)
         if cls is None:
             return None, problems
-        built = ServiceFactory(name, cls, entry.args, entry.kwargs)
+        built = ServiceFactory(name, cls, said.entry.args, said.entry.kwargs)
         if problems:
             return built, problems
         with self._lock:
+            if self._entries.get(name) != said.entry:  # another file was loaded while the class was imported
+                return built, []
             return self._built.setdefault(name, built), []
 
     def compose(self, name: str, registry: Registry) -> tuple[Composition, list[Problem]]:
@@ -126,35 +157,36 @@ class Catalogue:
         Decide everything about a service, and give the warnings.
 
         Raises:
+            ServiceNotFoundError: Nothing says any more that there is such a service.
             UnknownPluginError: It names an ID that no plugin has.
             PlanError, ConfigError: It cannot be deployed so; of a service from a file each problem has its place.
             PluginError: A plugin breaks its contract.
         """
-        config = self.config(name)
-        factory, wrong = self.factory(name)
-        found: tuple[Composition, list[Problem]] | None = None
-        error: PlanError | UnknownPluginError | None = None
+        return self._compose(name, self._said(name), registry)
+
+    def _compose(self, name: str, said: _Said, registry: Registry) -> tuple[Composition, list[Problem]]:
+        factory, wrong = self._factory(name, said)
+        composed: tuple[Composition, list[Problem]] | None = None
+        unknown: UnknownPluginError | None = None
         try:
             if factory is None:
                 from sage_plugins.choices import check_config
 
-                wrong += check_config(name, config, registry)
+                wrong += check_config(name, said.config, registry)
             else:
-                found = compose(factory, config, registry)
-        except (PlanError, UnknownPluginError) as caught:
-            error = caught
-            wrong += caught.problems
-        entry = self._entry(name)
-        if found is not None and not wrong:
-            return (found[0], found[1]) if entry is None else (found[0], _placed(entry, found[1]))
-        if entry is None:
-            assert error is not None  # noqa: S101 - a class that is given needs no import
-            raise error
-        problems = _placed(entry, wrong)
-        lines = "\n".join(str(problem) for problem in problems if problem.severity == "error")
-        if isinstance(error, UnknownPluginError) and "\n" not in lines:
-            raise UnknownPluginError(lines, kind=error.kind, id=error.id, problems=problems) from None
-        raise ConfigError(lines, problems=problems) from None
+                composed = compose(factory, said.config, registry)
+        except (PlanError, UnknownPluginError) as error:
+            if said.given is not None or said.entry is None:
+                raise
+            unknown = error if isinstance(error, UnknownPluginError) else None
+            wrong += error.problems
+        if composed is not None and not wrong:
+            return composed[0], said.placed(composed[1])
+        problems = said.placed(wrong)
+        errors = [str(problem) for problem in problems if problem.severity == "error"]
+        if unknown is not None and len(errors) == 1:
+            raise UnknownPluginError(errors[0], kind=unknown.kind, id=unknown.id, problems=problems)
+        raise ConfigError("\n".join(errors), problems=problems)
 
     def compose_all(self, names: Iterable[str], registry: Registry) -> list[tuple[Composition, list[Problem]]]:
         """
@@ -191,24 +223,24 @@ class Catalogue:
         from sage_plugins.choices import check_config
 
         with self._lock:
-            names = list(dict.fromkeys([*self.factories, *self._entries]))
-            built = {name for name, entry in self._entries.items() if entry.class_path is not None and import_classes}
+            names = list(dict.fromkeys([*self._factories, *self._entries]))
         problems: list[Problem] = []
         for name in names:
-            if name in self.factories or name in built:
+            said = self._said(name)
+            if said.in_code or (import_classes and said.entry is not None and said.entry.class_path is not None):
                 try:
-                    problems += self.compose(name, registry)[1]
+                    problems += self._compose(name, said, registry)[1]
                 except (PlanError, ConfigError, UnknownPluginError) as error:
                     problems += error.problems
-            else:
-                problems += _placed(self._entries[name], check_config(name, self.config(name), registry))
+            elif said.entry is not None:  # else another file was loaded meanwhile, and does not have it
+                problems += said.placed(check_config(name, said.config, registry))
         return problems + self.notes()
 
     def notes(self) -> list[Problem]:
         """What files say without effect."""
         with self._lock:
             files, entries = list(self._files.values()), dict(self._entries)
-            in_code, configured = set(self.factories), set(self._configs)
+            in_code, configured = set(self._factories), set(self._configs)
         notes: list[Problem] = []
         for file in files:
             unread = "has no effect: no installed plugin reads options for the whole file"
@@ -241,6 +273,4 @@ def _is_set(config: ServiceDeploymentConfig, path: str) -> bool:
                 return False
             found = found[part]
         return True
-    from sage_plugins.config import fields
-
     return bool(getattr(config, name) != fields()[name].default)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
-from sage_plugins.config_rules import cross_problems
-from sage_plugins.errors import PlanError, PluginError, UnknownPluginError
+from sage_plugins.config import fields
+from sage_plugins.config_rules import NOT_YET, cross_problems
+from sage_plugins.errors import PlanError, PluginError, UnknownPluginError, text_of
 from sage_plugins.structure import structure
 from sage_plugins.values import Choice, Problem
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from sage_plugins.config import ServiceDeploymentConfig
     from sage_plugins.plugins import Registry
 
-__all__ = ["Choices", "Finder", "check_config", "choose", "refuse_errors"]
+__all__ = ["NO_HEALTH_CHECK", "Choices", "Finder", "check_config", "choose", "refuse_errors"]
+
+#: Why what is for health checks has no effect.
+NO_HEALTH_CHECK: Final = "no monitor of the service checks health"
+
+_HEALTH_FIELDS: Final = ("health_check_interval", "health_check_timeout", "failure_threshold", "success_threshold")
 
 
 class Choices(NamedTuple):
@@ -37,6 +43,11 @@ class Choices(NamedTuple):
     balancer: Choice | None
     monitors: tuple[Choice, ...]
     default_balancer: str
+
+    @property
+    def check_health(self) -> bool:
+        """Whether one of the monitors calls `check_health` and `check_ready`."""
+        return any("checks_health" in choice.registration.capabilities for choice in self.monitors)
 
 
 class Finder:
@@ -86,7 +97,7 @@ class Finder:
             except Exception as error:
                 msg = (
                     f"{kind} '{id}' from {found.plugin.source} failed to check service '{self._service}': "
-                    f"{type(error).__name__}: {error}"
+                    f"{text_of(error)}"
                 )
                 raise PluginError(msg) from error
         return Choice(registration, options, found.plugin)
@@ -126,6 +137,7 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
     ]
     choices = Choices(target, strategy, balancer, tuple(each for each in monitors if each), default_balancer)
     finder.problems += _together(choices, config)
+    finder.problems += _without_effect(choices, config)
     return choices
 
 
@@ -155,6 +167,19 @@ def _together(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem
             )
         )
     return problems
+
+
+def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
+    """What is set to something else than its default, and has no effect: nothing may be ignored in silence."""
+    effects = {name: ("W13", f"has no effect in this version: {effect}", "") for name, effect in NOT_YET.items()}
+    if not choices.check_health:
+        unread = ("W12", f"has no effect: {NO_HEALTH_CHECK}", "add 'health' to monitors")
+        effects |= dict.fromkeys(_HEALTH_FIELDS, unread)
+    return [
+        Problem(id, name, message, fix)
+        for name, (id, message, fix) in effects.items()
+        if getattr(config, name) != fields()[name].default
+    ]
 
 
 def refuse_errors(service: str, problems: Sequence[Problem], unknown: Sequence[UnknownPluginError] = ()) -> None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "GROUPS",
     "DeploymentTarget",
-    "FieldInfo",
     "ServiceDeploymentConfig",
     "ThreadingStrategy",
     "field_problems",

@@ -17,70 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["AUTOSCALE_FIELDS", "BATCH_FIELDS", "METHOD_FIELDS", "RETRY_FIELDS", "UPDATE_FIELDS"]
 
 
-#: The keys of `methods.<name>.batch`.
-BATCH_FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
-    {
-        info.name: info
-        for info in (
-            FieldInfo(
-                name="size",
-                kind="integer",
-                minimum=1,
-                maximum=MOST,
-                doc="Most calls given to the batch method at once. Left out: the service's batch_size.",
-            ),
-            FieldInfo(
-                name="wait",
-                kind="number",
-                minimum=0,
-                maximum=LONGEST,
-                unit="seconds",
-                doc="Longest wait for the batch to fill while a worker is idle, in seconds. Left out: batch_wait.",
-            ),
-        )
-    }
-)
-
-#: The keys of `methods.<name>`.
-METHOD_FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
-    {
-        info.name: info
-        for info in (
-            FieldInfo(
-                name="timeout",
-                kind="number",
-                optional=True,
-                minimum=0,
-                exclusive=True,
-                maximum=LONGEST,
-                unit="seconds",
-                doc="Longest time of a call of this method, in seconds; null: no limit. Left out: as the service.",
-            ),
-            FieldInfo(
-                name="max_concurrency",
-                kind="integer",
-                optional=True,
-                minimum=1,
-                maximum=MOST,
-                doc="Most calls of this method at once in each replica; null or left out: the replica's slots.",
-            ),
-            FieldInfo(
-                name="idempotent",
-                kind="boolean",
-                default=False,
-                doc="Whether running a call twice does no harm, so that it may be tried again after it has started.",
-            ),
-            FieldInfo(
-                name="batch",
-                kind="batch",
-                keys=BATCH_FIELDS,
-                doc="Whether calls go through the method's batch method: true, or its own size and wait.",
-            ),
-        )
-    }
-)
-
-
 def _keys(*infos: FieldInfo) -> Mapping[str, FieldInfo]:
     return MappingProxyType({info.name: info for info in infos})
 
@@ -105,6 +41,46 @@ def _duration(name: str, doc: str, default: float | None = None, *, positive: bo
         unit="seconds",
     )
 
+
+#: The keys of `methods.<name>.batch`.
+BATCH_FIELDS: Final = _keys(
+    _count("size", "Most calls given to the batch method at once. Left out: the service's batch_size.", minimum=1),
+    _duration("wait", "Longest wait for the batch to fill while a worker is idle, in seconds. Left out: batch_wait."),
+)
+
+#: The keys of `methods.<name>`.
+METHOD_FIELDS: Final = _keys(
+    FieldInfo(
+        name="timeout",
+        kind="number",
+        optional=True,
+        minimum=0,
+        exclusive=True,
+        maximum=LONGEST,
+        unit="seconds",
+        doc="Longest time of a call of this method, in seconds; null: no limit. Left out: as the service.",
+    ),
+    FieldInfo(
+        name="max_concurrency",
+        kind="integer",
+        optional=True,
+        minimum=1,
+        maximum=MOST,
+        doc="Most calls of this method at once in each replica; null or left out: the replica's slots.",
+    ),
+    FieldInfo(
+        name="idempotent",
+        kind="boolean",
+        default=False,
+        doc="Whether running a call twice does no harm, so that it may be tried again after it has started.",
+    ),
+    FieldInfo(
+        name="batch",
+        kind="batch",
+        keys=BATCH_FIELDS,
+        doc="Whether calls go through the method's batch method: true, or its own size and wait.",
+    ),
+)
 
 #: The keys of `autoscale`.
 AUTOSCALE_FIELDS: Final = _keys(

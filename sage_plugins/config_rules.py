@@ -13,10 +13,21 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["BATCH_WAIT", "cross_problems"]
+__all__ = ["BATCH_WAIT", "NOT_YET", "cross_problems"]
 
 #: Seconds that a batch waits to fill, if nothing else is said.
 BATCH_WAIT: Final = 0.01
+
+#: Fields that this version reads and checks but does not act on yet; set to something else than the default they are
+#: reported, because nothing may be ignored in silence.
+NOT_YET: Final = {
+    "autoscale": "the number of replicas stays as it is",
+    "retry": "calls are not retried",
+    "update": "a changed service is started anew as a whole, and the old one stops then",
+    "user_config": "reconfigure() is not called",
+    "spread": "there is one node, this process",
+    "max_replicas_per_node": "there is one node, this process",
+}
 
 
 # Rules between fields. Each gets the values of the fields that it names, all of them valid on their own.

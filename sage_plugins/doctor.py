@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sage_plugins.control_groups import ControlGroups
-from sage_plugins.errors import text_of
+from sage_plugins.errors import line_of
 from sage_plugins.findings import Finding
 
 if TYPE_CHECKING:
@@ -41,14 +41,13 @@ _NOT_HERE: Final = "does not apply to this system"
 
 
 def examine() -> list[Finding]:
-    """Run all checks; one that cannot be run is a warning."""
+    """What all checks find, in the order of `CHECKS`; one that cannot be run is a warning."""
     found: list[Finding] = []
     for name, check in CHECKS.items():
         try:
             found += check()
         except Exception as error:  # noqa: BLE001 - what is odd about this machine must not keep the other checks from it
-            why = " ".join(text_of(error).split())
-            found.append(Finding(name, "warning", f"could not be looked at: {why}", "look at it by hand"))
+            found.append(Finding(name, "warning", f"could not be looked at: {line_of(error)}", "look at it by hand"))
     return found
 
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins import call, wait_graph
+from sage_plugins.call import current_call
 from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import (
     ConfigError,
     DeployError,
-    ForkedRuntimeError,
-    SageDeployError,
     ServiceNotFoundError,
     ServiceStoppedError,
 )
-from sage_plugins.origins import ARGUMENT
+from sage_plugins.live_environments import forget, forked_error, watch_over
 from sage_plugins.plugins import Registry
 from sage_plugins.service import ServiceFactory
 from sage_plugins.task import ServiceTask
@@ -43,9 +38,6 @@ _Service = TypeVar("_Service")
 
 #: States in which a service may be registered again.
 _AT_REST = ("pending", "stopped")
-
-#: Seconds that the interpreter waits at its exit for an environment that nobody closed.
-_AT_EXIT_S = 2.0
 
 
 class Environment:
@@ -273,15 +265,6 @@ class Environment:
         """The factories that were registered, by the service's name."""
         return self._catalogue.factories
 
-    def _task(self, name: str) -> ServiceTask:
-        """The task of *name*, composed when first asked for; starts nothing."""
-        with self._lock:
-            task = self._tasks.get(name)
-            if task is None:
-                self._check_open(name)
-                task = self._tasks[name] = self._new_task(name)
-            return task
-
     def _new_task(self, name: str) -> ServiceTask:
         composition, warnings = self._catalogue.compose(name, self.registry)
         if warnings:
@@ -290,12 +273,12 @@ class Environment:
             log = logging.getLogger("sage_plugins")
             for warning in warnings:
                 log.info("service '%s': %s", name, warning)
-        _watch_over(self)
+        watch_over(self)
         return ServiceTask(composition, self.service, self._clock, self._on_event)
 
     def _check_open(self, name: str) -> None:
         if self._forked:
-            raise _forked(name)
+            raise forked_error(name)
         if self._closed:
             msg = f"environment {self.name!r} is closed; service {name!r} cannot be used any more"
             raise ServiceStoppedError(msg, service=name)
@@ -359,6 +342,7 @@ class Environment:
 
         Secrets and constructor's arguments are in it by a digest only.
         """
+        from sage_plugins.origins import ARGUMENT
         from sage_plugins.plan import comparable, describe
 
         with self._lock:
@@ -386,7 +370,7 @@ class Environment:
                 if name in self._tasks and self._tasks[name].state == "stopped":
                     del self._tasks[name]  # a stopped task does not start again
         self._catalogue.compose_all((name for name in names if name not in self._tasks), self.registry)
-        tasks = [self._task(name) for name in names]
+        tasks = [self.task(name) for name in names]
         # Taken now: a constructor that calls another of these services starts that one before its turn comes.
         started = [task for task in tasks if task.state == "pending"]
         try:
@@ -423,6 +407,7 @@ class Environment:
 
         Raises:
             PlanError, ConfigError, UnknownPluginError: Something cannot be composed; nothing was changed.
+            PluginError: A plugin fails to explain itself, or to say where replicas go; nothing was changed.
             DeployError: A service did not become ready; the one that ran goes on.
         """
         with self._applying:
@@ -482,7 +467,7 @@ class Environment:
 
     def _bind(self, name: str) -> Binding:
         """For the first call of a handle: deploys the service if that has not happened."""
-        task = self._task(name)
+        task = self.task(name)
         try:
             return task.bind()
         except DeployError:
@@ -578,13 +563,20 @@ class Environment:
 
     def task(self, name: str) -> ServiceTask:
         """
-        The task of a service; starts nothing.
+        The task of a service, composed when first asked for; starts nothing.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
+            ServiceStoppedError: The environment was closed before the task was made.
+            PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
         """
-        self._check_known(name)
-        return self._task(name)
+        with self._lock:
+            task = self._tasks.get(name)
+            if task is None:
+                self._check_known(name)
+                self._check_open(name)
+                task = self._tasks[name] = self._new_task(name)
+            return task
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
@@ -615,7 +607,7 @@ class Environment:
         with self._lock:
             self._closed = True
             tasks = list(self._tasks.values())
-        if any(task.owns(call.current_call()) for task in tasks):
+        if any(task.owns(current_call()) for task in tasks):
             # A service's own call closes its environment: waiting for that call to end would never end.
             threading.Thread(
                 target=self._close, args=(tasks, drain_timeout), name=f"{self.name}-close", daemon=True
@@ -639,9 +631,7 @@ class Environment:
         idle.wait(until - self._clock.monotonic())
         for task in reversed(tasks):
             task.close(max(0.0, until - self._clock.monotonic()))
-        _LIVE.discard(self)
-        if not _LIVE and self._clock is SYSTEM:
-            SYSTEM.rest()
+        forget(self)
 
     def __enter__(self) -> Self:
         """The environment itself."""
@@ -669,46 +659,12 @@ class Environment:
         """In a forked child: the services are not here; refuse everything that needs them."""
         self._lock = threading.RLock()
         self._applying = threading.Lock()
+        self._catalogue.after_fork()
         self._closed = self._forked = True
         tasks, self._tasks = self._tasks, {}
         for name, task in tasks.items():
-            task.after_fork(partial(_forked, name))
+            task.after_fork(partial(forked_error, name))
 
     def __repr__(self) -> str:
         """Name and number of services."""
         return f"<Environment {self.name!r} with {len(self._catalogue.names)} services>"
-
-
-# -- environments that nobody closed, and forks ------------------------------------------------------------------------
-
-_LIVE: weakref.WeakSet[Environment] = weakref.WeakSet()  # those with tasks, until they are closed
-
-
-def _watch_over(environment: Environment) -> None:
-    _LIVE.add(environment)
-
-
-@atexit.register
-def _close_all() -> None:
-    for environment in list(_LIVE):
-        environment.close(drain_timeout=_AT_EXIT_S)
-
-
-def _forked(name: str) -> SageDeployError:
-    return ForkedRuntimeError(
-        f"service '{name}' runs in the process that forked this one: threads do not survive a fork. Make an "
-        "Environment and deploy in the child, or fork before deploying"
-    )
-
-
-def _after_fork() -> None:
-    SYSTEM.after_fork()
-    call.after_fork()
-    wait_graph.after_fork()
-    for environment in list(_LIVE):
-        environment.after_fork()
-    _LIVE.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

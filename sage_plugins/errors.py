@@ -1,5 +1,5 @@
 """
-Every error that sage-deploy raises, and nothing else.
+Every error that sage-deploy raises, and how an exception is put into words.
 
 All of them pickle with their attributes, because a call may fail in another process than the one that waits for it.
 Each message says what happened, to which service, method, replica and node as far as they are known, and what to do
@@ -41,6 +41,7 @@ __all__ = [
     "ServiceNotFoundError",
     "ServiceStoppedError",
     "UnknownPluginError",
+    "line_of",
     "text_of",
 ]
 
@@ -55,6 +56,11 @@ def text_of(error: BaseException | None) -> str:
     except Exception:  # noqa: BLE001 - a user's __str__ may do anything
         return f"{name}: <its text cannot be read>"
     return f"{name}: {text}" if text else name
+
+
+def line_of(error: BaseException | None) -> str:
+    """As `text_of`, on one line."""
+    return " ".join(text_of(error).split())
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:

@@ -12,11 +12,8 @@ import math
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-import attrs
-
-from sage_plugins.secrets import HIDDEN, is_secret
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
+    "DISTINCT",
     "LONGEST",
     "MOST",
     "FieldInfo",
@@ -73,13 +71,12 @@ _SHOWN: Final = 60
 _KEYS_LISTED: Final = 14
 _METHOD_NAME: Final = "write it as the class does: letters, digits and '_'"
 #: Lists that must not name anything twice, and the rule that says so.
-_DISTINCT: Final = {"monitors": "E103", "target_nodes": "E205"}
+DISTINCT: Final = {"monitors": "E103", "target_nodes": "E205"}
 
 
-@attrs.frozen(kw_only=True)
-class FieldInfo:
+class FieldInfo(NamedTuple):
     """
-    Everything there is to know about one configuration field, apart from its value.
+    Everything there is to know about one configuration field, apart from its value; made with keywords.
 
     Attributes:
         name: Name of the field, in Python and in YAML.
@@ -107,7 +104,7 @@ class FieldInfo:
     maximum: float | None = None
     exclusive: bool = False
     choices: tuple[str, ...] = ()
-    keys: Mapping[str, FieldInfo] = attrs.field(default=MappingProxyType({}), eq=False, repr=False)
+    keys: Mapping[str, FieldInfo] = MappingProxyType({})
     unit: Unit = ""
     role: Role = "core"
 
@@ -160,6 +157,8 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of 
 
 def shown_at(key: str, value: object) -> str:
     """As `shown`, but of a secret, going by its path *key*, nothing is shown."""
+    from sage_plugins.secrets import HIDDEN, is_secret
+
     return HIDDEN if is_secret(key) else shown(value)
 
 
@@ -263,12 +262,12 @@ def _strings(info: FieldInfo, key: str, value: Any) -> list[Problem]:
         return _wrong_type(info, key, value, fix)
     item = FieldInfo(name=info.name, kind="string", doc="")
     found = [problem for index, text in enumerate(value) for problem in _string(item, f"{key}.{index}", text)]
-    if not found and info.name in _DISTINCT:
+    if not found and info.name in DISTINCT:
         seen: set[str] = set()
         for index, text in enumerate(map(plain_string, value)):
             if text in seen:
                 message = f"names {text!r} a second time"
-                found.append(Problem(_DISTINCT[info.name], f"{key}.{index}", message, "remove it"))
+                found.append(Problem(DISTINCT[info.name], f"{key}.{index}", message, "remove it"))
             seen.add(text)
     return found
 

@@ -13,9 +13,9 @@ import attrs
 
 from sage_plugins.config import GROUPS, fields, plain
 from sage_plugins.config_keys import METHOD_FIELDS
+from sage_plugins.config_rules import NOT_YET
 from sage_plugins.errors import ConfigError, PluginError
-from sage_plugins.factory import NOT_YET
-from sage_plugins.field_checks import shown
+from sage_plugins.field_checks import Unit, shown
 from sage_plugins.option_docs import registered_options
 from sage_plugins.plugins import Registry
 from sage_plugins.spelling import did_you_mean
@@ -24,7 +24,7 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sage_plugins.config import FieldInfo
+    from sage_plugins.field_checks import FieldInfo
     from sage_plugins.option_docs import OptionDoc
 
 __all__ = ["FieldDoc", "explain"]
@@ -73,7 +73,7 @@ class FieldDoc:
     doc: str
     type: str = "mapping"
     range: str = ""
-    unit: str = ""
+    unit: Unit = ""
     decided_by: str = ""
     no_effect: str = ""
     required: bool = False

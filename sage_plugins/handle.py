@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
-from sage_plugins.keys import unhashable
 from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import GENERATORS, CallOptions
 from sage_plugins.wait_graph import note
@@ -259,6 +258,8 @@ class ServiceHandle:
         try:
             hash(key)
         except TypeError:
+            from sage_plugins.keys import unhashable
+
             raise unhashable(key, f"service '{self._name}'", service=self._name) from None
         options = CallOptions(
             key=self._options.key if key is _UNSET else key,

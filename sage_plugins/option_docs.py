@@ -6,15 +6,16 @@ import contextlib
 import inspect
 import re
 import types
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import attrs
 
 from sage_plugins.config import plain
-from sage_plugins.errors import PluginError, text_of
-from sage_plugins.field_checks import shown
+from sage_plugins.errors import PluginError, line_of
+from sage_plugins.field_checks import Unit, shown
+from sage_plugins.strict_types import LISTS, MAPPINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,6 @@ _WORDS: Final[Mapping[Any, str]] = {
     types.NoneType: "null",
     Any: "any value",
 }
-_LISTS: Final = frozenset({list, tuple, set, frozenset, Sequence, MutableSequence, Collection, Iterable})
-_MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
 _ENTRY: Final = re.compile(r"(?P<name>\w+)(?: \([^)]*\))?:\s*(?P<text>.*)")
 
 
@@ -60,7 +59,7 @@ class OptionDoc:
     computed: bool
     default: Any
     options: tuple[OptionDoc, ...] = ()
-    unit: str = ""
+    unit: Unit = ""
 
 
 def option_docs(cls: type) -> tuple[OptionDoc, ...]:
@@ -86,8 +85,7 @@ def registered_options(entry: Registered) -> tuple[OptionDoc, ...]:
         return () if cls is None else option_docs(cls)
     except Exception as error:
         id, source = entry.registration.id, entry.plugin.source
-        why = " ".join(text_of(error).split())
-        msg = f"the options of {id!r} from {source} cannot be read: {why}; see `sage-deploy plugins check`"
+        msg = f"the options of {id!r} from {source} cannot be read: {line_of(error)}; see `sage-deploy plugins check`"
         raise PluginError(msg) from error
 
 
@@ -193,10 +191,10 @@ def _type_words(kind: Any) -> str:  # noqa: PLR0911 - one return for each kind o
         return " or ".join(_choice(arm) for arm in arms)
     if isinstance(origin, type) and issubclass(origin, Enum):
         return " or ".join(_choice(member.value) for member in origin)
-    if origin in _LISTS:
+    if origin in LISTS:
         items = [arm for arm in arms if arm is not Ellipsis]
         return f"list of {_several(items[0])}" if len(items) == 1 else "list"
-    if origin in _MAPPINGS:
+    if origin in MAPPINGS:
         return f"mapping of {_several(arms[0])} to {_several(arms[1])}" if arms else "mapping"
     if _is_attrs(origin):
         return "mapping"

@@ -20,8 +20,8 @@ from sage_plugins.values import Explanation, Placed, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sage_plugins.composition import Composition
     from sage_plugins.origins import Origin
-    from sage_plugins.task import Composition
     from sage_plugins.values import Choice, Refused
 
 __all__ = [
@@ -323,17 +323,25 @@ def _places(composition: Composition) -> Iterator[ReplicaPlan]:
 def comparable(plan: ServicePlan) -> dict[str, Any]:
     """What of a service can differ, by name."""
     found: dict[str, Any] = {"class": plan.service_class}
-    found |= {f"{decision.what} '{decision.id}'": decision.source for decision in plan.decisions if decision.source}
+    found |= {_plugin_key(decision): decision.source for decision in plan.decisions if decision.source}
     found |= {setting.key: setting.digest or setting.value for setting in plan.settings}
     # As another process would read it.
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
 
 
+def _plugin_key(decision: Decision) -> str:
+    return f"{decision.what} '{decision.id}'"
+
+
+def _is_plugin(key: str) -> bool:
+    """Whether `_plugin_key` made it; the keys of settings begin with a field's name."""
+    return " '" in key.partition(".")[0]
+
+
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    plugins = {name for name in {**old, **new} if "'" in name}
     for name in {**new, **old}:
-        if name in plugins and (name not in old or name not in new):
+        if _is_plugin(name) and (name not in old or name not in new):
             continue  # the setting that names the plugin says it
         before, after = old.get(name), new.get(name)
         if before != after:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_plugins.config import ServiceDeploymentConfig
-from sage_plugins.errors import text_of
+from sage_plugins.errors import line_of
 from sage_plugins.findings import Finding
 from sage_plugins.plugin_imports import heavy_imports
 from sage_plugins.plugins import DISABLED_VARIABLE, Registry, disabled_names, installed
@@ -90,7 +90,7 @@ def _load(plugin: Plugin, load: Callable[[], Any]) -> Registry | Finding:
 def _unloaded(plugin: Plugin, error: BaseException) -> Finding:
     fix = f"install what it needs, uninstall {plugin.distribution or plugin.module}, or set {DISABLED_VARIABLE}="
     return Finding(
-        plugin.source, "failure", f"plugin '{plugin.name}' does not load: {_words(error)}", f"{fix}{plugin.name}"
+        plugin.source, "failure", f"plugin '{plugin.name}' does not load: {line_of(error)}", f"{fix}{plugin.name}"
     )
 
 
@@ -150,7 +150,7 @@ class Inspection:
             pickle.dumps(self._registration.create)
         except Exception as error:  # noqa: BLE001 - pickle raises what the object's own methods raise
             fix = "make it a function or a class of a module, no lambda"
-            yield self._wrong(f"create cannot be imported by name: {_words(error)}", fix)
+            yield self._wrong(f"create cannot be imported by name: {line_of(error)}", fix)
         runnable = []
         for name in ("check", "explain"):
             function = getattr(self._registration, name)
@@ -176,7 +176,7 @@ class Inspection:
             cls = self._registration.options_class()
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
             fix = "options is the class, or a function without arguments that gives it"
-            return None, self._wrong(f"its options class cannot be had: {_words(error)}", fix)
+            return None, self._wrong(f"its options class cannot be had: {line_of(error)}", fix)
         if cls is None:
             return None, None
         if not (isinstance(cls, type) and attrs.has(cls)):
@@ -185,7 +185,7 @@ class Inspection:
             attrs.resolve_types(cls)
         except Exception as error:  # noqa: BLE001 - a stranger's annotations may raise anything
             fix = "import what the annotations name when the module runs, not for type checkers only"
-            return None, self._wrong(f"the types of its options cannot be resolved: {_words(error)}", fix)
+            return None, self._wrong(f"the types of its options cannot be resolved: {line_of(error)}", fix)
         if any(attribute.init and attribute.default is attrs.NOTHING for attribute in attrs.fields(cls)):
             return _REQUIRED, None
         options, problems = structure(cls, {}, key=f"options.{self._registration.id}")
@@ -201,7 +201,7 @@ class Inspection:
         try:
             results = list(getattr(self._registration, name)(config, options))
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
-            yield self._wrong(f"{name} raises on a default configuration: {_words(error)}", f"have {name} never raise")
+            yield self._wrong(f"{name} raises on a default configuration: {line_of(error)}", f"have {name} never raise")
             return
         strange = [result for result in results if not isinstance(result, wanted)]
         if strange:
@@ -215,7 +215,3 @@ def _takes_two(function: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(text_of(error).split())

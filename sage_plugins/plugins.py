@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pluggy
 
 from sage_plugins import hookspecs
-from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError, text_of
+from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError, line_of
 from sage_plugins.hookspecs import PROJECT
 from sage_plugins.values import Problem, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["KINDS", "Failure", "Plugin", "Registered", "Registry", "disabled_names", "installed"]
+__all__ = ["DISABLED_VARIABLE", "KINDS", "Failure", "Plugin", "Registered", "Registry", "disabled_names", "installed"]
 
 #: Variable with the names of entry points that are not loaded, separated by commas.
 DISABLED_VARIABLE: Final = "SAGE_DEPLOY_DISABLED_PLUGINS"
@@ -115,7 +115,7 @@ class Failure(NamedTuple):
     @property
     def reason(self) -> str:
         """Why, on one line."""
-        return _one_line(text_of(self.error))
+        return line_of(self.error)
 
     def __str__(self) -> str:
         """`plugin 'gpu' from acme-gpu 1.2 (acme_gpu) failed to load: ModuleNotFoundError: No module named 'pynvml'`."""
@@ -272,24 +272,18 @@ class Registry:
         from sage_plugins.spelling import did_you_mean
 
         near = did_you_mean(id, ids)
-        lines = [
-            (f"service {service!r}: " if service else "") + f"unknown {kind} {id!r}",
-            f"installed: {', '.join(ids) or 'none'}",
-        ]
+        what = [f"unknown {kind} {id!r}", f"installed: {', '.join(ids) or 'none'}"]
+        failures = [str(failure) for failure in self.failures]
+        hints = []
         if near:
-            lines.append(f"did you mean {near!r}?")
+            hints.append(f"did you mean {near!r}?")
         if id in _EXTRAS:
-            lines.append(f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'")
-        lines.extend(str(failure) for failure in self.failures)
-        what = "; ".join([f"unknown {kind} {id!r}", f"installed: {', '.join(ids) or 'none'}", *map(str, self.failures)])
-        fix = (
-            f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'"
-            if id in _EXTRAS
-            else f"did you mean {near!r}?"
-            if near
-            else ""
-        )
-        problem = Problem("E207", "", what, fix or "install the plugin that has it: sage-deploy plugins list")
+            hints.append(f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'")
+        lines = [*what, *hints, *failures]
+        if service:
+            lines[0] = f"service {service!r}: {lines[0]}"
+        fix = hints[-1] if hints else "install the plugin that has it: sage-deploy plugins list"
+        problem = Problem("E207", "", "; ".join([*what, *failures]), fix)
         return UnknownPluginError("\n  ".join(lines), kind=kind, id=id, problems=[problem])
 
     def ids(self, kind: str) -> tuple[str, ...]:
@@ -321,10 +315,6 @@ def installed() -> list[tuple[Plugin, metadata.EntryPoint]]:
     return found
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[tuple[str, Registration]]:
     """Check the plugin's hooks against the specifications and collect its registrations."""
     try:
@@ -333,8 +323,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
     except Exception as error:
         if manager.get_plugin(plugin.name) is not None:
             manager.unregister(module)
-        why = _one_line(text_of(error))
-        msg = f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {why}"
+        msg = f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {line_of(error)}"
         raise PluginError(msg) from error
     plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
     found: list[tuple[str, Registration]] = []

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Replica, Target
     from sage_plugins.lane import Lane
     from sage_plugins.router import Router
-    from sage_plugins.task import Composition
     from sage_plugins.values import ReplicaSpec
     from sage_plugins.watchers import Watchers
 

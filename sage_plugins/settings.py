@@ -16,11 +16,11 @@ from sage_plugins.secrets import HIDDEN, is_secret
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sage_plugins.task import Composition
+    from sage_plugins.composition import Composition
 
 __all__ = ["Setting", "settings_of"]
 
-#: Hexadecimal digits of a digest: enough to see a change, too few to try out what was digested.
+#: Hexadecimal digits of a digest: enough to see a change. Of a secret that nobody can guess they tell nothing.
 _DIGITS: Final = 8
 
 _WORDS: Final = {
@@ -116,10 +116,13 @@ def _shown(key: str, value: Any, origin: Origin, acts: str) -> Setting:
 
 
 def _digest(value: Any) -> str:
-    """The same for equal values, in every process; for objects of other kinds than YAML has, by identity."""
+    """The same for equal values that a file can have, in every process; for any others, by identity."""
 
     def identity(found: Any) -> Any:
         return dict(found) if isinstance(found, Mapping) else f"{type(found).__qualname__} {id(found):x}"
 
-    text = json.dumps(value, sort_keys=True, default=identity)
+    try:
+        text = json.dumps(value, sort_keys=True, default=identity)
+    except (TypeError, ValueError, RecursionError):  # keys that are no strings, or a value that contains itself
+        text = f"{type(value).__qualname__} {id(value):x}"
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()[:_DIGITS]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
-from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.call import current_call
@@ -15,7 +14,7 @@ from sage_plugins.interfaces import ControlOp
 from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.replica_set import ReplicaSet
 from sage_plugins.router import Router
-from sage_plugins.values import Choice, Limits, MethodPlan, ReplicaSpec, ReplicaState
+from sage_plugins.values import Choice, MethodPlan, ReplicaState
 from sage_plugins.watchers import Watchers
 
 if TYPE_CHECKING:
@@ -23,14 +22,13 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Balancer, WatchedReplica
-    from sage_plugins.keys import KeyOf
     from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.replica_set import Member
     from sage_plugins.values import Event
 
-__all__ = ["Composition", "ServiceTask"]
+__all__ = ["ServiceTask"]
 
 #: Seconds before a replica that is not well yet is asked again, while somebody waits for it.
 _ASK_AGAIN_S: Final = 0.1
@@ -42,53 +40,6 @@ def _router_class(methods: Sequence[MethodPlan]) -> type[Router]:
 
         return MethodRouter
     return Router
-
-
-class Composition(NamedTuple):
-    """
-    A service with every decision made: what `plan` shows and `ServiceTask` starts.
-
-    Attributes:
-        name: Name of the service.
-        factory: Builds its instances.
-        config: Its configuration.
-        target: Where replicas run.
-        strategy: How a replica runs calls.
-        balancer: Who gets the next call, or None with one replica or without balancing.
-        monitors: Who watches.
-        methods: What is served.
-        limits: What the strategy may use.
-        choose_balancer: `choose_balancer(id, options)` chooses another one for the service while it runs, and gives
-            it with its `key_of`; None stands for what the configuration says, or the default. Raises what
-            `factory.compose` raises.
-        key_of: The key of a call by its arguments, or None without a balancer that names an argument.
-    """
-
-    name: str
-    factory: Any
-    config: ServiceDeploymentConfig
-    target: Choice
-    strategy: Choice
-    balancer: Choice | None
-    monitors: tuple[Choice, ...]
-    methods: tuple[MethodPlan, ...]
-    limits: Limits
-    choose_balancer: Callable[[str | None, Mapping[str, Any] | None], tuple[Choice, KeyOf | None]]
-    key_of: KeyOf | None = None
-
-    def spec(self, index: int, generation: int = 0) -> ReplicaSpec:
-        """What the replica at *index* needs to run; *generation* replicas have been there before it."""
-        return ReplicaSpec(
-            service=self.name,
-            index=index,
-            factory=self.factory,
-            strategy=self.strategy,
-            limits=self.limits,
-            methods=self.methods,
-            monitors=self.monitors,
-            config=self.config,
-            generation=generation,
-        )
 
 
 class _Watched(NamedTuple):
@@ -629,7 +580,7 @@ class ServiceTask:
             **measured,
         )
 
-    # -- SAGE's dictionaries -----------------------------------------------------------------------------------------
+    # -- calling -----------------------------------------------------------------------------------------------------
 
     def handle_request(self, request: Mapping[str, Any]) -> None:
         """
@@ -642,36 +593,9 @@ class ServiceTask:
         The response is a dictionary with `request_id`, `result`, `error` (text or None), `success`, `execution_time`
         and `timestamp` (seconds, wall clock).
         """
-        queue = request["response_queue"]
-        started = self.clock.monotonic()
+        from sage_plugins.dictionary_call import start
 
-        def respond(result: Any, error: BaseException | None) -> None:
-            queue.put(
-                {
-                    "request_id": request.get("request_id"),
-                    "result": result,
-                    "error": None if error is None else text_of(error).partition(": ")[2] or text_of(error),
-                    "success": error is None,
-                    "execution_time": self.clock.monotonic() - started,
-                    "timestamp": wall_clock(),
-                }
-            )
-
-        def done(call: Call) -> None:
-            error = call.exception_now()
-            respond(None if error is not None else call.result(), error)
-
-        try:
-            handle = self.handle
-            if request.get("timeout") is not None:
-                handle = handle.with_options(timeout=request["timeout"])
-            call = handle.start(
-                request["method_name"], tuple(request.get("args", ())), dict(request.get("kwargs") or {})
-            )
-        except Exception as error:  # noqa: BLE001 - the caller of a request looks for it in the queue
-            respond(None, error)
-        else:
-            call.add_done_callback(done)
+        start(request, self.handle, self.clock)
 
     def __repr__(self) -> str:
         """Name and state."""

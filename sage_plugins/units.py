@@ -16,20 +16,20 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from sage_plugins.field_checks import Unit
 
-__all__ = ["DURATION", "PATTERNS", "SIZE", "UNIT_WORDS", "duration", "number_of", "size", "without_units"]
+__all__ = ["PATTERNS", "UNIT_WORDS", "duration", "number_of", "size", "without_units"]
 
-#: Regular expressions, for Python and for JSON Schema alike, of all spellings.
-DURATION: Final = (
+# Python's `$` lets a line end follow, JSON Schema's does not: the last part has both refuse it.
+_DURATION: Final = (
     r"^(?=[0-9])([0-9]+(\.[0-9]+)?d)?([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?"
-    r"([0-9]+(\.[0-9]+)?ms)?$"
+    r"([0-9]+(\.[0-9]+)?ms)?$(?!\n)"
 )
-SIZE: Final = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti)$"
+_SIZE: Final = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti)$(?!\n)"
 
 _SECONDS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _MEBIBYTES: Final = {"Ki": 1 / 1024, "Mi": 1.0, "Gi": 1024.0, "Ti": 1024.0 * 1024.0}
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|d|h|m|s)")
-#: The regular expression of each unit's spellings.
-PATTERNS: Final[Mapping[Unit, str]] = {"seconds": DURATION, "MiB": SIZE}
+#: A regular expression of all spellings of each unit, for Python and for JSON Schema alike.
+PATTERNS: Final[Mapping[Unit, str]] = {"seconds": _DURATION, "MiB": _SIZE}
 #: What each unit's spellings are, with examples.
 UNIT_WORDS: Final[Mapping[Unit, str]] = {
     "seconds": "a duration such as 250ms, 30s or 1h30m",
@@ -46,7 +46,7 @@ _LONGEST: Final = 60
 
 def duration(text: str) -> float | None:
     """The seconds of a duration such as `"250ms"`, `"2m"` or `"1h30m"`, or None if the text is none."""
-    if len(text) > _LONGEST or not re.fullmatch(DURATION, text):
+    if len(text) > _LONGEST or not re.fullmatch(_DURATION, text):
         return None
     parts = [float(number) * _SECONDS[unit] for number, unit in _PART.findall(text)]
     # The parts of one duration may have more digits than their sum should.
@@ -55,7 +55,7 @@ def duration(text: str) -> float | None:
 
 def size(text: str) -> float | None:
     """The MiB of a size such as `"512Mi"` or `"4Gi"`, or None if the text is none."""
-    if len(text) > _LONGEST or not re.fullmatch(SIZE, text):
+    if len(text) > _LONGEST or not re.fullmatch(_SIZE, text):
         return None
     return float(text[:-2]) * _MEBIBYTES[text[-2:]]
 

@@ -41,15 +41,17 @@ class Watchers:
             methods: Names of the served methods, by index.
             listener: Told of every event, beside the monitors.
         """
-        self._listener = listener
+        self._listener = listener  # taken away by the first thread in which it raises
         self._service = service
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, choice.create()) for choice in choices)
-        self._faulty: set[str] = set()
+        self._faulty: set[str] = set()  # guarded by _lock
         who = ReplicaInfo(service, None)
         self._recorders = {choice.id: monitor.recorder(who, methods) for choice, monitor in self._monitors}
         self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
         self._writing = threading.RLock()  # writers are for one thread at a time
-        self._looking: tuple[tuple[Choice, Callable[[], None]], ...] = ()  # told of calls that were given up
+        #: Told of calls that were given up; replaced as a whole, under _lock.
+        self._looking: tuple[tuple[Choice, Callable[[], None]], ...] = ()
+        self._lock = threading.Lock()
 
     def attach(self, service: Callable[[Callable[[Callable[[], None]], None]], WatchedService]) -> None:
         """
@@ -64,7 +66,8 @@ class Watchers:
                 self._fenced(choice, attach, service(partial(self._look, choice)))
 
     def _look(self, choice: Choice, look: Callable[[], None]) -> None:
-        self._looking = (*self._looking, (choice, look))
+        with self._lock:
+            self._looking = (*self._looking, (choice, look))
 
     def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
         """A call ended on the calling side."""
@@ -85,9 +88,10 @@ class Watchers:
         event = Event(self._service, kind, reason, replica)
         for choice, monitor in self._monitors:
             self._fenced(choice, monitor.event, event)
-        if self._listener is not None:
+        listener = self._listener
+        if listener is not None:
             try:
-                self._listener(event)
+                listener(event)
             except Exception:
                 self._listener = None
                 logging.getLogger("sage_plugins").exception(
@@ -128,8 +132,10 @@ class Watchers:
         try:
             return ask(*arguments)
         except Exception:
-            if choice.id not in self._faulty:
+            with self._lock:
+                first = choice.id not in self._faulty
                 self._faulty.add(choice.id)
+            if first:
                 logging.getLogger("sage_plugins").exception(
                     "service '%s': monitor '%s' from %s raised; further faults of it are not reported",
                     self._service,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -146,6 +148,27 @@ def test_another_file_is_another_set_of_services(env, load, tmp_path):
     env.load_service_deployment_config(other)
     load("services:\n" + entry("three"))
     assert [each.name for each in env.plan().services] == ["two", "three"]
+
+
+def test_a_handle_whose_service_is_gone_says_so(env, load):
+    """It was found before another file was loaded, and is called only now."""
+    load("services:\n" + entry("one"))
+    handle = env.service("one")
+    load("services:\n" + entry("two"))
+    with pytest.raises(errors.ServiceNotFoundError, match=r"no service 'one' .*: registered: two"):
+        handle.who()
+
+
+def test_a_file_that_is_loaded_while_a_class_is_imported_counts(env, load, tmp_path, monkeypatch):
+    """What is built for the entry from before must not stay."""
+    (tmp_path / "loading.py").write_text("import loader\nloader.load()\nfrom applied import Echo\n")
+    both = "services:\n  one: {{class: 'loading:Echo', init: {{kwargs: {{name: {}}}}}}}\n"
+    loader = SimpleNamespace(load=lambda: load(both.format("second")))
+    monkeypatch.setitem(sys.modules, "loader", loader)
+    load(both.format("first"))
+    assert env.check() == []
+    env.apply()
+    assert env.service("one").who() == "second"
 
 
 def test_number_and_balancer_that_were_changed_by_hand_are_set_back(env, load):

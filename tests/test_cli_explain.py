@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from command_line import sage_deploy
-from sage_plugins.cli.explain import SPELLINGS
 from sage_plugins.config import GROUPS, fields
-from sage_plugins.units import duration, size
+from sage_plugins.units import UNIT_WORDS, duration, size
 
 
 def test_field_is_explained_with_its_place_type_default_and_meaning(tmp_path):
@@ -27,13 +26,13 @@ def test_field_is_explained_with_its_place_type_default_and_meaning(tmp_path):
 
 
 def test_spellings_of_units_are_such(tmp_path):
-    """What it says that a file may say, the reader takes."""
-    for text in re.findall(r"\w*\d\w*", SPELLINGS["seconds"]):
-        assert duration(text) is not None
-    for text in re.findall(r"\w*\d\w*", SPELLINGS["MiB"]):
-        assert size(text) is not None
+    """What it says that a file may have, the reader takes."""
+    for unit, read in (("seconds", duration), ("MiB", size)):
+        spellings = re.findall(r"\w*\d\w*", UNIT_WORDS[unit])
+        assert spellings
+        assert None not in map(read, spellings)
     done = sage_deploy("explain", "memory_mb", cwd=tmp_path)
-    assert "  unit        MiB; a file may also say 512Mi or 4Gi\n" in done.stdout
+    assert f"  unit        MiB; a file may also have {UNIT_WORDS['MiB']}\n" in done.stdout
 
 
 def test_group_is_explained_with_its_fields(tmp_path):

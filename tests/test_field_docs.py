@@ -12,8 +12,8 @@ import sage_deploy_threading
 from sage_plugins import errors, hookimpl
 from sage_plugins.config import GROUPS, fields
 from sage_plugins.config_keys import METHOD_FIELDS
+from sage_plugins.config_rules import NOT_YET
 from sage_plugins.deployment_file import reader
-from sage_plugins.factory import NOT_YET
 from sage_plugins.field_docs import explain
 from sage_plugins.plugins import Registry
 from sage_plugins.values import Registration

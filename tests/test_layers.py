@@ -34,6 +34,7 @@ LAYERS = {
     6: {
         "catalogue",
         "choices",
+        "composition",
         "deployment_file",
         "doctor",
         "factory",
@@ -48,8 +49,18 @@ LAYERS = {
         "settings",
         "shorthand",
     },
-    5: {"replica_set", "service_monitor", "task"},
-    4: {"fence", "handle", "lane", "method_router", "router", "supervisor", "wait_graph", "watchers"},
+    5: {"dictionary_call", "replica_set", "service_monitor", "task"},
+    4: {
+        "fence",
+        "handle",
+        "lane",
+        "live_environments",
+        "method_router",
+        "router",
+        "supervisor",
+        "wait_graph",
+        "watchers",
+    },
     3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
     2: {"interfaces"},
     1: {
@@ -69,6 +80,7 @@ LAYERS = {
         "service",
         "steps",
         "stream",
+        "strict_types",
         "structure",
         "units",
         "values",
@@ -352,3 +364,41 @@ def test_start_imports_nothing_heavy(code):
 
     assert done.returncode == 0, done.stderr
     assert HEAVY.isdisjoint(json.loads(done.stdout)), sorted(HEAVY & set(json.loads(done.stdout)))
+
+
+#: What is for files, plans, options, errors and SAGE's ways, and waits until somebody comes with one of these.
+LATE = {
+    "deployment_file",
+    "dictionary_call",
+    "factory",
+    "field_docs",
+    "keys",
+    "option_docs",
+    "origins",
+    "plan",
+    "schema",
+    "secrets",
+    "settings",
+    "shorthand",
+    "strict_types",
+    "units",
+}
+
+
+def test_first_answer_imports_no_more_than_it_takes():
+    """A service registered in code, with nothing configured, is answered without what others need."""
+    program = """
+import sys
+from sage_plugins import Environment
+with Environment() as env:
+    env.register_service("echo", type("Echo", (), {"echo": lambda self, value: value}))
+    assert env.service("echo").echo(1) == 1
+import json; print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    modules = set(json.loads(done.stdout))
+    assert HEAVY.isdisjoint(modules)
+    assert set(LAYER) >= LATE
+    assert {f"sage_plugins.{name}" for name in LATE}.isdisjoint(modules)

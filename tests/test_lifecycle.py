@@ -683,6 +683,7 @@ def test_fork(program, strategy, held):
         before = (
             "import sage_plugins.call as module; held = threading.Event(); go = threading.Event()\n"
             "    locks = [each for each in vars(module).values() if type(each) is type(threading.Lock())]\n"
+            "    locks += [env._lock, env._catalogue._lock]\n"
             "    def hold():\n"
             "        for lock in locks: lock.acquire()\n"
             "        held.set(); go.wait()\n"

@@ -16,7 +16,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
 from sage_plugins.plugins import Registry
-from sage_plugins.values import Explanation, Placed, Problem, Refused, Registration
+from sage_plugins.values import Explanation, Placed, Refused, Registration
 
 OURS = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
 
@@ -46,6 +46,11 @@ class KV:
     def get(self, key):
         return key
 """
+
+
+#: A list that contains itself.
+ITSELF = []
+ITSELF.append(ITSELF)
 
 
 @attrs.frozen
@@ -185,6 +190,14 @@ class TestSettings:
         changed = {key for key, value in after.essence()["kv"].items() if before.essence()["kv"][key] != value}
         assert changed == {"init.kwargs.api_key"}
 
+    @pytest.mark.parametrize("argument", [{("a", 1): 2}, {1: 2, "b": 3}, ITSELF], ids=["tuple", "mixed", "itself"])
+    def test_any_argument_of_a_constructor_can_be_planned(self, env, argument):
+        """Also one that is no JSON: it is the same for as long as it is the same object."""
+        env.register_service("kv", dict, argument)
+        before = env.plan()
+        assert settings(before)["init.args.0"].digest
+        assert env.plan().essence() == before.essence()
+
 
 class TestPlacement:
     def test_each_replica_says_where_it_goes_and_why_not_elsewhere(self, on_nodes):
@@ -315,6 +328,15 @@ class TestDifferences:
         assert [(each.name, each.action) for each in plan.services] == [("kv", "keep"), ("old", "remove")]
         assert "- old  (builtins:dict) runs, and is not configured any more" in str(plan)
 
+    @pytest.mark.parametrize("key", ["it's", "plain"])
+    def test_a_value_that_is_new_is_a_difference_whatever_its_key(self, env, key):
+        """Quotes are in the names of plugins, whose coming and going the setting that names them says."""
+        env.register_service("kv", dict)
+        running = env.plan().essence()
+        env.register_service_with_config("kv", dict, deployment_config=ServiceDeploymentConfig(user_config={key: 1}))
+        (service,) = env.plan(running).services
+        assert (service.action, service.changes[0].key) == ("change", f"user_config.{key}")
+
     def test_another_version_of_a_plugin_is_a_difference(self, env):
         env.register_service("kv", dict)
         running = env.plan().essence()
@@ -426,7 +448,12 @@ def test_a_plan_starts_no_thread_and_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-def test_problems_can_be_read_from_the_json(planned, on_nodes):
-    plan = on_nodes(memory_mb=5).plan()
-    assert json.loads(plan.to_json())["version"] == 1
-    assert all(isinstance(problem, Problem) for problem in plan.services[0].warnings)
+def test_problems_can_be_read_from_the_json(env):
+    """Each with its rule, its key, what is doubtful and what to do."""
+    env.register_service_with_config("kv", dict, deployment_config=ServiceDeploymentConfig(failover_enabled=True))
+    content = json.loads(env.plan().to_json())
+    warning = content["services"][0]["warnings"][0]
+    assert content["version"] == 1
+    assert (warning["id"], warning["key"], warning["other"]) == ("W08", "failover_enabled", "replicas")
+    assert "no effect with one replica" in warning["message"]
+    assert warning["fix"] == "set replicas to 2 or more"

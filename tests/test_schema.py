@@ -34,7 +34,7 @@ from sage_plugins.values import Registration
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sage_plugins.config import FieldInfo
+    from sage_plugins.field_checks import FieldInfo
 
 TESTS = Path(__file__).parent
 

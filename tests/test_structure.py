@@ -233,14 +233,14 @@ def test_a_class_without_attrs_is_a_mistake_of_the_plugin():
         structure(dict, {}, key="x")
 
 
-def test_no_options_at_all_cost_no_import_of_cattrs():
+def test_no_options_at_all_cost_no_import_of_cattrs_nor_of_what_makes_it_strict():
     code = (
         "import sys, attrs; from sage_plugins.structure import structure;"
         "C = attrs.make_class('C', {'a': attrs.field(default=1)});"
-        "assert structure(C, {}, key='x') == (C(), []); print('cattrs' in sys.modules)"
+        "assert structure(C, {}, key='x') == (C(), []); print({'cattrs', 'sage_plugins.strict_types'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
 
 
 @attrs.frozen
@@ -248,6 +248,15 @@ class Measured:
     wait: float = attrs.field(default=1.0, validator=attrs.validators.gt(0), metadata={"unit": "seconds"})
     memory: int = attrs.field(default=1, metadata={"unit": "MiB"})
     name: str = "2m"
+    limit: int | None = attrs.field(default=None, metadata={"unit": "MiB"})
+    pause: float | None = attrs.field(default=None, metadata={"unit": "seconds"})
+
+
+def test_attributes_with_a_unit_that_may_be_null_take_texts_with_one():
+    """A size for an integer becomes one, and the message says that null is possible."""
+    assert structure(Measured, {"limit": "4Gi", "pause": "2m"}, key="options.m")[0] == Measured(limit=4096, pause=120.0)
+    _, (problem,) = structure(Measured, {"pause": "2x"}, key="options.m")
+    assert problem.message == "must be a number, a duration or null, got '2x'"
 
 
 def test_attributes_with_a_unit_take_texts_with_one():

@@ -17,12 +17,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.config import GROUPS, FieldInfo, fields, plain
+from sage_plugins.config import GROUPS, fields, plain
 from sage_plugins.config_keys import AUTOSCALE_FIELDS, BATCH_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
-from sage_plugins.factory import NOT_YET
+from sage_plugins.config_rules import NOT_YET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from sage_plugins.field_checks import FieldInfo
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "configuration.md"

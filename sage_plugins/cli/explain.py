@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from sage_plugins.field_docs import FieldDoc
 
 __all__ = ["command"]
-
-#: How a file may spell a number of this unit.
-SPELLINGS: Final = {"seconds": "250ms, 30s, 2m or 1h30m", "MiB": "512Mi or 4Gi"}
 
 
 @click.command("explain")
@@ -64,11 +61,13 @@ def _lines(doc: FieldDoc) -> Iterator[str]:
 
 
 def _facts(doc: FieldDoc) -> Iterator[tuple[str, str]]:
+    from sage_plugins.units import UNIT_WORDS
+
     if not doc.path:
         return
     yield "type", _type(doc)
     if doc.unit:
-        yield "unit", f"{doc.unit}; a file may also say {SPELLINGS[doc.unit]}"
+        yield "unit", f"{doc.unit}; a file may also have {UNIT_WORDS[doc.unit]}"
     if doc.required:
         yield "default", "none: it is required"
     elif doc.has_default:

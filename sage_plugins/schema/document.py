@@ -1,7 +1,7 @@
 """
 The JSON Schema of a deployment file, as the installed plugins read it.
 
-It says what `config_file` refuses, as far as a schema can: which keys there are, and what each value may be. What the
+It says what the reader refuses, as far as a schema can: which keys there are, and what each value may be. What the
 fields ask of each other, which profiles and classes exist and whether a plugin is installed is left to the reader and
 the plan. So is everything that a variable of the environment decides.
 """

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config import plain
-from sage_plugins.factory import NOT_YET
+from sage_plugins.config_rules import NOT_YET
+from sage_plugins.field_checks import DISTINCT
 from sage_plugins.schema.values import (
     IDENTIFIER,
     NOT_BLANK,
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from sage_plugins.field_checks import FieldInfo, Kind
 
 __all__ = ["field_schema"]
-
-#: Lists that must not name anything twice.
-_DISTINCT: Final = frozenset({"monitors", "target_nodes"})
 
 #: The names of methods; private ones are not served.
 _METHOD: Final = whole(rf"(?!_){IDENTIFIER}")
@@ -77,8 +75,7 @@ def _number(info: FieldInfo, _: Mapping[str, str]) -> dict[str, Any]:
         schema["exclusiveMinimum" if info.exclusive else "minimum"] = info.minimum
     if info.maximum is not None:
         schema["maximum"] = info.maximum
-    # The line end that Python's `$` lets follow.
-    units = [rf"{PATTERNS[info.unit]}(?!\n)"] if info.unit else []
+    units = [PATTERNS[info.unit]] if info.unit else []
     return {**schema, "pattern": either(*units, VARIABLE), "errorMessage": _message(info)}
 
 
@@ -105,7 +102,7 @@ def _string(info: FieldInfo, offered: Mapping[str, str]) -> dict[str, Any]:
 def _strings(info: FieldInfo, offered: Mapping[str, str]) -> dict[str, Any]:
     items = suggested(_text(), offered, title=f"one of {info.name}")
     schema: dict[str, Any] = {"type": nullable("array", optional=info.optional), "items": items}
-    if info.name in _DISTINCT:
+    if info.name in DISTINCT:
         schema["uniqueItems"] = True
     return schema
 

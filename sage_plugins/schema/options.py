@@ -12,7 +12,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin
 
@@ -31,6 +31,7 @@ from sage_plugins.schema.values import (
     whole,
     with_default,
 )
+from sage_plugins.strict_types import LISTS, MAPPINGS
 from sage_plugins.units import PATTERNS, UNIT_WORDS
 
 if TYPE_CHECKING:
@@ -55,8 +56,6 @@ _WORDS: Final[Mapping[str, str]] = {
     "object": "a mapping",
     "null": "null",
 }
-_LISTS: Final = frozenset({list, tuple, set, frozenset, Sequence, MutableSequence, Collection, Iterable})
-_MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
 
 
 class OptionsSchemas:
@@ -98,7 +97,7 @@ class OptionsSchemas:
             cls = registration.options_class()
             why = "" if cls is None or attrs.has(cls) else f"{cls!r} is not an attrs class"
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything; said where it matters
-            cls, why = None, f"{type(error).__name__}: {text_of(error)}"
+            cls, why = None, text_of(error)
         if why:
             return {"title": title, "description": f"{description}\nIts options are not known: {why}", "type": "object"}
         if cls is None:
@@ -147,8 +146,7 @@ class OptionsSchemas:
             lines.append(f"Default: {json.dumps(given[0])}.")
         schema = _with_variable(schema)
         if unit := attribute.metadata.get("unit", ""):
-            # As for fields; the line end that Python's `$` lets follow is none of the number.
-            schema = {**schema, "pattern": either(rf"{PATTERNS[unit]}(?!\n)", VARIABLE)}
+            schema = {**schema, "pattern": either(PATTERNS[unit], VARIABLE)}  # as for fields
             lines.append(f"Takes {UNIT_WORDS[unit]} too.")
         return {"title": name, "description": "\n".join(lines), **schema}
 
@@ -171,9 +169,9 @@ class OptionsSchemas:
             return {"enum": _plain_only(member.value for member in origin)}
         if attrs.has(origin):
             return self.of_class(origin)
-        if origin in _LISTS:
+        if origin in LISTS:
             return self._list(origin, arms)
-        return self._mapping(arms) if origin in _MAPPINGS else {}
+        return self._mapping(arms) if origin in MAPPINGS else {}
 
     def _list(self, origin: type, arms: tuple[Any, ...]) -> dict[str, Any]:
         if origin is tuple and arms and arms[-1] is not Ellipsis:

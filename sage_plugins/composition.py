@@ -1,0 +1,172 @@
+"""A service with every decision made, and the making of these decisions: where the plugins are asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import attrs
+
+from sage_plugins.choices import NO_HEALTH_CHECK, Finder, choose, refuse_errors
+from sage_plugins.errors import PluginError, text_of
+from sage_plugins.methods import method_plans
+from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.keys import KeyOf
+    from sage_plugins.plugins import Registry
+
+__all__ = ["Composition", "compose"]
+
+
+class Composition(NamedTuple):
+    """
+    A service with every decision made: what `plan` shows and `ServiceTask` starts.
+
+    Attributes:
+        name: Name of the service.
+        factory: Builds its instances.
+        config: Its configuration.
+        target: Where replicas run.
+        strategy: How a replica runs calls.
+        balancer: Who gets the next call, or None with one replica or without balancing.
+        monitors: Who watches.
+        methods: What is served.
+        limits: What the strategy may use.
+        choose_balancer: `choose_balancer(id, options)` chooses another one for the service while it runs, and gives
+            it with its `key_of`; None stands for what the configuration says, or the default. Raises what
+            `compose` raises.
+        key_of: The key of a call by its arguments, or None without a balancer that names an argument.
+    """
+
+    name: str
+    factory: Any
+    config: ServiceDeploymentConfig
+    target: Choice
+    strategy: Choice
+    balancer: Choice | None
+    monitors: tuple[Choice, ...]
+    methods: tuple[MethodPlan, ...]
+    limits: Limits
+    choose_balancer: Callable[[str | None, Mapping[str, Any] | None], tuple[Choice, KeyOf | None]]
+    key_of: KeyOf | None = None
+
+    def spec(self, index: int, generation: int = 0) -> ReplicaSpec:
+        """What the replica at *index* needs to run; *generation* replicas have been there before it."""
+        return ReplicaSpec(
+            service=self.name,
+            index=index,
+            factory=self.factory,
+            strategy=self.strategy,
+            limits=self.limits,
+            methods=self.methods,
+            monitors=self.monitors,
+            config=self.config,
+            generation=generation,
+        )
+
+
+def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -> tuple[Composition, list[Problem]]:
+    """
+    Ask the plugins that *config* names and decide everything about a service; starts nothing.
+
+    Args:
+        factory: The service's factory: `service_name`, `service_class`, `create_service(ctx)`.
+        config: Its configuration.
+        registry: The plugins to choose from.
+
+    Returns:
+        The composition, and the warnings.
+
+    Raises:
+        UnknownPluginError: The configuration names an ID that no plugin has.
+        PlanError: The plugins refuse the configuration; `problems` has every reason.
+    """
+    name, cls = factory.service_name, factory.service_class
+    finder = Finder(name, config, registry)
+    choices = choose(finder, config)
+    problems = finder.problems
+    if callable(getattr(cls, "reconfigure", None)):
+        problems.append(Problem("W13", "class", "its reconfigure() is not called in this version"))
+    if not choices.check_health:
+        problems.extend(
+            Problem("W12", "class", f"its {hook}() is not called: {NO_HEALTH_CHECK}", "add 'health' to monitors")
+            for hook in ("check_health", "check_ready")
+            if callable(getattr(cls, hook, None))
+        )
+    methods, wrong = method_plans(cls, config)
+    problems.extend(wrong)
+    problems.extend(_no_coroutines(choices.strategy, cls, methods))
+    key_of = None if choices.balancer is None else _key_of(choices.balancer, cls, methods, config, problems)
+    refuse_errors(name, problems, finder.unknown)
+    assert choices.target is not None  # noqa: S101 - otherwise there is an error
+    assert choices.strategy is not None  # noqa: S101 - as above
+
+    def choose_balancer(id: str | None, options: Mapping[str, Any] | None) -> tuple[Choice, KeyOf | None]:
+        chosen = id or config.load_balancer or choices.default_balancer
+        changed = config if options is None else attrs.evolve(config, options={**config.options, chosen: options})
+        finder = Finder(name, changed, registry)
+        choice = finder.find("load balancer", chosen, "load_balancer")
+        reads = None if choice is None else _key_of(choice, cls, methods, changed, finder.problems)
+        refuse_errors(name, finder.problems, finder.unknown)
+        assert choice is not None  # noqa: S101 - otherwise there is an error
+        return choice, reads
+
+    composition = Composition(
+        name=name,
+        factory=factory,
+        config=config,
+        target=choices.target,
+        strategy=choices.strategy,
+        balancer=choices.balancer,
+        monitors=choices.monitors,
+        methods=methods,
+        limits=Limits(
+            threads=config.thread_count,
+            max_threads=config.thread_pool_size or config.max_thread_count,
+            max_concurrency=config.max_concurrency or (config.thread_count if config.thread_count > 1 else 100),
+        ),
+        choose_balancer=choose_balancer,
+        key_of=key_of,
+    )
+    return composition, [problem for problem in problems if problem.severity == "warning"]
+
+
+def _key_of(
+    balancer: Choice,
+    cls: type,
+    methods: tuple[MethodPlan, ...],
+    config: ServiceDeploymentConfig,
+    problems: list[Problem],
+) -> KeyOf | None:
+    """What reads the argument that *balancer* names as the key of calls, if it names one."""
+    if balancer.options is None and balancer.registration.options is not None:  # its options are wrong
+        return None
+    try:
+        argument = getattr(balancer.create(), "key_argument", None)
+    except Exception as error:
+        msg = f"load balancer '{balancer.id}' from {balancer.source} cannot be made: {text_of(error)}"
+        raise PluginError(msg) from error
+    if argument is None:
+        return None
+    from sage_plugins.keys import compose_key_of, missing_argument
+
+    found = compose_key_of(argument, cls, methods)
+    if found is None:
+        # The core does not know the plugin's options, but one of them holds the name.
+        given = config.options.get(balancer.id, {})
+        names = [f"options.{balancer.id}.{option}" for option, value in given.items() if value == argument]
+        problems.append(missing_argument(argument, cls, methods, key=names[0] if names else f"options.{balancer.id}"))
+    return found
+
+
+def _no_coroutines(strategy: Choice | None, cls: type, methods: Sequence[MethodPlan]) -> list[Problem]:
+    """What is to be said of a class without coroutines on an event loop."""
+    is_loop = strategy is not None and "event_loop" in strategy.registration.capabilities
+    sync = {MethodKind.SYNC, MethodKind.GENERATOR}
+    if strategy is None or not is_loop or not methods or any(method.kind not in sync for method in methods):
+        return []
+    message = f"is '{strategy.id}', but {cls.__qualname__} has no coroutines: its methods run on helper threads"
+    return [Problem("W01", "threading_strategy", message, "use threading_strategy 'pool'")]
