@@ -416,7 +416,7 @@ BAD_BODIES = [
     ("replicas: 2", ["3:15 E402"]),
     ("replicas: 2\nautoscale: {min: 1}", ["3:15 E404"]),
     ("autoscale:\n  min: 3\n  max: 1", ["5:12 E405"]),
-    ("health: {health_check_interval: 1}", ["2:3 E603"]),
+    ("health: {health_check_interval: 1}", ["3:37 E603"]),
     ("health_check_timeout: 11", ["3:27 E603"]),
     ("queue_timeout: 31", ["3:20 E605"]),
     ("batch_wait: 30", ["3:17 E503"]),

@@ -160,6 +160,8 @@ def file_problem(entry: ServiceEntry | DeploymentFile, problem: Problem) -> File
     """
     Give a problem its place in the file: that of its key, or of the longest part of the key that the file has.
 
+    A value that has its default, and so no place, is blamed where the value stands that it disagrees with.
+
     Args:
         entry: Where the problem's key counts: a service's entry, or the file for its `options`.
         problem: A problem found by the core or by a plugin's check.
@@ -167,8 +169,11 @@ def file_problem(entry: ServiceEntry | DeploymentFile, problem: Problem) -> File
     parts = problem.key.split(".")
     prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     place = next((found for prefix in prefixes if (found := entry.place(prefix)) is not None), None)
-    at = entry.at if place is None else place.key if problem.id in _ABOUT_KEYS else place.value
     other = entry.place(problem.other) if problem.other else None
+    if place is not None:
+        at = place.key if problem.id in _ABOUT_KEYS else place.value
+    else:
+        at = entry.at if other is None else other.value
     return placed(problem, entry.path, at, entry.section, None if other is None else other.value)
 
 
