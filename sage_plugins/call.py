@@ -24,7 +24,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_plugins.errors import CallCancelledError, CallTimeoutError
-from sage_plugins.values import MethodKind, Outcome
+from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,9 +49,6 @@ __all__ = [
 # What Call._over holds once the call is over.
 FINISHED: Final = 1  # with a result or an exception
 _CANCELLED: Final = 2
-
-#: What `cancel` can stop while it runs.
-_COROUTINES: Final = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
 #: The longest that a lock is waited for at once.
 MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
@@ -153,6 +150,7 @@ class Call(Future[Any]):
     _shared: _Shared | None = None
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
     parked: bool = False  # waits for room in the queue; written by the router
+    turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
     returned: bool = False  # was sent, and came back when its replica died; written by the router
     attempts: int = 0  # times that it was started and its replica died; written by the router
     outer: Call | None = None  # the call by whose method this one was made
@@ -312,7 +310,12 @@ class Call(Future[Any]):
     def refuse(self, error: BaseException) -> None:
         """End a call with *error* that was not accepted, so that it is not counted."""
         if self.claim() and self.claim_outcome():
+            self.turned_away = error
             self.publish(None, error)
+
+    def was_turned_away(self) -> bool:
+        """Whether the call is over because it was never accepted: then it has not started and never will."""
+        return self.turned_away is not None and self._over != 0 and self._exception is self.turned_away
 
     def expire(self) -> bool:
         """End the call with `CallTimeoutError` if its time is over; True if the call is over after this."""
@@ -343,7 +346,7 @@ class Call(Future[Any]):
             where = "" if self.lane is None else f" (replica {self.lane.id})"
             if ended:
                 still = "it ended too late"
-            elif self.method.kind in _COROUTINES and self.batch is None:
+            elif self.method.kind in COROUTINES and self.batch is None:
                 still = "its coroutine is cancelled"
             else:
                 still = "the method may still be running and keeps its slot until it ends"
@@ -367,7 +370,7 @@ class Call(Future[Any]):
             return True
         # One that was started before its replica died may have had its effect: it is not as if it had never been
         # called.
-        stops = self.method.kind in _COROUTINES and self.batch is None
+        stops = self.method.kind in COROUTINES and self.batch is None
         return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
 
     def abandon(self) -> bool:

@@ -258,9 +258,10 @@ class Catalogue:
 
 
 def _placed(entry: ServiceEntry | DeploymentFile, problems: Sequence[Problem]) -> list[Problem]:
+    from sage_plugins.deployment_file.problems import in_order
     from sage_plugins.deployment_file.reader import file_problem
 
-    return [file_problem(entry, problem) for problem in problems]
+    return list(in_order(file_problem(entry, problem) for problem in problems))
 
 
 def _is_set(config: ServiceDeploymentConfig, path: str) -> bool:

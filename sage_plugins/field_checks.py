@@ -30,6 +30,7 @@ __all__ = [
     "Unit",
     "known_keys",
     "plain_string",
+    "quoted_number",
     "shown",
     "shown_at",
     "unknown_key",
@@ -68,6 +69,7 @@ _SUGGESTIONS: Final = 20
 _SHOWN: Final = 60
 #: Where so many keys are known at most, the message lists them all.
 _KEYS_LISTED: Final = 14
+_METHOD_NAME: Final = "write it as the class does: letters, digits and '_'"
 #: Lists that must not name anything twice, and the rule that says so.
 DISTINCT: Final = {"monitors": "E103", "target_nodes": "E205"}
 
@@ -142,7 +144,7 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of 
         # str() refuses integers of more than some thousand digits.
         return str(int(value)) if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"  # noqa: PLR2004 - more digits than anybody reads
     if isinstance(value, float):
-        return repr(float(value))
+        return repr(float(value)).replace("inf", ".inf").replace("nan", ".nan")
     if isinstance(value, str):
         text = str.__str__(value)
         return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} characters)"
@@ -199,27 +201,30 @@ def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
     return [Problem("E103", key, f"must be {allowed}, got {shown_at(key, value)}", fix)]
 
 
-def _is_number_text(value: object) -> bool:
+def quoted_number(value: object) -> str:
+    """What to do about a number in quotes, or with underscores as in YAML 1.1; empty if the value is none."""
     if not isinstance(value, str) or len(value) > _SHOWN:
-        return False
+        return ""
     try:
-        float(value)
+        number = float(value)
     except ValueError:
-        return False
-    return True
+        return ""
+    if not math.isfinite(number):
+        return ""
+    return "write the digits without '_'" if "_" in value else "write the number without quotes"
 
 
 def _integer(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     if isinstance(value, bool) or not isinstance(value, int):
-        return _wrong_type(info, key, value, "write the number without quotes" if _is_number_text(value) else "")
+        return _wrong_type(info, key, value, quoted_number(value))
     return _range_problems(info, key, value)
 
 
 def _number(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _wrong_type(info, key, value, "write the number without quotes" if _is_number_text(value) else "")
+        return _wrong_type(info, key, value, quoted_number(value))
     if isinstance(value, float) and not math.isfinite(value):
-        fix = "null means no limit" if info.optional else ""
+        fix = "null means no limit" if info.optional and info.unit == "seconds" else ""
         return [Problem("E102", key, f"must be a finite number, got {shown_at(key, value)}", fix)]
     return _range_problems(info, key, value)
 
@@ -246,7 +251,8 @@ def _string(info: FieldInfo, key: str, value: Any) -> list[Problem]:
         fix = f"did you mean {near!r}?" if near else ""
         return [Problem("E103", key, f"must be {info.range}, got {shown_at(key, value)}", fix)]
     if not value or value != value.strip():
-        return [Problem("E103", key, f"must not be empty or have spaces around it, got {shown_at(key, value)}")]
+        message = f"must not be empty or have spaces around it, got {shown_at(key, value)}"
+        return [Problem("E103", key, message, "remove the spaces" if value.strip() else "")]
     return []
 
 
@@ -257,12 +263,12 @@ def _strings(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     item = FieldInfo(name=info.name, kind="string", doc="")
     found = [problem for index, text in enumerate(value) for problem in _string(item, f"{key}.{index}", text)]
     if not found and info.name in DISTINCT:
-        plain_items = [plain_string(text) for text in value]
-        found += [
-            Problem(DISTINCT[info.name], f"{key}.{index}", f"names {text!r} a second time", "remove it")
-            for index, text in enumerate(plain_items)
-            if text in plain_items[:index]
-        ]
+        seen: set[str] = set()
+        for index, text in enumerate(map(plain_string, value)):
+            if text in seen:
+                message = f"names {text!r} a second time"
+                found.append(Problem(DISTINCT[info.name], f"{key}.{index}", message, "remove it"))
+            seen.add(text)
     return found
 
 
@@ -338,9 +344,10 @@ def _methods(info: FieldInfo, key: str, value: Any) -> list[Problem]:
         if not isinstance(name, str):
             found.append(_key_problem(key, name))
         elif not name.isidentifier():
-            found.append(Problem("E103", path, f"{shown(name)} is not the name of a method"))
+            found.append(Problem("E103", path, f"{shown(name)} is not the name of a method", _METHOD_NAME))
         elif name.startswith("_"):
-            found.append(Problem("E103", path, f"{shown(name)} is private, and private methods are not served"))
+            message = f"{shown(name)} is private, and private methods are not served"
+            found.append(Problem("E103", path, message, "remove it, or rename the method"))
         elif not isinstance(child, Mapping):
             fix = f"keys: {', '.join(info.keys)}"
             found.append(Problem("E102", path, f"must be a mapping, got {shown(child)}", fix))

@@ -345,4 +345,5 @@ def _option(option: OptionDoc, path: tuple[str, ...], place: tuple[str, ...]) ->
         default=option.default,
         snippet=_under(place, f"<{option.type}>" if option.required or option.computed else option.default),
         keys=tuple(_option(below, path, place) for below in option.options),
+        unit=option.unit,
     )

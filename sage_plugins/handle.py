@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.methods import LIFECYCLE_HOOKS
-from sage_plugins.values import CallOptions, MethodKind
+from sage_plugins.values import GENERATORS, CallOptions
 from sage_plugins.wait_graph import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
+    from sage_plugins.call import CallOwner
     from sage_plugins.router import Router
     from sage_plugins.stream import AsyncServiceStream, ServiceStream, StreamCall
     from sage_plugins.values import MethodPlan
@@ -24,7 +25,8 @@ __all__ = ["Binding", "ServiceHandle"]
 _UNSET: Final[Any] = object()
 #: The longest time-out that is no typing error, as in the configuration: some 30 years.
 _LONGEST_S: Final = 1e9
-_GENERATORS: Final = (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
+
+_Made = TypeVar("_Made", bound=Call)
 
 
 class Binding:
@@ -81,6 +83,7 @@ class ServiceHandle:
         self._options = options or CallOptions()
         self._timeout = timeout
         self._binding: Binding | None = None
+        self._latest: tuple[float, float] | None = None  # `expires` and `deadline` of a call that is made once more
         self._make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
         self._make_stream: Callable[[str, tuple[Any, ...], dict[str, Any]], StreamCall]
 
@@ -150,6 +153,12 @@ class ServiceHandle:
         """
         from sage_plugins.stream import ServiceStream
 
+        return ServiceStream(
+            self._start_stream(method, args, kwargs),
+            lambda call, error: self._moved(call, error)._start_stream(method, args, kwargs),  # noqa: SLF001 - as self
+        )
+
+    def _start_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
         binding = self._compose()
         call = self._make_stream(method, args, kwargs)
         if binding.runs_here:
@@ -157,38 +166,46 @@ class ServiceHandle:
 
             # Producer and consumer take turns, so they cannot share a thread.
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
-            return ServiceStream(call)
+            return call
         try:
             accepted = binding.router.route(call)
         except ServiceStoppedError as error:
-            return self._bound_anew(binding.router, error).stream(method, *args, **kwargs)
+            return self._bound_anew(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
         if not accepted:
-            call.wait_admitted()
-        return ServiceStream(call)
+            try:
+                call.wait_admitted()
+            except ServiceStoppedError as error:
+                return self._moved(call, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - as self
+        return call
 
     def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncServiceStream:
         """
         Like `stream`, for coroutines: an asynchronous iterator, which makes the call when its first item is asked for.
         """
-        from sage_plugins import aio
         from sage_plugins.stream import AsyncServiceStream
 
-        async def start() -> StreamCall:
-            binding = self._binding
-            if binding is None:  # deploying waits, and the loop must not
-                binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
-            call = self._make_stream(method, args, kwargs)
-            if binding.runs_here:
-                aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
-                return call
-            try:
-                binding.router.route(call)
-            except ServiceStoppedError as error:
-                await self._abound_anew(binding.router, error)
-                return await start()
-            return call
+        async def again(call: StreamCall, error: ServiceStoppedError) -> StreamCall:
+            moved = await self._amoved(call, error)
+            return await moved._astart_stream(method, args, kwargs)  # noqa: SLF001 - as self
 
-        return AsyncServiceStream(start)
+        return AsyncServiceStream(lambda: self._astart_stream(method, args, kwargs), again)
+
+    async def _astart_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
+        from sage_plugins import aio
+
+        binding = self._binding
+        if binding is None:  # deploying waits, and the loop must not
+            binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
+        call = self._make_stream(method, args, kwargs)
+        if binding.runs_here:
+            aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
+            return call
+        try:
+            binding.router.route(call)
+        except ServiceStoppedError as error:
+            await self._abound_anew(binding.router, error)
+            return await self._astart_stream(method, args, kwargs)
+        return call
 
     async def acall(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """
@@ -206,13 +223,17 @@ class ServiceHandle:
         call = self._make(method, args, kwargs)
         if binding.runs_here:
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-acall")
-            return await aio.outcome(call)
+        else:
+            try:
+                binding.router.route(call)
+            except ServiceStoppedError as error:
+                await self._abound_anew(binding.router, error)
+                return await self.acall(method, *args, **kwargs)
         try:
-            binding.router.route(call)
+            return await aio.outcome(call)
         except ServiceStoppedError as error:
-            await self._abound_anew(binding.router, error)
-            return await self.acall(method, *args, **kwargs)
-        return await aio.outcome(call)
+            moved = await self._amoved(call, error)
+            return await moved.acall(method, *args, **kwargs)
 
     def with_options(
         self, *, timeout: float | None = _UNSET, key: Hashable | None = _UNSET, idempotent: bool | None = _UNSET
@@ -280,7 +301,10 @@ class ServiceHandle:
                     route_inside(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
-            return made.wait_alone()
+            try:
+                return made.wait_alone()
+            except ServiceStoppedError as error:
+                return self._moved(made, error).call(method, *args, **kwargs)
 
         def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
             made = make(method, args, kwargs)
@@ -294,14 +318,17 @@ class ServiceHandle:
                 router.route(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
-            if made.outer is not None:
-                return made.wait_inside()
             try:
-                latch.acquire(timeout=longest)
-            except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-                made.abandon()
-                raise
-            return made.wait_alone()
+                if made.outer is not None:
+                    return made.wait_inside()
+                try:
+                    latch.acquire(timeout=longest)
+                except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+                    made.abandon()
+                    raise
+                return made.wait_alone()
+            except ServiceStoppedError as error:
+                return self._moved(made, error).call(method, *args, **kwargs)
 
         def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
             made = make(method, args, kwargs)
@@ -310,7 +337,10 @@ class ServiceHandle:
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).submit(method, *args, **kwargs)
             if not accepted:
-                made.wait_admitted()
+                try:
+                    made.wait_admitted()
+                except ServiceStoppedError as error:
+                    return self._moved(made, error).submit(method, *args, **kwargs)
             return made
 
         def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
@@ -324,6 +354,10 @@ class ServiceHandle:
                     route_inside(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).submit(method, *args, **kwargs)
+            if made.was_turned_away():
+                stopped = made.exception_now()
+                if isinstance(stopped, ServiceStoppedError):
+                    return self._moved(made, stopped).submit(method, *args, **kwargs)
             return made
 
         def route_inside(made: Call) -> None:
@@ -344,7 +378,7 @@ class ServiceHandle:
         self._binding = binding
         return binding
 
-    def _bound_anew(self, router: Router, error: ServiceStoppedError) -> ServiceHandle:
+    def _bound_anew(self, router: CallOwner, error: ServiceStoppedError) -> ServiceHandle:
         """This handle, unbound from *router*, if the service was deployed again since; else raises *error*."""
         if self._bind().router is router:
             raise error
@@ -353,11 +387,33 @@ class ServiceHandle:
         self.__dict__.pop("submit", None)
         return self
 
+    def _moved(self, call: Call, error: ServiceStoppedError) -> ServiceHandle:
+        """
+        A handle to make *call* once more, with the time that it has left, if the service was deployed again since.
+
+        Else, and unless it was turned away while it waited for room, raises *error*, with which it ended.
+        """
+        if not call.was_turned_away():
+            raise error
+        self._bound_anew(call.owner, error)
+        moved = ServiceHandle(self._name, self._bind, options=self._options, timeout=self._timeout)
+        moved._latest = (call.expires, call.deadline)
+        return moved
+
     async def _abound_anew(self, router: Router, error: ServiceStoppedError) -> None:
         """`_bound_anew` for coroutines: the service may be starting, and the loop must not wait for that."""
         from sage_plugins import aio
 
         await aio.in_thread(lambda: self._bound_anew(router, error), name=f"{self._name}-bind")
+
+    async def _amoved(self, call: Call, error: ServiceStoppedError) -> ServiceHandle:
+        """`_moved` for coroutines."""
+        from sage_plugins import aio
+
+        if not call.was_turned_away():
+            raise error
+        moved: ServiceHandle = await aio.in_thread(lambda: self._moved(call, error), name=f"{self._name}-bind")
+        return moved
 
     def _compose_make(self, binding: Binding) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
         """What makes the calls of this handle, and of its streams."""
@@ -365,7 +421,7 @@ class ServiceHandle:
         monotonic = router.clock.monotonic
         fixed = inf if self._timeout is None else self._timeout
         timed = {plan.name: (plan, plan.timeout if fixed is _UNSET else fixed) for plan in binding.methods.values()}
-        entries = {name: entry for name, entry in timed.items() if entry[0].kind not in _GENERATORS}
+        entries = {name: entry for name, entry in timed.items() if entry[0].kind not in GENERATORS}
         refuse, current, queue_timeout = self._refuse, CURRENT.get, binding.queue_timeout
 
         def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -387,7 +443,7 @@ class ServiceHandle:
 
         def make_stream(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
             plan, timeout = timed.get(method, (None, 0.0))
-            if plan is None or plan.kind not in _GENERATORS:
+            if plan is None or plan.kind not in GENERATORS:
                 raise refuse(method, binding.methods)
             from sage_plugins.stream import StreamCall
 
@@ -400,12 +456,14 @@ class ServiceHandle:
             made.outer = outer
             return made
 
-        return make, make_stream
+        if self._latest is None:
+            return make, make_stream
+        return _not_after(self._latest, make), _not_after(self._latest, make_stream)
 
     def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
         """Why *method* cannot be called."""
         if method in methods:
-            if methods[method].kind in _GENERATORS:
+            if methods[method].kind in GENERATORS:
                 msg = f"{self._name}.{method} is a generator method: read it with stream() or astream()"
             else:
                 msg = f"{self._name}.{method} is no generator method: it gives one answer, to call() or acall()"
@@ -434,6 +492,18 @@ class ServiceHandle:
             "service up where it is used"
         )
         raise CallError(msg, service=self._name)
+
+
+def _not_after(latest: tuple[float, float], make: Callable[..., _Made]) -> Callable[..., _Made]:
+    """*make*, for a call that was made before: its time has been running since."""
+    expires, deadline = latest
+
+    def made_again(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Made:
+        made = make(method, args, kwargs)
+        made.expires, made.deadline = min(made.expires, expires), min(made.deadline, deadline)
+        return made
+
+    return made_again
 
 
 def _run_here(call: Call, router: Router) -> None:

@@ -14,7 +14,7 @@ from sage_plugins.batch import Batch
 from sage_plugins.call import CURRENT
 from sage_plugins.envelope import batch_context, longest
 from sage_plugins.steps import Step
-from sage_plugins.values import MethodKind
+from sage_plugins.values import COROUTINES, MethodKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import Work
 
 __all__ = ["compose_start"]
-
-_COROUTINES = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
 
 def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
@@ -121,7 +119,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             envelope.steps.add(step)
             step.add_done_callback(envelope.steps.discard)
             return True
-        if work.method.kind not in _COROUTINES:
+        if work.method.kind not in COROUTINES:
             return hand_over(work)
         tasks.add(work)
         work.on_loop = True

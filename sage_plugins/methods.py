@@ -6,7 +6,7 @@ import inspect
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sage_plugins.values import BatchPlan, MethodKind, MethodPlan, Problem
+from sage_plugins.values import GENERATORS, BatchPlan, MethodKind, MethodPlan, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -188,7 +188,7 @@ def _wrong_batch(cls: type, of: str, name: str, names: list[str]) -> str:
     if of not in names:
         return f"there is no such method ({_nearest(of, names)})"
     for method in (of, name):
-        if _kind(getattr(cls, method)) in (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR):
+        if _kind(getattr(cls, method)) in GENERATORS:
             return f"{method!r} is a generator: streams are not answered together"
     parameters = parameters_of(cls, of)
     if not parameters:

@@ -14,7 +14,7 @@ import attrs
 
 from sage_plugins.config import plain
 from sage_plugins.errors import PluginError, line_of
-from sage_plugins.field_checks import shown
+from sage_plugins.field_checks import Unit, shown
 from sage_plugins.strict_types import LISTS, MAPPINGS
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class OptionDoc:
         computed: Whether its default is made from other options, so that there is no one value to show.
         default: The value if it is not given, of plain types; None if it is required or computed.
         options: The options below it, if it is a mapping with an options class of its own.
+        unit: Unit of the number, `"seconds"` or `"MiB"`; empty if it has none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class OptionDoc:
     computed: bool
     default: Any
     options: tuple[OptionDoc, ...] = ()
+    unit: Unit = ""
 
 
 def option_docs(cls: type) -> tuple[OptionDoc, ...]:
@@ -142,6 +144,7 @@ def _option(attribute: attrs.Attribute[Any], doc: str, above: tuple[type, ...]) 
         default=_default(default),
         # A class may contain itself.
         options=_options(below, above) if below is not None and below not in above else (),
+        unit=attribute.metadata.get("unit", ""),
     )
 
 

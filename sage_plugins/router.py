@@ -55,7 +55,8 @@ class Router:
     All methods are safe from any thread.
 
     Attributes:
-        route: Accept a call: `route(call)` is True if it was sent or queued, False if it is parked until there is room.
+        route: Accept a call: `route(call)` is True if it was sent or queued, False if it is parked until there is room,
+            or was turned away on its way, as `Call.wait_admitted` tells.
             Raises OverloadedError if the queue is full and the service rejects, ServiceStoppedError once it drains,
             NoReplicaError if there is no replica and will be none. Rebound whenever the set of replicas changes, so
             look it up for each call.
@@ -197,6 +198,7 @@ class Router:
                     wait(call)
                     if free or superseded:
                         self._after_enqueue(call)
+                        return call.turned_away is None
                     return True
             # Outside the `except` clauses: what is raised from here on has nothing to do with them.
             return queue(call, lane)
@@ -254,7 +256,7 @@ class Router:
                 self._admit_parked()
         else:
             self._enqueue(call, lane)
-        return not call.parked
+        return not call.parked and call.turned_away is None
 
     def _send_elsewhere(self, call: Call) -> bool:
         """The queue is full, but the replica chosen may be busy while another is free."""
@@ -288,7 +290,7 @@ class Router:
         self._gather_strays()
         self._match()
         if self._closing:
-            call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+            self._turn_away(call)
         if call.settled():
             self._discard(call)
 
@@ -687,7 +689,12 @@ class Router:
         """Refuse parked calls: they were not accepted, their callers are still waiting for that."""
         for call in tuple(self._parked):
             if call.parked and not call.returned and which(call):
-                call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+                self._turn_away(call)
+
+    def _turn_away(self, call: Call) -> None:
+        """End a call whose caller is still waiting to hear that it was accepted, unless it has started."""
+        error = call.turned_away = self._refusal(call)
+        call.give_up(error, Outcome.STOPPED, only_unstarted=True)
 
     def _only_insiders(self, inside: Callable[[Call], bool]) -> Callable[[Call], bool]:
         def route(call: Call) -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call import MAX_WAIT_S, Call, closed_lock, current_call, open_lock
+from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -216,6 +217,13 @@ class _Consumer:
         self._call: StreamCall | None = None
         self._closed = False
 
+    def _begin(self, call: StreamCall) -> StreamCall:
+        """Read what *call* produces from now on."""
+        self._call = call
+        self._closed = False
+        call.on_over(_wake_consumer)
+        return call
+
     def close(self) -> None:
         """
         End the stream: the generator is closed when it next gives an item, a coroutine at once. Idempotent.
@@ -270,11 +278,17 @@ class ServiceStream(_Consumer):
     takes longer than the time-out.
     """
 
-    def __init__(self, call: StreamCall) -> None:
-        """Read what *call* produces."""
+    def __init__(self, call: StreamCall, again: Callable[[StreamCall, ServiceStoppedError], StreamCall]) -> None:
+        """
+        Read what *call* produces.
+
+        Args:
+            call: Is on its way.
+            again: Makes a call that ended with ServiceStoppedError once more, or raises that error.
+        """
         super().__init__()
-        self._call: StreamCall = call
-        call.on_over(_wake_consumer)
+        self._again = again
+        self._begin(call)
 
     def __iter__(self) -> Self:
         """The stream itself."""
@@ -283,6 +297,7 @@ class ServiceStream(_Consumer):
     def __next__(self) -> Any:
         """The next item."""
         call = self._call
+        assert call is not None  # noqa: S101 - for the type checker
         since = None
         try:
             while True:
@@ -305,6 +320,9 @@ class ServiceStream(_Consumer):
                     _wait_inside(call, latch, min(remaining, MAX_WAIT_S))
         except _EndError:
             raise StopIteration from None
+        except ServiceStoppedError as error:
+            self._begin(self._again(call, error))
+            return next(self)
         except BaseException:  # also KeyboardInterrupt while waiting: the consumer is gone
             self.close()
             raise
@@ -328,10 +346,21 @@ class AsyncServiceStream(_Consumer):
     item is asked for.
     """
 
-    def __init__(self, start: Callable[[], Awaitable[StreamCall]]) -> None:
-        """Read what the call produces that *start* makes."""
+    def __init__(
+        self,
+        start: Callable[[], Awaitable[StreamCall]],
+        again: Callable[[StreamCall, ServiceStoppedError], Awaitable[StreamCall]],
+    ) -> None:
+        """
+        Read what the call produces that *start* makes.
+
+        Args:
+            start: Makes the call.
+            again: Makes a call that ended with ServiceStoppedError once more, or raises that error.
+        """
         super().__init__()
         self._start = start
+        self._again = again
 
     def __aiter__(self) -> Self:
         """The stream itself."""
@@ -343,10 +372,7 @@ class AsyncServiceStream(_Consumer):
 
         if self._closed:
             raise StopAsyncIteration
-        call = self._call
-        if call is None:
-            call = self._call = await self._start()
-            call.on_over(_wake_consumer)
+        call = self._call or self._begin(await self._start())
         since = None
         try:
             while True:
@@ -369,6 +395,9 @@ class AsyncServiceStream(_Consumer):
                     await wait_until(woken, remaining)
         except _EndError:
             raise StopAsyncIteration from None
+        except ServiceStoppedError as error:
+            self._begin(await self._again(call, error))
+            return await anext(self)
         except BaseException:  # also cancellation: the consumer is gone
             self.close()
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import types
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from enum import Enum
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_orig
 
 import attrs
 
-from sage_plugins.field_checks import FieldInfo, shown, shown_at, unknown_key
+from sage_plugins.field_checks import FieldInfo, quoted_number, shown, shown_at, unknown_key
 from sage_plugins.secrets import is_secret
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.units import number_of
@@ -36,6 +37,11 @@ MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
 
 #: Unknown keys beyond so many get no suggestion.
 _SUGGESTIONS: Final = 20
+
+
+#: What attrs's validators of ranges and lengths say, and the words of the core for it.
+_RANGE: Final = re.compile(r"(Length of '.+' )?must be (>=|>|<=|<) ([^:]+): (.+)")
+_SIGNS: Final = {">=": "{} or more", ">": "more than {}", "<=": "{} or less", "<": "less than {}"}
 
 
 class _WrongError(Exception):
@@ -135,7 +141,12 @@ def validator_problem(error: BaseException, key: str) -> Problem:
     text = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
     # attrs's own validators begin with the attribute's name, which the key says already.
     name = f"'{key.rpartition('.')[2]}' "
-    return Problem("E103", key, text.removeprefix(name))
+    text = text.removeprefix(name)
+    found = _RANGE.fullmatch(text)
+    if found is not None:
+        length, sign, bound, value = found.groups()
+        text = f"must {'have a length of' if length else 'be'} {_SIGNS[sign].format(bound)}, got {value}"
+    return Problem("E103", key, text)
 
 
 # Strict hooks.
@@ -150,12 +161,12 @@ def _boolean(value: Any, _: Any) -> bool:
 def _integer(value: Any, _: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
-    raise _WrongError("E102", "an integer", value)
+    raise _WrongError("E102", "an integer", value, quoted_number(value))
 
 
 def _float(value: Any, _: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _WrongError("E102", "a number", value)
+        raise _WrongError("E102", "a number", value, quoted_number(value))
     try:
         number = float(value)
     except OverflowError:

@@ -14,6 +14,8 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import attrs
 
 __all__ = [
+    "COROUTINES",
+    "GENERATORS",
     "BatchPlan",
     "CallOptions",
     "Choice",
@@ -93,6 +95,13 @@ class MethodKind(StrEnum):
     ASYNC = "async"
     GENERATOR = "generator"
     ASYNC_GENERATOR = "async_generator"
+
+
+#: The methods that need an event loop, and that can be stopped while they run.
+COROUTINES: Final = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
+
+#: The methods that give many answers, one after the other.
+GENERATORS: Final = (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
 
 
 class BatchPlan(NamedTuple):

@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from sage_plugins.errors import ReentrantCallError
-from sage_plugins.values import MethodKind, Outcome
+from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import Work
 
 __all__ = ["after_fork", "guard", "note", "went_on"]
-
-_COROUTINES = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
 _lock = threading.RLock()  # of two that close a dead-lock together, one is enough
 _waits: dict[Work, Call] = {}  # each call or batch whose method waits, and for what; single steps need no lock
@@ -87,7 +85,7 @@ def _needs_loop(call: Call, waiter: Call) -> bool:
     if call.lane is None:  # a slot that gets free elsewhere may do
         return call.unstarted() and call.owner.serves_only(waiter.lane)
     # What the loop has left to a thread needs it no more.
-    return call.lane is waiter.lane and (call.method.kind in _COROUTINES or not call.off_loop)
+    return call.lane is waiter.lane and (call.method.kind in COROUTINES or not call.off_loop)
 
 
 def _refuse(call: Call, why: str, *, only_unstarted: bool = True) -> None:

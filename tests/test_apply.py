@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from sage_plugins import ServiceDeploymentConfig, errors
+from sage_plugins.clock import SYSTEM
+from sage_plugins.testing.virtual_clock import VirtualClock
 
 MODULE = """\
 class Echo:
@@ -22,9 +25,22 @@ class Echo:
     def who(self):
         return self.name
 
+    def stream(self):
+        yield self.name
+
     def run(self, function):
         return function()
 """
+
+
+@pytest.fixture
+def env(environments, clock):
+    return environments("test", clock=clock)
+
+
+@pytest.fixture
+def clock(request):
+    return getattr(request, "param", SYSTEM)
 
 
 @pytest.fixture
@@ -168,3 +184,119 @@ def test_a_closed_environment_applies_nothing(env, load):
     env.close()
     with pytest.raises(errors.ServiceStoppedError):
         env.apply()
+
+
+# -- callers who wait for room while their service is replaced ---------------------------------------------------------
+
+
+async def first_item(handle):
+    async with handle.astream("stream") as items:
+        return await anext(items)
+
+
+VERBS = {
+    "call": lambda handle: handle.call("who"),
+    "submit": lambda handle: handle.submit("who").result(20),
+    "acall": lambda handle: asyncio.run(handle.acall("who")),
+    "stream": lambda handle: next(handle.stream("stream")),
+    "astream": lambda handle: asyncio.run(first_item(handle)),
+    "call from a method": lambda handle: handle.call("who"),
+}
+
+
+@pytest.fixture
+def full(env, load, gate, in_thread, until):
+    """A service whose only slot is taken and in whose queue there is no room; gives how to replace it."""
+
+    def fill(strategy, extra=""):
+        entry = f"services:\n  one: {{class: 'applied:Echo', init: {{kwargs: {{name: NAME}}}}, queue_size: 0, {extra}"
+        load(entry.replace("NAME", "old") + f"threading_strategy: {strategy}}}\n")
+        in_thread(env.service("one").call, "run", gate)
+        gate.wait_entered()
+        router = env.task("one")._router
+
+        def replace(parked, meanwhile=lambda: None):
+            until(lambda: router.parked == parked)
+            meanwhile()
+            load(entry.replace("NAME", "new") + f"threading_strategy: {strategy}}}\n")
+            return in_thread(env.apply)
+
+        return replace
+
+    return fill
+
+
+WAYS = [f"{verb} {strategy}" for verb in VERBS for strategy in ("single", "inline")]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_handle_that_was_there_before_goes_on_with_the_new_one(env, full, gate, way):
+    verb, strategy = way.rsplit(maxsplit=1)
+    replace = full(strategy)
+    handle = env.service("one")
+    gate.open()
+    assert handle.call("who") == "old"
+    replace(parked=0).result(20)
+    assert VERBS[verb](handle) == "new"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_who_waits_for_room_while_its_service_is_replaced_is_served_by_the_new_one(env, full, gate, in_thread, way):
+    """The call was never accepted, so it can move; the old service still runs what it had accepted."""
+    verb, strategy = way.rsplit(maxsplit=1)
+    replace = full(strategy)
+    caller = lambda: VERBS[verb](env.service("one"))  # noqa: E731 - one of two
+    if verb == "call from a method":
+        env.register_service("other", Other)
+        other = env.service("other")
+        caller = lambda: other.run(lambda: VERBS[verb](env.service("one")))  # noqa: E731 - as above
+    waiting = in_thread(caller)
+    applied = replace(parked=1)
+    assert waiting.result(20) == "new"
+    assert not applied.done()
+    gate.open()
+    assert applied.result(20) is None
+
+
+@pytest.mark.parametrize("clock", [VirtualClock()], indirect=True, ids=["virtual time"])
+def test_a_call_that_moves_has_the_time_that_it_had_left(env, clock, full, in_thread):
+    """Its time-out and the limit of its wait in the queue count from when it was made."""
+    replace = full("single", "timeout: 1000, queue_timeout: 900, ")
+    made = clock.monotonic()
+    waiting = in_thread(env.service("one").submit, "who")
+    replace(parked=1, meanwhile=lambda: clock.advance(400))
+    moved = waiting.result(20)
+    assert (moved.deadline, moved.expires) == (made + 1000, made + 900)
+
+
+def test_who_waits_for_room_in_a_service_that_stops_for_good_is_told_so(env, full, in_thread, until, gate):
+    full("single")
+    waiting = in_thread(env.service("one").submit, "who")
+    until(lambda: env.task("one")._router.parked == 1)
+    stopped = in_thread(env.task("one").stop)
+    with pytest.raises(errors.ServiceStoppedError, match="'one' is"):
+        waiting.result(20)
+    gate.open()
+    stopped.result(20)
+
+
+def test_a_method_that_fails_because_another_service_has_stopped_is_not_run_again(env, full, in_thread, gate):
+    """It raises the same error as a call that was turned away, but it has run."""
+    replace = full("single")
+    ran = []
+
+    def fail():
+        ran.append(True)
+        raise errors.ServiceStoppedError("the other one has stopped")
+
+    waiting = in_thread(env.service("one").call, "run", fail)
+    gate.open()
+    with pytest.raises(errors.ServiceStoppedError, match="the other one has stopped"):
+        waiting.result(20)
+    replace(parked=0).result(20)
+    assert ran == [True]
+
+
+class Other:
+    def run(self, function):
+        return function()

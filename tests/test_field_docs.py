@@ -103,6 +103,7 @@ def test_options_name_the_plugin_they_belong_to():
     doc = one("options.pool")
     assert "threading strategy 'pool' from sage-deploy-threading" in doc.doc
     assert one("options.pool.idle_timeout") in doc.keys
+    assert one("options.pool.idle_timeout").unit == "seconds"
 
 
 def test_options_lists_every_plugin_that_has_some():

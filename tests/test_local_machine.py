@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from local_machine.machine import LocalMachine
-from local_machine.setting import STRATEGIES
+from local_machine.service import PATIENCE
+from local_machine.setting import STRATEGIES, UNIT_S, Setting
 
 SHORT = settings(
     max_examples=30,
@@ -36,6 +37,28 @@ def machine(strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_whatever_happens_to_it_a_service_is_as_its_model_says(strategy):
     run_state_machine_as_test(machine(strategy), settings=SHORT)
+
+
+@pytest.mark.parametrize("strategy", ["single", "async"])
+def test_a_caller_who_gets_room_at_the_very_moment_when_its_time_is_over_is_let_go(strategy):
+    """Its thread may come back from `submit` before the machine looks at the call: then nobody else lets it go."""
+    made = machine(strategy)()
+    try:
+        made.begin(Setting(strategy, 1, 1, 1, None, reject=False, queue_size=1, queue_timeout=UNIT_S, limit=None))
+        for verb in ("call", "watched", "watched"):
+            made.offer(verb, "work", "hang", None)
+        (parked,) = made.life.parked
+        advance = made.clock.advance
+
+        def advance_until_it_is_back(seconds):
+            advance(seconds)
+            parked.caller.exception(PATIENCE)
+
+        made.patch.setattr(made.clock, "advance", advance_until_it_is_back)
+        made.let_time_pass(units=1)
+        assert parked.outcome == "timeout in the queue"
+    finally:
+        made.teardown()
 
 
 @pytest.mark.slow

@@ -446,6 +446,13 @@ def every_turn_is_counted(world):
                     yield f"{turns} of {method.name} run on {replica.lane}, {counted} are counted, {most} may"
 
 
+def a_batch_that_nobody_may_join_waits_for_nobody(world):
+    for replica in (replica for replica in world.replicas if replica.alive):
+        for batch in replica.gathering:
+            if batch._closed:
+                yield f"a batch of {batch.method.name} is closed, and {replica.lane} waits for others to join it"
+
+
 def none_is_held_back_while_there_is_room(world):
     if world.router.parked and world.router._room:
         yield f"{world.router.parked} calls are parked and there is room"
@@ -520,6 +527,7 @@ RULES_BETWEEN = (
     none_waits_beside_a_free_slot,
     none_is_held_back_while_there_is_room,
     every_turn_is_counted,
+    a_batch_that_nobody_may_join_waits_for_nobody,
 )
 RULES_WHEN_DRAINED = (what_was_accepted_is_served,)
 RULES_AT_THE_END = (
@@ -739,7 +747,14 @@ AT_RISK = {
     "by key, nothing waits": [("change balancer", "route")],
     "for the first": [("close", "drain"), ("close", "ask whether idle")],
     "turns": [("route", "answer"), ("answer", "cancel")],
-    "a batch is open": [("route", "gather"), ("route", "die"), ("gather", "cancel"), ("close", "route")],
+    "a batch is open": [
+        ("route", "gather"),
+        ("route", "die"),
+        ("gather", "cancel"),
+        ("gather", "die"),
+        ("close", "route"),
+    ],
+    "a batch is sent": [("start", "die"), ("start", "close")],
     "batches wait": [("answer", "cancel"), ("answer", "give up running"), ("die", "drain")],
     "inline": [("give up waiting", "take turns"), ("answer", "give up waiting")],
 }

@@ -31,6 +31,25 @@ def test_a_cancelled_timer_does_not_run():
     assert clock.next_at() == inf
 
 
+def test_a_timer_that_another_thread_sets_while_cancelled_ones_are_dropped_is_not_lost(in_thread):
+    clock, seen = VirtualClock(start=0), []
+
+    class SetsAnother:
+        """A cancelled timer; another thread sets an earlier one at the very moment when that is found out."""
+
+        @property
+        def callback(self):
+            if not seen:
+                seen.append("set")
+                in_thread(clock.call_at, 1, lambda: seen.append("ran")).result(20)
+
+    clock.call_at(2, print)
+    clock._alarms[0] = (*clock._alarms[0][:2], SetsAnother())
+    assert clock.next_at() == 1
+    clock.advance(3)
+    assert seen == ["set", "ran"]
+
+
 def test_a_timer_for_the_past_runs_with_the_next_advance_and_time_stands():
     clock, seen = VirtualClock(start=10), []
     clock.call_at(3, lambda: seen.append(clock.monotonic()))

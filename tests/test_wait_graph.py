@@ -7,12 +7,13 @@ calls or go on, and end. All of it runs on real routers with replicas in virtual
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from math import inf
 from random import Random
 
 import pytest
 
-from sage_plugins.call import Call
+from sage_plugins.call import CURRENT, Call
 from sage_plugins.errors import ReentrantCallError
 from sage_plugins.method_router import MethodRouter
 from sage_plugins.testing.fake_replica import Act, Behaviour, open_replica
@@ -243,4 +244,69 @@ def test_a_batch_method_that_calls_its_own_service_is_told_so(world):
     world.go_on()
     inner = world.call(0, 2, outer=outer)
     world.wait(outer, inner)
+    assert refused(inner)
+
+
+def replace(world):
+    """A second replica of the first service takes the place of the first, whose calls go on there."""
+    router = world.routers[0]
+    (first,) = router.lanes
+    replica, _ = open_replica(router, world.clock, index=1, script=lambda _: Act(Behaviour.HANG))
+    world.replicas.append(replica)
+    router.close_lane(first)
+
+
+def test_a_method_on_a_replica_that_leaves_holds_no_slot_that_anybody_could_get(world):
+    """It waits for a call that gets the slot of the new replica, as soon as the call that runs there ends."""
+    world = world(1)
+    outer = world.call(0, 0)
+    replace(world)
+    running = world.call(0, 0)
+    inner = world.call(0, 0, outer=outer)
+    world.wait(outer, inner)
+    assert running.running()
+    assert not refused(inner)
+    assert world.finish() == []
+
+
+def test_a_method_on_a_replica_that_leaves_may_be_part_of_a_dead_lock_on_the_new_one(world):
+    """It waits for a call that needs the slot of a method which itself waits for one: that can never start."""
+    world = world(1)
+    outer = world.call(0, 0)
+    replace(world)
+    second = world.call(0, 0)
+    inner, last = world.call(0, 0, outer=outer), world.call(0, 0, outer=second)
+    world.wait(outer, inner)
+    world.wait(second, last)
+    assert refused(last)
+    assert not refused(inner)
+    assert world.finish() == []
+
+
+def test_a_call_that_waits_for_a_service_without_replicas_is_not_refused(world):
+    """One may come yet; the method that waits is on the replica that has left."""
+    world = world(1)
+    outer = world.call(0, 0)
+    world.routers[0].close_lane(world.routers[0].lanes[0])
+    inner = world.call(0, 0, outer=outer)
+    world.wait(outer, inner)
+    assert not refused(inner)
+
+
+@pytest.mark.parametrize("ask", [Call.result, Call.exception])
+def test_a_wait_with_a_limit_is_part_of_no_dead_lock(world, ask):
+    """The method gets TimeoutError and goes on; without a limit it would wait for ever, and is told so."""
+    world = world(1)
+    outer = world.call(0, 0)
+    inner = world.call(0, 0, outer=outer)
+    in_method = copy_context()
+    in_method.run(CURRENT.set, outer)
+    with pytest.raises(TimeoutError):
+        in_method.run(ask, inner, timeout=0)
+    assert not inner.over()
+    if ask is Call.result:
+        with pytest.raises(ReentrantCallError):
+            in_method.run(ask, inner)
+    else:
+        assert isinstance(in_method.run(ask, inner), ReentrantCallError)
     assert refused(inner)

@@ -1,7 +1,8 @@
 """
 Writes what a deployment file came to, as a deployment file: profile, defaults and variables put in, units worked out.
 
-Reading what is written gives an equal `DeploymentFile`.
+Reading what is written gives an equal `DeploymentFile`, unless it is larger than a file may be: what anchors, merge
+keys and defaults share in a file is written out for each service.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ def dump(file: DeploymentFile) -> str:
     import yaml  # imported here: 20 ms
 
     text: str = yaml.dump(
-        document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=False
+        _literal(document),
+        Dumper=_dumper(),
+        sort_keys=False,
+        allow_unicode=True,
+        width=math.inf,
+        default_flow_style=False,
     )
     return text
 
@@ -57,6 +63,15 @@ def _entry(entry: ServiceEntry) -> dict[str, Any]:
     return said | values
 
 
+def _literal(value: Any) -> Any:
+    """The value with every text in it, keys aside, written so that a reader finds no variable of the environment."""
+    if isinstance(value, dict):
+        return {name: _literal(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_literal(child) for child in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
+
+
 @functools.cache
 def _dumper() -> Any:
     from yaml import SafeDumper
@@ -69,12 +84,12 @@ def _dumper() -> Any:
 
     def string(dumper: Any, text: str) -> Any:
         is_bare = _BARE.fullmatch(text) and text.lower() not in _NEVER_BARE
-        # What would be a variable of the environment is written so that it is none.
-        text = text.replace("${", "$${")
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_bare else '"')
 
     def number(dumper: Any, value: float) -> Any:
         text = ".nan" if math.isnan(value) else repr(value).replace("inf", ".inf")
+        # Readers of YAML 1.1 take a number without a point for a string.
+        text = text if "." in text else text.replace("e", ".0e")
         return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
     Dumper.add_representer(str, string)

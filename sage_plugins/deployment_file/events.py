@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from sage_plugins.deployment_file.syntax import explained
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -57,8 +59,9 @@ def decoded(data: bytes) -> str:
     if len(data) > MAX_BYTES:
         message = f"the file is larger than {MAX_BYTES // 1024} KiB"
         raise StopReadingError(Flaw("E108", 1, 1, message, "split it into several files"))
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise StopReadingError(Flaw("E110", 1, 1, "the file is UTF-16, not UTF-8", "save it as UTF-8"))
+    # Of the beginning of a file in UTF-8, which is text, no byte is zero.
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or (0 in data[:4] and len(data) % 2 == 0):
+        raise StopReadingError(Flaw("E110", 1, 1, "the file is UTF-16 or UTF-32, not UTF-8", "save it as UTF-8"))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -69,10 +72,15 @@ def decoded(data: bytes) -> str:
         raise StopReadingError(Flaw("E110", line, column, message, "save the file as UTF-8")) from None
     found = UNPRINTABLE.search(text)
     if found:
-        line, column = _place(text[: found.start()])
-        message = f"the control character U+{ord(found[0]):04X} is not allowed"
-        raise StopReadingError(Flaw("E110", line, column, message, "remove it, or write it as an escape in quotes"))
+        raise StopReadingError(_forbidden(text, found.start(), f"the control character U+{ord(found[0]):04X}"))
+    if (mark := text.find("\ufeff")) >= 0:
+        raise StopReadingError(_forbidden(text, mark, "a byte order mark, U+FEFF, behind the beginning of the file"))
     return text
+
+
+def _forbidden(text: str, offset: int, what: str) -> Flaw:
+    line, column = _place(text[:offset])
+    return Flaw("E110", line, column, f"{what} is not allowed", "remove it, or write it as an escape in quotes")
 
 
 def _place(before: str) -> tuple[int, int]:
@@ -116,29 +124,10 @@ def events(text: str) -> Iterator[Any]:
         while loader.check_event():
             yield loader.get_event()
     except MarkedYAMLError as error:
-        raise StopReadingError(_syntax_flaw(error, text)) from None
-    except Exception as error:  # noqa: BLE001 - PyYAML lets others pass, such as ValueError for "\UFFFFFFFF"
-        flaw = Flaw("E110", loader.line + 1, loader.column + 1, f"not valid YAML: {_one_line(str(error))}")
-        raise StopReadingError(flaw) from None
-
-
-def _syntax_flaw(error: Any, text: str) -> Flaw:
-    mark = error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    what = _one_line(error.problem or "")
-    context = _one_line(error.context or "").replace("while scanning for the next token", "")
-    fix = ""
-    if "'\\t'" in what:
-        what, fix = "a tab cannot stand here", "indent with spaces"
-    elif "mapping values are not allowed" in what:
-        fix = "check the indentation; put a value with ': ' in it in quotes"
-    elif "could not find expected ':'" in what:
-        fix = "write 'key: value', with a space behind the colon"
-    elif mark and text[max(mark.index - 1, 0) : mark.index + 1] == "${":
-        column -= 1
-        what, context, fix = "a ${...} without quotes cannot stand inside [ ] or { }", "", "put it in quotes"
-    return Flaw("E110", line, column, f"not valid YAML: {what}" + (f" {context}" if context else ""), fix)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
+        line, column, message, fix = explained(error, text)
+        raise StopReadingError(Flaw("E110", line, column, f"not valid YAML: {message}", fix)) from None
+    except (OverflowError, ValueError):
+        # PyYAML lets pass what chr() raises.
+        message = "not valid YAML: no character has the number of this escape"
+        fix = "write the character, or its number with \\U and 8 digits, at most 0010FFFF"
+        raise StopReadingError(Flaw("E110", loader.line + 1, loader.column + 1, message, fix)) from None

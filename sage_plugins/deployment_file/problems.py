@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import attrs
 
 from sage_plugins.errors import ConfigError
+from sage_plugins.field_checks import shown
+from sage_plugins.secrets import HIDDEN, is_secret
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["LISTED", "FileProblem", "Position", "in_order", "one_line", "placed", "refuse"]
+__all__ = ["LISTED", "FileProblem", "Position", "as_written", "in_order", "one_line", "placed", "refuse", "shown_from"]
 
 #: Problems beyond so many are counted, not listed: one mistake often has many.
 LISTED: Final = 20
@@ -83,6 +85,37 @@ def placed(
         section=section,
         other_at=other_at,
     )
+
+
+def shown_from(value: object, variables: Sequence[str]) -> str:
+    """A value as a message shows it, with the variables of the environment that it comes from; secrets are hidden."""
+    if not variables:
+        return shown(value)
+    names = " ".join(f"${name}" for name in variables)
+    return f"{HIDDEN if any(map(is_secret, variables)) else shown(value)} from {names}"
+
+
+def as_written(problem: Problem, value: object, written: object, variables: Sequence[str]) -> Problem:
+    """
+    Have the message of a problem show a value as somebody wrote it.
+
+    Args:
+        problem: What is wrong with the value.
+        value: The value, worked out: a number of seconds for a duration.
+        written: What the file has there.
+        variables: The variables of the environment that it comes from.
+    """
+    old = shown(value)
+    if variables:
+        new = shown_from(written, variables)
+    elif isinstance(written, str) and not isinstance(value, str):
+        new = f"{written}, which is {old}"
+    else:
+        return problem
+    # A text has its quotes around it; a number may be a part of another one.
+    got = "" if isinstance(value, str) else "got "
+    message = problem.message.replace(got + old, got + new)
+    return attrs.evolve(problem, message=message)
 
 
 def in_order(problems: Iterable[FileProblem]) -> list[FileProblem]:

@@ -15,7 +15,16 @@ from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems,
 from sage_plugins.config_rules import cross_problems
 from sage_plugins.deployment_file.layers import Budget, Layer, TooMuchError, find_place, merged, origin_of, walk
 from sage_plugins.deployment_file.nodes import MAX_BYTES, read_nodes
-from sage_plugins.deployment_file.problems import LISTED, FileProblem, Position, in_order, placed, refuse
+from sage_plugins.deployment_file.problems import (
+    LISTED,
+    FileProblem,
+    Position,
+    as_written,
+    in_order,
+    placed,
+    refuse,
+    shown_from,
+)
 from sage_plugins.field_checks import known_keys, shown, unknown_key
 from sage_plugins.origins import DEFAULT
 from sage_plugins.spelling import did_you_mean
@@ -35,6 +44,10 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _TOP: Final = ("version", "services", "options", "defaults", "profiles")
 _PROFILE: Final = ("defaults", "services")
 _INIT: Final = ("args", "kwargs")
+#: What only the entry of a service has.
+_OWN: Final = ("class", "init")
+#: Errors after which no further service is checked: each in defaults is one in every service.
+MOST_ERRORS: Final = 10_000
 #: Problems that are about a key, not about its value.
 _ABOUT_KEYS: Final = frozenset({"E101", "E104", "E107", "E505", "E704"})
 
@@ -147,6 +160,8 @@ def file_problem(entry: ServiceEntry | DeploymentFile, problem: Problem) -> File
     """
     Give a problem its place in the file: that of its key, or of the longest part of the key that the file has.
 
+    A value that has its default, and so no place, is blamed where the value stands that it disagrees with.
+
     Args:
         entry: Where the problem's key counts: a service's entry, or the file for its `options`.
         problem: A problem found by the core or by a plugin's check.
@@ -154,8 +169,11 @@ def file_problem(entry: ServiceEntry | DeploymentFile, problem: Problem) -> File
     parts = problem.key.split(".")
     prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     place = next((found for prefix in prefixes if (found := entry.place(prefix)) is not None), None)
-    at = entry.at if place is None else place.key if problem.id in _ABOUT_KEYS else place.value
     other = entry.place(problem.other) if problem.other else None
+    if place is not None:
+        at = place.key if problem.id in _ABOUT_KEYS else place.value
+    else:
+        at = entry.at if other is None else other.value
     return placed(problem, entry.path, at, entry.section, None if other is None else other.value)
 
 
@@ -216,7 +234,7 @@ class _Reader:
         options: Mapping[str, Mapping[str, Any]] = {}
         layer = Layer()
         if root.kind != "mapping":
-            found = "nothing but null" if root.value is None else shown(root.value)
+            found = "nothing but null" if root.value is None else _shown(root)
             self._add(
                 "E102", _position(root), "", "", f"the file must be a mapping, got {found}", "start with services:"
             )
@@ -244,7 +262,9 @@ class _Reader:
         if node.kind == "mapping":
             return True
         fix = "remove the key if there is nothing to say" if node.value is None else ""
-        self._add("E102", _position(node), section, key, f"must be a mapping, got {shown(node.value)}", fix)
+        if key == "services":
+            fix = "write the name of each service as a key, and below it what there is to say"
+        self._add("E102", _position(node), section, key, f"must be a mapping, got {_shown(node)}", fix)
         return False
 
     def _version(self, root: Node) -> None:
@@ -252,9 +272,9 @@ class _Reader:
         if node is None:
             return
         if isinstance(node.value, bool) or not isinstance(node.value, int):
-            self._add("E102", _position(node), "", "version", f"must be 1, got {shown(node.value)}", "write version: 1")
+            self._add("E102", _position(node), "", "version", f"must be 1, got {_shown(node)}", "write version: 1")
         elif node.value != 1:
-            message = f"must be 1, got {shown(node.value)}"
+            message = f"must be 1, got {_shown(node)}"
             self._add("E103", _position(node), "", "version", message, "a newer sage-deploy may read this file")
 
     def _options(self, root: Node, layer: Layer) -> Mapping[str, Mapping[str, Any]]:
@@ -262,7 +282,7 @@ class _Reader:
         if node is None:
             return {}
         walk(node, "options", Position(*root.keys["options"]), layer.places)
-        return node.value if self._check("options", node.value, "", layer.places) else {}
+        return node.value if self._check("options", node.value, node, "", layer.places) else {}
 
     def _defaults(self, parent: Node, section: str, layer: Layer) -> Layer:
         node = parent.entries.get("defaults")
@@ -322,8 +342,15 @@ class _Reader:
         if not self._mapping(node, "", "services"):
             return {}
         entries: dict[str, ServiceEntry] = {}
+        known, errors = len(self._problems), 0
         for name, child in node.entries.items():
             section, at = f"services.{name}", Position(*node.keys[name])
+            errors += sum(problem.severity == "error" for problem in self._problems[known:])
+            known = len(self._problems)
+            if errors >= MOST_ERRORS:
+                message = f"not checked: the services before it have {errors} errors"
+                self._add("E108", at, section, "", message, "correct the others first")
+                break
             if not self._name("service", name, at, section):
                 continue
             layer = Layer()
@@ -371,7 +398,7 @@ class _Reader:
     # One mapping with a service's configuration.
 
     def _fill(self, layer: Layer, node: Node, section: str) -> None:
-        own = () if layer.source == "defaults" else ("class", "init")
+        own = () if layer.source == "defaults" else _OWN
         for name, child in node.entries.items():
             key_at = Position(*node.keys[name])
             if name in fields():
@@ -384,13 +411,24 @@ class _Reader:
                 value = self._class(child, section) if name == "class" else self._init(child, section)
                 if value is not None:
                     layer.values[name] = value
+            elif name in _OWN:
+                message, fix = "belongs to the entry of a service, not to defaults", "move it to services"
+                self._add("E101", key_at, section, name, message, fix)
             else:
-                self._unknown(key_at, section, name, [*own, *GROUPS, *fields()])
+                self._unknown_in_entry(key_at, section, name, own)
+
+    def _unknown_in_entry(self, at: Position, section: str, name: str, own: Sequence[str]) -> None:
+        near = did_you_mean(name, [*own, *GROUPS, *fields()]) if self._suggest() else None
+        fix = f"did you mean {near!r}?" if near else f"keys: {', '.join([*own, *GROUPS])}, and all fields"
+        self._add("E101", at, section, name, f"unknown key {shown(name)}", fix)
 
     def _group(self, layer: Layer, section: str, group: str, node: Node) -> None:
         for name, child in node.entries.items():
             key_at = Position(*node.keys[name])
-            if name not in fields():
+            if name in GROUPS or name in _OWN:
+                message = f"belongs {_home_words(None)}, not to {group}"
+                self._add("E101", key_at, section, f"{group}.{name}", message, f"move it {_home_words(None)}")
+            elif name not in fields():
                 self._unknown_in_group(key_at, section, group, name)
             elif (home := group_of(name)) != group:
                 message = f"belongs {_home_words(home)}, not to {group}"
@@ -411,38 +449,49 @@ class _Reader:
 
     def _take(self, layer: Layer, section: str, name: str, key_at: Position, node: Node) -> None:
         if name in layer.places:
-            message = f"is set a second time, first on line {layer.places[name].key.line}"
-            self._add("E104", key_at, section, name, message, "remove one of them")
+            # What is merged into a mapping may stand before or behind what the mapping itself has.
+            first, second = sorted((layer.places[name].key, key_at), key=attrs.astuple)
+            message = f"is set a second time, first on line {first.line}"
+            self._add("E104", second, section, name, message, "remove one of them")
             return
         walk(node, name, key_at, layer.places)
         value, problems = without_units(fields()[name], name, node.value)
-        if self._check(name, value, section, layer.places, problems):
+        if self._check(name, value, node, section, layer.places, problems):
             layer.values[name] = value
         else:
             layer.bad.add(name)
 
-    def _check(
-        self, name: str, value: Any, section: str, places: Mapping[str, Place], problems: Sequence[Problem] = ()
+    def _check(  # noqa: PLR0913, PLR0917 - a value, and all that is known about it
+        self,
+        name: str,
+        value: Any,
+        node: Node,
+        section: str,
+        places: Mapping[str, Place],
+        problems: Sequence[Problem] = (),
     ) -> bool:
         """Report what is wrong with one field's value, each problem at its place; *problems*: what is known already."""
         known = {problem.key for problem in problems}
         found = [*problems, *(problem for problem in field_problems(name, value) if problem.key not in known)]
         for problem in found:
             place = places.get(problem.key, places[name])
-            at = place.key if problem.id in _ABOUT_KEYS else place.value
-            self._problems.append(placed(problem, self._path, at, section))
+            about_key = problem.id in _ABOUT_KEYS or _names_method(problem, value)
+            at = place.key if about_key else place.value
+            path = problem.key.split(".")[1:]
+            written = as_written(problem, _below(value, path), _below(node.value, path), place.variables)
+            self._problems.append(placed(written, self._path, at, section))
         return not found
 
     def _class(self, node: Node, section: str) -> str | None:
         text = node.value
         fix = "write package.module:Class"
         if not isinstance(text, str):
-            self._add("E102", _position(node), section, "class", f"must be a string, got {shown(text)}", fix)
+            self._add("E102", _position(node), section, "class", f"must be a string, got {_shown(node)}", fix)
             return None
         module, colon, name = text.partition(":")
         if colon and all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
             return text
-        self._add("E103", _position(node), section, "class", f"{shown(text)} is not the path of a class", fix)
+        self._add("E103", _position(node), section, "class", f"{_shown(node)} is not the path of a class", fix)
         return None
 
     def _init(self, node: Node, section: str) -> dict[str, Any] | None:
@@ -459,13 +508,36 @@ class _Reader:
             elif child.kind == "list":
                 good[name] = child.value
             else:
-                message = f"must be a list, got {shown(child.value)}"
+                message = f"must be a list, got {_shown(child)}"
                 self._add("E102", _position(child), section, "init.args", message)
         return good
 
 
 def _home_words(group: str | None) -> str:
     return "to the service's own level" if group is None else f"to {group}"
+
+
+def _names_method(problem: Problem, value: Any) -> bool:
+    """Whether a problem of the mapping `methods` is about the name of a method, which is a key."""
+    name = problem.key.removeprefix("methods.")
+    return problem.id == "E103" and name != problem.key and isinstance(value, Mapping) and name in value
+
+
+def _below(value: Any, path: Sequence[str]) -> Any:
+    """What a value has at *path*; the value itself if there is nothing."""
+    found = value
+    for part in path:
+        if isinstance(found, Mapping) and part in found:
+            found = found[part]
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            return value
+    return found
+
+
+def _shown(node: Node) -> str:
+    return shown_from(node.value, node.variables)
 
 
 def _position(node: Node) -> Position:

@@ -24,8 +24,8 @@ _NAN: Final = frozenset({".nan", ".NaN", ".NAN"})
 
 
 def digits_out_of_range(text: str) -> bool:
-    """Whether a scalar without quotes is a decimal integer too long to be read as a number."""
-    return len(text) > _MAX_DIGITS and _INTEGER.fullmatch(text) is not None
+    """Whether a scalar without quotes is an integer too long to be read as a number, or to be shown."""
+    return len(text) > _MAX_DIGITS and any(each.fullmatch(text) for each in (_INTEGER, _OCTAL, _HEXADECIMAL))
 
 
 def resolved(text: str) -> str | float | bool | None:

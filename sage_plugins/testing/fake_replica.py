@@ -75,14 +75,17 @@ class FakeReplica:
 
     It keeps to what a host promises the router: a call is claimed when it starts, one whose time is over never starts,
     its slot is free before the caller learns the outcome, and once. A batch that is open is gathered, its calls are
-    claimed together, and each gets its own answer. An answer is `("answer", args)`.
+    claimed together, and each gets its own answer. An answer is `("answer", args)`. From being sent to its end a piece
+    of work is in exactly one of `inbox`, `gathering` and `running`, as whoever sends to a host knows at every moment
+    what the host has: so a death, whenever it comes, is reported with all work.
 
     Attributes:
         send: Take work; a worker looks for it when the clock moves. A dead replica reports that it lost it.
         run_here: Start a call at once, as if in its caller's thread; None unless it has no workers.
         alive: Whether it has not died.
         inbox: Work that it has and no worker has come to.
-        gathering: Open batches for which a worker waits, with the timer of its next look.
+        gathering: Batches that a worker has come to and not started, with the timer of its next look; None while it
+            looks.
         running: Work whose methods run, that included which its callers gave up; with the timer of its end.
         started: For each batch that runs, the calls in it that were started.
         starting: The batch whose calls are being started; its method does not run yet.
@@ -127,7 +130,7 @@ class FakeReplica:
         self.cancel: Callable[[Call], None] = lambda _: None  # its methods are no coroutines: they go on
         self.alive = True
         self.inbox: deque[Work] = deque()
-        self.gathering: dict[Batch, Timer] = {}
+        self.gathering: dict[Batch, Timer | None] = {}
         self.running: dict[Work, Timer | None] = {}
         self.started: dict[Work, Sequence[Call]] = {}
         self.starting: Batch | None = None
@@ -150,7 +153,7 @@ class FakeReplica:
 
     def unstarted(self) -> list[Call]:
         """The calls that it has and has not started."""
-        return [call for work in (*self.inbox, *self.gathering) for call in calls_of(work)]
+        return [call for work in (*self.gathering, *self.inbox) for call in calls_of(work)]
 
     def _send(self, work: Work) -> None:
         self._take(work, self._pick_up_after())
@@ -185,6 +188,7 @@ class FakeReplica:
         work = self.inbox[0]
         if isinstance(work, Batch):
             self.inbox.popleft()
+            self.gathering[work] = None
             self._gather(work)
             return
         act = self._script(work)
@@ -276,19 +280,22 @@ class FakeReplica:
         """What a worker does in `Batch.gather`, where it would wait for others to join."""
         if not self.alive:
             return
-        timer = self.gathering.pop(batch, None)
-        if timer is not None:
-            timer.cancel()
+        self.gathering[batch] = None
         now, remaining = self._clock.monotonic(), 0.0
+        woken: list[None] = []
         if not batch._closed:  # noqa: SLF001 - the worker's side of the batch, as in `Batch.gather`; the next two too
-            batch._wake = lambda: self._look_again(batch)  # noqa: SLF001
+            batch._wake = lambda: self._wake(batch, woken)  # noqa: SLF001
             remaining = batch._remaining()  # noqa: SLF001
+        if not self.alive:  # it died meanwhile
+            return
         if remaining > 0:
-            self.gathering[batch] = self._clock.call_at(now + remaining, lambda: self._gather(batch))
+            when = now if woken else now + remaining
+            self.gathering[batch] = self._clock.call_at(when, lambda: self._gather(batch))
         else:
             self._start_batch(batch)
 
-    def _look_again(self, batch: Batch) -> None:
+    def _wake(self, batch: Batch, woken: list[None]) -> None:
+        woken.append(None)  # for a worker that has not begun to wait
         timer = self.gathering.get(batch)
         if timer is not None:
             timer.cancel()
@@ -297,9 +304,9 @@ class FakeReplica:
     def _start_batch(self, batch: Batch) -> None:
         act = self._script(batch.calls[0])
         if act.behaviour is Behaviour.DIE_BEFORE:
-            self.inbox.appendleft(batch)
             self.die()
             return
+        del self.gathering[batch]
         calls: list[Call] = []
         self.running[batch], self.started[batch] = None, calls  # those who learn here that they expired look at it
         self.starting = batch
@@ -344,7 +351,7 @@ class FakeReplica:
 
     def _report(self) -> None:
         self._reported = True
-        not_started, maybe = (*self.inbox, *self.gathering), tuple(self.running)
+        not_started, maybe = (*self.gathering, *self.inbox), tuple(self.running)  # as they came
         for held in (self.inbox, self.gathering, self.running, self.started):
             held.clear()
         self._events.lost(not_started, maybe, self._cause)

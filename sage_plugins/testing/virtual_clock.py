@@ -42,7 +42,7 @@ class _Alarm:
 
 class VirtualClock:
     """
-    A clock that stands still until it is told to move on; for one thread.
+    A clock that stands still until it is told to move on, by one thread; timers are set and cancelled from any.
 
     Timers run inside `advance`, `run_until` and `run_all`, in order of time; those for the same moment in the order in
     which they were set. While one runs, `monotonic()` is the moment for which it was set, or the present if that was in
@@ -108,9 +108,14 @@ class VirtualClock:
     def next_at(self) -> float:
         """The moment of the next timer, inf if there is none."""
         alarms = self._alarms
-        while alarms and alarms[0][2].callback is None:
-            heappop(alarms)
-        return alarms[0][0] if alarms else inf
+        while alarms:
+            first = alarms[0]
+            if first[2].callback is not None:
+                return first[0]
+            dropped = heappop(alarms)
+            if dropped is not first:  # another thread has set an earlier one meanwhile
+                heappush(alarms, dropped)
+        return inf
 
     @property
     def pending(self) -> int:

@@ -1,0 +1,133 @@
+"""
+Every bad deployment file gets its message, word for word, and nothing worse.
+
+The files lie in tests/deployment_files/bad, each named for the rule that refuses it, with what is expected beside them;
+tests/support/deployment_files.py writes the others, and says how to write the expectations anew.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import deployment_files
+from sage_plugins.deployment_file import FileProblem, nodes, reader, syntax
+from sage_plugins.deployment_file.nodes import MAX_NODES
+from sage_plugins.errors import ConfigError
+
+KEPT = deployment_files.names(deployment_files.BAD)
+WRITTEN = deployment_files.written()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return deployment_files.expected_refusals()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the files that do not lie in the repository."""
+    folder = tmp_path_factory.mktemp("written")
+    deployment_files.write(folder)
+    return folder
+
+
+@pytest.fixture
+def refusal(folder):
+    """The error with which a file is refused."""
+
+    def refusal(name):
+        with deployment_files.surroundings(deployment_files.BAD if name in KEPT else folder):
+            return deployment_files.refusal(name)
+
+    return refusal
+
+
+def test_there_is_a_message_for_each_file_and_a_file_for_each_message(expected):
+    assert sorted(expected) == sorted([*KEPT, *WRITTEN])
+
+
+@pytest.mark.parametrize("name", [*KEPT, *WRITTEN])
+def test_the_message_is_the_expected_one_word_for_word(name, refusal, expected):
+    error = refusal(name)
+    assert str(error) == expected[name]
+    errors = [problem for problem in error.problems if problem.severity == "error"]
+    assert errors[0].id == name.partition("-")[0], "the file's name begins with the rule of its first error"
+    assert len(error.problems) <= MAX_NODES, "no more problems than keys and values"
+    for problem in error.problems:
+        assert isinstance(problem, FileProblem)
+        assert str(problem).isprintable()
+        assert str(problem).startswith(f"{name}:{problem.line}:{problem.column}: ")
+
+
+def test_each_of_the_parsers_complaints_that_are_explained_occurs(expected):
+    """What is said for it is seen, in a message, by whoever reads the expectations."""
+    messages = "\n".join(expected.values())
+    for meaning in syntax._MEANINGS:
+        words = re.sub(r"\\\{\w+\\\}", ".+", re.escape(meaning.message)).replace(r"\{\{", r"\{")
+        assert re.search(f"not valid YAML: {words}.* \\({re.escape(meaning.fix)}\\)", messages), meaning
+
+
+def test_no_variable_that_is_called_a_secret_is_shown(expected):
+    assert not [name for name, text in expected.items() if deployment_files.VARIABLES["DB_PASSWORD"] in text]
+
+
+@pytest.mark.parametrize("name", [name for name in [*KEPT, *WRITTEN] if name.startswith("E108")])
+def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypatch):
+    """What an alias or a merge key stands for is counted before anybody looks at it."""
+    made, walked = [], []
+
+    class Counted(nodes.Node):
+        def __init__(self, *args, **kwargs):
+            made.append(None)
+            super().__init__(*args, **kwargs)
+
+    def counted_walk(node, path, key, places):
+        before = len(places)
+        walk(node, path, key, places)
+        walked.append(len(places) - before)
+
+    walk = reader.walk
+    monkeypatch.setattr(nodes, "Node", Counted)
+    monkeypatch.setattr(reader, "walk", counted_walk)
+    with deployment_files.surroundings(deployment_files.BAD if name in KEPT else folder), pytest.raises(ConfigError):
+        reader.read(name)
+    assert len(made) <= MAX_NODES
+    assert sum(walked) <= MAX_NODES
+
+
+#: Reads every file of its directory, as little of the machine as there is; says how many are refused.
+PROGRAM = """\
+import pathlib
+import resource
+
+from sage_plugins.deployment_file import read
+from sage_plugins.errors import ConfigError
+
+resource.setrlimit(resource.RLIMIT_AS, (512 * 1024 * 1024,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+refused = 0
+for path in sorted(pathlib.Path().iterdir()):
+    try:
+        read(path)
+    except ConfigError:
+        refused += 1
+print(refused)
+"""
+
+
+def test_no_file_takes_much_memory_or_time_whatever_it_asks_for(folder):
+    """All that are written, bombs and devices among them, are refused within 512 MiB and 20 seconds together."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        env=deployment_files.VARIABLES,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == len(list(folder.iterdir()))

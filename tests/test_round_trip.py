@@ -1,0 +1,126 @@
+"""
+What a deployment file comes to can be written out, and reading that gives the same.
+
+The files are those of tests/deployment_files/good, and generated ones: any valid values of any fields, spread over the
+entry, a profile and the defaults, with anchors, merge keys, variables of the environment, units, and every way to write
+a scalar. What they come to is compared with what a few lines of Python make of the same values.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from unittest import mock
+
+import attrs
+import pytest
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import deployment_files
+from generated_files import expected, files
+from sage_plugins.config import GROUPS, plain
+from sage_plugins.deployment_file import dump, entry_config, read
+
+GOOD = deployment_files.names(deployment_files.GOOD)
+
+
+def read_text(text, folder, **options):
+    path = Path(folder) / "services.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read(path, **options)
+
+
+def flat(document):
+    """The services of a plain document, their fields out of their groups."""
+    services = {}
+    for name, entry in document["services"].items():
+        services[name] = {key: value for key, value in entry.items() if key not in GROUPS}
+        for group in GROUPS:
+            services[name].update(entry.get(group, {}))
+    return services
+
+
+def said(entry):
+    """What a service's entry came to, in the shape of a plain document's."""
+    values = plain(entry.values)
+    if entry.class_path is not None:
+        values["class"] = entry.class_path
+    init = {"args": plain(entry.args), "kwargs": plain(entry.kwargs)}
+    if any(init.values()):
+        values["init"] = {name: value for name, value in init.items() if value}
+    return values
+
+
+def literal(value):
+    """The value as it is written where `${` begins a variable of the environment."""
+    if isinstance(value, dict):
+        return {name: literal(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [literal(child) for child in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
+
+
+def check(file, folder):
+    text = dump(file)
+    assert read_text(text, folder) == attrs.evolve(file, profile=None)
+    by_others = yaml.safe_load(text)
+    assert flat(by_others) == {name: literal(said(entry)) for name, entry in file.services.items()}
+    assert by_others.get("options", {}) == literal(plain(file.options))
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_file_comes_to_what_stands_beside_it(name):
+    with deployment_files.surroundings(deployment_files.GOOD):
+        expected = Path(name).with_suffix(".txt").read_text(encoding="utf-8")
+        assert deployment_files.outcome(name) == expected
+        for entry in read(name, profile=deployment_files.profile_of(Path(name))).services.values():
+            entry_config(entry)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_file_written_out_is_the_same_file(name, tmp_path):
+    with deployment_files.surroundings(deployment_files.GOOD):
+        check(read(name, profile=deployment_files.profile_of(Path(name))), tmp_path)
+
+
+def test_each_good_file_has_its_outcome_and_each_outcome_its_file():
+    outcomes = {path.stem for path in deployment_files.GOOD.glob("*.txt")}
+    assert outcomes == {name.removesuffix(".yaml") for name in GOOD}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("round_trip")
+
+
+def round_trip(folder, case, profile):
+    document, text, environment = case
+    with mock.patch.dict(os.environ, environment, clear=True):
+        file = read_text(text, folder, profile=profile)
+    assert {name: said(entry) for name, entry in file.services.items()} == expected(document, profile)
+    assert plain(file.options) == document["options"]
+    for entry in file.services.values():
+        entry_config(entry)
+    check(file, folder)
+
+
+GENERATED = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+
+
+# Looking for the smallest file that fails may take longer than a test has; the long run does it.
+@settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate], **GENERATED)
+@given(case=files(), profile=st.sampled_from([None, "busy"]))
+def test_any_valid_file_comes_to_its_values_and_written_out_to_the_same(folder, case, profile):
+    round_trip(folder, case, profile)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, **GENERATED)
+@given(case=files(), profile=st.sampled_from([None, "busy"]))
+def test_thousands_of_valid_files_come_to_their_values_and_written_out_to_the_same(folder, case, profile):
+    round_trip(folder, case, profile)
