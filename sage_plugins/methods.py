@@ -11,7 +11,7 @@ from sage_plugins.values import GENERATORS, BatchPlan, MethodKind, MethodPlan, P
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["LIFECYCLE_HOOKS", "batch_of", "idempotent", "method_plans"]
+__all__ = ["LIFECYCLE_HOOKS", "batch_of", "idempotent", "method_plans", "parameters_of"]
 
 #: Methods that the core calls and callers cannot.
 LIFECYCLE_HOOKS: Final = frozenset(
@@ -209,8 +209,9 @@ def parameters_of(cls: type, name: str) -> tuple[inspect.Parameter, ...] | None:
         parameters = tuple(inspect.signature(getattr(cls, name)).parameters.values())
     except (TypeError, ValueError):
         return None
-    # Only what stands bare in the class gets the instance; a static or class method has been dealt with by getattr.
-    if not parameters or isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)):
+    found = inspect.getattr_static(cls, name)
+    # Only a function gets the instance: a callable object is not bound, a static or class method is by now.
+    if not parameters or not hasattr(type(found), "__get__") or isinstance(found, (staticmethod, classmethod)):
         return parameters
     takes_instance = parameters[0].kind in {parameters[0].POSITIONAL_ONLY, parameters[0].POSITIONAL_OR_KEYWORD}
     return parameters[1:] if takes_instance else parameters

@@ -63,6 +63,10 @@ def test_batch_method_that_does_not_fit_is_a_mistake_of_the_class(method, many, 
     assert words in problem.message
 
 
+class Callable:
+    def __call__(self, a): ...
+
+
 class Kinds:
     def bare(self, a): ...
 
@@ -75,11 +79,19 @@ class Kinds:
     def star(*values): ...
 
     unsaid = dict.pop
+    thing = Callable()
 
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("bare", ["a"]), ("of_class", ["a"]), ("static", ["a"]), ("star", ["values"]), ("unsaid", None)],
+    [
+        ("bare", ["a"]),
+        ("of_class", ["a"]),
+        ("static", ["a"]),
+        ("thing", ["a"]),
+        ("star", ["values"]),
+        ("unsaid", None),
+    ],
 )
 def test_callers_give_everything_but_the_instance(name, given):
     found = parameters_of(Kinds, name)
