@@ -121,5 +121,8 @@ def _digest(value: Any) -> str:
     def identity(found: Any) -> Any:
         return dict(found) if isinstance(found, Mapping) else f"{type(found).__qualname__} {id(found):x}"
 
-    text = json.dumps(value, sort_keys=True, default=identity)
+    try:
+        text = json.dumps(value, sort_keys=True, default=identity)
+    except (TypeError, ValueError, RecursionError):  # keys that JSON does not have or that have no order, a circle, ...
+        text = f"{type(value).__qualname__} {id(value):x}"
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()[:_DIGITS]
