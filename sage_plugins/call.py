@@ -153,6 +153,7 @@ class Call(Future[Any]):
     _shared: _Shared | None = None
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
     parked: bool = False  # waits for room in the queue; written by the router
+    turned_away: bool = False  # was given up before it was accepted; written before it is over
     returned: bool = False  # was sent, and came back when its replica died; written by the router
     attempts: int = 0  # times that it was started and its replica died; written by the router
     outer: Call | None = None  # the call by whose method this one was made
@@ -282,7 +283,9 @@ class Call(Future[Any]):
 
     # -- giving up ---------------------------------------------------------------------------------------------------
 
-    def give_up(self, error: BaseException, outcome: int, *, only_unstarted: bool = False) -> bool:
+    def give_up(
+        self, error: BaseException, outcome: int, *, only_unstarted: bool = False, turned_away: bool = False
+    ) -> bool:
         """
         End the call with *error* from the caller's side; False if its outcome was already decided.
 
@@ -290,6 +293,7 @@ class Call(Future[Any]):
             error: What its waiters get; a `CallTimeoutError` is told here whether the call had started.
             outcome: How to count it, see `values.Outcome`.
             only_unstarted: Leave a call alone that has started.
+            turned_away: It was not accepted either, only on its way: whoever made it may make it again elsewhere.
         """
         with _GIVING_UP:
             if only_unstarted:
@@ -300,6 +304,8 @@ class Call(Future[Any]):
                 runs = not self.claim()
             if not self.claim_outcome():
                 return False
+            if turned_away:
+                self.turned_away = True
         if isinstance(error, CallTimeoutError) and (runs or self.attempts):
             error.stage = "run"
             error.args = (self._timeout_text(started=True),)

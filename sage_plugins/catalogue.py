@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.config import ServiceDeploymentConfig
-from sage_plugins.errors import ConfigError, PlanError, PluginError, UnknownPluginError
+from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
 from sage_plugins.factory import compose
 from sage_plugins.origins import ARGUMENT, DEFAULT
 from sage_plugins.service import ServiceFactory
@@ -39,6 +39,21 @@ class Catalogue:
         self._files: dict[str, DeploymentFile] = {}  # by path
         self._entries: dict[str, ServiceEntry] = {}  # the one that counts, of the file loaded last
         self._built: dict[str, ServiceFactory] = {}  # for entries with a class
+        self._lock = threading.RLock()
+
+    def snapshot(self) -> Catalogue:
+        """A copy: what is registered or loaded meanwhile does not change what is made of it."""
+        copy = Catalogue()
+        with self._lock:
+            copy.factories = dict(self.factories)
+            copy._configs = dict(self._configs)
+            copy._files = dict(self._files)
+            copy._entries = dict(self._entries)
+            copy._built = dict(self._built)
+        return copy
+
+    def after_fork(self) -> None:
+        """In a forked child: the lock may be held by a thread that is not here."""
         self._lock = threading.RLock()
 
     def register(self, name: str, factory: Any, config: ServiceDeploymentConfig | None) -> None:
@@ -109,7 +124,10 @@ class Catalogue:
             found = self.factories.get(name) or self._built.get(name)
             if found is not None:
                 return found, []
-            entry = self._entries[name]
+            entry = self._entries.get(name)
+        if entry is None:
+            msg = f"service {name!r} is not configured any more: its file was loaded again without it"
+            raise ServiceNotFoundError(msg, service=name)
         from sage_plugins.deployment_file.entry_class import load_class  # as in `config`
 
         cls, problems = load_class(entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
@@ -16,6 +16,7 @@ from sage_plugins.wait_graph import note
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
+    from sage_plugins.call import CallOwner
     from sage_plugins.router import Router
     from sage_plugins.stream import AsyncServiceStream, ServiceStream, StreamCall
     from sage_plugins.values import MethodPlan
@@ -50,6 +51,14 @@ class Binding:
         self.runs_here = runs_here
 
 
+class _Bound(NamedTuple):
+    """What a handle has once it is bound; one object, so that no thread ever sees parts of two."""
+
+    binding: Binding
+    make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
+    make_stream: Callable[[str, tuple[Any, ...], dict[str, Any]], StreamCall]
+
+
 class ServiceHandle:
     """
     Calls one service; made by `Environment.service`.
@@ -81,9 +90,7 @@ class ServiceHandle:
         self._bind = bind
         self._options = options or CallOptions()
         self._timeout = timeout
-        self._binding: Binding | None = None
-        self._make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
-        self._make_stream: Callable[[str, tuple[Any, ...], dict[str, Any]], StreamCall]
+        self._bound: _Bound | None = None
 
     # -- verbs -------------------------------------------------------------------------------------------------------
     #
@@ -103,8 +110,7 @@ class ServiceHandle:
             TypeError: The method is a generator, which needs `stream`.
             BaseException: What the method raises, as itself.
         """
-        self._compose()
-        return self.__dict__["call"](method, *args, **kwargs)
+        return self._verb("call")(method, *args, **kwargs)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Call:
         """
@@ -117,8 +123,7 @@ class ServiceHandle:
             CallTimeoutError: There was no room within the time-out.
             OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for `call`.
         """
-        self._compose()
-        call: Call = self.__dict__["submit"](method, *args, **kwargs)
+        call: Call = self._verb("submit")(method, *args, **kwargs)
         return call
 
     def start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -127,8 +132,8 @@ class ServiceHandle:
 
         Under `inline` the method runs before this returns, as with `submit`.
         """
-        binding = self._compose()
-        call = self._make(method, args, kwargs)
+        binding, make, _ = self._compose()
+        call = make(method, args, kwargs)
         try:
             binding.router.route(call)
         except ServiceStoppedError as error:
@@ -151,8 +156,8 @@ class ServiceHandle:
         """
         from sage_plugins.stream import ServiceStream
 
-        binding = self._compose()
-        call = self._make_stream(method, args, kwargs)
+        binding, _, make = self._compose()
+        call = make(method, args, kwargs)
         if binding.runs_here:
             from sage_plugins import aio
 
@@ -164,7 +169,10 @@ class ServiceHandle:
         except ServiceStoppedError as error:
             return self._bound_anew(binding.router, error).stream(method, *args, **kwargs)
         if not accepted:
-            call.wait_admitted()
+            try:
+                call.wait_admitted()
+            except ServiceStoppedError as error:
+                return self._again(call, error).stream(method, *args, **kwargs)
         return ServiceStream(call)
 
     def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncServiceStream:
@@ -175,10 +183,11 @@ class ServiceHandle:
         from sage_plugins.stream import AsyncServiceStream
 
         async def start() -> StreamCall:
-            binding = self._binding
-            if binding is None:  # deploying waits, and the loop must not
-                binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
-            call = self._make_stream(method, args, kwargs)
+            bound = self._bound
+            if bound is None:  # deploying waits, and the loop must not
+                bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
+            binding, _, make = bound
+            call = make(method, args, kwargs)
             if binding.runs_here:
                 aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
                 return call
@@ -201,10 +210,11 @@ class ServiceHandle:
         """
         from sage_plugins import aio
 
-        binding = self._binding
-        if binding is None:  # deploying waits, and the loop must not
-            binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
-        call = self._make(method, args, kwargs)
+        bound = self._bound
+        if bound is None:  # deploying waits, and the loop must not
+            bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
+        binding, make, _ = bound
+        call = make(method, args, kwargs)
         if binding.runs_here:
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-acall")
             return await aio.outcome(call)
@@ -213,7 +223,12 @@ class ServiceHandle:
         except ServiceStoppedError as error:
             await self._abound_anew(binding.router, error)
             return await self.acall(method, *args, **kwargs)
-        return await aio.outcome(call)
+        try:
+            return await aio.outcome(call)
+        except ServiceStoppedError as error:
+            stopped = error
+        again = await aio.in_thread(lambda: self._again(call, stopped), name=f"{self._name}-bind")
+        return await again.acall(method, *args, **kwargs)
 
     def with_options(
         self, *, timeout: float | None = _UNSET, key: Hashable | None = _UNSET, idempotent: bool | None = _UNSET
@@ -262,13 +277,23 @@ class ServiceHandle:
         self.__dict__[name] = method  # so that the next access does not come here
         return method
 
-    def _compose(self) -> Binding:  # noqa: C901, PLR0915 - closures over what does not change
+    def _verb(self, name: str) -> Callable[..., Any]:
+        """The composed verb *name*; another thread may take it away between composing it and looking for it."""
+        while True:
+            self._compose()
+            verb: Callable[..., Any] | None = self.__dict__.get(name)
+            if verb is not None:
+                return verb
+            self._bound = None
+
+    def _compose(self) -> _Bound:  # noqa: C901, PLR0915 - closures over what does not change
         """Bind to the service, deploying it if need be, and compose the verbs with all that does not change decided."""
-        if self._binding is not None:
-            return self._binding
+        bound = self._bound
+        if bound is not None:
+            return bound
         binding = self._bind()
         router = binding.router
-        make, self._make_stream = self._compose_make(binding)
+        make, make_stream = self._compose_make(binding)
 
         def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
             made = make(method, args, kwargs)
@@ -279,7 +304,10 @@ class ServiceHandle:
                     route_inside(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
-            return made.wait_alone()
+            try:
+                return made.wait_alone()
+            except ServiceStoppedError as error:
+                return self._again(made, error).call(method, *args, **kwargs)
 
         def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
             made = make(method, args, kwargs)
@@ -293,14 +321,17 @@ class ServiceHandle:
                 router.route(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
-            if made.outer is not None:
-                return made.wait_inside()
             try:
-                latch.acquire(timeout=longest)
-            except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-                made.abandon()
-                raise
-            return made.wait_alone()
+                if made.outer is not None:
+                    return made.wait_inside()
+                try:
+                    latch.acquire(timeout=longest)
+                except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+                    made.abandon()
+                    raise
+                return made.wait_alone()
+            except ServiceStoppedError as error:
+                return self._again(made, error).call(method, *args, **kwargs)
 
         def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
             made = make(method, args, kwargs)
@@ -309,7 +340,10 @@ class ServiceHandle:
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).submit(method, *args, **kwargs)
             if not accepted:
-                made.wait_admitted()
+                try:
+                    made.wait_admitted()
+                except ServiceStoppedError as error:
+                    return self._again(made, error).submit(method, *args, **kwargs)
             return made
 
         def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
@@ -337,22 +371,38 @@ class ServiceHandle:
             finally:
                 router.went_on(waiter)
 
-        self._make = make
         self.__dict__["call"] = call_here if binding.runs_here else call
         self.__dict__["submit"] = submit_here if binding.runs_here else submit
-        self._binding = binding
-        return binding
+        bound = self._bound = _Bound(binding, make, make_stream)
+        return bound
 
-    def _bound_anew(self, router: Router, error: ServiceStoppedError) -> ServiceHandle:
+    def _bound_anew(self, router: CallOwner, error: ServiceStoppedError) -> ServiceHandle:
         """This handle, unbound from *router*, if the service was deployed again since; else raises *error*."""
         if self._bind().router is router:
             raise error
-        self._binding = None
+        self._bound = None
         self.__dict__.pop("call", None)
         self.__dict__.pop("submit", None)
         return self
 
-    async def _abound_anew(self, router: Router, error: ServiceStoppedError) -> None:
+    def _again(self, made: Call, error: ServiceStoppedError) -> ServiceHandle:
+        """
+        What makes a call again, in the time that it has left, which waited for room when its service was replaced.
+
+        Raises:
+            ServiceStoppedError: *error*: it was accepted, there is no other service now, or no time.
+        """
+        if not made.turned_away:
+            raise error
+        anew = self._bound_anew(made.owner, error)
+        if made.deadline == inf:
+            return anew
+        left = made.deadline - made.owner.clock.monotonic()
+        if left <= 0:
+            raise error
+        return anew.with_options(timeout=left)
+
+    async def _abound_anew(self, router: CallOwner, error: ServiceStoppedError) -> None:
         """`_bound_anew` for coroutines: the service may be starting, and the loop must not wait for that."""
         from sage_plugins import aio
 

@@ -288,7 +288,7 @@ class Router:
         self._gather_strays()
         self._match()
         if self._closing:
-            call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+            call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True, turned_away=True)
         if call.settled():
             self._discard(call)
 
@@ -687,7 +687,7 @@ class Router:
         """Refuse parked calls: they were not accepted, their callers are still waiting for that."""
         for call in tuple(self._parked):
             if call.parked and not call.returned and which(call):
-                call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+                call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True, turned_away=True)
 
     def _only_insiders(self, inside: Callable[[Call], bool]) -> Callable[[Call], bool]:
         def route(call: Call) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 
 from sage_plugins import ServiceDeploymentConfig, errors
+from sage_plugins.call import current_call
+from sage_plugins.testing.virtual_clock import VirtualClock
 
 MODULE = """\
 class Echo:
@@ -144,3 +149,139 @@ def test_a_closed_environment_applies_nothing(env, load):
     env.close()
     with pytest.raises(errors.ServiceStoppedError):
         env.apply()
+
+
+# -- under load --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["call", "submit", "acall"])
+def test_a_call_that_waits_for_room_goes_to_the_new_one(  # noqa: PLR0913, PLR0917 - fixtures
+    env, load, gate, in_thread, until, verb
+):
+    """The old one has not accepted it, so it is not lost with it."""
+    load("services:\n  one: {class: 'applied:Echo', queue_size: 0}\n")
+    handle = env.service("one")
+    running = handle.submit("run", gate)
+    gate.wait_entered()
+    if verb == "acall":
+        waiting = in_thread(lambda: asyncio.run(handle.acall("who")))
+    elif verb == "submit":
+        waiting = in_thread(lambda: handle.submit("who").result())
+    else:
+        waiting = in_thread(handle.call, "who")
+    until(lambda: env.task("one")._router.parked == 1)
+    load("services:\n  one: {class: 'applied:Echo', queue_size: 0, init: {kwargs: {name: other}}}\n")
+    applied = in_thread(env.apply)
+    assert waiting.result(20) == "other"
+    gate.open()
+    assert running.result(20) is None
+    assert applied.result(20) is None
+
+
+def test_a_call_that_goes_to_the_new_one_keeps_its_deadline(  # noqa: PLR0913, PLR0917 - fixtures
+    environments, load, tmp_path, gate, in_thread, until
+):
+    clock = VirtualClock()
+    env = environments("virtual", clock=clock)
+    file = tmp_path / "virtual.yaml"
+    text = "services:\n  one: {class: 'applied:Echo', queue_size: 0, monitors: []}\n"
+    file.write_text(text)
+    env.load_service_deployment_config(file)
+    handle = env.service("one").with_options(timeout=100)
+    handle.submit("run", gate)
+    gate.wait_entered()
+    deadline = clock.monotonic() + 100
+    waiting = in_thread(handle.call, "run", lambda: current_call().deadline)
+    until(lambda: env.task("one")._router.parked == 1)
+    clock.advance(60)
+    file.write_text(text.replace("queue_size: 0", "queue_size: 0, batch_wait: 1"))
+    env.load_service_deployment_config(file)
+    applied = in_thread(env.apply)
+    assert waiting.result(20) == deadline
+    gate.open()
+    applied.result(20)
+
+
+def test_no_call_is_lost_while_one_version_follows_the_other(env, load, in_thread):
+    """Callers that share a handle count as many answers as they have made calls."""
+    entry = "services:\n  one: {{class: 'applied:Echo', queue_size: 0, init: {{kwargs: {{name: v{}}}}}}}\n"
+    load(entry.format(0))
+    handle = env.service("one")
+    over = threading.Event()
+
+    def call():
+        made = 0
+        while not over.is_set():
+            assert handle.who().startswith("v")
+            made += 1
+        return made
+
+    callers = [in_thread(call) for _ in range(8)]
+    for version in range(1, 15):
+        load(entry.format(version))
+        env.apply()
+    over.set()
+    assert sum(caller.result(20) for caller in callers) > 0
+    assert handle.who() == "v14"
+
+
+def test_plans_can_be_made_while_files_are_loaded(env, load, in_thread):
+    """Each is of what was configured at one moment."""
+    over = threading.Event()
+
+    def plan():
+        while not over.is_set():
+            assert [each.name for each in env.plan().services] in (["one"], ["one", "two"])
+            env.check()
+
+    load("services:\n" + entry("one"))
+    planners = [in_thread(plan) for _ in range(3)]
+    for _ in range(20):
+        load("services:\n" + entry("one") + entry("two"))
+        load("services:\n" + entry("one"))
+    over.set()
+    for planner in planners:
+        planner.result(20)
+
+
+def test_a_handle_of_a_service_that_is_gone_says_so(env, load):
+    load("services:\n" + entry("one"))
+    handle = env.service("one")
+    handle.who()
+    load("services: {}\n")
+    env.apply()
+    with pytest.raises(errors.ServiceNotFoundError, match="no service 'one'"):
+        handle.who()
+
+
+def test_a_handle_whose_verb_another_thread_has_taken_away_composes_it_anew(env, load):
+    """What remains if one thread binds a handle anew while another one finds that it must be."""
+    load("services:\n" + entry("one"))
+    handle = env.service("one")
+    handle.who()
+    for verb in ("call", "submit"):
+        handle.__dict__.pop(verb)
+    assert handle.who() == "one"
+    assert handle.submit("who").result(20) == "one"
+
+
+def test_from_within_a_call_no_other_threads_change_is_waited_for(env, load, gates, in_thread):
+    """That may be waiting for this very call."""
+    first = gates()
+    load("services:\n" + entry("one"))
+    env.apply()
+
+    def late():
+        first()
+        env.apply()
+
+    call = env.service("one").submit("run", late)
+    first.wait_entered()
+    load("services:\n" + entry("one") + "defaults: {timeout: 7}\n")
+    applied = in_thread(env.apply)
+    while env.get_service_status("one")["deployment_config"].timeout != 7:
+        assert not applied.done()
+    first.open()
+    with pytest.raises(errors.DeployError, match="being changed by another thread"):
+        call.result(20)
+    assert applied.result(20) is None
