@@ -184,6 +184,19 @@ class TestSettings:
         assert "init.kwargs.api_key" in said
         assert settings(plan)["user_config.db.password"].value == "(hidden)"
 
+    def test_a_value_with_a_secret_variable_in_it_is_one_too(self, planned, tmp_path, monkeypatch):
+        """Whatever the name is under which it stands: a URL for instance has the password of a database in it."""
+        monkeypatch.setenv("DB_PASSWORD", "swordfish")
+        monkeypatch.setenv("DB_HOST", "db.example.org")
+        url = '"postgres://me:${DB_PASSWORD}@${DB_HOST}/"'
+        text = FILE.replace("size: 3", f'url: {url}, hosts: ["${{DB_HOST}}"], urls: [{url}]')
+        (tmp_path / "services.yaml").write_text(text)
+        plan = planned().plan()
+        assert "swordfish" not in f"{plan.text(all_settings=True)}{plan.to_json()}{json.dumps(plan.essence())}"
+        assert settings(plan)["user_config.db.url"].value == "(hidden)"
+        assert settings(plan)["user_config.db.urls"].value == "(hidden)"
+        assert settings(plan)["user_config.db.hosts"].value == ["db.example.org"]
+
     def test_a_secret_that_changed_is_a_difference(self, planned, monkeypatch):
         before = planned().plan()
         assert before.essence() == planned().plan().essence()
