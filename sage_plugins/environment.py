@@ -449,7 +449,11 @@ class Environment:
 
     def _replace(self, name: str, timeout: float | None) -> None:
         new = self._new_task(name)
-        new.start_running(timeout)
+        try:
+            new.start_running(timeout)
+        except BaseException:  # KeyboardInterrupt too: nobody else knows of it
+            new.stop(drain_timeout=0)
+            raise
         with self._lock:
             closed = self._closed
             old = self._tasks.get(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import threading
 
 import pytest
@@ -26,6 +28,24 @@ class Echo:
 
     def run(self, function):
         return function()
+"""
+
+
+INTERRUPTING = """\
+import signal
+import threading
+
+going_on, stopped = threading.Event(), threading.Event()
+
+
+class Interrupting:
+    def __init__(self):
+        if self.ctx.replica_index:
+            signal.raise_signal(signal.SIGINT)
+            going_on.wait(20)
+
+    def stop(self):
+        stopped.set()
 """
 
 
@@ -142,6 +162,24 @@ def test_number_and_balancer_that_were_changed_by_hand_are_set_back(env, load):
     env.scale("one", 3)
     env.apply()
     assert len(env.get_service_status("one")["replicas"]) == 1
+
+
+def test_what_was_to_replace_is_stopped_if_that_is_interrupted(env, load, tmp_path):
+    """A Ctrl-C comes while the new one starts."""
+    (tmp_path / "interrupting.py").write_text(INTERRUPTING)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        load("services:\n" + entry("one"))
+        env.apply()
+        load("services:\n  one: {class: 'interrupting:Interrupting', replicas: 2, load_balancing: true}\n")
+        with pytest.raises(KeyboardInterrupt):
+            env.apply()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    interrupting = sys.modules["interrupting"]
+    interrupting.going_on.set()
+    assert interrupting.stopped.wait(20)
+    assert env.service("one").who() == "one"
 
 
 def test_a_closed_environment_applies_nothing(env, load):
