@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from command_line import PATIENCE, ROOT, SCRIPT, sage_deploy
+from sage_plugins.cli import up
 from things import deployment, write_things
 
 EXAMPLE = ROOT / "examples" / "stdlib_search" / "service_deployment.yaml"
@@ -147,6 +149,25 @@ def test_watch_notes_what_it_has_applied(folder, running_up):
     process.read_until("applied")
     done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_file_that_is_being_written_is_applied_once_it_is_whole(env, monkeypatch):
+    """Half a file can be valid, and name half of the services: nothing is done before two looks find the same."""
+    looks = iter([(1,), (2,), (3,), (), (4,), (4,), (4,), (1,), (4,)])
+    applied = []
+
+    def look(file):
+        try:
+            applied.append(next(looks))
+        except StopIteration:
+            signal.raise_signal(signal.SIGTERM)
+        return applied[-1]
+
+    monkeypatch.setattr(up, "_LOOK_S", 0)
+    monkeypatch.setattr(up, "_fingerprint", look)
+    monkeypatch.setattr(up, "_apply", lambda *_: applied.append("applied"))
+    up._run(env, Path("services.yaml"), None, lambda: None, (1,))
+    assert applied == [(1,), (2,), (3,), (), (4,), (4,), "applied", (4,), (1,), (4,)]
 
 
 def test_watch_and_once_do_not_go_together(folder):

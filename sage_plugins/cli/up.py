@@ -52,7 +52,8 @@ _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") i
 @click.option(
     "--watch",
     is_flag=True,
-    help="Look at FILE every second, and apply it when it has changed. Classes are not imported anew.",
+    help="Look at FILE every second, and apply it when it has changed and is no longer being written. Classes are not "
+    "imported anew.",
 )
 def command(file: Path, profile: str | None, *, once: bool, wait: bool, watch: bool) -> None:
     """
@@ -218,10 +219,12 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
     numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGINT)}
     progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")
+    last = seen
     try:
         while not stop.wait(None if seen is None else _LOOK_S):
-            now = _fingerprint(file)
-            if now != seen:
+            now, before_now = _fingerprint(file), last
+            last = now
+            if now != seen and now == before_now:  # half a file may be one that stops services: wait for the rest of it
                 seen = now
                 _apply(env, file, profile)
                 note()
