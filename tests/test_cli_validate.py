@@ -207,7 +207,9 @@ def test_whatever_a_module_raises_is_a_problem(tmp_path, error):
 def test_without_import_no_module_beside_the_file_is_run(tmp_path, module):
     """Not even one that has the name of a module which this project needs."""
     (tmp_path / f"{module}.py").write_text("raise SystemExit('run')\n")
-    file = deployment(tmp_path, "services: {kv: {class: 'kv:KV', options: {pool: {idle_timeout: 3s}}}}\n")
+    file = deployment(
+        tmp_path, "services: {kv: {class: 'kv:KV', threading_strategy: pool, options: {pool: {idle_timeout: 3s}}}}\n"
+    )
     for option in ((), ("--resolved",)):
         done = sage_deploy("validate", file, "--no-import", *option, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
