@@ -73,6 +73,17 @@ class Catalogue:
         """In a forked child: whoever held the lock is not here to let it go."""
         self._lock = threading.Lock()
 
+    def snapshot(self) -> Catalogue:
+        """A copy: what is registered or loaded meanwhile does not change what is made of it."""
+        copy = Catalogue()
+        with self._lock:
+            copy._factories = dict(self._factories)
+            copy._configs = dict(self._configs)
+            copy._files = dict(self._files)
+            copy._entries = dict(self._entries)
+            copy._built = dict(self._built)
+        return copy
+
     def register(self, name: str, factory: Any, config: ServiceDeploymentConfig | None) -> None:
         """Have *factory* build the service *name*; without *config* it is deployed as a file says, or by default."""
         with self._lock:

@@ -74,7 +74,7 @@ class Finder:
             The choice, whose options are None if they are wrong; None if there is no such plugin.
 
         Raises:
-            PluginError: The plugin's check failed.
+            PluginError: The plugin's check failed, or its options class cannot be used.
         """
         try:
             found = self._registry.find(kind, id, service=self._service)
@@ -85,15 +85,19 @@ class Finder:
         registration = found.registration
         given = self._config.options.get(id, {})
         options = None
-        options_class = registration.options_class()
-        if options_class is not None:
-            options, wrong = structure(options_class, given, key=f"options.{id}")
-            self.problems.extend(wrong)
-        elif given:
+        try:
+            options_class = registration.options_class()
+            if options_class is not None:
+                options, wrong = structure(options_class, given, key=f"options.{id}")
+                self.problems.extend(wrong)
+        except Exception as error:
+            msg = f"{kind} '{id}' from {found.plugin.source} has no options class that can be used: {text_of(error)}"
+            raise PluginError(msg) from error
+        if options_class is None and given:
             self.problems.append(Problem("E101", f"options.{id}", f"{kind} '{id}' has no options", "remove them"))
         if registration.check is not None and (options is not None or options_class is None):
             try:
-                self.problems.extend(registration.check(self._config, options))
+                self.problems.extend(map(_problem, registration.check(self._config, options)))
             except Exception as error:
                 msg = (
                     f"{kind} '{id}' from {found.plugin.source} failed to check service '{self._service}': "
@@ -101,6 +105,18 @@ class Finder:
                 )
                 raise PluginError(msg) from error
         return Choice(registration, options, found.plugin)
+
+
+def _problem(found: Problem) -> Problem:
+    """
+    What a plugin's check gave.
+
+    Raises:
+        TypeError: It is no problem.
+    """
+    if not isinstance(found, Problem) or not all(isinstance(part, str) for part in attrs.astuple(found)):
+        raise TypeError(f"check gave {found!r:.100}, which is no Problem of texts")
+    return found
 
 
 def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:

@@ -312,16 +312,15 @@ class Environment:
         """
         from sage_plugins.plan import DeploymentPlan, ServicePlan, plan_service
 
-        names = self._catalogue.names
+        catalogue = self._catalogue.snapshot()
+        names = catalogue.names
         known = {**(running or {}), **self.running()}
         services = [
-            plan_service(composition, warnings, self._catalogue.origin(name), known.get(name))
-            for name, (composition, warnings) in zip(
-                names, self._catalogue.compose_all(names, self.registry), strict=True
-            )
+            plan_service(composition, warnings, catalogue.origin(name), known.get(name))
+            for name, (composition, warnings) in zip(names, catalogue.compose_all(names, self.registry), strict=True)
         ]
         gone = [ServicePlan(name, "remove", str(known[name].get("class", ""))) for name in known if name not in names]
-        return DeploymentPlan((*services, *gone), tuple(self._catalogue.notes()))
+        return DeploymentPlan((*services, *gone), tuple(catalogue.notes()))
 
     def check(self, *, import_classes: bool = True) -> list[Problem]:
         """
@@ -334,7 +333,7 @@ class Environment:
         Raises:
             PluginError: A plugin breaks its contract.
         """
-        return self._catalogue.check(self.registry, import_classes=import_classes)
+        return self._catalogue.snapshot().check(self.registry, import_classes=import_classes)
 
     def running(self) -> dict[str, dict[str, Any]]:
         """
@@ -408,9 +407,16 @@ class Environment:
         Raises:
             PlanError, ConfigError, UnknownPluginError: Something cannot be composed; nothing was changed.
             PluginError: A plugin fails to explain itself, or to say where replicas go; nothing was changed.
-            DeployError: A service did not become ready; the one that ran goes on.
+            DeployError: A service did not become ready; the one that ran goes on. Or another thread applies and this
+                comes from within a service's call, for which that thread may be waiting.
         """
-        with self._applying:
+        if not self._applying.acquire(blocking=current_call() is None):
+            msg = (
+                f"environment {self.name!r} is being changed by another thread; from within a service's call that "
+                "cannot be waited for: apply again later"
+            )
+            raise DeployError(msg)
+        try:
             plan = self.plan()
             for service in plan.services:
                 if service.action == "change":
@@ -422,10 +428,16 @@ class Environment:
                         task = self._tasks.pop(service.name, None)
                     if task is not None:
                         task.stop()
+        finally:
+            self._applying.release()
 
     def _replace(self, name: str, timeout: float | None) -> None:
         new = self._new_task(name)
-        new.start_running(timeout)
+        try:
+            new.start_running(timeout)
+        except BaseException:  # KeyboardInterrupt too: nobody else knows of it
+            new.stop(drain_timeout=0)
+            raise
         with self._lock:
             closed = self._closed
             old = self._tasks.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
@@ -51,6 +51,14 @@ class Binding:
         self.runs_here = runs_here
 
 
+class _Bound(NamedTuple):
+    """What a handle has once it is bound; one object, so that no thread ever sees parts of two."""
+
+    binding: Binding
+    make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
+    make_stream: Callable[[str, tuple[Any, ...], dict[str, Any]], StreamCall]
+
+
 class ServiceHandle:
     """
     Calls one service; made by `Environment.service`.
@@ -82,10 +90,8 @@ class ServiceHandle:
         self._bind = bind
         self._options = options or CallOptions()
         self._timeout = timeout
-        self._binding: Binding | None = None
+        self._bound: _Bound | None = None
         self._latest: tuple[float, float] | None = None  # `expires` and `deadline` of a call that is made once more
-        self._make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
-        self._make_stream: Callable[[str, tuple[Any, ...], dict[str, Any]], StreamCall]
 
     # -- verbs -------------------------------------------------------------------------------------------------------
     #
@@ -105,8 +111,7 @@ class ServiceHandle:
             TypeError: The method is a generator, which needs `stream`.
             BaseException: What the method raises, as itself.
         """
-        self._compose()
-        return self.__dict__["call"](method, *args, **kwargs)
+        return self._verb("call")(method, *args, **kwargs)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Call:
         """
@@ -119,8 +124,7 @@ class ServiceHandle:
             CallTimeoutError: There was no room within the time-out.
             OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for `call`.
         """
-        self._compose()
-        call: Call = self.__dict__["submit"](method, *args, **kwargs)
+        call: Call = self._verb("submit")(method, *args, **kwargs)
         return call
 
     def start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -129,8 +133,8 @@ class ServiceHandle:
 
         Under `inline` the method runs before this returns, as with `submit`.
         """
-        binding = self._compose()
-        call = self._make(method, args, kwargs)
+        binding, make, _ = self._compose()
+        call = make(method, args, kwargs)
         try:
             binding.router.route(call)
         except ServiceStoppedError as error:
@@ -159,8 +163,8 @@ class ServiceHandle:
         )
 
     def _start_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
-        binding = self._compose()
-        call = self._make_stream(method, args, kwargs)
+        binding, _, make = self._compose()
+        call = make(method, args, kwargs)
         if binding.runs_here:
             from sage_plugins import aio
 
@@ -193,10 +197,11 @@ class ServiceHandle:
     async def _astart_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
         from sage_plugins import aio
 
-        binding = self._binding
-        if binding is None:  # deploying waits, and the loop must not
-            binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
-        call = self._make_stream(method, args, kwargs)
+        bound = self._bound
+        if bound is None:  # deploying waits, and the loop must not
+            bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
+        binding, _, make = bound
+        call = make(method, args, kwargs)
         if binding.runs_here:
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
             return call
@@ -217,10 +222,11 @@ class ServiceHandle:
         """
         from sage_plugins import aio
 
-        binding = self._binding
-        if binding is None:  # deploying waits, and the loop must not
-            binding = await aio.in_thread(self._compose, name=f"{self._name}-bind")
-        call = self._make(method, args, kwargs)
+        bound = self._bound
+        if bound is None:  # deploying waits, and the loop must not
+            bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
+        binding, make, _ = bound
+        call = make(method, args, kwargs)
         if binding.runs_here:
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-acall")
         else:
@@ -284,13 +290,23 @@ class ServiceHandle:
         self.__dict__[name] = method  # so that the next access does not come here
         return method
 
-    def _compose(self) -> Binding:  # noqa: C901, PLR0915 - closures over what does not change
+    def _verb(self, name: str) -> Callable[..., Any]:
+        """The composed verb *name*; another thread may take it away between composing it and looking for it."""
+        while True:
+            self._compose()
+            verb: Callable[..., Any] | None = self.__dict__.get(name)
+            if verb is not None:
+                return verb
+            self._bound = None
+
+    def _compose(self) -> _Bound:  # noqa: C901, PLR0915 - closures over what does not change
         """Bind to the service, deploying it if need be, and compose the verbs with all that does not change decided."""
-        if self._binding is not None:
-            return self._binding
+        bound = self._bound
+        if bound is not None:
+            return bound
         binding = self._bind()
         router = binding.router
-        make, self._make_stream = self._compose_make(binding)
+        make, make_stream = self._compose_make(binding)
 
         def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
             made = make(method, args, kwargs)
@@ -372,17 +388,16 @@ class ServiceHandle:
             finally:
                 router.went_on(waiter)
 
-        self._make = make
         self.__dict__["call"] = call_here if binding.runs_here else call
         self.__dict__["submit"] = submit_here if binding.runs_here else submit
-        self._binding = binding
-        return binding
+        bound = self._bound = _Bound(binding, make, make_stream)
+        return bound
 
     def _bound_anew(self, router: CallOwner, error: ServiceStoppedError) -> ServiceHandle:
         """This handle, unbound from *router*, if the service was deployed again since; else raises *error*."""
         if self._bind().router is router:
             raise error
-        self._binding = None
+        self._bound = None
         self.__dict__.pop("call", None)
         self.__dict__.pop("submit", None)
         return self

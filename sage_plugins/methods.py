@@ -11,7 +11,7 @@ from sage_plugins.values import GENERATORS, BatchPlan, MethodKind, MethodPlan, P
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["LIFECYCLE_HOOKS", "batch_of", "idempotent", "method_plans", "parameters_of"]
+__all__ = ["LIFECYCLE_HOOKS", "batch_of", "idempotent", "method_plans", "needs_no_argument", "parameters_of"]
 
 #: Methods that the core calls and callers cannot.
 LIFECYCLE_HOOKS: Final = frozenset(
@@ -105,8 +105,21 @@ def method_plans(cls: type, config: Any) -> tuple[tuple[MethodPlan, ...], list[P
     return plans, problems
 
 
+def needs_no_argument(cls: type, name: str) -> bool:
+    """Whether the method *name* can be called without arguments; False for one in C that does not say."""
+    parameters = parameters_of(cls, name)
+    return parameters is not None and all(
+        each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters
+    )
+
+
 def _is_method(found: Any, cls: type, name: str) -> bool:
-    return not isinstance(found, (property, type)) and callable(getattr(cls, name, None))
+    if isinstance(found, (property, type)):
+        return False
+    try:
+        return callable(getattr(cls, name, None))
+    except Exception:  # noqa: BLE001 - a descriptor of the class's own may raise anything; then it is no method
+        return False
 
 
 def _plan(index: int, name: str, method: Any, config: Any, batches: Mapping[str, BatchPlan | None]) -> MethodPlan:

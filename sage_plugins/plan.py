@@ -7,22 +7,24 @@ Making a plan starts nothing: plugins are asked to explain themselves, targets w
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_type_hints
 
 import attrs
 
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.settings import Setting, settings_of
-from sage_plugins.values import Explanation, Placed, Problem
+from sage_plugins.values import Explanation, Placed, Problem, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sage_plugins.composition import Composition
     from sage_plugins.origins import Origin
-    from sage_plugins.values import Choice, Refused
+    from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = [
     "Change",
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 Action = Literal["add", "change", "keep", "remove"]
+
+_KINDS: Final = get_args(get_type_hints(Explanation)["kind"])
 
 #: Version of the plan as JSON: it grows when a reader of older plans would misunderstand a newer one.
 VERSION: Final = 1
@@ -200,6 +204,18 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(child) for name, child in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(child) for child in value]
+    return _stable(value)
+
+
+def _stable(value: Any) -> Any:
+    """What JSON has for the value, or a text of it, the same in every process."""
+    if isinstance(value, AbstractSet):
+        return sorted((_plain(child) for child in value), key=str)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers, and one of them equals nothing, itself included
+    texts = {getattr(type(value), name) for name in ("__repr__", "__str__")}
+    if texts == {object.__repr__, object.__str__}:
+        return f"an object of class {type(value).__name__}"  # its text would have its address in it
     return value
 
 
@@ -262,15 +278,27 @@ def describe(composition: Composition, origin: Callable[[str], Origin]) -> Servi
 
 def _decision(what: str, choice: Choice, config: Any) -> Decision:
     registration = choice.registration
-    lines: list[str | Explanation] = []
+    explanation: tuple[Explanation, ...] = ()
     if registration.explain is not None:
         try:
-            lines.extend(registration.explain(config, choice.options))
+            explanation = tuple(map(_explanation, registration.explain(config, choice.options)))
         except Exception as error:
             msg = f"{what} '{choice.id}' from {choice.source} failed to explain itself: {text_of(error)}"
             raise PluginError(msg) from error
-    explanation = tuple(line if isinstance(line, Explanation) else Explanation(str(line)) for line in lines)
-    return Decision(what, choice.id, choice.source, registration.summary, explanation)
+    return Decision(what, choice.id, choice.source, str(registration.summary), explanation)
+
+
+def _explanation(line: str | Explanation) -> Explanation:
+    """
+    A line that a plugin gave.
+
+    Raises:
+        TypeError: It is none.
+    """
+    found = Explanation(line) if isinstance(line, str) else line
+    if not isinstance(found, Explanation) or not isinstance(found.text, str) or found.kind not in _KINDS:
+        raise TypeError(f"explain gave {line!r:.100}, which is neither a text nor an Explanation of a known kind")
+    return found
 
 
 def _queue(config: Any) -> Decision:
@@ -298,23 +326,40 @@ def _time_outs(composition: Composition, said: Sequence[str]) -> Iterator[str]:
         yield f"under '{composition.strategy.id}' a running method may hold its caller until it ends"
 
 
-def _places(composition: Composition) -> Iterator[ReplicaPlan]:
+def _places(composition: Composition) -> list[ReplicaPlan]:
     target = composition.target
     specs = [composition.spec(index) for index in range(composition.config.replicas)]
     try:
         opened = target.create()
         try:
-            places: Sequence[Placed | Refused] = opened.place(specs)
+            places: Sequence[Placed | Refused] = list(opened.place(specs))
         finally:
             opened.close()
+        return _placed(specs, places)
     except Exception as error:
         msg = f"target '{target.id}' from {target.source} failed to say where replicas go: {text_of(error)}"
         raise PluginError(msg) from error
-    for spec, place in zip(specs, places, strict=True):
-        if isinstance(place, Placed):
-            yield ReplicaPlan(spec.id, place.node or "this process", place.reason, dict(place.refused))
-        else:
-            yield ReplicaPlan(spec.id, None, place.reason, dict(place.nodes))
+
+
+def _placed(specs: Sequence[ReplicaSpec], places: Sequence[Placed | Refused]) -> list[ReplicaPlan]:
+    """
+    What a target says of where the replicas go.
+
+    Raises:
+        ValueError: It says that of more or fewer than there are.
+        TypeError: It says something else.
+    """
+    if len(places) != len(specs):
+        raise ValueError(f"place gave {len(places)} places for {len(specs)} replicas")
+    return [_place(spec.id, place) for spec, place in zip(specs, places, strict=True)]
+
+
+def _place(replica: str, place: Placed | Refused) -> ReplicaPlan:
+    if isinstance(place, Placed):
+        return ReplicaPlan(replica, place.node or "this process", place.reason, dict(place.refused))
+    if isinstance(place, Refused):
+        return ReplicaPlan(replica, None, place.reason, dict(place.nodes))
+    raise TypeError(f"place gave {place!r:.100}, which is neither Placed nor Refused")
 
 
 # -- differences -------------------------------------------------------------------------------------------------------
@@ -326,7 +371,7 @@ def comparable(plan: ServicePlan) -> dict[str, Any]:
     found |= {_plugin_key(decision): decision.source for decision in plan.decisions if decision.source}
     found |= {setting.key: setting.digest or setting.value for setting in plan.settings}
     # As another process would read it.
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(_plain(found), default=str))
     return plain
 
 

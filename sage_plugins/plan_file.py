@@ -6,7 +6,9 @@ So the file needs no secrets, and nothing that it says is believed.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +29,8 @@ __all__ = ["SavedPlan", "check_fresh", "read_plan", "save_plan"]
 #: Key by which a plan file is known, and the version of what stands in it.
 _MARK: Final = "sage_deploy_plan"
 _VERSION: Final = 1
-_MAX_BYTES: Final = 16 * 1024 * 1024
+#: A service has some 20 KB, so this is a few thousand of them.
+_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 @attrs.frozen
@@ -68,7 +71,10 @@ def save_plan(path: Path, plan: DeploymentPlan, file: Path, profile: str | None)
         "essence": plan.essence(),
         "plan": plan.to_dict(),
     }
-    write_whole(path, json.dumps(content, indent=2) + "\n", private=True)
+    text = json.dumps(content, indent=2) + "\n"
+    if len(text) > _MAX_BYTES:  # all of it is ASCII
+        raise OSError(errno.EFBIG, f"the plan has {len(text)} bytes, and `up` takes {_MAX_BYTES} at most")
+    write_whole(path, text, private=True)
 
 
 def read_plan(path: Path) -> SavedPlan | None:
@@ -87,12 +93,26 @@ def read_plan(path: Path) -> SavedPlan | None:
     try:
         content = json.loads(data)
         version = content[_MARK]
-        saved = SavedPlan(path, Path(content["file"]), content["profile"], dict(content["essence"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        saved = _saved(path, content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _refused(path, "E110", "the plan file is damaged", "plan again") from None
     if version != _VERSION:
         raise _refused(path, "E103", f"the plan file is of version {version!r:.20}, not {_VERSION}", "plan again")
     return saved
+
+
+def _saved(path: Path, content: dict[str, Any]) -> SavedPlan:
+    """
+    What stands in a plan file: somebody may have changed it.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It is not what `save_plan` wrote.
+    """
+    file, profile, essence = content["file"], content["profile"], content["essence"]
+    os.fsencode(file)  # raises if the file system can have no such name
+    if "\0" in file or not isinstance(profile, (str, type(None))):
+        raise ValueError(file, profile)
+    return SavedPlan(path, Path(file), profile, {name: {**does} for name, does in essence.items()})
 
 
 def _refused(path: Path, id: str, message: str, fix: str) -> ConfigError:

@@ -43,11 +43,12 @@ def _count(number: int, what: str) -> str:
 def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:
     sign = _SIGNS[service.action]
     if service.action == "remove":
-        yield f"{sign} {service.name}  ({service.service_class}) runs, and is not configured any more"
+        yield f"{sign} {service.name}  ({one_line(service.service_class)}) runs, and is not configured any more"
         return
-    yield f"{sign} {service.name}  ({service.service_class})" + (" runs as configured" * (service.action == "keep"))
+    same = " runs as configured" if service.action == "keep" else ""
+    yield f"{sign} {service.name}  ({one_line(service.service_class)}){same}"
     for change in service.changes:
-        yield f"    ~ {change.key}: {_value(change.old)} -> {_value(change.new)}"
+        yield f"    ~ {one_line(change.key)}: {_value(change.old)} -> {_value(change.new)}"
     for decision in service.decisions:
         yield from _decision(decision)
         if decision.what == "strategy":
@@ -55,13 +56,13 @@ def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:
     for replica in service.replicas:
         yield from _replica(replica)
     yield from _settings(service.settings, all_settings=all_settings)
-    yield f"    {'methods':<9} {', '.join(service.methods) or 'none'}"
+    yield f"    {'methods':<9} {', '.join(map(one_line, service.methods)) or 'none'}"
     yield from _warnings(service)
 
 
 def _decision(decision: Decision) -> Iterator[str]:
     by = f"  [{decision.source}]" if decision.source else ""
-    yield f"    {decision.what:<9} {decision.id}{by}  {decision.summary}"
+    yield f"    {decision.what:<9} {decision.id}{by}  {one_line(decision.summary, 500)}"
     shown = (each for each in decision.explanation if each.text not in decision.summary)
     yield from (f"    {'':<9}   - {_LABELS[each.kind]}{one_line(each.text, 500)}" for each in shown)
 
@@ -72,21 +73,23 @@ def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _replica(replica: ReplicaPlan) -> Iterator[str]:
-    where = "nowhere" if replica.where is None else replica.where
+    where = "nowhere" if replica.where is None else one_line(str(replica.where))
     mark = "!" if replica.where is None else " "
-    yield f"  {mark} {'replica':<9} {replica.id} -> {where}  ({replica.reason})"
-    yield from (f"    {'':<9}   - not {node}: {one_line(reason, 500)}" for node, reason in replica.refused.items())
+    yield f"  {mark} {'replica':<9} {replica.id} -> {where}  ({one_line(str(replica.reason), 500)})"
+    for node, reason in replica.refused.items():
+        yield f"    {'':<9}   - not {one_line(str(node))}: {one_line(str(reason), 500)}"
 
 
 def _settings(settings: Sequence[Setting], *, all_settings: bool) -> Iterator[str]:
     shown = [each for each in settings if all_settings or each.origin.source != "default"]
     title = "settings"
-    key_width = max((len(each.key) for each in shown), default=0)
+    keys = [one_line(each.key) for each in shown]
+    key_width = max(map(len, keys), default=0)
     values = [_value(each.value) for each in shown]
     value_width = min(40, max(map(len, values), default=0))
-    for setting, value in zip(shown, values, strict=True):
+    for setting, key, value in zip(shown, keys, values, strict=True):
         origin = one_line(str(setting.origin))
-        yield f"    {title:<9} {setting.key:<{key_width}} = {value:<{value_width}}  {origin}  [{setting.acts}]"
+        yield f"    {title:<9} {key:<{key_width}} = {value:<{value_width}}  {origin}  [{setting.acts}]"
         title = ""
     others = len(settings) - len(shown)
     if others:
@@ -109,4 +112,4 @@ def _value(value: Any) -> str:
 
 
 def _warnings(service: ServicePlan) -> Iterator[str]:
-    return (f"    ! {warning}" for warning in service.warnings)
+    return (f"    ! {one_line(str(warning), 1000)}" for warning in service.warnings)

@@ -226,7 +226,7 @@ class ReplicaSet:
         if self._target is None:
             self._target = self._composition.target.create()
         target = self._target
-        places = target.place([member.spec for member in members])
+        places = list(target.place([member.spec for member in members]))
         for member, place in zip(members, places, strict=True):
             if isinstance(place, Refused):
                 nodes = "".join(f"\n  {node}: {reason}" for node, reason in place.nodes.items())

@@ -55,8 +55,20 @@ class Run:
 
 
 def _folder() -> Path:
+    """
+    Where runs are noted.
+
+    Raises:
+        FileNotFoundError: This user has no home directory.
+    """
     state = os.environ.get("XDG_STATE_HOME") or ""
-    base = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+    if Path(state).is_absolute():
+        base = Path(state)
+    else:
+        try:
+            base = Path.home() / ".local" / "state"
+        except RuntimeError:  # without HOME, and not in the list of users, as in many containers
+            raise FileNotFoundError("this user has no home directory; set HOME or XDG_STATE_HOME") from None
     return base / "sage-deploy" / "runs"
 
 
@@ -84,6 +96,8 @@ class RunRecord:
         """
         The record for *file*, or None if another process has it, or if this system has no such locks.
 
+        It says that nothing runs yet, in place of what a process that was killed has left there.
+
         Raises:
             OSError: The user's state directory cannot be used.
         """
@@ -102,7 +116,13 @@ class RunRecord:
             except OSError:
                 time.sleep(pause)
             else:
-                return cls(place, descriptor, file, profile)
+                record = cls(place, descriptor, file, profile)
+                try:
+                    record.note({})
+                except OSError:
+                    os.close(descriptor)
+                    raise
+                return record
         os.close(descriptor)
         return None
 
@@ -134,10 +154,10 @@ def find_run(file: Path) -> Run | None:
     """What another process of this user runs from *file*, or None if none does, or none that can be understood."""
     if fcntl is None:
         return None
-    place = _place(file)
     try:
+        place = _place(file)
         descriptor = os.open(place.with_suffix(".lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    except (OSError, ValueError):  # nobody can have noted anything, or the path is none: reading the file says why
         return None
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

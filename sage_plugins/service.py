@@ -203,12 +203,12 @@ def _set_ctx(instance: Any, ctx: ServiceContext | None) -> None:
 
 
 def takes_ctx(cls: type, positional: int) -> bool:
-    """Whether the constructor has a parameter `ctx` that the positional arguments leave free."""
+    """Whether the constructor has a parameter `ctx`, to be given by name, that the positional arguments leave free."""
     try:
         parameters = list(inspect.signature(cls).parameters.values())
-    except (TypeError, ValueError):  # a class in C without a signature
+    except Exception:  # noqa: BLE001 - a class in C without a signature, or one whose own signature raises anything
         return False
     for index, parameter in enumerate(parameters):
-        if parameter.name == "ctx" and parameter.kind is not parameter.VAR_KEYWORD:
+        if parameter.name == "ctx" and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             return parameter.kind is parameter.KEYWORD_ONLY or index >= positional
     return False

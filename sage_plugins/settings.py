@@ -41,7 +41,8 @@ class Setting:
     Attributes:
         key: Its path, such as `"timeout"`, `"methods.get.timeout"`, `"options.pool.idle_timeout"` or
             `"init.kwargs.backend"`.
-        value: The value. Of a secret, going by its name, nothing is shown; of a constructor's argument its type.
+        value: The value. Of a secret, going by its name or that of a variable from which it comes, nothing is shown;
+            of a constructor's argument its type.
         origin: Who set it.
         acts: Who acts on it: `"core"`, `"service"` (its own class), or a plugin such as `"strategy pool"`.
         digest: Tells whether a value that is not shown has changed; "" for one that is shown.
@@ -110,7 +111,8 @@ def _arguments(factory: Any, origin: Callable[[str], Origin]) -> Iterator[Settin
 
 
 def _shown(key: str, value: Any, origin: Origin, acts: str) -> Setting:
-    if value is not None and not isinstance(value, bool) and is_secret(key):
+    secret = is_secret(key) or any(map(is_secret, origin.variables))
+    if secret and value is not None and not isinstance(value, bool):
         return Setting(key, HIDDEN, origin, acts, _digest(value))
     return Setting(key, plain(value), origin, acts)
 

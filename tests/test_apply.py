@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +32,24 @@ class Echo:
 
     def run(self, function):
         return function()
+"""
+
+
+INTERRUPTING = """\
+import signal
+import threading
+
+going_on, stopped = threading.Event(), threading.Event()
+
+
+class Interrupting:
+    def __init__(self):
+        if self.ctx.replica_index:
+            signal.raise_signal(signal.SIGINT)
+            going_on.wait(20)
+
+    def stop(self):
+        stopped.set()
 """
 
 
@@ -179,6 +199,24 @@ def test_number_and_balancer_that_were_changed_by_hand_are_set_back(env, load):
     assert len(env.get_service_status("one")["replicas"]) == 1
 
 
+def test_what_was_to_replace_is_stopped_if_that_is_interrupted(env, load, tmp_path):
+    """A Ctrl-C comes while the new one starts."""
+    (tmp_path / "interrupting.py").write_text(INTERRUPTING)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        load("services:\n" + entry("one"))
+        env.apply()
+        load("services:\n  one: {class: 'interrupting:Interrupting', replicas: 2, load_balancing: true}\n")
+        with pytest.raises(KeyboardInterrupt):
+            env.apply()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    interrupting = sys.modules["interrupting"]
+    interrupting.going_on.set()
+    assert interrupting.stopped.wait(20)
+    assert env.service("one").who() == "one"
+
+
 def test_a_closed_environment_applies_nothing(env, load):
     load("services:\n" + entry("one"))
     env.close()
@@ -300,3 +338,91 @@ def test_a_method_that_fails_because_another_service_has_stopped_is_not_run_agai
 class Other:
     def run(self, function):
         return function()
+
+
+# -- under load --------------------------------------------------------------------------------------------------------
+
+
+def test_no_call_is_lost_while_one_version_follows_the_other(env, load, in_thread):
+    """Callers that share a handle count as many answers as they have made calls."""
+    entry = "services:\n  one: {{class: 'applied:Echo', queue_size: 0, init: {{kwargs: {{name: v{}}}}}}}\n"
+    load(entry.format(0))
+    handle = env.service("one")
+    over = threading.Event()
+
+    def call():
+        made = 0
+        while not over.is_set():
+            assert handle.who().startswith("v")
+            made += 1
+        return made
+
+    callers = [in_thread(call) for _ in range(8)]
+    for version in range(1, 15):
+        load(entry.format(version))
+        env.apply()
+    over.set()
+    assert sum(caller.result(20) for caller in callers) > 0
+    assert handle.who() == "v14"
+
+
+def test_plans_can_be_made_while_files_are_loaded(env, load, in_thread):
+    """Each is of what was configured at one moment."""
+    over = threading.Event()
+
+    def plan():
+        while not over.is_set():
+            assert [each.name for each in env.plan().services] in (["one"], ["one", "two"])
+            env.check()
+
+    load("services:\n" + entry("one"))
+    planners = [in_thread(plan) for _ in range(3)]
+    for _ in range(20):
+        load("services:\n" + entry("one") + entry("two"))
+        load("services:\n" + entry("one"))
+    over.set()
+    for planner in planners:
+        planner.result(20)
+
+
+def test_a_handle_of_a_service_that_is_gone_says_so(env, load):
+    load("services:\n" + entry("one"))
+    handle = env.service("one")
+    handle.who()
+    load("services: {}\n")
+    env.apply()
+    with pytest.raises(errors.ServiceNotFoundError, match="no service 'one'"):
+        handle.who()
+
+
+def test_a_handle_whose_verb_another_thread_has_taken_away_composes_it_anew(env, load):
+    """What remains if one thread binds a handle anew while another one finds that it must be."""
+    load("services:\n" + entry("one"))
+    handle = env.service("one")
+    handle.who()
+    for verb in ("call", "submit"):
+        handle.__dict__.pop(verb)
+    assert handle.who() == "one"
+    assert handle.submit("who").result(20) == "one"
+
+
+def test_from_within_a_call_no_other_threads_change_is_waited_for(env, load, gates, in_thread):
+    """That may be waiting for this very call."""
+    first = gates()
+    load("services:\n" + entry("one"))
+    env.apply()
+
+    def late():
+        first()
+        env.apply()
+
+    call = env.service("one").submit("run", late)
+    first.wait_entered()
+    load("services:\n" + entry("one") + "defaults: {timeout: 7}\n")
+    applied = in_thread(env.apply)
+    while env.get_service_status("one")["deployment_config"].timeout != 7:
+        assert not applied.done()
+    first.open()
+    with pytest.raises(errors.DeployError, match="being changed by another thread"):
+        call.result(20)
+    assert applied.result(20) is None

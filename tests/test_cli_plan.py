@@ -194,3 +194,22 @@ def test_no_command_shows_a_secret(folder, command):
     done = sage_deploy(*command[:1], file, *command[1:], cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "canary" not in done.stdout + done.stderr
+
+
+def test_what_a_module_prints_is_not_in_the_json(folder):
+    (folder / "noisy.py").write_text("print('loading')\nclass KV: ...\n")
+    file = deployment(folder, "services: {kv: {class: 'noisy:KV'}}\n")
+    done = sage_deploy("plan", file, "--json", cwd=folder)
+    assert json.loads(done.stdout)["services"][0]["name"] == "kv"
+    assert "loading" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["service_deployment.yaml", "./service_deployment.yaml", "link.yaml"])
+def test_a_plan_is_never_written_over_its_own_deployment_file(folder, name):
+    text = "services: {keeper: {class: 'things:Keeper'}}\n"
+    file = deployment(folder, text)
+    (folder / "link.yaml").symlink_to(file)
+    done = sage_deploy("plan", file, "--out", name, cwd=folder)
+    assert done.returncode == 2
+    assert "--out: names the deployment file itself" in done.stderr
+    assert file.read_text() == text

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from command_line import PATIENCE, ROOT, SCRIPT, sage_deploy
+from sage_plugins.cli import up
 from things import deployment, write_things
 
 EXAMPLE = ROOT / "examples" / "stdlib_search" / "service_deployment.yaml"
@@ -79,19 +81,7 @@ def test_failing_constructor_is_a_failure_not_bad_input(folder):
     assert "Traceback" not in done.stderr
 
 
-JOBS = """
-    class Static:
-        @staticmethod
-        def process():
-            return "static did it"
-
-
-    class Keyed:
-        @staticmethod
-        def process(key):
-            return key
-
-
+LOST = """
     class Word:
         process = "no method"
 
@@ -105,20 +95,9 @@ JOBS = """
 """
 
 
-def test_once_calls_every_process_that_needs_no_argument_and_nothing_else_of_that_name(folder):
-    (folder / "jobs.py").write_text(dedent(JOBS))
-    entries = [f"  {name.lower()}: {{class: 'jobs:{name}'}}" for name in ("Static", "Keyed", "Word")]
-    file = deployment(folder, "\n".join(["services:", *entries]))
-    done = sage_deploy("up", file, "--once", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "static did it" in done.stdout
-    assert "keyed.process()" not in done.stderr
-    assert "word.process()" not in done.stderr
-
-
 def test_a_job_that_looks_for_a_method_in_vain_has_failed(folder):
     """Also with the error that a service without `process` would have raised."""
-    (folder / "jobs.py").write_text(dedent(JOBS))
+    (folder / "jobs.py").write_text(dedent(LOST))
     file = deployment(folder, "services: {lost: {class: 'jobs:Lost'}, word: {class: 'jobs:Word'}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder)
     assert done.returncode == 1
@@ -195,6 +174,25 @@ def test_watch_notes_what_it_has_applied(folder, running_up):
     assert done.returncode == 0, done.stdout
 
 
+def test_a_file_that_is_being_written_is_applied_once_it_is_whole(env, monkeypatch):
+    """Half a file can be valid, and name half of the services: nothing is done before two looks find the same."""
+    looks = iter([(1,), (2,), (3,), (), (4,), (4,), (4,), (1,), (4,)])
+    applied = []
+
+    def look(file):
+        try:
+            applied.append(next(looks))
+        except StopIteration:
+            signal.raise_signal(signal.SIGTERM)
+        return applied[-1]
+
+    monkeypatch.setattr(up, "_LOOK_S", 0)
+    monkeypatch.setattr(up, "_fingerprint", look)
+    monkeypatch.setattr(up, "_apply", lambda *_: applied.append("applied"))
+    up._run(env, Path("services.yaml"), None, lambda: None, (1,))
+    assert applied == [(1,), (2,), (3,), (), (4,), (4,), "applied", (4,), (1,), (4,)]
+
+
 def test_watch_and_once_do_not_go_together(folder):
     done = sage_deploy("up", deployment(folder, "services: {}\n"), "--watch", "--once", cwd=folder)
     assert done.returncode == 2
@@ -227,3 +225,160 @@ def test_progress_tells_of_each_replica(folder):
     done = sage_deploy("up", file, "--once", cwd=folder)
     for words in ("keeper#0 starting", "keeper#0 ready", "keeper#1 ready", "keeper#1 stopped"):
         assert words in done.stderr.splitlines()
+
+
+# -- signals at other times --------------------------------------------------------------------------------------------
+
+STARTING = """
+    import threading
+
+    class First:
+        def stop(self):
+            print("stop hook ran", flush=True)
+
+    class Second:
+        def __init__(self):
+            threading.Event().wait(3)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_services_start_stops_those_that_have_started(folder, number):
+    """As Ctrl-C does, and with its exit code."""
+    (folder / "starting.py").write_text(dedent(STARTING))
+    file = deployment(folder, "services: {first: {class: 'starting:First'}, second: {class: 'starting:Second'}}\n")
+    with subprocess.Popen(
+        [SCRIPT, "up", file], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        for line in running.stderr:
+            if "first#0 ready" in line:
+                break
+        running.send_signal(number)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 130, err
+    assert "stop hook ran" in out
+    assert err.endswith("interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_terminal_that_is_closed_ends_it_in_order(folder, running_up):
+    process = running_up(deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n"))
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "stop hook ran" in out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_under_nohup_it_survives_its_terminal(folder):
+    file = deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n")
+    with subprocess.Popen(
+        ["/bin/sh", "-c", 'trap "" HUP; exec "$0" up "$1"', SCRIPT, file],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        for line in running.stderr:
+            if "press Ctrl-C" in line:
+                break
+        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 0, err
+    assert "stop hook ran" in out
+
+
+def test_what_changes_while_services_start_is_applied_once_they_run(folder):
+    """The file is watched from before it is read."""
+    (folder / "starting.py").write_text(
+        "import sys\n\nclass Waiting:\n    def __init__(self):\n        sys.stdin.readline()\n"
+    )
+    file = deployment(folder, "services: {waiting: {class: 'starting:Waiting'}}\n")
+    with subprocess.Popen(
+        [SCRIPT, "up", file, "--watch"],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        for line in running.stderr:
+            if "waiting#0 starting" in line:
+                break
+        deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
+        running.stdin.write("\n")
+        running.stdin.flush()
+        said = []
+        for line in running.stderr:
+            said.append(line)
+            if line == "applied\n":
+                break
+        running.terminate()
+        running.communicate(timeout=PATIENCE)
+    assert "keeper#0 ready\n" in said
+
+
+# -- what --once calls -------------------------------------------------------------------------------------------------
+
+JOBS = """
+    import functools
+
+    class Number:
+        process = 5
+
+    class OfC:
+        process = functools.partial(int, "5")
+
+    class Static:
+        @staticmethod
+        def process():
+            return "static answer"
+
+    class StaticWithArgument:
+        @staticmethod
+        def process(key):
+            return key
+
+    class OfClass:
+        @classmethod
+        def process(cls, key):
+            return key
+
+    class Object:
+        class Callable:
+            def __call__(self):
+                return "answer of an object"
+
+        process = Callable()
+
+    class Items:
+        def process(self):
+            yield "first item"
+            yield "second item"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("Number", None),
+        ("OfC", None),
+        ("Static", "static answer"),
+        ("StaticWithArgument", None),
+        ("OfClass", None),
+        ("Object", "answer of an object"),
+        ("Items", "first item\nsecond item"),
+    ],
+)
+def test_once_calls_whatever_is_served_as_process_and_needs_no_argument(folder, name, answer):
+    """Of a generator it reads all items."""
+    (folder / "jobs.py").write_text(dedent(JOBS))
+    file = deployment(folder, f"services: {{job: {{class: 'jobs:{name}'}}}}\n")
+    done = sage_deploy("up", file, "--once", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    if answer is None:
+        assert "job.process()" not in done.stdout + done.stderr
+    else:
+        assert f"\n\n{answer}\n\n" in done.stdout

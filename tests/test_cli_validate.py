@@ -128,3 +128,126 @@ def test_resolved_is_a_file_that_says_the_same(folder):
     assert read(again) == read(file, profile="busy")
     assert read(again).services["counter"].values == {"memory_mb": 4096, "timeout": 120}
     assert "1 service" in done.stderr
+
+
+# -- classes that are odd ----------------------------------------------------------------------------------------------
+
+ODD = """
+import abc
+
+
+class Abstract(abc.ABC):
+    @abc.abstractmethod
+    def process(self): ...
+
+
+class Signature(type):
+    @property
+    def __signature__(cls):
+        raise RuntimeError("no signature")
+
+
+class Unsigned(metaclass=Signature):
+    def process(self): ...
+
+
+class Raising:
+    def __get__(self, instance, owner):
+        raise RuntimeError("no descriptor")
+
+
+class Describing:
+    broken = Raising()
+
+    def process(self): ...
+
+
+class ByPosition:
+    def __init__(self, ctx, /): ...
+
+
+def __getattr__(name):
+    if name == "Ending":
+        raise SystemExit(3)
+    raise RuntimeError("no attribute")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Abstract", "E703: services.kv.class: 'odd:Abstract' is an abstract class: it does not implement 'process'"),
+        ("ByPosition", "needs 'ctx' (add to init: {args: [...]})"),
+        ("Ending", "E703: services.kv.class: cannot import 'odd:Ending': SystemExit: 3"),
+        ("Missing", "E703: services.kv.class: cannot import 'odd:Missing': RuntimeError: no attribute"),
+    ],
+)
+def test_a_class_that_cannot_be_had_or_made_is_a_problem_at_its_place(tmp_path, name, words):
+    (tmp_path / "odd.py").write_text(ODD)
+    file = deployment(tmp_path, f"services: {{kv: {{class: 'odd:{name}'}}}}\n")
+    done = sage_deploy("validate", file, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["Unsigned", "Describing"])
+def test_a_class_that_hides_its_signature_or_a_name_can_be_deployed(tmp_path, name):
+    """What cannot be looked at is not checked."""
+    (tmp_path / "odd.py").write_text(ODD)
+    file = deployment(tmp_path, f"services: {{kv: {{class: 'odd:{name}'}}}}\n")
+    done = sage_deploy("plan", file, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "methods   process\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error", ["BaseException('base')", "GeneratorExit", "BaseExceptionGroup('all', [GeneratorExit()])"]
+)
+def test_whatever_a_module_raises_is_a_problem(tmp_path, error):
+    (tmp_path / "odd.py").write_text(f"raise {error}\n")
+    file = deployment(tmp_path, "services: {kv: {class: 'odd:KV'}}\n")
+    done = sage_deploy("validate", file, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{file}:1:24: error E703: services.kv.class: cannot import 'odd:KV'" in done.stderr
+
+
+# -- what is imported, and from where ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["yaml", "attrs", "cattrs"])
+def test_without_import_no_module_beside_the_file_is_run(tmp_path, module):
+    """Not even one that has the name of a module which this project needs."""
+    (tmp_path / f"{module}.py").write_text("raise SystemExit('run')\n")
+    file = deployment(
+        tmp_path, "services: {kv: {class: 'kv:KV', threading_strategy: pool, options: {pool: {idle_timeout: 3s}}}}\n"
+    )
+    for option in ((), ("--resolved",)):
+        done = sage_deploy("validate", file, "--no-import", *option, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_working_directory_comes_first_whatever_the_path_says(tmp_path):
+    """Then the folder of the file, then everything else."""
+    here, beside = tmp_path / "here", tmp_path / "beside"
+    for folder, text in ((here, "class KV:\n    def here(self): ...\n"), (beside, "class KV: ...\n")):
+        folder.mkdir()
+        (folder / "stored.py").write_text(text)
+    file = deployment(beside, "services: {kv: {class: 'stored:KV'}}\n")
+    done = sage_deploy("plan", file, cwd=here, PYTHONPATH=here)
+    assert "methods   here\n" in done.stdout
+
+
+def test_what_a_module_prints_is_no_data(tmp_path):
+    (tmp_path / "noisy.py").write_text("print('loading')\nclass KV: ...\n")
+    file = deployment(tmp_path, "services: {kv: {class: 'noisy:KV'}}\n")
+    done = sage_deploy("validate", file, "--resolved", cwd=tmp_path)
+    assert done.stdout.startswith("version:")
+    assert "loading" in done.stderr
+
+
+def test_a_module_that_changes_the_working_directory_changes_no_answer(tmp_path):
+    (tmp_path / "moving.py").write_text("import os\nos.chdir('/')\nclass KV: ...\n")
+    deployment(tmp_path, "services: {kv: {class: 'moving:KV'}}\n")
+    done = sage_deploy("validate", "service_deployment.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "service_deployment.yaml: 1 service, no warnings\n")

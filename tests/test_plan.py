@@ -16,7 +16,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
 from sage_plugins.plugins import Registry
-from sage_plugins.values import Explanation, Placed, Refused, Registration
+from sage_plugins.values import Explanation, Placed, Problem, Refused, Registration
 
 OURS = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
 
@@ -78,6 +78,13 @@ class Nodes:
 
     def close(self):
         self.closed = True
+
+
+class Lying(Nodes):
+    """Whose texts have several lines."""
+
+    def place(self, specs):
+        return [Placed("node\nlie", "room\nlie"), Refused("no room", {"other\nlie": "full"})]
 
 
 class NodesPlugin:
@@ -182,6 +189,19 @@ class TestSettings:
         assert "init.kwargs.api_key" in said
         assert settings(plan)["user_config.db.password"].value == "(hidden)"
 
+    def test_a_value_with_a_secret_variable_in_it_is_one_too(self, planned, tmp_path, monkeypatch):
+        """Whatever the name is under which it stands: a URL for instance has the password of a database in it."""
+        monkeypatch.setenv("DB_PASSWORD", "swordfish")
+        monkeypatch.setenv("DB_HOST", "db.example.org")
+        url = '"postgres://me:${DB_PASSWORD}@${DB_HOST}/"'
+        text = FILE.replace("size: 3", f'url: {url}, hosts: ["${{DB_HOST}}"], urls: [{url}]')
+        (tmp_path / "services.yaml").write_text(text)
+        plan = planned().plan()
+        assert "swordfish" not in f"{plan.text(all_settings=True)}{plan.to_json()}{json.dumps(plan.essence())}"
+        assert settings(plan)["user_config.db.url"].value == "(hidden)"
+        assert settings(plan)["user_config.db.urls"].value == "(hidden)"
+        assert settings(plan)["user_config.db.hosts"].value == ["db.example.org"]
+
     def test_a_secret_that_changed_is_a_difference(self, planned, monkeypatch):
         before = planned().plan()
         assert before.essence() == planned().plan().essence()
@@ -211,6 +231,15 @@ class TestPlacement:
         assert "- not node-b: 0 of 4 CPUs are free" in text
         assert "! replica   kv#1 -> nowhere  (no node has room for it)" in text
         assert json.loads(plan.to_json())["services"][0]["replicas"][1]["where"] is None
+
+    @pytest.mark.parametrize("places", [None, [], [5], "x", [Placed("a", "b")] * 3, [Placed("a", "b", None)]], ids=str)
+    def test_a_target_that_gives_no_place_for_each_replica_is_named(self, on_nodes, places):
+        class Odd(Nodes):
+            def place(self, specs):
+                return places
+
+        with pytest.raises(errors.PluginError, match=r"target 'nodes' .* failed to say where replicas go"):
+            on_nodes(NodesPlugin(create=Odd)).plan()
 
     def test_the_target_that_was_asked_is_closed_also_if_it_fails(self, on_nodes):
         made = []
@@ -244,6 +273,19 @@ class TestExplanations:
 
         with pytest.raises(errors.PluginError, match=r"target 'nodes' .* failed to explain itself: KeyError: 'zone'"):
             on_nodes(NodesPlugin(explain=explain)).plan()
+
+    @pytest.mark.parametrize("line", [1, None, object(), Explanation("a line", "certain"), Explanation(1)], ids=str)
+    def test_a_plugin_that_gives_no_lines_is_named(self, on_nodes, line):
+        with pytest.raises(errors.PluginError, match=r"target 'nodes' .* failed to explain itself: .*explain gave"):
+            on_nodes(NodesPlugin(explain=lambda config, options: [line])).plan()
+
+    def test_what_plugins_and_files_say_stays_on_its_line(self, on_nodes):
+        """Else a line could pose as another one of the plan."""
+        plugin = NodesPlugin(explain=lambda config, options: ["explained\nlie"])
+        plugin.registration = attrs.evolve(plugin.registration, summary="nodes\nlie", create=Lying)
+        plan = on_nodes(plugin, user_config={"key\nlie": 1}, replicas=2, load_balancing=True).plan()
+        assert plan.text(all_settings=True).count("\\nlie") == 6
+        assert not any(line.startswith("lie") for line in str(plan).splitlines())
 
     @pytest.mark.parametrize(
         ("strategy", "words"),
@@ -457,3 +499,84 @@ def test_problems_can_be_read_from_the_json(env):
     assert (warning["id"], warning["key"], warning["other"]) == ("W08", "failover_enabled", "replicas")
     assert "no effect with one replica" in warning["message"]
     assert warning["fix"] == "set replicas to 2 or more"
+
+
+class TestValuesOfAllKinds:
+    """Whatever a program gives its services, plans of it can be made, compared, and read by programs."""
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {1: "one", "two": 2},
+            {(1, 2): "a pair"},
+            float("nan"),
+            b"bytes",
+            {"a", "set"},
+            object(),
+            "\ud800",
+            10**5000,
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_arguments_of_constructors(self, env, value):
+        env.register_service("kv", type("KV", (), {"__init__": lambda self, value: None}), value)
+        env.apply()
+        assert not env.plan().has_changes
+        json.loads(env.plan().to_json())
+
+    @pytest.mark.parametrize("deep", [False, True])
+    def test_arguments_without_an_end(self, env, deep):
+        """A list that contains itself, or more lists than can be walked down."""
+        value = []
+        if deep:
+            for _ in range(5000):
+                value = [value]
+        else:
+            value.append(value)
+        env.register_service("kv", type("KV", (), {"__init__": lambda self, value: None}), value)
+        env.apply()
+        assert not env.plan().has_changes
+
+    def test_options_that_json_does_not_have(self, on_nodes):
+        """Infinity is a text; a set has the same order in every process; an object's address is not in it."""
+
+        @attrs.frozen
+        class Options:
+            limit: float = float("inf")
+            unknown: float = float("nan")
+            names: frozenset = frozenset({"ada", "grace", "kathleen"})
+            thing: object = attrs.Factory(object)
+
+        plugin = NodesPlugin(explain=lambda config, options: [])
+        plugin.registration = attrs.evolve(plugin.registration, options=Options)
+        env = on_nodes(plugin)
+        text = env.plan().to_json()
+
+        def refuse(constant):
+            raise AssertionError(constant)
+
+        found = {
+            each["key"]: each["value"] for each in json.loads(text, parse_constant=refuse)["services"][0]["settings"]
+        }
+        assert found["options.nodes.limit"] == "inf"
+        assert found["options.nodes.names"] == ["ada", "grace", "kathleen"]
+        assert found["options.nodes.thing"] == "an object of class object"
+        assert env.plan().essence() == env.plan().essence()
+
+
+class TestChecksOfPlugins:
+    @pytest.mark.parametrize("found", [[1], "text", None, [Problem(5, "timeout", "is odd")]], ids=str)
+    def test_a_plugin_whose_check_gives_no_problems_is_named(self, on_nodes, found):
+        plugin = NodesPlugin()
+        plugin.registration = attrs.evolve(plugin.registration, check=lambda config, options: found)
+        env = on_nodes(plugin)
+        for look in (env.plan, env.check):
+            with pytest.raises(errors.PluginError, match=r"target 'nodes' .* failed to check service 'kv'"):
+                look()
+
+    @pytest.mark.parametrize("options", [lambda: 1 / 0, lambda: "text", int], ids=["raises", "text", "int"])
+    def test_a_plugin_without_an_options_class_that_can_be_used_is_named(self, on_nodes, options):
+        plugin = NodesPlugin()
+        plugin.registration = attrs.evolve(plugin.registration, options=options)
+        with pytest.raises(errors.PluginError, match=r"target 'nodes' .* has no options class that can be used"):
+            on_nodes(plugin).plan()

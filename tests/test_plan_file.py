@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,36 @@ def test_a_plan_that_cannot_be_written_leaves_the_old_one(saved, plan_of, monkey
         save_plan(saved.path, plan_of(), plan_of.path, None)
     assert saved.path.read_text() == before
     assert len(list(saved.path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"profile": ["busy"]},
+        {"profile": 5},
+        {"file": "a\0b"},
+        {"file": "\ud800"},
+        {"file": None},
+        {"essence": {"kv": 5}},
+        {"essence": {"kv": [["timeout", 1]]}},
+        {"essence": ["kv"]},
+    ],
+    ids=str,
+)
+def test_one_that_was_edited_into_nonsense_is_damaged(saved, changes):
+    saved.path.write_text(json.dumps(json.loads(saved.path.read_text()) | changes))
+    with pytest.raises(errors.ConfigError, match="error E110: the plan file is damaged"):
+        read_plan(saved.path)
+
+
+def test_a_plan_of_thousands_of_services_can_be_executed(tmp_path, plan_of):
+    path = tmp_path / "many.plan"
+    plan = plan_of("services:\n" + "".join(f"  kv{number}: {{class: 'builtins:dict'}}\n" for number in range(1000)))
+    save_plan(path, plan, plan_of.path, None)
+    check_fresh(read_plan(path), plan)
+
+
+def test_a_plan_that_would_be_too_large_to_execute_is_not_written(tmp_path, plan_of, monkeypatch):
+    monkeypatch.setattr("sage_plugins.plan_file._MAX_BYTES", 100)
+    with pytest.raises(OSError, match="`up` takes 100 at most"):
+        save_plan(tmp_path / "large.plan", plan_of(), plan_of.path, None)

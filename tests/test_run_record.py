@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +115,32 @@ def test_a_link_in_its_place_is_not_followed(file, tmp_path):
     with pytest.raises(OSError, match=r"symbolic link|Too many levels"):
         RunRecord.take(file, None)
     assert not (tmp_path / "precious").exists()
+
+
+def test_what_a_killed_process_noted_is_gone_once_another_has_the_record(file, runner):
+    """Else plans made while that one starts its services would compare with what runs no more."""
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.wait()
+    record = RunRecord.take(file, None)
+    (note,) = (file.parent / "state").rglob("*.json")
+    assert json.loads(note.read_text())["services"] == {}
+    record.close()
+
+
+def test_a_user_without_a_home_directory_is_told_what_to_set(file, monkeypatch):
+    """As in a container whose user is in no list: there, no plan finds a run."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert find_run(file) is None
+    with pytest.raises(OSError, match="no home directory; set HOME or XDG_STATE_HOME"):
+        RunRecord.take(file, None)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_run_by_nobody(file, name):
+    assert find_run(Path(name)) is None

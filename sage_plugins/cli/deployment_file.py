@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sage_plugins.environment import Environment
     from sage_plugins.values import Event
@@ -20,20 +22,39 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 PROFILE = click.option("--profile", help="Which of the file's `profiles` to apply.")
 
 
-def environment_of(file: Path, profile: str | None, on_event: Callable[[Event], None] | None = None) -> Environment:
+def environment_of(
+    file: Path,
+    profile: str | None,
+    on_event: Callable[[Event], None] | None = None,
+    *,
+    import_classes: bool = True,
+) -> Environment:
     """
     Load *file* into an environment of its own; nothing is imported and nothing started yet.
 
     The classes that the file names will be looked for in the working directory first, in the folder of the file second.
+
+    Args:
+        file: The deployment file.
+        profile: Which of its profiles to apply.
+        on_event: Told what becomes of each replica.
+        import_classes: Whether they will be; if not, nothing is ever imported from these two folders, in which a module
+            may have the name of one that this project needs.
 
     Raises:
         ConfigError: The file has problems.
     """
     from sage_plugins.environment import Environment
 
-    for folder in (file.resolve().parent, Path.cwd()):
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
     env = Environment(file.stem, on_event=on_event)
     env.load_service_deployment_config(file, profile=profile)
+    if import_classes:
+        folders = list(dict.fromkeys(_folders(file)))
+        sys.path[:] = [*folders, *(folder for folder in sys.path if folder not in folders)]
     return env
+
+
+def _folders(file: Path) -> Iterator[str]:
+    with suppress(FileNotFoundError):  # a working directory can be deleted under a process
+        yield str(Path.cwd())
+    yield os.path.dirname(os.path.realpath(file))  # noqa: PTH120 - a Path would be made for its text only

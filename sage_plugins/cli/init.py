@@ -39,7 +39,7 @@ def command(folder: Path, *, force: bool) -> None:
     for name in files:
         write(printable(f"wrote {folder / name}"))
     steps = [f"sage-deploy plan {_DEPLOYMENT}", f"sage-deploy up {_DEPLOYMENT} --once"]
-    if folder.resolve() != Path.cwd():
+    if not folder.samefile(os.curdir):
         steps.insert(0, f"cd {shlex.quote(str(folder))}")
     write("\nNext:")
     for step in steps:

@@ -7,9 +7,11 @@ Colour is only an addition to words, and only where a person looks.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import unicodedata
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -57,7 +59,28 @@ def coloured() -> bool:
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return _at_terminal() and os.environ.get("TERM") != "dumb"
+
+
+def _at_terminal() -> bool:
+    """Whether a person reads stdout; nobody does if the process was started without one."""
+    return sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
+
+
+def _echo(text: object, *, color: bool | None = None) -> None:
+    """
+    Write a line to stdout.
+
+    Raises:
+        click.ClickException: It cannot be written, for want of space on a disk for instance.
+    """
+    try:
+        click.echo(text, color=color)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader has gone: click ends the command without a word
+            raise
+        sys.stdout = None  # what it still holds cannot be written when the interpreter ends, either
+        raise click.ClickException(f"the output cannot be written: {error.strerror}") from error
 
 
 def printable(text: object) -> str:
@@ -83,31 +106,37 @@ def _escaped(text: str) -> str:
 
 
 def progress(text: object) -> None:
-    """Tell the person who waits, on stderr, what happens."""
-    click.echo(printable_text(text), err=True)
+    """Tell the person who waits, on stderr, what happens; nobody does if that cannot be written."""
+    _tell(printable_text(text))
 
 
 def complain(text: object) -> None:
     """Say on stderr what is wrong; lines after the first are indented, so that none poses as another message."""
     first, *others = printable_text(text).split("\n")
-    click.echo("\n".join([first, *(line if line[:1] in {"", " "} else f"  {line}" for line in others)]), err=True)
+    _tell("\n".join([first, *(line if line[:1] in {"", " "} else f"  {line}" for line in others)]))
+
+
+def _tell(text: str) -> None:
+    # A terminal that was closed, or a full disk, is no reason to stop what the command does.
+    with suppress(OSError, ValueError):
+        click.echo(text, err=True)
 
 
 def write(text: object = "") -> None:
     """Write data to stdout as it is, colours included; what comes from elsewhere is made `printable` before."""
-    click.echo(text, color=coloured())
+    _echo(text, color=coloured())
 
 
 def write_result(result: object) -> None:
     """Write what a service answered: unchanged for programs, without what a terminal could obey for people."""
-    click.echo(printable_text(result) if sys.stdout.isatty() else result, color=True)
+    _echo(printable_text(result) if _at_terminal() else result, color=True)
 
 
 def write_json(content: Mapping[str, Any]) -> None:
     """Write *content* for programs; `version` changes when a key that is there changes its meaning."""
     import json
 
-    click.echo(json.dumps({"version": 1, **content}, indent=2, default=str))
+    _echo(json.dumps({"version": 1, **content}, indent=2, default=str))
 
 
 def heading(text: str) -> str:
@@ -124,7 +153,7 @@ def state(word: str, width: int = 0) -> str:
 def paragraph(text: str, indent: str = "") -> str:
     """Lay out prose: on one line for programs, in lines that fit for people."""
     text = printable(text)
-    if not sys.stdout.isatty():
+    if not _at_terminal():
         return f"{indent}{text}"
     import shutil
     import textwrap

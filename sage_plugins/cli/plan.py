@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -41,8 +42,11 @@ def command(  # noqa: PLR0913 - a parameter for each option
     from sage_plugins.cli.show_plan import show_plan
     from sage_plugins.run_record import find_run
 
+    if out is not None and out.exists() and file.exists() and out.samefile(file):
+        raise click.UsageError("--out: names the deployment file itself; name another one")
     run = find_run(file)
-    with environment_of(file, profile) as env:
+    # What a module prints when it is imported is no data.
+    with environment_of(file, profile) as env, redirect_stdout(sys.stderr):
         plan = env.plan(None if run is None else run.services)
     if run is not None:
         progress(f"compared with what process {run.pid} runs")

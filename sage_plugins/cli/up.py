@@ -31,6 +31,8 @@ __all__ = ["command"]
 
 #: Seconds from one look at a watched file to the next.
 _LOOK_S: Final = 1.0
+#: Signals that end the command as Ctrl-C does: of whoever supervises it, and of a terminal that is closed.
+_ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @click.command("up")
@@ -50,7 +52,8 @@ _LOOK_S: Final = 1.0
 @click.option(
     "--watch",
     is_flag=True,
-    help="Look at FILE every second, and apply it when it has changed. Classes are not imported anew.",
+    help="Look at FILE every second, and apply it when it has changed and is no longer being written. Classes are not "
+    "imported anew.",
 )
 def command(file: Path, profile: str | None, *, once: bool, wait: bool, watch: bool) -> None:
     """
@@ -70,15 +73,40 @@ def command(file: Path, profile: str | None, *, once: bool, wait: bool, watch: b
         if profile is not None:
             raise click.UsageError("--profile: the plan has chosen its profile already")
         file, profile = saved.file, saved.profile
-    with environment_of(file, profile, on_event=_report) as env:
+    # Before it is read: what is changed from then on, while services start for instance, is still to be applied.
+    seen = _fingerprint(file) if watch else None
+    with _interrupted_by_signals(), environment_of(file, profile, on_event=_report) as env:
         plan = env.plan() if saved is None else _planned(saved, env)
         show_plan(plan)
         _refuse_unplaced(plan)
-        _serve(env, plan, file, profile, once=once, wait=wait, watch=watch)
+        _serve(env, plan, file, profile, once=once, wait=wait, seen=seen)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Have signals interrupt as Ctrl-C does, so that what runs is stopped in order; one that is ignored stays so."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _serve(  # noqa: PLR0913 - what the command was asked for
-    env: Environment, plan: DeploymentPlan, file: Path, profile: str | None, *, once: bool, wait: bool, watch: bool
+    env: Environment,
+    plan: DeploymentPlan,
+    file: Path,
+    profile: str | None,
+    *,
+    once: bool,
+    wait: bool,
+    seen: tuple[int, ...] | None,
 ) -> None:
     with _recorded(file, profile, env) as note:
         _deploy(env, [service.name for service in plan.services], wait=wait)
@@ -87,7 +115,7 @@ def _serve(  # noqa: PLR0913 - what the command was asked for
             for service in plan.services:
                 _run_job(env, service.name)
         else:
-            _run(env, file, profile, note, watch=watch)
+            _run(env, file, profile, note, seen)
         write()
         write(_status_table(env))
         progress("stopping ...")
@@ -171,26 +199,38 @@ def _deploy(env: Environment, names: list[str], *, wait: bool) -> None:
         progress(f"all healthy after {monotonic() - started:.2f} s")
 
 
-def _run(env: Environment, file: Path, profile: str | None, note: Note, *, watch: bool) -> None:
-    """Hold until SIGINT or SIGTERM; a second SIGINT ends the process in the ordinary way."""
+def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tuple[int, ...] | None) -> None:
+    """
+    Hold until a signal ends the command; a second one interrupts it.
+
+    Args:
+        env: What runs.
+        file: The deployment file.
+        profile: The profile that was chosen.
+        note: Notes what runs.
+        seen: The fingerprint that the file had when it was read, to have it watched; else None.
+    """
     stop = threading.Event()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    seen = _fingerprint(file)
-    progress(f"running{f', watching {file}' if watch else ''}; press Ctrl-C to stop")
+    numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGINT)}
+    progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")
+    last = seen
     try:
-        while not stop.wait(_LOOK_S if watch else None):
-            now = _fingerprint(file)
-            if now != seen:
+        while not stop.wait(None if seen is None else _LOOK_S):
+            now, before_now = _fingerprint(file), last
+            last = now
+            if now != seen and now == before_now:  # half a file may be one that stops services: wait for the rest of it
                 seen = now
                 _apply(env, file, profile)
                 note()
     finally:
-        signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+        for number in numbers:
+            signal.signal(number, before[number])
 
 
 def _fingerprint(file: Path) -> tuple[int, ...]:
@@ -222,20 +262,20 @@ def _apply(env: Environment, file: Path, profile: str | None) -> None:
 
 
 def _run_job(env: Environment, name: str) -> None:
-    """Call `process()` of a service that has it and needs no argument."""
-    from sage_plugins.methods import parameters_of
+    """Call `process()` of a service that serves it and needs no argument; of a generator, read all items."""
+    from sage_plugins.methods import needs_no_argument
+    from sage_plugins.values import MethodKind
 
     composition = env.task(name).composition
-    if all(method.name != "process" for method in composition.methods):
-        return
-    parameters = parameters_of(composition.factory.service_class, "process")
-    if parameters is None or any(
-        each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters
-    ):
+    kind = {method.name: method.kind for method in composition.methods}.get("process")
+    if kind is None or not needs_no_argument(composition.factory.service_class, "process"):
         return
     progress(f"{name}.process() ...")
     started = monotonic()
-    answer = env.service(name).call("process")
+    if kind in {MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR}:
+        answer = "\n".join(map(str, env.service(name).stream("process")))
+    else:
+        answer = env.service(name).call("process")
     write()
     write(f"{name}.process() answered after {monotonic() - started:.2f} s:")
     if answer is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 import click
@@ -40,11 +42,12 @@ def command(file: Path, profile: str | None, *, no_import: bool, resolved: bool)
     from sage_plugins.deployment_file.problems import FileProblem, refuse
     from sage_plugins.deployment_file.reader import read
 
-    with environment_of(file, profile) as env:
-        problems = env.check(import_classes=not no_import)
+    with environment_of(file, profile, import_classes=not no_import) as env:
+        services = read(file, profile=profile)  # before a class is imported, which may do anything
+        with redirect_stdout(sys.stderr):  # what a module prints when it is imported is no data
+            problems = env.check(import_classes=not no_import)
         if any(problem.severity == "error" for problem in problems):
             refuse(str(file), [problem for problem in problems if isinstance(problem, FileProblem)])
-        services = read(file, profile=profile)
         report: Callable[[object], None] = write
         if resolved:
             from sage_plugins.deployment_file.dump import dump

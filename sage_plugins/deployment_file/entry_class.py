@@ -30,18 +30,28 @@ def load_class(entry: ServiceEntry) -> tuple[type | None, list[Problem]]:
     module_name, _, class_name = path.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's module may do anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a stranger's module may do anything
         return None, [_cannot_import(path, error)]
     try:
         for part in class_name.split("."):
             found = getattr(found, part)
+    except KeyboardInterrupt:
+        raise
     except AttributeError:
         near = did_you_mean(part, [name for name in dir(found) if not name.startswith("_")])
         fix = f"did you mean {near!r}?" if near else "check the name"
         owner = getattr(found, "__qualname__", module_name)
         return None, [Problem("E703", "class", f"cannot import {path!r}: {owner} has no {part!r}", fix)]
+    except BaseException as error:  # noqa: BLE001 - a module's own `__getattr__` may do anything as well
+        return None, [_cannot_import(path, error)]
     if not isinstance(found, type):
         return None, [Problem("E703", "class", f"{path!r} is {_kind(found)}, not a class", "name a class")]
+    if inspect.isabstract(found):
+        lacks = ", ".join(sorted(map(repr, getattr(found, "__abstractmethods__", ()))))
+        fix = "name a class that implements them"
+        return None, [Problem("E703", "class", f"{path!r} is an abstract class: it does not implement {lacks}", fix)]
     return found, list(init_problems(found, entry.args, entry.kwargs))
 
 
@@ -66,7 +76,7 @@ def init_problems(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """
     try:
         signature = inspect.signature(cls)
-    except (TypeError, ValueError):  # a class in C without a signature
+    except Exception:  # noqa: BLE001 - a class in C without a signature, or one whose own signature raises anything
         return
     parameters = dict(signature.parameters)
     by_position = [
@@ -98,7 +108,8 @@ def init_problems(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     if missing:
         key = "init.kwargs" if kwargs else "init.args" if args else "class"
         names = ", ".join(repr(name) for name in missing)
-        yield Problem("E704", key, f"{who} needs {names}", f"add to init: {{kwargs: {{{missing[0]}: ...}}}}")
+        add = f"kwargs: {{{missing[0]}: ...}}" if missing[0] in by_name else "args: [...]"
+        yield Problem("E704", key, f"{who} needs {names}", f"add to init: {{{add}}}")
 
 
 def _signature_words(signature: inspect.Signature) -> str:
