@@ -318,6 +318,7 @@ class Call(Future[Any]):
     def refuse(self, error: BaseException) -> None:
         """End a call with *error* that was not accepted, so that it is not counted."""
         if self.claim() and self.claim_outcome():
+            self.turned_away = True
             self.publish(None, error)
 
     def expire(self) -> bool:

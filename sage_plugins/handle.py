@@ -217,12 +217,12 @@ class ServiceHandle:
         call = make(method, args, kwargs)
         if binding.runs_here:
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-acall")
-            return await aio.outcome(call)
-        try:
-            binding.router.route(call)
-        except ServiceStoppedError as error:
-            await self._abound_anew(binding.router, error)
-            return await self.acall(method, *args, **kwargs)
+        else:
+            try:
+                binding.router.route(call)
+            except ServiceStoppedError as error:
+                await self._abound_anew(binding.router, error)
+                return await self.acall(method, *args, **kwargs)
         try:
             return await aio.outcome(call)
         except ServiceStoppedError as error:
@@ -357,6 +357,9 @@ class ServiceHandle:
                     route_inside(made)
             except ServiceStoppedError as error:
                 return self._bound_anew(router, error).submit(method, *args, **kwargs)
+            ended = made.exception_now()
+            if isinstance(ended, ServiceStoppedError) and made.turned_away:
+                return self._again(made, ended).submit(method, *args, **kwargs)
             return made
 
         def route_inside(made: Call) -> None:

@@ -192,14 +192,16 @@ def test_a_closed_environment_applies_nothing(env, load):
 # -- under load --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("strategy", ["single", "inline"])
 @pytest.mark.parametrize("verb", ["call", "submit", "acall"])
 def test_a_call_that_waits_for_room_goes_to_the_new_one(  # noqa: PLR0913, PLR0917 - fixtures
-    env, load, gate, in_thread, until, verb
+    env, load, gate, in_thread, until, verb, strategy
 ):
     """The old one has not accepted it, so it is not lost with it."""
-    load("services:\n  one: {class: 'applied:Echo', queue_size: 0}\n")
+    text = f"services:\n  one: {{class: 'applied:Echo', queue_size: 0, threading_strategy: {strategy}}}\n"
+    load(text)
     handle = env.service("one")
-    running = handle.submit("run", gate)
+    running = in_thread(handle.call, "run", gate)
     gate.wait_entered()
     if verb == "acall":
         waiting = in_thread(lambda: asyncio.run(handle.acall("who")))
@@ -208,7 +210,7 @@ def test_a_call_that_waits_for_room_goes_to_the_new_one(  # noqa: PLR0913, PLR09
     else:
         waiting = in_thread(handle.call, "who")
     until(lambda: env.task("one")._router.parked == 1)
-    load("services:\n  one: {class: 'applied:Echo', queue_size: 0, init: {kwargs: {name: other}}}\n")
+    load(text.replace("queue_size", "init: {kwargs: {name: other}}, queue_size"))
     applied = in_thread(env.apply)
     assert waiting.result(20) == "other"
     gate.open()
