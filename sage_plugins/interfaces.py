@@ -282,7 +282,9 @@ class Balancer(Protocol):
 
     binding: bool
     """
-    Whether a call must wait for the replica chosen. If False and that replica is busy, the first free one takes it.
+    Whether a call with a key must wait for the replica chosen.
+
+    If False and that replica is busy, the first free one takes the call; so it is with calls without a key in any case.
     """
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:

@@ -55,7 +55,7 @@ class MethodRouter(Router):
         return route
 
     def _send_elsewhere(self, call: Call) -> bool:
-        return not self._binding and any(self._send(call, lane) for lane in self._lanes)
+        return not self._is_bound(call) and any(self._send(call, lane) for lane in self._lanes)
 
     def _send(self, call: Call, lane: Lane) -> bool:
         """Have *lane* run the call now, or with the batch that is open there; False if it cannot."""
@@ -73,7 +73,7 @@ class MethodRouter(Router):
         (lane.run_here or lane.send)(work)
         return True
 
-    def _match(self) -> None:
+    def _fill_slots(self) -> None:
         for lane in self._lanes:
             while True:
                 with self._lock:
@@ -113,6 +113,9 @@ class MethodRouter(Router):
     def _has_turn(self, call: Call, lane: Lane) -> bool:
         most = call.method.max_concurrency
         return most is None or lane.methods.running.get(call.method.index, 0) < most
+
+    def _could_start(self, call: Call, lane: Lane) -> bool:
+        return bool(lane.free) and self._has_turn(call, lane)  # no other that waits there could use the slot
 
     def _has_way(self, call: Call, lane: Lane, holders: Collection[Work]) -> bool:
         most = call.method.max_concurrency

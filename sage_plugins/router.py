@@ -112,6 +112,9 @@ class Router:
         self._closed: tuple[Lane, ...] = ()  # those that still run calls
         self._backlog: deque[Call] = deque()  # waiting calls, oldest first
         self._orphans: tuple[deque[Call], ...] = ()  # backlogs that no lane serves any more; see _gather_strays
+        # Waiting calls that their balancer binds to a lane, and that have no key: any other lane will do. Each is here
+        # before it is in a backlog.
+        self._loose: dict[Call, None] = {}
         self._parked: deque[Call] = deque()  # those among the waiting calls that hold no room, oldest first
         self._room: list[None] = [None] * min(queue_size, _PORTION)
         self._unminted = queue_size - len(self._room)  # guarded by _lock
@@ -260,7 +263,7 @@ class Router:
 
     def _send_elsewhere(self, call: Call) -> bool:
         """The queue is full, but the replica chosen may be busy while another is free."""
-        if self._binding:
+        if self._is_bound(call):
             return False
         for lane in self._lanes:
             if lane.free and not lane.backlog:
@@ -273,7 +276,18 @@ class Router:
                 return True
         return False
 
+    def _is_bound(self, call: Call) -> bool:
+        """Whether the call must wait for the balancer's choice: it binds calls that have a key."""
+        if not self._binding or call.options.key is not None:
+            return self._binding
+        try:
+            return self._key_of is not None and self._key_of(call) is not None
+        except InvalidKeyError:  # accepted when there was nothing to choose, as in `_place_for`
+            return True
+
     def _enqueue(self, call: Call, lane: Lane | None) -> None:
+        if self._binding:
+            self._note_loose(call)
         backlog = self._backlog if lane is None else lane.backlog
         if isinstance(backlog, tuple):  # the lane was closed since it was picked
             with self._lock:
@@ -284,6 +298,11 @@ class Router:
                 with self._lock:
                     self._orphan(backlog)
         self._after_enqueue(call)
+
+    def _note_loose(self, call: Call) -> None:
+        """Remember that the call, which is about to join a backlog, may leave it for another."""
+        if self._binding and not self._is_bound(call):
+            self._loose[call] = None
 
     def _after_enqueue(self, call: Call) -> None:
         """A slot may have got free, the lanes have changed, or the call ended, while it was on its way here."""
@@ -326,6 +345,7 @@ class Router:
 
     def _leave_queue(self, call: Call) -> None:
         """Free the room of a call that was taken out of its backlog."""
+        self._loose.pop(call, None)
         if call.parked and remove(self._parked, call):
             call.admit()
             return
@@ -346,6 +366,11 @@ class Router:
 
     def _match(self) -> None:
         """Bring waiting calls and free slots together; whoever adds one of the two calls this."""
+        self._fill_slots()
+        while self._loose and self._move_loose():
+            self._fill_slots()
+
+    def _fill_slots(self) -> None:
         for lane in self._lanes:
             while lane.backlog and lane.free:
                 try:
@@ -353,6 +378,28 @@ class Router:
                 except IndexError:
                     break
                 lane.freed(None)
+
+    def _move_loose(self) -> bool:
+        """Have the oldest call that may wait anywhere, and could start in another lane, wait there."""
+        if not self._binding or not any(lane.free for lane in self._lanes):
+            return False
+        # Under the lock for the reason given in `_gather_strays`.
+        with self._lock:
+            for call in tuple(self._loose):
+                for lane in self._lanes:
+                    if self._could_start(call, lane) and self._take_from_others(call, lane):
+                        lane.backlog.append(call)  # type: ignore[union-attr] # an open one's
+                        if call.settled():  # given up between the two, and found nowhere
+                            self._discard(call)
+                        return True
+        return False
+
+    def _could_start(self, call: Call, lane: Lane) -> bool:  # noqa: ARG002 - for methods' limits
+        """Whether *call* would get a slot if it waited for *lane*."""
+        return bool(lane.free) and not lane.backlog
+
+    def _take_from_others(self, call: Call, lane: Lane) -> bool:
+        return any(remove(other.backlog, call) for other in self._lanes if other is not lane)
 
     def _sweep(self) -> bool:
         """
@@ -387,7 +434,7 @@ class Router:
 
     def _compose_follow(self, lane: Lane) -> Callable[[Any], Call | None]:
         """What a replica asks when the work of one call has ended; see `interfaces.ReplicaEvents.follow`."""
-        free, return_room, parked = lane.free, self._room.append, self._parked
+        free, return_room, parked, loose = lane.free, self._room.append, self._parked, self._loose
 
         def follow(_ended: Call | None) -> Call | None:
             backlog = lane.backlog
@@ -403,16 +450,16 @@ class Router:
                         self._leave_queue(call)
                         return None if granted else follow(call)
                     call.lane = lane
-                    if parked:
+                    if parked or loose:
                         self._leave_queue(call)
-                    else:  # `_leave_queue` written out for the case that nobody waits for room
+                    else:  # `_leave_queue` written out for the case that nobody waits for room, and all are bound
                         return_room(None)
                         if parked:
                             self._admit_parked()
                     return call
             free.append(None)
             # A call may have come to wait between the two looks, and not necessarily in the same place.
-            if lane.backlog or self._watch is not None:
+            if lane.backlog or loose or self._watch is not None:
                 self._after_free()
             return None
 
@@ -463,7 +510,7 @@ class Router:
         """Whether *call*, which waits, can get a slot: one that is free, or held by other work than *holders*."""
         with self._lock:
             lanes: Sequence[Lane] = self._lanes
-            if self._binding:
+            if self._is_bound(call):
                 lanes = [lane for lane in lanes if call in tuple(lane.backlog)] or lanes
             return not lanes or any(
                 self._has_way(call, lane, [holder for holder in holders if holder.lane is lane]) for lane in lanes
@@ -600,6 +647,7 @@ class Router:
                         call = stray.popleft()
                     except IndexError:
                         break
+                    self._note_loose(call)
                     self._place_for(call).append(call)
                     if call.settled():  # given up between the two, and found nowhere
                         self._discard(call)
@@ -656,6 +704,7 @@ class Router:
             call.parked = True
             self._parked.appendleft(call)
         with self._lock:
+            self._note_loose(call)
             self._place_for(call).appendleft(call)
         self._admit_parked()
         if call.settled():  # given up on its way back
@@ -730,7 +779,7 @@ class Router:
         """Take free slots back for good, so that nothing starts once the service is idle; tell if it is."""
         with self._lock:
             for lane in self._open:
-                if not lane.backlog:
+                if not lane.backlog and not self._loose:
                     lane.take_free()
             idle = self.idle and all(lane.withdrawn + lane.abandoned >= lane.slots for lane in self._open)
         if idle:

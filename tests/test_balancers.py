@@ -319,6 +319,23 @@ def test_call_waits_for_its_replica_while_another_is_free(hashed, gate):
     assert home not in others
 
 
+@pytest.mark.parametrize("methods", [{}, {"index": {"max_concurrency": 1}}], ids=["plain", "with limits"])
+def test_call_without_a_key_runs_on_whichever_replica_gets_free_first(deploy, gates, methods):
+    """Two calls wait, one for each replica by the balancer's choice; only one replica ever gets free."""
+    service = deploy(
+        "single", Numbered, replicas=2, load_balancing=True, load_balancer="consistent_hash", methods=methods
+    )
+    first, second = gates(), gates()
+    held = service.handle.submit("run", first)
+    service.handle.submit("run", second)
+    for gate in (first, second):
+        gate.wait_entered()
+    waiting = [service.handle.submit("index") for _ in range(2)]
+    first.open()
+    home = held.result(PATIENCE)
+    assert [call.result(PATIENCE) for call in waiting] == [home, home]
+
+
 def test_bound_sends_a_popular_key_to_another_replica(hashed, gate):
     """A second call of a key whose replica is busy runs beside the first, on a replica that is free."""
     service = hashed()

@@ -108,6 +108,7 @@ class Setting(NamedTuple):
     slots: int = 1
     in_callers_thread: bool = False
     waiting: int = 2
+    keys: bool = True  # whether calls have one
     started: bool = True  # whether the replicas have begun to run what they were sent
     methods: tuple[MethodPlan, ...] = (ONCE, TWICE)
 
@@ -125,6 +126,8 @@ SETTINGS = {
     "by key": Setting(3, balancer=ByKey, replicas=2),
     "by key, nothing waits": Setting(3, balancer=ByKey, replicas=2, waiting=0),
     "for the first": Setting(3, balancer=ToFirst, replicas=2, waiting=0),
+    "bound, without keys": Setting(3, balancer=ToFirst, replicas=2, keys=False),
+    "turns, bound, without keys": Setting(3, balancer=ToFirst, replicas=2, keys=False, methods=ONE_LIMITED),
     "turns": Setting(5, slots=2, methods=ONE_LIMITED),
     "turns, narrow queue": Setting(1, slots=3, waiting=1, methods=ONE_AT_A_TIME),
     "turns, two replicas": Setting(5, balancer=InTurn, replicas=2, methods=ONE_AT_A_TIME),
@@ -254,7 +257,7 @@ class World:
     @operation
     def route(self):
         number, now = len(self.accepted) + len(self.refused), self.clock.monotonic()
-        method, options = self.setting.methods[number % 2], CallOptions(key=number)
+        method, options = self.setting.methods[number % 2], CallOptions(key=number if self.setting.keys else None)
         call = WatchedCall(self.router, method, (number,), {}, options, now, now + TIMEOUT, now + TIMEOUT, None)
         try:
             self.router.route(call)
@@ -428,8 +431,10 @@ def no_more_wait_than_there_is_room_for(world):
 
 def none_waits_beside_a_free_slot(world):
     limited = isinstance(world.router, MethodRouter)
-    for lane in world.router.lanes:
-        waits = sum(not limited or world.router._has_turn(call, lane) for call in lane.backlog)
+    for lane in world.router._lanes:  # those that serve
+        lanes = [other for other in world.router._lanes if other is lane or not world.setting.keys]
+        waiting = [call for other in lanes for call in other.backlog]
+        waits = sum(not limited or world.router._has_turn(call, lane) for call in waiting)
         if waits and lane.free:
             yield f"{waits} calls wait and {lane} has a free slot"
 
@@ -514,6 +519,11 @@ def all_room_is_free_at_the_end(world):
         yield f"{room} of {world.setting.queue_size} places in the queue are free at the end"
 
 
+def nothing_is_remembered_at_the_end(world):
+    if world.router._loose:
+        yield f"{len(world.router._loose)} calls are still said to wait for any replica"
+
+
 def all_slots_are_free_at_the_end(world):
     for lane in (replica.lane for replica in world.replicas if replica.alive):
         if len(lane.free) + lane.withdrawn != lane.slots:
@@ -539,6 +549,7 @@ RULES_AT_THE_END = (
     every_callback_runs_once,
     nothing_waits_at_the_end,
     all_room_is_free_at_the_end,
+    nothing_is_remembered_at_the_end,
     all_slots_are_free_at_the_end,
 )
 
@@ -746,6 +757,15 @@ AT_RISK = {
     "by key": [("close", "route"), ("change balancer", "route"), ("change balancer", "answer"), ("avoid", "route")],
     "by key, nothing waits": [("change balancer", "route")],
     "for the first": [("close", "drain"), ("close", "ask whether idle")],
+    "bound, without keys": [
+        ("route", "answer"),
+        ("answer", "cancel"),
+        ("close", "route"),
+        ("die", "route"),
+        ("drain", "answer"),
+        ("change balancer", "answer"),
+    ],
+    "turns, bound, without keys": [("route", "answer"), ("answer", "cancel")],
     "turns": [("route", "answer"), ("answer", "cancel")],
     "a batch is open": [
         ("route", "gather"),

@@ -217,8 +217,16 @@ class AnswersTooLate(FakeReplica):
         return False
 
 
+class BindsEverything(Router):
+    """A call without a key waits for its first choice."""
+
+    def _is_bound(self, call):
+        return self._binding
+
+
 ROUTERS = {
     Drops: "no outcome",
+    BindsEverything: "has a free slot",
     Overfills: "slots",
     LastComesFirst: "started after a call that came later",
     ReturnsRoomTwice: "places in the queue|calls wait and queue_size is|refused|there is room",
@@ -293,6 +301,7 @@ class ForgetsTurnsAtTheEnd(MethodRouter):
             with self._lock:
                 self._turn(ended.method, lane, -1)
                 lane.free.append(None)
+            self._tell_watch()
 
         return follow
 

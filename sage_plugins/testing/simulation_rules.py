@@ -507,10 +507,18 @@ class Course:
                 place.check_turns(granted)
                 place.check_batches(now, all_done=self._clock.next_at() > now)
             if taken < lane.slots and place in serving:
-                for call in lane.backlog:
+                for call in self._could_take(lane):
                     if place.has_turn(call.method, granted):
                         raise BrokenRuleError(f"calls wait while {lane!r} has a free slot: {self._numbers()}")
         return held
+
+    def _could_take(self, lane: Lane) -> list[SimulatedCall]:
+        """The calls that wait for a slot of *lane*, or for any: those without a key are bound to no replica."""
+        waiting = [self._mine(call) for call in lane.backlog]
+        if self._balancer is not None and self._balancer.binding:
+            others = (other.backlog for other in self._router.lanes if other is not lane)
+            waiting += [self._mine(call) for backlog in others for call in backlog if call.options.key is None]
+        return waiting
 
     def _check_deadlines(self) -> None:
         """Calls that somebody watches have ended in time; to be asked when everything due has been done."""

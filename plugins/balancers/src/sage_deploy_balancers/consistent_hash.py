@@ -31,11 +31,11 @@ class ConsistentHash:
     BLAKE2b of the replica's index, so every process and every run agrees, and the replica that takes the place of
     another gets its keys.
 
-    A call waits for the replica chosen, also if another one is free: `binding`. Therefore calls that wait for a replica
-    count as its load beside those that run there. A replica that has `load_bound` times the mean of all, the new call
-    included and rounded up, takes no other call: the next replica on the ring does.
+    A call with a key waits for the replica chosen, also if another one is free: `binding`. Therefore calls that wait
+    for a replica count as its load beside those that run there. A replica that has `load_bound` times the mean of all,
+    the new call included and rounded up, takes no other call: the next replica on the ring does.
 
-    A call without a key goes to the least loaded replica.
+    A call without a key goes to the least loaded replica, and if that is busy to the first that gets free.
 
     Attributes:
         key_argument: Name of the argument that is the key, or None.
