@@ -26,6 +26,8 @@ _SECRET: Final = frozenset(
         "token",
     }
 )
+#: Ends of words that are written as one, such as `PGPASSWORD`; `compass` must not be among them.
+_ENDINGS: Final = ("credential", "credentials", "passphrase", "passwd", "password", "secret", "token")
 #: A key is a secret if the name says what it opens: `api_key`, but not the `key` by which calls are spread.
 _KEYS: Final = frozenset({"access", "api", "auth", "encryption", "private", "secret", "signing", "ssh"})
 
@@ -37,7 +39,7 @@ def is_secret(path: str) -> bool:
 
 def _names_secret(name: str) -> bool:
     words = [word.lower() for word in _WORDS.findall(name)]
-    if not _SECRET.isdisjoint(words):
+    if not _SECRET.isdisjoint(words) or any(word.endswith(_ENDINGS) for word in words):
         return True
     joined = "".join(words)
     return joined.endswith("key") and (not _KEYS.isdisjoint(words) or joined.removesuffix("key") in _KEYS)

@@ -20,6 +20,8 @@ from sage_plugins.secrets import is_secret
         "SECRET",
         "private-key",
         "init.kwargs.dbPass",
+        "PGPASSWORD",
+        "user_config.pushtoken",
     ],
 )
 def test_names_of_secrets(path):
