@@ -6,7 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-_BENCHMARKS = ("local_calls.py", "async_calls.py", "waiting.py", "batching.py", "curves.py", "startup.py")
+_BENCHMARKS = (
+    "local_calls.py",
+    "async_calls.py",
+    "waiting.py",
+    "batching.py",
+    "curves.py",
+    "startup.py",
+    "deployment_files.py",
+)
 
 
 def main() -> None:
