@@ -192,4 +192,5 @@ def test_a_runtime_that_breaks_a_promise_is_found_out(fault, story):
     machine = type("Machine", (LocalMachine,), made)
     with pytest.raises((AssertionError, Flaky)):  # flaky if it ended in another way when it was repeated
         run_state_machine_as_test(machine, settings=FIRST)
-    assert re.search(story, machine.failures[0]), machine.failures
+    # In a burst the threads' turns decide which consequence shows first, so it need not be the first thing said.
+    assert any(re.search(story, failure) for failure in machine.failures), machine.failures
