@@ -14,6 +14,8 @@ PYTEST := $(BIN)/pytest
 
 # What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
 DEFAULTS := plugins/local plugins/threading plugins/balancers plugins/monitors
+# What the extras bring.
+OPTIONAL := plugins/ray
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
 EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 
@@ -72,7 +74,11 @@ $(ENV)/.stamp-run: $(PYPROJECTS) | $(ENV)/.stamp-python
 	$(PIP) install $(EDITABLES)
 	@touch $@
 
-$(ENV)/.stamp-test: $(ENV)/.stamp-run
+$(ENV)/.stamp-all: $(OPTIONAL:=/pyproject.toml) | $(ENV)/.stamp-run
+	$(PIP) install $(EDITABLES) $(addprefix --editable ,$(OPTIONAL))
+	@touch $@
+
+$(ENV)/.stamp-test: $(ENV)/.stamp-run $(ENV)/.stamp-all
 	$(PIP) install --group test
 	@touch $@
 

@@ -119,7 +119,9 @@ def run_suite(folder: Path, python: Path, packages: list[str], arguments: list[s
     empty = folder / "empty"
     empty.mkdir()
     plugins = ("-p", "sage_check_wheels", "-p", "no:cacheprovider")
-    settings: tuple[str | Path, ...] = ("-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-m", "not slow")
+    settings: tuple[str | Path, ...] = ("-c", ROOT / "pyproject.toml", "--rootdir", ROOT)
+    # On a cluster nothing depends on how the packages were installed, and starting one for every test takes long.
+    settings = (*settings, "-m", "not slow and not ray")
     suite = (ROOT / "tests", ROOT / "plugins")
     run(python.with_name("pytest"), *plugins, *settings, *arguments, *suite, cwd=empty)
 
