@@ -101,6 +101,11 @@ class Batch:
         self._closed = True
         self._wake_worker()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody joins any more."""
+        return self._closed
+
     def _hurry(self, call: Call) -> bool:
         """Wait for others at most half of the time that *call* has left; True if that is sooner than before."""
         now = self._clock.monotonic()
@@ -120,6 +125,15 @@ class Batch:
             remaining = self._remaining()
             if remaining > 0:
                 latch.acquire(timeout=min(remaining, MAX_WAIT_S))
+
+    def watch(self, wake: Callable[[], None]) -> float:
+        """
+        `gather` for a worker that cannot wait here: seconds after which it looks again, 0 once the batch is closed.
+
+        *wake* is called, from any thread and perhaps under the router's lock, when it may look sooner.
+        """
+        self._wake = wake
+        return 0.0 if self._closed else max(0.0, self._remaining())
 
     async def agather(self) -> None:
         """`gather` for coroutines."""

@@ -104,13 +104,14 @@ class CallOwner(Protocol):
 class _Shared:
     """What a call needs once more than one plain waiter looks at it."""
 
-    __slots__ = ("callbacks", "condition", "timer", "told", "waiters")
+    __slots__ = ("callbacks", "condition", "foreign", "timer", "told", "waiters")
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.waiters: list[Any] = []  # guarded by condition; the protocol of concurrent.futures.wait
         self.told = False  # whether they know that the call is over; guarded by condition
         self.callbacks: list[Callable[[Any], Any]] = []  # each is taken by exactly one `pop`
+        self.foreign = False  # whether one of them is a user's
         self.timer: Timer | None = None
 
 
@@ -158,6 +159,8 @@ class Call(Future[Any]):
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
     off_loop: bool = False  # whether such a loop has left the call to a thread
     batch: Any = None  # the `batch.Batch` that it runs in; written by the router
+    driver: int | None = None  # the thread that waits for it and will read what `exchange` brings; written by handles
+    exchange: Any = None  # what brings its answer, see `hold_driving`; written by replicas in other processes
 
     def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost
         self,
@@ -262,6 +265,16 @@ class Call(Future[Any]):
                 return False
             self.expires = self.deadline
             if self.context is None:  # the worker that started it took the caller's
+                self.context = copy_context()
+            self._unstarted = True
+            return True
+
+    def unstart(self) -> bool:
+        """Let a call be claimed again that was sent and has not started after all; False if it was given up since."""
+        with _GIVING_UP:
+            if self.settled():
+                return False
+            if self.context is None:
                 self.context = copy_context()
             self._unstarted = True
             return True
@@ -442,6 +455,27 @@ class Call(Future[Any]):
             if "granted" in self.__dict__ and self._take_grant():
                 self.lane.run_here(self.batch or self)
 
+    def hold_driving(self) -> None:
+        """
+        `hold` for a call whose replica is in another process: this thread reads what comes from there, while it waits.
+
+        Whoever sends the call in the thread `driver` leaves an `exchange` for it. Reading that may end other calls too,
+        and may leave another exchange if this one is not over.
+        """
+        try:
+            while (exchange := self.exchange) is not None and not self._over:
+                self.exchange = None
+                until = self.deadline
+                exchange.wait(self, None if until == inf else max(0.0, until - self.owner.clock.monotonic()))
+        except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+            self.abandon()
+            raise
+        finally:
+            self.driver = None
+            exchange, self.exchange = self.exchange, None
+            if exchange is not None:
+                exchange.leave()
+
     def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
         """
         Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain and it goes on.
@@ -559,7 +593,14 @@ class Call(Future[Any]):
 
         It runs in whichever thread ends the call, so it must be quick; what it raises is logged and dropped.
         """
-        self._call_back(self._watched(), fn)
+        shared = self._watched()
+        shared.foreign = True
+        self._call_back(shared, fn)
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether ending the call runs callbacks of a user's, which may take their time."""
+        return self._shared is not None and self._shared.foreign
 
     def on_over(self, fn: Callable[[Any], Any]) -> None:
         """Like `add_done_callback`, for a caller that watches the deadline itself by calling `expire`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from math import inf
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
@@ -38,17 +39,25 @@ class Binding:
         methods: The served methods by name.
         queue_timeout: Seconds that a call may wait for its start, None for no limit.
         runs_here: Whether calls run in the calling thread.
+        driven: Whether replicas are in other processes, and a waiting caller reads what comes from there.
     """
 
-    __slots__ = ("methods", "queue_timeout", "router", "runs_here")
+    __slots__ = ("driven", "methods", "queue_timeout", "router", "runs_here")
 
     def __init__(
-        self, router: Router, methods: tuple[MethodPlan, ...], *, queue_timeout: float | None, runs_here: bool
+        self,
+        router: Router,
+        methods: tuple[MethodPlan, ...],
+        *,
+        queue_timeout: float | None,
+        runs_here: bool,
+        driven: bool = False,
     ) -> None:
         self.router = router
         self.methods: Mapping[str, MethodPlan] = {method.name: method for method in methods}
         self.queue_timeout = queue_timeout
         self.runs_here = runs_here
+        self.driven = driven
 
 
 class _Bound(NamedTuple):
@@ -346,6 +355,22 @@ class ServiceHandle:
             except ServiceStoppedError as error:
                 return self._moved(made, error).call(method, *args, **kwargs)
 
+        def call_driving(method: str, /, *args: Any, **kwargs: Any) -> Any:
+            made = make(method, args, kwargs)
+            if made.outer is None:  # one that waits inside another call leaves reading to others
+                made.driver = get_ident()
+            try:
+                router.route(made)
+            except ServiceStoppedError as error:
+                return self._bound_anew(router, error).call(method, *args, **kwargs)
+            try:
+                if made.outer is not None:
+                    return made.wait_inside()
+                made.hold_driving()
+                return made.wait_alone()
+            except ServiceStoppedError as error:
+                return self._moved(made, error).call(method, *args, **kwargs)
+
         def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
             made = make(method, args, kwargs)
             try:
@@ -388,7 +413,7 @@ class ServiceHandle:
             finally:
                 router.went_on(waiter)
 
-        self.__dict__["call"] = call_here if binding.runs_here else call
+        self.__dict__["call"] = call_here if binding.runs_here else call_driving if binding.driven else call
         self.__dict__["submit"] = submit_here if binding.runs_here else submit
         bound = self._bound = _Bound(binding, make, make_stream)
         return bound

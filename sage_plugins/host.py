@@ -303,6 +303,10 @@ class Host:
         )
         return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id)
 
+    def compose_record(self) -> Callable[[int, int, float, float], None]:
+        """A `record(method, outcome, wait_s, run_s)` for whoever gives calls up in this process; not for two threads."""
+        return self._envelope.compose_record()
+
     def control(self, op: ControlOp, arg: Any = None) -> Any:  # noqa: ARG002 - for operations that take one
         """Answer a question beside the calls, in the asking thread."""
         if op is ControlOp.STATS:

@@ -162,7 +162,12 @@ class ControlOp(StrEnum):
 
 
 class Replica(Protocol):
-    """The caller's side of one running copy of a service."""
+    """
+    The caller's side of one running copy of a service.
+
+    One in another process may also have `counts(call, outcome, spent_s) -> bool`: whether that process counts a call
+    which its caller gave up while it ran, rather than the calling side. It is called in place of telling a monitor.
+    """
 
     id: str
     """Such as `"kv#0"`."""
@@ -218,6 +223,13 @@ class ReplicaEvents(Protocol):
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """The replica died with this work: what surely had not started, and what may have."""
+
+    def refused(self, work: Work) -> None:
+        """
+        The replica had no slot for the work, because other processes use it as well; it has not started.
+
+        The slot stays taken until `freed(None)`.
+        """
 
     def service(self, name: str) -> Any:
         """A handle to another service, for the instance's `ctx`."""

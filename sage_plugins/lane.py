@@ -25,6 +25,7 @@ class Lane:
         "abandoned",
         "backlog",
         "cancel",
+        "counts",
         "dead",
         "follow",
         "free",
@@ -54,6 +55,7 @@ class Lane:
         self.send: Callable[[Call], None]
         self.run_here: Callable[[Call], None] | None = None
         self.cancel: Callable[[Call], None]
+        self.counts: Callable[[Call, int, float], bool] | None = None
         self.follow: Callable[[Call | None], Call | None]
 
     def attach(self, replica: Replica) -> None:
@@ -63,6 +65,7 @@ class Lane:
         self.send = replica.send
         self.run_here = replica.run_here
         self.cancel = replica.cancel
+        self.counts = getattr(replica, "counts", None)
 
     def freed(self, ended: Call | None) -> None:
         """The slot of *ended* is free again, or with None its token was taken: the oldest waiting call gets it."""

@@ -219,6 +219,13 @@ class MethodRouter(Router):
             waiting, running = _calls(not_started), _calls(maybe)
         super().lost(lane, waiting, running, cause)
 
+    def refused(self, lane: Lane, work: Work) -> None:
+        """As `Router.refused`; the method's turn is given back, and calls of a batch are on their own again."""
+        with self._lock:
+            self._turn(work.method, lane, -1)
+            calls = _calls([work])
+        self._take_back(calls)
+
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """As `Router.drain`; batches wait for nobody any more."""
         super().drain(why, on_idle)

@@ -64,6 +64,10 @@ class Member:
         """As `ReplicaEvents.lost`."""
         self._owner.lost(self, not_started, maybe, cause)
 
+    def refused(self, work: Any) -> None:
+        """As `ReplicaEvents.refused`."""
+        self._owner.refused(self, work)
+
     def service(self, name: str) -> Any:
         """As `ReplicaEvents.service`."""
         return self._find_service(name)
@@ -324,6 +328,10 @@ class ReplicaSet:
         if not self._router.lanes:
             msg = f"service '{self._name}' has no replica left: {member.id} died ({text_of(cause)})"
             self._router.unavailable(lambda: NoReplicaError(msg, service=self._name))
+
+    def refused(self, member: Member, work: Any) -> None:
+        """A replica had no slot for *work*: it waits again."""
+        self._router.refused(member.lane, work)
 
     def mark(self, member: Member, state: ReplicaState, reason: str) -> None:
         """A monitor says how a replica is; see `interfaces.WatchedReplica.mark`."""

@@ -481,8 +481,10 @@ class Router:
             with self._lock:
                 self._abandoned(call, 1)
             call.lane.cancel(call)
-            # How long it waited before it ran is known where it runs; most of the time it ran.
-            self._count(call.method.index, outcome, 0.0, spent)
+            counts = call.lane.counts
+            if counts is None or not counts(call, outcome, spent):
+                # How long it waited before it ran is known where it runs; most of the time it ran.
+                self._count(call.method.index, outcome, 0.0, spent)
         else:
             self._discard(call)
             self._count(call.method.index, outcome, spent, 0.0)
@@ -692,6 +694,23 @@ class Router:
             self._give_back()  # closing the lane found nothing waiting and took them back
         self._match()
         self._tell_watch()
+
+    def refused(self, lane: Lane, work: Work) -> None:  # noqa: ARG002 - for methods' limits
+        """
+        The replica of *lane* had no slot for *work*, which other processes use too: it goes to the head of the queue.
+
+        The slot that it was sent to stays taken, until the replica tells that it is free.
+        """
+        self._take_back([work])
+
+    def _take_back(self, calls: Sequence[Call]) -> None:
+        """Queue calls again that were sent and did not start."""
+        for call in reversed(calls):
+            if call.unstart():
+                self._return(call)
+            else:
+                self.abandoned_ended(call)
+        self._match()
 
     def _return(self, call: Call) -> None:
         """Put an accepted call back at the head of the queue; if that is full, it gets the next room."""

@@ -103,6 +103,23 @@ class Channel:
         self.closed = True
         _wake(self._producer)
 
+    # -- for a producer that is elsewhere and minds `AHEAD` itself ------------------------------------------------
+
+    def deliver(self, item: Any) -> None:
+        """Hand over *item*; never waits."""
+        self._append(item)
+
+    def on_room(self, wake: Callable[[], None]) -> None:
+        """Have *wake* called once, from any thread, when half of the room is free or nobody wants more."""
+        self._producer.append(wake)
+        if self.closed:
+            _wake(self._producer)
+
+    @property
+    def waiting(self) -> int:
+        """Items that were not taken yet."""
+        return len(self._items)
+
 
 def _wake(sleepers: list[Callable[[], None]]) -> None:
     """Wake everybody who is announced; taking one is one step of the interpreter, so each is woken once."""

@@ -123,6 +123,7 @@ class ServiceTask:
             composition.methods,
             queue_timeout=self._config.queue_timeout,
             runs_here="in_callers_thread" in composition.strategy.registration.capabilities,
+            driven="in_process" not in composition.target.registration.capabilities,
         )
         self.handle = ServiceHandle(composition.name, self.bind)
 

@@ -1,0 +1,86 @@
+"""The Ray actor in which a replica runs: it unpacks what to run, and hands everything to the replica's server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from sage_deploy_ray import failure, shipping
+from sage_deploy_ray.serving import ReplicaServer
+from sage_plugins.errors import CallError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from sage_deploy_ray.protocol import Frame, Letter, Notice
+    from sage_plugins.interfaces import ControlOp
+
+__all__ = ["ReplicaActor"]
+
+#: Calling processes that can wait for a replica's letters at once: each keeps one of these threads.
+EXCHANGES = 64
+
+
+class ReplicaActor:
+    """
+    One replica in a Ray worker.
+
+    Starting, checking and stopping have threads of their own, so that they are answered when all slots are taken.
+    """
+
+    def __init__(self, threads: int) -> None:
+        """*threads*: for numeric libraries, which read it when the service's class is unpickled."""
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        self._server: ReplicaServer | None = None
+        self._over = threading.Event()
+
+    @ray.method(concurrency_group="life")
+    def start(self, packed: bytes, node: str | None) -> tuple[int, Any]:
+        """Build the replica; gives its slots, and what its constructor raised."""
+        where = {"service": "", "replica": "", "node": node}
+        try:
+            spec = shipping.unpack_spec(packed)
+            where |= {"service": spec.service, "replica": spec.id}
+            self._server = ReplicaServer(spec, node, self._find_service)
+            return self._server.start(), None
+        except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
+            return 0, failure.pack_error(error, method="", **where)
+
+    def _find_service(self, name: str) -> Any:
+        msg = f"service '{name}' cannot be called from a replica on Ray: it lives in the process that deployed it"
+        raise CallError(msg, service=name)
+
+    @ray.method(concurrency_group="watch")
+    def wait_ended(self) -> None:
+        """Wait until the replica has stopped; ends with an error if its process dies before."""
+        self._over.wait()
+
+    def exchange(self, frame: Frame) -> Letter:
+        """As `ReplicaServer.exchange`."""
+        assert self._server is not None  # noqa: S101 - callers wait for `start`
+        return self._server.exchange(frame)
+
+    @ray.method(concurrency_group="control")
+    def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> tuple[Any, Any]:
+        """As `ReplicaServer.control`; gives the answer, and what it raised."""
+        server = self._server
+        if server is None:
+            return None, failure.pack_error(
+                RuntimeError("it is still being built"), service="", method="", replica="", node=None
+            )
+        try:
+            return server.control(op, arg, notices), None
+        except BaseException as error:  # noqa: BLE001 - a check may raise anything
+            return None, server.packed(error, str(op))
+
+    @ray.method(concurrency_group="life")
+    def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
+        """Stop the replica; gives how many calls still run, and its last statistics."""
+        server = self._server
+        left = 0 if server is None else server.stop(grace)
+        stats = None if server is None else server.host.control(ControlOp.STATS)
+        self._over.set()
+        return left, stats

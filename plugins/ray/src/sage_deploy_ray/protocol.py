@@ -1,0 +1,127 @@
+"""
+What travels between a caller's side of a replica and the process in which that runs: plain tuples, nothing of Ray.
+
+The caller's side sends *frames*: calls and notices. Each frame is one exchange: it is answered, once there is something
+to say, by a *letter* with the replies that are ready, to calls of this frame or of earlier ones. As long as a caller
+has calls in a replica it keeps an exchange there; when another arrives, the one before is answered at once. So a call
+alone takes one exchange, and many at once share them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, TypeAlias
+
+__all__ = [
+    "ACK",
+    "CLOSE",
+    "DONE",
+    "ENDED",
+    "FAILED",
+    "GAVE_UP",
+    "GIVE_UP",
+    "ITEM",
+    "REFUSED",
+    "ROOM",
+    "CallItem",
+    "Frame",
+    "Letter",
+    "Notice",
+    "Reply",
+    "Unit",
+]
+
+
+class CallItem(NamedTuple):
+    """
+    One call in a frame.
+
+    Attributes:
+        id: The caller's number for it; an item of a batch has one too.
+        method: Index of the method.
+        parcel: Its arguments, as `parcel.pack((args, kwargs))` gives them.
+        waited: Seconds since it was made.
+        remaining: Seconds until its deadline, inf for none. A duration, because clocks of two machines differ.
+        streams: Whether its answer is a stream of items.
+    """
+
+    id: int
+    method: int
+    parcel: Any
+    waited: float
+    remaining: float
+    streams: bool = False
+
+
+class Unit(NamedTuple):
+    """
+    What takes one slot: a call, or several that are answered together.
+
+    Attributes:
+        id: The caller's number for it; that of the call, if it is one.
+        items: The calls.
+        batch: Whether they go to the method's batch method.
+    """
+
+    id: int
+    items: tuple[CallItem, ...]
+    batch: bool = False
+
+
+#: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)` or `(ACK, call, items)`.
+Notice: TypeAlias = tuple[Any, ...]
+
+GIVE_UP: Final = 0
+"""The caller gave the call up: count it, stop its coroutine, forget its answer."""
+CLOSE: Final = 1
+"""Nobody reads the call's stream any more."""
+ACK: Final = 2
+"""So many more items of the call's stream have been read."""
+
+
+class Frame(NamedTuple):
+    """
+    What a caller's side says in one exchange.
+
+    Attributes:
+        caller: Who; one for each process and replica.
+        number: From 0, by caller: frames are taken in this order.
+        units: Work to be done.
+        notices: About earlier work, or that in `units`.
+    """
+
+    caller: str
+    number: int
+    units: tuple[Unit, ...]
+    notices: tuple[Notice, ...]
+
+
+#: `(kind, number, ...)`, see the kinds.
+Reply: TypeAlias = tuple[Any, ...]
+
+DONE: Final = 0
+"""`(DONE, call, parcel)`: the method gave a result."""
+FAILED: Final = 1
+"""`(FAILED, call, error)`: the method raised."""
+ITEM: Final = 2
+"""`(ITEM, call, parcel)`: the next item of a stream."""
+GAVE_UP: Final = 3
+"""`(GAVE_UP, call, error, outcome)`: the replica ended the call, and has counted it; its method may run on."""
+ENDED: Final = 4
+"""`(ENDED, unit)`: a unit's slot is free, where that does not follow from the answer to its only call."""
+REFUSED: Final = 5
+"""`(REFUSED, unit)`: there was no slot for it, because other processes use the replica as well; it did not start."""
+ROOM: Final = 6
+"""`(ROOM, number)`: so many of the slots whose units were refused may be tried again."""
+
+
+class Letter(NamedTuple):
+    """
+    The answer to an exchange.
+
+    Attributes:
+        number: From 0, by caller: letters may overtake each other, and are read in this order.
+        replies: What there is to say; may be empty.
+    """
+
+    number: int
+    replies: list[Reply]

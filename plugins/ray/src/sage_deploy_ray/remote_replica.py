@@ -1,0 +1,555 @@
+"""The caller's side of a replica in another process: what is sent to it, what comes back, and what its death means."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from sage_deploy_ray import failure, parcel, protocol
+from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
+from sage_plugins.batch import Batch
+from sage_plugins.call import Call
+from sage_plugins.errors import ServiceStoppedError
+from sage_plugins.interfaces import ControlOp
+from sage_plugins.stream import StreamCall
+from sage_plugins.values import Outcome, ReplicaState, RunnerStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from sage_deploy_ray.protocol import Notice, Reply
+
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import ReplicaEvents, Work
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["Exchange", "Receiver", "RemoteReplica", "Stopped", "Transport"]
+
+#: Stands among the outgoing work for a frame that must leave although there is none.
+_POLL: Final = object()
+
+
+class Exchange(Protocol):
+    """One frame on its way, and the letter that will answer it. One of the two methods is called, once."""
+
+    def wait(self, call: Call, seconds: float | None) -> None:
+        """
+        Wait for the letter in the thread of *call*'s caller, and read it there.
+
+        After *seconds*, and when the wait is interrupted, another thread reads it when it comes.
+        """
+
+    def leave(self) -> None:
+        """Have another thread read the letter when it comes."""
+
+
+class Stopped(NamedTuple):
+    """
+    How a replica stopped.
+
+    Attributes:
+        left: Calls that still ran; they ended with the process.
+        stats: Its last `ControlOp.STATS`, None if it could not be asked any more.
+    """
+
+    left: int
+    stats: Mapping[str, Any] | None
+
+
+class Transport(Protocol):
+    """The way to one replica's process. What arrives is handed to a `Receiver`, in any thread."""
+
+    def start(self, spec: ReplicaSpec, receiver: Receiver) -> None:
+        """Start the process and the replica in it; returns at once."""
+
+    def exchange(self, frame: Frame) -> Exchange:
+        """Send *frame*; never blocks. If it cannot be sent, `Receiver.lost` is told."""
+
+    def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:
+        """Ask beside the calls, and wait for the answer."""
+
+    def ask_to_stop(self) -> None:
+        """Have the replica run its stop hooks; returns at once."""
+
+    def stop(self, grace: float) -> Stopped:
+        """Stop the replica, wait for it at most *grace* seconds, and end its process."""
+
+    def soon(self, do: Callable[[], None]) -> None:
+        """Have the thread that reads letters do something quick."""
+
+    def aside(self, do: Callable[[], None]) -> None:
+        """Have another thread do something that may take its time."""
+
+
+class Receiver(Protocol):
+    """What a transport tells; each may come from any thread."""
+
+    def started(self, slots: int) -> None:
+        """The replica is ready."""
+
+    def failed(self, cause: BaseException) -> None:
+        """The constructor or a start hook raised; the process lives."""
+
+    def arrived(self, letter: Letter, driver: Call | None = None) -> None:
+        """A letter has come; *driver* is the call whose caller's thread has waited for it."""
+
+    def lost(self, cause: BaseException) -> None:
+        """The process is gone, with all it had. May be told more than once."""
+
+
+class _Turns:
+    """Things that one thread at a time takes away, whichever is there; nobody waits for another."""
+
+    def __init__(self) -> None:
+        self.items: deque[Any] = deque()
+        self._busy = threading.Lock()
+
+    def drain(self, take: Callable[[], None]) -> None:
+        """Have *take* empty `items`; if another thread is at it, that one looks again before it goes."""
+        while self.items and self._busy.acquire(blocking=False):
+            try:
+                take()
+            finally:
+                self._busy.release()
+
+
+class _Sent(NamedTuple):
+    """A unit that holds its slot in the replica: the work, and the numbers of its calls."""
+
+    work: Work
+    numbers: tuple[int, ...]
+
+
+class RemoteReplica:
+    """
+    A replica whose host is in another process.
+
+    Calls are claimed when they are sent: from then on they may have started. Calls that are sent while others are being
+    sent, or while a letter is being read, leave together in the next frame.
+    """
+
+    run_here: Callable[[Call], None] | None = None
+
+    def __init__(
+        self, spec: ReplicaSpec, node: str | None, events: ReplicaEvents, clock: Clock, transport: Transport
+    ) -> None:
+        """
+        Start the replica; returns at once.
+
+        Args:
+            spec: What to run.
+            node: Name of the node where it runs.
+            events: Whom to tell.
+            clock: For deadlines.
+            transport: The way to its process.
+        """
+        self.id = spec.id
+        self.index = spec.index
+        self.node = node
+        self.slots = 0
+        self._spec = spec
+        self._events = events
+        self._clock = clock
+        self._transport = transport
+        self._caller = uuid.uuid4().hex
+        self._numbers = count()  # of calls and units; used by one thread at a time, as the next
+        self._frames = count()
+        self._units: dict[int, _Sent] = {}
+        self._calls: dict[int, Call] = {}  # sent and not answered
+        self._number_of: dict[Call, int] = {}  # the same, the other way round
+        self._given_up: dict[int, Notice] = {}  # those among them that were given up here
+        self._readings: dict[int, _Reading] = {}  # those among them that are streams
+        self._gathering: set[Any] = set()  # batches that wait for calls to join
+        self._outgoing = _Turns()
+        self._notices: deque[Notice] = deque()
+        self._incoming = _Turns()
+        self._early: dict[int, Letter] = {}  # letters that overtook others; used by one thread at a time, as the next
+        self._expected = 0
+        self._corked = False  # whether a letter is being read: what that leads to leaves together
+        self._lock = threading.Lock()
+        self._exchanges = 0  # on their way; guarded by _lock, as the next
+        self._dead: BaseException | None = None
+        self._withheld = 0  # slots whose units were refused
+        self._counted: Call | None = None  # is being given up here because the replica has given it up and counted it
+        self._ended = False  # whether it was stopped
+        self._stats: Mapping[str, Any] = {"runner": None, "recorders": {}}  # the last that it gave
+        events.changed(ReplicaState.STARTING)
+        transport.start(spec, self)
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    def started(self, slots: int) -> None:
+        """As `Receiver.started`."""
+        self.slots = slots
+        self._events.changed(ReplicaState.READY)
+
+    def failed(self, cause: BaseException) -> None:
+        """As `Receiver.failed`."""
+        self._events.changed(ReplicaState.FAILED, cause)
+
+    def lost(self, cause: BaseException) -> None:
+        """As `Receiver.lost`."""
+        with self._lock:
+            if self._dead is not None or self._ended:
+                return
+            self._dead = cause
+        self._stats = {**self._stats, "runner": RunnerStats(0)}
+        gathering, self._gathering = self._gathering, set()
+        unsent = [*gathering, *self._take_unsent()]
+        units, self._units = self._units, {}
+        self._forget_calls()
+        self._events.lost(unsent, [sent.work for sent in units.values()], cause)
+
+    def _take_unsent(self) -> list[Work]:
+        items, found = self._outgoing.items, []
+        while items:
+            try:
+                found.append(items.popleft())
+            except IndexError:
+                break
+        return [work for work in found if work is not _POLL]
+
+    def _forget_calls(self) -> None:
+        self._calls.clear()
+        self._number_of.clear()
+        self._given_up.clear()
+        self._readings.clear()
+
+    def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
+        """
+        As `Replica.control`. Statistics that it cannot give any more, or not in time, are those that it gave last.
+        """
+        if op is not ControlOp.STATS:
+            return self._transport.control(op, arg, (), timeout)
+        if self._dead is None and not self._ended:
+            notices = [(self._caller, notice) for notice in tuple(self._given_up.values())]
+            try:
+                self._stats = self._transport.control(op, arg, notices, timeout)
+            except Exception:  # noqa: BLE001 - whatever keeps it from answering
+                return self._stats
+        return self._stats
+
+    def stop(self, grace: float) -> int:
+        """As `Replica.stop`; then its process is ended, and with it whatever still runs."""
+        if self._ended:
+            return 0
+        if grace <= 0:
+            self._transport.ask_to_stop()
+            return 0
+        left, stats = self._transport.stop(grace)
+        with self._lock:
+            self._ended = True
+        self._stats = {**(stats or self._stats), "runner": RunnerStats(0)}
+        for call in tuple(self._calls.values()):
+            call.give_up(self._stopped_error(call), Outcome.STOPPED)
+        for work in self._take_unsent():
+            for call in work.calls if isinstance(work, Batch) else (work,):
+                call.give_up(self._stopped_error(call), Outcome.STOPPED)
+        self._units.clear()
+        self._forget_calls()
+        return left
+
+    def _stopped_error(self, call: Call) -> ServiceStoppedError:
+        spec = self._spec
+        msg = (
+            f"{spec.service}.{call.method.name} was not answered by {spec.id} before the service stopped"
+            f"{'' if call.unstarted() else '; it was still running and may have had its effect'}. Raise "
+            "`drain_timeout` if calls take that long"
+        )
+        return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id, node=self.node)
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, work: Work) -> None:
+        """Have a call or a batch leave with the next frame, which is now unless one is being made."""
+        if isinstance(work, Batch) and not work.is_closed:
+            self._gathering.add(work)
+            self._transport.soon(lambda: self._gather(work))
+        else:
+            self._put(work)
+
+    def _gather(self, batch: Batch) -> None:
+        """Send *batch* once nobody joins it any more; in the thread that reads letters."""
+        if batch not in self._gathering:
+            return
+
+        def look_again() -> None:
+            self._transport.soon(lambda: self._gather(batch))
+
+        seconds = batch.watch(look_again)
+        if seconds > 0:
+            self._clock.call_at(self._clock.monotonic() + seconds, look_again)
+        else:
+            self._gathering.discard(batch)
+            self._put(batch)
+
+    def _put(self, item: Any) -> None:
+        self._outgoing.items.append(item)
+        if not self._corked:
+            self._flush()
+
+    def _flush(self, driver: Call | None = None) -> None:
+        self._outgoing.drain(lambda: self._send_frame(driver))
+        if self._dead is not None:
+            unsent = self._take_unsent()
+            if unsent:
+                self._events.lost(unsent, [], self._dead)
+
+    def _send_frame(self, driver: Call | None) -> None:
+        """Send all that is to be sent, in one frame; for one thread at a time."""
+        if self._dead is not None:
+            return
+        units = []
+        for work in self._take_unsent():
+            unit = self._unit(work)
+            if unit is not None:
+                units.append(unit)
+                if isinstance(work, Call) and work.driver == threading.get_ident():
+                    # Its caller waits in this very thread, and reads the answer here: that saves waking another.
+                    driver = work
+        notices = []
+        while self._notices:
+            notices.append(self._notices.popleft())
+        with self._lock:
+            if not units and not notices and (self._exchanges or not (self._units or self._withheld)):
+                return
+            self._exchanges += 1
+        exchange = self._transport.exchange(Frame(self._caller, next(self._frames), tuple(units), tuple(notices)))
+        if driver is None:
+            exchange.leave()
+        else:
+            driver.exchange = exchange
+
+    def _unit(self, work: Work) -> Unit | None:
+        """Claim the calls of *work* and put them into words; None if none is left, and then its slot is free."""
+        batch = isinstance(work, Batch)
+        number = next(self._numbers)
+        items = []
+        for call in work.calls if batch else (work,):
+            item = self._item(call, next(self._numbers) if batch else number)
+            if item is not None:
+                items.append(item)
+        if batch:
+            work.owner.batch_started(work, len(items))
+        if not items:
+            self._events.freed(work)
+            return None
+        self._units[number] = _Sent(work, tuple(item.id for item in items))
+        return Unit(number, tuple(items), batch)
+
+    def _item(self, call: Call, number: int) -> CallItem | None:
+        now = self._clock.monotonic()
+        if now >= call.expires:
+            call.expire()
+            return None
+        where = {"service": self._spec.service, "method": call.method.name}
+        try:
+            packed = parcel.pack((call.args, call.kwargs))
+        except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            call.give_up(failure.unsendable(raised, call.args, call.kwargs, **where), Outcome.ERROR)
+            return None
+        self._calls[number] = call  # first: whoever gives it up from the next line on looks for it here
+        self._number_of[call] = number
+        if not call.claim():
+            self._forget(number)
+            return None
+        call.context = None  # it does not travel
+        streams = isinstance(call, StreamCall)
+        if streams:
+            self._readings[number] = _Reading(self, call, number)
+        return CallItem(number, call.method.index, packed, now - call.since, call.deadline - now, streams)
+
+    def _forget(self, number: int) -> Call | None:
+        call = self._calls.pop(number, None)
+        if call is not None:
+            self._number_of.pop(call, None)
+            self._given_up.pop(number, None)
+            reading = self._readings.pop(number, None)
+            if reading is not None:
+                reading.over = True
+        return call
+
+    def notify(self, notice: Notice) -> None:
+        """Have *notice* leave now."""
+        self._notices.append(notice)
+        self._put(_POLL)
+
+    # -- calls that are given up -------------------------------------------------------------------------------------
+
+    def cancel(self, call: Call) -> None:
+        """End an asynchronous generator that nobody reads any more; for a call that was given up see `counts`."""
+        reading = self._readings.get(self._number_of.get(call, -1))
+        if reading is not None and not call.settled():
+            reading.close()
+
+    def counts(self, call: Call, outcome: int, spent: float) -> bool:
+        """Whether the replica counts a call that was given up while it ran; it is told to, and to stop its coroutine."""
+        if call is self._counted:
+            return True
+        number = self._number_of.get(call)
+        if number is None or self._dead is not None or self._ended:
+            return False
+        notice = self._given_up[number] = (protocol.GIVE_UP, number, outcome, spent)
+        self.notify(notice)
+        return True
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    def arrived(self, letter: Letter, driver: Call | None = None) -> None:
+        """As `Receiver.arrived`."""
+        self._incoming.items.append(letter)
+        self._incoming.drain(lambda: self._read(driver))
+
+    def _read(self, driver: Call | None) -> None:
+        """Read all letters that have come; for one thread at a time."""
+        items = self._incoming.items
+        self._corked = True
+        try:
+            while items:
+                letter = items.popleft()
+                with self._lock:
+                    self._exchanges -= 1
+                self._early[letter.number] = letter
+            while self._dead is None and (following := self._early.pop(self._expected, None)) is not None:
+                self._expected += 1
+                for reply in following.replies:
+                    self._READ[reply[0]](self, *reply[1:])
+        finally:
+            self._corked = False
+        self._outgoing.items.append(_POLL)  # the replica says nothing unless there is an exchange
+        self._flush(None if driver is None or driver.over() else driver)
+
+    def _read_done(self, number: int, packed: Any) -> None:
+        try:
+            result = parcel.unpack(packed)
+        except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
+            self._answer(number, None, raised)
+        else:
+            self._answer(number, result, None)
+
+    def _read_failed(self, number: int, packed: Any) -> None:
+        self._answer(number, None, failure.unpack_error(packed))
+
+    def _answer(self, number: int, result: Any, error: BaseException | None) -> None:
+        call = self._forget(number)
+        if call is None:  # ended by `stop`
+            return
+        sent = self._units.pop(number, None)
+        wanted = call.claim_outcome()
+        if not wanted:
+            call.owner.abandoned_ended(call)
+        if sent is not None:  # the slot first, the caller second
+            self._events.freed(sent.work)
+        if not wanted:
+            return
+        if call.has_callbacks:  # a user's, which may take their time
+            self._transport.aside(lambda: call.publish(result, error))
+        else:
+            call.publish(result, error)
+
+    def _read_item(self, number: int, packed: Any) -> None:
+        reading = self._readings.get(number)
+        if reading is not None:
+            reading.deliver(packed)
+
+    def _read_gave_up(self, number: int, packed: Any, outcome: int) -> None:
+        call = self._calls.get(number)
+        if call is not None:
+            self._counted = call
+            try:
+                call.give_up(failure.unpack_error(packed), outcome)
+            finally:
+                self._counted = None
+
+    def _read_ended(self, number: int) -> None:
+        sent = self._units.pop(number, None)
+        if sent is None:
+            return
+        for each in sent.numbers:
+            call = self._forget(each)
+            if call is not None and call.settled():
+                call.owner.abandoned_ended(call)
+        self._events.freed(sent.work)
+
+    def _read_refused(self, number: int) -> None:
+        sent = self._units.pop(number, None)
+        if sent is None:
+            return
+        for each in sent.numbers:
+            self._forget(each)
+        with self._lock:
+            self._withheld += 1
+        self._events.refused(sent.work)
+
+    def _read_room(self, number: int) -> None:
+        with self._lock:
+            number = min(number, self._withheld)
+            self._withheld -= number
+        for _ in range(number):
+            self._events.freed(None)
+
+    _READ: Final[Mapping[int, Callable[..., None]]] = {
+        protocol.DONE: _read_done,
+        protocol.FAILED: _read_failed,
+        protocol.ITEM: _read_item,
+        protocol.GAVE_UP: _read_gave_up,
+        protocol.ENDED: _read_ended,
+        protocol.REFUSED: _read_refused,
+        protocol.ROOM: _read_room,
+    }
+
+
+class _Reading:
+    """
+    A stream whose producer is in the replica: what has come waits in its channel for the consumer.
+
+    Attributes:
+        over: Whether the producer has ended, or was told to.
+    """
+
+    def __init__(self, replica: RemoteReplica, call: StreamCall, number: int) -> None:
+        self.over = False
+        self._replica = replica
+        self._call = call
+        self._number = number
+        self._delivered = 0
+        self._acknowledged = 0
+        self._listening = False
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._listening = True
+            self._call.channel.on_room(self._read_on)
+
+    def deliver(self, packed: Any) -> None:
+        """One more item has come."""
+        try:
+            item = parcel.unpack(packed)
+        except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
+            self._call.give_up(raised, Outcome.ERROR)
+            return
+        self._delivered += 1
+        self._listen()  # first: the consumer may read the item, and then no other, at any moment
+        self._call.channel.deliver(item)
+
+    def _read_on(self) -> None:
+        """The consumer has read some, or reads no more."""
+        channel = self._call.channel
+        self._listening = False
+        if channel.closed:
+            self.close()
+        elif not self.over:
+            read = self._delivered - channel.waiting
+            number, self._acknowledged = read - self._acknowledged, read
+            if number:
+                self._replica.notify((protocol.ACK, self._number, number))
+
+    def close(self) -> None:
+        """Have the producer end."""
+        if not self.over:
+            self.over = True
+            self._replica.notify((protocol.CLOSE, self._number))

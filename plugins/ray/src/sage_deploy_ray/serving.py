@@ -1,0 +1,421 @@
+"""A replica in its own process: its host, and what callers in other processes get to see of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from contextvars import Context
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_ray import failure, parcel, protocol
+from sage_deploy_ray.protocol import Letter
+from sage_plugins.batch import Batch
+from sage_plugins.call import Call
+from sage_plugins.clock import SYSTEM
+from sage_plugins.errors import CallError, CallTimeoutError
+from sage_plugins.host import Host
+from sage_plugins.stream import Channel, StreamCall
+from sage_plugins.values import CallOptions, MethodKind, Outcome, ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from sage_deploy_ray.protocol import CallItem, Frame, Notice, Reply, Unit
+    from sage_plugins.interfaces import ControlOp
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["ReplicaServer"]
+
+#: Seconds that a letter waits for more replies, while other calls of its caller run: what ends together travels
+#: together.
+_LINGER_S: Final = 0.0005
+
+_NO_OPTIONS: Final = CallOptions()
+
+
+class ReplicaServer:
+    """
+    One replica, for callers that exchange frames with it.
+
+    All methods are safe from any thread; `exchange` blocks its thread until there is something to say.
+    """
+
+    def __init__(self, spec: ReplicaSpec, node: str | None, find_service: Callable[[str], Any]) -> None:
+        """
+        Prepare the replica; nothing runs before `start`.
+
+        Args:
+            spec: What to run.
+            node: Name of the node that this is, for the recorders.
+            find_service: Gives the instance handles to other services.
+        """
+        self.spec = spec
+        self.node = node
+        self.clock = SYSTEM
+        self.host = Host(spec, _Events(self, find_service), SYSTEM, node=node)
+        self.service = spec.service
+        self._lock = threading.Lock()
+        self._running = 0  # units that hold a slot; guarded by _lock, as the next
+        self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
+        self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
+        self._units: dict[Any, tuple[_Mailbox, int]] = {}  # of the batches that run
+        self._start_over = threading.Event()
+        self._start_error: BaseException | None = None
+        self._counting = threading.Lock()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> int:
+        """
+        Build the instance and run its start hooks, and wait for that; gives the number of slots.
+
+        Raises:
+            BaseException: What the constructor or a hook raised.
+        """
+        self._record = self.host.compose_record()
+        self.host.start()
+        self._start_over.wait()
+        if self._start_error is not None:
+            raise self._start_error
+        return self.host.slots
+
+    def changed(self, state: ReplicaState, cause: BaseException | None) -> None:
+        """The host's state changed."""
+        if state is not ReplicaState.STARTING:
+            self._start_error = cause
+            self._start_over.set()
+
+    def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> Any:
+        """Answer a question beside the calls, after *notices* that may not have arrived yet, each with its caller."""
+        for caller, notice in notices:
+            self._take_notice(self._box(caller), notice)
+        return self.host.control(op, arg)
+
+    def stop(self, grace: float) -> int:
+        """As `Host.stop`; whoever waits for a start waits no more."""
+        left = self.host.stop(grace)
+        self._start_over.set()
+        return left
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def exchange(self, frame: Frame) -> Letter:
+        """Take a frame, and wait until there is something to say to its sender."""
+        box = self._box(frame.caller)
+        with box.in_turn(frame.number):
+            for unit in frame.units:
+                self._admit(box, unit)
+            for notice in frame.notices:
+                self._take_notice(box, notice)
+        return box.collect()
+
+    def _box(self, caller: str) -> _Mailbox:
+        with self._lock:
+            return self._boxes.setdefault(caller, _Mailbox(self))
+
+    def _admit(self, box: _Mailbox, unit: Unit) -> None:
+        with self._lock:
+            accepted = self._running < self.host.slots
+            if accepted:
+                self._running += 1
+            else:
+                self._refused.append(box)
+        if not accepted:
+            box.post((protocol.REFUSED, unit.id))
+            return
+        box.begin()
+        calls = [call for item in unit.items if (call := self._call(box, item, lone=not unit.batch)) is not None]
+        if not unit.batch:
+            if calls:
+                self.host.put(calls[0])
+            else:
+                self.slot_free()
+                box.end()
+        elif calls:
+            batch: Any = Batch(calls, self.clock)
+            self._units[batch] = (box, unit.id)
+            self.host.put(batch)
+        else:
+            self.slot_free()
+            box.end((protocol.ENDED, unit.id))
+
+    def _call(self, box: _Mailbox, item: CallItem, *, lone: bool) -> Call | None:
+        """The call of *item*; None if its arguments cannot be read, which its caller is told."""
+        method = self.spec.methods[item.method]
+        try:
+            args, kwargs = parcel.unpack(item.parcel)
+        except BaseException as error:  # noqa: BLE001 - whatever unpickling does is the caller's to know
+            box.post((protocol.FAILED, item.id, self.packed(error, method.name)))
+            return None
+        now = self.clock.monotonic()
+        deadline = now + item.remaining
+        fields = (self, method, args, kwargs, _NO_OPTIONS, now - item.waited, deadline, deadline, Context())
+        call: Call
+        if item.streams:
+            call = StreamCall(*fields, item_timeout=inf)
+            call.channel = _Outlet(box, item.id)
+        else:
+            call = Call(*fields)
+        call._latch = _Report(self, box, item.id, call, lone=lone)  # type: ignore[assignment] # noqa: SLF001 - see _Report
+        box.calls[item.id] = call
+        return call
+
+    def _take_notice(self, box: _Mailbox, notice: Notice) -> None:
+        kind, id, *rest = notice
+        call = box.calls.get(id)
+        if call is None:  # it has been answered meanwhile
+            return
+        if kind == protocol.ACK:
+            channel: Any = call.channel  # type: ignore[attr-defined] # only streams are acknowledged
+            channel.acknowledge(*rest)
+        elif kind == protocol.CLOSE:
+            call.channel.close()  # type: ignore[attr-defined] # as above
+            self.host.cancel(call)
+        else:
+            outcome, spent = rest
+            report: Any = call._latch  # noqa: SLF001 - see _Report
+            report.told = True
+            report.spent = spent
+            call.give_up(CallError("its caller gave it up"), outcome)
+
+    # -- what the host tells -----------------------------------------------------------------------------------------
+
+    def work_ended(self, work: Any) -> None:
+        """The slot of *work* is free."""
+        self.slot_free()
+        if isinstance(work, Batch):
+            box, id = self._units.pop(work)
+            box.end((protocol.ENDED, id))
+            return
+        report: Any = work._latch  # noqa: SLF001 - see _Report
+        if report.outcome is not None:  # it was given up: only now its slot is free
+            report.box.forget(report.id)
+            report.box.end((protocol.ENDED, report.id))
+
+    def slot_free(self) -> None:
+        """A slot is free: every caller with refused units may try one of them again, for some may be gone."""
+        with self._lock:
+            self._running -= 1
+            boxes = list(dict.fromkeys(self._refused)) if self._refused else []
+            for box in boxes:
+                self._refused.remove(box)
+        for box in boxes:
+            box.post((protocol.ROOM, 1))
+
+    def packed(self, error: BaseException, method: str) -> Any:
+        """*error*, ready to travel."""
+        spec = self.spec
+        return failure.pack_error(error, service=spec.service, method=method, replica=spec.id, node=self.node)
+
+    # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
+
+    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
+        """Count a call that its caller, or a stop, ended before its method did."""
+        report: Any = call._latch  # noqa: SLF001 - see _Report
+        report.outcome = outcome
+        spent = self.clock.monotonic() - call.since if report.spent is None else report.spent
+        if started:
+            self.host.cancel(call)
+        with self._counting:
+            self._record(call.method.index, outcome, 0.0 if started else spent, spent if started else 0.0)
+
+    def abandoned_ended(self, call: Call) -> None:
+        """Its slot is free next; see `work_ended`."""
+
+    def batch_started(self, batch: Any, number: int) -> None:
+        """Callers count their own."""
+
+    def can_start(self, call: Call, holders: Collection[Any]) -> bool:  # noqa: ARG002 - nothing waits here for a slot
+        """Every call here has its slot."""
+        return True
+
+    def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
+        """Nobody in this process waits for a call that runs here."""
+
+    def serves_only(self, lane: Any) -> bool:  # noqa: ARG002 - as above
+        """Nobody in this process waits for a call that runs here."""
+        return False
+
+    def went_on(self, waiter: Call) -> None:
+        """Nobody in this process waits for a call that runs here."""
+
+
+class _Events:
+    """`interfaces.ReplicaEvents` for a host whose callers are elsewhere."""
+
+    def __init__(self, server: ReplicaServer, find_service: Callable[[str], Any]) -> None:
+        self._server = server
+        self.service = find_service
+
+    def freed(self, ended: Any) -> None:
+        self._server.work_ended(ended)
+
+    def follow(self, ended: Any) -> Any | None:
+        self._server.work_ended(ended)
+        return None  # what waits is queued at the callers
+
+    def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
+        self._server.changed(state, cause)
+
+    def lost(self, not_started: Any, maybe: Any, cause: BaseException) -> None:
+        """A host never dies before its process."""
+
+
+class _Report:
+    """
+    Stands where a call has its latch: what is released when the call is over is not a waiting thread but the answer.
+
+    It is made out in the thread that ends the call, before the next one starts: that might change what was returned.
+
+    Attributes:
+        box: Where the answer goes.
+        id: The caller's number for the call.
+        outcome: As what it was given up; None while it was not.
+        told: Whether its caller knows of that.
+        spent: Seconds since the call was made, if its caller said so.
+    """
+
+    __slots__ = ("_call", "_lone", "_server", "box", "id", "outcome", "spent", "told")
+
+    def __init__(self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, *, lone: bool) -> None:
+        self.box = box
+        self.id = id
+        self.outcome: int | None = None
+        self.told = False
+        self.spent: float | None = None
+        self._server = server
+        self._call: Call | None = call
+        self._lone = lone  # whether its slot is free with its answer
+
+    def release(self) -> None:
+        """The call is over."""
+        call, self._call = self._call, None  # the call refers to this: keeping both ways would leave it to the collector
+        assert call is not None  # noqa: S101 - for the type checker: a call is over once
+        error = call.exception_now()
+        name = call.method.name
+        if self.outcome is not None:
+            if not self._lone:
+                self.box.forget(self.id)
+            if not self.told:
+                assert error is not None  # noqa: S101 - for the type checker: who gives up says why
+                self.box.post((protocol.GAVE_UP, self.id, self._server.packed(error, name), self.outcome))
+            return
+        reply: Reply
+        if error is None:
+            try:
+                reply = (protocol.DONE, self.id, parcel.pack(call._result))  # noqa: SLF001 - nobody waits for it here
+            except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
+                error = failure.unserializable(
+                    raised, call._result, service=call.owner.service, method=name, replica=self._server.spec.id  # noqa: SLF001
+                )
+        if error is not None:
+            reply = (protocol.FAILED, self.id, self._server.packed(error, name))
+        self.box.forget(self.id)
+        if self._lone:
+            self.box.end(reply)
+        else:
+            self.box.post(reply)
+
+
+class _Outlet(Channel):
+    """The producer's end of a stream whose consumer is elsewhere; what it holds are items not yet acknowledged."""
+
+    __slots__ = ("_box", "_id")
+
+    def __init__(self, box: _Mailbox, id: int) -> None:
+        super().__init__()
+        self._box = box
+        self._id = id
+
+    def _append(self, item: Any) -> None:
+        self._box.post((protocol.ITEM, self._id, parcel.pack(item)))
+        super()._append(None)
+
+    def acknowledge(self, number: int) -> None:
+        """So many more have been read: there is room for others."""
+        for _ in range(number):
+            self.take()
+
+
+class _Mailbox:
+    """
+    What one caller is to be told, and its exchange that waits for that.
+
+    Attributes:
+        calls: Those that have not been answered, by the caller's number.
+    """
+
+    def __init__(self, server: ReplicaServer) -> None:
+        self.calls: dict[int, Call] = {}
+        self._server = server
+        self._condition = threading.Condition(threading.Lock())
+        # The next are guarded by _condition.
+        self._replies: list[Reply] = []
+        self._units = 0  # that have not ended
+        self._owed = 0  # refused units whose callers wait for room
+        self._turn = 0  # of the exchange that waits
+        self._number = 0  # of the next letter
+        self._next_frame = 0
+
+    @contextmanager
+    def in_turn(self, number: int) -> Iterator[None]:
+        """Take a frame when all before it have been taken: they come in order, but in threads of their own."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._next_frame == number)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._next_frame += 1
+                self._condition.notify_all()
+
+    def begin(self) -> None:
+        """A unit of this caller begins."""
+        with self._condition:
+            self._units += 1
+
+    def post(self, reply: Reply) -> None:
+        """Say *reply*."""
+        with self._condition:
+            self._replies.append(reply)
+            if reply[0] == protocol.REFUSED:
+                self._owed += 1
+            elif reply[0] == protocol.ROOM:
+                self._owed -= 1
+            self._condition.notify_all()
+
+    def end(self, reply: Reply | None = None) -> None:
+        """A unit has ended; say *reply*."""
+        with self._condition:
+            self._units -= 1
+            if reply is not None:
+                self._replies.append(reply)
+            self._condition.notify_all()
+
+    def forget(self, id: int) -> None:
+        """A call is over, and no notice about it is awaited."""
+        self.calls.pop(id, None)
+
+    def collect(self) -> Letter:
+        """Wait for something to say, or for the caller's next exchange."""
+        with self._condition:
+            self._turn += 1
+            mine = self._turn
+            self._condition.notify_all()
+            until = None
+            while self._turn == mine and (self._units or self._owed):
+                if not self._replies:
+                    self._condition.wait()
+                    continue
+                now = time.monotonic()
+                if until is None:
+                    until = now + _LINGER_S
+                if now >= until:
+                    break
+                self._condition.wait(until - now)
+            replies, self._replies = self._replies, []
+            number = self._number
+            self._number += 1
+            return Letter(number, replies)

@@ -1,0 +1,235 @@
+"""Frames as Ray actor tasks: the way from a caller's side to the actor in which its replica runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+import ray
+from ray.exceptions import GetTimeoutError, RayTaskError
+
+from sage_deploy_ray import failure, shipping
+from sage_deploy_ray.remote_replica import Stopped
+from sage_plugins.errors import ReplicaDiedError, line_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from sage_deploy_ray.protocol import Frame, Notice
+    from sage_deploy_ray.remote_replica import Exchange, Receiver
+    from sage_plugins.call import Call
+    from sage_plugins.interfaces import ControlOp
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["Couriers", "RayTransport"]
+
+#: Seconds beyond its own grace that a replica gets to say that it has stopped.
+_STOP_MARGIN_S: Final = 1.0
+
+
+class Couriers:
+    """
+    The threads that carry what comes from Ray to those for whom it is, one set for each service.
+
+    Ray's own thread must not do that: it would have to unpickle, and a wait in it would hold up every other answer. A
+    user's callbacks run on a second thread, so that one that waits holds up callbacks only.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Prepare; threads start when there is something to carry. *name* is the service's."""
+        self._name = name
+        self._lock = threading.Lock()
+        self._queues: dict[str, SimpleQueue[Callable[[], None] | None]] = {}  # by thread; guarded by _lock
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    def soon(self, do: Callable[[], None]) -> None:
+        """Do something quick on the thread of the letters."""
+        self._queue("letters").put(do)
+
+    def aside(self, do: Callable[[], None]) -> None:
+        """Do something on the thread of callbacks."""
+        self._queue("callbacks").put(do)
+
+    def _queue(self, kind: str) -> SimpleQueue[Callable[[], None] | None]:
+        queue = self._queues.get(kind)
+        if queue is None:
+            with self._lock:
+                queue = self._queues.get(kind)
+                if queue is None:
+                    queue = SimpleQueue()
+                    if not self._closed:
+                        thread = threading.Thread(
+                            target=_carry, args=(queue,), name=f"{self._name}-{kind}", daemon=True
+                        )
+                        self._threads.append(thread)
+                        thread.start()
+                    self._queues[kind] = queue
+        return queue
+
+    def close(self) -> None:
+        """End the threads once they have done what they were given. Idempotent."""
+        with self._lock:
+            self._closed = True
+            for queue in self._queues.values():
+                queue.put(None)
+            threads, self._threads = self._threads, []
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(_STOP_MARGIN_S)  # a user's callback may never end
+
+
+def _carry(queue: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (do := queue.get()) is not None:
+        try:
+            do()
+        except BaseException:  # one fault must not end all others' answers
+            logging.getLogger("sage_plugins").exception("what came from a replica was not read")
+        del do  # until the next comes, nothing may be kept alive
+
+
+class _RayExchange:
+    """One frame as a task of the actor."""
+
+    def __init__(self, ref: Any, transport: RayTransport) -> None:
+        self._ref = ref
+        self._transport = transport
+
+    def wait(self, call: Call, seconds: float | None) -> None:
+        """As `Exchange.wait`."""
+        receiver = self._transport.receiver
+        try:
+            letter = ray.get(self._ref, timeout=seconds)
+        except GetTimeoutError:
+            self.leave()
+        except Exception as error:  # noqa: BLE001 - whatever Ray says, the frame will not be answered
+            receiver.lost(self._transport.death(error))
+        except BaseException:
+            self.leave()
+            raise
+        else:
+            receiver.arrived(letter, call)
+
+    def leave(self) -> None:
+        """As `Exchange.leave`."""
+        self._ref.future().add_done_callback(self._done)
+
+    def _done(self, future: Any) -> None:
+        self._transport.soon(lambda: self._read(future))
+
+    def _read(self, future: Any) -> None:
+        receiver = self._transport.receiver
+        try:
+            letter = future.result()
+        except BaseException as error:  # noqa: BLE001 - as in `wait`
+            receiver.lost(self._transport.death(error))
+        else:
+            receiver.arrived(letter)
+
+
+class _Undelivered:
+    """An exchange whose frame could not be sent."""
+
+    def __init__(self, transport: RayTransport, error: BaseException) -> None:
+        self._transport = transport
+        self._error = error
+
+    def wait(self, call: Call, seconds: float | None) -> None:  # noqa: ARG002 - there is nothing to wait for
+        """As `Exchange.wait`."""
+        self._transport.receiver.lost(self._transport.death(self._error))
+
+    def leave(self) -> None:
+        """As `Exchange.leave`."""
+        self._transport.soon(lambda: self._transport.receiver.lost(self._transport.death(self._error)))
+
+
+class RayTransport:
+    """
+    The way to one actor.
+
+    Attributes:
+        receiver: Whom what arrives is for.
+    """
+
+    receiver: Receiver
+
+    def __init__(self, make_actor: Callable[[], Any], node: str | None, couriers: Couriers) -> None:
+        """
+        Prepare the way; nothing happens before `start`.
+
+        Args:
+            make_actor: Starts the actor and gives its handle.
+            node: Name of the node, for the replica's own messages.
+            couriers: Carry what arrives.
+        """
+        self._make_actor = make_actor
+        self._node = node
+        self._couriers = couriers
+        self.soon = couriers.soon
+        self.aside = couriers.aside
+        self._stopping: Any = None
+        self._id = ""
+
+    def start(self, spec: ReplicaSpec, receiver: Receiver) -> None:
+        """As `Transport.start`."""
+        self.receiver = receiver
+        self._id = spec.id
+        self._actor = self._make_actor()
+        self._exchange = self._actor.exchange.remote
+        started = self._actor.start.remote(shipping.pack_spec(spec), self._node)
+        started.future().add_done_callback(lambda future: self.soon(lambda: self._started(future)))
+
+    def _started(self, future: Any) -> None:
+        try:
+            slots, error = future.result()
+        except BaseException as raised:  # noqa: BLE001 - whatever Ray says, it will not start
+            self.receiver.lost(self.death(raised))
+            return
+        if error is not None:
+            self.receiver.failed(failure.unpack_error(error))
+            return
+        # Its end is noticed also when nobody calls it.
+        ended = self._actor.wait_ended.remote()
+        ended.future().add_done_callback(lambda future: self.soon(lambda: self._ended(future)))
+        self.receiver.started(slots)
+
+    def _ended(self, future: Any) -> None:
+        error = future.exception()
+        if error is not None:
+            self.receiver.lost(self.death(error))
+
+    def death(self, error: BaseException) -> BaseException:
+        """What *error*, of Ray, says about the replica."""
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        return ReplicaDiedError(f"replica {self._id} is gone: {line_of(cause)}", replica=self._id, node=self._node)
+
+    def exchange(self, frame: Frame) -> Exchange:
+        """As `Transport.exchange`."""
+        try:
+            return _RayExchange(self._exchange(frame), self)
+        except Exception as error:  # noqa: BLE001 - whatever Ray says, it did not leave
+            return _Undelivered(self, error)
+
+    def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:
+        """As `Transport.control`; raises TimeoutError when there was no answer in *timeout* seconds."""
+        answer, error = ray.get(self._actor.control.remote(op, arg, tuple(notices)), timeout=timeout)
+        if error is not None:
+            raise failure.unpack_error(error)
+        return answer
+
+    def ask_to_stop(self) -> None:
+        """As `Transport.ask_to_stop`."""
+        if self._stopping is None:
+            self._stopping = self._actor.stop.remote(0.0)
+
+    def stop(self, grace: float) -> Stopped:
+        """As `Transport.stop`."""
+        self.ask_to_stop()
+        try:
+            return Stopped(*ray.get(self._actor.stop.remote(grace), timeout=grace + _STOP_MARGIN_S))
+        except Exception:  # noqa: BLE001 - it is gone, or stuck: it is ended in any case
+            return Stopped(0, None)
+        finally:
+            ray.kill(self._actor, no_restart=True)

@@ -1,0 +1,136 @@
+"""A target whose replicas are in this process but talk with their callers as if they were in another: frames, letters."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+
+from sage_deploy_ray import failure, shipping
+from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
+from sage_deploy_ray.serving import ReplicaServer
+from sage_plugins import hookimpl
+from sage_plugins.interfaces import ControlOp
+from sage_plugins.values import Placed, Registration
+
+
+class Line:
+    """A thread that does one thing after the other."""
+
+    def __init__(self, name):
+        self._queue = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, do):
+        self._queue.put(do)
+
+    def _run(self):
+        while (do := self._queue.get()) is not None:
+            do()
+            del do
+
+    def end(self):
+        self._queue.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(5)
+
+
+class LoopExchange:
+    def __init__(self, transport, frame):
+        self._letter = SimpleQueue()
+        self._transport = transport
+        self._left = False
+        self._lock = threading.Lock()
+        self._arrived = None
+        transport.run(lambda: self._exchange(frame))
+
+    def _exchange(self, frame):
+        letter = self._transport.server.exchange(frame)
+        with self._lock:
+            self._arrived = letter
+            left = self._left
+        if left:
+            self._deliver()
+        self._letter.put(None)
+
+    def _deliver(self):
+        self._transport.soon(lambda: self._transport.receiver.arrived(self._arrived))
+
+    def wait(self, call, seconds):
+        from queue import Empty
+
+        try:
+            self._letter.get(timeout=seconds)
+        except Empty:
+            self.leave()
+        else:
+            self._transport.receiver.arrived(self._arrived, call)
+
+    def leave(self):
+        with self._lock:
+            self._left = True
+            arrived = self._arrived is not None
+        if arrived:
+            self._deliver()
+
+
+class LoopTransport:
+    def __init__(self, letters, callbacks, find_service):
+        self._find_service = find_service
+        self.soon = letters.put
+        self.aside = callbacks.put
+
+    def run(self, do):
+        threading.Thread(target=do, name="loop", daemon=True).start()
+
+    def start(self, spec, receiver):
+        self.receiver = receiver
+        packed = shipping.pack_spec(spec)
+        self.server = ReplicaServer(shipping.unpack_spec(packed), "loop", self._find_service)
+        self.run(self._start)
+
+    def _start(self):
+        try:
+            slots = self.server.start()
+        except BaseException as error:  # noqa: BLE001
+            packed = self.server.packed(error, "")
+            self.soon(lambda: self.receiver.failed(failure.unpack_error(packed)))
+        else:
+            self.soon(lambda: self.receiver.started(slots))
+
+    def exchange(self, frame):
+        return LoopExchange(self, frame)
+
+    def control(self, op, arg, notices, timeout):
+        return self.server.control(op, arg, notices)
+
+    def ask_to_stop(self):
+        self.server.stop(0)
+
+    def stop(self, grace):
+        left = self.server.stop(grace)
+        return Stopped(left, self.server.host.control(ControlOp.STATS))
+
+
+class LoopTarget:
+    def __init__(self):
+        self._lines = []
+
+    def place(self, specs):
+        return [Placed("loop", "there is no other") for _ in specs]
+
+    def start(self, spec, at, events, clock):
+        if not self._lines:
+            self._lines = [Line("letters"), Line("callbacks")]
+        return RemoteReplica(spec, at.node, events, clock, LoopTransport(*self._lines, events.service))
+
+    def close(self):
+        for line in self._lines:
+            line.end()
+        self._lines = []
+
+
+class Plugin:
+    @hookimpl
+    def sage_register_targets(self):
+        return [Registration("loop", lambda _: LoopTarget(), "In this process, by letter")]
