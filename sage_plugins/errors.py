@@ -42,6 +42,7 @@ __all__ = [
     "ServiceStoppedError",
     "UnknownPluginError",
     "line_of",
+    "rebuild",
     "text_of",
 ]
 
@@ -63,10 +64,22 @@ def line_of(error: BaseException | None) -> str:
     return " ".join(text_of(error).split())
 
 
-def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    error = cls.__new__(cls, *args)
+def rebuild(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    """
+    An exception made of its parts, without its `__init__`, which may want other arguments than those that it kept.
+
+    Args:
+        cls: Class of the exception.
+        args: Its `args`.
+        attributes: Its `__dict__`.
+    """
+    # Of several bases one decides how instances lie in memory; it is in __base__, and only its __new__ will do.
+    maker: type[Any] = cls
+    while "__new__" not in vars(maker):
+        maker = maker.__base__ or object
+    error: BaseException = maker.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
+    error.__dict__.update(attributes)
     return error
 
 
@@ -78,7 +91,7 @@ class SageDeployError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own __reduce__ calls the class with args alone, which loses keyword-only attributes and fails for
         # required ones.
-        return _rebuild, (type(self), self.args, self.__dict__)
+        return rebuild, (type(self), self.args, self.__dict__)
 
 
 class ConfigError(SageDeployError, ValueError):

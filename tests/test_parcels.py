@@ -1,0 +1,549 @@
+"""What leaves a process arrives as it was, and what cannot is said with its place: values, then exceptions."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import pickle
+import re
+import sys
+import threading
+import traceback
+from collections import OrderedDict, deque
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_deploy_ray.failure import LONGEST_TEXT, pack_error, unpack_error
+from sage_deploy_ray.parcel import pack, pack_arguments, pack_result, unpack
+from sage_plugins import errors
+from sage_plugins.errors import CallTimeoutError, RemoteError, ResultNotSerializableError
+
+LOCK = threading.Lock()
+AT = {"service": "kv", "method": "put", "replica": "kv#0", "node": "node-a1"}
+
+
+def travelled(value: Any) -> Any:
+    """*value* on the other side: nothing but bytes goes between, as between processes."""
+    return unpack(pickle.loads(pickle.dumps(pack(value), 5)))  # noqa: S301 - made in the line itself
+
+
+def travelled_error(error: BaseException) -> BaseException:
+    return unpack_error(pickle.loads(pickle.dumps(pack_error(error, **AT), 5)))  # noqa: S301 - as above
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text() | st.integers(), inner),
+    max_leaves=20,
+)
+
+
+@given(plain)
+def test_plain_values_arrive_as_they_were(value):
+    assert travelled(value) == value
+
+
+@given(plain, st.sampled_from(["__main__", b"__main__"]))
+def test_a_value_that_mentions_the_main_module_is_a_value(value, mention):
+    """The name is what gives a class away that the other side lacks; alone it means nothing."""
+    assert travelled([value, mention]) == [value, mention]
+
+
+class Point(NamedTuple):
+    x: int
+
+
+class Slots:
+    __slots__ = ("lock",)
+
+
+class Row:
+    lock: Any = None
+
+
+def holding(lock: Any) -> Row:
+    row = Row()
+    row.lock = lock
+    return row
+
+
+def in_slots(lock: Any) -> Slots:
+    slots = Slots()
+    slots.lock = lock
+    return slots
+
+
+def in_closure(lock: Any) -> Any:
+    return lambda: lock
+
+
+def local_class() -> type:
+    class Local:
+        def twice(self) -> Any:
+            return [type(self), __class__]
+
+    return Local
+
+
+class Memory:
+    """As an array: its numbers are not part of its pickle."""
+
+    def __init__(self, numbers: Any) -> None:
+        self.numbers = numbers
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Memory, (pickle.PickleBuffer(self.numbers),)
+
+
+def test_buffers_are_not_copied():
+    memory = bytearray(1 << 20)
+    data, buffers = pack([Memory(memory)])
+
+    assert len(data) < 1000
+    (buffer,) = buffers
+    memory[0] = 7
+    (arrived,) = unpack((data, buffers))
+    assert buffer.raw()[0] == arrived.numbers.raw()[0] == 7
+
+
+def test_classes_and_functions_made_inside_functions_travel():
+    Local = local_class()  # noqa: N806 - a class
+    assert travelled(lambda x: x + 1)(1) == 2
+    assert travelled(functools.partial(lambda a, b: a - b, 3))(1) == 2
+    assert isinstance(travelled(Local()), Local)
+
+
+def test_a_class_that_comes_home_is_the_one_that_left_and_is_left_as_it_was():
+    Local = local_class()  # noqa: N806 - a class
+    twice = Local.twice
+
+    assert travelled([Local, Local()])[0] is Local
+    assert travelled(Local().twice)() == [Local, Local]
+    assert Local.twice is twice
+
+
+def test_a_function_that_comes_home_is_the_one_that_left():
+    function = in_closure(3)
+    assert travelled({"f": function})["f"] is function
+
+
+def test_enumerations_made_inside_functions_keep_their_members():
+    Colour = enum.Enum("Colour", "RED GREEN")  # noqa: N806 - a class
+    assert travelled(Colour.RED) is Colour.RED
+
+
+def test_values_pickled_in_many_threads_share_one_class():
+    Local = local_class()  # noqa: N806 - a class
+    parcels: list[Any] = []
+    threads = [threading.Thread(target=lambda: parcels.append(pack(Local()))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert {type(unpack(parcel)) for parcel in parcels} == {Local}
+
+
+# The path is what a human needs: it is looked for only when a value was refused.
+PATHS = [
+    (LOCK, ""),
+    ({"rows": [1, 2, 3, holding(LOCK)]}, "['rows'][3].lock"),
+    (Point(LOCK), ".x"),
+    ([in_slots(LOCK)], "[0].lock"),
+    (deque([1, LOCK]), "[1]"),
+    (OrderedDict(a={"b": (LOCK,)}), "['a']['b'][0]"),
+    ({Point(1): LOCK}, "[Point(x=1)]"),
+    ({"k" * 50: LOCK}, "['" + "k" * 39 + "...]"),
+    (functools.partial(print, LOCK), ".args[0]"),
+    (ValueError("x", LOCK), ".args[1]"),
+    ([in_closure(LOCK)], "[0] (its variable 'lock')"),
+    (holding(in_closure(holding(LOCK))), ".lock (its variable 'lock').lock"),
+]
+
+
+@pytest.mark.parametrize(("value", "path"), PATHS)
+def test_a_value_that_cannot_travel_is_refused_with_the_path_to_the_part(value, path):
+    with pytest.raises(TypeError) as caught:
+        pack(value)
+    assert str(caught.value).endswith(f": value{path}: cannot pickle '_thread.lock' object")
+
+
+def test_a_function_that_uses_what_cannot_travel_is_refused_with_its_name():
+    namespace = {"LOCK": LOCK, "__name__": "__main__"}
+    exec("class Service:\n    def run(self):\n        return LOCK", namespace)  # noqa: S102 - as a script has it
+    with pytest.raises(TypeError, match=r"value \(its class Service\)\.run \(its global 'LOCK'\): cannot pickle"):
+        pack(namespace["Service"]())
+
+
+class Unreadable(dict):
+    def items(self):
+        raise RuntimeError
+
+
+class Refuses:
+    def __getstate__(self):
+        raise RuntimeError("not me")
+
+
+class Deep:
+    def __init__(self, depth: int) -> None:
+        self.inner: Any = LOCK
+        for _ in range(depth):
+            self.inner = [self.inner]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([Refuses()], "value[0]: RuntimeError: not me"),
+        (Unreadable(a=LOCK), "RuntimeError"),
+        (Deep(100_000), "recursion"),
+    ],
+)
+def test_looking_for_the_part_ends_whatever_the_value_does(value, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        pack(value)
+
+
+def test_what_is_made_while_pickling_is_named_by_what_made_it():
+    """The lock is no part of the value, so that the object whose state it is must do."""
+
+    class Stateful:
+        def __getstate__(self):
+            return {"made": threading.Lock()}
+
+    with pytest.raises(TypeError, match=r"value\[1\]: cannot pickle '_thread.lock' object"):
+        pack([1, Stateful()])
+
+
+def test_a_result_that_cannot_travel_is_refused_with_its_call():
+    with pytest.raises(ResultNotSerializableError) as caught:
+        pack_result({"rows": [holding(LOCK)]}, **AT)
+
+    assert str(caught.value) == (
+        "kv.put (replica kv#0 on node-a1) returned a dict, which cannot be sent to its caller: "
+        "result['rows'][0].lock: cannot pickle '_thread.lock' object. Return plain data instead"
+    )
+    assert {name: getattr(caught.value, name) for name in AT} == AT
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((1, [holding(LOCK)]), {}, "argument 2 of kv.put cannot be sent to the replica: argument[0].lock: cannot"),
+        ((), {"a": 1, "value": LOCK}, "argument 'value' of kv.put cannot be sent to the replica: argument: cannot"),
+    ],
+)
+def test_an_argument_that_cannot_travel_is_refused_with_its_place(args, kwargs, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        pack_arguments(args, kwargs, service="kv", method="put")
+
+
+def test_arguments_and_results_arrive():
+    assert unpack(pack_arguments((1, "a"), {"b": [2]}, service="kv", method="put")) == ((1, "a"), {"b": [2]})
+    assert unpack(pack_result([1], **AT)) == [1]
+
+
+def test_a_class_that_is_missing_here_is_named_with_what_to_do(monkeypatch):
+    module = ModuleType("only_there")
+    monkeypatch.setitem(sys.modules, "only_there", module)
+    exec("class Thing: pass\nclass Other: pass", vars(module))  # noqa: S102 - what another process has
+    thing, other = pack(module.Thing()), pack(module.Other())
+    del module.Other
+
+    with pytest.raises(AttributeError, match="Other") as caught:
+        unpack(other)
+    assert "Run the same version in both places" in caught.value.__notes__[0]
+    monkeypatch.delitem(sys.modules, "only_there")
+    with pytest.raises(ModuleNotFoundError, match="only_there") as caught_import:
+        unpack(thing)
+    assert "needs only_there, which cannot be imported here" in caught_import.value.__notes__[0]
+
+
+# -- exceptions ------------------------------------------------------------------------------------------------------
+
+
+class TwoArgumentsError(Exception):
+    def __init__(self, text, code):
+        super().__init__(text)
+        self.code = code
+
+
+class PrefixedError(Exception):
+    """Its pickle would prefix the text twice."""
+
+    def __init__(self, text):
+        super().__init__(f"prefix {text}")
+
+
+class KeywordOnlyError(Exception):
+    def __init__(self, *, code):
+        super().__init__()
+        self.code = code
+
+
+class NoTextError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class NoReduceError(Exception):
+    def __reduce__(self):
+        raise RuntimeError("no reduce")
+
+
+class BecomesError(Exception):
+    def __reduce__(self):
+        return ValueError, self.args
+
+
+class NotEqualError(Exception):
+    __hash__ = None
+
+    def __eq__(self, other):
+        raise RuntimeError("not comparable")
+
+
+class HoldsError(Exception):
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = LOCK
+
+
+class ExitsError(Exception):
+    def __reduce__(self):
+        raise SystemExit(3)
+
+
+class ReturnsError(Exception):
+    def __reduce__(self):
+        return str, ("not an exception",)
+
+    def __new__(cls, *args):
+        if args == ("again",):
+            return super().__new__(cls)
+        return "no exception"
+
+
+class NoNotesError(Exception):
+    add_note = None
+
+
+class NoCauseError(Exception):
+    @property
+    def __cause__(self):
+        raise RuntimeError("no cause")
+
+
+def local_error(*args: Any) -> Exception:
+    class LocalError(Exception):
+        pass
+
+    return LocalError(*args)
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    """*error* as a method raises it: with a traceback, in the middle of handling another one."""
+    try:
+        try:
+            raise KeyError("before")  # noqa: TRY301 - to be handled while the other one is raised
+        except KeyError:
+            if cause is not None:
+                raise error from cause
+            raise error  # noqa: B904 - its context is looked at
+    except BaseException as caught:  # noqa: BLE001 - it is what was raised
+        return caught
+
+
+def decoding() -> Exception:
+    try:
+        b"\xff".decode()
+    except UnicodeDecodeError as error:
+        return error
+
+
+def opening() -> Exception:
+    try:
+        open("/there/is/none")  # noqa: PTH123, SIM115 - it raises
+    except OSError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("text", 3, None, float("nan")),
+        TwoArgumentsError("text", 7),
+        PrefixedError("text"),
+        KeywordOnlyError(code=7),
+        NoTextError("text"),
+        NoReduceError("text"),
+        BecomesError("text"),
+        NotEqualError("text"),
+        NoNotesError("text"),
+        ValueError(object()),
+        StopIteration(4),
+        ImportError("text", name="module"),
+        decoding(),
+        opening(),
+        CallTimeoutError("late", stage="run", service="kv"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_arrives_as_itself(error):
+    """Type, arguments and attributes, whatever its methods do and its constructor wants."""
+    arrived = travelled_error(raised(error))
+
+    assert type(arrived) is type(error)
+    assert [repr(arg).partition(" at ")[0] for arg in arrived.args] == [
+        repr(arg).partition(" at ")[0] for arg in error.args
+    ]
+    attributes = {name: value for name, value in vars(arrived).items() if name != "__notes__"}
+    assert attributes == vars(error)
+    if not isinstance(error, (NoTextError, ValueError)):
+        assert str(arrived) == str(error)
+
+
+def test_an_exception_of_a_class_made_inside_a_function_is_caught_by_it():
+    error = local_error("text")
+    arrived = travelled_error(error)
+    assert type(arrived) is type(error)
+    assert arrived.args == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (HoldsError("text"), "error.lock: cannot pickle '_thread.lock' object"),
+        (SystemExit("text"), "it would end its caller"),
+        (KeyboardInterrupt("text"), "it would end its caller"),
+        (GeneratorExit("text"), "it would end its caller"),
+    ],
+)
+def test_an_exception_that_cannot_travel_is_told_of(error, why):
+    arrived = travelled_error(raised(error))
+
+    assert type(arrived) is RemoteError
+    assert arrived.original_message == "text"
+    assert arrived.type_name.endswith(type(error).__name__)
+    assert "in raised\n    raise error" in arrived.traceback_text
+    assert {name: getattr(arrived, name) for name in AT} == AT
+    name = arrived.type_name
+    assert str(arrived).startswith(f"kv.put (replica kv#0 on node-a1) raised {name}: text\nIt cannot be raised here")
+    assert why in str(arrived)
+
+
+@pytest.mark.parametrize(
+    "error", [ExitsError("text"), NoCauseError("text"), ReturnsError.__new__(ReturnsError, "again")]
+)
+def test_nothing_that_an_exception_does_escapes(error):
+    assert isinstance(travelled_error(error), (RemoteError, NoCauseError))
+
+
+def test_an_exception_whose_class_is_missing_here_is_told_of(monkeypatch):
+    module = ModuleType("only_there")
+    monkeypatch.setitem(sys.modules, "only_there", module)
+    exec("class Fault(Exception): pass", vars(module))  # noqa: S102 - what another process has
+    packed = pack_error(raised(module.Fault("text")), **AT)
+    monkeypatch.delitem(sys.modules, "only_there")
+
+    arrived = unpack_error(packed)
+    assert type(arrived) is RemoteError
+    assert arrived.type_name == "only_there.Fault"
+    assert "No module named 'only_there'" in str(arrived)
+
+
+@pytest.mark.parametrize("error", [ValueError("x" * 10_000_000), TwoArgumentsError("x" * 10_000_000, 7)])
+def test_a_long_text_is_cut(error):
+    packed = pack_error(error, **AT)
+    assert len(pickle.dumps(packed)) < 3 * LONGEST_TEXT
+    arrived = unpack_error(packed)
+
+    assert type(arrived) is type(error)
+    assert len(arrived.args[0]) == LONGEST_TEXT
+    assert arrived.args[0].startswith("xxx")
+    assert arrived.args[0].endswith("... [cut: 10000000 characters in all]")
+
+
+def test_a_long_text_of_what_cannot_travel_is_cut():
+    arrived = travelled_error(HoldsError("x" * 10_000_000))
+    assert len(arrived.original_message) == LONGEST_TEXT
+
+
+def test_causes_contexts_and_notes_travel():
+    error = ValueError("outer")
+    error.add_note("a note")
+    arrived = travelled_error(raised(error, cause=raised(TwoArgumentsError("inner", 7), cause=HoldsError("innermost"))))
+
+    assert type(arrived.__cause__) is TwoArgumentsError
+    assert type(arrived.__cause__.__cause__) is RemoteError
+    assert type(arrived.__context__) is KeyError
+    assert arrived.__suppress_context__
+    assert arrived.__notes__[0] == "a note"
+    assert not travelled_error(raised(ValueError("outer"))).__suppress_context__
+
+
+def test_a_circle_of_causes_travels():
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    arrived = travelled_error(one)
+    assert arrived.__cause__.__cause__ is arrived
+
+
+class Batch(ExceptionGroup):
+    def derive(self, excs):
+        return Batch(self.message, excs)
+
+
+def test_groups_travel_with_their_members():
+    shared = ValueError("shared")
+    group = Batch(
+        "group", [shared, TwoArgumentsError("inner", 7), ExceptionGroup("nested", [HoldsError("text"), shared])]
+    )
+    group.code = 9
+    arrived = travelled_error(raised(group, cause=shared))
+
+    assert type(arrived) is Batch
+    assert (arrived.message, arrived.code) == ("group", 9)
+    assert [type(member) for member in arrived.exceptions] == [ValueError, TwoArgumentsError, ExceptionGroup]
+    assert [type(member) for member in arrived.exceptions[2].exceptions] == [RemoteError, ValueError]
+    assert arrived.exceptions[0] is arrived.__cause__
+    assert arrived.args == (arrived.message, list(arrived.exceptions))
+
+
+def test_a_group_with_too_many_members_is_told_of():
+    arrived = travelled_error(ExceptionGroup("group", [ValueError(index) for index in range(2000)]))
+    assert type(arrived) is RemoteError
+    assert "too many members" in str(arrived)
+
+
+def test_who_prints_an_exception_sees_where_it_was_raised():
+    arrived = travelled_error(raised(ValueError("text"), cause=raised(KeyError("inner"))))
+    printed = "".join(traceback.format_exception(arrived))
+
+    assert printed.count("remote traceback (replica kv#0 on node-a1):\n  File ") == 3  # with the context
+    assert "in raised\n    raise error from cause" in printed
+    assert str(arrived) == "text"
+
+
+def test_each_process_on_the_way_is_seen():
+    """A service that calls another one hands on its exception."""
+    first = travelled_error(raised(ValueError("text")))
+    second = unpack_error(pack_error(raised(first), service="web", method="get", replica="web#1", node=None))
+    notes = [note.partition(":")[0] for note in second.__notes__]
+    assert notes == ["remote traceback (replica kv#0 on node-a1)", "remote traceback (replica web#1)"]
+
+
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if name.endswith("Error")])
+def test_errors_of_the_core_travel_with_their_attributes(name):
+    error = getattr(errors, name)("text")
+    arrived = travelled(error)
+    assert type(arrived) is type(error)
+    assert arrived.args == error.args
+    assert vars(arrived) == vars(error)
