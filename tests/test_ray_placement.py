@@ -50,8 +50,9 @@ def test_replica_without_a_reservation_goes_to_a_full_node():
 
 
 def test_fractions_add_up():
-    """Ten times 0.1 is one core, whatever floating-point numbers say."""
+    """Ten times 0.1 is one core, and 0.0003 is three steps of 0.0001, whatever floating-point numbers say."""
     assert where(place(specs(11, cpu_cores=0.1), [node("a", cpu=1.0)], AnyNode())) == ["a"] * 10 + ["E806"]
+    assert where(place(specs(4, cpu_cores=0.0003), [node("a", cpu=0.0009)], AnyNode())) == ["a"] * 3 + ["E806"]
 
 
 # -- the order ---------------------------------------------------------------------------------------------------------
