@@ -25,8 +25,6 @@ NOT_YET: Final = {
     "retry": "calls are not retried",
     "update": "a changed service is started anew as a whole, and the old one stops then",
     "user_config": "reconfigure() is not called",
-    "spread": "there is one node, this process",
-    "max_replicas_per_node": "there is one node, this process",
 }
 
 

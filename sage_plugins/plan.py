@@ -75,12 +75,14 @@ class ReplicaPlan:
         where: The node, or `"this process"`; None if the target can place it nowhere.
         reason: Why there, or why nowhere.
         refused: Why not elsewhere: reason by node.
+        rule: Id of the rule by which there is no place, such as `"E802"`; "" if there is one, or for none.
     """
 
     id: str
     where: str | None
     reason: str
     refused: Mapping[str, str] = MappingProxyType({})
+    rule: str = ""
 
 
 @attrs.frozen
@@ -358,7 +360,7 @@ def _place(replica: str, place: Placed | Refused) -> ReplicaPlan:
     if isinstance(place, Placed):
         return ReplicaPlan(replica, place.node or "this process", place.reason, dict(place.refused))
     if isinstance(place, Refused):
-        return ReplicaPlan(replica, None, place.reason, dict(place.nodes))
+        return ReplicaPlan(replica, None, place.reason, dict(place.nodes), str(place.rule))
     raise TypeError(f"place gave {place!r:.100}, which is neither Placed nor Refused")
 
 

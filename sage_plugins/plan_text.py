@@ -75,7 +75,8 @@ def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
 def _replica(replica: ReplicaPlan) -> Iterator[str]:
     where = "nowhere" if replica.where is None else one_line(str(replica.where))
     mark = "!" if replica.where is None else " "
-    yield f"  {mark} {'replica':<9} {replica.id} -> {where}  ({one_line(str(replica.reason), 500)})"
+    rule = f"error {one_line(replica.rule)}: " if replica.rule else ""
+    yield f"  {mark} {'replica':<9} {replica.id} -> {where}  ({rule}{one_line(str(replica.reason), 500)})"
     for node, reason in replica.refused.items():
         yield f"    {'':<9}   - not {one_line(str(node))}: {one_line(str(reason), 500)}"
 

@@ -234,7 +234,7 @@ class ReplicaSet:
         for member, place in zip(members, places, strict=True):
             if isinstance(place, Refused):
                 nodes = "".join(f"\n  {node}: {reason}" for node, reason in place.nodes.items())
-                msg = f"replica {member.id} cannot be placed: {place.reason}{nodes}"
+                msg = f"replica {member.id} cannot be placed: {place}{nodes}"
                 raise DeployError(msg, service=self._name, replica=member.id)
         for member, place in zip(members, places, strict=True):
             replica = target.start(member.spec, place, member, self._clock)

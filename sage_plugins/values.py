@@ -325,10 +325,16 @@ class Refused(NamedTuple):
     Attributes:
         reason: In one sentence.
         nodes: Reason by node, for the nodes that were considered.
+        rule: Id of the rule by which it is refused, such as `"E802"`; "" for none.
     """
 
     reason: str
     nodes: Mapping[str, str] = MappingProxyType({})
+    rule: str = ""
+
+    def __str__(self) -> str:
+        """Rule and reason in one line, as the plan shows them: `error E803: it needs 1 GPU, and ...`."""
+        return f"error {self.rule}: {self.reason}" if self.rule else self.reason
 
 
 class ReplicaState(StrEnum):

@@ -79,7 +79,7 @@ def test_unknown_id_and_class_are_bad_input(folder):
     assert "E703" in done.stderr
     assert "Nobody" in done.stderr
     file = deployment(folder, "services: {kv: {class: 'things:Keeper', target: remote_any}}\n")
-    done = sage_deploy("plan", file, cwd=folder)
+    done = sage_deploy("plan", file, cwd=folder, SAGE_DEPLOY_DISABLED_PLUGINS="ray")
     assert done.returncode == 2
     assert "unknown target 'remote_any'" in done.stderr
     assert "sage-deploy[ray]" in done.stderr

@@ -15,7 +15,7 @@ from sage_plugins.config_keys import METHOD_FIELDS
 from sage_plugins.config_rules import NOT_YET
 from sage_plugins.deployment_file import reader
 from sage_plugins.field_docs import explain
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins import DISABLED_VARIABLE, Registry
 from sage_plugins.values import Registration
 
 
@@ -162,7 +162,8 @@ def test_nonsense_is_refused_on_one_line(path):
     assert len(str(caught.value)) < 300
 
 
-def test_options_of_an_unknown_plugin_name_the_installed_ones_and_the_extra():
+def test_options_of_an_unknown_plugin_name_the_installed_ones_and_the_extra(monkeypatch):
+    monkeypatch.setenv(DISABLED_VARIABLE, "ray")
     with pytest.raises(errors.UnknownPluginError, match="did you mean 'pool'"):
         explain("options.poool")
     with pytest.raises(errors.UnknownPluginError, match=r"sage-deploy\[ray\]"):

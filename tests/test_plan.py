@@ -15,7 +15,7 @@ import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins import DISABLED_VARIABLE, Registry
 from sage_plugins.values import Explanation, Placed, Problem, Refused, Registration
 
 OURS = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
@@ -406,7 +406,7 @@ class TestProblems:
                     thread_count: 4
                   three:
                     class: nowhere:KV
-                    target: remote_any
+                    target: elsewhere
                     monitors: [metrics, helth]
                 """
             )
@@ -427,7 +427,8 @@ class TestProblems:
             (12, 25, "E207"),
         }
 
-    def test_one_unknown_id_of_a_file_is_an_unknown_plugin_error_with_its_place(self, env, tmp_path):
+    def test_one_unknown_id_of_a_file_is_an_unknown_plugin_error_with_its_place(self, env, tmp_path, monkeypatch):
+        monkeypatch.setenv(DISABLED_VARIABLE, "ray")
         file = tmp_path / "f.yaml"
         file.write_text("services:\n  kv:\n    class: builtins:dict\n    target: remote_any\n")
         env.load_service_deployment_config(file)

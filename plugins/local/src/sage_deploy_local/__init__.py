@@ -29,6 +29,10 @@ def _check(config: Any, _options: None) -> Iterator[Problem]:
                 "remove it or name another target",
                 other="target",
             )
+    for name, default in (("spread", "spread"), ("max_replicas_per_node", None)):
+        if getattr(config, name) != default:
+            message = "has no effect on target 'local': there is one node, this process"
+            yield Problem("W12", name, message, "remove it or name another target", other="target")
     if config.failover_enabled:
         yield Problem(
             "W13", "failover_enabled", "has no effect on target 'local': its replicas die only with this process"

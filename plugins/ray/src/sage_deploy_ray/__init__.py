@@ -2,17 +2,105 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
+from sage_plugins.values import Registration
 
 if TYPE_CHECKING:
-    from sage_plugins.values import Registration
+    from collections.abc import Iterable
+
+    from sage_plugins.values import Explanation, Problem
 
 __all__ = ["sage_register_targets"]
+
+# Everything else of this package is imported in the bodies, which keeps discovery cheap.
+
+
+def _create_any(_options: None) -> Any:
+    from sage_deploy_ray.target import RayTarget
+
+    return RayTarget("remote_any", None)
+
+
+def _create_specific(_options: None) -> Any:
+    from sage_deploy_ray.target import RayTarget
+
+    return RayTarget("remote_specific", None)
+
+
+def _create_group(options: Any) -> Any:
+    from sage_deploy_ray.target import RayTarget
+
+    return RayTarget("cluster_group", options)
+
+
+def _group_options() -> type:
+    from sage_deploy_ray.options import ClusterGroupOptions
+
+    return ClusterGroupOptions
+
+
+def _check_any(config: Any, options: None) -> Iterable[Problem]:
+    from sage_deploy_ray.checks import check_any
+
+    return check_any(config, options)
+
+
+def _check_specific(config: Any, options: None) -> Iterable[Problem]:
+    from sage_deploy_ray.checks import check_specific
+
+    return check_specific(config, options)
+
+
+def _check_group(config: Any, options: Any) -> Iterable[Problem]:
+    from sage_deploy_ray.checks import check_group
+
+    return check_group(config, options)
+
+
+def _explain_any(config: Any, options: None) -> Iterable[str | Explanation]:
+    from sage_deploy_ray.checks import explain_any
+
+    return explain_any(config, options)
+
+
+def _explain_specific(config: Any, options: None) -> Iterable[str | Explanation]:
+    from sage_deploy_ray.checks import explain_specific
+
+    return explain_specific(config, options)
+
+
+def _explain_group(config: Any, options: Any) -> Iterable[str | Explanation]:
+    from sage_deploy_ray.checks import explain_group
+
+    return explain_group(config, options)
 
 
 @hookimpl
 def sage_register_targets() -> list[Registration]:
-    """Offer nothing yet."""
-    return []
+    """Offer `remote_any`, `remote_specific` and `cluster_group`."""
+    return [
+        Registration(
+            "remote_any",
+            _create_any,
+            "Replicas on any node of a Ray cluster",
+            check=_check_any,
+            explain=_explain_any,
+        ),
+        Registration(
+            "remote_specific",
+            _create_specific,
+            "Replicas on named nodes of a Ray cluster",
+            check=_check_specific,
+            explain=_explain_specific,
+        ),
+        Registration(
+            "cluster_group",
+            _create_group,
+            "Replicas on a group of nodes of a Ray cluster, chosen by labels or by name",
+            options=_group_options,
+            check=_check_group,
+            explain=_explain_group,
+        ),
+    ]

@@ -1,0 +1,182 @@
+"""What the Ray targets say of a configuration before any cluster is asked; no Ray runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_monitors
+import sage_deploy_ray
+import sage_deploy_threading
+from sage_plugins import ServiceDeploymentConfig
+from sage_plugins.choices import check_config
+from sage_plugins.plugin_imports import HEAVY
+from sage_plugins.plugins import Registry
+
+REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_ray, sage_deploy_threading)
+TARGETS = {
+    "remote_any": {},
+    "remote_specific": {"target_nodes": ["a", "b"], "replicas": 2, "load_balancing": True},
+    "cluster_group": {"node_selector": {"zone": "a"}},
+}
+each_target = pytest.mark.parametrize("target", TARGETS)
+
+
+def problems(target, *, alone=True, **config):
+    """The problems of a configuration, as `id key`; unless *alone*, beside what the target needs anyway."""
+    whole = {"target": target, **({} if alone else TARGETS[target]), **config}
+    return [f"{each.id} {each.key}" for each in check_config("kv", ServiceDeploymentConfig(**whole), REGISTRY)]
+
+
+def only(target, **config):
+    """The one problem of a configuration."""
+    (found,) = check_config("kv", ServiceDeploymentConfig(target=target, **config), REGISTRY)
+    return found
+
+
+@each_target
+def test_everything_that_the_target_reads_passes_without_a_word(target):
+    config = {
+        "replicas": 2,
+        "load_balancing": True,
+        "failover_enabled": True,
+        "max_replicas_per_node": 1,
+        "cpu_cores": 0.25,
+        "memory_mb": 512,
+        "gpu_count": 0.5,
+        "enable_metrics": True,
+    }
+    assert problems(target, alone=False, **config) == []
+
+
+@pytest.mark.parametrize("target", ["remote_any", "cluster_group"])
+def test_pack_is_read(target):
+    assert problems(target, alone=False, spread="pack") == []
+
+
+@each_target
+def test_defaults_pass(target):
+    assert problems(target, alone=False) == []
+
+
+@each_target
+def test_callers_threads_are_refused(target):
+    """The target declares no capability, so `inline` cannot run there."""
+    assert problems(target, alone=False, threading_strategy="inline") == ["E306 threading_strategy"]
+
+
+def test_named_nodes_are_required():
+    found = only("remote_specific")
+    assert (found.id, found.key, found.other) == ("E202", "target_nodes", "target")
+    assert problems("remote_specific", target_nodes=[]) == ["E202 target_nodes"]
+
+
+@pytest.mark.parametrize(
+    ("target", "config", "better"),
+    [
+        ("remote_any", {"target_nodes": ["a"]}, "remote_specific"),
+        ("remote_any", {"node_selector": {"zone": "a"}}, "cluster_group"),
+        ("remote_specific", {"target_nodes": ["a"], "node_selector": {"zone": "a"}}, "cluster_group"),
+        ("cluster_group", {"node_selector": {"zone": "a"}, "target_nodes": ["a"]}, "remote_specific"),
+    ],
+)
+def test_nodes_that_the_target_does_not_go_by_are_refused_with_the_one_that_does(target, config, better):
+    found = only(target, **config)
+    assert found.id == "E203"
+    assert f"use target '{better}'" in found.fix
+
+
+def test_group_needs_labels_or_a_name():
+    assert only("cluster_group").id == "E204"
+    assert problems("cluster_group", node_selector={}) == ["E204 node_selector"]
+
+
+def test_labels_and_a_named_group_are_one_too_many():
+    found = only("cluster_group", node_selector={"zone": "a"}, options={"cluster_group": {"group": "gpu"}})
+    assert (found.id, found.key, found.other) == ("E203", "node_selector", "options.cluster_group.group")
+
+
+def test_selector_that_is_none_is_refused_with_its_place():
+    found = only("cluster_group", node_selector={"zone": "a", "tier": "in(a"})
+    assert (found.id, found.key) == ("E209", "node_selector.tier")
+    assert "at character 5" in found.message
+
+
+def test_label_that_no_node_can_have_is_refused():
+    assert only("cluster_group", node_selector={"my zone": "a"}).key == "node_selector.my zone"
+
+
+def test_more_replicas_than_the_named_nodes_may_hold_are_refused():
+    config = {"target_nodes": ["a", "b"], "load_balancing": True, "max_replicas_per_node": 2}
+    assert problems("remote_specific", replicas=4, **config) == []
+    found = only("remote_specific", replicas=5, **config)
+    assert (found.id, found.key, found.other) == ("E206", "replicas", "max_replicas_per_node")
+    assert "hold 4" in found.message
+
+
+def test_node_that_no_replica_is_left_for_is_a_warning():
+    assert problems("remote_specific", target_nodes=["a", "b", "c"]) == ["W12 target_nodes.1"]
+
+
+def test_spread_of_named_nodes_is_a_warning():
+    assert problems("remote_specific", target_nodes=["a"], spread="pack") == ["W12 spread"]
+
+
+@each_target
+@pytest.mark.parametrize(
+    ("name", "amount", "fix"),
+    [
+        ("cpu_cores", 0.12345, "0.1234"),
+        ("cpu_cores", 0.00001, "0.0001"),
+        ("gpu_count", 0.33333, "0.3333"),
+        ("gpu_count", 1.5, "2"),
+    ],
+)
+def test_amount_that_ray_cannot_reserve_is_refused(target, name, amount, fix):
+    (found,) = check_config("kv", ServiceDeploymentConfig(target=target, **{**TARGETS[target], name: amount}), REGISTRY)
+    assert (found.id, found.key, found.fix) == ("E208", name, f"set {name}: {fix}")
+
+
+@pytest.mark.parametrize("amount", [0, 0.0001, 0.1, 0.3, 0.7, 1, 1.0, 2.0, 100.1])
+def test_amount_that_ray_can_reserve_passes(amount):
+    assert problems("remote_any", cpu_cores=amount) == []
+    assert amount == 100.1 or problems("remote_any", gpu_count=amount) == []
+
+
+def explained(target, **config):
+    config = ServiceDeploymentConfig(target=target, **{**TARGETS[target], **config})
+    registration = REGISTRY.find("target", target).registration
+    cls = registration.options_class()
+    lines = list(registration.explain(config, None if cls is None else cls()))
+    return {str(getattr(line, "text", line)): getattr(line, "kind", "decides") for line in lines}
+
+
+@each_target
+def test_what_is_reserved_is_said_and_what_nothing_enforces_too(target):
+    lines = explained(target, cpu_cores=2, memory_mb=512, gpu_count=1)
+    assert (
+        lines["each replica reserves 2 CPUs, 512 MiB memory, 1 GPU: a node never holds more than it has"] == "enforced"
+    )
+    assert lines["cpu_cores and memory_mb: a replica that uses more than it reserves is not stopped"] == "advisory"
+    assert "OMP_NUM_THREADS is 2 in replicas where it is not set, going by cpu_cores" in lines
+    assert lines["what runs on after that can be ended only with its replica's process"] == "timeout"
+    assert any("copied" in line for line in lines)
+
+
+def test_default_of_one_core_is_said():
+    lines = explained("remote_any", max_replicas_per_node=3)
+    assert "each replica reserves 1 CPU (cpu_cores is not given): a node never holds more than it has" in lines
+    assert "at most 3 of the service's replicas on a node" in lines
+
+
+def test_discovery_imports_neither_ray_nor_anything_heavy():
+    code = (
+        "import sys, sage_deploy_ray; from sage_plugins.plugins import Registry; Registry.of(sage_deploy_ray); "
+        "print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"ray", "asyncio", "numpy", *HEAVY}.isdisjoint(loaded)
