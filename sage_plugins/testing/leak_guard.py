@@ -11,6 +11,9 @@ A test whose point is a thread that cannot be stopped says so, and the guard the
 
     @pytest.mark.leaves_threads("an abandoned call keeps its thread", prefix="kv#")
 
+A runtime that shares the process, such as the driver of a cluster, has things of its own that come and go, and holds
+things elsewhere, such as actors, that no list of this process shows. `add_runtime` tells the guard of both.
+
 Not watched: threads that Python did not start or that serve the whole process; file descriptors and children where the
 platform does not list them; tasks from Python 3.14 on, which keeps them out of reach. The report's header says what is
 watched.
@@ -26,7 +29,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import pytest
 
@@ -60,17 +63,19 @@ class Resources(NamedTuple):
         files: Number and target of each open file descriptor. The target tells a reused number from the old one.
         tasks: asyncio tasks that are not done, of every loop in the process.
         children: Process ids, of processes that ended and were not waited for too.
+        elsewhere: What this process holds in others, in the words of the runtimes that the guard was told of.
     """
 
     threads: frozenset[threading.Thread] = frozenset()
     files: frozenset[tuple[int, str]] = frozenset()
     tasks: frozenset[asyncio.Task[Any]] = frozenset()
     children: frozenset[int] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
 
     @classmethod
     def now(cls) -> Resources:
         """What this process holds now."""
-        return cls(_threads(), frozenset(_files()), _pending_tasks(), frozenset(_children()))
+        return cls(_threads(), frozenset(_files()), _pending_tasks(), frozenset(_children()), _elsewhere())
 
     def __sub__(self, other: Resources) -> Resources:
         """What is here and not in *other*."""
@@ -79,6 +84,7 @@ class Resources(NamedTuple):
             self.files - other.files,
             self.tasks - other.tasks,
             self.children - other.children,
+            self.elsewhere - other.elsewhere,
         )
 
     def describe(self) -> Iterator[str]:
@@ -95,6 +101,29 @@ class Resources(NamedTuple):
             yield f"pending asyncio task {task.get_name()!r}: {task.get_coro()!r}, which is at\n{stack}"
         for child in sorted(self.children):
             yield f"child process {child}: {_command(child)}"
+        yield from sorted(self.elsewhere)
+
+
+class Runtime(Protocol):
+    """A runtime that shares the process with the tests."""
+
+    def held(self) -> frozenset[str]:
+        """What the process holds elsewhere now, each in a line of its own; nothing once the runtime has ended."""
+
+    def own(self, new: Resources) -> Resources:
+        """Which of *new* the runtime made for itself, and nobody can end. Asked only if there is something new."""
+
+
+_runtimes: list[Runtime] = []
+
+
+def add_runtime(runtime: Runtime) -> None:
+    """Have the guard know of *runtime* from now on, also when it has ended: it may leave things of its own."""
+    _runtimes.append(runtime)
+
+
+def _elsewhere() -> frozenset[str]:
+    return frozenset().union(*(runtime.held() for runtime in _runtimes))
 
 
 def _threads() -> frozenset[threading.Thread]:
@@ -238,6 +267,9 @@ class LeakGuard:
 
     def _new(self, item: pytest.Item) -> Resources:
         new = self._unowned() - self._before
+        if any(new):
+            for runtime in _runtimes:
+                new -= runtime.own(new)
         if new.threads and (marker := item.get_closest_marker("leaves_threads")) is not None:
             prefix = marker.kwargs["prefix"]
             new = new._replace(

@@ -1,0 +1,240 @@
+"""A Ray cluster of several nodes on this machine, for tests; everything of it ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import ray
+from ray._private import state as gcs_tables
+from ray.cluster_utils import Cluster
+
+from sage_plugins.testing.leak_guard import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMESPACE: Final = "sage-deploy-tests"
+
+#: A node that stops answering is dead after about 1 s; Ray's defaults take 15 s for a killed one and 60 s for a frozen.
+FAST_DETECTION: Final = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 300,
+    "health_check_timeout_ms": 300,
+    "health_check_failure_threshold": 3,
+}
+
+_PATIENCE: Final = 20.0
+_OBJECT_STORE: Final = 80 * 2**20
+_LIVING: Final = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING")
+#: What Ray itself runs under a raylet; a worker that has something to do is named for that.
+_IDLE: Final = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+#: Threads of Ray's Python side, and what it opens besides sockets.
+_THREADS: Final = ("PythonGCThread", "ray_listen_error_messages")
+_RAYS_OWN_FILES: Final = ("anon_inode:[event", "anon_inode:[timerfd]", "/dev/shm/plasma")  # noqa: S108 - Ray chose it
+
+
+class RayNode:
+    """One node: a raylet, its agents and its workers."""
+
+    def __init__(self, cluster: RayCluster, name: str, node: Any) -> None:
+        self.name = name
+        self.id: str = node.node_id
+        self._cluster = cluster
+        self._node = node
+        self._gone = False
+
+    @property
+    def raylet(self) -> int:
+        """Process id of its raylet."""
+        return self._node.all_processes["raylet"][0].process.pid
+
+    @property
+    def children(self) -> dict[int, str]:
+        """Title of each process that its raylet started: workers and agents."""
+        found = {}
+        for task in Path(f"/proc/{self.raylet}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                for pid in map(int, task.read_text(encoding="ascii").split()):
+                    found[pid] = title_of(pid)
+        return found
+
+    def kill(self) -> None:
+        """End it as a power cut does: raylet, agents and workers at once, and nobody is told."""
+        doomed = [self.raylet, *self.children]
+        for pid in doomed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._take_out(allow_graceful=False)
+
+    def remove(self) -> None:
+        """Take it out of the cluster as an operator does; does nothing if it is gone."""
+        if not self._gone:
+            self._take_out(allow_graceful=True)
+
+    def freeze(self) -> None:
+        """Have its raylet stand still, as if the network had gone; its workers go on."""
+        os.kill(self.raylet, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have its raylet go on."""
+        os.kill(self.raylet, signal.SIGCONT)
+
+    def _take_out(self, *, allow_graceful: bool) -> None:
+        self._gone = True
+        self._cluster.nodes.pop(self.name, None)
+        self._cluster.ray.remove_node(self._node, allow_graceful=allow_graceful)
+
+
+class RayCluster:
+    """
+    The nodes, by name, and this process as their driver.
+
+    The head has no CPU, so that nothing lands on it by chance. Used from the main thread only: Ray's nodes set signal
+    handlers.
+
+    What it costs, measured with Ray 2.60 on two cores: 5 s to start (the head 1.7 s, each node 1.1 s, most of it spent
+    waiting), 1 s to stop, and next to nothing while it idles. An actor takes 0.3 s, all of it CPU, and of that 0.26 s
+    are the worker's `import ray`. On a worker that waits already it takes 0.02 s, but Ray starts such workers when a
+    node starts (`enable_worker_prestart`) and makes no new ones when actors have taken them; a test that starts them in
+    advance moves the same CPU time elsewhere, which is no gain on a machine that is busy with tests. So tests should
+    start few actors, and share those that they do not harm. An actor with environment variables of its own takes twice
+    as long.
+
+    Attributes:
+        address: What `ray.init` takes.
+        nodes: The nodes that are there, but for the head.
+        ray: Ray's own object.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        self.nodes: dict[str, RayNode] = {}
+        self._folder = str(folder)
+        try:
+            self.ray = Cluster(
+                initialize_head=True,
+                head_node_args={
+                    "num_cpus": 0,
+                    "node_name": "head",
+                    "include_dashboard": False,
+                    "object_store_memory": _OBJECT_STORE,
+                    "_system_config": FAST_DETECTION,
+                },
+            )
+            self.address: str = self.ray.address
+            self.add("node-a1", labels={"zone": "a"})
+            self.add("node-a2", labels={"zone": "a"})
+            self.add("node-b1", gpus=2, labels={"zone": "b", "tier": "gpu"})
+            ray.init(address=self.address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        self._permanent = frozenset(self.nodes)
+        self._open = True
+
+    def add(
+        self,
+        name: str,
+        *,
+        cpus: int = 32,
+        gpus: int = 0,
+        memory: int = 4 * 2**30,
+        labels: dict[str, str] | None = None,
+    ) -> RayNode:
+        """
+        Add a node, which takes more than 1 s; it is gone when the test ends.
+
+        Args:
+            name: Its name, one that no other node has.
+            cpus: CPUs that it claims to have.
+            gpus: GPUs that it claims to have.
+            memory: Bytes that it claims to have.
+            labels: Its labels.
+        """
+        assert name not in self.nodes
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            node = self.ray.add_node(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                memory=memory,
+                node_name=name,
+                labels=labels or {},
+                object_store_memory=_OBJECT_STORE,
+            )
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        self.nodes[name] = RayNode(self, name, node)
+        return self.nodes[name]
+
+    def tidy(self) -> None:
+        """Remove what tests added."""
+        for name in self.nodes.keys() - self._permanent:
+            self.nodes[name].remove()
+
+    def wait_until_dead(self, node: RayNode) -> None:
+        """Wait until the head holds *node* for dead."""
+        deadline = time.monotonic() + _PATIENCE
+        pause = threading.Event()  # Ray gives no notice of it
+        while any(found["NodeID"] == node.id and found["Alive"] for found in ray.nodes()):
+            assert time.monotonic() < deadline, f"{node.name} is still alive"
+            pause.wait(0.02)
+
+    def close(self) -> None:
+        """End everything."""
+        self._open = False
+        ray.shutdown()
+        self.ray.shutdown()
+
+    # -- for the leak guard ------------------------------------------------------------------------------------------
+
+    def held(self) -> frozenset[str]:
+        """Every actor that lives or is about to, and every worker that has something to do."""
+        return frozenset(self._actors()) | frozenset(self._workers()) if self._open else frozenset()
+
+    def own(self, new: Resources) -> Resources:
+        """
+        Ray's threads, the descriptors of its connections, which come and go as workers do, and its log files.
+
+        Python made every socket of ours, so those that Ray's C++ made can be told from them; the same is not known of
+        epolls and events, which are of no use without a socket. Ray keeps some of all these after its shutdown.
+        """
+        made_by_python = {found.fileno() for found in gc.get_objects() if isinstance(found, socket.socket)}
+        return Resources(
+            threads=frozenset(thread for thread in new.threads if thread.name in _THREADS),
+            files=frozenset(
+                (number, target)
+                for number, target in new.files
+                if (target.startswith("socket:") and number not in made_by_python)
+                or target.startswith((*_RAYS_OWN_FILES, self._folder))
+            ),
+        )
+
+    def _actors(self) -> Iterator[str]:
+        for state in _LIVING:
+            for id, actor in gcs_tables.actors(actor_state_name=state).items():
+                name = f" {actor['Name']!r}" if actor["Name"] else ""
+                yield f"actor {actor['ActorClassName']}{name} {id}, which was not killed"
+
+    def _workers(self) -> Iterator[str]:
+        for node in self.nodes.values():
+            for pid, title in node.children.items():
+                if title.startswith("ray::") and not title.startswith(_IDLE):
+                    yield f"worker process {pid} on {node.name}: {title}"
+
+
+def title_of(pid: int) -> str:
+    """Command of a process, by which Ray's tell what they do; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
+    except OSError:
+        return ""
