@@ -345,11 +345,12 @@ class RemoteReplica:
         if now >= call.expires:
             call.expire()
             return None
-        where = {"service": self._spec.service, "method": call.method.name}
         try:
-            packed = parcel.pack((call.args, call.kwargs))
+            packed = parcel.pack_arguments(
+                call.args, call.kwargs, service=self._spec.service, method=call.method.name
+            )
         except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
-            call.give_up(failure.unsendable(raised, call.args, call.kwargs, **where), Outcome.ERROR)
+            call.give_up(raised, Outcome.ERROR)
             return None
         self._calls[number] = call  # first: whoever gives it up from the next line on looks for it here
         self._number_of[call] = number

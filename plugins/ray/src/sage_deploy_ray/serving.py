@@ -155,7 +155,7 @@ class ReplicaServer:
         call: Call
         if item.streams:
             call = StreamCall(*fields, item_timeout=inf)
-            call.channel = _Outlet(box, item.id)
+            call.channel = _Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
             call = Call(*fields)
         call._latch = _Report(self, box, item.id, call, lone=lone)  # type: ignore[assignment] # noqa: SLF001 - see _Report
@@ -208,6 +208,11 @@ class ReplicaServer:
         """*error*, ready to travel."""
         spec = self.spec
         return failure.pack_error(error, service=spec.service, method=method, replica=spec.id, node=self.node)
+
+    def packed_result(self, value: Any, method: str) -> parcel.Parcel:
+        """*value*, ready to travel; raises ResultNotSerializableError if it cannot."""
+        spec = self.spec
+        return parcel.pack_result(value, service=spec.service, method=method, replica=spec.id, node=self.node)
 
     # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
 
@@ -305,11 +310,9 @@ class _Report:
         reply: Reply
         if error is None:
             try:
-                reply = (protocol.DONE, self.id, parcel.pack(call._result))  # noqa: SLF001 - nobody waits for it here
+                reply = (protocol.DONE, self.id, self._server.packed_result(call._result, name))  # noqa: SLF001 - over
             except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
-                error = failure.unserializable(
-                    raised, call._result, service=call.owner.service, method=name, replica=self._server.spec.id  # noqa: SLF001
-                )
+                error = raised
         if error is not None:
             reply = (protocol.FAILED, self.id, self._server.packed(error, name))
         self.box.forget(self.id)
@@ -322,15 +325,16 @@ class _Report:
 class _Outlet(Channel):
     """The producer's end of a stream whose consumer is elsewhere; what it holds are items not yet acknowledged."""
 
-    __slots__ = ("_box", "_id")
+    __slots__ = ("_box", "_id", "_pack")
 
-    def __init__(self, box: _Mailbox, id: int) -> None:
+    def __init__(self, box: _Mailbox, id: int, pack: Callable[[Any], parcel.Parcel]) -> None:
         super().__init__()
+        self._pack = pack
         self._box = box
         self._id = id
 
     def _append(self, item: Any) -> None:
-        self._box.post((protocol.ITEM, self._id, parcel.pack(item)))
+        self._box.post((protocol.ITEM, self._id, self._pack(item)))
         super()._append(None)
 
     def acknowledge(self, number: int) -> None:
