@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
@@ -136,7 +139,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(folder)
     yield folder
     for name in set(sys.modules) - before:
-        if str(folder) in str(getattr(sys.modules[name], "__spec__", "")) or name == "only_here":
+        if str(tmp_path) in str(getattr(sys.modules[name], "__spec__", "")) or name == "only_here":
             del sys.modules[name]
 
 
@@ -227,6 +230,27 @@ def test_where_other_files_lie_the_callers_are_taken(project, elsewhere):
     with OtherProcess(elsewhere, old) as other:
         other.serve(spec_of(load("shop.service").Shop, None))
         assert other.call("late") == ("imported while a method runs", 5)
+
+
+def test_a_project_in_an_archive_is_sent(project, elsewhere, monkeypatch):
+    archive = shutil.make_archive(str(elsewhere / "project"), "zip", project)
+    monkeypatch.setattr(sys, "path", [archive, *(folder for folder in sys.path if folder != str(project))])
+    service = load("shop.service")
+    assert service.__file__.startswith(archive)
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(service.Shop, None))
+        assert other.call("where") == (service.__file__, "shop.points")
+
+
+def test_what_came_goes_on(project, elsewhere):
+    """A service may deploy others, and has no file of what it is made of."""
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(load("shop.service").Shop, None))
+        assert other.call("run", gathered_names) >= {"shop", "shop.late", "shop.points", "loose"}
+
+
+def gathered_names() -> set[str]:
+    return set(pickle.loads(zlib.decompress(gather())))  # noqa: S301 - gathered in the line itself
 
 
 def test_a_changed_file_is_sent_as_it_is_now(project):

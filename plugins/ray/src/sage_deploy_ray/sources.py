@@ -52,9 +52,17 @@ class _Found(NamedTuple):
 
 # -- at the caller ---------------------------------------------------------------------------------------------------
 
+
+class _Gathered(NamedTuple):
+    """What was last gathered, of which files and of what had come here."""
+
+    found: Mapping[str, _Found]
+    came: Mapping[str, _Source]
+    data: bytes
+
+
 _lock = Lock()
-#: What was last gathered, and of what.
-_last: tuple[dict[str, _Found], bytes] = ({}, b"")
+_last = _Gathered({}, {}, b"")
 
 
 def gather() -> bytes:
@@ -66,14 +74,15 @@ def gather() -> bytes:
     """
     global _last  # noqa: PLW0603 - a cache of one
     found = dict(_found())
+    came = _FINDER.sources
     with _lock:
-        if found != _last[0]:
-            sources = _FINDER.sources  # what came here goes on
+        if found != _last.found or came is not _last.came:
+            sources = dict(came)  # it goes on
             for name, each in found.items():
                 with suppress(OSError):  # its file has gone since it was imported
-                    sources[name] = _Source(each.path, _read(name, each.path) if each.path else None, each.folders)
-            _last = found, zlib.compress(pickle.dumps(sources, 5), 1)
-        return _last[1]
+                    sources[name] = _Source(each.path, _read(name, each), each.folders)
+            _last = _Gathered(found, came, zlib.compress(pickle.dumps(sources, 5), 1))
+        return _last.data
 
 
 def _found() -> Iterator[tuple[str, _Found]]:
@@ -96,12 +105,16 @@ def _found() -> Iterator[tuple[str, _Found]]:
 
 def _own_spec(name: str, module: ModuleType) -> ModuleSpec | None:
     """How a module was imported, if the caller, not an installer, brought it, and its source can be had."""
-    spec: ModuleSpec | None = getattr(module, "__spec__", None)
-    if spec is None or spec.name != name or not isinstance(spec.origin, str) or not spec.origin.endswith(".py"):
+    try:
+        spec = object.__getattribute__(module, "__dict__").get("__spec__")  # getattr would run a module that is lazy
+    except AttributeError:  # any object can be in sys.modules
+        return None
+    if not isinstance(spec, ModuleSpec) or spec.name != name or not str(spec.origin).endswith(".py"):
         return None  # made by hand, under another name, in C, or a namespace
+    origin = str(spec.origin)
     if _top(name) in sys.stdlib_module_names or _top(name) in _of_plugins() or isinstance(spec.loader, _Loader):
         return None
-    if spec.origin.startswith(_interpreter()) or any(folder in spec.origin for folder in _INSTALLED):
+    if origin.startswith(_interpreter()) or any(folder in origin for folder in _INSTALLED):
         return None
     return spec
 
@@ -116,12 +129,14 @@ def _bare_parents(name: str, loaded: Mapping[str, ModuleType]) -> Iterator[str]:
 def _package(name: str, folders: Iterable[str]) -> Iterator[tuple[str, _Found]]:
     """The modules of a package and of the packages in it, those in C too."""
     for entry in (entry for folder in folders if Path(folder).is_dir() for entry in os.scandir(folder)):
-        stem, dot, _ = entry.name.partition(".")
+        stem, _, _ = entry.name.partition(".")
         if not stem.isidentifier():
             continue
         if entry.name.endswith((".py", *EXTENSION_SUFFIXES)) and stem != "__init__":
             yield f"{name}.{stem}", _of_file(entry.path)
-        elif not dot and Path(entry.path, "__init__.py").is_file():
+        elif (
+            entry.is_dir(follow_symlinks=False) and Path(entry.path, "__init__.py").is_file()
+        ):  # a link may be a circle
             yield f"{name}.{stem}", _of_file(str(Path(entry.path, "__init__.py")), (entry.path,))
             yield from _package(f"{name}.{stem}", (entry.path,))
 
@@ -134,10 +149,15 @@ def _of_file(path: str, folders: tuple[str, ...] | None = None) -> _Found:
     return _Found(path, folders, (status.st_mtime_ns, status.st_size))
 
 
-def _read(name: str, path: str) -> bytes:
-    loader = getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None)
-    read: Callable[[str], bytes] | None = getattr(loader, "get_data", None)
-    return Path(path).read_bytes() if read is None else read(path)
+def _read(name: str, found: _Found) -> bytes | None:
+    if not found.path:
+        return None
+    if found.stamp is not None:
+        return Path(found.path).read_bytes()
+    read: Callable[[str], bytes] | None = getattr(sys.modules[name].__spec__.loader, "get_data", None)  # type: ignore[union-attr] # _own_spec
+    if read is None:
+        raise FileNotFoundError(found.path)
+    return read(found.path)
 
 
 def _folders(spec: ModuleSpec) -> tuple[str, ...] | None:
@@ -180,21 +200,16 @@ class _Finder(MetaPathFinder):
     """Finds the modules that came as source."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, _Source] = {}
+        self.sources: Mapping[str, _Source] = {}  # replaced, never changed
         self._here: dict[str, bool] = {}
 
-    @property
-    def sources(self) -> dict[str, _Source]:
-        """A copy of what came."""
-        return dict(self._sources)
-
     def add(self, sources: Mapping[str, _Source]) -> None:
-        self._sources = {**self._sources, **sources}
+        self.sources = {**self.sources, **sources}
         self._here = {}
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """How to import *name*, or None if it did not come, or is here as well."""
-        source = self._sources.get(name)
+        source = self.sources.get(name)
         if source is None or self._is_here(_top(name)):
             return None
         if source.text is None:
@@ -202,7 +217,7 @@ class _Finder(MetaPathFinder):
             other = PathFinder.find_spec(name, path, target)
             if other is not None:
                 return other
-        loader = None if source.text is None else _Loader(name, source.path, source.text)
+        loader = None if source.text is None else _Loader(source.path, source.text)
         spec = ModuleSpec(name, loader, origin=source.path or None, is_package=source.folders is not None)
         if spec.submodule_search_locations is not None:
             spec.submodule_search_locations.extend(source.folders or ())
@@ -218,12 +233,12 @@ class _Finder(MetaPathFinder):
     def _compare(self, top: str) -> bool:
         """Whether a package, or a module, can be imported from the path and is the same there."""
         spec = PathFinder.find_spec(top)
-        there = self._sources.get(top)
+        there = self.sources.get(top)
         if spec is None or there is None:
             return False
         folder_here = _root(spec.origin, spec.submodule_search_locations)
         folder_there = _root(there.path, there.folders)
-        for name, source in self._sources.items():
+        for name, source in self.sources.items():
             if _top(name) == top and source.text is not None:
                 try:
                     here = Path(folder_here, Path(source.path).relative_to(folder_there))
@@ -242,8 +257,7 @@ def _root(path: str | None, folders: Sequence[str] | None) -> Path:
 class _Loader(SourceLoader):
     """Imports a module from its text; its `__file__` is where that lies at the caller, as tracebacks are read there."""
 
-    def __init__(self, name: str, path: str, text: bytes) -> None:
-        self._name = name
+    def __init__(self, path: str, text: bytes) -> None:
         self._path = path
         self._text = text
 
