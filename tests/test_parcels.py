@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_deploy_ray.failure import LONGEST_TEXT, pack_error, unpack_error
@@ -44,11 +44,13 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(plain)
 def test_plain_values_arrive_as_they_were(value):
     assert travelled(value) == value
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(plain, st.sampled_from(["__main__", b"__main__"]))
 def test_a_value_that_mentions_the_main_module_is_a_value(value, mention):
     """The name is what gives a class away that the other side lacks; alone it means nothing."""

@@ -20,8 +20,8 @@ __all__ = ["Parcel", "pack", "pack_arguments", "pack_result", "unpack", "write"]
 #: A pickle, and the buffers that it leaves out; whoever writes it with pickle protocol 5 need not copy the buffers.
 Parcel: TypeAlias = "tuple[bytes, Sequence[Any]]"
 
-#: In every pickle that refers to the module which is another one in every process; and in few others.
-_MAIN = b"__main__"
+#: How a pickle names the module which is another one in every process; few other pickles have it.
+_MAIN = b"\x8c\x08__main__"
 
 
 def pack(value: Any) -> Parcel:

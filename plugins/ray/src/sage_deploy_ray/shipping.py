@@ -1,0 +1,105 @@
+"""
+What a replica is made of, sent to the process that makes it.
+
+The modules of the service's class, and all others that the caller has written, go along as source text: see `sources`.
+What was defined in `__main__`, in a notebook or inside a function goes as code: see `by_value`. Installed modules and
+plugins are imported where they arrive. Any thread may call these functions.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, cast
+
+from sage_deploy_ray import sources
+from sage_deploy_ray.by_value import DefinitionPickler, dumps
+from sage_deploy_ray.parcel import unpack
+from sage_deploy_ray.unpicklable import describe
+from sage_plugins.errors import DeployError, line_of
+from sage_plugins.values import Problem, ReplicaSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["pack_spec", "problems", "unpack_spec"]
+
+_FIX = "build it in __init__ or setup(), which run where the replica does"
+
+
+def pack_spec(spec: ReplicaSpec) -> bytes:
+    """
+    What `unpack_spec` makes the same spec of, in another process.
+
+    Raises:
+        DeployError: A part of it cannot be pickled; the message has the path to that part.
+    """
+    try:
+        parcel = dumps(spec, DefinitionPickler)
+    except Exception as error:
+        reasons = "; ".join(problem.message for problem in problems(spec)) or line_of(error)
+        msg = f"replica {spec.id} cannot be sent to another process: {reasons} ({_FIX})"
+        raise DeployError(msg, service=spec.service, replica=spec.id) from error
+    return pickle.dumps((spec.service, spec.id, sources.gather(), parcel), 5)
+
+
+def unpack_spec(data: bytes) -> ReplicaSpec:
+    """
+    The spec that `pack_spec` got; the modules that came with it can be imported from then on.
+
+    Raises:
+        DeployError: A module that it needs is missing here, or fails while it is imported.
+    """
+    service, replica, modules, parcel = pickle.loads(data)  # noqa: S301 - from a process of this deployment
+    sources.install(modules)
+    try:
+        return cast("ReplicaSpec", unpack(parcel))
+    except (Exception, SystemExit) as error:  # a module may do anything while it is imported
+        msg = f"replica {replica} cannot be built here: {line_of(error)}. {_way_out(error)}"
+        raise DeployError(msg, service=service, replica=replica) from error
+
+
+def problems(spec: ReplicaSpec) -> list[Problem]:
+    """The parts of *spec* that cannot be sent to another process, as E703; empty if all of them can."""
+    found = []
+    for key, what, name, part in _parts(spec):
+        error = _refusal(part)
+        if error is not None:
+            message = f"{what} of service {spec.service!r} cannot be pickled: {describe(part, name, error)}"
+            found.append(Problem("E703", key, message, _FIX))
+    return found
+
+
+def _parts(spec: ReplicaSpec) -> Iterator[tuple[str, str, str, Any]]:
+    """Each part that a user gave: its key in the configuration, what it is, what its path starts with, itself."""
+    factory = spec.factory
+    cls = getattr(factory, "service_class", None)
+    name = getattr(cls, "__qualname__", "class")
+    parts = [("class", "the class", name, cls)]
+    for index, arg in enumerate(getattr(factory, "service_args", ())):
+        nth = f"argument {index + 1}"
+        parts.append((f"init.args.{index}", f"the constructor's {nth}", f"{nth} of {name}.__init__", arg))
+    for key, arg in getattr(factory, "service_kwargs", {}).items():
+        parts.append((f"init.kwargs.{key}", f"the constructor's argument {key!r}", f"{name}.__init__({key}=...)", arg))
+    yield from parts
+    if all(_refusal(part) is None for *_, part in parts):
+        yield "class", "the factory", "factory", factory
+    yield "threading_strategy", "the threading strategy", "strategy", spec.strategy
+    yield "monitors", "a monitor", "monitors", spec.monitors
+    yield "user_config", "the configuration", "config", spec.config
+
+
+def _refusal(part: Any) -> Exception | None:
+    try:
+        dumps(part, DefinitionPickler)
+    except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        return error
+    return None
+
+
+def _way_out(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"Install {error.name} on every node, for instance with Ray's runtime_env. A module of your own goes along "
+            "by itself if it was imported when you deployed, or belongs to a package that was"
+        )
+    return "Have the same versions of Python and of all packages on every node"

@@ -1,0 +1,100 @@
+"""A process that runs a replica as a remote target does, with none of the caller's folders on its path."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sage_plugins.values import ReplicaSpec
+
+AT = {"service": "svc", "replica": "svc#0", "node": "other"}
+
+
+class OtherProcess:
+    """Holds one service in another interpreter; messages of bytes go to it, one at a time."""
+
+    def __init__(self, folder: Path | str, *path: Path | str) -> None:
+        """Start it in *folder*, with *path* as all that is on its path beside what is installed."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", __file__],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def serve(self, spec: ReplicaSpec) -> None:
+        """Have it build the service."""
+        from sage_deploy_ray.shipping import pack_spec
+
+        self._ask(("serve", pack_spec(spec)))
+
+    def call(self, method: str, *args: Any) -> Any:
+        """What the method of the service returns, or raises."""
+        from sage_deploy_ray.parcel import pack_arguments, unpack
+
+        packed = pack_arguments(args, {}, service="svc", method=method)
+        return unpack(self._ask(("call", method, packed)))
+
+    def _ask(self, message: Any) -> Any:
+        from sage_deploy_ray.failure import unpack_error
+
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        pickle.dump(message, self._process.stdin, 5)
+        self._process.stdin.flush()
+        went_well, answer = pickle.load(self._process.stdout)  # noqa: S301 - our own process
+        if went_well:
+            return answer
+        raise unpack_error(answer)
+
+
+class Service:
+    """Has the name of a service of the caller's, who may call its main module's class so."""
+
+    name = "that of the other process"
+
+
+def _run() -> None:
+    """Answer until the caller closes the pipe."""
+    from sage_deploy_ray.failure import pack_error
+    from sage_deploy_ray.parcel import pack_result, unpack
+    from sage_deploy_ray.shipping import unpack_spec
+
+    service: Any = None
+    while True:
+        try:
+            kind, *parts = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process
+        except EOFError:
+            return
+        method = parts[0] if kind == "call" else "__init__"
+        try:
+            if kind == "serve":
+                spec = unpack_spec(parts[0])
+                spec.strategy.create()
+                service, answer = spec.factory.create_service(None), None
+            else:
+                args, kwargs = unpack(parts[1])
+                answer = pack_result(getattr(service, method)(*args, **kwargs), method=method, **AT)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            reply = False, pack_error(error, method=method, **AT)
+        else:
+            reply = True, answer
+        pickle.dump(reply, sys.stdout.buffer, 5)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _run()

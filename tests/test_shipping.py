@@ -1,0 +1,501 @@
+"""
+A class runs in a process that does not have its module, and neither side sees a difference.
+
+Two interpreters: this one, or a script's, is the caller; the other one has no folder of the caller's on its path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import zlib
+from contextlib import closing
+from pathlib import Path
+from sqlite3 import connect
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from other_process import OtherProcess
+from sage_deploy_ray.shipping import pack_spec, problems, unpack_spec
+from sage_deploy_ray.sources import gather
+from sage_plugins import ServiceDeploymentConfig, ServiceFactory
+from sage_plugins.errors import DeployError, RemoteError
+from sage_plugins.plugins import Registry
+from sage_plugins.values import Choice, Limits, Registration, ReplicaSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+SUPPORT = Path(__file__).parent / "support"
+
+PROJECT = {
+    "shop/__init__.py": "",
+    "shop/points.py": """
+        import enum
+        from dataclasses import dataclass
+
+        @dataclass
+        class Point:
+            x: int
+
+        class Colour(enum.Enum):
+            RED = 1
+
+        class ShopError(Exception):
+            def __init__(self, text, code):
+                super().__init__(text)
+                self.code = code
+
+        MISSING = object()
+
+        def double(point):
+            return Point(point.x * 2)
+    """,
+    "shop/late.py": "WORD = 'imported while a method runs'",
+    "shop/service.py": """
+        import threading
+        from functools import lru_cache
+
+        import loose
+        from .points import Colour, Point, ShopError, double
+
+        LOCK = threading.Lock()  # cannot be pickled, and need not be
+
+        @lru_cache
+        def cached(x):
+            return Point(x)
+
+        class Shop:
+            def __init__(self, origin, made=None):
+                self.origin = origin
+                self.made = made
+
+            def check(self, point, colour, function, cls):
+                with LOCK:
+                    assert isinstance(point, Point)
+                    assert colour is Colour.RED
+                    assert function is double
+                    assert cls is ShopError
+                    assert isinstance(self.origin, Point)
+                    return [cached(point.x), colour, function, cls]
+
+            def late(self):
+                from . import late
+                return late.WORD, loose.NUMBER
+
+            def fail(self, code):
+                raise ShopError("sold out", code) from ShopError("inner", 2)
+
+            def where(self):
+                return __file__, Point.__module__
+
+            def run(self, function, *args):
+                return function(*args)
+    """,
+    "loose.py": "NUMBER = 5",
+    "spaces/inner/names.py": """
+        class Named:
+            pass
+    """,
+    "broken.py": """
+        import sys
+        if "pytest" not in sys.modules:
+            sys.exit(3)
+        class Service:
+            pass
+    """,
+    "needs.py": """
+        import sys
+        if "pytest" in sys.modules:
+            sys.modules["only_here"] = sys
+        import only_here
+        class Service:
+            pass
+    """,
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of modules that can be imported here, and are forgotten at the end."""
+    folder = write(tmp_path / "project", PROJECT)
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__spec__", "")) or name == "only_here":
+            del sys.modules[name]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    return folder
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def make_nothing(options: Any) -> Any:
+    """What a plugin that is defined in a test creates."""
+    return options
+
+
+class Plugin:
+    source = "a test's"
+
+
+def spec_of(cls: type, *args: Any, strategy: Choice | None = None, **kwargs: Any) -> ReplicaSpec:
+    strategy = strategy or Choice(Registration("mine", make_nothing, "For tests."), None, Plugin())
+    factory = ServiceFactory("svc", cls, args, kwargs)
+    return ReplicaSpec("svc", 0, factory, strategy, Limits(1, None, 100), (), (), ServiceDeploymentConfig())
+
+
+# -- a project's classes ---------------------------------------------------------------------------------------------
+
+
+def test_a_projects_classes_are_the_same_on_both_sides(project, elsewhere):
+    """Arguments, results, exceptions, functions and members of enumerations, where the project is not installed."""
+    points, service = load("shop.points"), load("shop.service")
+    point = points.Point(4)
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(service.Shop, points.Point(0)))
+        got = other.call("check", point, points.Colour.RED, points.double, points.ShopError)
+
+        assert got == [point, points.Colour.RED, points.double, points.ShopError]
+        assert type(got[0]) is points.Point
+        assert got[1] is points.Colour.RED
+        with pytest.raises(points.ShopError) as caught:
+            other.call("fail", 7)
+        assert (caught.value.args, caught.value.code) == (("sold out",), 7)
+        assert type(caught.value.__cause__) is points.ShopError
+
+
+def test_a_module_is_run_there_as_here(project, elsewhere):
+    """Its locks and caches are its own, it finds its neighbours while it runs, and a traceback shows its lines."""
+    service = load("shop.service")
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(service.Shop, None))
+
+        assert other.call("late") == ("imported while a method runs", 5)
+        assert other.call("where") == (service.__file__, "shop.points")
+        with pytest.raises(load("shop.points").ShopError) as caught:
+            other.call("fail", 7)
+        assert 'raise ShopError("sold out", code)' in "".join(caught.value.__notes__)
+
+
+def test_a_module_of_a_folder_without_init_is_found(project, elsewhere):
+    names = load("spaces.inner.names")
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(load("shop.service").Shop, None))
+        assert type(other.call("run", names.Named)) is names.Named
+
+
+def test_functions_without_a_name_see_the_projects_classes(project, elsewhere):
+    points = load("shop.points")
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(load("shop.service").Shop, None))
+        assert other.call("run", lambda x: points.Point(x + 1), 3) == points.Point(4)
+
+
+def test_where_the_same_files_lie_they_are_imported_from_there(project, elsewhere):
+    """Such as in a working directory that was copied: there may be data beside them."""
+    copy = write(elsewhere / "copy", PROJECT)
+    with OtherProcess(elsewhere, copy) as other:
+        other.serve(spec_of(load("shop.service").Shop, None))
+        assert other.call("where") == (str(copy / "shop/service.py"), "shop.points")
+
+
+def test_where_other_files_lie_the_callers_are_taken(project, elsewhere):
+    """A module of the same name, or an old version, is not what the caller runs."""
+    old = write(elsewhere / "old", {"shop/__init__.py": "", "shop/service.py": "class Shop: pass", "loose.py": ""})
+    with OtherProcess(elsewhere, old) as other:
+        other.serve(spec_of(load("shop.service").Shop, None))
+        assert other.call("late") == ("imported while a method runs", 5)
+
+
+def test_a_project_in_an_archive_is_sent(project, elsewhere, monkeypatch):
+    archive = shutil.make_archive(str(elsewhere / "project"), "zip", project)
+    monkeypatch.setattr(sys, "path", [archive, *(folder for folder in sys.path if folder != str(project))])
+    service = load("shop.service")
+    assert service.__file__.startswith(archive)
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(service.Shop, None))
+        assert other.call("where") == (service.__file__, "shop.points")
+
+
+def test_what_came_goes_on(project, elsewhere):
+    """A service may deploy others, and has no file of what it is made of."""
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(load("shop.service").Shop, None))
+        assert other.call("run", gathered_names) >= {"shop", "shop.late", "shop.points", "loose"}
+
+
+def gathered_names() -> set[str]:
+    return set(pickle.loads(zlib.decompress(gather())))  # noqa: S301 - gathered in the line itself
+
+
+def test_a_changed_file_is_sent_as_it_is_now(project):
+    load("loose")
+    before = gather()
+    assert gather() is before
+    (project / "loose.py").write_text("NUMBER = 66")
+    assert gather() != before
+
+
+def test_packages_with_modules_in_c_are_not_sent(project):
+    """They are of no use without what was compiled; the plain ones beside them are sent."""
+    sources = len(gather())
+    write(project, {"fast/__init__.py": "X = 1", f"fast/speed{importlib.machinery.EXTENSION_SUFFIXES[0]}": ""})
+    load("fast")
+    assert len(gather()) == sources
+    load("loose")
+    assert len(gather()) != sources
+
+
+def test_a_plugin_that_a_test_defines_travels(elsewhere):
+    """Its `create` is a function of this module, which the other process does not have."""
+
+    class Local:
+        def name(self):
+            return "local"
+
+    with OtherProcess(elsewhere) as other:
+        other.serve(spec_of(Local))
+        assert other.call("name") == "local"
+
+
+def test_installed_plugins_go_by_name():
+    """Also from folders that an installer only refers to: they are the same wherever replicas run."""
+    found = Registry.discover().find("threading strategy", "single")
+    strategy = Choice(found.registration, None, found.plugin)
+    data = pack_spec(spec_of(dict, strategy=strategy))
+    assert unpack_spec(data).strategy.registration.create is strategy.registration.create
+    assert b"sage_deploy_threading/" not in gather()
+
+
+def test_a_spec_arrives_as_it_was():
+    spec = spec_of(dict, [("a", 1)], b=2)
+    got = unpack_spec(pack_spec(spec))
+
+    assert got._replace(factory=None, strategy=None) == spec._replace(factory=None, strategy=None)
+    assert got.factory.create_service(None) == {"a": 1, "b": 2}
+    assert got.strategy.create() is None
+
+
+def test_a_class_that_comes_home_is_left_as_it_was():
+    class Local:
+        kept: list[int] = []  # noqa: RUF012 - all instances share it
+
+    kept = Local.kept
+    assert unpack_spec(pack_spec(spec_of(Local))).factory.service_class is Local
+    assert Local.kept is kept
+
+
+# -- a script's classes ----------------------------------------------------------------------------------------------
+
+SCRIPT = """
+    import enum
+    import sys
+    from dataclasses import dataclass
+
+    from other_process import OtherProcess
+    from test_shipping import spec_of
+
+    FACTOR = 2
+
+    @dataclass
+    class Point:
+        x: int
+        def times(self):
+            return Point(self.x * FACTOR)
+
+    class Colour(enum.Enum):
+        RED = 1
+
+    class ScriptError(Exception):
+        def __init__(self, text, code):
+            super().__init__(text)
+            self.code = code
+
+    def double(point):
+        return point.times()
+
+    class Service:
+        name = "that of the script"
+
+        def check(self, point, function, cls):
+            assert isinstance(point, Point), type(point)
+            assert cls is ScriptError
+            return [function(point), Point(1), Colour.RED, function, cls, self.name]
+
+        def echo(self, *values):
+            return values
+
+        def fail(self):
+            raise ScriptError("sold out", 7)
+
+    methods = dict(vars(Point))
+    with OtherProcess(sys.argv[1]) as other:
+        other.serve(spec_of(Service))
+        for _ in range(2):
+            got = other.call("check", Point(4), double, ScriptError)
+            assert got == [Point(8), Point(1), Colour.RED, double, ScriptError, "that of the script"], got
+            assert type(got[0]) is type(got[1]) is Point
+            assert got[2] is Colour.RED
+            assert got[3] is double
+        try:
+            other.call("fail")
+        except ScriptError as error:
+            assert (error.args, error.code) == (("sold out",), 7)
+
+        # What is defined after the service was deployed, as in a notebook's next cell.
+        @dataclass
+        class Later:
+            point: Point
+        (got,) = other.call("echo", Later(Point(1)))
+        assert got == Later(Point(1)) and type(got.point) is Point
+
+        # A class that is defined again is another one.
+        First = Point
+        @dataclass
+        class Point:
+            y: int
+        got = other.call("echo", First(1), Point(2))
+        assert [type(each) for each in got] == [First, Point]
+
+        FACTOR = 3
+        assert First.__dict__["times"] is methods["times"]
+    print("well")
+"""
+
+
+def run_script(folder: Path, text: str, *arguments: Any) -> str:
+    """What a script prints, which imports what the tests import."""
+    (script,) = (write(folder, {"script.py": text}) / "script.py",)
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, SUPPORT.parent)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_scripts_classes_are_the_same_on_both_sides(tmp_path, elsewhere):
+    """They come from `__main__`, which is another module there, with a class of the same name."""
+    assert run_script(tmp_path, SCRIPT, elsewhere) == "well\n"
+
+
+# -- what cannot be sent ---------------------------------------------------------------------------------------------
+
+
+class Database:
+    def __init__(self, connection: Any) -> None:
+        self.conn = connection
+
+
+class KVService:
+    def __init__(self, *names: Any, db: Any = None) -> None:
+        self.db = db
+
+
+def test_an_argument_of_the_constructor_that_cannot_be_sent_is_named_with_its_path():
+    with closing(connect(":memory:")) as connection:
+        spec = spec_of(KVService, "a", db=Database(connection))
+        (problem,) = problems(spec)
+        with pytest.raises(DeployError) as caught:
+            pack_spec(spec)
+
+    assert (problem.id, problem.key) == ("E703", "init.kwargs.db")
+    assert problem.message == (
+        "the constructor's argument 'db' of service 'svc' cannot be pickled: KVService.__init__(db=...).conn: "
+        "cannot pickle 'sqlite3.Connection' object"
+    )
+    assert str(caught.value) == (
+        f"replica svc#0 cannot be sent to another process: {problem.message} (build it in __init__ or setup(), which "
+        "run where the replica does)"
+    )
+    assert (caught.value.service, caught.value.replica) == ("svc", "svc#0")
+
+
+def test_every_part_that_cannot_be_sent_is_found():
+    lock = threading.Lock()
+
+    class Local:
+        kept = lock
+
+    strategy = Choice(Registration("mine", make_nothing, "For tests."), lock, Plugin())
+    spec = spec_of(Local, 1, lock, strategy=strategy)
+
+    assert [(problem.key, problem.message.partition(": ")[2]) for problem in problems(spec)] == [
+        ("class", f"{Local.__qualname__}.kept: cannot pickle '_thread.lock' object"),
+        ("init.args.1", "argument 2 of " + Local.__qualname__ + ".__init__: cannot pickle '_thread.lock' object"),
+        ("threading_strategy", "strategy.options: cannot pickle '_thread.lock' object"),
+    ]
+
+
+def test_what_can_be_sent_has_no_problems():
+    assert problems(spec_of(KVService, "a", db=None)) == []
+
+
+def test_a_foreign_factory_is_looked_at_as_a_whole():
+    class Factory:
+        service_name = "svc"
+        service_class = dict
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+    (problem,) = problems(spec_of(dict)._replace(factory=Factory()))
+    assert problem.message.endswith("factory.lock: cannot pickle '_thread.lock' object")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("needs", "ModuleNotFoundError: No module named 'only_here'. Install only_here on every node"),
+        ("broken", "SystemExit: 3"),
+    ],
+)
+def test_what_is_missing_on_the_other_side_is_named(project, elsewhere, module, message):
+    with OtherProcess(elsewhere) as other, pytest.raises(DeployError) as caught:
+        other.serve(spec_of(load(module).Service))
+    assert str(caught.value).startswith(f"replica svc#0 cannot be built here: {message}")
+
+
+def test_a_result_of_a_class_that_only_the_other_side_has_is_told_of(project, elsewhere):
+    """It is not taken for something else, and the call ends."""
+    only_there = write(elsewhere / "path", {"only_there.py": "class Thing(Exception): pass"})
+    with OtherProcess(elsewhere, only_there) as other:
+        other.serve(spec_of(load("shop.service").Shop, None))
+        with pytest.raises(ModuleNotFoundError, match="only_there"):
+            other.call("run", exec_there, "import only_there; result = only_there.Thing()")
+        with pytest.raises(RemoteError, match=r"only_there\.Thing"):
+            other.call("run", exec_there, "import only_there; raise only_there.Thing()")
+
+
+def exec_there(code: str) -> Any:
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - the tests' own
+    return names["result"]
