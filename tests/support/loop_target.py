@@ -26,7 +26,12 @@ class Line:
 
     def _run(self):
         while (do := self._queue.get()) is not None:
-            do()
+            try:
+                do()
+            except BaseException:  # noqa: BLE001
+                import traceback
+
+                traceback.print_exc()
             del do
 
     def end(self):

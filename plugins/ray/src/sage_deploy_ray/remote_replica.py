@@ -174,6 +174,7 @@ class RemoteReplica:
         self._dead: BaseException | None = None
         self._withheld = 0  # slots whose units were refused
         self._counted: Call | None = None  # is being given up here because the replica has given it up and counted it
+        self._asked = False  # whether it was asked to stop
         self._ended = False  # whether it was stopped
         self._stats: Mapping[str, Any] = {"runner": None, "recorders": {}}  # the last that it gave
         events.changed(ReplicaState.STARTING)
@@ -236,7 +237,8 @@ class RemoteReplica:
         """As `Replica.stop`; then its process is ended, and with it whatever still runs."""
         if self._ended:
             return 0
-        if grace <= 0:
+        if grace <= 0 and not self._asked:  # others are asked too before anybody is waited for
+            self._asked = True
             self._transport.ask_to_stop()
             return 0
         left, stats = self._transport.stop(grace)

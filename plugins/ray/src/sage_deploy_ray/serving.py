@@ -60,7 +60,7 @@ class ReplicaServer:
         self._running = 0  # units that hold a slot; guarded by _lock, as the next
         self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
         self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
-        self._units: dict[Any, tuple[_Mailbox, int]] = {}  # of the batches that run
+        self._batches: dict[Any, _BatchReport] = {}  # of those that run
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._counting = threading.Lock()
@@ -126,8 +126,9 @@ class ReplicaServer:
             box.post((protocol.REFUSED, unit.id))
             return
         box.begin()
-        calls = [call for item in unit.items if (call := self._call(box, item, lone=not unit.batch)) is not None]
-        if not unit.batch:
+        report = _BatchReport(box, unit.id) if unit.batch else None
+        calls = [call for item in unit.items if (call := self._call(box, item, report)) is not None]
+        if report is None:
             if calls:
                 self.host.put(calls[0])
             else:
@@ -135,13 +136,14 @@ class ReplicaServer:
                 box.end()
         elif calls:
             batch: Any = Batch(calls, self.clock)
-            self._units[batch] = (box, unit.id)
+            report.open = len(calls) + 1
+            self._batches[batch] = report
             self.host.put(batch)
         else:
             self.slot_free()
             box.end((protocol.ENDED, unit.id))
 
-    def _call(self, box: _Mailbox, item: CallItem, *, lone: bool) -> Call | None:
+    def _call(self, box: _Mailbox, item: CallItem, batch: _BatchReport | None) -> Call | None:
         """The call of *item*; None if its arguments cannot be read, which its caller is told."""
         method = self.spec.methods[item.method]
         try:
@@ -158,7 +160,7 @@ class ReplicaServer:
             call.channel = _Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
             call = Call(*fields)
-        call._latch = _Report(self, box, item.id, call, lone=lone)  # type: ignore[assignment] # noqa: SLF001 - see _Report
+        call._latch = _Report(self, box, item.id, call, batch)  # type: ignore[assignment] # noqa: SLF001 - see _Report
         box.calls[item.id] = call
         return call
 
@@ -186,8 +188,7 @@ class ReplicaServer:
         """The slot of *work* is free."""
         self.slot_free()
         if isinstance(work, Batch):
-            box, id = self._units.pop(work)
-            box.end((protocol.ENDED, id))
+            self._batches.pop(work).one_over()
             return
         report: Any = work._latch  # noqa: SLF001 - see _Report
         if report.outcome is not None:  # it was given up: only now its slot is free
@@ -282,9 +283,11 @@ class _Report:
         spent: Seconds since the call was made, if its caller said so.
     """
 
-    __slots__ = ("_call", "_lone", "_server", "box", "id", "outcome", "spent", "told")
+    __slots__ = ("_batch", "_call", "_server", "box", "id", "outcome", "spent", "told")
 
-    def __init__(self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, *, lone: bool) -> None:
+    def __init__(
+        self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, batch: _BatchReport | None
+    ) -> None:
         self.box = box
         self.id = id
         self.outcome: int | None = None
@@ -292,7 +295,7 @@ class _Report:
         self.spent: float | None = None
         self._server = server
         self._call: Call | None = call
-        self._lone = lone  # whether its slot is free with its answer
+        self._batch = batch
 
     def release(self) -> None:
         """The call is over."""
@@ -301,11 +304,12 @@ class _Report:
         error = call.exception_now()
         name = call.method.name
         if self.outcome is not None:
-            if not self._lone:
-                self.box.forget(self.id)
             if not self.told:
                 assert error is not None  # noqa: S101 - for the type checker: who gives up says why
                 self.box.post((protocol.GAVE_UP, self.id, self._server.packed(error, name), self.outcome))
+            if self._batch is not None:
+                self.box.forget(self.id)
+                self._batch.one_over()
             return
         reply: Reply
         if error is None:
@@ -316,10 +320,34 @@ class _Report:
         if error is not None:
             reply = (protocol.FAILED, self.id, self._server.packed(error, name))
         self.box.forget(self.id)
-        if self._lone:
+        if self._batch is None:  # its slot is free with its answer
             self.box.end(reply)
         else:
             self.box.post(reply)
+            self._batch.one_over()
+
+
+class _BatchReport:
+    """
+    Says that a batch has ended, once its slot is free and all its calls are answered, whichever comes last.
+
+    Attributes:
+        open: What is still to come: the answers, and the slot.
+    """
+
+    def __init__(self, box: _Mailbox, id: int) -> None:
+        self.open = 0
+        self._box = box
+        self._id = id
+        self._lock = threading.Lock()
+
+    def one_over(self) -> None:
+        """One answer has been given, or the slot is free."""
+        with self._lock:
+            self.open -= 1
+            last = self.open == 0
+        if last:
+            self._box.end((protocol.ENDED, self._id))
 
 
 class _Outlet(Channel):
