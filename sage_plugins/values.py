@@ -330,12 +330,17 @@ class Refused(NamedTuple):
     reason: str
     nodes: Mapping[str, str] = MappingProxyType({})
 
+    def __str__(self) -> str:
+        """The reason, and that of each node on a line of its own."""
+        return self.reason + "".join(f"\n  {node}: {reason}" for node, reason in self.nodes.items())
+
 
 class ReplicaState(StrEnum):
     """
     Where a replica is in its life: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed.
 
     `unready` is beside `unhealthy`: the replica itself asks for no calls at the moment, and nothing is wrong with it.
+    `crash_loop` is a failed one that is replaced no more, because too many starts in its place have failed.
     """
 
     PENDING = "pending"
@@ -346,6 +351,7 @@ class ReplicaState(StrEnum):
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
+    CRASH_LOOP = "crash_loop"
 
 
 class RunnerStats(NamedTuple):
