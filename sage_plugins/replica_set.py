@@ -78,6 +78,7 @@ class Member:
         self.replica: Replica | None = None
         self.held = False  # whether it gets no calls yet although it is ready
         self._owner = owner
+        self._counted: Mapping[str, Any] = {}  # its recorders' snapshots, when it was asked last
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """As `ReplicaEvents.changed`."""
@@ -142,18 +143,19 @@ class Member:
         return replaced or self.up or self.state in {ReplicaState.PENDING, ReplicaState.STARTING}
 
     def stats(self) -> Mapping[str, Any]:
-        """`ControlOp.STATS`, empty before it has started."""
-        if self.replica is None:
-            return {"runner": None, "recorders": {}}
-        stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=1.0)
-        return stats
+        """`ControlOp.STATS`, empty before it has started; of one that cannot be asked what it counted when it could."""
+        if self.replica is not None:
+            try:
+                stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=1.0)
+            except Exception:  # noqa: BLE001 - it may be gone, with its process
+                return {"runner": None, "recorders": self._counted}
+            self._counted = stats["recorders"]
+            return stats
+        return {"runner": None, "recorders": self._counted}
 
     def counts(self) -> Mapping[str, Any]:
-        """Its recorders' snapshots; none if it cannot be asked any more."""
-        try:
-            counts: Mapping[str, Any] = self.stats()["recorders"]
-        except Exception:  # noqa: BLE001 - it may be gone, with its process
-            return {}
+        """Its recorders' snapshots."""
+        counts: Mapping[str, Any] = self.stats()["recorders"]
         return counts
 
     @property
