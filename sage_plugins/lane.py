@@ -35,13 +35,15 @@ class Lane:
         "node",
         "run_here",
         "send",
+        "seniority",
         "slots",
         "withdrawn",
     )
 
-    def __init__(self, id: str, index: int, backlog: deque[Call]) -> None:
+    def __init__(self, id: str, index: int, backlog: deque[Call], seniority: int = 0) -> None:
         self.id = id
         self.index = index
+        self.seniority = seniority  # where one serves and the others stand by, lower ones come first
         self.backlog: deque[Call] | tuple[()] = backlog  # where its calls wait; () once it is closed
         self.node: str | None = None
         self.slots = 0

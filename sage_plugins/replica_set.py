@@ -1,11 +1,13 @@
-"""The replicas of one service: how they start, serve, leave, and what is kept of those that left."""
+"""The replicas of one service: how they start, serve, end and leave, and what is kept of those that left."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import traceback
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.interfaces import ControlOp
@@ -19,19 +21,37 @@ if TYPE_CHECKING:
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Replica, Target
     from sage_plugins.lane import Lane
+    from sage_plugins.replacement import Replacer
     from sage_plugins.router import Router
-    from sage_plugins.values import ReplicaSpec
+    from sage_plugins.values import Placed, ReplicaSpec
     from sage_plugins.watchers import Watchers
 
-__all__ = ["Member", "ReplicaSet"]
+__all__ = ["Care", "Member", "ReplicaSet", "Report"]
 
 _HERE = str(Path(__file__).parent)
 
 #: States of a replica that has started and has not been told to leave.
 _UP: Final = frozenset({ReplicaState.READY, ReplicaState.UNREADY, ReplicaState.UNHEALTHY})
 
+#: States of a replica that ended by itself.
+_ENDED: Final = frozenset({ReplicaState.FAILED, ReplicaState.CRASH_LOOP})
+
 #: Seconds that stop hooks and workers get when draining used up its time.
 _LAST_GRACE_S: Final = 1.0
+
+#: What is told of a replica: kind of the event, reason, the replica's id.
+Report: TypeAlias = tuple[str, str, str]
+
+
+class Care(Enum):
+    """Who sees to it that a replica which ends is replaced."""
+
+    STARTER = "starter"
+    """Whoever started it and waits for it: it is not part of the service yet."""
+    SUPERVISOR = "supervisor"
+    """The set: it is one of the service's replicas."""
+    NOBODY = "nobody"
+    """It is on its way out."""
 
 
 class Member:
@@ -48,13 +68,17 @@ class Member:
         self.freed: Callable[[Any], None] = lane.freed
         self.follow = lane.follow
         self._find_service = find_service
-        # The next five are guarded by ReplicaSet.condition.
+        # All but the last are guarded by ReplicaSet.condition.
         self.state = ReplicaState.PENDING
+        self.care = Care.STARTER
+        self.heir: object = None  # what is about to take its place, beside it; nothing else may then
+        self.been_ready = False
         self.cause: BaseException | None = None
-        self.reason = ""  # why it is marked as it is
+        self.reason = ""  # why it is marked as it is, or why nothing has taken its place yet
         self.replica: Replica | None = None
         self.held = False  # whether it gets no calls yet although it is ready
         self._owner = owner
+        self._counted: Mapping[str, Any] = {}  # its recorders' snapshots, when it was asked last
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """As `ReplicaEvents.changed`."""
@@ -104,27 +128,50 @@ class Member:
         """Whether it gets calls, or would if it were ready."""
         return self.up and self.lane.slots > 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether it failed or died, and nothing has taken its place."""
+        return self.state in _ENDED
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is on its way out."""
+        return self.state is ReplicaState.DRAINING or (self.ended and self.care is Care.NOBODY)
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether calls may wait for it, or for what takes its place."""
+        if self.care is Care.NOBODY:
+            return False
+        replaced = self.state is ReplicaState.FAILED and self.care is Care.SUPERVISOR
+        return replaced or self.up or self.state in {ReplicaState.PENDING, ReplicaState.STARTING}
+
     def stats(self) -> Mapping[str, Any]:
-        """`ControlOp.STATS`, empty before it has started."""
-        if self.replica is None:
-            return {"runner": None, "recorders": {}}
-        stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=1.0)
-        return stats
+        """`ControlOp.STATS`, empty before it has started; of one that cannot be asked what it counted when it could."""
+        if self.replica is not None:
+            try:
+                stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=1.0)
+            except Exception:  # noqa: BLE001 - it may be gone, with its process
+                return {"runner": None, "recorders": self._counted}
+            self._counted = stats["recorders"]
+            return stats
+        return {"runner": None, "recorders": self._counted}
 
     def counts(self) -> Mapping[str, Any]:
-        """Its recorders' snapshots; none if it cannot be asked any more."""
-        try:
-            counts: Mapping[str, Any] = self.stats()["recorders"]
-        except Exception:  # noqa: BLE001 - it may be gone, with its process
-            return {}
+        """Its recorders' snapshots."""
+        counts: Mapping[str, Any] = self.stats()["recorders"]
         return counts
 
     @property
     def error(self) -> str | None:
         """Why it is not well, for a status."""
-        if self.cause is not None:
-            return "".join(traceback.format_exception(self.cause))
-        return self.reason or None
+        cause = "" if self.cause is None else "".join(traceback.format_exception(self.cause))
+        return "\n".join(filter(None, (self.reason, cause))) or None
+
+    @property
+    def missing(self) -> str:
+        """Why its place is empty, in one line."""
+        return self.reason or ("" if self.cause is None else text_of(self.cause))
 
 
 class ReplicaSet:
@@ -148,7 +195,8 @@ class ReplicaSet:
         find_service: Callable[[str], Any],
         *,
         wanted: Callable[[], bool],
-        on_open: Callable[[], None],
+        on_open: Callable[[], list[Report]],
+        spawn: Callable[[Callable[[], None], str], None],
     ) -> None:
         """
         Make an empty set.
@@ -160,7 +208,8 @@ class ReplicaSet:
             clock: For time-outs.
             find_service: Gives instances handles to other services.
             wanted: Whether the service has not been stopped; asked under `condition`.
-            on_open: Told under `condition` when another replica gets calls.
+            on_open: Told under `condition` when another replica gets calls; gives what is to be told afterwards.
+            spawn: `spawn(body, what)` runs *body* in a thread that the service waits for before it has stopped.
         """
         self.condition = threading.Condition()
         self.members: tuple[Member, ...] = ()
@@ -173,6 +222,9 @@ class ReplicaSet:
         self._find_service = find_service
         self._wanted = wanted
         self._on_open = on_open
+        self._spawn = spawn
+        self._replacer: Replacer | None = None  # made when the first replica ends; guarded by condition, as the next
+        self._replaced = 0  # replicas that took the place of others
         self._target: Target | None = None
         self._generations: dict[int, int] = {}  # by index, of the next replica there; guarded by condition
         # Held while replicas are being started: whoever stops them all waits until all is there that must be stopped.
@@ -212,14 +264,20 @@ class ReplicaSet:
         with self.condition:
             self._check_wanted()
             for index in indices:
-                generation = self._generations.get(index, 0)
-                self._generations[index] = generation + 1
-                spec = self._composition.spec(index, generation)
-                member = Member(self, spec, self._router.lane(spec.id, index), self._find_service)
+                member = self._member(index)
                 member.held = held
                 made.append(member)
-            self.members = tuple(sorted((*self.members, *made), key=lambda each: each.spec.index))
+            self._set_members((*self.members, *made))
         return tuple(made)
+
+    def _member(self, index: int, seniority: int = 0) -> Member:
+        generation = self._generations.get(index, 0)
+        self._generations[index] = generation + 1
+        spec = self._composition.spec(index, generation)
+        return Member(self, spec, self._router.lane(spec.id, index, seniority), self._find_service)
+
+    def _set_members(self, members: Sequence[Member]) -> None:
+        self.members = tuple(sorted(members, key=lambda each: each.spec.index))
 
     def _check_wanted(self) -> None:
         if not self._wanted():
@@ -233,15 +291,17 @@ class ReplicaSet:
         places = list(target.place([member.spec for member in members]))
         for member, place in zip(members, places, strict=True):
             if isinstance(place, Refused):
-                nodes = "".join(f"\n  {node}: {reason}" for node, reason in place.nodes.items())
-                msg = f"replica {member.id} cannot be placed: {place}{nodes}"
+                msg = f"replica {member.id} cannot be placed: {place}"
                 raise DeployError(msg, service=self._name, replica=member.id)
         for member, place in zip(members, places, strict=True):
-            replica = target.start(member.spec, place, member, self._clock)
-            with self.condition:
-                member.replica = replica
-                self.condition.notify_all()
-            self._open_if_ready(member)
+            self._start_one(member, place)
+
+    def _start_one(self, member: Member, place: Placed) -> None:
+        replica = self._target.start(member.spec, place, member, self._clock)  # type: ignore[union-attr] # it was asked to place it
+        with self.condition:
+            member.replica = replica
+            self.condition.notify_all()
+        self._open_if_ready(member)
 
     def wait_started(self, member: Member, limit: float) -> Replica | None:
         """The target's side of *member*, which may report that it is ready before the target has handed it over."""
@@ -249,13 +309,14 @@ class ReplicaSet:
             self.condition.wait_for(lambda: member.replica is not None, limit)
             return member.replica
 
-    def wait(self, members: Sequence[Member], limit: float) -> None:
+    def wait(self, members: Sequence[Member], limit: float, over: Callable[[], bool] = lambda: False) -> None:
         """
         Wait until all of *members* are ready.
 
         Args:
             members: Which.
             limit: Seconds.
+            over: Whether they have been so at the same time, whatever became of them since; asked under `condition`.
 
         Raises:
             DeployError: One failed (raised from its constructor's error) or was not ready in time, or the service was
@@ -263,7 +324,9 @@ class ReplicaSet:
         """
         until = self._clock.monotonic() + limit
         with self.condition:
-            while late := [each for each in members if not (each.in_service or (each.held and each.up))]:
+            while not over() and (
+                late := [each for each in members if not (each.in_service or (each.held and each.up))]
+            ):
                 failed = next((each for each in members if each.state is ReplicaState.FAILED), None)
                 if failed is not None:
                     raise self._constructor_failed(failed) from failed.cause
@@ -288,11 +351,22 @@ class ReplicaSet:
         return DeployError(msg, service=self._name, replica=member.id)
 
     def admit(self, members: Sequence[Member]) -> None:
-        """Send calls to *members*, which were held back until now."""
+        """Send calls to *members*, which were held back until now; from now on they are replaced when they end."""
         for member in members:
             with self.condition:
                 member.held = False
             self._open_if_ready(member)
+        with self.condition:
+            reports = self.supervise(members)
+        self.tell(reports)
+
+    def supervise(self, members: Sequence[Member]) -> list[Report]:
+        """Replace *members* when they end, or have just ended; under `condition`. Gives what is to be told then."""
+        reports: list[Report] = []
+        for member in members:
+            member.care = Care.SUPERVISOR
+            reports += self._look_after(member)
+        return reports
 
     def _open_if_ready(self, member: Member) -> None:
         """Send calls to a replica once it is ready and known here; either may come first."""
@@ -301,33 +375,54 @@ class ReplicaSet:
             if not ready or member.held or member.lane.slots or not self._wanted():
                 return
             self._router.open(member.lane, member.replica)  # type: ignore[arg-type] # not None if ready
-            self._on_open()
+            reports = self._on_open()
             self.condition.notify_all()
+        self.tell(reports)
 
     # -- what replicas and monitors report ---------------------------------------------------------------------------
 
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """A replica reports its state."""
         with self.condition:
-            # Leaving already: such as when a constructor that nobody waited for has ended.
-            if member.state is ReplicaState.STOPPED or (
-                member.state is ReplicaState.DRAINING and state is not ReplicaState.FAILED
+            # Leaving already: such as when a constructor that nobody waited for has ended. Or it has ended already.
+            if (
+                member.state is ReplicaState.STOPPED
+                or member.ended
+                or (member.state is ReplicaState.DRAINING and state is not ReplicaState.FAILED)
             ):
                 return
             member.state = state
             member.cause = cause
+            reports: list[Report] = [(f"replica_{state}", "" if cause is None else text_of(cause), member.id)]
+            if state is ReplicaState.READY:
+                member.been_ready = True
+            reports += self._look_after(member)
             self.condition.notify_all()
-        self._watchers.tell(f"replica_{state}", "" if cause is None else text_of(cause), member.id)
+        self.tell(reports)
         if state is ReplicaState.READY:
             self._open_if_ready(member)
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
-        """A replica died: its calls move on or end, and with the last one the service is out of replicas."""
+        """A replica died: its calls move on or end, and without hope for another one those that wait end too."""
         self._router.lost(member.lane, not_started, maybe, cause)
         self.changed(member, ReplicaState.FAILED, cause)
-        if not self._router.lanes:
-            msg = f"service '{self._name}' has no replica left: {member.id} died ({text_of(cause)})"
-            self._router.unavailable(lambda: NoReplicaError(msg, service=self._name))
+        self.refuse_if_hopeless(member)
+
+    def refuse_if_hopeless(self, last: Member) -> None:
+        """Refuse calls if there is no replica and none is coming; *last* is the one that ended last."""
+        with self.condition:
+            if self._wanted() and any(member.is_coming for member in self.members):
+                return
+            looping = next((each for each in self.members if each.state is ReplicaState.CRASH_LOOP), None)
+        if looping is None:
+            what = f"{last.id} died ({last.missing})"
+        else:
+            what = (
+                f"{looping.id} is in a crash loop and not replaced any more: {looping.missing}. Mend what it says, "
+                f"then call `restart('{self._name}')`"
+            )
+        msg = f"service '{self._name}' has no replica left: {what}"
+        self._router.unavailable(lambda: NoReplicaError(msg, service=self._name))
 
     def refused(self, member: Member, work: Any) -> None:
         """A replica had no slot for *work*: it waits again."""
@@ -345,8 +440,173 @@ class ReplicaSet:
             member.state = state
             member.reason = "" if state is ReplicaState.READY else reason
             self._router.avoid(member.lane, avoided=state is not ReplicaState.READY)
+            reports: list[Report] = [(f"replica_{state}", reason, member.id)]
+            reports += self._look_after(member)
             self.condition.notify_all()
-        self._watchers.tell(f"replica_{state}", reason, member.id)
+        self.tell(reports)
+
+    # -- what takes the place of those that ended --------------------------------------------------------------------
+
+    def _look_after(self, member: Member) -> list[Report]:
+        """Have a replica of the service replaced if it has to be; under `condition`. What is to be told afterwards."""
+        if member.care is not Care.SUPERVISOR or member.heir is not None or not self._wanted():
+            return []
+        if member.state is ReplicaState.READY:
+            if self._replacer is not None:
+                self._replacer.ready(member)
+            return []
+        capabilities = self._composition.target.registration.capabilities
+        unhealthy = member.state is ReplicaState.UNHEALTHY and "replaces_unhealthy" in capabilities
+        if member.state is not ReplicaState.FAILED and not unhealthy:
+            return []
+        if self._replacer is None:
+            from sage_plugins.replacement import Replacer  # most services never need it
+
+            self._replacer = Replacer(self, self._composition.config, self._clock, self._spawn)
+        return self._replacer.ended(member)
+
+    def tell(self, reports: Sequence[Report]) -> None:
+        """Tell the monitors; never under `condition`, which they may ask for while they hold a lock of their own."""
+        for kind, reason, id in reports:
+            if kind == "crash_loop":
+                logging.getLogger("sage_plugins").error("service '%s': replica %s %s", self._name, id, reason)
+            self._watchers.tell(kind, reason, id)
+
+    def succeed(self, old: Member, *, beside: bool) -> Member | Refused | None:
+        """
+        Start a replica in the place of *old*.
+
+        Args:
+            old: It ended, or with *beside* it goes on until its heir is ready and the caller admits that.
+            beside: Whether the old one stays for now; the new one gets no calls then, and the caller waits for it.
+
+        Returns:
+            The new one, which may have failed already; or why it cannot be placed; or None if nothing is to take the
+            place of *old* any more.
+        """
+        with self.starting:
+            with self.condition:
+                if not self.may_succeed(old, beside=beside):
+                    return None
+                spec = self._composition.spec(old.spec.index, self._generations[old.spec.index])
+            place = self._place(spec)
+            if isinstance(place, Refused):
+                return place
+            counts = {} if beside else old.counts()
+            with self.condition:
+                if not self.may_succeed(old, beside=beside):  # it may take long to place a replica
+                    return None
+                self._replaced += 1
+                member = self._member(old.spec.index, self._replaced)
+                if beside:
+                    member.held = True
+                    old.heir = member
+                    self._set_members((*self.members, member))
+                else:
+                    member.care, old.care = Care.SUPERVISOR, Care.NOBODY
+                    self.kept = self._watchers.merge([self.kept, counts])
+                    self._set_members([member if each is old else each for each in self.members])
+                self._replacer.starting(member)  # type: ignore[union-attr] # it asks for this
+            try:
+                self._start_one(member, place)
+            except Exception as error:  # noqa: BLE001 - whatever the target raises, the next start may go well
+                self.changed(member, ReplicaState.FAILED, error)
+            return member
+
+    def may_succeed(self, old: Member, *, beside: bool) -> bool:
+        """Whether a replica is still to be started in the place of *old*, or *beside* it; under `condition`."""
+        due = ReplicaState.UNHEALTHY if beside else ReplicaState.FAILED
+        return old.care is Care.SUPERVISOR and old.heir is None and old.state is due and self._wanted()
+
+    def _place(self, spec: ReplicaSpec) -> Placed | Refused:
+        try:
+            (place,) = self._target.place([spec])  # type: ignore[union-attr] # other replicas have been started
+        except Exception as error:  # noqa: BLE001 - a target that cannot answer now may do so later
+            target = self._composition.target
+            return Refused(f"target '{target.id}' from {target.source} failed to place it: {text_of(error)}")
+        return place
+
+    def inherit(self, old: Member, heir: Member) -> bool:
+        """
+        Let *heir* take the place of *old*, beside which it was started.
+
+        Returns:
+            Whether it may: the place may have been given to another one, or to none, meanwhile.
+        """
+        with self.condition:
+            if old.heir is not heir or old.care is not Care.SUPERVISOR or not self._wanted():
+                return False
+            old.care = Care.NOBODY
+        self.admit([heir])
+        return True
+
+    def disinherit(self, old: Member, heir: object) -> None:
+        """*heir* will not take the place of *old*: that is looked after as before."""
+        with self.condition:
+            if old.heir is not heir:
+                return
+            old.heir = None
+            reports = self._look_after(old)
+        self.tell(reports)
+
+    def claim(self, index: int) -> tuple[Member, object] | None:
+        """
+        Keep the set from replacing the replica at *index*, in whose place the caller starts another one.
+
+        Returns:
+            The replica, and what to hand to `disinherit` if nothing comes of it; None if there is none any more.
+        """
+        with self.condition:
+            member = next((each for each in self.places if each.spec.index == index), None)
+            if member is None:
+                return None
+            heir = member.heir = object()
+            self._let_go(member)
+        return member, heir
+
+    def retire(self, keep: int) -> tuple[Member, ...]:
+        """
+        Take all but *keep* of the service's replicas out of the care of the set; first those that do not serve.
+
+        Returns:
+            Those that are to leave now.
+        """
+        with self.condition:
+            retired = self.places[keep:]
+            for member in retired:
+                member.care = Care.NOBODY
+                self._let_go(member)
+        return retired
+
+    def _let_go(self, member: Member) -> None:
+        if self._replacer is not None:
+            self._replacer.let_go(member)
+
+    @property
+    def places(self) -> tuple[Member, ...]:
+        """
+        The service's replicas, one for each place: those that are up by index, then those that are not.
+        """
+        mine = [each for each in self.members if each.care is Care.SUPERVISOR]
+        return tuple(sorted(mine, key=lambda each: not each.up))
+
+    def bury(self, member: Member) -> None:
+        """Have the target let go of a replica that ended: if its constructor failed, its workers may live on."""
+        if member.replica is not None:
+            member.replica.stop(0)
+            member.replica.stop(_LAST_GRACE_S)
+
+    def vacate(self, member: Member, limit: float) -> None:
+        """Send no more calls to *member*, give those that it has *limit* seconds, and stop it."""
+        idle = threading.Event()
+        self._router.retire(member.lane, idle.set)
+        idle.wait(limit)
+        self.bury(member)
+
+    def end_replacing(self) -> None:
+        """Start nothing any more in the place of replicas that end; under `condition`."""
+        if self._replacer is not None:
+            self._replacer.close()
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 
@@ -365,9 +625,12 @@ class ReplicaSet:
         idle = []
         for member in members:
             with self.condition:
-                if member.state is not ReplicaState.FAILED:
+                member.care = Care.NOBODY
+                ended = member.ended
+                if not ended:
                     member.state = ReplicaState.DRAINING
-            self._watchers.tell("replica_draining", reason, member.id)
+            if not ended:
+                self._watchers.tell("replica_draining", reason, member.id)
             event = threading.Event()
             self._router.retire(member.lane, event.set)
             idle.append(event)
@@ -392,10 +655,6 @@ class ReplicaSet:
             self.kept = self._watchers.merge([self.kept, *counts])
             self.members = tuple(each for each in self.members if each not in members)
 
-    def forget_failed(self) -> None:
-        """Forget the replicas that died: their places have been taken, or are not wanted any more."""
-        self._forget([each for each in self.members if each.state is ReplicaState.FAILED])
-
     def stop_all(self, grace: float) -> None:
         """Stop all replicas, in reverse order, within *grace* seconds together, but at least one; close the target."""
         self._stop(self.members[::-1], max(grace, _LAST_GRACE_S))
@@ -408,7 +667,8 @@ class ReplicaSet:
             for member in members:
                 if member.up:  # nobody asks it how it is while its stop hooks run
                     member.state = ReplicaState.DRAINING
-        started = [(member, member.replica) for member in members if member.replica is not None]
+        with self.starting:  # one that is being started this moment must be there to be stopped
+            started = [(member, member.replica) for member in members if member.replica is not None]
         # Asked first and waited for afterwards, so that one that is stuck takes no time from the others.
         for _, replica in started:
             replica.stop(0)

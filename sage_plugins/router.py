@@ -138,7 +138,9 @@ class Router:
         """Compose the shortest way that the present set of replicas allows; under the lock, once calls can come."""
         superseded, self._superseded = self._superseded, []
         able = tuple(lane for lane in self._open if lane not in self._avoided) or self._open
-        self._lanes = able if self._balancer is not None else able[:1]
+        # Who took a dead one's place stands by at the end of the row: calls that have moved need not move back.
+        first = min(able, key=lambda lane: lane.seniority, default=None)
+        self._lanes = able if self._balancer is not None or first is None else (first,)
         for lane in self._open:
             self._give_backlog(lane)
         self._pick = None
@@ -227,9 +229,18 @@ class Router:
         return route
 
     def _refuse(self, call: Call, lane: Lane | None = None) -> bool:  # noqa: ARG002 - stands in for _queue
+        if not self._refuses:  # a replica has come since this was the way; it may not be composed to the end yet
+            with self._lock:
+                route = self.route
+            return route(call)
         unavailable = self._stopped is None and self._unavailable is not None
         self._refused(call.method.index, "no_replica" if unavailable else "stopped")
         raise self._refusal(call)
+
+    @property
+    def _refuses(self) -> bool:
+        """Whether there is a reason to refuse calls."""
+        return bool(self._stopped or self._unavailable or self._stopped_to_outsiders)
 
     def _refusal(self, call: Call) -> Exception:
         unavailable = self._unavailable
@@ -237,7 +248,7 @@ class Router:
             return unavailable()
         msg = (
             f"{self.service}.{call.method.name} was not run: service '{self.service}' "
-            f"{self._stopped or self._stopped_to_outsiders}"
+            f"{self._stopped or self._stopped_to_outsiders or 'had no replica'}"
         )
         return ServiceStoppedError(msg, service=self.service, method=call.method.name)
 
@@ -533,11 +544,17 @@ class Router:
 
     # -- the set of replicas -----------------------------------------------------------------------------------------
 
-    def lane(self, id: str, index: int) -> Lane:
+    def lane(self, id: str, index: int, seniority: int = 0) -> Lane:
         """
         A closed lane for a replica that is about to start; its `follow` and `freed` are what the replica reports to.
+
+        Args:
+            id: The replica's.
+            index: Its position.
+            seniority: Without a balancer the open lane with the lowest one serves, of several the one with the lowest
+                index.
         """
-        lane = Lane(id, index, deque() if self._binding else self._backlog)
+        lane = Lane(id, index, deque() if self._binding else self._backlog, seniority)
         lane.follow = self._compose_follow(lane)
         return lane
 
@@ -730,12 +747,18 @@ class Router:
             self._discard(call)
 
     def unavailable(self, error: Callable[[], Exception]) -> None:
-        """There is no replica and will be none: end the waiting calls with a new *error* each, and refuse others so."""
+        """
+        There will be no replica: end the waiting calls with a new *error* each, and refuse others so.
+
+        Does nothing while one is open. It lasts until one is opened.
+        """
         with self._lock:
+            if self._open:
+                return
             self._unavailable = error
             self._ended = True
             self._rebind()
-        self._end_waiting()
+        self._end_waiting(error)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -761,6 +784,8 @@ class Router:
 
     def _turn_away(self, call: Call) -> None:
         """End a call whose caller is still waiting to hear that it was accepted, unless it has started."""
+        if not self._refuses:  # a replica has come meanwhile
+            return
         error = call.turned_away = self._refusal(call)
         call.give_up(error, Outcome.STOPPED, only_unstarted=True)
 
@@ -807,12 +832,14 @@ class Router:
     def end(self) -> None:
         """End the calls that still wait, after `drain`; those that a dying replica returns from now on end too."""
         self._ended = True
-        self._end_waiting()
+        self._end_waiting(None)
 
-    def _end_waiting(self) -> None:
+    def _end_waiting(self, error: Callable[[], Exception] | None) -> None:
         for backlog in self._backlogs():
             for call in tuple(backlog):
-                call.give_up(self._refusal(call), Outcome.STOPPED, only_unstarted=True)
+                # A service that is stopped says that, whatever has become of its replicas.
+                reason = self._refusal(call) if error is None or self._stopped is not None else error()
+                call.give_up(reason, Outcome.STOPPED, only_unstarted=True)
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """

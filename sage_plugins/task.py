@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Balancer, WatchedReplica
     from sage_plugins.metrics import ServiceMetrics
-    from sage_plugins.replica_set import Member
+    from sage_plugins.replica_set import Member, Report
     from sage_plugins.values import Event
 
 __all__ = ["ServiceTask"]
@@ -116,6 +116,7 @@ class ServiceTask:
             find_service,
             wanted=self._is_wanted,
             on_open=self._opened,
+            spawn=self._in_background,
         )
         self._condition = self._replicas.condition
         self._binding = Binding(
@@ -180,9 +181,12 @@ class ServiceTask:
     def _is_wanted(self) -> bool:
         return self._state in {ReplicaState.STARTING, ReplicaState.READY}
 
-    def _opened(self) -> None:
-        if all(each.in_service for each in self._replicas.members):
-            self._state = ReplicaState.READY
+    def _opened(self) -> list[Report]:
+        members = self._replicas.members
+        if self._state is not ReplicaState.STARTING or not all(each.in_service for each in members):
+            return []
+        self._state = ReplicaState.READY
+        return self._replicas.supervise(members)
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """
@@ -197,7 +201,9 @@ class ServiceTask:
         with self._condition:
             if self._state is not ReplicaState.READY:
                 self._replicas.wait(
-                    self._replicas.members, self._config.startup_timeout if timeout is None else timeout
+                    self._replicas.members,
+                    self._config.startup_timeout if timeout is None else timeout,
+                    over=lambda: self._state is ReplicaState.READY,
                 )
 
     def wait_healthy(self, timeout: float | None = None) -> None:
@@ -267,6 +273,7 @@ class ServiceTask:
                 return
             first = self._state is not ReplicaState.DRAINING
             self._state = ReplicaState.DRAINING
+            self._replicas.end_replacing()
             self._condition.notify_all()
         if not first:
             if not background:
@@ -283,6 +290,8 @@ class ServiceTask:
         idle = threading.Event()
         try:
             self._router.drain("is stopping", idle.set)
+            if not self._router.lanes:  # nobody is left to finish what waits, and nobody will come
+                self._router.end()
             idle.wait(limit)
             self._router.end()
             self._replicas.stop_all(until - self.clock.monotonic())
@@ -293,7 +302,8 @@ class ServiceTask:
                 self._condition.notify_all()
                 background = tuple(self._background)
             for thread in background:
-                thread.join()
+                if thread is not threading.current_thread():  # who is told of an event may stop the service
+                    thread.join()
             self._stopped.set()
 
     def close(self, drain_timeout: float | None = None) -> None:
@@ -358,8 +368,9 @@ class ServiceTask:
 
         More: new ones start, and get calls once all of them are ready. Without a load balancer the service gets the
         default one. Fewer: the last ones get no new calls, finish those that they have and stop; after the
-        configuration's `drain_timeout` they stop anyway. No call is refused or lost either way. The configuration stays
-        as it is: deployed anew, the service has as many replicas as that says.
+        configuration's `drain_timeout` they stop anyway. A replica that has ended and is about to be replaced counts as
+        one, and is the first to go. No call is refused or lost either way. The configuration stays as it is: deployed
+        anew, the service has as many replicas as that says.
 
         Waits for a change that another thread is making, and until everything is done. From within a service's call
         it does not wait for replicas that leave, for they may be running that very call.
@@ -378,26 +389,25 @@ class ServiceTask:
             raise ConfigError(msg)
         self._begin_change("scaled")
         try:
-            serving = self._serving()
-            reason = f"scaled from {len(serving)} to {replicas} replicas"
-            if replicas > len(serving):
-                self._grow(serving, replicas)
-            self._replicas.forget_failed()
-            finish = self._replicas.leave(serving[replicas:], reason)
+            before = len(self._replicas.places)
+            reason = f"scaled from {before} to {replicas} replicas"
+            if replicas > before:
+                self._grow(replicas)
+            finish = self._replicas.leave(self._replicas.retire(keep=replicas), reason)
         finally:
             self._changing.release()
-        if replicas != len(serving):
+        if replicas != before:
             self._watchers.tell("scaled", reason)
         self._finish(lambda: finish(self._config.drain_timeout), "scale")
 
-    def _grow(self, serving: Sequence[Member], replicas: int) -> None:
+    def _grow(self, replicas: int) -> None:
         choice = balancer = key_of = None
         if self._balancer is None and replicas > 1:
             choice, key_of = self.composition.choose_balancer(None, None)
             balancer = _create(choice)
-        taken = {member.spec.index for member in serving}
+        taken = {member.spec.index for member in self._replicas.places}
         free = [index for index in range(replicas) if index not in taken]
-        added = self._start_ready(free[: replicas - len(serving)])
+        added = self._start_ready(free[: replicas - len(taken)])
         if choice is not None:
             self._balancer = choice
             self._router.set_balancer(balancer, key_of)
@@ -420,7 +430,8 @@ class ServiceTask:
 
         The new one starts first and gets calls once it is ready; then the old one gets no more, finishes those that it
         has, within the configuration's `drain_timeout`, and stops. No call is refused or lost. For as long as that
-        takes there is one replica more.
+        takes there is one replica more. A replica that has ended gets its successor now, also if it was in a crash
+        loop.
 
         Waits for a change that another thread is making, and until everything is done. From within a service's call it
         returns at once and goes on by itself; if it fails then, an event `restart_failed` and the log say so.
@@ -450,8 +461,16 @@ class ServiceTask:
         self._finish(restart, "restart")
 
     def _restart(self) -> None:
-        for member in self._serving():
-            added = self._start_ready([member.spec.index])
+        for index in sorted(member.spec.index for member in self._replicas.places):
+            claim = self._replicas.claim(index)
+            if claim is None:
+                continue
+            member, heir = claim
+            try:
+                added = self._start_ready([index])
+            except BaseException:
+                self._replicas.disinherit(member, heir)
+                raise
             self._replicas.admit(added)
             self._replicas.leave([member], f"replaced by {added[0].id}")(self._config.drain_timeout)
         self._watchers.tell("restarted", "every replica was replaced")
@@ -493,7 +512,7 @@ class ServiceTask:
             )
             raise DeployError(msg, service=self.service_name)
         state = self.state
-        if state != ReplicaState.READY:
+        if state not in {ReplicaState.READY, ReplicaState.CRASH_LOOP}:
             self._changing.release()
             hint = (
                 "deploy it first" if state in {ReplicaState.PENDING, ReplicaState.STARTING} else "it is on its way out"
@@ -505,7 +524,11 @@ class ServiceTask:
         """Do *rest* here; from within a service's call in the background, because it may wait for that call."""
         if current_call() is None:
             rest()
-            return
+        else:
+            self._in_background(rest, what)
+
+    def _in_background(self, rest: Callable[[], None], what: str) -> None:
+        """Do *rest* in a thread that is waited for when the service stops."""
 
         def body() -> None:
             try:
@@ -523,18 +546,26 @@ class ServiceTask:
 
     @property
     def state(self) -> str:
-        """`pending`, `starting`, `ready`, `draining` or `stopped`."""
+        """
+        `pending`, `starting`, `ready`, `crash_loop`, `draining` or `stopped`.
+
+        In a crash loop is a service if one of its replicas is; the others may serve.
+        """
         if self._closing and self._state in (ReplicaState.STARTING, ReplicaState.READY):
             return str(ReplicaState.DRAINING)
+        if self._state is ReplicaState.READY and any(
+            member.state is ReplicaState.CRASH_LOOP for member in self._replicas.members
+        ):
+            return str(ReplicaState.CRASH_LOOP)
         return str(self._state)
 
     @property
     def drift(self) -> dict[str, Any]:
         """The settings that were changed while it runs: its number of replicas, its load balancer."""
         changed: dict[str, Any] = {}
-        serving = len(self._serving())
-        if serving and serving != self._config.replicas:
-            changed["replicas"] = serving
+        replicas = len(self._replicas.places)
+        if replicas and replicas != self._config.replicas:
+            changed["replicas"] = replicas
         if self._balancer is not None and self._balancer is not self.composition.balancer:
             changed["load_balancer"] = self._balancer.id
         return changed
@@ -544,7 +575,8 @@ class ServiceTask:
         with self._condition:  # at one moment: who is gone from the one is counted in the other
             members, kept = self._replicas.members, self._replicas.kept
         stats = [member.stats() for member in members]
-        staying = [member for member in members if member.state is not ReplicaState.DRAINING]
+        staying = [each for each in members if not each.is_leaving]
+        missing = {each.id: each.missing for each in staying if each.ended}
         ready = sum(member.state is ReplicaState.READY for member in staying)
         threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
         snapshots = [kept, *(each["recorders"] for each in stats)]
@@ -554,7 +586,12 @@ class ServiceTask:
             "state": self.state,
             "deployment_config": self._config,
             "metrics": self._metrics(summaries.pop("metrics", {}), sum(threads)),
-            "health": {"healthy": bool(staying) and ready == len(staying), "ready": ready, "replicas": len(staying)},
+            "health": {
+                "healthy": bool(staying) and ready == len(staying),
+                "ready": ready,
+                "replicas": len(staying),
+                **({"missing": missing} if missing else {}),
+            },
             "replicas": [
                 {
                     "id": member.id,

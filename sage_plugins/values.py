@@ -332,9 +332,14 @@ class Refused(NamedTuple):
     nodes: Mapping[str, str] = MappingProxyType({})
     rule: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def line(self) -> str:
         """Rule and reason in one line, as the plan shows them: `error E803: it needs 1 GPU, and ...`."""
         return f"error {self.rule}: {self.reason}" if self.rule else self.reason
+
+    def __str__(self) -> str:
+        """The same, and the reason of each node on a line of its own."""
+        return self.line + "".join(f"\n  {node}: {reason}" for node, reason in self.nodes.items())
 
 
 class ReplicaState(StrEnum):
@@ -342,6 +347,7 @@ class ReplicaState(StrEnum):
     Where a replica is in its life: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed.
 
     `unready` is beside `unhealthy`: the replica itself asks for no calls at the moment, and nothing is wrong with it.
+    `crash_loop` is a failed one that is replaced no more, because too many starts in its place have failed.
     """
 
     PENDING = "pending"
@@ -352,6 +358,7 @@ class ReplicaState(StrEnum):
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
+    CRASH_LOOP = "crash_loop"
 
 
 class RunnerStats(NamedTuple):

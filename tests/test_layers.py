@@ -49,7 +49,7 @@ LAYERS = {
         "settings",
         "shorthand",
     },
-    5: {"dictionary_call", "replica_set", "service_monitor", "task"},
+    5: {"dictionary_call", "replacement", "replica_set", "service_monitor", "task"},
     4: {
         "fence",
         "handle",

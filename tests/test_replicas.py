@@ -18,7 +18,7 @@ import sage_deploy_threading
 from sage_plugins import errors
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins import Registry
-from sage_plugins.values import Registration
+from sage_plugins.values import Placed, Refused, Registration
 
 PATIENCE = 20.0
 FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
@@ -295,10 +295,13 @@ def test_balancer_that_fails_is_replaced_by_turns(balanced, plugged, how, caplog
 
 
 class MortalTarget(sage_deploy_local.target.LocalTarget):
-    """Replicas in this process that can die."""
+    """Replicas in this process that can die, and that have nowhere to come back."""
 
     def __init__(self):
         self.started = []
+
+    def place(self, specs):
+        return [Refused("no node") if spec.generation else Placed(None, "here") for spec in specs]
 
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)

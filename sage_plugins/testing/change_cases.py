@@ -352,6 +352,7 @@ class CheckCases(ServiceConformance):
         occupied.open()
         assert waiting.result(self.patience) == 1
 
+    @unless("replaces_unhealthy")
     def test_replica_that_says_it_is_ill_is_unhealthy_until_it_is_well(self, tmp_path: Path) -> None:
         """With none that is well its calls go on."""
         ill = tmp_path / "ill"

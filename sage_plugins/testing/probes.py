@@ -32,6 +32,7 @@ __all__ = [
     "FailingOnce",
     "Fragile",
     "Late",
+    "LateHeir",
     "LateNewcomer",
     "Living",
     "Meeting",
@@ -104,6 +105,11 @@ class Probe:
     def hold_and_fail(self, checkpoint: Checkpoint) -> None:
         checkpoint.reach()
         raise ProbeError("held")
+
+    def die(self, checkpoint: Checkpoint) -> None:
+        """Report the replica's index and end the process; only for replicas that have one of their own."""
+        checkpoint.reach(self.ctx.replica_index)
+        os._exit(1)
 
     def overlap(self) -> None:
         """Count how many are here at the same time."""
@@ -345,6 +351,15 @@ class LateNewcomer(Probe):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         if self.ctx.replica_index:
+            checkpoint.reach(self.ctx.replica_index)
+
+
+class LateHeir(Probe):
+    """A service whose constructors take until the test lets go, as long as there is a file."""
+
+    def __init__(self, checkpoint: Checkpoint, path: str) -> None:
+        super().__init__()
+        if Path(path).exists():
             checkpoint.reach(self.ctx.replica_index)
 
 

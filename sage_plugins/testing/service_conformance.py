@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.clock import SYSTEM
 from sage_plugins.testing.checkpoints import Switchboard
 from sage_plugins.testing.conformance import Conformance
 from sage_plugins.testing.probes import Probe
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sage_plugins import ServiceHandle
+    from sage_plugins.clock import Clock
     from sage_plugins.testing.checkpoints import Watch
 
 __all__ = ["STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS", "Deployed", "ServiceConformance"]
@@ -27,6 +29,8 @@ __all__ = ["STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS", "Deployed", 
 #: What targets can declare, and what each promises.
 TARGET_CAPABILITIES: Mapping[str, str] = {
     "in_process": "replicas are in the process that deploys them: arguments, results and errors are not copied",
+    "can_kill": "each replica has a process of its own, which the suite's `kill` ends",
+    "replaces_unhealthy": "a replica that is unhealthy is replaced, because whatever hangs there ends with it",
 }
 #: What strategies can declare, and what each promises.
 STRATEGY_CAPABILITIES: Mapping[str, str] = {
@@ -154,9 +158,9 @@ class ServiceConformance(Conformance):
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def environment(self) -> Environment:
+    def environment(self, clock: Clock = SYSTEM) -> Environment:
         """A new environment; it is closed when the case ends."""
-        self._environments.append(Environment("conformance", registry=self.registry()))
+        self._environments.append(Environment("conformance", registry=self.registry(), clock=clock))
         return self._environments[-1]
 
     def configuration(self, at_once: int = 2, **fields: Any) -> ServiceDeploymentConfig:

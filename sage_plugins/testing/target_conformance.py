@@ -30,6 +30,7 @@ from sage_plugins.testing import (
     queue_cases,
     replica_cases,
     stream_cases,
+    supervision_cases,
 )
 from sage_plugins.testing.probes import Late, Living
 from sage_plugins.testing.service_conformance import ServiceConformance
@@ -117,6 +118,7 @@ class TargetConformance(
     change_cases.ChangeCases,
     change_cases.DrainCases,
     change_cases.CheckCases,
+    supervision_cases.SupervisionCases,
 ):
     """
     Everything that a caller of a service may rely on, wherever its replicas run.

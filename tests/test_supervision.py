@@ -1,0 +1,657 @@
+"""
+Replicas that end are replaced: what the service does meanwhile, and what else may happen to it then.
+
+In virtual time, on replicas in this process that a test can kill. What becomes of calls that run when a replica dies is
+shown by tests/test_supervision_cases.py, where they really do.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_deploy_local.target import LocalTarget
+from sage_plugins import ServiceDeploymentConfig, errors
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.plugins import Registry
+from sage_plugins.supervisor import LONGEST_WAIT_S, MOST_STARTS, STEADY_S
+from sage_plugins.testing.virtual_clock import VirtualClock
+from sage_plugins.values import Placed, Refused, Registration, ReplicaState
+
+STARTUP_S = 1000.0
+
+
+class Service:
+    """Answers with the id of its replica; its constructor does what the test says."""
+
+    build = staticmethod(lambda _index: None)
+
+    def __init__(self):
+        self.build(self.ctx.replica_index)
+
+    def index(self):
+        return self.ctx.replica_index
+
+    def run(self, function, *args):
+        return function(*args)
+
+
+class MortalTarget(LocalTarget):
+    """Replicas in this process that can be killed while they are idle, and placed only if there is a node."""
+
+    def __init__(self):
+        self.living = {}
+        self.started = []
+        self.stopped = []
+        self.refused = None
+        self.on_place = lambda: None
+
+    def place(self, specs):
+        self.on_place()
+        if self.refused is not None:
+            return [Refused(self.refused, {"node-1": "is gone"}) for _ in specs]
+        return [Placed("node-1", "there is room") for _ in specs]
+
+    def start(self, spec, at, events, clock):
+        self.started.append(spec.id)
+        replica = super().start(spec, at, events, clock)
+        self.living[spec.id] = replica, events
+        stop = replica.stop
+
+        def stopping(grace):
+            self.stopped.append(spec.id)
+            return stop(grace)
+
+        replica.stop = stopping
+        return replica
+
+    def kill(self, id):
+        """End a replica that runs no call."""
+        replica, events = self.living.pop(id)
+        events.lost((), (), ConnectionError(f"{id} was killed"))
+        return replica
+
+
+class Stage:
+    """One service on the target, in virtual time."""
+
+    def __init__(self, environments, until, capabilities, fields):
+        self.target = MortalTarget()
+        self.clock = VirtualClock()
+        self.events = []
+        self.until = until
+        target = self.target
+
+        class Plugin:
+            @hookimpl
+            def sage_register_targets(self):
+                declared = frozenset({"in_process", *capabilities})
+                return [Registration("mortal", lambda _: target, "Of the tests", capabilities=declared)]
+
+        self.service = type("Service", (Service,), {})
+        registry = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, Plugin())
+        self.env = environments("test", registry=registry, clock=self.clock, on_event=self.events.append)
+        config = ServiceDeploymentConfig(**{"target": "mortal", "startup_timeout": STARTUP_S} | fields)
+        self.env.register_service_with_config("svc", self.service, deployment_config=config)
+        self.env.deploy()
+        self.handle = self.env.service("svc")
+        self.task = self.env.task("svc")
+
+    @property
+    def status(self):
+        return self.env.get_service_status("svc")
+
+    @property
+    def ids(self):
+        """States by the ids of the replicas."""
+        return {replica["id"]: replica["state"] for replica in self.status["replicas"]}
+
+    @property
+    def kinds(self):
+        return [event.kind for event in self.events]
+
+    def reason(self, kind):
+        """That of the latest event of this kind."""
+        return [event.reason for event in self.events if event.kind == kind][-1]
+
+    def kill(self, id):
+        self.target.kill(id)
+
+    def ready(self, *ids):
+        """Wait until there are just these replicas, and all are ready."""
+        self.until(lambda: self.ids == dict.fromkeys(ids, "ready"))
+
+    def pass_wait(self):
+        """Let the time until the next start pass."""
+        self.until(lambda: self.clock.next_at() <= self.clock.monotonic() + LONGEST_WAIT_S)
+        self.clock.run_until(self.clock.next_at())
+
+    def loop(self, id="svc#0"):
+        """Kill a replica whose constructor fails from now on, until that is a crash loop."""
+
+        def fail(_index):
+            raise LookupError("no database")
+
+        self.service.build = staticmethod(fail)
+        self.kill(id)
+        for _ in range(MOST_STARTS - 1):
+            self.pass_wait()
+            self.until(lambda: self.clock.pending or "crash_loop" in self.ids.values())
+        self.until(lambda: "crash_loop" in self.ids.values())
+
+    def heal(self):
+        self.service.build = staticmethod(lambda _index: None)
+
+
+@pytest.fixture
+def stage(environments, until):
+    def make(*capabilities, **fields):
+        return Stage(environments, until, capabilities, fields)
+
+    return make
+
+
+BALANCED = {"load_balancing": True, "load_balancer": "round_robin"}
+
+
+# -- the new replica ---------------------------------------------------------------------------------------------------
+
+
+def test_replica_that_dies_is_replaced_at_once(stage):
+    """The new one has its place, a generation later; the dead one is let go of, and what it has counted stays."""
+    stage = stage(replicas=2, **BALANCED)
+    for _ in range(4):
+        stage.handle.index()
+    stage.kill("svc#1")
+    stage.ready("svc#0", "svc#1.1")
+    assert sorted(stage.handle.index() for _ in range(4)) == [0, 0, 1, 1]
+    assert stage.status["metrics"].request_count == 8
+    stage.until(lambda: "svc#1" in stage.target.stopped)
+    assert stage.clock.pending == 0
+
+
+def test_nothing_of_the_supervision_is_left_when_there_is_nothing_to_do(stage):
+    """Its thread ends, and no timer is set."""
+    stage = stage()
+    stage.kill("svc#0")
+    stage.ready("svc#0.1")
+    stage.until(lambda: not [each for each in threading.enumerate() if each.name == "svc-supervisor"])
+    assert stage.clock.pending == 0
+
+
+def test_the_more_replicas_die_the_longer_it_takes(stage):
+    """Until one has been ready for long enough."""
+    stage = stage()
+    stage.kill("svc#0")
+    stage.ready("svc#0.1")
+    stage.kill("svc#0.1")
+    stage.until(lambda: "replacement_delayed" in stage.kinds)
+    assert stage.ids == {"svc#0.1": "failed"}
+    assert stage.target.started == ["svc#0", "svc#0.1"]
+    stage.pass_wait()
+    stage.ready("svc#0.2")
+    stage.clock.advance(STEADY_S)
+    stage.kill("svc#0.2")
+    stage.ready("svc#0.3")
+
+
+def test_second_report_of_an_end_changes_nothing(stage):
+    """A target may report that the constructor raised, and then that its process is gone."""
+    stage = stage()
+    _, events = stage.target.living["svc#0"]
+    stage.kill("svc#0")
+    events.lost((), (), ConnectionError("again"))
+    events.changed(ReplicaState.READY)
+    stage.ready("svc#0.1")
+    assert stage.target.started == ["svc#0", "svc#0.1"]
+    assert stage.kinds.count("replica_failed") == 1
+
+
+def test_start_that_takes_too_long_has_failed(stage, gate):
+    """After `startup_timeout` it is let go of, and the next one is started."""
+    stage = stage()
+    stage.service.build = staticmethod(lambda _index: gate())
+    stage.kill("svc#0")
+    gate.wait_entered()
+    stage.heal()
+    stage.clock.advance(STARTUP_S)
+    stage.until(lambda: stage.ids == {"svc#0.1": "failed"})
+    assert "Raise `startup_timeout`" in stage.status["replicas"][0]["error"]
+    stage.until(lambda: "svc#0.1" in stage.target.stopped)
+    stage.pass_wait()
+    stage.ready("svc#0.2")
+    gate.open()
+
+
+def test_deployment_that_fails_is_not_tried_again(environments):
+    """All or nothing: supervision begins when the service is ready."""
+    built = []
+
+    class Broken(Service):
+        def __init__(self):
+            built.append(self)
+            raise LookupError("no database")
+
+    clock = VirtualClock()
+    env = environments("broken", clock=clock)
+    env.register_service("broken", Broken)
+    with pytest.raises(errors.DeployError, match="no database"):
+        env.deploy()
+    assert len(built) == 1
+    assert clock.pending == 0
+
+
+# -- no place ----------------------------------------------------------------------------------------------------------
+
+
+def test_service_goes_on_without_a_replica_that_cannot_be_placed(stage):
+    """The status says why, and it is tried again until there is room."""
+    stage = stage(replicas=2, **BALANCED)
+    stage.target.refused = "no node has room"
+    stage.kill("svc#0")
+    stage.until(lambda: "replacement_refused" in stage.kinds)
+    assert [stage.handle.index() for _ in range(3)] == [1, 1, 1]
+    status = stage.status
+    (dead, _) = status["replicas"]
+    assert (dead["id"], dead["state"]) == ("svc#0", "failed")
+    assert "no node has room\n  node-1: is gone" in dead["error"]
+    assert "svc#0 was killed" in dead["error"]
+    assert status["state"] == "ready"
+    health = status["health"]
+    assert (health["healthy"], health["ready"], health["replicas"]) == (False, 1, 2)
+    assert "no node has room" in health["missing"]["svc#0"]
+    for _ in range(10):
+        before = stage.kinds.count("replacement_refused")
+        stage.pass_wait()
+        stage.until(lambda before=before: stage.kinds.count("replacement_refused") > before)
+    assert stage.target.started == ["svc#0", "svc#1"]
+    stage.target.refused = None
+    stage.pass_wait()
+    stage.ready("svc#0.1", "svc#1")
+    assert "missing" not in stage.status["health"]
+
+
+def test_target_that_fails_is_asked_again(stage):
+    """Whether it fails to place or to start a replica."""
+    stage = stage()
+
+    def fail():
+        raise ConnectionError("no head node")
+
+    stage.target.on_place = fail
+    stage.kill("svc#0")
+    stage.until(lambda: "replacement_refused" in stage.kinds)
+    assert "failed to place it: ConnectionError: no head node" in stage.reason("replacement_refused")
+    stage.target.on_place = lambda: None
+    stage.pass_wait()
+    stage.ready("svc#0.1")
+    start, stage.target.start = stage.target.start, lambda *_: fail()
+    stage.kill("svc#0.1")
+    stage.pass_wait()
+    stage.until(lambda: stage.ids == {"svc#0.2": "failed"})
+    assert "no head node" in stage.status["replicas"][0]["error"]
+    stage.target.start = start
+    stage.pass_wait()
+    stage.ready("svc#0.3")
+
+
+# -- calls meanwhile ---------------------------------------------------------------------------------------------------
+
+
+def test_calls_wait_for_a_replica_that_is_coming(stage):
+    """They are neither refused nor lost, and start in the order in which they came."""
+    stage = stage()
+    stage.target.refused = "no node has room"
+    stage.kill("svc#0")
+    seen = []
+    calls = [stage.handle.submit("run", seen.append, number) for number in range(5)]
+    assert stage.status["metrics"].queue_size == 5
+    stage.until(lambda: "replacement_refused" in stage.kinds)
+    stage.target.refused = None
+    stage.pass_wait()
+    for call in calls:
+        call.result(20)
+    assert seen == list(range(5))
+
+
+def test_calls_that_wait_for_a_replica_end_at_their_deadlines(stage):
+    stage = stage(timeout=5.0)
+    stage.target.refused = "no node has room"
+    stage.kill("svc#0")
+    call = stage.handle.submit("index")
+    stage.clock.advance(5.0)
+    with pytest.raises(errors.CallTimeoutError) as caught:
+        call.result(20)
+    assert caught.value.stage == "queue"
+
+
+# -- the crash loop ----------------------------------------------------------------------------------------------------
+
+
+def test_crash_loop_of_the_only_replica_refuses_calls_and_ends_those_that_wait(stage):
+    """With the constructor's error and the way out; `restart` is that."""
+    stage = stage(timeout=None)
+    waiting = []
+
+    def fail(_index):
+        waiting.append(stage.handle.submit("index")) if not waiting else None
+        raise LookupError("no database")
+
+    stage.service.build = staticmethod(fail)
+    stage.kill("svc#0")
+    for _ in range(MOST_STARTS - 1):
+        stage.pass_wait()
+        stage.until(lambda: stage.clock.pending or "crash_loop" in stage.ids.values())
+    with pytest.raises(errors.NoReplicaError, match=r"svc#0\.5 is in a crash loop.*no database.*restart\('svc'\)"):
+        waiting[0].result(20)
+    with pytest.raises(errors.NoReplicaError):
+        stage.handle.index()
+    status = stage.status
+    assert status["state"] == "crash_loop"
+    assert "test_supervision.py" in status["replicas"][0]["error"]
+    assert "LookupError: no database" in status["health"]["missing"]["svc#0.5"]
+    assert "no database" in stage.reason("crash_loop")
+    assert stage.clock.pending == 0
+    stage.heal()
+    stage.env.restart("svc")
+    assert stage.handle.index() == 0
+    assert stage.status["state"] == "ready"
+    stage.kill(next(iter(stage.ids)))
+    stage.until(lambda: list(stage.ids.values()) == ["ready"])
+
+
+def test_crash_loop_of_one_replica_leaves_the_others_alone(stage):
+    """The status shows both; the service can be scaled, and is well again without the one."""
+    stage = stage(replicas=2, **BALANCED)
+    stage.loop("svc#0")
+    assert [stage.handle.index() for _ in range(3)] == [1, 1, 1]
+    status = stage.status
+    assert status["state"] == "crash_loop"
+    assert stage.ids == {"svc#0.5": "crash_loop", "svc#1": "ready"}
+    assert status["health"]["ready"] == 1
+    stage.env.scale("svc", 1)
+    assert stage.ids == {"svc#1": "ready"}
+    assert stage.status["state"] == "ready"
+
+
+def test_restart_that_fails_leaves_the_crash_loop_as_it_is(stage):
+    stage = stage()
+    stage.loop()
+    with pytest.raises(errors.DeployError, match="no database"):
+        stage.env.restart("svc")
+    assert stage.ids == {"svc#0.5": "crash_loop"}
+    with pytest.raises(errors.NoReplicaError):
+        stage.handle.index()
+    assert stage.clock.pending == 0
+
+
+def test_replica_that_waits_for_its_start_gives_hope_beside_a_crash_loop(stage):
+    """Calls are refused only when none is coming any more."""
+    stage = stage(replicas=2, **BALANCED)
+    stage.loop("svc#0")
+    stage.target.refused = "no node has room"
+    stage.heal()
+    stage.kill("svc#1")
+    stage.until(lambda: "replacement_refused" in stage.kinds)
+    call = stage.handle.submit("index")
+    stage.target.refused = None
+    stage.pass_wait()
+    assert call.result(20) == 1
+
+
+# -- changes meanwhile -------------------------------------------------------------------------------------------------
+
+
+def test_scaling_down_takes_the_replicas_that_are_missing_first(stage):
+    stage = stage(replicas=3, **BALANCED)
+    stage.target.refused = "no node has room"
+    stage.kill("svc#0")
+    stage.until(lambda: "replacement_refused" in stage.kinds)
+    stage.env.scale("svc", 2)
+    assert stage.ids == {"svc#1": "ready", "svc#2": "ready"}
+    assert stage.clock.pending == 0
+    assert stage.status["health"]["healthy"]
+
+
+def test_a_missing_replica_counts_as_one(stage):
+    """Also for what is different from the configuration."""
+    stage = stage(replicas=2, **BALANCED)
+    stage.target.refused = "no node has room"
+    stage.kill("svc#0")
+    stage.until(lambda: "replacement_refused" in stage.kinds)
+    assert stage.task.drift == {}
+    stage.env.scale("svc", 2)
+    assert "scaled" not in stage.kinds
+    stage.target.refused = None
+    stage.env.scale("svc", 3)
+    assert stage.ids == {"svc#0": "failed", "svc#1": "ready", "svc#2": "ready"}
+    stage.pass_wait()
+    stage.ready("svc#0.1", "svc#1", "svc#2")
+
+
+def test_restart_replaces_missing_replicas_now(stage):
+    """And what was to come in their places does not."""
+    stage = stage(replicas=2, **BALANCED)
+    stage.target.refused = "no node has room"
+    stage.kill("svc#0")
+    stage.until(lambda: "replacement_refused" in stage.kinds)
+    stage.target.refused = None
+    stage.env.restart("svc")
+    assert stage.ids == {"svc#0.1": "ready", "svc#1.1": "ready"}
+    assert stage.clock.pending == 0
+
+
+def test_restart_while_a_replacement_is_starting_leaves_one_replica(stage, gate, in_thread):
+    """The replacement that has not become ready is stopped."""
+    stage = stage()
+    stage.service.build = staticmethod(lambda _index: gate())
+    stage.kill("svc#0")
+    gate.wait_entered()
+    restarting = in_thread(stage.env.restart, "svc")
+    gate.wait_entered()
+    gate.open()
+    restarting.result(20)
+    assert stage.ids == {"svc#0.2": "ready"}
+    assert stage.handle.index() == 0
+
+
+def test_restart_that_fails_leaves_a_dead_replica_to_the_supervisor(stage):
+    stage = stage()
+    stage.target.refused = "no node has room"
+    stage.kill("svc#0")
+    stage.until(lambda: "replacement_refused" in stage.kinds)
+    with pytest.raises(errors.DeployError, match="no node has room"):
+        stage.env.restart("svc")
+    stage.target.refused = None
+    stage.until(lambda: stage.ids != {"svc#0": "failed"} or stage.clock.pending)
+    if stage.clock.pending:
+        stage.pass_wait()
+    stage.until(lambda: list(stage.ids.values()) == ["ready"])
+
+
+@pytest.mark.parametrize("moment", ["waits", "is placed", "starts"])
+def test_close_while_a_replica_is_being_replaced_starts_nothing_more(stage, gate, in_thread, moment):
+    stage = stage()
+    if moment == "waits":
+        stage.target.refused = "no node has room"
+        stage.kill("svc#0")
+        stage.until(lambda: "replacement_refused" in stage.kinds)
+    elif moment == "is placed":
+        stage.target.on_place = gate
+        stage.kill("svc#0")
+        gate.wait_entered()
+    else:
+        stage.service.build = staticmethod(lambda _index: gate())
+        stage.kill("svc#0")
+        gate.wait_entered()
+    waiting = stage.handle.submit("index")
+    closing = in_thread(stage.env.close, drain_timeout=0)
+    stage.until(lambda: stage.status["state"] in {"draining", "stopped"})
+    gate.open()
+    closing.result(20)
+    with pytest.raises(errors.ServiceStoppedError):
+        waiting.result(20)
+    assert stage.target.started == (["svc#0", "svc#0.1"] if moment == "starts" else ["svc#0"])
+    assert set(stage.ids.values()) == {"stopped"}
+    assert stage.clock.pending == 0
+
+
+def test_close_waits_for_a_replacement_that_answers_what_waits(stage, gate, in_thread):
+    """What was accepted is answered, within `drain_timeout`."""
+    stage = stage()
+    stage.service.build = staticmethod(lambda _index: gate())
+    stage.kill("svc#0")
+    waiting = stage.handle.submit("index")
+    closing = in_thread(stage.env.close)
+    stage.until(lambda: stage.status["state"] == "draining")
+    gate.open()
+    assert waiting.result(20) == 0
+    closing.result(20)
+
+
+def test_service_may_be_closed_by_who_is_told_of_an_end(stage):
+    """Also in the thread of the supervision."""
+    stage = stage()
+    stage.target.refused = "no node has room"
+
+    class Closer(list):
+        def append(self, event):
+            super().append(event)
+            if event.kind == "replacement_refused":
+                stage.env.close(drain_timeout=0)
+
+    stage.events = Closer()
+    stage.env.task("svc")._watchers._listener = stage.events.append
+    stage.kill("svc#0")
+    stage.until(lambda: stage.status["state"] == "stopped")
+
+
+# -- standby -----------------------------------------------------------------------------------------------------------
+
+
+def test_standby_takes_over_and_keeps_the_calls(stage):
+    """Without balancing the replacement stands by, so that calls change sides once for each death, not twice."""
+    stage = stage(replicas=2, failover_enabled=True)
+    assert stage.handle.index() == 0
+    stage.kill("svc#0")
+    assert stage.handle.index() == 1
+    stage.ready("svc#0.1", "svc#1")
+    assert [stage.handle.index() for _ in range(3)] == [1, 1, 1]
+    stage.kill("svc#1")
+    assert stage.handle.index() == 0
+    stage.ready("svc#0.1", "svc#1.1")
+    assert [stage.handle.index() for _ in range(3)] == [0, 0, 0]
+
+
+def test_restart_makes_the_first_replica_the_primary_again(stage):
+    stage = stage(replicas=2, failover_enabled=True)
+    stage.kill("svc#0")
+    stage.ready("svc#0.1", "svc#1")
+    stage.env.restart("svc")
+    assert stage.handle.index() == 0
+
+
+# -- unhealthy replicas ------------------------------------------------------------------------------------------------
+
+
+def mark(stage, state=ReplicaState.UNHEALTHY, reason="it hangs"):
+    (member,) = stage.task._replicas.places
+    member.mark(state, reason)
+
+
+def test_unhealthy_replica_is_left_alone_where_what_hangs_would_go_on(stage):
+    """A target has to declare that it replaces such."""
+    stage = stage()
+    mark(stage)
+    assert stage.ids == {"svc#0": "unhealthy"}
+    assert stage.task._replicas._replacer is None
+
+
+def test_unhealthy_replica_is_replaced_by_one_that_is_started_first(stage, gate):
+    """Its calls go on until the other one is ready, and it has `drain_timeout` to finish them."""
+    stage = stage("replaces_unhealthy", threading_strategy="pool", thread_pool_size=2)
+    running = stage.handle.submit("run", gate)
+    gate.wait_entered()
+    mark(stage)
+    stage.until(lambda: stage.ids == {"svc#0": "draining", "svc#0.1": "ready"})
+    assert stage.handle.index() == 0
+    gate.open()
+    running.result(20)
+    stage.ready("svc#0.1")
+    assert stage.reason("replica_draining") == "replaced by svc#0.1"
+
+
+def test_unhealthy_replica_that_is_well_in_time_stays(stage):
+    """A second one in a short while has to wait for its heir, and needs none if it recovers."""
+    stage = stage("replaces_unhealthy")
+    mark(stage)
+    stage.ready("svc#0.1")
+    mark(stage)
+    stage.until(lambda: "replacement_delayed" in stage.kinds)
+    mark(stage, ReplicaState.READY, "")
+    stage.pass_wait()
+    stage.until(lambda: not [each for each in threading.enumerate() if each.name.startswith("svc-")])
+    assert stage.ids == {"svc#0.1": "ready"}
+
+
+def test_unhealthy_replica_goes_first_where_there_is_no_room_for_two(stage):
+    stage = stage("replaces_unhealthy")
+    stage.target.refused = "the one GPU is taken"
+    mark(stage)
+    stage.until(lambda: "svc#0" in stage.target.stopped and "failed" in stage.ids.values())
+    assert "no other can be placed beside it: the one GPU is taken" in stage.status["replicas"][0]["error"]
+    stage.target.refused = None
+    stage.until(lambda: stage.clock.pending or "ready" in stage.ids.values())
+    if stage.clock.pending:
+        stage.pass_wait()
+    stage.ready("svc#0.1")
+
+
+def test_unhealthy_replica_stays_while_its_heirs_fail(stage):
+    """Up to the crash loop; it may answer for all that is known."""
+    stage = stage("replaces_unhealthy")
+
+    def fail(_index):
+        raise LookupError("no database")
+
+    stage.service.build = staticmethod(fail)
+    mark(stage)
+    for number in range(1, MOST_STARTS):
+        stage.until(lambda number=number: stage.kinds.count("replacement_failed") == number and stage.clock.pending)
+        assert "no database" in stage.status["replicas"][0]["error"]
+        stage.pass_wait()
+    stage.until(lambda: "crash_loop" in stage.kinds)
+    stage.until(lambda: stage.ids == {"svc#0": "unhealthy"})
+    assert stage.handle.index() == 0
+    assert stage.clock.pending == 0
+
+
+def test_unhealthy_replica_that_dies_while_its_heir_starts_is_replaced_by_that(stage, gate):
+    stage = stage("replaces_unhealthy")
+    stage.service.build = staticmethod(lambda _index: gate())
+    mark(stage)
+    gate.wait_entered()
+    stage.kill("svc#0")
+    call = stage.handle.submit("index")
+    gate.open()
+    assert call.result(20) == 0
+    stage.ready("svc#0.1")
+    assert stage.target.started == ["svc#0", "svc#0.1"]
+
+
+def test_restart_while_an_heir_starts_leaves_one_replica(stage, gate, in_thread):
+    stage = stage("replaces_unhealthy")
+    stage.service.build = staticmethod(lambda _index: gate())
+    mark(stage)
+    gate.wait_entered()
+    restarting = in_thread(stage.env.restart, "svc")
+    gate.wait_entered()
+    gate.open()
+    restarting.result(20)
+    stage.until(lambda: list(stage.ids.values()) == ["ready"])
+    assert stage.handle.index() == 0
+    assert set(stage.target.started) == {"svc#0", "svc#0.1", "svc#0.2"}
