@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.composition import compose
 from sage_plugins.config import ServiceDeploymentConfig, fields
+from sage_plugins.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
 from sage_plugins.service import ServiceFactory
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sage_plugins.composition import Composition
     from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
@@ -61,7 +62,14 @@ class Catalogue:
     All methods are safe from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, options: Mapping[str, Mapping[str, Any]] = NO_OPTIONS) -> None:
+        """
+        Make an empty one.
+
+        Args:
+            options: Options of plugins for all services together, by ID; they beat those of files.
+        """
+        self._options = options
         self._factories: dict[str, Any] = {}  # registered in code; guarded by _lock, as the next four
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
         self._files: dict[str, DeploymentFile] = {}  # by path
@@ -75,7 +83,7 @@ class Catalogue:
 
     def snapshot(self) -> Catalogue:
         """A copy: what is registered or loaded meanwhile does not change what is made of it."""
-        copy = Catalogue()
+        copy = Catalogue(self._options)
         with self._lock:
             copy._factories = dict(self._factories)
             copy._configs = dict(self._configs)
@@ -124,9 +132,12 @@ class Catalogue:
         """Who set the value at a path of a service's configuration, such as `"timeout"` or `"init.kwargs.backend"`."""
         from sage_plugins.origins import ARGUMENT, DEFAULT
 
-        said = self._said(name)
+        said, given = self._said(name), self._given()
 
         def origin(path: str) -> Origin:
+            if path.startswith("environment."):
+                _, id, rest = path.split(".", 2)
+                return given.origin(id, rest)
             if path.startswith("init."):
                 return ARGUMENT if said.in_code or said.entry is None else said.entry.origin(path)
             if said.given is not None:
@@ -134,6 +145,10 @@ class Catalogue:
             return DEFAULT if said.entry is None else said.entry.origin(path)
 
         return origin
+
+    def _given(self) -> GivenOptions:
+        with self._lock:
+            return GivenOptions(self._options, tuple(self._files.values()))
 
     def _said(self, name: str) -> _Said:
         with self._lock:
@@ -173,9 +188,13 @@ class Catalogue:
             PlanError, ConfigError: It cannot be deployed so; of a service from a file each problem has its place.
             PluginError: A plugin breaks its contract.
         """
-        return self._compose(name, self._said(name), registry)
+        given = self._given()
+        _refuse_options(given.problems(registry))
+        return self._compose(name, self._said(name), registry, given.values())
 
-    def _compose(self, name: str, said: _Said, registry: Registry) -> tuple[Composition, list[Problem]]:
+    def _compose(
+        self, name: str, said: _Said, registry: Registry, environment: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[Composition, list[Problem]]:
         factory, wrong = self._factory(name, said)
         composed: tuple[Composition, list[Problem]] | None = None
         unknown: UnknownPluginError | None = None
@@ -183,9 +202,9 @@ class Catalogue:
             if factory is None:
                 from sage_plugins.choices import check_config
 
-                wrong += check_config(name, said.config, registry)
+                wrong += check_config(name, said.config, registry, environment)
             else:
-                composed = compose(factory, said.config, registry)
+                composed = compose(factory, said.config, registry, environment)
         except (PlanError, UnknownPluginError) as error:
             if said.given is not None or said.entry is None:
                 raise
@@ -208,9 +227,16 @@ class Catalogue:
         """
         composed: list[tuple[Composition, list[Problem]]] = []
         wrong: list[PlanError | ConfigError | PluginError] = []
+        given = self._given()
+        problems = given.problems(registry)
+        try:
+            _refuse_options(problems)
+        except ConfigError as error:
+            wrong.append(error)
+        environment = _right(given, problems)
         for name in names:
             try:
-                composed.append(self.compose(name, registry))
+                composed.append(self._compose(name, self._said(name), registry, environment))
             except (PlanError, ConfigError, PluginError) as error:
                 wrong.append(error)
         if len(wrong) == 1:
@@ -235,29 +261,26 @@ class Catalogue:
 
         with self._lock:
             names = list(dict.fromkeys([*self._factories, *self._entries]))
-        problems: list[Problem] = []
+        given = self._given()
+        problems = given.problems(registry)
+        environment = _right(given, problems)
         for name in names:
             said = self._said(name)
             if said.in_code or (import_classes and said.entry is not None and said.entry.class_path is not None):
                 try:
-                    problems += self._compose(name, said, registry)[1]
+                    problems += self._compose(name, said, registry, environment)[1]
                 except (PlanError, ConfigError, UnknownPluginError) as error:
                     problems += error.problems
             elif said.entry is not None:  # else another file was loaded meanwhile, and does not have it
-                problems += said.placed(check_config(name, said.config, registry))
-        return problems + self.notes()
+                problems += said.placed(check_config(name, said.config, registry, environment))
+        return problems + self.notes(registry)
 
-    def notes(self) -> list[Problem]:
-        """What files say without effect."""
+    def notes(self, registry: Registry) -> list[Problem]:
+        """What files and the environment's options say without effect."""
         with self._lock:
-            files, entries = list(self._files.values()), dict(self._entries)
+            entries = dict(self._entries)
             in_code, configured = set(self._factories), set(self._configs)
-        notes: list[Problem] = []
-        for file in files:
-            unread = "has no effect: no installed plugin reads options for the whole file"
-            notes += _placed(
-                file, [Problem("W12", f"options.{plugin}", unread, "remove it") for plugin in file.options]
-            )
+        notes = self._given().notes(registry, [self.config(name) for name in {**self.factories, **entries}])
         for name, entry in entries.items():
             if name in configured:
                 message = "the entry has no effect: a configuration given in code beats it"
@@ -268,7 +291,24 @@ class Catalogue:
         return notes
 
 
-def _placed(entry: ServiceEntry | DeploymentFile, problems: Sequence[Problem]) -> list[Problem]:
+def _refuse_options(problems: Sequence[Problem]) -> None:
+    """
+    Raise if there is anything wrong with the options of the environment.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    if problems:
+        raise ConfigError("\n".join(map(str, problems)), problems=problems)
+
+
+def _right(given: GivenOptions, problems: Iterable[Problem]) -> dict[str, dict[str, Any]]:
+    """The options in which nothing is wrong, so that services are not blamed for what is reported already."""
+    wrong = {problem.key.split(".")[1] for problem in problems}
+    return {id: values for id, values in given.values().items() if id not in wrong}
+
+
+def _placed(entry: ServiceEntry, problems: Sequence[Problem]) -> list[Problem]:
     from sage_plugins.deployment_file.problems import in_order
     from sage_plugins.deployment_file.reader import file_problem
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
 from sage_plugins.config import fields
 from sage_plugins.config_rules import NOT_YET, cross_problems
+from sage_plugins.environment_options import NO_OPTIONS, environment_options
 from sage_plugins.errors import PlanError, PluginError, UnknownPluginError, text_of
 from sage_plugins.structure import structure
 from sage_plugins.values import Choice, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sage_plugins.config import ServiceDeploymentConfig
     from sage_plugins.plugins import Registry
@@ -59,10 +60,26 @@ class Finder:
         unknown: The IDs that nothing installed has.
     """
 
-    def __init__(self, service: str, config: ServiceDeploymentConfig, registry: Registry) -> None:
+    def __init__(
+        self,
+        service: str,
+        config: ServiceDeploymentConfig,
+        registry: Registry,
+        environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
+    ) -> None:
+        """
+        Look up nothing yet.
+
+        Args:
+            service: Name of the service.
+            config: Its configuration.
+            registry: The plugins to choose from.
+            environment: Options for the whole environment, by ID.
+        """
         self._service = service
         self._config = config
         self._registry = registry
+        self._environment = environment
         self.problems: list[Problem] = []
         self.unknown: list[UnknownPluginError] = []
 
@@ -71,7 +88,8 @@ class Finder:
         Look up *id*, which the configuration names at *key*, read its options and have it check the configuration.
 
         Returns:
-            The choice, whose options are None if they are wrong; None if there is no such plugin.
+            The choice, whose options are None if they are wrong, as are those of the environment; None if there is no
+            such plugin.
 
         Raises:
             PluginError: The plugin's check failed, or its options class cannot be used.
@@ -84,27 +102,41 @@ class Finder:
             return None
         registration = found.registration
         given = self._config.options.get(id, {})
-        options = None
+        options = environment = None
+        wrong: list[Problem] = []
         try:
             options_class = registration.options_class()
             if options_class is not None:
                 options, wrong = structure(options_class, given, key=f"options.{id}")
-                self.problems.extend(wrong)
+            if registration.environment_options is not None:
+                environment, lacking = environment_options(registration.environment_options, self._environment)
+                wrong += [_of_environment(problem, key) for problem in lacking]
         except Exception as error:
             msg = f"{kind} '{id}' from {found.plugin.source} has no options class that can be used: {text_of(error)}"
             raise PluginError(msg) from error
+        self.problems += wrong
         if options_class is None and given:
             self.problems.append(Problem("E101", f"options.{id}", f"{kind} '{id}' has no options", "remove them"))
-        if registration.check is not None and (options is not None or options_class is None):
+        choice = Choice(registration, options, found.plugin, environment)
+        if registration.check is not None and not wrong:
             try:
-                self.problems.extend(map(_problem, registration.check(self._config, options)))
+                self.problems.extend(map(_problem, registration.check(self._config, *choice.settings)))
             except Exception as error:
                 msg = (
                     f"{kind} '{id}' from {found.plugin.source} failed to check service '{self._service}': "
                     f"{text_of(error)}"
                 )
                 raise PluginError(msg) from error
-        return Choice(registration, options, found.plugin)
+        return choice
+
+
+def _of_environment(found: Problem, key: str) -> Problem:
+    """
+    What is wrong with the environment's options of a plugin, as a problem of the service that names it at *key*.
+
+    What they say is checked before the services; what is left is that they say too little.
+    """
+    return attrs.evolve(found, key=key, message=f"needs options for the whole file: {found.key} {found.message}")
 
 
 def _problem(found: Problem) -> Problem:
@@ -215,13 +247,24 @@ def refuse_errors(service: str, problems: Sequence[Problem], unknown: Sequence[U
         raise PlanError(f"service '{service}' has {count}:{lines}", problems=problems)
 
 
-def check_config(service: str, config: ServiceDeploymentConfig, registry: Registry) -> list[Problem]:
+def check_config(
+    service: str,
+    config: ServiceDeploymentConfig,
+    registry: Registry,
+    environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
+) -> list[Problem]:
     """
     What the plugins that a configuration names say of it; the service's class is not needed.
+
+    Args:
+        service: Name of the service.
+        config: Its configuration.
+        registry: The plugins to choose from.
+        environment: Options for the whole environment, by ID.
 
     Raises:
         PluginError: A plugin's check failed.
     """
-    finder = Finder(service, config, registry)
+    finder = Finder(service, config, registry, environment)
     choose(finder, config)
     return finder.problems

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import attrs
 
 from sage_plugins.choices import NO_HEALTH_CHECK, Finder, choose, refuse_errors
+from sage_plugins.environment_options import NO_OPTIONS
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.methods import method_plans
 from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec
@@ -68,7 +69,12 @@ class Composition(NamedTuple):
         )
 
 
-def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -> tuple[Composition, list[Problem]]:
+def compose(
+    factory: Any,
+    config: ServiceDeploymentConfig,
+    registry: Registry,
+    environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
+) -> tuple[Composition, list[Problem]]:
     """
     Ask the plugins that *config* names and decide everything about a service; starts nothing.
 
@@ -76,6 +82,7 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
         factory: The service's factory: `service_name`, `service_class`, `create_service(ctx)`.
         config: Its configuration.
         registry: The plugins to choose from.
+        environment: Options for the whole environment, by ID.
 
     Returns:
         The composition, and the warnings.
@@ -85,7 +92,7 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
         PlanError: The plugins refuse the configuration; `problems` has every reason.
     """
     name, cls = factory.service_name, factory.service_class
-    finder = Finder(name, config, registry)
+    finder = Finder(name, config, registry, environment)
     choices = choose(finder, config)
     problems = finder.problems
     if callable(getattr(cls, "reconfigure", None)):
@@ -107,7 +114,7 @@ def compose(factory: Any, config: ServiceDeploymentConfig, registry: Registry) -
     def choose_balancer(id: str | None, options: Mapping[str, Any] | None) -> tuple[Choice, KeyOf | None]:
         chosen = id or config.load_balancer or choices.default_balancer
         changed = config if options is None else attrs.evolve(config, options={**config.options, chosen: options})
-        finder = Finder(name, changed, registry)
+        finder = Finder(name, changed, registry, environment)
         choice = finder.find("load balancer", chosen, "load_balancer")
         reads = None if choice is None else _key_of(choice, cls, methods, changed, finder.problems)
         refuse_errors(name, finder.problems, finder.unknown)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from sage_plugins.call import current_call
 from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
-from sage_plugins.config import ServiceDeploymentConfig
+from sage_plugins.config import ServiceDeploymentConfig, field_problems, plain
 from sage_plugins.errors import (
     ConfigError,
     DeployError,
@@ -65,6 +65,7 @@ class Environment:
         registry: Registry | None = None,
         clock: Clock = SYSTEM,
         on_event: Callable[[Event], None] | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """
         Make an empty environment.
@@ -75,9 +76,14 @@ class Environment:
             clock: For deadlines.
             on_event: Told of every event of every service, such as a replica that got ready; from any thread, so it
                 must not wait. One that raises is left out from then on.
+            options: Options of plugins for all services together, by ID, such as `{"ray": {"address": "auto"}}`; each
+                beats the same one of a file. What they say is checked when a service is planned or deployed.
+
+        Raises:
+            ConfigError: *options* is no mapping of IDs to mappings.
         """
         self.name = name
-        self._catalogue = Catalogue()
+        self._catalogue = Catalogue(_checked(options))
         self._registry = registry  # guarded by _lock, as the next three
         self._clock = clock
         self._on_event = on_event
@@ -320,7 +326,7 @@ class Environment:
             for name, (composition, warnings) in zip(names, catalogue.compose_all(names, self.registry), strict=True)
         ]
         gone = [ServicePlan(name, "remove", str(known[name].get("class", ""))) for name in known if name not in names]
-        return DeploymentPlan((*services, *gone), tuple(catalogue.notes()))
+        return DeploymentPlan((*services, *gone), tuple(catalogue.notes(self.registry)))
 
     def check(self, *, import_classes: bool = True) -> list[Problem]:
         """
@@ -680,3 +686,18 @@ class Environment:
     def __repr__(self) -> str:
         """Name and number of services."""
         return f"<Environment {self.name!r} with {len(self._catalogue.names)} services>"
+
+
+def _checked(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """
+    A copy of the environment's options.
+
+    Raises:
+        ConfigError: They are no mapping of IDs to mappings.
+    """
+    given = {} if options is None else options
+    problems = field_problems("options", given)
+    if problems:
+        raise ConfigError("\n".join(map(str, problems)), problems=problems)
+    copy: dict[str, dict[str, Any]] = plain(given)
+    return copy

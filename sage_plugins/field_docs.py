@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.field_checks import FieldInfo
     from sage_plugins.option_docs import OptionDoc
+    from sage_plugins.plugins import Registered, RegisteredOptions
 
 __all__ = ["FieldDoc", "explain"]
 
@@ -294,17 +295,17 @@ def _example(info: FieldInfo, method: str) -> Any:
 
 def _options_of(path: str, id: str, rest: list[str], registry: Registry) -> tuple[FieldDoc, ...]:
     found = []
-    for kind, entry in registry.find_all(id):
-        place = (*_ENTRY, "options", id)
-        keys = tuple(_option(option, ("options", id), place) for option in registered_options(entry))
-        found.append(
-            FieldDoc(
-                f"options.{id}",
-                f"Options of the {kind} '{id}' from {entry.plugin.source}" + ("." if keys else ": it has none."),
-                snippet=_under(place, dict([_setting(keys[0])]) if keys else {}),
-                keys=keys,
-            )
+    for_file = registry.environment_options().get(id)
+    if for_file is not None:
+        words = (
+            f"Options for the whole file, at its top, from {for_file.plugin.source}: {for_file.registration.summary}"
         )
+        found.append(_options_doc(for_file, words, ()))
+    if for_file is None or id in {known for _, known in registry.entries()}:
+        found += [
+            _options_doc(entry, f"Options of the {kind} '{id}' from {entry.plugin.source}", _ENTRY)
+            for kind, entry in registry.find_all(id)
+        ]
     if not rest:
         return tuple(found)
     wanted = ".".join(("options", id, *rest))
@@ -315,10 +316,28 @@ def _options_of(path: str, id: str, rest: list[str], registry: Registry) -> tupl
     return matching
 
 
+def _options_doc(entry: Registered | RegisteredOptions, words: str, above: tuple[str, ...]) -> FieldDoc:
+    """What a plugin's options are, which stand under `options` below *above*."""
+    id = entry.registration.id
+    place = (*above, "options", id)
+    keys = tuple(_option(option, ("options", id), place) for option in registered_options(entry))
+    return FieldDoc(
+        f"options.{id}",
+        words + ("." if keys else ": it has none."),
+        snippet=_with_service(_under(place, dict([_setting(keys[0], above)]) if keys else {})),
+        keys=keys,
+    )
+
+
+def _with_service(snippet: dict[str, Any]) -> dict[str, Any]:
+    """The snippet, with a service if it has none: a file needs one."""
+    return snippet if "services" in snippet else snippet | _under(_ENTRY, {"class": _CLASS})
+
+
 def _options_of_all(registry: Registry) -> FieldDoc:
-    """The field `options`, with what each installed plugin takes."""
+    """The field `options`, with what each installed plugin takes, for a service or for the whole file."""
     found: list[FieldDoc] = []
-    for id in sorted({id for _, id in registry.entries()}):
+    for id in sorted({id for _, id in registry.entries()} | set(registry.environment_options())):
         try:
             found += (doc for doc in _options_of("", id, [], registry) if doc.keys)
         except PluginError as error:  # that of one plugin hides nobody else's
@@ -326,10 +345,10 @@ def _options_of_all(registry: Registry) -> FieldDoc:
     return attrs.evolve(_field(fields()["options"], ""), keys=tuple(found))
 
 
-def _setting(key: FieldDoc) -> tuple[str, Any]:
-    """The key and the value that its snippet gives it."""
+def _setting(key: FieldDoc, above: tuple[str, ...]) -> tuple[str, Any]:
+    """The key and the value that its snippet gives it, below *above*."""
     value = key.snippet
-    for word in (*_ENTRY, *key.path.split(".")):
+    for word in (*above, *key.path.split(".")):
         value = value[word]
     return key.path.rpartition(".")[2], value
 
@@ -343,7 +362,9 @@ def _option(option: OptionDoc, path: tuple[str, ...], place: tuple[str, ...]) ->
         required=option.required,
         has_default=not option.required and not option.computed,
         default=option.default,
-        snippet=_under(place, f"<{option.type}>" if option.required or option.computed else option.default),
+        snippet=_with_service(
+            _under(place, f"<{option.type}>" if option.required or option.computed else option.default)
+        ),
         keys=tuple(_option(below, path, place) for below in option.options),
         unit=option.unit,
     )

@@ -20,7 +20,7 @@ from sage_plugins.strict_types import LISTS, MAPPINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sage_plugins.plugins import Registered
+    from sage_plugins.plugins import Registered, RegisteredOptions
 
 __all__ = ["OptionDoc", "attribute_docs", "option_docs", "registered_options"]
 
@@ -73,9 +73,9 @@ def option_docs(cls: type) -> tuple[OptionDoc, ...]:
     return _options(cls, ())
 
 
-def registered_options(entry: Registered) -> tuple[OptionDoc, ...]:
+def registered_options(entry: Registered | RegisteredOptions) -> tuple[OptionDoc, ...]:
     """
-    The options of what a plugin registered; empty if it has none.
+    The options of what a plugin registered, or those that it reads for a whole environment; empty if it has none.
 
     Raises:
         PluginError: Its options class cannot be had, or is no attrs class; the message names the plugin.

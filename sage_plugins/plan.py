@@ -283,7 +283,7 @@ def _decision(what: str, choice: Choice, config: Any) -> Decision:
     explanation: tuple[Explanation, ...] = ()
     if registration.explain is not None:
         try:
-            explanation = tuple(map(_explanation, registration.explain(config, choice.options)))
+            explanation = tuple(map(_explanation, registration.explain(config, *choice.settings)))
         except Exception as error:
             msg = f"{what} '{choice.id}' from {choice.source} failed to explain itself: {text_of(error)}"
             raise PluginError(msg) from error

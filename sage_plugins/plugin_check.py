@@ -137,6 +137,8 @@ class Inspection:
         self._source = source
         self._kind = kind
         self._registration = registration
+        self._shared = registration.environment_options
+        self._arguments = ("config", "options") if self._shared is None else ("config", "options", "environment")
 
     def findings(self) -> Iterator[Finding]:
         """Everything that is wrong; nothing if it keeps the contract."""
@@ -151,55 +153,60 @@ class Inspection:
         except Exception as error:  # noqa: BLE001 - pickle raises what the object's own methods raise
             fix = "make it a function or a class of a module, no lambda"
             yield self._wrong(f"create cannot be imported by name: {line_of(error)}", fix)
-        runnable = []
-        for name in ("check", "explain"):
-            function = getattr(self._registration, name)
-            if function is None:
-                continue
-            if _takes_two(function):
-                runnable.append(name)
-            else:
-                yield self._wrong(f"{name} does not take two arguments", f"declare it as {name}(config, options)")
-        options, wrong = self._default_options()
-        if wrong is not None:
-            yield wrong
-        elif options is not _REQUIRED:
+        names = [name for name in ("check", "explain") if getattr(self._registration, name) is not None]
+        runnable = [name for name in names if _takes(getattr(self._registration, name), self._arguments)]
+        for name in names:
+            if name not in runnable:
+                found = f"{name} does not take {'two' if self._shared is None else 'three'} arguments"
+                yield self._wrong(found, f"declare it as {name}({', '.join(self._arguments)})")
+        settings, wrong = self._settings()
+        yield from wrong
+        if not wrong and _REQUIRED not in settings:
             for name in runnable:
-                yield from self._run(name, options)
+                yield from self._run(name, settings)
+
+    def _settings(self) -> tuple[list[Any], list[Finding]]:
+        """What `check` and `explain` get beside the configuration if nothing is set, and what is wrong with that."""
+        found = [self._default_options(self._registration.options_class, "options", self._registration.id)]
+        if self._shared is not None:
+            found.append(self._default_options(self._shared.options_class, "environment_options", self._shared.id))
+        return [default for default, _ in found], [wrong for _, wrong in found if wrong is not None]
 
     def _wrong(self, found: str, fix: str) -> Finding:
         return Finding(self._source, "failure", f"{self._kind} {self._registration.id!r}: {found}", fix)
 
-    def _default_options(self) -> tuple[Any, Finding | None]:  # noqa: PLR0911 - one for each thing that may be wrong
-        """The options if nothing is set, `_REQUIRED` if something must be, or what is wrong with their class."""
+    def _default_options(  # noqa: PLR0911 - one for each thing that may be wrong
+        self, get_class: Callable[[], Any], what: str, id: str
+    ) -> tuple[Any, Finding | None]:
+        """What *what* is if nothing is set, `_REQUIRED` if something must be, or what is wrong with its class."""
         try:
-            cls = self._registration.options_class()
+            cls = get_class()
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
             fix = "options is the class, or a function without arguments that gives it"
-            return None, self._wrong(f"its options class cannot be had: {line_of(error)}", fix)
-        if cls is None:
+            return None, self._wrong(f"its {what} class cannot be had: {line_of(error)}", fix)
+        if cls is None and what == "options":
             return None, None
         if not (isinstance(cls, type) and attrs.has(cls)):
-            return None, self._wrong(f"its options class {cls!r} is no attrs class", "decorate it with @attrs.frozen")
+            return None, self._wrong(f"its {what} class {cls!r} is no attrs class", "decorate it with @attrs.frozen")
         try:
             attrs.resolve_types(cls)
         except Exception as error:  # noqa: BLE001 - a stranger's annotations may raise anything
             fix = "import what the annotations name when the module runs, not for type checkers only"
-            return None, self._wrong(f"the types of its options cannot be resolved: {line_of(error)}", fix)
+            return None, self._wrong(f"the types of its {what} cannot be resolved: {line_of(error)}", fix)
         if any(attribute.init and attribute.default is attrs.NOTHING for attribute in attrs.fields(cls)):
             return _REQUIRED, None
-        options, problems = structure(cls, {}, key=f"options.{self._registration.id}")
+        options, problems = structure(cls, {}, key=f"options.{id}")
         if problems:
-            found = f"its options class refuses its own defaults: {'; '.join(map(str, problems))}"
+            found = f"its {what} class refuses its own defaults: {'; '.join(map(str, problems))}"
             return None, self._wrong(found, "give each option a default that its validator takes, or none")
         return options, None
 
-    def _run(self, name: str, options: Any) -> Iterator[Finding]:
+    def _run(self, name: str, settings: Sequence[Any]) -> Iterator[Finding]:
         """Call `check` or `explain` with a configuration that names the ID and sets nothing else."""
         wanted = (Problem,) if name == "check" else (str, Explanation)
         config = ServiceDeploymentConfig(**_NAMED[self._kind](self._registration.id))
         try:
-            results = list(getattr(self._registration, name)(config, options))
+            results = list(getattr(self._registration, name)(config, *settings))
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
             yield self._wrong(f"{name} raises on a default configuration: {line_of(error)}", f"have {name} never raise")
             return
@@ -209,9 +216,9 @@ class Inspection:
             yield self._wrong(f"{name} gives {strange[0]!r}", fix)
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
+def _takes(function: Callable[..., Any], arguments: Sequence[str]) -> bool:
     try:
-        inspect.signature(function).bind(None, None)
+        inspect.signature(function).bind(*arguments)
     except (TypeError, ValueError):
         return False
     return True

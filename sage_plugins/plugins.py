@@ -23,7 +23,20 @@ from sage_plugins.values import Problem, Registration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["DISABLED_VARIABLE", "KINDS", "Failure", "Plugin", "Registered", "Registry", "disabled_names", "installed"]
+    from sage_plugins.values import EnvironmentOptions
+
+__all__ = [
+    "DISABLED_VARIABLE",
+    "KINDS",
+    "Failure",
+    "Plugin",
+    "Registered",
+    "RegisteredOptions",
+    "Registry",
+    "disabled_names",
+    "how_to_install",
+    "installed",
+]
 
 #: Variable with the names of entry points that are not loaded, separated by commas.
 DISABLED_VARIABLE: Final = "SAGE_DEPLOY_DISABLED_PLUGINS"
@@ -36,12 +49,13 @@ KINDS: Final = {
     "monitor": "sage_register_monitors",
 }
 
-#: IDs of first-party plugins that may not be installed: how to get them.
+#: IDs of first-party plugins that may not be installed: the extra that brings them.
 _EXTRAS: Final = {
     "remote_any": "ray",
     "remote_specific": "ray",
     "cluster_group": "ray",
     "prometheus": "prometheus",
+    "ray": "ray",  # options for a whole environment
 }
 
 
@@ -136,6 +150,19 @@ class Registered(NamedTuple):
     plugin: Plugin
 
 
+class RegisteredOptions(NamedTuple):
+    """
+    Options for a whole environment and the plugin that reads them.
+
+    Attributes:
+        registration: What they are.
+        plugin: Who reads them.
+    """
+
+    registration: EnvironmentOptions
+    plugin: Plugin
+
+
 class Registry:
     """
     The plugins of a process and what they offer, by kind and ID.
@@ -155,11 +182,12 @@ class Registry:
         Collect what *loaded* plugins register; use `discover` or `of`.
 
         Raises:
-            PluginConflictError: Two plugins offer the same ID.
+            PluginConflictError: Two plugins offer the same ID, or read options of the same ID for a whole environment.
         """
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(hookspecs)
         self._table: dict[tuple[str, str], Registered] = {}
+        self._environment: dict[str, RegisteredOptions] = {}
         plugins: list[Plugin] = []
         failed = list(failures)
         for plugin, module in loaded:
@@ -237,6 +265,17 @@ class Registry:
                 f"{DISABLED_VARIABLE}={entry.plugin.name}"
             )
             raise PluginConflictError(msg)
+        shared = entry.registration.environment_options
+        if shared is None:
+            return
+        reader = self._environment.setdefault(shared.id, RegisteredOptions(shared, entry.plugin))
+        if reader.plugin is not entry.plugin:
+            msg = (
+                f"options {shared.id!r} of a whole environment are read by {reader.plugin.source} (plugin "
+                f"{reader.plugin.name!r}) and by {entry.plugin.source} (plugin {entry.plugin.name!r}); uninstall one, "
+                f"or set {DISABLED_VARIABLE}={entry.plugin.name}"
+            )
+            raise PluginConflictError(msg)
 
     def find(self, kind: str, id: str, *, service: str = "") -> Registered:
         """
@@ -278,7 +317,7 @@ class Registry:
         if near:
             hints.append(f"did you mean {near!r}?")
         if id in _EXTRAS:
-            hints.append(f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'")
+            hints.append(how_to_install(id))
         lines = [*what, *hints, *failures]
         if service:
             lines[0] = f"service {service!r}: {lines[0]}"
@@ -293,6 +332,15 @@ class Registry:
     def entries(self) -> Mapping[tuple[str, str], Registered]:
         """Everything registered, by kind and ID."""
         return dict(self._table)
+
+    def environment_options(self) -> Mapping[str, RegisteredOptions]:
+        """The options for a whole environment that any plugin reads, by ID."""
+        return dict(self._environment)
+
+
+def how_to_install(id: str) -> str:
+    """What to do to get what is called *id*; empty if nothing of ours is."""
+    return f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'" if id in _EXTRAS else ""
 
 
 def disabled_names() -> frozenset[str]:
@@ -339,4 +387,22 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
                     )
                     raise PluginError(msg)
                 found.append((kind, registration))
+    _check_agreement(plugin, [registration for _, registration in found])
     return found
+
+
+def _check_agreement(plugin: Plugin, registrations: Iterable[Registration]) -> None:
+    """
+    See that a plugin says one thing only of the options that it reads for a whole environment.
+
+    Raises:
+        PluginError: It says two things.
+    """
+    known: dict[str, EnvironmentOptions] = {}
+    for shared in filter(None, (registration.environment_options for registration in registrations)):
+        if known.setdefault(shared.id, shared) != shared:
+            msg = (
+                f"plugin {plugin.name!r} from {plugin.source} registers two different environment_options "
+                f"{shared.id!r}: give all registrations the same"
+            )
+            raise PluginError(msg)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sage_plugins.composition import Composition
+    from sage_plugins.values import Choice, EnvironmentOptions
 
 __all__ = ["Setting", "settings_of"]
 
@@ -40,7 +41,7 @@ class Setting:
 
     Attributes:
         key: Its path, such as `"timeout"`, `"methods.get.timeout"`, `"options.pool.idle_timeout"` or
-            `"init.kwargs.backend"`.
+            `"init.kwargs.backend"`; `"environment.ray.address"` for the environment's `options.ray.address`.
         value: The value. Of a secret, going by its name or that of a variable from which it comes, nothing is shown;
             of a constructor's argument its type.
         origin: Who set it.
@@ -99,6 +100,14 @@ def _options(composition: Composition, origin: Callable[[str], Origin]) -> Itera
         if choice.options is not None:
             for key, value in _leaves(f"options.{choice.id}", attrs.asdict(choice.options)):
                 yield _shown(key, value, origin(key), actor)
+    read = {declared.id: (actor, choice) for actor, choice in reversed(chosen) if (declared := _shared(choice))}
+    for id, (actor, choice) in read.items():
+        for key, value in _leaves(f"environment.{id}", attrs.asdict(choice.environment)):
+            yield _shown(key, value, origin(key), actor)
+
+
+def _shared(choice: Choice) -> EnvironmentOptions | None:
+    return choice.registration.environment_options
 
 
 def _arguments(factory: Any, origin: Callable[[str], Origin]) -> Iterator[Setting]:

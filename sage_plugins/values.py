@@ -19,6 +19,7 @@ __all__ = [
     "BatchPlan",
     "CallOptions",
     "Choice",
+    "EnvironmentOptions",
     "Event",
     "Explanation",
     "Limits",
@@ -157,6 +158,27 @@ class CallOptions(NamedTuple):
     idempotent: bool | None = None
 
 
+class EnvironmentOptions(NamedTuple):
+    """
+    Options for a whole environment: they stand at the top of a file or in `Environment(options=...)`, in no service.
+
+    All registrations of a plugin that name the same ID name an equal object.
+
+    Attributes:
+        id: Their key under the top-level `options`, such as `"ray"`.
+        options: attrs class of the options, or a function that gives it; as for a registration.
+        summary: One line: what they are about.
+    """
+
+    id: str
+    options: type | Callable[[], type]
+    summary: str
+
+    def options_class(self) -> type:
+        """The attrs class of the options."""
+        return self.options if isinstance(self.options, type) else self.options()
+
+
 @attrs.frozen
 class Registration:
     """
@@ -174,15 +196,18 @@ class Registration:
         explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces, what
             is advisory, and what a time-out can stop. Each is a text, or an `Explanation`; None for none.
         capabilities: What the object declares that it can do, such as `"in_process"`; the core asks for a few of them.
+        environment_options: Options for the whole environment that it reads, or None. With them, `create`, `check` and
+            `explain` get one argument more, the last: an instance of their class.
     """
 
     id: str
-    create: Callable[[Any], Any]
+    create: Callable[..., Any]
     summary: str
     options: type | Callable[[], type] | None = attrs.field(default=None, kw_only=True)
-    check: Callable[[Any, Any], Iterable[Problem]] | None = attrs.field(default=None, kw_only=True)
-    explain: Callable[[Any, Any], Iterable[str | Explanation]] | None = attrs.field(default=None, kw_only=True)
+    check: Callable[..., Iterable[Problem]] | None = attrs.field(default=None, kw_only=True)
+    explain: Callable[..., Iterable[str | Explanation]] | None = attrs.field(default=None, kw_only=True)
     capabilities: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
+    environment_options: EnvironmentOptions | None = attrs.field(default=None, kw_only=True)
 
     def options_class(self) -> type | None:
         """The attrs class of the options, or None if there is nothing to set."""
@@ -220,11 +245,13 @@ class Choice(NamedTuple):
         registration: What was registered.
         options: Instance of the registration's options class, or None.
         plugin: Who brings it.
+        environment: Instance of the class of its `environment_options`, or None.
     """
 
     registration: Registration
     options: Any
     plugin: Source
+    environment: Any = None
 
     @property
     def id(self) -> str:
@@ -236,9 +263,15 @@ class Choice(NamedTuple):
         """Who brings it, such as `"sage-deploy-threading 0.1.0"`."""
         return self.plugin.source
 
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """The last arguments of `create`, `check` and `explain`: the options, then those of the environment if any."""
+        reads_more = self.registration.environment_options is not None
+        return (self.options, self.environment) if reads_more else (self.options,)
+
     def create(self) -> Any:
         """A new object of the plugin's."""
-        return self.registration.create(self.options)
+        return self.registration.create(*self.settings)
 
 
 class Limits(NamedTuple):

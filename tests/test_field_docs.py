@@ -27,7 +27,7 @@ def one(path):
 def everything():
     """Every key that can be explained, those of the installed plugins' options too."""
     registry = Registry.discover()
-    ids = sorted({id for _, id in registry.entries()})
+    ids = sorted({id for _, id in registry.entries()} | set(registry.environment_options()))
     found = list(one("").walk())
     for id in ids:
         for doc in explain(f"options.{id}", lambda: registry):

@@ -37,6 +37,7 @@ LAYERS = {
         "composition",
         "deployment_file",
         "doctor",
+        "environment_options",
         "factory",
         "field_docs",
         "plan",

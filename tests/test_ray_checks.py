@@ -11,10 +11,15 @@ import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_ray
 import sage_deploy_threading
-from sage_plugins import ServiceDeploymentConfig
+from deployment_files import GOOD, surroundings
+from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
+from sage_deploy_ray.selection import AnyNode, NamedNodes, labelled_nodes, selector_for
+from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.choices import check_config
+from sage_plugins.environment_options import NO_OPTIONS
 from sage_plugins.plugin_imports import HEAVY
 from sage_plugins.plugins import Registry
+from sage_plugins.structure import structure
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_ray, sage_deploy_threading)
 TARGETS = {
@@ -22,6 +27,7 @@ TARGETS = {
     "remote_specific": {"target_nodes": ["a", "b"], "replicas": 2, "load_balancing": True},
     "cluster_group": {"node_selector": {"zone": "a"}},
 }
+GROUPS = {"ray": {"groups": {"gpu": {"nodes": ["a"], "labels": {"zone": "b"}}}}}
 each_target = pytest.mark.parametrize("target", TARGETS)
 
 
@@ -31,9 +37,9 @@ def problems(target, *, alone=True, **config):
     return [f"{each.id} {each.key}" for each in check_config("kv", ServiceDeploymentConfig(**whole), REGISTRY)]
 
 
-def only(target, **config):
+def only(target, environment=NO_OPTIONS, **config):
     """The one problem of a configuration."""
-    (found,) = check_config("kv", ServiceDeploymentConfig(target=target, **config), REGISTRY)
+    (found,) = check_config("kv", ServiceDeploymentConfig(target=target, **config), REGISTRY, environment)
     return found
 
 
@@ -95,8 +101,53 @@ def test_group_needs_labels_or_a_name():
 
 
 def test_labels_and_a_named_group_are_one_too_many():
-    found = only("cluster_group", node_selector={"zone": "a"}, options={"cluster_group": {"group": "gpu"}})
+    found = only("cluster_group", GROUPS, node_selector={"zone": "a"}, options={"cluster_group": {"group": "gpu"}})
     assert (found.id, found.key, found.other) == ("E203", "node_selector", "options.cluster_group.group")
+
+
+def test_named_group_must_be_defined():
+    options = {"cluster_group": {"group": "gpu"}}
+    config = ServiceDeploymentConfig(target="cluster_group", options=options)
+    assert check_config("kv", config, REGISTRY, GROUPS) == []
+    found = only("cluster_group", {"ray": {"groups": {"gpus": {"nodes": ["a"]}}}}, options=options)
+    assert (found.id, found.key, found.fix) == ("E204", "options.cluster_group.group", "did you mean 'gpus'?")
+    assert only("cluster_group", options=options).fix == "define it at the top of the file; groups there: none"
+
+
+@pytest.mark.parametrize(
+    ("groups", "key", "words"),
+    [
+        ({"gpu": {}}, "options.ray.groups.gpu", "must have nodes or labels"),
+        ({"gpu": {"nodes": []}}, "options.ray.groups.gpu.nodes", "length of 1 or more"),
+        ({"gpu": {"labels": {"zone": "in(a"}}}, "options.ray.groups.gpu.labels", "at character 5"),
+        ({"gpu": {"labels": {"zone": 1}}}, "options.ray.groups.gpu.labels.zone", "must be a string"),
+        ({"gpu": {"node": ["a"]}}, "options.ray.groups.gpu.node", "unknown key"),
+    ],
+)
+def test_group_that_is_none_is_refused(groups, key, words):
+    _, problems = structure(RayOptions, {"groups": groups}, key="options.ray")
+    assert [problem.key for problem in problems] == [key]
+    assert words in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("rule", "fields", "selector"),
+    [
+        ("remote_any", {}, AnyNode()),
+        ("remote_specific", {"target_nodes": ["a", "b"]}, NamedNodes(("a", "b"))),
+        ("cluster_group", {"node_selector": {"zone": "a"}}, labelled_nodes({"zone": "a"})),
+        (
+            "cluster_group",
+            {"options": {"cluster_group": {"group": "gpu"}}},
+            labelled_nodes({"zone": "b"}, ["a"], group="gpu"),
+        ),
+    ],
+)
+def test_configuration_selects_nodes_by_its_target(rule, fields, selector):
+    config = ServiceDeploymentConfig(target=rule, **fields)
+    options = ClusterGroupOptions(**config.options.get("cluster_group", {})) if rule == "cluster_group" else None
+    environment, _ = structure(RayOptions, GROUPS["ray"], key="options.ray")
+    assert selector_for(rule, config, options, environment) == selector
 
 
 def test_selector_that_is_none_is_refused_with_its_place():
@@ -150,7 +201,7 @@ def explained(target, **config):
     config = ServiceDeploymentConfig(target=target, **{**TARGETS[target], **config})
     registration = REGISTRY.find("target", target).registration
     cls = registration.options_class()
-    lines = list(registration.explain(config, None if cls is None else cls()))
+    lines = list(registration.explain(config, None if cls is None else cls(), RayOptions()))
     return {str(getattr(line, "text", line)): getattr(line, "kind", "decides") for line in lines}
 
 
@@ -180,3 +231,10 @@ def test_discovery_imports_neither_ray_nor_anything_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert {"ray", "asyncio", "numpy", *HEAVY}.isdisjoint(loaded)
+
+
+def test_good_file_passes_without_a_word():
+    """Everything that the Ray targets read, in one file; no cluster is asked."""
+    with surroundings(GOOD), Environment("trial") as env:
+        env.load_service_deployment_config("cluster.yaml")
+        assert env.check() == []

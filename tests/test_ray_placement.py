@@ -74,7 +74,7 @@ def test_reason_says_what_decided_for_the_node_and_against_each_other():
     placed = place(specs(), nodes, AnyNode(), running)[0].placed
     assert placed.reason == ("has 0 replicas of the service and 8 of 8 CPUs free like others, and comes first by name")
     assert placed.refused == {
-        "a": "has room, but fewer CPUs free: 4 of 4 CPUs free",
+        "a": "has room, but fewer CPUs free, 4 of 4",
         "c": "has room, but comes later by name",
         "d": "has room, but more replicas of the service, 1",
     }

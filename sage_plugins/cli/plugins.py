@@ -113,6 +113,7 @@ def _details(kind: str, entry: Registered) -> dict[str, Any]:
     from sage_plugins.option_docs import registered_options
 
     registration = entry.registration
+    shared = registration.environment_options
     return {
         **_offer(kind, entry),
         "hooks": list(entry.plugin.hooks),
@@ -120,6 +121,7 @@ def _details(kind: str, entry: Registered) -> dict[str, Any]:
         "checks": registration.check is not None,
         "explains": registration.explain is not None,
         "options": [attrs.asdict(option) for option in registered_options(entry)],
+        "environment_options": None if shared is None else shared.id,
     }
 
 
@@ -135,8 +137,11 @@ def _description(kind: str, entry: Registered) -> Iterator[str]:
         "checks": "configurations that name it" if details["checks"] else "nothing",
         "explains": "its part of a plan" if details["explains"] else "nothing",
         "can": ", ".join(details["capabilities"]) or "nothing declared",
+        "for all": f"reads options.{details['environment_options']} of the whole file",
         "options": "" if details["options"] else "none",
     }
+    if details["environment_options"] is None:
+        del facts["for all"]
     yield from (f"  {name:<12} {printable(text)}".rstrip() for name, text in facts.items())
     yield from _option_lines(details["options"], "    ")
 

@@ -59,6 +59,7 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
     definitions["fields.options"] |= options.of_plugins(registry)
     definitions |= {f"groups.{group}": _group(group, docs[group]) for group in GROUPS}
     definitions |= {"service": _service(docs), "defaults": _defaults(docs), "profile": _profile()}
+    for_file = options.of_environment(registry)
     definitions |= options.definitions
     return {
         "$schema": DIALECT,
@@ -81,9 +82,9 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
             },
             "options": {
                 "title": "options",
-                "description": "Options of plugins for the whole file, by plugin ID. No effect in this version.",
+                "description": "Options of plugins for the whole file, by ID.",
                 "type": "object",
-                "additionalProperties": {"type": "object"},
+                **for_file,
             },
             "defaults": {"$ref": "#/$defs/defaults"},
             "profiles": {

@@ -35,7 +35,7 @@ from sage_plugins.strict_types import LISTS, MAPPINGS
 from sage_plugins.units import PATTERNS, UNIT_WORDS
 
 if TYPE_CHECKING:
-    from sage_plugins.plugins import Registered, Registry
+    from sage_plugins.plugins import Registered, RegisteredOptions, Registry
 
 __all__ = ["OptionsSchemas"]
 
@@ -90,7 +90,12 @@ class OptionsSchemas:
             options["patternProperties"] = {whole(either(*map(literal, without))): nothing}
         return options
 
-    def _of_plugin(self, entry: Registered) -> dict[str, Any] | None:
+    def of_environment(self, registry: Registry) -> dict[str, Any]:
+        """What a file may have under its own `options`; what no plugin reads passes, with a warning of the plan."""
+        described = {id: self._of_plugin(entry) for id, entry in sorted(registry.environment_options().items())}
+        return {"properties": described, "additionalProperties": {"type": "object"}}
+
+    def _of_plugin(self, entry: Registered | RegisteredOptions) -> dict[str, Any] | None:
         registration = entry.registration
         title, description = registration.id, f"{registration.summary}\nFrom {entry.plugin.source}."
         try:

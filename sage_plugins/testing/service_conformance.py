@@ -101,6 +101,7 @@ class ServiceConformance(Conformance):
         target: The ID of the target.
         strategy: The ID of the threading strategy.
         config: Fields of the configuration of every service.
+        environment_options: Options of plugins for every environment, by ID.
         patience: Seconds after which something that must happen counts as not happened; no case that passes waits for
             it.
         short: Seconds of a time-out that a case lets pass in the queue.
@@ -111,6 +112,7 @@ class ServiceConformance(Conformance):
     target: str
     strategy: str
     config: ClassVar[Mapping[str, Any]] = {}
+    environment_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     patience: float = 20.0
     short: float = 0.03
     while_running: float = 0.2
@@ -160,8 +162,9 @@ class ServiceConformance(Conformance):
 
     def environment(self, clock: Clock = SYSTEM) -> Environment:
         """A new environment; it is closed when the case ends."""
-        self._environments.append(Environment("conformance", registry=self.registry(), clock=clock))
-        return self._environments[-1]
+        env = Environment("conformance", registry=self.registry(), options=self.environment_options, clock=clock)
+        self._environments.append(env)
+        return env
 
     def configuration(self, at_once: int = 2, **fields: Any) -> ServiceDeploymentConfig:
         """A configuration of the plugins under test; where the strategy can, a replica runs *at_once* calls at once."""

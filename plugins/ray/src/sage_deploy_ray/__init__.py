@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.values import Registration
+from sage_plugins.values import EnvironmentOptions, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
     from sage_plugins.values import Explanation, Problem
 
 __all__ = ["sage_register_targets"]
@@ -17,22 +18,28 @@ __all__ = ["sage_register_targets"]
 # Everything else of this package is imported in the bodies, which keeps discovery cheap.
 
 
-def _create_any(_options: None) -> Any:
+def _create_any(options: None, environment: RayOptions) -> Any:
     from sage_deploy_ray.target import RayTarget
 
-    return RayTarget("remote_any", None)
+    return RayTarget("remote_any", options, environment)
 
 
-def _create_specific(_options: None) -> Any:
+def _create_specific(options: None, environment: RayOptions) -> Any:
     from sage_deploy_ray.target import RayTarget
 
-    return RayTarget("remote_specific", None)
+    return RayTarget("remote_specific", options, environment)
 
 
-def _create_group(options: Any) -> Any:
+def _create_group(options: ClusterGroupOptions, environment: RayOptions) -> Any:
     from sage_deploy_ray.target import RayTarget
 
-    return RayTarget("cluster_group", options)
+    return RayTarget("cluster_group", options, environment)
+
+
+def _ray_options() -> type:
+    from sage_deploy_ray.options import RayOptions
+
+    return RayOptions
 
 
 def _group_options() -> type:
@@ -41,40 +48,43 @@ def _group_options() -> type:
     return ClusterGroupOptions
 
 
-def _check_any(config: Any, options: None) -> Iterable[Problem]:
+def _check_any(config: Any, _options: None, _environment: RayOptions) -> Iterable[Problem]:
     from sage_deploy_ray.checks import check_any
 
-    return check_any(config, options)
+    return check_any(config)
 
 
-def _check_specific(config: Any, options: None) -> Iterable[Problem]:
+def _check_specific(config: Any, _options: None, _environment: RayOptions) -> Iterable[Problem]:
     from sage_deploy_ray.checks import check_specific
 
-    return check_specific(config, options)
+    return check_specific(config)
 
 
-def _check_group(config: Any, options: Any) -> Iterable[Problem]:
+def _check_group(config: Any, options: ClusterGroupOptions, environment: RayOptions) -> Iterable[Problem]:
     from sage_deploy_ray.checks import check_group
 
-    return check_group(config, options)
+    return check_group(config, options, environment)
 
 
-def _explain_any(config: Any, options: None) -> Iterable[str | Explanation]:
+def _explain_any(config: Any, _options: None, _environment: RayOptions) -> Iterable[str | Explanation]:
     from sage_deploy_ray.checks import explain_any
 
-    return explain_any(config, options)
+    return explain_any(config)
 
 
-def _explain_specific(config: Any, options: None) -> Iterable[str | Explanation]:
+def _explain_specific(config: Any, _options: None, _environment: RayOptions) -> Iterable[str | Explanation]:
     from sage_deploy_ray.checks import explain_specific
 
-    return explain_specific(config, options)
+    return explain_specific(config)
 
 
-def _explain_group(config: Any, options: Any) -> Iterable[str | Explanation]:
+def _explain_group(config: Any, options: ClusterGroupOptions, _environment: RayOptions) -> Iterable[str | Explanation]:
     from sage_deploy_ray.checks import explain_group
 
     return explain_group(config, options)
+
+
+_ENVIRONMENT = EnvironmentOptions("ray", _ray_options, "The Ray cluster, and groups of its nodes")
 
 
 @hookimpl
@@ -87,6 +97,7 @@ def sage_register_targets() -> list[Registration]:
             "Replicas on any node of a Ray cluster",
             check=_check_any,
             explain=_explain_any,
+            environment_options=_ENVIRONMENT,
         ),
         Registration(
             "remote_specific",
@@ -94,6 +105,7 @@ def sage_register_targets() -> list[Registration]:
             "Replicas on named nodes of a Ray cluster",
             check=_check_specific,
             explain=_explain_specific,
+            environment_options=_ENVIRONMENT,
         ),
         Registration(
             "cluster_group",
@@ -102,5 +114,6 @@ def sage_register_targets() -> list[Registration]:
             options=_group_options,
             check=_check_group,
             explain=_explain_group,
+            environment_options=_ENVIRONMENT,
         ),
     ]

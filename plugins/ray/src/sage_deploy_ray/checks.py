@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from sage_deploy_ray.label_selectors import FORMS, SelectorError, parse_requirement
 from sage_deploy_ray.placement import needs
+from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sage_deploy_ray.options import ClusterGroupOptions
+    from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
     from sage_plugins.config import ServiceDeploymentConfig
 
 __all__ = [
@@ -31,7 +32,7 @@ _STEPS: Final = 10_000
 # -- what is wrong -----------------------------------------------------------------------------------------------------
 
 
-def check_any(config: ServiceDeploymentConfig, _options: None) -> Iterator[Problem]:
+def check_any(config: ServiceDeploymentConfig) -> Iterator[Problem]:
     """What is wrong with a service that may run on any node."""
     if config.target_nodes is not None:
         yield _not_read(config, "target_nodes", "may place a replica on any node", "remote_specific")
@@ -40,7 +41,7 @@ def check_any(config: ServiceDeploymentConfig, _options: None) -> Iterator[Probl
     yield from _resources(config)
 
 
-def check_specific(config: ServiceDeploymentConfig, _options: None) -> Iterator[Problem]:
+def check_specific(config: ServiceDeploymentConfig) -> Iterator[Problem]:
     """What is wrong with a service that runs on named nodes."""
     nodes, most = config.target_nodes or (), config.max_replicas_per_node
     if not nodes:
@@ -70,7 +71,9 @@ def check_specific(config: ServiceDeploymentConfig, _options: None) -> Iterator[
     yield from _resources(config)
 
 
-def check_group(config: ServiceDeploymentConfig, options: ClusterGroupOptions) -> Iterator[Problem]:
+def check_group(
+    config: ServiceDeploymentConfig, options: ClusterGroupOptions, environment: RayOptions
+) -> Iterator[Problem]:
     """What is wrong with a service that runs on a group of nodes."""
     if config.target_nodes is not None:
         yield _not_read(config, "target_nodes", "goes by the labels of nodes, or by a named group", "remote_specific")
@@ -82,16 +85,23 @@ def check_group(config: ServiceDeploymentConfig, options: ClusterGroupOptions) -
         message = f"and options.cluster_group.group, which is {options.group!r}, both say which nodes"
         fix = "remove one of them"
         yield Problem("E203", "node_selector", message, fix, other="options.cluster_group.group")
+    if options.group is not None and options.group not in environment.groups:
+        near = did_you_mean(options.group, environment.groups)
+        known = ", ".join(sorted(environment.groups)) or "none"
+        fix = f"did you mean {near!r}?" if near else f"define it at the top of the file; groups there: {known}"
+        message = f"is {options.group!r}, but options.ray.groups defines no such group"
+        yield Problem("E204", "options.cluster_group.group", message, fix)
     for label, text in (config.node_selector or {}).items():
         try:
             parse_requirement(label, text)
         except SelectorError as error:
-            yield Problem("E209", f"node_selector.{label}", str(error), f"write {FORMS}")
+            fix = f"write {FORMS}" if error.position else "correct the name of the label"
+            yield Problem("E209", f"node_selector.{label}", str(error), fix)
     yield from _resources(config)
 
 
 def _not_read(config: ServiceDeploymentConfig, name: str, does: str, better: str) -> Problem:
-    message = f"target '{config.target}' {does} and does not read it"
+    message = f"target '{config.target}' {does}, and does not read it"
     return Problem("E203", name, message, f"remove it, or use target '{better}'", other="target")
 
 
@@ -115,13 +125,13 @@ def _is_whole(steps: float) -> bool:
 # -- what it means -----------------------------------------------------------------------------------------------------
 
 
-def explain_any(config: ServiceDeploymentConfig, _options: None) -> Iterator[str | Explanation]:
+def explain_any(config: ServiceDeploymentConfig) -> Iterator[str | Explanation]:
     """What becomes of a service that may run on any node."""
     yield f"replicas go to any live node: {_order(config)}"
     yield from _explain(config)
 
 
-def explain_specific(config: ServiceDeploymentConfig, _options: None) -> Iterator[str | Explanation]:
+def explain_specific(config: ServiceDeploymentConfig) -> Iterator[str | Explanation]:
     """What becomes of a service that runs on named nodes."""
     yield "replica i goes to the node at position i of target_nodes, beginning anew behind the last, and nowhere else"
     yield from _explain(config)

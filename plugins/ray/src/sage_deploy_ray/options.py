@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import attrs
 
-__all__ = ["ClusterGroupOptions"]
+from sage_deploy_ray.label_selectors import parse_requirement
+
+__all__ = ["ClusterGroupOptions", "GroupOptions", "RayOptions"]
+
+
+def _selectors(_instance: Any, _attribute: attrs.Attribute[Any], labels: Mapping[str, str]) -> None:
+    for label, text in labels.items():
+        parse_requirement(label, text)
 
 
 @attrs.frozen
@@ -17,3 +27,52 @@ class ClusterGroupOptions:
     """
 
     group: str | None = None
+
+
+@attrs.frozen
+class GroupOptions:
+    """
+    A group of nodes; a node belongs to it that fits both.
+
+    Attributes:
+        nodes: Names, IDs, host names or IP addresses of the nodes; null for all.
+        labels: Labels that a node must have, as for `node_selector`.
+    """
+
+    nodes: tuple[str, ...] | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.min_len(1))
+    )
+    labels: Mapping[str, str] = attrs.field(factory=dict, validator=_selectors)
+
+    def __attrs_post_init__(self) -> None:
+        """
+        See that it limits something.
+
+        Raises:
+            ValueError: It would have all nodes.
+        """
+        if self.nodes is None and not self.labels:
+            raise ValueError("must have nodes or labels; for all nodes there is target 'remote_any'")
+
+
+@attrs.frozen
+class RayOptions:
+    """
+    Options of the whole environment for the targets of a Ray cluster.
+
+    Attributes:
+        address: Address of the cluster, such as `10.0.0.1:6379`, or `auto` for the one on this machine; null for what
+            the variable `RAY_ADDRESS` says, and without that for a runtime of its own on this machine.
+        namespace: Ray's namespace for the names of actors.
+        groups: Groups of nodes by name, for `options.cluster_group.group`.
+        control_timeout: Longest wait for an answer of the cluster or of a replica that is asked something beside the
+            calls, in seconds.
+        auth: How Ray's processes show that they belong together. `inherit`: as the variable `RAY_AUTH_MODE` says;
+            `token`: with a token; `disabled`: not at all, so that whoever reaches the cluster can use it.
+    """
+
+    address: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))
+    namespace: str = attrs.field(default="sage-deploy", validator=attrs.validators.min_len(1))
+    groups: Mapping[str, GroupOptions] = attrs.field(factory=dict)
+    control_timeout: float = attrs.field(default=5.0, validator=attrs.validators.gt(0), metadata={"unit": "seconds"})
+    auth: Literal["inherit", "token", "disabled"] = "inherit"

@@ -256,10 +256,10 @@ def _orders(spec: ReplicaSpec, book: _Book) -> tuple[_Order, ...]:
         return book.replicas(node, spec.index)
 
     def free(node: Node) -> str:
-        return f"{_CPU.number(book.free[node.id].cpu)} of {_CPU.words(_parts(node.total).cpu)} free"
+        return f"{_CPU.number(book.free[node.id].cpu)} of {_CPU.number(_parts(node.total).cpu)}"
 
     def alike(node: Node) -> str:
-        return f"has {_count(count(node), 'replica')} of the service and {free(node)} like others"
+        return f"has {_count(count(node), 'replica')} of the service and {free(node)} CPUs free like others"
 
     return (
         _Order(
@@ -269,8 +269,8 @@ def _orders(spec: ReplicaSpec, book: _Book) -> tuple[_Order, ...]:
         ),
         _Order(
             lambda node: -sign * book.free[node.id].cpu,
-            lambda node: f"has the {cpus} CPUs free of those with {_count(count(node), 'replica')}: {free(node)}",
-            lambda node: f"has room, but {_LESS[cpus]} CPUs free: {free(node)}",
+            lambda node: f"has the {cpus} CPUs free of those with {_count(count(node), 'replica')}, {free(node)}",
+            lambda node: f"has room, but {_LESS[cpus]} CPUs free, {free(node)}",
         ),
         _Order(
             lambda node: node.name,

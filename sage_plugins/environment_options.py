@@ -1,0 +1,153 @@
+"""The options of plugins for a whole environment: what files and code say of them, and what is wrong with that."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sage_plugins.errors import PluginError, text_of
+from sage_plugins.structure import structure
+from sage_plugins.values import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.deployment_file.reader import DeploymentFile
+    from sage_plugins.origins import Origin
+    from sage_plugins.plugins import Registry
+    from sage_plugins.values import EnvironmentOptions
+
+__all__ = ["NO_OPTIONS", "GivenOptions", "environment_options"]
+
+#: Options for a whole environment, if nothing says any.
+NO_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+
+
+def environment_options(
+    declared: EnvironmentOptions, given: Mapping[str, Mapping[str, Any]]
+) -> tuple[Any, list[Problem]]:
+    """
+    An instance of the declared class, or every reason why there is none.
+
+    Args:
+        declared: What a plugin reads.
+        given: The options of all plugins, by ID.
+    """
+    return structure(declared.options_class(), given.get(declared.id, {}), key=f"options.{declared.id}")
+
+
+class GivenOptions(NamedTuple):
+    """
+    What code and files say for a whole environment, by the ID of the options.
+
+    Of an option that several of them set, the value given in code counts, else that of the file loaded last.
+
+    Attributes:
+        in_code: What was given in code.
+        files: The files, in the order in which they were loaded.
+    """
+
+    in_code: Mapping[str, Mapping[str, Any]] = NO_OPTIONS
+    files: Sequence[DeploymentFile] = ()
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """All options that are set."""
+        merged: dict[str, dict[str, Any]] = {}
+        for options in (*(file.options for file in self.files), self.in_code):
+            for id, values in options.items():
+                merged.setdefault(id, {}).update(values)
+        return merged
+
+    def origin(self, id: str, path: str) -> Origin:
+        """Who set the option of *id* at *path*, such as `"address"`."""
+        from sage_plugins.deployment_file.layers import origin_of
+        from sage_plugins.origins import ARGUMENT, DEFAULT
+
+        name = path.partition(".")[0]
+        if name in self.in_code.get(id, {}):
+            return ARGUMENT
+        for file in reversed(self.files):
+            if name in file.options.get(id, {}):
+                return origin_of((file.layer,), f"options.{id}.{path}", file.path) or DEFAULT
+        return DEFAULT
+
+    def problems(self, registry: Registry) -> list[Problem]:
+        """
+        Everything wrong with options that a plugin reads; those of files have their places.
+
+        Raises:
+            PluginError: A plugin's options class cannot be used.
+        """
+        found: list[Problem] = []
+        readers, given = registry.environment_options(), self.values()
+        for id in given:
+            if id not in readers:
+                continue
+            try:
+                _, wrong = environment_options(readers[id].registration, given)
+            except Exception as error:
+                source = readers[id].plugin.source
+                msg = f"options '{id}' from {source} have no class that can be used: {text_of(error)}"
+                raise PluginError(msg) from error
+            found += map(self._placed, wrong)
+        return found
+
+    def notes(self, registry: Registry, configs: Sequence[ServiceDeploymentConfig]) -> list[Problem]:
+        """What is said without effect: options that no installed plugin reads, and those that no service needs."""
+        if not self.values():
+            return []
+        from sage_plugins.plugins import how_to_install
+        from sage_plugins.spelling import did_you_mean
+
+        readers = registry.environment_options()
+        used = {
+            entry.registration.environment_options.id
+            for (kind, id), entry in registry.entries().items()
+            if entry.registration.environment_options is not None and any(id in _named(each)[kind] for each in configs)
+        }
+        notes: list[Problem] = []
+        for id in self.values():
+            message = "has no effect: no installed plugin reads options for the whole file by this ID"
+            fix = "remove it"
+            if id in readers:
+                message = f"has no effect: no service uses a plugin of {readers[id].plugin.source} that reads it"
+            elif near := did_you_mean(id, readers):
+                fix = f"did you mean {near!r}?"
+            elif extra := how_to_install(id):
+                fix = extra
+            if id not in used:
+                notes += self._placed_everywhere(Problem("W12", f"options.{id}", message, fix))
+        return notes
+
+    def _placed(self, problem: Problem) -> Problem:
+        """The problem, with its place if its value stands in a file."""
+        _, id, *path = problem.key.split(".")
+        if path and path[0] in self.in_code.get(id, {}):
+            return problem
+        for file in reversed(self.files):
+            values = file.options.get(id)
+            if values is not None and (not path or path[0] in values):
+                return _in_file(file, problem)
+        return problem
+
+    def _placed_everywhere(self, problem: Problem) -> list[Problem]:
+        id = problem.key.partition(".")[2]
+        found = [_in_file(file, problem) for file in self.files if id in file.options]
+        return [*found, problem] if id in self.in_code else found
+
+
+def _in_file(file: DeploymentFile, problem: Problem) -> Problem:
+    from sage_plugins.deployment_file.reader import file_problem  # only who has files needs their reader
+
+    return file_problem(file, problem)
+
+
+def _named(config: ServiceDeploymentConfig) -> dict[str, tuple[str | None, ...]]:
+    """The IDs that a configuration names, by kind of plugin."""
+    return {
+        "target": (config.target,),
+        "threading strategy": (config.threading_strategy,),
+        "load balancer": (config.load_balancer,),
+        "monitor": tuple(config.monitors),
+    }
