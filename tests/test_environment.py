@@ -372,6 +372,16 @@ def test_plan_says_what_is_advisory(env, given):
     env.deploy()
 
 
+def test_placement_has_no_effect_in_one_process_and_the_plan_says_so(env, given):
+    config = ServiceDeploymentConfig(spread="pack", max_replicas_per_node=1)
+    env.register_service_with_config("svc", given, deployment_config=config)
+    warnings = env.plan().services[0].warnings
+    assert [(each.id, each.key, each.other) for each in warnings] == [
+        ("W12", "spread", "target"),
+        ("W12", "max_replicas_per_node", "target"),
+    ]
+
+
 def test_plan_of_an_unknown_plugin_says_which_service(env, given):
     config = ServiceDeploymentConfig(target="locale")
     env.register_service_with_config("svc", given, deployment_config=config)

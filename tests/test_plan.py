@@ -69,7 +69,7 @@ class Nodes:
         return [
             Placed("node-a", "the only node with room", full)
             if spec.index == 0
-            else Refused("no node has room for it", {"node-a": "one replica a node", **full})
+            else Refused("no node has room for it", {"node-a": "one replica a node", **full}, "E806")
             for spec in specs
         ]
 
@@ -224,13 +224,20 @@ class TestPlacement:
         plan = on_nodes(replicas=2, load_balancing=True).plan()
         first, second = plan.services[0].replicas
         assert (first.where, first.refused["node-c"]) == ("node-a", "has no label zone=a")
-        assert (second.where, second.reason) == (None, "no node has room for it")
+        assert (second.where, second.reason, second.rule) == (None, "no node has room for it", "E806")
         assert plan.unplaced == (second,)
         text = str(plan)
         assert "kv#0 -> node-a  (the only node with room)" in text
         assert "- not node-b: 0 of 4 CPUs are free" in text
-        assert "! replica   kv#1 -> nowhere  (no node has room for it)" in text
+        assert "! replica   kv#1 -> nowhere  (error E806: no node has room for it)" in text
         assert json.loads(plan.to_json())["services"][0]["replicas"][1]["where"] is None
+
+    def test_deployment_without_a_place_says_the_rule_and_the_reason_for_each_node(self, on_nodes):
+        with pytest.raises(errors.DeployError) as caught:
+            on_nodes(replicas=2, load_balancing=True).deploy()
+        first, *nodes = str(caught.value).split("\n")
+        assert first.endswith("replica kv#1 cannot be placed: error E806: no node has room for it")
+        assert "  node-a: one replica a node" in nodes
 
     @pytest.mark.parametrize("places", [None, [], [5], "x", [Placed("a", "b")] * 3, [Placed("a", "b", None)]], ids=str)
     def test_a_target_that_gives_no_place_for_each_replica_is_named(self, on_nodes, places):

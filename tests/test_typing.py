@@ -35,6 +35,7 @@ def test_every_public_name_has_its_type_checked(name):
 
 @pytest.mark.parametrize("registration", FIRST_PARTY)
 def test_every_plugin_is_assigned_to_its_interface(registration):
-    options = registration.options_class()
-    made = type(registration.create(options and options())).__name__
+    options, shared = registration.options_class(), registration.environment_options
+    environment = [] if shared is None else [shared.options_class()()]
+    made = type(registration.create(options and options(), *environment)).__name__
     assert made in names_in("interfaces.py"), f"typing_tests/interfaces.py does not assign {made} to its protocol"
