@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
 from sage_deploy_ray import failure, shipping
 from sage_deploy_ray.serving import ReplicaServer
 from sage_plugins.errors import CallError
+from sage_plugins.interfaces import ControlOp
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from sage_deploy_ray.protocol import Frame, Letter, Notice
-    from sage_plugins.interfaces import ControlOp
 
-__all__ = ["ReplicaActor"]
+__all__ = ["GROUPS", "ReplicaActor"]
 
-#: Calling processes that can wait for a replica's letters at once: each keeps one of these threads.
-EXCHANGES = 64
+#: Threads of the actor by what they do. Calls have the group without a name: each calling process keeps one of its
+#: threads waiting for letters, and uses a second one for a moment when it sends.
+GROUPS: Final = {"start": 1, "watch": 1, "stop": 2, "control": 4}
 
 
 class ReplicaActor:
@@ -37,7 +38,7 @@ class ReplicaActor:
         self._server: ReplicaServer | None = None
         self._over = threading.Event()
 
-    @ray.method(concurrency_group="life")
+    @ray.method(concurrency_group="start")
     def start(self, packed: bytes, node: str | None) -> tuple[int, Any]:
         """Build the replica; gives its slots, and what its constructor raised."""
         where = {"service": "", "replica": "", "node": node}
@@ -76,7 +77,7 @@ class ReplicaActor:
         except BaseException as error:  # noqa: BLE001 - a check may raise anything
             return None, server.packed(error, str(op))
 
-    @ray.method(concurrency_group="life")
+    @ray.method(concurrency_group="stop")
     def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
         """Stop the replica; gives how many calls still run, and its last statistics."""
         server = self._server

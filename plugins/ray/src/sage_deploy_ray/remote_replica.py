@@ -20,8 +20,7 @@ from sage_plugins.values import Outcome, ReplicaState, RunnerStats
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from sage_deploy_ray.protocol import Notice, Reply
-
+    from sage_deploy_ray.protocol import Notice
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
@@ -219,6 +218,11 @@ class RemoteReplica:
         self._given_up.clear()
         self._readings.clear()
 
+    @property
+    def gone(self) -> bool:
+        """Whether its process has ended."""
+        return self._ended or self._dead is not None
+
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """
         As `Replica.control`. Statistics that it cannot give any more, or not in time, are those that it gave last.
@@ -348,9 +352,7 @@ class RemoteReplica:
             call.expire()
             return None
         try:
-            packed = parcel.pack_arguments(
-                call.args, call.kwargs, service=self._spec.service, method=call.method.name
-            )
+            packed = parcel.pack_arguments(call.args, call.kwargs, service=self._spec.service, method=call.method.name)
         except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
             call.give_up(raised, Outcome.ERROR)
             return None

@@ -14,10 +14,10 @@ from sage_deploy_ray.protocol import Letter
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call
 from sage_plugins.clock import SYSTEM
-from sage_plugins.errors import CallError, CallTimeoutError
+from sage_plugins.errors import CallError
 from sage_plugins.host import Host
 from sage_plugins.stream import Channel, StreamCall
-from sage_plugins.values import CallOptions, MethodKind, Outcome, ReplicaState
+from sage_plugins.values import CallOptions, ReplicaState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -285,9 +285,7 @@ class _Report:
 
     __slots__ = ("_batch", "_call", "_server", "box", "id", "outcome", "spent", "told")
 
-    def __init__(
-        self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, batch: _BatchReport | None
-    ) -> None:
+    def __init__(self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, batch: _BatchReport | None) -> None:
         self.box = box
         self.id = id
         self.outcome: int | None = None
@@ -299,7 +297,10 @@ class _Report:
 
     def release(self) -> None:
         """The call is over."""
-        call, self._call = self._call, None  # the call refers to this: keeping both ways would leave it to the collector
+        call, self._call = (
+            self._call,
+            None,
+        )  # the call refers to this: keeping both ways would leave it to the collector
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
         error = call.exception_now()
         name = call.method.name

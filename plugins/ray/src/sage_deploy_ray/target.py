@@ -2,11 +2,207 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from sage_deploy_ray import cluster, this_machine
+from sage_deploy_ray.nodes import Resources
+from sage_deploy_ray.placement import Running, Spot, needs, place
+from sage_deploy_ray.selection import selector_for
+from sage_plugins.errors import DeployError
+from sage_plugins.values import Placed, Refused
 
-from sage_deploy_ray.actor import EXCHANGES, ReplicaActor
-from sage_deploy_ray.remote_replica import RemoteReplica
-from sage_deploy_ray.transport import Couriers, RayTransport
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sage_deploy_ray.nodes import Node
+    from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
+    from sage_deploy_ray.remote_replica import RemoteReplica
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import ReplicaEvents
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["RayTarget"]
+
+#: Threads of an actor for exchanges: so many calling processes, less a few, can use one replica.
+_EXCHANGES: Final = 64
+
+#: Seconds that a cluster takes, at most, to say that what was reserved is free again.
+_FREES_WITHIN_S: Final = 3.0
+_LOOK_AGAIN_S: Final = 0.05
+
+
+class _Reservation(NamedTuple):
+    """What a replica of this process takes from a node; the cluster says so a moment later."""
+
+    replica: RemoteReplica
+    need: Resources
+
+
+class _Ledger:
+    """What all services of this process have reserved, by node."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_node: defaultdict[str, list[_Reservation]] = defaultdict(list)
+        self._freed_at = -_FREES_WITHIN_S
+
+    def reserve(self, node_id: str, replica: RemoteReplica, need: Resources) -> None:
+        with self._lock:
+            self._by_node[node_id].append(_Reservation(replica, need))
+
+    def freed(self) -> None:
+        """A replica has ended: the cluster will find its resources free, but has not yet."""
+        with self._lock:
+            self._freed_at = time.monotonic()
+
+    @property
+    def frees(self) -> bool:
+        """Whether the cluster may still count something as reserved that is not."""
+        with self._lock:
+            return time.monotonic() - self._freed_at < _FREES_WITHIN_S
+
+    def corrected(self, node: Node) -> Node:
+        """*node* with no more free than what is not reserved from here."""
+        with self._lock:
+            held = self._by_node[node.id] = [each for each in self._by_node[node.id] if not each.replica.gone]
+        taken = [sum(amounts) for amounts in zip(*(each.need for each in held), strict=True)] or [0, 0, 0]
+        pairs = zip(node.free, node.total, taken, strict=True)
+        return node._replace(free=Resources(*(min(free, total - ours) for free, total, ours in pairs)))  # type: ignore[arg-type] # memory stays an integer
+
+
+_LEDGER: Final = _Ledger()
+
+
+class RayTarget:
+    """
+    Places replicas on nodes of a Ray cluster and starts each as an actor there.
+
+    Safe from any thread. Connects when it needs the cluster: a plan for a private runtime starts none.
+    """
+
+    def __init__(self, rule: str, options: ClusterGroupOptions | None, environment: RayOptions) -> None:
+        """
+        Prepare; connects to nothing.
+
+        Args:
+            rule: The target's ID, which says how nodes are selected.
+            options: The service's options for it.
+            environment: Which cluster.
+        """
+        self._rule = rule
+        self._options = options
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._connection: cluster.Connection | None = None  # guarded by _lock, as the next
+        self._couriers: Any = None
+        self._spots: dict[str, str] = {}  # node's ID by replica's
+        self._replicas: list[tuple[str, RemoteReplica]] = []  # with the node's ID; those that are gone are dropped
+
+    def _connect(self) -> cluster.Connection:
+        with self._lock:
+            if self._connection is None:
+                options = self._environment
+                self._connection = cluster.connect(
+                    address=options.address,
+                    namespace=options.namespace,
+                    control_timeout=options.control_timeout,
+                    auth=options.auth,
+                )
+            return self._connection
+
+    # -- where -------------------------------------------------------------------------------------------------------
+
+    def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
+        """
+        As `Target.place`.
+
+        Raises:
+            ClusterUnavailableError: The cluster does not say which nodes it has.
+        """
+        if self._connection is None and cluster.would_be_private(self._environment.address):
+            return self._place(specs, [this_machine.node()])
+        while True:
+            nodes = [_LEDGER.corrected(node) for node in self._connect().nodes()]
+            places = self._place(specs, nodes)
+            busy = any(isinstance(each, Refused) and each.rule == "E806" for each in places)
+            if not (busy and _LEDGER.frees):
+                return places
+            time.sleep(_LOOK_AGAIN_S)  # the cluster gives no notice
+
+    def _place(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
+        if not specs:
+            return []
+        selector = selector_for(self._rule, specs[0].config, self._options, self._environment)
+        with self._lock:
+            self._replicas = [(id, replica) for id, replica in self._replicas if not replica.gone]
+            running = [Running(id, replica.index) for id, replica in self._replicas]
+        places: list[Placed | Refused] = []
+        for spec, found in zip(specs, place(specs, nodes, selector, running), strict=True):
+            if isinstance(found, Spot):
+                self._spots[spec.id] = found.node_id
+                places.append(found.placed)
+            else:
+                places.append(found)
+        return places
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
+        """As `Target.start`; the first one connects, which may take as long as starting a private runtime."""
+        self._connect()
+        node_id = self._spots.pop(spec.id)
+        if node_id == this_machine.ID:  # planned before there was a runtime
+            (found,) = self.place([spec])
+            if isinstance(found, Refused):
+                raise DeployError(f"replica {spec.id} cannot be placed: {found}", service=spec.service, replica=spec.id)
+            at, node_id = found, self._spots.pop(spec.id)
+        from sage_deploy_ray.remote_replica import RemoteReplica
+        from sage_deploy_ray.transport import Couriers, RayTransport
+
+        need = needs(spec.config)
+        with self._lock:
+            if self._couriers is None:
+                self._couriers = Couriers(spec.service)
+        transport = RayTransport(lambda: _start_actor(need, node_id), at.node, self._couriers, _LEDGER.freed)
+        replica = RemoteReplica(spec, at.node, events, clock, transport)
+        _LEDGER.reserve(node_id, replica, need)
+        with self._lock:
+            self._replicas.append((node_id, replica))
+        return replica
+
+    def close(self) -> None:
+        """As `Target.close`."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            couriers, self._couriers = self._couriers, None
+        if couriers is not None:
+            couriers.close()
+        if connection is not None:
+            connection.release()
+
+
+def _start_actor(need: Resources, node_id: str) -> Any:
+    """A new actor on the node; returns at once, before it runs."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from sage_deploy_ray.actor import GROUPS, ReplicaActor
+
+    # Ray restarts nothing and tries nothing again: that is the supervisor's, which knows what may run twice.
+    return (
+        ray.remote(concurrency_groups=GROUPS)(ReplicaActor)
+        .options(
+            num_cpus=need.cpu,
+            num_gpus=need.gpu,
+            memory=need.memory or None,
+            max_concurrency=_EXCHANGES,
+            max_restarts=0,
+            max_task_retries=0,
+            enable_task_events=False,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        )
+        .remote(max(1, int(need.cpu)))
+    )

@@ -155,7 +155,13 @@ class RayTransport:
 
     receiver: Receiver
 
-    def __init__(self, make_actor: Callable[[], Any], node: str | None, couriers: Couriers) -> None:
+    def __init__(
+        self,
+        make_actor: Callable[[], Any],
+        node: str | None,
+        couriers: Couriers,
+        on_gone: Callable[[], None],
+    ) -> None:
         """
         Prepare the way; nothing happens before `start`.
 
@@ -163,7 +169,9 @@ class RayTransport:
             make_actor: Starts the actor and gives its handle.
             node: Name of the node, for the replica's own messages.
             couriers: Carry what arrives.
+            on_gone: Told when the actor has ended.
         """
+        self._on_gone = on_gone
         self._make_actor = make_actor
         self._node = node
         self._couriers = couriers
@@ -203,6 +211,7 @@ class RayTransport:
     def death(self, error: BaseException) -> BaseException:
         """What *error*, of Ray, says about the replica."""
         cause = error.cause if isinstance(error, RayTaskError) else error
+        self._on_gone()
         return ReplicaDiedError(f"replica {self._id} is gone: {line_of(cause)}", replica=self._id, node=self._node)
 
     def exchange(self, frame: Frame) -> Exchange:
@@ -233,3 +242,4 @@ class RayTransport:
             return Stopped(0, None)
         finally:
             ray.kill(self._actor, no_restart=True)
+            self._on_gone()

@@ -1,0 +1,18 @@
+"""The targets on a Ray cluster keep the semantics that are the same for all targets, with every strategy."""
+
+from __future__ import annotations
+
+import pytest
+
+from sage_plugins.testing import TargetConformance
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.usefixtures("cluster")
+class TestRemoteAny(TargetConformance):
+    plugin_id = "remote_any"
+    config = {"cpu_cores": 0.1}
+
+    def strategies(self):
+        return ["single", "multi", "pool", "async"]
