@@ -304,7 +304,7 @@ class Host:
         return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id)
 
     def compose_record(self) -> Callable[[int, int, float, float], None]:
-        """A `record(method, outcome, wait_s, run_s)` for whoever gives calls up in this process; not for two threads."""
+        """`record(method, outcome, wait_s, run_s)` for who gives up calls in this process; one thread at a time."""
         return self._envelope.compose_record()
 
     def control(self, op: ControlOp, arg: Any = None) -> Any:  # noqa: ARG002 - for operations that take one

@@ -99,9 +99,17 @@ class ServiceContext:
         return call is not None and call.done()
 
     def remaining(self) -> float | None:
-        """Seconds left for the call that is being answered, at least 0; None without a limit or outside a call."""
+        """
+        Seconds left for the call that is being answered, at least 0; None without a limit or outside a call.
+
+        It is 0 once nobody waits for the answer any more.
+        """
         call = CURRENT.get()
-        if call is None or call.deadline == inf:
+        if call is None:
+            return None
+        if call.settled():
+            return 0.0
+        if call.deadline == inf:
             return None
         return max(0.0, call.deadline - call.owner.clock.monotonic())
 

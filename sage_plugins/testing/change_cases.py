@@ -176,7 +176,7 @@ class ChangeCases(ServiceConformance):
         """After `startup_timeout` it is given up."""
         gate = self.watch()
         # The first replica starts within it.
-        service = self.deploy(LateNewcomer, gate.checkpoint, startup_timeout=2 * self.while_running)
+        service = self.deploy(LateNewcomer, gate.checkpoint, startup_timeout=self.starting)
         with pytest.raises(errors.DeployError, match=r"svc#1 not ready after"):
             service.env.scale(service.name, 2)
         assert _ids(service) == ["svc#0"]

@@ -144,6 +144,7 @@ class DeadlineCases(ServiceConformance):
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
             service.handle.with_options(timeout=self.while_running).call("hold_and_fail", gate.checkpoint)
+        assert service.outcomes == {"timeout": 1}
         gate.open()
         self.until(lambda: service.metrics.abandoned_count == 0)
         assert service.outcomes == {"timeout": 1}

@@ -106,6 +106,7 @@ class ServiceConformance(Conformance):
             it.
         short: Seconds of a time-out that a case lets pass in the queue.
         while_running: Seconds of a time-out that a case lets pass while a method runs: it must have started by then.
+        starting: Seconds of a `startup_timeout` that a case lets pass: a replica that nothing holds is ready by then.
     """
 
     known: ClassVar[Mapping[str, str]] = {**TARGET_CAPABILITIES, **STRATEGY_CAPABILITIES}
@@ -116,6 +117,7 @@ class ServiceConformance(Conformance):
     patience: float = 20.0
     short: float = 0.03
     while_running: float = 0.2
+    starting: float = 0.4
 
     def declared(self) -> Mapping[str, str]:
         """What target and strategy declare together."""

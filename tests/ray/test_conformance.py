@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from sage_plugins.testing import TargetConformance
@@ -12,7 +14,8 @@ pytestmark = pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 class TestRemoteAny(TargetConformance):
     plugin_id = "remote_any"
-    config = {"cpu_cores": 0.1}
+    config: ClassVar = {"cpu_cores": 0.1}
+    starting = 3.0  # a process takes longer than a thread
 
     def strategies(self):
         return ["single", "multi", "pool", "async"]

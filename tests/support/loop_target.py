@@ -1,4 +1,4 @@
-"""A target whose replicas are in this process but talk with their callers as if they were in another: frames, letters."""
+"""A target whose replicas are in this process but talk with their callers as if they were in another: by letter."""
 
 from __future__ import annotations
 

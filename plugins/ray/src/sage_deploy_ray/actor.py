@@ -35,20 +35,25 @@ class ReplicaActor:
     def __init__(self, threads: int) -> None:
         """*threads*: for numeric libraries, which read it when the service's class is unpickled."""
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-        self._server: ReplicaServer | None = None
+        self._lock = threading.Lock()
+        self._server: ReplicaServer | None = None  # guarded by _lock, as the next
+        self._stopped = False
         self._over = threading.Event()
 
     @ray.method(concurrency_group="start")
     def start(self, packed: bytes, node: str | None) -> tuple[int, Any]:
         """Build the replica; gives its slots, and what its constructor raised."""
-        where = {"service": "", "replica": "", "node": node}
+        service = replica = ""
         try:
             spec = shipping.unpack_spec(packed)
-            where |= {"service": spec.service, "replica": spec.id}
-            self._server = ReplicaServer(spec, node, self._find_service)
-            return self._server.start(), None
+            service, replica = spec.service, spec.id
+            with self._lock:
+                if self._stopped:
+                    return 0, None
+                server = self._server = ReplicaServer(spec, node, self._find_service)
+            return server.start(), None
         except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
-            return 0, failure.pack_error(error, method="", **where)
+            return 0, failure.pack_error(error, service=service, method="__init__", replica=replica, node=node)
 
     def _find_service(self, name: str) -> Any:
         msg = f"service '{name}' cannot be called from a replica on Ray: it lives in the process that deployed it"
@@ -80,7 +85,9 @@ class ReplicaActor:
     @ray.method(concurrency_group="stop")
     def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
         """Stop the replica; gives how many calls still run, and its last statistics."""
-        server = self._server
+        with self._lock:  # what has not been built by now never will
+            self._stopped = True
+            server = self._server
         left = 0 if server is None else server.stop(grace)
         stats = None if server is None else server.host.control(ControlOp.STATS)
         self._over.set()

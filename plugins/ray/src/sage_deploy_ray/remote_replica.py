@@ -363,7 +363,7 @@ class RemoteReplica:
             return None
         call.context = None  # it does not travel
         streams = isinstance(call, StreamCall)
-        if streams:
+        if isinstance(call, StreamCall):
             self._readings[number] = _Reading(self, call, number)
         return CallItem(number, call.method.index, packed, now - call.since, call.deadline - now, streams)
 
@@ -391,7 +391,7 @@ class RemoteReplica:
             reading.close()
 
     def counts(self, call: Call, outcome: int, spent: float) -> bool:
-        """Whether the replica counts a call that was given up while it ran; it is told to, and to stop its coroutine."""
+        """Whether the replica counts a call that was given up while it ran: it is told to, and to stop a coroutine."""
         if call is self._counted:
             return True
         number = self._number_of.get(call)

@@ -153,13 +153,13 @@ class ReplicaServer:
             return None
         now = self.clock.monotonic()
         deadline = now + item.remaining
-        fields = (self, method, args, kwargs, _NO_OPTIONS, now - item.waited, deadline, deadline, Context())
+        fields: tuple[Any, ...] = (self, method, args, kwargs, _NO_OPTIONS, now - item.waited, deadline, deadline)
         call: Call
         if item.streams:
-            call = StreamCall(*fields, item_timeout=inf)
+            call = StreamCall(*fields, Context(), item_timeout=inf)
             call.channel = _Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
-            call = Call(*fields)
+            call = Call(*fields, Context())
         call._latch = _Report(self, box, item.id, call, batch)  # type: ignore[assignment] # noqa: SLF001 - see _Report
         box.calls[item.id] = call
         return call
@@ -253,14 +253,12 @@ class _Events:
 
     def __init__(self, server: ReplicaServer, find_service: Callable[[str], Any]) -> None:
         self._server = server
-        self.service = find_service
+        self.service: Any = find_service
+        self.freed: Callable[[Any], None] = server.work_ended
+        self.follow: Callable[[Any], Any | None] = server.work_ended  # nothing follows: what waits is at the callers
 
-    def freed(self, ended: Any) -> None:
-        self._server.work_ended(ended)
-
-    def follow(self, ended: Any) -> Any | None:
-        self._server.work_ended(ended)
-        return None  # what waits is queued at the callers
+    def refused(self, work: Any) -> None:
+        """A host never refuses."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         self._server.changed(state, cause)
@@ -297,10 +295,8 @@ class _Report:
 
     def release(self) -> None:
         """The call is over."""
-        call, self._call = (
-            self._call,
-            None,
-        )  # the call refers to this: keeping both ways would leave it to the collector
+        # The call refers to this: keeping both ways would leave every call to the collector.
+        call, self._call = self._call, None
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
         error = call.exception_now()
         name = call.method.name

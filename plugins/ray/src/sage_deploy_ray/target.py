@@ -70,7 +70,7 @@ class _Ledger:
             held = self._by_node[node.id] = [each for each in self._by_node[node.id] if not each.replica.gone]
         taken = [sum(amounts) for amounts in zip(*(each.need for each in held), strict=True)] or [0, 0, 0]
         pairs = zip(node.free, node.total, taken, strict=True)
-        return node._replace(free=Resources(*(min(free, total - ours) for free, total, ours in pairs)))  # type: ignore[arg-type] # memory stays an integer
+        return node._replace(free=Resources(*(min(free, total - ours) for free, total, ours in pairs)))
 
 
 _LEDGER: Final = _Ledger()
@@ -193,7 +193,7 @@ def _start_actor(need: Resources, node_id: str) -> Any:
 
     # Ray restarts nothing and tries nothing again: that is the supervisor's, which knows what may run twice.
     return (
-        ray.remote(concurrency_groups=GROUPS)(ReplicaActor)
+        ray.remote(concurrency_groups=GROUPS)(ReplicaActor)  # type: ignore[call-overload] # its stub lacks them
         .options(
             num_cpus=need.cpu,
             num_gpus=need.gpu,
