@@ -6,7 +6,15 @@ import os
 
 import pytest
 
-from sage_deploy_ray.exposure import check_cluster, check_token_file, check_version, is_loopback, version_of
+from sage_deploy_ray.exposure import (
+    check_cluster,
+    check_installation,
+    check_token_file,
+    check_version,
+    is_loopback,
+    version_of,
+)
+from sage_plugins import doctor
 
 OPEN, CLOSED = "10.0.0.1:6379", "127.0.0.1:6379"
 
@@ -80,3 +88,25 @@ def test_token_file_that_is_not_there_is_no_finding(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
 
     assert not list(check_token_file({}))
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, 0),
+        ({"RAY_ADDRESS": OPEN}, 0),
+        ({"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "disabled"}, 0),
+        ({"RAY_ADDRESS": OPEN, "RAY_AUTH_MODE": "disabled"}, 1),
+    ],
+)
+def test_variables_that_ask_for_an_open_cluster(variables, found, tmp_path, monkeypatch):
+    """What can be seen without a connection."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    version, *others = check_installation(variables)
+
+    assert version.status == "ok"
+    assert len(others) == found
+
+
+def test_doctor_looks_at_ray():
+    assert "Ray" in {finding.name for finding in doctor.examine()}
