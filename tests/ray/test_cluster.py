@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from own_head import OwnHead
+from ray_cluster import title_of
 from sage_deploy_ray import cluster as connection
 from sage_deploy_ray.cluster import connect
 from sage_plugins.errors import ClusterUnavailableError
@@ -30,7 +31,7 @@ PREFACE = """
 
 
 @pytest.fixture
-def in_process(tmp_path):
+def in_process(tmp_path, ray_folder):
     """Run a program in a process of its own, with *address* as its argument; gives what it prints."""
 
     def run(source, address="", rc=0, **variables):
@@ -227,13 +228,13 @@ def test_runtime_of_its_own_ends_with_the_last_user(in_process):
     assert said.splitlines() == ["True [True]", "True", "False []"]
 
 
-def test_forgotten_connection_keeps_no_process_and_does_not_hang_the_interpreter(in_process, tmp_path):
-    said = in_process("mine = connect(); import ray; print(ray.nodes()[0]['RayletSocketName'])", RAY_TMPDIR="/tmp")  # noqa: S108 - short
+def test_forgotten_connection_keeps_no_process_and_does_not_hang_the_interpreter(in_process, ray_folder):
+    said = in_process("mine = connect(); import ray; print(ray.nodes()[0]['RayletSocketName'])")
 
     session = said.rpartition("/sockets/")[0]
-    left = [pid for pid in os.listdir("/proc") if pid.isdecimal() and session in _command(pid)]  # noqa: PTH208 - no files
-    assert session.startswith("/tmp/")  # noqa: S108 - as above
-    assert not left
+    assert session.startswith(f"{ray_folder}/")
+    processes = [pid for pid in os.listdir("/proc") if pid.isdecimal()]  # noqa: PTH208 - no files
+    assert not [pid for pid in processes if session in title_of(int(pid))]
 
 
 def test_joined_cluster_is_left_by_the_last_user(in_process, cluster):
@@ -254,6 +255,31 @@ def test_joined_cluster_is_left_by_the_last_user(in_process, cluster):
     )
 
     assert said.splitlines() == ["True 4 sage-deploy", "True", "False", "4"]
+
+
+def test_ray_that_the_program_shuts_down_is_not_started_by_a_question(in_process, cluster):
+    """Ray starts a runtime whenever it is asked something without one; a new connection is what begins it again."""
+    said = in_process(
+        """
+        mine = connect(address=address)
+        import ray
+        ray.shutdown()
+        try:
+            mine.nodes()
+        except ClusterUnavailableError as error:
+            print(error)
+        print(ray.is_initialized())
+        again = connect(address=address)
+        mine.release()
+        print(len(again.nodes()))
+        again.release()
+        """,
+        cluster.address,
+    )
+
+    error, *others = said.splitlines()
+    assert error.startswith(f"Ray was shut down in this process, so the cluster at {cluster.address} cannot be asked")
+    assert others == ["False", "4"]
 
 
 def test_variable_names_the_cluster_where_the_options_do_not(in_process, cluster):
@@ -339,8 +365,8 @@ REFUSED = """
         ("ray://127.0.0.1:10001", "is an address of Ray Client"),
     ],
 )
-def test_address_without_a_cluster_is_refused_at_once(in_process, tmp_path, address, says):
-    said = in_process(REFUSED, address, RAY_TMPDIR=str(tmp_path))
+def test_address_without_a_cluster_is_refused_at_once(in_process, address, says):
+    said = in_process(REFUSED, address)
 
     assert says in said
     assert said.splitlines()[-1] == "True"
@@ -470,9 +496,3 @@ def test_time_without_the_head_is_long_unless_the_user_said_otherwise(in_process
 
     assert in_process(source, cluster.address).split() == ["86400"]
     assert in_process(source, cluster.address, RAY_gcs_rpc_server_reconnect_timeout_s="7").split() == ["7"]
-
-
-def _command(pid: str) -> str:
-    from ray_cluster import title_of
-
-    return title_of(int(pid))
