@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Final
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sage_plugins.findings import Finding
     from sage_plugins.values import Registration
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
@@ -84,5 +87,22 @@ def sage_register_monitors() -> list[Registration]:  # type: ignore[empty-body]
         @hookimpl
         def sage_register_monitors():
             return [Registration("audit", create_audit, "Writes every call to a file", options=AuditOptions)]
+        ```
+    """
+
+
+@hookspec
+def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:  # type: ignore[empty-body]
+    """
+    Offer checks for `sage-deploy doctor`. Called once per registry, when it is first looked at.
+
+    Return functions without arguments that look at what the plugin needs of this machine: each gives findings, also if
+    all is well, and starts and changes nothing. They run in the doctor only, and may import what they like.
+
+    Example:
+        ```python
+        @hookimpl
+        def sage_register_checks():
+            return [check_driver]
         ```
     """

@@ -21,8 +21,9 @@ from sage_plugins.hookspecs import PROJECT
 from sage_plugins.values import Problem, Registration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from sage_plugins.findings import Finding
     from sage_plugins.values import EnvironmentOptions
 
 __all__ = [
@@ -172,10 +173,12 @@ class Registry:
     Attributes:
         plugins: The plugins that were loaded.
         failures: Those that were not, with the reason; they hurt only who needs them.
+        checks: What they have `sage-deploy doctor` look at, each with its plugin.
     """
 
     plugins: tuple[Plugin, ...]
     failures: tuple[Failure, ...]
+    checks: tuple[tuple[Plugin, Callable[[], Iterable[Finding]]], ...]
 
     def __init__(self, loaded: Iterable[tuple[Plugin, Any]], failures: Iterable[Failure] = ()) -> None:
         """
@@ -190,17 +193,21 @@ class Registry:
         self._environment: dict[str, RegisteredOptions] = {}
         plugins: list[Plugin] = []
         failed = list(failures)
+        checks: list[tuple[Plugin, Callable[[], Iterable[Finding]]]] = []
         for plugin, module in loaded:
             try:
                 found = _register(manager, plugin, module)
+                offered = _checks(manager, plugin, module)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - it must not stop services that do not use it
                 failed.append(Failure(plugin, error))
                 continue
             plugins.append(plugin)
+            checks += ((plugin, check) for check in offered)
             for kind, registration in found:
                 self._add(kind, Registered(registration, plugin))
         self.plugins = tuple(plugins)
         self.failures = tuple(failed)
+        self.checks = tuple(checks)
 
     @classmethod
     def discover(cls) -> Registry:
@@ -376,9 +383,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
     plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
     found: list[tuple[str, Registration]] = []
     for kind, hook in KINDS.items():
-        # Only this plugin's own implementations: one that raises must not hide the others'.
-        others = [known for known in manager.get_plugins() if known is not module]
-        for registrations in manager.subset_hook_caller(hook, others)():
+        for registrations in _own(manager, module, hook):
             for registration in registrations:
                 if not isinstance(registration, Registration):
                     msg = (
@@ -406,3 +411,20 @@ def _check_agreement(plugin: Plugin, registrations: Iterable[Registration]) -> N
                 f"{shared.id!r}: give all registrations the same"
             )
             raise PluginError(msg)
+
+
+def _checks(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[Callable[[], Iterable[Finding]]]:
+    hook = "sage_register_checks"
+    found = [check for checks in _own(manager, module, hook) for check in checks]
+    for check in found:
+        if not callable(check):
+            msg = f"{hook} of plugin {plugin.name!r} from {plugin.source} returned {check!r}, which cannot be called"
+            raise PluginError(msg)
+    return found
+
+
+def _own(manager: pluggy.PluginManager, module: Any, hook: str) -> list[Any]:
+    """What this plugin's own implementations return: one that raises must not hide the others'."""
+    others = [known for known in manager.get_plugins() if known is not module]
+    results: list[Any] = manager.subset_hook_caller(hook, others)()
+    return results

@@ -10,8 +10,11 @@ import tempfile
 import pytest
 
 from command_line import PATIENCE, SCRIPT, installed, register, sage_deploy, surroundings
-from sage_plugins import doctor
+from sage_plugins import doctor, hookimpl
 from sage_plugins.control_groups import ControlGroups
+from sage_plugins.errors import PluginError
+from sage_plugins.findings import Finding
+from sage_plugins.plugins import Registry
 
 
 def findings(done):
@@ -223,3 +226,31 @@ def test_narrow_container_is_a_warning(name, files, words, tmp_path, monkeypatch
     (finding,) = doctor.CHECKS[name]()
     assert finding.status == "warning"
     assert finding.found.startswith(words)
+
+
+def test_checks_of_plugins_are_run(monkeypatch):
+    """What one finds stands there, and one that cannot be run hides nothing."""
+
+    class Plugin:
+        @hookimpl
+        def sage_register_checks(self):
+            return [lambda: 1 / 0, lambda: [Finding("GPU", "ok", "none is needed")]]
+
+    registry = Registry.of(Plugin())
+    monkeypatch.setattr(Registry, "discover", lambda: registry)
+
+    *_, broken, found = doctor.examine()
+
+    assert (broken.name, broken.status) == ("plugin Plugin", "warning")
+    assert "ZeroDivisionError" in broken.found
+    assert found == Finding("GPU", "ok", "none is needed")
+
+
+def test_check_that_cannot_be_called_is_no_check():
+    class Plugin:
+        @hookimpl
+        def sage_register_checks(self):
+            return ["the driver"]
+
+    with pytest.raises(PluginError, match=r"sage_register_checks .* returned 'the driver', which cannot be called"):
+        Registry.of(Plugin())

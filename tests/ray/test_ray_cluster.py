@@ -103,8 +103,9 @@ def test_forgotten_actor_is_caught_and_named(cluster, actor_on, caught):
     assert f"worker process {pid} on node-a1: ray::Actor" in said
 
 
-def test_actor_that_finds_no_node_is_caught(cluster, caught):
+def test_actor_that_finds_no_node_is_caught(cluster, caught, until):
     actor = Actor.options(num_cpus=1000).remote()
+    until(cluster.held)  # Ray registers it behind our back
 
     assert "actor Actor " in caught()
 

@@ -8,12 +8,13 @@ from sage_plugins.hookspecs import hookimpl
 from sage_plugins.values import EnvironmentOptions, Registration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
+    from sage_plugins.findings import Finding
     from sage_plugins.values import Explanation, Problem
 
-__all__ = ["sage_register_targets"]
+__all__ = ["sage_register_checks", "sage_register_targets"]
 
 # Everything else of this package is imported in the bodies, which keeps discovery cheap.
 
@@ -117,3 +118,15 @@ def sage_register_targets() -> list[Registration]:
             environment_options=_ENVIRONMENT,
         ),
     ]
+
+
+def _check_installation() -> Iterable[Finding]:
+    from sage_deploy_ray.exposure import check_installation
+
+    return check_installation()
+
+
+@hookimpl
+def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:
+    """Look at Ray's version, and at what of its cluster is open to others."""
+    return [_check_installation]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.findings import Finding
 
-__all__ = ["Auth", "Connection", "connect"]
+__all__ = ["Auth", "Connection", "connect", "would_be_private"]
 
 Auth = Literal["inherit", "token", "disabled"]
 
@@ -112,6 +112,11 @@ class Connection:
             raise ClusterUnavailableError(
                 f"the connection to the Ray cluster at {self.address} was released: connect again to ask for {what}"
             )
+        if not _initialized():  # Ray would start a runtime of its own to answer
+            raise ClusterUnavailableError(
+                f"Ray was shut down in this process, so the cluster at {self.address} cannot be asked for {what}: "
+                "leave ray.shutdown() to the last service that is closed, or deploy again"
+            )
         limit = self.control_timeout if timeout is None else timeout
         try:
             return self._runtime.inquirer.ask(question, limit)
@@ -153,8 +158,7 @@ class Connection:
             if self._runtime.users > 0 or _runtime is not self._runtime:
                 return
             _runtime = None
-            if self._runtime.ours and _holder is not None and not _holder.end(_STOP_S):
-                _LOG.warning("Ray did not end within %g s; its processes end with this one", _STOP_S)
+            _end(self._runtime)
 
     def _unavailable(self, what: str) -> ClusterUnavailableError:
         return ClusterUnavailableError(
@@ -195,7 +199,8 @@ def connect(
     global _runtime  # noqa: PLW0603 - Ray is one a process
     with _lock:
         _refuse_forked()
-        if _runtime is not None and not _initialized():  # the program has ended it behind our back
+        if _runtime is not None and not _initialized():  # the program has shut it down itself
+            _end(_runtime)
             _runtime = None
         if _runtime is None:
             runtime = _existing() or _begin(address, namespace, control_timeout, auth)
@@ -328,6 +333,11 @@ def _shutdown() -> None:
 
     with termination.unchanged():
         ray.shutdown()
+
+
+def _end(runtime: _Runtime) -> None:
+    if runtime.ours and _holder is not None and not _holder.end(_STOP_S):
+        _LOG.warning("Ray did not end within %g s; its processes end with this one", _STOP_S)
 
 
 def _why_not(where: str, error: Exception) -> str:

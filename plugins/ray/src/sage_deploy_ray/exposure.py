@@ -13,7 +13,15 @@ from sage_plugins.findings import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["OLDEST_RAY", "check_cluster", "check_token_file", "check_version", "is_loopback", "version_of"]
+__all__ = [
+    "OLDEST_RAY",
+    "check_cluster",
+    "check_installation",
+    "check_token_file",
+    "check_version",
+    "is_loopback",
+    "version_of",
+]
 
 #: The first version of Ray without CVE-2026-27482, by which a web page could change a cluster.
 OLDEST_RAY: Final = (2, 54)
@@ -44,6 +52,17 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_installation(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+    """What can be said of Ray without connecting: its version, and what the variables ask for."""
+    from importlib import metadata
+
+    yield check_version(metadata.version("ray"))
+    yield from check_token_file(environment)
+    address = environment.get("RAY_ADDRESS", "")
+    if address not in ("", "auto", "local") and environment.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        yield from check_cluster(address, token=False, dashboard=None)
 
 
 def check_version(version: str) -> Finding:

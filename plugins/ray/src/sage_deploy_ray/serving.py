@@ -153,13 +153,14 @@ class ReplicaServer:
             return None
         now = self.clock.monotonic()
         deadline = now + item.remaining
-        fields: tuple[Any, ...] = (self, method, args, kwargs, _NO_OPTIONS, now - item.waited, deadline, deadline)
+        since, context = now - item.waited, Context()
+        fields: tuple[Any, ...] = (self, method, args, kwargs, _NO_OPTIONS, since, deadline, deadline, context)
         call: Call
         if item.streams:
-            call = StreamCall(*fields, Context(), item_timeout=inf)
+            call = StreamCall(*fields, item_timeout=inf)
             call.channel = _Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
-            call = Call(*fields, Context())
+            call = Call(*fields)
         call._latch = _Report(self, box, item.id, call, batch)  # type: ignore[assignment] # noqa: SLF001 - see _Report
         box.calls[item.id] = call
         return call

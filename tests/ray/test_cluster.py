@@ -1,0 +1,498 @@
+"""One connection to a Ray cluster a process: who owns it, what it costs the process, and what its errors say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from own_head import OwnHead
+from ray_cluster import title_of
+from sage_deploy_ray import cluster as connection
+from sage_deploy_ray.cluster import connect
+from sage_plugins.errors import ClusterUnavailableError
+
+pytestmark = pytest.mark.ray
+
+#: What every program begins with: Ray's own chatter would be in the way.
+PREFACE = """
+    import os, signal, sys, threading, time
+    from sage_deploy_ray.cluster import connect
+    from sage_plugins.errors import *
+    address = sys.argv[1]
+"""
+
+
+@pytest.fixture
+def in_process(tmp_path, ray_folder):
+    """Run a program in a process of its own, with *address* as its argument; gives what it prints."""
+
+    def run(source, address="", rc=0, **variables):
+        path = tmp_path / "program.py"
+        path.write_text(textwrap.dedent(PREFACE) + textwrap.dedent(source), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, path, address],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert done.returncode == rc, f"{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "SIGTERM received" not in done.stderr, "Ray's handler is at work"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def connected(cluster):
+    """Connections of this process, which is a driver already; all are released when the test ends."""
+    made = []
+
+    def make(**options):
+        made.append(connect(**options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.release()
+
+
+# -- a Ray that is there already -------------------------------------------------------------------------------------
+
+
+def test_ray_that_the_program_began_is_used_and_left_alone(cluster):
+    first, second = connect(), connect(namespace="other")
+
+    assert (first.address, first.owned) == (cluster.address, False)
+    assert (first.namespace, second.namespace) == ("sage-deploy", "other")
+
+    for each in (first, second, first):
+        each.release()
+    assert ray.is_initialized()
+
+
+def test_worker_of_the_cluster_uses_the_connection_that_it_has(cluster):
+    @ray.remote(num_cpus=0.01)
+    class Actor:
+        def look(self):
+            mine = connect()
+            found = mine.address, mine.owned, len(mine.nodes())
+            mine.release()
+            return found, ray.is_initialized()
+
+    actor = Actor.remote()
+    try:
+        found = ray.get(actor.look.remote(), timeout=30)
+    finally:
+        ray.kill(actor)
+    assert found == ((cluster.address, False, 4), True)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.77:6379", "local"])
+def test_another_address_than_that_of_this_process_is_refused(connected, cluster, address):
+    connected()
+
+    with pytest.raises(ClusterUnavailableError) as found:
+        connect(address=address)
+
+    assert cluster.address in str(found.value)
+    assert repr(address) in str(found.value)
+    assert "one cluster a process" in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["the same", "auto", "by its host's name"])
+def test_the_same_address_is_not_refused(connected, cluster, name, monkeypatch):
+    monkeypatch.setattr(connection.socket, "gethostbyname", {"head": cluster.address.rpartition(":")[0]}.get)
+    by_name = f"head:{cluster.address.rpartition(':')[2]}"
+    connected()
+
+    connected(address={"the same": cluster.address, "auto": "auto"}.get(name, by_name))
+
+
+# -- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def test_nodes_say_what_they_are_and_have(connected, cluster):
+    nodes = {node.name: node for node in connected().nodes()}
+
+    assert list(nodes) == ["head", "node-a1", "node-a2", "node-b1"]
+    gpu = nodes["node-b1"]
+    assert gpu.id == cluster.nodes["node-b1"].id
+    assert gpu.labels.items() >= {"zone": "b", "tier": "gpu"}.items()
+    assert gpu.total == gpu.free == (32.0, 4 * 2**30, 2.0)
+    assert nodes["head"].total.cpu == 0
+    assert gpu.hostname == os.uname().nodename
+    assert gpu.address == cluster.address.rpartition(":")[0]
+
+
+def test_what_an_actor_reserves_is_not_free(connected, cluster, until):
+    there = NodeAffinitySchedulingStrategy(cluster.nodes["node-b1"].id, soft=False)
+
+    @ray.remote(num_cpus=32, num_gpus=0.5, memory=2**30, scheduling_strategy=there)
+    class Actor:
+        pass
+
+    def free():
+        return {node.name: node.free for node in connected().nodes()}["node-b1"]
+
+    actor = Actor.remote()
+    until(lambda: free() == (0.0, 3 * 2**30, 1.5))
+    ray.kill(actor)
+    until(lambda: free() == (32.0, 4 * 2**30, 2.0))
+
+
+def test_dead_node_is_not_listed(connected, cluster):
+    node = cluster.add("node-x1")
+    assert "node-x1" in {each.name for each in connected().nodes()}
+
+    node.kill()
+    cluster.wait_until_dead(node)
+
+    assert "node-x1" not in {each.name for each in connected().nodes()}
+
+
+# -- questions without an answer -------------------------------------------------------------------------------------
+
+
+def test_question_that_ray_does_not_answer_ends_in_time_and_says_what_to_do(connected, cluster):
+    answer = threading.Event()
+    mine = connected(control_timeout=0.05)
+
+    with pytest.raises(ClusterUnavailableError) as found:
+        mine.ask("its actors", answer.wait)
+
+    answer.set()
+    assert str(found.value).startswith(f"the Ray cluster at {cluster.address} did not say its actors within 0.05 s")
+    assert f"ray status --address {cluster.address}" in str(found.value)
+
+
+def test_questions_without_an_answer_do_not_pile_up(connected):
+    """The ninth is not asked at all, and fails at once; once the others are answered there is room again."""
+    answer = threading.Event()
+    mine = connected(control_timeout=60)
+
+    for _ in range(8):
+        with pytest.raises(ClusterUnavailableError):
+            mine.ask("its actors", answer.wait, timeout=0)
+    with pytest.raises(ClusterUnavailableError, match="8 earlier questions are still without an answer"):
+        mine.ask("its actors", lambda: pytest.fail("was asked"))
+    answer.set()
+    for thread in threading.enumerate():
+        if thread.name == "sage-ray-control":
+            thread.join()
+
+    assert mine.nodes()
+
+
+def test_error_of_the_question_itself_is_raised_as_it_is(connected):
+    with pytest.raises(ZeroDivisionError):
+        connected().ask("nothing", lambda: 1 / 0)
+
+
+def test_released_connection_is_refused_and_says_so(connected):
+    mine = connected()
+    mine.release()
+
+    with pytest.raises(ClusterUnavailableError, match="was released: connect again"):
+        mine.nodes()
+
+
+# -- a Ray of our own ------------------------------------------------------------------------------------------------
+
+
+def test_runtime_of_its_own_ends_with_the_last_user(in_process):
+    """Without any address; a second environment shares it, and with it end the processes."""
+    said = in_process(
+        """
+        first = connect(control_timeout=0.1)
+        second = connect()
+        import ray
+        print(first.owned, [node.name == node.address for node in second.nodes()])
+        first.release()
+        print(ray.is_initialized())
+        second.release()
+        print(ray.is_initialized(), [t.name for t in threading.enumerate() if t.name.startswith("sage-ray")])
+        """
+    )
+
+    assert said.splitlines() == ["True [True]", "True", "False []"]
+
+
+def test_forgotten_connection_keeps_no_process_and_does_not_hang_the_interpreter(in_process, ray_folder):
+    said = in_process("mine = connect(); import ray; print(ray.nodes()[0]['RayletSocketName'])")
+
+    session = said.rpartition("/sockets/")[0]
+    assert session.startswith(f"{ray_folder}/")
+    processes = [pid for pid in os.listdir("/proc") if pid.isdecimal()]  # noqa: PTH208 - no files
+    assert not [pid for pid in processes if session in title_of(int(pid))]
+
+
+def test_joined_cluster_is_left_by_the_last_user(in_process, cluster):
+    said = in_process(
+        """
+        first, second = connect(address=address), connect(address=address)
+        import ray
+        print(first.owned, len(first.nodes()), ray.get_runtime_context().namespace)
+        first.release()
+        print(ray.is_initialized())
+        second.release()
+        print(ray.is_initialized())
+        again = connect(address=address)
+        print(len(again.nodes()))
+        again.release()
+        """,
+        cluster.address,
+    )
+
+    assert said.splitlines() == ["True 4 sage-deploy", "True", "False", "4"]
+
+
+def test_ray_that_the_program_shuts_down_is_not_started_by_a_question(in_process, cluster):
+    """Ray starts a runtime whenever it is asked something without one; a new connection is what begins it again."""
+    said = in_process(
+        """
+        mine = connect(address=address)
+        import ray
+        ray.shutdown()
+        try:
+            mine.nodes()
+        except ClusterUnavailableError as error:
+            print(error)
+        print(ray.is_initialized())
+        again = connect(address=address)
+        mine.release()
+        print(len(again.nodes()))
+        again.release()
+        """,
+        cluster.address,
+    )
+
+    error, *others = said.splitlines()
+    assert error.startswith(f"Ray was shut down in this process, so the cluster at {cluster.address} cannot be asked")
+    assert others == ["False", "4"]
+
+
+def test_variable_names_the_cluster_where_the_options_do_not(in_process, cluster):
+    said = in_process("mine = connect(); print(mine.address); mine.release()", RAY_ADDRESS=cluster.address)
+
+    assert said.split() == [cluster.address]
+
+
+@pytest.mark.parametrize("thread", ["main", "other"])
+def test_sigterm_does_what_it_did_before(in_process, cluster, thread):
+    """Python's handler is called, and Ray's C++, which would end the process 3 s later, is not."""
+    said = in_process(
+        f"""
+        import ctypes
+        def action():  # the pointer to the handler, with which `struct sigaction` begins
+            found = ctypes.create_string_buffer(1024)
+            assert ctypes.CDLL(None).sigaction(signal.SIGTERM, None, found) == 0
+            return found.raw[:8]
+        received = []
+        signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+        before = action()
+        made = []
+        if {thread == "main"}:
+            made.append(connect(address=address))
+        else:
+            worker = threading.Thread(target=lambda: made.append(connect(address=address)))
+            worker.start()
+            worker.join()
+        print(action() == before)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(received)
+        made[0].release()
+        print(action() == before)
+        """,
+        cluster.address,
+    )
+
+    assert said.splitlines() == ["True", "[15]", "True"]
+
+
+def test_forked_child_is_refused(in_process, cluster):
+    said = in_process(
+        """
+        mine = connect(address=address)
+        child = os.fork()
+        if child == 0:
+            for attempt in (connect, mine.nodes):
+                try:
+                    attempt()
+                except ForkedRuntimeError as error:
+                    print(error, flush=True)
+            mine.release()
+            os._exit(0)
+        print(os.waitpid(child, 0)[1], len(mine.nodes()))
+        mine.release()
+        """,
+        cluster.address,
+    )
+
+    *errors, last = said.splitlines()
+    assert len(errors) == 2
+    assert all("fork before deploying" in error for error in errors)
+    assert last == "0 4"
+
+
+# -- clusters that cannot be used ------------------------------------------------------------------------------------
+
+REFUSED = """
+    started = time.monotonic()
+    try:
+        connect(address=address, control_timeout=3)
+    except ClusterUnavailableError as error:
+        print(error)
+    print(time.monotonic() - started < 10)
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:1", "no Ray cluster can be reached at 127.0.0.1:1: ConnectionRefusedError"),
+        ("nonsense", "'nonsense' is no address of a Ray cluster"),
+        ("ray://127.0.0.1:10001", "is an address of Ray Client"),
+    ],
+)
+def test_address_without_a_cluster_is_refused_at_once(in_process, address, says):
+    said = in_process(REFUSED, address)
+
+    assert says in said
+    assert said.splitlines()[-1] == "True"
+
+
+def test_other_version_is_refused_with_both_versions(in_process, cluster):
+    said = in_process("import ray; ray.__version__ = '2.55.1'\n" + textwrap.dedent(REFUSED), cluster.address)
+
+    assert "runs another version than this process" in said
+    assert "2.55.1" in said
+    assert ray.__version__ in said
+
+
+def test_version_with_known_holes_is_refused(in_process, cluster):
+    said = in_process("import ray; ray.__version__ = '2.53.0'\n" + textwrap.dedent(REFUSED), cluster.address)
+
+    assert "Ray 2.53.0 is older than 2.54" in said
+
+
+def test_token_is_asked_for_and_its_file_is_looked_at(in_process, ray_folder, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("c0ffee" * 8, encoding="ascii")
+    token.chmod(0o644)
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    with OwnHead(ray_folder, **secret) as head:
+        without = in_process(REFUSED, head.address, RAY_AUTH_MODE="disabled")
+        with_it = in_process(
+            """
+            import logging
+            logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+            mine = connect(address=address, auth="token")
+            print(len(mine.nodes()), "node")
+            mine.release()
+            """,
+            head.address,
+            **secret | {"RAY_AUTH_MODE": "disabled"},
+        )
+
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in without
+    assert "here RAY_AUTH_MODE is disabled" in without
+    assert "1 node" in with_it
+    assert f"WARNING Ray: others on this machine can read the token of the cluster: {token}" in with_it
+    assert "asks for no token" not in with_it
+
+
+def test_open_cluster_is_warned_of_once(cluster, caplog):
+    with caplog.at_level(logging.WARNING, "sage_plugins.ray"):
+        first = connect()
+        connect().release()
+        first.release()
+
+    (found,) = caplog.messages
+    assert f"the cluster at {cluster.address} asks for no token" in found
+
+
+# -- the head is gone ------------------------------------------------------------------------------------------------
+
+#: Ray read when it was imported that 1 s without the head is the end, and has to be told that this was changed.
+IMPORTED_BEFORE = """
+    os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "1"
+    import ray
+    del os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"]
+"""
+HEAD_IS_LOST = """
+    import ray
+    mine = connect(address=address, control_timeout=1)
+    @ray.remote(num_cpus=0.01)
+    class Actor:
+        def answer(self):
+            return 42
+    actor = Actor.remote()
+    print(ray.get(actor.answer.remote()), flush=True)
+    sys.stdin.readline()
+    started = time.monotonic()
+    for _ in range(2):
+        try:
+            mine.nodes()
+        except ClusterUnavailableError as error:
+            print(error)
+    print(time.monotonic() - started < 4)
+    pause = threading.Event()
+    until = time.monotonic() + float(sys.argv[2])
+    while time.monotonic() < until:
+        pause.wait(0.5)
+        assert ray.get(actor.answer.remote(), timeout=5) == 42
+    print("alive", flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "before"),
+    [(4, IMPORTED_BEFORE), pytest.param(70, "", marks=[pytest.mark.slow, pytest.mark.timeout(150)])],
+    ids=["imported before", "longer than Ray's default"],
+)
+def test_head_is_lost(ray_folder, tmp_path, seconds, before):
+    """Replicas go on answering, questions fail in time, and the process lives, which Ray by itself ends after 60 s."""
+    path = tmp_path / "program.py"
+    path.write_text("".join(map(textwrap.dedent, (PREFACE, before, HEAD_IS_LOST))), encoding="utf-8")
+    with (
+        OwnHead(ray_folder, RAY_gcs_rpc_server_reconnect_timeout_s="600") as head,
+        subprocess.Popen(
+            [sys.executable, path, head.address, str(seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as driver,
+    ):
+        assert driver.stdout.readline() == "42\n"
+        head.lose()
+        said, _ = driver.communicate("\n")
+
+    assert driver.returncode == 0
+    *errors, in_time, alive = said.splitlines()
+    assert (in_time, alive) == ("True", "alive")
+    assert len(errors) == 2
+    for error in errors:
+        assert f"the Ray cluster at {head.address} did not say which nodes it has within 1 s: its head is gone" in error
+
+
+def test_time_without_the_head_is_long_unless_the_user_said_otherwise(in_process, cluster):
+    source = """
+        mine = connect(address=address)
+        print(os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"])
+        mine.release()
+    """
+
+    assert in_process(source, cluster.address).split() == ["86400"]
+    assert in_process(source, cluster.address, RAY_gcs_rpc_server_reconnect_timeout_s="7").split() == ["7"]
