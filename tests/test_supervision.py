@@ -377,7 +377,8 @@ def test_crash_loop_of_one_replica_leaves_the_others_alone(stage):
 
 
 def test_restart_that_fails_leaves_the_crash_loop_as_it_is(stage):
-    stage = stage()
+    """Calls that had waited for it end."""
+    stage = stage(timeout=None)
     stage.loop()
     with pytest.raises(errors.DeployError, match="no database"):
         stage.env.restart("svc")
