@@ -575,9 +575,11 @@ class ServiceTask:
         with self._condition:  # at one moment: who is gone from the one is counted in the other
             members, kept = self._replicas.members, self._replicas.kept
         stats = [member.stats() for member in members]
-        staying = [each for each in members if not each.is_leaving]
-        missing = {each.id: each.missing for each in staying if each.ended}
-        ready = sum(member.state is ReplicaState.READY for member in staying)
+        with self._condition:  # who sees a state sees all that came with it
+            states = [(str(member.state), member.error) for member in members]
+            staying = [each for each in members if not each.is_leaving]
+            missing = {each.id: each.missing for each in staying if each.ended}
+            ready = sum(member.state is ReplicaState.READY for member in staying)
         threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
         snapshots = [kept, *(each["recorders"] for each in stats)]
         summaries = self._watchers.summaries(snapshots)
@@ -595,14 +597,14 @@ class ServiceTask:
             "replicas": [
                 {
                     "id": member.id,
-                    "state": str(member.state),
+                    "state": state,
                     "node": member.lane.node,
                     "inflight": member.lane.inflight,
                     "slots": member.lane.slots,
                     "threads": number,
-                    "error": member.error,
+                    "error": error,
                 }
-                for member, number in zip(members, threads, strict=True)
+                for member, number, (state, error) in zip(members, threads, states, strict=True)
             ],
             "monitors": summaries,
         }

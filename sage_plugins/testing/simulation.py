@@ -32,7 +32,7 @@ from collections import Counter
 from concurrent.futures import wait
 from contextvars import copy_context
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
 
@@ -78,6 +78,25 @@ class Report:
     steps: Counter[str]
 
 
+#: What happens in a step, and how often.
+_STEPS: Final = (
+    ("call", 40),
+    ("advance", 40),
+    ("watch", 5),
+    ("futures_wait", 1),
+    ("look", 5),
+    ("cancel", 6),
+    ("abandon", 6),
+    ("release", 6),
+    ("replace", 8),
+    ("kill", 2),
+    ("close", 1),
+    ("unavailable", 2),
+    ("close_to_outsiders", 0.5),
+    ("drain", 0.5),
+)
+
+
 class Simulation(Course):
     """
     One course of events; see the module's docstring.
@@ -86,6 +105,9 @@ class Simulation(Course):
         seed: Where it comes from.
         setting: What was drawn for it.
     """
+
+    #: Name and weight of each step.
+    STEPS: ClassVar[tuple[tuple[str, float], ...]] = _STEPS
 
     def __init__(
         self,
@@ -107,7 +129,7 @@ class Simulation(Course):
             limits: Whether methods get limits of their own, which takes a `method_router.MethodRouter`.
         """
         super().__init__(seed, router=router, setting=setting, limits=limits)
-        self._replica = replica
+        self._replica: type[FakeReplica] = replica
         self._behaviours: Counter[str] = Counter()
         self._steps: Counter[str] = Counter()
 
@@ -138,7 +160,7 @@ class Simulation(Course):
         random, setting = self._random, self.setting
         for index, slots in enumerate(setting.slots):
             self._clock.call_at(self._later(random.choice((0, 0, 4))), lambda i=index, s=slots: self._open(i, s))  # type: ignore[misc]
-        steps, weights = zip(*_STEPS, strict=True)
+        steps, weights = zip(*self.STEPS, strict=True)
         for _ in range(setting.steps):
             step = random.choices(steps, weights)[0]
             self._steps[step] += 1
@@ -418,7 +440,7 @@ class Simulation(Course):
         if self._stopping:
             return
         random = self._random
-        place = Place(self, self._router.lane(f"sim#{index}", index))
+        place = self._new_place(index)
         place.replica = self._replica(
             place,
             self._clock,
@@ -437,6 +459,9 @@ class Simulation(Course):
         self._unavailable = False
         self._router.open(place.lane, place.replica)
 
+    def _new_place(self, index: int) -> Place:
+        return Place(self, self._router.lane(f"sim#{index}", index))
+
     def _script(self, call: Call) -> Act:
         random = self._random
         draw = random.random()
@@ -452,21 +477,3 @@ class Simulation(Course):
         act = Act(behaviour, random.choice((0, 1, 1, 2, 4, 10)) * TICK)
         self._tell(f"turn of {getattr(call, 'number', '?')}: {act.behaviour} {act.seconds:g} s")
         return act
-
-
-_STEPS: Final = (
-    ("call", 40),
-    ("advance", 40),
-    ("watch", 5),
-    ("futures_wait", 1),
-    ("look", 5),
-    ("cancel", 6),
-    ("abandon", 6),
-    ("release", 6),
-    ("replace", 8),
-    ("kill", 2),
-    ("close", 1),
-    ("unavailable", 2),
-    ("close_to_outsiders", 0.5),
-    ("drain", 0.5),
-)

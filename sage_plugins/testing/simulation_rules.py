@@ -61,6 +61,7 @@ class SimulatedCall(Call):
     overtaken = False  # later calls may have started before it
     given_up = False  # by its caller
     waking = False  # its caller's thread is about to notice that it has a slot
+    poison = False  # whenever it starts its replica dies
 
     def publish(self, result: Any, error: BaseException | None = None) -> None:
         """As `Call.publish`, under the rules' eyes."""
@@ -84,11 +85,13 @@ class Place:
         follow: For the replica.
         closed: Whether the router was told to send nothing more there.
         lost_already: Whether the router knows that the replica is dead.
+        seniority: Without a balancer the one with the lowest serves, of several the one with the lowest index.
     """
 
-    def __init__(self, course: Course, lane: Lane) -> None:
+    def __init__(self, course: Course, lane: Lane, seniority: int = 0) -> None:
         """Take *lane*."""
         self.lane = lane
+        self.seniority = seniority
         self.follow = lane.follow
         self.replica: FakeReplica
         self.closed = False
@@ -476,7 +479,8 @@ class Course:
 
     def _serving(self) -> list[Place]:
         """The replicas that take calls: without balancing the first, for which the others stand by."""
-        serving = sorted((place for place in self._places if not place.closed), key=lambda each: each.lane.index)
+        places = [place for place in self._places if not place.closed]
+        serving = sorted(places, key=lambda each: (each.seniority, each.lane.index))
         return serving[:1] if self.setting.balancer == "none" else serving
 
     def _granted(self, place: Place) -> list[SimulatedCall]:
@@ -577,6 +581,3 @@ def _outcome_of(error: BaseException | None) -> int:
         if isinstance(error, kind):
             return outcome
     raise BrokenRuleError(f"a call ends with {error!r}")
-
-
-#: What happens in a step, and how often.

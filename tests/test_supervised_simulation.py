@@ -1,0 +1,205 @@
+"""
+Router and supervisor together in virtual time: hundreds of courses of events from as many seeds; and faults that show.
+
+A seed that fails is played again by
+
+    SAGE_SUPERVISED_SEED=123 pytest tests/test_supervised_simulation.py
+
+in both settings, with limits of the methods and without.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+from sage_plugins.method_router import MethodRouter
+from sage_plugins.router import Router
+from sage_plugins.supervisor import CrashLoop, Start, Supervisor
+from sage_plugins.testing.simulation import SimulationFailure
+from sage_plugins.testing.supervised_simulation import SupervisedSimulation
+from sage_plugins.values import Outcome
+
+CHUNK = 50
+SEEDS = 300
+ONE_SEED = os.environ.get("SAGE_SUPERVISED_SEED")
+PARTS = {"plain": {}, "limited": {"router": MethodRouter, "limits": True}}
+
+
+def play(seed, **parts):
+    """The simulation of one seed, after it was played; a failure says how to see it again."""
+    simulation = SupervisedSimulation(seed, **parts)
+    try:
+        simulation.report = simulation.run()
+    except SimulationFailure as error:
+        failure = error
+    else:
+        return simulation
+    # Not in the handler: the story tells it all, and pytest would add three tracebacks.
+    again = f"SAGE_SUPERVISED_SEED={seed} pytest tests/test_supervised_simulation.py"
+    pytest.fail(f"{failure}\nplay it again: {again}", pytrace=False)
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+class TestSeeds:
+    """See sage_plugins.testing.supervised_simulation for the rules."""
+
+    if ONE_SEED is not None:
+
+        def test_the_one_seed_asked_for(self, parts):
+            play(int(ONE_SEED), **parts)
+
+    else:
+
+        @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+        def test_seeds_keep_the_rules(self, first, parts):
+            for seed in range(first, first + CHUNK):
+                play(seed, **parts)
+
+        @pytest.mark.slow
+        @pytest.mark.parametrize("first", range(100_000, 110_000, 500))
+        def test_many_seeds_keep_the_rules(self, first, parts):
+            for seed in range(first, first + 500):
+                play(seed, **parts)
+
+
+def test_seeds_bring_about_what_they_are_to_try():
+    """Deaths, starts that fail, places that are refused, crash loops, restarts, and calls that kill twice."""
+    happened, outcomes = Counter(), Counter()
+    for seed in range(100):
+        simulation = play(seed)
+        happened += simulation.happened
+        outcomes += simulation.report.outcomes
+    assert set(happened) == {"died", "failed", "unplaced", "crash loop", "restart", "poison", "second poison"}
+    assert min(happened.values()) >= 10
+    assert set(outcomes) == set(range(len(Outcome.NAMES)))
+
+
+def test_a_seed_gives_the_same_course_of_events_every_time():
+    assert play(7).report == play(7).report
+    assert play(7).report != play(8).report
+
+
+# -- faults that show --------------------------------------------------------------------------------------------------
+
+
+class NeverLoops(Supervisor):
+    """Starts what fails for ever."""
+
+    def _again(self, index, position, now):
+        position.loops = False
+        return super()._again(index, position, now)
+
+
+class LoopsTooSoon(Supervisor):
+    """Gives up after four failures."""
+
+    def failed(self, index, now):
+        decision = super().failed(index, now)
+        return CrashLoop(index) if len(self._position(index).failed) == 4 else decision
+
+
+class LoopsForDeaths(Supervisor):
+    """Takes the deaths of replicas that had been ready for failed starts."""
+
+    def died(self, index, now):
+        return super().failed(index, now)
+
+
+class WaitsTheSame(Supervisor):
+    """Waits anew each time."""
+
+    def _again(self, index, position, now):
+        position.wait = 0.0
+        return super()._again(index, position, now)
+
+
+class WaitsAtFirst(Supervisor):
+    """Lets the first one wait as well."""
+
+    def died(self, index, now):
+        decision = super().died(index, now)
+        return decision._replace(at=max(decision.at, now + 0.5)) if isinstance(decision, Start) else decision
+
+
+class NeverForgives(Supervisor):
+    """Has the first after a long time wait like the last."""
+
+    def ready(self, index, now):
+        super().ready(index, now)
+        self._position(index).ready_at = float("inf")
+
+
+class RetriesForEver(Router):
+    """Starts an idempotent call again however often its replica dies."""
+
+    def lost(self, lane, not_started, maybe, cause):
+        for call in maybe:
+            for each in getattr(call, "calls", [call]):
+                each.attempts = 0
+        super().lost(lane, not_started, maybe, cause)
+
+
+class RetriesAll(Router):
+    """Starts calls again that may not run twice."""
+
+    def lost(self, lane, not_started, maybe, cause):
+        for call in maybe:
+            call.rearm()
+        super().lost(lane, (*not_started, *maybe), (), cause)
+
+
+class ForgetsWhatWaited(Router):
+    """Loses the calls that a dead replica had not started."""
+
+    def lost(self, lane, not_started, maybe, cause):
+        super().lost(lane, (), maybe, cause)
+
+
+class FailsBack(Router):
+    """Has the first replica serve again when it comes back."""
+
+    def lane(self, id, index, seniority=0):
+        return super().lane(id, index, 0 * seniority)
+
+
+class StaysUnavailable(Router):
+    """Refuses calls also when there is a replica again."""
+
+    def open(self, lane, replica):
+        unavailable = self._unavailable
+        super().open(lane, replica)
+        if unavailable is not None:
+            self._open = ()
+            self.unavailable(unavailable)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (NeverLoops, "is to be started again after starts at"),
+        (LoopsTooSoon, "is in a crash loop after starts at"),
+        (LoopsForDeaths, "waits|crash loop"),
+        (WaitsTheSame, "and waited"),
+        (WaitsAtFirst, "waits"),
+        (NeverForgives, "waits"),
+        (RetriesForEver, "was started|was lost while it ran"),
+        (RetriesAll, "is not to run twice|was started|over"),
+        (ForgetsWhatWaited, "no outcome|still belongs to"),
+        (FailsBack, "stands by and was sent a call|free slot"),
+        (StaysUnavailable, "replicas are missing|without cause"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_fault_is_caught(fault, words):
+    """A few seeds find it."""
+    part = {"supervisor" if issubclass(fault, Supervisor) else "router": fault}
+
+    def play_some():
+        for seed in range(100):
+            SupervisedSimulation(seed, **part).run()
+
+    with pytest.raises(SimulationFailure, match=words):
+        play_some()
