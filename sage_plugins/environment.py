@@ -602,8 +602,9 @@ class Environment:
 
         Returns:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
-            (`healthy`, `ready` of `replicas`), `replicas` (a dictionary each: id, state, node, inflight, slots,
-            threads, error) and `monitors` (what each other monitor reports, by its ID).
+            (`healthy`, `ready` of `replicas`, and if any are, which are `missing` and why), `replicas` (a dictionary
+            each: id, state, node, inflight, slots, threads, error) and `monitors` (what each other monitor reports, by
+            its ID).
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.

@@ -197,13 +197,18 @@ class Replica(Protocol):
     """
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """Ask something beside the calls, on a lane of its own: it is answered also when all slots are taken."""
+        """
+        Ask something beside the calls, on a lane of its own: it is answered also when all slots are taken.
+
+        Raises at once for a replica that is known to have died.
+        """
 
     def stop(self, grace: float) -> int:
         """
         Run the stop hooks, then end the workers; waits at most *grace* seconds.
 
-        Idempotent. Returns how many calls still run.
+        Idempotent, also for a replica that has died or failed to start: then it lets go of what it held. Returns how
+        many calls still run.
         """
 
 
@@ -222,7 +227,14 @@ class ReplicaEvents(Protocol):
         """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
-        """The replica died with this work: what surely had not started, and what may have."""
+        """
+        The replica died with this work: what surely had not started, and what may have.
+
+        Said once of each death, as soon as it is known, also if it runs nothing or was not ready yet; not of a replica
+        that was told to stop. It is replaced then, through `Target.place` and `Target.start`, which are called from
+        another thread. Work is not "not started" once the replica has begun to unpack its arguments, which runs code
+        too: such work goes to another replica, each time, and would take them all with it.
+        """
 
     def refused(self, work: Work) -> None:
         """

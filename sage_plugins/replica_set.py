@@ -401,6 +401,8 @@ class ReplicaSet:
         self.tell(reports)
         if state is ReplicaState.READY:
             self._open_if_ready(member)
+        elif state is ReplicaState.FAILED:
+            self._router.close_lane(member.lane)  # it may have been opened since the router was told
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """A replica died: its calls move on or end, and without hope for another one those that wait end too."""

@@ -101,7 +101,8 @@ class LoopTransport:
             packed = self.server.packed(error, "")
             self.soon(lambda: self.receiver.failed(failure.unpack_error(packed)))
         else:
-            self.soon(lambda: self.receiver.started(slots))
+            if slots:
+                self.soon(lambda: self.receiver.started(slots))
 
     def exchange(self, frame):
         return LoopExchange(self, frame)

@@ -33,8 +33,10 @@ from sage_plugins.values import CallOptions, Outcome, Placed, Registration, Repl
 CAPABILITIES = frozenset({"can_kill", "replaces_unhealthy"})
 
 
-def registration(id="process"):
-    return Registration(id, lambda _: ProcessTarget(), "In child processes", capabilities=CAPABILITIES)
+def registration(*, replica=None):
+    """Of the target `process`, with replicas of that class."""
+    create = lambda _: ProcessTarget(replica or ProcessReplica)  # noqa: E731 - no more than that
+    return Registration("process", create, "In child processes", capabilities=CAPABILITIES)
 
 
 class ProcessTarget:
@@ -47,11 +49,14 @@ class ProcessTarget:
 
     running: dict[str, ProcessReplica] = {}  # noqa: RUF012 - of all targets, as said
 
+    def __init__(self, replica):
+        self._replica = replica
+
     def place(self, specs):
         return [Placed(None, "a child of this process") for _ in specs]
 
     def start(self, spec, at, events, clock):
-        return ProcessReplica(spec, events, clock)
+        return self._replica(spec, events, clock)
 
     def close(self):
         pass
@@ -112,7 +117,7 @@ class ProcessReplica:
             asked.set_exception(self._dead)
         else:
             # Not from here: who sends may hold a lock.
-            threading.Thread(target=self._events.lost, args=((), (asked,), self._dead), daemon=True).start()
+            threading.Thread(target=self.report, args=((asked,), (), self._dead), daemon=True).start()
 
     def _read(self):
         while True:
@@ -161,9 +166,12 @@ class ProcessReplica:
         for question in (each for each in pending if not isinstance(each, Call)):
             question.set_exception(cause)
         if not stopping:
-            self._events.lost((), calls, cause)
+            self.report((), calls, cause)
         for call in calls if stopping else ():
             call.give_up(ReplicaDiedError("the service was stopped", maybe_executed=True), Outcome.STOPPED)
+
+    def report(self, not_started, maybe, cause):
+        self._events.lost(not_started, maybe, cause)
 
     def control(self, op, arg=None, *, timeout):
         answer = Future()

@@ -63,13 +63,14 @@ class ReplicaServer:
         self._batches: dict[Any, _BatchReport] = {}  # of those that run
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
+        self._ready = False
         self._counting = threading.Lock()
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> int:
         """
-        Build the instance and run its start hooks, and wait for that; gives the number of slots.
+        Build the instance and run its start hooks, and wait for that; gives the number of slots, 0 if it was stopped.
 
         Raises:
             BaseException: What the constructor or a hook raised.
@@ -79,11 +80,12 @@ class ReplicaServer:
         self._start_over.wait()
         if self._start_error is not None:
             raise self._start_error
-        return self.host.slots
+        return self.host.slots if self._ready else 0
 
     def changed(self, state: ReplicaState, cause: BaseException | None) -> None:
         """The host's state changed."""
         if state is not ReplicaState.STARTING:
+            self._ready = state is ReplicaState.READY
             self._start_error = cause
             self._start_over.set()
 

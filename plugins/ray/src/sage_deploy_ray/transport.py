@@ -198,6 +198,8 @@ class RayTransport:
         if error is not None:
             self.receiver.failed(failure.unpack_error(error))
             return
+        if not slots:  # it was stopped before it was ready
+            return
         # Its end is noticed also when nobody calls it.
         ended = self._actor.wait_ended.remote()
         ended.future().add_done_callback(lambda future: self.soon(lambda: self._ended(future)))
