@@ -141,7 +141,7 @@ class RayCluster:
         self._permanent = frozenset(self.nodes)
         self._open = True
 
-    def add(
+    def add(  # noqa: PLR0913 - what a node can have
         self,
         name: str,
         *,
@@ -149,6 +149,7 @@ class RayCluster:
         gpus: int = 0,
         memory: int = 4 * 2**30,
         labels: dict[str, str] | None = None,
+        called: str | None = None,
     ) -> RayNode:
         """
         Add a node, which takes more than 1 s; it is gone when the test ends.
@@ -159,6 +160,7 @@ class RayCluster:
             gpus: GPUs that it claims to have.
             memory: Bytes that it claims to have.
             labels: Its labels.
+            called: The name that Ray is told, which another node may have; default: *name*.
         """
         assert name not in self.nodes
         handler = signal.getsignal(signal.SIGTERM)
@@ -167,7 +169,7 @@ class RayCluster:
                 num_cpus=cpus,
                 num_gpus=gpus,
                 memory=memory,
-                node_name=name,
+                node_name=called or name,
                 labels=labels or {},
                 object_store_memory=_OBJECT_STORE,
             )
