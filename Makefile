@@ -30,6 +30,10 @@ help: ## this list
 demo: $(ENV)/.stamp-run ## deploy the example service, call it, stop
 	$(BIN)/sage-deploy up examples/stdlib_search/service_deployment.yaml --once
 
+.PHONY: demo-ray
+demo-ray: $(ENV)/.stamp-all ## the same on a Ray cluster on this machine, and what happens when a node is killed
+	$(BIN)/python examples/stdlib_search_on_ray/demo.py
+
 .PHONY: test
 test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow
 	$(PYTEST) -m "not slow"

@@ -142,7 +142,7 @@ class RayCluster:
         self._permanent = frozenset(self.nodes)
         self._open = True
 
-    def add(
+    def add(  # noqa: PLR0913 - what a node can have
         self,
         name: str,
         *,
@@ -150,6 +150,7 @@ class RayCluster:
         gpus: int = 0,
         memory: int = 4 * 2**30,
         labels: dict[str, str] | None = None,
+        called: str | None = None,
     ) -> RayNode:
         """
         Add a node, which takes more than 1 s; it is gone when the test ends.
@@ -160,6 +161,7 @@ class RayCluster:
             gpus: GPUs that it claims to have.
             memory: Bytes that it claims to have.
             labels: Its labels.
+            called: The name that Ray is told, which another node may have; default: *name*.
         """
         assert name not in self.nodes
         handler = signal.getsignal(signal.SIGTERM)
@@ -168,7 +170,7 @@ class RayCluster:
                 num_cpus=cpus,
                 num_gpus=gpus,
                 memory=memory,
-                node_name=name,
+                node_name=called or name,
                 labels=labels or {},
                 object_store_memory=_OBJECT_STORE,
             )

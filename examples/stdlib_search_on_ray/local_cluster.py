@@ -1,0 +1,105 @@
+"""A Ray cluster of named nodes on this machine, to try what else takes several machines; it ends with its block."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["LocalCluster", "local_cluster"]
+
+#: Bytes of shared memory for the objects of each node; Ray takes a third of the machine's memory if nothing is said.
+_OBJECT_STORE: Final = 80 * 2**20
+
+#: The head asks each node every 0.3 s, and holds it for dead after three questions without an answer. With Ray's own
+#: settings that takes 15 s.
+_FAST_DETECTION: Final = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 300,
+    "health_check_timeout_ms": 300,
+    "health_check_failure_threshold": 3,
+}
+
+
+class LocalCluster:
+    """
+    The running cluster. Used from the main thread only: Ray's nodes set signal handlers.
+
+    Attributes:
+        address: Where its head listens, as `RAY_ADDRESS` and `options.ray.address` have it.
+    """
+
+    def __init__(self, names: Iterable[str], cpus: int) -> None:
+        from ray.cluster_utils import Cluster  # takes a second, and reads the variables that `local_cluster` sets
+
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,  # so that no replica goes there: who deploys is connected to it
+                "node_name": "head",
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE,
+                "_system_config": _FAST_DETECTION,
+            },
+        )
+        self.address: str = self._cluster.address
+        self._nodes: dict[str, Any] = {}
+        try:
+            for name in names:
+                self._nodes[name] = self._cluster.add_node(
+                    node_name=name, num_cpus=cpus, object_store_memory=_OBJECT_STORE
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def kill(self, name: str) -> None:
+        """End a node as a power cut does: everything that runs there at once, and nobody is told."""
+        import psutil
+
+        node = self._nodes.pop(name)
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        for process in (*raylet.children(recursive=True), raylet):
+            process.kill()
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def close(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
+@contextmanager
+def local_cluster(names: Iterable[str], *, cpus: int = 2) -> Iterator[LocalCluster]:
+    """
+    Have a cluster for the length of a block; it takes 5 to 15 s to start.
+
+    Call it before anything imports `ray`. Within the block `RAY_ADDRESS` is the cluster's address, for this process and
+    those that it starts.
+
+    Args:
+        names: Names of its nodes; there is a head besides.
+        cpus: CPUs that each of them claims to have.
+    """
+    # A short path: those of the sockets in it may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="sd-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        os.environ.update(
+            RAY_AUTH_MODE="disabled",  # nobody else can reach it, and a token would be left in the home folder
+            RAY_USAGE_STATS_ENABLED="0",
+            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # as Ray does there: all of it listens to this machine alone
+            RAY_TMPDIR=folder,
+        )
+        os.environ.pop("RAY_ADDRESS", None)
+        handler = signal.getsignal(signal.SIGTERM)
+        cluster = LocalCluster(names, cpus)
+        signal.signal(signal.SIGTERM, handler)  # Ray has set its own
+        try:
+            os.environ["RAY_ADDRESS"] = cluster.address
+            yield cluster
+        finally:
+            os.environ.pop("RAY_ADDRESS", None)
+            cluster.close()

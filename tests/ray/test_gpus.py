@@ -1,0 +1,88 @@
+"""`gpu_count` reserves GPUs, and a replica sees only those that it has reserved; the nodes only claim to have some."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import ray
+
+from sage_plugins import ServiceDeploymentConfig
+from sage_plugins.errors import DeployError
+
+pytestmark = pytest.mark.ray
+
+
+class Devices:
+    """Knows its GPUs."""
+
+    def seen(self):
+        return os.environ.get("CUDA_VISIBLE_DEVICES"), [str(id) for id in ray.get_gpu_ids()]
+
+
+@pytest.fixture
+def service(cluster, environments):
+    """Register a service with replicas that have GPUs; gives its environment."""
+
+    def register(replicas, gpu_count, target="remote_any", **config):
+        env = environments(f"gpus-{replicas}", options={})
+        env.register_service_with_config(
+            "devices",
+            Devices,
+            deployment_config=ServiceDeploymentConfig(
+                target=target,
+                replicas=replicas,
+                load_balancing=replicas > 1,
+                load_balancer="round_robin",
+                gpu_count=gpu_count,
+                cpu_cores=0.1,
+                monitors=["metrics"],
+                **config,
+            ),
+        )
+        return env
+
+    return register
+
+
+def test_each_replica_sees_the_gpu_that_it_has_and_a_third_has_none_left(service):
+    env = service(2, 1)
+    env.deploy()
+
+    assert [replica["node"] for replica in env.get_service_status("devices")["replicas"]] == ["node-b1", "node-b1"]
+    handle = env.service("devices")
+    assert sorted(handle.seen() for _ in range(2)) == [("0", ["0"]), ("1", ["1"])]
+
+    third = service(1, 1)
+    with pytest.raises(DeployError, match=r"E806: it needs 0\.1 CPUs and 1 GPU") as refused:
+        third.deploy()
+    assert "node-b1: has 0 of 2 GPUs free" in str(refused.value)
+    assert "node-a1: has no GPU" in str(refused.value)
+
+    env.drain("devices")
+    third.deploy()
+    assert third.service("devices").seen()[0] in {"0", "1"}
+
+
+def test_shares_lie_on_one_gpu(service):
+    """Two replicas with 0.4 each fit on one GPU; which one is for Ray to say."""
+    env = service(2, 0.4)
+    env.deploy()
+
+    handle = env.service("devices")
+    for visible, ids in (handle.seen() for _ in range(2)):
+        assert visible in {"0", "1"}
+        assert ids == [visible]
+
+
+def test_more_gpus_than_a_node_has_are_refused_for_good(service):
+    with pytest.raises(DeployError, match=r"E802: it needs 0\.1 CPUs and 3 GPUs") as refused:
+        service(1, 3).deploy()
+    assert "node-b1: has only 2 GPUs" in str(refused.value)
+
+
+def test_replica_without_gpus_leaves_their_variable_as_the_node_has_it(service):
+    """So Ray does, unless RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO is set where the node is started."""
+    env = service(1, None, "remote_specific", target_nodes=["node-b1"])
+
+    assert env.service("devices").seen() == (os.environ.get("CUDA_VISIBLE_DEVICES"), [])

@@ -1,0 +1,67 @@
+"""`OMP_NUM_THREADS`, by which numeric libraries choose their number of threads, follows `cpu_cores`."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from sage_plugins import ServiceDeploymentConfig
+
+pytestmark = pytest.mark.ray
+
+#: Stands for a library that reads the variable once, when it is imported.
+LIBRARY = """
+import os
+
+THREADS = os.environ.get("OMP_NUM_THREADS")
+"""
+SERVICE = """
+import numeric_library_double
+
+
+class Numbers:
+    def threads(self):
+        return numeric_library_double.THREADS
+"""
+
+
+@pytest.fixture
+def threads(cluster, environments, tmp_path, monkeypatch):
+    """What a library finds that the service's module imports at its top."""
+    (tmp_path / "numeric_library_double.py").write_text(LIBRARY, encoding="utf-8")
+    (tmp_path / "numeric_service_double.py").write_text(SERVICE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    import numeric_service_double
+
+    def found(cores, node="node-a1"):
+        env = environments("numbers")
+        config = ServiceDeploymentConfig(
+            target="remote_specific", target_nodes=[node], cpu_cores=cores, monitors=["metrics"]
+        )
+        env.register_service_with_config("numbers", numeric_service_double.Numbers, deployment_config=config)
+        return env.service("numbers").threads()
+
+    yield found
+    for name in ("numeric_service_double", "numeric_library_double"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("cores", "number"), [(2.0, "2"), (0.5, "1"), (None, "1")])
+def test_library_finds_as_many_threads_as_whole_cores_are_reserved(threads, cores, number):
+    assert threads(cores) == number
+
+
+def test_variable_of_who_deploys_does_not_go_along(threads, monkeypatch):
+    """It is about another machine."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+
+    assert threads(2.0) == "2"
+
+
+def test_variable_that_a_node_was_started_with_wins(threads, cluster, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "5")
+        cluster.add("node-x1")
+
+    assert threads(2.0, "node-x1") == "5"

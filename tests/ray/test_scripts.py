@@ -1,0 +1,129 @@
+"""A script run as `python script.py` deploys its own class and one of a file beside it; both sides agree on them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+
+from command_line import PATIENCE, surroundings
+
+pytestmark = pytest.mark.ray
+
+SIBLING = """
+from dataclasses import dataclass
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class TooFar(Exception):
+    def __init__(self, point, *, limit):
+        super().__init__(f"{point.x} is beyond {limit}")
+        self.point = point
+        self.limit = limit
+
+
+class Mover:
+    def move(self, point, by):
+        if not isinstance(point, Point):
+            raise TypeError(f"{type(point)} is another Point")
+        moved = Point(point.x + by)
+        if moved.x > 10:
+            raise TooFar(moved, limit=10)
+        return moved
+"""
+
+SCRIPT = """
+import json
+import os
+from dataclasses import dataclass
+
+from sage_plugins import Environment, ServiceDeploymentConfig
+from sibling import Mover, Point, TooFar
+
+UNIT = "EUR"
+
+
+@dataclass
+class Price:
+    cents: int
+    unit: str = UNIT
+
+
+class Unpaid(Exception):
+    pass
+
+
+class Till:
+    def add(self, *prices):
+        if not all(isinstance(price, Price) for price in prices):
+            raise TypeError("another Price")
+        if not prices:
+            raise Unpaid("nothing to add", UNIT)
+        return Price(sum(price.cents for price in prices))
+
+    def pid(self):
+        return os.getpid()
+
+
+def caught(kind, call):
+    try:
+        call()
+    except kind as error:
+        return error
+
+
+if __name__ == "__main__":
+    config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
+    with Environment("script") as env:
+        env.register_service_with_config("till", Till, deployment_config=config)
+        env.register_service_with_config("mover", Mover, deployment_config=config)
+        env.deploy()
+        till, mover = env.service("till", Till), env.service("mover", Mover)
+        total, moved = till.add(Price(1), Price(2)), mover.move(Point(1), 2)
+        unpaid = caught(Unpaid, till.add)
+        too_far = caught(TooFar, lambda: mover.move(Point(9), 2))
+        print(json.dumps({
+            "elsewhere": till.pid() != os.getpid(),
+            "total": isinstance(total, Price) and total == Price(3),
+            "moved": isinstance(moved, Point) and moved == Point(3),
+            "unpaid": type(unpaid) is Unpaid and unpaid.args,
+            "too far": type(too_far) is TooFar and isinstance(too_far.point, Point) and [str(too_far), too_far.limit],
+            "traceback": "in move" in "".join(too_far.__notes__),
+        }))
+"""
+
+
+def test_classes_of_a_script_and_of_the_file_beside_it_are_the_same_on_both_sides(cluster, tmp_path):
+    """Of arguments, results and exceptions, from a folder on nobody's path, in another working directory."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "sibling.py").write_text(dedent(SIBLING), encoding="utf-8")
+    (project / "script.py").write_text(dedent(SCRIPT), encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, project / "script.py"],
+        cwd=tmp_path,
+        env=surroundings(RAY_ADDRESS=cluster.address),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout) == {
+        "elsewhere": True,
+        "total": True,
+        "moved": True,
+        "unpaid": ["nothing to add", "EUR"],
+        "too far": ["11 is beyond 10", 10],
+        "traceback": True,
+    }
