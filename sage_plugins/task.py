@@ -574,7 +574,7 @@ class ServiceTask:
         """The service at a glance; see `Environment.get_service_status`."""
         with self._condition:  # at one moment: who is gone from the one is counted in the other
             members, kept = self._replicas.members, self._replicas.kept
-        stats = [member.stats() for member in members]
+        stats = self._replicas.stats(members)
         staying = [each for each in members if not each.is_leaving]
         missing = {each.id: each.missing for each in staying if each.ended}
         ready = sum(member.state is ReplicaState.READY for member in staying)
@@ -600,9 +600,11 @@ class ServiceTask:
                     "inflight": member.lane.inflight,
                     "slots": member.lane.slots,
                     "threads": number,
+                    "pid": said["pid"],
+                    "stats_age": said["age"],
                     "error": member.error,
                 }
-                for member, number in zip(members, threads, strict=True)
+                for member, number, said in zip(members, threads, stats, strict=True)
             ],
             "monitors": summaries,
         }
