@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from killing import kill_replica
 from sage_plugins.testing import TargetConformance
 
 pytestmark = pytest.mark.ray
@@ -16,3 +17,6 @@ class TestRemoteAny(TargetConformance):
 
     def strategies(self):
         return ["single", "multi", "pool", "async"]
+
+    def kill(self, service, replica_id):
+        kill_replica(service.status, replica_id)
