@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import threading
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -325,7 +326,11 @@ class Host:
                 snapshots[id] = recorder.snapshot()
             except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
                 self._envelope.recorder_failed(error)
-        return {"runner": None if self._runner is None else self._runner.stats(), "recorders": snapshots}
+        return {
+            "runner": None if self._runner is None else self._runner.stats(),
+            "recorders": snapshots,
+            "pid": os.getpid(),
+        }
 
     def _check(self, hook: str) -> bool:
         check = getattr(self._instance, hook, None)

@@ -158,7 +158,10 @@ class ControlOp(StrEnum):
     """The same with `check_ready()`."""
 
     STATS = "stats"
-    """A mapping: `runner` (RunnerStats) and `recorders` ({monitor id: snapshot})."""
+    """
+    A mapping: `runner` (RunnerStats), `recorders` ({monitor id: snapshot}), `pid` (of its process) and, if it does not
+    answer and these are those that it gave last, `age` (seconds since then).
+    """
 
 
 class Replica(Protocol):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
@@ -38,6 +40,12 @@ _ENDED: Final = frozenset({ReplicaState.FAILED, ReplicaState.CRASH_LOOP})
 
 #: Seconds that stop hooks and workers get when draining used up its time.
 _LAST_GRACE_S: Final = 1.0
+
+#: Seconds that a replica gets to say how it is; a status waits no longer for all of them together.
+_ANSWER_S: Final = 1.0
+
+#: What is known of a replica that has never answered.
+_NOTHING_SAID: Final[Mapping[str, Any]] = MappingProxyType({"runner": None, "recorders": {}, "pid": None, "age": None})
 
 #: What is told of a replica: kind of the event, reason, the replica's id.
 Report: TypeAlias = tuple[str, str, str]
@@ -78,7 +86,8 @@ class Member:
         self.replica: Replica | None = None
         self.held = False  # whether it gets no calls yet although it is ready
         self._owner = owner
-        self._counted: Mapping[str, Any] = {}  # its recorders' snapshots, when it was asked last
+        self._said: Mapping[str, Any] = _NOTHING_SAID  # its statistics, when it was asked last
+        self._said_at = 0.0
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """As `ReplicaEvents.changed`."""
@@ -147,15 +156,29 @@ class Member:
         return replaced or self.up or self.state in {ReplicaState.PENDING, ReplicaState.STARTING}
 
     def stats(self) -> Mapping[str, Any]:
-        """`ControlOp.STATS`, empty before it has started; of one that cannot be asked what it counted when it could."""
-        if self.replica is not None:
-            try:
-                stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=1.0)
-            except Exception:  # noqa: BLE001 - it may be gone, with its process
-                return {"runner": None, "recorders": self._counted}
-            self._counted = stats["recorders"]
-            return stats
-        return {"runner": None, "recorders": self._counted}
+        """
+        `ControlOp.STATS`, with its `age`; of one that does not answer in a second, what it said last.
+
+        Before it has ever answered, its `age` and `pid` are None.
+        """
+        if self.replica is None:
+            return self.said
+        try:
+            stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=_ANSWER_S)
+        except Exception:  # noqa: BLE001 - it may be gone, with its process
+            return self.said
+        self._said, self._said_at = stats, self._owner.clock.monotonic() - stats.get("age", 0.0)
+        return {"pid": None, "age": 0.0, **stats}
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """What it said last."""
+        said = self._said
+        if said is _NOTHING_SAID:
+            return said
+        gone = self.ended or self.state is ReplicaState.STOPPED
+        runner = None if gone else said["runner"]
+        return {"pid": None, **said, "runner": runner, "age": self._owner.clock.monotonic() - self._said_at}
 
     def counts(self) -> Mapping[str, Any]:
         """Its recorders' snapshots."""
@@ -181,6 +204,7 @@ class ReplicaSet:
     All methods are safe from any thread.
 
     Attributes:
+        clock: Its time.
         condition: Told of every change; guards the attributes below and the states of members.
         members: Every replica that there is, by index, those that start or leave included; replaced, never changed.
         kept: What the replicas that left have counted, {monitor id: snapshot}; replaced together with `members`.
@@ -218,7 +242,7 @@ class ReplicaSet:
         self._name = composition.name
         self._router = router
         self._watchers = watchers
-        self._clock = clock
+        self.clock = clock
         self._find_service = find_service
         self._wanted = wanted
         self._on_open = on_open
@@ -297,7 +321,7 @@ class ReplicaSet:
             self._start_one(member, place)
 
     def _start_one(self, member: Member, place: Placed) -> None:
-        replica = self._target.start(member.spec, place, member, self._clock)  # type: ignore[union-attr] # it was asked to place it
+        replica = self._target.start(member.spec, place, member, self.clock)  # type: ignore[union-attr] # it was asked to place it
         with self.condition:
             member.replica = replica
             self.condition.notify_all()
@@ -322,7 +346,7 @@ class ReplicaSet:
             DeployError: One failed (raised from its constructor's error) or was not ready in time, or the service was
                 stopped.
         """
-        until = self._clock.monotonic() + limit
+        until = self.clock.monotonic() + limit
         with self.condition:
             while not over() and (
                 late := [each for each in members if not (each.in_service or (each.held and each.up))]
@@ -331,7 +355,7 @@ class ReplicaSet:
                 if failed is not None:
                     raise self._constructor_failed(failed) from failed.cause
                 self._check_wanted()
-                remaining = until - self._clock.monotonic()
+                remaining = until - self.clock.monotonic()
                 if remaining <= 0:
                     msg = (
                         f"service '{self._name}': {', '.join(each.id for each in late)} not ready after {limit:g} s; "
@@ -464,7 +488,7 @@ class ReplicaSet:
         if self._replacer is None:
             from sage_plugins.replacement import Replacer  # most services never need it
 
-            self._replacer = Replacer(self, self._composition.config, self._clock, self._spawn)
+            self._replacer = Replacer(self, self._composition.config, self.clock, self._spawn)
         return self._replacer.ended(member)
 
     def tell(self, reports: Sequence[Report]) -> None:
@@ -610,6 +634,29 @@ class ReplicaSet:
         if self._replacer is not None:
             self._replacer.close()
 
+    # -- looking on --------------------------------------------------------------------------------------------------
+
+    def stats(self, members: Sequence[Member]) -> list[Mapping[str, Any]]:
+        """
+        What each of *members* says of itself, see `Member.stats`; waits for all of them together no more than a second.
+        """
+        if "in_process" in self._composition.target.registration.capabilities:  # asking is looking, then
+            return [member.stats() for member in members]
+        answers: dict[Member, Mapping[str, Any]] = {}
+
+        def ask(member: Member) -> None:
+            answers[member] = member.stats()
+
+        askers = [
+            threading.Thread(target=ask, args=(member,), name=f"{member.id}-stats", daemon=True) for member in members
+        ]
+        until = time.monotonic() + _ANSWER_S
+        for thread in askers:
+            thread.start()
+        for thread in askers:
+            thread.join(max(0.0, until - time.monotonic()))
+        return [answers.get(member) or member.said for member in members]
+
     # -- leaving -----------------------------------------------------------------------------------------------------
 
     def leave(self, members: Sequence[Member], reason: str) -> Callable[[float], None]:
@@ -638,10 +685,10 @@ class ReplicaSet:
             idle.append(event)
 
         def finish(limit: float) -> None:
-            until = self._clock.monotonic() + limit
+            until = self.clock.monotonic() + limit
             for event in idle:
-                event.wait(max(0.0, until - self._clock.monotonic()))
-            self._stop(members, max(until - self._clock.monotonic(), _LAST_GRACE_S))
+                event.wait(max(0.0, until - self.clock.monotonic()))
+            self._stop(members, max(until - self.clock.monotonic(), _LAST_GRACE_S))
             self._forget(members)
 
         return finish
@@ -667,7 +714,7 @@ class ReplicaSet:
             self._target.close()
 
     def _stop(self, members: Sequence[Member], grace: float) -> None:
-        until = self._clock.monotonic() + grace
+        until = self.clock.monotonic() + grace
         with self.condition:
             for member in members:
                 if member.up:  # nobody asks it how it is while its stop hooks run
@@ -678,7 +725,7 @@ class ReplicaSet:
         for _, replica in started:
             replica.stop(0)
         for member, replica in started:
-            left = replica.stop(max(0.0, until - self._clock.monotonic()))
+            left = replica.stop(max(0.0, until - self.clock.monotonic()))
             with self.condition:
                 first = member.state is not ReplicaState.STOPPED
                 member.state = ReplicaState.STOPPED

@@ -574,7 +574,7 @@ class ServiceTask:
         """The service at a glance; see `Environment.get_service_status`."""
         with self._condition:  # at one moment: who is gone from the one is counted in the other
             members, kept = self._replicas.members, self._replicas.kept
-        stats = [member.stats() for member in members]
+        stats = self._replicas.stats(members)
         with self._condition:  # who sees a state sees all that came with it
             states = [(str(member.state), member.error) for member in members]
             staying = [each for each in members if not each.is_leaving]
@@ -602,9 +602,11 @@ class ServiceTask:
                     "inflight": member.lane.inflight,
                     "slots": member.lane.slots,
                     "threads": number,
+                    "pid": said["pid"],
+                    "stats_age": said["age"],
                     "error": error,
                 }
-                for member, number, (state, error) in zip(members, threads, states, strict=True)
+                for member, number, said, (state, error) in zip(members, threads, stats, states, strict=True)
             ],
             "monitors": summaries,
         }

@@ -186,7 +186,7 @@ class SupervisionCases(ServiceConformance):
         assert "probes.py" in replica["error"]
         assert "ProbeError" in replica["error"]
         assert "broken" in service.status["health"]["missing"][replica["id"]]
-        self.until(lambda: self.is_refused(service))
+        self.until(lambda: self.refuses_for_want_of_a_replica(service))
         with pytest.raises(errors.NoReplicaError, match=r"crash loop.*broken.*restart"):
             service.handle.echo(1)
         broken.unlink()
@@ -194,7 +194,7 @@ class SupervisionCases(ServiceConformance):
         assert service.handle.echo(1) == 1
         assert service.status["state"] == "ready"
 
-    def is_refused(self, service: Deployed) -> bool:
+    def refuses_for_want_of_a_replica(self, service: Deployed) -> bool:
         """Whether the service refuses a call because there is no replica."""
         try:
             service.handle.with_options(timeout=self.short).echo()

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 
+from killing import kill_replica
 from sage_plugins.testing import TargetConformance
 
 pytestmark = pytest.mark.ray
@@ -19,3 +20,6 @@ class TestRemoteAny(TargetConformance):
 
     def strategies(self):
         return ["single", "multi", "pool", "async"]
+
+    def kill(self, service, replica_id):
+        kill_replica(service.status, replica_id)

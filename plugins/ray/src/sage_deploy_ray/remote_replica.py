@@ -175,7 +175,8 @@ class RemoteReplica:
         self._counted: Call | None = None  # is being given up here because the replica has given it up and counted it
         self._asked = False  # whether it was asked to stop
         self._ended = False  # whether it was stopped
-        self._stats: Mapping[str, Any] = {"runner": None, "recorders": {}}  # the last that it gave
+        self._last_stats: Mapping[str, Any] | None = None  # those with which it stopped, and when
+        self._stopped_at = 0.0
         events.changed(ReplicaState.STARTING)
         transport.start(spec, self)
 
@@ -196,7 +197,6 @@ class RemoteReplica:
             if self._dead is not None or self._ended:
                 return
             self._dead = cause
-        self._stats = {**self._stats, "runner": RunnerStats(0)}
         gathering, self._gathering = self._gathering, set()
         unsent = [*gathering, *self._take_unsent()]
         units, self._units = self._units, {}
@@ -224,18 +224,15 @@ class RemoteReplica:
         return self._ended or self._dead is not None
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """
-        As `Replica.control`. Statistics that it cannot give any more, or not in time, are those that it gave last.
-        """
+        """As `Replica.control`. One that has stopped gives the statistics with which it did."""
         if op is not ControlOp.STATS:
             return self._transport.control(op, arg, (), timeout)
-        if self._dead is None and not self._ended:
-            notices = [(self._caller, notice) for notice in tuple(self._given_up.values())]
-            try:
-                self._stats = self._transport.control(op, arg, notices, timeout)
-            except Exception:  # noqa: BLE001 - whatever keeps it from answering
-                return self._stats
-        return self._stats
+        if self._last_stats is not None:
+            return {**self._last_stats, "age": self._clock.monotonic() - self._stopped_at}
+        if self._dead is not None:
+            raise self._dead
+        notices = [(self._caller, notice) for notice in tuple(self._given_up.values())]
+        return self._transport.control(op, arg, notices, timeout)
 
     def stop(self, grace: float) -> int:
         """As `Replica.stop`; then its process is ended, and with it whatever still runs."""
@@ -248,7 +245,9 @@ class RemoteReplica:
         left, stats = self._transport.stop(grace)
         with self._lock:
             self._ended = True
-        self._stats = {**(stats or self._stats), "runner": RunnerStats(0)}
+        if stats is not None:
+            self._stopped_at = self._clock.monotonic()
+            self._last_stats = {**stats, "runner": RunnerStats(0)}
         for call in tuple(self._calls.values()):
             call.give_up(self._stopped_error(call), Outcome.STOPPED)
         for work in self._take_unsent():
