@@ -63,6 +63,10 @@ docs: $(ENV)/.stamp-docs ## the documentation as HTML, in docs/_build; every war
 bench: $(ENV)/.stamp-test ## what a call costs, against its peers
 	$(BIN)/python benchmarks/run.py
 
+.PHONY: bench-ray
+bench-ray: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs on Ray, against plain actors and Ray Serve
+	$(BIN)/python benchmarks/ray_calls.py
+
 .PHONY: bench-plot
 bench-plot: $(ENV)/.stamp-bench ## draw the curves of docs/performance.md anew
 	$(BIN)/python benchmarks/curves.py --plot docs/images/callers-and-replicas.svg

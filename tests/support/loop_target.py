@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 
-from sage_deploy_ray import failure, shipping
+from sage_deploy_ray import failure, shipping, wire
 from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
 from sage_deploy_ray.serving import ReplicaServer
 from sage_plugins import hookimpl
@@ -47,10 +47,12 @@ class LoopExchange:
         self._left = False
         self._lock = threading.Lock()
         self._arrived = None
-        transport.run(lambda: self._exchange(frame))
+        written = wire.write_frame(frame)
+        transport.run(lambda: self._exchange(written))
 
-    def _exchange(self, frame):
-        letter = self._transport.server.exchange(frame)
+    def _exchange(self, written):
+        answer = wire.write_letter(self._transport.server.exchange(wire.read_frame(written)))
+        letter = wire.read_letter(answer)
         with self._lock:
             self._arrived = letter
             left = self._left

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from sage_deploy_ray import failure, shipping
+from sage_deploy_ray import failure, shipping, wire
 from sage_deploy_ray.serving import ReplicaServer
 from sage_plugins.errors import CallError
 from sage_plugins.interfaces import ControlOp
@@ -16,7 +16,8 @@ from sage_plugins.interfaces import ControlOp
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from sage_deploy_ray.protocol import Frame, Letter, Notice
+    from sage_deploy_ray.protocol import Notice
+    from sage_deploy_ray.wire import Wire
 
 __all__ = ["GROUPS", "ReplicaActor"]
 
@@ -64,10 +65,10 @@ class ReplicaActor:
         """Wait until the replica has stopped; ends with an error if its process dies before."""
         self._over.wait()
 
-    def exchange(self, frame: Frame) -> Letter:
+    def exchange(self, frame: Wire) -> Wire:
         """As `ReplicaServer.exchange`."""
         assert self._server is not None  # noqa: S101 - callers wait for `start`
-        return self._server.exchange(frame)
+        return wire.write_letter(self._server.exchange(wire.read_frame(frame)))
 
     @ray.method(concurrency_group="control")
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 
-from sage_deploy_ray import failure, shipping
+from sage_deploy_ray import failure, shipping, wire
 from sage_deploy_ray.remote_replica import Stopped
 from sage_plugins.errors import ReplicaDiedError, line_of
 
@@ -101,7 +101,7 @@ class _RayExchange:
         """As `Exchange.wait`."""
         receiver = self._transport.receiver
         try:
-            letter = ray.get(self._ref, timeout=seconds)
+            letter = wire.read_letter(ray.get(self._ref, timeout=seconds))
         except GetTimeoutError:
             self.leave()
         except Exception as error:  # noqa: BLE001 - whatever Ray says, the frame will not be answered
@@ -122,7 +122,7 @@ class _RayExchange:
     def _read(self, future: Any) -> None:
         receiver = self._transport.receiver
         try:
-            letter = future.result()
+            letter = wire.read_letter(future.result())
         except BaseException as error:  # noqa: BLE001 - as in `wait`
             receiver.lost(self._transport.death(error))
         else:
@@ -219,7 +219,7 @@ class RayTransport:
     def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""
         try:
-            return _RayExchange(self._exchange(frame), self)
+            return _RayExchange(self._exchange(wire.write_frame(frame)), self)
         except Exception as error:  # noqa: BLE001 - whatever Ray says, it did not leave
             return _Undelivered(self, error)
 

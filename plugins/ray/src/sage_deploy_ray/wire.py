@@ -1,0 +1,67 @@
+"""
+Frames and letters as Ray carries them at the least cost: bytes, and large buffers beside them.
+
+Ray passes bytes on as they are, and pickles everything else with a pickler in Python, which takes longer than all that
+is done here. Plain tuples are pickled in a sixth of the time of named ones.
+"""
+
+from __future__ import annotations
+
+from pickle import PickleBuffer, dumps, loads
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Wire", "read_frame", "read_letter", "write_frame", "write_letter"]
+
+#: A pickle, with the buffers that were left out of it if there are any.
+Wire: TypeAlias = "bytes | tuple[bytes, Sequence[Any]]"
+
+#: Bytes of a buffer from which on it is not copied into the pickle; what Ray does with the others costs more.
+_LARGE: Final = 2**14
+
+
+def write_frame(frame: Frame) -> Wire:
+    """*frame*, to be read by `read_frame`."""
+    units = [(id, [tuple(item) for item in items], batch) for id, items, batch in frame.units]
+    return _write((frame.caller, frame.number, units, frame.notices))
+
+
+def read_frame(wire: Wire) -> Frame:
+    """The frame of `write_frame`."""
+    caller, number, units, notices = _read(wire)
+    made = [Unit(id, tuple(map(CallItem._make, items)), batch) for id, items, batch in units]
+    return Frame(caller, number, tuple(made), notices)
+
+
+def write_letter(letter: Letter) -> Wire:
+    """*letter*, to be read by `read_letter`."""
+    return _write(tuple(letter))
+
+
+def read_letter(wire: Wire) -> Letter:
+    """The letter of `write_letter`."""
+    return Letter(*_read(wire))
+
+
+def _write(value: tuple[Any, ...]) -> Wire:
+    large: list[PickleBuffer] = []
+
+    def keep(buffer: PickleBuffer) -> bool:
+        if buffer.raw().nbytes < _LARGE:
+            return True
+        large.append(buffer)
+        return False
+
+    data = dumps(value, 5, buffer_callback=keep)
+    return (data, large) if large else data
+
+
+def _read(wire: Wire) -> Any:
+    if isinstance(wire, bytes):
+        return loads(wire)  # noqa: S301 - from a process of this deployment, as the next
+    data, large = wire
+    return loads(data, buffers=large)  # noqa: S301
