@@ -563,7 +563,10 @@ class ReplicaSet:
             if old.heir is not heir or old.care is not Care.SUPERVISOR or not self._wanted():
                 return False
             old.care = Care.NOBODY
-        self.admit([heir])
+            heir.held = False
+            reports = self.supervise([heir])  # in one step: who scales meanwhile finds one of the two, and not both
+        self._open_if_ready(heir)
+        self.tell(reports)
         return True
 
     def disinherit(self, old: Member, heir: object) -> None:

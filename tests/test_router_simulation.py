@@ -591,6 +591,40 @@ def test_without_a_replica_for_good_calls_end_and_are_refused_until_one_opens():
     assert stage.names == ["c"]
 
 
+def test_calls_are_not_refused_for_want_of_a_replica_while_there_is_one():
+    """Who says that there is none may have been overtaken by one that came."""
+    stage = Stage()
+    stage.open()
+    stage.call("a")
+    waiting = stage.call("b")
+    stage.router.unavailable(lambda: NoReplicaError("kv has no replica left", service="kv"))
+    assert not waiting.over()
+    stage.call("c")
+    assert stage.refused == []
+
+
+def test_a_call_that_finds_its_refusal_out_of_date_is_accepted():
+    """A replica came while the call was on its way."""
+    stage = Stage()
+    stage.router.unavailable(lambda: NoReplicaError("kv has no replica left", service="kv"))
+    outdated = stage.router.route
+    stage.open()
+    call = Call(stage.router, ONCE, ("a",), {}, CallOptions(), stage.clock.monotonic(), inf, inf, None)
+    assert outdated(call)
+    stage.clock.advance(0)
+    assert (stage.names, stage.refused) == (["a"], [])
+
+
+def test_without_a_balancer_the_replica_that_came_last_stands_by():
+    """Whatever its index, if it is told to be a junior."""
+    stage = Stage()
+    stage.open(index=1)
+    replica, lane = FakeReplica(None, stage.clock, 1), stage.router.lane("kv#0.1", 0, seniority=1)
+    stage.router.open(lane, replica)
+    stage.call("a")
+    assert stage.started == [(1, "a")]
+
+
 def test_a_replica_that_dies_after_the_end_leaves_no_call_behind():
     stage = Stage()
     dying = stage.open(behaviour=Behaviour.DIE_BEFORE)

@@ -18,6 +18,7 @@ from sage_deploy_local.target import LocalTarget
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins import Registry
+from sage_plugins.replica_set import Care
 from sage_plugins.supervisor import LONGEST_WAIT_S, MOST_STARTS, STEADY_S
 from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import Placed, Refused, Registration, ReplicaState
@@ -94,12 +95,17 @@ class Stage:
 
         self.service = type("Service", (Service,), {})
         registry = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, Plugin())
-        self.env = environments("test", registry=registry, clock=self.clock, on_event=self.events.append)
+        self.listen = lambda _event: None
+        self.env = environments("test", registry=registry, clock=self.clock, on_event=self.hear)
         config = ServiceDeploymentConfig(**{"target": "mortal", "startup_timeout": STARTUP_S} | fields)
         self.env.register_service_with_config("svc", self.service, deployment_config=config)
         self.env.deploy()
         self.handle = self.env.service("svc")
         self.task = self.env.task("svc")
+
+    def hear(self, event):
+        self.events.append(event)
+        self.listen(event)
 
     @property
     def status(self):
@@ -471,6 +477,37 @@ def test_restart_that_fails_leaves_a_dead_replica_to_the_supervisor(stage):
     stage.until(lambda: list(stage.ids.values()) == ["ready"])
 
 
+@pytest.mark.parametrize("change", ["scale", "restart"])
+def test_change_while_a_replacement_is_placed_leaves_one_replica(stage, gate, in_thread, change):
+    """The replacement finds that its place is given away, and is not started."""
+    stage = stage(replicas=2, **BALANCED)
+    stage.target.on_place = gate
+    stage.kill("svc#0")
+    gate.wait_entered()
+    stage.target.on_place = lambda: None
+    changing = in_thread(stage.env.scale, "svc", 1) if change == "scale" else in_thread(stage.env.restart, "svc")
+    (dead,) = [member for member in stage.task._replicas.members if member.id == "svc#0"]
+    stage.until(lambda: dead.care is Care.NOBODY or dead.heir is not None)
+    gate.open()
+    changing.result(20)
+    if change == "scale":
+        assert (stage.ids, stage.target.started) == ({"svc#1": "ready"}, ["svc#0", "svc#1"])
+    else:
+        assert stage.ids == {"svc#0.1": "ready", "svc#1.1": "ready"}
+        assert stage.target.started == ["svc#0", "svc#1", "svc#0.1", "svc#1.1"]
+
+
+def test_drain_without_a_replica_ends_what_waits(stage):
+    """At once: nothing is started any more that could answer it."""
+    stage = stage()
+    stage.target.refused = "no node has room"
+    stage.kill("svc#0")
+    waiting = stage.handle.submit("index")
+    stage.env.drain("svc")
+    with pytest.raises(errors.ServiceStoppedError):
+        waiting.result(0)
+
+
 @pytest.mark.parametrize("moment", ["waits", "is placed", "starts"])
 def test_close_while_a_replica_is_being_replaced_starts_nothing_more(stage, gate, in_thread, moment):
     stage = stage()
@@ -515,17 +552,17 @@ def test_service_may_be_closed_by_who_is_told_of_an_end(stage):
     """Also in the thread of the supervision."""
     stage = stage()
     stage.target.refused = "no node has room"
+    closed = threading.Event()
 
-    class Closer(list):
-        def append(self, event):
-            super().append(event)
-            if event.kind == "replacement_refused":
-                stage.env.close(drain_timeout=0)
+    def close(event):
+        if event.kind == "replacement_refused":
+            stage.env.close(drain_timeout=0)
+            closed.set()
 
-    stage.events = Closer()
-    stage.env.task("svc")._watchers._listener = stage.events.append
+    stage.listen = close
     stage.kill("svc#0")
-    stage.until(lambda: stage.status["state"] == "stopped")
+    assert closed.wait(20)
+    assert stage.status["state"] == "stopped"
 
 
 # -- standby -----------------------------------------------------------------------------------------------------------
@@ -596,10 +633,17 @@ def test_unhealthy_replica_that_is_well_in_time_stays(stage):
     assert stage.ids == {"svc#0.1": "ready"}
 
 
-def test_unhealthy_replica_goes_first_where_there_is_no_room_for_two(stage):
+def test_unhealthy_replica_goes_first_where_there_is_no_room_for_two(stage, gate):
+    """It has `drain_timeout` for the calls that it runs."""
     stage = stage("replaces_unhealthy")
     stage.target.refused = "the one GPU is taken"
+    running = stage.handle.submit("run", gate)
+    gate.wait_entered()
     mark(stage)
+    stage.until(lambda: not stage.task._router.lanes)
+    assert (stage.ids, stage.target.stopped) == ({"svc#0": "unhealthy"}, [])
+    gate.open()
+    running.result(20)
     stage.until(lambda: "svc#0" in stage.target.stopped and "failed" in stage.ids.values())
     assert "no other can be placed beside it: the one GPU is taken" in stage.status["replicas"][0]["error"]
     stage.target.refused = None
