@@ -1,239 +1,42 @@
 """
 The documentation says what is so: its blocks run or are checked, and what it must mention it mentions.
 
-Each page is one test. Its blocks are taken in their order, in one working folder and one namespace:
-
-- `python` runs. With a first line such as `# greeter.py` it is also written to a file of that name.
-- `pycon` is compared as doctest does; `...` stands for anything.
-- `yaml` is read as a deployment file. It is written to a file if its first line names one; a file called `broken...`
-  must be refused, by reading it or by a command further down.
-- `toml` is parsed.
-- `console`: `sage-deploy` gets its arguments checked, and runs where that ends by itself; so does `python FILE`. What
-  stands below the command is compared with what it prints, and a command on a file called `broken...` must fail.
-  `make` must have the target, and files that are named must exist.
-- `text` is nobody's promise; blocks such as `{literalinclude}` are Sphinx's.
+How the blocks of a page are taken says `documentation_pages`. Each page is one test; those that need a cluster are
+taken in tests/ray.
 """
 
 from __future__ import annotations
 
-import doctest
 import importlib.util
 import inspect
-import itertools
-import os
 import re
-import shlex
-import subprocess
-import sys
-import sysconfig
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import click
 import pytest
 
 import sage_plugins
-from sage_plugins import Environment, cli, errors, hookspecs
+from documentation_pages import DOCS, FENCE, ON_A_CLUSTER, PAGES, ROOT, Page, blocks, named_commands, working_folder
+from sage_plugins import cli, errors, hookspecs
 from sage_plugins.config import fields
-from sage_plugins.deployment_file import reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
-    *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
-    *sorted(ROOT.glob("plugins/*/README.md")),
-    *sorted(ROOT.glob("examples/*/README.md")),
-]
-#: The plugin that docs/writing-plugins.md shows.
-STRANGER = ROOT / "tests" / "third_party" / "acme-strategies"
-
-FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-PATIENCE = 50
-
-_FENCE = re.compile(r"^(?P<fence>`{3,})(?P<kind>[^`\n]*)\n(?P<text>.*?)^(?P=fence)`*[ \t]*$", re.MULTILINE | re.DOTALL)
-_NAMED = re.compile(r"# (?P<name>[\w.-]+\.(?:py|yaml))\n")
-
-
-class Block(NamedTuple):
-    """One fenced block of a page; *line* is that of its first line of text."""
-
-    kind: str
-    text: str
-    line: int
-
-    @property
-    def name(self) -> str | None:
-        """The file that the first line names, if it does."""
-        found = _NAMED.match(self.text)
-        return None if found is None else found["name"]
-
-
-def blocks(page: str) -> list[Block]:
-    return [
-        Block(found["kind"].strip(), found["text"], page.count("\n", 0, found.start("text")) + 1)
-        for found in _FENCE.finditer(page)
-    ]
-
-
-class Page:
-    """Takes the blocks of one page; works in the current folder."""
-
-    def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
-        self._path = path
-        self._patch = patch
-        self._namespace: dict[str, Any] = {"__name__": "__main__"}
-        self._good_so_far: dict[str, str] = {}  # where the files called `broken...` stand that nothing has refused
-
-    def take_all(self) -> None:
-        try:
-            for block in blocks(self._path.read_text(encoding="utf-8")):
-                self._take(block)
-            assert not self._good_so_far, f"nothing refuses these: {self._good_so_far}"
-        except BaseException:  # else the leak guard would report what the page could not close any more
-            for value in self._namespace.values():
-                if isinstance(value, Environment):
-                    value.close(drain_timeout=0)
-            raise
-
-    def _take(self, block: Block) -> None:
-        if block.kind.startswith("{") or block.kind == "text":
-            return
-        take = getattr(self, f"_take_{block.kind}", None)
-        assert take is not None, f"{self._at(block)}: nothing checks a block of kind {block.kind!r}"
-        if block.name is not None:
-            Path(block.name).write_text(block.text, encoding="utf-8")
-        take(block)
-
-    def _at(self, block: Block) -> str:
-        return f"{os.path.relpath(self._path, ROOT)}:{block.line}"
-
-    def _take_python(self, block: Block) -> None:
-        # Empty lines before it, so that a traceback points into the page.
-        source = "\n" * (block.line - 1) + block.text
-        exec(compile(source, str(self._path), "exec", dont_inherit=True), self._namespace)  # noqa: S102 - our own pages
-
-    def _take_pycon(self, block: Block) -> None:
-        name, said = self._at(block), []
-        test = doctest.DocTestParser().get_doctest(block.text, self._namespace, name, str(self._path), block.line - 1)
-        result = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=said.append, clear_globs=False)
-        self._namespace.update(test.globs)
-        assert result.attempted, f"{name}: no >>>"
-        assert not result.failed, f"{name}\n{''.join(said)}"
-
-    def _take_yaml(self, block: Block) -> None:
-        name = block.name or f"line_{block.line}.yaml"
-        Path(name).write_text(block.text, encoding="utf-8")
-        try:
-            reader.read(name)
-        except errors.ConfigError:
-            assert name.startswith("broken"), self._at(block)
-        else:
-            if name.startswith("broken"):
-                self._good_so_far[name] = self._at(block)
-
-    def _take_toml(self, block: Block) -> None:
-        assert tomllib.loads(block.text), self._at(block)
-
-    def _take_console(self, block: Block) -> None:
-        assert block.text.startswith("$ "), f"{self._at(block)}: no command"
-        for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-            command, _, output = part.partition("\n")
-            self._check_command(shlex.split(command, comments=True), output, f"{self._at(block)}: {command}")
-
-    def _check_command(self, words: list[str], output: str, where: str) -> None:
-        program, arguments = Path(words[0]).name, words[1:]
-        for word in arguments:
-            assert "/" not in word or Path(word).exists() or (ROOT / word).exists(), f"{where}: there is no {word}"
-        ends = False
-        if program == "sage-deploy":
-            self._parse(arguments)
-            refused = _refused(arguments)
-            named = [Path(word) for word in arguments if word.endswith(".yaml") and word not in refused]
-            ends = (arguments[0] != "up" or "--once" in arguments or bool(refused)) and all(
-                path.exists() for path in named
-            )
-        elif program == "make":
-            targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-            assert set(arguments) <= set(targets), where
-        elif program == "python":
-            ends = Path(arguments[0]).exists()
-        else:
-            assert program == "python3", f"{where}: nothing checks {program}"
-        if ends:
-            self._run(program, arguments, output, where)
-        else:
-            assert not output.strip(), f"{where}: nobody checks this output, make the block `text`"
-
-    def _parse(self, arguments: list[str]) -> None:
-        """Have click check the arguments; no command does anything."""
-        with self._patch.context() as patch:
-            for command in _commands(cli.commands):
-                patch.setattr(command, "callback", lambda **_: None)
-            cli.commands.main(arguments, standalone_mode=False)
-
-    def _run(self, program: str, arguments: list[str], output: str, where: str) -> None:
-        path = Path(sysconfig.get_path("scripts"), program) if program != "python" else Path(sys.executable)
-        done = subprocess.run(
-            [path, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-        wrong = _refused(arguments)
-        assert (done.returncode != 0) == bool(wrong), f"{where}: exit code {done.returncode}\n{done.stdout}"
-        for name in wrong:
-            self._good_so_far.pop(name, None)
-        same = doctest.OutputChecker().check_output(output, done.stdout, FLAGS)
-        assert same or not output.strip(), f"{where} printed\n{done.stdout}"
-
-
-def _refused(arguments: list[str]) -> list[str]:
-    """The files that a command is given and must refuse."""
-    return [
-        word for before, word in itertools.pairwise(["", *arguments]) if word.startswith("broken") and before != "--out"
-    ]
-
-
-def _commands(group: click.Group) -> Iterator[click.Command]:
-    yield from (command for _, command in _named_commands(group))
-
-
-def _named_commands(group: click.Group, above: str = "sage-deploy") -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, with all its words."""
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if isinstance(command, click.Group):
-            yield from _named_commands(command, f"{above} {name}")
-        else:
-            yield f"{above} {name}", command
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working folder whose modules can be imported, and are forgotten at the end."""
-    before = set(sys.modules)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(STRANGER)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # where `up` notes what runs
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        origin = getattr(sys.modules[name], "__file__", None)
-        if origin and any(Path(origin).is_relative_to(place) for place in (tmp_path, STRANGER, ROOT / "examples")):
-            del sys.modules[name]
+    with working_folder(tmp_path, monkeypatch):
+        yield tmp_path
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+#: The others need a cluster, or have the blocks of one that does.
+HERE = [path for path in PAGES if path.name not in {other.name for other in ON_A_CLUSTER}]
+
+
+@pytest.mark.parametrize("path", HERE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_blocks_of(path, folder, monkeypatch):
     """Whoever copies a block gets what the page says."""
     if "examples" in path.relative_to(ROOT).parts:
@@ -305,7 +108,7 @@ def test_error_is_documented(name):
     assert f"`{name}`" in text_of("api.md")
 
 
-@pytest.mark.parametrize(("name", "command"), list(_named_commands(cli.commands)))
+@pytest.mark.parametrize(("name", "command"), list(named_commands(cli.commands)))
 def test_command_is_documented(name, command):
     """It has a section of its own, which names each of its options, and stands in the table of commands."""
     page = text_of("cli.md")
@@ -465,7 +268,7 @@ def rule_faults(page: str, rules: list[str]) -> list[str]:
     for rule, found in sections.items():
         if found["anchor"] != rule.lower():
             faults.append(f"{rule}: its anchor is {found['anchor']}")
-        if _PARTS.findall(_FENCE.sub("", found["text"])) != ["Cause", "Fix", "Example"]:
+        if _PARTS.findall(FENCE.sub("", found["text"])) != ["Cause", "Fix", "Example"]:
             faults.append(f"{rule}: not cause, fix and example")
         message = f"{'error' if rule.startswith('E') else 'warning'} {rule}: "
         shown = found["text"].partition("**Example.**")[2]
@@ -525,9 +328,15 @@ def test_measured_table_is_of_what_the_script_measures(monkeypatch):
 TRANSLATED = [path.name for path in sorted((DOCS / "zh").glob("*.md"))]
 
 
+def english_of(name: str) -> Path:
+    """The page that one in Chinese follows: docs/zh has no folders."""
+    (page,) = (path for path in (DOCS / name, DOCS / "guides" / name) if path.exists())
+    return page
+
+
 def sections(page: str) -> list[tuple[int, set[str]]]:
     """The level of each heading, and what is set as code below it, in the text."""
-    prose = re.sub(r"<!-- fields:start -->.*<!-- fields:end -->", "", _FENCE.sub("", page), flags=re.DOTALL)
+    prose = re.sub(r"<!-- fields:start -->.*<!-- fields:end -->", "", FENCE.sub("", page), flags=re.DOTALL)
     parts = re.split(r"^(#+) ", prose, flags=re.MULTILINE)[1:]
     return [
         (len(level), set(re.findall(r"`([^`\n]+)`", text))) for level, text in zip(parts[::2], parts[1::2], strict=True)
@@ -537,14 +346,16 @@ def sections(page: str) -> list[tuple[int, set[str]]]:
 @pytest.mark.parametrize("name", TRANSLATED)
 def test_translation_follows_its_page(name):
     """It has the same headings and blocks, and every section mentions the same names; each page links to the other."""
-    english, chinese = text_of(name), text_of(f"zh/{name}")
+    page = english_of(name)
+    english, chinese = page.read_text(encoding="utf-8"), text_of(f"zh/{name}")
 
     assert sections(chinese) == sections(english)
     for ours, theirs in zip(blocks(chinese), blocks(english), strict=True):
         assert ours.kind == theirs.kind
         assert ours.text == theirs.text or ours.kind == "text", f"docs/zh/{name}:{ours.line}"
-    assert f"](zh/{name})" in english
-    assert f"](../{name})" in chinese
+    up = "../" * (len(page.relative_to(DOCS).parts) - 1)
+    assert f"]({up}zh/{name})" in english
+    assert f"](../{page.relative_to(DOCS)})" in chinese
 
 
 def test_translations_are_found():

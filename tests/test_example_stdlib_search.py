@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import io
 import re
 import subprocess
@@ -25,6 +26,8 @@ from stdlib_search.index import DocIndex  # noqa: E402
 from stdlib_search.reader import DocReader  # noqa: E402
 from stdlib_search.search import Search  # noqa: E402
 from stdlib_search.store import DocStore, Version  # noqa: E402
+
+from sage_plugins import Environment  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,6 +174,20 @@ def test_the_yaml_names_classes_that_exist() -> None:
     assert {getattr(importlib.import_module(module), name) for module, name in paths} == {
         DocReader, DocStore, DocIndex, Search, Demo,
     }  # fmt: skip
+
+
+def test_profile_ray_puts_on_a_cluster_what_calls_no_other_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica there cannot; and a plan for this machine starts no Ray."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with Environment("example") as env:
+        env.load_service_deployment_config(EXAMPLE / "service_deployment.yaml", profile="ray")
+        plan = env.plan()
+    targets = {service.name: service.decisions[0].id for service in plan.services}
+    assert targets == {
+        "reader": "remote_any", "store": "local", "index": "local", "search": "local", "demo": "local",
+    }  # fmt: skip
+    assert "ctx" not in inspect.signature(DocReader).parameters
+    assert not plan.unplaced
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,16 @@
+"""The pages of the documentation that need a cluster say what is so: their blocks run on the cluster of the tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from documentation_pages import ON_A_CLUSTER, Page, working_folder
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+
+@pytest.mark.parametrize("path", ON_A_CLUSTER, ids=lambda path: path.name)
+def test_blocks_of(path, cluster, tmp_path, monkeypatch):
+    """Whoever copies a block gets what the page says."""
+    with working_folder(tmp_path, monkeypatch):
+        Page(path, monkeypatch, RAY_ADDRESS=cluster.address).take_all()
