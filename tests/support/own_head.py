@@ -1,0 +1,71 @@
+"""A Ray head in a process of its own, for tests that take it away or start it otherwise; run as a script it is that."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class OwnHead(subprocess.Popen[str]):
+    """
+    A cluster of one node, once it runs.
+
+    Attributes:
+        address: What a driver connects to.
+    """
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        """
+        Start it, which takes 2 s.
+
+        Args:
+            folder: Where Ray keeps the session.
+            **variables: Variables of its environment besides those of this process.
+        """
+        environment = os.environ | {"RAY_TMPDIR": str(folder)} | variables
+        super().__init__(
+            [sys.executable, __file__],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.stdout is not None
+        said = json.loads(self.stdout.readline())
+        self.address: str = said["address"]
+        self._gcs: int = said["gcs"]
+
+    def lose(self) -> None:
+        """Kill the head's server; the node goes on."""
+        os.kill(self._gcs, signal.SIGKILL)
+
+    def __exit__(self, *exception: object) -> None:
+        """End it with everything that it started."""
+        assert self.stdin is not None
+        self.stdin.close()
+        super().__exit__(*exception)
+
+
+def _main() -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 4, "include_dashboard": False, "object_store_memory": 80 * 2**20},
+    )
+    gcs = cluster.head_node.all_processes["gcs_server"][0].process.pid
+    print(json.dumps({"address": cluster.address, "gcs": gcs}), flush=True)  # noqa: T201 - its parent reads it
+    sys.stdin.read()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    _main()
