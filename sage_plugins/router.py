@@ -74,6 +74,7 @@ class Router:
         retry_lost: bool,
         count: Callable[[int, int, float, float], None],
         refused: Callable[[int, str], None],
+        given_up: Callable[[], None] = lambda: None,
         balancer: Balancer | None = None,
         key_of: KeyOf | None = None,
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
@@ -89,6 +90,7 @@ class Router:
             retry_lost: Start idempotent calls once more when their replica died.
             count: `count(method, outcome, wait_s, run_s)` for calls that end on this side.
             refused: `refused(method, reason)` for calls that were not accepted.
+            given_up: Told after each call that a caller gave up, wherever it is counted.
             balancer: Chooses among several replicas; None has the first serve and the others stand by.
             key_of: The key of a call whose caller gave none; None if there is none then.
             on_balancer_error: Told when the balancer failed and was fenced off.
@@ -100,6 +102,7 @@ class Router:
         self._retry_lost = retry_lost
         self._count = count
         self._refused = refused
+        self._given_up = given_up
         self._balancer = balancer
         self._binding = balancer is not None and balancer.binding
         self._key_of = key_of
@@ -499,6 +502,7 @@ class Router:
         else:
             self._discard(call)
             self._count(call.method.index, outcome, spent, 0.0)
+        self._given_up()
         self._tell_watch()
 
     def abandoned_ended(self, call: Call) -> None:

@@ -104,6 +104,7 @@ class ServiceTask:
             retry_lost=self._config.failover_enabled,
             count=self._watchers.count,
             refused=self._watchers.refused,
+            given_up=self._watchers.given_up,
             balancer=None if composition.balancer is None else composition.balancer.create(),
             key_of=composition.key_of,
             on_balancer_error=self._balancer_failed,

@@ -75,6 +75,9 @@ class Watchers:
             for choice, _ in self._monitors:
                 if choice.id in self._writers:
                     self._fenced(choice, self._writers[choice.id], method, outcome, wait_s, run_s)
+
+    def given_up(self) -> None:
+        """A caller has given a call up, which may still run."""
         for choice, look in self._looking:
             self._fenced(choice, look)
 

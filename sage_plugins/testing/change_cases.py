@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sage_plugins import errors
-from sage_plugins.testing.conformance import unless
+from sage_plugins.testing.conformance import needs, unless
 from sage_plugins.testing.probes import Batching, Checked, Failing, Fragile, LateNewcomer, Living, ProbeError
 from sage_plugins.testing.service_conformance import Deployed, ServiceConformance
 
@@ -362,4 +362,20 @@ class CheckCases(ServiceConformance):
         assert _states(service) == ["unhealthy"]
         assert service.handle.echo(1) == 1
         ill.unlink()
+        self.until(lambda: _states(service) == ["ready"])
+
+    @needs("releases_at_deadline")
+    @unless("replaces_unhealthy")
+    def test_replica_whose_slots_are_all_abandoned_is_unhealthy_until_a_method_ends(self) -> None:
+        """Also if its class has no check: whoever gave the calls up is enough to have it looked at."""
+        often = {"health_check_interval": self.while_running, "health_check_timeout": self.while_running}
+        service = self.deploy(monitors=("health",), failure_threshold=1, success_threshold=1, **often)
+        gate = self.watch()
+        hasty = service.handle.with_options(timeout=self.while_running)
+        calls = [hasty.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        for call in calls:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(self.patience)
+        self.until(lambda: _states(service) == ["unhealthy"])
+        gate.open()
         self.until(lambda: _states(service) == ["ready"])

@@ -1,0 +1,390 @@
+"""
+Replicas, nodes and drivers that really die: every call has one outcome, and what is gone comes back.
+
+The rules are in `SupervisionCases`; here processes are killed in more ways, calls have a witness, and nodes die too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from killing import is_gone, kill_replica
+from sage_plugins import ServiceDeploymentConfig, errors
+from sage_plugins.supervisor import LONGEST_WAIT_S
+from sage_plugins.testing.checkpoints import Switchboard
+from sage_plugins.testing.virtual_clock import VirtualClock
+from witness import History, Witness
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+PATIENCE = 30.0
+SLOTS = 2
+BALANCED = {"load_balancing": True, "failover_enabled": True}
+
+
+class Service:
+    """One deployed service, by what the tests ask of it."""
+
+    def __init__(self, env, name):
+        self.env = env
+        self.name = name
+        self.handle = env.service(name)
+
+    @property
+    def status(self):
+        return self.env.get_service_status(self.name)
+
+    @property
+    def states(self):
+        return {replica["id"]: replica["state"] for replica in self.status["replicas"]}
+
+    @property
+    def ready(self):
+        """How many replicas are ready."""
+        return sum(state == "ready" for state in self.states.values())
+
+    @property
+    def generations(self):
+        """How many replicas have been started again at each position."""
+        return [int(id.partition(".")[2] or 0) for id in self.states]
+
+    def kill(self, replica_id):
+        return kill_replica(self.status, replica_id)
+
+    def replica(self, index):
+        """The status of the replica at a position."""
+        (found,) = (each for each in self.status["replicas"] if each["id"].partition(".")[0] == f"{self.name}#{index}")
+        return found
+
+
+@pytest.fixture
+def board():
+    with Switchboard(PATIENCE) as switchboard:
+        yield switchboard
+
+
+@pytest.fixture
+def register(environments, board):  # what a gate holds is let go before its service is closed
+    """Register a service of two slots a replica, in an environment of the test."""
+    made = []
+
+    def make(cls, *args, name="svc", clock=None, **fields):
+        if not made:
+            made.append(environments("deaths", **({} if clock is None else {"clock": clock})))
+        common = {"target": "remote_any", "threading_strategy": "pool", "thread_count": SLOTS, "cpu_cores": 0.1}
+        config = ServiceDeploymentConfig(**{**common, "thread_pool_size": SLOTS, "timeout": PATIENCE, **fields})
+        made[0].register_service_with_config(name, cls, *args, deployment_config=config)
+        return Service(made[0], name)
+
+    return make
+
+
+@pytest.fixture
+def deploy(register):
+    """Register and deploy a service."""
+
+    def make(*args, **fields):
+        service = register(*args, **fields)
+        service.env.deploy()
+        return service
+
+    return make
+
+
+@pytest.fixture
+def frozen():
+    """Have processes stand still for a while."""
+
+    @contextlib.contextmanager
+    def freeze(*pids):
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    return freeze
+
+
+@pytest.fixture
+def history(tmp_path):
+    return History(tmp_path / "witness")
+
+
+class Slow:
+    """A service whose constructor takes until the test lets go."""
+
+    def __init__(self, checkpoint):
+        checkpoint.reach()
+
+
+class Doomed:
+    """A service that the system kills while it is being built, as long as there is a file."""
+
+    def __init__(self, path):
+        if Path(path).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Load:
+    """Threads that call, one call after the other, until the test has seen enough."""
+
+    def __init__(self, history, handle, threads=4, **options):
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(history, handle, options)) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, history, handle, options):
+        while not self._over.is_set():
+            history.call(handle, "run", 0.005, **options).exception(PATIENCE)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+
+# -- replicas ----------------------------------------------------------------------------------------------------------
+
+
+def test_dead_replica_is_noticed_and_replaced_without_a_call(deploy, history, until):
+    service = deploy(Witness, history.file, replicas=2, **BALANCED)
+
+    killed = time.monotonic()
+    pid = service.kill("svc#1")
+    until(lambda: service.states.get("svc#1") != "ready")
+    noticed = time.monotonic()
+    until(lambda: service.states == {"svc#0": "ready", "svc#1.1": "ready"})
+
+    assert noticed - killed < 1  # Ray says so within 20 ms; the rest is a status of a busy machine
+    assert service.replica(1)["pid"] != pid
+
+
+def test_each_call_has_one_outcome_when_its_replica_dies_under_it(deploy, history, board, until):
+    """Those that ran end, and may have had their effect; idempotent ones and those that waited run elsewhere."""
+    service = deploy(Witness, history.file, replicas=2, **BALANCED)
+    gate = board.watch()
+    held = [history.call(service.handle, "hold", gate.checkpoint, idempotent=number % 2) for number in range(4)]
+    pids = gate.wait(4)
+    waiting = [history.call(service.handle, "run") for _ in range(20)]
+
+    os.kill(pids[0], signal.SIGKILL)
+
+    until(lambda: any(call.done() for call in held))
+    gate.open()
+    found = history.check(slots=SLOTS, deaths=1, patience=PATIENCE)
+    assert not found.failed
+    assert 1 <= len(found.died) + len(found.twice) <= SLOTS
+    assert found.ok >= set(range(4, 4 + len(waiting)))
+    until(lambda: service.ready == 2)
+
+
+def test_call_that_had_run_before_its_replica_died_is_told_as_unknown(deploy, history, tmp_path, until):
+    """Only an idempotent one runs again, on the other replica."""
+    service = deploy(Witness, history.file, replicas=2, **BALANCED)
+
+    history.call(service.handle, "run_and_die").exception(PATIENCE)
+    until(lambda: service.ready == 2)
+    history.call(service.handle, "run_and_die", str(tmp_path / "once"), idempotent=True)
+
+    found = history.check(slots=SLOTS, deaths=2, patience=PATIENCE)
+    assert (found.died, found.ok, found.twice) == ({0}, {1}, {1})
+
+
+def test_calls_survive_the_death_of_all_replicas(deploy, history, board, until):
+    """They wait in this process, until there is a replica again."""
+    service = deploy(Witness, history.file, replicas=2, **BALANCED)
+    gate = board.watch()
+    for _ in range(2 * SLOTS):
+        history.call(service.handle, "hold", gate.checkpoint)
+    pids = set(gate.wait(2 * SLOTS))
+    for _ in range(20):
+        history.call(service.handle, "run")
+
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+    found = history.check(slots=SLOTS, deaths=2, patience=PATIENCE)
+    assert (len(found.died), len(found.ok), found.failed) == (2 * SLOTS, 20, {})
+    until(lambda: service.ready == 2)
+
+
+def test_poison_takes_no_more_replicas_than_it_may_start_on(deploy, history, until):
+    """One, and two if it is idempotent; the calls beside it are answered."""
+    service = deploy(Witness, history.file, replicas=3, **BALANCED)
+
+    with Load(history, service.handle, threads=2, idempotent=True):
+        for idempotent, deaths in ((False, 1), (True, 3)):
+            poison = history.call(service.handle, "exit", idempotent=idempotent)
+            assert isinstance(poison.exception(PATIENCE), errors.ReplicaDiedError)
+            until(lambda: service.ready == 3 and sum(service.generations) >= deaths)  # noqa: B023 - used at once
+
+    assert sum(service.generations) == 3
+    found = history.check(slots=SLOTS, deaths=3, patience=PATIENCE)
+    assert not found.failed
+
+
+def test_constructor_whose_process_the_system_kills_fails_its_start(register, tmp_path, until):
+    """A deployment fails at once; a replacement is tried again and again, until that is a crash loop."""
+    deadly, clock = tmp_path / "deadly", VirtualClock()
+    deadly.touch()
+    service = register(Doomed, str(deadly), clock=clock, startup_timeout=100 * LONGEST_WAIT_S)
+    with pytest.raises(errors.DeployError, match=r"replica 0.*svc#0 is gone") as failed:
+        service.env.deploy()
+    assert isinstance(failed.value.__cause__, errors.ReplicaDiedError)
+
+    deadly.unlink()
+    service.env.deploy()
+    deadly.touch()
+    service.kill("svc#0")
+
+    def crash_loop():
+        if "failed" in service.states.values() and clock.next_at() <= clock.monotonic() + LONGEST_WAIT_S:
+            clock.run_until(clock.next_at())
+        return service.status["state"] == "crash_loop"
+
+    until(crash_loop)
+    (error,) = (each["error"] for each in service.status["replicas"])
+    assert "is gone" in error
+
+
+# -- nodes -------------------------------------------------------------------------------------------------------------
+
+
+def test_replicas_of_a_node_that_dies_are_placed_elsewhere_unless_they_belong_there(
+    cluster, register, history, tmp_path, until
+):
+    """A service that is pinned to the node waits for one of that name, and says so."""
+    node = cluster.add("node-x1", cpus=64)  # it has most, so that something is placed there
+    anywhere = register(Witness, history.file, replicas=2, **BALANCED)
+    there = History(tmp_path / "pinned")
+    pinned = {"target": "remote_specific", "target_nodes": ["node-x1", "node-a1"]}
+    named = register(Witness, there.file, name="named", replicas=2, **pinned, **BALANCED)
+    anywhere.env.deploy()
+    assert "node-x1" in {each["node"] for each in anywhere.status["replicas"]}
+
+    with Load(history, anywhere.handle), Load(there, named.handle, idempotent=True):
+        until(lambda: history.calls > 20 and there.calls > 20)
+        node.kill()
+        cluster.wait_until_dead(node)
+        until(lambda: anywhere.ready == 2 and "node-x1" not in {each["node"] for each in anywhere.status["replicas"]})
+        until(lambda: named.status["health"]["ready"] == 1 and named.replica(0)["error"])
+        until(lambda: "no other replica can be placed" in named.replica(0)["error"])
+        (said,) = named.status["health"]["missing"].values()
+        calls = there.calls
+        until(lambda: there.calls > calls + 20)
+
+    assert "node-x1" in said
+    assert named.status["state"] == "ready"
+    assert not history.check(slots=SLOTS, deaths=1, patience=PATIENCE).failed
+    found = there.check(slots=SLOTS, deaths=1, patience=PATIENCE)
+    assert (found.died, found.failed) == (set(), {})
+    cluster.add("node-x1")
+    until(lambda: named.ready == 2)
+    assert named.replica(0)["node"] == "node-x1"
+
+
+def test_callers_of_a_frozen_node_are_released_at_their_deadlines(cluster, deploy, history, until, frozen):
+    """Its replica is replaced on another one."""
+    node = cluster.add("node-x1", cpus=64)
+    service = deploy(Witness, history.file, replicas=2, **BALANCED)
+    (there,) = (each for each in service.status["replicas"] if each["node"] == "node-x1")
+    quick = service.handle.with_options(timeout=0.5)
+
+    with frozen(there["pid"], node.raylet):
+        began = time.monotonic()
+        calls = [history.call(quick, "run") for _ in range(2 * SLOTS)]
+        for call in calls:
+            call.exception(PATIENCE)
+        assert time.monotonic() - began < 2
+        cluster.wait_until_dead(node)
+        until(lambda: service.ready == 2 and "node-x1" not in {each["node"] for each in service.status["replicas"]})
+        last = history.call(service.handle, "run")
+
+        found = history.check(slots=SLOTS, deaths=1, patience=PATIENCE)
+    assert all(isinstance(error, errors.CallTimeoutError) for error in found.failed.values())
+    assert last.exception() is None
+
+
+def test_deployment_onto_a_node_that_dies_meanwhile_fails(cluster, register, board, until):
+    """At once, and nothing of it is left."""
+    node = cluster.add("node-x1")
+    gate = board.watch()
+    service = register(Slow, gate.checkpoint, target="remote_specific", target_nodes=["node-x1"])
+    failed = []
+
+    def deploy():
+        try:
+            service.env.deploy()
+        except errors.DeployError as error:
+            failed.append(error)
+
+    deploying = threading.Thread(target=deploy)
+    deploying.start()
+    gate.wait()
+    node.kill()
+    deploying.join(PATIENCE)
+
+    assert "svc#0" in str(failed[0])
+    assert "node" in str(failed[0])
+
+
+# -- processes that hang -----------------------------------------------------------------------------------------------
+
+#: Fields of a service whose health is looked at often.
+WATCHED = {"health_check_interval": 0.2, "health_check_timeout": 0.2, "failure_threshold": 2, "drain_timeout": 1}
+
+
+def test_replica_whose_slots_are_all_abandoned_is_killed_and_replaced(deploy, history, board, until):
+    """The methods that hang cannot be stopped, but end with their process."""
+    service = deploy(Witness, history.file, **WATCHED)
+    gate = board.watch()
+    quick = service.handle.with_options(timeout=0.5)
+    calls = [quick.submit("hold", number, gate.checkpoint) for number in range(SLOTS)]
+    (pid, _) = gate.wait(SLOTS)
+    for call in calls:
+        with pytest.raises(errors.CallTimeoutError):
+            call.result(PATIENCE)
+    assert service.status["metrics"].abandoned_count == SLOTS
+
+    assert service.handle.call("run", SLOTS) == SLOTS  # by the one that takes its place
+    until(lambda: is_gone(pid))
+    assert service.states == {"svc#0.1": "ready"}
+    assert service.status["metrics"].abandoned_count == 0
+
+
+def test_status_of_a_frozen_replica_is_what_it_said_last(deploy, history, until, frozen):
+    """It takes a second at most for all of them, and says how old that is; the health check has it replaced."""
+    service = deploy(Witness, history.file, replicas=2, **BALANCED, **WATCHED)
+    for number in range(4):
+        service.handle.call("run", number)
+    before = service.status
+    pids = [each["pid"] for each in before["replicas"]]
+    assert [each["stats_age"] for each in before["replicas"]] == [0.0, 0.0]
+
+    with frozen(*pids):
+        began = time.monotonic()
+        status = service.status
+        assert time.monotonic() - began < 1.5
+        assert all(each["stats_age"] > 0.9 for each in status["replicas"])
+        assert [each["pid"] for each in status["replicas"]] == pids
+        assert status["metrics"].request_count == 4
+        calls = [service.handle.with_options(timeout=0.3).submit("run", 4 + number) for number in range(2 * SLOTS)]
+        for call in calls:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(PATIENCE)
+        until(lambda: service.states == {"svc#0.1": "ready", "svc#1.1": "ready"})

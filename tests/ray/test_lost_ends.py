@@ -1,0 +1,69 @@
+"""The process that deployed is killed, or the head of its cluster: what is left goes, or goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import ray
+
+from driver import Driver
+from killing import is_gone
+from own_head import OwnHead
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Have a process deploy a service on a cluster; it is killed when the test ends."""
+    started = []
+
+    def start(address):
+        started.append(Driver(address, tmp_path / "witness"))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_replicas_of_a_driver_that_is_killed_are_gone_within_10_s(cluster, driver, until):
+    """Nobody is left who would call them, or count them."""
+    process = driver(cluster.address)
+    assert process.do("call", "run", 0)["answer"] == 0
+
+    process.kill()
+    killed = time.monotonic()
+
+    until(lambda: all(map(is_gone, process.pids)))
+    assert time.monotonic() - killed < 10
+    assert not [name for name in ray.util.list_named_actors(all_namespaces=True) if "svc" in str(name)]
+
+
+def test_service_goes_on_without_the_head_and_cannot_be_scaled(ray_folder, driver, until):
+    """What needs the head says so in time; what runs is known, also which of it has died since."""
+    with OwnHead(ray_folder) as head:
+        process = driver(head.address)
+        assert process.do("call", "run", 0)["answer"] == 0
+
+        head.lose()
+
+        assert [process.do("call", "run", number)["answer"] for number in range(1, 5)] == [1, 2, 3, 4]
+        status = process.do("status")
+        assert [each["state"] for each in status["answer"]] == ["ready", "ready"]
+        assert status["seconds"] < 2
+        refused = process.do("scale", 3)
+        assert (refused["error"], head.address in refused["text"]) == ("ClusterUnavailableError", True)
+        assert refused["seconds"] < 5
+
+        os.kill(process.pids[0], signal.SIGKILL)
+        told = [process.do("call", "run", number) for number in range(5, 9)]
+        assert all(each.get("error") in {None, "ReplicaDiedError"} for each in told)
+        assert sum("error" in each for each in told) <= 1
+        assert all(each["seconds"] < 5 for each in told)
+        until(lambda: [each["state"] for each in process.do("status")["answer"]] == ["failed", "ready"])
+        process.kill()

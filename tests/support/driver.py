@@ -1,0 +1,98 @@
+"""A process that deploys a service on a Ray cluster and does with it as its parent says; run as a script it is that."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+OPTIONS = {"target": "remote_any", "replicas": 2, "load_balancing": True, "cpu_cores": 0.1, "timeout": 5.0}
+
+
+class Driver(subprocess.Popen[str]):
+    """
+    A driver, once its service is ready.
+
+    Attributes:
+        pids: The processes of its replicas.
+    """
+
+    def __init__(self, address: str, witness: Path) -> None:
+        """
+        Start it and have it deploy a service `svc` of two replicas.
+
+        Args:
+            address: Of the cluster.
+            witness: File of the service, see `witness.Witness`.
+        """
+        super().__init__(
+            [sys.executable, __file__, address, str(witness)],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.pids: list[int] = self._answer()
+
+    def do(self, what: str, *args: Any) -> dict[str, Any]:
+        """
+        Have it do something with the service.
+
+        Returns:
+            `seconds` that it took, and `answer` or `error`, the name of its class.
+        """
+        assert self.stdin is not None
+        self.stdin.write(json.dumps([what, *args]) + "\n")
+        self.stdin.flush()
+        answer: dict[str, Any] = self._answer()
+        return answer
+
+    def _answer(self) -> Any:
+        assert self.stdout is not None
+        for line in self.stdout:
+            if line.startswith(("{", "[")):  # Ray prints things of its own
+                return json.loads(line)
+        raise AssertionError(f"the driver ended with {self.wait()} instead of an answer")
+
+
+def _main(address: str, witness: str) -> None:
+    from sage_plugins import Environment, ServiceDeploymentConfig
+    from witness import Witness
+
+    env = Environment("driver", options={"ray": {"address": address, "control_timeout": 2}})
+    config = ServiceDeploymentConfig(**OPTIONS)
+    env.register_service_with_config("svc", Witness, witness, deployment_config=config)
+    env.deploy()
+
+    def status() -> Any:
+        found = env.get_service_status("svc")
+        return [{key: each[key] for key in ("id", "state", "pid", "stats_age")} for each in found["replicas"]]
+
+    actions = {
+        "call": lambda *args: env.service("svc").call(*args),
+        "status": status,
+        "scale": lambda replicas: env.scale("svc", replicas),
+        "close": lambda: env.close(drain_timeout=1),
+    }
+    _say([each["pid"] for each in status()])
+    for line in sys.stdin:
+        what, *args = json.loads(line)
+        began = time.monotonic()
+        try:
+            outcome = {"answer": actions[what](*args)}
+        except Exception as error:  # noqa: BLE001 - it is for the parent
+            outcome = {"error": type(error).__name__, "text": str(error)}
+        _say({"seconds": time.monotonic() - began, **outcome})
+
+
+def _say(what: Any) -> None:
+    print(json.dumps(what), flush=True)  # noqa: T201 - its parent reads it
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

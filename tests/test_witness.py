@@ -1,0 +1,71 @@
+"""The history of calls finds what it is there to find."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+
+from sage_plugins.errors import ReplicaDiedError
+from witness import History
+
+
+class Handle:
+    """Ends each call as the test says."""
+
+    def __init__(self, *outcomes):
+        self._outcomes = iter(outcomes)
+
+    def with_options(self, **_):
+        return self
+
+    def submit(self, _method, number):
+        future = Future()
+        outcome = next(self._outcomes)
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        elif outcome != "lost":
+            future.set_result(number if outcome == "ok" else outcome)
+        return future
+
+
+MAYBE = ReplicaDiedError("gone", maybe_executed=True)
+
+
+def check(tmp_path, ran, *outcomes, idempotent=False, deaths=1):
+    history = History(tmp_path / "witness")
+    handle = Handle(*outcomes)
+    for _ in outcomes:
+        history.call(handle, "run", idempotent=idempotent)
+    (tmp_path / "witness").write_text("".join(f"{number} 1\n" for number in ran))
+    return history.check(slots=1, deaths=deaths, patience=0)
+
+
+def test_calls_that_ended_as_they_may_are_sorted(tmp_path):
+    refused = RuntimeError("full")
+
+    found = check(tmp_path, [0, 1], "ok", MAYBE, refused)
+
+    assert (found.ok, found.died, found.failed, found.twice) == ({0}, {1}, {2: refused}, set())
+
+
+def test_idempotent_call_may_run_twice(tmp_path):
+    assert check(tmp_path, [0, 0], "ok", idempotent=True).twice == {0}
+
+
+@pytest.mark.parametrize(
+    ("ran", "outcomes", "said"),
+    [
+        ([], ["lost"], r"no outcome: \[0\]"),
+        ([0, 0], ["ok"], "ran 2 times"),
+        ([0, 0], [MAYBE], "ran 2 times"),
+        ([], ["ok"], "did not run"),
+        ([0, 1], ["ok"], "nobody called"),
+        ([0], [7], "result of 7"),
+        ([], [ReplicaDiedError("gone", maybe_executed=False)], "had not started"),
+        ([0, 1], [MAYBE, MAYBE], "2 calls died with 1 replicas"),
+    ],
+)
+def test_what_must_not_happen_is_found(tmp_path, ran, outcomes, said):
+    with pytest.raises(AssertionError, match=said):
+        check(tmp_path, ran, *outcomes)
