@@ -368,7 +368,10 @@ class CheckCases(ServiceConformance):
     @unless("replaces_unhealthy")
     def test_replica_whose_slots_are_all_abandoned_is_unhealthy_until_a_method_ends(self) -> None:
         """Also if its class has no check: whoever gave the calls up is enough to have it looked at."""
-        often = {"health_check_interval": self.while_running, "health_check_timeout": self.while_running}
+        often: dict[str, Any] = {
+            "health_check_interval": self.while_running,
+            "health_check_timeout": self.while_running,
+        }
         service = self.deploy(monitors=("health",), failure_threshold=1, success_threshold=1, **often)
         gate = self.watch()
         hasty = service.handle.with_options(timeout=self.while_running)

@@ -111,7 +111,7 @@ class ReplicaServer:
                 self._admit(box, unit)
             for notice in frame.notices:
                 self._take_notice(box, notice)
-        return box.collect()
+        return box.collect(frame.number)
 
     def _box(self, caller: str) -> _Mailbox:
         with self._lock:
@@ -387,15 +387,21 @@ class _Mailbox:
         self._replies: list[Reply] = []
         self._units = 0  # that have not ended
         self._owed = 0  # refused units whose callers wait for room
-        self._turn = 0  # of the exchange that waits
+        self._latest = -1  # frame that was taken last
         self._number = 0  # of the next letter
         self._next_frame = 0
 
     @contextmanager
     def in_turn(self, number: int) -> Iterator[None]:
-        """Take a frame when all before it have been taken: they come in order, but in threads of their own."""
+        """
+        Take a frame when all before it have been taken: they come in order, but in threads of their own.
+
+        What is said from then on is for this exchange: its caller may be waiting for nothing else.
+        """
         with self._condition:
             self._condition.wait_for(lambda: self._next_frame == number)
+            self._latest = number
+            self._condition.notify_all()
         try:
             yield
         finally:
@@ -430,14 +436,11 @@ class _Mailbox:
         """A call is over, and no notice about it is awaited."""
         self.calls.pop(id, None)
 
-    def collect(self) -> Letter:
-        """Wait for something to say, or for the caller's next exchange."""
+    def collect(self, frame: int) -> Letter:
+        """Wait for something to say in answer to *frame*, or for the caller's next one: then that has the replies."""
         with self._condition:
-            self._turn += 1
-            mine = self._turn
-            self._condition.notify_all()
             until = None
-            while self._turn == mine and (self._units or self._owed):
+            while self._latest == frame and (self._units or self._owed):
                 if not self._replies:
                     self._condition.wait()
                     continue
@@ -447,7 +450,9 @@ class _Mailbox:
                 if now >= until:
                     break
                 self._condition.wait(until - now)
-            replies, self._replies = self._replies, []
+            replies: list[Reply] = []
+            if self._latest == frame:
+                replies, self._replies = self._replies, replies
             number = self._number
             self._number += 1
             return Letter(number, replies)
