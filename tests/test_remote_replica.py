@@ -7,14 +7,11 @@ import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins.plugins import Registry
-from sage_plugins.testing import TargetConformance
+from strategies_in_turn import StrategiesInTurn
 
 
-class TestByLetter(TargetConformance):
+class TestByLetter(StrategiesInTurn):
     plugin_id = "loop"
 
     def registry(self):
         return Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())
-
-    def strategies(self):
-        return ["single", "multi", "pool", "async"]

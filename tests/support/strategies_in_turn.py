@@ -1,0 +1,32 @@
+"""For suites whose cases take long: each runs under one strategy in `make test`, and under all in `make test-long`."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+import pytest
+
+from sage_plugins.testing import TargetConformance
+
+
+class StrategiesInTurn(TargetConformance):
+    """Each case under one strategy, another for the next case; marked slow under the others."""
+
+    def strategies(self):
+        return ["single", "multi", "pool", "async"]
+
+    def pytest_generate_tests(self, metafunc):
+        super(TargetConformance, self).pytest_generate_tests(metafunc)
+        quick = self._in_turn(metafunc.function)
+        metafunc.parametrize(
+            "strategy", [pytest.param(id, marks=[] if id == quick else pytest.mark.slow) for id in self.strategies()]
+        )
+
+    def _in_turn(self, case):
+        """A strategy under which the case runs."""
+        known = self.strategies()
+        first = crc32(case.__name__.encode()) % len(known)
+        for self.strategy in (*known[first:], *known[:first]):
+            if self.unsupported(case) is None:
+                break
+        return self.strategy
