@@ -373,7 +373,7 @@ def main() -> None:
     names = [part.__name__ for part in _PARTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     asked = parser.parse_args()
-    # Ray reads these when it is imported. A folder of its own, so that nothing finds another cluster; and short.
+    # Ray reads these when it is imported. The folder is its own, to find no other cluster, and short, for sockets.
     folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
     os.environ.pop("RAY_ADDRESS", None)

@@ -159,6 +159,7 @@ class Call(Future[Any]):
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
     off_loop: bool = False  # whether such a loop has left the call to a thread
     batch: Any = None  # the `batch.Batch` that it runs in; written by the router
+    bundle: Any = None  # the `bundle.Bundle` in which it was sent ahead; written by the router
     driver: int | None = None  # the thread that waits for it and will read what `exchange` brings; written by handles
     exchange: Any = None  # what brings its answer, see `hold_driving`; written by replicas in other processes
 

@@ -246,6 +246,18 @@ class ReplicaEvents(Protocol):
         The slot stays taken until `freed(None)`.
         """
 
+    def ahead(self, call: Call, most: int) -> Sequence[Call]:
+        """
+        Waiting calls to send along with *call*, which is about to be sent, to run after it in its slot.
+
+        All are idempotent.
+        At most *most*, and no more than are this slot's share; often none. The slot is free when all have ended, and
+        that is told of *call*. If the replica dies, those that were not answered are `maybe`, each on its own.
+        """
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """Some that `ahead` gave have not started, since those before them take long: they wait again."""
+
     def service(self, name: str) -> Any:
         """A handle to another service, for the instance's `ctx`."""
 

@@ -204,6 +204,16 @@ class MethodRouter(Router):
         # Those that give up leave the backlog without the lock; nobody else takes from it.
         return next((call for call in backlog.copy() if fits(call) and remove(backlog, call)), None)
 
+    # -- calls that are sent ahead -----------------------------------------------------------------------------------
+
+    def _may_go_ahead(self, call: Call) -> bool:
+        limited = call.method.max_concurrency is not None or call.method.batch is not None
+        return not limited and super()._may_go_ahead(call)
+
+    def _take_ahead(self, lane: Lane, most: int) -> list[Call]:
+        with self._lock:
+            return super()._take_ahead(lane, most)
+
     # -- replicas that leave -----------------------------------------------------------------------------------------
 
     def close_lane(self, lane: Lane) -> None:

@@ -101,6 +101,14 @@ class Member:
         """As `ReplicaEvents.refused`."""
         self._owner.refused(self, work)
 
+    def ahead(self, call: Call, most: int) -> Sequence[Call]:
+        """As `ReplicaEvents.ahead`."""
+        return self._owner.ahead(self, call, most)
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """As `ReplicaEvents.returned`."""
+        self._owner.returned(calls)
+
     def service(self, name: str) -> Any:
         """As `ReplicaEvents.service`."""
         return self._find_service(name)
@@ -453,6 +461,14 @@ class ReplicaSet:
     def refused(self, member: Member, work: Any) -> None:
         """A replica had no slot for *work*: it waits again."""
         self._router.refused(member.lane, work)
+
+    def ahead(self, member: Member, call: Call, most: int) -> Sequence[Call]:
+        """A replica can run more in the slot of *call*."""
+        return self._router.ahead(member.lane, call, most)
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """A replica gives back what it was sent ahead."""
+        self._router.returned(calls)
 
     def mark(self, member: Member, state: ReplicaState, reason: str) -> None:
         """A monitor says how a replica is; see `interfaces.WatchedReplica.mark`."""

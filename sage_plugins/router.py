@@ -25,6 +25,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins import wait_graph
+from sage_plugins.bundle import Bundle
 from sage_plugins.call import CURRENT
 from sage_plugins.errors import InvalidKeyError, OverloadedError, ReplicaDiedError, ServiceStoppedError
 from sage_plugins.fence import fenced_picker
@@ -488,6 +489,58 @@ class Router:
         if watch is not None:
             watch()
 
+    # -- calls that are sent ahead -----------------------------------------------------------------------------------
+
+    def ahead(self, lane: Lane, call: Call, most: int) -> list[Call]:
+        """As `interfaces.ReplicaEvents.ahead`, for the replica of *lane*."""
+        if not lane.backlog or not self._may_go_ahead(call):
+            return []
+        # Slots that get free meanwhile are to find their share.
+        lanes = (lane,) if self._binding else self._lanes
+        most = min(most, lane.waiting // max(1, sum(each.slots for each in lanes)))
+        found = self._take_ahead(lane, most) if most > 0 else []
+        if found:
+            with self._lock:
+                Bundle(lane, [call, *found])
+        return found
+
+    def _take_ahead(self, lane: Lane, most: int) -> list[Call]:
+        """Take calls that may run twice from the head of the lane's backlog: none overtakes another."""
+        found: list[Call] = []
+        backlog = lane.backlog
+        while isinstance(backlog, deque) and len(found) < most:
+            try:
+                oldest = backlog[0]
+                if not self._may_go_ahead(oldest):
+                    break
+                call = backlog.popleft()
+            except IndexError:
+                break
+            if call is not oldest and not self._may_go_ahead(call):  # somebody else took the one that was looked at
+                self._put_back(call, lane)
+                break
+            call.lane = lane
+            self._leave_queue(call)
+            if not call.settled():
+                found.append(call)
+        return found
+
+    def _put_back(self, call: Call, lane: Lane) -> None:
+        """Queue a call again that was taken out for a moment."""
+        with self._lock:
+            (lane.backlog if isinstance(lane.backlog, deque) else self._place_for(call)).appendleft(call)
+        self._match()  # a slot may have got free meanwhile
+        if call.settled():  # given up meanwhile, and found nowhere
+            self._discard(call)
+
+    def _may_go_ahead(self, call: Call) -> bool:
+        return _may_run_twice(call)
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """As `interfaces.ReplicaEvents.returned`."""
+        self._take_back(calls)
+        self._tell_watch()  # what is left of the bundle may be abandoned
+
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """A caller, a deadline or a stop ended *call*: count it and free its place in the queue."""
         spent = self.clock.monotonic() - call.since
@@ -543,8 +596,20 @@ class Router:
 
     def _abandoned(self, call: Call, change: int) -> None:
         """There is one slot more or less that is held by nothing but abandoned calls; under the lock."""
-        if not call.lane.dead:
+        bundle = call.bundle
+        if bundle is not None:
+            bundle.abandoned += change
+            self._reckon(bundle)
+        elif not call.lane.dead:
             call.lane.abandoned += change
+
+    @staticmethod
+    def _reckon(bundle: Bundle) -> None:
+        """Count the slot of *bundle* as abandoned if it is; under the lock."""
+        forsaken = bundle.is_forsaken()
+        if not bundle.lane.dead:
+            bundle.lane.abandoned += forsaken - bundle.forsaken
+        bundle.forsaken = forsaken
 
     # -- the set of replicas -----------------------------------------------------------------------------------------
 
@@ -688,10 +753,7 @@ class Router:
         self.close_lane(lane)
         again: list[Call] = list(not_started)
         for call in maybe:
-            idempotent = call.options.idempotent
-            if idempotent is None:
-                idempotent = call.method.idempotent
-            if self._retry_lost and idempotent and call.attempts == 0:
+            if self._retry_lost and _may_run_twice(call) and call.attempts == 0:
                 call.attempts += 1
                 again.append(call)
                 continue
@@ -709,6 +771,7 @@ class Router:
             lane.withdrawn = lane.slots - len(lane.free)
         for call in reversed(again):
             if call.unstarted() or call.rearm():
+                self._leave_bundle(call)
                 self._return(call)
         with self._lock:
             self._moving -= 1
@@ -727,11 +790,22 @@ class Router:
     def _take_back(self, calls: Sequence[Call]) -> None:
         """Queue calls again that were sent and did not start."""
         for call in reversed(calls):
-            if call.unstart():
-                self._return(call)
-            else:
+            if not call.unstart():
                 self.abandoned_ended(call)
+                continue
+            self._leave_bundle(call)
+            if not call.expire():  # nobody may be watching that any more: it had been claimed
+                self._return(call)
+        with self._lock:
+            self._give_back()  # a service that drains found nothing waiting and took them back
         self._match()
+
+    def _leave_bundle(self, call: Call) -> None:
+        bundle = call.bundle
+        if bundle is not None:
+            with self._lock:
+                bundle.leave(call)
+                self._reckon(bundle)
 
     def _return(self, call: Call) -> None:
         """Put an accepted call back at the head of the queue; if that is full, it gets the next room."""
@@ -871,6 +945,11 @@ class Router:
     def parked(self) -> int:
         """Calls whose callers wait for room; may lag by a call."""
         return len(self._parked)
+
+
+def _may_run_twice(call: Call) -> bool:
+    idempotent = call.options.idempotent
+    return call.method.idempotent if idempotent is None else idempotent
 
 
 def _both(first: Callable[[], None] | None, second: Callable[[], None]) -> Callable[[], None]:

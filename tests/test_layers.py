@@ -67,6 +67,7 @@ LAYERS = {
     1: {
         "aio",
         "batch",
+        "bundle",
         "call",
         "config",
         "config_keys",

@@ -36,6 +36,7 @@ from typing import ClassVar, NamedTuple
 import pytest
 
 import sage_plugins.batch
+import sage_plugins.bundle
 import sage_plugins.call
 import sage_plugins.method_router
 import sage_plugins.router
@@ -43,7 +44,8 @@ from sage_plugins.call import Call
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
 from sage_plugins.method_router import MethodRouter
 from sage_plugins.router import Router
-from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica
+from sage_plugins.testing.bundling_replica import PATIENCE_S, BundlingReplica
+from sage_plugins.testing.fake_replica import Act, Behaviour
 from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan
 
@@ -62,6 +64,8 @@ BATCHED = (
     TWICE._replace(batch=BatchPlan("twice_many", MethodKind.SYNC, 2, WAIT), max_concurrency=1),
 )
 ONE_BATCHED = (ONCE, BATCHED[1])
+
+ALL_TWICE = (TWICE._replace(index=0, name="also twice"), TWICE)
 
 #: Seconds until a call's deadline.
 TIMEOUT = 10
@@ -111,6 +115,7 @@ class Setting(NamedTuple):
     keys: bool = True  # whether calls have one
     started: bool = True  # whether the replicas have begun to run what they were sent
     methods: tuple[MethodPlan, ...] = (ONCE, TWICE)
+    ahead: int = 0  # calls that may be sent ahead with another
 
 
 SETTINGS = {
@@ -139,6 +144,15 @@ SETTINGS = {
     "batches, two replicas": Setting(5, balancer=InTurn, replicas=2, waiting=3, methods=ONE_BATCHED),
     "batches, by key": Setting(3, balancer=ByKey, replicas=2, waiting=2, methods=BATCHED),
     "inline": Setting(2, in_callers_thread=True),
+    "ahead": Setting(5, waiting=4, methods=ALL_TWICE, ahead=3),
+    "ahead, sent": Setting(5, waiting=4, started=False, methods=ALL_TWICE, ahead=3),
+    "ahead, mixed": Setting(5, slots=2, waiting=5, ahead=2),
+    "ahead, narrow queue": Setting(2, waiting=5, methods=ALL_TWICE, ahead=2),
+    "ahead, two replicas": Setting(5, balancer=InTurn, replicas=2, waiting=5, methods=ALL_TWICE, ahead=2),
+    "ahead, bound, without keys": Setting(
+        5, balancer=ToFirst, replicas=2, keys=False, waiting=5, methods=ALL_TWICE, ahead=2
+    ),
+    "ahead, turns": Setting(5, slots=2, waiting=5, methods=ONE_LIMITED, ahead=2),
     "inline, no queue": Setting(0, balancer=InTurn, replicas=2, in_callers_thread=True),
 }
 
@@ -162,7 +176,7 @@ class WatchedCall(Call):
         super().publish(*outcome)
 
 
-class Replica(FakeReplica):
+class Replica(BundlingReplica):
     """It may die at the very moment when it starts a call: then it reports that call as well."""
 
     def __init__(self, router, lane, clock, **settings):
@@ -172,6 +186,12 @@ class Replica(FakeReplica):
 
     def lost(self, *what):
         self._router.lost(self.lane, *what)
+
+    def ahead(self, call, most):
+        return self._router.ahead(self.lane, call, most)
+
+    def returned(self, calls):
+        self._router.returned(calls)
 
     def answer_one(self):
         works = [work for work in self.running if work is not self.starting]
@@ -204,7 +224,7 @@ class World:
         self.draining = self.said_to_be_idle = self.idle_too_soon = False
         self.closed_to_outsiders = self.seen_idle = False
         self.leaving = self.may_go = 0
-        if router is Router and setting.methods != (ONCE, TWICE):
+        if router is Router and setting.methods not in ((ONCE, TWICE), ALL_TWICE):
             router = MethodRouter
         self.router = router(
             "kv",
@@ -321,6 +341,11 @@ class World:
         self.clock.advance(WAIT)
 
     @operation
+    def give_back(self):
+        """Replicas return what they were sent ahead and have not started."""
+        self.clock.advance(PATIENCE_S)
+
+    @operation
     def answer(self):
         self.replicas[0].answer_one()
 
@@ -345,6 +370,7 @@ class World:
             record=self.count,
             started=lambda call: self.starts.update((call,)),
             in_callers_thread=self.setting.in_callers_thread,
+            largest=1 + self.setting.ahead,
         )
         self.replicas.append(replica)
 
@@ -662,7 +688,13 @@ class Switch:
 
     FILES = frozenset(
         module.__file__
-        for module in (sage_plugins.batch, sage_plugins.call, sage_plugins.method_router, sage_plugins.router)
+        for module in (
+            sage_plugins.batch,
+            sage_plugins.bundle,
+            sage_plugins.call,
+            sage_plugins.method_router,
+            sage_plugins.router,
+        )
     )
 
     def __init__(self, step, second):
@@ -776,6 +808,22 @@ AT_RISK = {
     ],
     "a batch is sent": [("start", "die"), ("start", "close")],
     "batches wait": [("answer", "cancel"), ("answer", "give up running"), ("die", "drain")],
+    "ahead": [
+        ("answer", "cancel"),
+        ("answer", "die"),
+        ("answer", "drain"),
+        ("give back", "route"),
+        ("give back", "give up running"),
+        ("give back", "die"),
+        ("give back", "drain"),
+        ("give back", "close"),
+    ],
+    "ahead, sent": [("start", "route"), ("start", "cancel"), ("start", "die"), ("start", "drain")],
+    "ahead, mixed": [("answer", "route"), ("answer", "give up waiting")],
+    "ahead, narrow queue": [("answer", "cancel"), ("give back", "route")],
+    "ahead, two replicas": [("give back", "answer"), ("answer", "close"), ("die", "give back")],
+    "ahead, bound, without keys": [("answer", "route"), ("give back", "answer")],
+    "ahead, turns": [("answer", "route"), ("answer", "cancel")],
     "inline": [("give up waiting", "take turns"), ("answer", "give up waiting")],
 }
 

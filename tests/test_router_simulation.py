@@ -30,6 +30,7 @@ from sage_plugins.errors import (
 )
 from sage_plugins.method_router import MethodRouter
 from sage_plugins.router import Router
+from sage_plugins.testing.bundling_replica import BundlingReplica
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica, open_replica
 from sage_plugins.testing.simulation import Setting, Simulation, SimulationFailure
 from sage_plugins.testing.virtual_clock import VirtualClock
@@ -40,6 +41,7 @@ SEEDS = int(os.environ.get("SAGE_SIM_SEEDS", "1000"))
 ONE_SEED = os.environ.get("SAGE_SIM_SEED")
 ONE_LIMITED_SEED = os.environ.get("SAGE_SIM_LIMITED_SEED")
 LIMITED = {"router": MethodRouter, "limits": True}
+BUNDLED = {"replica": BundlingReplica}
 
 
 def play(seed, **parts):
@@ -83,8 +85,21 @@ else:
         for seed in range(first, min(first + CHUNK, SEEDS // 4)):
             play(seed, router=MethodRouter)
 
+    @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+    def test_seeds_with_calls_sent_ahead_keep_the_rules(first):
+        """Also where replicas are in other processes, and are sent calls ahead."""
+        for seed in range(first, min(first + CHUNK, SEEDS)):
+            play(seed, **BUNDLED)
+
+    @pytest.mark.parametrize("first", range(0, SEEDS // 4, CHUNK))
+    def test_seeds_with_limits_and_calls_sent_ahead_keep_the_rules(first):
+        for seed in range(first, min(first + CHUNK, SEEDS // 4)):
+            play(seed, **LIMITED, **BUNDLED)
+
     @pytest.mark.slow
-    @pytest.mark.parametrize("parts", [{}, LIMITED], ids=["plain", "limited"])
+    @pytest.mark.parametrize(
+        "parts", [{}, LIMITED, BUNDLED, LIMITED | BUNDLED], ids=["plain", "limited", "ahead", "limited, ahead"]
+    )
     @pytest.mark.parametrize("first", range(100_000, 120_000, 1000))
     def test_many_seeds_keep_the_rules(first, parts):
         for seed in range(first, first + 1000):
@@ -119,6 +134,12 @@ def test_seeds_with_limits_bring_about_batches_of_every_size():
     assert set(behaviours) == set(Behaviour)
     assert set(batches) == {1, 2, 3, 4, 5}
     assert min(batches[size] for size in (1, 2, 3)) >= 10
+
+
+def test_seeds_bring_about_calls_that_are_sent_ahead_and_come_back():
+    reports = [play(seed, **BUNDLED) for seed in range(200)]
+    assert sum(report.sent_ahead for report in reports) >= 100
+    assert sum(report.returned for report in reports) >= 20
 
 
 class LosesSlots(FakeReplica):

@@ -22,7 +22,7 @@ from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import Outcome, RunnerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock, Timer
@@ -150,6 +150,11 @@ class FakeReplica:
     def taken(self) -> int:
         """Slots that are not free."""
         return len(self.inbox) + len(self.gathering) + len(self.running)
+
+    @property
+    def runs(self) -> Collection[Sequence[Call]]:
+        """For each slot whose method runs the calls that may have started."""
+        return self.started.values()
 
     def unstarted(self) -> list[Call]:
         """The calls that it has and has not started."""
@@ -351,10 +356,13 @@ class FakeReplica:
 
     def _report(self) -> None:
         self._reported = True
-        not_started, maybe = (*self.gathering, *self.inbox), tuple(self.running)  # as they came
+        not_started, maybe = (*self.gathering, *self.inbox), self._maybe()  # as they came
         for held in (self.inbox, self.gathering, self.running, self.started):
             held.clear()
         self._events.lost(not_started, maybe, self._cause)
+
+    def _maybe(self) -> Sequence[Work]:
+        return tuple(self.running)
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - as in Replica
         """Answer a question: whether it lives, or how many slots are taken."""
@@ -387,12 +395,24 @@ class _Events:
         self.lane = lane
         self._router = router
 
+    def ahead(self, call: Call, most: int) -> Sequence[Call]:
+        return self._router.ahead(self.lane, call, most)
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        self._router.returned(calls)
+
     def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         self._router.lost(self.lane, not_started, maybe, cause)
 
 
 def open_replica(
-    router: Router, clock: Clock, slots: int = 1, *, index: int = 0, **settings: Any
+    router: Router,
+    clock: Clock,
+    slots: int = 1,
+    *,
+    index: int = 0,
+    replica: type[FakeReplica] = FakeReplica,
+    **settings: Any,
 ) -> tuple[FakeReplica, Lane]:
     """
     Give *router* a fake replica, and the lane to it.
@@ -402,9 +422,10 @@ def open_replica(
         clock: The router's.
         slots: Calls at once.
         index: Position among the replicas; part of its id.
+        replica: What it is.
         settings: As for `FakeReplica`.
     """
     lane = router.lane(f"{router.service}#{index}", index)
-    replica = FakeReplica(_Events(router, lane), clock, slots, id=lane.id, index=index, **settings)
-    router.open(lane, replica)
-    return replica, lane
+    made = replica(_Events(router, lane), clock, slots, id=lane.id, index=index, **settings)
+    router.open(lane, made)
+    return made, lane

@@ -19,6 +19,8 @@ The rules:
   order. No replica has more of a method at once than it may. Calls that are answered in batches are in exactly one, of
   their method only, within its size, and get their own answers; a batch takes one slot and one turn, waits no longer
   than it may, and no call in it misses its time while it waits.
+* Only calls that may run twice are sent ahead of their turn, to run one after the other in one slot. They start in
+  order, and those that have not started go back to the queue if that slot is slow.
 * A call that somebody watches ends at its deadline at the latest; every done-callback runs once.
 * Draining finishes what was accepted, and says that the service is idle exactly when it is.
 * At the end nothing is left: no waiting call, no taken room, no taken slot, no timer.
@@ -65,6 +67,8 @@ class Report:
         outcomes: Ended calls by `Outcome`.
         started: Methods that were started.
         batches: Batches by the number of their calls that were started.
+        sent_ahead: Calls that were sent ahead of their turn, with another one.
+        returned: How many of them came back.
         behaviours: What the replicas were told to do, how often.
         steps: Steps by name.
     """
@@ -74,6 +78,8 @@ class Report:
     outcomes: Counter[int]
     started: int
     batches: Counter[int]
+    sent_ahead: int
+    returned: int
     behaviours: Counter[str]
     steps: Counter[str]
 
@@ -152,6 +158,8 @@ class Simulation(Course):
             outcomes=self._outcomes,
             started=self._starts,
             batches=Counter(self._together.values()),
+            sent_ahead=self._sent_ahead,
+            returned=self._returned,
             behaviours=self._behaviours,
             steps=self._steps,
         )
@@ -217,7 +225,7 @@ class Simulation(Course):
         call = self._some_call()
         if call is not None and not self.setting.in_callers_thread:
             call.given_up = True
-            unstarted = call.starts == 0 and call.unstarted()
+            unstarted = call.starts == 0 and call.unstarted() and not call.attempts
             cancelled = call.cancel()
             self._tell(f"cancel {call.number}: {cancelled}")
             if cancelled is not unstarted:

@@ -57,7 +57,8 @@ class SimulatedCall(Call):
     registered = 0  # done-callbacks
     called_back = 0
     admitted = False  # accepted for good: sent, or given room in the queue
-    came_back = False  # given back by a replica that died
+    came_back = False  # given back by a replica, which died or has not started it
+    sent_ahead = False  # to a replica that runs others before it
     overtaken = False  # later calls may have started before it
     given_up = False  # by its caller
     waking = False  # its caller's thread is about to notice that it has a slot
@@ -114,6 +115,14 @@ class Place:
         if not serves and not self._served and not held <= self._held:
             raise BrokenRuleError(f"{self.lane!r} stands by and was sent a call")
         self._held, self._served = held, serves
+
+    def ahead(self, call: Call, most: int) -> Sequence[Call]:
+        """What a replica asks when it has room for more in one slot."""
+        return self._course.ahead(self, call, most)
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """What a replica gives back that it has not started."""
+        self._course.returned(calls)
 
     def lost(self, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
         """What a replica reports of its death."""
@@ -235,6 +244,8 @@ class Course:
         self._at_callers: list[SimulatedCall] = []  # under in_callers_thread: those whose callers wait for their turn
         self._outcomes: Counter[int] = Counter()
         self._starts = 0
+        self._sent_ahead = 0
+        self._returned = 0
         self._together: Counter[Batch] = Counter()  # calls started in each batch
         self._last_start = [-1] * len(setting.methods)
         self._outsiders_out = False
@@ -324,6 +335,30 @@ class Course:
             raise BrokenRuleError(f"{call!r} came from nowhere")
         return call
 
+    def ahead(self, place: Place, call: Call, most: int) -> Sequence[Call]:
+        """The replica of *place* takes calls to run after *call*."""
+        found = self._router.ahead(place.lane, call, most)
+        self._tell(f"{self._name(found) if found else 'none'} sent ahead with {self._mine(call).number}")
+        if len(found) > most:
+            raise BrokenRuleError(f"{len(found)} calls were sent ahead, of at most {most}")
+        for each in map(self._mine, (call, *found) if found else ()):
+            each.sent_ahead = True
+            idempotent = each.method.idempotent if each.options.idempotent is None else each.options.idempotent
+            if not idempotent or each.lane is not call.lane:
+                raise BrokenRuleError(f"call {each.number} was sent ahead and must not be")
+        for each in map(self._mine, found):
+            each.overtaken = call.lane.slots > 1
+        self._sent_ahead += len(found)
+        return found
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """A replica gives back what it has not started."""
+        for call in map(self._mine, calls):
+            call.came_back = True
+        self._tell(f"{self._name(calls)} returned")
+        self._returned += len(calls)
+        self._router.returned(calls)
+
     def lost(self, place: Place, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
         """The replica of *place* died, and the router learns it now."""
         waited = [self._mine(call) for work in not_started for call in calls_of(work)]
@@ -342,7 +377,7 @@ class Course:
                 raise BrokenRuleError(f"call {call.number} still belongs to {place.lane.id}, which is dead")
         for call in ran:
             idempotent = call.method.idempotent if call.options.idempotent is None else call.options.idempotent
-            if not call.over() and not (idempotent and self.setting.retry_lost and call.starts == 1):
+            if not call.over() and not (idempotent and self.setting.retry_lost and call.starts <= 1):
                 raise BrokenRuleError(f"call {call.number} was lost while it ran and is not over")
 
     # -- what the router reports -------------------------------------------------------------------------------------
@@ -373,7 +408,7 @@ class Course:
         return not any(
             place.replica.inbox
             or place.replica.gathering
-            or not all(call.settled() for calls in place.replica.started.values() for call in calls)
+            or not all(call.settled() for calls in place.replica.runs for call in calls)
             for place in self._places
             if not place.lost_already
         )
@@ -413,7 +448,7 @@ class Course:
         if outcome == Outcome.CANCELLED:
             return call.given_up
         if outcome == Outcome.DIED:
-            return call.starts > 0 and call.came_back
+            return (call.starts > 0 or call.sent_ahead) and call.came_back
         accepted = call.admitted or call.came_back
         return self._stopping or self._unavailable or (self._closed_to(call) and not accepted)
 
@@ -493,7 +528,7 @@ class Course:
         serving = self._serving()
         for place in self._places:
             lane, replica = place.lane, place.replica
-            runs = replica.started.values()
+            runs = replica.runs
             held += sum(not call.over() for calls in (replica.unstarted(), *runs) for call in calls)
             abandoned = sum(all(call.over() for call in calls) for calls in runs)
             if place.lost_already:

@@ -21,7 +21,9 @@ __all__ = [
     "GIVE_UP",
     "ITEM",
     "REFUSED",
+    "RETURNED",
     "ROOM",
+    "TAKEN_BACK",
     "CallItem",
     "Frame",
     "Letter",
@@ -54,7 +56,9 @@ class CallItem(NamedTuple):
 
 class Unit(NamedTuple):
     """
-    What takes one slot: a call, or several that are answered together.
+    What takes one slot: a call, several that are answered together, or several that run one after the other.
+
+    The last kind is a bundle: idempotent calls that were sent ahead. Each is answered on its own.
 
     Attributes:
         id: The caller's number for it; that of the call, if it is one.
@@ -67,7 +71,7 @@ class Unit(NamedTuple):
     batch: bool = False
 
 
-#: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)` or `(ACK, call, items)`.
+#: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)`, `(ACK, call, items)` or `(TAKEN_BACK, call)`.
 Notice: TypeAlias = tuple[Any, ...]
 
 GIVE_UP: Final = 0
@@ -76,6 +80,8 @@ CLOSE: Final = 1
 """Nobody reads the call's stream any more."""
 ACK: Final = 2
 """So many more items of the call's stream have been read."""
+TAKEN_BACK: Final = 3
+"""A call of a bundle that the replica has returned is no concern of its any more."""
 
 
 class Frame(NamedTuple):
@@ -107,11 +113,14 @@ ITEM: Final = 2
 GAVE_UP: Final = 3
 """`(GAVE_UP, call, error, outcome)`: the replica ended the call, and has counted it; its method may run on."""
 ENDED: Final = 4
-"""`(ENDED, unit)`: a unit's slot is free, where that does not follow from the answer to its only call."""
+"""`(ENDED, unit, seconds)`: its slot is free, where that does not follow from the answer to its only call; how long
+its calls ran, one after the other."""
 REFUSED: Final = 5
 """`(REFUSED, unit)`: there was no slot for it, because other processes use the replica as well; it did not start."""
 ROOM: Final = 6
 """`(ROOM, number)`: so many of the slots whose units were refused may be tried again."""
+RETURNED: Final = 7
+"""`(RETURNED, unit, calls)`: calls of a bundle that have not started, because those before them take long."""
 
 
 class Letter(NamedTuple):

@@ -18,7 +18,7 @@ from sage_plugins.stream import StreamCall
 from sage_plugins.values import Outcome, ReplicaState, RunnerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sage_deploy_ray.protocol import Notice
     from sage_plugins.clock import Clock
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Exchange", "Receiver", "RemoteReplica", "Stopped", "Transport"]
+
+#: The most calls of a bundle: with so many, hardly any of what a call costs is the frame's part.
+_LARGEST: Final = 256
+#: The most for a method of which nothing is known, or that is slow: of calls that go alone nothing would be learnt.
+_FEWEST: Final = 2
+#: Seconds that a bundle's calls are to take together.
+_BUNDLE_S: Final = 0.005
 
 #: Stands among the outgoing work for a frame that must leave although there is none.
 _POLL: Final = object()
@@ -116,10 +123,22 @@ class _Turns:
 
 
 class _Sent(NamedTuple):
-    """A unit that holds its slot in the replica: the work, and the numbers of its calls."""
+    """
+    A unit that holds its slot in the replica.
+
+    Attributes:
+        work: What took the slot.
+        numbers: Those of its calls.
+        bundle: The calls by number if it is one with others that were sent ahead, else None.
+    """
 
     work: Work
-    numbers: tuple[int, ...]
+    numbers: Collection[int]
+    bundle: dict[int, Call] | None = None
+
+    def works(self) -> Sequence[Work]:
+        """What has no outcome yet; of a bundle each on its own."""
+        return [self.work] if self.bundle is None else [call for call in self.bundle.values() if not call.settled()]
 
 
 class RemoteReplica:
@@ -160,6 +179,7 @@ class RemoteReplica:
         self._calls: dict[int, Call] = {}  # sent and not answered
         self._number_of: dict[Call, int] = {}  # the same, the other way round
         self._given_up: dict[int, Notice] = {}  # those among them that were given up here
+        self._ahead: dict[int, int] = {}  # calls to a bundle, by method of the first; used by one thread at a time
         self._readings: dict[int, _Reading] = {}  # those among them that are streams
         self._gathering: set[Any] = set()  # batches that wait for calls to join
         self._outgoing = _Turns()
@@ -197,11 +217,15 @@ class RemoteReplica:
             if self._dead is not None or self._ended:
                 return
             self._dead = cause
+        self._report_lost(cause)
+
+    def _report_lost(self, cause: BaseException) -> None:
+        """Tell what the process had, and what was to go there."""
         gathering, self._gathering = self._gathering, set()
         unsent = [*gathering, *self._take_unsent()]
         units, self._units = self._units, {}
         self._forget_calls()
-        self._events.lost(unsent, [sent.work for sent in units.values()], cause)
+        self._events.lost(unsent, [work for sent in units.values() for work in sent.works()], cause)
 
     def _take_unsent(self) -> list[Work]:
         items, found = self._outgoing.items, []
@@ -298,10 +322,8 @@ class RemoteReplica:
 
     def _flush(self, driver: Call | None = None) -> None:
         self._outgoing.drain(lambda: self._send_frame(driver))
-        if self._dead is not None:
-            unsent = self._take_unsent()
-            if unsent:
-                self._events.lost(unsent, [], self._dead)
+        if self._dead is not None and (self._outgoing.items or self._units):  # what was on its way when that was told
+            self._report_lost(self._dead)
 
     def _send_frame(self, driver: Call | None) -> None:
         """Send all that is to be sent, in one frame; for one thread at a time."""
@@ -342,8 +364,27 @@ class RemoteReplica:
         if not items:
             self._events.freed(work)
             return None
-        self._units[number] = _Sent(work, tuple(item.id for item in items))
+        bundle = None if batch else self._send_ahead(work, items)
+        if bundle is not None:
+            number = next(self._numbers)
+        self._units[number] = _Sent(work, tuple(item.id for item in items), bundle)
         return Unit(number, tuple(items), batch)
+
+    def _send_ahead(self, call: Call, items: list[CallItem]) -> dict[int, Call] | None:
+        """Add to *items*, which has *call*, what may run in its slot after it; gives all calls if there are others."""
+        most = self._ahead.get(call.method.index, _FEWEST)
+        bundle = {items[0].id: call}
+        for other in self._events.ahead(call, most - 1):
+            item = self._item(other, next(self._numbers))
+            if item is not None:
+                items.append(item)
+                bundle[item.id] = other
+        return bundle if len(bundle) > 1 else None
+
+    def _learn(self, method: int, size: int, seconds: float) -> None:
+        """Have the next bundle take no longer than it should, and be no more than twice as large as this one."""
+        fit = int(_BUNDLE_S * size / seconds) if seconds > 0 else _LARGEST
+        self._ahead[method] = max(_FEWEST, min(fit, 2 * size, _LARGEST))
 
     def _item(self, call: Call, number: int) -> CallItem | None:
         now = self._clock.monotonic()
@@ -468,10 +509,12 @@ class RemoteReplica:
             finally:
                 self._counted = None
 
-    def _read_ended(self, number: int) -> None:
+    def _read_ended(self, number: int, seconds: float) -> None:
         sent = self._units.pop(number, None)
         if sent is None:
             return
+        if sent.bundle is not None:
+            self._learn(sent.work.method.index, len(sent.bundle), seconds)
         for each in sent.numbers:
             call = self._forget(each)
             if call is not None and call.settled():
@@ -482,11 +525,27 @@ class RemoteReplica:
         sent = self._units.pop(number, None)
         if sent is None:
             return
-        for each in sent.numbers:
-            self._forget(each)
+        calls = [call for each in sent.numbers if (call := self._forget(each)) is not None]
         with self._lock:
             self._withheld += 1
+        if sent.bundle is not None:  # first, so that the oldest comes to the head
+            self._events.returned(calls[1:])
         self._events.refused(sent.work)
+
+    def _read_returned(self, unit: int, numbers: Sequence[int]) -> None:
+        sent = self._units.get(unit)
+        if sent is None or sent.bundle is None:
+            return
+        calls = []
+        for number in numbers:
+            del sent.bundle[number]
+            if number not in self._given_up:  # else it was told so, and counts the call
+                self._notices.append((protocol.TAKEN_BACK, number))
+            call = self._forget(number)
+            if call is not None:
+                calls.append(call)
+        self._units[unit] = sent._replace(numbers=tuple(sent.bundle))
+        self._events.returned(calls)
 
     def _read_room(self, number: int) -> None:
         with self._lock:
@@ -503,6 +562,7 @@ class RemoteReplica:
         protocol.ENDED: _read_ended,
         protocol.REFUSED: _read_refused,
         protocol.ROOM: _read_room,
+        protocol.RETURNED: _read_returned,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from contextvars import Context
 from math import inf
@@ -31,6 +32,9 @@ __all__ = ["ReplicaServer"]
 #: Seconds that a letter waits for more replies, while other calls of its caller run: what ends together travels
 #: together.
 _LINGER_S: Final = 0.0005
+
+#: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
+_PATIENCE_S: Final = 0.01
 
 _NO_OPTIONS: Final = CallOptions()
 
@@ -60,7 +64,7 @@ class ReplicaServer:
         self._running = 0  # units that hold a slot; guarded by _lock, as the next
         self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
         self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
-        self._batches: dict[Any, _BatchReport] = {}  # of those that run
+        self._batches: dict[Any, _Together] = {}  # of those that run
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
@@ -128,24 +132,25 @@ class ReplicaServer:
             box.post((protocol.REFUSED, unit.id))
             return
         box.begin()
-        report = _BatchReport(box, unit.id) if unit.batch else None
+        alone = len(unit.items) == 1 and not unit.batch
+        report = None if alone else _Together(box, unit.id)
         calls = [call for item in unit.items if (call := self._call(box, item, report)) is not None]
-        if report is None:
-            if calls:
-                self.host.put(calls[0])
-            else:
-                self.slot_free()
-                box.end()
-        elif calls:
-            batch: Any = Batch(calls, self.clock)
-            report.open = len(calls) + 1
-            self._batches[batch] = report
-            self.host.put(batch)
-        else:
+        if not calls:
             self.slot_free()
-            box.end((protocol.ENDED, unit.id))
+            box.end(None if alone else (protocol.ENDED, unit.id, 0.0))
+            return
+        if report is not None:
+            report.open = len(calls) + 1
+            if unit.batch:
+                batch: Any = Batch(calls, self.clock)
+                self._batches[batch] = report
+                self.host.put(batch)
+                return
+            report.waiting.extend(calls[1:])
+            box.watch(report)
+        self.host.put(calls[0])
 
-    def _call(self, box: _Mailbox, item: CallItem, batch: _BatchReport | None) -> Call | None:
+    def _call(self, box: _Mailbox, item: CallItem, unit: _Together | None) -> Call | None:
         """The call of *item*; None if its arguments cannot be read, which its caller is told."""
         method = self.spec.methods[item.method]
         try:
@@ -163,7 +168,7 @@ class ReplicaServer:
             call.channel = _Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
             call = Call(*fields)
-        call._latch = _Report(self, box, item.id, call, batch)  # type: ignore[assignment] # noqa: SLF001 - see _Report
+        call._latch = _Report(self, box, item.id, call, unit)  # type: ignore[assignment] # noqa: SLF001 - see _Report
         box.calls[item.id] = call
         return call
 
@@ -175,6 +180,8 @@ class ReplicaServer:
         if kind == protocol.ACK:
             channel: Any = call.channel  # type: ignore[attr-defined] # only streams are acknowledged
             channel.acknowledge(*rest)
+        elif kind == protocol.TAKEN_BACK:
+            box.forget(id)
         elif kind == protocol.CLOSE:
             call.channel.close()  # type: ignore[attr-defined] # as above
             self.host.cancel(call)
@@ -183,20 +190,33 @@ class ReplicaServer:
             report: Any = call._latch  # noqa: SLF001 - see _Report
             report.told = True
             report.spent = spent
-            call.give_up(CallError("its caller gave it up"), outcome)
+            # Its time is over here too, though by this clock it would be so a moment later.
+            call.deadline = min(call.deadline, self.clock.monotonic())
+            if not call.give_up(CallError("its caller gave it up"), outcome) and report.returned:
+                self.gave_up(call, outcome, started=False)
+                box.forget(id)
 
     # -- what the host tells -----------------------------------------------------------------------------------------
 
-    def work_ended(self, work: Any) -> None:
-        """The slot of *work* is free."""
-        self.slot_free()
+    def work_ended(self, work: Any) -> Call | None:
+        """*work* has ended: gives what goes on in its slot, and without that the slot is free."""
         if isinstance(work, Batch):
+            self.slot_free()
             self._batches.pop(work).one_over()
-            return
+            return None
         report: Any = work._latch  # noqa: SLF001 - see _Report
+        unit = report.unit
+        if unit is not None:
+            following: Call | None = unit.next()
+            if following is None:
+                self.slot_free()
+                unit.one_over()
+            return following
+        self.slot_free()
         if report.outcome is not None:  # it was given up: only now its slot is free
             report.box.forget(report.id)
-            report.box.end((protocol.ENDED, report.id))
+            report.box.end((protocol.ENDED, report.id, 0.0))
+        return None
 
     def slot_free(self) -> None:
         """A slot is free: every caller with refused units may try one of them again, for some may be gone."""
@@ -257,11 +277,17 @@ class _Events:
     def __init__(self, server: ReplicaServer, find_service: Callable[[str], Any]) -> None:
         self._server = server
         self.service: Any = find_service
-        self.freed: Callable[[Any], None] = server.work_ended
-        self.follow: Callable[[Any], Any | None] = server.work_ended  # nothing follows: what waits is at the callers
+        self.freed: Callable[[Any], None] = self._freed
+        # What waits is at the callers, but for what was sent ahead.
+        self.follow: Callable[[Any], Any | None] = server.work_ended
 
     def refused(self, work: Any) -> None:
         """A host never refuses."""
+
+    def _freed(self, ended: Any) -> None:
+        following = self._server.work_ended(ended)
+        if following is not None:
+            self._server.host.put(following)
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         self._server.changed(state, cause)
@@ -282,11 +308,13 @@ class _Report:
         outcome: As what it was given up; None while it was not.
         told: Whether its caller knows of that.
         spent: Seconds since the call was made, if its caller said so.
+        unit: That of which the call is a part; None if it is one by itself.
+        returned: Whether the call went back to its caller, as one that was sent ahead in vain.
     """
 
-    __slots__ = ("_batch", "_call", "_server", "box", "id", "outcome", "spent", "told")
+    __slots__ = ("_call", "_server", "box", "id", "outcome", "returned", "spent", "told", "unit")
 
-    def __init__(self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, batch: _BatchReport | None) -> None:
+    def __init__(self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, unit: _Together | None) -> None:
         self.box = box
         self.id = id
         self.outcome: int | None = None
@@ -294,7 +322,8 @@ class _Report:
         self.spent: float | None = None
         self._server = server
         self._call: Call | None = call
-        self._batch = batch
+        self.unit = unit
+        self.returned = False
 
     def release(self) -> None:
         """The call is over."""
@@ -307,9 +336,9 @@ class _Report:
             if not self.told:
                 assert error is not None  # noqa: S101 - for the type checker: who gives up says why
                 self.box.post((protocol.GAVE_UP, self.id, self._server.packed(error, name), self.outcome))
-            if self._batch is not None:
+            if self.unit is not None:
                 self.box.forget(self.id)
-                self._batch.one_over()
+                self.unit.one_over()
             return
         reply: Reply
         if error is None:
@@ -320,23 +349,30 @@ class _Report:
         if error is not None:
             reply = (protocol.FAILED, self.id, self._server.packed(error, name))
         self.box.forget(self.id)
-        if self._batch is None:  # its slot is free with its answer
+        if self.unit is None:  # its slot is free with its answer
             self.box.end(reply)
         else:
             self.box.post(reply)
-            self._batch.one_over()
+            self.unit.one_over()
 
 
-class _BatchReport:
+class _Together:
     """
-    Says that a batch has ended, once its slot is free and all its calls are answered, whichever comes last.
+    The calls of a unit that are answered together, or that run one after the other.
+
+    Says that the unit has ended, once its slot is free and all its calls are answered, whichever comes last.
 
     Attributes:
         open: What is still to come: the answers, and the slot.
+        waiting: Calls that run after the one that runs; whoever takes one decides what becomes of it.
+        due: `monotonic()` after which those that still wait are returned.
     """
 
     def __init__(self, box: _Mailbox, id: int) -> None:
         self.open = 0
+        self.waiting: deque[Call] = deque()
+        self._begun = time.monotonic()
+        self.due = self._begun + _PATIENCE_S
         self._box = box
         self._id = id
         self._lock = threading.Lock()
@@ -347,7 +383,33 @@ class _BatchReport:
             self.open -= 1
             last = self.open == 0
         if last:
-            self._box.end((protocol.ENDED, self._id))
+            self._box.end((protocol.ENDED, self._id, time.monotonic() - self._begun))
+
+    def next(self) -> Call | None:
+        """The call that runs next, None if none is left."""
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
+
+    def give_back(self) -> None:
+        """Return the calls that still wait to their caller, who may have another slot for them."""
+        returned: list[int] = []
+        while self.waiting:
+            try:
+                call = self.waiting.pop()
+            except IndexError:
+                break
+            report: Any = call._latch  # noqa: SLF001 - see _Report
+            report.returned = True  # first: its caller may be giving it up this moment, and then that is counted
+            if call.claim() and call.claim_outcome():
+                returned.append(report.id)
+            else:
+                report.returned = False
+        if returned:
+            self._box.post((protocol.RETURNED, self._id, returned[::-1]))
+        for _ in returned:
+            self.one_over()
 
 
 class _Outlet(Channel):
@@ -385,6 +447,8 @@ class _Mailbox:
         self._condition = threading.Condition(threading.Lock())
         # The next are guarded by _condition.
         self._replies: list[Reply] = []
+        self._asleep = 0  # exchanges that wait for the first reply; the one before may still be waking up
+        self._bundles: list[_Together] = []  # that may have calls to be returned
         self._units = 0  # that have not ended
         self._owed = 0  # refused units whose callers wait for room
         self._latest = -1  # frame that was taken last
@@ -409,6 +473,11 @@ class _Mailbox:
                 self._next_frame += 1
                 self._condition.notify_all()
 
+    def watch(self, bundle: _Together) -> None:
+        """Return what waits in *bundle* when it is due."""
+        with self._condition:
+            self._bundles.append(bundle)
+
     def begin(self) -> None:
         """A unit of this caller begins."""
         with self._condition:
@@ -422,7 +491,8 @@ class _Mailbox:
                 self._owed += 1
             elif reply[0] == protocol.ROOM:
                 self._owed -= 1
-            self._condition.notify_all()
+            if self._asleep:
+                self._condition.notify_all()
 
     def end(self, reply: Reply | None = None) -> None:
         """A unit has ended; say *reply*."""
@@ -430,7 +500,8 @@ class _Mailbox:
             self._units -= 1
             if reply is not None:
                 self._replies.append(reply)
-            self._condition.notify_all()
+            if self._asleep or not self._units:
+                self._condition.notify_all()
 
     def forget(self, id: int) -> None:
         """A call is over, and no notice about it is awaited."""
@@ -442,7 +513,7 @@ class _Mailbox:
             until = None
             while self._latest == frame and (self._units or self._owed):
                 if not self._replies:
-                    self._condition.wait()
+                    self._sleep()
                     continue
                 now = time.monotonic()
                 if until is None:
@@ -456,3 +527,21 @@ class _Mailbox:
             number = self._number
             self._number += 1
             return Letter(number, replies)
+
+    def _sleep(self) -> None:
+        """Wait for a reply, or until calls are to be returned; with the condition."""
+        self._bundles = [bundle for bundle in self._bundles if bundle.waiting]
+        due = min((bundle.due for bundle in self._bundles), default=None)
+        self._asleep += 1
+        told = self._condition.wait(None if due is None else max(0.0, due - time.monotonic()))
+        self._asleep -= 1
+        if told or due is None:
+            return
+        now = time.monotonic()
+        overdue = [bundle for bundle in self._bundles if bundle.due <= now]
+        self._condition.release()  # what is done now says so here
+        try:
+            for bundle in overdue:
+                bundle.give_back()
+        finally:
+            self._condition.acquire()

@@ -1,0 +1,246 @@
+"""Calls that are sent ahead to a replica in another process: which ones, in what order, and what becomes of them."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+import loop_target
+import sage_deploy_balancers
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_deploy_ray import parcel, protocol
+from sage_deploy_ray.protocol import CallItem, Frame, Unit
+from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
+from sage_plugins.plugins import Registry
+from sage_plugins.values import Outcome
+
+REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())
+
+PATIENCE_S = 20
+
+#: By name: opened by a test, awaited by a method.
+GATES = {}
+CAME = {}
+
+
+def gate(name):
+    GATES[name] = threading.Event()
+    CAME[name] = threading.Event()
+    return GATES[name]
+
+
+class Service:
+    def __init__(self):
+        self.answered = []
+
+    @idempotent
+    def twice(self, value):
+        self.answered.append(value)
+        return value
+
+    def once(self, value):
+        self.answered.append(value)
+        return value
+
+    @idempotent
+    def fail(self, value):
+        raise ValueError(value)
+
+    @idempotent
+    def wait(self, name):
+        CAME[name].set()
+        assert GATES[name].wait(PATIENCE_S)
+        return name
+
+    def order(self):
+        return self.answered
+
+
+class Deployed:
+    """A service that is reached by frames and letters, and what was sent to it."""
+
+    def __init__(self, handle, frames, servers):
+        self.handle = handle
+        self.server = servers[0]
+        self._frames = frames
+
+    @property
+    def sizes(self):
+        """Calls in each unit, as they were sent."""
+        return [len(unit.items) for frame in self._frames for unit in frame.units]
+
+
+@contextmanager
+def deployed(monkeypatch, **config):
+    frames, servers = [], []
+    exchange, start = loop_target.LoopTransport.exchange, loop_target.LoopTransport.start
+
+    def noting_exchange(self, frame):
+        frames.append(frame)
+        return exchange(self, frame)
+
+    def noting_start(self, spec, receiver):
+        start(self, spec, receiver)
+        servers.append(self.server)
+
+    monkeypatch.setattr(loop_target.LoopTransport, "exchange", noting_exchange)
+    monkeypatch.setattr(loop_target.LoopTransport, "start", noting_start)
+    with Environment("test", registry=REGISTRY) as env:
+        settings = ServiceDeploymentConfig(target="loop", timeout=PATIENCE_S, **config)
+        env.register_service_with_config("svc", Service, deployment_config=settings)
+        env.deploy()
+        yield Deployed(env.service("svc"), frames, servers)
+        for each in GATES.values():
+            each.set()
+        GATES.clear()
+
+
+def queue_behind(handle, method, values):
+    """Calls that wait together, because the only slot is taken until they do."""
+    first = gate("first")
+    blocker = handle.submit("wait", "first")
+    assert CAME["first"].wait(PATIENCE_S)
+    calls = [handle.submit(method, value) for value in values]
+    first.set()
+    assert blocker.result() == "first"
+    return calls
+
+
+def test_idempotent_calls_that_wait_share_a_frame_and_a_slot(monkeypatch):
+    """Each bundle is at most twice as large as the one before, for their method has to prove that it is quick."""
+    with deployed(monkeypatch) as svc:
+        calls = queue_behind(svc.handle, "twice", range(40))
+        assert [call.result() for call in calls] == list(range(40))
+        assert svc.handle.order() == list(range(40))
+        assert max(svc.sizes) > 2
+        assert all(size <= 2 * before for before, size in zip(svc.sizes[1:], svc.sizes[2:], strict=False))
+        assert sum(svc.sizes) == 42
+
+
+def test_calls_that_must_not_run_twice_travel_alone(monkeypatch):
+    with deployed(monkeypatch) as svc:
+        calls = queue_behind(svc.handle, "once", range(10))
+        assert [call.result() for call in calls] == list(range(10))
+        assert set(svc.sizes) == {1}
+
+
+def test_the_handle_says_whether_calls_may_be_sent_ahead(monkeypatch):
+    with deployed(monkeypatch) as svc:
+        calls = queue_behind(svc.handle.with_options(idempotent=False), "twice", range(10))
+        assert [call.result() for call in calls] == list(range(10))
+        assert set(svc.sizes) == {1}
+    with deployed(monkeypatch) as svc:
+        calls = queue_behind(svc.handle.with_options(idempotent=True), "once", range(10))
+        assert [call.result() for call in calls] == list(range(10))
+        assert max(svc.sizes) > 1
+
+
+def test_no_call_overtakes_one_that_must_travel_alone(monkeypatch):
+    with deployed(monkeypatch) as svc:
+        first = gate("first")
+        svc.handle.submit("wait", "first")
+        assert CAME["first"].wait(PATIENCE_S)
+        methods = ["twice", "twice", "once", "twice", "twice", "once", "twice"] * 3
+        calls = [svc.handle.submit(method, number) for number, method in enumerate(methods)]
+        first.set()
+        assert [call.result() for call in calls] == list(range(len(methods)))
+        assert svc.handle.order() == list(range(len(methods)))
+
+
+def test_each_call_of_a_bundle_has_its_own_outcome(monkeypatch):
+    with deployed(monkeypatch) as svc:
+        first = gate("first")
+        svc.handle.submit("wait", "first")
+        assert CAME["first"].wait(PATIENCE_S)
+        calls = [svc.handle.submit(("twice", "fail")[number % 2], number) for number in range(20)]
+        first.set()
+        assert [call.result() for call in calls[::2]] == list(range(0, 20, 2))
+        for number, call in list(enumerate(calls))[1::2]:
+            with pytest.raises(ValueError, match=str(number)):
+                call.result()
+        assert max(svc.sizes) > 1
+
+
+def test_what_was_sent_ahead_of_a_slow_call_goes_to_another_slot(monkeypatch):
+    """A call that takes long holds up none of those that were sent with it."""
+    with deployed(monkeypatch, threading_strategy="pool", thread_count=2, thread_pool_size=2) as svc:
+        gates = {name: gate(name) for name in ("one", "two", "slow")}
+        held = [svc.handle.submit("wait", name) for name in ("one", "two")]
+        assert all(CAME[name].wait(PATIENCE_S) for name in ("one", "two"))
+        slow, *others = [svc.handle.submit("wait", "slow"), *(svc.handle.submit("twice", n) for n in range(4))]
+        gates["one"].set()
+        assert CAME["slow"].wait(PATIENCE_S)
+        assert svc.sizes[-1] == 2
+        gates["two"].set()
+        assert [call.result() for call in others] == list(range(4))
+        assert not slow.done()
+        gates["slow"].set()
+        assert [call.result() for call in (*held, slow)] == ["one", "two", "slow"]
+
+
+def test_what_came_back_can_be_cancelled_again(monkeypatch):
+    """It provably has not started, so it waits as it did before."""
+    with deployed(monkeypatch) as svc:
+        slow = gate("slow")
+        first = gate("first")
+        svc.handle.submit("wait", "first")
+        assert CAME["first"].wait(PATIENCE_S)
+        blocker, call = svc.handle.submit("wait", "slow"), svc.handle.submit("twice", 1)
+        back = threading.Event()
+        returned = call.owner.returned
+        monkeypatch.setattr(call.owner, "returned", lambda calls: (returned(calls), back.set()))
+        first.set()
+        assert back.wait(PATIENCE_S)
+        assert svc.sizes[-1] == 2
+        assert call.cancel()
+        slow.set()
+        assert blocker.result() == "slow"
+        assert svc.handle.order() == []
+
+
+# -- in the replica's process ------------------------------------------------------------------------------------------
+
+
+def frame_of(svc, number, calls, *notices, caller="another"):
+    """A frame with one bundle, of calls by method and argument; their ids count from 1."""
+    indexes = {method.name: method.index for method in svc.server.spec.methods}
+    items = tuple(
+        CallItem(id, indexes[method], parcel.write(((value,), {})), 0.0, PATIENCE_S)
+        for id, (method, value) in enumerate(calls, 1)
+    )
+    units = (Unit(100, items),) if items else ()
+    return Frame(caller, number, units, notices)
+
+
+def test_a_call_that_is_given_up_before_its_turn_never_runs_and_is_counted(monkeypatch):
+    with deployed(monkeypatch) as svc:
+        slow = gate("slow")
+        counted = []
+        monkeypatch.setattr(svc.server, "_record", lambda *what: counted.append(what[1]))
+        give_up = (protocol.GIVE_UP, 2, Outcome.CANCELLED, 0.0)
+        letter = svc.server.exchange(frame_of(svc, 0, [("wait", "slow"), ("twice", 2), ("twice", 3)], give_up))
+        assert letter.replies == [(protocol.RETURNED, 100, [3])]
+        assert counted == [Outcome.CANCELLED]
+        slow.set()
+        done, ended = svc.server.exchange(frame_of(svc, 1, [], (protocol.TAKEN_BACK, 3))).replies
+        assert done[:2] == (protocol.DONE, 1)
+        assert ended[:2] == (protocol.ENDED, 100)
+        assert svc.handle.order() == []
+
+
+def test_a_call_that_is_given_up_on_its_way_back_is_counted_where_it_was(monkeypatch):
+    """Its caller has left that to the replica, and cannot know that it came back."""
+    with deployed(monkeypatch) as svc:
+        slow = gate("slow")
+        counted = []
+        monkeypatch.setattr(svc.server, "_record", lambda *what: counted.append(what[1]))
+        letter = svc.server.exchange(frame_of(svc, 0, [("wait", "slow"), ("twice", 2)]))
+        assert letter.replies == [(protocol.RETURNED, 100, [2])]
+        slow.set()
+        give_up = (protocol.GIVE_UP, 2, Outcome.TIMEOUT, 0.0)
+        svc.server.exchange(frame_of(svc, 1, [], give_up))
+        assert counted == [Outcome.TIMEOUT]
+        assert svc.handle.order() == []
