@@ -21,7 +21,7 @@ from sage_plugins.stream import Channel, StreamCall
 from sage_plugins.values import CallOptions, ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from sage_deploy_ray.protocol import CallItem, Frame, Notice, Reply, Unit
     from sage_plugins.interfaces import ControlOp
@@ -68,6 +68,7 @@ class ReplicaServer:
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
+        self._stopped = False  # guarded by _lock
         self._counting = threading.Lock()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -80,7 +81,10 @@ class ReplicaServer:
             BaseException: What the constructor or a hook raised.
         """
         self._record = self.host.compose_record()
-        self.host.start()
+        with self._lock:
+            if self._stopped:
+                return 0
+            self.host.start()
         self._start_over.wait()
         if self._start_error is not None:
             raise self._start_error
@@ -101,6 +105,8 @@ class ReplicaServer:
 
     def stop(self, grace: float) -> int:
         """As `Host.stop`; whoever waits for a start waits no more."""
+        with self._lock:  # what has not been started by now never will
+            self._stopped = True
         left = self.host.stop(grace)
         self._start_over.set()
         return left
@@ -283,6 +289,13 @@ class _Events:
 
     def refused(self, work: Any) -> None:
         """A host never refuses."""
+
+    def ahead(self, call: Call, most: int) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
+        """Nothing waits here."""
+        return ()
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """A host returns nothing."""
 
     def _freed(self, ended: Any) -> None:
         following = self._server.work_ended(ended)
