@@ -345,7 +345,7 @@ class RemoteReplica:
                 return
             self._exchanges += 1
         exchange = self._transport.exchange(Frame(self._caller, next(self._frames), tuple(units), tuple(notices)))
-        if driver is None:
+        if driver is None or driver.exchange is not None:  # one is all that it waits for
             exchange.leave()
         else:
             driver.exchange = exchange
