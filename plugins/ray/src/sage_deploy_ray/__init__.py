@@ -84,6 +84,7 @@ def _explain_group(config: Any, options: ClusterGroupOptions, _environment: RayO
     return explain_group(config, options)
 
 
+_CAPABILITIES = frozenset({"reachable"})
 _ENVIRONMENT = EnvironmentOptions("ray", _ray_options, "The Ray cluster, and groups of its nodes")
 
 
@@ -98,6 +99,7 @@ def sage_register_targets() -> list[Registration]:
             check=_check_any,
             explain=_explain_any,
             environment_options=_ENVIRONMENT,
+            capabilities=_CAPABILITIES,
         ),
         Registration(
             "remote_specific",
@@ -106,6 +108,7 @@ def sage_register_targets() -> list[Registration]:
             check=_check_specific,
             explain=_explain_specific,
             environment_options=_ENVIRONMENT,
+            capabilities=_CAPABILITIES,
         ),
         Registration(
             "cluster_group",
@@ -115,5 +118,6 @@ def sage_register_targets() -> list[Registration]:
             check=_check_group,
             explain=_explain_group,
             environment_options=_ENVIRONMENT,
+            capabilities=_CAPABILITIES,
         ),
     ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sage_deploy_ray.protocol import Notice
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents, Work
+    from sage_plugins.listing import ListedReplica
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Exchange", "Receiver", "RemoteReplica", "Stopped", "Transport"]
@@ -61,14 +62,26 @@ class Stopped(NamedTuple):
 class Transport(Protocol):
     """The way to one replica's process. What arrives is handed to a `Receiver`, in any thread."""
 
-    def start(self, spec: ReplicaSpec, receiver: Receiver) -> None:
-        """Start the process and the replica in it; returns at once."""
+    address: Any
+    """By which other processes reach it; from `start` on."""
+
+    def start(self, spec: Any, receiver: Receiver) -> None:
+        """
+        Start the process and the replica in it; returns at once.
+
+        Args:
+            spec: What to run, a `ReplicaSpec`; to one that runs already, its `ListedReplica`.
+            receiver: Whom to tell.
+        """
 
     def exchange(self, frame: Frame) -> Exchange:
         """Send *frame*; never blocks. If it cannot be sent, `Receiver.lost` is told."""
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:
         """Ask beside the calls, and wait for the answer."""
+
+    def vacate(self) -> Callable[[float], None]:
+        """Have the replica take no calls any more; gives what waits for those that it has, at most so many seconds."""
 
     def ask_to_stop(self) -> None:
         """Have the replica run its stop hooks; returns at once."""
@@ -133,13 +146,18 @@ class RemoteReplica:
     run_here: Callable[[Call], None] | None = None
 
     def __init__(
-        self, spec: ReplicaSpec, node: str | None, events: ReplicaEvents, clock: Clock, transport: Transport
+        self,
+        spec: ReplicaSpec | ListedReplica,
+        node: str | None,
+        events: ReplicaEvents,
+        clock: Clock,
+        transport: Transport,
     ) -> None:
         """
         Start the replica; returns at once.
 
         Args:
-            spec: What to run.
+            spec: What to run, or what runs already.
             node: Name of the node where it runs.
             events: Whom to tell.
             clock: For deadlines.
@@ -222,6 +240,15 @@ class RemoteReplica:
     def gone(self) -> bool:
         """Whether its process has ended."""
         return self._ended or self._dead is not None
+
+    @property
+    def address(self) -> Any:
+        """By which other processes reach it."""
+        return self._transport.address
+
+    def vacate(self) -> Callable[[float], None]:
+        """As `interfaces.Replica` says."""
+        return self._transport.vacate()
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """

@@ -32,6 +32,9 @@ __all__ = ["ReplicaServer"]
 #: together.
 _LINGER_S: Final = 0.0005
 
+#: Seconds that callers get to read their answers before the replica stops.
+_READ_WITHIN_S: Final = 0.1
+
 _NO_OPTIONS: Final = CallOptions()
 
 
@@ -57,7 +60,9 @@ class ReplicaServer:
         self.host = Host(spec, _Events(self, find_service), SYSTEM, node=node)
         self.service = spec.service
         self._lock = threading.Lock()
-        self._running = 0  # units that hold a slot; guarded by _lock, as the next
+        self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
+        self._vacating = False  # guarded by _lock, as the next three
+        self._running = 0  # units that hold a slot
         self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
         self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
         self._batches: dict[Any, _BatchReport] = {}  # of those that run
@@ -93,6 +98,30 @@ class ReplicaServer:
             self._take_notice(self._box(caller), notice)
         return self.host.control(op, arg)
 
+    def vacate(self) -> None:
+        """
+        Refuse whatever is sent from now on, and wait until the callers of what runs have been answered.
+
+        Calls that were given up count as answered. It may be asked by one thread.
+        """
+        with self._answered:
+            self._vacating = True
+            self._answered.wait_for(self._all_answered)
+            # What was said last travels with letters that are read in a moment; some callers may be gone.
+            self._answered.wait_for(self._all_read, _READ_WITHIN_S)
+
+    def _all_answered(self) -> bool:
+        return all(call.settled() for box in self._boxes.values() for call in tuple(box.calls.values()))
+
+    def _all_read(self) -> bool:
+        return not any(box.has_mail for box in self._boxes.values())
+
+    def looked(self) -> None:
+        """A call was answered, or a letter has been taken away."""
+        if self._vacating:
+            with self._answered:
+                self._answered.notify_all()
+
     def stop(self, grace: float) -> int:
         """As `Host.stop`; whoever waits for a start waits no more."""
         left = self.host.stop(grace)
@@ -117,7 +146,7 @@ class ReplicaServer:
 
     def _admit(self, box: _Mailbox, unit: Unit) -> None:
         with self._lock:
-            accepted = self._running < self.host.slots
+            accepted = self._running < self.host.slots and not self._vacating
             if accepted:
                 self._running += 1
             else:
@@ -297,6 +326,10 @@ class _Report:
 
     def release(self) -> None:
         """The call is over."""
+        self._release()
+        self._server.looked()
+
+    def _release(self) -> None:
         call, self._call = (
             self._call,
             None,
@@ -451,4 +484,10 @@ class _Mailbox:
             replies, self._replies = self._replies, []
             number = self._number
             self._number += 1
-            return Letter(number, replies)
+        self._server.looked()
+        return Letter(number, replies)
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether there are replies that nobody has taken away."""
+        return bool(self._replies)
