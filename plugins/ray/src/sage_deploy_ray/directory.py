@@ -82,7 +82,7 @@ class RayDirectory:
 
     def _started(self) -> Any:
         with _lock:
-            # It lives as long as the handle with which it was started, and no longer than the Ray that it was started in.
+            # It lives as long as the handle with which it was started, and the Ray in which it was started.
             own = _own.get(self._options.namespace)
             if own is None or own != self._find():
                 own = _own[self._options.namespace] = self._start()
