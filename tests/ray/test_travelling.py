@@ -10,9 +10,10 @@ import sys
 import threading
 from collections import Counter
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
+import ray
 
 from sage_plugins import errors
 from sage_plugins.testing.probes import Calling, Probe
@@ -49,6 +50,10 @@ class Relay(Calling):
         calls = [handle.submit("do", [name, number]) for number in range(count)]
         return [call.result() if call.exception() is None else type(call.exception()).__name__ for call in calls]
 
+    def place(self, handle: ServiceHandle, keys: list[int]) -> list[int]:
+        """Which replica gets each key."""
+        return [handle.with_options(key=key).call("do", key) for key in keys]
+
     def cancel(self, handle: ServiceHandle) -> None:
         """Make a call, and cancel it as soon as that can be done."""
         call = handle.submit("do", "cancelled")
@@ -60,7 +65,7 @@ class Relay(Calling):
         calls = []
         try:
             for number in range(count):
-                calls.append(handle.submit("do", number))
+                calls.append(handle.submit("do", number))  # noqa: PERF401 - those before one that is refused count
         except errors.OverloadedError as error:
             return f"{len(calls)} accepted: {error}"
         finally:
@@ -175,12 +180,24 @@ class TestChanges(Travelling):
     def test_traveller_keeps_to_the_balancer_that_is_set(self) -> None:
         """Equal keys go to the same replica, whoever calls."""
         svc, relay = self.pair(**self.several(2))
-        keyed = svc.handle.with_options(key="k")
-        relay.handle.keep(keyed)
-        relay.handle.use_kept("do", 0)
+        keys = list(range(24))
+        relay.handle.place(svc.handle, keys)
         svc.env.set_load_balancer("svc", "consistent_hash")
-        home = keyed.do(1)
-        self.until(lambda: {relay.handle.use_kept("do", 2) for _ in range(4)} == {home})
+        places = [svc.handle.with_options(key=key).do(key) for key in keys]
+        self.until(lambda: relay.handle.place(svc.handle, keys) == places)
+
+    def test_services_are_found_again_when_the_directory_has_died(self) -> None:
+        """Those who know the service go on meanwhile, and learn what changes afterwards."""
+        svc, relay = self.pair()
+        relay.handle.keep(svc.handle)
+        assert relay.handle.use_kept("do", 0) == 0
+        directory = svc.env.task("svc").directory.actor()
+        ray.kill(directory)
+        assert relay.handle.use_kept("do", 0) == 0
+        svc.env.scale("svc", 2)
+        self.until(lambda: relay.handle.use_kept("do", 1) == 1)
+        late = self.register(Relay, name="late", env=svc.env)
+        assert late.handle.ask("svc", "echo", 2) == 2
 
 
 @pytest.mark.usefixtures("cluster")
@@ -313,7 +330,7 @@ class Program:
                 return line.removeprefix("answer ").strip()
         raise AssertionError("the program has ended")
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,7 @@
 """
 Where the services of an environment are looked up on a Ray cluster: in an actor that the deploying process keeps.
 
-There is one actor for each deploying process and namespace. It ends with that process, as the replicas do.
+There is one for each deploying process and namespace, see `directory_keeper`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,10 @@ __all__ = ["RayDirectory"]
 #: Who this process is; a forked child cannot use Ray, so it may have the same.
 _PROCESS: Final = uuid4().hex
 
-#: Processes and services that may wait for a change at the same time.
-_WAITING: Final = 10_000
-
 #: Seconds after which one who waits for a change asks anew, in case it is forgotten that it waits.
 _PATIENCE_S: Final = 60.0
 
 _lock = threading.Lock()
-_own: dict[str, Any] = {}  # the actors of this process by namespace, so that they live; guarded by _lock
 _guest_connection: cluster.Connection | None = None  # of a process that deploys nothing; guarded by _lock
 
 
@@ -77,44 +73,23 @@ class RayDirectory:
     def announce(self, known: Mapping[str, Neighbour]) -> None:
         """As `Directory.announce`; starts the actor if there is none."""
         assert self._connect is not None  # noqa: S101 - for the type checker: only who deploys has something to say
-        actor = self._connect().ask("its directory of services", self._started)
-        actor.announce.remote(self.environment, parcel.pack(dict(known)))
-
-    def _started(self) -> Any:
-        with _lock:
-            # It lives as long as the handle with which it was started, and the Ray in which it was started.
-            own = _own.get(self._options.namespace)
-            if own is None or own != self._find():
-                own = _own[self._options.namespace] = self._start()
-            return own
-
-    def _start(self) -> Any:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        from sage_deploy_ray.directory_actor import DirectoryActor
-
-        # Beside the process that deploys: no other node's end takes it away.
-        here = ray.get_runtime_context().get_node_id()
-        return (
-            ray.remote(DirectoryActor)
-            .options(
-                name=self._name,
-                namespace=self._options.namespace,
-                num_cpus=0,
-                max_concurrency=_WAITING,
-                enable_task_events=False,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
-            )
-            .remote()
-        )
+        connection = self._connect()
+        keeper = self._keeper()
+        connection.ask("its directory of services", keeper.start)
+        keeper.say(self.environment, "announce", self.environment, parcel.pack(dict(known)))
 
     def publish(self, listing: Listing) -> None:
         """As `Directory.publish`."""
-        with _lock:
-            actor = _own[self._options.namespace]
+        keeper, about = self._keeper(), (self.environment, listing.service)
         rank, over = (listing.incarnation, listing.version), bool(listing.stopped)
-        actor.publish.remote(self.environment, listing.service, rank, parcel.pack(listing), over=over)
+        keeper.say(about, "publish", self.environment, listing.service, rank, parcel.pack(listing), over=over)
+        if over and not listing.replicas:
+            keeper.forget(about)
+
+    def _keeper(self) -> Any:
+        from sage_deploy_ray.directory_keeper import keeper
+
+        return keeper(self._name, self._options.namespace)
 
     # -- other processes ---------------------------------------------------------------------------------------------
 

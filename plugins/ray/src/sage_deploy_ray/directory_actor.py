@@ -48,6 +48,10 @@ class DirectoryActor:
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
 
+    async def wait_ended(self) -> None:
+        """Wait for ever; ends with an error if the process dies."""
+        await asyncio.Event().wait()
+
     async def announce(self, environment: str, known: Parcel) -> None:
         """Remember which services an environment has."""
         self._known[environment] = known
