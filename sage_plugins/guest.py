@@ -28,6 +28,7 @@ from sage_plugins.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sage_plugins.clock import Timer
     from sage_plugins.handle import Binding, ServiceHandle
     from sage_plugins.interfaces import Directory, Entrance, Work
     from sage_plugins.lane import Lane
@@ -176,8 +177,9 @@ class Guest:
         self._gone = False  # whether there is no directory
         self._patience = _LOOK_AGAIN_S[0]
         self._binding_now = threading.Lock()  # held by the one who waits for the service, while others wait for that
+        self._timers: list[Timer] = []  # at most one
         # Nobody keeps a guest that is not used: not the directory, nor what waits for its next word.
-        weakref.finalize(self, self._entrance.close).atexit = False
+        weakref.finalize(self, _let_go, self._entrance, self._timers).atexit = False
 
     @property
     def handle(self) -> ServiceHandle:
@@ -288,7 +290,7 @@ class Guest:
                 patience, self._patience = self._patience, min(2 * self._patience, _LOOK_AGAIN_S[1])
             if self._binding is not None:
                 self.lost(self._binding.router)
-            SYSTEM.call_at(SYSTEM.monotonic() + patience, partial(_listen_again, weakref.ref(self)))
+            self._timers[:] = [SYSTEM.call_at(SYSTEM.monotonic() + patience, partial(_listen_again, weakref.ref(self)))]
             return
         with self._lock:
             self._gone = False
@@ -402,6 +404,12 @@ class _Ear:
         guest = self._guest()
         if guest is not None:
             guest.told(found)
+
+
+def _let_go(entrance: Entrance, timers: list[Timer]) -> None:
+    for timer in timers:
+        timer.cancel()
+    entrance.close()
 
 
 def _listen_again(guest: weakref.ref[Guest]) -> None:

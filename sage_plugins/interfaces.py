@@ -292,6 +292,13 @@ class Directory(Protocol):
         A later incarnation is newer, and of one incarnation a later version.
         """
 
+    def wait_seen(self, listing: Listing, timeout: float) -> None:
+        """
+        Wait until all processes that follow the service have taken in *listing*, or a later one, that was published.
+
+        At most *timeout* seconds.
+        """
+
     def open(self, service: str) -> Entrance:
         """This process's way to a service that another one has deployed; starts nothing."""
 
@@ -318,7 +325,8 @@ class Entrance(Protocol):
         """
         Have *tell* called once, when there is another version than *seen*, or after a while; never blocks.
 
-        It is called in a thread that has nothing else to do, with None if there is no directory.
+        With *seen* it says that it has taken in that version. *tell* is called in a thread that has nothing else to do,
+        with None if there is no directory.
         """
 
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Replica:

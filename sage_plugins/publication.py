@@ -25,6 +25,9 @@ __all__ = ["Home", "Publication"]
 #: Versions of listings; one row for all services of this process, so that later is higher.
 _VERSIONS: Final = count(1)
 
+#: Seconds that another process gets to take in a change; it takes milliseconds, and some may have ended.
+_SEEN_WITHIN_S: Final = 1.0
+
 
 class Home(NamedTuple):
     """
@@ -45,8 +48,8 @@ class Publication:
     """
     Keeps the listing of one service in the directory of its environment, from when it is ready until it has stopped.
 
-    All methods are safe from any thread, and wait for nobody but `announce`. What goes wrong later is logged: calls of
-    this process need no directory.
+    All methods are safe from any thread; only `announce` and `wait_seen` wait for anybody. What goes wrong later is
+    logged: calls of this process need no directory.
     """
 
     def __init__(
@@ -74,8 +77,9 @@ class Publication:
         self._find_directory = directory
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
         self._incarnation = next(_VERSIONS)
-        self._announced: Directory | None = None  # where; guarded by _lock, as the next four
+        self._announced: Directory | None = None  # where; guarded by _lock, as the next five
         self._ready = False
+        self._listing_now: Listing | None = None
         self._stopping = ""
         self._over = False
         self._failed = False
@@ -126,13 +130,21 @@ class Publication:
             self._publish()
             self._over = True
 
+    def wait_seen(self, limit: float) -> None:
+        """Wait until other processes know how things are now; at most *limit* seconds, and not long for any of them."""
+        with self._lock:
+            directory, listing = self._announced, self._listing_now
+        if directory is not None and listing is not None:
+            directory.wait_seen(listing, max(0.0, min(limit, _SEEN_WITHIN_S)))
+
     def _publish(self) -> None:
         """Say how things are; under the lock, so that who looks later also speaks later."""
         directory = self._announced
         if directory is None or not self._ready or self._over:
             return
         try:
-            directory.publish(self._listing())
+            self._listing_now = self._listing()
+            directory.publish(self._listing_now)
         except Exception:
             first, self._failed = not self._failed, True
             if first:

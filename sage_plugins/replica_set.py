@@ -681,14 +681,13 @@ class ReplicaSet:
         self._vacate(self.members, limit)
 
     def _vacate(self, members: Sequence[Member], limit: float) -> None:
+        publication = self._publication
+        up = [each for each in members if each.replica is not None and (each.up or each.state is ReplicaState.DRAINING)]
+        if publication is None or not up:
+            return
         until = self._clock.monotonic() + limit
-        waits = [
-            member.replica.vacate()  # type: ignore[attr-defined] # as a target that is `reachable` declares
-            for member in members
-            if self._publication is not None
-            and member.replica is not None
-            and (member.up or member.state is ReplicaState.DRAINING)
-        ]
+        publication.wait_seen(limit)  # who has not heard of it would send calls to a process that has ended
+        waits = [each.replica.vacate() for each in up]  # type: ignore[union-attr] # as a `reachable` target promises
         for wait in waits:
             wait(max(0.0, until - self._clock.monotonic()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -16,6 +17,7 @@ import pytest
 import ray
 
 from sage_plugins import errors
+from sage_plugins.clock import SYSTEM
 from sage_plugins.testing.probes import Calling, Probe
 from sage_plugins.testing.service_conformance import ServiceConformance
 
@@ -292,29 +294,79 @@ class TestServicesThatCall(Travelling):
         assert first.handle.echo(2) == 2
 
 
-class Program:
-    """Another Python process with the handle of a file; evaluates expressions."""
+@pytest.mark.usefixtures("cluster")
+class TestOwners(Travelling):
+    OWNER = """
+        from sage_plugins import Environment, ServiceDeploymentConfig
+        from sage_plugins.testing.probes import Probe
+        env = Environment("theirs")
+        config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.01)
+        env.register_service_with_config("svc", Probe, deployment_config=config)
+        handle = env.service("svc")
+        open("handle", "wb").write(pickle.dumps(handle))
+    """
 
-    SOURCE = """
-        import logging, pickle, sys
+    def test_caller_is_told_that_the_process_that_deployed_has_ended(self, cluster: Any, tmp_path: Path) -> None:
+        """Its replicas end with it, and nobody is left to replace them."""
+        with Program(tmp_path, cluster.address, self.OWNER) as owner:
+            assert owner.ask("handle.echo(1)") == "1"
+            handles = [self.found(tmp_path)]
+            assert handles[0].echo(2) == 2
+            owner.kill()
+        self.until(lambda: "the process that deploys environment 'theirs' has ended" in self.failure(*handles))
+        handles.clear()
+        self.until(lambda: self.threads() == [])
+        SYSTEM.rest()
+
+    def found(self, folder: Path) -> ServiceHandle:
+        return pickle.loads((folder / "handle").read_bytes())  # noqa: S301 - our own
+
+    def failure(self, handle: ServiceHandle) -> str:
+        try:
+            return handle.echo(3) * ""
+        except (errors.ReplicaDiedError, errors.NoReplicaError) as error:
+            return str(error)
+
+    def threads(self) -> list[str]:
+        """Those that wait for what comes from the service, once all is let go of that nobody uses."""
+        gc.collect()
+        return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("svc-"))
+
+    def test_service_that_is_not_called_any_more_is_let_go_of(self, cluster: Any, tmp_path: Path) -> None:
+        """Its threads end when the last handle and the last call are gone."""
+        with Program(tmp_path, cluster.address, self.OWNER) as owner:
+            assert owner.ask("handle.echo(1)") == "1"
+            first, second = self.found(tmp_path), self.found(tmp_path)
+            assert (first.echo(2), second.submit("echo", 3).result(self.patience)) == (2, 3)
+            assert self.threads() == ["svc-changes", "svc-letters"], "one set for both handles"
+            assert owner.ask("handle.echo(4)") == "4"
+            del first, second
+            self.until(lambda: self.threads() == [])
+
+
+class Program:
+    """Another Python process, which evaluates expressions; with the handle of a file, or as *begin* says."""
+
+    TAKE = """
         handle = pickle.loads(open("handle", "rb").read())
-        address = sys.argv[1] if len(sys.argv) > 1 else None
-        if address:
-            import ray
-            ray.init(address=address, namespace="another", logging_level=logging.ERROR, log_to_driver=False)
+    """
+    SOURCE = """
         for line in sys.stdin:
             try:
                 answer = str(eval(line))
             except Exception as error:
                 answer = f"{type(error).__name__}: {error}".replace("\\n", " ")
             print("answer", answer, flush=True)
-        if address:
-            ray.shutdown()
+    """
+    JOIN = """
+        import ray
+        ray.init(address=sys.argv[1], namespace="another", logging_level=logging.ERROR, log_to_driver=False)
     """
 
-    def __init__(self, folder: Path, address: str | None) -> None:
+    def __init__(self, folder: Path, address: str | None, begin: str = TAKE) -> None:
+        parts = ["import logging, pickle, sys\n", self.JOIN if address else "", begin, self.SOURCE]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", dedent(self.SOURCE), *([address] if address else [])],
+            [sys.executable, "-c", "".join(map(dedent, parts)), *([address] if address else [])],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -329,6 +381,9 @@ class Program:
             if line.startswith("answer "):
                 return line.removeprefix("answer ").strip()
         raise AssertionError("the program has ended")
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def __enter__(self) -> Self:
         return self

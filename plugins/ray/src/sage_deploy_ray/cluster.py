@@ -214,12 +214,12 @@ def connect(
 def would_be_private(address: str | None) -> bool:
     """Whether `connect` with this *address* would start a runtime of its own."""
     where = address or os.environ.get("RAY_ADDRESS") or "local"
-    return where == "local" and not is_connected()
+    return where == "local" and _runtime is None and not _initialized()
 
 
 def is_connected() -> bool:
-    """Whether this process has a Ray already, of its own or as a worker of a cluster."""
-    return _runtime is not None or _initialized()
+    """Whether this process has a Ray, of its own or as a worker of a cluster."""
+    return _initialized()
 
 
 def _refuse_forked() -> None:

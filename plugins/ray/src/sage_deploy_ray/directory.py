@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -86,6 +87,15 @@ class RayDirectory:
         if over and not listing.replicas:
             keeper.forget(about)
 
+    def wait_seen(self, listing: Listing, timeout: float) -> None:
+        """As `Directory.wait_seen`."""
+        import ray
+
+        answer = self._keeper().ask("wait_seen", self.environment, listing.service, listing.version, timeout)
+        if answer is not None:
+            with suppress(Exception):  # it has died, or takes too long: nobody must wait for that
+                ray.get(answer, timeout=timeout)
+
     def _keeper(self) -> Any:
         from sage_deploy_ray.directory_keeper import keeper
 
@@ -108,7 +118,7 @@ class RayDirectory:
         if self._connect is not None:
             return self._connect()
         with _lock:
-            if _guest_connection is None:
+            if _guest_connection is None or not cluster.is_connected():  # it is made anew if the program has ended Ray
                 options = self._options
                 if cluster.would_be_private(options.address):
                     raise ClusterUnavailableError(
@@ -170,14 +180,15 @@ class _RayEntrance:
         self._service = service
         self._couriers = Couriers(service)
         self._actor: Any = None  # of the directory, once it was found
+        self._follower = uuid4().hex
 
-    def _ask(self, seen: int, patience: float) -> Any | None:
+    def _ask(self, seen: int, patience: float, follower: str = "") -> Any | None:
         """The directory's answer, on its way; None if there is no directory."""
         if self._actor is None:
             self._actor = self._directory.actor()
         if self._actor is None:
             return None
-        return self._actor.ask.remote(self._directory.environment, self._service, seen, patience)
+        return self._actor.ask.remote(self._directory.environment, self._service, seen, patience, follower)
 
     def look_up(self, seen: int, timeout: float) -> Found | None:
         """As `Entrance.look_up`."""
@@ -218,7 +229,7 @@ class _RayEntrance:
 
     def _watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         try:
-            answer = self._ask(seen, _PATIENCE_S)
+            answer = self._ask(seen, _PATIENCE_S, self._follower)
         except ClusterUnavailableError:  # it is asked again later
             answer = None
         if answer is None:

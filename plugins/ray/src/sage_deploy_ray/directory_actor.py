@@ -47,6 +47,8 @@ class DirectoryActor:
         self._known: dict[str, Parcel] = {}
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
+        self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
+        self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when one of them comes
 
     async def wait_ended(self) -> None:
         """Wait for ever; ends with an error if the process dies."""
@@ -84,25 +86,49 @@ class DirectoryActor:
         over = [key for key, entry in self._entries.items() if entry.over]
         for key in over[: max(0, len(over) - _REMEMBERED)]:
             del self._entries[key]
+            self._seen.pop(key, None)
         running = {environment for environment, _ in self._entries}
         for environment in [each for each in self._known if each not in running][:-_REMEMBERED]:
             del self._known[environment]
 
-    async def ask(self, environment: str, service: str, seen: int, patience: float) -> Answer:
+    async def ask(self, environment: str, service: str, seen: int, patience: float, follower: str = "") -> Answer:
         """
         What is known of a service.
 
         Args:
             environment: ID of its environment.
             service: Its name.
-            seen: Version of the listing that is known already, 0 for none.
+            seen: Version of the listing that is known already, and has been taken in; 0 for none.
             patience: Seconds to wait for another one.
+            follower: Who asks, if it will ask again; else empty.
         """
         key = environment, service
+        if follower:
+            self._seen.setdefault(key, {})[follower] = seen
+            came = self._came.pop(key, None)
+            if came is not None:
+                came.set()
         entry = self._entries.get(key)
         if (0 if entry is None else entry.rank[1]) == seen and patience > 0:
             changed = self._changed.setdefault(key, asyncio.Event())
-            with suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(changed.wait(), patience)
+            except TimeoutError:  # if it has ended it does not come again
+                self._seen.get(key, {}).pop(follower, None)
             entry = self._entries.get(key)
         return Answer(None if entry is None else entry.listing, self._known.get(environment))
+
+    async def wait_seen(self, environment: str, service: str, version: int, patience: float) -> None:
+        """
+        Wait until all who follow a service know a version of its listing; at most *patience* seconds.
+
+        Those who do not come within that time have ended, most likely, and are waited for no more.
+        """
+        key = environment, service
+        followers = self._seen.get(key, {})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while any(seen < version for seen in followers.values()):
+                    await self._came.setdefault(key, asyncio.Event()).wait()
+        for follower in [each for each, seen in followers.items() if seen < version]:
+            del followers[follower]

@@ -41,7 +41,7 @@ class _Keeper:
         self._name = name
         self._namespace = namespace
         self._starting = threading.Lock()  # held by the one who starts it, which may take long
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant because a signal handler may stop a service in the middle of it
         # The next are guarded by _lock. The actor lives as long as the handle with which it was started.
         self._actor: Any = None
         self._said: dict[Hashable, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
@@ -58,6 +58,11 @@ class _Keeper:
             self._said[about] = method, args, kwargs
             if self._actor is not None:
                 getattr(self._actor, method).remote(*args, **kwargs)
+
+    def ask(self, method: str, *args: Any) -> Any | None:
+        """The answer of a method of the actor, on its way; None if there is no actor."""
+        with self._lock:
+            return None if self._actor is None else getattr(self._actor, method).remote(*args)
 
     def forget(self, about: Hashable) -> None:
         """This need not be said to another actor."""
