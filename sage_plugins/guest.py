@@ -14,16 +14,18 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call import current_call
+from sage_plugins.call import Call, current_call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import (
     CallError,
     CallTimeoutError,
     NoReplicaError,
+    ReentrantCallError,
     ServiceNotFoundError,
     ServiceStoppedError,
     text_of,
 )
+from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -133,9 +135,20 @@ class _Attached:
         self.router.lost(self.lane, not_started, maybe, cause)
         self._guest.lost(self.router)
 
-    def refused(self, work: Work) -> None:
-        """As `ReplicaEvents.refused`."""
+    def refused(self, work: Work, *, stuck: bool = False) -> None:
+        """As `ReplicaEvents.refused`; ends a call for which every replica is stuck."""
+        if stuck and isinstance(work, Call):
+            work.stuck_in |= {self.lane}
         self.router.refused(self.lane, work)
+        if stuck and isinstance(work, Call) and work.stuck_in.issuperset(self.router.serving):
+            name = f"{self.router.service}.{work.method.name}"
+            msg = (
+                f"{name} would never start: every slot that it could get is held by a method that itself waits for "
+                "it, over other services. Give the service more threads or replicas, or do not call a service from "
+                "within its own calls"
+            )
+            error = ReentrantCallError(msg, service=self.router.service, method=work.method.name)
+            work.give_up(error, Outcome.ERROR, only_unstarted=True)
 
     def service(self, name: str) -> Any:
         """Only instances ask for services, and this one's is elsewhere."""

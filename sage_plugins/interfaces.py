@@ -231,11 +231,11 @@ class ReplicaEvents(Protocol):
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """The replica died with this work: what surely had not started, and what may have."""
 
-    def refused(self, work: Work) -> None:
+    def refused(self, work: Work, *, stuck: bool = False) -> None:
         """
         The replica had no slot for the work, because other processes use it as well; it has not started.
 
-        The slot stays taken until `freed(None)`.
+        The slot stays taken until `freed(None)`. *stuck* says that all are held by calls from within which it was made.
         """
 
     def service(self, name: str) -> Any:

@@ -130,7 +130,7 @@ class Publication:
             self._publish()
             self._over = True
 
-    def wait_seen(self, limit: float) -> None:
+    def wait_seen(self, limit: float = _SEEN_WITHIN_S) -> None:
         """Wait until other processes know how things are now; at most *limit* seconds, and not long for any of them."""
         with self._lock:
             directory, listing = self._announced, self._listing_now

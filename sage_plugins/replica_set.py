@@ -89,7 +89,7 @@ class Member:
         """As `ReplicaEvents.lost`."""
         self._owner.lost(self, not_started, maybe, cause)
 
-    def refused(self, work: Any) -> None:
+    def refused(self, work: Any, *, stuck: bool = False) -> None:  # noqa: ARG002 - calls of this process are in no chain
         """As `ReplicaEvents.refused`."""
         self._owner.refused(self, work)
 

@@ -865,6 +865,11 @@ class Router:
         return self._open
 
     @property
+    def serving(self) -> tuple[Lane, ...]:
+        """Those of them to which calls go now."""
+        return self._lanes
+
+    @property
     def avoided(self) -> frozenset[Lane]:
         """Those of them that serve only while no other is open."""
         return self._avoided

@@ -419,6 +419,7 @@ class ServiceTask:
             if replicas > before:
                 self._grow(replicas)
             finish = self._replicas.leave(self._replicas.retire(keep=replicas), reason)
+            self._wait_seen()
         finally:
             self._changing.release()
         if replicas != before:
@@ -520,9 +521,15 @@ class ServiceTask:
             balancer = _create(choice)
             before, self._balancer, self._key_of = self._balancer, choice, key_of
             self._router.set_balancer(balancer, key_of)
+            self._wait_seen()
         finally:
             self._changing.release()
         self._watchers.tell("balancer_changed", f"from {'none' if before is None else before.id!r} to {choice.id!r}")
+
+    def _wait_seen(self) -> None:
+        """Have a change hold for those who call from other processes too, before it is reported as made."""
+        if self._publication is not None:
+            self._publication.wait_seen()
 
     def _serving(self) -> list[Member]:
         return [member for member in self._replicas.members if member.up]

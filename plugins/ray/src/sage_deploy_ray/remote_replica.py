@@ -392,7 +392,8 @@ class RemoteReplica:
         streams = isinstance(call, StreamCall)
         if streams:
             self._readings[number] = _Reading(self, call, number)
-        return CallItem(number, call.method.index, packed, now - call.since, call.deadline - now, streams)
+        chain = () if call.outer is None else call.outer.chain
+        return CallItem(number, call.method.index, packed, now - call.since, call.deadline - now, streams, chain)
 
     def _forget(self, number: int) -> Call | None:
         call = self._calls.pop(number, None)
@@ -506,7 +507,7 @@ class RemoteReplica:
                 call.owner.abandoned_ended(call)
         self._events.freed(sent.work)
 
-    def _read_refused(self, number: int) -> None:
+    def _read_refused(self, number: int, stuck: bool) -> None:  # noqa: FBT001 - as it came
         sent = self._units.pop(number, None)
         if sent is None:
             return
@@ -514,7 +515,7 @@ class RemoteReplica:
             self._forget(each)
         with self._lock:
             self._withheld += 1
-        self._events.refused(sent.work)
+        self._events.refused(sent.work, stuck=stuck)
 
     def _read_room(self, number: int) -> None:
         with self._lock:

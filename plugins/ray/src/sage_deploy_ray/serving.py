@@ -62,7 +62,7 @@ class ReplicaServer:
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
         self._vacating = False  # guarded by _lock, as the next three
-        self._running = 0  # units that hold a slot
+        self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
         self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
         self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
         self._batches: dict[Any, _BatchReport] = {}  # of those that run
@@ -142,26 +142,30 @@ class ReplicaServer:
 
     def _box(self, caller: str) -> _Mailbox:
         with self._lock:
-            return self._boxes.setdefault(caller, _Mailbox(self))
+            return self._boxes.setdefault(caller, _Mailbox(self, caller))
 
     def _admit(self, box: _Mailbox, unit: Unit) -> None:
+        holder, chain = (box.caller, unit.id), unit.items[0].chain
         with self._lock:
-            accepted = self._running < self.host.slots and not self._vacating
+            accepted = len(self._holders) < self.host.slots and not self._vacating
             if accepted:
-                self._running += 1
+                self._holders.add(holder)
             else:
                 self._refused.append(box)
+                stuck = bool(chain) and not self._vacating and self._holders.issubset(chain)
         if not accepted:
-            box.post((protocol.REFUSED, unit.id))
+            box.post((protocol.REFUSED, unit.id, stuck))
             return
         box.begin()
         report = _BatchReport(box, unit.id) if unit.batch else None
         calls = [call for item in unit.items if (call := self._call(box, item, report)) is not None]
+        for call in calls:
+            call.chain = (*chain, holder)
         if report is None:
             if calls:
                 self.host.put(calls[0])
             else:
-                self.slot_free()
+                self.slot_free(holder)
                 box.end()
         elif calls:
             batch: Any = Batch(calls, self.clock)
@@ -169,7 +173,7 @@ class ReplicaServer:
             self._batches[batch] = report
             self.host.put(batch)
         else:
-            self.slot_free()
+            self.slot_free(holder)
             box.end((protocol.ENDED, unit.id))
 
     def _call(self, box: _Mailbox, item: CallItem, batch: _BatchReport | None) -> Call | None:
@@ -215,7 +219,7 @@ class ReplicaServer:
 
     def work_ended(self, work: Any) -> None:
         """The slot of *work* is free."""
-        self.slot_free()
+        self.slot_free((work.calls[0] if isinstance(work, Batch) else work).chain[-1])
         if isinstance(work, Batch):
             self._batches.pop(work).one_over()
             return
@@ -224,10 +228,10 @@ class ReplicaServer:
             report.box.forget(report.id)
             report.box.end((protocol.ENDED, report.id))
 
-    def slot_free(self) -> None:
-        """A slot is free: every caller with refused units may try one of them again, for some may be gone."""
+    def slot_free(self, holder: tuple[str, int]) -> None:
+        """*holder* has given up its slot: every caller with refused units may try one again, for some may be gone."""
         with self._lock:
-            self._running -= 1
+            self._holders.discard(holder)
             boxes = list(dict.fromkeys(self._refused)) if self._refused else []
             for box in boxes:
                 self._refused.remove(box)
@@ -410,10 +414,12 @@ class _Mailbox:
     What one caller is to be told, and its exchange that waits for that.
 
     Attributes:
+        caller: Whose it is.
         calls: Those that have not been answered, by the caller's number.
     """
 
-    def __init__(self, server: ReplicaServer) -> None:
+    def __init__(self, server: ReplicaServer, caller: str) -> None:
+        self.caller = caller
         self.calls: dict[int, Call] = {}
         self._server = server
         self._condition = threading.Condition(threading.Lock())
