@@ -119,9 +119,9 @@ class _Turns:
         self.items: deque[Any] = deque()
         self._busy = threading.Lock()
 
-    def drain(self, take: Callable[[], None]) -> None:
-        """Have *take* empty `items`; if another thread is at it, that one looks again before it goes."""
-        while self.items and self._busy.acquire(blocking=False):
+    def drain(self, take: Callable[[], None], over: Callable[[], bool] = lambda: False) -> None:
+        """Have *take* empty `items`, unless *over*; if another thread is at it, that one looks again before it goes."""
+        while self.items and not over() and self._busy.acquire(blocking=False):
             try:
                 take()
             finally:
@@ -325,7 +325,7 @@ class RemoteReplica:
             self._flush()
 
     def _flush(self, driver: Call | None = None) -> None:
-        self._outgoing.drain(lambda: self._send_frame(driver))
+        self._outgoing.drain(lambda: self._send_frame(driver), lambda: self._dead is not None)
         if self._dead is not None:
             unsent = self._take_unsent()
             if unsent:
