@@ -158,6 +158,8 @@ class Call(Future[Any]):
     task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine; written by the envelope, as the next
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
     off_loop: bool = False  # whether such a loop has left the call to a thread
+    chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes; written where it runs
+    stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain; written by guests
     batch: Any = None  # the `batch.Batch` that it runs in; written by the router
     bundle: Any = None  # the `bundle.Bundle` in which it was sent ahead; written by the router
     driver: int | None = None  # the thread that waits for it and will read what `exchange` brings; written by handles

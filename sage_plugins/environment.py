@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -11,10 +12,12 @@ from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config import ServiceDeploymentConfig, field_problems, plain
 from sage_plugins.errors import (
+    CallError,
     ConfigError,
     DeployError,
     ServiceNotFoundError,
     ServiceStoppedError,
+    UnknownPluginError,
 )
 from sage_plugins.live_environments import forget, forked_error, watch_over
 from sage_plugins.plugins import Registry
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.handle import Binding, ServiceHandle
+    from sage_plugins.listing import Neighbour
     from sage_plugins.plan import DeploymentPlan
     from sage_plugins.values import Event, Problem
 
@@ -49,6 +53,7 @@ class Environment:
 
     Attributes:
         name: Name of the environment.
+        id: Tells it from every other environment, of whatever name and process.
 
     Example:
         ```python
@@ -83,6 +88,7 @@ class Environment:
             ConfigError: *options* is no mapping of IDs to mappings.
         """
         self.name = name
+        self.id = os.urandom(16).hex()
         self._catalogue = Catalogue(_checked(options))
         self._registry = registry  # guarded by _lock, as the next three
         self._clock = clock
@@ -280,7 +286,33 @@ class Environment:
             for warning in warnings:
                 log.info("service '%s': %s", name, warning)
         watch_over(self)
-        return ServiceTask(composition, self.service, self._clock, self._on_event)
+        home = None
+        if "reachable" in composition.target.registration.capabilities:
+            from sage_plugins.publication import Home  # services of this process need nothing of it
+
+            home = Home(self.id, self.name, self._known)
+        return ServiceTask(composition, self.service, self._clock, self._on_event, home=home)
+
+    def _known(self) -> dict[str, Neighbour]:
+        """What replicas in other processes are told of the services that there are."""
+        from sage_plugins.listing import Neighbour
+
+        with self._lock:
+            configs = {name: task.composition.config for name, task in self._tasks.items()}
+        for name in self._catalogue.names:
+            if name not in configs:
+                configs[name] = self._catalogue.config(name)
+        targets = {config.target: self._is_reachable(config.target) for config in configs.values()}
+        return {
+            name: Neighbour(config.target, targets[config.target], config.startup_timeout)
+            for name, config in configs.items()
+        }
+
+    def _is_reachable(self, target: str) -> bool:
+        try:
+            return "reachable" in self.registry.find("target", target).registration.capabilities
+        except UnknownPluginError:  # whoever deploys a service there is told
+            return False
 
     def _check_open(self, name: str) -> None:
         if self._forked:
@@ -481,7 +513,23 @@ class Environment:
             if task is None or task.state == "stopped":  # those that run may be found: accepted calls need them
                 self._check_known(name)
                 self._check_open(name)
-        return ServiceHandle(name, lambda: self._bind(name))
+        return ServiceHandle(name, lambda: self._bind(name), travels=lambda: self._travelling(name))
+
+    def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
+        """What a pickled handle consists of; the service need not be deployed."""
+        from sage_plugins.guest import revive
+
+        task = self.task(name)
+        directory = task.directory
+        if directory is None:
+            msg = (
+                f"the handle to {name!r} cannot be pickled: target '{task.composition.target.id}' runs the service in "
+                "this process, where no other can call it. Give it a target that other processes reach, such as "
+                "'remote_any', or hand over what is needed of the service"
+            )
+            raise CallError(msg, service=name)
+        watch_over(self)  # so that the handle finds the way home
+        return revive, (directory, self.name, name)
 
     def _bind(self, name: str) -> Binding:
         """For the first call of a handle: deploys the service if that has not happened."""

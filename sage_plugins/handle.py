@@ -84,6 +84,7 @@ class ServiceHandle:
         *,
         options: CallOptions | None = None,
         timeout: Any = _UNSET,
+        travels: Callable[[], tuple[Callable[..., ServiceHandle], tuple[Any, ...]]] | None = None,
     ) -> None:
         """
         Make a handle.
@@ -94,9 +95,13 @@ class ServiceHandle:
             options: For all calls of this handle.
             timeout: Seconds from call to answer for all methods; None for no limit, unset for what the configuration
                 says.
+            travels: Gives what its pickle consists of: a function that makes a handle again, and its first arguments;
+                the last is a mapping of what `with_options` was given. Raises CallError if the service cannot be called
+                from elsewhere. None if the handle belongs to this process.
         """
         self._name = name
         self._bind = bind
+        self._travels = travels
         self._options = options or CallOptions()
         self._timeout = timeout
         self._bound: _Bound | None = None
@@ -280,9 +285,11 @@ class ServiceHandle:
             key=self._options.key if key is _UNSET else key,
             idempotent=self._options.idempotent if idempotent is _UNSET else idempotent,
         )
-        return ServiceHandle(
-            self._name, self._bind, options=options, timeout=self._timeout if timeout is _UNSET else timeout
-        )
+        return self._again(options, self._timeout if timeout is _UNSET else timeout)
+
+    def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
+        """A second handle to the same service."""
+        return ServiceHandle(self._name, self._bind, options=options, timeout=timeout, travels=self._travels)
 
     # -- finding the way ---------------------------------------------------------------------------------------------
 
@@ -436,8 +443,8 @@ class ServiceHandle:
         if not call.was_turned_away():
             raise error
         self._bound_anew(call.owner, error)
-        moved = ServiceHandle(self._name, self._bind, options=self._options, timeout=self._timeout)
-        moved._latest = (call.expires, call.deadline)
+        moved = self._again(self._options, self._timeout)
+        moved._latest = (call.expires, call.deadline)  # noqa: SLF001 - as self
         return moved
 
     async def _abound_anew(self, router: Router, error: ServiceStoppedError) -> None:
@@ -526,12 +533,23 @@ class ServiceHandle:
         return f"<ServiceHandle {self._name!r}>"
 
     def __reduce__(self) -> Any:
-        """Handles of this process's services do not travel."""
-        msg = (
-            f"the handle to {self._name!r} belongs to this process and cannot be pickled: look the "
-            "service up where it is used"
-        )
-        raise CallError(msg, service=self._name)
+        """
+        In another process, a handle to the same service; in this one, an equal handle.
+
+        Raises:
+            CallError: The service cannot be called from other processes.
+        """
+        if self._travels is None:
+            msg = (
+                f"the handle to {self._name!r} belongs to this process and cannot be pickled: take one from an "
+                "Environment, and give the service a target that other processes reach, such as 'remote_any'"
+            )
+            raise CallError(msg, service=self._name)
+        revive, arguments = self._travels()
+        given = {name: value for name, value in self._options._asdict().items() if value is not None}
+        if self._timeout is not _UNSET:
+            given["timeout"] = self._timeout
+        return revive, (*arguments, given)
 
 
 def _not_after(latest: tuple[float, float], make: Callable[..., _Made]) -> Callable[..., _Made]:

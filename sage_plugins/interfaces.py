@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.listing import Found, ListedReplica, Listing, Neighbour
     from sage_plugins.values import (
         Event,
         Limits,
@@ -31,6 +32,8 @@ __all__ = [
     "Balancer",
     "Candidate",
     "ControlOp",
+    "Directory",
+    "Entrance",
     "Monitor",
     "Picker",
     "Recorder",
@@ -170,6 +173,10 @@ class Replica(Protocol):
 
     One in another process may also have `counts(call, outcome, spent_s) -> bool`: whether that process counts a call
     which its caller gave up while it ran, rather than the calling side. It is called in place of telling a monitor.
+
+    One that further processes may call, see `Target`, has two more: `address`, by which `Entrance.attach` reaches it
+    there, and `vacate() -> Callable[[float], None]`, which has it refuse their calls from now on, and gives what waits
+    at most so many seconds until those that it has are answered.
     """
 
     id: str
@@ -239,11 +246,11 @@ class ReplicaEvents(Protocol):
         too: such work goes to another replica, each time, and would take them all with it.
         """
 
-    def refused(self, work: Work) -> None:
+    def refused(self, work: Work, *, stuck: bool = False) -> None:
         """
         The replica had no slot for the work, because other processes use it as well; it has not started.
 
-        The slot stays taken until `freed(None)`.
+        The slot stays taken until `freed(None)`. *stuck* says that all are held by calls from within which it was made.
         """
 
     def ahead(self, call: Call, most: int) -> Sequence[Call]:
@@ -263,7 +270,13 @@ class ReplicaEvents(Protocol):
 
 
 class Target(Protocol):
-    """Where replicas run: one object for each service."""
+    """
+    Where replicas run: one object for each service.
+
+    One whose services can be called from further processes declares the capability `reachable`, and has a method
+    `directory(environment: str) -> Directory`, which starts nothing. What it gives for the same environment, by ID, is
+    equal.
+    """
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
         """Decide for each replica where it will run. Starts nothing."""
@@ -273,6 +286,81 @@ class Target(Protocol):
 
     def close(self) -> None:
         """Let go of whatever the target holds, after its replicas were stopped. Idempotent."""
+
+
+# -- how other processes find a service
+# ------------------------------------------------------------------------------------------
+
+
+class Directory(Protocol):
+    """
+    Where the process that deploys an environment says what runs, and others look it up.
+
+    It is pickled, and what is unpickled in another process looks in the same place; equal ones do. All methods are safe
+    from any thread.
+    """
+
+    @property
+    def environment(self) -> str:
+        """ID of the environment."""
+
+    def announce(self, known: Mapping[str, Neighbour]) -> None:
+        """
+        Say which services the environment knows; before one of them is started. Where that takes it, this connects.
+
+        Raises:
+            ClusterUnavailableError: It cannot be said.
+        """
+
+    def publish(self, listing: Listing) -> None:
+        """
+        Say what has become of a service; never blocks. One older than what is known is left out.
+
+        A later incarnation is newer, and of one incarnation a later version.
+        """
+
+    def wait_seen(self, listing: Listing, timeout: float) -> None:
+        """
+        Wait until all processes that follow the service have taken in *listing*, or a later one, that was published.
+
+        At most *timeout* seconds.
+        """
+
+    def open(self, service: str) -> Entrance:
+        """This process's way to a service that another one has deployed; starts nothing."""
+
+    def __hash__(self) -> int:
+        """As equality."""
+
+
+class Entrance(Protocol):
+    """One process's way to one service that another process has deployed."""
+
+    def look_up(self, seen: int, timeout: float) -> Found | None:
+        """
+        What is known of the service; waits at most *timeout* seconds for another version than *seen*, 0 for none.
+
+        Returns:
+            None if there is no directory: nothing has been deployed yet, or the process that did has ended.
+
+        Raises:
+            ClusterUnavailableError: This process is not connected to the cluster, or that does not answer.
+            CallError: What it says cannot be read here.
+        """
+
+    def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
+        """
+        Have *tell* called once, when there is another version than *seen*, or after a while; never blocks.
+
+        With *seen* it says that it has taken in that version. *tell* is called in a thread that has nothing else to do,
+        with None if there is no directory.
+        """
+
+    def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Replica:
+        """Reach a replica that runs; `ReplicaEvents.changed` is not told. It is never stopped from here."""
+
+    def close(self) -> None:
+        """Let go of everything here. Idempotent."""
 
 
 # -- who gets the next call

@@ -8,6 +8,7 @@ part in this.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sage_plugins.errors import InvalidKeyError
@@ -25,6 +26,9 @@ __all__ = ["KeyOf", "compose_key_of", "missing_argument", "unhashable"]
 
 #: Gives the key that a call's arguments hold, or None.
 KeyOf: TypeAlias = "Callable[[Call], Hashable | None]"
+
+#: Gives one argument of a call, from its positional and its keyword arguments.
+_ReadArgument: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Any]"
 
 
 def unhashable(key: Any, what: str, **where: str | None) -> InvalidKeyError:
@@ -55,24 +59,35 @@ def compose_key_of(argument: str, cls: type, methods: Sequence[MethodPlan]) -> K
     """
     found = {method.index: _read(cls, method.name, argument) for method in methods}
     readers = tuple(found[index] for index in sorted(found))
-    if not any(readers):
+    # Functions with some arguments given, rather than closures: they travel to other processes that call the service.
+    return partial(_key_of, argument, readers) if any(readers) else None
+
+
+def _key_of(argument: str, readers: tuple[_ReadArgument | None, ...], call: Call) -> Hashable | None:
+    method = call.method
+    read = readers[method.index]
+    if read is None:
         return None
+    key: Hashable | None = read(call.args, call.kwargs)
+    try:
+        hash(key)
+    except TypeError:
+        service = call.owner.service
+        what = f"{service}.{method.name}: argument '{argument}'"
+        raise unhashable(key, what, service=service, method=method.name) from None
+    return key
 
-    def key_of(call: Call) -> Hashable | None:
-        method = call.method
-        read = readers[method.index]
-        if read is None:
-            return None
-        key: Hashable | None = read(call.args, call.kwargs)
-        try:
-            hash(key)
-        except TypeError:
-            service = call.owner.service
-            what = f"{service}.{method.name}: argument '{argument}'"
-            raise unhashable(key, what, service=service, method=method.name) from None
-        return key
 
-    return key_of
+def _by_name(name: str, default: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return kwargs.get(name, default)
+
+
+def _by_position(position: int, default: Any, args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> Any:
+    return args[position] if len(args) > position else default
+
+
+def _by_either(position: int, name: str, default: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
 
 
 def missing_argument(argument: str, cls: type, methods: Sequence[MethodPlan], *, key: str) -> Problem:
@@ -102,17 +117,17 @@ def _parameters(cls: type, name: str) -> dict[str, inspect.Parameter]:
     return {parameter.name: parameter for parameter in parameters_of(cls, name) or ()}
 
 
-def _read(cls: type, name: str, argument: str) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None:
+def _read(cls: type, name: str, argument: str) -> _ReadArgument | None:
     """What reads *argument* from the arguments of a method's call; None if the method does not have it."""
     parameters = _parameters(cls, name)
     parameter = parameters.get(argument)
     named_at_will = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     if parameter is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        return (lambda _args, kwargs: kwargs.get(argument)) if named_at_will else None
+        return partial(_by_name, argument, None) if named_at_will else None
     default = None if parameter.default is parameter.empty else parameter.default
     if parameter.kind is parameter.KEYWORD_ONLY:
-        return lambda _args, kwargs: kwargs.get(argument, default)
+        return partial(_by_name, argument, default)
     position = list(parameters).index(argument)
     if parameter.kind is parameter.POSITIONAL_ONLY:
-        return lambda args, _kwargs: args[position] if len(args) > position else default
-    return lambda args, kwargs: args[position] if len(args) > position else kwargs.get(argument, default)
+        return partial(_by_position, position, default)
+    return partial(_by_either, position, argument, default)

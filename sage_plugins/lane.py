@@ -23,6 +23,7 @@ class Lane:
 
     __slots__ = (
         "abandoned",
+        "address",
         "backlog",
         "cancel",
         "counts",
@@ -46,6 +47,7 @@ class Lane:
         self.seniority = seniority  # where one serves and the others stand by, lower ones come first
         self.backlog: deque[Call] | tuple[()] = backlog  # where its calls wait; () once it is closed
         self.node: str | None = None
+        self.address: Any = None  # by which other processes reach the replica; None if they cannot
         self.slots = 0
         self.free: list[None] = []  # one token for each free slot
         self.withdrawn = (
@@ -68,6 +70,7 @@ class Lane:
         self.run_here = replica.run_here
         self.cancel = replica.cancel
         self.counts = getattr(replica, "counts", None)
+        self.address = getattr(replica, "address", None)
 
     def freed(self, ended: Call | None) -> None:
         """The slot of *ended* is free again, or with None its token was taken: the oldest waiting call gets it."""

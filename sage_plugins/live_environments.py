@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_plugins import call, wait_graph
 from sage_plugins.clock import SYSTEM
@@ -19,7 +19,7 @@ from sage_plugins.errors import ForkedRuntimeError
 if TYPE_CHECKING:
     from sage_plugins.errors import SageDeployError
 
-__all__ = ["LiveEnvironment", "forget", "forked_error", "watch_over"]
+__all__ = ["LiveEnvironment", "find", "forget", "forked_error", "watch_over"]
 
 #: Seconds that the interpreter waits at its exit for an environment that nobody closed.
 _AT_EXIT_S: Final = 2.0
@@ -27,6 +27,11 @@ _AT_EXIT_S: Final = 2.0
 
 class LiveEnvironment(Protocol):
     """What is closed at the end, and told of a fork."""
+
+    id: str
+
+    def service(self, name: str) -> Any:
+        """A handle to one of its services."""
 
     def close(self, drain_timeout: float | None = None) -> None:
         """Stop every service; returns when that is done."""
@@ -41,6 +46,11 @@ _live: weakref.WeakSet[LiveEnvironment] = weakref.WeakSet()  # single steps, whi
 def watch_over(environment: LiveEnvironment) -> None:
     """From now on *environment* has services. From any thread; a second time does nothing."""
     _live.add(environment)
+
+
+def find(id: str) -> LiveEnvironment | None:
+    """The environment of that ID, if it is one of this process and has services. From any thread."""
+    return next((environment for environment in tuple(_live) if environment.id == id), None)
 
 
 def forget(environment: LiveEnvironment) -> None:

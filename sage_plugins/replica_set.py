@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
-    from sage_plugins.interfaces import Replica, Target
+    from sage_plugins.interfaces import Directory, Replica, Target
     from sage_plugins.lane import Lane
+    from sage_plugins.publication import Publication
     from sage_plugins.replacement import Replacer
     from sage_plugins.router import Router
     from sage_plugins.values import Placed, ReplicaSpec
@@ -97,7 +98,7 @@ class Member:
         """As `ReplicaEvents.lost`."""
         self._owner.lost(self, not_started, maybe, cause)
 
-    def refused(self, work: Any) -> None:
+    def refused(self, work: Any, *, stuck: bool = False) -> None:  # noqa: ARG002 - calls of this process are in no chain
         """As `ReplicaEvents.refused`."""
         self._owner.refused(self, work)
 
@@ -229,6 +230,7 @@ class ReplicaSet:
         wanted: Callable[[], bool],
         on_open: Callable[[], list[Report]],
         spawn: Callable[[Callable[[], None], str], None],
+        publication: Publication | None = None,
     ) -> None:
         """
         Make an empty set.
@@ -242,6 +244,7 @@ class ReplicaSet:
             wanted: Whether the service has not been stopped; asked under `condition`.
             on_open: Told under `condition` when another replica gets calls; gives what is to be told afterwards.
             spawn: `spawn(body, what)` runs *body* in a thread that the service waits for before it has stopped.
+            publication: Tells other processes of the service; None if they cannot call it.
         """
         self.condition = threading.Condition()
         self.members: tuple[Member, ...] = ()
@@ -257,7 +260,8 @@ class ReplicaSet:
         self._spawn = spawn
         self._replacer: Replacer | None = None  # made when the first replica ends; guarded by condition, as the next
         self._replaced = 0  # replicas that took the place of others
-        self._target: Target | None = None
+        self._publication = publication
+        self._target: Target | None = None  # guarded by starting
         self._generations: dict[int, int] = {}  # by index, of the next replica there; guarded by condition
         # Held while replicas are being started: whoever stops them all waits until all is there that must be stopped.
         self.starting = threading.RLock()
@@ -306,6 +310,8 @@ class ReplicaSet:
         generation = self._generations.get(index, 0)
         self._generations[index] = generation + 1
         spec = self._composition.spec(index, generation)
+        if self._publication is not None:
+            spec = spec._replace(find_service=self._publication.find_service)
         return Member(self, spec, self._router.lane(spec.id, index, seniority), self._find_service)
 
     def _set_members(self, members: Sequence[Member]) -> None:
@@ -316,17 +322,29 @@ class ReplicaSet:
             msg = f"service '{self._name}' was stopped before it was ready"
             raise DeployError(msg, service=self._name)
 
+    def directory(self, environment: str) -> Directory:
+        """The target's directory of that environment, by ID; only for a target that is `reachable`."""
+        found: Directory = self._made_target().directory(environment)  # type: ignore[attr-defined] # as declared
+        return found
+
+    def _made_target(self) -> Target:
+        with self.starting:
+            if self._target is None:
+                self._target = self._composition.target.create()
+            return self._target
+
     def _launch(self, members: Sequence[Member]) -> None:
-        if self._target is None:
-            self._target = self._composition.target.create()
-        target = self._target
-        places = list(target.place([member.spec for member in members]))
-        for member, place in zip(members, places, strict=True):
+        target = self._made_target()
+        places: list[Placed] = []
+        for member, place in zip(members, target.place([member.spec for member in members]), strict=True):
             if isinstance(place, Refused):
                 msg = f"replica {member.id} cannot be placed: {place}"
                 raise DeployError(msg, service=self._name, replica=member.id)
-        for member, place in zip(members, places, strict=True):
-            self._start_one(member, place)
+            places.append(place)
+        if self._publication is not None:
+            self._publication.announce()
+        for member, placed in zip(members, places, strict=True):
+            self._start_one(member, placed)
 
     def _start_one(self, member: Member, place: Placed) -> None:
         replica = self._target.start(member.spec, place, member, self.clock)  # type: ignore[union-attr] # it was asked to place it
@@ -643,9 +661,11 @@ class ReplicaSet:
 
     def vacate(self, member: Member, limit: float) -> None:
         """Send no more calls to *member*, give those that it has *limit* seconds, and stop it."""
+        until = self.clock.monotonic() + limit
         idle = threading.Event()
         self._router.retire(member.lane, idle.set)
         idle.wait(limit)
+        self._vacate([member], until - self.clock.monotonic())
         self.bury(member)
 
     def end_replacing(self) -> None:
@@ -707,6 +727,7 @@ class ReplicaSet:
             until = self.clock.monotonic() + limit
             for event in idle:
                 event.wait(max(0.0, until - self.clock.monotonic()))
+            self._vacate(members, until - self.clock.monotonic())
             self._stop(members, max(until - self.clock.monotonic(), _LAST_GRACE_S))
             self._forget(members)
 
@@ -725,6 +746,21 @@ class ReplicaSet:
         with self.condition:
             self.kept = self._watchers.merge([self.kept, *counts])
             self.members = tuple(each for each in self.members if each not in members)
+
+    def vacate_all(self, limit: float) -> None:
+        """Have the replicas take no calls of other processes, and wait at most *limit* seconds for those they have."""
+        self._vacate(self.members, limit)
+
+    def _vacate(self, members: Sequence[Member], limit: float) -> None:
+        publication = self._publication
+        up = [each for each in members if each.replica is not None and (each.up or each.state is ReplicaState.DRAINING)]
+        if publication is None or not up:
+            return
+        until = self.clock.monotonic() + limit
+        publication.wait_seen(limit)  # who has not heard of it would send calls to a process that has ended
+        waits = [each.replica.vacate() for each in up]  # type: ignore[union-attr] # as a `reachable` target promises
+        for wait in waits:
+            wait(max(0.0, until - self.clock.monotonic()))
 
     def stop_all(self, grace: float) -> None:
         """Stop all replicas, in reverse order, within *grace* seconds together, but at least one; close the target."""

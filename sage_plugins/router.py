@@ -61,9 +61,12 @@ class Router:
             Raises OverloadedError if the queue is full and the service rejects, ServiceStoppedError once it drains,
             NoReplicaError if there is no replica and will be none. Rebound whenever the set of replicas changes, so
             look it up for each call.
+        on_change: Told, in whichever thread it happens and outside the router's lock, when the set of replicas or the
+            balancer has changed.
     """
 
     route: Callable[[Call], bool]
+    on_change: Callable[[], None]
 
     def __init__(  # noqa: PLR0913 - the settings of one service
         self,
@@ -99,6 +102,7 @@ class Router:
         self.service = service
         self.clock = clock
         self.queue_size = queue_size
+        self.on_change = lambda: None
         self._reject = reject
         self._retry_lost = retry_lost
         self._count = count
@@ -643,6 +647,7 @@ class Router:
         self._gather_strays()
         self._match()
         self._tell_watch()
+        self.on_change()
 
     def close_lane(self, lane: Lane) -> None:
         """Send no more calls to a replica; those that wait for it alone go to others, those that it has go on there."""
@@ -837,6 +842,7 @@ class Router:
             self._ended = True
             self._rebind()
         self._end_waiting(error)
+        self.on_change()
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -935,6 +941,22 @@ class Router:
     def lanes(self) -> tuple[Lane, ...]:
         """The replicas that are open, those that stand by included."""
         return self._open
+
+    @property
+    def serving(self) -> tuple[Lane, ...]:
+        """Those of them to which calls go now."""
+        return self._lanes
+
+    @property
+    def avoided(self) -> frozenset[Lane]:
+        """Those of them that serve only while no other is open."""
+        return self._avoided
+
+    @property
+    def unavailability(self) -> Exception | None:
+        """Why there is no replica and will be none; None while there is hope."""
+        unavailable = self._unavailable
+        return None if unavailable is None else unavailable()
 
     @property
     def waiting(self) -> int:

@@ -13,8 +13,8 @@ from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.replica_set import ReplicaSet
-from sage_plugins.router import Router
-from sage_plugins.values import Choice, MethodPlan, ReplicaState
+from sage_plugins.router_choice import router_class
+from sage_plugins.values import Choice, ReplicaState
 from sage_plugins.watchers import Watchers
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
-    from sage_plugins.interfaces import Balancer, WatchedReplica
+    from sage_plugins.interfaces import Balancer, Directory, WatchedReplica
     from sage_plugins.metrics import ServiceMetrics
+    from sage_plugins.publication import Home, Publication
     from sage_plugins.replica_set import Member, Report
     from sage_plugins.values import Event
 
@@ -32,14 +33,6 @@ __all__ = ["ServiceTask"]
 
 #: Seconds before a replica that is not well yet is asked again, while somebody waits for it.
 _ASK_AGAIN_S: Final = 0.1
-
-
-def _router_class(methods: Sequence[MethodPlan]) -> type[Router]:
-    if any(method.max_concurrency is not None or method.batch is not None for method in methods):
-        from sage_plugins.method_router import MethodRouter  # few services need it
-
-        return MethodRouter
-    return Router
 
 
 class _Watched(NamedTuple):
@@ -72,6 +65,8 @@ class ServiceTask:
         find_service: Callable[[str], Any],
         clock: Clock,
         on_event: Callable[[Event], None] | None = None,
+        *,
+        home: Home | None = None,
     ) -> None:
         """
         Prepare the task; builds and starts nothing.
@@ -81,6 +76,7 @@ class ServiceTask:
             find_service: Gives the instances handles to other services.
             clock: For deadlines.
             on_event: Told of every event, from any thread; must not wait.
+            home: The environment in which other processes look the service up; None if they do not.
         """
         self.composition = composition
         self.service_name = composition.name
@@ -96,7 +92,8 @@ class ServiceTask:
             composition.name, composition.monitors, tuple(method.name for method in composition.methods), on_event
         )
         self._balancer = composition.balancer
-        self._router = _router_class(composition.methods)(
+        self._key_of = composition.key_of
+        self._router = router_class(composition.methods)(
             composition.name,
             clock,
             queue_size=self._config.queue_size,
@@ -109,6 +106,7 @@ class ServiceTask:
             key_of=composition.key_of,
             on_balancer_error=self._balancer_failed,
         )
+        self._publication = None if home is None else self._publish_in(home)
         self._replicas = ReplicaSet(
             composition,
             self._router,
@@ -118,6 +116,7 @@ class ServiceTask:
             wanted=self._is_wanted,
             on_open=self._opened,
             spawn=self._in_background,
+            publication=self._publication,
         )
         self._condition = self._replicas.condition
         self._binding = Binding(
@@ -128,6 +127,24 @@ class ServiceTask:
             driven="in_process" not in composition.target.registration.capabilities,
         )
         self.handle = ServiceHandle(composition.name, self.bind)
+
+    def _publish_in(self, home: Home) -> Publication:
+        from sage_plugins.publication import Publication  # services of this process need nothing of it
+
+        publication = Publication(
+            home,
+            self.composition,
+            self._router,
+            lambda: (self._balancer, self._key_of),
+            lambda: self._replicas.directory(home.id),
+        )
+        self._router.on_change = publication.changed
+        return publication
+
+    @property
+    def directory(self) -> Directory | None:
+        """Where other processes look the service up; None if they cannot call it."""
+        return None if self._publication is None else self._publication.directory
 
     def _balancer_failed(self, error: BaseException) -> None:
         balancer = self._balancer
@@ -187,6 +204,8 @@ class ServiceTask:
         if self._state is not ReplicaState.STARTING or not all(each.in_service for each in members):
             return []
         self._state = ReplicaState.READY
+        if self._publication is not None:
+            self._publication.ready()
         return self._replicas.supervise(members)
 
     def wait_ready(self, timeout: float | None = None) -> None:
@@ -289,12 +308,18 @@ class ServiceTask:
         with self._replicas.starting:  # see `begin`
             until = self.clock.monotonic() + limit
         idle = threading.Event()
+        publication = self._publication
         try:
+            if publication is not None:
+                publication.stopping()
             self._router.drain("is stopping", idle.set)
             if not self._router.lanes:  # nobody is left to finish what waits, and nobody will come
                 self._router.end()
             idle.wait(limit)
             self._router.end()
+            if publication is not None:
+                self._replicas.vacate_all(until - self.clock.monotonic())
+                publication.stopped()
             self._replicas.stop_all(until - self.clock.monotonic())
         finally:
             self._watchers.close()
@@ -395,6 +420,7 @@ class ServiceTask:
             if replicas > before:
                 self._grow(replicas)
             finish = self._replicas.leave(self._replicas.retire(keep=replicas), reason)
+            self._wait_seen()
         finally:
             self._changing.release()
         if replicas != before:
@@ -410,7 +436,7 @@ class ServiceTask:
         free = [index for index in range(replicas) if index not in taken]
         added = self._start_ready(free[: replicas - len(taken)])
         if choice is not None:
-            self._balancer = choice
+            self._balancer, self._key_of = choice, key_of
             self._router.set_balancer(balancer, key_of)
             self._watchers.tell("balancing_enabled", f"'{choice.id}', because there is more than one replica now")
         self._replicas.admit(added)
@@ -494,11 +520,17 @@ class ServiceTask:
         try:
             choice, key_of = self.composition.choose_balancer(id, options)
             balancer = _create(choice)
-            before, self._balancer = self._balancer, choice
+            before, self._balancer, self._key_of = self._balancer, choice, key_of
             self._router.set_balancer(balancer, key_of)
+            self._wait_seen()
         finally:
             self._changing.release()
         self._watchers.tell("balancer_changed", f"from {'none' if before is None else before.id!r} to {choice.id!r}")
+
+    def _wait_seen(self) -> None:
+        """Have a change hold for those who call from other processes too, before it is reported as made."""
+        if self._publication is not None:
+            self._publication.wait_seen()
 
     def _serving(self) -> list[Member]:
         return [member for member in self._replicas.members if member.up]

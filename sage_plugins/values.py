@@ -318,6 +318,8 @@ class ReplicaSpec(NamedTuple):
         monitors: Whose recorders count the calls.
         config: The service's configuration.
         generation: How many replicas were at this position before it.
+        find_service: Gives handles to other services in another process than the one that deploys, where
+            `ReplicaEvents.service` cannot be asked; None if there is no way.
     """
 
     service: str
@@ -329,6 +331,7 @@ class ReplicaSpec(NamedTuple):
     monitors: tuple[Choice, ...]
     config: Any
     generation: int = 0
+    find_service: Callable[[str], Any] | None = None
 
     @property
     def id(self) -> str:

@@ -50,8 +50,8 @@ VERBS = pytest.mark.parametrize("verb", ["call", "submit", "acall"])
 
 
 def test_handle_does_not_travel(deploy):
-    """A handle belongs to its process, and pickling it says so."""
-    with pytest.raises(errors.CallError, match="belongs to this process"):
+    """A handle to a service of this process cannot be pickled, which says why."""
+    with pytest.raises(errors.CallError, match="target 'local' runs the service in this process"):
         pickle.dumps(deploy("single").handle)
 
 

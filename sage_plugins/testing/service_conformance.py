@@ -30,6 +30,7 @@ __all__ = ["STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS", "Deployed", 
 TARGET_CAPABILITIES: Mapping[str, str] = {
     "in_process": "replicas are in the process that deploys them: arguments, results and errors are not copied",
     "can_kill": "each replica has a process of its own, which the suite's `kill` ends",
+    "reachable": "further processes can call a service, so its handles can be pickled",
     "replaces_unhealthy": "a replica that is unhealthy is replaced, because whatever hangs there ends with it",
 }
 #: What strategies can declare, and what each promises.

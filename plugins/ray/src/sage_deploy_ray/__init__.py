@@ -88,7 +88,7 @@ def _explain_group(config: Any, options: ClusterGroupOptions, _environment: RayO
 _ENVIRONMENT = EnvironmentOptions("ray", _ray_options, "The Ray cluster, and groups of its nodes")
 
 #: Each replica is an actor in a process of its own, which ends with it.
-_CAPABILITIES = frozenset({"can_kill", "replaces_unhealthy"})
+_CAPABILITIES = frozenset({"can_kill", "reachable", "replaces_unhealthy"})
 
 
 @hookimpl
@@ -99,29 +99,29 @@ def sage_register_targets() -> list[Registration]:
             "remote_any",
             _create_any,
             "Replicas on any node of a Ray cluster",
-            capabilities=_CAPABILITIES,
             check=_check_any,
             explain=_explain_any,
             environment_options=_ENVIRONMENT,
+            capabilities=_CAPABILITIES,
         ),
         Registration(
             "remote_specific",
             _create_specific,
             "Replicas on named nodes of a Ray cluster",
-            capabilities=_CAPABILITIES,
             check=_check_specific,
             explain=_explain_specific,
             environment_options=_ENVIRONMENT,
+            capabilities=_CAPABILITIES,
         ),
         Registration(
             "cluster_group",
             _create_group,
             "Replicas on a group of nodes of a Ray cluster, chosen by labels or by name",
             options=_group_options,
-            capabilities=_CAPABILITIES,
             check=_check_group,
             explain=_explain_group,
             environment_options=_ENVIRONMENT,
+            capabilities=_CAPABILITIES,
         ),
     ]
 

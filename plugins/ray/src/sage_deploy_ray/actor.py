@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
 from sage_deploy_ray import failure, shipping, wire
 from sage_deploy_ray.serving import ReplicaServer
-from sage_plugins.errors import CallError
+from sage_plugins.errors import ServiceNotFoundError
 from sage_plugins.interfaces import ControlOp
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["GROUPS", "ReplicaActor"]
 
 #: Threads of the actor by what they do. Calls have the group without a name: each calling process keeps one of its
 #: threads waiting for letters, and uses a second one for a moment when it sends.
-GROUPS: Final = {"start": 1, "watch": 1, "stop": 2, "control": 4}
+GROUPS: Final = {"start": 1, "watch": 1, "vacate": 1, "stop": 2, "control": 4}
 
 
 class ReplicaActor:
@@ -51,14 +52,10 @@ class ReplicaActor:
             with self._lock:
                 if self._stopped:
                     return 0, None
-                server = self._server = ReplicaServer(spec, node, self._find_service)
+                server = self._server = ReplicaServer(spec, node, spec.find_service or partial(_no_other, spec.service))
             return server.start(), None
         except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
             return 0, failure.pack_error(error, service=service, method="__init__", replica=replica, node=node)
-
-    def _find_service(self, name: str) -> Any:
-        msg = f"service '{name}' cannot be called from a replica on Ray: it lives in the process that deployed it"
-        raise CallError(msg, service=name)
 
     @ray.method(concurrency_group="watch")
     def wait_ended(self) -> None:
@@ -83,6 +80,12 @@ class ReplicaActor:
         except BaseException as error:  # noqa: BLE001 - a check may raise anything
             return None, server.packed(error, str(op))
 
+    @ray.method(concurrency_group="vacate")
+    def vacate(self) -> None:
+        """As `ReplicaServer.vacate`."""
+        if self._server is not None:
+            self._server.vacate()
+
     @ray.method(concurrency_group="stop")
     def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
         """Stop the replica; gives how many calls still run, and its last statistics."""
@@ -93,3 +96,8 @@ class ReplicaActor:
         stats = None if server is None else server.host.control(ControlOp.STATS)
         self._over.set()
         return left, stats
+
+
+def _no_other(caller: str, name: str) -> Any:
+    msg = f"service '{caller}' was made outside any environment, so it cannot find service '{name}'"
+    raise ServiceNotFoundError(msg, service=name)

@@ -174,6 +174,7 @@ def connect(
     namespace: str = "sage-deploy",
     control_timeout: float = 5.0,
     auth: Auth = "inherit",
+    warn: bool = True,
 ) -> Connection:
     """
     Take a share in this process's connection, which is made if there is none. From any thread.
@@ -187,6 +188,7 @@ def connect(
         control_timeout: Longest wait for an answer of the cluster, connecting to it included, in seconds. Starting a
             runtime of its own may take 60 s.
         auth: `token` or `disabled` sets the variable `RAY_AUTH_MODE` of this process; `inherit` leaves it alone.
+        warn: Whether to log what is doubtful about the cluster's safety; whoever deploys there has been told.
 
     Returns:
         A share that must be released.
@@ -206,7 +208,7 @@ def connect(
             runtime = _existing() or _begin(address, namespace, control_timeout, auth)
             _refuse_another(runtime, address)
             _runtime = runtime
-            for finding in _exposed(runtime.address):
+            for finding in _exposed(runtime.address) if warn else ():
                 _LOG.warning("%s: %s (%s)", finding.name, finding.found, finding.fix)
         else:
             _refuse_another(_runtime, address)
@@ -218,6 +220,11 @@ def would_be_private(address: str | None) -> bool:
     """Whether `connect` with this *address* would start a runtime of its own."""
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     return where == "local" and _runtime is None and not _initialized()
+
+
+def is_connected() -> bool:
+    """Whether this process has a Ray, of its own or as a worker of a cluster."""
+    return _initialized()
 
 
 def _refuse_forked() -> None:

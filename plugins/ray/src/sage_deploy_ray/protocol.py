@@ -44,6 +44,8 @@ class CallItem(NamedTuple):
         waited: Seconds since it was made.
         remaining: Seconds until its deadline, inf for none. A duration, because clocks of two machines differ.
         streams: Whether its answer is a stream of items.
+        chain: The slots that are held until it is answered, by the calls from within which it was made: for each the
+            caller and the unit as they are in its replica.
     """
 
     id: int
@@ -52,6 +54,7 @@ class CallItem(NamedTuple):
     waited: float
     remaining: float
     streams: bool = False
+    chain: tuple[tuple[str, int], ...] = ()
 
 
 class Unit(NamedTuple):
@@ -116,7 +119,10 @@ ENDED: Final = 4
 """`(ENDED, unit, seconds)`: its slot is free, where that does not follow from the answer to its only call; how long
 its calls ran, one after the other."""
 REFUSED: Final = 5
-"""`(REFUSED, unit)`: there was no slot for it, because other processes use the replica as well; it did not start."""
+"""
+`(REFUSED, unit, stuck)`: there was no slot for it, because other processes use the replica as well; it did not start.
+*stuck*: every slot is held by a call of its own chain, so none gets free before it is answered.
+"""
 ROOM: Final = 6
 """`(ROOM, number)`: so many of the slots whose units were refused may be tried again."""
 RETURNED: Final = 7

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sage_deploy_ray.protocol import Notice
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents, Work
+    from sage_plugins.listing import ListedReplica
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Exchange", "Receiver", "RemoteReplica", "Stopped", "Transport"]
@@ -68,14 +69,26 @@ class Stopped(NamedTuple):
 class Transport(Protocol):
     """The way to one replica's process. What arrives is handed to a `Receiver`, in any thread."""
 
-    def start(self, spec: ReplicaSpec, receiver: Receiver) -> None:
-        """Start the process and the replica in it; returns at once."""
+    address: Any
+    """By which other processes reach it; from `start` on."""
+
+    def start(self, spec: Any, receiver: Receiver) -> None:
+        """
+        Start the process and the replica in it; returns at once.
+
+        Args:
+            spec: What to run, a `ReplicaSpec`; to one that runs already, its `ListedReplica`.
+            receiver: Whom to tell.
+        """
 
     def exchange(self, frame: Frame) -> Exchange:
         """Send *frame*; never blocks. If it cannot be sent, `Receiver.lost` is told."""
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:
         """Ask beside the calls, and wait for the answer."""
+
+    def vacate(self) -> Callable[[float], None]:
+        """Have the replica take no calls any more; gives what waits for those that it has, at most so many seconds."""
 
     def ask_to_stop(self) -> None:
         """Have the replica run its stop hooks; returns at once."""
@@ -113,9 +126,9 @@ class _Turns:
         self.items: deque[Any] = deque()
         self._busy = threading.Lock()
 
-    def drain(self, take: Callable[[], None]) -> None:
-        """Have *take* empty `items`; if another thread is at it, that one looks again before it goes."""
-        while self.items and self._busy.acquire(blocking=False):
+    def drain(self, take: Callable[[], None], over: Callable[[], bool] = lambda: False) -> None:
+        """Have *take* empty `items`, unless *over*; if another thread is at it, that one looks again before it goes."""
+        while self.items and not over() and self._busy.acquire(blocking=False):
             try:
                 take()
             finally:
@@ -152,13 +165,18 @@ class RemoteReplica:
     run_here: Callable[[Call], None] | None = None
 
     def __init__(
-        self, spec: ReplicaSpec, node: str | None, events: ReplicaEvents, clock: Clock, transport: Transport
+        self,
+        spec: ReplicaSpec | ListedReplica,
+        node: str | None,
+        events: ReplicaEvents,
+        clock: Clock,
+        transport: Transport,
     ) -> None:
         """
         Start the replica; returns at once.
 
         Args:
-            spec: What to run.
+            spec: What to run, or what runs already.
             node: Name of the node where it runs.
             events: Whom to tell.
             clock: For deadlines.
@@ -247,6 +265,15 @@ class RemoteReplica:
         """Whether its process has ended."""
         return self._ended or self._dead is not None
 
+    @property
+    def address(self) -> Any:
+        """By which other processes reach it."""
+        return self._transport.address
+
+    def vacate(self) -> Callable[[float], None]:
+        """As `interfaces.Replica` says."""
+        return self._transport.vacate()
+
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """As `Replica.control`. One that has stopped gives the statistics with which it did."""
         if op is not ControlOp.STATS:
@@ -321,7 +348,7 @@ class RemoteReplica:
             self._flush()
 
     def _flush(self, driver: Call | None = None) -> None:
-        self._outgoing.drain(lambda: self._send_frame(driver))
+        self._outgoing.drain(lambda: self._send_frame(driver), lambda: self._dead is not None)
         if self._dead is not None and (self._outgoing.items or self._units):  # what was on its way when that was told
             self._report_lost(self._dead)
 
@@ -405,7 +432,8 @@ class RemoteReplica:
         streams = isinstance(call, StreamCall)
         if isinstance(call, StreamCall):
             self._readings[number] = _Reading(self, call, number)
-        return CallItem(number, call.method.index, packed, now - call.since, call.deadline - now, streams)
+        chain = () if call.outer is None else call.outer.chain
+        return CallItem(number, call.method.index, packed, now - call.since, call.deadline - now, streams, chain)
 
     def _forget(self, number: int) -> Call | None:
         call = self._calls.pop(number, None)
@@ -521,7 +549,7 @@ class RemoteReplica:
                 call.owner.abandoned_ended(call)
         self._events.freed(sent.work)
 
-    def _read_refused(self, number: int) -> None:
+    def _read_refused(self, number: int, stuck: bool) -> None:  # noqa: FBT001 - as it came
         sent = self._units.pop(number, None)
         if sent is None:
             return
@@ -530,7 +558,7 @@ class RemoteReplica:
             self._withheld += 1
         if sent.bundle is not None:  # first, so that the oldest comes to the head
             self._events.returned(calls[1:])
-        self._events.refused(sent.work)
+        self._events.refused(sent.work, stuck=stuck)
 
     def _read_returned(self, unit: int, numbers: Sequence[int]) -> None:
         sent = self._units.get(unit)

@@ -36,6 +36,9 @@ _LINGER_S: Final = 0.0005
 #: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
 _PATIENCE_S: Final = 0.01
 
+#: Seconds that callers get to read their answers before the replica stops.
+_READ_WITHIN_S: Final = 0.1
+
 _NO_OPTIONS: Final = CallOptions()
 
 
@@ -61,7 +64,9 @@ class ReplicaServer:
         self.host = Host(spec, _Events(self, find_service), SYSTEM, node=node)
         self.service = spec.service
         self._lock = threading.Lock()
-        self._running = 0  # units that hold a slot; guarded by _lock, as the next
+        self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
+        self._vacating = False  # guarded by _lock, as the next three
+        self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
         self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
         self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
         self._batches: dict[Any, _Together] = {}  # of those that run
@@ -103,6 +108,30 @@ class ReplicaServer:
             self._take_notice(self._box(caller), notice)
         return self.host.control(op, arg)
 
+    def vacate(self) -> None:
+        """
+        Refuse whatever is sent from now on, and wait until the callers of what runs have been answered.
+
+        Calls that were given up count as answered. It may be asked by one thread.
+        """
+        with self._answered:
+            self._vacating = True
+            self._answered.wait_for(self._all_answered)
+            # What was said last travels with letters that are read in a moment; some callers may be gone.
+            self._answered.wait_for(self._all_read, _READ_WITHIN_S)
+
+    def _all_answered(self) -> bool:
+        return all(call.settled() for box in self._boxes.values() for call in tuple(box.calls.values()))
+
+    def _all_read(self) -> bool:
+        return not any(box.has_mail for box in self._boxes.values())
+
+    def looked(self) -> None:
+        """A call was answered, or a letter has been taken away."""
+        if self._vacating:
+            with self._answered:
+                self._answered.notify_all()
+
     def stop(self, grace: float) -> int:
         """As `Host.stop`; whoever waits for a start waits no more."""
         with self._lock:  # what has not been started by now never will
@@ -125,26 +154,30 @@ class ReplicaServer:
 
     def _box(self, caller: str) -> _Mailbox:
         with self._lock:
-            return self._boxes.setdefault(caller, _Mailbox(self))
+            return self._boxes.setdefault(caller, _Mailbox(self, caller))
 
     def _admit(self, box: _Mailbox, unit: Unit) -> None:
+        holder, chain = (box.caller, unit.id), unit.items[0].chain
         with self._lock:
-            accepted = self._running < self.host.slots
+            accepted = len(self._holders) < self.host.slots and not self._vacating
             if accepted:
-                self._running += 1
+                self._holders.add(holder)
             else:
                 self._refused.append(box)
+                stuck = bool(chain) and not self._vacating and self._holders.issubset(chain)
         if not accepted:
-            box.post((protocol.REFUSED, unit.id))
+            box.post((protocol.REFUSED, unit.id, stuck))
             return
         box.begin()
         alone = len(unit.items) == 1 and not unit.batch
         report = None if alone else _Together(box, unit.id)
         calls = [call for item in unit.items if (call := self._call(box, item, report)) is not None]
         if not calls:
-            self.slot_free()
+            self.slot_free(holder)
             box.end(None if alone else (protocol.ENDED, unit.id, 0.0))
             return
+        for call in calls:
+            call.chain = (*call.chain, holder)
         if report is not None:
             report.open = len(calls) + 1
             if unit.batch:
@@ -206,8 +239,9 @@ class ReplicaServer:
 
     def work_ended(self, work: Any) -> Call | None:
         """*work* has ended: gives what goes on in its slot, and without that the slot is free."""
+        holder = (work.calls[0] if isinstance(work, Batch) else work).chain[-1]
         if isinstance(work, Batch):
-            self.slot_free()
+            self.slot_free(holder)
             self._batches.pop(work).one_over()
             return None
         report: Any = work._latch  # noqa: SLF001 - see _Report
@@ -215,19 +249,19 @@ class ReplicaServer:
         if unit is not None:
             following: Call | None = unit.next()
             if following is None:
-                self.slot_free()
+                self.slot_free(holder)
                 unit.one_over()
             return following
-        self.slot_free()
+        self.slot_free(holder)
         if report.outcome is not None:  # it was given up: only now its slot is free
             report.box.forget(report.id)
             report.box.end((protocol.ENDED, report.id, 0.0))
         return None
 
-    def slot_free(self) -> None:
-        """A slot is free: every caller with refused units may try one of them again, for some may be gone."""
+    def slot_free(self, holder: tuple[str, int]) -> None:
+        """*holder* has given up its slot: every caller with refused units may try one again, for some may be gone."""
         with self._lock:
-            self._running -= 1
+            self._holders.discard(holder)
             boxes = list(dict.fromkeys(self._refused)) if self._refused else []
             for box in boxes:
                 self._refused.remove(box)
@@ -287,7 +321,7 @@ class _Events:
         # What waits is at the callers, but for what was sent ahead.
         self.follow: Callable[[Any], Any | None] = server.work_ended
 
-    def refused(self, work: Any) -> None:
+    def refused(self, work: Any, *, stuck: bool = False) -> None:
         """A host never refuses."""
 
     def ahead(self, call: Call, most: int) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
@@ -340,6 +374,10 @@ class _Report:
 
     def release(self) -> None:
         """The call is over."""
+        self._release()
+        self._server.looked()
+
+    def _release(self) -> None:
         # The call refers to this: keeping both ways would leave every call to the collector.
         call, self._call = self._call, None
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
@@ -451,10 +489,12 @@ class _Mailbox:
     What one caller is to be told, and its exchange that waits for that.
 
     Attributes:
+        caller: Whose it is.
         calls: Those that have not been answered, by the caller's number.
     """
 
-    def __init__(self, server: ReplicaServer) -> None:
+    def __init__(self, server: ReplicaServer, caller: str) -> None:
+        self.caller = caller
         self.calls: dict[int, Call] = {}
         self._server = server
         self._condition = threading.Condition(threading.Lock())
@@ -539,7 +579,13 @@ class _Mailbox:
                 replies, self._replies = self._replies, replies
             number = self._number
             self._number += 1
-            return Letter(number, replies)
+        self._server.looked()
+        return Letter(number, replies)
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether there are replies that nobody has taken away."""
+        return bool(self._replies)
 
     def _sleep(self) -> None:
         """Wait for a reply, or until calls are to be returned; with the condition."""

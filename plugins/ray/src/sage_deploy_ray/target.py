@@ -17,6 +17,7 @@ from sage_plugins.values import Placed, Refused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sage_deploy_ray.directory import RayDirectory
     from sage_deploy_ray.nodes import Node
     from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
     from sage_deploy_ray.remote_replica import RemoteReplica
@@ -172,6 +173,12 @@ class RayTarget:
         with self._lock:
             self._replicas.append((node_id, replica))
         return replica
+
+    def directory(self, environment: str) -> RayDirectory:
+        """As `Target` says."""
+        from sage_deploy_ray.directory import RayDirectory
+
+        return RayDirectory(environment, self._environment, connect=self._connect)
 
     def close(self) -> None:
         """As `Target.close`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,6 +53,10 @@ class Couriers:
     def aside(self, do: Callable[[], None]) -> None:
         """Do something on the thread of callbacks."""
         self._queue("callbacks").put(do)
+
+    def apart(self, do: Callable[[], None]) -> None:
+        """Do something on a thread that neither answers nor callbacks wait for."""
+        self._queue("changes").put(do)
 
     def _queue(self, kind: str) -> SimpleQueue[Callable[[], None] | None]:
         queue = self._queues.get(kind)
@@ -151,9 +156,11 @@ class RayTransport:
 
     Attributes:
         receiver: Whom what arrives is for.
+        address: The actor.
     """
 
     receiver: Receiver
+    address: Any
 
     def __init__(
         self,
@@ -182,12 +189,16 @@ class RayTransport:
 
     def start(self, spec: ReplicaSpec, receiver: Receiver) -> None:
         """As `Transport.start`."""
-        self.receiver = receiver
-        self._id = spec.id
-        self._actor = self._make_actor()
-        self._exchange = self._actor.exchange.remote
+        self._reach(spec.id, receiver)
         started = self._actor.start.remote(shipping.pack_spec(spec), self._node)
         started.future().add_done_callback(lambda future: self.soon(lambda: self._started(future)))
+
+    def _reach(self, id: str, receiver: Receiver) -> None:
+        """Have the actor, and hand what comes from the replica *id* to *receiver*."""
+        self.receiver = receiver
+        self._id = id
+        self._actor = self.address = self._make_actor()
+        self._exchange = self._actor.exchange.remote
 
     def _started(self, future: Any) -> None:
         try:
@@ -229,6 +240,16 @@ class RayTransport:
         if error is not None:
             raise failure.unpack_error(error)
         return answer
+
+    def vacate(self) -> Callable[[float], None]:
+        """As `Transport.vacate`."""
+        vacated = self._actor.vacate.remote()
+
+        def wait(limit: float) -> None:
+            with suppress(Exception):  # its time is over, or it is gone: it is stopped in any case
+                ray.get(vacated, timeout=limit)
+
+        return wait
 
     def ask_to_stop(self) -> None:
         """As `Transport.ask_to_stop`."""

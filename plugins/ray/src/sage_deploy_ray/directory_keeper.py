@@ -1,0 +1,119 @@
+"""
+The directory's actor as the process that deploys keeps it: it is started when first needed, and again if it dies.
+
+It ends with Ray in this process, as the replicas do.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sage_deploy_ray.directory_actor import DirectoryActor
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+__all__ = ["keeper"]
+
+#: Those who may wait for a change at the same time, one for each service in each process.
+_WAITING: Final = 10_000
+
+_keepers: dict[tuple[str, str], _Keeper] = {}  # guarded by _lock
+_lock = threading.Lock()
+
+
+def keeper(name: str, namespace: str) -> _Keeper:
+    """The one for the actor of that name."""
+    with _lock:
+        return _keepers.setdefault((name, namespace), _Keeper(name, namespace))
+
+
+class _Keeper:
+    """Says things to the actor, and once more to the next one if it dies. Safe from any thread."""
+
+    def __init__(self, name: str, namespace: str) -> None:
+        self._name = name
+        self._namespace = namespace
+        self._starting = threading.Lock()  # held by the one who starts it, which may take long
+        self._lock = threading.RLock()  # re-entrant because a signal handler may stop a service in the middle of it
+        # The next are guarded by _lock. The actor lives as long as the handle with which it was started.
+        self._actor: Any = None
+        self._said: dict[Hashable, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
+
+    def start(self) -> None:
+        """See that the actor is there; takes some milliseconds, and may take longer if the cluster is slow."""
+        with self._starting:
+            if self._actor is None or self._actor != self._find():  # Ray may have ended and begun since
+                self._begin()
+
+    def say(self, about: Hashable, method: str, *args: Any, **kwargs: Any) -> None:
+        """Call a method of the actor, in place of what was said of the same thing before; never blocks."""
+        with self._lock:
+            self._said[about] = method, args, kwargs
+            if self._actor is not None:
+                getattr(self._actor, method).remote(*args, **kwargs)
+
+    def ask(self, method: str, *args: Any) -> Any | None:
+        """The answer of a method of the actor, on its way; None if there is no actor."""
+        with self._lock:
+            return None if self._actor is None else getattr(self._actor, method).remote(*args)
+
+    def forget(self, about: Hashable) -> None:
+        """This need not be said to another actor."""
+        with self._lock:
+            self._said.pop(about, None)
+
+    def _find(self) -> Any | None:
+        try:
+            return ray.get_actor(self._name, self._namespace)
+        except ValueError:  # there is none of that name
+            return None
+
+    def _begin(self) -> None:
+        """Start the actor, and say to it what was said before; under `_starting`."""
+        actor = self._start()
+        with self._lock:
+            self._actor = actor
+            for method, args, kwargs in self._said.values():
+                getattr(actor, method).remote(*args, **kwargs)
+
+    def _start(self) -> Any:
+        # Beside the process that deploys: no other node's end takes it away.
+        here = ray.get_runtime_context().get_node_id()
+        actor: Any = (
+            ray.remote(DirectoryActor)
+            .options(
+                name=self._name,
+                namespace=self._namespace,
+                num_cpus=0,
+                max_concurrency=_WAITING,
+                enable_task_events=False,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+            )
+            .remote()
+        )
+        actor.wait_ended.remote().future().add_done_callback(lambda _: self._ended(actor))
+        return actor
+
+    def _ended(self, actor: Any) -> None:
+        """The actor has died; told in Ray's own thread, which must not wait."""
+        with suppress(RuntimeError):  # the interpreter is shutting down
+            threading.Thread(target=self._replace, args=(actor,), name="sage-ray-directory", daemon=True).start()
+
+    def _replace(self, actor: Any) -> None:
+        with self._starting:
+            if self._actor != actor or not ray.is_initialized():
+                return
+            try:
+                self._begin()
+            except Exception:
+                logging.getLogger("sage_plugins.ray").exception(
+                    "the directory of services died and was not started again: other processes find no services that "
+                    "they do not know; the next service that is deployed starts it"
+                )

@@ -1,0 +1,455 @@
+"""
+A service that another process has deployed: calls are queued here, and go straight to its replicas.
+
+There is one `Guest` for each service in a process, which all handles there share. It has a router of its own, so the
+semantics of a call are those that it has where the service was deployed. `docs/design/handles-that-travel.md` has the
+picture.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.call import Call, current_call
+from sage_plugins.clock import SYSTEM
+from sage_plugins.errors import (
+    CallError,
+    CallTimeoutError,
+    NoReplicaError,
+    ReentrantCallError,
+    ServiceNotFoundError,
+    ServiceStoppedError,
+    text_of,
+)
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_plugins.clock import Timer
+    from sage_plugins.handle import Binding, ServiceHandle
+    from sage_plugins.interfaces import Directory, Entrance, Work
+    from sage_plugins.lane import Lane
+    from sage_plugins.listing import Found, ListedReplica, Listing
+    from sage_plugins.router import Router
+    from sage_plugins.values import Choice, ReplicaState
+
+__all__ = ["Guest", "ServiceFinder", "revive"]
+
+#: Seconds until a directory is looked for again that was not there; twice as long each time, up to the second.
+_LOOK_AGAIN_S: Final = (0.25, 30.0)
+
+_guests: weakref.WeakValueDictionary[tuple[Directory, str], Guest] = weakref.WeakValueDictionary()  # guarded by _lock
+_lock = threading.Lock()
+
+
+def _guest(directory: Directory, environment: str, service: str) -> Guest:
+    """This process's way to the service, which is made if nobody here uses it."""
+    with _lock:
+        guest = _guests.get((directory, service))
+        if guest is None:
+            guest = _guests[directory, service] = Guest(directory, environment, service)
+        return guest
+
+
+def revive(directory: Directory, environment: str, service: str, given: Mapping[str, Any]) -> ServiceHandle:
+    """
+    The handle that was pickled: to the service itself if this process has deployed it, else to what it has to offer.
+
+    Args:
+        directory: Where the service's environment says what runs.
+        environment: Name of that environment.
+        service: Name of the service.
+        given: What `with_options` was given.
+    """
+    from sage_plugins.live_environments import find
+
+    home = find(directory.environment)
+    handle = _guest(directory, environment, service).handle if home is None else home.service(service)
+    return handle.with_options(**given) if given else handle
+
+
+class ServiceFinder:
+    """
+    Gives a replica handles to other services of its environment, in whatever process it runs; picklable.
+
+    What was found stays within reach for as long as the finder lives. Safe from any thread.
+    """
+
+    def __init__(self, directory: Directory, environment: str, caller: str) -> None:
+        """
+        Look for nothing yet.
+
+        Args:
+            directory: Where the environment says what runs.
+            environment: Its name.
+            caller: The service whose replica will ask, for messages.
+        """
+        self._directory = directory
+        self._environment = environment
+        self._caller = caller
+        self._found: dict[str, Guest] = {}  # single steps, which need no lock
+
+    def __call__(self, name: str) -> ServiceHandle:
+        """
+        A handle to the service *name*.
+
+        Raises:
+            ServiceNotFoundError: The environment has none of that name.
+            CallError: It runs where other processes do not reach it.
+            NoReplicaError: The process that deployed the environment has ended.
+            ClusterUnavailableError: The cluster does not answer.
+        """
+        guest = self._found.get(name)
+        if guest is None:
+            guest = _guest(self._directory, self._environment, name)
+            guest.check(self._caller)
+            self._found[name] = guest
+        return guest.handle
+
+    def __reduce__(self) -> Any:
+        """What was found stays where it is."""
+        return ServiceFinder, (self._directory, self._environment, self._caller)
+
+
+class _Attached:
+    """One replica as a guest reaches it; to the plugin, its `interfaces.ReplicaEvents`."""
+
+    def __init__(self, guest: Guest, router: Router, listed: ListedReplica) -> None:
+        self._guest = guest  # whoever waits for an answer of the replica keeps the guest
+        self.router = router
+        self.lane: Lane = router.lane(listed.id, listed.index, listed.seniority)
+        self.avoided = False
+        self.freed: Callable[[Work], None] = self.lane.freed
+        self.follow: Callable[[Work], Work | None] = self.lane.follow
+
+    def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
+        """The listing says how it is."""
+
+    def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
+        """As `ReplicaEvents.lost`."""
+        self.router.lost(self.lane, not_started, maybe, cause)
+        self._guest.lost(self.router)
+
+    def refused(self, work: Work, *, stuck: bool = False) -> None:
+        """As `ReplicaEvents.refused`; ends a call for which every replica is stuck."""
+        if stuck and isinstance(work, Call):
+            work.stuck_in |= {self.lane}
+        self.router.refused(self.lane, work)
+        if stuck and isinstance(work, Call) and work.stuck_in.issuperset(self.router.serving):
+            name = f"{self.router.service}.{work.method.name}"
+            msg = (
+                f"{name} would never start: every slot that it could get is held by a method that itself waits for "
+                "it, over other services. Give the service more threads or replicas, or do not call a service from "
+                "within its own calls"
+            )
+            error = ReentrantCallError(msg, service=self.router.service, method=work.method.name)
+            work.give_up(error, Outcome.ERROR, only_unstarted=True)
+
+    def service(self, name: str) -> Any:
+        """Only instances ask for services, and this one's is elsewhere."""
+        raise LookupError(name)
+
+
+class Guest:
+    """
+    A service that another process has deployed, as this process reaches it.
+
+    It learns from the directory which replicas there are, at once when that changes, and goes on with those it knows
+    while there is no directory. All methods are safe from any thread.
+
+    Attributes:
+        handle: Calls the service; all others here are made from it.
+    """
+
+    def __init__(self, directory: Directory, environment: str, service: str) -> None:
+        """
+        Look for nothing yet.
+
+        Args:
+            directory: Where the service's environment says what runs.
+            environment: Name of that environment, for messages.
+            service: Name of the service.
+        """
+        self._directory = directory
+        self._environment = environment
+        self._service = service
+        self._entrance: Entrance = directory.open(service)
+        self._lock = threading.RLock()  # what it learns is taken in by one thread at a time
+        self._binding: Binding | None = None  # guarded by _lock, as all that follows
+        self._incarnation = 0
+        self._seen = 0
+        self._stopped = ""  # completes "service 'kv' ..." if that was so when it was first found
+        self._attached: dict[str, _Attached] = {}
+        self._lost: set[str] = set()  # ids of replicas that died and may still be listed
+        self._balancer: Any = None
+        self._gone = False  # whether there is no directory
+        self._patience = _LOOK_AGAIN_S[0]
+        self._binding_now = threading.Lock()  # held by the one who waits for the service, while others wait for that
+        self._timers: list[Timer] = []  # at most one
+        # Nobody keeps a guest that is not used: not the directory, nor what waits for its next word.
+        weakref.finalize(self, _let_go, self._entrance, self._timers).atexit = False
+
+    @property
+    def handle(self) -> ServiceHandle:
+        """A handle to it."""
+        from sage_plugins.handle import ServiceHandle
+
+        travels = partial(_travelling, self._directory, self._environment, self._service)
+        return ServiceHandle(self._service, self.bind, travels=travels)
+
+    # -- finding the service -----------------------------------------------------------------------------------------
+
+    def check(self, caller: str) -> None:
+        """
+        See that it can be called from the service *caller*; does not wait for it to be deployed.
+
+        Raises:
+            ServiceNotFoundError, CallError, NoReplicaError, ClusterUnavailableError: As for `ServiceFinder`.
+        """
+        if self._binding is None:
+            self._expected(self._entrance.look_up(self._seen, 0.0), caller)
+
+    def bind(self) -> Binding:
+        """
+        For the first call of a handle: the way to the replicas; waits for a service that is not deployed yet.
+
+        That is at most as long as its replicas get to start, and as the call that is being answered has left.
+
+        Raises:
+            ServiceStoppedError: It has stopped.
+            CallTimeoutError: The time of the call that is being answered is over.
+            NoReplicaError: It was not deployed in time, or the process that could do so has ended.
+            ServiceNotFoundError, CallError, ClusterUnavailableError: As for `ServiceFinder`.
+        """
+        binding = self._binding
+        if binding is not None:
+            return binding
+        with self._binding_now:
+            begun, seen, limit = SYSTEM.monotonic(), self._seen, 0.0
+            while self._binding is None:
+                found = self._entrance.look_up(seen, limit)
+                self._expected(found, None)
+                assert found is not None  # noqa: S101 - for the type checker: that is refused
+                if found.listing is not None:
+                    self._take_in(found.listing)
+                    seen = found.listing.version
+                    if self._binding is None:
+                        self._refuse_stopped()
+                else:
+                    limit = self._seconds_left(begun, found.known[self._service].startup_timeout)
+            self._listen()
+            return self._binding
+
+    def _expected(self, found: Found | None, caller: str | None) -> None:
+        """Refuse a service that cannot be called from here."""
+        name, where = self._service, f"environment '{self._environment}'"
+        if found is None:
+            msg = f"service '{name}' cannot be found: the process that deploys {where} has ended, or not yet begun"
+            raise NoReplicaError(msg, service=name)
+        if found.listing is not None:
+            return
+        neighbour = found.known.get(name)
+        if neighbour is None:
+            from sage_plugins.spelling import did_you_mean
+
+            near = did_you_mean(name, list(found.known))
+            hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(found.known) or 'none'}"
+            raise ServiceNotFoundError(f"no service {name!r} in {where}: {hint}", service=name)
+        if not neighbour.reachable:
+            who = "this process" if caller is None else f"service '{caller}', which runs in another one,"
+            msg = (
+                f"service '{name}' runs in the process that deployed it, on target '{neighbour.target}', where {who} "
+                f"cannot call it. Give '{name}' a target that other processes reach, such as 'remote_any', or hand "
+                "over what is needed of it as an argument"
+            )
+            raise CallError(msg, service=name)
+
+    def _seconds_left(self, begun: float, startup_timeout: float) -> float:
+        """How long the service may be waited for."""
+        name, now = self._service, SYSTEM.monotonic()
+        outer = current_call()
+        if outer is not None and now >= outer.deadline:
+            msg = f"{name} was not called: it is not deployed, and the time of the call that is being answered is over"
+            raise CallTimeoutError(msg, stage="queue", service=name)
+        if now >= begun + startup_timeout:
+            msg = (
+                f"service '{name}' was not deployed in {startup_timeout:g} s (its startup_timeout): a call from "
+                f"another process does not deploy it. Call `deploy()` of environment '{self._environment}' first"
+            )
+            raise NoReplicaError(msg, service=name)
+        until = begun + startup_timeout
+        return (until if outer is None else min(until, outer.deadline)) - now
+
+    def _refuse_stopped(self) -> None:
+        msg = f"service '{self._service}' {self._stopped}"
+        raise ServiceStoppedError(msg, service=self._service)
+
+    # -- following it ------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Be told of the next change."""
+        self._entrance.watch(self._seen, _Ear(self))
+
+    def told(self, found: Found | None) -> None:
+        """The directory has something to say, or is gone."""
+        if found is None:
+            with self._lock:
+                self._gone = True
+                patience, self._patience = self._patience, min(2 * self._patience, _LOOK_AGAIN_S[1])
+            if self._binding is not None:
+                self.lost(self._binding.router)
+            self._timers[:] = [SYSTEM.call_at(SYSTEM.monotonic() + patience, partial(_listen_again, weakref.ref(self)))]
+            return
+        with self._lock:
+            self._gone = False
+            self._patience = _LOOK_AGAIN_S[0]
+        try:
+            if found.listing is not None:
+                self._take_in(found.listing)
+        except Exception as error:  # noqa: BLE001 - a balancer that cannot be made here, and whatever its plugin raises
+            logging.getLogger("sage_plugins").warning(
+                "service '%s' has changed, and cannot be followed: %s", self._service, text_of(error)
+            )
+        self._listen()
+
+    def _take_in(self, listing: Listing) -> None:
+        with self._lock:
+            if listing.version <= self._seen:
+                return
+            self._seen = listing.version
+            if self._binding is None or listing.incarnation != self._incarnation:
+                self._stopped = listing.stopped
+                if listing.stopped:
+                    return
+                self._begin(listing)
+            binding = self._binding
+            assert binding is not None  # noqa: S101 - for the type checker: made above
+            self._follow_replicas(binding.router, listing.replicas)
+            self._follow_balancer(binding.router, listing)
+            self._follow_end(binding.router, listing)
+
+    def _begin(self, listing: Listing) -> None:
+        """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
+        from sage_plugins.handle import Binding
+        from sage_plugins.router_choice import router_class
+
+        before = self._binding
+        self._incarnation = listing.incarnation
+        self._attached = {}
+        self._balancer = _choice(listing)
+        router = router_class(listing.methods)(
+            self._service,
+            SYSTEM,
+            queue_size=listing.queue_size,
+            reject=listing.rejects,
+            retry_lost=listing.retries_lost,
+            count=_uncounted,
+            refused=_uncounted,
+            balancer=None if listing.balancer is None else listing.balancer.create(),
+            key_of=listing.key_of,
+            on_balancer_error=partial(_balancer_failed, self._service),
+        )
+        self._binding = Binding(
+            router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, driven=True
+        )
+        if before is not None:
+            before.router.drain("was deployed anew", _nothing)
+
+    def _follow_replicas(self, router: Router, listed: Sequence[ListedReplica]) -> None:
+        for replica in listed:
+            attached = self._attached.get(replica.id)
+            if attached is None and replica.id not in self._lost:
+                attached = self._attached[replica.id] = _Attached(self, router, replica)
+                router.open(attached.lane, self._entrance.attach(replica, attached, SYSTEM))
+            if attached is not None and attached.avoided != replica.avoided:
+                attached.avoided = replica.avoided
+                router.avoid(attached.lane, avoided=replica.avoided)
+        ids = {replica.id for replica in listed}
+        self._lost &= ids
+        for id in self._attached.keys() - ids:  # last: what waits for them finds the others
+            router.close_lane(self._attached.pop(id).lane)
+
+    def _follow_balancer(self, router: Router, listing: Listing) -> None:
+        choice = _choice(listing)
+        if choice != self._balancer:
+            self._balancer = choice
+            router.set_balancer(None if listing.balancer is None else listing.balancer.create(), listing.key_of)
+
+    def _follow_end(self, router: Router, listing: Listing) -> None:
+        if listing.stopped:
+            router.drain(listing.stopped, _nothing)
+            if not listing.replicas:
+                router.end()
+        elif listing.unavailable:
+            router.unavailable(lambda: NoReplicaError(listing.unavailable, service=self._service))
+
+    def lost(self, router: Router) -> None:
+        """A replica of *router* died, or the directory: without both there is no hope for the calls that wait."""
+        with self._lock:
+            self._lost |= {id for id, each in self._attached.items() if each.lane.dead}
+            for id in self._lost:
+                self._attached.pop(id, None)
+            if router.lanes:
+                return
+            current = self._binding is not None and self._binding.router is router
+            if current and self._gone:
+                msg = (
+                    f"service '{self._service}' has no replica left, and the process that deploys environment "
+                    f"'{self._environment}' has ended"
+                )
+                router.unavailable(lambda: NoReplicaError(msg, service=self._service))
+            elif not current:  # nobody will come to an earlier deployment
+                router.end()
+
+
+class _Ear:
+    """Hands on what a directory says, to a guest that is still there."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = weakref.ref(guest)
+
+    def __call__(self, found: Found | None) -> None:
+        guest = self._guest()
+        if guest is not None:
+            guest.told(found)
+
+
+def _let_go(entrance: Entrance, timers: list[Timer]) -> None:
+    for timer in timers:
+        timer.cancel()
+    entrance.close()
+
+
+def _listen_again(guest: weakref.ref[Guest]) -> None:
+    found = guest()
+    if found is not None:
+        found._listen()  # noqa: SLF001 - as a method of it, which must not keep it
+
+
+def _travelling(directory: Directory, environment: str, service: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    return revive, (directory, environment, service)
+
+
+def _choice(listing: Listing) -> tuple[Any, ...] | None:
+    """The balancer by what it is made of: a choice that was pickled is not equal to the one before."""
+    choice: Choice | None = listing.balancer
+    return None if choice is None else (choice.id, choice.options, choice.environment)
+
+
+def _balancer_failed(service: str, error: BaseException) -> None:
+    logging.getLogger("sage_plugins").warning(
+        "service '%s': its load balancer failed and is replaced by turns here: %s", service, text_of(error)
+    )
+
+
+def _uncounted(*_: Any) -> None:
+    """Monitors are where the service was deployed; what runs is counted by the replicas."""
+
+
+def _nothing() -> None:
+    """Nobody waits for the calls of a guest to end."""

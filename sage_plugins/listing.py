@@ -1,0 +1,101 @@
+"""What processes tell each other of a service: enough to call it, for whoever can reach its replicas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sage_plugins.keys import KeyOf
+    from sage_plugins.values import Choice, MethodPlan
+
+__all__ = ["Found", "ListedReplica", "Listing", "Neighbour"]
+
+
+class ListedReplica(NamedTuple):
+    """
+    A replica that takes calls.
+
+    Attributes:
+        service: Name of the service.
+        id: Such as `"kv#0"`.
+        index: Position among the service's replicas, from 0.
+        node: Name of its node.
+        slots: Calls at once, at most, of all its callers together.
+        address: By which its target's plugin reaches it from another process.
+        seniority: Without a balancer the one with the lowest serves, and the others stand by.
+        avoided: Whether it gets calls only while there is no other.
+    """
+
+    service: str
+    id: str
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+    node: str | None
+    slots: int
+    address: Any
+    seniority: int = 0
+    avoided: bool = False
+
+
+class Listing(NamedTuple):
+    """
+    A service at one moment of its life, as the process that deployed it tells others.
+
+    Attributes:
+        service: Name of the service.
+        incarnation: Which deployment of the service this is; a later one has a higher number.
+        version: Higher than that of every earlier listing of the service.
+        methods: The served methods, ordered by index.
+        queue_size: Calls that may wait in each calling process.
+        rejects: Whether a full queue refuses calls, rather than make the caller wait.
+        queue_timeout: Seconds that a call may wait for its start; None for no limit.
+        retries_lost: Whether idempotent calls are started once more when their replica died.
+        balancer: Who gets the next call; None if one replica serves and the others stand by.
+        key_of: The key of a call by its arguments; None without a balancer that names an argument.
+        replicas: Those that take calls.
+        stopped: Completes "service 'kv' ..." if it takes no more calls; else empty.
+        unavailable: Why there is no replica and will be none; else empty.
+    """
+
+    service: str
+    incarnation: int
+    version: int
+    methods: tuple[MethodPlan, ...]
+    queue_size: int
+    rejects: bool
+    queue_timeout: float | None
+    retries_lost: bool
+    balancer: Choice | None
+    key_of: KeyOf | None
+    replicas: tuple[ListedReplica, ...] = ()
+    stopped: str = ""
+    unavailable: str = ""
+
+
+class Neighbour(NamedTuple):
+    """
+    A service that an environment knows, deployed or not.
+
+    Attributes:
+        target: ID of its target.
+        reachable: Whether other processes can call it there.
+        startup_timeout: Seconds that its replicas get to become ready.
+    """
+
+    target: str
+    reachable: bool
+    startup_timeout: float
+
+
+class Found(NamedTuple):
+    """
+    What a directory knows.
+
+    Attributes:
+        listing: The service that was asked for; None if it has not been deployed.
+        known: The services of its environment by name, as they were when one of them was last started.
+    """
+
+    listing: Listing | None
+    known: Mapping[str, Neighbour]

@@ -1,0 +1,189 @@
+"""What the process that deployed a service tells other processes of it, so that they can call it too."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sage_plugins.guest import ServiceFinder
+from sage_plugins.listing import ListedReplica, Listing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sage_plugins.composition import Composition
+    from sage_plugins.interfaces import Directory
+    from sage_plugins.keys import KeyOf
+    from sage_plugins.listing import Neighbour
+    from sage_plugins.router import Router
+    from sage_plugins.values import Choice
+
+__all__ = ["Home", "Publication"]
+
+#: Versions of listings; one row for all services of this process, so that later is higher.
+_VERSIONS: Final = count(1)
+
+#: Seconds that another process gets to take in a change; it takes milliseconds, and some may have ended.
+_SEEN_WITHIN_S: Final = 1.0
+
+
+class Home(NamedTuple):
+    """
+    The environment to which a service belongs.
+
+    Attributes:
+        id: Tells it from every other environment.
+        name: Its name, for messages.
+        known: Gives the services that it knows now, by name.
+    """
+
+    id: str
+    name: str
+    known: Callable[[], Mapping[str, Neighbour]]
+
+
+class Publication:
+    """
+    Keeps the listing of one service in the directory of its environment, from when it is ready until it has stopped.
+
+    All methods are safe from any thread; only `announce` and `wait_seen` wait for anybody. What goes wrong later is
+    logged: calls of this process need no directory.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        composition: Composition,
+        router: Router,
+        balancer: Callable[[], tuple[Choice | None, KeyOf | None]],
+        directory: Callable[[], Directory],
+    ) -> None:
+        """
+        Prepare; says nothing yet.
+
+        Args:
+            home: The service's environment.
+            composition: What was decided for it.
+            router: Knows which replicas take calls.
+            balancer: Gives who chooses among them now, and the key of a call by its arguments.
+            directory: Gives where it is said.
+        """
+        self._home = home
+        self._composition = composition
+        self._router = router
+        self._balancer = balancer
+        self._find_directory = directory
+        self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
+        self._incarnation = next(_VERSIONS)
+        self._announced: Directory | None = None  # where; guarded by _lock, as the next five
+        self._ready = False
+        self._listing_now: Listing | None = None
+        self._stopping = ""
+        self._over = False
+        self._failed = False
+
+    @property
+    def directory(self) -> Directory:
+        """Where it is said."""
+        return self._find_directory()
+
+    @property
+    def find_service(self) -> ServiceFinder:
+        """What gives the replicas handles to other services, in their processes."""
+        return ServiceFinder(self.directory, self._home.name, self._composition.name)
+
+    def announce(self) -> None:
+        """
+        Say which services there are, before the first replica starts: it may ask for them.
+
+        Raises:
+            ClusterUnavailableError: It cannot be said.
+        """
+        directory = self.directory
+        directory.announce(self._home.known())
+        with self._lock:
+            self._announced = directory
+
+    def ready(self) -> None:
+        """The service is ready: others may call it from now on."""
+        with self._lock:
+            self._ready = True
+            self._publish()
+
+    def changed(self) -> None:
+        """The set of replicas, or the balancer, has changed."""
+        with self._lock:
+            self._publish()
+
+    def stopping(self) -> None:
+        """The service accepts no more calls; what its callers have accepted goes on."""
+        with self._lock:
+            self._stopping = "is stopping"
+            self._publish()
+
+    def stopped(self) -> None:
+        """The replicas are about to be stopped: whatever has not started by now never will. Idempotent."""
+        with self._lock:
+            self._stopping = "has stopped"
+            self._publish()
+            self._over = True
+
+    def wait_seen(self, limit: float = _SEEN_WITHIN_S) -> None:
+        """Wait until other processes know how things are now; at most *limit* seconds, and not long for any of them."""
+        with self._lock:
+            directory, listing = self._announced, self._listing_now
+        if directory is not None and listing is not None:
+            directory.wait_seen(listing, max(0.0, min(limit, _SEEN_WITHIN_S)))
+
+    def _publish(self) -> None:
+        """Say how things are; under the lock, so that who looks later also speaks later."""
+        directory = self._announced
+        if directory is None or not self._ready or self._over:
+            return
+        try:
+            self._listing_now = self._listing()
+            directory.publish(self._listing_now)
+        except Exception:
+            first, self._failed = not self._failed, True
+            if first:
+                logging.getLogger("sage_plugins").exception(
+                    "service '%s': other processes are not told how it changes; further faults are not reported",
+                    self._composition.name,
+                )
+
+    def _listing(self) -> Listing:
+        composition, router = self._composition, self._router
+        config = composition.config
+        balancer, key_of = self._balancer()
+        avoided = router.avoided
+        error = router.unavailability
+        lanes: tuple[Any, ...] = () if self._stopping == "has stopped" else router.lanes
+        return Listing(
+            service=composition.name,
+            incarnation=self._incarnation,
+            version=next(_VERSIONS),
+            methods=composition.methods,
+            queue_size=config.queue_size,
+            rejects=config.overload == "reject",
+            queue_timeout=config.queue_timeout,
+            retries_lost=config.failover_enabled,
+            balancer=balancer,
+            key_of=key_of,
+            replicas=tuple(
+                ListedReplica(
+                    composition.name,
+                    lane.id,
+                    lane.index,
+                    lane.node,
+                    lane.slots,
+                    lane.address,
+                    lane.seniority,
+                    avoided=lane in avoided,
+                )
+                for lane in lanes
+            ),
+            stopped=self._stopping,
+            unavailable="" if error is None else str(error),
+        )

@@ -1,0 +1,23 @@
+"""Which router the calls of a service take: most need nothing of what methods with limits and batches cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_plugins.router import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sage_plugins.values import MethodPlan
+
+__all__ = ["router_class"]
+
+
+def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
+    """The class of the router for a service that serves *methods*."""
+    if any(method.max_concurrency is not None or method.batch is not None for method in methods):
+        from sage_plugins.method_router import MethodRouter  # few services need it
+
+        return MethodRouter
+    return Router

@@ -1,0 +1,181 @@
+"""A directory without Ray, and a target in this process whose services are found there as if by another process."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+from loop_target import Line, LoopTarget, LoopTransport
+from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
+from sage_plugins import hookimpl
+from sage_plugins.listing import Found
+from sage_plugins.values import Registration
+
+
+class Book:
+    """What all directories of this process say; one for each test."""
+
+    books = weakref.WeakValueDictionary()  # noqa: RUF012 - of all tests
+
+    def __init__(self):
+        self.books[id(self)] = self
+        self.known = {}
+        self.listings = {}
+        self.told = {}  # those who wait for a change, by service
+        self.gone = False
+        self.seen = []  # versions for which the owner has waited
+        self.lock = threading.RLock()
+
+    def publish(self, listing):
+        with self.lock:
+            before = self.listings.get(listing.service)
+            if before is not None and (listing.incarnation, listing.version) < (before.incarnation, before.version):
+                return
+            self.listings[listing.service] = listing
+            told = self.told.pop(listing.service, [])
+        for tell in told:
+            tell(self.found(listing.service))
+
+    def found(self, service):
+        return None if self.gone else Found(self.listings.get(service), self.known)
+
+    def lose(self):
+        """The directory dies."""
+        with self.lock:
+            self.gone = True
+            told, self.told = self.told, {}
+        for tells in told.values():
+            for tell in tells:
+                tell(None)
+
+
+class MemoryDirectory:
+    def __init__(self, book, environment):
+        self.book = book
+        self.environment = environment
+
+    def announce(self, known):
+        self.book.known.update(known)
+
+    def publish(self, listing):
+        self.book.publish(listing)
+
+    def wait_seen(self, listing, timeout):
+        self.book.seen.append(listing.version)
+
+    def open(self, service):
+        return Entrance(self.book, service)
+
+    def __eq__(self, other):
+        return isinstance(other, MemoryDirectory) and other.environment == self.environment
+
+    def __hash__(self):
+        return hash(self.environment)
+
+    def __reduce__(self):
+        return _unpickled, (id(self.book), self.environment)
+
+
+def _unpickled(book, environment):
+    return MemoryDirectory(Book.books[book], environment)
+
+
+class Entrance:
+    def __init__(self, book, service):
+        self.book = book
+        self.service = service
+        self.lines = [Line(f"{service}-letters"), Line(f"{service}-callbacks"), Line(f"{service}-changes")]
+
+    def look_up(self, seen, timeout):
+        return self.book.found(self.service)
+
+    def watch(self, seen, tell):
+        with self.book.lock:
+            listing = self.book.listings.get(self.service)
+            if not self.book.gone and (listing is None or listing.version == seen):
+                tells = self.book.told.setdefault(self.service, [])
+                tells.append(lambda found: self.lines[2].put(lambda: tell(found)))
+                return
+        self.lines[2].put(lambda: tell(self.book.found(self.service)))
+
+    def attach(self, replica, events, clock):
+        transport = Attached(replica.address, *self.lines[:2])
+        found = RemoteReplica(replica, replica.node, events, clock, transport)
+        found.slots = replica.slots
+        return found
+
+    def close(self):
+        for line in self.lines:
+            line.end()
+
+
+class Attached(LoopTransport):
+    def __init__(self, owner, letters, callbacks):
+        super().__init__(letters, callbacks, None)
+        self.owner = owner
+
+    def start(self, spec, receiver):
+        self.receiver = receiver
+        self.server = self.owner.server
+        self.owner.others.add(receiver)
+
+    def ask_to_stop(self):
+        raise AssertionError("a caller stops no replica")
+
+    def stop(self, grace):
+        raise AssertionError("a caller stops no replica")
+
+
+class Transport(LoopTransport):
+    def start(self, spec, receiver):
+        self.address = self
+        self.others = weakref.WeakSet()
+        super().start(spec, receiver)
+
+    def vacate(self):
+        vacated = threading.Thread(target=self.server.vacate, name="loop-vacate", daemon=True)
+        vacated.start()
+        return vacated.join
+
+    def stop(self, grace):
+        stopped: Stopped = super().stop(grace)
+        for receiver in self.others:
+            receiver.lost(ChildProcessError("it was stopped"))
+        return stopped
+
+    def die(self):
+        """End as if by a signal."""
+        self.die_to_others(ChildProcessError("it was killed"))
+        self.receiver.lost(ChildProcessError("it was killed"))
+        self.server.stop(0)
+
+    def die_to_others(self, error):
+        for receiver in tuple(self.others):
+            receiver.lost(error)
+
+
+class MemoryTarget(LoopTarget):
+    transports: dict = {}  # noqa: RUF012 - of all targets, by the replica's id
+
+    def __init__(self, book):
+        super().__init__()
+        self.book = book
+
+    def start(self, spec, at, events, clock):
+        if not self._lines:
+            self._lines = [Line("letters"), Line("callbacks")]
+        transport = self.transports[spec.id] = Transport(*self._lines, events.service)
+        return RemoteReplica(spec._replace(find_service=None), at.node, events, clock, transport)
+
+    def directory(self, environment):
+        return MemoryDirectory(self.book, environment)
+
+
+class Plugin:
+    def __init__(self):
+        self.book = Book()
+
+    @hookimpl
+    def sage_register_targets(self):
+        reachable = frozenset({"reachable"})
+        return [Registration("memory", lambda _: MemoryTarget(self.book), "By letter", capabilities=reachable)]

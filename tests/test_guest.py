@@ -1,0 +1,301 @@
+"""A service that another process has deployed: what its callers there see of its life."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import pickle
+import threading
+
+import pytest
+
+import memory_directory
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_plugins import ServiceDeploymentConfig, errors
+from sage_plugins.clock import SYSTEM
+from sage_plugins.guest import Guest, ServiceFinder
+from sage_plugins.plugins import Registry
+
+
+class Service:
+    def index(self):
+        return self.ctx.replica_index
+
+    def hold(self, gate):
+        return gate()
+
+    def echo(self, value):
+        return value
+
+
+class Renamed:
+    def echo(self, value):
+        return "renamed", value
+
+    def other(self, value):
+        return value
+
+
+@pytest.fixture
+def plugin():
+    return memory_directory.Plugin()
+
+
+@pytest.fixture
+def env(environments, plugin):
+    registry = Registry.of(
+        sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, plugin
+    )
+    return environments("theirs", registry=registry)
+
+
+@pytest.fixture
+def register(env):
+    def register(cls=Service, name="svc", **fields):
+        config = ServiceDeploymentConfig(**{"target": "memory"} | fields)
+        env.register_service_with_config(name, cls, deployment_config=config)
+
+    return register
+
+
+@pytest.fixture
+def visit(env, plugin):
+    """Come to a service as another process does."""
+    guests = []
+
+    def visit(name="svc"):
+        guests.append(Guest(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, name))
+        return guests[-1].handle
+
+    yield visit
+    while guests:
+        guests.pop()._entrance.close()
+    gc.collect()
+    SYSTEM.rest()
+
+
+def test_handle_finds_its_way_home(env, register):
+    """In the process that deployed it, a pickled handle is one of the very service, with its options."""
+    register()
+    env.deploy()
+    handle = pickle.loads(pickle.dumps(env.service("svc").with_options(timeout=3, key="k")))  # noqa: S301 - our own
+    assert handle.echo(1) == 1
+    assert handle._bound.binding.router is env.task("svc")._router
+    assert (handle._timeout, handle._options.key) == (3, "k")
+
+
+def test_pickling_a_handle_deploys_nothing(env, register):
+    register()
+    pickle.dumps(env.service("svc"))
+    assert env.task("svc").state == "pending"
+
+
+def test_listing_that_is_late_changes_nothing(env, register, plugin, visit):
+    """Those of an earlier deployment, and earlier versions, are left out."""
+    register()
+    env.deploy()
+    handle = visit()
+    assert handle.echo(1) == 1
+    latest = plugin.book.listings["svc"]
+    plugin.book.publish(latest._replace(version=latest.version - 1, replicas=()))
+    plugin.book.publish(latest._replace(incarnation=latest.incarnation - 1, version=latest.version + 1, replicas=()))
+    assert plugin.book.listings["svc"] is latest
+    assert handle.echo(2) == 2
+
+
+def test_service_that_is_deployed_anew_is_followed(env, register, plugin, visit):
+    """With the methods that it has now; handles stay valid."""
+    register()
+    env.deploy()
+    handle = visit()
+    assert handle.echo(1) == 1
+    env.drain("svc")
+    with pytest.raises(errors.ServiceStoppedError):
+        handle.echo(2)
+    register(Renamed)
+    env.deploy()
+    assert plugin.book.listings["svc"].replicas
+    fresh = visit()
+    assert fresh.other(3) == 3
+    with pytest.raises(errors.MethodNotFoundError):
+        fresh.index()
+
+
+def test_handle_goes_on_with_the_new_deployment(env, register, visit, until):
+    register()
+    env.deploy()
+    handle = visit()
+    assert handle.echo(1) == 1
+    env.drain("svc")
+    register(Renamed)
+    env.deploy()
+
+    def moved():
+        try:
+            return handle.echo(2) == ("renamed", 2)
+        except errors.ServiceStoppedError:
+            return False
+
+    until(moved)
+
+
+def test_replica_that_dies_is_replaced_for_guests_too(env, register, visit, until):
+    """What it ran ends with ReplicaDiedError; what waited moves to the one that takes its place."""
+    register()
+    env.deploy()
+    handle = visit()
+    gate = threading.Event()
+    running = handle.submit("hold", _Stay(gate))
+    until(running.running)
+    waiting = handle.submit("echo", 2)
+    memory_directory.MemoryTarget.transports["svc#0"].die()
+    assert isinstance(running.exception(20), errors.ReplicaDiedError)
+    assert waiting.result(20) == 2
+    gate.set()
+
+
+def test_guests_without_hope_are_told(env, register, plugin, visit, until):
+    """A service that has no replica and gets none refuses calls everywhere, with the same reason."""
+    register()
+    env.deploy()
+    handle = visit()
+    assert handle.echo(1) == 1
+    latest = plugin.book.listings["svc"]
+    plugin.book.publish(latest._replace(version=latest.version + 10**6, replicas=(), unavailable="it is in ruins"))
+
+    def refused():
+        try:
+            handle.with_options(timeout=0.05).echo(2)
+        except errors.CallError as error:
+            return str(error) == "it is in ruins"
+
+    until(refused)
+
+
+def test_calls_go_on_while_there_is_no_directory(env, register, plugin, visit, until):
+    """And end when the last replica has gone with it, for nobody is left to replace that."""
+    register()
+    env.deploy()
+    handle = visit()
+    assert handle.echo(1) == 1
+    plugin.book.lose()
+    assert handle.echo(2) == 2
+    memory_directory.MemoryTarget.transports["svc#0"].die_to_others(ChildProcessError("gone"))
+
+    def refused():
+        try:
+            handle.with_options(timeout=0.05).echo(3)
+        except errors.CallError as error:
+            return "the process that deploys environment 'theirs' has ended" in str(error)
+
+    until(refused)
+
+
+def test_guest_that_is_not_used_is_let_go_of(env, register, plugin, until):
+    register()
+    env.deploy()
+    handle = Guest(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "svc").handle
+    assert handle.echo(1) == 1
+    del handle
+
+    def let_go():
+        gc.collect()
+        return not any(thread.name == "svc-changes" for thread in threading.enumerate())
+
+    until(let_go)
+
+
+def test_services_are_told_apart_by_what_is_known_of_them(env, register, plugin):
+    """Local ones, those that are not there, and those that are not deployed in time."""
+    register(name="caller")
+    env.register_service("home", Service)
+    env.register_service_with_config(
+        "late", Service, deployment_config=ServiceDeploymentConfig(target="memory", startup_timeout=0.01)
+    )
+    env.task("caller").start_running()
+    find = ServiceFinder(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "caller")
+    with pytest.raises(errors.CallError, match=r"'home' runs in the process .* on target 'local'.*'caller'"):
+        find("home")
+    with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'late'"):
+        find("lat")
+    with pytest.raises(errors.NoReplicaError, match=r"'late' was not deployed in 0\.01 s"):
+        find("late").echo(1)
+    plugin.book.lose()
+    with pytest.raises(errors.NoReplicaError, match="has ended, or not yet begun"):
+        find("caller").echo(1)
+
+
+def test_owner_waits_until_others_know_before_a_replica_is_stopped(env, register, plugin):
+    register(replicas=2, load_balancing=True)
+    env.deploy()
+    env.scale("svc", 1)
+    latest = plugin.book.listings["svc"]
+    assert [each.id for each in latest.replicas] == ["svc#0"]
+    assert plugin.book.seen[-1] == latest.version
+
+
+def test_key_of_an_argument_travels(env, register, plugin):
+    """What reads it from a call can be pickled, for every way in which a method may have it."""
+
+    class Keyed:
+        def plain(self, user, value=None): ...
+
+        def named(self, *, user=7): ...
+
+        def positional(self, user=7, /): ...
+
+        def without(self): ...
+
+        def at_will(self, **rest): ...
+
+    from sage_plugins.keys import compose_key_of
+    from sage_plugins.methods import method_plans
+
+    methods, _ = method_plans(Keyed, ServiceDeploymentConfig())
+    key_of = pickle.loads(pickle.dumps(compose_key_of("user", Keyed, methods)))  # noqa: S301 - our own
+    plans = {method.name: method for method in methods}
+
+    def key(name, *args, **kwargs):
+        return key_of(_Called(plans[name], args, kwargs))
+
+    assert [key("plain", 1), key("plain", user=2), key("plain")] == [1, 2, None]
+    assert [key("named"), key("named", user=3)] == [7, 3]
+    assert [key("positional"), key("positional", 4)] == [7, 4]
+    assert [key("without"), key("at_will", user=5), key("at_will")] == [None, 5, None]
+
+
+def test_directory_that_fails_hurts_nobody_at_home(env, register, plugin, caplog):
+    """It is logged once."""
+    register(replicas=2, load_balancing=True)
+    env.deploy()
+
+    def fail(_listing):
+        raise OSError("no directory")
+
+    plugin.book.publish = fail
+    with caplog.at_level(logging.ERROR):
+        env.scale("svc", 1)
+        env.scale("svc", 2)
+    assert env.service("svc").echo(1) == 1
+    assert sum("other processes are not told" in record.message for record in caplog.records) == 1
+
+
+class _Stay:
+    """Stays until an event of this process is set; found again by its number."""
+
+    events: dict = {}  # noqa: RUF012 - as said
+
+    def __init__(self, event):
+        self.number = id(event)
+        self.events[self.number] = event
+
+    def __call__(self):
+        return self.events[self.number].wait(20)
+
+
+class _Called:
+    def __init__(self, method, args, kwargs):
+        self.method, self.args, self.kwargs = method, args, kwargs
