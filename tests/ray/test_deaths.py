@@ -193,6 +193,18 @@ def test_each_call_has_one_outcome_when_its_replica_dies_under_it(deploy, histor
     until(lambda: service.ready == 2)
 
 
+def test_callback_of_a_call_that_died_may_call_the_service_again(deploy, history, until):
+    """It waits for the replica that takes the place of the dead one, whose coming it must not hold up."""
+    service = deploy(Witness, history.file)
+    answers = []
+
+    call = service.handle.submit("exit", 0)
+    call.add_done_callback(lambda _: answers.append(service.handle.call("run", 1)))
+
+    until(lambda: answers)
+    assert (answers, service.states) == ([1], {"svc#0.1": "ready"})
+
+
 def test_call_that_had_run_before_its_replica_died_is_told_as_unknown(deploy, history, tmp_path, until):
     """Only an idempotent one runs again, on the other replica."""
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
