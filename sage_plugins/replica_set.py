@@ -695,6 +695,8 @@ class ReplicaSet:
         """Stop *members*, which have not served yet, and forget them."""
         self._stop(members, _LAST_GRACE_S)
         self._forget(members)
+        if self._replacer is not None and members:  # they may have been the last hope when another one was given up
+            self.refuse_if_hopeless(members[-1])
 
     def _forget(self, members: Sequence[Member]) -> None:
         counts = [member.counts() for member in members]
