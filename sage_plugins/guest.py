@@ -150,6 +150,14 @@ class _Attached:
             error = ReentrantCallError(msg, service=self.router.service, method=work.method.name)
             work.give_up(error, Outcome.ERROR, only_unstarted=True)
 
+    def ahead(self, call: Call, most: int) -> Sequence[Call]:
+        """As `ReplicaEvents.ahead`."""
+        return self.router.ahead(self.lane, call, most)
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """As `ReplicaEvents.returned`."""
+        self.router.returned(calls)
+
     def service(self, name: str) -> Any:
         """Only instances ask for services, and this one's is elsewhere."""
         raise LookupError(name)

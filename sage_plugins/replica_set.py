@@ -737,9 +737,8 @@ class ReplicaSet:
         """Stop *members*, which have not served yet, and forget them."""
         self._stop(members, _LAST_GRACE_S)
         self._forget(members)
-        looping = next((each for each in self.members if each.state is ReplicaState.CRASH_LOOP), None)
-        if looping is not None:  # they may have been the last hope
-            self.refuse_if_hopeless(looping)
+        if self._replacer is not None and members:  # they may have been the last hope when another one was given up
+            self.refuse_if_hopeless(members[-1])
 
     def _forget(self, members: Sequence[Member]) -> None:
         counts = [member.counts() for member in members]

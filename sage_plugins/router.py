@@ -757,18 +757,16 @@ class Router:
             self._moving += 1
         self.close_lane(lane)
         again: list[Call] = list(not_started)
+        aside = []
         for call in maybe:
             if self._retry_lost and _may_run_twice(call) and call.attempts == 0:
                 call.attempts += 1
                 again.append(call)
                 continue
-            msg = (
-                f"{self.service}.{call.method.name} was running on replica {lane.id} when that died ({cause}); it may "
-                "or may not have had its effect. Declare the method idempotent and set `failover_enabled` to have it "
-                "retried"
-            )
-            where = {"service": self.service, "method": call.method.name, "replica": lane.id, "node": lane.node}
-            call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED)
+            if call.has_callbacks:
+                aside.append(call)
+            else:
+                self._give_up_lost(call, lane, cause)
         with self._lock:
             # Nothing runs there any more, and its slots never come back.
             lane.dead = True
@@ -783,6 +781,22 @@ class Router:
             self._give_back()  # closing the lane found nothing waiting and took them back
         self._match()
         self._tell_watch()
+        if aside:
+            # Callbacks may wait for the replica that takes this one's place, and whoever sees to that may be who tells.
+            def give_up() -> None:
+                for call in aside:
+                    self._give_up_lost(call, lane, cause)
+
+            threading.Thread(target=give_up, name=f"{lane.id}-lost", daemon=True).start()
+
+    def _give_up_lost(self, call: Call, lane: Lane, cause: BaseException) -> None:
+        msg = (
+            f"{self.service}.{call.method.name} was running on replica {lane.id} when that died ({cause}); it may "
+            "or may not have had its effect. Declare the method idempotent and set `failover_enabled` to have it "
+            "retried"
+        )
+        where = {"service": self.service, "method": call.method.name, "replica": lane.id, "node": lane.node}
+        call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED)
 
     def refused(self, lane: Lane, work: Work) -> None:  # noqa: ARG002 - for methods' limits
         """

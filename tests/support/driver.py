@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OPTIONS = {"target": "remote_any", "replicas": 2, "load_balancing": True, "cpu_cores": 0.1, "timeout": 5.0}
 
@@ -21,16 +24,17 @@ class Driver(subprocess.Popen[str]):
         pids: The processes of its replicas.
     """
 
-    def __init__(self, address: str, witness: Path) -> None:
+    def __init__(self, address: str, witness: Path, *, within: Sequence[str] = ()) -> None:
         """
         Start it and have it deploy a service `svc` of two replicas.
 
         Args:
             address: Of the cluster.
             witness: File of the service, see `witness.Witness`.
+            within: What comes before the command, such as that of a network namespace.
         """
         super().__init__(
-            [sys.executable, __file__, address, str(witness)],
+            [*within, sys.executable, __file__, address, str(witness)],
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -71,7 +75,7 @@ def _main(address: str, witness: str) -> None:
 
     def status() -> Any:
         found = env.get_service_status("svc")
-        return [{key: each[key] for key in ("id", "state", "pid", "stats_age")} for each in found["replicas"]]
+        return [{key: each[key] for key in ("id", "state", "node", "pid", "stats_age")} for each in found["replicas"]]
 
     actions = {
         "call": lambda *args: env.service("svc").call(*args),

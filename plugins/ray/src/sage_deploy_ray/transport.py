@@ -12,8 +12,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from sage_deploy_ray import failure, shipping, wire
+from sage_deploy_ray.endings import why_gone
 from sage_deploy_ray.remote_replica import Stopped
-from sage_plugins.errors import ReplicaDiedError, line_of
+from sage_plugins.errors import ReplicaDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -225,7 +226,7 @@ class RayTransport:
         """What *error*, of Ray, says about the replica."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         self._on_gone()
-        return ReplicaDiedError(f"replica {self._id} is gone: {line_of(cause)}", replica=self._id, node=self._node)
+        return ReplicaDiedError(f"replica {self._id} is gone: {why_gone(cause)}", replica=self._id, node=self._node)
 
     def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""

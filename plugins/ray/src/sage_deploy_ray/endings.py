@@ -1,0 +1,56 @@
+"""
+Why an actor is gone, in a few words.
+
+Ray says it in the text of an error alone, among much that concerns nobody who called a method. Where a version of Ray
+says it otherwise, its own text is what remains.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sage_plugins.errors import line_of
+
+__all__ = ["why_gone"]
+
+_EXIT_CODE: Final = re.compile(r"exit code (-?\d+)")
+_PID: Final = re.compile(r"\bpid: (\d+)")
+
+#: By the name of Ray's class, whatever its text.
+_BY_CLASS: Final = {
+    "OutOfMemoryError": "Ray killed it because its node ran out of memory. Reserve what it needs with `memory_mb`",
+    "ActorUnschedulableError": "its node is gone, or has no room for it any more",
+    "ActorUnavailableError": "it cannot be reached",
+}
+
+#: By what stands in the text; the first that does.
+_BY_TEXT: Final = {
+    "its node has died": "its node died or was taken out of the cluster",
+    "killed by `ray.kill`": "it was killed through Ray",
+    "its owner has died": "the process that had started it ended",
+}
+
+
+def why_gone(error: BaseException) -> str:
+    """
+    Completes "the replica is gone: ...".
+
+    Args:
+        error: What Ray raised for a task of its actor.
+    """
+    known = _BY_CLASS.get(type(error).__name__)
+    if known is not None:
+        return known
+    text = str(error)
+    for sign, words in _BY_TEXT.items():
+        if sign in text:
+            return words
+    pid = _PID.search(text)
+    process = "its process" if pid is None else f"its process {pid[1]}"
+    code = _EXIT_CODE.search(text)
+    if code is not None:
+        return f"{process} ended with exit code {code[1]}"
+    if "connection error code 2" in text:
+        return f"{process} was killed or crashed; if memory ran out, the kernel log of its node says so"
+    return line_of(error)
