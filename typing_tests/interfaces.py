@@ -19,6 +19,9 @@ from sage_deploy_monitors.events import Events
 from sage_deploy_monitors.health import Health
 from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
+from sage_deploy_ray.options import RayOptions
+from sage_deploy_ray.remote_replica import RemoteReplica
+from sage_deploy_ray.target import RayTarget
 from sage_deploy_threading.event_loop import EventLoop
 from sage_deploy_threading.inline import Inline
 from sage_deploy_threading.pool import Multi, Pool, PoolOptions
@@ -88,6 +91,12 @@ def replicas(member: Member) -> tuple[ReplicaEvents, WatchedReplica]:
 def targets(spec: ReplicaSpec, host: Host) -> tuple[Target, Replica]:
     """Of `sage-deploy-local`."""
     return LocalTarget(), LocalReplica(spec, host)
+
+
+def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:
+    """Of `sage-deploy-ray`."""
+    target: Target = RayTarget("remote_any", None, RayOptions())
+    return target, replica
 
 
 def clocks() -> tuple[Clock, ...]:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from killing import is_gone, kill_replica
-from sage_plugins import ServiceDeploymentConfig, errors
+from sage_deploy_ray import target as ray_target
+from sage_plugins import ServiceDeploymentConfig, ServiceFactory, ServiceTaskFactory, errors
 from sage_plugins.supervisor import LONGEST_WAIT_S
 from sage_plugins.testing.checkpoints import Switchboard
 from sage_plugins.testing.virtual_clock import VirtualClock
@@ -305,6 +306,7 @@ def test_replicas_of_a_node_that_dies_are_placed_elsewhere_unless_they_belong_th
         calls = there.calls
         until(lambda: there.calls > calls + 20)
 
+    assert sum(anywhere.generations) == 1, "it was tried on the dead node again"
     assert "node-x1" in said
     assert named.status["state"] == "ready"
     assert not history.check(slots=SLOTS, deaths=1, patience=PATIENCE).failed
@@ -313,6 +315,25 @@ def test_replicas_of_a_node_that_dies_are_placed_elsewhere_unless_they_belong_th
     cluster.add("node-x1")
     until(lambda: named.ready == 2)
     assert named.replica(0)["node"] == "node-x1"
+
+
+def test_nodes_on_which_a_replica_could_not_be_reached_are_the_last_choice(cluster, monkeypatch):
+    """They may be gone, which the cluster takes its time to notice."""
+    suspects = ray_target._Suspects()
+    monkeypatch.setattr(ray_target, "_SUSPECTS", suspects)
+    config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
+    task = ServiceTaskFactory(ServiceFactory("svc", Witness), config).create_service_task()
+    target, spec = task.composition.target.create(), task.composition.spec(0)
+    for name in ("node-a1", "node-b1"):
+        suspects.add(cluster.nodes[name].id)
+
+    (found,) = target.place([spec])
+    assert found.node == "node-a2"
+    assert "could not be reached" in found.refused["node-a1"]
+    suspects.add(cluster.nodes["node-a2"].id)
+    (found,) = target.place([spec])
+    assert found.node == "node-a1"  # better than none
+    target.close()
 
 
 def test_callers_of_a_frozen_node_are_released_at_their_deadlines(cluster, deploy, history, until, frozen):

@@ -34,6 +34,9 @@ _EXCHANGES: Final = 64
 _FREES_WITHIN_S: Final = 3.0
 _LOOK_AGAIN_S: Final = 0.05
 
+#: Seconds that a cluster takes to notice that a node is gone; with Ray's defaults 15.
+_NOTICES_WITHIN_S: Final = 20.0
+
 
 class _Reservation(NamedTuple):
     """What a replica of this process takes from a node; the cluster says so a moment later."""
@@ -77,6 +80,26 @@ class _Ledger:
 _LEDGER: Final = _Ledger()
 
 
+class _Suspects:
+    """
+    Nodes on which a replica could not be reached.
+
+    They may be gone without the cluster knowing it yet: what is placed there would wait until it does.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}  # by node
+
+    def add(self, node_id: str) -> None:
+        self._until[node_id] = time.monotonic() + _NOTICES_WITHIN_S
+
+    def __contains__(self, node: Node) -> bool:
+        return time.monotonic() < self._until.get(node.id, 0.0)
+
+
+_SUSPECTS: Final = _Suspects()
+
+
 class RayTarget:
     """
     Places replicas on nodes of a Ray cluster and starts each as an actor there.
@@ -118,7 +141,7 @@ class RayTarget:
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
         """
-        As `Target.place`.
+        As `Target.place`. Nodes on which a replica could not be reached a moment ago are the last choice.
 
         Raises:
             ClusterUnavailableError: The cluster does not say which nodes it has.
@@ -127,11 +150,24 @@ class RayTarget:
             return self._place(specs, [this_machine.node()])
         while True:
             nodes = [_LEDGER.corrected(node) for node in self._connect().nodes()]
-            places = self._place(specs, nodes)
+            places = self._place_safely(specs, nodes)
             busy = any(isinstance(each, Refused) and each.rule == "E806" for each in places)
             if not (busy and _LEDGER.frees):
                 return places
             time.sleep(_LOOK_AGAIN_S)  # the cluster gives no notice
+
+    def _place_safely(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
+        """Places on nodes that are not suspects, or on any if there are not enough of those."""
+        why = "a replica there could not be reached a moment ago"
+        suspects = {node.name: why for node in nodes if node in _SUSPECTS}
+        if not suspects:
+            return self._place(specs, nodes)
+        found: list[Placed | Refused] = []
+        for each in self._place(specs, [node for node in nodes if node not in _SUSPECTS]):
+            if isinstance(each, Refused):
+                return self._place(specs, nodes)
+            found.append(each._replace(refused={**each.refused, **suspects}))
+        return found
 
     def _place(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
         if not specs:
@@ -167,7 +203,13 @@ class RayTarget:
         with self._lock:
             if self._couriers is None:
                 self._couriers = Couriers(spec.service)
-        transport = RayTransport(lambda: _start_actor(need, node_id), at.node, self._couriers, _LEDGER.freed)
+
+        def gone(unreachable: bool) -> None:  # noqa: FBT001 - as the transport tells it
+            _LEDGER.freed()
+            if unreachable:
+                _SUSPECTS.add(node_id)
+
+        transport = RayTransport(lambda: _start_actor(need, node_id), at.node, self._couriers, gone)
         replica = RemoteReplica(spec, at.node, events, clock, transport)
         _LEDGER.reserve(node_id, replica, need)
         with self._lock:

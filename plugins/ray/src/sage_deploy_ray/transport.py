@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayTaskError
 
 from sage_deploy_ray import failure, shipping, wire
 from sage_deploy_ray.endings import why_gone
@@ -168,7 +168,7 @@ class RayTransport:
         make_actor: Callable[[], Any],
         node: str | None,
         couriers: Couriers,
-        on_gone: Callable[[], None],
+        on_gone: Callable[[bool], None],
     ) -> None:
         """
         Prepare the way; nothing happens before `start`.
@@ -177,7 +177,7 @@ class RayTransport:
             make_actor: Starts the actor and gives its handle.
             node: Name of the node, for the replica's own messages.
             couriers: Carry what arrives.
-            on_gone: Told when the actor has ended.
+            on_gone: Told when the actor is gone, and whether that is only because it cannot be reached.
         """
         self._on_gone = on_gone
         self._make_actor = make_actor
@@ -225,7 +225,7 @@ class RayTransport:
     def death(self, error: BaseException) -> BaseException:
         """What *error*, of Ray, says about the replica."""
         cause = error.cause if isinstance(error, RayTaskError) else error
-        self._on_gone()
+        self._on_gone(isinstance(cause, ActorUnavailableError))
         return ReplicaDiedError(f"replica {self._id} is gone: {why_gone(cause)}", replica=self._id, node=self._node)
 
     def exchange(self, frame: Frame) -> Exchange:
@@ -266,4 +266,4 @@ class RayTransport:
             return Stopped(0, None)
         finally:
             ray.kill(self._actor, no_restart=True)
-            self._on_gone()
+            self._on_gone(False)  # noqa: FBT003 - see the parameter
