@@ -29,7 +29,7 @@ class _AttachedTransport(RayTransport):
     """A `RayTransport` that neither starts nor stops the actor."""
 
     def __init__(self, listed: ListedReplica, couriers: Couriers) -> None:
-        super().__init__(lambda: listed.address, listed.node, couriers, lambda: None)
+        super().__init__(lambda: listed.address, listed.node, couriers, _ignore)
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Begin to watch the actor."""
@@ -50,3 +50,7 @@ def _ended(transport: weakref.ref[_AttachedTransport], future: Any) -> None:
     found = transport()
     if found is not None:
         found.soon(lambda: found._ended(future))  # noqa: SLF001 - as a method of it
+
+
+def _ignore(reached: bool) -> None:  # noqa: FBT001 - as the transport calls it
+    """What was reserved for the replica is its owner's to know."""

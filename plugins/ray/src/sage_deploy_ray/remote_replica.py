@@ -186,6 +186,8 @@ class RemoteReplica:
         self.index = spec.index
         self.node = node
         self.slots = 0
+        self.send: Callable[[Work], None] = self._send
+        self.cancel: Callable[[Call], None] = self._cancel
         self._spec = spec
         self._events = events
         self._clock = clock
@@ -319,7 +321,7 @@ class RemoteReplica:
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
-    def send(self, work: Work) -> None:
+    def _send(self, work: Work) -> None:
         """Have a call or a batch leave with the next frame, which is now unless one is being made."""
         if isinstance(work, Batch) and not work.is_closed:
             self._gathering.add(work)
@@ -452,7 +454,7 @@ class RemoteReplica:
 
     # -- calls that are given up -------------------------------------------------------------------------------------
 
-    def cancel(self, call: Call) -> None:
+    def _cancel(self, call: Call) -> None:
         """End an asynchronous generator that nobody reads any more; for a call that was given up see `counts`."""
         reading = self._readings.get(self._number_of.get(call, -1))
         if reading is not None and not call.settled():
