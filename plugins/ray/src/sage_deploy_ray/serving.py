@@ -171,13 +171,11 @@ class ReplicaServer:
         box.begin()
         alone = len(unit.items) == 1 and not unit.batch
         report = None if alone else _Together(box, unit.id)
-        calls = [call for item in unit.items if (call := self._call(box, item, report)) is not None]
+        calls = [call for item in unit.items if (call := self._call(box, item, report, holder)) is not None]
         if not calls:
             self.slot_free(holder)
             box.end(None if alone else (protocol.ENDED, unit.id, 0.0))
             return
-        for call in calls:
-            call.chain = (*call.chain, holder)
         if report is not None:
             report.open = len(calls) + 1
             if unit.batch:
@@ -189,7 +187,7 @@ class ReplicaServer:
             box.watch(report)
         self.host.put(calls[0])
 
-    def _call(self, box: _Mailbox, item: CallItem, unit: _Together | None) -> Call | None:
+    def _call(self, box: _Mailbox, item: CallItem, unit: _Together | None, holder: tuple[str, int]) -> Call | None:
         """The call of *item*; None if its arguments cannot be read, which its caller is told."""
         method = self.spec.methods[item.method]
         try:
@@ -208,6 +206,7 @@ class ReplicaServer:
         else:
             call = Call(*fields)
         call._latch = _Report(self, box, item.id, call, unit)  # type: ignore[assignment] # noqa: SLF001 - see _Report
+        call.chain = (*item.chain, holder)
         box.calls[item.id] = call
         return call
 
