@@ -333,9 +333,7 @@ def kill(runtime: _Runtime) -> None:
     goal(measured, "full strength", "raw actor", "<= 1.5")
     worst, middle = max(caught), statistics.median(caught)
     print(f"  calls caught by the kill are over after {middle * 1e3:.0f} ms, at most {worst * 1e3:.0f} (goal <= 100)")
-    print(
-        f"  failed in {kills} kills, each under {_CAUGHT} callers of which half call an idempotent method: {dict(failed)}"
-    )
+    print(f"  failed in {kills} kills under {_CAUGHT} callers, half of them of an idempotent method: {dict(failed)}")
 
 
 # -- Ray Serve ---------------------------------------------------------------------------------------------------------
