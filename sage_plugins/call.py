@@ -601,6 +601,11 @@ class Call(Future[Any]):
         self._call_back(shared, fn)
 
     @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for its end, or did."""
+        return self._latch is not None
+
+    @property
     def has_callbacks(self) -> bool:
         """Whether ending the call runs callbacks of a user's, which may take their time."""
         return self._shared is not None and self._shared.foreign

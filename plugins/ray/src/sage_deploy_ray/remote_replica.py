@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections import deque
 from itertools import count
@@ -34,6 +35,10 @@ _LARGEST: Final = 256
 _FEWEST: Final = 2
 #: Seconds that a bundle's calls are to take together.
 _BUNDLE_S: Final = 0.005
+
+#: Seconds in which a caller that gets its answer calls again, if it does so at once, and the most to wait for several.
+_CALLS_AGAIN_S: Final = 0.000025
+_LONGEST_NAP_S: Final = 0.0002
 
 #: Stands among the outgoing work for a frame that must leave although there is none.
 _POLL: Final = object()
@@ -192,6 +197,7 @@ class RemoteReplica:
         self._events = events
         self._clock = clock
         self._transport = transport
+        self.soon = transport.soon
         self._caller = uuid.uuid4().hex
         self._numbers = count()  # of calls and units; used by one thread at a time, as the next
         self._frames = count()
@@ -207,6 +213,7 @@ class RemoteReplica:
         self._incoming = _Turns()
         self._early: dict[int, Letter] = {}  # letters that overtook others; used by one thread at a time, as the next
         self._expected = 0
+        self._released = 0  # callers who were waiting for what the last letter brought
         self._corked = False  # whether a letter is being read: what that leads to leaves together
         self._lock = threading.Lock()
         self._exchanges = 0  # on their way; guarded by _lock, as the next
@@ -347,12 +354,25 @@ class RemoteReplica:
     def _put(self, item: Any) -> None:
         self._outgoing.items.append(item)
         if not self._corked:
-            self._flush()
+            self._flush(waits=isinstance(item, Call) and item.driver == threading.get_ident())
 
-    def _flush(self, driver: Call | None = None) -> None:
-        self._outgoing.drain(lambda: self._send_frame(driver), lambda: self._dead is not None)
+    def _flush(self, driver: Call | None = None, *, waits: bool) -> None:
+        """Send what is to be sent; *waits*: whether this thread has nothing better to do than to wait for an answer."""
+
+        def send() -> None:
+            if waits and self._released > 1:
+                self._wait_for_callers()
+            self._send_frame(driver)
+
+        self._outgoing.drain(send, lambda: self._dead is not None)
         if self._dead is not None and (self._outgoing.items or self._units):  # what was on its way when that was told
             self._report_lost(self._dead)
+
+    def _wait_for_callers(self) -> None:
+        """Give callers who were released together a moment to call again: then their calls leave together."""
+        released, self._released = self._released, 0
+        if len(self._outgoing.items) < released:
+            time.sleep(min(released * _CALLS_AGAIN_S, _LONGEST_NAP_S))
 
     def _send_frame(self, driver: Call | None) -> None:
         """Send all that is to be sent, in one frame; for one thread at a time."""
@@ -482,6 +502,7 @@ class RemoteReplica:
         """Read all letters that have come; for one thread at a time."""
         items = self._incoming.items
         self._corked = True
+        self._released = 0
         try:
             while items:
                 letter = items.popleft()
@@ -495,7 +516,8 @@ class RemoteReplica:
         finally:
             self._corked = False
         self._outgoing.items.append(_POLL)  # the replica says nothing unless there is an exchange
-        self._flush(None if driver is None or driver.over() else driver)
+        over = driver is not None and driver.over()
+        self._flush(None if over else driver, waits=not over)
 
     def _read_done(self, number: int, packed: Any) -> None:
         try:
@@ -520,6 +542,7 @@ class RemoteReplica:
             self._events.freed(sent.work)
         if not wanted:
             return
+        self._released += call.awaited
         if call.has_callbacks:  # a user's, which may take their time
             self._transport.aside(lambda: call.publish(result, error))
         else:
@@ -610,7 +633,8 @@ class _Reading:
         self._call = call
         self._number = number
         self._delivered = 0
-        self._acknowledged = 0
+        self._acknowledged = 0  # guarded by _lock
+        self._lock = threading.Lock()
         self._listening = False
         self._listen()
 
@@ -632,15 +656,27 @@ class _Reading:
 
     def _read_on(self) -> None:
         """The consumer has read some, or reads no more."""
-        channel = self._call.channel
         self._listening = False
-        if channel.closed:
+        if self._call.channel.closed:
             self.close()
-        elif not self.over:
-            read = self._delivered - channel.waiting
-            number, self._acknowledged = read - self._acknowledged, read
-            if number:
-                self._replica.notify((protocol.ACK, self._number, number))
+        elif not self.over and not self._acknowledge():
+            # Others came meanwhile, which found this still listening. Not from here: whoever is listened to asks again
+            # for as long as somebody does.
+            self._replica.soon(self._listen_again)
+
+    def _listen_again(self) -> None:
+        self._listen()
+        self._acknowledge()  # what was taken before that
+
+    def _acknowledge(self) -> bool:
+        """Say how many more were read; False if none was, and then the producer may wait for ever."""
+        with self._lock:  # producer and consumer may come here at the same time
+            number = self._delivered - self._call.channel.waiting - self._acknowledged
+            if number > 0:
+                self._acknowledged += number
+        if number > 0:
+            self._replica.notify((protocol.ACK, self._number, number))
+        return number > 0
 
     def close(self) -> None:
         """Have the producer end."""

@@ -153,8 +153,11 @@ class ReplicaServer:
         return box.collect(frame.number)
 
     def _box(self, caller: str) -> _Mailbox:
-        with self._lock:
-            return self._boxes.setdefault(caller, _Mailbox(self, caller))
+        box = self._boxes.get(caller)
+        if box is None:
+            with self._lock:
+                box = self._boxes.setdefault(caller, _Mailbox(self, caller))
+        return box
 
     def _admit(self, box: _Mailbox, unit: Unit) -> None:
         holder, chain = (box.caller, unit.id), unit.items[0].chain
@@ -474,8 +477,9 @@ class _Outlet(Channel):
         self._id = id
 
     def _append(self, item: Any) -> None:
-        self._box.post((protocol.ITEM, self._id, self._pack(item)))
-        super()._append(None)
+        packed = self._pack(item)
+        super()._append(None)  # first: once it is posted it may be acknowledged at any moment
+        self._box.post((protocol.ITEM, self._id, packed))
 
     def acknowledge(self, number: int) -> None:
         """So many more have been read: there is room for others."""
