@@ -82,11 +82,11 @@ def serves_the_newest(patch):
 
     lane = Router.lane
 
-    def faulty(router, id, index):
+    def faulty(router, id, index, seniority=0):
         if type(router._backlog) is deque:
             router._backlog = Newest()
             router._rebind()
-        return lane(router, id, index)
+        return lane(router, id, index, seniority)
 
     patch.setattr(Router, "lane", faulty)
 

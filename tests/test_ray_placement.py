@@ -147,7 +147,7 @@ def test_replica_without_a_place_is_refused_with_the_reason_for_each_node(config
     assert found.rule == rule
     assert reason in found.reason
     assert found.nodes == {"a": why}
-    assert str(found) == f"error {rule}: {found.reason}"
+    assert found.line == f"error {rule}: {found.reason}"
 
 
 def test_node_that_lacks_a_byte_does_not_seem_to_have_what_is_asked_for():
