@@ -108,12 +108,12 @@ class ReplicaServer:
     def exchange(self, frame: Frame) -> Letter:
         """Take a frame, and wait until there is something to say to its sender."""
         box = self._box(frame.caller)
-        with box.in_turn(frame.number):
+        with box.in_turn(frame.number) as turn:
             for unit in frame.units:
                 self._admit(box, unit)
             for notice in frame.notices:
                 self._take_notice(box, notice)
-        return box.collect()
+        return box.collect(turn)
 
     def _box(self, caller: str) -> _Mailbox:
         box = self._boxes.get(caller)
@@ -451,17 +451,30 @@ class _Mailbox:
         self._bundles: list[_Together] = []  # that may have calls to be returned
         self._units = 0  # that have not ended
         self._owed = 0  # refused units whose callers wait for room
-        self._turn = 0  # of the exchange that waits
+        self._turn = 0  # number of the last exchange
+        self._waits = False  # whether it waits for something to say
+        self._unread: dict[int, Letter] = {}  # by exchange: what there was to say when the next one came
         self._number = 0  # of the next letter
         self._next_frame = 0
 
     @contextmanager
-    def in_turn(self, number: int) -> Iterator[None]:
-        """Take a frame when all before it have been taken: they come in order, but in threads of their own."""
+    def in_turn(self, number: int) -> Iterator[int]:
+        """
+        Take a frame when all before it have been taken: they come in order, but in threads of their own.
+
+        Gives the number of its exchange. What is said from now on goes with that, or with a later one: who waits for
+        the answer to a call waits for the letter to the frame that brought it, and may hear of no other.
+        """
         with self._condition:
             self._condition.wait_for(lambda: self._next_frame == number)
+            if self._waits:
+                self._unread[self._turn] = self._letter()
+            self._waits = True
+            self._turn += 1
+            turn = self._turn
+            self._condition.notify_all()
         try:
-            yield
+            yield turn
         finally:
             with self._condition:
                 self._next_frame += 1
@@ -501,12 +514,9 @@ class _Mailbox:
         """A call is over, and no notice about it is awaited."""
         self.calls.pop(id, None)
 
-    def collect(self) -> Letter:
-        """Wait for something to say, or for the caller's next exchange."""
+    def collect(self, mine: int) -> Letter:
+        """Wait for something to say in exchange *mine*, or for the caller's next one."""
         with self._condition:
-            self._turn += 1
-            mine = self._turn
-            self._condition.notify_all()
             until = None
             while self._turn == mine and (self._units or self._owed):
                 if not self._replies:
@@ -518,10 +528,17 @@ class _Mailbox:
                 if now >= until:
                     break
                 self._condition.wait(until - now)
-            replies, self._replies = self._replies, []
-            number = self._number
-            self._number += 1
-            return Letter(number, replies)
+            if self._turn == mine:
+                self._waits = False
+                return self._letter()
+            return self._unread.pop(mine)
+
+    def _letter(self) -> Letter:
+        """All that there is to say; with the condition."""
+        replies, self._replies = self._replies, []
+        number = self._number
+        self._number += 1
+        return Letter(number, replies)
 
     def _sleep(self) -> None:
         """Wait for a reply, or until calls are to be returned; with the condition."""
