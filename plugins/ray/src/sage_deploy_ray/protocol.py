@@ -4,7 +4,8 @@ What travels between a caller's side of a replica and the process in which that 
 The caller's side sends *frames*: calls and notices. Each frame is one exchange: it is answered, once there is something
 to say, by a *letter* with the replies that are ready, to calls of this frame or of earlier ones. As long as a caller
 has calls in a replica it keeps an exchange there; when another arrives, the one before is answered at once. So a call
-alone takes one exchange, and many at once share them.
+alone takes one exchange, and many at once share them. What is said after a frame has arrived never comes with a letter
+to an earlier one: a caller who waits for the letter to its own frame misses nothing.
 """
 
 from __future__ import annotations

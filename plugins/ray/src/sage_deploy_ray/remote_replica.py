@@ -379,25 +379,29 @@ class RemoteReplica:
         if self._dead is not None:
             return
         units = []
+        own: Call | None = None
         for work in self._take_unsent():
             unit = self._unit(work)
             if unit is not None:
                 units.append(unit)
                 if isinstance(work, Call) and work.driver == threading.get_ident():
                     # Its caller waits in this very thread, and reads the answer here: that saves waking another.
-                    driver = work
+                    own = work
         notices = []
         while self._notices:
             notices.append(self._notices.popleft())
         with self._lock:
             if not units and not notices and (self._exchanges or not (self._units or self._withheld)):
                 return
+            # Else the answer may come with the one that is on its way, and whoever waited for this one would not know.
+            alone = self._exchanges == 0
             self._exchanges += 1
         exchange = self._transport.exchange(Frame(self._caller, next(self._frames), tuple(units), tuple(notices)))
-        if driver is None or driver.exchange is not None:  # one is all that it waits for
+        own = own or (driver if alone else None)
+        if own is None or own.exchange is not None:  # one thread waits for one letter
             exchange.leave()
         else:
-            driver.exchange = exchange
+            own.exchange = exchange
 
     def _unit(self, work: Work) -> Unit | None:
         """Claim the calls of *work* and put them into words; None if none is left, and then its slot is free."""
