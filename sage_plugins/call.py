@@ -163,6 +163,7 @@ class Call(Future[Any]):
     batch: Any = None  # the `batch.Batch` that it runs in; written by the router
     bundle: Any = None  # the `bundle.Bundle` in which it was sent ahead; written by the router
     driver: int | None = None  # the thread that waits for it and will read what `exchange` brings; written by handles
+    answered: bool = False  # whether a replica in another process has answered and counted it
     exchange: Any = None  # what brings its answer, see `hold_driving`; written by replicas in other processes
 
     def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost

@@ -486,7 +486,7 @@ class RemoteReplica:
 
     def counts(self, call: Call, outcome: int, spent: float) -> bool:
         """Whether the replica counts a call that was given up while it ran: it is told to, and to stop a coroutine."""
-        if call is self._counted:
+        if call is self._counted or call.answered:
             return True
         number = self._number_of.get(call)
         if number is None or self._dead is not None or self._ended:
@@ -535,9 +535,11 @@ class RemoteReplica:
         self._answer(number, None, failure.unpack_error(packed))
 
     def _answer(self, number: int, result: Any, error: BaseException | None) -> None:
-        call = self._forget(number)
+        call = self._calls.get(number)
         if call is None:  # ended by `stop`
             return
+        call.answered = True  # first: whoever gives it up at this moment must not count it too
+        self._forget(number)
         sent = self._units.pop(number, None)
         wanted = call.claim_outcome()
         if not wanted:
