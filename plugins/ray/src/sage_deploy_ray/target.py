@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_deploy_ray import cluster, this_machine
+from sage_deploy_ray import cluster, shipping, this_machine
 from sage_deploy_ray.nodes import Resources
 from sage_deploy_ray.placement import Running, Spot, needs, place
 from sage_deploy_ray.selection import selector_for
@@ -172,6 +172,10 @@ class RayTarget:
     def _place(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
         if not specs:
             return []
+        wrong = shipping.problems(specs[0])  # of one service, so all are alike
+        if wrong:
+            reason = "; ".join(f"{problem.message} ({problem.fix})" for problem in wrong)
+            return [Refused(reason, rule="E703")] * len(specs)
         selector = selector_for(self._rule, specs[0].config, self._options, self._environment)
         with self._lock:
             self._replicas = [(id, replica) for id, replica in self._replicas if not replica.gone]
