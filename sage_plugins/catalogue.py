@@ -192,6 +192,22 @@ class Catalogue:
         _refuse_options(given.problems(registry))
         return self._compose(name, self._said(name), registry, given.values())
 
+    def compose_as(self, factory: Any, config: ServiceDeploymentConfig, registry: Registry) -> Composition:
+        """
+        Decide everything about a service that is configured elsewhere.
+
+        Raises:
+            UnknownPluginError, PlanError, ConfigError, PluginError: As `compose`.
+        """
+        given = self._given()
+        _refuse_options(given.problems(registry))
+        return compose(factory, config, registry, given.values())[0]
+
+    @property
+    def environment_options(self) -> Mapping[str, Mapping[str, Any]]:
+        """Options of plugins for all services together, by ID, as code and files say."""
+        return self._given().values()
+
     def _compose(
         self, name: str, said: _Said, registry: Registry, environment: Mapping[str, Mapping[str, Any]]
     ) -> tuple[Composition, list[Problem]]:

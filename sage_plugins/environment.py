@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sage_plugins.clock import Clock
+    from sage_plugins.composition import Composition
     from sage_plugins.handle import Binding, ServiceHandle
+    from sage_plugins.interfaces import Keeper, Target
     from sage_plugins.listing import Neighbour
     from sage_plugins.plan import DeploymentPlan
-    from sage_plugins.values import Event, Problem
+    from sage_plugins.values import Event, Problem, ReplicaSpec
 
 __all__ = ["Environment"]
 
@@ -285,13 +288,21 @@ class Environment:
             log = logging.getLogger("sage_plugins")
             for warning in warnings:
                 log.info("service '%s': %s", name, warning)
+        return self._task_for(composition)
+
+    def _task_for(self, composition: Composition) -> ServiceTask:
         watch_over(self)
         home = None
         if "reachable" in composition.target.registration.capabilities:
             from sage_plugins.publication import Home  # services of this process need nothing of it
 
             home = Home(self.id, self.name, self._known)
-        return ServiceTask(composition, self.service, self._clock, self._on_event, home=home)
+        task = ServiceTask(composition, self.service, self._clock, self._on_event, home=home)
+        if home is not None:
+            from sage_plugins.adoption import refuse_another
+
+            task.adopt_if = partial(refuse_another, composition)
+        return task
 
     def _known(self) -> dict[str, Neighbour]:
         """What replicas in other processes are told of the services that there are."""
@@ -321,14 +332,19 @@ class Environment:
             msg = f"environment {self.name!r} is closed; service {name!r} cannot be used any more"
             raise ServiceStoppedError(msg, service=name)
 
-    def _check_known(self, name: str) -> None:
+    def _names(self) -> list[str]:
         with self._lock:  # what runs is known, also if no file names it any more
-            names = list(dict.fromkeys([*self._catalogue.names, *self._tasks]))
+            return list(dict.fromkeys([*self._catalogue.names, *self._tasks]))
+
+    def _check_known(self, name: str) -> None:
+        names = self._names()
         if name not in names:
             from sage_plugins.spelling import did_you_mean
 
             near = did_you_mean(name, names)
             hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(names) or 'none'}"
+            if self._keepers():
+                hint += "; services that another process has left running are taken over with `adopt()`"
             msg = f"no service {name!r} in environment {self.name!r}: {hint}"
             raise ServiceNotFoundError(msg, service=name)
 
@@ -408,6 +424,9 @@ class Environment:
                     del self._tasks[name]  # a stopped task does not start again
         self._catalogue.compose_all((name for name in names if name not in self._tasks), self.registry)
         tasks = [self.task(name) for name in names]
+        self._start_all(tasks, timeout)
+
+    def _start_all(self, tasks: Sequence[ServiceTask], timeout: float | None) -> None:
         # Taken now: a constructor that calls another of these services starts that one before its turn comes.
         started = [task for task in tasks if task.state == "pending"]
         try:
@@ -417,7 +436,7 @@ class Environment:
                 task.wait_ready(timeout)
         except BaseException:
             for task in reversed(started):
-                task.stop(drain_timeout=0)
+                task.undo_start()
             with self._lock:
                 # A stopped task does not start again: the next deploy makes new ones.
                 for task in started:
@@ -430,6 +449,67 @@ class Environment:
         from sage_plugins import aio
 
         await aio.in_thread(lambda: self.deploy(timeout), name=f"{self.name}-deploy")
+
+    def adopt(self, timeout: float | None = None) -> list[str]:
+        """
+        Take over the services that an environment of this name has left running when its process ended.
+
+        They must be detached, such as by `options: {ray: {lifetime: detached}}`, which this environment must say too.
+        They go on as they are, whatever is configured here, with the code that they were started with; replicas
+        that are missing are started. From then on this environment calls, scales, replaces and stops them: `drain`
+        stops one, `close` leaves all running. `deploy` does the same for services that are registered here, and refuses
+        those that run otherwise.
+
+        Args:
+            timeout: Seconds to wait for replicas that have to be started; None for each service's `startup_timeout`.
+
+        Returns:
+            Their names.
+
+        Raises:
+            ConfigError: This environment's services end with its process.
+            DeployError: Another process has them, one that lives; or a replica that was missing did not become ready,
+                and then the others go on without this environment.
+            ClusterUnavailableError: The cluster does not say what runs.
+            PlanError, UnknownPluginError, PluginError: The plugins here are not those that the services need.
+        """
+        with ExitStack() as stack:
+            found: dict[str, ReplicaSpec] = {}
+            keepers = self._keepers()
+            if not keepers:
+                msg = (
+                    f"the services of environment {self.name!r} end with the process that deploys them, so none can be "
+                    "taken over: make it with options={'ray': {'lifetime': 'detached', 'address': ...}}, as the "
+                    "process that deploys them does"
+                )
+                raise ConfigError(msg)
+            for target, keeper in keepers:
+                stack.callback(target.close)
+                found |= keeper.deployed()
+            tasks = []
+            with self._lock:
+                self._check_open(next(iter(found), self.name))
+                for name, spec in found.items():
+                    task = self._tasks.get(name)
+                    if task is None or task.state in _AT_REST:
+                        composition = self._catalogue.compose_as(spec.factory, spec.config, self.registry)
+                        tasks.append(self._task_for(composition))
+                self._tasks.update((task.service_name, task) for task in tasks)
+            self._start_all(tasks, timeout)
+        return list(found)
+
+    def _keepers(self) -> list[tuple[Target, Keeper]]:
+        """What is kept of services of this environment, with the targets that it must not outlive."""
+        from sage_plugins.adoption import keeping_targets
+
+        found = []
+        for target in keeping_targets(self.registry, self._catalogue.environment_options):
+            keeper = target.keeper(self.id, self.name)  # type: ignore[attr-defined] # as declared
+            if keeper is None:
+                target.close()
+            else:
+                found.append((target, keeper))
+        return found
 
     def apply(self, timeout: float | None = None) -> None:
         """
@@ -471,6 +551,7 @@ class Environment:
 
     def _replace(self, name: str, timeout: float | None) -> None:
         new = self._new_task(name)
+        new.adopt_if = None  # what the old one has goes with it
         try:
             new.start_running(timeout)
         except BaseException:  # KeyboardInterrupt too: nobody else knows of it
@@ -498,6 +579,9 @@ class Environment:
         """
         A handle to a service; starts nothing.
 
+        If services outlive the process that deploys them, see `adopt`, one that is not registered here is looked for
+        among those that another process has deployed for an environment of this name.
+
         Args:
             name: Name of the service.
             cls: Its class, so that type checkers and editors see its methods on the handle.
@@ -511,9 +595,23 @@ class Environment:
         with self._lock:
             task = self._tasks.get(name)
             if task is None or task.state == "stopped":  # those that run may be found: accepted calls need them
-                self._check_known(name)
                 self._check_open(name)
+                if name not in self._names() and (keepers := self._keepers()):
+                    return self._find_elsewhere(name, keepers)
+                self._check_known(name)
         return ServiceHandle(name, lambda: self._bind(name), travels=lambda: self._travelling(name))
+
+    def _find_elsewhere(self, name: str, keepers: Sequence[tuple[Target, Keeper]]) -> ServiceHandle:
+        """A handle to a service of an environment of this name that another process has deployed."""
+        from sage_plugins.guest import look_up
+
+        handle = None
+        for target, keeper in keepers:
+            directory = target.directory(keeper.environment)  # type: ignore[attr-defined] # as declared
+            target.close()
+            handle = handle or look_up(directory, self.name, name)
+        assert handle is not None  # noqa: S101 - for the type checker: it is asked with one or more
+        return handle
 
     def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
         """What a pickled handle consists of; the service need not be deployed."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sage_plugins.router import Router
     from sage_plugins.values import Choice, ReplicaState
 
-__all__ = ["Guest", "ServiceFinder", "revive"]
+__all__ = ["Guest", "ServiceFinder", "look_up", "revive"]
 
 #: Seconds until a directory is looked for again that was not there; twice as long each time, up to the second.
 _LOOK_AGAIN_S: Final = (0.25, 30.0)
@@ -71,6 +71,18 @@ def revive(directory: Directory, environment: str, service: str, given: Mapping[
     home = find(directory.environment)
     handle = _guest(directory, environment, service).handle if home is None else home.service(service)
     return handle.with_options(**given) if given else handle
+
+
+def look_up(directory: Directory, environment: str, service: str) -> ServiceHandle:
+    """
+    A handle to a service that another process has deployed.
+
+    Raises:
+        ServiceNotFoundError, CallError, NoReplicaError, ClusterUnavailableError: As for `ServiceFinder`.
+    """
+    guest = _guest(directory, environment, service)
+    guest.check(None)
+    return guest.handle
 
 
 class ServiceFinder:
@@ -212,9 +224,9 @@ class Guest:
 
     # -- finding the service -----------------------------------------------------------------------------------------
 
-    def check(self, caller: str) -> None:
+    def check(self, caller: str | None) -> None:
         """
-        See that it can be called from the service *caller*; does not wait for it to be deployed.
+        See that it can be called from here, which is the service *caller* if any; does not wait for it to be deployed.
 
         Raises:
             ServiceNotFoundError, CallError, NoReplicaError, ClusterUnavailableError: As for `ServiceFinder`.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.kept import Kept
     from sage_plugins.listing import Found, ListedReplica, Listing, Neighbour
     from sage_plugins.values import (
         Event,
@@ -34,6 +35,7 @@ __all__ = [
     "ControlOp",
     "Directory",
     "Entrance",
+    "Keeper",
     "Monitor",
     "Picker",
     "Recorder",
@@ -177,6 +179,9 @@ class Replica(Protocol):
     One that further processes may call, see `Target`, has two more: `address`, by which `Entrance.attach` reaches it
     there, and `vacate() -> Callable[[float], None]`, which has it refuse their calls from now on, and gives what waits
     at most so many seconds until those that it has are answered.
+
+    One that can outlive this process has `leave() -> None`: it goes on, and this side of it is not used any more. Calls
+    that it has from here end as after `stop`.
     """
 
     id: str
@@ -276,6 +281,13 @@ class Target(Protocol):
     One whose services can be called from further processes declares the capability `reachable`, and has a method
     `directory(environment: str) -> Directory`, which starts nothing. What it gives for the same environment, by ID, is
     equal.
+
+    One whose replicas can outlive this process declares `detaches` as well, and has two more:
+
+    * `keeper(environment: str, name: str) -> Keeper | None`, for an environment by ID and name, starts nothing. None if
+      replicas end with this process, as this target is configured. Otherwise they have `leave`, see `Replica`.
+    * `adopt(spec: ReplicaSpec, found: KeptReplica, events: ReplicaEvents, clock: Clock) -> Replica`, as `start`, for a
+      replica that was there before, which may still be starting.
     """
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
@@ -331,6 +343,46 @@ class Directory(Protocol):
 
     def __hash__(self) -> int:
         """As equality."""
+
+
+class Keeper(Protocol):
+    """
+    What is kept of the services of one environment whose replicas outlive the processes that deploy them.
+
+    Environments of the same name, in whatever process and at whatever time, have the same; one of them at a time holds
+    it, until it closes the target that gave this or its process ends.
+    """
+
+    @property
+    def environment(self) -> str:
+        """ID by which other processes look the services up, whoever deployed them."""
+
+    def hold(self) -> None:
+        """
+        See that no other process starts or stops replicas of the environment.
+
+        Raises:
+            DeployError: Another one does.
+            ClusterUnavailableError: That is not known.
+        """
+
+    def deployed(self) -> Mapping[str, ReplicaSpec]:
+        """
+        The services that were deployed and not stopped, each with the spec of one replica; holds them.
+
+        Raises:
+            DeployError, ClusterUnavailableError: As `hold`.
+        """
+
+    def kept(self, service: str) -> Kept | None:
+        """
+        What there is of one service, to be taken over; None for nothing. Holds it.
+
+        Replicas that are of no use, such as one that was being replaced, are ended.
+
+        Raises:
+            DeployError, ClusterUnavailableError: As `hold`.
+        """
 
 
 class Entrance(Protocol):

@@ -53,6 +53,7 @@ class Listing(NamedTuple):
         retries_lost: Whether idempotent calls are started once more when their replica died.
         balancer: Who gets the next call; None if one replica serves and the others stand by.
         key_of: The key of a call by its arguments; None without a balancer that names an argument.
+        places: How many replicas the service should have.
         replicas: Those that take calls.
         stopped: Completes "service 'kv' ..." if it takes no more calls; else empty.
         unavailable: Why there is no replica and will be none; else empty.
@@ -68,6 +69,7 @@ class Listing(NamedTuple):
     retries_lost: bool
     balancer: Choice | None
     key_of: KeyOf | None
+    places: int
     replicas: tuple[ListedReplica, ...] = ()
     stopped: str = ""
     unavailable: str = ""

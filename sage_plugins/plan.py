@@ -32,6 +32,7 @@ __all__ = [
     "DeploymentPlan",
     "ReplicaPlan",
     "ServicePlan",
+    "changes",
     "comparable",
     "describe",
     "plan_service",
@@ -242,8 +243,8 @@ def plan_service(
     plan = attrs.evolve(describe(composition, origin), replicas=tuple(_places(composition)), warnings=tuple(warnings))
     if running is None:
         return plan
-    changes = tuple(_changes(running, comparable(plan)))
-    return attrs.evolve(plan, action="change" if changes else "keep", changes=changes)
+    found = tuple(changes(running, comparable(plan)))
+    return attrs.evolve(plan, action="change" if found else "keep", changes=found)
 
 
 def describe(composition: Composition, origin: Callable[[str], Origin]) -> ServicePlan:
@@ -386,7 +387,8 @@ def _is_plugin(key: str) -> bool:
     return " '" in key.partition(".")[0]
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    """What is different between two services, each as `comparable` gives it."""
     for name in {**new, **old}:
         if _is_plugin(name) and (name not in old or name not in new):
             continue  # the setting that names the plugin says it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from sage_plugins.router import Router
     from sage_plugins.values import Choice
 
-__all__ = ["Home", "Publication"]
+__all__ = ["Changeable", "Home", "Publication"]
 
-#: Versions of listings; one row for all services of this process, so that later is higher.
-_VERSIONS: Final = count(1)
+#: Versions of listings; one row for all services of this process, so that later is higher. It begins with the time, so
+#: that it is also higher than what an earlier process said of the same service.
+_VERSIONS: Final = count(time.time_ns())
 
 #: Seconds that another process gets to take in a change; it takes milliseconds, and some may have ended.
 _SEEN_WITHIN_S: Final = 1.0
@@ -44,6 +46,21 @@ class Home(NamedTuple):
     known: Callable[[], Mapping[str, Neighbour]]
 
 
+class Changeable(NamedTuple):
+    """
+    What may change while a service runs.
+
+    Attributes:
+        balancer: Who chooses among its replicas; None if one serves and the others stand by.
+        key_of: The key of a call by its arguments; None without a balancer that names an argument.
+        places: How many replicas it should have.
+    """
+
+    balancer: Choice | None
+    key_of: KeyOf | None
+    places: int
+
+
 class Publication:
     """
     Keeps the listing of one service in the directory of its environment, from when it is ready until it has stopped.
@@ -57,7 +74,7 @@ class Publication:
         home: Home,
         composition: Composition,
         router: Router,
-        balancer: Callable[[], tuple[Choice | None, KeyOf | None]],
+        changeable: Callable[[], Changeable],
         directory: Callable[[], Directory],
     ) -> None:
         """
@@ -67,13 +84,13 @@ class Publication:
             home: The service's environment.
             composition: What was decided for it.
             router: Knows which replicas take calls.
-            balancer: Gives who chooses among them now, and the key of a call by its arguments.
+            changeable: Gives what may be otherwise now than the composition says.
             directory: Gives where it is said.
         """
         self._home = home
         self._composition = composition
         self._router = router
-        self._balancer = balancer
+        self._changeable = changeable
         self._find_directory = directory
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
         self._incarnation = next(_VERSIONS)
@@ -83,6 +100,11 @@ class Publication:
         self._stopping = ""
         self._over = False
         self._failed = False
+
+    @property
+    def home(self) -> Home:
+        """The environment to which the service belongs."""
+        return self._home
 
     @property
     def directory(self) -> Directory:
@@ -130,6 +152,11 @@ class Publication:
             self._publish()
             self._over = True
 
+    def leave(self) -> None:
+        """From now on another process speaks for the service. Idempotent."""
+        with self._lock:
+            self._over = True
+
     def wait_seen(self, limit: float = _SEEN_WITHIN_S) -> None:
         """Wait until other processes know how things are now; at most *limit* seconds, and not long for any of them."""
         with self._lock:
@@ -156,7 +183,7 @@ class Publication:
     def _listing(self) -> Listing:
         composition, router = self._composition, self._router
         config = composition.config
-        balancer, key_of = self._balancer()
+        now = self._changeable()
         avoided = router.avoided
         error = router.unavailability
         lanes: tuple[Any, ...] = () if self._stopping == "has stopped" else router.lanes
@@ -169,8 +196,9 @@ class Publication:
             rejects=config.overload == "reject",
             queue_timeout=config.queue_timeout,
             retries_lost=config.failover_enabled,
-            balancer=balancer,
-            key_of=key_of,
+            balancer=now.balancer,
+            key_of=now.key_of,
+            places=now.places,
             replicas=tuple(
                 ListedReplica(
                     composition.name,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
-    from sage_plugins.interfaces import Directory, Replica, Target
+    from sage_plugins.interfaces import Directory, Keeper, Replica, Target
+    from sage_plugins.kept import KeptReplica
     from sage_plugins.lane import Lane
     from sage_plugins.publication import Publication
     from sage_plugins.replacement import Replacer
@@ -322,9 +323,44 @@ class ReplicaSet:
             msg = f"service '{self._name}' was stopped before it was ready"
             raise DeployError(msg, service=self._name)
 
+    def take_over(self, found: Sequence[KeptReplica]) -> tuple[Member, ...]:
+        """
+        Have replicas that an earlier process started; returns at once, and each gets calls as soon as it is ready.
+
+        Raises:
+            DeployError: The service was stopped.
+            ClusterUnavailableError: It cannot be said that they are here now.
+        """
+        target: Any = self._made_target()
+        with self.starting:
+            if self._publication is not None:
+                self._publication.announce()
+            with self.condition:
+                self._check_wanted()
+                members = []
+                for each in found:
+                    self._generations[each.index] = each.generation
+                    members.append(self._member(each.index))
+                self._set_members((*self.members, *members))
+            for member, each in zip(members, found, strict=True):
+                self._have(member, target.adopt(member.spec, each, member, self.clock))
+        return tuple(members)
+
     def directory(self, environment: str) -> Directory:
         """The target's directory of that environment, by ID; only for a target that is `reachable`."""
-        found: Directory = self._made_target().directory(environment)  # type: ignore[attr-defined] # as declared
+        target: Any = self._made_target()
+        keeper = self.keeper
+        found: Directory = target.directory(environment if keeper is None else keeper.environment)
+        return found
+
+    @property
+    def keeper(self) -> Keeper | None:
+        """What keeps the service when this process ends; None if it ends with it."""
+        if self._publication is None or "detaches" not in self._composition.target.registration.capabilities:
+            return None
+        target: Any = self._made_target()
+        home = self._publication.home
+        found: Keeper | None = target.keeper(home.id, home.name)
         return found
 
     def _made_target(self) -> Target:
@@ -347,7 +383,9 @@ class ReplicaSet:
             self._start_one(member, placed)
 
     def _start_one(self, member: Member, place: Placed) -> None:
-        replica = self._target.start(member.spec, place, member, self.clock)  # type: ignore[union-attr] # it was asked to place it
+        self._have(member, self._target.start(member.spec, place, member, self.clock))  # type: ignore[union-attr] # it was asked to place it
+
+    def _have(self, member: Member, replica: Replica) -> None:
         with self.condition:
             member.replica = replica
             self.condition.notify_all()
@@ -760,6 +798,20 @@ class ReplicaSet:
         waits = [each.replica.vacate() for each in up]  # type: ignore[union-attr] # as a `reachable` target promises
         for wait in waits:
             wait(max(0.0, until - self.clock.monotonic()))
+
+    def leave_all(self) -> None:
+        """Have the replicas go on without this process, and stop those that nobody has waited for; close the target."""
+        staying = [each for each in self.members if each.been_ready and not each.ended and each.replica is not None]
+        self._stop([each for each in self.members if each not in staying], _LAST_GRACE_S)
+        for member in staying:
+            replica: Any = member.replica
+            replica.leave()
+            with self.condition:
+                member.state = ReplicaState.STOPPED
+                self.condition.notify_all()
+            self._watchers.tell("replica_left", "it goes on without this process", member.id)
+        if self._target is not None:
+            self._target.close()
 
     def stop_all(self, grace: float) -> None:
         """Stop all replicas, in reverse order, within *grace* seconds together, but at least one; close the target."""

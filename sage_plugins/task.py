@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Balancer, Directory, WatchedReplica
+    from sage_plugins.kept import Kept
     from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.publication import Home, Publication
     from sage_plugins.replica_set import Member, Report
@@ -57,6 +58,8 @@ class ServiceTask:
         composition: What was decided for it.
         clock: Its time.
         handle: Calls it; the first call starts the task if need be.
+        adopt_if: Called when it starts with what an earlier process has left of the service, and refuses what is not to
+            be taken over; None if nothing is.
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class ServiceTask:
         self.find_service = find_service
         self._config = composition.config
         self.clock = clock
+        self.adopt_if: Callable[[Kept], None] | None = None
+        self._has_left = False  # whether replicas were there before
         self._state = ReplicaState.PENDING  # guarded by _condition
         self._closing = False  # whether outsiders' calls are refused
         self._stopped = threading.Event()
@@ -129,13 +134,13 @@ class ServiceTask:
         self.handle = ServiceHandle(composition.name, self.bind)
 
     def _publish_in(self, home: Home) -> Publication:
-        from sage_plugins.publication import Publication  # services of this process need nothing of it
+        from sage_plugins.publication import Changeable, Publication  # services of this process need nothing of it
 
         publication = Publication(
             home,
             self.composition,
             self._router,
-            lambda: (self._balancer, self._key_of),
+            lambda: Changeable(self._balancer, self._key_of, len(self._replicas.places)),
             lambda: self._replicas.directory(home.id),
         )
         self._router.on_change = publication.changed
@@ -170,15 +175,19 @@ class ServiceTask:
         try:
             self.wait_ready(timeout)
         except DeployError:
-            self._stop(0, background=False)
+            self.undo_start()
             raise
 
     def begin(self) -> None:
         """
         Have every replica start; returns at once. Does nothing if that has happened.
 
+        Replicas that an earlier process has left are taken over, as many as there are.
+
         Raises:
-            DeployError: The target can place a replica nowhere; nothing was started.
+            DeployError: The target can place a replica nowhere; nothing was started. Or another process has the
+                service, or it runs otherwise.
+            ClusterUnavailableError: It is not known whether the service runs.
         """
         with self._replicas.starting:  # whoever stops the task waits until all is started that must be stopped
             with self._condition:
@@ -191,10 +200,40 @@ class ServiceTask:
                 partial(_Watched, self.service_name, self._config, self.clock, hooks, lambda: self._replicas.members)
             )
             try:
-                self._replicas.start(range(self._config.replicas))
+                if not self._take_over():
+                    self._replicas.start(range(self._config.replicas))
             except BaseException:
-                self._stop(0, background=False)
+                self.undo_start()
                 raise
+
+    def _take_over(self) -> bool:
+        """Take over what an earlier process has left, and start what is missing; False if there is nothing."""
+        keeper = self._replicas.keeper
+        if keeper is None:
+            return False
+        keeper.hold()
+        kept = None if self.adopt_if is None else keeper.kept(self.service_name)
+        if kept is None or self.adopt_if is None:
+            return False
+        self.adopt_if(kept)
+        self._has_left = bool(kept.replicas)
+        if kept.listing is not None and kept.listing.balancer is not None:
+            balancer = self._balancer
+            same = balancer is not None and balancer[:2] == kept.listing.balancer[:2]
+            if not same:
+                self._balancer, self._key_of = kept.listing.balancer, kept.listing.key_of
+                self._router.set_balancer(_create(self._balancer), self._key_of)
+        taken = {member.spec.index for member in self._replicas.take_over(kept.replicas)}
+        free = [index for index in range(kept.places) if index not in taken]
+        missing = free[: kept.places - len(taken)]
+        if missing:
+            self._replicas.start(missing)
+        self._watchers.tell("adopted", f"{len(taken)} replicas of an earlier process go on, {len(missing)} are started")
+        return True
+
+    def undo_start(self) -> None:
+        """Stop what was started, because of a failure; what was there before goes on."""
+        self._end(0, background=False, leaves=self._has_left)
 
     def _is_wanted(self) -> bool:
         return self._state in {ReplicaState.STARTING, ReplicaState.READY}
@@ -204,9 +243,10 @@ class ServiceTask:
         if self._state is not ReplicaState.STARTING or not all(each.in_service for each in members):
             return []
         self._state = ReplicaState.READY
+        reports = self._replicas.supervise(members)
         if self._publication is not None:
             self._publication.ready()
-        return self._replicas.supervise(members)
+        return reports
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """
@@ -288,6 +328,10 @@ class ServiceTask:
         self._stop(limit, background=current_call() is not None)
 
     def _stop(self, limit: float, *, background: bool) -> None:
+        self._end(limit, background=background, leaves=False)
+
+    def _end(self, limit: float, *, background: bool, leaves: bool) -> None:
+        """End the service, or with *leaves* what this process has of it."""
         with self._condition:
             if self._state in (ReplicaState.PENDING, ReplicaState.STOPPED):
                 return
@@ -300,27 +344,33 @@ class ServiceTask:
                 self._stopped.wait()
             return
         if background:
-            threading.Thread(target=self._drain, args=(limit,), name=f"{self.service_name}-stop", daemon=True).start()
+            name = f"{self.service_name}-stop"
+            threading.Thread(
+                target=self._drain, args=(limit,), kwargs={"leaves": leaves}, name=name, daemon=True
+            ).start()
         else:
-            self._drain(limit)
+            self._drain(limit, leaves=leaves)
 
-    def _drain(self, limit: float) -> None:
+    def _drain(self, limit: float, *, leaves: bool) -> None:
         with self._replicas.starting:  # see `begin`
             until = self.clock.monotonic() + limit
         idle = threading.Event()
         publication = self._publication
         try:
             if publication is not None:
-                publication.stopping()
+                publication.leave() if leaves else publication.stopping()
             self._router.drain("is stopping", idle.set)
             if not self._router.lanes:  # nobody is left to finish what waits, and nobody will come
                 self._router.end()
             idle.wait(limit)
             self._router.end()
-            if publication is not None:
-                self._replicas.vacate_all(until - self.clock.monotonic())
-                publication.stopped()
-            self._replicas.stop_all(until - self.clock.monotonic())
+            if leaves:
+                self._replicas.leave_all()
+            else:
+                if publication is not None:
+                    self._replicas.vacate_all(until - self.clock.monotonic())
+                    publication.stopped()
+                self._replicas.stop_all(until - self.clock.monotonic())
         finally:
             self._watchers.close()
             with self._condition:
@@ -333,7 +383,12 @@ class ServiceTask:
             self._stopped.set()
 
     def close(self, drain_timeout: float | None = None) -> None:
-        """`stop`, also for a task that was never started: it will not start any more."""
+        """
+        `stop`, also for a task that was never started: it will not start any more.
+
+        A service whose replicas outlive this process is not stopped: calls that were accepted here finish, and then
+        this process lets go of it.
+        """
         with self._condition:
             never = self._state is ReplicaState.PENDING
             if never:
@@ -341,8 +396,9 @@ class ServiceTask:
                 self._stopped.set()
         if never:
             self._router.drain("was never started and is closed", lambda: None)
-        else:
-            self.stop(drain_timeout)
+            return
+        limit = self._config.drain_timeout if drain_timeout is None else drain_timeout
+        self._end(limit, background=current_call() is not None, leaves=self._replicas.keeper is not None)
 
     def close_to_outsiders(self, watch: Callable[[], None]) -> None:
         """
@@ -530,6 +586,7 @@ class ServiceTask:
     def _wait_seen(self) -> None:
         """Have a change hold for those who call from other processes too, before it is reported as made."""
         if self._publication is not None:
+            self._publication.changed()  # how many there should be, which no other change may have told
             self._publication.wait_seen()
 
     def _serving(self) -> list[Member]:

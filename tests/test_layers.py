@@ -32,6 +32,7 @@ CORE = ROOT / "sage_plugins"
 LAYERS = {
     7: {"__main__", "cli", "environment"},
     6: {
+        "adoption",
         "catalogue",
         "choices",
         "composition",
@@ -83,6 +84,7 @@ LAYERS = {
         "config_rules",
         "control_groups",
         "field_checks",
+        "kept",
         "keys",
         "listing",
         "methods",

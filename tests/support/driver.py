@@ -24,7 +24,15 @@ class Driver(subprocess.Popen[str]):
         pids: The processes of its replicas.
     """
 
-    def __init__(self, address: str, witness: Path, *, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        address: str,
+        witness: Path,
+        *,
+        within: Sequence[str] = (),
+        lifetime: str = "driver",
+        name: str = "driver",
+    ) -> None:
         """
         Start it and have it deploy a service `svc` of two replicas.
 
@@ -32,9 +40,11 @@ class Driver(subprocess.Popen[str]):
             address: Of the cluster.
             witness: File of the service, see `witness.Witness`.
             within: What comes before the command, such as that of a network namespace.
+            lifetime: The option of that name.
+            name: Of the environment.
         """
         super().__init__(
-            [*within, sys.executable, __file__, address, str(witness)],
+            [*within, sys.executable, __file__, address, str(witness), lifetime, name],
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -64,11 +74,11 @@ class Driver(subprocess.Popen[str]):
         raise AssertionError(f"the driver ended with {self.wait()} instead of an answer")
 
 
-def _main(address: str, witness: str) -> None:
+def _main(address: str, witness: str, lifetime: str, name: str) -> None:
     from sage_plugins import Environment, ServiceDeploymentConfig
     from witness import Witness
 
-    env = Environment("driver", options={"ray": {"address": address, "control_timeout": 2}})
+    env = Environment(name, options={"ray": {"address": address, "control_timeout": 2, "lifetime": lifetime}})
     config = ServiceDeploymentConfig(**OPTIONS)
     env.register_service_with_config("svc", Witness, witness, deployment_config=config)
     env.deploy()
@@ -81,6 +91,7 @@ def _main(address: str, witness: str) -> None:
         "call": lambda *args: env.service("svc").call(*args),
         "status": status,
         "scale": lambda replicas: env.scale("svc", replicas),
+        "drain": lambda: env.drain("svc"),
         "close": lambda: env.close(drain_timeout=1),
     }
     _say([each["pid"] for each in status()])

@@ -38,8 +38,8 @@ _OBJECT_STORE: Final = 80 * 2**20
 _LIVING: Final = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING")
 #: What Ray itself runs under a raylet; a worker that has something to do is named for that.
 _IDLE: Final = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
-#: The actor that a process which deploys services keeps for as long as it is connected.
-_DIRECTORY: Final = "DirectoryActor"
+#: The actor that a process which deploys services keeps for as long as it is connected, and the one that stays.
+_DIRECTORIES: Final = ("DirectoryActor", "RegistryActor")
 
 #: Threads of Ray's Python side, and what it opens besides sockets.
 _THREADS: Final = ("PythonGCThread", "ray_listen_error_messages")
@@ -227,7 +227,7 @@ class RayCluster:
     def _actors(self) -> Iterator[str]:
         for state in _LIVING:
             for id, actor in gcs_tables.actors(actor_state_name=state).items():
-                if actor["ActorClassName"] == _DIRECTORY:
+                if actor["ActorClassName"] in _DIRECTORIES:
                     continue
                 name = f" {actor['Name']!r}" if actor["Name"] else ""
                 yield f"actor {actor['ActorClassName']}{name} {id}, which was not killed"
@@ -235,7 +235,9 @@ class RayCluster:
     def _workers(self) -> Iterator[str]:
         for node in self.nodes.values():
             for pid, title in node.children.items():
-                if title.startswith("ray::") and not title.startswith((*_IDLE, f"ray::{_DIRECTORY}")):
+                if title.startswith("ray::") and not title.startswith(
+                    (*_IDLE, *(f"ray::{each}" for each in _DIRECTORIES))
+                ):
                     yield f"worker process {pid} on {node.name}: {title}"
 
 

@@ -40,11 +40,35 @@ class ReplicaActor:
         self._lock = threading.Lock()
         self._server: ReplicaServer | None = None  # guarded by _lock, as the next
         self._stopped = False
+        self._made_of: tuple[bytes | None, str | None] = None, None  # what is to run, if others may ask, and the node
+        self._outcome: tuple[int, Any] = _never_told()
         self._over = threading.Event()
 
     @ray.method(concurrency_group="start")
-    def start(self, packed: bytes, node: str | None) -> tuple[int, Any]:
-        """Build the replica; gives its slots, and what its constructor raised."""
+    def start(self, packed: bytes, node: str | None, *, remember: bool = False) -> tuple[int, Any]:
+        """
+        Build the replica; gives its slots, and what its constructor raised.
+
+        Args:
+            packed: What to run.
+            node: Name of the node that this is.
+            remember: Whether `describe` is to tell of it.
+        """
+        self._made_of = packed if remember else None, node
+        self._outcome = self._start(packed, node)
+        return self._outcome
+
+    @ray.method(concurrency_group="start")
+    def wait_started(self) -> tuple[int, Any]:
+        """What `start` gave to another process, once that is over."""
+        return self._outcome
+
+    @ray.method(concurrency_group="control")
+    def describe(self) -> tuple[bytes | None, str | None, str]:
+        """What `start` was told to run, None before that; the node's name and its ID."""
+        return *self._made_of, ray.get_runtime_context().get_node_id()
+
+    def _start(self, packed: bytes, node: str | None) -> tuple[int, Any]:
         service = replica = ""
         try:
             spec = shipping.unpack_spec(packed)
@@ -96,6 +120,11 @@ class ReplicaActor:
         stats = None if server is None else server.host.control(ControlOp.STATS)
         self._over.set()
         return left, stats
+
+
+def _never_told() -> tuple[int, Any]:
+    error = RuntimeError("the process that made it ended before it said what is to run")
+    return 0, failure.pack_error(error, service="", method="__init__", replica="", node=None)
 
 
 def _no_other(caller: str, name: str) -> Any:

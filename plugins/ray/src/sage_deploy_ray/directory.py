@@ -1,7 +1,8 @@
 """
 Where the services of an environment are looked up on a Ray cluster: in an actor that the deploying process keeps.
 
-There is one for each deploying process and namespace, see `directory_keeper`.
+There is one for each deploying process and namespace, and one for all detached services of a namespace; see
+`directory_keeper`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from sage_deploy_ray import cluster, parcel
+from sage_deploy_ray.registry_actor import REGISTRY
 from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
 from sage_plugins.listing import Found
 
@@ -48,7 +50,7 @@ class RayDirectory:
         self,
         environment: str,
         options: RayOptions,
-        process: str = _PROCESS,
+        process: str | None = _PROCESS,
         connect: Callable[[], cluster.Connection] | None = None,
     ) -> None:
         """
@@ -57,7 +59,7 @@ class RayDirectory:
         Args:
             environment: ID of the environment.
             options: Which cluster, and which namespace there.
-            process: Who deploys the environment.
+            process: Who deploys the environment; None if its services are detached.
             connect: Gives that process's connection; None in others.
         """
         self.environment = environment
@@ -67,7 +69,7 @@ class RayDirectory:
 
     @property
     def _name(self) -> str:
-        return f"sage-deploy-directory-{self._process}"
+        return REGISTRY if self._process is None else f"sage-deploy-directory-{self._process}"
 
     # -- the process that deploys ------------------------------------------------------------------------------------
 

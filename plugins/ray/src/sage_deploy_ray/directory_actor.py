@@ -109,7 +109,8 @@ class DirectoryActor:
             if came is not None:
                 came.set()
         entry = self._entries.get(key)
-        if (0 if entry is None else entry.rank[1]) == seen and patience > 0:
+        # One that has forgotten the service is told of it again, by whoever keeps it.
+        if (entry is None or entry.rank[1] == seen) and patience > 0:
             changed = self._changed.setdefault(key, asyncio.Event())
             try:
                 await asyncio.wait_for(changed.wait(), patience)

@@ -1,7 +1,7 @@
 """
 The directory's actor as the process that deploys keeps it: it is started when first needed, and again if it dies.
 
-It ends with Ray in this process, as the replicas do.
+It ends with Ray in this process, as the replicas do. That of detached services is one for all processes, and stays.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sage_deploy_ray.directory_actor import DirectoryActor
+from sage_deploy_ray.registry_actor import REGISTRY, RegistryActor
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-__all__ = ["keeper"]
+__all__ = ["Keeper", "keeper"]
 
 #: Those who may wait for a change at the same time, one for each service in each process.
 _WAITING: Final = 10_000
 
-_keepers: dict[tuple[str, str], _Keeper] = {}  # guarded by _lock
+_keepers: dict[tuple[str, str], Keeper] = {}  # guarded by _lock
 _lock = threading.Lock()
 
 
-def keeper(name: str, namespace: str) -> _Keeper:
+def keeper(name: str, namespace: str) -> Keeper:
     """The one for the actor of that name."""
     with _lock:
-        return _keepers.setdefault((name, namespace), _Keeper(name, namespace))
+        return _keepers.setdefault((name, namespace), Keeper(name, namespace))
 
 
-class _Keeper:
+class Keeper:
     """Says things to the actor, and once more to the next one if it dies. Safe from any thread."""
 
     def __init__(self, name: str, namespace: str) -> None:
@@ -80,10 +81,37 @@ class _Keeper:
         actor = self._start()
         with self._lock:
             self._actor = actor
+            self.say_again()
+
+    def say_again(self) -> None:
+        """Say all that was said, in case the actor has forgotten it; never blocks."""
+        with self._lock:
             for method, args, kwargs in self._said.values():
-                getattr(actor, method).remote(*args, **kwargs)
+                getattr(self._actor, method).remote(*args, **kwargs)
 
     def _start(self) -> Any:
+        return self._start_registry() if self._name == REGISTRY else self._start_directory()
+
+    def _start_registry(self) -> Any:
+        # Ray starts it again elsewhere if its node dies. What was asked of it then is asked again: all of it may be
+        # said twice.
+        return (
+            ray.remote(RegistryActor)
+            .options(
+                name=self._name,
+                namespace=self._namespace,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                max_concurrency=_WAITING,
+                max_restarts=-1,
+                max_task_retries=-1,
+                enable_task_events=False,
+            )
+            .remote()
+        )
+
+    def _start_directory(self) -> Any:
         # Beside the process that deploys: no other node's end takes it away.
         here = ray.get_runtime_context().get_node_id()
         actor: Any = (

@@ -67,6 +67,9 @@ class RayOptions:
         groups: Groups of nodes by name, for `options.cluster_group.group`.
         control_timeout: Longest wait for an answer of the cluster or of a replica that is asked something beside the
             calls, in seconds.
+        lifetime: How long replicas live. `driver`: as long as the process that deploys them. `detached`: until somebody
+            stops them, with `drain` for instance; another process that has an environment of the same name calls them,
+            and takes them over when the first one has ended. That needs a cluster which outlives the process.
         auth: How Ray's processes show that they belong together. `inherit`: as the variable `RAY_AUTH_MODE` says;
             `token`: with a token; `disabled`: not at all, so that whoever reaches the cluster can use it.
     """
@@ -75,4 +78,5 @@ class RayOptions:
     namespace: str = attrs.field(default="sage-deploy", validator=attrs.validators.min_len(1))
     groups: Mapping[str, GroupOptions] = attrs.field(factory=dict)
     control_timeout: float = attrs.field(default=5.0, validator=attrs.validators.gt(0), metadata={"unit": "seconds"})
+    lifetime: Literal["driver", "detached"] = "driver"
     auth: Literal["inherit", "token", "disabled"] = "inherit"

@@ -303,6 +303,15 @@ class RemoteReplica:
             self._transport.ask_to_stop()
             return 0
         left, stats = self._transport.stop(grace)
+        self._end(stats)
+        return left
+
+    def leave(self) -> None:
+        """As `interfaces.Replica` says."""
+        self._end(None)
+
+    def _end(self, stats: Mapping[str, Any] | None) -> None:
+        """Whatever has not been answered from here never will be."""
         with self._lock:
             self._ended = True
         if stats is not None:
@@ -315,7 +324,6 @@ class RemoteReplica:
                 call.give_up(self._stopped_error(call), Outcome.STOPPED)
         self._units.clear()
         self._forget_calls()
-        return left
 
     def _stopped_error(self, call: Call) -> ServiceStoppedError:
         spec = self._spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_deploy_ray import cluster, shipping, this_machine
@@ -17,12 +18,15 @@ from sage_plugins.values import Placed, Refused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sage_deploy_ray.detached import Detached
     from sage_deploy_ray.directory import RayDirectory
     from sage_deploy_ray.nodes import Node
     from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
     from sage_deploy_ray.remote_replica import RemoteReplica
+    from sage_deploy_ray.transport import Couriers, RayTransport
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
+    from sage_plugins.kept import KeptReplica
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["RayTarget"]
@@ -121,7 +125,8 @@ class RayTarget:
         self._environment = environment
         self._lock = threading.Lock()
         self._connection: cluster.Connection | None = None  # guarded by _lock, as the next
-        self._couriers: Any = None
+        self._couriers: Couriers | None = None
+        self._detached: Detached | None = None  # if the environment's replicas outlive this process
         self._spots: dict[str, str] = {}  # node's ID by replica's
         self._replicas: list[tuple[str, RemoteReplica]] = []  # with the node's ID; those that are gone are dropped
 
@@ -200,30 +205,73 @@ class RayTarget:
             if isinstance(found, Refused):
                 raise DeployError(f"replica {spec.id} cannot be placed: {found}", service=spec.service, replica=spec.id)
             at, node_id = found, self._spots.pop(spec.id)
-        from sage_deploy_ray.remote_replica import RemoteReplica
-        from sage_deploy_ray.transport import Couriers, RayTransport
+        from sage_deploy_ray.detached_transport import DetachedTransport
+        from sage_deploy_ray.transport import RayTransport
 
-        need = needs(spec.config)
+        need, detached = needs(spec.config), self._detached
+        if detached is None:
+            make = partial(_start_actor, need, node_id)
+            transport = RayTransport(make, at.node, self._threads(spec), partial(_gone, node_id))
+        else:
+            detached.check()
+            name = {"name": detached.name_for(spec), "namespace": self._environment.namespace, "lifetime": "detached"}
+            make = partial(_start_actor, need, node_id, **name)
+            transport = DetachedTransport(make, at.node, self._threads(spec), partial(_gone, node_id), detached)
+        return self._replica(spec, at.node, node_id, events, clock, transport)
+
+    def adopt(self, spec: ReplicaSpec, found: KeptReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
+        """As `Target` says."""
+        from sage_deploy_ray.detached_transport import AdoptedTransport
+
+        assert self._detached is not None  # noqa: S101 - for the type checker: it was asked what there is
+        actor, node_id = found.address
+        gone = partial(_gone, node_id)
+        transport = AdoptedTransport(lambda: actor, found.node, self._threads(spec), gone, self._detached)
+        return self._replica(spec, found.node, node_id, events, clock, transport)
+
+    def _threads(self, spec: ReplicaSpec) -> Couriers:
+        from sage_deploy_ray.transport import Couriers
+
         with self._lock:
             if self._couriers is None:
                 self._couriers = Couriers(spec.service)
+            return self._couriers
 
-        def gone(unreachable: bool) -> None:  # noqa: FBT001 - as the transport tells it
-            _LEDGER.freed()
-            if unreachable:
-                _SUSPECTS.add(node_id)
+    def _replica(  # noqa: PLR0913, PLR0917 - what a replica has
+        self,
+        spec: ReplicaSpec,
+        node: str | None,
+        node_id: str,
+        events: ReplicaEvents,
+        clock: Clock,
+        transport: RayTransport,
+    ) -> RemoteReplica:
+        """Have the replica to which *transport* leads, and count what it takes."""
+        from sage_deploy_ray.remote_replica import RemoteReplica
 
-        transport = RayTransport(lambda: _start_actor(need, node_id), at.node, self._couriers, gone)
-        replica = RemoteReplica(spec, at.node, events, clock, transport)
-        _LEDGER.reserve(node_id, replica, need)
+        replica = RemoteReplica(spec, node, events, clock, transport)
+        _LEDGER.reserve(node_id, replica, needs(spec.config))
         with self._lock:
             self._replicas.append((node_id, replica))
         return replica
+
+    def keeper(self, environment: str, name: str) -> Detached | None:
+        """As `Target` says."""
+        if self._environment.lifetime != "detached":
+            return None
+        from sage_deploy_ray.detached import Detached
+
+        with self._lock:
+            if self._detached is None:
+                self._detached = Detached(self._connect, self._environment, environment, name)
+            return self._detached
 
     def directory(self, environment: str) -> RayDirectory:
         """As `Target` says."""
         from sage_deploy_ray.directory import RayDirectory
 
+        if self._detached is not None:
+            return RayDirectory(environment, self._environment, process=None, connect=self._connect)
         return RayDirectory(environment, self._environment, connect=self._connect)
 
     def close(self) -> None:
@@ -231,14 +279,24 @@ class RayTarget:
         with self._lock:
             connection, self._connection = self._connection, None
             couriers, self._couriers = self._couriers, None
+            detached, self._detached = self._detached, None
+        if detached is not None:
+            detached.release()
         if couriers is not None:
             couriers.close()
         if connection is not None:
             connection.release()
 
 
-def _start_actor(need: Resources, node_id: str) -> Any:
-    """A new actor on the node; returns at once, before it runs."""
+def _gone(node_id: str, unreachable: bool) -> None:  # noqa: FBT001 - as the transport tells it
+    """A replica on the node has ended, or cannot be reached."""
+    _LEDGER.freed()
+    if unreachable:
+        _SUSPECTS.add(node_id)
+
+
+def _start_actor(need: Resources, node_id: str, **name: str) -> Any:
+    """A new actor on the node, with what *name* says of its name and life; returns at once, before it runs."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -256,6 +314,7 @@ def _start_actor(need: Resources, node_id: str) -> Any:
             max_task_retries=0,
             enable_task_events=False,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            **name,
         )
         .remote(max(1, int(need.cpu)))
     )

@@ -191,8 +191,12 @@ class RayTransport:
     def start(self, spec: ReplicaSpec, receiver: Receiver) -> None:
         """As `Transport.start`."""
         self._reach(spec.id, receiver)
-        started = self._actor.start.remote(shipping.pack_spec(spec), self._node)
+        started = self._begin(spec)
         started.future().add_done_callback(lambda future: self.soon(lambda: self._started(future)))
+
+    def _begin(self, spec: ReplicaSpec) -> Any:
+        """Have the actor build the replica; gives its answer, on its way."""
+        return self._actor.start.remote(shipping.pack_spec(spec), self._node)
 
     def _reach(self, id: str, receiver: Receiver) -> None:
         """Have the actor, and hand what comes from the replica *id* to *receiver*."""

@@ -1,0 +1,63 @@
+"""The ways to replicas that outlive this process: to one that it starts, and to one that was there before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_ray import shipping
+from sage_deploy_ray.remote_replica import Stopped
+from sage_deploy_ray.transport import RayTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_deploy_ray.detached import Detached
+    from sage_deploy_ray.transport import Couriers
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["AdoptedTransport", "DetachedTransport"]
+
+
+class DetachedTransport(RayTransport):
+    """A `RayTransport` whose replica can say what it is made of, and is stopped by nobody but who holds it."""
+
+    def __init__(
+        self,
+        make_actor: Callable[[], Any],
+        node: str | None,
+        couriers: Couriers,
+        on_gone: Callable[[bool], None],
+        detached: Detached,
+    ) -> None:
+        """As `RayTransport`; *detached* knows who holds it."""
+        super().__init__(make_actor, node, couriers, on_gone)
+        self._detached = detached
+
+    def _begin(self, spec: ReplicaSpec) -> Any:
+        packed = shipping.pack_spec(spec)
+        self._detached.remember(spec.service, packed)
+        return self._actor.start.remote(packed, self._node, remember=True)
+
+    def vacate(self) -> Callable[[float], None]:
+        """As `Transport.vacate`."""
+        return _go_on if self._detached.lost else super().vacate()
+
+    def ask_to_stop(self) -> None:
+        """As `Transport.ask_to_stop`."""
+        if not self._detached.lost:
+            super().ask_to_stop()
+
+    def stop(self, grace: float) -> Stopped:
+        """As `Transport.stop`."""
+        return Stopped(0, None) if self._detached.lost else super().stop(grace)
+
+
+class AdoptedTransport(DetachedTransport):
+    """A `DetachedTransport` to an actor that has begun to build its replica, or has it."""
+
+    def _begin(self, spec: ReplicaSpec) -> Any:  # noqa: ARG002 - it knows
+        return self._actor.wait_started.remote()
+
+
+def _go_on(limit: float) -> None:
+    """Another process decides when the replica refuses calls."""

@@ -1,0 +1,50 @@
+"""What is left of a service whose process has ended, as the next process finds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.listing import Listing
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["Kept", "KeptReplica"]
+
+
+class KeptReplica(NamedTuple):
+    """
+    A replica that was started by an earlier process.
+
+    Attributes:
+        index: Position among the service's replicas, from 0.
+        generation: How many replicas were at this position before it.
+        node: Name of its node.
+        address: By which its target reaches it.
+    """
+
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+    generation: int
+    node: str | None
+    address: Any
+
+
+class Kept(NamedTuple):
+    """
+    A service that was deployed by an earlier process, and was not stopped.
+
+    Attributes:
+        spec: What its replicas are made of; the spec of any of them.
+        replicas: Those that there are, at most one for each index; there may be none.
+        listing: What that process published last; None if that is not known any more.
+    """
+
+    spec: ReplicaSpec
+    replicas: tuple[KeptReplica, ...]
+    listing: Listing | None
+
+    @property
+    def places(self) -> int:
+        """How many replicas the service should have."""
+        config: ServiceDeploymentConfig = self.spec.config
+        return max(config.replicas, len(self.replicas)) if self.listing is None else self.listing.places

@@ -1,0 +1,284 @@
+"""Services outlive the process that deployed them: others find and call them, and one at a time takes them over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from uuid import uuid4
+
+import pytest
+import ray
+
+import sage_deploy_ray.cluster
+from driver import OPTIONS, Driver
+from killing import is_gone
+from sage_deploy_ray.registry_actor import REGISTRY
+from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError
+from sage_plugins.testing.probes import Calling
+from witness import Witness
+
+pytestmark = pytest.mark.ray
+
+NAMESPACE = "sage-deploy"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(cluster):
+    yield
+    for each in ray.util.list_named_actors(all_namespaces=True):
+        if each["namespace"] == NAMESPACE:
+            with contextlib.suppress(ValueError):
+                ray.kill(ray.get_actor(each["name"], NAMESPACE), no_restart=True)
+
+
+@pytest.fixture
+def witness(tmp_path):
+    return tmp_path / "witness"
+
+
+@pytest.fixture
+def name():
+    """Name of the environments; no other test's, of which this process may still know."""
+    return f"shop/{uuid4().hex}"
+
+
+@pytest.fixture
+def driver(cluster, witness, name):
+    """Have another process deploy `svc`, detached."""
+    process = Driver(cluster.address, witness, lifetime="detached", name=name)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def environment(cluster, witness, name):
+    """Make environments of the name that the driver's has; all are closed."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*, registered=False, lifetime="detached", **changes):
+            options = {"ray": {"address": cluster.address, "lifetime": lifetime, "namespace": NAMESPACE}}
+            env = stack.enter_context(Environment(name, options=options))
+            if registered:
+                config = ServiceDeploymentConfig(**(OPTIONS | changes))
+                env.register_service_with_config("svc", Witness, str(witness), deployment_config=config)
+            return env
+
+        yield make
+
+
+def pids(env):
+    return [each["pid"] for each in env.get_service_status("svc")["replicas"]]
+
+
+def kill(pid, until):
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: is_gone(pid))
+
+
+def test_service_is_found_called_taken_over_scaled_and_stopped_by_other_processes(driver, environment, until):
+    """One at a time decides about it; whoever wants to call it, may."""
+    env = environment()
+    assert env.service("svc").run(1) == 1
+    with pytest.raises(DeployError, match=f"are held by process {driver.pid} on "):
+        env.adopt()
+
+    assert "error" not in driver.do("close")
+    assert env.adopt() == ["svc"]
+
+    assert pids(env) == driver.pids
+    env.scale("svc", 3)
+    assert env.service("svc").run(2) == 2
+    (third,) = set(pids(env)) - set(driver.pids)
+    env.drain("svc")
+    until(lambda: all(map(is_gone, [*driver.pids, third])))
+    assert environment().adopt() == []
+
+
+def test_after_its_process_was_killed_a_service_goes_on_and_is_taken_over(driver, environment, until):
+    """Replicas answer meanwhile; one that died is not replaced before somebody is there who does so."""
+    guest = environment().service("svc")
+    assert guest.run(1) == 1
+    driver.kill()
+    driver.communicate()
+
+    assert [guest.run(number) for number in range(2, 6)] == [2, 3, 4, 5]
+    kill(driver.pids[0], until)
+    began = time.monotonic()
+    env = environment()
+    env.adopt()
+    assert time.monotonic() - began < 30  # the one that was killed has 10 s to show that it was not
+
+    assert len(pids(env)) == 2
+    assert driver.pids[1] in pids(env)
+    assert driver.pids[0] not in pids(env)
+    assert [guest.run(number) for number in range(6, 10)] == [6, 7, 8, 9]
+    env.drain("svc")
+
+
+def test_replicas_are_taken_over_after_the_registry_died_with_their_process(driver, environment, until):
+    """They know themselves what they are."""
+    driver.do("scale", 3)
+    before = [each["pid"] for each in driver.do("status")["answer"]]
+    driver.kill()
+    driver.communicate()
+    ray.kill(ray.get_actor(REGISTRY, NAMESPACE), no_restart=True)
+
+    env = environment()
+    assert env.adopt() == ["svc"]
+
+    assert pids(env) == before
+    assert env.service("svc").run(1) == 1
+    env.drain("svc")
+    until(lambda: all(map(is_gone, before)))
+
+
+def test_registry_that_dies_is_told_everything_again(environment):
+    """By whoever holds the services, who goes on holding them."""
+    env = environment(registered=True)
+    env.deploy()
+    registry = ray.get_actor(REGISTRY, NAMESPACE)
+    ray.kill(registry, no_restart=False)
+
+    other = environment()
+    deadline = time.monotonic() + 30
+    while True:  # until the holder has noticed, it knows of no service
+        try:
+            assert other.service("svc").run(1) == 1
+            break
+        except ServiceNotFoundError:
+            assert time.monotonic() < deadline
+    with pytest.raises(DeployError, match="are held by process"):
+        other.adopt()
+    env.drain("svc")
+
+
+def test_service_without_replicas_is_started_again_from_what_the_registry_remembers(environment, until):
+    env = environment(registered=True, replicas=1, load_balancing=False)
+    env.deploy()
+    (pid,) = pids(env)
+    env.close()
+    kill(pid, until)
+
+    env = environment()
+    env.adopt()
+
+    assert env.service("svc").run(1) == 1
+    env.drain("svc")
+
+
+def test_what_was_changed_while_it_ran_holds_for_the_next_process(environment):
+    """The number of replicas, and the balancer."""
+    env = environment(registered=True)
+    env.deploy()
+    env.scale("svc", 1)
+    env.set_load_balancer("svc", "random")
+    env.close()
+
+    env = environment(registered=True)
+    env.deploy()
+
+    assert len(pids(env)) == 1
+    assert env.running()["svc"]["load_balancer"] == "random"
+    env.drain("svc")
+
+
+def test_service_that_runs_otherwise_is_changed_only_by_who_says_so(environment, until):
+    """`deploy` refuses and harms nothing; `adopt` takes it as it is, and then `apply` replaces it."""
+    env = environment(registered=True)
+    env.deploy()
+    before = pids(env)
+    env.close()
+
+    env = environment(registered=True, timeout=7.0)
+    with pytest.raises(DeployError, match=r"timeout is 5\.0 there and 7\.0 here"):
+        env.deploy()
+    assert not any(map(is_gone, before))
+    env.adopt()
+    assert pids(env) == before
+    env.apply()
+
+    assert env.get_service_status("svc")["deployment_config"].timeout == 7.0
+    until(lambda: all(map(is_gone, before)))
+    after = pids(env)
+    env.close()
+    env = environment()
+    env.adopt()
+    assert pids(env) == after
+    env.drain("svc")
+
+
+def test_process_that_stood_still_while_another_took_over_stops_nothing(driver, environment, until):
+    env = environment()
+    os.kill(driver.pid, signal.SIGSTOP)
+    try:
+        env.adopt()
+    finally:
+        os.kill(driver.pid, signal.SIGCONT)
+
+    until(lambda: "are held by process" in driver.do("scale", 3).get("text", ""))
+    driver.do("drain")
+    driver.do("close")
+
+    assert env.service("svc").run(1) == 1
+    assert pids(env) == driver.pids
+    env.drain("svc")
+
+
+def test_calls_of_others_are_not_disturbed_when_a_service_changes_hands(environment, witness):
+    """All are answered, and each has run once."""
+    env = environment(registered=True)
+    env.deploy()
+    guest = environment().service("svc")
+    calls = [guest.submit("run", number, 0.002) for number in range(200)]
+    env.close()
+    calls += [guest.submit("run", number, 0.002) for number in range(200, 300)]
+    env = environment()
+    env.adopt()
+    calls += [guest.submit("run", number, 0.002) for number in range(300, 400)]
+
+    assert [call.result() for call in calls] == list(range(400))
+    assert sorted(int(line.split()[0]) for line in witness.read_text().splitlines()) == list(range(400))
+    env.drain("svc")
+
+
+def test_services_that_outlive_the_program_call_each_other(environment):
+    """Also after they have changed hands, in which nothing of them changes."""
+    env = environment(registered=True)
+    config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
+    env.register_service_with_config("caller", Calling, deployment_config=config)
+    env.deploy()
+    caller = environment().service("caller")
+    assert caller.ask("svc", "run", 1) == 1
+    env.close()
+
+    assert caller.ask("svc", "run", 2) == 2
+    env = environment()
+    assert sorted(env.adopt()) == ["caller", "svc"]
+    assert env.service("caller").ask("svc", "run", 3) == 3
+    env.restart("svc")
+    assert caller.ask("svc", "run", 4) == 4
+    env.drain("caller")
+    env.drain("svc")
+
+
+def test_cluster_that_ends_with_the_program_keeps_nothing(environment, monkeypatch):
+    monkeypatch.setattr(sage_deploy_ray.cluster, "would_be_private", lambda _: True)
+    with pytest.raises(DeployError, match=r"set options\.ray\.address"):
+        environment(registered=True).deploy()
+
+
+def test_environment_whose_services_end_with_it_takes_over_nothing(environment):
+    with pytest.raises(ConfigError, match="'lifetime': 'detached'"):
+        environment(lifetime="driver").adopt()
+
+
+def test_unknown_service_is_looked_for_elsewhere_and_not_found(environment):
+    env = environment(registered=True)
+    env.deploy()
+    with pytest.raises(ServiceNotFoundError, match="did you mean 'svc'"):
+        environment().service("svx").run(1)
+    env.drain("svc")

@@ -1,0 +1,146 @@
+"""A target in this process whose replicas stay when an environment is closed, and are taken over by the next."""
+
+from __future__ import annotations
+
+import weakref
+
+from loop_target import Line, LoopTransport
+from memory_directory import Book, MemoryTarget
+from sage_deploy_ray import shipping
+from sage_deploy_ray.remote_replica import RemoteReplica
+from sage_plugins import hookimpl
+from sage_plugins.errors import DeployError
+from sage_plugins.kept import Kept, KeptReplica
+from sage_plugins.values import Registration
+
+
+class World:
+    """
+    What outlives environments.
+
+    Attributes:
+        running: Transports of replicas by service, with index and generation.
+        specs: What services are made of.
+        holder: ID of the environment that holds them.
+        book: Where others look them up.
+    """
+
+    def __init__(self):
+        self.running = {}
+        self.specs = {}
+        self.holder = None
+        self.book = Book()
+
+    def ended(self, transport):
+        for replicas in self.running.values():
+            for key in [key for key, found in replicas.items() if found is transport]:
+                del replicas[key]
+
+    def stop(self):
+        for replicas in self.running.values():
+            for transport in tuple(replicas.values()):
+                transport.server.stop(1)
+
+
+class Transport(LoopTransport):
+    """One that starts a replica."""
+
+    def __init__(self, world, *args):
+        super().__init__(*args)
+        self.world = world
+        self.address = self
+        self.others = weakref.WeakSet()
+
+    def start(self, spec, receiver):
+        self.world.specs.setdefault(spec.service, shipping.pack_spec(spec._replace(find_service=None)))
+        self.world.running.setdefault(spec.service, {})[spec.index, spec.generation] = self
+        super().start(spec._replace(find_service=None), receiver)
+
+    def vacate(self):
+        return lambda _: None
+
+    def stop(self, grace):
+        self.world.ended(self)
+        return super().stop(grace)
+
+
+class Adopted(Transport):
+    """One to a replica that runs."""
+
+    def __init__(self, other, *args):
+        super().__init__(other.world, *args)
+        self.other = other
+        self.server = other.server
+
+    def start(self, spec, receiver):
+        self.receiver = receiver
+        self.world.running[spec.service][spec.index, spec.generation] = self
+        self.soon(lambda: receiver.started(self.server.host.slots))
+
+
+class KeepingTarget(MemoryTarget):
+    def __init__(self, world):
+        super().__init__(world.book)
+        self.world = world
+
+    def lines(self):
+        if not self._lines:
+            self._lines = [Line("letters"), Line("callbacks")]
+        return self._lines
+
+    def start(self, spec, at, events, clock):
+        transport = Transport(self.world, *self.lines(), events.service)
+        return RemoteReplica(spec, at.node, events, clock, transport)
+
+    def adopt(self, spec, found, events, clock):
+        transport = Adopted(found.address, *self.lines(), events.service)
+        return RemoteReplica(spec, found.node, events, clock, transport)
+
+    def keeper(self, environment, name):
+        self.held = environment, name
+        return Keeper(self.world, environment, name)
+
+    def close(self):
+        if self.world.holder == getattr(self, "held", (None,))[0]:
+            self.world.holder = None
+        super().close()
+
+
+class Keeper:
+    def __init__(self, world, holder, name):
+        self.world = world
+        self.holder = holder
+        self.environment = f"kept/{name}"
+
+    def hold(self):
+        if self.world.holder not in {None, self.holder}:
+            raise DeployError("another one has it")
+        self.world.holder = self.holder
+
+    def deployed(self):
+        self.hold()
+        return {service: shipping.unpack_spec(spec) for service, spec in self.world.specs.items()}
+
+    def kept(self, service):
+        self.hold()
+        if service not in self.world.specs:
+            return None
+        found = [
+            KeptReplica(index, generation, "loop", transport)
+            for (index, generation), transport in sorted(self.world.running[service].items())
+        ]
+        return Kept(
+            shipping.unpack_spec(self.world.specs[service]), tuple(found), self.world.book.listings.get(service)
+        )
+
+
+class Plugin:
+    """The target `keeping`."""
+
+    def __init__(self):
+        self.world = World()
+
+    @hookimpl
+    def sage_register_targets(self):
+        capabilities = frozenset({"reachable", "detaches"})
+        return [Registration("keeping", lambda _: KeepingTarget(self.world), "It stays", capabilities=capabilities)]

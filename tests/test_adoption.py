@@ -1,0 +1,245 @@
+"""Replicas that outlive their environment, and what the next environment of that name makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import keeping_target
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_plugins import ServiceDeploymentConfig
+from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
+from sage_plugins.plugins import Registry
+from sage_plugins.testing.checkpoints import Switchboard
+
+
+class Service:
+    """Tells its replicas apart, and fails to start if the file *unless* is there."""
+
+    def __init__(self, unless=""):
+        if unless and Path(unless).exists():
+            raise OSError("no place on the disk")
+        self._calls = 0
+
+    def count(self):
+        self._calls += 1
+        return self._calls
+
+    def hold(self, checkpoint):
+        checkpoint.reach(None)
+        return "let go"
+
+
+@pytest.fixture
+def watch():
+    """A place in a method that holds whoever comes by."""
+    with Switchboard(10.0) as board:
+        yield board.watch()
+
+
+@pytest.fixture
+def plugin():
+    plugin = keeping_target.Plugin()
+    yield plugin
+    plugin.world.stop()
+
+
+@pytest.fixture
+def make(environments, plugin):
+    """An environment that has registered the service; all have the same name."""
+
+    def make(cls=Service, args=(), *, registers=True, **fields):
+        registry = Registry.of(
+            sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, plugin
+        )
+        env = environments("shop", registry=registry)
+        if registers:
+            config = ServiceDeploymentConfig(**{"target": "keeping"} | fields)
+            env.register_service_with_config("svc", cls, *args, deployment_config=config)
+        return env
+
+    return make
+
+
+def ids(env):
+    return [each["id"] for each in env.get_service_status("svc")["replicas"]]
+
+
+def test_closing_leaves_the_replicas_and_the_first_call_takes_them_over(make):
+    first = make()
+    assert first.service("svc").count() == 1
+    first.close()
+
+    second = make()
+
+    assert second.service("svc").count() == 2
+
+
+def test_draining_stops_them(make, plugin):
+    env = make()
+    env.deploy()
+    env.drain("svc")
+    assert plugin.world.running == {"svc": {}}
+
+
+def test_closed_environment_refuses_calls_of_what_goes_on(make):
+    env = make()
+    handle = env.service("svc")
+    handle.count()
+    env.close()
+    with pytest.raises(ServiceStoppedError):
+        handle.count()
+
+
+def test_closing_waits_for_calls_from_here(make, watch, in_thread):
+    env = make()
+    call = env.service("svc").submit("hold", watch.checkpoint)
+    watch.wait()
+    closing = in_thread(env.close)
+    watch.open()
+    closing.result()
+    assert call.result() == "let go"
+
+
+def test_call_that_outlasts_the_closing_ends_and_its_method_goes_on(make, watch):
+    env = make(threading_strategy="multi", thread_count=2)
+    call = env.service("svc").submit("hold", watch.checkpoint)
+    watch.wait()
+    env.close(drain_timeout=0)
+    with pytest.raises(ServiceStoppedError, match="still running and may have had its effect"):
+        call.result()
+
+    second = make(threading_strategy="multi", thread_count=2)
+    assert second.service("svc").count() == 1
+    watch.open()
+
+
+def test_what_is_missing_is_started(make, plugin):
+    """Under the next generation of the same number."""
+    env = make(replicas=3, load_balancing=True)
+    env.deploy()
+    env.close()
+    plugin.world.running["svc"].pop((1, 0)).server.stop(1)
+
+    env = make(replicas=3, load_balancing=True)
+    env.deploy()
+
+    assert ids(env) == ["svc#0", "svc#1", "svc#2"]
+    assert sorted(plugin.world.running["svc"]) == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_start_that_fails_leaves_what_was_there(make, plugin, tmp_path):
+    """All or nothing is said of what is started; the rest serves others, and may be taken over again."""
+    obstacle = tmp_path / "full"
+    env = make(args=(str(obstacle),), replicas=2, load_balancing=True)
+    env.deploy()
+    env.close()
+    plugin.world.running["svc"].pop((1, 0)).server.stop(1)
+    obstacle.touch()
+
+    env = make(args=(str(obstacle),), replicas=2, load_balancing=True)
+    with pytest.raises(DeployError, match="no place on the disk"):
+        env.deploy()
+    assert list(plugin.world.running["svc"]) == [(0, 0)]
+    assert plugin.world.holder is None
+
+    obstacle.unlink()
+    env.deploy()
+    assert ids(env) == ["svc#0", "svc#1"]
+
+
+def test_replica_that_was_taken_over_is_replaced_like_any_other(make, plugin):
+    env = make()
+    env.deploy()
+    env.close()
+    env = make()
+    env.deploy()
+
+    env.restart("svc")
+
+    assert ids(env) == ["svc#0.1"]
+    env.close()
+    env = make()
+    env.deploy()
+    assert ids(env) == ["svc#0.1"]
+    assert list(plugin.world.running["svc"]) == [(0, 1)]
+
+
+def test_scaling_and_balancer_are_as_they_were_left(make):
+    env = make(replicas=2, load_balancing=True)
+    env.deploy()
+    env.scale("svc", 3)
+    env.set_load_balancer("svc", "random")
+    env.close()
+
+    env = make(replicas=2, load_balancing=True)
+    env.deploy()
+
+    assert len(ids(env)) == 3
+    assert env.running()["svc"]["replicas"] == 3
+    assert env.running()["svc"]["load_balancer"] == "random"
+
+
+def test_other_settings_and_other_arguments_are_refused_and_adopt_takes_what_runs(make):
+    env = make(args=("a",))
+    env.deploy()
+    env.service("svc").count()
+    env.close()
+
+    for other in (make(args=("b",)), make(args=("a",), timeout=5.0)):
+        with pytest.raises(DeployError, match=r"with other settings: .* here.*adopt\(\)"):
+            other.deploy()
+        assert other.adopt() == ["svc"]
+        assert other.service("svc").count() > 1
+        other.close()
+
+
+def test_apply_after_adopt_replaces_what_runs(make, plugin):
+    env = make()
+    env.deploy()
+    env.service("svc").count()
+    env.close()
+
+    env = make(timeout=5.0)
+    env.adopt()
+    env.apply()
+
+    assert env.get_service_status("svc")["deployment_config"].timeout == 5.0
+    assert env.service("svc").count() == 1
+    assert len(plugin.world.running["svc"]) == 1
+
+
+def test_adopting_needs_no_registration_and_finds_nothing_where_nothing_is(make):
+    assert make(registers=False).adopt() == []
+    env = make()
+    env.deploy()
+    assert env.adopt() == ["svc"]
+    env.close()
+
+    env = make(registers=False)
+    assert env.adopt() == ["svc"]
+    assert env.service("svc").count() == 1
+
+
+def test_two_at_once_may_call_and_only_one_may_change(make):
+    env = make()
+    env.deploy()
+    other = make(registers=False)
+
+    assert other.service("svc").count() == 1
+    for change in (lambda: other.scale("svc", 2), lambda: other.task("svc")):
+        with pytest.raises(ServiceNotFoundError, match=r"taken over with `adopt\(\)`"):
+            change()
+    with pytest.raises(DeployError, match="another one has it"):
+        other.adopt()
+    assert env.service("svc").count() == 2
+
+
+def test_targets_whose_replicas_end_with_them_have_nothing_to_adopt(environments):
+    env = environments("shop", registry=Registry.of(sage_deploy_local, sage_deploy_threading, sage_deploy_monitors))
+    with pytest.raises(ConfigError, match="end with the process that deploys them"):
+        env.adopt()
