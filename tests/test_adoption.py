@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 import keeping_target
@@ -11,7 +12,7 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_plugins import ServiceDeploymentConfig
+from sage_plugins import ServiceDeploymentConfig, publication
 from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
 from sage_plugins.plugins import Registry
 from sage_plugins.testing.checkpoints import Switchboard
@@ -84,6 +85,21 @@ def test_draining_stops_them(make, plugin):
     env.deploy()
     env.drain("svc")
     assert plugin.world.running == {"svc": {}}
+
+
+def test_others_see_nothing_of_a_closing(make, plugin):
+    env = make()
+    env.deploy()
+    env.scale("svc", 3)
+    before = plugin.world.book.listings["svc"]
+    env.close()
+    assert plugin.world.book.listings["svc"] is before
+    assert (before.places, len(before.replicas), before.stopped) == (3, 3, "")
+
+
+def test_what_a_later_process_says_is_newer():
+    """Its numbers begin with the time at which it began."""
+    assert next(publication._VERSIONS) > psutil.Process().create_time() * 1e9
 
 
 def test_closed_environment_refuses_calls_of_what_goes_on(make):
