@@ -14,6 +14,7 @@ import ray
 import sage_deploy_ray.cluster
 from driver import OPTIONS, Driver
 from killing import is_gone
+from sage_deploy_ray.detached import environment_id
 from sage_deploy_ray.registry_actor import REGISTRY
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError
@@ -136,16 +137,19 @@ def test_replicas_are_taken_over_after_the_registry_died_with_their_process(driv
     until(lambda: all(map(is_gone, before)))
 
 
-def test_registry_that_dies_is_told_everything_again(environment):
+def test_registry_that_dies_is_told_everything_again(environment, until):
     """By whoever holds the services, who goes on holding them."""
     env = environment(registered=True)
     env.deploy()
     registry = ray.get_actor(REGISTRY, NAMESPACE)
+    known = ray.get(registry.deployments.remote(environment_id(env.name)))
+    assert list(known) == ["svc"]
     ray.kill(registry, no_restart=False)
+    until(lambda: not ray.get(registry.deployments.remote(environment_id(env.name))))
 
     other = environment()
     deadline = time.monotonic() + 30
-    while True:  # until the holder has noticed, it knows of no service
+    while True:  # it knows of no service before the holder has noticed
         try:
             assert other.service("svc").run(1) == 1
             break
