@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,12 @@ import sage_deploy_threading
 from sage_plugins import ServiceDeploymentConfig, publication
 from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
 from sage_plugins.plugins import Registry
+from sage_plugins.testing.adoption_cases import AdoptionCases
 from sage_plugins.testing.checkpoints import Switchboard
+
+
+def registry(plugin):
+    return Registry.of(sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, plugin)
 
 
 class Service:
@@ -54,16 +60,28 @@ def make(environments, plugin):
     """An environment that has registered the service; all have the same name."""
 
     def make(cls=Service, args=(), *, registers=True, **fields):
-        registry = Registry.of(
-            sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, plugin
-        )
-        env = environments("shop", registry=registry)
+        env = environments("shop", registry=registry(plugin))
         if registers:
             config = ServiceDeploymentConfig(**{"target": "keeping"} | fields)
             env.register_service_with_config("svc", cls, *args, deployment_config=config)
         return env
 
     return make
+
+
+class TestKeeping(AdoptionCases):
+    """What holds for all such targets, on this one."""
+
+    plugin_id = target = "keeping"
+    kind = "target"
+    strategy = "single"
+
+    @cached_property
+    def plugins(self):
+        return registry(keeping_target.Plugin())
+
+    def registry(self):
+        return self.plugins
 
 
 def ids(env):

@@ -31,6 +31,7 @@ TARGET_CAPABILITIES: Mapping[str, str] = {
     "in_process": "replicas are in the process that deploys them: arguments, results and errors are not copied",
     "can_kill": "each replica has a process of its own, which the suite's `kill` ends",
     "reachable": "further processes can call a service, so its handles can be pickled",
+    "detaches": "replicas can outlive the environment that deployed them; with the suite's options `keeping` they do",
     "replaces_unhealthy": "a replica that is unhealthy is replaced, because whatever hangs there ends with it",
 }
 #: What strategies can declare, and what each promises.

@@ -22,6 +22,7 @@ import pytest
 
 from sage_plugins import ServiceFactory, ServiceTaskFactory
 from sage_plugins.testing import (
+    adoption_cases,
     call_cases,
     change_cases,
     deadline_cases,
@@ -119,6 +120,7 @@ class TargetConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     supervision_cases.SupervisionCases,
+    adoption_cases.AdoptionCases,
 ):
     """
     Everything that a caller of a service may rely on, wherever its replicas run.

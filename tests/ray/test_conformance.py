@@ -17,6 +17,7 @@ class TestRemoteAny(StrategiesInTurn):
     plugin_id = "remote_any"
     config: ClassVar = {"cpu_cores": 0.1}
     one_in = 4  # the others run by letter in `make test`, and here too in `make test-long`
+    keeping: ClassVar = {"ray": {"address": "auto", "lifetime": "detached"}}
     starting = 3.0  # a process takes longer than a thread
 
     def kill(self, service, replica_id):

@@ -31,6 +31,11 @@ class World:
         self.holder = None
         self.book = Book()
 
+    def deployed(self):
+        """The services that were not stopped."""
+        listings = self.book.listings
+        return [each for each in self.specs if each not in listings or not listings[each].stopped]
+
     def ended(self, transport):
         for replicas in self.running.values():
             for key in [key for key, found in replicas.items() if found is transport]:
@@ -52,7 +57,7 @@ class Transport(LoopTransport):
         self.others = weakref.WeakSet()
 
     def start(self, spec, receiver):
-        self.world.specs.setdefault(spec.service, shipping.pack_spec(spec._replace(find_service=None)))
+        self.world.specs[spec.service] = shipping.pack_spec(spec._replace(find_service=None))
         self.world.running.setdefault(spec.service, {})[spec.index, spec.generation] = self
         super().start(spec._replace(find_service=None), receiver)
 
@@ -119,11 +124,11 @@ class Keeper:
 
     def deployed(self):
         self.hold()
-        return {service: shipping.unpack_spec(spec) for service, spec in self.world.specs.items()}
+        return {service: shipping.unpack_spec(self.world.specs[service]) for service in self.world.deployed()}
 
     def kept(self, service):
         self.hold()
-        if service not in self.world.specs:
+        if service not in self.world.deployed():
             return None
         found = [
             KeptReplica(index, generation, "loop", transport)
