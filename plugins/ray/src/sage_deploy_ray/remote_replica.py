@@ -86,6 +86,9 @@ class Transport(Protocol):
             receiver: Whom to tell.
         """
 
+    def progress(self, timeout: float) -> str:
+        """As `interfaces.Replica` says, of a process that was started; the answer comes in *timeout* seconds."""
+
     def exchange(self, frame: Frame) -> Exchange:
         """Send *frame*; never blocks. If it cannot be sent, `Receiver.lost` is told."""
 
@@ -282,6 +285,10 @@ class RemoteReplica:
     def vacate(self) -> Callable[[float], None]:
         """As `interfaces.Replica` says."""
         return self._transport.vacate()
+
+    def progress(self, *, timeout: float) -> str:
+        """As `interfaces.Replica` says."""
+        return self._transport.progress(timeout)
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """As `Replica.control`. One that has stopped gives the statistics with which it did."""

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_deploy_ray import cluster, shipping, this_machine
+from sage_deploy_ray import cluster, shipping, this_machine, waiting
 from sage_deploy_ray.nodes import Resources
 from sage_deploy_ray.placement import Running, Spot, needs, place
 from sage_deploy_ray.selection import selector_for
@@ -213,12 +213,25 @@ class RayTarget:
             if unreachable:
                 _SUSPECTS.add(node_id)
 
-        transport = RayTransport(lambda: _start_actor(need, node_id), at.node, self._couriers, gone)
+        def waits_for(actor: Any, timeout: float) -> str:
+            return self._waits_for(actor, at.node or node_id, node_id, need, timeout)
+
+        transport = RayTransport(lambda: _start_actor(need, node_id), at.node, self._couriers, gone, waits_for)
         replica = RemoteReplica(spec, at.node, events, clock, transport)
         _LEDGER.reserve(node_id, replica, need)
         with self._lock:
             self._replicas.append((node_id, replica))
         return replica
+
+    def _waits_for(self, actor: Any, name: str, node_id: str, need: Resources, timeout: float) -> str:
+        """What *actor* waits for on its node before its process runs."""
+
+        def look() -> str:
+            state = waiting.state_of(actor._actor_id.hex())  # noqa: SLF001 - there is no other way to its ID
+            node = next((each for each in cluster.live_nodes() if each.id == node_id), None)
+            return waiting.why_waiting(state, name, node, need)
+
+        return self._connect().ask("what a replica waits for", look, timeout=timeout)
 
     def directory(self, environment: str) -> RayDirectory:
         """As `Target` says."""
