@@ -385,6 +385,7 @@ class RemoteReplica:
         """Send all that is to be sent, in one frame; for one thread at a time."""
         if self._dead is not None:
             return
+        idle = not self._units and not self._withheld
         units = []
         own: Call | None = None
         for work in self._take_unsent():
@@ -403,7 +404,8 @@ class RemoteReplica:
             # Else the answer may come with the one that is on its way, and whoever waited for this one would not know.
             alone = self._exchanges == 0
             self._exchanges += 1
-        exchange = self._transport.exchange(Frame(self._caller, next(self._frames), tuple(units), tuple(notices)))
+        number, fresh = next(self._frames), idle and alone
+        exchange = self._transport.exchange(Frame(self._caller, number, tuple(units), tuple(notices), fresh))
         own = own or (driver if alone else None)
         if own is None or own.exchange is not None:  # one thread waits for one letter
             exchange.leave()
