@@ -297,7 +297,14 @@ class Call(Future[Any]):
 
     # -- giving up ---------------------------------------------------------------------------------------------------
 
-    def give_up(self, error: BaseException, outcome: int, *, only_unstarted: bool = False) -> bool:
+    def give_up(
+        self,
+        error: BaseException,
+        outcome: int,
+        *,
+        only_unstarted: bool = False,
+        aside: Callable[[Callable[[], None]], None] | None = None,
+    ) -> bool:
         """
         End the call with *error* from the caller's side; False if its outcome was already decided.
 
@@ -305,6 +312,8 @@ class Call(Future[Any]):
             error: What its waiters get; a `CallTimeoutError` is told here whether the call had started.
             outcome: How to count it, see `values.Outcome`.
             only_unstarted: Leave a call alone that has started.
+            aside: Runs a function in another thread; with it this one runs no callbacks of a user's, which may take
+                their time.
         """
         with _GIVING_UP:
             if only_unstarted:
@@ -321,7 +330,10 @@ class Call(Future[Any]):
         try:
             self.owner.gave_up(self, outcome, started=runs)
         finally:
-            self.publish(None, error)
+            if aside is not None and self.has_callbacks:
+                aside(lambda: self.publish(None, error))
+            else:
+                self.publish(None, error)
         return True
 
     def refuse(self, error: BaseException) -> None:

@@ -14,7 +14,9 @@ import sage_deploy_threading
 from sage_deploy_ray import parcel, protocol, serving
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
 from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.errors import CallError
 from sage_plugins.plugins import Registry
+from sage_plugins.values import Outcome
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())
 OPEN = threading.Event()
@@ -85,6 +87,50 @@ def test_an_answer_never_comes_with_a_letter_to_an_earlier_frame(deployed):
     OPEN.set()
     for thread in waiting:
         thread.join()
+
+
+# -- callbacks that take their time ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_callback():
+    """A callback that does not return before the test ends; has an event that says that it runs."""
+    running, release = threading.Event(), threading.Event()
+
+    def callback(_call):
+        running.set()
+        release.wait(20)
+
+    callback.running = running
+    yield callback
+    release.set()
+
+
+def test_callback_of_a_call_that_the_replica_gave_up_holds_up_no_answer(deployed, slow_callback, until):
+    """It runs aside: the thread that reads letters reads those of all callers."""
+    holding = deployed.handle.submit("hold")
+    holding.add_done_callback(slow_callback)
+    until(lambda: [call for box in deployed.server._boxes.values() for call in box.calls.values()])
+    (call,) = [call for box in deployed.server._boxes.values() for call in box.calls.values()]
+
+    call.give_up(CallError("the replica has had enough"), Outcome.ERROR)
+
+    assert slow_callback.running.wait(20)
+    assert deployed.handle.submit("echo", 1).result(20) == 1
+    with pytest.raises(CallError, match="had enough"):
+        holding.result(20)
+
+
+def test_callback_of_a_call_that_cannot_be_sent_holds_up_no_answer(deployed, slow_callback):
+    """Calls that have waited are sent by the thread that reads letters."""
+    holding = [deployed.handle.submit("hold") for _ in range(2)]
+    waiting = deployed.handle.submit("echo", threading.Lock())
+    waiting.add_done_callback(slow_callback)
+    OPEN.set()
+
+    assert slow_callback.running.wait(20)
+    assert [call.result(20) for call in holding] == [True, True]
+    assert deployed.handle.submit("echo", 1).result(20) == 1
 
 
 # -- callers that are forgotten ----------------------------------------------------------------------------------------

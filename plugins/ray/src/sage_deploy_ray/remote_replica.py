@@ -456,7 +456,7 @@ class RemoteReplica:
         try:
             packed = parcel.pack_arguments(call.args, call.kwargs, service=self._spec.service, method=call.method.name)
         except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
-            call.give_up(raised, Outcome.ERROR)
+            call.give_up(raised, Outcome.ERROR, aside=self._transport.aside)  # letters may be waiting for this thread
             return None
         self._calls[number] = call  # first: whoever gives it up from the next line on looks for it here
         self._number_of[call] = number
@@ -573,7 +573,7 @@ class RemoteReplica:
         if call is not None:
             self._counted = call
             try:
-                call.give_up(failure.unpack_error(packed), outcome)
+                call.give_up(failure.unpack_error(packed), outcome, aside=self._transport.aside)
             finally:
                 self._counted = None
 
