@@ -23,7 +23,7 @@ from contextvars import ContextVar, copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sage_plugins.errors import CallCancelledError, CallTimeoutError
+from sage_plugins.errors import CallCancelledError, CallTimeoutError, ServiceStoppedError
 from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
@@ -387,6 +387,16 @@ class Call(Future[Any]):
             f"{who} waited {self.expires - self.since:.4g} s in the queue and did not start; it never will. "
             "Add threads or replicas, raise `timeout`, or call less often"
         )
+
+    def stopped_error(self, replica: str, node: str | None = None) -> ServiceStoppedError:
+        """The error of a call that *replica*, on *node*, has not answered when it stopped."""
+        service = self.owner.service
+        msg = (
+            f"{service}.{self.method.name} was not answered by {replica} before the service stopped"
+            f"{'' if self.unstarted() else '; it was still running and may have had its effect'}. Raise "
+            "`drain_timeout` if calls take that long"
+        )
+        return ServiceStoppedError(msg, service=service, method=self.method.name, replica=replica, node=node)
 
     def cancel(self) -> bool:
         """

@@ -6,8 +6,11 @@ import threading
 from math import inf
 from types import SimpleNamespace
 
+import pytest
+
 import loop_target
 import sage_deploy_balancers
+import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_ray import protocol
@@ -16,6 +19,7 @@ from sage_deploy_ray.remote_replica import RemoteReplica
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.call import Call
 from sage_plugins.clock import SYSTEM
+from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.plugins import Registry
 from sage_plugins.testing.probes import Probe
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
@@ -40,6 +44,41 @@ def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at
 
         assert call.lane.counts(call, Outcome.TIMEOUT, 0.0)
         assert env.get_service_status("svc")["metrics"].request_count == 1
+
+
+class Held:
+    """Its methods run until the test lets them go."""
+
+    entered = threading.Event()
+    released = threading.Event()
+
+    def hold(self):
+        self.entered.set()
+        return self.released.wait(20)
+
+
+@pytest.mark.parametrize("strategy", ["single", "async"])
+def test_call_that_a_stop_ends_says_the_same_on_every_target(strategy):
+    """That it was running, and how to give such calls more time; whoever notices first."""
+    registry = Registry.of(
+        sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin()
+    )
+    texts = []
+    for target in ("local", "loop"):
+        Held.entered.clear()
+        Held.released.clear()
+        with Environment("test", registry=registry) as env:
+            config = ServiceDeploymentConfig(target=target, threading_strategy=strategy)
+            env.register_service_with_config("svc", Held, deployment_config=config)
+            call = env.service("svc").submit("hold")
+            assert Held.entered.wait(20)
+            env.close(drain_timeout=0)
+            with pytest.raises(ServiceStoppedError) as caught:
+                call.result(20)
+            texts.append(str(caught.value))
+            Held.released.set()
+    assert texts[0] == texts[1]
+    assert "svc.hold was not answered by svc#0 before the service stopped; it was still running" in texts[0]
 
 
 # -- who reads which letter --------------------------------------------------------------------------------------------

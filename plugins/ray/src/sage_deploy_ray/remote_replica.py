@@ -13,7 +13,6 @@ from sage_deploy_ray import failure, parcel, protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call
-from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.stream import StreamCall
 from sage_plugins.values import Outcome, ReplicaState, RunnerStats
@@ -316,22 +315,13 @@ class RemoteReplica:
             self._stopped_at = self._clock.monotonic()
             self._last_stats = {**stats, "runner": RunnerStats(0)}
         for call in tuple(self._calls.values()):
-            call.give_up(self._stopped_error(call), Outcome.STOPPED)
+            call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
         for work in self._take_unsent():
             for call in work.calls if isinstance(work, Batch) else (work,):
-                call.give_up(self._stopped_error(call), Outcome.STOPPED)
+                call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
         self._units.clear()
         self._forget_calls()
         return left
-
-    def _stopped_error(self, call: Call) -> ServiceStoppedError:
-        spec = self._spec
-        msg = (
-            f"{spec.service}.{call.method.name} was not answered by {spec.id} before the service stopped"
-            f"{'' if call.unstarted() else '; it was still running and may have had its effect'}. Raise "
-            "`drain_timeout` if calls take that long"
-        )
-        return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id, node=self.node)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
