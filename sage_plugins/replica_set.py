@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.interfaces import ControlOp
+from sage_plugins.live_environments import close_first
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
@@ -308,6 +309,7 @@ class ReplicaSet:
                     f"{text_of(error)}"
                 )
                 raise DeployError(msg, service=self._name) from error
+        close_first()
         return members
 
     def _make(self, indices: Sequence[int], *, held: bool) -> tuple[Member, ...]:
