@@ -23,7 +23,7 @@ from contextvars import ContextVar, copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sage_plugins.errors import CallCancelledError, CallTimeoutError
+from sage_plugins.errors import CallCancelledError, CallTimeoutError, ServiceStoppedError
 from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
@@ -297,7 +297,14 @@ class Call(Future[Any]):
 
     # -- giving up ---------------------------------------------------------------------------------------------------
 
-    def give_up(self, error: BaseException, outcome: int, *, only_unstarted: bool = False) -> bool:
+    def give_up(
+        self,
+        error: BaseException,
+        outcome: int,
+        *,
+        only_unstarted: bool = False,
+        aside: Callable[[Callable[[], None]], None] | None = None,
+    ) -> bool:
         """
         End the call with *error* from the caller's side; False if its outcome was already decided.
 
@@ -305,6 +312,8 @@ class Call(Future[Any]):
             error: What its waiters get; a `CallTimeoutError` is told here whether the call had started.
             outcome: How to count it, see `values.Outcome`.
             only_unstarted: Leave a call alone that has started.
+            aside: Runs a function in another thread; with it this one runs no callbacks of a user's, which may take
+                their time.
         """
         with _GIVING_UP:
             if only_unstarted:
@@ -321,7 +330,10 @@ class Call(Future[Any]):
         try:
             self.owner.gave_up(self, outcome, started=runs)
         finally:
-            self.publish(None, error)
+            if aside is not None and self.has_callbacks:
+                aside(lambda: self.publish(None, error))
+            else:
+                self.publish(None, error)
         return True
 
     def refuse(self, error: BaseException) -> None:
@@ -375,6 +387,16 @@ class Call(Future[Any]):
             f"{who} waited {self.expires - self.since:.4g} s in the queue and did not start; it never will. "
             "Add threads or replicas, raise `timeout`, or call less often"
         )
+
+    def stopped_error(self, replica: str, node: str | None = None) -> ServiceStoppedError:
+        """The error of a call that *replica*, on *node*, has not answered when it stopped."""
+        service = self.owner.service
+        msg = (
+            f"{service}.{self.method.name} was not answered by {replica} before the service stopped"
+            f"{'' if self.unstarted() else '; it was still running and may have had its effect'}. Raise "
+            "`drain_timeout` if calls take that long"
+        )
+        return ServiceStoppedError(msg, service=service, method=self.method.name, replica=replica, node=node)
 
     def cancel(self) -> bool:
         """

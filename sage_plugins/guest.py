@@ -9,6 +9,7 @@ picture.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from functools import partial
@@ -19,6 +20,7 @@ from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import (
     CallError,
     CallTimeoutError,
+    ForkedRuntimeError,
     NoReplicaError,
     ReentrantCallError,
     ServiceNotFoundError,
@@ -211,8 +213,10 @@ class Guest:
         self._patience = _LOOK_AGAIN_S[0]
         self._binding_now = threading.Lock()  # held by the one who waits for the service, while others wait for that
         self._timers: list[Timer] = []  # at most one
+        self._forked = False  # whether this is a copy in a forked child
         # Nobody keeps a guest that is not used: not the directory, nor what waits for its next word.
-        weakref.finalize(self, _let_go, self._entrance, self._timers).atexit = False
+        self._finalizer = weakref.finalize(self, _let_go, self._entrance, self._timers)
+        self._finalizer.atexit = False
 
     @property
     def handle(self) -> ServiceHandle:
@@ -230,7 +234,9 @@ class Guest:
 
         Raises:
             ServiceNotFoundError, CallError, NoReplicaError, ClusterUnavailableError: As for `ServiceFinder`.
+            ForkedRuntimeError: As for `bind`.
         """
+        self._refuse_forked()
         if self._binding is None:
             self._expected(self._entrance.look_up(self._seen, 0.0), caller)
 
@@ -245,7 +251,9 @@ class Guest:
             CallTimeoutError: The time of the call that is being answered is over.
             NoReplicaError: It was not deployed in time, or the process that could do so has ended.
             ServiceNotFoundError, CallError, ClusterUnavailableError: As for `ServiceFinder`.
+            ForkedRuntimeError: This process was forked from one that uses the service.
         """
+        self._refuse_forked()
         binding = self._binding
         if binding is not None:
             return binding
@@ -308,6 +316,26 @@ class Guest:
     def _refuse_stopped(self) -> None:
         msg = f"service '{self._service}' {self._stopped}"
         raise ServiceStoppedError(msg, service=self._service)
+
+    # -- in a forked child -------------------------------------------------------------------------------------------
+
+    def after_fork(self) -> None:
+        """In a forked child: refuse every call, and touch nothing else: it is the parent's."""
+        self._forked = True
+        self._finalizer.detach()
+        if self._binding is not None:
+            self._binding.router.after_fork(self._forked_error)
+
+    def _refuse_forked(self) -> None:
+        if self._forked:
+            raise self._forked_error()
+
+    def _forked_error(self) -> ForkedRuntimeError:
+        return ForkedRuntimeError(
+            f"service '{self._service}' cannot be called from here: this process was forked from one that uses it, and "
+            "neither threads nor the connection survive a fork. Fork before anything is called, or start this process "
+            "with multiprocessing's `spawn` and hand it the handle"
+        )
 
     # -- following it ------------------------------------------------------------------------------------------------
 
@@ -473,3 +501,15 @@ def _uncounted(*_: Any) -> None:
 
 def _nothing() -> None:
     """Nobody waits for the calls of a guest to end."""
+
+
+def _after_fork() -> None:
+    global _guests, _lock  # noqa: PLW0603 - those of the parent's are of no use
+    guests, _guests = _guests, weakref.WeakValueDictionary()
+    _lock = threading.Lock()
+    for guest in list(guests.values()):
+        guest.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

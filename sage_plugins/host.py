@@ -16,7 +16,6 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.envelope import Envelope
-from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.loop_checks import LoopChecks
 from sage_plugins.service import ServiceContext, hook
@@ -288,21 +287,12 @@ class Host:
             logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=step.error)
             step.error = None
         for call in self._envelope.calls_running():
-            call.give_up(self._stopped_error(call), Outcome.STOPPED)
+            call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
         left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
         for call in self._envelope.calls_of(self._inbox.take_work()):  # nobody has fetched it, and nobody will
-            call.give_up(self._stopped_error(call), Outcome.STOPPED)
+            call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
         self._checks.end()
         return left
-
-    def _stopped_error(self, call: Call) -> ServiceStoppedError:
-        spec = self._spec
-        msg = (
-            f"{spec.service}.{call.method.name} was not answered by {spec.id} before the service stopped"
-            f"{'' if call.unstarted() else '; it was still running and may have had its effect'}. Raise "
-            "`drain_timeout` if calls take that long"
-        )
-        return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id)
 
     def compose_record(self) -> Callable[[int, int, float, float], None]:
         """`record(method, outcome, wait_s, run_s)` for who gives up calls in this process; one thread at a time."""

@@ -176,6 +176,11 @@ class Replica(Protocol):
     One in another process may also have `counts(call, outcome, spent_s) -> bool`: whether that process counts a call
     which its caller gave up while it ran, rather than the calling side. It is called in place of telling a monitor.
 
+    One that may have to wait before its instance is built, for a place or a process, may also have
+    `progress(*, timeout: float) -> str`, which answers within *timeout* seconds. It says what the replica waits for,
+    and what to do, in words that complete "the replica is not ready: ...", and "" once the instance is being built. It
+    is asked for the error of a replica that was not ready in time.
+
     One that further processes may call, see `Target`, has two more: `address`, by which `Entrance.attach` reaches it
     there, and `vacate() -> Callable[[float], None]`, which has it refuse their calls from now on, and gives what waits
     at most so many seconds until those that it has are answered.

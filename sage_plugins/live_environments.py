@@ -19,7 +19,7 @@ from sage_plugins.errors import ForkedRuntimeError
 if TYPE_CHECKING:
     from sage_plugins.errors import SageDeployError
 
-__all__ = ["LiveEnvironment", "find", "forget", "forked_error", "watch_over"]
+__all__ = ["LiveEnvironment", "close_first", "find", "forget", "forked_error", "watch_over"]
 
 #: Seconds that the interpreter waits at its exit for an environment that nobody closed.
 _AT_EXIT_S: Final = 2.0
@@ -72,6 +72,17 @@ def forked_error(name: str) -> SageDeployError:
 def _close_all() -> None:
     for environment in list(_live):
         environment.close(drain_timeout=_AT_EXIT_S)
+
+
+def close_first() -> None:
+    """
+    At the end of the interpreter close environments before all else that is to be done then, as far as it is known now.
+
+    What a target has imported to start replicas may end itself at exit, while it is needed to stop them. From any
+    thread.
+    """
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)
 
 
 def _after_fork() -> None:

@@ -166,12 +166,11 @@ class Replacer:
 
     def _give_up(self, member: Member) -> None:
         """It has not become ready in time: that is a start that failed, and what it still does is of no use."""
-        if not member.been_ready:
-            msg = (
-                f"replica {member.id} was not ready after {self._startup_timeout:g} s; the constructor or a start hook "
-                "still runs. Raise `startup_timeout` if it needs that long"
-            )
-            self._replicas.changed(member, ReplicaState.FAILED, DeployError(msg, replica=member.id))
+        if member.been_ready:
+            return
+        error = self._replicas.not_ready([member], self._startup_timeout)
+        if not member.been_ready:  # asking took a moment
+            self._replicas.changed(member, ReplicaState.FAILED, error)
 
     def _replace(self, old: Member) -> None:
         with self._condition:

@@ -9,10 +9,11 @@ import traceback
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.interfaces import ControlOp
+from sage_plugins.live_environments import close_first
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Care", "Member", "ReplicaSet", "Report"]
 
+_Answer = TypeVar("_Answer")
+
 _HERE = str(Path(__file__).parent)
 
 #: States of a replica that has started and has not been told to leave.
@@ -48,6 +51,9 @@ _ANSWER_S: Final = 1.0
 
 #: What is known of a replica that has never answered.
 _NOTHING_SAID: Final[Mapping[str, Any]] = MappingProxyType({"runner": None, "recorders": {}, "pid": None, "age": None})
+
+#: Why a replica is not ready that waits for nothing else.
+_BEING_BUILT: Final = "the constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
 
 #: What is told of a replica: kind of the event, reason, the replica's id.
 Report: TypeAlias = tuple[str, str, str]
@@ -164,6 +170,16 @@ class Member:
             return False
         replaced = self.state is ReplicaState.FAILED and self.care is Care.SUPERVISOR
         return replaced or self.up or self.state in {ReplicaState.PENDING, ReplicaState.STARTING}
+
+    def progress(self) -> str:
+        """What it waits for before its instance is built, as `interfaces.Replica` says; "" if for nothing."""
+        ask: Callable[..., str] | None = getattr(self.replica, "progress", None)
+        if ask is None:
+            return ""
+        try:
+            return ask(timeout=_ANSWER_S)
+        except Exception as error:  # noqa: BLE001 - whatever the target raises, the replica is late
+            return f"how far it has got cannot be found out: {text_of(error)}"
 
     def stats(self) -> Mapping[str, Any]:
         """
@@ -294,6 +310,7 @@ class ReplicaSet:
                     f"{text_of(error)}"
                 )
                 raise DeployError(msg, service=self._name) from error
+        close_first()
         return members
 
     def _make(self, indices: Sequence[int], *, held: bool) -> tuple[Member, ...]:
@@ -421,12 +438,27 @@ class ReplicaSet:
                 self._check_wanted()
                 remaining = until - self.clock.monotonic()
                 if remaining <= 0:
-                    msg = (
-                        f"service '{self._name}': {', '.join(each.id for each in late)} not ready after {limit:g} s; "
-                        "the constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
-                    )
-                    raise DeployError(msg, service=self._name)
+                    break
                 self.condition.wait(min(remaining, threading.TIMEOUT_MAX))
+            else:
+                return
+        raise self.not_ready(late, limit)
+
+    def not_ready(self, late: Sequence[Member], limit: float) -> DeployError:
+        """
+        The error for replicas that are not ready after *limit* seconds, with what is known of each.
+
+        They are asked for it, which may take two seconds; never under `condition`.
+        """
+        progress = self._asked(late, Member.progress, 2 * _ANSWER_S)  # a cluster that is silent can be said, too
+        together: dict[str, list[str]] = {}
+        for member in late:
+            together.setdefault(progress.get(member, "it does not say how far it has got"), []).append(member.id)
+        found = ". ".join(
+            f"{', '.join(ids)} not ready after {limit:g} s; {why or _BEING_BUILT}" for why, ids in together.items()
+        )
+        replica = late[0].id if len(late) == 1 else None
+        return DeployError(f"service '{self._name}': {found}", service=self._name, replica=replica)
 
     def _constructor_failed(self, member: Member) -> DeployError:
         cause = member.cause
@@ -719,20 +751,27 @@ class ReplicaSet:
         """
         if "in_process" in self._composition.target.registration.capabilities:  # asking is looking, then
             return [member.stats() for member in members]
-        answers: dict[Member, Mapping[str, Any]] = {}
+        answers = self._asked(members, Member.stats, _ANSWER_S)
+        return [answers.get(member) or member.said for member in members]
+
+    def _asked(
+        self, members: Sequence[Member], question: Callable[[Member], _Answer], limit: float
+    ) -> Mapping[Member, _Answer]:
+        """The answers of those who answer within *limit* seconds, which are for all of them together."""
+        answers: dict[Member, _Answer] = {}
 
         def ask(member: Member) -> None:
-            answers[member] = member.stats()
+            answers[member] = question(member)
 
         askers = [
-            threading.Thread(target=ask, args=(member,), name=f"{member.id}-stats", daemon=True) for member in members
+            threading.Thread(target=ask, args=(member,), name=f"{member.id}-asked", daemon=True) for member in members
         ]
-        until = time.monotonic() + _ANSWER_S
+        until = time.monotonic() + limit
         for thread in askers:
             thread.start()
         for thread in askers:
             thread.join(max(0.0, until - time.monotonic()))
-        return [answers.get(member) or member.said for member in members]
+        return answers
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 

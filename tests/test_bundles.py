@@ -212,7 +212,7 @@ def frame_of(svc, number, calls, *notices, caller="another"):
         for id, (method, value) in enumerate(calls, 1)
     )
     units = (Unit(100, items),) if items else ()
-    return Frame(caller, number, units, notices)
+    return Frame(caller, number, units, notices, fresh=not number)
 
 
 def test_a_call_that_is_given_up_before_its_turn_never_runs_and_is_counted(monkeypatch):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import pickle
+import subprocess
+import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -299,3 +303,71 @@ class _Stay:
 class _Called:
     def __init__(self, method, args, kwargs):
         self.method, self.args, self.kwargs = method, args, kwargs
+
+
+# -- fork --------------------------------------------------------------------------------------------------------------
+
+FORKED = """
+    import os, sys, threading, warnings
+    sys.path.insert(0, {support!r})
+    import memory_directory, sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading
+    from sage_plugins import Environment, ServiceDeploymentConfig, guest
+    from sage_plugins.errors import ForkedRuntimeError
+    from sage_plugins.plugins import Registry
+    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of every fork beside threads
+
+    class Service:
+        def echo(self, value):
+            return value
+
+    def failing(attempt):
+        try:
+            return repr(attempt())
+        except ForkedRuntimeError as error:
+            return "ForkedRuntimeError" if "spawn" in str(error) else str(error)
+
+    plugin = memory_directory.Plugin()
+    registry = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, plugin)
+    env = Environment("theirs", registry=registry)
+    for name in ("svc", "unused"):
+        env.register_service_with_config(name, Service, deployment_config=ServiceDeploymentConfig(target="memory"))
+    env.deploy()
+    find = guest.ServiceFinder(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "caller")
+    used, unused = find("svc"), find("unused")
+    print(used.echo(1))
+
+    held, go = threading.Event(), threading.Event()
+    def hold():  # another thread is in the middle of finding a service, and of taking in news, when the process forks
+        locks = [guest._lock, *(lock for each in guest._guests.values() for lock in (each._lock, each._binding_now))]
+        for lock in locks:
+            lock.acquire()
+        held.set()
+        go.wait()
+        for lock in locks:
+            lock.release()
+    threading.Thread(target=hold).start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        print(failing(lambda: used.echo(2)))
+        print(failing(lambda: used.submit("echo", 2)))
+        print(failing(lambda: used.with_options(timeout=1).echo(2)))
+        print(failing(lambda: unused.echo(2)))
+        print(failing(lambda: find("svc").echo(2)))
+        find = used = unused = None
+        print("child ends", flush=True)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    go.set()
+    print(used.echo("parent lives"), os.waitstatus_to_exitcode(status))
+    env.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform does not fork")
+def test_calls_from_a_forked_child_are_refused_at_once(program):
+    """By handles that were used and others; the parent does not notice."""
+    source = textwrap.dedent(FORKED).format(support=str(Path(memory_directory.__file__).parent))
+    done = subprocess.run(program(source), capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["1", *["ForkedRuntimeError"] * 5, "child ends", "parent lives 0"]

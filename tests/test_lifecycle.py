@@ -613,6 +613,45 @@ def test_interpreter_exits_without_close(ends, strategy, ending):
         assert out == ["fine", "end", "cleanup"], "the service was stopped"
 
 
+NEEDED_AT_EXIT = """
+    import atexit
+    import sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading
+    from sage_deploy_local.target import LocalTarget
+    from sage_plugins import Environment, ServiceDeploymentConfig, hookimpl
+    from sage_plugins.plugins import Registry
+    from sage_plugins.values import Registration
+
+    class Service:
+        def method(self):
+            return 1
+
+        def stop(self):
+            print("service stops")
+
+    class Target(LocalTarget):
+        def start(self, *args):
+            atexit.register(print, "runtime ends")
+            return super().start(*args)
+
+    class Plugin:
+        @hookimpl
+        def sage_register_targets(self):
+            return [Registration("other", lambda _: Target(), "Of the test", capabilities=frozenset({"in_process"}))]
+
+    registry = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, Plugin())
+    env = Environment("test", registry=registry)
+    env.register_service_with_config("svc", Service, deployment_config=ServiceDeploymentConfig(target="other"))
+    env.service("svc").method()
+"""
+
+
+def test_forgotten_environment_is_closed_before_what_its_target_needs_ends(program):
+    """A target may import a runtime that ends itself at the interpreter's exit, as Ray does."""
+    done = subprocess.run(program(NEEDED_AT_EXIT), capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["service stops", "runtime ends"]
+
+
 # -- fork --------------------------------------------------------------------------------------------------------------
 
 FORKED = """

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+from math import inf
+from types import SimpleNamespace
+
+import pytest
+
 import loop_target
 import sage_deploy_balancers
+import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_ray import protocol
+from sage_deploy_ray.protocol import Letter
+from sage_deploy_ray.remote_replica import RemoteReplica
 from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.call import Call
+from sage_plugins.clock import SYSTEM
+from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.plugins import Registry
 from sage_plugins.testing.probes import Probe
-from sage_plugins.values import Outcome
+from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
 from strategies_in_turn import StrategiesInTurn
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())
@@ -31,3 +44,127 @@ def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at
 
         assert call.lane.counts(call, Outcome.TIMEOUT, 0.0)
         assert env.get_service_status("svc")["metrics"].request_count == 1
+
+
+class Held:
+    """Its methods run until the test lets them go."""
+
+    entered = threading.Event()
+    released = threading.Event()
+
+    def hold(self):
+        self.entered.set()
+        return self.released.wait(20)
+
+
+@pytest.mark.parametrize("strategy", ["single", "async"])
+def test_call_that_a_stop_ends_says_the_same_on_every_target(strategy):
+    """That it was running, and how to give such calls more time; whoever notices first."""
+    registry = Registry.of(
+        sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin()
+    )
+    texts = []
+    for target in ("local", "loop"):
+        Held.entered.clear()
+        Held.released.clear()
+        with Environment("test", registry=registry) as env:
+            config = ServiceDeploymentConfig(target=target, threading_strategy=strategy)
+            env.register_service_with_config("svc", Held, deployment_config=config)
+            call = env.service("svc").submit("hold")
+            assert Held.entered.wait(20)
+            env.close(drain_timeout=0)
+            with pytest.raises(ServiceStoppedError) as caught:
+                call.result(20)
+            texts.append(str(caught.value))
+            Held.released.set()
+    assert texts[0] == texts[1]
+    assert "svc.hold was not answered by svc#0 before the service stopped; it was still running" in texts[0]
+
+
+# -- who reads which letter --------------------------------------------------------------------------------------------
+
+
+def elsewhere(do):
+    """Do something in another thread, to its end."""
+    thread = threading.Thread(target=do)
+    thread.start()
+    thread.join()
+
+
+class Owner:
+    clock = SYSTEM
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+class Events:
+    """A core that sends what was refused once more, as soon as it hears of it."""
+
+    def __init__(self):
+        self.replica = None
+
+    def ahead(self, _call, _most):
+        return ()
+
+    def refused(self, call, *, stuck):
+        assert not stuck
+        assert call.unstart()
+        self.replica.send(call)
+
+    def changed(self, _state, _cause=None):
+        pass
+
+
+class Exchange:
+    left = False
+
+    def leave(self):
+        self.left = True
+
+
+class Transport:
+    """Does in the middle of each exchange what a script says for it."""
+
+    def __init__(self, *script):
+        self.exchanges = []
+        self._script = list(script)
+        self.soon = self.aside = lambda do: do()
+
+    def start(self, _spec, _receiver):
+        pass
+
+    def exchange(self, _frame):
+        self.exchanges.append(Exchange())
+        if self._script:
+            self._script.pop(0)()
+        return self.exchanges[-1]
+
+
+def a_call():
+    method = MethodPlan(0, "method", MethodKind.SYNC, idempotent=False, timeout=inf)
+    return Call(Owner(), method, (), {}, CallOptions(), SYSTEM.monotonic(), inf, inf, None)
+
+
+def test_caller_whose_call_is_sent_twice_waits_for_the_first_letter_and_leaves_the_second():
+    """
+    A letter that nobody reads holds up all that come after it.
+
+    The caller's thread sends its call, and then what others have for the replica. A letter to that says that there was
+    no slot for the call; so it is sent again, by the same thread, which has not even begun to wait.
+    """
+    call, of_another, events = a_call(), a_call(), Events()
+    transport = Transport(
+        lambda: elsewhere(lambda: events.replica.send(of_another)),
+        lambda: elsewhere(lambda: events.replica.arrived(Letter(0, [(protocol.REFUSED, 0, False)]))),
+    )
+    spec = SimpleNamespace(id="svc#0", index=0, service="svc")
+    events.replica = RemoteReplica(spec, None, events, SYSTEM, transport)
+    call.driver = threading.get_ident()
+
+    events.replica.send(call)
+
+    first, *others = transport.exchanges
+    assert call.exchange is first
+    assert [exchange.left for exchange in transport.exchanges] == [False, True, True]
+    assert len(others) == 2

@@ -49,6 +49,7 @@ class MortalTarget(LocalTarget):
         self.started = []
         self.stopped = []
         self.refused = None
+        self.progress = None
         self.on_place = lambda: None
 
     def place(self, specs):
@@ -68,6 +69,8 @@ class MortalTarget(LocalTarget):
             return stop(grace)
 
         replica.stop = stopping
+        if self.progress is not None:
+            replica.progress = lambda *, timeout: self.progress(spec.id)
         return replica
 
     def kill(self, id):
@@ -80,7 +83,8 @@ class MortalTarget(LocalTarget):
 class Stage:
     """One service on the target, in virtual time."""
 
-    def __init__(self, environments, until, capabilities, fields):
+    def __init__(self, environments, until, in_thread, capabilities, fields):
+        self.in_thread = in_thread
         self.target = MortalTarget()
         self.clock = VirtualClock()
         self.events = []
@@ -153,9 +157,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(environments, until):
+def stage(environments, until, in_thread):
     def make(*capabilities, **fields):
-        return Stage(environments, until, capabilities, fields)
+        return Stage(environments, until, in_thread, capabilities, fields)
 
     return make
 
@@ -229,6 +233,42 @@ def test_start_that_takes_too_long_has_failed(stage, gate):
     stage.until(lambda: "svc#0.1" in stage.target.stopped)
     stage.pass_wait()
     stage.ready("svc#0.2")
+    gate.open()
+
+
+def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
+    """The status has it in place of the constructor; a target that fails to answer does not hide that it is late."""
+    stage = stage()
+    stage.service.build = staticmethod(lambda _index: gate())
+    stage.target.progress = lambda id: f"{id} waits for a GPU"
+    stage.kill("svc#0")
+    gate.wait_entered()
+    stage.clock.advance(STARTUP_S)
+    stage.until(lambda: stage.ids == {"svc#0.1": "failed"})
+    assert stage.reason("replica_failed").endswith("svc#0.1 not ready after 1000 s; svc#0.1 waits for a GPU")
+    stage.target.progress = lambda _id: {}["a fault"]
+    stage.pass_wait()
+    gate.wait_entered()
+    stage.clock.advance(STARTUP_S)
+    stage.until(lambda: stage.ids == {"svc#0.2": "failed"})
+    assert stage.reason("replica_failed").endswith("how far it has got cannot be found out: KeyError: 'a fault'")
+    gate.open()
+
+
+def test_deployment_says_of_each_late_replica_what_it_waits_for(stage, gate):
+    """Those for which it is the same are named together."""
+    stage = stage(startup_timeout=0.03)  # in virtual time; whoever waits looks so often whether it has passed
+    stage.service.build = staticmethod(lambda _index: gate())
+    stage.target.progress = lambda id: "" if id == "svc#2" else "it waits for a GPU"
+    scaling = stage.in_thread(stage.env.scale, "svc", 4)
+    gate.wait_entered(3)
+    stage.clock.advance(1)
+    with pytest.raises(errors.DeployError) as caught:
+        scaling.result(20)
+    assert str(caught.value) == (
+        "service 'svc': svc#1, svc#3 not ready after 0.03 s; it waits for a GPU. svc#2 not ready after 0.03 s; the "
+        "constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
+    )
     gate.open()
 
 

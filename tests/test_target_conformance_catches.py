@@ -150,6 +150,15 @@ class AnswersItself(LocalTarget):
         return replica
 
 
+class SaysThatItWaits(LocalTarget):
+    """Says of a replica whose constructor runs that it waits for a place."""
+
+    def start(self, spec, at, events, clock):
+        replica = super().start(spec, at, events, clock)
+        replica.progress = lambda *, timeout: "it waits for a place"
+        return replica
+
+
 class OneForAll(LocalTarget):
     """Starts one replica and lets it answer for all."""
 
@@ -315,6 +324,7 @@ FAULTS = [
     Fault(AnswersItself, "test_replica_that_says_it_is_ill_is_unhealthy_until_it_is_well", {"tmp_path": Path}),
     Fault(ReadyTooEarly, "test_newcomers_get_no_call_before_their_constructor_has_ended"),
     Fault(HidesFailures, "test_scaling_whose_constructor_fails_leaves_the_service_as_it_was"),
+    Fault(SaysThatItWaits, "test_scaling_whose_constructor_hangs_leaves_the_service_as_it_was"),
     Fault(NeverStops, "test_last_replicas_leave_and_run_their_hooks"),
     Fault(NeverStops, "test_restart_starts_each_before_it_stops_one"),
     Fault(OneForAll, "test_new_replicas_get_calls"),

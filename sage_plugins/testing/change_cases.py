@@ -173,11 +173,11 @@ class ChangeCases(ServiceConformance):
         assert len(_ids(service)) == 2
 
     def test_scaling_whose_constructor_hangs_leaves_the_service_as_it_was(self) -> None:
-        """After `startup_timeout` it is given up."""
+        """After `startup_timeout` it is given up, and the error says that the constructor is what takes so long."""
         gate = self.watch()
         # The first replica starts within it.
         service = self.deploy(LateNewcomer, gate.checkpoint, startup_timeout=self.starting)
-        with pytest.raises(errors.DeployError, match=r"svc#1 not ready after"):
+        with pytest.raises(errors.DeployError, match=r"svc#1 not ready after .*; the constructor"):
             service.env.scale(service.name, 2)
         assert _ids(service) == ["svc#0"]
         assert service.handle.do(1) == 0

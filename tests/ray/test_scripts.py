@@ -10,6 +10,7 @@ from textwrap import dedent
 import pytest
 
 from command_line import PATIENCE, surroundings
+from killing import is_gone
 
 pytestmark = pytest.mark.ray
 
@@ -98,6 +99,72 @@ if __name__ == "__main__":
             "traceback": "in move" in "".join(too_far.__notes__),
         }))
 """
+
+FORGETFUL = """
+import os
+import sys
+from pathlib import Path
+
+from sage_plugins import Environment, ServiceDeploymentConfig
+
+
+class Service:
+    def __init__(self, path):
+        self.path = path
+
+    def pid(self):
+        return os.getpid()
+
+    def stop(self):
+        self.note("stop")
+
+    def close(self):
+        self.note("close")
+
+    def note(self, hook):
+        with Path(self.path).open("a") as hooks:
+            print(hook, file=hooks)
+
+
+env = Environment("forgetful")
+config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
+env.register_service_with_config("svc", Service, sys.argv[1], deployment_config=config)
+print(env.service("svc").pid())
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        ("", 0, ""),
+        ("raise SystemExit(7)", 7, ""),
+        ("raise ValueError('of the script')", 1, "ValueError: of the script"),
+    ],
+    ids=["falls off its end", "exits", "raises"],
+)
+def test_script_that_forgets_to_close_its_environment_ends_cleanly(cluster, tmp_path, ending, until):
+    """The stop hooks run, nothing is left, and the script's own exit code and traceback are all that is seen."""
+    end, code, error = ending
+    script = tmp_path / "forgetful.py"
+    script.write_text(FORGETFUL.format(end=end), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "hooks"],
+        cwd=tmp_path,
+        env=surroundings(RAY_ADDRESS=cluster.address),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert done.returncode == code
+    assert done.stderr.count("Traceback") == bool(error)
+    # What is said of the cluster's safety apart, and the lines of that traceback.
+    said = [line for line in done.stderr.splitlines() if not line.startswith(("Ray: ", "Traceback", "  "))]
+    assert said == [error] * bool(error)
+    assert (tmp_path / "hooks").read_text(encoding="utf-8").split() == ["stop", "close"]
+    until(lambda: is_gone(int(done.stdout)))
 
 
 def test_classes_of_a_script_and_of_the_file_beside_it_are_the_same_on_both_sides(cluster, tmp_path):

@@ -133,6 +133,16 @@ class TestHandles(Travelling):
             svc.env.drain("svc")
             assert program.ask("handle.echo(6)").startswith("ServiceStoppedError: svc.echo was not run")
 
+    def test_handle_in_a_forked_child_is_refused_at_once(self, cluster: Any, tmp_path: Path) -> None:
+        """Whether it has been used before or not; the parent goes on."""
+        svc, _ = self.pair()
+        (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
+        with Program(tmp_path, cluster.address, Program.TAKE + FORKING) as program:
+            assert program.ask("forked(lambda: handle.echo(5))").startswith("ForkedRuntimeError")
+            assert program.ask("handle.echo(5)") == "5"
+            assert program.ask("forked(lambda: handle.echo(5))").startswith("ForkedRuntimeError")
+            assert program.ask("handle.echo(6)") == "6"
+
     def test_handle_without_a_cluster_says_what_to_do(self, tmp_path: Path) -> None:
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
@@ -345,6 +355,24 @@ class TestOwners(Travelling):
             assert owner.ask("handle.echo(4)") == "4"
             del first, second
             self.until(lambda: self.threads() == [])
+
+
+#: For a `Program`: what a function gives, or raises, in a forked child.
+FORKING = """
+        def forked(function):
+            import os
+            reading, writing = os.pipe()
+            if not os.fork():
+                try:
+                    answer = str(function())
+                except Exception as error:
+                    answer = f"{type(error).__name__}: {error}"
+                os.write(writing, answer.encode())
+                os._exit(0)
+            os.close(writing)
+            with open(reading) as answers:
+                return answers.read()
+"""
 
 
 class Program:

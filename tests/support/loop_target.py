@@ -112,6 +112,9 @@ class LoopTransport:
     def control(self, op, arg, notices, timeout):
         return self.server.control(op, arg, notices)
 
+    def progress(self, timeout):
+        return ""
+
     def ask_to_stop(self):
         self.server.stop(0)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.findings import Finding
 
-__all__ = ["Auth", "Connection", "connect", "would_be_private"]
+__all__ = ["Auth", "Connection", "connect", "live_nodes", "would_be_private"]
 
 Auth = Literal["inherit", "token", "disabled"]
 
@@ -138,7 +138,7 @@ class Connection:
             ClusterUnavailableError: The cluster did not answer within `control_timeout`.
             ForkedRuntimeError: This process was forked from the one that is connected.
         """
-        return self.ask("which nodes it has", _live_nodes)
+        return self.ask("which nodes it has", live_nodes)
 
     def release(self) -> None:
         """
@@ -363,7 +363,8 @@ def _why_not(where: str, error: Exception) -> str:
     return f"no Ray cluster can be reached at {where}: {text}. Check the address and that the head runs; {_LET_IN}"
 
 
-def _live_nodes() -> list[Node]:
+def live_nodes() -> list[Node]:
+    """As `Connection.nodes`, for a question of one's own to `Connection.ask`; it may block."""
     import ray
 
     free = _free_by_node()

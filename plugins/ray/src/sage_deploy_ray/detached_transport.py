@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_ray.detached import Detached
-    from sage_deploy_ray.transport import Couriers
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["AdoptedTransport", "DetachedTransport"]
@@ -21,16 +20,9 @@ __all__ = ["AdoptedTransport", "DetachedTransport"]
 class DetachedTransport(RayTransport):
     """A `RayTransport` whose replica can say what it is made of, and is stopped by nobody but who holds it."""
 
-    def __init__(
-        self,
-        make_actor: Callable[[], Any],
-        node: str | None,
-        couriers: Couriers,
-        on_gone: Callable[[bool], None],
-        detached: Detached,
-    ) -> None:
+    def __init__(self, *way: Any, detached: Detached) -> None:
         """As `RayTransport`; *detached* knows who holds it."""
-        super().__init__(make_actor, node, couriers, on_gone)
+        super().__init__(*way)
         self._detached = detached
 
     def _begin(self, spec: ReplicaSpec) -> Any:

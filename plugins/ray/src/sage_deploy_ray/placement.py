@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sage_plugins.config import ServiceDeploymentConfig
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["CPUS", "Running", "Spot", "needs", "place"]
+__all__ = ["CPUS", "Running", "Spot", "in_words", "lacking", "needs", "place"]
 
 #: CPU cores that a replica reserves if the configuration gives no number, as a replica of Ray Serve does.
 CPUS: Final = 1.0
@@ -70,6 +70,16 @@ def needs(config: ServiceDeploymentConfig) -> Resources:
     """
     cores = CPUS if config.cpu_cores is None else config.cpu_cores
     return Resources(cores, (config.memory_mb or 0) * _MIB, config.gpu_count or 0)
+
+
+def in_words(need: Resources) -> str:
+    """*need* as messages have it, such as `"1 CPU and 2 GPUs"`."""
+    return _words(_parts(need))
+
+
+def lacking(node: Node, need: Resources) -> str:
+    """What *node* has too little of at the moment for *need*, such as `"has 0 of 4 CPUs free"`; "" if nothing."""
+    return ", ".join(_too_little_free(_parts(node.total), _parts(node.free), _parts(need)))
 
 
 def place(
@@ -184,12 +194,7 @@ def _shortage(node: Node, need: _Parts, most: int | None, index: int, book: _Boo
     count = book.replicas(node, index)
     if most is not None and count >= most:
         reasons.append(f"already has {count} of at most {_count(most, 'replica')}")
-    free = book.free[node.id]
-    reasons += [
-        f"has {kind.number(max(0, left))} of {kind.words(has)} free"
-        for kind, has, left, wants in zip(_KINDS, total, free, need, strict=True)
-        if wants and wants > left
-    ]
+    reasons += _too_little_free(total, book.free[node.id], need)
     # A share must lie on one GPU, which the sum of what is free does not say.
     if 0 < need.gpu < _PARTS and not reasons:
         each = _PARTS // need.gpu
@@ -197,6 +202,14 @@ def _shortage(node: Node, need: _Parts, most: int | None, index: int, book: _Boo
         if book.all_replicas(node) >= devices * each:
             reasons.append(f"has {_count(devices, 'GPU')} with room for {_count(each, 'such replica')} each")
     return _Shortage(", ".join(reasons), lasts=False) if reasons else None
+
+
+def _too_little_free(total: _Parts, free: _Parts, need: _Parts) -> list[str]:
+    return [
+        f"has {kind.number(max(0, left))} of {kind.words(has)} free"
+        for kind, has, left, wants in zip(_KINDS, total, free, need, strict=True)
+        if wants and wants > left
+    ]
 
 
 class _Kind(NamedTuple):

@@ -6,6 +6,10 @@ to say, by a *letter* with the replies that are ready, to calls of this frame or
 has calls in a replica it keeps an exchange there; when another arrives, the one before is answered at once. So a call
 alone takes one exchange, and many at once share them. What is said after a frame has arrived never comes with a letter
 to an earlier one: a caller who waits for the letter to its own frame misses nothing.
+
+A replica forgets callers of which it has not heard for long and for which it does nothing: most of them are gone. One
+that was only quiet has nothing to lose by that. Its next frame is *fresh*, and with such a frame a caller can begin at
+any number. One that had expected something, because it stood still for all that time, is told that it was forgotten.
 """
 
 from __future__ import annotations
@@ -97,12 +101,15 @@ class Frame(NamedTuple):
         number: From 0, by caller: frames are taken in this order.
         units: Work to be done.
         notices: About earlier work, or that in `units`.
+        fresh: Whether there was nothing between the two sides before it: every earlier frame has been answered, every
+            unit has ended, and no room is awaited.
     """
 
     caller: str
     number: int
     units: tuple[Unit, ...]
     notices: tuple[Notice, ...]
+    fresh: bool
 
 
 #: `(kind, number, ...)`, see the kinds.

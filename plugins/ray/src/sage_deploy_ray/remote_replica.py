@@ -13,7 +13,6 @@ from sage_deploy_ray import failure, parcel, protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call
-from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.stream import StreamCall
 from sage_plugins.values import Outcome, ReplicaState, RunnerStats
@@ -85,6 +84,9 @@ class Transport(Protocol):
             spec: What to run, a `ReplicaSpec`; to one that runs already, its `ListedReplica`.
             receiver: Whom to tell.
         """
+
+    def progress(self, timeout: float) -> str:
+        """As `interfaces.Replica` says, of a process that was started; the answer comes in *timeout* seconds."""
 
     def exchange(self, frame: Frame) -> Exchange:
         """Send *frame*; never blocks. If it cannot be sent, `Receiver.lost` is told."""
@@ -283,6 +285,10 @@ class RemoteReplica:
         """As `interfaces.Replica` says."""
         return self._transport.vacate()
 
+    def progress(self, *, timeout: float) -> str:
+        """As `interfaces.Replica` says."""
+        return self._transport.progress(timeout)
+
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """As `Replica.control`. One that has stopped gives the statistics with which it did."""
         if op is not ControlOp.STATS:
@@ -318,21 +324,12 @@ class RemoteReplica:
             self._stopped_at = self._clock.monotonic()
             self._last_stats = {**stats, "runner": RunnerStats(0)}
         for call in tuple(self._calls.values()):
-            call.give_up(self._stopped_error(call), Outcome.STOPPED)
+            call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
         for work in self._take_unsent():
             for call in work.calls if isinstance(work, Batch) else (work,):
-                call.give_up(self._stopped_error(call), Outcome.STOPPED)
+                call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
         self._units.clear()
         self._forget_calls()
-
-    def _stopped_error(self, call: Call) -> ServiceStoppedError:
-        spec = self._spec
-        msg = (
-            f"{spec.service}.{call.method.name} was not answered by {spec.id} before the service stopped"
-            f"{'' if call.unstarted() else '; it was still running and may have had its effect'}. Raise "
-            "`drain_timeout` if calls take that long"
-        )
-        return ServiceStoppedError(msg, service=spec.service, method=call.method.name, replica=spec.id, node=self.node)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -386,6 +383,7 @@ class RemoteReplica:
         """Send all that is to be sent, in one frame; for one thread at a time."""
         if self._dead is not None:
             return
+        idle = not self._units and not self._withheld
         units = []
         own: Call | None = None
         for work in self._take_unsent():
@@ -404,7 +402,8 @@ class RemoteReplica:
             # Else the answer may come with the one that is on its way, and whoever waited for this one would not know.
             alone = self._exchanges == 0
             self._exchanges += 1
-        exchange = self._transport.exchange(Frame(self._caller, next(self._frames), tuple(units), tuple(notices)))
+        number, fresh = next(self._frames), idle and alone
+        exchange = self._transport.exchange(Frame(self._caller, number, tuple(units), tuple(notices), fresh))
         own = own or (driver if alone else None)
         if own is None or own.exchange is not None:  # one thread waits for one letter
             exchange.leave()
@@ -455,7 +454,7 @@ class RemoteReplica:
         try:
             packed = parcel.pack_arguments(call.args, call.kwargs, service=self._spec.service, method=call.method.name)
         except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
-            call.give_up(raised, Outcome.ERROR)
+            call.give_up(raised, Outcome.ERROR, aside=self._transport.aside)  # letters may be waiting for this thread
             return None
         self._calls[number] = call  # first: whoever gives it up from the next line on looks for it here
         self._number_of[call] = number
@@ -572,7 +571,7 @@ class RemoteReplica:
         if call is not None:
             self._counted = call
             try:
-                call.give_up(failure.unpack_error(packed), outcome)
+                call.give_up(failure.unpack_error(packed), outcome, aside=self._transport.aside)
             finally:
                 self._counted = None
 

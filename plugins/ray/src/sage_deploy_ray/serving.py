@@ -36,6 +36,12 @@ _LINGER_S: Final = 0.0005
 #: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
 _PATIENCE_S: Final = 0.01
 
+#: Seconds after which a caller is forgotten that says nothing, and for which nothing is done.
+_FORGOTTEN_AFTER_S: Final = 600.0
+
+#: Seconds within which frames overtake each other: those of one caller come in order, but in threads of their own.
+_OVERTAKEN_WITHIN_S: Final = 30.0
+
 #: Seconds that callers get to read their answers before the replica stops.
 _READ_WITHIN_S: Final = 0.1
 
@@ -105,7 +111,9 @@ class ReplicaServer:
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> Any:
         """Answer a question beside the calls, after *notices* that may not have arrived yet, each with its caller."""
         for caller, notice in notices:
-            self._take_notice(self._box(caller), notice)
+            box = self._boxes.get(caller)
+            if box is not None:  # else it has no call here
+                self._take_notice(box, notice)
         return self.host.control(op, arg)
 
     def vacate(self) -> None:
@@ -143,21 +151,38 @@ class ReplicaServer:
     # -- calls -------------------------------------------------------------------------------------------------------
 
     def exchange(self, frame: Frame) -> Letter:
-        """Take a frame, and wait until there is something to say to its sender."""
-        box = self._box(frame.caller)
-        with box.in_turn(frame.number):
-            for unit in frame.units:
-                self._admit(box, unit)
-            for notice in frame.notices:
-                self._take_notice(box, notice)
-        return box.collect(frame.number)
+        """
+        Take a frame, and wait until there is something to say to its sender.
+
+        Raises:
+            RuntimeError: The sender expects something, and was forgotten.
+        """
+        while True:
+            box = self._box(frame.caller)
+            try:
+                with box.in_turn(frame.number, fresh=frame.fresh):
+                    for unit in frame.units:
+                        self._admit(box, unit)
+                    for notice in frame.notices:
+                        self._take_notice(box, notice)
+            except _ForgottenError:  # this very moment
+                continue
+            return box.collect(frame.number)
 
     def _box(self, caller: str) -> _Mailbox:
         box = self._boxes.get(caller)
         if box is None:
             with self._lock:
+                self._forget_silent()
                 box = self._boxes.setdefault(caller, _Mailbox(self, caller))
         return box
+
+    def _forget_silent(self) -> None:
+        """Forget callers that are gone, or quiet; under `_lock`. Others come only then, so they are never many."""
+        before = time.monotonic() - _FORGOTTEN_AFTER_S
+        for caller, box in tuple(self._boxes.items()):
+            if box.close_if_silent(before):
+                del self._boxes[caller]
 
     def _admit(self, box: _Mailbox, unit: Unit) -> None:
         holder, chain = (box.caller, unit.id), unit.items[0].chain
@@ -487,6 +512,10 @@ class _Outlet(Channel):
             self.take()
 
 
+class _ForgottenError(Exception):
+    """The box is not its caller's any more."""
+
+
 class _Mailbox:
     """
     What one caller is to be told, and its exchange that waits for that.
@@ -509,16 +538,34 @@ class _Mailbox:
         self._owed = 0  # refused units whose callers wait for room
         self._latest = -1  # frame that was taken last
         self._number = 0  # of the next letter
-        self._next_frame = 0
+        self._next_frame = -1  # the first is known when a fresh one has come
+        self._exchanges = 0  # that are here
+        self._left_at = time.monotonic()  # when the last of them left
+        self._closed = False  # whether the caller was forgotten
+
+    def close_if_silent(self, before: float) -> bool:
+        """Forget the caller if its last exchange left *before*, and nothing runs for it; gives whether that is so."""
+        with self._condition:
+            self._closed = self._left_at < before and not (self._exchanges or self._units)
+            return self._closed
 
     @contextmanager
-    def in_turn(self, number: int) -> Iterator[None]:
+    def in_turn(self, number: int, *, fresh: bool) -> Iterator[None]:
         """
         Take a frame when all before it have been taken: they come in order, but in threads of their own.
 
         What is said from then on is for this exchange: its caller may be waiting for nothing else.
+
+        Raises:
+            _ForgottenError: There is, or has to be, another box for the caller.
+            RuntimeError: As `ReplicaServer.exchange`.
         """
         with self._condition:
+            if self._closed:
+                raise _ForgottenError
+            if self._next_frame < 0:
+                self._begin(number, fresh=fresh)
+            self._exchanges += 1
             self._condition.wait_for(lambda: self._next_frame == number)
             self._latest = number
             self._condition.notify_all()
@@ -528,6 +575,15 @@ class _Mailbox:
             with self._condition:
                 self._next_frame += 1
                 self._condition.notify_all()
+
+    def _begin(self, number: int, *, fresh: bool) -> None:
+        """Begin with the first frame of a caller that is not known, or not any more; with the condition."""
+        if fresh:
+            self._next_frame = self._number = number  # all letters before it have been read
+            self._condition.notify_all()
+        elif not self._condition.wait_for(lambda: self._next_frame >= 0, _OVERTAKEN_WITHIN_S):
+            msg = f"its caller stood still for more than {_FORGOTTEN_AFTER_S:g} s, and what it was to be told is lost"
+            raise RuntimeError(msg)
 
     def watch(self, bundle: _Together) -> None:
         """Return what waits in *bundle* when it is due."""
@@ -582,6 +638,8 @@ class _Mailbox:
                 replies, self._replies = self._replies, replies
             number = self._number
             self._number += 1
+            self._exchanges -= 1
+            self._left_at = time.monotonic()
         self._server.looked()
         return Letter(number, replies)
 

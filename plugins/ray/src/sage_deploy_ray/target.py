@@ -8,7 +8,7 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_deploy_ray import cluster, shipping, this_machine
+from sage_deploy_ray import cluster, shipping, this_machine, waiting
 from sage_deploy_ray.nodes import Resources
 from sage_deploy_ray.placement import Running, Spot, needs, place
 from sage_deploy_ray.selection import selector_for
@@ -209,14 +209,16 @@ class RayTarget:
         from sage_deploy_ray.transport import RayTransport
 
         need, detached = needs(spec.config), self._detached
+        gone = partial(_gone, node_id)
+        waits_for = partial(self._waits_for, at.node or node_id, node_id, need)
         if detached is None:
             make = partial(_start_actor, need, node_id)
-            transport = RayTransport(make, at.node, self._threads(spec), partial(_gone, node_id))
+            transport = RayTransport(make, at.node, self._threads(spec), gone, waits_for)
         else:
             detached.check()
             name = {"name": detached.name_for(spec), "namespace": self._environment.namespace, "lifetime": "detached"}
             make = partial(_start_actor, need, node_id, **name)
-            transport = DetachedTransport(make, at.node, self._threads(spec), partial(_gone, node_id), detached)
+            transport = DetachedTransport(make, at.node, self._threads(spec), gone, waits_for, detached=detached)
         return self._replica(spec, at.node, node_id, events, clock, transport)
 
     def adopt(self, spec: ReplicaSpec, found: KeptReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
@@ -226,7 +228,7 @@ class RayTarget:
         assert self._detached is not None  # noqa: S101 - for the type checker: it was asked what there is
         actor, node_id = found.address
         gone = partial(_gone, node_id)
-        transport = AdoptedTransport(lambda: actor, found.node, self._threads(spec), gone, self._detached)
+        transport = AdoptedTransport(lambda: actor, found.node, self._threads(spec), gone, detached=self._detached)
         return self._replica(spec, found.node, node_id, events, clock, transport)
 
     def _threads(self, spec: ReplicaSpec) -> Couriers:
@@ -265,6 +267,16 @@ class RayTarget:
             if self._detached is None:
                 self._detached = Detached(self._connect, self._environment, environment, name)
             return self._detached
+
+    def _waits_for(self, name: str, node_id: str, need: Resources, actor: Any, timeout: float) -> str:
+        """What *actor* waits for on its node before its process runs."""
+
+        def look() -> str:
+            state = waiting.state_of(actor._actor_id.hex())  # noqa: SLF001 - there is no other way to its ID
+            node = next((each for each in cluster.live_nodes() if each.id == node_id), None)
+            return waiting.why_waiting(state, name, node, need)
+
+        return self._connect().ask("what a replica waits for", look, timeout=timeout)
 
     def directory(self, environment: str) -> RayDirectory:
         """As `Target` says."""

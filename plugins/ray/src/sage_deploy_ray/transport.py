@@ -169,6 +169,7 @@ class RayTransport:
         node: str | None,
         couriers: Couriers,
         on_gone: Callable[[bool], None],
+        waits_for: Callable[[Any, float], str] | None = None,
     ) -> None:
         """
         Prepare the way; nothing happens before `start`.
@@ -178,8 +179,10 @@ class RayTransport:
             node: Name of the node, for the replica's own messages.
             couriers: Carry what arrives.
             on_gone: Told when the actor is gone, and whether that is only because it cannot be reached.
+            waits_for: Gives what the actor waits for before its process runs, in so many seconds; None if it runs.
         """
         self._on_gone = on_gone
+        self._waits_for = waits_for
         self._make_actor = make_actor
         self._node = node
         self._couriers = couriers
@@ -220,6 +223,10 @@ class RayTransport:
         ended = self._actor.wait_ended.remote()
         ended.future().add_done_callback(lambda future: self.soon(lambda: self._ended(future)))
         self.receiver.started(slots)
+
+    def progress(self, timeout: float) -> str:
+        """As `Transport.progress`."""
+        return "" if self._waits_for is None else self._waits_for(self._actor, timeout)
 
     def _ended(self, future: Any) -> None:
         error = future.exception()

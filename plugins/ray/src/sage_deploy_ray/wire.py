@@ -27,14 +27,14 @@ _LARGE: Final = 2**14
 def write_frame(frame: Frame) -> Wire:
     """*frame*, to be read by `read_frame`."""
     units = [(id, [tuple(item) for item in items], batch) for id, items, batch in frame.units]
-    return _write((frame.caller, frame.number, units, frame.notices))
+    return _write((frame.caller, frame.number, units, frame.notices, frame.fresh))
 
 
 def read_frame(wire: Wire) -> Frame:
     """The frame of `write_frame`."""
-    caller, number, units, notices = _read(wire)
+    caller, number, units, notices, fresh = _read(wire)
     made = [Unit(id, tuple(map(CallItem._make, items)), batch) for id, items, batch in units]
-    return Frame(caller, number, tuple(made), notices)
+    return Frame(caller, number, tuple(made), notices, fresh)
 
 
 def write_letter(letter: Letter) -> Wire:
