@@ -288,14 +288,15 @@ class Host:
             logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=step.error)
             step.error = None
         for call in self._envelope.calls_running():
-            call.give_up(self._stopped_error(call), Outcome.STOPPED)
+            call.give_up(self.stopped_error(call), Outcome.STOPPED)
         left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
         for call in self._envelope.calls_of(self._inbox.take_work()):  # nobody has fetched it, and nobody will
-            call.give_up(self._stopped_error(call), Outcome.STOPPED)
+            call.give_up(self.stopped_error(call), Outcome.STOPPED)
         self._checks.end()
         return left
 
-    def _stopped_error(self, call: Call) -> ServiceStoppedError:
+    def stopped_error(self, call: Call) -> ServiceStoppedError:
+        """With what a call ends that the replica does not answer before it stops."""
         spec = self._spec
         msg = (
             f"{spec.service}.{call.method.name} was not answered by {spec.id} before the service stopped"

@@ -128,6 +128,7 @@ class TestHandles(Travelling):
         program = Program(tmp_path, cluster.address)
         with program:
             assert program.ask("handle.echo(5)") == "5"
+            assert program.ask("len(handle.echo(ray.put(bytes(2**20))))") == str(2**20)
             svc.env.restart("svc")
             assert program.ask("handle.who()[0]") == "svc"
             svc.env.drain("svc")
