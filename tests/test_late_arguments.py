@@ -13,7 +13,8 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import arguments
+from sage_deploy_ray import arguments, parcel, protocol
+from sage_deploy_ray.protocol import CallItem, Frame, Unit
 from sage_deploy_ray.serving import _BatchUnit
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of, errors, idempotent
 from sage_plugins.plugins import Registry
@@ -222,6 +223,17 @@ def test_a_deadline_passes_while_the_argument_is_awaited(deploy):
         assert svc.handle.twice(2) == 2
         assert RAN == [1, 2]
         assert svc.outcomes == {"ok": 2, "timeout": 1}
+
+
+def test_a_replica_ends_a_call_at_its_deadline_by_itself(deploy):
+    """Its caller may have died; the slot is free all the same."""
+    with deploy() as svc:
+        (index,) = (method.index for method in svc.server.spec.methods if method.name == "echo")
+        item = CallItem(1, index, parcel.write(((svc.store.reference(),), {})), 0.0, SHORT_S)
+        letter = svc.server.exchange(Frame("another", 0, (Unit(1, (item,)),), ()))
+        assert letter.replies[0][:2] == (protocol.GAVE_UP, 1)
+        assert svc.handle.twice(1) == 1
+        assert RAN == [1]
 
 
 @pytest.mark.parametrize("strategy", ["single", "async"])

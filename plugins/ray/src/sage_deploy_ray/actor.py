@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from sage_deploy_ray import failure, shipping, wire
+from sage_deploy_ray import failure, shipping, versions, wire
 from sage_deploy_ray.serving import ReplicaServer
 from sage_plugins.errors import ServiceNotFoundError
 from sage_plugins.interfaces import ControlOp
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from sage_deploy_ray.protocol import Notice
+    from sage_deploy_ray.versions import Spoken
     from sage_deploy_ray.wire import Wire
 
 __all__ = ["GROUPS", "ReplicaActor"]
@@ -43,8 +44,17 @@ class ReplicaActor:
         self._over = threading.Event()
 
     @ray.method(concurrency_group="start")
-    def start(self, packed: bytes, node: str | None) -> tuple[int, Any]:
-        """Build the replica; gives its slots, and what its constructor raised."""
+    def start(self, theirs: Spoken, *what: Any) -> tuple[int | None, Any]:
+        """
+        Build the replica; gives its slots, and what its constructor raised.
+
+        Args:
+            theirs: What the caller speaks. If that is not what is spoken here, the answer is `(None, spoken())`.
+            what: The replica, packed, and the name of its node.
+        """
+        return (None, versions.spoken()) if theirs[0] != versions.NUMBER else self._start(*what)
+
+    def _start(self, packed: bytes, node: str | None) -> tuple[int, Any]:
         service = replica = ""
         try:
             spec = shipping.unpack_spec(packed)
