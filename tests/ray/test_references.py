@@ -42,8 +42,8 @@ class Reader:
 
     ctx: ServiceContext
 
-    def __init__(self) -> None:
-        self._kept: Any = None
+    def __init__(self, *kept: Any) -> None:
+        self._kept: Any = kept
         self.started = 0
 
     def look(self, *args: Any, **kwargs: Any) -> Any:
@@ -82,6 +82,9 @@ class Reader:
 
     def kept(self) -> Any:
         return ray.get(self._kept[0])
+
+    def kept_bytes(self, count: int) -> bytes:
+        return bytes(memoryview(self._kept[0].numbers)[:count])
 
     def make(self, value: Any) -> list[Any]:
         """A reference to an object of this process."""
@@ -179,6 +182,24 @@ class TestReferences(ServiceConformance):
         svc.handle.keep([ray.put("kept")])
         gc.collect()
         assert svc.handle.kept() == "kept"
+
+    def test_constructor_gets_references_as_they_are(self) -> None:
+        """Their objects are there for whatever replica is built, and whenever."""
+        svc = self.register(Reader, ray.put("given"))
+        svc.env.deploy()
+        gc.collect()
+        assert svc.handle.kept() == "given"
+        svc.env.restart("svc")
+        assert svc.handle.kept() == "given"
+
+    def test_value_that_a_service_keeps_stays(self) -> None:
+        """Also when its reference is gone and the store of the node is used up."""
+        svc = self.reader()
+        svc.handle.keep(ray.put([Memory(b"kept" + bytes(LARGE))]))
+        gc.collect()
+        for _ in range(100):
+            svc.handle.size(ray.put(Memory(bytes(LARGE))))
+        assert svc.handle.kept_bytes(4) == b"kept"
 
     def test_object_is_kept_until_the_call_has_ended(self, valve: Any) -> None:
         """The caller may let go of its reference when it has made the call."""
