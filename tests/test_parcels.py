@@ -105,12 +105,12 @@ class Memory:
 
 def test_buffers_are_not_copied():
     memory = bytearray(1 << 20)
-    data, buffers = pack([Memory(memory)])
+    data, buffers, references = pack([Memory(memory)])
 
     assert len(data) < 1000
     (buffer,) = buffers
     memory[0] = 7
-    (arrived,) = unpack((data, buffers))
+    (arrived,) = unpack((data, buffers, references))
     assert buffer.raw()[0] == arrived.numbers.raw()[0] == 7
 
 

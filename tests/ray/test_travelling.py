@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from importlib.metadata import version
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 import ray
 
+from sage_deploy_ray import versions
 from sage_plugins import errors
 from sage_plugins.clock import SYSTEM
 from sage_plugins.testing.probes import Calling, Probe
@@ -128,6 +130,7 @@ class TestHandles(Travelling):
         program = Program(tmp_path, cluster.address)
         with program:
             assert program.ask("handle.echo(5)") == "5"
+            assert program.ask("len(handle.echo(ray.put(bytes(2**20))))") == str(2**20)
             svc.env.restart("svc")
             assert program.ask("handle.who()[0]") == "svc"
             svc.env.drain("svc")
@@ -142,6 +145,33 @@ class TestHandles(Travelling):
             assert program.ask("handle.echo(5)") == "5"
             assert program.ask("forked(lambda: handle.echo(5))").startswith("ForkedRuntimeError")
             assert program.ask("handle.echo(6)") == "6"
+
+    def test_handle_of_another_version_says_what_to_do(self, cluster: Any, tmp_path: Path) -> None:
+        """Both versions are named, and no call is sent."""
+        svc, _ = self.pair()
+        (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
+        other = """
+            from sage_deploy_ray import versions
+            versions.NUMBER = 99
+        """
+        with Program(tmp_path, cluster.address, dedent(other) + dedent(Program.TAKE)) as program:
+            said = program.ask("handle.echo(5)")
+        ours = version("sage-deploy-ray")
+        assert said == (
+            "CallError: service 'svc' cannot be called from this process: the process that deployed it has "
+            f"sage-deploy-ray {ours}, which speaks protocol {versions.NUMBER}, and this process has sage-deploy-ray "
+            f"{ours}, which speaks protocol 99. Install the same version here and there"
+        )
+        assert svc.outcomes == {}
+
+    def test_replica_of_another_version_is_refused_at_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both versions are named."""
+        monkeypatch.setattr(versions, "NUMBER", versions.NUMBER + 1)
+        svc = self.register()
+        said = rf"speaks protocol {versions.NUMBER - 1}, .* protocol {versions.NUMBER}\. Install the same version"
+        with pytest.raises(errors.DeployError, match=said) as caught:
+            svc.env.deploy()
+        assert "the replica's process on node-" in str(caught.value)
 
     def test_handle_without_a_cluster_says_what_to_do(self, tmp_path: Path) -> None:
         svc, _ = self.pair()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from sage_deploy_ray import failure, shipping, wire
+from sage_deploy_ray import failure, shipping, versions, wire
 from sage_deploy_ray.serving import ReplicaServer
 from sage_plugins.errors import ServiceNotFoundError
 from sage_plugins.interfaces import ControlOp
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from sage_deploy_ray.protocol import Notice
+    from sage_deploy_ray.versions import Spoken
     from sage_deploy_ray.wire import Wire
 
 __all__ = ["GROUPS", "ReplicaActor"]
@@ -45,30 +46,33 @@ class ReplicaActor:
         self._over = threading.Event()
 
     @ray.method(concurrency_group="start")
-    def start(self, packed: bytes, node: str | None, *, remember: bool = False) -> tuple[int, Any]:
+    def start(self, theirs: Spoken, *what: Any, **how: Any) -> tuple[int | None, Any]:
         """
         Build the replica; gives its slots, and what its constructor raised.
 
         Args:
-            packed: What to run.
-            node: Name of the node that this is.
-            remember: Whether `describe` is to tell of it.
+            theirs: What the caller speaks. If that is not what is spoken here, the answer is `(None, spoken())`.
+            what: The replica, packed, and the name of its node.
+            how: `remember`, whether `describe` is to tell of it.
         """
-        self._made_of = packed if remember else None, node
-        self._outcome = self._start(packed, node)
-        return self._outcome
+        return (None, versions.spoken()) if theirs[0] != versions.NUMBER else self._start(*what, **how)
 
     @ray.method(concurrency_group="start")
-    def wait_started(self) -> tuple[int, Any]:
+    def wait_started(self, theirs: Spoken) -> tuple[int | None, Any]:
         """What `start` gave to another process, once that is over."""
-        return self._outcome
+        return (None, versions.spoken()) if theirs[0] != versions.NUMBER else self._outcome
 
     @ray.method(concurrency_group="control")
-    def describe(self) -> tuple[bytes | None, str | None, str]:
-        """What `start` was told to run, None before that; the node's name and its ID."""
-        return *self._made_of, ray.get_runtime_context().get_node_id()
+    def describe(self) -> tuple[Spoken, bytes | None, str | None, str]:
+        """What is spoken here, what `start` was told to run, None before that; the node's name and its ID."""
+        return versions.spoken(), *self._made_of, ray.get_runtime_context().get_node_id()
 
-    def _start(self, packed: bytes, node: str | None) -> tuple[int, Any]:
+    def _start(self, packed: bytes, node: str | None, *, remember: bool = False) -> tuple[int, Any]:
+        self._made_of = packed if remember else None, node
+        self._outcome = self._build(packed, node)
+        return self._outcome
+
+    def _build(self, packed: bytes, node: str | None) -> tuple[int, Any]:
         service = replica = ""
         try:
             spec = shipping.unpack_spec(packed)

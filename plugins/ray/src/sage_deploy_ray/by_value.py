@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
-from ray import cloudpickle
+from ray import ObjectRef, cloudpickle
+
+from sage_deploy_ray.references import set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FunctionType
 
     from sage_deploy_ray.parcel import Parcel
+    from sage_deploy_ray.references import Reference
 
 __all__ = ["DefinitionPickler", "ValuePickler", "dumps"]
 
@@ -64,10 +67,19 @@ class DefinitionPickler(cloudpickle.Pickler):
 
 
 class ValuePickler(DefinitionPickler):
-    """As `DefinitionPickler`, but writes a class's code once: whoever knows the class does not read it."""
+    """
+    As `DefinitionPickler`, but writes a class's code once: whoever knows the class does not read it.
+
+    References to Ray's objects are left out, for Ray to carry. Those in a definition are written by Ray, which then
+    keeps the object for as long as this process lives: nobody knows how often a definition is read.
+    """
+
+    references: list[Reference]
 
     def reducer_override(self, obj: Any) -> Any:
         """How *obj* is written; called for everything but Python's simplest values."""
+        if isinstance(obj, ObjectRef):
+            return set_aside(obj, self.references)
         if isinstance(obj, type):
             sent = _SENT.get(obj)
             if sent is not None:
@@ -87,9 +99,12 @@ def dumps(value: Any, pickler: Callable[..., Any] = ValuePickler) -> Parcel:
         Exception: Whatever pickling the value raises.
     """
     buffers: list[pickle.PickleBuffer] = []
+    references: list[Reference] = []
     file = io.BytesIO()
-    pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
-    return file.getvalue(), buffers
+    writer = pickler(file, protocol=5, buffer_callback=buffers.append)
+    writer.references = references
+    writer.dump(value)
+    return file.getvalue(), buffers, references
 
 
 def _identity(arguments: tuple[Any, ...]) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
-from sage_deploy_ray import cluster, parcel, shipping
+from sage_deploy_ray import cluster, parcel, shipping, versions
 from sage_deploy_ray.directory_keeper import keeper
 from sage_deploy_ray.lease import Lease
 from sage_deploy_ray.registry_actor import REGISTRY
@@ -274,12 +274,21 @@ class Detached:
 
 
 def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:
+    """
+    What a replica says of itself.
+
+    Raises:
+        DeployError: It speaks another protocol.
+    """
     import ray
 
     try:
-        spec, node, node_id = ray.get(ref, timeout=0)
+        spoken, spec, node, node_id = ray.get(ref, timeout=0)
     except Exception:  # noqa: BLE001 - whatever Ray says, it does not answer
         return None, None, ""
+    problem = versions.difference(f"a replica on {node}", spoken)
+    if problem:
+        raise DeployError(f"the detached services cannot be taken over: {problem}")
     return spec, node, node_id
 
 

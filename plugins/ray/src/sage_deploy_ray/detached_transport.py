@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_ray import shipping
+from sage_deploy_ray import shipping, versions
 from sage_deploy_ray.remote_replica import Stopped
 from sage_deploy_ray.transport import RayTransport
 
@@ -28,7 +28,7 @@ class DetachedTransport(RayTransport):
     def _begin(self, spec: ReplicaSpec) -> Any:
         packed = shipping.pack_spec(spec)
         self._detached.remember(spec.service, packed)
-        return self._actor.start.remote(packed, self._node, remember=True)
+        return self._actor.start.remote(versions.spoken(), packed, self._node, remember=True)
 
     def vacate(self) -> Callable[[float], None]:
         """As `Transport.vacate`."""
@@ -48,7 +48,7 @@ class AdoptedTransport(DetachedTransport):
     """A `DetachedTransport` to an actor that has begun to build its replica, or has it."""
 
     def _begin(self, spec: ReplicaSpec) -> Any:  # noqa: ARG002 - it knows
-        return self._actor.wait_started.remote()
+        return self._actor.wait_started.remote(versions.spoken())
 
 
 def _go_on(limit: float) -> None:

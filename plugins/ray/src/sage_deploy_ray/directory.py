@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from sage_deploy_ray import cluster, parcel
+from sage_deploy_ray import cluster, parcel, versions
 from sage_deploy_ray.registry_actor import REGISTRY
 from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
 from sage_plugins.listing import Found
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sage_deploy_ray.options import RayOptions
+    from sage_deploy_ray.versions import Spoken
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
     from sage_plugins.listing import ListedReplica, Listing, Neighbour
 
-__all__ = ["RayDirectory"]
+__all__ = ["RayDirectory", "revive"]
 
 #: Who this process is; a forked child cannot use Ray, so it may have the same.
 _PROCESS: Final = uuid4().hex
@@ -38,12 +39,26 @@ _lock = threading.Lock()
 _guest_connection: cluster.Connection | None = None  # of a process that deploys nothing; guarded by _lock
 
 
+def revive(spoken: Spoken, environment: str, options: RayOptions, process: str | None, *_: Any) -> RayDirectory:
+    """
+    The directory that was pickled.
+
+    Args:
+        spoken: What the process speaks that deploys the environment.
+        environment: ID of the environment.
+        options: Which cluster, and which namespace there.
+        process: Who deploys the environment; None if its services are detached.
+    """
+    return RayDirectory(environment, options, process, spoken=spoken)
+
+
 class RayDirectory:
     """
     `interfaces.Directory` of one environment. Equal ones say and look up the same.
 
     Attributes:
         environment: ID of the environment.
+        spoken: What the process speaks that deploys it.
     """
 
     def __init__(
@@ -52,6 +67,7 @@ class RayDirectory:
         options: RayOptions,
         process: str | None = _PROCESS,
         connect: Callable[[], cluster.Connection] | None = None,
+        spoken: Spoken | None = None,
     ) -> None:
         """
         Prepare; connects to nothing.
@@ -61,7 +77,9 @@ class RayDirectory:
             options: Which cluster, and which namespace there.
             process: Who deploys the environment; None if its services are detached.
             connect: Gives that process's connection; None in others.
+            spoken: What that process speaks; None if it is this one.
         """
+        self.spoken = versions.spoken() if spoken is None else spoken
         self.environment = environment
         self._options = options
         self._process = process
@@ -164,7 +182,7 @@ class RayDirectory:
 
     def __reduce__(self) -> Any:
         """Without this process's connection."""
-        return RayDirectory, (self.environment, self._options, self._process)
+        return revive, (self.spoken, self.environment, self._options, self._process)
 
     @property
     def patience(self) -> float:
@@ -187,6 +205,10 @@ class _RayEntrance:
     def _ask(self, seen: int, patience: float, follower: str = "") -> Any | None:
         """The directory's answer, on its way; None if there is no directory."""
         if self._actor is None:
+            problem = versions.difference("the process that deployed it", self._directory.spoken)
+            if problem is not None:
+                msg = f"service '{self._service}' cannot be called from this process: {problem}"
+                raise CallError(msg, service=self._service)
             self._actor = self._directory.actor()
         if self._actor is None:
             return None

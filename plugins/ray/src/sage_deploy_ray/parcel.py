@@ -2,23 +2,26 @@
 Values that leave a process, and come in.
 
 Any thread may pack and unpack. A value is read when it is packed, but for buffers, such as the numbers of an array:
-they are only referred to, and read when the parcel is written to wherever it goes.
+they are only referred to, and read when the parcel is written to wherever it goes. References to objects of Ray's stay
+references: Ray carries them.
 """
 
 from __future__ import annotations
 
-from pickle import PickleBuffer, dumps, loads
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from sage_deploy_ray import references
 from sage_plugins.errors import ResultNotSerializableError, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pickle import PickleBuffer
 
 __all__ = ["Parcel", "pack", "pack_arguments", "pack_result", "unpack", "write"]
 
-#: A pickle, and the buffers that it leaves out; whoever writes it with pickle protocol 5 need not copy the buffers.
-Parcel: TypeAlias = "tuple[bytes, Sequence[Any]]"
+#: A pickle, the buffers that it leaves out, and the references; whoever writes it with pickle protocol 5 need not copy
+#: the buffers, and has the references carried by Ray.
+Parcel: TypeAlias = "tuple[bytes, Sequence[Any], Sequence[references.Reference]]"
 
 #: How a pickle names the module which is another one in every process; few other pickles have it.
 _MAIN = b"\x8c\x08__main__"
@@ -48,12 +51,12 @@ def write(value: Any) -> Parcel:
     """
     buffers: list[PickleBuffer] = []
     try:
-        data = dumps(value, 5, buffer_callback=buffers.append)
+        data, found = references.dumps(value, buffers.append)
     except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything; cloudpickle can more, or says why not
         return _write_with_code(value)
     if _MAIN in data:
         return _write_with_code(value)
-    return data, buffers
+    return data, buffers, found
 
 
 def unpack(parcel: Parcel) -> Any:
@@ -64,9 +67,8 @@ def unpack(parcel: Parcel) -> Any:
         ImportError, AttributeError: Its class or function is not to be found here; a note says what to do.
         Exception: Whatever the value raises while it is put together.
     """
-    data, buffers = parcel
     try:
-        return loads(data, buffers=buffers)  # noqa: S301 - from a process of this deployment
+        return references.loads(*parcel)
     except (ImportError, AttributeError) as error:
         _explain(error)
         raise

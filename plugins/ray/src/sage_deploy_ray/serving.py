@@ -10,7 +10,8 @@ from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_ray import failure, parcel, protocol
+from sage_deploy_ray import arguments, failure, parcel, protocol
+from sage_deploy_ray.late_calls import LateCalls
 from sage_deploy_ray.protocol import Letter
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call
@@ -18,13 +19,14 @@ from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError
 from sage_plugins.host import Host
 from sage_plugins.stream import Channel, StreamCall
-from sage_plugins.values import CallOptions, ReplicaState
+from sage_plugins.values import CallOptions, Outcome, ReplicaState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from sage_deploy_ray.late_calls import ArgumentSource
     from sage_deploy_ray.protocol import CallItem, Frame, Notice, Reply, Unit
-    from sage_plugins.interfaces import ControlOp
+    from sage_plugins.interfaces import ControlOp, Work
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["ReplicaServer"]
@@ -55,7 +57,13 @@ class ReplicaServer:
     All methods are safe from any thread; `exchange` blocks its thread until there is something to say.
     """
 
-    def __init__(self, spec: ReplicaSpec, node: str | None, find_service: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        node: str | None,
+        find_service: Callable[[str], Any],
+        source: ArgumentSource = arguments,
+    ) -> None:
         """
         Prepare the replica; nothing runs before `start`.
 
@@ -63,6 +71,7 @@ class ReplicaServer:
             spec: What to run.
             node: Name of the node that this is, for the recorders.
             find_service: Gives the instance handles to other services.
+            source: Has the values of arguments that are references.
         """
         self.spec = spec
         self.node = node
@@ -75,7 +84,9 @@ class ReplicaServer:
         self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
         self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
         self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
-        self._batches: dict[Any, _Together] = {}  # of those that run
+        self._batches: dict[Any, _BatchUnit] = {}  # of those that run
+        self._source = source
+        self.late = LateCalls(spec.service, SYSTEM, source, self._arguments_arrived, self._arguments_failed)
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
@@ -144,6 +155,8 @@ class ReplicaServer:
         """As `Host.stop`; whoever waits for a start waits no more."""
         with self._lock:  # what has not been started by now never will
             self._stopped = True
+        for call in self.late.waiting:  # first: none of them may begin after the stop hooks
+            call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
         self._start_over.set()
         return left
@@ -198,7 +211,7 @@ class ReplicaServer:
             return
         box.begin()
         alone = len(unit.items) == 1 and not unit.batch
-        report = None if alone else _Together(box, unit.id)
+        report = None if alone else (_BatchUnit if unit.batch else _Together)(box, unit.id)
         calls = [call for item in unit.items if (call := self._call(box, item, report, holder)) is not None]
         if not calls:
             self.slot_free(holder)
@@ -206,23 +219,79 @@ class ReplicaServer:
             return
         if report is not None:
             report.open = len(calls) + 1
-            if unit.batch:
-                batch: Any = Batch(calls, self.clock)
-                self._batches[batch] = report
-                self.host.put(batch)
+            if isinstance(report, _BatchUnit):
+                self._admit_batch(report, calls)
                 return
             report.waiting.extend(calls[1:])
             box.watch(report)
-        self.host.put(calls[0])
+        self._put(calls[0])
+
+    def _admit_batch(self, unit: _BatchUnit, calls: Sequence[Call]) -> None:
+        """Begin a batch with what has its arguments; the others run when they have theirs, in the same slot."""
+        late = [call for call in calls if _report_of(call).late]
+        unit.late = len(late)
+        unit.present.extend(call for call in calls if not _report_of(call).late)
+        self._put(self._next_batch(unit, calls[0]))
+        for call in late:
+            self.late.add(call)
+
+    def _next_batch(self, unit: _BatchUnit, call: Call) -> Work | None:
+        """What runs next in the slot of *unit*, which has *call*; with nothing to run and nothing late it is free."""
+        calls = unit.take()
+        if calls is None:
+            self.slot_free(call.chain[-1])
+            unit.one_over()
+        if not calls:
+            return None
+        batch = Batch(calls, self.clock)
+        self._batches[batch] = unit
+        return batch
+
+    def _put(self, work: Any) -> None:
+        """Have *work* run in the slot that it has, as soon as its arguments are here."""
+        if isinstance(work, Call) and _report_of(work).late:
+            self.late.add(work)
+        elif work is not None:
+            self.host.put(work)
+
+    def _arguments_arrived(self, call: Call) -> None:
+        """*call* has its arguments, or needs them no more: then its worker finds that, and frees its slot."""
+        report = _report_of(call)
+        report.late = False
+        if isinstance(report.unit, _BatchUnit):
+            report.unit.arrived(call)
+            self._put(self._next_batch(report.unit, call))
+        else:
+            self._put(call)
+
+    def _arguments_failed(self, call: Call, error: BaseException) -> None:
+        """There is an argument that *call* cannot have: its method does not start."""
+        if not (call.claim() and call.claim_outcome()):
+            self._arguments_arrived(call)
+            return
+        with self._counting:
+            self._record(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
+        # The slot first, as after a call that has run.
+        report = _report_of(call)
+        report.late = False
+        if isinstance(report.unit, _BatchUnit):
+            report.unit.late_over()
+            self._put(self._next_batch(report.unit, call))
+        else:
+            self._put(self.work_ended(call))
+        call.publish(None, error)
 
     def _call(self, box: _Mailbox, item: CallItem, unit: _Together | None, holder: tuple[str, int]) -> Call | None:
         """The call of *item*; None if its arguments cannot be read, which its caller is told."""
         method = self.spec.methods[item.method]
         try:
             args, kwargs = parcel.unpack(item.parcel)
+            found = self._source.fetch_present(args, kwargs) if item.parcel[-1] else (args, kwargs)
         except BaseException as error:  # noqa: BLE001 - whatever unpickling does is the caller's to know
             box.post((protocol.FAILED, item.id, self.packed(error, method.name)))
             return None
+        if found is not None:
+            args, kwargs = found
         now = self.clock.monotonic()
         deadline = now + item.remaining
         since, context = now - item.waited, Context()
@@ -233,7 +302,9 @@ class ReplicaServer:
             call.channel = _Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
             call = Call(*fields)
-        call._latch = _Report(self, box, item.id, call, unit)  # type: ignore[assignment] # noqa: SLF001 - see _Report
+        report = _Report(self, box, item.id, call, unit)
+        report.late = found is None
+        call._latch = report  # type: ignore[assignment] # noqa: SLF001 - see _Report
         call.chain = (*item.chain, holder)
         box.calls[item.id] = call
         return call
@@ -250,10 +321,11 @@ class ReplicaServer:
             box.forget(id)
         elif kind == protocol.CLOSE:
             call.channel.close()  # type: ignore[attr-defined] # as above
+            self.late.let_go(call)
             self.host.cancel(call)
         else:
             outcome, spent = rest
-            report: Any = call._latch  # noqa: SLF001 - see _Report
+            report = _report_of(call)
             report.told = True
             report.spent = spent
             # Its time is over here too, though by this clock it would be so a moment later.
@@ -264,20 +336,23 @@ class ReplicaServer:
 
     # -- what the host tells -----------------------------------------------------------------------------------------
 
-    def work_ended(self, work: Any) -> Call | None:
-        """*work* has ended: gives what goes on in its slot, and without that the slot is free."""
-        holder = (work.calls[0] if isinstance(work, Batch) else work).chain[-1]
+    def work_ended(self, work: Any) -> Work | None:
+        """*work* has ended: gives what goes on in its slot, and without that, and if nothing is late, it is free."""
         if isinstance(work, Batch):
-            self.slot_free(holder)
-            self._batches.pop(work).one_over()
-            return None
-        report: Any = work._latch  # noqa: SLF001 - see _Report
+            ended = self._batches.pop(work)
+            ended.run_over()
+            return self._next_batch(ended, work.calls[0])
+        holder = work.chain[-1]
+        report = _report_of(work)
         unit = report.unit
         if unit is not None:
-            following: Call | None = unit.next()
+            following = unit.next()
             if following is None:
                 self.slot_free(holder)
                 unit.one_over()
+            elif _report_of(following).late:
+                self.late.add(following)
+                return None
             return following
         self.slot_free(holder)
         if report.outcome is not None:  # it was given up: only now its slot is free
@@ -309,7 +384,7 @@ class ReplicaServer:
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Count a call that its caller, or a stop, ended before its method did."""
-        report: Any = call._latch  # noqa: SLF001 - see _Report
+        report = _report_of(call)
         report.outcome = outcome
         spent = self.clock.monotonic() - call.since if report.spent is None else report.spent
         if started:
@@ -384,9 +459,10 @@ class _Report:
         spent: Seconds since the call was made, if its caller said so.
         unit: That of which the call is a part; None if it is one by itself.
         returned: Whether the call went back to its caller, as one that was sent ahead in vain.
+        late: Whether its arguments are not here yet.
     """
 
-    __slots__ = ("_call", "_server", "box", "id", "outcome", "returned", "spent", "told", "unit")
+    __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "unit")
 
     def __init__(self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, unit: _Together | None) -> None:
         self.box = box
@@ -398,16 +474,19 @@ class _Report:
         self._call: Call | None = call
         self.unit = unit
         self.returned = False
+        self.late = False
 
     def release(self) -> None:
         """The call is over."""
-        self._release()
-        self._server.looked()
-
-    def _release(self) -> None:
         # The call refers to this: keeping both ways would leave every call to the collector.
         call, self._call = self._call, None
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
+        self._report(call)
+        if self.late:  # nobody but its slot waits for its arguments any more
+            self._server.late.let_go(call)
+        self._server.looked()
+
+    def _report(self, call: Call) -> None:
         error = call.exception_now()
         name = call.method.name
         if self.outcome is not None:
@@ -432,6 +511,12 @@ class _Report:
         else:
             self.box.post(reply)
             self.unit.one_over()
+
+
+def _report_of(call: Call) -> _Report:
+    report: Any = call._latch  # noqa: SLF001 - see _Report
+    assert isinstance(report, _Report)  # noqa: S101 - for the type checker
+    return report
 
 
 class _Together:
@@ -488,6 +573,51 @@ class _Together:
             self._box.post((protocol.RETURNED, self._id, returned[::-1]))
         for _ in returned:
             self.one_over()
+
+
+class _BatchUnit(_Together):
+    """
+    The calls of a batch; those whose arguments come later run after the others, with whatever has come by then.
+
+    Attributes:
+        present: Calls that can run.
+        late: How many cannot yet.
+    """
+
+    def __init__(self, box: _Mailbox, id: int) -> None:
+        super().__init__(box, id)
+        self.present: list[Call] = []  # guarded by _lock, as the next
+        self.late = 0
+        self._runs = False
+        self._free = False
+
+    def arrived(self, call: Call) -> None:
+        """A late one can run."""
+        with self._lock:
+            self.late -= 1
+            self.present.append(call)
+
+    def late_over(self) -> None:
+        """A late one never will."""
+        with self._lock:
+            self.late -= 1
+
+    def run_over(self) -> None:
+        """What ran has ended."""
+        with self._lock:
+            self._runs = False
+
+    def take(self) -> list[Call] | None:
+        """The calls that are to run now, together; None, once, when there will be no more."""
+        with self._lock:
+            if self._runs or self._free:
+                return []
+            if self.present:
+                self._runs = True
+                calls, self.present = self.present, []
+                return calls
+            self._free = not self.late
+            return None if self._free else []
 
 
 class _Outlet(Channel):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from sage_deploy_ray import failure, shipping, wire
+from sage_deploy_ray import failure, shipping, versions, wire
 from sage_deploy_ray.endings import why_gone
 from sage_deploy_ray.remote_replica import Stopped
-from sage_plugins.errors import ReplicaDiedError
+from sage_plugins.errors import DeployError, ReplicaDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -199,7 +199,7 @@ class RayTransport:
 
     def _begin(self, spec: ReplicaSpec) -> Any:
         """Have the actor build the replica; gives its answer, on its way."""
-        return self._actor.start.remote(shipping.pack_spec(spec), self._node)
+        return self._actor.start.remote(versions.spoken(), shipping.pack_spec(spec), self._node)
 
     def _reach(self, id: str, receiver: Receiver) -> None:
         """Have the actor, and hand what comes from the replica *id* to *receiver*."""
@@ -213,6 +213,11 @@ class RayTransport:
             slots, error = future.result()
         except BaseException as raised:  # noqa: BLE001 - whatever Ray says, it will not start
             self.receiver.lost(self.death(raised))
+            return
+        if slots is None:
+            who = "the replica's process" + (f" on {self._node}" if self._node else "")
+            msg = f"replica {self._id} was not started: {versions.difference(who, error)}"
+            self.receiver.failed(DeployError(msg, replica=self._id))
             return
         if error is not None:
             self.receiver.failed(failure.unpack_error(error))

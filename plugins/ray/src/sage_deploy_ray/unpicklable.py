@@ -62,18 +62,22 @@ def _path(value: Any) -> str:
 
 def _written_until_it_failed(value: Any) -> list[Any]:
     """The parts in the order in which they are pickled, up to the one that cannot be; the last 1000."""
+    from ray import ObjectRef
+
     from sage_deploy_ray.by_value import DefinitionPickler, dumps
 
     seen: deque[Any] = deque(maxlen=1000)
     left = _PARTS
 
     class Witness(DefinitionPickler):
-        def persistent_id(self, part: Any) -> None:
+        def persistent_id(self, part: Any) -> str | None:
             nonlocal left
             left -= 1
             if left < 0:
                 raise OverflowError
             seen.append(part)
+            # Ray would keep its object for as long as this process lives.
+            return "reference" if isinstance(part, ObjectRef) else None
 
     try:
         dumps(value, Witness)

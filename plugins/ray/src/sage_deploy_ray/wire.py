@@ -1,5 +1,5 @@
 """
-Frames and letters as Ray carries them at the least cost: bytes, and large buffers beside them.
+Frames and letters as Ray carries them at the least cost: bytes, with large buffers and references beside them.
 
 Ray passes bytes on as they are, and pickles everything else with a pickler in Python, which takes longer than all that
 is done here. Plain tuples are pickled in a sixth of the time of named ones.
@@ -7,18 +7,19 @@ is done here. Plain tuples are pickled in a sixth of the time of named ones.
 
 from __future__ import annotations
 
-from pickle import PickleBuffer, dumps, loads
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from sage_deploy_ray import references
 from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pickle import PickleBuffer
 
 __all__ = ["Wire", "read_frame", "read_letter", "write_frame", "write_letter"]
 
-#: A pickle, with the buffers that were left out of it if there are any.
-Wire: TypeAlias = "bytes | tuple[bytes, Sequence[Any]]"
+#: A pickle, with the buffers and references that were left out of it if there are any.
+Wire: TypeAlias = "bytes | tuple[bytes, Sequence[Any], Sequence[references.Reference]]"
 
 #: Bytes of a buffer from which on it is not copied into the pickle; what Ray does with the others costs more.
 _LARGE: Final = 2**14
@@ -56,12 +57,9 @@ def _write(value: tuple[Any, ...]) -> Wire:
         large.append(buffer)
         return False
 
-    data = dumps(value, 5, buffer_callback=keep)
-    return (data, large) if large else data
+    data, found = references.dumps(value, keep)
+    return (data, large, found) if large or found else data
 
 
 def _read(wire: Wire) -> Any:
-    if isinstance(wire, bytes):
-        return loads(wire)  # noqa: S301 - from a process of this deployment, as the next
-    data, large = wire
-    return loads(data, buffers=large)  # noqa: S301
+    return references.loads(wire, (), ()) if isinstance(wire, bytes) else references.loads(*wire)

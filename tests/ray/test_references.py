@@ -1,0 +1,292 @@
+"""Objects in Ray's store as arguments: the method gets their values, and what is inside other values stays as it is."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import pytest
+import ray
+
+from sage_plugins import batch_of, errors, idempotent
+from sage_plugins.testing.service_conformance import ServiceConformance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sage_plugins import ServiceContext, ServiceHandle
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+#: Bytes of what Ray keeps in the store itself, rather than with the reference to it.
+LARGE: Final = 2**20
+
+
+class Memory:
+    """As an array: its numbers are used where they lie."""
+
+    def __init__(self, numbers: Any) -> None:
+        self.numbers = numbers
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        import pickle
+
+        return Memory, (pickle.PickleBuffer(self.numbers),)
+
+
+class Reader:
+    """A service that looks at what it is given."""
+
+    ctx: ServiceContext
+
+    def __init__(self, *kept: Any) -> None:
+        self._kept: Any = kept
+        self.started = 0
+
+    def look(self, *args: Any, **kwargs: Any) -> Any:
+        self.started += 1
+        return [self._seen(each) for each in args], {name: self._seen(each) for name, each in kwargs.items()}
+
+    @staticmethod
+    def _seen(value: Any) -> Any:
+        if isinstance(value, Memory):
+            return len(value.numbers), memoryview(value.numbers).readonly
+        return f"{type(value).__name__} of {type(value[0]).__name__}" if isinstance(value, list) else value
+
+    def count(self) -> int:
+        return self.started
+
+    @idempotent
+    def echo(self, value: Any) -> Any:
+        return value
+
+    def size(self, memory: Memory) -> int:
+        return self.sizes([memory])[0]
+
+    @batch_of("size")
+    def sizes(self, memories: list[Memory]) -> list[int]:
+        return [len(memory.numbers) for memory in memories]
+
+    def each(self, memory: Memory) -> Iterator[int]:
+        yield from memoryview(memory.numbers)[:3]
+
+    def get(self, references: list[Any]) -> Any:
+        """The value of a reference inside a list."""
+        return ray.get(references[0])
+
+    def keep(self, references: list[Any]) -> None:
+        self._kept = references
+
+    def kept(self) -> Any:
+        return ray.get(self._kept[0])
+
+    def kept_bytes(self, count: int) -> bytes:
+        return bytes(memoryview(self._kept[0].numbers)[:count])
+
+    def make(self, value: Any) -> list[Any]:
+        """A reference to an object of this process."""
+        return [ray.put(value)]
+
+    def make_items(self, count: int) -> Iterator[list[Any]]:
+        for number in range(count):
+            yield [ray.put(number)]
+
+    def fail(self, value: Any) -> None:
+        raise LookupError([ray.put(value)])
+
+    def pass_on(self, handle: ServiceHandle, method: str, references: list[Any]) -> Any:
+        """Call another service with a reference of the caller's, and with one of its own."""
+        return handle.call(method, references[0]), handle.call(method, ray.put(Memory(bytes(LARGE))))
+
+    def ask(self, service: str, method: str, references: list[Any]) -> Any:
+        return self.ctx.service(service).call(method, references[0])
+
+
+@ray.remote(num_cpus=0)
+def _never() -> None:
+    threading.Event().wait()
+
+
+@ray.remote(num_cpus=0, concurrency_groups={"open": 2}, max_concurrency=8)
+class Valve:
+    """Has tasks wait until it is opened."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+
+    @ray.method(concurrency_group="open")
+    def open(self) -> None:
+        self._open.set()
+
+    def wait(self, value: Any) -> Any:
+        self._open.wait(60)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    @ray.method(concurrency_group="open")
+    def owe(self) -> list[Any]:
+        """A reference to an object that will never be, and is lost with this process."""
+        return [_never.remote()]
+
+    @ray.method(concurrency_group="open")
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@pytest.fixture
+def valve(cluster: Any) -> Iterator[Any]:
+    actor = Valve.remote()
+    yield actor
+    ray.kill(actor)
+
+
+@pytest.mark.usefixtures("cluster")
+class TestReferences(ServiceConformance):
+    kind: ClassVar[str] = "target"
+    plugin_id = target = "remote_any"
+    strategy = "single"
+    config: ClassVar[dict[str, Any]] = {"cpu_cores": 0.01}
+
+    def reader(self, **fields: Any) -> Any:
+        found = self.register(Reader, **fields)
+        found.env.deploy()
+        return found
+
+    def test_values_come_from_the_store(self) -> None:
+        """Without a copy, small ones too; a reference inside a list is one there, and leads to its value."""
+        svc = self.reader()
+        large, small = ray.put(Memory(bytearray(LARGE))), ray.put(5)
+        args, kwargs = svc.handle.look(large, small, [large], named=large, plain=7)
+        assert args == [(LARGE, True), 5, "list of ObjectRef"]
+        assert kwargs == {"named": (LARGE, True), "plain": 7}
+        assert len(svc.handle.get([large]).numbers) == LARGE
+        assert svc.handle.get([small, lambda: None]) == 5
+
+    def test_results_items_and_errors_can_hold_references(self) -> None:
+        """To objects of the replica's process, which keeps them as long as the caller has the reference."""
+        svc = self.reader()
+        assert ray.get(svc.handle.make("value")[0]) == "value"
+        items = list(svc.handle.stream("make_items", 3))
+        assert ray.get([reference for (reference,) in items]) == [0, 1, 2]
+        with pytest.raises(LookupError) as caught:
+            svc.handle.fail("wrong")
+        assert ray.get(caught.value.args[0][0]) == "wrong"
+
+    def test_a_reference_that_a_service_keeps_keeps_its_object(self) -> None:
+        """Also when the caller has let go of it."""
+        svc = self.reader()
+        svc.handle.keep([ray.put("kept")])
+        gc.collect()
+        assert svc.handle.kept() == "kept"
+
+    def test_constructor_gets_references_as_they_are(self) -> None:
+        """Their objects are there for whatever replica is built, and whenever."""
+        svc = self.register(Reader, ray.put("given"))
+        svc.env.deploy()
+        gc.collect()
+        assert svc.handle.kept() == "given"
+        svc.env.restart("svc")
+        assert svc.handle.kept() == "given"
+
+    def test_value_that_a_service_keeps_stays(self) -> None:
+        """Also when its reference is gone and the store of the node is used up."""
+        svc = self.reader()
+        svc.handle.keep(ray.put([Memory(b"kept" + bytes(LARGE))]))
+        gc.collect()
+        for _ in range(100):
+            svc.handle.size(ray.put(Memory(bytes(LARGE))))
+        assert svc.handle.kept_bytes(4) == b"kept"
+
+    def test_object_is_kept_until_the_call_has_ended(self, valve: Any) -> None:
+        """The caller may let go of its reference when it has made the call."""
+        svc = self.reader()
+        call = svc.handle.submit("look", ray.put(Memory(bytearray(LARGE))), valve.wait.remote("late"))
+        gc.collect()
+        ray.get(valve.open.remote())
+        assert call.result(self.patience) == ([(LARGE, True), "late"], {})
+
+    def test_streams_batches_and_bundles_get_values(self) -> None:
+        svc = self.reader(batch_size=4, batch_wait=0.0)
+        memory = ray.put(Memory(b"abc" + bytes(LARGE)))
+        assert list(svc.handle.stream("each", memory)) == [*b"abc"]
+        sizes = [svc.handle.submit("size", memory) for _ in range(9)]
+        assert [call.result(self.patience) for call in sizes] == [LARGE + 3] * 9
+        numbers = [ray.put(number) for number in range(50)]
+        bundled = [svc.handle.submit("echo", number) for number in numbers]
+        assert [call.result(self.patience) for call in bundled] == [*range(50)]
+
+    def test_object_that_is_not_ready_takes_one_slot(self, valve: Any) -> None:
+        """The other one answers meanwhile."""
+        svc = self.reader(threading_strategy="multi", thread_count=2)
+        late = svc.handle.submit("look", valve.wait.remote(1))
+        assert [svc.handle.echo(number) for number in range(5)] == [*range(5)]
+        assert not late.done()
+        ray.get(valve.open.remote())
+        assert late.result(self.patience) == ([1], {})
+
+    def test_deadline_passes_while_an_object_is_not_ready(self, valve: Any) -> None:
+        """The only slot is free then, and the method never starts."""
+        svc = self.reader()
+        with pytest.raises(errors.CallTimeoutError):
+            svc.handle.with_options(timeout=self.while_running).look(valve.wait.remote(1))
+        assert svc.handle.echo(1) == 1
+        ray.get(valve.open.remote())
+        assert svc.handle.count() == 0
+        assert svc.outcomes == {"ok": 2, "timeout": 1}
+
+    def test_failed_task_gives_the_caller_its_error(self, valve: Any) -> None:
+        """As itself, with a note that the method has not started; whether it has failed already or fails later."""
+        svc = self.reader()
+        failing = valve.wait.remote(KeyError("key"))
+        call = svc.handle.submit("look", named=failing)
+        ray.get(valve.open.remote())
+        for error in (call.exception(self.patience), svc.handle.submit("look", named=failing).exception(self.patience)):
+            assert type(error) is KeyError
+            assert error.args == ("key",)
+            assert "argument 'named' of svc.look is the result of a Ray task that failed" in error.__notes__[0]
+            assert "raise value" in error.__notes__[0]
+        assert svc.handle.count() == 0
+        assert svc.outcomes == {"ok": 1, "error": 2}
+
+    def test_task_that_failed_with_rays_time_out_is_not_waited_for(self, valve: Any) -> None:
+        """Ray gives the waiting for an object up with the same class."""
+        svc = self.reader()
+        ray.get(valve.open.remote())
+        call = svc.handle.submit("look", valve.wait.remote(ray.exceptions.GetTimeoutError("theirs")))
+        assert type(call.exception(self.patience)) is ray.exceptions.GetTimeoutError
+
+    def test_lost_object_is_an_error_of_rays(self, valve: Any) -> None:
+        """It says which argument that is; whether its owner has ended already or ends while the call waits."""
+        svc = self.reader()
+        (reference,) = ray.get(valve.owe.remote())
+        call = svc.handle.submit("look", 1, reference)
+        self.until(lambda: svc.inflight == 1)
+        os.kill(ray.get(valve.pid.remote()), signal.SIGKILL)
+        for error in (call.exception(self.patience), svc.handle.submit("look", 1, reference).exception(self.patience)):
+            assert type(error) is ray.exceptions.OwnerDiedError
+            assert isinstance(error, ray.exceptions.ObjectLostError)
+            note = "argument 2 of svc.look is an object of Ray's that is not to be had, so the method has not started."
+            assert error.__notes__[0] == note
+        assert svc.handle.count() == 0
+
+    def test_calls_from_other_replicas_and_by_handles(self) -> None:
+        """A reference goes on from service to service, and the last one gets the value."""
+        svc = self.reader()
+        other = self.register(Reader, name="other", env=svc.env)
+        memory = ray.put(Memory(bytearray(LARGE)))
+        seen = [(LARGE, True)], {}
+        assert other.handle.pass_on(svc.handle, "look", [memory]) == (seen, seen)
+        assert other.handle.ask("svc", "look", [memory]) == seen
+
+    def test_call_that_moves_to_another_replica_takes_its_reference_along(self, valve: Any) -> None:
+        """The replica that waited for the object dies; an idempotent call is made again, and the object is there."""
+        svc = self.reader(failover_enabled=True, **self.several(2))
+        calls = [svc.handle.submit("echo", valve.wait.remote(Memory(bytearray(LARGE)))) for _ in range(2)]
+        self.until(lambda: svc.inflight == 2)
+        os.kill(svc.status["replicas"][0]["pid"], signal.SIGKILL)
+        ray.get(valve.open.remote())
+        assert [len(call.result(self.patience).numbers) for call in calls] == [LARGE] * 2
