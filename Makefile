@@ -11,6 +11,8 @@ ENV := .venv
 BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
+# Two processes share the tests, in their order; those on a cluster come last, in one of the two.
+SHARED := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
 DEFAULTS := plugins/local plugins/threading plugins/balancers plugins/monitors
@@ -36,11 +38,11 @@ demo-ray: $(ENV)/.stamp-all ## the same on a Ray cluster on this machine, and wh
 
 .PHONY: test
 test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(SHARED) -m "not slow"
 
 .PHONY: test-long
 test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many seeds
-	$(PYTEST) --timeout 900
+	$(PYTEST) $(SHARED) --timeout 900
 
 .PHONY: lint
 lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of layers
@@ -52,7 +54,7 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of laye
 
 .PHONY: wheels
 wheels: $(ENV)/.stamp-test ## build every wheel and run the suite against them in a fresh environment
-	$(BIN)/python tools/check_wheels.py
+	$(BIN)/python tools/check_wheels.py $(SHARED)
 
 .PHONY: docs
 docs: $(ENV)/.stamp-docs ## the documentation as HTML, in docs/_build; every warning is an error

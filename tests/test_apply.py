@@ -45,7 +45,7 @@ going_on, stopped = threading.Event(), threading.Event()
 class Interrupting:
     def __init__(self):
         if self.ctx.replica_index:
-            signal.raise_signal(signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             going_on.wait(20)
 
     def stop(self):

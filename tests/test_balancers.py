@@ -127,7 +127,11 @@ def test_places_are_the_same_in_every_process():
 PINNED = (3002233467625545139, 12549877395308531466, [10845864243698295035])
 
 
-@pytest.mark.parametrize("key", [object(), frozenset({1}), 1j, ("a", object()), Colour], ids=repr)
+@pytest.mark.parametrize(
+    "key",
+    [object(), frozenset({1}), 1j, ("a", object()), Colour],
+    ids=["object", "set", "complex", "object in a tuple", "class"],
+)
 def test_key_without_a_value_that_others_know_is_refused(key):
     """What has no canonical form is an error that names the type, never a place that only this process knows."""
     with pytest.raises(errors.InvalidKeyError, match=r"type (object|frozenset|complex|EnumType|EnumMeta)"):

@@ -281,7 +281,11 @@ class TestExplanations:
         with pytest.raises(errors.PluginError, match=r"target 'nodes' .* failed to explain itself: KeyError: 'zone'"):
             on_nodes(NodesPlugin(explain=explain)).plan()
 
-    @pytest.mark.parametrize("line", [1, None, object(), Explanation("a line", "certain"), Explanation(1)], ids=str)
+    @pytest.mark.parametrize(
+        "line",
+        [1, None, object(), Explanation("a line", "certain"), Explanation(1)],
+        ids=["number", "nothing", "object", "unknown kind", "no text"],
+    )
     def test_a_plugin_that_gives_no_lines_is_named(self, on_nodes, line):
         with pytest.raises(errors.PluginError, match=r"target 'nodes' .* failed to explain itself: .*explain gave"):
             on_nodes(NodesPlugin(explain=lambda config, options: [line])).plan()

@@ -26,8 +26,10 @@ ROOT = Path(__file__).parent.parent
 STRANGERS = ROOT / "tests" / "third_party"
 OURS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 
-# The first test with an environment pays for building the wheels and for the installation.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [
+    pytest.mark.timeout(300),  # the first test with an environment pays for building the wheels and the installation
+    pytest.mark.xdist_group("third_party"),  # one process builds and installs for all of them
+]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
