@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.guest import ServiceFinder
@@ -23,12 +22,30 @@ if TYPE_CHECKING:
 
 __all__ = ["Changeable", "Home", "Publication"]
 
-#: Versions of listings; one row for all services of this process, so that later is higher. It begins with the time, so
-#: that it is also higher than what an earlier process said of the same service.
-_VERSIONS: Final = count(time.time_ns())
-
 #: Seconds that another process gets to take in a change; it takes milliseconds, and some may have ended.
 _SEEN_WITHIN_S: Final = 1.0
+
+
+class _Versions:
+    """
+    Numbers for listings, one row for all services of this process: later is higher.
+
+    They are not below the time, so that they are also higher than what another process said earlier of the same
+    service.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def next(self, after: int = 0) -> int:
+        """The next one, which is above *after*."""
+        with self._lock:
+            self._last = max(self._last + 1, after + 1, time.time_ns())
+            return self._last
+
+
+_VERSIONS: Final = _Versions()
 
 
 class Home(NamedTuple):
@@ -93,8 +110,8 @@ class Publication:
         self._changeable = changeable
         self._find_directory = directory
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
-        self._incarnation = next(_VERSIONS)
-        self._announced: Directory | None = None  # where; guarded by _lock, as the next five
+        self._incarnation = 0  # guarded by _lock, as the next six
+        self._announced: Directory | None = None  # where
         self._ready = False
         self._listing_now: Listing | None = None
         self._stopping = ""
@@ -116,9 +133,12 @@ class Publication:
         """What gives the replicas handles to other services, in their processes."""
         return ServiceFinder(self.directory, self._home.name, self._composition.name)
 
-    def announce(self) -> None:
+    def announce(self, after: int = 0) -> None:
         """
         Say which services there are, before the first replica starts: it may ask for them.
+
+        Args:
+            after: Version of what another process has said of the service.
 
         Raises:
             ClusterUnavailableError: It cannot be said.
@@ -127,6 +147,7 @@ class Publication:
         directory.announce(self._home.known())
         with self._lock:
             self._announced = directory
+            self._incarnation = self._incarnation or _VERSIONS.next(after)
 
     def ready(self) -> None:
         """The service is ready: others may call it from now on."""
@@ -190,7 +211,7 @@ class Publication:
         return Listing(
             service=composition.name,
             incarnation=self._incarnation,
-            version=next(_VERSIONS),
+            version=_VERSIONS.next(self._incarnation),
             methods=composition.methods,
             queue_size=config.queue_size,
             rejects=config.overload == "reject",

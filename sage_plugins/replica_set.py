@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Directory, Keeper, Replica, Target
-    from sage_plugins.kept import KeptReplica
+    from sage_plugins.kept import Kept
     from sage_plugins.lane import Lane
     from sage_plugins.publication import Publication
     from sage_plugins.replacement import Replacer
@@ -340,9 +340,9 @@ class ReplicaSet:
             msg = f"service '{self._name}' was stopped before it was ready"
             raise DeployError(msg, service=self._name)
 
-    def take_over(self, found: Sequence[KeptReplica]) -> tuple[Member, ...]:
+    def take_over(self, kept: Kept) -> tuple[Member, ...]:
         """
-        Have replicas that an earlier process started; returns at once, and each gets calls as soon as it is ready.
+        Have the replicas that an earlier process left; returns at once, and each gets calls as soon as it is ready.
 
         Raises:
             DeployError: The service was stopped.
@@ -351,15 +351,15 @@ class ReplicaSet:
         target: Any = self._made_target()
         with self.starting:
             if self._publication is not None:
-                self._publication.announce()
+                self._publication.announce(0 if kept.listing is None else kept.listing.version)
             with self.condition:
                 self._check_wanted()
                 members = []
-                for each in found:
+                for each in kept.replicas:
                     self._generations[each.index] = each.generation
                     members.append(self._member(each.index))
                 self._set_members((*self.members, *members))
-            for member, each in zip(members, found, strict=True):
+            for member, each in zip(members, kept.replicas, strict=True):
                 self._have(member, target.adopt(member.spec, each, member, self.clock))
         return tuple(members)
 

@@ -223,7 +223,7 @@ class ServiceTask:
             if not same:
                 self._balancer, self._key_of = kept.listing.balancer, kept.listing.key_of
                 self._router.set_balancer(_create(self._balancer), self._key_of)
-        taken = {member.spec.index for member in self._replicas.take_over(kept.replicas)}
+        taken = {member.spec.index for member in self._replicas.take_over(kept)}
         free = [index for index in range(kept.places) if index not in taken]
         missing = free[: kept.places - len(taken)]
         if missing:
