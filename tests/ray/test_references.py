@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import pytest
 import ray
 
+from sage_deploy_ray import arguments
 from sage_plugins import batch_of, errors, idempotent
 from sage_plugins.testing.service_conformance import ServiceConformance
 
@@ -237,6 +238,11 @@ class TestReferences(ServiceConformance):
         ray.get(valve.open.remote())
         assert svc.handle.count() == 0
         assert svc.outcomes == {"ok": 2, "timeout": 1}
+
+    def test_nobody_waits_on_for_what_is_wanted_no_more(self, valve: Any) -> None:
+        """Else the threads that wait would add up: the object may never be ready."""
+        looks = iter([self.patience * 10])
+        assert arguments.fetch((valve.wait.remote(1),), {}, lambda: next(looks, 0.0), "svc.look") is None
 
     def test_failed_task_gives_the_caller_its_error(self, valve: Any) -> None:
         """As itself, with a note that the method has not started; whether it has failed already or fails later."""
