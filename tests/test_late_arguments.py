@@ -230,7 +230,7 @@ def test_a_replica_ends_a_call_at_its_deadline_by_itself(deploy):
     with deploy() as svc:
         (index,) = (method.index for method in svc.server.spec.methods if method.name == "echo")
         item = CallItem(1, index, parcel.write(((svc.store.reference(),), {})), 0.0, SHORT_S)
-        letter = svc.server.exchange(Frame("another", 0, (Unit(1, (item,)),), ()))
+        letter = svc.server.exchange(Frame("another", 0, (Unit(1, (item,)),), (), fresh=True))
         assert letter.replies[0][:2] == (protocol.GAVE_UP, 1)
         assert svc.handle.twice(1) == 1
         assert RAN == [1]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from other_process import OtherProcess
+from sage_deploy_ray import versions
 from sage_deploy_ray.shipping import pack_spec, problems, unpack_spec
 from sage_deploy_ray.sources import gather
 from sage_plugins import ServiceDeploymentConfig, ServiceFactory
@@ -290,6 +291,15 @@ def test_installed_plugins_go_by_name():
     data = pack_spec(spec_of(dict, strategy=strategy))
     assert unpack_spec(data).strategy.registration.create is strategy.registration.create
     assert b"sage_deploy_threading/" not in gather()
+
+
+def test_what_an_older_process_has_deployed_is_not_read(monkeypatch):
+    """A replica that outlives it may be asked by a program of another version what it is made of."""
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "NUMBER", versions.NUMBER + 1)
+        packed = pack_spec(spec_of(OtherProcess))
+    with pytest.raises(DeployError, match=rf"replicas of service 'svc' .* speaks protocol {versions.NUMBER + 1}, "):
+        unpack_spec(packed)
 
 
 def test_a_spec_arrives_as_it_was():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, cast
 
-from sage_deploy_ray import sources
+from sage_deploy_ray import sources, versions
 from sage_deploy_ray.by_value import DefinitionPickler, dumps
 from sage_deploy_ray.parcel import unpack
 from sage_deploy_ray.unpicklable import describe
@@ -39,7 +39,7 @@ def pack_spec(spec: ReplicaSpec) -> bytes:
         reasons = "; ".join(problem.message for problem in problems(spec)) or line_of(error)
         msg = f"replica {spec.id} cannot be sent to another process: {reasons} ({_FIX})"
         raise DeployError(msg, service=spec.service, replica=spec.id) from error
-    return pickle.dumps((spec.service, spec.id, sources.gather(), parcel), 5)
+    return pickle.dumps((versions.spoken(), spec.service, spec.id, sources.gather(), parcel), 5)
 
 
 def unpack_spec(data: bytes) -> ReplicaSpec:
@@ -47,9 +47,14 @@ def unpack_spec(data: bytes) -> ReplicaSpec:
     The spec that `pack_spec` got; the modules that came with it can be imported from then on.
 
     Raises:
-        DeployError: A module that it needs is missing here, or fails while it is imported.
+        DeployError: A module that it needs is missing here, or fails while it is imported; or it was packed by another
+            version, as that of a replica which has outlived the process that deployed it may be.
     """
-    service, replica, modules, parcel = pickle.loads(data)  # noqa: S301 - from a process of this deployment
+    theirs, service, *rest = pickle.loads(data)  # noqa: S301 - from a process of this deployment
+    problem = versions.difference("the process that deployed it", theirs)
+    if problem is not None:
+        raise DeployError(f"replicas of service '{service}' cannot be understood here: {problem}", service=service)
+    replica, modules, parcel = rest
     sources.install(modules)
     try:
         return cast("ReplicaSpec", unpack(parcel))

@@ -1,12 +1,15 @@
 """
 Which protocol a process speaks: said before anything else, so that two versions which differ say so and no more.
 
-Of what travels only this stays the same in all versions: `start` of the actor has `spoken()` as its first argument, and
-answers `(None, spoken())` if it speaks another number; a directory is pickled as `revive(spoken(), environment, ...)`.
+Of what travels only this stays the same in all versions: `start` and `wait_started` of the actor have `spoken()` as
+their first argument, and answer `(None, spoken())` if they speak another number; `describe` answers `(spoken(), ...)`;
+a directory is pickled as `revive(spoken(), environment, ...)`, and what a replica is made of as
+`(spoken(), service, ...)`.
 """
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,11 +25,20 @@ NUMBER: Final = 1
 Spoken: TypeAlias = "tuple[int, str]"
 
 
+def _version() -> str:
+    try:
+        return version("sage-deploy-ray")
+    except PackageNotFoundError:  # a node may have it as files that nobody installed
+        return "of unknown version"
+
+
+#: Looked up once: that opens whatever is on `sys.path`, and leaves archives open.
+_VERSION: Final = _version()
+
+
 def spoken() -> Spoken:
     """What this process speaks."""
-    from importlib.metadata import version
-
-    return NUMBER, version("sage-deploy-ray")
+    return NUMBER, _VERSION
 
 
 def difference(who: str, theirs: Spoken) -> str | None:
@@ -37,11 +49,10 @@ def difference(who: str, theirs: Spoken) -> str | None:
         who: The other one, such as `"the replica's process on node-a1"`.
         theirs: What it speaks.
     """
-    number, version = theirs
+    number, name = theirs
     if number == NUMBER:
         return None
-    ours = spoken()[1]
     return (
-        f"{who} has sage-deploy-ray {version}, which speaks protocol {number}, and this process has sage-deploy-ray "
-        f"{ours}, which speaks protocol {NUMBER}. Install the same version here and there"
+        f"{who} has sage-deploy-ray {name}, which speaks protocol {number}, and this process has sage-deploy-ray "
+        f"{_VERSION}, which speaks protocol {NUMBER}. Install the same version here and there"
     )
