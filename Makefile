@@ -11,7 +11,7 @@ ENV := .venv
 BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
-# Two processes share the tests, in their order; those on a cluster come last, in one of the two.
+# Two processes share the tests one by one, in their order; those on a cluster come last, and each has a cluster then.
 SHARED := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.

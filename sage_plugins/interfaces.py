@@ -336,11 +336,14 @@ class Directory(Protocol):
         A later incarnation is newer, and of one incarnation a later version.
         """
 
-    def wait_seen(self, listing: Listing, timeout: float) -> None:
+    def wait_seen(self, service: str, version: int, timeout: float) -> None:
         """
-        Wait until all processes that follow the service have taken in *listing*, or a later one, that was published.
+        Wait until whoever asks is told what was published, and those who follow the service have taken in *version*.
 
-        At most *timeout* seconds.
+        Args:
+            service: Its name.
+            version: Of the listing, or of an earlier one; 0 if nobody who follows it is to be waited for.
+            timeout: Seconds, at most.
         """
 
     def open(self, service: str) -> Entrance:

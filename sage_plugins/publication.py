@@ -25,6 +25,9 @@ __all__ = ["Changeable", "Home", "Publication"]
 #: Seconds that another process gets to take in a change; it takes milliseconds, and some may have ended.
 _SEEN_WITHIN_S: Final = 1.0
 
+#: The same until a directory that has just been started has been told.
+_SAID_WITHIN_S: Final = 10.0
+
 
 class _Versions:
     """
@@ -82,8 +85,8 @@ class Publication:
     """
     Keeps the listing of one service in the directory of its environment, from when it is ready until it has stopped.
 
-    All methods are safe from any thread; only `announce` and `wait_seen` wait for anybody. What goes wrong later is
-    logged: calls of this process need no directory.
+    All methods are safe from any thread; only `announce`, `wait_said` and `wait_seen` wait for anybody. What goes wrong
+    later is logged: calls of this process need no directory.
     """
 
     def __init__(
@@ -183,7 +186,14 @@ class Publication:
         with self._lock:
             directory, listing = self._announced, self._listing_now
         if directory is not None and listing is not None:
-            directory.wait_seen(listing, max(0.0, min(limit, _SEEN_WITHIN_S)))
+            directory.wait_seen(listing.service, listing.version, max(0.0, min(limit, _SEEN_WITHIN_S)))
+
+    def wait_said(self) -> None:
+        """Wait until other processes that ask find the service; not for long, if it cannot be said."""
+        with self._lock:
+            directory, listing = self._announced, self._listing_now
+        if directory is not None and listing is not None:
+            directory.wait_seen(listing.service, 0, _SAID_WITHIN_S)
 
     def _publish(self) -> None:
         """Say how things are; under the lock, so that who looks later also speaks later."""

@@ -526,8 +526,8 @@ class ReplicaSet:
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """A replica died: its calls move on or end, and without hope for another one those that wait end too."""
+        self.changed(member, ReplicaState.FAILED, cause)  # first: whoever is told of it may look
         self._router.lost(member.lane, not_started, maybe, cause)
-        self.changed(member, ReplicaState.FAILED, cause)
         self.refuse_if_hopeless(member)
 
     def refuse_if_hopeless(self, last: Member) -> None:

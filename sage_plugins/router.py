@@ -49,6 +49,10 @@ _SWEEP_EVERY_S: Final = 0.05
 _PORTION: Final = 1024
 
 
+def _in_a_thread(body: Callable[[], None], name: str) -> None:
+    threading.Thread(target=body, name=name, daemon=True).start()
+
+
 class Router:
     """
     Accepts the calls of one service and gives each to a replica.
@@ -82,6 +86,7 @@ class Router:
         balancer: Balancer | None = None,
         key_of: KeyOf | None = None,
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
+        aside: Callable[[Callable[[], None], str], None] = _in_a_thread,
     ) -> None:
         """
         Make a router without replicas; calls queue until there is one.
@@ -98,6 +103,8 @@ class Router:
             balancer: Chooses among several replicas; None has the first serve and the others stand by.
             key_of: The key of a call whose caller gave none; None if there is none then.
             on_balancer_error: Told when the balancer failed and was fenced off.
+            aside: `aside(body, name)` runs *body*, which may wait for a new replica, where it holds up nobody
+                who brings one: in a thread of that name unless somebody knows better.
         """
         self.service = service
         self.clock = clock
@@ -112,6 +119,7 @@ class Router:
         self._binding = balancer is not None and balancer.binding
         self._key_of = key_of
         self._on_balancer_error = on_balancer_error
+        self._aside = aside
         # Changes of the set, draining; never taken by a call that finds its way. Re-entrant: a signal handler may stop
         # the service in the middle of it.
         self._lock = threading.RLock()
@@ -757,16 +765,14 @@ class Router:
             self._moving += 1
         self.close_lane(lane)
         again: list[Call] = list(not_started)
-        aside = []
+        untold: list[Callable[[], None]] = []
         for call in maybe:
             if self._retry_lost and _may_run_twice(call) and call.attempts == 0:
                 call.attempts += 1
                 again.append(call)
                 continue
-            if call.has_callbacks:
-                aside.append(call)
-            else:
-                self._give_up_lost(call, lane, cause)
+            # Callbacks may wait for the replica that takes this one's place, and whoever sees to that may be who tells.
+            self._give_up_lost(call, lane, cause, untold.append)
         with self._lock:
             # Nothing runs there any more, and its slots never come back.
             lane.dead = True
@@ -781,22 +787,24 @@ class Router:
             self._give_back()  # closing the lane found nothing waiting and took them back
         self._match()
         self._tell_watch()
-        if aside:
-            # Callbacks may wait for the replica that takes this one's place, and whoever sees to that may be who tells.
-            def give_up() -> None:
-                for call in aside:
-                    self._give_up_lost(call, lane, cause)
+        if untold:
 
-            threading.Thread(target=give_up, name=f"{lane.id}-lost", daemon=True).start()
+            def tell() -> None:
+                for each in untold:
+                    each()
 
-    def _give_up_lost(self, call: Call, lane: Lane, cause: BaseException) -> None:
+            self._aside(tell, f"{lane.id}-lost")
+
+    def _give_up_lost(
+        self, call: Call, lane: Lane, cause: BaseException, aside: Callable[[Callable[[], None]], None]
+    ) -> None:
         msg = (
             f"{self.service}.{call.method.name} was running on replica {lane.id} when that died ({cause}); it may "
             "or may not have had its effect. Declare the method idempotent and set `failover_enabled` to have it "
             "retried"
         )
         where = {"service": self.service, "method": call.method.name, "replica": lane.id, "node": lane.node}
-        call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED)
+        call.give_up(ReplicaDiedError(msg, maybe_executed=True, **where), Outcome.DIED, aside=aside)
 
     def refused(self, lane: Lane, work: Work) -> None:  # noqa: ARG002 - for methods' limits
         """

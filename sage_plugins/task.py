@@ -265,6 +265,8 @@ class ServiceTask:
                     self._config.startup_timeout if timeout is None else timeout,
                     over=lambda: self._state is ReplicaState.READY,
                 )
+        if self._publication is not None:
+            self._publication.wait_said()  # else another process that is told of it now might not find it
 
     def wait_healthy(self, timeout: float | None = None) -> None:
         """

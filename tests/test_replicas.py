@@ -315,7 +315,7 @@ class MortalTarget(sage_deploy_local.target.LocalTarget):
 
 
 class Loyal:
-    """A balancer that stays with the first replica that it chose, dead or alive."""
+    """A balancer that stays with the first replica, dead or alive."""
 
     binding = False
 
@@ -324,7 +324,9 @@ class Loyal:
         self.chosen = None
 
     def picker(self, candidates):
-        self.chosen = self.chosen or candidates[0]
+        first = candidates[0]  # whichever is ready first, before all are
+        if self.chosen is None or first.index == 0:
+            self.chosen = first
         return lambda _key: self.chosen
 
 

@@ -73,10 +73,10 @@ class MortalTarget(LocalTarget):
             replica.progress = lambda *, timeout: self.progress(spec.id)
         return replica
 
-    def kill(self, id):
-        """End a replica that runs no call."""
+    def kill(self, id, *running):
+        """End a replica; its methods go on, and those calls of them that are named are lost."""
         replica, events = self.living.pop(id)
-        events.lost((), (), ConnectionError(f"{id} was killed"))
+        events.lost((), running, ConnectionError(f"{id} was killed"))
         return replica
 
 
@@ -128,8 +128,8 @@ class Stage:
         """That of the latest event of this kind."""
         return [event.reason for event in self.events if event.kind == kind][-1]
 
-    def kill(self, id):
-        self.target.kill(id)
+    def kill(self, id, *running):
+        self.target.kill(id, *running)
 
     def ready(self, *ids):
         """Wait until there are just these replicas, and all are ready."""
@@ -181,6 +181,20 @@ def test_replica_that_dies_is_replaced_at_once(stage):
     assert stage.status["metrics"].request_count == 8
     stage.until(lambda: "svc#1" in stage.target.stopped)
     assert stage.clock.pending == 0
+
+
+def test_replica_has_failed_before_its_callers_are_told(stage):
+    """Whoever learns from a call that a replica died, and looks, does not find it ready."""
+    stage = stage()
+    runs, goes_on = threading.Event(), threading.Event()
+    call = stage.handle.submit("run", lambda: (runs.set(), goes_on.wait()))
+    runs.wait()
+    told = []
+    stage.listen = lambda event: told.append((event.kind, call.done()))
+    stage.kill("svc#0", call)
+    goes_on.set()
+    assert ("replica_failed", False) in told
+    assert isinstance(call.exception(), errors.ReplicaDiedError)
 
 
 def test_nothing_of_the_supervision_is_left_when_there_is_nothing_to_do(stage):

@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import pytest
 
+from sage_plugins.clock import SYSTEM
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Generator, Iterator
@@ -250,6 +252,7 @@ class LeakGuard:
             return []
         # What only a reference cycle keeps alive is not leaked; its own ResourceWarning, if it has one, fails the test.
         gc.collect()
+        SYSTEM.rest()  # its thread waits a while for the next timer
         deadline = time.monotonic() + GRACE_S
         for thread in self._new(item).threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -6,6 +6,7 @@ A target that declares `can_kill` overrides `SupervisionCases.kill` in its suite
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -100,6 +101,18 @@ class SupervisionCases(ServiceConformance):
         gate.open()
         assert [service.handle.echo(number) for number in range(4)] == list(range(4))
         assert gate.seen() == []
+
+    @needs("can_kill")
+    def test_who_learns_that_a_replica_died_finds_it_gone(self) -> None:
+        """In the status, and also in a callback: it is not said to be ready any more."""
+        service = self.deploy()
+        gate = self.watch()
+        states: Future[dict[str, str]] = Future()
+        call = service.handle.submit("hold", gate.checkpoint)
+        call.add_done_callback(lambda _: states.set_result(self.ids(service)))
+        gate.wait()
+        self.kill(service, "svc#0")
+        assert states.result(self.patience).get("svc#0") != "ready"
 
     @needs("can_kill")
     def test_started_idempotent_call_moves_to_another_replica(self) -> None:

@@ -28,14 +28,9 @@ os.environ.pop("RAY_ADDRESS", None)
 _HERE = Path(__file__).parent
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where several processes share the tests, leave all of these to one: each process would start a cluster."""
-    item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run these tests after all others, which need not run beside a cluster."""
+    """Run these tests after all others: each process that shares the tests starts a cluster of its own for them."""
     items.sort(key=lambda item: _HERE in item.path.parents)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,14 +44,16 @@ class Driver(subprocess.Popen[str]):
             lifetime: The option of that name.
             name: Of the environment.
         """
-        super().__init__(
-            [*within, sys.executable, __file__, address, str(witness), lifetime, name],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self._complaints = witness.with_name(f"driver-{uuid4().hex}.txt")
+        with self._complaints.open("w") as complaints:
+            super().__init__(
+                [*within, sys.executable, __file__, address, str(witness), lifetime, name],
+                env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                text=True,
+            )
         self.pids: list[int] = self._answer()
 
     def do(self, what: str, *args: Any) -> dict[str, Any]:
@@ -71,17 +74,23 @@ class Driver(subprocess.Popen[str]):
         for line in self.stdout:
             if line.startswith(("{", "[")):  # Ray prints things of its own
                 return json.loads(line)
-        raise AssertionError(f"the driver ended with {self.wait()} instead of an answer")
+        self.communicate()
+        said = self._complaints.read_text(errors="replace")
+        raise AssertionError(f"the driver ended with {self.returncode} instead of an answer: {said[-4000:]}")
 
 
 def _main(address: str, witness: str, lifetime: str, name: str) -> None:
+    from sage_deploy_ray.cluster import connect
     from sage_plugins import Environment, ServiceDeploymentConfig
     from witness import Witness
 
+    # It may take long to join a cluster on a busy machine, and that is not what the short `control_timeout` is for.
+    connection = connect(address=address, control_timeout=60)
     env = Environment(name, options={"ray": {"address": address, "control_timeout": 2, "lifetime": lifetime}})
     config = ServiceDeploymentConfig(**OPTIONS)
     env.register_service_with_config("svc", Witness, witness, deployment_config=config)
     env.deploy()
+    connection.release()
 
     def status() -> Any:
         found = env.get_service_status("svc")

@@ -60,8 +60,8 @@ class MemoryDirectory:
     def publish(self, listing):
         self.book.publish(listing)
 
-    def wait_seen(self, listing, timeout):
-        self.book.seen.append(listing.version)
+    def wait_seen(self, service, version, timeout):
+        self.book.seen.append(version)
 
     def open(self, service):
         return Entrance(self.book, service)

@@ -107,11 +107,12 @@ class RayDirectory:
         if over and not listing.replicas:
             keeper.forget(about)
 
-    def wait_seen(self, listing: Listing, timeout: float) -> None:
+    def wait_seen(self, service: str, version: int, timeout: float) -> None:
         """As `Directory.wait_seen`."""
         import ray
 
-        answer = self._keeper().ask("wait_seen", self.environment, listing.service, listing.version, timeout)
+        # Asked after all that was said, and answered after that too: an actor takes what one process says in its order.
+        answer = self._keeper().ask("wait_seen", self.environment, service, version, timeout)
         if answer is not None:
             with suppress(Exception):  # it has died, or takes too long: nobody must wait for that
                 ray.get(answer, timeout=timeout)
