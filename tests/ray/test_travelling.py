@@ -171,7 +171,7 @@ class TestHandles(Travelling):
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
         other = """
-            from sage_deploy_ray import serving, versions
+            from sage_deploy_ray import versions
             versions.NUMBER = 99
         """
         with Program(tmp_path, cluster.address, dedent(other) + dedent(Program.TAKE)) as program:
