@@ -217,7 +217,7 @@ class CircuitOpenError(NoReplicaError):
 
 class ReplicaDiedError(CallError):
     """
-    The replica that had the call died.
+    The replica that had the call died, or gave it up, having heard nothing of the calling process for a minute.
 
     Attributes:
         maybe_executed: False only if the call provably never started.

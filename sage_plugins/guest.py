@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sage_plugins.handle import Binding, ServiceHandle
     from sage_plugins.interfaces import Directory, Entrance, Work
     from sage_plugins.lane import Lane
-    from sage_plugins.listing import Found, ListedReplica, Listing
+    from sage_plugins.listing import Found, ListedReplica, Listing, Neighbour
     from sage_plugins.router import Router
     from sage_plugins.values import Choice, ReplicaState
 
@@ -94,7 +94,9 @@ class ServiceFinder:
     What was found stays within reach for as long as the finder lives. Safe from any thread.
     """
 
-    def __init__(self, directory: Directory, environment: str, caller: str) -> None:
+    def __init__(
+        self, directory: Directory, environment: str, caller: str, known: Mapping[str, Neighbour] | None = None
+    ) -> None:
         """
         Look for nothing yet.
 
@@ -102,10 +104,14 @@ class ServiceFinder:
             directory: Where the environment says what runs.
             environment: Its name.
             caller: The service whose replica will ask, for messages.
+            known: The services of the environment as far as they are known. The directory is asked for no others than
+                those that are not among them, or not within reach: whoever asks may be an event loop, which stands
+                still for as long as the answer takes.
         """
         self._directory = directory
         self._environment = environment
         self._caller = caller
+        self._known = {} if known is None else known
         self._found: dict[str, Guest] = {}  # single steps, which need no lock
 
     def __call__(self, name: str) -> ServiceHandle:
@@ -121,13 +127,15 @@ class ServiceFinder:
         guest = self._found.get(name)
         if guest is None:
             guest = _guest(self._directory, self._environment, name)
-            guest.check(self._caller)
+            neighbour = self._known.get(name)
+            if neighbour is None or not neighbour.reachable:  # that may be otherwise by now
+                guest.check(self._caller)
             self._found[name] = guest
         return guest.handle
 
     def __reduce__(self) -> Any:
-        """What was found stays where it is."""
-        return ServiceFinder, (self._directory, self._environment, self._caller)
+        """With what is known now; what was found stays where it is."""
+        return ServiceFinder, (self._directory, self._environment, self._caller, dict(self._known))
 
 
 class _Attached:

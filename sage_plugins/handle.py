@@ -27,6 +27,9 @@ _UNSET: Final[Any] = object()
 #: The longest time-out that is no typing error, as in the configuration: some 30 years.
 _LONGEST_S: Final = 1e9
 
+#: What a bound handle may come to because its service was deployed anew since: that has a new router and new methods.
+_ANEW: Final = (ServiceStoppedError, MethodNotFoundError)
+
 _Made = TypeVar("_Made", bound=Call)
 
 
@@ -148,10 +151,10 @@ class ServiceHandle:
         Under `inline` the method runs before this returns, as with `submit`.
         """
         binding, make, _ = self._compose()
-        call = make(method, args, kwargs)
         try:
+            call = make(method, args, kwargs)
             binding.router.route(call)
-        except ServiceStoppedError as error:
+        except _ANEW as error:
             return self._bound_anew(binding.router, error).start(method, args, kwargs)
         if binding.runs_here and not call.over():
             call.hold()
@@ -178,7 +181,10 @@ class ServiceHandle:
 
     def _start_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
         binding, _, make = self._compose()
-        call = make(method, args, kwargs)
+        try:
+            call = make(method, args, kwargs)
+        except MethodNotFoundError as error:
+            return self._bound_anew(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
         if binding.runs_here:
             from sage_plugins import aio
 
@@ -215,7 +221,11 @@ class ServiceHandle:
         if bound is None:  # deploying waits, and the loop must not
             bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
         binding, _, make = bound
-        call = make(method, args, kwargs)
+        try:
+            call = make(method, args, kwargs)
+        except MethodNotFoundError as error:
+            await self._abound_anew(binding.router, error)
+            return await self._astart_stream(method, args, kwargs)
         if binding.runs_here:
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
             return call
@@ -240,7 +250,11 @@ class ServiceHandle:
         if bound is None:  # deploying waits, and the loop must not
             bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
         binding, make, _ = bound
-        call = make(method, args, kwargs)
+        try:
+            call = make(method, args, kwargs)
+        except MethodNotFoundError as error:
+            await self._abound_anew(binding.router, error)
+            return await self.acall(method, *args, **kwargs)
         if binding.runs_here:
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-acall")
         else:
@@ -325,13 +339,13 @@ class ServiceHandle:
         make, make_stream = self._compose_make(binding)
 
         def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
-            made = make(method, args, kwargs)
             try:
+                made = make(method, args, kwargs)
                 if made.outer is None:
                     router.route(made)
                 else:
                     route_inside(made)
-            except ServiceStoppedError as error:
+            except _ANEW as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
             try:
                 return made.wait_alone()
@@ -339,16 +353,16 @@ class ServiceHandle:
                 return self._moved(made, error).call(method, *args, **kwargs)
 
         def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
-            made = make(method, args, kwargs)
-            # The latch is made before the call is sent, and nothing is done between sending and waiting: the worker
-            # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
-            latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
-            longest = made.expires - made.since
-            if not 0 < longest < MAX_WAIT_S:
-                longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
             try:
+                made = make(method, args, kwargs)
+                # The latch is made before the call is sent, and nothing is done between sending and waiting: the worker
+                # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
+                latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
+                longest = made.expires - made.since
+                if not 0 < longest < MAX_WAIT_S:
+                    longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
                 router.route(made)
-            except ServiceStoppedError as error:
+            except _ANEW as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
             try:
                 if made.outer is not None:
@@ -363,12 +377,12 @@ class ServiceHandle:
                 return self._moved(made, error).call(method, *args, **kwargs)
 
         def call_driving(method: str, /, *args: Any, **kwargs: Any) -> Any:
-            made = make(method, args, kwargs)
-            if made.outer is None:  # one that waits inside another call leaves reading to others
-                made.driver = get_ident()
             try:
+                made = make(method, args, kwargs)
+                if made.outer is None:  # one that waits inside another call leaves reading to others
+                    made.driver = get_ident()
                 router.route(made)
-            except ServiceStoppedError as error:
+            except _ANEW as error:
                 return self._bound_anew(router, error).call(method, *args, **kwargs)
             try:
                 if made.outer is not None:
@@ -379,10 +393,10 @@ class ServiceHandle:
                 return self._moved(made, error).call(method, *args, **kwargs)
 
         def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
-            made = make(method, args, kwargs)
             try:
+                made = make(method, args, kwargs)
                 accepted = router.route(made)
-            except ServiceStoppedError as error:
+            except _ANEW as error:
                 return self._bound_anew(router, error).submit(method, *args, **kwargs)
             if not accepted:
                 try:
@@ -392,15 +406,15 @@ class ServiceHandle:
             return made
 
         def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
-            made = make(method, args, kwargs)
             try:
+                made = make(method, args, kwargs)
                 if made.outer is None:
                     router.route(made)
                     if not made.over():  # it waits for its turn, to run in this thread
                         made.hold()
                 else:
                     route_inside(made)
-            except ServiceStoppedError as error:
+            except _ANEW as error:
                 return self._bound_anew(router, error).submit(method, *args, **kwargs)
             if made.was_turned_away():
                 stopped = made.exception_now()
@@ -425,7 +439,7 @@ class ServiceHandle:
         bound = self._bound = _Bound(binding, make, make_stream)
         return bound
 
-    def _bound_anew(self, router: CallOwner, error: ServiceStoppedError) -> ServiceHandle:
+    def _bound_anew(self, router: CallOwner, error: CallError) -> ServiceHandle:
         """This handle, unbound from *router*, if the service was deployed again since; else raises *error*."""
         if self._bind().router is router:
             raise error
@@ -447,7 +461,7 @@ class ServiceHandle:
         moved._latest = (call.expires, call.deadline)  # noqa: SLF001 - as self
         return moved
 
-    async def _abound_anew(self, router: Router, error: ServiceStoppedError) -> None:
+    async def _abound_anew(self, router: Router, error: CallError) -> None:
         """`_bound_anew` for coroutines: the service may be starting, and the loop must not wait for that."""
         from sage_plugins import aio
 

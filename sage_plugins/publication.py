@@ -115,6 +115,7 @@ class Publication:
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
         self._incarnation = 0  # guarded by _lock, as the next six
         self._announced: Directory | None = None  # where
+        self._known: dict[str, Neighbour] = {}  # what was announced; changed in single steps, which need no lock
         self._ready = False
         self._listing_now: Listing | None = None
         self._stopping = ""
@@ -134,7 +135,7 @@ class Publication:
     @property
     def find_service(self) -> ServiceFinder:
         """What gives the replicas handles to other services, in their processes."""
-        return ServiceFinder(self.directory, self._home.name, self._composition.name)
+        return ServiceFinder(self.directory, self._home.name, self._composition.name, self._known)
 
     def announce(self, after: int = 0) -> None:
         """
@@ -147,7 +148,9 @@ class Publication:
             ClusterUnavailableError: It cannot be said.
         """
         directory = self.directory
-        directory.announce(self._home.known())
+        known = self._home.known()
+        directory.announce(known)
+        self._known.update(known)
         with self._lock:
             self._announced = directory
             self._incarnation = self._incarnation or _VERSIONS.next(after)

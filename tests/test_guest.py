@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -41,6 +42,9 @@ class Renamed:
 
     def other(self, value):
         return value
+
+    def all(self, value):
+        yield value
 
 
 @pytest.fixture
@@ -146,6 +150,45 @@ def test_handle_goes_on_with_the_new_deployment(env, register, visit, until):
     until(moved)
 
 
+@pytest.mark.parametrize("verb", ["call", "submit", "acall", "stream", "astream"])
+def test_handle_knows_the_methods_of_the_new_deployment(env, register, visit, until, verb):
+    """Also one that was bound to the old one, and did not come to a call that was refused."""
+    register()
+    env.deploy()
+    own, guests = env.service("svc"), visit()
+    assert (own.echo(1), guests.echo(1)) == (1, 1)
+    env.drain("svc")
+    register(Renamed)
+    env.deploy()
+    assert used(own, verb) == [3]
+    until(lambda: used(guests, verb) == [3])  # the directory tells of it in a moment
+    for handle in (own, guests):
+        with pytest.raises(errors.MethodNotFoundError, match="did you mean 'other'"):
+            handle.call("othe", 3)
+
+
+def used(handle, verb):
+    """What a method gives that the service has only now, by any verb; none while nobody knows."""
+
+    async def collect():
+        return (
+            [await handle.acall("other", 3)] if verb == "acall" else [item async for item in handle.astream("all", 3)]
+        )
+
+    try:
+        match verb:
+            case "call":
+                return [handle.call("other", 3)]
+            case "submit":
+                return [handle.submit("other", 3).result(20)]
+            case "stream":
+                return list(handle.stream("all", 3))
+            case _:
+                return asyncio.run(collect())
+    except (errors.MethodNotFoundError, errors.ServiceStoppedError):
+        return []
+
+
 def test_replica_that_dies_is_replaced_for_guests_too(env, register, visit, until):
     """What it ran ends with ReplicaDiedError; what waited moves to the one that takes its place."""
     register()
@@ -230,6 +273,38 @@ def test_services_are_told_apart_by_what_is_known_of_them(env, register, plugin)
     plugin.book.lose()
     with pytest.raises(errors.NoReplicaError, match="has ended, or not yet begun"):
         find("caller").echo(1)
+
+
+def test_service_that_is_known_is_found_without_the_directory(env, register, plugin, monkeypatch):
+    """Whoever asks may be an event loop, which stands still until it has its answer. It is asked for others only."""
+    register()
+    register(name="caller")
+    env.deploy()
+    looking = []
+    look_up = memory_directory.Entrance.look_up
+
+    def noting_look_up(entrance, *how):
+        looking.append((entrance.service, threading.get_ident()))
+        return look_up(entrance, *how)
+
+    monkeypatch.setattr(memory_directory.Entrance, "look_up", noting_look_up)
+    find = pickle.loads(pickle.dumps(env.task("caller")._publication.find_service))  # noqa: S301 - our own
+
+    async def use():
+        handle = find("svc")
+        assert not looking
+        assert await handle.acall("echo", 1) == 1
+        return threading.get_ident()
+
+    loop = asyncio.run(use())
+    assert [(name, thread != loop) for name, thread in looking] == [("svc", True)]
+    with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'svc'"):
+        find("scv")
+    looking.clear()
+    env.register_service_with_config("later", Service, deployment_config=ServiceDeploymentConfig(target="memory"))
+    assert env.service("later").echo(2) == 2
+    assert find("later").echo(3) == 3
+    assert looking[0][0] == "later"
 
 
 def test_owner_waits_until_others_know_before_a_replica_is_stopped(env, register, plugin):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 
 import pytest
 
@@ -11,23 +13,50 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import parcel, protocol, serving
+from sage_deploy_ray import failure, parcel, protocol, serving
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
 from sage_plugins import Environment, ServiceDeploymentConfig
-from sage_plugins.errors import CallError
+from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.plugins import Registry
+from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import Outcome
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())
 OPEN = threading.Event()
+ENTERED = threading.Event()
 
 
 class Service:
+    def __init__(self):
+        self.seen = []
+
     def hold(self):
+        self.seen.append("hold")
+        ENTERED.set()
         return OPEN.wait(20)
 
     def echo(self, value):
         return value
+
+    def note(self, value):
+        self.seen.append(value)
+
+    def count(self):
+        try:
+            yield from range(10**6)
+        finally:
+            self.seen.append("ended")
+
+    async def rest(self):
+        ENTERED.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.seen.append("cancelled")
+            raise
+
+    def all_seen(self):
+        return self.seen
 
 
 class Deployed:
@@ -38,10 +67,12 @@ class Deployed:
         self.handle = env.service("svc")
         self._indexes = {method.name: method.index for method in server.spec.methods}
 
-    def frame(self, number, method=None, *args, caller="another", fresh=None):
+    def item(self, number, method, *args, streams=False):
+        return CallItem(number, self._indexes[method], parcel.write((args, {})), 0.0, inf, streams)
+
+    def frame(self, number, method=None, *args, caller="another", fresh=None, **how):
         """A frame with one call, or none."""
-        item = CallItem(number, self._indexes[method], parcel.write((args, {})), 0.0, 20.0) if method else None
-        units = (Unit(number, (item,)),) if item else ()
+        units = (Unit(number, (self.item(number, method, *args, **how),)),) if method else ()
         return Frame(caller, number, units, (), fresh=not number if fresh is None else fresh)
 
     def exchange(self, *args, **kwargs):
@@ -51,10 +82,23 @@ class Deployed:
         """Those that the replica knows."""
         return list(self.server._boxes)
 
+    @property
+    def held(self):
+        """Slots that are taken."""
+        return len(self.server._holders)
+
+    @property
+    def outcomes(self):
+        """How calls have ended, by what they are called."""
+        return self.handle_status()["metrics"].outcomes
+
 
 @pytest.fixture
-def deployed(monkeypatch):
+def deployed(monkeypatch, request):
     OPEN.clear()
+    ENTERED.clear()
+    if "clock" in request.fixturenames:
+        monkeypatch.setattr(serving, "SYSTEM", request.getfixturevalue("clock"))
     servers = []
     start = loop_target.LoopTransport.start
     monkeypatch.setattr(
@@ -66,7 +110,9 @@ def deployed(monkeypatch):
         config = ServiceDeploymentConfig(target="loop", threading_strategy="multi", thread_count=2)
         env.register_service_with_config("svc", Service, deployment_config=config)
         env.deploy()
-        yield Deployed(env, servers[0])
+        found = Deployed(env, servers[0])
+        found.handle_status = lambda: env.get_service_status("svc")
+        yield found
         OPEN.set()
 
 
@@ -204,3 +250,131 @@ def test_handle_says_of_no_frame_that_it_is_fresh_while_a_call_runs(deployed, mo
     deployed.handle.echo(2)
     fresh = [frame.fresh for frame in sent]
     assert (fresh[0], fresh[-1], any(fresh[1:-1])) == (True, True, False)
+
+
+# -- callers that are gone while something is done for them ------------------------------------------------------------
+
+
+@pytest.fixture
+def clock():
+    """That of the replica: time passes there when the test says so."""
+    return VirtualClock()
+
+
+@pytest.fixture
+def leave(deployed, clock):
+    """Have the first exchange of a caller answered, which then sends no other; gives the replies."""
+
+    def leave(*items, unit=0):
+        frame = Frame("gone", 0, (Unit(unit, items),), (), fresh=True)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(deployed.server.exchange, frame)
+            if not items[0].streams:  # else there is something to say at once
+                assert ENTERED.wait(20)
+                clock.advance(2 * serving._LOOK_AFTER_S)
+            return answer.result(20).replies
+
+    return leave
+
+
+def test_exchange_that_waits_long_is_answered_with_an_empty_letter(deployed, clock, until):
+    """Whoever lives sends another, and is told there what there is to tell; whoever does not keeps no thread here."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(deployed.exchange, 0, "hold")
+        assert ENTERED.wait(20)
+        clock.advance(2 * serving._LOOK_AFTER_S)
+        assert waiting.result(20) == (0, [])
+        waiting = pool.submit(deployed.exchange, 1)
+        OPEN.set()
+        assert [reply[:2] for reply in waiting.result(20).replies] == [(protocol.DONE, 0)]
+
+
+def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, clock):
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(deployed.exchange, 0, "hold")
+        assert ENTERED.wait(20)
+        clock.advance(serving._LOOK_AFTER_S)
+        (box,) = deployed.server._boxes.values()
+        assert box._answered < 0
+        OPEN.set()
+        assert [reply[:2] for reply in waiting.result(20).replies] == [(protocol.DONE, 0)]
+
+
+def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deployed, clock, leave, until):
+    """Its generator is closed, and the call is counted as cancelled."""
+    assert {reply[0] for reply in leave(deployed.item(0, "count", streams=True))} == {protocol.ITEM}
+    clock.advance(serving._GONE_AFTER_S - serving._LOOK_AFTER_S)
+    assert deployed.held == 1
+    clock.advance(2 * serving._LOOK_AFTER_S)
+    until(lambda: not deployed.held)
+    assert deployed.handle.all_seen() == ["ended"]
+    assert deployed.outcomes == {"cancelled": 1, "ok": 1}
+
+
+def test_coroutine_of_a_caller_that_is_gone_is_cancelled(deployed, clock, leave, until):
+    leave(deployed.item(0, "rest"))
+    clock.advance(serving._GONE_AFTER_S + serving._LOOK_AFTER_S)
+    until(lambda: not deployed.held)
+    assert deployed.handle.all_seen() == ["cancelled"]
+
+
+def test_caller_that_stood_still_for_less_than_a_minute_loses_nothing(deployed, clock, leave):
+    leave(deployed.item(0, "hold"))
+    clock.advance(serving._GONE_AFTER_S - 1)
+    OPEN.set()
+    assert [reply[:2] for reply in deployed.exchange(1, caller="gone").replies] == [(protocol.DONE, 0)]
+
+
+def test_caller_that_comes_back_too_late_is_told_what_was_given_up(deployed, clock, leave, until):
+    """What had started may have had its effect; what was sent ahead and had not never runs, and nothing runs twice."""
+    items = (deployed.item(0, "hold"), deployed.item(1, "note", 1), deployed.item(2, "note", 2))
+    replies = leave(*items, unit=3)
+    clock.advance(serving._GONE_AFTER_S + serving._LOOK_AFTER_S)
+
+    replies += deployed.exchange(1, caller="gone").replies
+    said = {reply[1]: failure.unpack_error(reply[2]) for reply in replies if reply[0] == protocol.GAVE_UP}
+    assert {type(error) for error in said.values()} <= {ReplicaDiedError}
+    returned = [number for reply in replies if reply[0] == protocol.RETURNED for number in reply[2]]
+    assert sorted([*said, *returned]) == [0, 1, 2]
+    assert said[0].maybe_executed
+    assert "svc.hold was given up by svc#0, which has heard nothing of this process for 60 s" in str(said[0])
+
+    OPEN.set()
+    until(lambda: not deployed.held)
+    assert deployed.handle.all_seen() == ["hold"]
+    assert [reply[:2] for reply in deployed.exchange(2, caller="gone").replies] == [(protocol.ENDED, 3)]
+
+
+def test_what_a_caller_that_is_gone_was_to_be_told_is_forgotten(deployed, clock, leave, until):
+    """Its results would be kept for as long as the replica lives, if no other caller comes."""
+    leave(deployed.item(0, "hold"))
+    OPEN.set()
+    until(lambda: not deployed.held)
+    assert "gone" in deployed.callers()
+    clock.advance(serving._FORGOTTEN_AFTER_S + serving._LOOK_AFTER_S)
+    assert "gone" not in deployed.callers()
+
+
+def test_handle_whose_process_stood_still_for_long_gets_a_typed_answer(deployed, clock, until, monkeypatch):
+    """Its call is counted once, and its next one is answered."""
+    thawed = threading.Event()
+    exchange = deployed.server.exchange
+    monkeypatch.setattr(deployed.server, "exchange", lambda frame: (exchange(frame), thawed.wait(20))[0])
+    holding = deployed.handle.submit("hold")
+    assert ENTERED.wait(20)
+    clock.advance(2 * serving._LOOK_AFTER_S)
+    (box,) = deployed.server._boxes.values()
+    until(lambda: not box._exchanges)
+    clock.advance(serving._GONE_AFTER_S + serving._LOOK_AFTER_S)
+    thawed.set()
+    with pytest.raises(ReplicaDiedError, match="The process stood still, or was cut off") as caught:
+        holding.result(20)
+    assert caught.value.maybe_executed
+    assert deployed.handle.echo(1) == 1
+    assert deployed.outcomes == {"cancelled": 1, "ok": 1}
+
+
+def test_nothing_looks_after_callers_when_nothing_is_done_for_any(deployed, clock):
+    deployed.handle.echo(1)
+    clock.run_all()
+    assert clock.pending == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import pickle
 import signal
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pytest
 import ray
 
-from sage_deploy_ray import versions
+from sage_deploy_ray import serving, versions
 from sage_plugins import errors
 from sage_plugins.clock import SYSTEM
 from sage_plugins.testing.probes import Calling, Probe
 from sage_plugins.testing.service_conformance import ServiceConformance
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sage_plugins import ServiceHandle
@@ -76,6 +78,24 @@ class Relay(Calling):
             for call in calls:
                 call.cancel()
         return "all accepted"
+
+
+class Impatient:
+    """A service whose replica gives up at once what a caller has there that is gone."""
+
+    def __init__(self) -> None:
+        serving._LOOK_AFTER_S, serving._GONE_AFTER_S = 0.05, 0.2
+        self._closed = 0
+
+    def numbers(self) -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            self._closed += 1
+
+    def closed(self) -> int:
+        """Streams that have ended."""
+        return self._closed
 
 
 class Travelling(ServiceConformance):
@@ -172,6 +192,18 @@ class TestHandles(Travelling):
         with pytest.raises(errors.DeployError, match=said) as caught:
             svc.env.deploy()
         assert "the replica's process on node-" in str(caught.value)
+
+    def test_stream_of_a_process_that_is_killed_gives_its_slot_back(self, cluster: Any, tmp_path: Path) -> None:
+        """Nobody says that it is gone: its replica finds that it keeps no exchange there any more."""
+        svc = self.register(Impatient)
+        svc.env.deploy()
+        (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
+        begin = Program.TAKE + Program.STREAM
+        with Program(tmp_path, cluster.address, begin) as program:
+            assert program.ask("[next(stream) for _ in range(3)]") == "[0, 1, 2]"
+            program.kill()
+        assert svc.handle.with_options(timeout=self.patience).closed() == 1
+        assert svc.outcomes == {"cancelled": 1, "ok": 1}
 
     def test_handle_without_a_cluster_says_what_to_do(self, tmp_path: Path) -> None:
         svc, _ = self.pair()
@@ -410,6 +442,9 @@ class Program:
 
     TAKE = """
         handle = pickle.loads(open("handle", "rb").read())
+    """
+    STREAM = """
+        stream = handle.stream("numbers")
     """
     SOURCE = """
         for line in sys.stdin:

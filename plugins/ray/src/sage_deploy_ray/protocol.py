@@ -7,6 +7,11 @@ has calls in a replica it keeps an exchange there; when another arrives, the one
 alone takes one exchange, and many at once share them. What is said after a frame has arrived never comes with a letter
 to an earlier one: a caller who waits for the letter to its own frame misses nothing.
 
+An exchange that has waited long is answered with an empty letter; a caller that lives sends another. So one that has
+something in a replica and keeps no exchange there for a minute is gone, though nobody says so: it was killed in the
+middle of a stream, for example. What it has there is given up. If it stood still, or was cut off, it finds that as the
+answer to each of its calls when it comes back: nothing runs twice.
+
 A replica forgets callers of which it has not heard for long and for which it does nothing: most of them are gone. One
 that was only quiet has nothing to lose by that. Its next frame is *fresh*, and with such a frame a caller can begin at
 any number. One that had expected something, because it stood still for all that time, is told that it was forgotten.

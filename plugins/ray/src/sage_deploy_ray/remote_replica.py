@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sage_deploy_ray.protocol import Notice
-    from sage_plugins.clock import Clock
+    from sage_plugins.clock import Clock, Timer
     from sage_plugins.interfaces import ReplicaEvents, Work
     from sage_plugins.listing import ListedReplica
     from sage_plugins.values import ReplicaSpec
@@ -209,7 +209,7 @@ class RemoteReplica:
         self._given_up: dict[int, Notice] = {}  # those among them that were given up here
         self._ahead: dict[int, int] = {}  # calls to a bundle, by method of the first; used by one thread at a time
         self._readings: dict[int, _Reading] = {}  # those among them that are streams
-        self._gathering: set[Any] = set()  # batches that wait for calls to join
+        self._gathering: dict[Any, Timer | None] = {}  # batches that wait for calls to join, and what ends that
         self._outgoing = _Turns()
         self._notices: deque[Notice] = deque()
         self._incoming = _Turns()
@@ -250,11 +250,18 @@ class RemoteReplica:
 
     def _report_lost(self, cause: BaseException) -> None:
         """Tell what the process had, and what was to go there."""
-        gathering, self._gathering = self._gathering, set()
-        unsent = [*gathering, *self._take_unsent()]
+        unsent = [*self._take_gathering(), *self._take_unsent()]
         units, self._units = self._units, {}
         self._forget_calls()
         self._events.lost(unsent, [work for sent in units.values() for work in sent.works()], cause)
+
+    def _take_gathering(self) -> list[Batch]:
+        """The batches that wait for calls to join; their timers are forgotten."""
+        gathering, self._gathering = self._gathering, {}
+        for timer in gathering.values():
+            if timer is not None:
+                timer.cancel()
+        return list(gathering)
 
     def _take_unsent(self) -> list[Work]:
         items, found = self._outgoing.items, []
@@ -325,7 +332,7 @@ class RemoteReplica:
             self._last_stats = {**stats, "runner": RunnerStats(0)}
         for call in tuple(self._calls.values()):
             call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
-        for work in self._take_unsent():
+        for work in [*self._take_gathering(), *self._take_unsent()]:
             for call in work.calls if isinstance(work, Batch) else (work,):
                 call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
         self._units.clear()
@@ -336,7 +343,7 @@ class RemoteReplica:
     def _send(self, work: Work) -> None:
         """Have a call or a batch leave with the next frame, which is now unless one is being made."""
         if isinstance(work, Batch) and not work.is_closed:
-            self._gathering.add(work)
+            self._gathering[work] = None
             self._transport.soon(lambda: self._gather(work))
         else:
             self._put(work)
@@ -345,15 +352,17 @@ class RemoteReplica:
         """Send *batch* once nobody joins it any more; in the thread that reads letters."""
         if batch not in self._gathering:
             return
+        timer = self._gathering[batch]
+        if timer is not None:  # a batch that is full before its time is not waited for any more
+            timer.cancel()
 
         def look_again() -> None:
             self._transport.soon(lambda: self._gather(batch))
 
         seconds = batch.watch(look_again)
         if seconds > 0:
-            self._clock.call_at(self._clock.monotonic() + seconds, look_again)
-        else:
-            self._gathering.discard(batch)
+            self._gathering[batch] = self._clock.call_at(self._clock.monotonic() + seconds, look_again)
+        elif self._gathering.pop(batch, self) is not self:  # else it was taken away meanwhile
             self._put(batch)
 
     def _put(self, item: Any) -> None:

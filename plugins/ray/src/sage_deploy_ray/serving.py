@@ -16,7 +16,7 @@ from sage_deploy_ray.protocol import Letter
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call
 from sage_plugins.clock import SYSTEM
-from sage_plugins.errors import CallError
+from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host import Host
 from sage_plugins.stream import Channel, StreamCall
 from sage_plugins.values import CallOptions, Outcome, ReplicaState
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_ray.late_calls import ArgumentSource
     from sage_deploy_ray.protocol import CallItem, Frame, Notice, Reply, Unit
+    from sage_plugins.clock import Timer
     from sage_plugins.interfaces import ControlOp, Work
     from sage_plugins.values import ReplicaSpec
 
@@ -40,6 +41,13 @@ _PATIENCE_S: Final = 0.01
 
 #: Seconds after which a caller is forgotten that says nothing, and for which nothing is done.
 _FORGOTTEN_AFTER_S: Final = 600.0
+
+#: Seconds after which a replica looks whether its callers are there. An exchange that has been waiting since the last
+#: time is answered with an empty letter: a caller that lives comes back at once.
+_LOOK_AFTER_S: Final = 15.0
+
+#: Seconds without an exchange after which a caller is gone for which something is done: one that lives keeps one here.
+_GONE_AFTER_S: Final = 60.0
 
 #: Seconds within which frames overtake each other: those of one caller come in order, but in threads of their own.
 _OVERTAKEN_WITHIN_S: Final = 30.0
@@ -84,6 +92,7 @@ class ReplicaServer:
         self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
         self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
         self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
+        self._looking: Timer | None = None  # what looks after callers next; guarded by _lock
         self._batches: dict[Any, _BatchUnit] = {}  # of those that run
         self._source = source
         self.late = LateCalls(spec.service, SYSTEM, source, self._arguments_arrived, self._arguments_failed)
@@ -155,6 +164,8 @@ class ReplicaServer:
         """As `Host.stop`; whoever waits for a start waits no more."""
         with self._lock:  # what has not been started by now never will
             self._stopped = True
+            if self._looking is not None:
+                self._looking.cancel()
         for call in self.late.waiting:  # first: none of them may begin after the stop hooks
             call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
@@ -192,14 +203,59 @@ class ReplicaServer:
 
     def _forget_silent(self) -> None:
         """Forget callers that are gone, or quiet; under `_lock`. Others come only then, so they are never many."""
-        before = time.monotonic() - _FORGOTTEN_AFTER_S
+        before = self.clock.monotonic() - _FORGOTTEN_AFTER_S
         for caller, box in tuple(self._boxes.items()):
             if box.close_if_silent(before):
                 del self._boxes[caller]
 
+    # -- callers that are gone ---------------------------------------------------------------------------------------
+
+    def _look_later(self) -> None:
+        """See in a while whether those who have something here are still there; under `_lock`."""
+        if self._looking is None and not self._stopped:
+            self._looking = self.clock.call_at(self.clock.monotonic() + _LOOK_AFTER_S, self._look_after_callers)
+
+    def _look_after_callers(self) -> None:
+        """
+        Have callers show that they live, and give up what those have here that are gone.
+
+        Else a stream whose consumer was killed would keep its slot for ever, and its exchange a thread.
+        """
+        before = self.clock.monotonic() - _GONE_AFTER_S
+        try:
+            for box in tuple(self._boxes.values()):
+                if box.is_gone(before):
+                    for call in tuple(box.calls.values()):
+                        self._give_up_gone(call)
+        finally:
+            with self._lock:
+                self._looking = None
+                self._forget_silent()
+                if self._holders or self._refused or any(box.has_mail for box in self._boxes.values()):
+                    self._look_later()
+
+    def _give_up_gone(self, call: Call) -> None:
+        """End a call of a caller that is gone; one that was only frozen finds that as its answer when it comes back."""
+        for runs in (False, True):
+            id, name = self.spec.id, f"{self.service}.{call.method.name}"
+            so_far = "it had started, and may have had its effect" if runs else "it had not started, and never will"
+            msg = (
+                f"{name} was given up by {id}, which has heard nothing of this process for {_GONE_AFTER_S:g} s; "
+                f"{so_far}. The process stood still, or was cut off"
+            )
+            error = ReplicaDiedError(
+                msg, maybe_executed=runs, service=self.service, method=call.method.name, replica=id, node=self.node
+            )
+            if call.give_up(error, Outcome.CANCELLED, only_unstarted=not runs):
+                return
+
+    # -- what frames bring -------------------------------------------------------------------------------------------
+
     def _admit(self, box: _Mailbox, unit: Unit) -> None:
         holder, chain = (box.caller, unit.id), unit.items[0].chain
         with self._lock:
+            if self._looking is None:
+                self._look_later()
             accepted = len(self._holders) < self.host.slots and not self._vacating
             if accepted:
                 self._holders.add(holder)
@@ -670,7 +726,9 @@ class _Mailbox:
         self._number = 0  # of the next letter
         self._next_frame = -1  # the first is known when a fresh one has come
         self._exchanges = 0  # that are here
-        self._left_at = time.monotonic()  # when the last of them left
+        self._left_at = server.clock.monotonic()  # when the last of them left
+        self._seen = -1  # frame whose exchange was the latest when callers were last looked after
+        self._answered = -1  # frame up to which exchanges wait no more, though there is nothing to say
         self._closed = False  # whether the caller was forgotten
 
     def close_if_silent(self, before: float) -> bool:
@@ -678,6 +736,21 @@ class _Mailbox:
         with self._condition:
             self._closed = self._left_at < before and not (self._exchanges or self._units)
             return self._closed
+
+    def is_gone(self, before: float) -> bool:
+        """
+        Whether something is done for the caller and its last exchange left *before*.
+
+        One that has been waiting since this was last asked is answered: whoever gets that sends another.
+        """
+        with self._condition:
+            if self._exchanges:
+                if self._seen == self._latest:
+                    self._answered = self._latest
+                    self._condition.notify_all()
+                self._seen = self._latest
+                return False
+            return self._left_at <= before and bool(self._units)
 
     @contextmanager
     def in_turn(self, number: int, *, fresh: bool) -> Iterator[None]:
@@ -753,7 +826,7 @@ class _Mailbox:
         """Wait for something to say in answer to *frame*, or for the caller's next one: then that has the replies."""
         with self._condition:
             until = None
-            while self._latest == frame and (self._units or self._owed):
+            while self._latest == frame and (self._units or self._owed) and self._answered < frame:
                 if not self._replies:
                     self._sleep()
                     continue
@@ -769,7 +842,7 @@ class _Mailbox:
             number = self._number
             self._number += 1
             self._exchanges -= 1
-            self._left_at = time.monotonic()
+            self._left_at = self._server.clock.monotonic()
         self._server.looked()
         return Letter(number, replies)
 
