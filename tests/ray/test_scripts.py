@@ -133,6 +133,53 @@ print(env.service("svc").pid())
 {end}
 """
 
+ENDS_RAY = """
+import sys
+
+import ray
+
+from sage_plugins import Environment, ServiceDeploymentConfig, errors
+
+
+class Service:
+    def method(self):
+        return 1
+
+
+ray.init(address=sys.argv[1])
+with Environment("ends ray") as env:
+    config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
+    env.register_service_with_config("svc", Service, deployment_config=config)
+    assert env.service("svc").method() == 1
+    ray.shutdown()
+    try:
+        env.service("svc").method()
+    except errors.SageDeployError as error:
+        print(error)
+print(ray.is_initialized())
+"""
+
+
+def test_program_that_shuts_ray_down_first_is_told_so_and_no_other_ray_is_started(cluster, tmp_path):
+    """A call says why there is no way to the replica; the environment closes without a word."""
+    script = tmp_path / "ends_ray.py"
+    script.write_text(ENDS_RAY, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script, cluster.address],
+        cwd=tmp_path,
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    call, initialized = done.stdout.splitlines()
+    assert "Ray was shut down in this process" in call
+    assert initialized == "False"
+
 
 @pytest.mark.parametrize(
     "ending",

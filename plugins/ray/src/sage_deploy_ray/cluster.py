@@ -227,6 +227,20 @@ def is_connected() -> bool:
     return _initialized()
 
 
+def check_not_shut_down() -> None:
+    """
+    Look before anything is asked of Ray: it would start a runtime of its own to answer.
+
+    Raises:
+        ClusterUnavailableError: The program has called `ray.shutdown()`.
+    """
+    if not _initialized():
+        raise ClusterUnavailableError(
+            "Ray was shut down in this process, and with it the way to every replica: leave ray.shutdown() to the last "
+            "environment that is closed, or deploy again"
+        )
+
+
 def _refuse_forked() -> None:
     if _forked:
         raise ForkedRuntimeError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sage_deploy_ray.cluster import is_connected
 from sage_deploy_ray.directory_actor import DirectoryActor
 from sage_deploy_ray.registry_actor import REGISTRY, RegistryActor
 
@@ -57,13 +58,21 @@ class Keeper:
         """Call a method of the actor, in place of what was said of the same thing before; never blocks."""
         with self._lock:
             self._said[about] = method, args, kwargs
-            if self._actor is not None:
-                getattr(self._actor, method).remote(*args, **kwargs)
+            self._call(method, *args, **kwargs)
 
     def ask(self, method: str, *args: Any) -> Any | None:
         """The answer of a method of the actor, on its way; None if there is no actor."""
         with self._lock:
-            return None if self._actor is None else getattr(self._actor, method).remote(*args)
+            return self._call(method, *args)
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
+        """What a method of the actor will answer; None if there is none, or it was of a Ray that was shut down."""
+        if self._actor is None or not is_connected():
+            return None
+        try:
+            return getattr(self._actor, method).remote(*args, **kwargs)
+        except Exception:  # noqa: BLE001 - whatever Ray says of an actor of the Ray before it
+            return None
 
     def forget(self, about: Hashable) -> None:
         """This need not be said to another actor."""
@@ -87,7 +96,7 @@ class Keeper:
         """Say all that was said, in case the actor has forgotten it; never blocks."""
         with self._lock:
             for method, args, kwargs in self._said.values():
-                getattr(self._actor, method).remote(*args, **kwargs)
+                self._call(method, *args, **kwargs)
 
     def _start(self) -> Any:
         return self._start_registry() if self._name == REGISTRY else self._start_directory()

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayTaskError
 
 from sage_deploy_ray import failure, shipping, versions, wire
+from sage_deploy_ray.cluster import check_not_shut_down
 from sage_deploy_ray.endings import why_gone
 from sage_deploy_ray.remote_replica import Stopped
 from sage_plugins.errors import DeployError, ReplicaDiedError
@@ -247,12 +248,14 @@ class RayTransport:
     def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""
         try:
+            check_not_shut_down()
             return _RayExchange(self._exchange(wire.write_frame(frame)), self)
         except Exception as error:  # noqa: BLE001 - whatever Ray says, it did not leave
             return _Undelivered(self, error)
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:
         """As `Transport.control`; raises TimeoutError when there was no answer in *timeout* seconds."""
+        check_not_shut_down()
         answer, error = ray.get(self._actor.control.remote(op, arg, tuple(notices)), timeout=timeout)
         if error is not None:
             raise failure.unpack_error(error)
@@ -260,7 +263,10 @@ class RayTransport:
 
     def vacate(self) -> Callable[[float], None]:
         """As `Transport.vacate`."""
-        vacated = self._actor.vacate.remote()
+        vacated: Any = None
+        with suppress(Exception):  # it is gone
+            check_not_shut_down()
+            vacated = self._actor.vacate.remote()
 
         def wait(limit: float) -> None:
             with suppress(Exception):  # its time is over, or it is gone: it is stopped in any case
@@ -271,15 +277,20 @@ class RayTransport:
     def ask_to_stop(self) -> None:
         """As `Transport.ask_to_stop`."""
         if self._stopping is None:
-            self._stopping = self._actor.stop.remote(0.0)
+            with suppress(Exception):  # it ended with the Ray of this process, which the program has shut down
+                check_not_shut_down()
+                self._stopping = self._actor.stop.remote(0.0)
 
     def stop(self, grace: float) -> Stopped:
         """As `Transport.stop`."""
         self.ask_to_stop()
         try:
+            check_not_shut_down()
             return Stopped(*ray.get(self._actor.stop.remote(grace), timeout=grace + _STOP_MARGIN_S))
         except Exception:  # noqa: BLE001 - it is gone, or stuck: it is ended in any case
             return Stopped(0, None)
         finally:
-            ray.kill(self._actor, no_restart=True)
+            with suppress(Exception):  # of a Ray that the program has shut down nothing is left
+                check_not_shut_down()
+                ray.kill(self._actor, no_restart=True)
             self._on_gone(False)  # noqa: FBT003 - see the parameter
