@@ -60,6 +60,7 @@ LAYERS = {
         "router_choice",
         "service_monitor",
         "task",
+        "task_statistics",
     },
     4: {
         "fence",
@@ -72,7 +73,7 @@ LAYERS = {
         "wait_graph",
         "watchers",
     },
-    3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
+    3: {"envelope", "hookspecs", "host", "instance_access", "loop_checks", "loop_envelope", "plugins"},
     2: {"interfaces"},
     1: {
         "aio",
@@ -389,6 +390,7 @@ LATE = {
     "dictionary_call",
     "factory",
     "field_docs",
+    "instance_access",
     "keys",
     "option_docs",
     "origins",
@@ -399,6 +401,7 @@ LATE = {
     "settings",
     "shorthand",
     "strict_types",
+    "task_statistics",
     "units",
 }
 
