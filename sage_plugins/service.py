@@ -14,7 +14,7 @@ from sage_plugins.call import CURRENT
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
 
-    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
+    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller, ServiceManager
     from sage_plugins.handle import ServiceHandle
 
 __all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory", "takes_ctx"]
@@ -91,6 +91,13 @@ class ServiceContext:
         from sage_plugins.callers import AsyncServiceCaller
 
         return AsyncServiceCaller(self._find)
+
+    @property
+    def service_manager(self) -> ServiceManager:
+        """The same calls by the names that SAGE's own services use: `get_service_proxy`, `call_sync`, `call_async`."""
+        from sage_plugins.callers import ServiceManager
+
+        return ServiceManager(self._find)
 
     def measure(self, measured: Callable[[], Mapping[str, Any]]) -> None:
         """Have `statistics` include what *measured* gives; for the replica's host."""

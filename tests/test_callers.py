@@ -242,6 +242,22 @@ def test_services_call_in_both_ways(kv, strategy):
     assert kv.call_service("asking", method="ask") == (1, 1, 1, 1, True)
 
 
+def test_service_manager_of_sages_own_services(kv):
+    """`ctx.service_manager`, which SAGE's MemoryService asks for proxies."""
+
+    class Asking:
+        def ask(self):
+            manager = self.ctx.service_manager
+            return (
+                manager.get_service_proxy("kv").get("k", timeout=PATIENCE),
+                manager.call_sync("kv", "get", "k"),
+                manager.call_async("kv", "get", "k", timeout=PATIENCE).result(PATIENCE),
+            )
+
+    kv.register_service("asking", Asking)
+    assert kv.call_service["asking"].ask() == (1, 1, 1)
+
+
 def test_waiting_for_oneself_ends_at_once(env):
     """The future of a call that can get no slot, because its caller waits for it, says so instead of hanging."""
 
