@@ -141,10 +141,12 @@ def test_the_original_stays_as_it_is():
     assert (type(error), error.code, error.args) == (PlainError, 1, ("code 1",))
 
 
+@pytest.mark.parametrize("cause", [None, LookupError("cause")], ids=repr)
 @pytest.mark.parametrize("suppress", [False, True])
-def test_what_happened_before_is_shown_as_it_was(suppress):
+def test_what_happened_before_is_shown_as_it_was(suppress, cause):
     """`raise ... from None` stays so, and so does an error that only came while another was handled."""
     error = KeyError("k")
+    error.__cause__ = cause
     error.__context__ = ValueError("before")
     error.__suppress_context__ = suppress
     both = as_runtime_error(error)

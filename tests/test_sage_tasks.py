@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from concurrent.futures import Future
 
 import pytest
@@ -16,6 +15,7 @@ from sage_plugins import (
     ServiceFactory,
     ServiceTask,
     ServiceTaskFactory,
+    batch_of,
     errors,
 )
 from sage_plugins.compat import (
@@ -30,6 +30,7 @@ from sage_plugins.compat import (
     ThreadPoolRayServiceTask,
     ThreadPoolServiceTask,
 )
+from sage_plugins.testing.virtual_clock import VirtualClock
 
 PATIENCE = 20.0
 
@@ -45,6 +46,10 @@ class KV:
         self.data[key] = value
         return True
 
+    async def aput(self, key, value):
+        self.data[key] = value
+        return True
+
     def get(self, key):
         return self.data[key]
 
@@ -54,6 +59,13 @@ class KV:
 
     def other(self):
         return self.ctx.call_service["other"].get("k")
+
+
+class Batched(KV):
+    @batch_of("put")
+    def put_many(self, keys, values):
+        self.data.update(zip(keys, values, strict=True))
+        return [True] * len(keys)
 
 
 @pytest.fixture
@@ -287,23 +299,31 @@ def test_statistics_have_sages_keys(task):
     assert stopped["request_queue_available"] is False
 
 
+@pytest.mark.parametrize("method", ["put", "aput", "put_many"])
 @pytest.mark.parametrize("strategy", ["single", "multi", "pool", "async", "inline"])
-def test_last_activity_is_when_a_call_ended_last(factory, strategy):
-    """It is there before any call, and moves with calls only."""
-    config = ServiceDeploymentConfig(threading_strategy=strategy)
-    before = time.time()
-    task = ServiceTaskFactory(factory, config).create_service_task()
+def test_last_activity_is_when_a_call_ended_last(strategy, method, monkeypatch):
+    """It is there before any call, and moves with calls only: methods, coroutines and batches."""
+    clock = VirtualClock()
+    monkeypatch.setattr("sage_plugins.task.wall_clock", clock.monotonic)
+    if method == "put_many":
+        config = ServiceDeploymentConfig(threading_strategy=strategy, batch_size=2, batch_wait=0, timeout=None)
+    else:
+        config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=None)
+    factory = ServiceFactory("kv", Batched if method == "put_many" else KV)
+    task = ServiceTaskFactory(factory, config, clock=clock).create_service_task()
+    called = "put" if method == "put_many" else method
     with task:
         task.start_running()
         made = task.get_statistics()["last_activity_time"]
-        assert before <= made <= time.time()
-        task.call_method("put", "k", 1)
-        called = task.get_statistics()["last_activity_time"]
-        ended = time.time()
-        assert made < called <= ended
-        assert task.get_statistics()["last_activity_time"] == pytest.approx(called, abs=(time.time() - before))
-        task.handle.put("k", 2)
-        assert task.get_statistics()["last_activity_time"] > called
+        clock.advance(100)
+        assert task.get_statistics()["last_activity_time"] == made
+        task.call_method(called, "k", 1)
+        clock.advance(100)
+        assert task.get_statistics()["last_activity_time"] == made + 100
+        clock.advance(100)
+        assert task.get_statistics()["last_activity_time"] == made + 100
+        getattr(task.handle, called)("k", 2)
+        assert task.get_statistics()["last_activity_time"] == made + 300
 
 
 # -- dictionaries ------------------------------------------------------------------------------------------------------
