@@ -302,6 +302,27 @@ def test_foreign_factory_that_cannot_build_its_class_is_helped(env):
         env.call_service["kv"].config()
 
 
+def test_class_of_a_file_gets_its_factory(env, tmp_path, monkeypatch):
+    """Neither `service_factory` nor `ctx` is missing where a file names the class; what else it wants is."""
+    (tmp_path / "legacy_services.py").write_text(
+        "class KV:\n"
+        "    def __init__(self, service_factory, ctx):\n"
+        "        self.given = (service_factory.service_name, ctx.name)\n"
+        "    def ask(self):\n"
+        "        return self.given\n"
+        "class Wants(KV):\n"
+        "    def __init__(self, service_factory, size):\n"
+        "        self.size = size\n"
+    )
+    (tmp_path / "services.yaml").write_text(
+        "services:\n  kv:\n    class: legacy_services:KV\n  wants:\n    class: legacy_services:Wants\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    env.load_service_deployment_config(tmp_path / "services.yaml")
+    assert [(problem.id, "'size'" in problem.message) for problem in env.check()] == [("E704", True)]
+    assert env.call_service["kv"].ask() == ("kv", "kv")
+
+
 def test_our_factory_makes_instances_without_a_deployment():
     """`create_service()` without a context, as in a unit test."""
     factory = ServiceFactory("kv", LegacyKV)

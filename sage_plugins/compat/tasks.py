@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from sage_plugins.compat.actor_wrapper import ActorWrapper
 from sage_plugins.config import ServiceDeploymentConfig
 from sage_plugins.errors import ConfigError
 from sage_plugins.factory import ServiceTaskFactory
@@ -30,7 +29,6 @@ __all__ = [
     "RayServiceTask",
     "ThreadPoolRayServiceTask",
     "ThreadPoolServiceTask",
-    "remote_task",
 ]
 
 #: What all tasks are; SAGE's programs name it for `isinstance` and annotations.
@@ -137,12 +135,3 @@ class AsyncRayServiceTask(_Door):
 
     _remote = True
     _strategies = ("async",)
-
-
-def remote_task(
-    service_factory: Any,
-    ctx: ServiceContext | None = None,
-    deployment_config: ServiceDeploymentConfig | None = None,
-) -> ActorWrapper:
-    """`RayServiceTask` in its wrapper, as SAGE's `ServiceTaskFactory(factory, remote=True)` gives it."""
-    return ActorWrapper(RayServiceTask(service_factory, ctx, deployment_config))
