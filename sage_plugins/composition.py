@@ -10,6 +10,7 @@ from sage_plugins.choices import NO_HEALTH_CHECK, Finder, choose, refuse_errors
 from sage_plugins.environment_options import NO_OPTIONS
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.methods import method_plans
+from sage_plugins.service import own_factory
 from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def compose(
         UnknownPluginError: The configuration names an ID that no plugin has.
         PlanError: The plugins refuse the configuration; `problems` has every reason.
     """
+    factory = own_factory(factory)
     name, cls = factory.service_name, factory.service_class
     finder = Finder(name, config, registry, environment)
     choices = choose(finder, config)

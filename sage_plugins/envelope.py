@@ -82,6 +82,7 @@ class Envelope:
         self.handed: set[Work] = set()
         self.running: dict[int, Collection[Call | None]] = {}
         self._recorder_told = False
+        self.latest = -inf  # `monotonic()` when a call ended last; written by whichever worker, so it may lag by a call
 
     # -- the instance's methods --------------------------------------------------------------------------------------
 
@@ -199,7 +200,7 @@ class Envelope:
                     result = context.run(invoke, call)
                 except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
                     error = raised if isinstance(raised, Exception) else self.as_remote_error(raised, call)
-                end = monotonic()
+                end = self.latest = monotonic()
                 running[0] = None
                 late = end >= call.deadline
                 try:
@@ -354,6 +355,7 @@ class Envelope:
 
     def settles(self, call: Call, error: BaseException | None, start: float, end: float, record: _Record) -> bool:
         """Decide the outcome of a call that has run, and count it; False if it was given up meanwhile."""
+        self.latest = end
         if not call.claim_outcome():
             return False
         how = Outcome.OK if error is None else Outcome.TIMEOUT if end >= call.deadline else Outcome.ERROR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.call import current_call
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.handle import Binding, ServiceHandle
@@ -640,27 +641,24 @@ class Environment:
                     del self._tasks[name]
             raise
 
-    def call_service(
-        self, name: str, /, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
-    ) -> Any:
+    @cached_property
+    def call_service(self) -> ServiceCaller:
         """
-        Call a service and wait for the answer.
+        Calls a service and waits: `call_service("kv", "k", method="get", timeout=5)`, or `call_service["kv"].get("k")`.
 
-        Args:
-            name: Name of the service.
-            *args: Positional arguments of the method.
-            method: Name of the method.
-            timeout: Seconds from call to answer; None for what the configuration says.
-            **kwargs: Keyword arguments of the method.
-
-        Raises:
-            ServiceNotFoundError: No service of that name is registered.
-            BaseException: As for `ServiceHandle.call`.
+        Without `method` it calls the first of `process`, `execute` and `call` that the service has. What it raises is
+        what `ServiceHandle.call` raises, and a RuntimeError too where the two go together. See `ServiceCaller`.
         """
-        handle = self.service(name)
-        if timeout is not None:
-            handle = handle.with_options(timeout=timeout)
-        return handle.call(method, *args, **kwargs)
+        from sage_plugins.callers import ServiceCaller
+
+        return ServiceCaller(self.service)
+
+    @cached_property
+    def call_service_async(self) -> AsyncServiceCaller:
+        """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
+        from sage_plugins.callers import AsyncServiceCaller
+
+        return AsyncServiceCaller(self.service)
 
     # -- changing what runs ------------------------------------------------------------------------------------------
 

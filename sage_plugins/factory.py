@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.clock import Clock
+    from sage_plugins.composition import Composition
     from sage_plugins.service import ServiceContext
 
 __all__ = ["ServiceTaskFactory"]
@@ -72,9 +73,13 @@ class ServiceTaskFactory:
         Raises:
             UnknownPluginError, PlanError: As for `composition.compose`.
         """
+        return ServiceTask(*self.parts(ctx))
+
+    def parts(self, ctx: ServiceContext | None = None) -> tuple[Composition, Callable[[str], Any], Clock]:
+        """What a task for the service is made of: the first arguments of `ServiceTask`; raises as its maker does."""
         registry = self._registry or Registry.discover()
         composition, _ = compose(self.service_factory, self.deployment_config, registry)
-        return ServiceTask(composition, self._find_service if ctx is None else ctx.service, self._clock)
+        return composition, self._find_service if ctx is None else ctx.service, self._clock
 
     def _no_other(self, name: str) -> Any:
         msg = f"service {self.service_name!r} was made outside any environment, so it cannot find service {name!r}"

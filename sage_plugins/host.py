@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from contextlib import suppress
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -220,6 +221,7 @@ class Host:
     def _build(self) -> Hooks:
         spec = self._spec
         context = ServiceContext(spec.service, spec.index, self._events.service)
+        context.measure(self._counts)
         with self._life:
             if self._stopping is not None:
                 return
@@ -298,7 +300,7 @@ class Host:
         """`record(method, outcome, wait_s, run_s)` for who gives up calls in this process; one thread at a time."""
         return self._envelope.compose_record()
 
-    def control(self, op: ControlOp, arg: Any = None) -> Any:  # noqa: ARG002 - for operations that take one
+    def control(self, op: ControlOp, arg: Any = None) -> Any:
         """Answer a question beside the calls, in the asking thread."""
         if op is ControlOp.STATS:
             return self._stats()
@@ -306,6 +308,10 @@ class Host:
             return self._check("check_health")
         if op is ControlOp.READY:
             return self._check("check_ready")
+        if op in {ControlOp.GET, ControlOp.SET, ControlOp.TERMINATE}:
+            from sage_plugins.instance_access import access  # few ask for it
+
+            return access(op, arg, self._instance, self._spec.id)
         msg = f"unknown control operation {op!r}"
         raise ValueError(msg)
 
@@ -320,7 +326,16 @@ class Host:
             "runner": None if self._runner is None else self._runner.stats(),
             "recorders": snapshots,
             "pid": os.getpid(),
+            "idle": None if self._envelope.latest == -inf else self._clock.monotonic() - self._envelope.latest,
         }
+
+    def _counts(self) -> Mapping[str, Any]:
+        """What the monitor `metrics` has counted here, if it is there."""
+        for choice, monitor in zip(self._spec.monitors, self._monitors, strict=True):
+            if choice.id == "metrics" and choice.id in self._recorders:
+                counts: Mapping[str, Any] = monitor.summary([self._recorders[choice.id].snapshot()])
+                return counts
+        return {}
 
     def _check(self, hook: str) -> bool:
         check = getattr(self._instance, hook, None)

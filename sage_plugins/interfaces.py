@@ -165,8 +165,18 @@ class ControlOp(StrEnum):
     STATS = "stats"
     """
     A mapping: `runner` (RunnerStats), `recorders` ({monitor id: snapshot}), `pid` (of its process) and, if it does not
-    answer and these are those that it gave last, `age` (seconds since then).
+    answer and these are those that it gave last, `age` (seconds since then). `idle` is how many seconds ago a call
+    ended last, None if none has.
     """
+
+    GET = "get"
+    """The attribute of the instance whose name is the argument."""
+
+    SET = "set"
+    """Set an attribute of the instance: the argument is its name and its value."""
+
+    TERMINATE = "terminate"
+    """Call `terminate()` if the instance has it."""
 
 
 class Replica(Protocol):

@@ -19,7 +19,7 @@ from sage_plugins.errors import ForkedRuntimeError
 if TYPE_CHECKING:
     from sage_plugins.errors import SageDeployError
 
-__all__ = ["LiveEnvironment", "close_first", "find", "forget", "forked_error", "watch_over"]
+__all__ = ["LiveEnvironment", "close_first", "find", "forget", "forked_error", "rest", "watch_over"]
 
 #: Seconds that the interpreter waits at its exit for an environment that nobody closed.
 _AT_EXIT_S: Final = 2.0
@@ -56,6 +56,11 @@ def find(id: str) -> LiveEnvironment | None:
 def forget(environment: LiveEnvironment) -> None:
     """The environment was closed; after the last one the clock's thread ends. From any thread."""
     _live.discard(environment)
+    rest()
+
+
+def rest() -> None:
+    """End the clock's thread if no environment has services and no timer is set. From any thread."""
     if not _live:
         SYSTEM.rest()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
+from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.call import current_call
 from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
+from sage_plugins.live_environments import rest
 from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.replica_set import ReplicaSet
 from sage_plugins.router_choice import router_class
@@ -19,6 +21,8 @@ from sage_plugins.watchers import Watchers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
 
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
@@ -87,6 +91,7 @@ class ServiceTask:
         self._config = composition.config
         self.clock = clock
         self.adopt_if: Callable[[Kept], None] | None = None
+        self._active_at = wall_clock()  # when a call ended last, as far as it was asked; before that, when it was made
         self._has_left = False  # whether replicas were there before
         self._state = ReplicaState.PENDING  # guarded by _condition
         self._closing = False  # whether outsiders' calls are refused
@@ -427,6 +432,31 @@ class ServiceTask:
     def cleanup(self) -> None:
         """Stop if need be; the instances' own cleanup hooks run as part of that. Idempotent."""
         self.stop()
+        rest()
+
+    def terminate(self) -> None:
+        """
+        Have every instance do its own `terminate()`, if it has one, then stop; what it raises is logged.
+
+        It runs beside the calls, in this thread or in one of the replica's process, so that a method which hangs can be
+        told to end.
+        """
+        for member in self._serving():
+            try:
+                self._ask(member, ControlOp.TERMINATE)
+            except Exception:
+                logging.getLogger("sage_plugins").exception("terminate() of %s failed", member.id)
+        self.stop()
+
+    def __enter__(self) -> Self:
+        """The task itself; its first call starts it, as does `start_running`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Clean up."""
+        self.cleanup()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: refuse every call, and touch nothing else."""
@@ -637,6 +667,26 @@ class ServiceTask:
     # -- looking on --------------------------------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        """Name of the service."""
+        return self.service_name
+
+    @property
+    def service_factory(self) -> Any:
+        """What builds its instances."""
+        return self.composition.factory
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The logger of the service, as its instances have it."""
+        return logging.getLogger(f"sage.service.{self.service_name}")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has started and not stopped; what `state` says more exactly."""
+        return self.state in {ReplicaState.READY, ReplicaState.CRASH_LOOP}
+
+    @property
     def state(self) -> str:
         """
         `pending`, `starting`, `ready`, `crash_loop`, `draining` or `stopped`.
@@ -667,6 +717,9 @@ class ServiceTask:
         with self._condition:  # at one moment: who is gone from the one is counted in the other
             members, kept = self._replicas.members, self._replicas.kept
         stats = self._replicas.stats(members)
+        now = wall_clock()
+        active = [now - said["idle"] - said["age"] for said in stats if said.get("idle") is not None]
+        self._active_at = max(self._active_at, *active) if active else self._active_at
         with self._condition:  # who sees a state sees all that came with it
             states = [(str(member.state), member.error) for member in members]
             staying = [each for each in members if not each.is_leaving]
@@ -703,6 +756,18 @@ class ServiceTask:
             "monitors": summaries,
         }
 
+    def get_statistics(self) -> dict[str, Any]:
+        """
+        The service by the keys that SAGE's tasks have; see `task_statistics`.
+
+        Replicas in other processes are asked, as for `status`.
+        """
+        from sage_plugins.task_statistics import statistics
+
+        status = self.status()
+        is_remote = "in_process" not in self.composition.target.registration.capabilities
+        return statistics(self, status, self._active_at, is_remote=is_remote)
+
     def _metrics(self, measured: Mapping[str, Any], threads: int) -> ServiceMetrics:
         from sage_plugins.metrics import ServiceMetrics
 
@@ -716,6 +781,46 @@ class ServiceTask:
 
     # -- calling -----------------------------------------------------------------------------------------------------
 
+    def call_method(self, method_name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """`handle.call`, by the name that SAGE has for it; a MethodNotFoundError is an AttributeError."""
+        return self.handle.call(method_name, *args, **kwargs)
+
+    def get_attribute(self, attr_name: str) -> Any:
+        """
+        An attribute of the instance; of the first replica, if there are several.
+
+        It is read beside the calls that run. One from another process is a copy.
+
+        Raises:
+            AttributeError: There is none, or its name has an underscore in front.
+            DeployError: The service does not run.
+            Exception: The replica did not answer, or the value cannot travel.
+        """
+        return self._ask(self._askable()[0], ControlOp.GET, attr_name)
+
+    def set_attribute(self, attr_name: str, value: Any) -> None:
+        """
+        Set an attribute of the instance, of every replica; those that start later do not have it.
+
+        It is written beside the calls that run. Raises what `get_attribute` raises.
+        """
+        for member in self._askable():
+            self._ask(member, ControlOp.SET, (attr_name, value))
+
+    def get_object(self) -> Self:
+        """The task itself, as from SAGE's tasks and their wrappers."""
+        return self
+
+    def _askable(self) -> list[Member]:
+        serving = self._serving()
+        if not serving:
+            msg = f"service '{self.service_name}' is {self.state} and has no instance to ask: start it first"
+            raise DeployError(msg, service=self.service_name)
+        return serving
+
+    def _ask(self, member: Member, op: ControlOp, arg: Any = None) -> Any:
+        return member.control(op, arg, timeout=self._config.health_check_timeout)
+
     def handle_request(self, request: Mapping[str, Any]) -> None:
         """
         Start the call that *request* describes and return at once; the response goes into its `response_queue`.
@@ -726,10 +831,16 @@ class ServiceTask:
 
         The response is a dictionary with `request_id`, `result`, `error` (text or None), `success`, `execution_time`
         and `timestamp` (seconds, wall clock).
+
+        A request without `request_id` is answered too, with None for it. Whatever is wrong with a request is in its
+        response.
+
+        Raises:
+            ConfigError: *request* has no `response_queue` with `put`.
         """
         from sage_plugins.dictionary_call import start
 
-        start(request, self.handle, self.clock)
+        start(request, self.handle, self.clock, self.service_name)
 
     def __repr__(self) -> str:
         """Name and state."""

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "sage_plugins"
 
 LAYERS = {
-    7: {"__main__", "cli", "environment"},
+    7: {"__main__", "cli", "compat", "environment"},
     6: {
         "adoption",
         "catalogue",
@@ -60,6 +60,7 @@ LAYERS = {
         "router_choice",
         "service_monitor",
         "task",
+        "task_statistics",
     },
     4: {
         "fence",
@@ -72,13 +73,14 @@ LAYERS = {
         "wait_graph",
         "watchers",
     },
-    3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
+    3: {"envelope", "hookspecs", "host", "instance_access", "loop_checks", "loop_envelope", "plugins"},
     2: {"interfaces"},
     1: {
         "aio",
         "batch",
         "bundle",
         "call",
+        "callers",
         "config",
         "config_keys",
         "config_rules",
@@ -100,7 +102,7 @@ LAYERS = {
         "values",
         "worker_loop",
     },
-    0: {"bounded_file", "clock", "errors", "findings", "secrets", "spelling", "whole_file"},
+    0: {"bounded_file", "clock", "errors", "findings", "runtime_error", "secrets", "spelling", "whole_file"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
@@ -382,19 +384,24 @@ def test_start_imports_nothing_heavy(code):
 
 #: What is for files, plans, options, errors and SAGE's ways, and waits until somebody comes with one of these.
 LATE = {
+    "callers",
+    "compat",
     "deployment_file",
     "dictionary_call",
     "factory",
     "field_docs",
+    "instance_access",
     "keys",
     "option_docs",
     "origins",
     "plan",
+    "runtime_error",
     "schema",
     "secrets",
     "settings",
     "shorthand",
     "strict_types",
+    "task_statistics",
     "units",
 }
 

@@ -138,3 +138,12 @@ def an_environment_enters_as_itself() -> None:
 
     with Mine("mine") as env:
         assert_type(env, Mine)
+
+
+def services_are_called_in_both_ways(env: Environment) -> None:
+    """`call_service` is called and indexed; the asynchronous one gives futures."""
+    assert_type(env.call_service("kv", "k", method="get", timeout=5.0), Any)
+    assert_type(env.call_service["kv"].get("k", timeout=5.0), Any)
+    assert_type(env.call_service_async("kv", "k", method="get"), Future[Any])
+    assert_type(env.call_service_async["kv"].get("k"), Future[Any])
+    env.call_service("kv", method=3)  # type: ignore[call-overload] # pyright: ignore[reportArgumentType]

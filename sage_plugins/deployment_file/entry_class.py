@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.deployment_file.problems import one_line
 from sage_plugins.errors import text_of
-from sage_plugins.service import takes_ctx
+from sage_plugins.service import takes_ctx, takes_factory
 from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 
@@ -103,6 +103,7 @@ def init_problems(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
             fix = f"did you mean {near!r}?" if near else _signature_words(signature)
             yield Problem("E704", f"init.kwargs.{name}", f"{who} has no argument {name!r}", fix)
     given = taken | set(kwargs) | ({"ctx"} if takes_ctx(cls, len(args)) else set())
+    given |= {"service_factory"} if takes_factory(cls, args, kwargs) else set()
     needed = [*by_position, *(each for each in by_name.values() if each.kind is each.KEYWORD_ONLY)]
     missing = [each.name for each in needed if each.default is each.empty and each.name not in given]
     if missing:

@@ -175,7 +175,7 @@ class ProcessReplica:
 
     def control(self, op, arg=None, *, timeout):
         answer = Future()
-        self._ask(answer, "control", op)
+        self._ask(answer, "control", op, arg)
         return answer.result(timeout)
 
     def stop(self, grace):
@@ -254,7 +254,7 @@ def serve(number):
             connection.close()
             os._exit(0)
         if what == "control":
-            threading.Thread(target=control, args=(host, ControlOp(*arguments), number, tell), daemon=True).start()
+            threading.Thread(target=control, args=(host, arguments, number, tell), daemon=True).start()
             continue
         index, args, kwargs = arguments
         now, context = SYSTEM.monotonic(), copy_context()
@@ -263,8 +263,9 @@ def serve(number):
         host.put(call)
 
 
-def control(host, op, number, tell):
+def control(host, arguments, number, tell):
+    op, arg = arguments
     try:
-        tell(number, "result", host.control(op))
+        tell(number, "result", host.control(ControlOp(op), arg))
     except Exception as error:  # noqa: BLE001 - for who asked
         tell(number, "error", error)

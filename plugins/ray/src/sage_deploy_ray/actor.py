@@ -104,7 +104,9 @@ class ReplicaActor:
                 RuntimeError("it is still being built"), service="", method="", replica="", node=None
             )
         try:
-            return server.control(op, arg, notices), None
+            answer = server.control(op, arg, notices)
+            # What is the service's own travels as a result does: by value where it must, and refused in the same words.
+            return server.packed_result(answer, str(arg)) if op is ControlOp.GET else answer, None
         except BaseException as error:  # noqa: BLE001 - a check may raise anything
             return None, server.packed(error, str(op))
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from sage_deploy_ray import failure, shipping, versions, wire
+from sage_deploy_ray import failure, parcel, shipping, versions, wire
 from sage_deploy_ray.cluster import check_not_shut_down
 from sage_deploy_ray.endings import why_gone
 from sage_deploy_ray.remote_replica import Stopped
 from sage_plugins.errors import DeployError, ReplicaDiedError
+from sage_plugins.interfaces import ControlOp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from sage_deploy_ray.protocol import Frame, Notice
     from sage_deploy_ray.remote_replica import Exchange, Receiver
     from sage_plugins.call import Call
-    from sage_plugins.interfaces import ControlOp
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Couriers", "RayTransport"]
@@ -259,7 +259,7 @@ class RayTransport:
         answer, error = ray.get(self._actor.control.remote(op, arg, tuple(notices)), timeout=timeout)
         if error is not None:
             raise failure.unpack_error(error)
-        return answer
+        return parcel.unpack(answer) if op is ControlOp.GET else answer
 
     def vacate(self) -> Callable[[float], None]:
         """As `Transport.vacate`."""

@@ -1,0 +1,138 @@
+"""Access to a task as SAGE's wrapper of Ray actors gives it."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from contextvars import copy_context
+from threading import Thread
+from typing import Any
+
+from sage_plugins.task import ServiceTask
+
+__all__ = ["ActorWrapper"]
+
+
+class ActorWrapper:
+    """
+    A `ServiceTask`, or any other object, by the names of SAGE's wrapper.
+
+    Attributes are those of the object, methods wait for their result, and what is set is set there. Names with an
+    underscore are not passed on. Other than in SAGE, `is_running` and other plain attributes are there for services in
+    other processes too, and `call_async` gives a `concurrent.futures.Future`.
+    """
+
+    _object: Any
+
+    def __init__(self, obj: Any) -> None:
+        """
+        Wrap.
+
+        Args:
+            obj: The task; for another object the methods about actors say that it is none.
+        """
+        object.__setattr__(self, "_object", obj)
+
+    def __getattr__(self, name: str) -> Any:
+        """As from the object."""
+        if name.startswith("_"):
+            msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(msg)
+        return getattr(self._object, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set at the object; what has an underscore in front, here."""
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._object, name, value)
+
+    def call_async(self, method_name: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """
+        Call a method of the object without waiting; `call_async("call_method", "get", "k")` calls the service.
+
+        Raises:
+            AttributeError: There is no such method.
+        """
+        method = getattr(self, method_name)
+        if not callable(method):
+            msg = f"{method_name!r} is not a callable method of {self._object!r}"
+            raise AttributeError(msg)  # noqa: TRY004 - as in SAGE
+        task = self._object
+        if isinstance(task, ServiceTask) and method_name == "call_method":  # it needs no thread to wait for it
+            return task.handle.submit(*args, **kwargs)
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            future.set_running_or_notify_cancel()
+            try:
+                result = method(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - it belongs to who waits for the future
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        Thread(target=copy_context().run, args=(run,), name=f"{method_name}-async", daemon=True).start()
+        return future
+
+    def get_object(self) -> Any:
+        """The object itself."""
+        return self._object
+
+    def is_ray_actor(self) -> bool:
+        """Whether it is a service whose replicas are in other processes."""
+        task = self._object
+        if not isinstance(task, ServiceTask):
+            return False
+        return "in_process" not in task.composition.target.registration.capabilities
+
+    def is_local(self) -> bool:
+        """Whether it is in this process."""
+        return not self.is_ray_actor()
+
+    def kill_actor(self, no_restart: bool = True) -> bool:  # noqa: FBT001, FBT002 - as in SAGE
+        """
+        End the service's replicas without waiting for the calls that they have; False if they are not elsewhere.
+
+        Args:
+            no_restart: Whether that is the end of it; if not, each replica is replaced by a new one, and no call is
+                lost.
+
+        Returns:
+            Whether that has happened; if not, the log says why.
+        """
+        if self.is_local():
+            return False
+        try:
+            self._object.stop(0) if no_restart else self._object.restart()
+        except Exception:
+            logging.getLogger("sage_plugins").exception("%r was not ended", self)
+            return False
+        return True
+
+    def cleanup_and_kill(self, cleanup_timeout: float = 5.0, no_restart: bool = True) -> tuple[bool, bool]:  # noqa: FBT001, FBT002 - as in SAGE
+        """
+        Let accepted calls finish, run the stop hooks and end the replicas; `(False, False)` if they are not elsewhere.
+
+        Args:
+            cleanup_timeout: Seconds for the calls.
+            no_restart: As for `kill_actor`.
+
+        Returns:
+            Whether the first has happened, and whether the second has.
+        """
+        if self.is_local():
+            return False, False
+        if not no_restart:  # replaces each replica, which cleans it up before
+            done = self.kill_actor(no_restart=False)
+            return done, done
+        try:
+            self._object.stop(cleanup_timeout)
+        except Exception:
+            logging.getLogger("sage_plugins").exception("%r was not cleaned up", self)
+            return False, self.kill_actor()
+        return True, True
+
+    def __repr__(self) -> str:
+        """Where it is, and the object."""
+        return f"ActorWrapper[{'ray_actor' if self.is_ray_actor() else 'local'}]({self._object!r})"

@@ -1,0 +1,7 @@
+"""Calls in both of SAGE's ways: `call_service["kv"].get("k")` and `call_service("kv", "k", method="get")`."""
+
+from __future__ import annotations
+
+from sage_plugins.callers import AsyncServiceCaller, AsyncServiceMethods, ServiceCaller, ServiceMethods
+
+__all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "ServiceMethods"]
