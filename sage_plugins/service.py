@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from contextlib import suppress
+from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -13,6 +14,7 @@ from sage_plugins.call import CURRENT
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
 
+    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.handle import ServiceHandle
 
 __all__ = ["ServiceContext", "ServiceFactory", "hook", "takes_ctx"]
@@ -71,26 +73,23 @@ class ServiceContext:
         """
         return self._find(name)
 
-    def call_service(
-        self, name: str, /, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
-    ) -> Any:
+    @cached_property
+    def call_service(self) -> ServiceCaller:
         """
-        Call another service and wait for the answer.
+        Calls another service and waits: `call_service("kv", "k", method="get")`, or `call_service["kv"].get("k")`.
 
-        Args:
-            name: Name of the service.
-            *args: Positional arguments of the method.
-            method: Name of the method.
-            timeout: Seconds; None for the service's own. The remaining time of the present call bounds it either way.
-            **kwargs: Keyword arguments of the method.
+        As `Environment.call_service`; the remaining time of the present call bounds it.
         """
-        return _with_timeout(self._find(name), timeout).call(method, *args, **kwargs)
+        from sage_plugins.callers import ServiceCaller
 
-    def call_service_async(
-        self, name: str, /, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
-    ) -> Any:
+        return ServiceCaller(self._find)
+
+    @cached_property
+    def call_service_async(self) -> AsyncServiceCaller:
         """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
-        return _with_timeout(self._find(name), timeout).submit(method, *args, **kwargs)
+        from sage_plugins.callers import AsyncServiceCaller
+
+        return AsyncServiceCaller(self._find)
 
     @property
     def cancelled(self) -> bool:
@@ -112,10 +111,6 @@ class ServiceContext:
         if call.deadline == inf:
             return None
         return max(0.0, call.deadline - call.owner.clock.monotonic())
-
-
-def _with_timeout(handle: Any, timeout: float | None) -> Any:
-    return handle if timeout is None else handle.with_options(timeout=timeout)
 
 
 class ServiceFactory:

@@ -1,0 +1,275 @@
+"""
+Calls in both of SAGE's ways: `call_service["kv"].get("k")` and `call_service("kv", "k", method="get")`.
+
+The errors that these calls raise are RuntimeErrors too, see `runtime_error`.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.errors import MethodNotFoundError
+from sage_plugins.runtime_error import as_runtime_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.call import Call
+    from sage_plugins.handle import ServiceHandle
+
+__all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "ServiceMethods"]
+
+#: What is called if no method is named: the first of these that the service has.
+DEFAULT_METHODS: Final = ("process", "execute", "call")
+
+#: Handles with a time-out of their own that a caller keeps; a program has few time-outs, unless it computes them.
+_KEPT: Final = 64
+
+
+class _Handles:
+    """The handles of one caller; safe from any thread, at worst one is made twice."""
+
+    def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
+        self._find = find
+        self._found: dict[str, ServiceHandle] = {}
+        self._timed: dict[tuple[str, float], ServiceHandle] = {}
+        self._default: dict[str, str] = {}
+
+    def get(self, name: str, timeout: float | None) -> ServiceHandle:
+        """A handle to the service *name*; *timeout* None stands for the service's own."""
+        if timeout is None:
+            handle = self._found.get(name)
+            if handle is None:
+                handle = self._found[name] = self._find(name)
+            return handle
+        with suppress(TypeError):  # not hashable, so no number of seconds, as `with_options` will say
+            handle = self._timed.get((name, timeout))
+            if handle is not None:
+                return handle
+        handle = self.get(name, None).with_options(timeout=timeout)
+        if len(self._timed) >= _KEPT:
+            self._timed.clear()
+        self._timed[name, timeout] = handle
+        return handle
+
+    def by_default(self, name: str, verb: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the first of `DEFAULT_METHODS` that the service *name* has; the one that was found comes first."""
+        known = self._default.get(name)
+        missing: MethodNotFoundError | None = None
+        for method in DEFAULT_METHODS if known is None else (known, *DEFAULT_METHODS):
+            try:
+                answer = verb(method, *args, **kwargs)
+            except MethodNotFoundError as error:
+                # It may as well come from a call that the method itself makes.
+                if error.service != name or error.method != method:
+                    raise
+                missing = missing or error
+            else:
+                self._default[name] = method
+                return answer
+        assert missing is not None  # noqa: S101 - for the type checker: there are methods to try
+        raise missing
+
+
+class _Caller:
+    """What both callers are."""
+
+    #: The verb of the handle that makes the call.
+    _verb: str
+
+    def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
+        """
+        Make a caller; looks up nothing yet.
+
+        Args:
+            find: Gives a handle to a service, or raises why there is none.
+        """
+        self._handles = _Handles(find)
+
+    def _make(
+        self, name: str, method: str | None, timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Make the call; what it raises is a RuntimeError too, where that can be."""
+        try:
+            verb = getattr(self._handles.get(name, timeout), self._verb)
+            if method is None:
+                return self._handles.by_default(name, verb, args, kwargs)
+            return verb(method, *args, **kwargs)
+        except Exception as error:
+            failure = as_runtime_error(error)
+            if failure is error:
+                raise
+        try:  # outside, so that the original does not come with it as what happened before
+            raise failure
+        finally:
+            del failure  # breaks the cycle traceback -> frame -> exception
+
+    def __repr__(self) -> str:
+        """How it is used."""
+        return f'<{type(self).__name__}: caller("service", ..., method="method") or caller["service"].method(...)>'
+
+
+class ServiceCaller(_Caller):
+    """
+    Calls services by name and waits for the answers; `call_service` of environments and contexts.
+
+    `caller("kv", "k", method="get", timeout=2)` and `caller["kv"].get("k", timeout=2)` are the same call. What it
+    raises is the error with which the call ends, as its own type, and a RuntimeError too where the two go together.
+    Safe from any thread.
+    """
+
+    _verb = "call"
+
+    def __call__(
+        self, name: str, /, *args: Any, method: str | None = None, timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Call a service and wait for the answer.
+
+        *timeout* and *method* are for the call and do not reach the method; every other argument does.
+
+        Args:
+            name: Name of the service.
+            *args: Positional arguments of the method.
+            method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
+            timeout: Seconds from call to answer; None for what the configuration says.
+            **kwargs: Keyword arguments of the method.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            ConfigError: *timeout* is no number of seconds.
+            BaseException: As for `ServiceHandle.call`.
+        """
+        return self._make(name, method, timeout, args, kwargs)
+
+    def __getitem__(self, name: str) -> ServiceMethods:
+        """The service *name*, whose methods are called as if they were here; it is looked up when one is called."""
+        return ServiceMethods(self._make, name)
+
+
+class AsyncServiceCaller(_Caller):
+    """
+    Like `ServiceCaller`, but gives a `concurrent.futures.Future` at once; `call_service_async`.
+
+    What is wrong with the call itself, such as a service that is not there, is raised; what goes wrong later is in the
+    future.
+    """
+
+    _verb = "submit"
+
+    def __call__(
+        self, name: str, /, *args: Any, method: str | None = None, timeout: float | None = None, **kwargs: Any
+    ) -> Future[Any]:
+        """
+        Start a call of a service.
+
+        Args:
+            name: Name of the service.
+            *args: Positional arguments of the method.
+            method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
+            timeout: Seconds from call to answer; None for what the configuration says.
+            **kwargs: Keyword arguments of the method.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            ConfigError: *timeout* is no number of seconds.
+            CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for
+                `ServiceHandle.submit`.
+        """
+        return self._start(name, method, timeout, args, kwargs)
+
+    def __getitem__(self, name: str) -> AsyncServiceMethods:
+        """The service *name*, whose methods are called as if they were here; it is looked up when one is called."""
+        return AsyncServiceMethods(self._start, name)
+
+    def _start(
+        self, name: str, method: str | None, timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        return _Answer(self._make(name, method, timeout, args, kwargs))
+
+
+class ServiceMethods:
+    """
+    The methods of one service: `caller["kv"]`.
+
+    Of the arguments only `timeout` does not reach the method.
+    """
+
+    def __init__(self, make: Callable[..., Any], name: str) -> None:
+        """For `ServiceCaller`: *make* makes a call of the service *name*."""
+        self._make = make
+        self._name = name
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        """The method of that name as a callable; looked up when it is called."""
+        if method.startswith("_"):
+            raise AttributeError(method)
+        make, name = self._make, self._name
+
+        def call(*args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+            return make(name, method, timeout, args, kwargs)
+
+        call.__name__ = method
+        call.__qualname__ = f"{name}.{method}"
+        return call
+
+    def __repr__(self) -> str:
+        """Name of the service."""
+        return f"<{type(self).__name__} of {self._name!r}>"
+
+
+class AsyncServiceMethods(ServiceMethods):
+    """Like `ServiceMethods`, for `AsyncServiceCaller`: its methods give futures."""
+
+    def __getattr__(self, method: str) -> Callable[..., Future[Any]]:
+        """The method of that name as a callable; looked up when it is called."""
+        return super().__getattr__(method)
+
+
+class _Answer(Future[Any]):
+    """The future of a call; its exception is a RuntimeError too."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._call = call
+        call.add_done_callback(self._follow)
+
+    def _follow(self, call: Call) -> None:
+        error = call.exception_now()
+        if call.cancelled():
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        elif error is None:
+            self.set_result(call.result())
+        else:
+            self.set_exception(as_runtime_error(error))
+
+    # The call is asked first: it watches its deadline, and knows of a method that waits for itself.
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As `Call.result`."""
+        self._call.exception(timeout)
+        return super().result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `Call.exception`."""
+        self._call.exception(timeout)
+        return super().exception()
+
+    def cancel(self) -> bool:
+        """As `Call.cancel`."""
+        return self._call.cancel()
+
+    def cancelled(self) -> bool:
+        """As `Call.cancelled`."""
+        return self._call.cancelled()
+
+    def running(self) -> bool:
+        """As `Call.running`."""
+        return self._call.running()
+
+    def done(self) -> bool:
+        """As `Call.done`."""
+        return self._call.done()
