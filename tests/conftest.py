@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.testing import leak_guard
+from sage_threads import SageThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+leak_guard.add_runtime(SageThreads())
 
 #: Seconds after which something that must happen counts as not happened; no test that passes waits for it.
 PATIENCE = 20.0
