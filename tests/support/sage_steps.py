@@ -1,15 +1,18 @@
-"""Steps of pipelines of SAGE."""
+"""Pipelines of SAGE: their steps, services for them, and how they are run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, Final
 
 from sage.foundation import MapFunction, SinkFunction, SourceFunction
 from sage.stream._runtime_kernel_types import StopSignal
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
+
+#: Seconds after which something that must happen counts as not happened.
+PATIENCE: Final = 20.0
 
 
 class Count(SourceFunction):
@@ -51,3 +54,66 @@ class Collect(SinkFunction):
         self._into.append(data)
         if self._full is not None and len(self._into) == self._expected:
             self._full.set()
+
+
+class Doubler:
+    def process(self, value: int) -> int:
+        return 2 * value
+
+
+class Recorder:
+    """A service that says what happens to it."""
+
+    def __init__(self, said: list[Any]) -> None:
+        self._said = said
+        self._calls = 0
+        said.append("init")
+
+    def process(self, value: Any) -> Any:
+        self._calls += 1
+        return (value, self._calls)
+
+    def setup(self) -> None:
+        self._said.append("setup")
+
+    def start(self) -> None:
+        self._said.append("start")
+
+    def stop(self) -> None:
+        self._said.append("stop")
+
+    def cleanup(self) -> None:
+        self._said.append("cleanup")
+
+
+#: What a `Recorder` says of a whole life.
+LIFE: Final = ["init", "setup", "start", "stop", "cleanup"]
+
+
+def run_batch(env: Any, items: list[Any], what: Callable[[Any, Any], Any], *, keyed: bool = False) -> list[Any]:
+    """
+    Run a batch to its end; what arrived.
+
+    A linear pipeline runs in several threads, on SAGE's stages; one with a key in the calling thread.
+    """
+    env.pipeline.clear()
+    into: list[Any] = []
+    stream = env.from_batch(items)
+    if keyed:
+        stream = stream.keyby(lambda _: 0)
+    stream.map(Do, what).sink(Collect, into)
+    env.submit(autostop=True)
+    return into
+
+
+def start_stream(env: Any, count: int, what: Callable[[Any, Any], Any]) -> tuple[list[Any], threading.Event]:
+    """Start a stream of the numbers from 1 to *count*; where they arrive, and whether all have."""
+    into: list[Any] = []
+    full = threading.Event()
+    env.from_source(Count, count, delay=0.001).map(Do, what).sink(Collect, into, count, full)
+    env.submit()
+    return into, full
+
+
+def call(function: Any, item: Any) -> Any:
+    return function.call_service("svc", item)
