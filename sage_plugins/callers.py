@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from sage_plugins.errors import MethodNotFoundError
 from sage_plugins.runtime_error import as_runtime_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
     from sage_plugins.call import Call
     from sage_plugins.handle import ServiceHandle
@@ -106,6 +107,12 @@ class _Caller:
         finally:
             del failure  # breaks the cycle traceback -> frame -> exception
 
+    def _itself(self, method: str | None, kwargs: dict[str, Any]) -> Self:
+        if method is not None or kwargs:
+            msg = 'name the service first: call_service("kv", ...)'
+            raise TypeError(msg)
+        return self
+
     def __repr__(self) -> str:
         """How it is used."""
         return f'<{type(self).__name__}: caller("service", ..., method="method") or caller["service"].method(...)>'
@@ -122,8 +129,15 @@ class ServiceCaller(_Caller):
 
     _verb = "call"
 
+    @overload
+    def __call__(self, /) -> Self: ...
+    @overload
     def __call__(
         self, name: str, /, *args: Any, method: str | None = None, timeout: float | None = None, **kwargs: Any
+    ) -> Any: ...
+
+    def __call__(
+        self, name: str = "", /, *args: Any, method: str | None = None, timeout: float | None = None, **kwargs: Any
     ) -> Any:
         """
         Call a service and wait for the answer.
@@ -131,17 +145,21 @@ class ServiceCaller(_Caller):
         *timeout* and *method* are for the call and do not reach the method; every other argument does.
 
         Args:
-            name: Name of the service.
+            name: Name of the service. Without any argument the answer is the caller itself, for SAGE's `BaseService`
+                of 2025, which indexes what `ctx.call_service()` gives.
             *args: Positional arguments of the method.
             method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
             timeout: Seconds from call to answer; None for what the configuration says.
             **kwargs: Keyword arguments of the method.
 
         Raises:
+            TypeError: No service is named.
             ServiceNotFoundError: No service of that name is registered.
             ConfigError: *timeout* is no number of seconds.
             BaseException: As for `ServiceHandle.call`.
         """
+        if not name:
+            return self._itself(method, kwargs)
         return self._make(name, method, timeout, args, kwargs)
 
     def __getitem__(self, name: str) -> ServiceMethods:
@@ -159,25 +177,35 @@ class AsyncServiceCaller(_Caller):
 
     _verb = "submit"
 
+    @overload
+    def __call__(self, /) -> Self: ...
+    @overload
     def __call__(
         self, name: str, /, *args: Any, method: str | None = None, timeout: float | None = None, **kwargs: Any
-    ) -> Future[Any]:
+    ) -> Future[Any]: ...
+
+    def __call__(
+        self, name: str = "", /, *args: Any, method: str | None = None, timeout: float | None = None, **kwargs: Any
+    ) -> Self | Future[Any]:
         """
         Start a call of a service.
 
         Args:
-            name: Name of the service.
+            name: Name of the service; without any argument the answer is the caller itself, as for `ServiceCaller`.
             *args: Positional arguments of the method.
             method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
             timeout: Seconds from call to answer; None for what the configuration says.
             **kwargs: Keyword arguments of the method.
 
         Raises:
+            TypeError: No service is named.
             ServiceNotFoundError: No service of that name is registered.
             ConfigError: *timeout* is no number of seconds.
             CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for
                 `ServiceHandle.submit`.
         """
+        if not name:
+            return self._itself(method, kwargs)
         return self._start(name, method, timeout, args, kwargs)
 
     def __getitem__(self, name: str) -> AsyncServiceMethods:

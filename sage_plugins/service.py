@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.handle import ServiceHandle
 
-__all__ = ["ServiceContext", "ServiceFactory", "hook", "takes_ctx"]
+__all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory", "takes_ctx"]
 
 _Service = TypeVar("_Service")
 
@@ -56,6 +56,7 @@ class ServiceContext:
         self.replica_index = replica_index
         self.logger = logging.getLogger(f"sage.service.{name}")
         self._find = find
+        self._measured: Callable[[], Mapping[str, Any]] = dict
 
     @overload
     def service(self, name: str) -> ServiceHandle: ...
@@ -90,6 +91,19 @@ class ServiceContext:
         from sage_plugins.callers import AsyncServiceCaller
 
         return AsyncServiceCaller(self._find)
+
+    def measure(self, measured: Callable[[], Mapping[str, Any]]) -> None:
+        """Have `statistics` include what *measured* gives; for the replica's host."""
+        self._measured = measured
+
+    def statistics(self) -> dict[str, Any]:
+        """What this replica counted, by the keys of SAGE: `service_name`, `request_count`, `error_count`."""
+        counts = self._measured()
+        return {
+            "service_name": self.name,
+            "request_count": counts.get("request_count", 0),
+            "error_count": counts.get("error_count", 0),
+        }
 
     @property
     def cancelled(self) -> bool:
@@ -152,6 +166,9 @@ class ServiceFactory:
         """
         A new instance, with `self.ctx` set before its constructor runs.
 
+        A constructor whose first parameter is `service_factory`, as in SAGE's own services, gets this factory, unless
+        something else was given for it. Such an instance has `service_name` and `get_statistics()` too.
+
         Raises:
             ConfigError: A TypeError of the constructor over an argument that is a configuration field, with the way
                 out.
@@ -159,23 +176,36 @@ class ServiceFactory:
         """
         cls = self.service_class
         kwargs = self.service_kwargs
+        prepare = partial(_set_ctx, ctx=ctx)
+        if _wants_factory(cls, self.service_args, kwargs):
+            kwargs = {**kwargs, "service_factory": self}
+            prepare = partial(self._prepare_task, ctx=ctx)
         if ctx is not None and "ctx" not in kwargs and takes_ctx(cls, len(self.service_args)):
             kwargs = {**kwargs, "ctx": ctx}
         try:
             if type(cls).__call__ is not type.__call__:  # a metaclass that makes instances in its own way
                 instance = cls(*self.service_args, **kwargs)
-                _set_ctx(instance, ctx)
+                prepare(instance)
                 return instance
             # What type.__call__ does, with the context in between.
             new: Callable[..., Any] = cls.__new__
             instance = new(cls) if new is object.__new__ else new(cls, *self.service_args, **kwargs)
             if isinstance(instance, cls):
-                _set_ctx(instance, ctx)
+                prepare(instance)
                 instance.__init__(*self.service_args, **kwargs)  # type: ignore[misc]
         except TypeError as error:
             self._hint(error)
             raise
         return instance
+
+    def _prepare_task(self, instance: Any, ctx: ServiceContext | None) -> None:
+        """Give an instance that takes its factory what else SAGE's classes of that kind expect to have by then."""
+        _set_ctx(instance, ctx)
+        with suppress(AttributeError):  # it has a property of that name, or no place for it
+            instance.service_name = self.service_name
+        if ctx is not None and not hasattr(instance, "get_statistics"):
+            with suppress(AttributeError):
+                instance.get_statistics = ctx.statistics
 
     def _hint(self, error: TypeError) -> None:
         """Add the way out to an error over an argument that was meant for the deployment."""
@@ -198,6 +228,43 @@ class ServiceFactory:
         return f"<ServiceFactory {self.service_name!r} {self.service_class.__qualname__}>"
 
 
+def own_factory(factory: Any) -> Any:
+    """
+    *factory*, or one of ours like it, if it is of SAGE's kind and cannot build its class, which wants the factory.
+
+    SAGE's `create_kv_service_factory` and its like give such factories. The settings that they hang on the factory,
+    which its pickle would lose, come along.
+    """
+    if isinstance(factory, ServiceFactory):
+        return factory
+    own = vars(factory) if hasattr(factory, "__dict__") else {}
+    try:
+        args, kwargs = tuple(own["service_args"]), dict(own["service_kwargs"])
+        made = ServiceFactory(own["service_name"], own["service_class"], args, kwargs)
+    except (KeyError, TypeError, ValueError):
+        return factory
+    if not _wants_factory(made.service_class, args, kwargs):
+        return factory
+    vars(made).update({name: value for name, value in own.items() if name not in vars(made)})
+    return made
+
+
+def _wants_factory(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the constructor's first parameter is `service_factory`, and nothing is given for it."""
+    if args or "service_factory" in kwargs:
+        return False
+    first = next(iter(_constructor(cls)), None)
+    return first is not None and first.name == "service_factory" and first.kind is first.POSITIONAL_OR_KEYWORD
+
+
+def _constructor(cls: type) -> list[inspect.Parameter]:
+    """What the constructor takes; nothing if it does not say."""
+    try:
+        return list(inspect.signature(cls).parameters.values())
+    except Exception:  # noqa: BLE001 - a class in C without a signature, or one whose own signature raises anything
+        return []
+
+
 def _set_ctx(instance: Any, ctx: ServiceContext | None) -> None:
     if ctx is None:
         return
@@ -207,11 +274,7 @@ def _set_ctx(instance: Any, ctx: ServiceContext | None) -> None:
 
 def takes_ctx(cls: type, positional: int) -> bool:
     """Whether the constructor has a parameter `ctx`, to be given by name, that the positional arguments leave free."""
-    try:
-        parameters = list(inspect.signature(cls).parameters.values())
-    except Exception:  # noqa: BLE001 - a class in C without a signature, or one whose own signature raises anything
-        return False
-    for index, parameter in enumerate(parameters):
+    for index, parameter in enumerate(_constructor(cls)):
         if parameter.name == "ctx" and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             return parameter.kind is parameter.KEYWORD_ONLY or index >= positional
     return False
