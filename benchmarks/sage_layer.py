@@ -189,14 +189,14 @@ def each(measure: Callable[[str], float], rounds: int) -> dict[str, list[float]]
 def times(title: str, measured: Mapping[str, list[float]]) -> str:
     """A line of the table: milliseconds, and the ratio."""
     sage, ours = (statistics.median(measured[kind]) * 1e3 for kind in (SAGE, OURS))
-    return f"| {title} | {sage:.3g} ms | {ours:.3g} ms | {ratio(measured, OURS, SAGE)[0]:.2g} |"
+    return f"| {title} | {sage:.3g} ms | {ours:.3g} ms | {ratio(measured, OURS, SAGE)[0]:.3g} |"
 
 
 def counts(title: str, measured: Mapping[str, list[float]], of: int) -> str:
     """A line of the table: how many of all, the fewest of all rounds, and the ratio of the medians."""
     sage, ours = (min(measured[kind]) for kind in (SAGE, OURS))
     ratio_of_medians = statistics.median(measured[OURS]) / max(statistics.median(measured[SAGE]), 1)
-    return f"| {title} | {sage:.0f} of {of} | {ours:.0f} of {of} | {ratio_of_medians:.2g} |"
+    return f"| {title} | {sage:.0f} of {of} | {ours:.0f} of {of} | {ratio_of_medians:.3g} |"
 
 
 def main() -> None:
