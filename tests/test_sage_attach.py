@@ -66,7 +66,8 @@ def test_users_own_submit_runs(sage_environments, monkeypatch):
 
 
 def test_deploying_environment_needs_no_attach():
-    with DeployEnvironment("test", {"key": 1}, leave=["x"], scheduler="fifo") as env:
+    with DeployEnvironment("test", {"key": 1}, "fifo", leave=["own"]) as env:
+        env.register_service("own", Doubler)
         env.register_service("svc", Doubler)
         assert run_batch(env, [1], call) == [2]
         assert env.config == {"key": 1}
@@ -81,6 +82,16 @@ def test_other_environments_are_refused(other):
 def test_options_are_for_the_first_time(sage_env):
     with pytest.raises(ValueError, match="attached already"):
         attach(sage_env, leave=["svc"])
+
+
+def test_names_to_leave_are_checked(sage_environments):
+    """One that is spelled otherwise would have the service deployed, and wait for ever."""
+    with pytest.raises(TypeError, match=r"give \['svc'\]"):
+        attach(LocalEnvironment("test"), leave="svc")
+    env = sage_environments(leave=["scv"])
+    env.register_service("svc", Doubler)
+    with pytest.raises(ConfigError, match="leave: no service 'scv' is registered: did you mean 'svc'"):
+        run_batch(env, [1], call)
 
 
 def test_environment_is_as_its_user_made_it(sage_env):
@@ -387,44 +398,49 @@ def interrupt(process: subprocess.Popen[str]) -> str:
 
     Python misses a signal that comes between a thread's decision to wait and its wait.
     """
-    for _ in range(10):
+    for _ in range(8):
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=2)[1]
+            return process.communicate(timeout=4)[1]
     pytest.fail("does not end")
 
 
-@pytest.mark.parametrize("keyed", [True, False])
-def test_interrupted_program_leaves_nothing(keyed, program, tmp_path):
-    """Ctrl-C in the middle of a call: the service is stopped, and the process ends."""
+RUNS = {
+    "linear": "env.from_batch([1]).map(Call)\nenv.submit(autostop=True)",
+    "keyed": "env.from_batch([1]).keyby(lambda item: item).map(Call)\nenv.submit(autostop=True)",
+    "stream": "env.from_source(Count, 1).map(Call)\nenv.submit()\nthreading.Event().wait()",
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_interrupted_program_leaves_nothing(run, program, tmp_path, monkeypatch):
+    """Ctrl-C in the middle of a call, with nobody to close: the service is stopped, and the process ends."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
     said = tmp_path / "said"
     source = f"""
-    import threading
-    from pathlib import Path
-    from sage.foundation import MapFunction
-    from sage.runtime import LocalEnvironment
-    from sage_deploy_sage import attach
+import threading
+from pathlib import Path
+from sage.foundation import MapFunction
+from sage.runtime import LocalEnvironment
+from sage_deploy_sage import attach
+from sage_steps import Count
 
-    class Forever:
-        def process(self, value):
-            print("in", flush=True)
-            threading.Event().wait(60)
+class Forever:
+    def process(self, value):
+        print("in", flush=True)
+        threading.Event().wait(60)
 
-        def stop(self):
-            Path({str(said)!r}).write_text("stopped")
+    def stop(self):
+        Path({str(said)!r}).write_text("stopped")
 
-    class Call(MapFunction):
-        def execute(self, data):
-            return self.call_service("svc", data)
+class Call(MapFunction):
+    def execute(self, data):
+        return self.call_service("svc", data)
 
-    env = attach(LocalEnvironment("test"))
-    env.register_local_service_pool("svc", Forever, pool_size=1, max_threads=2)
-    stream = env.from_batch([1])
-    if {keyed}:
-        stream = stream.keyby(lambda item: item)
-    stream.map(Call)
-    env.submit(autostop=True)
-    """
+env = attach(LocalEnvironment("test"))
+env.register_local_service_pool("svc", Forever, pool_size=1, max_threads=2)
+{RUNS[run]}
+"""
     process = subprocess.Popen(program(source), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "in\n"
@@ -491,6 +507,8 @@ class AskOrEnd(MapFunction):
 
 def test_service_that_waits_for_the_pipeline_stays_sages(sage_env):
     """It shares its queue with a source, and SAGE reads that source within the call; other services are ours."""
+    logged: list[str] = []
+    sage_env.logger.info = lambda text, *values: logged.append(text % values)
     questions: queue.Queue[Any] = queue.Queue()
     sage_env.register_service("asking", Asking, questions)
     sage_env.register_service("ours", Doubler)
@@ -498,6 +516,7 @@ def test_service_that_waits_for_the_pipeline_stays_sages(sage_env):
 
     assert ask_the_pipeline(sage_env, questions) == [2, 4, "enough"]
 
+    assert [line for line in logged if line.startswith("Service 'asking' stays SAGE's own: it shares an object")]
     assert sage_env.get_service_status("ours")["metrics"].request_count == 2
     with pytest.raises(
         ServiceNotFoundError, match="SAGE's own, because it shares an object with the source 'Questions'"

@@ -34,26 +34,31 @@ class DeployEnvironment(LocalEnvironment):
     the services first. `stop` and `close` stop them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - SAGE's four
         self,
         name: str = "localenvironment",
         config: dict[str, Any] | None = None,
+        scheduler: Any = None,
+        enable_monitoring: bool = False,  # noqa: FBT001, FBT002 - as in SAGE
         *,
         leave: Iterable[str] = (),
         options: Mapping[str, Mapping[str, Any]] | None = None,
-        **rest: Any,
     ) -> None:
         """
         Make an empty environment.
 
         Args:
             name: Its name.
-            config: For SAGE.
+            config: For SAGE, as the next two.
+            scheduler: For SAGE.
+            enable_monitoring: For SAGE.
             leave: As for `attach`.
             options: As for `attach`.
-            **rest: For SAGE, such as `scheduler`.
+
+        Raises:
+            TypeError: *leave* is one name.
         """
-        super().__init__(name, config, **rest)
+        super().__init__(name, config, scheduler=scheduler, enable_monitoring=enable_monitoring)
         self._deployments = Deployments(self, leave, options)
 
     # -- registering -------------------------------------------------------------------------------------------------
@@ -128,7 +133,8 @@ class DeployEnvironment(LocalEnvironment):
 
         Raises:
             PlanError, ConfigError, UnknownPluginError, DeployError: As `Environment.deploy`; nothing of the pipeline
-                was started, and no service runs that did not run before.
+                was started, and no service runs that did not run before. ConfigError also if there is no service of a
+                name in `leave`.
             BaseException: As in SAGE, such as what a function of a batch raises.
         """
         with self._deployments.around(batch=autostop):
@@ -255,7 +261,7 @@ def attach(
         options: Options of plugins for all services together, by ID, as for `Environment`.
 
     Raises:
-        TypeError: *env* is another kind of environment.
+        TypeError: *env* is another kind of environment, or *leave* is one name.
         ValueError: *env* is attached already, and with other options.
     """
     if isinstance(env, DeployEnvironment):

@@ -13,6 +13,7 @@ from sage_deploy_sage.routing import DeployedFactory, FunctionMaker, NamedFactor
 from sage_plugins import Environment
 from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
 from sage_plugins.errors import ConfigError, SageDeployError, ServiceNotFoundError
+from sage_plugins.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -58,7 +59,13 @@ class Deployments:
             sage: The environment of SAGE.
             leave: Names of services that SAGE is to run itself.
             options: As for `Environment`.
+
+        Raises:
+            TypeError: *leave* is one name.
         """
+        if isinstance(leave, str):
+            msg = f"leave takes several names, got {leave!r}: give [{leave!r}]"
+            raise TypeError(msg)
         self._sage = sage
         self._leave = frozenset(leave)
         self._options = options
@@ -226,6 +233,20 @@ class Deployments:
                     left[name] = f"it shares an object with the source {step!r} and may wait for what comes from there"
         return left
 
+    def _check_leave(self) -> None:
+        """
+        See to it that what is to be left to SAGE is there.
+
+        Raises:
+            ConfigError: It is not; a name that is spelled otherwise would have the service deployed.
+        """
+        registered = self._sage.service_factories
+        for name in sorted(self._leave - registered.keys()):
+            near = did_you_mean(name, registered)
+            hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(registered) or 'none'}"
+            msg = f"leave: no service {name!r} is registered: {hint}"
+            raise ConfigError(msg)
+
     def _is_in_file(self, name: str) -> bool:
         """Whether a loaded file has an entry for a service."""
         files = self._only_files
@@ -285,7 +306,10 @@ class Deployments:
 
     def _deploy(self, timeout: float | None = None) -> Environment:
         env = self.open
+        self._check_leave()
         env.deploy(timeout)
+        for name, why in self.left.items():
+            self._sage.logger.info("Service %r stays SAGE's own: %s", name, why)
         with self._lock:
             if env is self._current:
                 self.names = frozenset(env.running())
