@@ -621,10 +621,15 @@ def test_doctor_knows_the_installed_version():
     assert (finding.status, finding.found) == ("ok", f"isage {metadata.version('isage')}")
 
 
-@pytest.mark.parametrize("version", ["0.2.9", "0.3.1.9", "0.4", "0.4.0.1", "1.0"])
+@pytest.mark.parametrize("version", ["0.2.9", "0.3.1.9", "0.3.2", "0.3.2.2", "0.4", "0.4.0.1", "1.0"])
 def test_doctor_warns_of_other_versions(version):
     finding = check_version(version)
-    assert (finding.status, finding.fix) == ("failure", "pip install 'isage>=0.3.2,<0.4'")
+    assert (finding.status, finding.fix) == ("failure", "pip install 'isage>=0.3.2.3,<0.4'")
+
+
+@pytest.mark.parametrize("version", ["0.3.2.3", "0.3.2.10", "0.3.3", "0.3.9.1"])
+def test_doctor_lets_known_versions_pass(version):
+    assert check_version(version).status == "ok"
 
 
 def test_known_versions_are_those_that_are_required():

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["check_installation", "check_version"]
 
 #: The versions whose `LocalEnvironment` is known: from the first one on, and none of the second. As in pyproject.toml.
-KNOWN: Final = ((0, 3, 2), (0, 4))
+#: Before 0.3.2.3 it has no services: its contexts cannot call any, and it runs no pipeline with a key.
+KNOWN: Final = ((0, 3, 2, 3), (0, 4))
 
 _NAME: Final = "SAGE"
 
@@ -29,7 +30,7 @@ def check_installation() -> Iterator[Finding]:
 
 def check_version(version: str) -> Finding:
     """Whether services can be deployed for the pipelines of a SAGE of this version."""
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:4])
     first, beyond = KNOWN
     if first <= numbers < beyond:
         return Finding(_NAME, "ok", f"isage {version}")
