@@ -17,7 +17,7 @@ SHARED := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 # What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
 DEFAULTS := plugins/local plugins/threading plugins/balancers plugins/monitors
 # What the extras bring.
-OPTIONAL := plugins/ray
+OPTIONAL := plugins/ray plugins/sage
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
 EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 

@@ -14,6 +14,7 @@ _BENCHMARKS = (
     "curves.py",
     "startup.py",
     "deployment_files.py",
+    "sage_layer.py",
 )
 
 

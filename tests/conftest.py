@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.testing import leak_guard
+from sage_threads import SageThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+leak_guard.add_runtime(SageThreads())
 
 #: Seconds after which something that must happen counts as not happened; no test that passes waits for it.
 PATIENCE = 20.0
@@ -319,3 +323,29 @@ def program(tmp_path: Path) -> Callable[[str], list[str]]:
         return [sys.executable, "-W", "error", str(path)]
 
     return command
+
+
+@pytest.fixture
+def sage_environments() -> Iterator[Callable[..., Any]]:
+    """Make environments of SAGE, attached; all are closed when the test ends."""
+    # imported here: most tests need nothing of SAGE, which takes its time
+    from sage.runtime import LocalEnvironment
+    from sage.runtime.job_manager import JobManager
+
+    from sage_deploy_sage import attach
+
+    made: list[Any] = []
+
+    def make(name: str = "test", **options: Any) -> Any:
+        made.append(attach(LocalEnvironment(name), **options))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+    JobManager().cleanup_all_jobs()
+
+
+@pytest.fixture
+def sage_env(sage_environments: Callable[..., Any]) -> Any:
+    return sage_environments()

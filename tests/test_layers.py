@@ -8,6 +8,8 @@ The rules, for every import statement of the sources, also those inside function
 - `sage_plugins.testing` imports what it likes; nothing in the core imports it, not even for its types.
 - A plugin imports layers 0 to 3, public modules only, and nothing of another plugin. A name that `sage_plugins` itself
   offers counts as the module that it comes from.
+- A plugin that adapts another framework stands above the core, as its users do: it also imports what `sage_plugins`
+  itself offers, whatever the layer.
 - A new module of the core is put in the table below, or the test fails. A package is one module there; its own modules
   import each other in one direction.
 """
@@ -107,6 +109,8 @@ LAYERS = {
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
 PLUGINS_SEE = 3
+#: Plugins that adapt another framework.
+ADAPTERS = {"sage_deploy_sage"}
 
 
 class Import(NamedTuple):
@@ -214,6 +218,8 @@ def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: st
             faults.append(f"{where} imports the private {found.module}.{found.name}")
         elif imported == "testing":
             faults.append(f"{where} imports the test kit")
+        elif own in ADAPTERS and found.module == "sage_plugins" and found.name in offered:
+            continue
         elif not found.typing_only and LAYER.get(imported, 99) > PLUGINS_SEE:
             faults.append(f"{where} imports {imported}, above layer {PLUGINS_SEE}")
     return faults
@@ -363,6 +369,15 @@ def test_checker_lets_good_imports_of_plugins_pass():
     """A plugin sees itself, the public names, and layers 0 to 3."""
     source = "from sage_plugins import hookimpl\nfrom sage_plugins.host import Host\nfrom . import target\nimport attrs"
     assert faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local") == []
+
+
+def test_checker_sees_what_an_adapter_may_import():
+    """What the package offers, and of the higher layers nothing else."""
+    good = "from sage_plugins import Environment"
+    bad = "from sage_plugins.environment import Environment\nfrom sage_plugins import unheard_of"
+
+    assert faults_of_plugin("sage_deploy_sage", good, OFFERED, "sage_deploy_sage") == []
+    assert len(faults_of_plugin("sage_deploy_sage", bad, OFFERED, "sage_deploy_sage")) == 2
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROJECTS = [ROOT, *sorted(pyproject.parent for pyproject in ROOT.glob("plugins/*/pyproject.toml"))]
 
-#: What a bare `pip install sage-deploy` must not bring: the cluster and the web servers belong to extras.
-OPTIONAL = {"aiohttp", "daphne", "fastapi", "hypercorn", "ray", "sanic", "starlette", "tornado", "uvicorn"}
+#: What a bare `pip install sage-deploy` must not bring: the cluster, SAGE and the web servers belong to extras.
+OPTIONAL = {"aiohttp", "daphne", "fastapi", "hypercorn", "isage", "ray", "sanic", "starlette", "tornado", "uvicorn"}
 
 
 def main(pytest_arguments: list[str]) -> None:
