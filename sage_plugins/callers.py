@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sage_plugins.call import Call
     from sage_plugins.handle import ServiceHandle
 
-__all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "ServiceMethods"]
+__all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "ServiceManager", "ServiceMethods"]
 
 #: What is called if no method is named: the first of these that the service has.
 DEFAULT_METHODS: Final = ("process", "execute", "call")
@@ -216,6 +216,37 @@ class AsyncServiceCaller(_Caller):
         self, name: str, method: str | None, timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
         return _Answer(self._make(name, method, timeout, args, kwargs))
+
+
+class ServiceManager:
+    """Both callers by the names of SAGE's `ctx.service_manager`."""
+
+    def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
+        """
+        Make it; looks up nothing yet.
+
+        Args:
+            find: Gives a handle to a service, or raises why there is none.
+        """
+        self._sync = ServiceCaller(find)
+        self._async = AsyncServiceCaller(find)
+
+    def get_service_proxy(self, service_name: str) -> ServiceMethods:
+        """`call_service[service_name]`."""
+        return self._sync[service_name]
+
+    def call_sync(
+        self, service_name: str, method_name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """`call_service[service_name].<method_name>(...)`."""
+        return getattr(self._sync[service_name], method_name)(*args, timeout=timeout, **kwargs)
+
+    def call_async(
+        self, service_name: str, method_name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> Future[Any]:
+        """`call_service_async[service_name].<method_name>(...)`."""
+        future: Future[Any] = getattr(self._async[service_name], method_name)(*args, timeout=timeout, **kwargs)
+        return future
 
 
 class ServiceMethods:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from sage_plugins.call import CURRENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping
+    from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
-    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
+    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller, ServiceManager
     from sage_plugins.handle import ServiceHandle
 
-__all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory", "takes_ctx"]
+__all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory", "takes_ctx", "takes_factory"]
 
 _Service = TypeVar("_Service")
 
@@ -91,6 +91,13 @@ class ServiceContext:
         from sage_plugins.callers import AsyncServiceCaller
 
         return AsyncServiceCaller(self._find)
+
+    @property
+    def service_manager(self) -> ServiceManager:
+        """The same calls by the names that SAGE's own services use: `get_service_proxy`, `call_sync`, `call_async`."""
+        from sage_plugins.callers import ServiceManager
+
+        return ServiceManager(self._find)
 
     def measure(self, measured: Callable[[], Mapping[str, Any]]) -> None:
         """Have `statistics` include what *measured* gives; for the replica's host."""
@@ -177,7 +184,7 @@ class ServiceFactory:
         cls = self.service_class
         kwargs = self.service_kwargs
         prepare = partial(_set_ctx, ctx=ctx)
-        if _wants_factory(cls, self.service_args, kwargs):
+        if takes_factory(cls, self.service_args, kwargs):
             kwargs = {**kwargs, "service_factory": self}
             prepare = partial(self._prepare_task, ctx=ctx)
         if ctx is not None and "ctx" not in kwargs and takes_ctx(cls, len(self.service_args)):
@@ -243,13 +250,13 @@ def own_factory(factory: Any) -> Any:
         made = ServiceFactory(own["service_name"], own["service_class"], args, kwargs)
     except (KeyError, TypeError, ValueError):
         return factory
-    if not _wants_factory(made.service_class, args, kwargs):
+    if not takes_factory(made.service_class, args, kwargs):
         return factory
     vars(made).update({name: value for name, value in own.items() if name not in vars(made)})
     return made
 
 
-def _wants_factory(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def takes_factory(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether the constructor's first parameter is `service_factory`, and nothing is given for it."""
     if args or "service_factory" in kwargs:
         return False

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "sage_plugins"
 
 LAYERS = {
-    7: {"__main__", "cli", "environment"},
+    7: {"__main__", "cli", "compat", "environment"},
     6: {
         "adoption",
         "catalogue",
@@ -62,6 +62,7 @@ LAYERS = {
         "router_choice",
         "service_monitor",
         "task",
+        "task_statistics",
     },
     4: {
         "fence",
@@ -74,7 +75,7 @@ LAYERS = {
         "wait_graph",
         "watchers",
     },
-    3: {"envelope", "hookspecs", "host", "loop_checks", "loop_envelope", "plugins"},
+    3: {"envelope", "hookspecs", "host", "instance_access", "loop_checks", "loop_envelope", "plugins"},
     2: {"interfaces"},
     1: {
         "aio",
@@ -399,10 +400,12 @@ def test_start_imports_nothing_heavy(code):
 #: What is for files, plans, options, errors and SAGE's ways, and waits until somebody comes with one of these.
 LATE = {
     "callers",
+    "compat",
     "deployment_file",
     "dictionary_call",
     "factory",
     "field_docs",
+    "instance_access",
     "keys",
     "option_docs",
     "origins",
@@ -413,6 +416,7 @@ LATE = {
     "settings",
     "shorthand",
     "strict_types",
+    "task_statistics",
     "units",
 }
 
