@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-from job import QUESTIONS
+from semantic_search.demo import QUESTIONS
 
 from sage_plugins import Environment
 
