@@ -41,8 +41,10 @@ demo-ray: $(ENV)/.stamp-all ## the same on a Ray cluster on this machine, and wh
 	$(BIN)/python examples/stdlib_search_on_ray/demo.py
 
 .PHONY: examples
-# Nothing asks a model hub for anything; whatever did would be refused.
+# Nothing asks a model hub for anything; whatever did would be refused. And one thread for each product of matrices: what
+# else the libraries start, all processors' worth for each call, wait for each other where the machine is busy.
 examples: export HF_HUB_OFFLINE := 1
+examples: export OMP_NUM_THREADS := 1
 examples: $(ENV)/.stamp-examples ## real libraries as services, what each choice costs, and the tests that know their answers
 	$(BIN)/sage-deploy up examples/time_series/service_deployment.yaml --once
 	$(BIN)/sage-deploy up examples/time_series/service_deployment.yaml --once --profile ray
