@@ -35,6 +35,8 @@ CHOICES = {
     "ray": "2 replicas on Ray",
     "ray-batched": "the same, batches of 32",
 }
+#: The texts are embedded so many times, and the shortest time counts: it is that with the fewest neighbours at work.
+PASSES = 3
 #: How far apart a number may be under two choices: in a batch the products are made in another order.
 TOLERANCE = 1e-6
 
@@ -46,7 +48,7 @@ class Outcome(NamedTuple):
     Attributes:
         vectors: One row for each text.
         answers: For each question the names of the nearest texts, with their scores.
-        seconds: What it took to embed all texts.
+        seconds: What it took to embed all texts, at the best of `PASSES` times.
         memory_mb: Resident memory of all processes that have a replica of the embedder.
     """
 
@@ -64,8 +66,9 @@ def measure(profile: str | None) -> Outcome:
         search = env.service("search")
         built = search.build()
         answers = [[(answer.name, answer.score) for answer in search.query(question)] for question in QUESTIONS]
+        seconds = min(built.seconds, *(search.embed().seconds for _ in range(1, PASSES)))
         metrics = env.get_service_status("embedder")["metrics"]
-        return Outcome(np.array(built.vectors), answers, built.seconds, metrics.memory_usage / 2**20)
+        return Outcome(np.array(built.vectors), answers, seconds, metrics.memory_usage / 2**20)
 
 
 def measure_apart(profile: str | None) -> Outcome:

@@ -38,8 +38,8 @@ class Demo:
     def process(self) -> str:
         """Build the index, ask the questions, and return the report."""
         built = self._search.build()
-        rate = len(built.names) / built.seconds
-        lines = [f"{len(built.names)} texts embedded in {built.seconds:.1f} s, {rate:.0f} a second"]
+        rate = len(built.texts) / built.seconds
+        lines = [f"{len(built.texts)} texts embedded in {built.seconds:.1f} s, {rate:.0f} a second"]
         for question in QUESTIONS:
             lines += ["", question]
             for answer in self._search.query(question):

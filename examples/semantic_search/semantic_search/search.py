@@ -17,17 +17,17 @@ class Context(Protocol):
         """A handle to the service called *name*."""
 
 
-class Built(NamedTuple):
+class Embedded(NamedTuple):
     """
-    What `Search.build` has done.
+    All texts with what they mean.
 
     Attributes:
-        names: The names of the texts.
-        vectors: The vector of each.
+        texts: Each text by its name.
+        vectors: The vector of each, in the same order.
         seconds: What it took to embed them all, waiting included.
     """
 
-    names: tuple[str, ...]
+    texts: dict[str, str]
     vectors: list[NDArray[np.float32]]
     seconds: float
 
@@ -65,17 +65,21 @@ class Search:
         self._index = ctx.service(index)
         self._texts: dict[str, str] = {}  # replaced by build
 
-    def build(self) -> Built:
-        """Embed all texts, asked for all at once, and index them in their order."""
+    def build(self) -> Embedded:
+        """Embed all texts and index them; once is enough."""
+        embedded = self.embed()
+        for name, vector in zip(embedded.texts, embedded.vectors, strict=True):
+            self._index.add(name, vector)
+        self._texts = embedded.texts
+        return embedded
+
+    def embed(self) -> Embedded:
+        """Embed all texts: every call is made before the first is answered, so all who can work have work."""
         texts = dict(self._source.read())
         started = time.perf_counter()
         calls = [self._embedder.submit("embed", text) for text in texts.values()]
         vectors = [call.result() for call in calls]
-        seconds = time.perf_counter() - started
-        for name, vector in zip(texts, vectors, strict=True):
-            self._index.add(name, vector)
-        self._texts = texts
-        return Built(tuple(texts), vectors, seconds)
+        return Embedded(texts, vectors, time.perf_counter() - started)
 
     def query(self, question: str, limit: int = 3) -> list[Answer]:
         """The *limit* texts that are nearest in meaning to *question*, nearest first."""
