@@ -107,7 +107,7 @@ $(ENV)/.stamp-test: $(ENV)/.stamp-run $(ENV)/.stamp-all
 	$(PIP) install --group test
 	@touch $@
 
-$(ENV)/.stamp-examples: $(ENV)/.stamp-test
+$(ENV)/.stamp-examples: Makefile $(ENV)/.stamp-test
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 		echo "make: some packages of the examples have wheels for Python 3.11 alone, $(ENV) has another;" \
 			"make clean, then: make examples PYTHON=/path/to/python3.11" >&2; \

@@ -214,6 +214,15 @@ def test_concurrent_adds_to_the_vector_database_are_exact(hammer):
 
 
 @real
+@pytest.mark.parametrize(("file", "profile"), PROFILES)
+def test_deployment_file_fits_its_classes_under_each_profile(file, profile, tmp_path):
+    """With the classes at hand: their methods, their batch methods, and the arguments of their constructors."""
+    done = sage_deploy("validate", file, *(["--profile", profile] if profile else []), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "services, no warnings" in done.stdout + done.stderr
+
+
+@real
 def test_time_series_example_reports_what_git_would_count(tmp_path):
     done = sage_deploy("up", TIME_SERIES / "service_deployment.yaml", "--once", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
