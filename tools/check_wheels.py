@@ -97,7 +97,7 @@ def run_suite(folder: Path, python: Path, arguments: list[str]) -> None:
     plugins = ("-p", "installed_only", "-p", "no:cacheprovider")
     settings: tuple[str | Path, ...] = ("-c", ROOT / "pyproject.toml", "--rootdir", ROOT)
     # On a cluster nothing depends on how the packages were installed, and starting one for every test takes long.
-    settings = (*settings, "-m", "not slow and not ray")
+    settings = (*settings, "-m", "not slow and not ray and not real")
     suite = (ROOT / "tests", ROOT / "plugins")
     run(python.with_name("pytest"), *plugins, *settings, *arguments, *suite, cwd=empty)
 

@@ -1,0 +1,43 @@
+"""
+Write `commits.csv` anew: who wants newer data runs this in a clone.
+
+The data are a file of the repository, because whoever has the sources without their history runs the example too.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+FILE = Path(__file__).with_name("commits.csv")
+#: The folders of the repository, by what they are for; all else is "other".
+AREAS = {"sage_plugins": "core", "plugins": "plugins", "tests": "tests", "docs": "docs"}
+
+
+def main() -> None:
+    """Write one line for each commit and area: seconds since 1970, area, lines that were added or removed."""
+    command = ("git", "log", "--reverse", "--no-merges", "--no-renames", "--numstat", "--format=@%ct")
+    log = subprocess.run(command, cwd=FILE.parent, check=True, capture_output=True, text=True).stdout
+    with FILE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("time", "area", "lines"))
+        for commit in log.split("@")[1:]:
+            time, _, changes = commit.partition("\n")
+            for area, lines in sorted(_lines(changes).items()):
+                writer.writerow((time, area, lines))
+
+
+def _lines(changes: str) -> Counter[str]:
+    """How many lines of each area changed; *changes* is what git writes with `--numstat`."""
+    areas: Counter[str] = Counter()
+    for change in filter(None, changes.splitlines()):
+        added, removed, path = change.split("\t")
+        if added != "-":  # a binary file has no lines
+            areas[AREAS.get(path.partition("/")[0], "other")] += int(added) + int(removed)
+    return +areas
+
+
+if __name__ == "__main__":
+    main()
