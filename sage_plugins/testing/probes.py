@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins import batch_of
 
@@ -40,6 +41,9 @@ __all__ = [
     "ProbeError",
     "whereabouts",
 ]
+
+#: Seconds within which a method in another process learns, on a busy machine, that its caller is gone.
+_NEWS_S: Final = 5.0
 
 
 def whereabouts() -> tuple[int, int]:
@@ -139,8 +143,11 @@ class Probe:
         checkpoint.reach([self.ctx.cancelled, self.ctx.remaining()])
 
     def hold_and_look(self, checkpoint: Checkpoint, after: Checkpoint) -> None:
-        """Report, stay until the test lets go, then report whether the call was given up meanwhile."""
+        """Report, stay until the test lets go, then report whether the call was given up."""
         checkpoint.reach(self.ctx.cancelled)
+        enough = time.monotonic() + _NEWS_S
+        while not self.ctx.cancelled and time.monotonic() < enough:
+            threading.Event().wait(0.002)
         after.reach(self.ctx.cancelled)
 
     def fail(self, text: str, detail: Any = None) -> None:
