@@ -192,7 +192,7 @@ class Catalogue:
         _refuse_options(given.problems(registry))
         return self._compose(name, self._said(name), registry, given.values())
 
-    def compose_as(self, factory: Any, config: ServiceDeploymentConfig, registry: Registry) -> Composition:
+    def compose_as(self, name: str, factory: Any, config: ServiceDeploymentConfig, registry: Registry) -> Composition:
         """
         Decide everything about a service that is configured elsewhere.
 
@@ -201,7 +201,7 @@ class Catalogue:
         """
         given = self._given()
         _refuse_options(given.problems(registry))
-        return compose(factory, config, registry, given.values())[0]
+        return compose(factory, config, registry, given.values(), name)[0]
 
     @property
     def environment_options(self) -> Mapping[str, Mapping[str, Any]]:
@@ -220,7 +220,7 @@ class Catalogue:
 
                 wrong += check_config(name, said.config, registry, environment)
             else:
-                composed = compose(factory, said.config, registry, environment)
+                composed = compose(factory, said.config, registry, environment, name)
         except (PlanError, UnknownPluginError) as error:
             if said.given is not None or said.entry is None:
                 raise

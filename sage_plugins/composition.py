@@ -75,6 +75,7 @@ def compose(
     config: ServiceDeploymentConfig,
     registry: Registry,
     environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
+    name: str | None = None,
 ) -> tuple[Composition, list[Problem]]:
     """
     Ask the plugins that *config* names and decide everything about a service; starts nothing.
@@ -84,6 +85,7 @@ def compose(
         config: Its configuration.
         registry: The plugins to choose from.
         environment: Options for the whole environment, by ID.
+        name: Of the service; None for that of the factory, which may have been registered by another one.
 
     Returns:
         The composition, and the warnings.
@@ -93,7 +95,7 @@ def compose(
         PlanError: The plugins refuse the configuration; `problems` has every reason.
     """
     factory = own_factory(factory)
-    name, cls = factory.service_name, factory.service_class
+    name, cls = name or factory.service_name, factory.service_class
     finder = Finder(name, config, registry, environment)
     choices = choose(finder, config)
     problems = finder.problems

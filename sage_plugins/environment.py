@@ -493,7 +493,7 @@ class Environment:
                 for name, spec in found.items():
                     task = self._tasks.get(name)
                     if task is None or task.state in _AT_REST:
-                        composition = self._catalogue.compose_as(spec.factory, spec.config, self.registry)
+                        composition = self._catalogue.compose_as(name, spec.factory, spec.config, self.registry)
                         tasks.append(self._task_for(composition))
                 self._tasks.update((task.service_name, task) for task in tasks)
             self._start_all(tasks, timeout)

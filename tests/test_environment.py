@@ -179,6 +179,21 @@ def test_foreign_factory(env):
     assert thread is env.service("foreign").thread()
 
 
+def test_factory_serves_under_the_name_that_it_is_registered_by(env):
+    """Also if it was made with another one; both may be there."""
+
+    class Named:
+        def name(self):
+            return self.ctx.name
+
+    factory = ServiceFactory("made as", Named)
+    env.register_service_factory("first", factory)
+    env.register_service_factory("second", factory)
+    env.deploy()
+    assert [env.service(name).name() for name in ("first", "second")] == ["first", "second"]
+    assert env.get_service_status("second")["service_name"] == "second"
+
+
 @pytest.mark.parametrize("missing", ["service_name", "service_class", "create_service"])
 def test_incomplete_factory_is_refused(env, missing):
     parts = {"service_name": "svc", "service_class": Given, "create_service": lambda ctx: Given()}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sage_deploy_sage.routing import DeployedFactory, FunctionMaker, NamedFactory
+from sage_deploy_sage.routing import DeployedFactory, FunctionMaker
 from sage_plugins import Environment
 from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
 from sage_plugins.errors import ConfigError, SageDeployError, ServiceNotFoundError
@@ -212,8 +212,7 @@ class Deployments:
         """Have *env* deploy what was registered the usual way, but for what is left to SAGE."""
         for name, factory in self._plain():
             if name not in self.left and self._taken.get(name) is not factory:
-                named = factory if factory.service_name == name else NamedFactory(name, factory)
-                env.register_service_factory(name, named)
+                env.register_service_factory(name, factory)
                 self._registered.pop(name, None)
                 self._taken[name] = factory
 

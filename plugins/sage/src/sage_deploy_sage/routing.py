@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
 
-__all__ = ["CallerOfFunction", "DeployedFactory", "FunctionMaker", "NamedFactory", "Routes"]
+__all__ = ["CallerOfFunction", "DeployedFactory", "FunctionMaker", "Routes"]
 
 
 class Routes(Protocol):
@@ -177,19 +177,3 @@ class DeployedService:
             msg = f"service {self._name!r} serves no method {method!r}"
             raise AttributeError(msg)
         return getattr(self._routes.call_service[self._name], method)
-
-
-class NamedFactory:
-    """A factory under the name that it was registered by, which need not be the one that it was made with."""
-
-    def __init__(self, name: str, original: Any) -> None:
-        """Give *original* another name."""
-        self.service_name = name
-        self.service_class = original.service_class
-        self.service_args = getattr(original, "service_args", ())
-        self.service_kwargs = getattr(original, "service_kwargs", {})
-        self._original = original
-
-    def create_service(self, ctx: Any = None) -> Any:
-        """A new instance of the service."""
-        return self._original.create_service(ctx)
