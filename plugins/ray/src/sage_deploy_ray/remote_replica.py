@@ -215,6 +215,7 @@ class RemoteReplica:
         self._incoming = _Turns()
         self._early: dict[int, Letter] = {}  # letters that overtook others; used by one thread at a time, as the next
         self._expected = 0
+        self._answers: list[tuple[Call, Any, BaseException | None]] = []  # that were read, and are to be published
         self._released = 0  # callers who were waiting for what the last letter brought
         self._corked = False  # whether a letter is being read: what that leads to leaves together
         self._lock = threading.Lock()
@@ -533,8 +534,15 @@ class RemoteReplica:
                 self._expected += 1
                 for reply in following.replies:
                     self._READ[reply[0]](self, *reply[1:])
+            # A batch that got the slot leaves before anybody is woken: all want to go on, and only one at a time can.
+            # Others who are released together call again first, see `_wait_for_callers`.
+            if self._released <= 1 or any(isinstance(item, Batch) for item in self._outgoing.items):
+                self._outgoing.drain(lambda: self._send_frame(None), lambda: self._dead is not None)
         finally:
             self._corked = False
+            answers, self._answers = self._answers, []
+            for call, result, error in answers:
+                call.publish(result, error)
         self._outgoing.items.append(_POLL)  # the replica says nothing unless there is an exchange
         over = driver is not None and driver.over()
         self._flush(None if over else driver, waits=not over)
@@ -568,7 +576,7 @@ class RemoteReplica:
         if call.has_callbacks:  # a user's, which may take their time
             self._transport.aside(lambda: call.publish(result, error))
         else:
-            call.publish(result, error)
+            self._answers.append((call, result, error))
 
     def _read_item(self, number: int, packed: Any) -> None:
         reading = self._readings.get(number)

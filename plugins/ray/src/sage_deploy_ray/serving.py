@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
 from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +21,7 @@ from sage_plugins.stream import Channel, StreamCall
 from sage_plugins.values import CallOptions, Outcome, ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sage_deploy_ray.late_calls import ArgumentSource
     from sage_deploy_ray.protocol import CallItem, Frame, Notice, Reply, Unit
@@ -169,6 +168,7 @@ class ReplicaServer:
         for call in self.late.waiting:  # first: none of them may begin after the stop hooks
             call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
+        SYSTEM.rest()  # nothing else of a replica sets timers, so the clock's thread may end with it
         self._start_over.set()
         return left
 
@@ -184,13 +184,16 @@ class ReplicaServer:
         while True:
             box = self._box(frame.caller)
             try:
-                with box.in_turn(frame.number, fresh=frame.fresh):
-                    for unit in frame.units:
-                        self._admit(box, unit)
-                    for notice in frame.notices:
-                        self._take_notice(box, notice)
+                box.enter(frame.number, fresh=frame.fresh)
             except _ForgottenError:  # this very moment
                 continue
+            try:
+                for unit in frame.units:
+                    self._admit(box, unit)
+                for notice in frame.notices:
+                    self._take_notice(box, notice)
+            finally:
+                box.taken()
             return box.collect(frame.number)
 
     def _box(self, caller: str) -> _Mailbox:
@@ -565,7 +568,7 @@ class _Report:
         if self.unit is None:  # its slot is free with its answer
             self.box.end(reply)
         else:
-            self.box.post(reply)
+            self.box.post(reply, wakes=not self.unit.ends)
             self.unit.one_over()
 
 
@@ -585,11 +588,13 @@ class _Together:
         open: What is still to come: the answers, and the slot.
         waiting: Calls that run after the one that runs; whoever takes one decides what becomes of it.
         due: `monotonic()` after which those that still wait are returned.
+        ends: Whether all its answers are about to come, and then its end.
     """
 
     def __init__(self, box: _Mailbox, id: int) -> None:
         self.open = 0
         self.waiting: deque[Call] = deque()
+        self.ends = False
         self._begun = time.monotonic()
         self.due = self._begun + _PATIENCE_S
         self._box = box
@@ -672,7 +677,7 @@ class _BatchUnit(_Together):
                 self._runs = True
                 calls, self.present = self.present, []
                 return calls
-            self._free = not self.late
+            self._free = self.ends = not self.late
             return None if self._free else []
 
 
@@ -752,12 +757,12 @@ class _Mailbox:
                 return False
             return self._left_at <= before and bool(self._units)
 
-    @contextmanager
-    def in_turn(self, number: int, *, fresh: bool) -> Iterator[None]:
+    def enter(self, number: int, *, fresh: bool) -> None:
         """
-        Take a frame when all before it have been taken: they come in order, but in threads of their own.
+        Wait until all frames before this one are taken: they come in order, but in threads of their own.
 
-        What is said from then on is for this exchange: its caller may be waiting for nothing else.
+        Whoever comes back from this takes the frame, and then calls `taken`. What is said from then on is for this
+        exchange: its caller may be waiting for nothing else.
 
         Raises:
             _ForgottenError: There is, or has to be, another box for the caller.
@@ -769,14 +774,17 @@ class _Mailbox:
             if self._next_frame < 0:
                 self._begin(number, fresh=fresh)
             self._exchanges += 1
-            self._condition.wait_for(lambda: self._next_frame == number)
+            if self._next_frame != number:
+                self._condition.wait_for(lambda: self._next_frame == number)
             self._latest = number
-            self._condition.notify_all()
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._next_frame += 1
+            if self._exchanges > 1:  # the one before is answered now
+                self._condition.notify_all()
+
+    def taken(self) -> None:
+        """It is the next frame's turn."""
+        with self._condition:
+            self._next_frame += 1
+            if self._exchanges > 1:
                 self._condition.notify_all()
 
     def _begin(self, number: int, *, fresh: bool) -> None:
@@ -798,15 +806,15 @@ class _Mailbox:
         with self._condition:
             self._units += 1
 
-    def post(self, reply: Reply) -> None:
-        """Say *reply*."""
+    def post(self, reply: Reply, *, wakes: bool = True) -> None:
+        """Say *reply*, unless not *wakes*: then it goes with another one that is about to come."""
         with self._condition:
             self._replies.append(reply)
             if reply[0] == protocol.REFUSED:
                 self._owed += 1
             elif reply[0] == protocol.ROOM:
                 self._owed -= 1
-            if self._asleep:
+            if self._asleep and wakes:
                 self._condition.notify_all()
 
     def end(self, reply: Reply | None = None) -> None:
@@ -853,8 +861,10 @@ class _Mailbox:
 
     def _sleep(self) -> None:
         """Wait for a reply, or until calls are to be returned; with the condition."""
-        self._bundles = [bundle for bundle in self._bundles if bundle.waiting]
-        due = min((bundle.due for bundle in self._bundles), default=None)
+        due = None
+        if self._bundles:
+            self._bundles = [bundle for bundle in self._bundles if bundle.waiting]
+            due = min((bundle.due for bundle in self._bundles), default=None)
         self._asleep += 1
         told = self._condition.wait(None if due is None else max(0.0, due - time.monotonic()))
         self._asleep -= 1

@@ -7,14 +7,17 @@ is done here. Plain tuples are pickled in a sixth of the time of named ones.
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sage_deploy_ray import references
+from sage_deploy_ray import protocol, references
 from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pickle import PickleBuffer
+
+    from sage_deploy_ray.protocol import Reply
 
 __all__ = ["Wire", "read_frame", "read_letter", "write_frame", "write_letter"]
 
@@ -27,8 +30,10 @@ _LARGE: Final = 2**14
 
 def write_frame(frame: Frame) -> Wire:
     """*frame*, to be read by `read_frame`."""
-    units = [(id, [tuple(item) for item in items], batch) for id, items, batch in frame.units]
-    return _write((frame.caller, frame.number, units, frame.notices, frame.fresh))
+    caller, number, units, notices, fresh = frame
+    refers = any(item.parcel[2] for unit in units for item in unit.items)
+    rows = [(id, [tuple(item) for item in items], batch) for id, items, batch in units]
+    return _write((caller, number, rows, notices, fresh), refers)
 
 
 def read_frame(wire: Wire) -> Frame:
@@ -40,7 +45,7 @@ def read_frame(wire: Wire) -> Frame:
 
 def write_letter(letter: Letter) -> Wire:
     """*letter*, to be read by `read_letter`."""
-    return _write(tuple(letter))
+    return _write(tuple(letter), any(map(_refers, letter.replies)))
 
 
 def read_letter(wire: Wire) -> Letter:
@@ -48,7 +53,16 @@ def read_letter(wire: Wire) -> Letter:
     return Letter(*_read(wire))
 
 
-def _write(value: tuple[Any, ...]) -> Wire:
+def _refers(reply: Reply) -> bool:
+    """Whether there may be references in *reply*."""
+    kind = reply[0]
+    if kind in {protocol.DONE, protocol.ITEM}:
+        return bool(reply[2][2])
+    return kind in {protocol.FAILED, protocol.GAVE_UP}  # an error may have anything in it
+
+
+def _write(value: tuple[Any, ...], refers: bool) -> Wire:  # noqa: FBT001 - as it was found
+    """*value*, in which there are references only if *refers*: looking for them takes longer than all else."""
     large: list[PickleBuffer] = []
 
     def keep(buffer: PickleBuffer) -> bool:
@@ -57,7 +71,11 @@ def _write(value: tuple[Any, ...]) -> Wire:
         large.append(buffer)
         return False
 
-    data, found = references.dumps(value, keep)
+    found: Sequence[references.Reference] = ()
+    if refers:
+        data, found = references.dumps(value, keep)
+    else:
+        data = pickle.dumps(value, 5, buffer_callback=keep)
     return (data, large, found) if large or found else data
 
 
