@@ -168,7 +168,6 @@ class ReplicaServer:
         for call in self.late.waiting:  # first: none of them may begin after the stop hooks
             call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
-        SYSTEM.rest()  # nothing else of a replica sets timers, so the clock's thread may end with it
         self._start_over.set()
         return left
 
