@@ -268,6 +268,24 @@ def test_a_class_that_is_missing_here_is_named_with_what_to_do(monkeypatch):
     assert "needs only_there, which cannot be imported here" in caught_import.value.__notes__[0]
 
 
+class Count(int):
+    """A number that is more than one."""
+
+
+class Text(str):
+    __slots__ = ("note",)
+
+
+@pytest.mark.parametrize("value", [True, 1, 1.5, None, "__main__", b"\x8c\x08__main__", Count(3), Text("x")])
+def test_plain_values_keep_their_types_and_what_only_looks_plain_does_too(value):
+    """As a result, and as an argument beside others."""
+    packed = pack_arguments((value, [value]), {"named": value}, service="kv", method="put")
+    found = [travelled(value), *unpack(packed)[0], unpack(packed)[1]["named"]]
+    alone = unpack(pack_arguments((value, 2), {}, service="kv", method="put"))
+    assert alone == ((value, 2), {})
+    assert [type(each) for each in [*found, alone[0][0]]] == [type(value), type(value), list, type(value), type(value)]
+
+
 # -- exceptions ------------------------------------------------------------------------------------------------------
 
 

@@ -13,16 +13,17 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import protocol
+from sage_deploy_ray import parcel, protocol
 from sage_deploy_ray.protocol import Letter
 from sage_deploy_ray.remote_replica import RemoteReplica
 from sage_plugins import Environment, ServiceDeploymentConfig
-from sage_plugins.call import Call
+from sage_plugins.batch import Batch
+from sage_plugins.call import Call, closed_lock
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.plugins import Registry
 from sage_plugins.testing.probes import Probe
-from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
+from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan, Outcome
 from strategies_in_turn import StrategiesInTurn
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())
@@ -103,6 +104,7 @@ class Events:
 
     def __init__(self):
         self.replica = None
+        self.following = None  # gets the slot that is free next
 
     def ahead(self, _call, _most):
         return ()
@@ -114,6 +116,11 @@ class Events:
 
     def changed(self, _state, _cause=None):
         pass
+
+    def freed(self, _work):
+        if self.following is not None:
+            self.replica.send(self.following)
+            self.following = None
 
 
 class Exchange:
@@ -128,13 +135,15 @@ class Transport:
 
     def __init__(self, *script):
         self.exchanges = []
+        self.frames = []
         self._script = list(script)
         self.soon = self.aside = lambda do: do()
 
     def start(self, _spec, _receiver):
         pass
 
-    def exchange(self, _frame):
+    def exchange(self, frame):
+        self.frames.append(frame)
         self.exchanges.append(Exchange())
         if self._script:
             self._script.pop(0)()
@@ -142,7 +151,8 @@ class Transport:
 
 
 def a_call():
-    method = MethodPlan(0, "method", MethodKind.SYNC, idempotent=False, timeout=inf)
+    batch = BatchPlan("batch", MethodKind.SYNC, 2, 0.0)
+    method = MethodPlan(0, "method", MethodKind.SYNC, idempotent=False, timeout=inf, batch=batch)
     return Call(Owner(), method, (), {}, CallOptions(), SYSTEM.monotonic(), inf, inf, None)
 
 
@@ -168,3 +178,44 @@ def test_caller_whose_call_is_sent_twice_waits_for_the_first_letter_and_leaves_t
     assert call.exchange is first
     assert [exchange.left for exchange in transport.exchanges] == [False, True, True]
     assert len(others) == 2
+
+
+def a_replica(transport):
+    events = Events()
+    spec = SimpleNamespace(id="svc#0", index=0, service="svc")
+    events.replica = RemoteReplica(spec, None, events, SYSTEM, transport)
+    return events
+
+
+def answers(unit):
+    """The replies of a batch that has ended."""
+    done = [(protocol.DONE, item.id, parcel.write(1)) for item in unit.items]
+    return [*done, (protocol.ENDED, unit.id, 0.0)]
+
+
+def test_next_batch_leaves_before_the_callers_of_the_last_one_are_woken():
+    """All of them want to go on, and the interpreter is one; the replica would have nothing to do meanwhile."""
+    first, second = ([a_call(), a_call()] for _ in range(2))
+    for call in first:
+        call._latch = closed_lock()  # a caller waits
+    woken = []
+    transport = Transport(lambda: None, lambda: woken.extend(call.over() for call in first))
+    events = a_replica(transport)
+    events.replica.send(Batch(first, SYSTEM))
+    events.following = Batch(second, SYSTEM)
+
+    events.replica.arrived(Letter(0, answers(transport.frames[0].units[0])))
+
+    assert woken == [False, False]
+    assert [call.result(0) for call in first] == [1, 1]
+    assert [len(frame.units[0].items) for frame in transport.frames] == [2, 2]
+
+
+def test_nothing_leaves_when_there_is_nothing_to_be_said_and_nothing_to_be_heard():
+    """Each frame is a task of Ray's, at a thousand times what the call costs here."""
+    call, transport = a_call(), Transport()
+    events = a_replica(transport)
+    events.replica.send(call)
+    events.replica.arrived(Letter(0, [(protocol.DONE, 0, parcel.write(1))]))
+    assert call.result(0) == 1
+    assert len(transport.exchanges) == 1

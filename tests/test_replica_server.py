@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 
@@ -15,7 +16,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_ray import failure, parcel, protocol, serving
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
-from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins import Environment, ServiceDeploymentConfig, batch_of
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.plugins import Registry
 from sage_plugins.testing.virtual_clock import VirtualClock
@@ -54,6 +55,13 @@ class Service:
         except asyncio.CancelledError:
             self.seen.append("cancelled")
             raise
+
+    def double(self, value):
+        return 2 * value
+
+    @batch_of("double")
+    def double_all(self, values):
+        return [2 * value for value in values]
 
     def all_seen(self):
         return self.seen
@@ -107,7 +115,7 @@ def deployed(monkeypatch, request):
         lambda self, spec, receiver: (start(self, spec, receiver), servers.append(self.server)),
     )
     with Environment("test", registry=REGISTRY) as env:
-        config = ServiceDeploymentConfig(target="loop", threading_strategy="multi", thread_count=2)
+        config = ServiceDeploymentConfig(target="loop", threading_strategy="multi", thread_count=2, batch_size=8)
         env.register_service_with_config("svc", Service, deployment_config=config)
         env.deploy()
         found = Deployed(env, servers[0])
@@ -133,6 +141,27 @@ def test_an_answer_never_comes_with_a_letter_to_an_earlier_frame(deployed):
     OPEN.set()
     for thread in waiting:
         thread.join()
+
+
+def test_answers_of_a_batch_come_with_its_end(deployed, monkeypatch):
+    """In one letter: else the slot would be free only with the second, a message there and one back later."""
+    monkeypatch.setattr(serving, "_LINGER_S", 0.0)
+    packed_result = deployed.server.packed_result
+
+    def packed_and_yielding(*what):
+        for _ in range(100):  # whoever was woken gets its turn
+            time.sleep(0)
+        return packed_result(*what)
+
+    monkeypatch.setattr(deployed.server, "packed_result", packed_and_yielding)
+    for number in range(0, 200, 10):
+        items = tuple(deployed.item(number + index, "double", index) for index in range(8))
+        frame = Frame("another", number // 10, (Unit(number + 9, items, batch=True),), (), fresh=True)
+        replies = deployed.server.exchange(frame).replies
+        assert [(reply[0], reply[1] - number) for reply in replies] == [
+            *((protocol.DONE, index) for index in range(8)),
+            (protocol.ENDED, 9),
+        ]
 
 
 # -- callbacks that take their time ------------------------------------------------------------------------------------

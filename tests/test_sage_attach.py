@@ -594,12 +594,19 @@ def pytest_collection_modifyitems(items):
 """
 
 
-@pytest.mark.parametrize("attached", [False, True])
-def test_sages_own_tests_pass(attached, tmp_path, monkeypatch):
-    """Beside our distribution, and with each of their environments attached."""
+#: Tests that are shipped and need what is not: files of SAGE's repository, and FastAPI.
+NOT_WHOLE = {"test_benchmark_carrier_stub.py", "test_edge_app.py", "test_openai_replay_carrier.py",
+             "test_vamos_launcher_contract_runner.py"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("attached", "most"), [(False, "90 passed"), (True, "16 passed")])
+def test_sages_own_tests_pass(attached, most, tmp_path, monkeypatch):
+    """All of them beside our distribution, and those of environments with each of these attached."""
     (tmp_path / "attach_all.py").write_text(ATTACH_ALL, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    shipped = [str(file.locate()) for file in metadata.files("isage") or [] if file.match("tests/test_runtime_*.py")]
+    pattern = "tests/test_runtime_*.py" if attached else "tests/test_*.py"
+    files = [file for file in metadata.files("isage") or [] if file.match(pattern) and file.name not in NOT_WHOLE]
+    shipped = [str(file.locate()) for file in files]
     plugin = ["-p", "attach_all"] if attached else []
     command = [sys.executable, "-m", "pytest", "--noconftest", "-c", "/dev/null", "--rootdir", str(tmp_path), *plugin]
 
@@ -609,8 +616,7 @@ def test_sages_own_tests_pass(attached, tmp_path, monkeypatch):
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout
-    assert "16 passed" in done.stdout
-    assert len(shipped) == 2
+    assert most in done.stdout
 
 
 # -- what `doctor` says -----------------------------------------------------------------------------------------------

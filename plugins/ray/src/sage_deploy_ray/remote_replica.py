@@ -265,13 +265,14 @@ class RemoteReplica:
         return list(gathering)
 
     def _take_unsent(self) -> list[Work]:
-        items, found = self._outgoing.items, []
-        while items:
-            try:
-                found.append(items.popleft())
-            except IndexError:
-                break
-        return [work for work in found if work is not _POLL]
+        take, found = self._outgoing.items.popleft, []
+        try:
+            while True:
+                work = take()
+                if work is not _POLL:
+                    found.append(work)
+        except IndexError:
+            return found
 
     def _forget_calls(self) -> None:
         self._calls.clear()
@@ -543,7 +544,11 @@ class RemoteReplica:
             answers, self._answers = self._answers, []
             for call, result, error in answers:
                 call.publish(result, error)
-        self._outgoing.items.append(_POLL)  # the replica says nothing unless there is an exchange
+        if not (self._units or self._withheld):
+            if not (self._outgoing.items or self._notices):  # there is nothing to be said, and nothing to be heard
+                return
+        else:
+            self._outgoing.items.append(_POLL)  # the replica says nothing unless there is an exchange
         over = driver is not None and driver.over()
         self._flush(None if over else driver, waits=not over)
 
