@@ -24,6 +24,9 @@ _OUTCOMES = {
     "ServiceStoppedError": "stopped",
 }
 
+#: Answers of a storm that may meet a caller's last word on the way; of some 700 calls it is one, if any.
+_CROSSED = 10
+
 
 class OverlapCases(ServiceConformance):
     """Which calls run at once, where, and in which order."""
@@ -361,7 +364,12 @@ class StormCases(ServiceConformance):
     @unless("in_callers_thread")
     @pytest.mark.parametrize("overload", ["block", "reject"])
     def test_every_call_has_one_outcome_in_a_storm(self, overload: str) -> None:
-        """Results, errors, deadlines, cancellations and a stop at once: each accepted call ends and counts once."""
+        """
+        Results, errors, deadlines, cancellations and a stop at once: each accepted call ends and counts once.
+
+        It counts as it ended. Where replicas are in other processes, one whose answer was on its way when its caller
+        gave it up counts as what its method did.
+        """
         service = self.deploy(queue_size=20, overload=overload)
         stop = threading.Event()
         callers = [self.in_thread(_storm, service.handle, seed, stop) for seed in range(6)]
@@ -371,10 +379,18 @@ class StormCases(ServiceConformance):
         ended = [caller.result(self.patience) for caller in callers]
         outcomes = collections.Counter(_outcome(call) for accepted, _, _ in ended for call in accepted)
         outcomes["timeout"] += sum(ended_here for _, ended_here, _ in ended)
-        counted = service.outcomes
-        for name in ("ok", "error", "cancelled", "timeout"):
-            assert counted[name] == outcomes[name] > 0, name
-        assert service.metrics.request_count == sum(counted.values())
+        counted = collections.Counter(service.outcomes)
+        names = ("ok", "error", "cancelled", "timeout")
+        assert all(outcomes[name] > 0 for name in names)
+        apart = {name: counted[name] - outcomes[name] for name in names}
+        if "in_process" not in self.declared():
+            answered = {"ok", "error"}
+            crossed = sum(apart[name] for name in answered)
+            assert all((apart[name] >= 0) is (name in answered) for name in names if apart[name]), apart
+            assert sum(apart.values()) == 0 <= crossed <= _CROSSED, apart
+        else:
+            assert not any(apart.values()), apart
+        assert service.metrics.request_count == counted.total()
         assert (service.metrics.abandoned_count, service.waiting) == (0, 0)
         for _, _, watched in ended:
             assert len(watched) == len(set(watched)), "each done-callback ran once"
