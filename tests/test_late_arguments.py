@@ -15,7 +15,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_ray import arguments, parcel, protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
-from sage_deploy_ray.serving import _BatchUnit
+from sage_deploy_ray.units import BatchUnit
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of, errors, idempotent
 from sage_plugins.plugins import Registry
 
@@ -305,8 +305,8 @@ def test_a_batch_does_not_wait_for_the_arguments_of_some(deploy, strategy):
 
 def test_late_calls_of_a_batch_run_together_once_the_slot_is_theirs(deploy, monkeypatch):
     """What arrives while the others of the batch run is one batch after them, in their slot."""
-    arrivals, arrived = threading.Semaphore(0), _BatchUnit.arrived
-    monkeypatch.setattr(_BatchUnit, "arrived", lambda unit, call: (arrived(unit, call), arrivals.release()))
+    arrivals, arrived = threading.Semaphore(0), BatchUnit.arrived
+    monkeypatch.setattr(BatchUnit, "arrived", lambda unit, call: (arrived(unit, call), arrivals.release()))
     with deploy(batch_size=4, batch_wait=0.0) as svc:
         blocker = svc.hold("first")
         late = [svc.store.reference() for _ in range(3)]

@@ -14,7 +14,7 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import failure, parcel, protocol, serving
+from sage_deploy_ray import failure, mailbox, parcel, protocol, serving
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of
 from sage_plugins.errors import CallError, ReplicaDiedError
@@ -145,7 +145,7 @@ def test_an_answer_never_comes_with_a_letter_to_an_earlier_frame(deployed):
 
 def test_answers_of_a_batch_come_with_its_end(deployed, monkeypatch):
     """In one letter: else the slot would be free only with the second, a message there and one back later."""
-    monkeypatch.setattr(serving, "_LINGER_S", 0.0)
+    monkeypatch.setattr(mailbox, "_LINGER_S", 0.0)
     packed_result = deployed.server.packed_result
 
     def packed_and_yielding(*what):
@@ -214,7 +214,7 @@ def test_callback_of_a_call_that_cannot_be_sent_holds_up_no_answer(deployed, slo
 @pytest.fixture
 def short_memory(monkeypatch):
     """Have callers forgotten, as soon as there is another, that say nothing at the moment."""
-    monkeypatch.setattr(serving, "_FORGOTTEN_AFTER_S", -1.0)
+    monkeypatch.setattr(serving, "FORGOTTEN_AFTER_S", -1.0)
 
 
 @pytest.mark.usefixtures("short_memory")
@@ -262,7 +262,7 @@ def test_handle_that_was_only_quiet_goes_on(deployed):
 
 def test_caller_that_expects_something_and_was_forgotten_is_told(deployed, monkeypatch):
     """What it was to be told is lost, and it would wait for that."""
-    monkeypatch.setattr(serving, "_OVERTAKEN_WITHIN_S", 0.01)
+    monkeypatch.setattr(mailbox, "_OVERTAKEN_WITHIN_S", 0.01)
     with pytest.raises(RuntimeError, match="stood still"):
         deployed.exchange(7, "echo", 7, fresh=False)
 
@@ -380,7 +380,7 @@ def test_what_a_caller_that_is_gone_was_to_be_told_is_forgotten(deployed, clock,
     OPEN.set()
     until(lambda: not deployed.held)
     assert "gone" in deployed.callers()
-    clock.advance(serving._FORGOTTEN_AFTER_S + serving._LOOK_AFTER_S)
+    clock.advance(serving.FORGOTTEN_AFTER_S + serving._LOOK_AFTER_S)
     assert "gone" not in deployed.callers()
 
 

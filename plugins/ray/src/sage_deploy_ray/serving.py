@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_ray import arguments, failure, parcel, protocol
 from sage_deploy_ray.late_calls import LateCalls
-from sage_deploy_ray.protocol import Letter
+from sage_deploy_ray.mailbox import FORGOTTEN_AFTER_S, ForgottenError, Mailbox
+from sage_deploy_ray.units import BatchUnit, Outlet, Together
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host import Host
-from sage_plugins.stream import Channel, StreamCall
+from sage_plugins.stream import StreamCall
 from sage_plugins.values import CallOptions, Outcome, ReplicaState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from sage_deploy_ray.late_calls import ArgumentSource
-    from sage_deploy_ray.protocol import CallItem, Frame, Notice, Reply, Unit
+    from sage_deploy_ray.protocol import CallItem, Frame, Letter, Notice, Reply, Unit
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import ControlOp, Work
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["ReplicaServer"]
-
-#: Seconds that a letter waits for more replies, while other calls of its caller run: what ends together travels
-#: together.
-_LINGER_S: Final = 0.0005
-
-#: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
-_PATIENCE_S: Final = 0.01
-
-#: Seconds after which a caller is forgotten that says nothing, and for which nothing is done.
-_FORGOTTEN_AFTER_S: Final = 600.0
 
 #: Seconds after which a replica looks whether its callers are there. An exchange that has been waiting since the last
 #: time is answered with an empty letter: a caller that lives comes back at once.
@@ -47,9 +36,6 @@ _LOOK_AFTER_S: Final = 15.0
 
 #: Seconds without an exchange after which a caller is gone for which something is done: one that lives keeps one here.
 _GONE_AFTER_S: Final = 60.0
-
-#: Seconds within which frames overtake each other: those of one caller come in order, but in threads of their own.
-_OVERTAKEN_WITHIN_S: Final = 30.0
 
 #: Seconds that callers get to read their answers before the replica stops.
 _READ_WITHIN_S: Final = 0.1
@@ -89,10 +75,10 @@ class ReplicaServer:
         self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
         self._vacating = False  # guarded by _lock, as the next three
         self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
-        self._refused: list[_Mailbox] = []  # whose units found no slot, one entry each, oldest first
-        self._boxes: dict[str, _Mailbox] = {}  # by caller; guarded by _lock
+        self._refused: list[Mailbox] = []  # whose units found no slot, one entry each, oldest first
+        self._boxes: dict[str, Mailbox] = {}  # by caller; guarded by _lock
         self._looking: Timer | None = None  # what looks after callers next; guarded by _lock
-        self._batches: dict[Any, _BatchUnit] = {}  # of those that run
+        self._batches: dict[Any, BatchUnit] = {}  # of those that run
         self._source = source
         self.late = LateCalls(spec.service, SYSTEM, source, self._arguments_arrived, self._arguments_failed)
         self._start_over = threading.Event()
@@ -184,7 +170,7 @@ class ReplicaServer:
             box = self._box(frame.caller)
             try:
                 box.enter(frame.number, fresh=frame.fresh)
-            except _ForgottenError:  # this very moment
+            except ForgottenError:  # this very moment
                 continue
             try:
                 for unit in frame.units:
@@ -195,17 +181,17 @@ class ReplicaServer:
                 box.taken()
             return box.collect(frame.number)
 
-    def _box(self, caller: str) -> _Mailbox:
+    def _box(self, caller: str) -> Mailbox:
         box = self._boxes.get(caller)
         if box is None:
             with self._lock:
                 self._forget_silent()
-                box = self._boxes.setdefault(caller, _Mailbox(self, caller))
+                box = self._boxes.setdefault(caller, Mailbox(self, caller))
         return box
 
     def _forget_silent(self) -> None:
         """Forget callers that are gone, or quiet; under `_lock`. Others come only then, so they are never many."""
-        before = self.clock.monotonic() - _FORGOTTEN_AFTER_S
+        before = self.clock.monotonic() - FORGOTTEN_AFTER_S
         for caller, box in tuple(self._boxes.items()):
             if box.close_if_silent(before):
                 del self._boxes[caller]
@@ -253,7 +239,7 @@ class ReplicaServer:
 
     # -- what frames bring -------------------------------------------------------------------------------------------
 
-    def _admit(self, box: _Mailbox, unit: Unit) -> None:
+    def _admit(self, box: Mailbox, unit: Unit) -> None:
         holder, chain = (box.caller, unit.id), unit.items[0].chain
         with self._lock:
             if self._looking is None:
@@ -269,7 +255,7 @@ class ReplicaServer:
             return
         box.begin()
         alone = len(unit.items) == 1 and not unit.batch
-        report = None if alone else (_BatchUnit if unit.batch else _Together)(box, unit.id)
+        report = None if alone else (BatchUnit if unit.batch else Together)(box, unit.id)
         calls = [call for item in unit.items if (call := self._call(box, item, report, holder)) is not None]
         if not calls:
             self.slot_free(holder)
@@ -277,14 +263,14 @@ class ReplicaServer:
             return
         if report is not None:
             report.open = len(calls) + 1
-            if isinstance(report, _BatchUnit):
+            if isinstance(report, BatchUnit):
                 self._admit_batch(report, calls)
                 return
             report.waiting.extend(calls[1:])
             box.watch(report)
         self._put(calls[0])
 
-    def _admit_batch(self, unit: _BatchUnit, calls: Sequence[Call]) -> None:
+    def _admit_batch(self, unit: BatchUnit, calls: Sequence[Call]) -> None:
         """Begin a batch with what has its arguments; the others run when they have theirs, in the same slot."""
         late = [call for call in calls if _report_of(call).late]
         unit.late = len(late)
@@ -293,7 +279,7 @@ class ReplicaServer:
         for call in late:
             self.late.add(call)
 
-    def _next_batch(self, unit: _BatchUnit, call: Call) -> Work | None:
+    def _next_batch(self, unit: BatchUnit, call: Call) -> Work | None:
         """What runs next in the slot of *unit*, which has *call*; with nothing to run and nothing late it is free."""
         calls = unit.take()
         if calls is None:
@@ -316,7 +302,7 @@ class ReplicaServer:
         """*call* has its arguments, or needs them no more: then its worker finds that, and frees its slot."""
         report = _report_of(call)
         report.late = False
-        if isinstance(report.unit, _BatchUnit):
+        if isinstance(report.unit, BatchUnit):
             report.unit.arrived(call)
             self._put(self._next_batch(report.unit, call))
         else:
@@ -332,14 +318,14 @@ class ReplicaServer:
         # The slot first, as after a call that has run.
         report = _report_of(call)
         report.late = False
-        if isinstance(report.unit, _BatchUnit):
+        if isinstance(report.unit, BatchUnit):
             report.unit.late_over()
             self._put(self._next_batch(report.unit, call))
         else:
             self._put(self.work_ended(call))
         call.publish(None, error)
 
-    def _call(self, box: _Mailbox, item: CallItem, unit: _Together | None, holder: tuple[str, int]) -> Call | None:
+    def _call(self, box: Mailbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call | None:
         """The call of *item*; None if its arguments cannot be read, which its caller is told."""
         method = self.spec.methods[item.method]
         try:
@@ -357,7 +343,7 @@ class ReplicaServer:
         call: Call
         if item.streams:
             call = StreamCall(*fields, item_timeout=inf)
-            call.channel = _Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
+            call.channel = Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
             call = Call(*fields)
         report = _Report(self, box, item.id, call, unit)
@@ -367,7 +353,7 @@ class ReplicaServer:
         box.calls[item.id] = call
         return call
 
-    def _take_notice(self, box: _Mailbox, notice: Notice) -> None:
+    def _take_notice(self, box: Mailbox, notice: Notice) -> None:
         kind, id, *rest = notice
         call = box.calls.get(id)
         if call is None:  # it has been answered meanwhile
@@ -522,7 +508,7 @@ class _Report:
 
     __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "unit")
 
-    def __init__(self, server: ReplicaServer, box: _Mailbox, id: int, call: Call, unit: _Together | None) -> None:
+    def __init__(self, server: ReplicaServer, box: Mailbox, id: int, call: Call, unit: Together | None) -> None:
         self.box = box
         self.id = id
         self.outcome: int | None = None
@@ -575,306 +561,3 @@ def _report_of(call: Call) -> _Report:
     report: Any = call._latch  # noqa: SLF001 - see _Report
     assert isinstance(report, _Report)  # noqa: S101 - for the type checker
     return report
-
-
-class _Together:
-    """
-    The calls of a unit that are answered together, or that run one after the other.
-
-    Says that the unit has ended, once its slot is free and all its calls are answered, whichever comes last.
-
-    Attributes:
-        open: What is still to come: the answers, and the slot.
-        waiting: Calls that run after the one that runs; whoever takes one decides what becomes of it.
-        due: `monotonic()` after which those that still wait are returned.
-        ends: Whether all its answers are about to come, and then its end.
-    """
-
-    def __init__(self, box: _Mailbox, id: int) -> None:
-        self.open = 0
-        self.waiting: deque[Call] = deque()
-        self.ends = False
-        self._begun = time.monotonic()
-        self.due = self._begun + _PATIENCE_S
-        self._box = box
-        self._id = id
-        self._lock = threading.Lock()
-
-    def one_over(self) -> None:
-        """One answer has been given, or the slot is free."""
-        with self._lock:
-            self.open -= 1
-            last = self.open == 0
-        if last:
-            self._box.end((protocol.ENDED, self._id, time.monotonic() - self._begun))
-
-    def next(self) -> Call | None:
-        """The call that runs next, None if none is left."""
-        try:
-            return self.waiting.popleft()
-        except IndexError:
-            return None
-
-    def give_back(self) -> None:
-        """Return the calls that still wait to their caller, who may have another slot for them."""
-        returned: list[int] = []
-        while self.waiting:
-            try:
-                call = self.waiting.pop()
-            except IndexError:
-                break
-            report: Any = call._latch  # noqa: SLF001 - see _Report
-            report.returned = True  # first: its caller may be giving it up this moment, and then that is counted
-            if call.claim() and call.claim_outcome():
-                returned.append(report.id)
-            else:
-                report.returned = False
-        if returned:
-            self._box.post((protocol.RETURNED, self._id, returned[::-1]))
-        for _ in returned:
-            self.one_over()
-
-
-class _BatchUnit(_Together):
-    """
-    The calls of a batch; those whose arguments come later run after the others, with whatever has come by then.
-
-    Attributes:
-        present: Calls that can run.
-        late: How many cannot yet.
-    """
-
-    def __init__(self, box: _Mailbox, id: int) -> None:
-        super().__init__(box, id)
-        self.present: list[Call] = []  # guarded by _lock, as the next
-        self.late = 0
-        self._runs = False
-        self._free = False
-
-    def arrived(self, call: Call) -> None:
-        """A late one can run."""
-        with self._lock:
-            self.late -= 1
-            self.present.append(call)
-
-    def late_over(self) -> None:
-        """A late one never will."""
-        with self._lock:
-            self.late -= 1
-
-    def run_over(self) -> None:
-        """What ran has ended."""
-        with self._lock:
-            self._runs = False
-
-    def take(self) -> list[Call] | None:
-        """The calls that are to run now, together; None, once, when there will be no more."""
-        with self._lock:
-            if self._runs or self._free:
-                return []
-            if self.present:
-                self._runs = True
-                calls, self.present = self.present, []
-                return calls
-            self._free = self.ends = not self.late
-            return None if self._free else []
-
-
-class _Outlet(Channel):
-    """The producer's end of a stream whose consumer is elsewhere; what it holds are items not yet acknowledged."""
-
-    __slots__ = ("_box", "_id", "_pack")
-
-    def __init__(self, box: _Mailbox, id: int, pack: Callable[[Any], parcel.Parcel]) -> None:
-        super().__init__()
-        self._pack = pack
-        self._box = box
-        self._id = id
-
-    def _append(self, item: Any) -> None:
-        packed = self._pack(item)
-        super()._append(None)  # first: once it is posted it may be acknowledged at any moment
-        self._box.post((protocol.ITEM, self._id, packed))
-
-    def acknowledge(self, number: int) -> None:
-        """So many more have been read: there is room for others."""
-        for _ in range(number):
-            self.take()
-
-
-class _ForgottenError(Exception):
-    """The box is not its caller's any more."""
-
-
-class _Mailbox:
-    """
-    What one caller is to be told, and its exchange that waits for that.
-
-    Attributes:
-        caller: Whose it is.
-        calls: Those that have not been answered, by the caller's number.
-    """
-
-    def __init__(self, server: ReplicaServer, caller: str) -> None:
-        self.caller = caller
-        self.calls: dict[int, Call] = {}
-        self._server = server
-        self._mutex = threading.Lock()
-        self._condition = threading.Condition(self._mutex)  # entering the lock itself takes a third of the time
-        # The next are guarded by _mutex.
-        self._replies: list[Reply] = []
-        self._asleep = 0  # exchanges that wait for the first reply; the one before may still be waking up
-        self._bundles: list[_Together] = []  # that may have calls to be returned
-        self._units = 0  # that have not ended
-        self._owed = 0  # refused units whose callers wait for room
-        self._latest = -1  # frame that was taken last
-        self._number = 0  # of the next letter
-        self._next_frame = -1  # the first is known when a fresh one has come
-        self._exchanges = 0  # that are here
-        self._left_at = server.clock.monotonic()  # when the last of them left
-        self._seen = -1  # frame whose exchange was the latest when callers were last looked after
-        self._answered = -1  # frame up to which exchanges wait no more, though there is nothing to say
-        self._closed = False  # whether the caller was forgotten
-
-    def close_if_silent(self, before: float) -> bool:
-        """Forget the caller if its last exchange left *before*, and nothing runs for it; gives whether that is so."""
-        with self._mutex:
-            self._closed = self._left_at < before and not (self._exchanges or self._units)
-            return self._closed
-
-    def is_gone(self, before: float) -> bool:
-        """
-        Whether something is done for the caller and its last exchange left *before*.
-
-        One that has been waiting since this was last asked is answered: whoever gets that sends another.
-        """
-        with self._mutex:
-            if self._exchanges:
-                if self._seen == self._latest:
-                    self._answered = self._latest
-                    self._condition.notify_all()
-                self._seen = self._latest
-                return False
-            return self._left_at <= before and bool(self._units)
-
-    def enter(self, number: int, *, fresh: bool) -> None:
-        """
-        Wait until all frames before this one are taken: they come in order, but in threads of their own.
-
-        Whoever comes back from this takes the frame, and then calls `taken`. What is said from then on is for this
-        exchange: its caller may be waiting for nothing else.
-
-        Raises:
-            _ForgottenError: There is, or has to be, another box for the caller.
-            RuntimeError: As `ReplicaServer.exchange`.
-        """
-        with self._mutex:
-            if self._closed:
-                raise _ForgottenError
-            if self._next_frame < 0:
-                self._begin(number, fresh=fresh)
-            self._exchanges += 1
-            if self._next_frame != number:
-                self._condition.wait_for(lambda: self._next_frame == number)
-            self._latest = number
-            if self._exchanges > 1:  # the one before is answered now
-                self._condition.notify_all()
-
-    def taken(self) -> None:
-        """It is the next frame's turn."""
-        with self._mutex:
-            self._next_frame += 1
-            if self._exchanges > 1:
-                self._condition.notify_all()
-
-    def _begin(self, number: int, *, fresh: bool) -> None:
-        """Begin with the first frame of a caller that is not known, or not any more; with the condition."""
-        if fresh:
-            self._next_frame = self._number = number  # all letters before it have been read
-            self._condition.notify_all()
-        elif not self._condition.wait_for(lambda: self._next_frame >= 0, _OVERTAKEN_WITHIN_S):
-            msg = f"its caller stood still for more than {_FORGOTTEN_AFTER_S:g} s, and what it was to be told is lost"
-            raise RuntimeError(msg)
-
-    def watch(self, bundle: _Together) -> None:
-        """Return what waits in *bundle* when it is due."""
-        with self._mutex:
-            self._bundles.append(bundle)
-
-    def begin(self) -> None:
-        """A unit of this caller begins."""
-        with self._mutex:
-            self._units += 1
-
-    def post(self, reply: Reply, *, wakes: bool = True) -> None:
-        """Say *reply*, unless not *wakes*: then it goes with another one that is about to come."""
-        with self._mutex:
-            self._replies.append(reply)
-            if reply[0] == protocol.REFUSED:
-                self._owed += 1
-            elif reply[0] == protocol.ROOM:
-                self._owed -= 1
-            if self._asleep and wakes:
-                self._condition.notify_all()
-
-    def end(self, reply: Reply | None = None) -> None:
-        """A unit has ended; say *reply*."""
-        with self._mutex:
-            self._units -= 1
-            if reply is not None:
-                self._replies.append(reply)
-            if self._asleep or not self._units:
-                self._condition.notify_all()
-
-    def forget(self, id: int) -> None:
-        """A call is over, and no notice about it is awaited."""
-        self.calls.pop(id, None)
-
-    def collect(self, frame: int) -> Letter:
-        """Wait for something to say in answer to *frame*, or for the caller's next one: then that has the replies."""
-        with self._mutex:
-            until = None
-            while self._latest == frame and (self._units or self._owed) and self._answered < frame:
-                if not self._replies:
-                    self._sleep()
-                    continue
-                now = time.monotonic()
-                if until is None:
-                    until = now + _LINGER_S
-                if now >= until:
-                    break
-                self._condition.wait(until - now)
-            replies: list[Reply] = []
-            if self._latest == frame:
-                replies, self._replies = self._replies, replies
-            number = self._number
-            self._number += 1
-            self._exchanges -= 1
-            self._left_at = self._server.clock.monotonic()
-        self._server.looked()
-        return Letter(number, replies)
-
-    @property
-    def has_mail(self) -> bool:
-        """Whether there are replies that nobody has taken away."""
-        return bool(self._replies)
-
-    def _sleep(self) -> None:
-        """Wait for a reply, or until calls are to be returned; with the condition."""
-        due = None
-        if self._bundles:
-            self._bundles = [bundle for bundle in self._bundles if bundle.waiting]
-            due = min((bundle.due for bundle in self._bundles), default=None)
-        self._asleep += 1
-        told = self._condition.wait(None if due is None else max(0.0, due - time.monotonic()))
-        self._asleep -= 1
-        if told or due is None:
-            return
-        now = time.monotonic()
-        overdue = [bundle for bundle in self._bundles if bundle.due <= now]
-        self._condition.release()  # what is done now says so here
-        try:
-            for bundle in overdue:
-                bundle.give_back()
-        finally:
-            self._condition.acquire()
