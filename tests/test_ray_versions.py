@@ -6,7 +6,8 @@ from sage_deploy_ray import versions
 from sage_deploy_ray.actor import ReplicaActor
 
 
-def test_a_caller_of_another_version_is_told_so_whatever_else_it_sends():
+def test_a_caller_of_another_version_is_told_so_whatever_else_it_sends(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # an actor sets it in its process, and here that is ours
     theirs = versions.NUMBER + 1, "9.9.9"
     assert ReplicaActor(1).start(theirs, "of", "a", "later", "kind") == (None, versions.spoken())
 
