@@ -12,6 +12,7 @@ import pytest
 
 from command_line import PATIENCE, ROOT, SCRIPT, sage_deploy
 from sage_plugins.cli import up
+from sage_plugins.cli.signal_wait import signals_wake
 from things import deployment, write_things
 
 EXAMPLE = ROOT / "examples" / "stdlib_search" / "service_deployment.yaml"
@@ -191,6 +192,21 @@ def test_a_file_that_is_being_written_is_applied_once_it_is_whole(env, monkeypat
     monkeypatch.setattr(up, "_apply", lambda *_: applied.append("applied"))
     up._run(env, Path("services.yaml"), None, lambda: None, (1,))
     assert applied == [(1,), (2,), (3,), (), (4,), (4,), "applied", (4,), (1,), (4,)]
+
+
+def test_a_signal_that_comes_before_the_wait_for_it_ends_that():
+    """As one does that comes in the very instant in which the wait begins, which Python's own waits miss."""
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with signals_wake() as wait:
+            signal.raise_signal(signal.SIGTERM)
+            wait(None)
+            assert seen == [signal.SIGTERM]
+            wait(0.0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_watch_and_once_do_not_go_together(folder):

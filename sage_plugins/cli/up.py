@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -210,27 +209,35 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
         note: Notes what runs.
         seen: The fingerprint that the file had when it was read, to have it watched; else None.
     """
-    stop = threading.Event()
+    from sage_plugins.cli.signal_wait import signals_wake
+
+    stopped = False
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+        nonlocal stopped
+        stopped = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGINT)}
-    progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")
     last = seen
-    try:
-        while not stop.wait(None if seen is None else _LOOK_S):
-            now, before_now = _fingerprint(file), last
-            last = now
-            if now != seen and now == before_now:  # half a file may be one that stops services: wait for the rest of it
-                seen = now
-                _apply(env, file, profile)
-                note()
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
+    with signals_wake() as wait:
+        before = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGINT)}
+        progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")
+        try:
+            while True:
+                wait(None if seen is None else _LOOK_S)
+                if stopped:
+                    break
+                now, before_now = _fingerprint(file), last
+                last = now
+                # Half a file may be one that stops services: wait for the rest of it.
+                if seen is not None and now != seen and now == before_now:
+                    seen = now
+                    _apply(env, file, profile)
+                    note()
+        finally:
+            for number in numbers:
+                signal.signal(number, before[number])
 
 
 def _fingerprint(file: Path) -> tuple[int, ...]:
