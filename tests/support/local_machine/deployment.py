@@ -75,9 +75,10 @@ class Deployment:
         return never, not_yet
 
     def _accepts(self):
-        """Its state changes a moment before its router does."""
+        """Its state changes a moment before its router does, and under the router's lock it knows before it refuses."""
         router = self.task._router
-        return router._stopped is None and router._stopped_to_outsiders is None
+        with router._lock:
+            return router._stopped is None and router._stopped_to_outsiders is None
 
     def _changes(self, never):
         """What changes replicas waits for nothing but their calls, and fails only if the service stops meanwhile."""
