@@ -85,6 +85,15 @@ def visit(env, plugin):
     SYSTEM.rest()
 
 
+def test_deploy_waits_until_others_would_find_the_service(env, plugin, register):
+    """It says it without waiting, and only who has an answer after that knows that it has been heard."""
+    register()
+    register(name="other")
+    env.deploy()
+    assert plugin.book.seen == [0, 0]
+    assert set(plugin.book.listings) == {"svc", "other"}
+
+
 def test_handle_finds_its_way_home(env, register):
     """In the process that deployed it, a pickled handle is one of the very service, with its options."""
     register()
