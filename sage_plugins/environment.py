@@ -20,8 +20,8 @@ from sage_plugins.errors import (
     ServiceStoppedError,
     UnknownPluginError,
 )
-from sage_plugins.live_environments import forget, forked_error, watch_over
 from sage_plugins.plugins import Registry
+from sage_plugins.process_end import forget, forked_error, watch_over
 from sage_plugins.service import ServiceFactory
 from sage_plugins.task import ServiceTask
 
@@ -340,7 +340,7 @@ class Environment:
     def _check_known(self, name: str) -> None:
         names = self._names()
         if name not in names:
-            from sage_plugins.spelling import did_you_mean
+            from sage_plugins.texts import did_you_mean
 
             near = did_you_mean(name, names)
             hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(names) or 'none'}"

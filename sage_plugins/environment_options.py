@@ -98,7 +98,7 @@ class GivenOptions(NamedTuple):
         if not self.values():
             return []
         from sage_plugins.plugins import how_to_install
-        from sage_plugins.spelling import did_you_mean
+        from sage_plugins.texts import did_you_mean
 
         readers = registry.environment_options()
         used = {

@@ -14,7 +14,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from sage_plugins.errors import ConfigError, PluginError
 from sage_plugins.field_checks import Unit, shown
 from sage_plugins.option_docs import registered_options
 from sage_plugins.plugins import Registry
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:

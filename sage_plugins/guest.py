@@ -68,7 +68,7 @@ def revive(directory: Directory, environment: str, service: str, given: Mapping[
         service: Name of the service.
         given: What `with_options` was given.
     """
-    from sage_plugins.live_environments import find
+    from sage_plugins.process_end import find
 
     home = find(directory.environment)
     handle = _guest(directory, environment, service).handle if home is None else home.service(service)
@@ -291,7 +291,7 @@ class Guest:
             return
         neighbour = found.known.get(name)
         if neighbour is None:
-            from sage_plugins.spelling import did_you_mean
+            from sage_plugins.texts import did_you_mean
 
             near = did_you_mean(name, list(found.known))
             hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(found.known) or 'none'}"

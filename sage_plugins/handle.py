@@ -534,7 +534,7 @@ class ServiceHandle:
         elif isinstance(method, str) and method.startswith("_"):
             why = "names with an underscore are private"
         else:
-            from sage_plugins.spelling import did_you_mean
+            from sage_plugins.texts import did_you_mean
 
             near = did_you_mean(str(method), methods)
             served = ", ".join(methods) or "none"

@@ -100,7 +100,7 @@ def missing_argument(argument: str, cls: type, methods: Sequence[MethodPlan], *,
         methods: Its served methods.
         key: Path of the name inside the service's configuration.
     """
-    from sage_plugins.spelling import did_you_mean
+    from sage_plugins.texts import did_you_mean
 
     names = sorted({name for method in methods for name in _parameters(cls, method.name)})
     near = did_you_mean(argument, names)

@@ -153,7 +153,7 @@ def _unknown_methods(cls: type, config: Any, names: list[str]) -> Iterator[Probl
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    from sage_plugins.spelling import did_you_mean
+    from sage_plugins.texts import did_you_mean
 
     near = did_you_mean(name, names)
     return f"did you mean {near!r}?" if near else f"it serves {', '.join(names) or 'none'}"

@@ -315,7 +315,7 @@ class Registry:
         return found
 
     def _unknown(self, kind: str, id: str, ids: tuple[str, ...], service: str) -> UnknownPluginError:
-        from sage_plugins.spelling import did_you_mean
+        from sage_plugins.texts import did_you_mean
 
         near = did_you_mean(id, ids)
         what = [f"unknown {kind} {id!r}", f"installed: {', '.join(ids) or 'none'}"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.live_environments import close_first
+from sage_plugins.process_end import close_first
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import attrs
 
 from sage_plugins.field_checks import FieldInfo, quoted_number, shown, shown_at, unknown_key
 from sage_plugins.secrets import is_secret
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 from sage_plugins.units import number_of
 from sage_plugins.values import Problem
 

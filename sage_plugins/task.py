@@ -12,8 +12,8 @@ from sage_plugins.call import current_call
 from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.live_environments import rest
 from sage_plugins.methods import LIFECYCLE_HOOKS
+from sage_plugins.process_end import rest
 from sage_plugins.replica_set import ReplicaSet
 from sage_plugins.router_choice import router_class
 from sage_plugins.values import Choice, ReplicaState

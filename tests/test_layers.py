@@ -68,7 +68,7 @@ LAYERS = {
         "fence",
         "handle",
         "lane",
-        "live_environments",
+        "process_end",
         "method_router",
         "router",
         "supervisor",
@@ -104,7 +104,7 @@ LAYERS = {
         "values",
         "worker_loop",
     },
-    0: {"bounded_file", "clock", "errors", "findings", "runtime_error", "secrets", "spelling", "whole_file"},
+    0: {"bounded_file", "clock", "errors", "findings", "runtime_error", "secrets", "texts", "whole_file"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.

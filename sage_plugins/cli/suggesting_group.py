@@ -54,7 +54,7 @@ class SuggestingGroup(click.Group):
                 " version."
             )
             raise click.UsageError(msg, ctx)
-        from sage_plugins.spelling import did_you_mean
+        from sage_plugins.texts import did_you_mean
 
         near = did_you_mean(name, [*self.list_commands(ctx), *self.elsewhere])
         raise click.UsageError(f"No such command {name!r}." + (f" Did you mean {near!r}?" if near else ""), ctx)

@@ -20,7 +20,7 @@ from sage_plugins.deployment_file.events import MAX_BYTES, Flaw, StopReadingErro
 from sage_plugins.deployment_file.scalars import MAX_SCALAR, digits_out_of_range, resolved
 from sage_plugins.deployment_file.variables import Variables
 from sage_plugins.field_checks import shown
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

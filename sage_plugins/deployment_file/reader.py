@@ -27,7 +27,7 @@ from sage_plugins.deployment_file.problems import (
 )
 from sage_plugins.field_checks import known_keys, shown, unknown_key
 from sage_plugins.origins import DEFAULT
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 from sage_plugins.units import without_units
 from sage_plugins.values import Problem
 

@@ -14,7 +14,7 @@ import attrs
 from sage_plugins.deployment_file.events import UNPRINTABLE
 from sage_plugins.deployment_file.scalars import MAX_SCALAR
 from sage_plugins.field_checks import shown
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

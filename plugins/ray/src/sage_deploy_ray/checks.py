@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sage_deploy_ray.label_selectors import FORMS, SelectorError, parse_requirement
 from sage_deploy_ray.placement import needs
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:

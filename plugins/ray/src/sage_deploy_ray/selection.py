@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from sage_deploy_ray.label_selectors import parse_requirement
 from sage_deploy_ray.nodes import unique_names
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

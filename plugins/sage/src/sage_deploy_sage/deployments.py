@@ -13,7 +13,7 @@ from sage_deploy_sage.routing import DeployedFactory, FunctionMaker
 from sage_plugins import Environment
 from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
 from sage_plugins.errors import ConfigError, SageDeployError, ServiceNotFoundError
-from sage_plugins.spelling import did_you_mean
+from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
