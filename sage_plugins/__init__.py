@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # type checkers know it by its name; importing typing wou
 
 if TYPE_CHECKING:
     from sage_plugins import errors
-    from sage_plugins.config import DeploymentTarget, ServiceDeploymentConfig, ThreadingStrategy
+    from sage_plugins.config.service_config import DeploymentTarget, ServiceDeploymentConfig, ThreadingStrategy
     from sage_plugins.environment import Environment
     from sage_plugins.factory import ServiceTaskFactory
     from sage_plugins.handle import ServiceHandle
@@ -44,17 +44,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DeploymentTarget": "config",
+    "DeploymentTarget": "config.service_config",
     "Environment": "environment",
     "ServiceContext": "service",
-    "ServiceDeploymentConfig": "config",
+    "ServiceDeploymentConfig": "config.service_config",
     "ServiceFactory": "service",
     "ServiceHandle": "handle",
     "ServiceMetrics": "metrics",
     "ServiceMonitor": "service_monitor",
     "ServiceTask": "task",
     "ServiceTaskFactory": "factory",
-    "ThreadingStrategy": "config",
+    "ThreadingStrategy": "config.service_config",
     "batch_of": "methods",
     "hookimpl": "hookspecs",
     "idempotent": "methods",

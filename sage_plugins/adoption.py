@@ -56,7 +56,7 @@ def refuse_another(composition: Composition, kept: Kept) -> None:
     Raises:
         DeployError: It is configured otherwise.
     """
-    from sage_plugins.origins import ARGUMENT
+    from sage_plugins.config.origins import ARGUMENT
     from sage_plugins.plan import changes, comparable, describe
 
     before = composition._replace(factory=kept.spec.factory, config=kept.spec.config)

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.composition import compose
-from sage_plugins.config import ServiceDeploymentConfig, fields
+from sage_plugins.config.service_config import ServiceDeploymentConfig, fields
 from sage_plugins.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
 from sage_plugins.service import ServiceFactory
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sage_plugins.composition import Composition
+    from sage_plugins.config.origins import Origin
     from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
-    from sage_plugins.origins import Origin
     from sage_plugins.plugins import Registry
 
 __all__ = ["Catalogue"]
@@ -130,7 +130,7 @@ class Catalogue:
 
     def origin(self, name: str) -> Callable[[str], Origin]:
         """Who set the value at a path of a service's configuration, such as `"timeout"` or `"init.kwargs.backend"`."""
-        from sage_plugins.origins import ARGUMENT, DEFAULT
+        from sage_plugins.config.origins import ARGUMENT, DEFAULT
 
         said, given = self._said(name), self._given()
 

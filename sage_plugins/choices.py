@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
-from sage_plugins.config import fields
-from sage_plugins.config_rules import NOT_YET, cross_problems
+from sage_plugins.config.cross_rules import NOT_YET, cross_problems
+from sage_plugins.config.service_config import fields
+from sage_plugins.config.structure import structure
 from sage_plugins.environment_options import NO_OPTIONS, environment_options
 from sage_plugins.errors import PlanError, PluginError, UnknownPluginError, text_of
-from sage_plugins.structure import structure
 from sage_plugins.values import Choice, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.plugins import Registry
 
 __all__ = ["NO_HEALTH_CHECK", "Choices", "Finder", "check_config", "choose", "refuse_errors"]

@@ -16,7 +16,7 @@ from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem,
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.keys import KeyOf
     from sage_plugins.plugins import Registry
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from sage_plugins.call import current_call
 from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
-from sage_plugins.config import ServiceDeploymentConfig, field_problems, plain
+from sage_plugins.config.service_config import ServiceDeploymentConfig, field_problems, plain
 from sage_plugins.errors import (
     CallError,
     ConfigError,
@@ -171,7 +171,7 @@ class Environment:
             ConfigError: A setting is not valid, or *nodes* decides it already.
             DeployError: A service of that name is deployed.
         """
-        from sage_plugins.shorthand import on_nodes, split
+        from sage_plugins.config.shorthand import on_nodes, split
 
         settings, kwargs = split(rest)
         config = on_nodes(nodes, threads, settings)
@@ -204,7 +204,7 @@ class Environment:
             ConfigError: A setting is not valid, or *pool_size* decides it already.
             DeployError: A service of that name is deployed.
         """
-        from sage_plugins.shorthand import local_pool, split
+        from sage_plugins.config.shorthand import local_pool, split
 
         settings, kwargs = split(rest)
         config = local_pool(pool_size, max_threads, settings)
@@ -396,7 +396,7 @@ class Environment:
 
         Secrets and constructor's arguments are in it by a digest only.
         """
-        from sage_plugins.origins import ARGUMENT
+        from sage_plugins.config.origins import ARGUMENT
         from sage_plugins.plan import comparable, describe
 
         with self._lock:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sage_plugins.config.structure import structure
 from sage_plugins.errors import PluginError, text_of
-from sage_plugins.structure import structure
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.config.origins import Origin
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment_file.reader import DeploymentFile
-    from sage_plugins.origins import Origin
     from sage_plugins.plugins import Registry
     from sage_plugins.values import EnvironmentOptions
 
@@ -61,8 +61,8 @@ class GivenOptions(NamedTuple):
 
     def origin(self, id: str, path: str) -> Origin:
         """Who set the option of *id* at *path*, such as `"address"`."""
+        from sage_plugins.config.origins import ARGUMENT, DEFAULT
         from sage_plugins.deployment_file.layers import origin_of
-        from sage_plugins.origins import ARGUMENT, DEFAULT
 
         name = path.partition(".")[0]
         if name in self.in_code.get(id, {}):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.clock import SYSTEM
 from sage_plugins.composition import compose
-from sage_plugins.config import ServiceDeploymentConfig
+from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.errors import ServiceNotFoundError
 from sage_plugins.plugins import Registry
 from sage_plugins.task import ServiceTask

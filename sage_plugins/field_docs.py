@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_plugins.config import GROUPS, fields, plain
-from sage_plugins.config_keys import METHOD_FIELDS
-from sage_plugins.config_rules import NOT_YET
+from sage_plugins.config.cross_rules import NOT_YET
+from sage_plugins.config.field_checks import Unit, shown
+from sage_plugins.config.nested_keys import METHOD_FIELDS
+from sage_plugins.config.service_config import GROUPS, fields, plain
 from sage_plugins.errors import ConfigError, PluginError
-from sage_plugins.field_checks import Unit, shown
 from sage_plugins.option_docs import registered_options
 from sage_plugins.plugins import Registry
 from sage_plugins.texts import did_you_mean
@@ -24,7 +24,7 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sage_plugins.field_checks import FieldInfo
+    from sage_plugins.config.field_checks import FieldInfo
     from sage_plugins.option_docs import OptionDoc
     from sage_plugins.plugins import Registered, RegisteredOptions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.listing import Listing
     from sage_plugins.values import ReplicaSpec
 

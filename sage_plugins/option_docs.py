@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_arg
 
 import attrs
 
-from sage_plugins.config import plain
+from sage_plugins.config.field_checks import Unit, shown
+from sage_plugins.config.service_config import plain
+from sage_plugins.config.strict_types import LISTS, MAPPINGS
 from sage_plugins.errors import PluginError, line_of
-from sage_plugins.field_checks import Unit, shown
-from sage_plugins.strict_types import LISTS, MAPPINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sage_plugins.composition import Composition
-    from sage_plugins.origins import Origin
+    from sage_plugins.config.origins import Origin
     from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = [

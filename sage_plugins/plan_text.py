@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.config import plain
+from sage_plugins.config.service_config import plain
 from sage_plugins.deployment_file.problems import one_line
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_plugins.config import ServiceDeploymentConfig
+from sage_plugins.config.service_config import ServiceDeploymentConfig
+from sage_plugins.config.structure import structure
 from sage_plugins.errors import line_of
 from sage_plugins.findings import Finding
 from sage_plugins.plugin_imports import heavy_imports
 from sage_plugins.plugins import DISABLED_VARIABLE, Registry, disabled_names, installed
-from sage_plugins.structure import structure
 from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:

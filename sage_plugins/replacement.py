@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.clock import Clock, Timer
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.replica_set import Member, ReplicaSet, Report
 
 __all__ = ["Replacer"]

@@ -216,7 +216,7 @@ class ServiceFactory:
 
     def _hint(self, error: TypeError) -> None:
         """Add the way out to an error over an argument that was meant for the deployment."""
-        from sage_plugins.config import fields
+        from sage_plugins.config.service_config import fields
 
         # Python names the argument, unless the class has no constructor at all.
         nameless = self.service_class.__init__ is object.__init__  # type: ignore[misc] # looked at, not called

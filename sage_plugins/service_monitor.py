@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sage_plugins.clock import Timer
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.task import ServiceTask
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_plugins.config import fields, plain
-from sage_plugins.origins import Origin
-from sage_plugins.secrets import HIDDEN, is_secret
+from sage_plugins.config.origins import Origin
+from sage_plugins.config.secrets import HIDDEN, is_secret
+from sage_plugins.config.service_config import fields, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from command_line import sage_deploy
-from sage_plugins.config import GROUPS, fields
-from sage_plugins.units import UNIT_WORDS, duration, size
+from sage_plugins.config.service_config import GROUPS, fields
+from sage_plugins.config.units import UNIT_WORDS, duration, size
 
 
 def test_field_is_explained_with_its_place_type_default_and_meaning(tmp_path):

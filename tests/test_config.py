@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_plugins.config import (
+from sage_plugins.config.cross_rules import cross_problems
+from sage_plugins.config.nested_keys import BATCH_FIELDS, METHOD_FIELDS
+from sage_plugins.config.service_config import (
     GROUPS,
     DeploymentTarget,
     ServiceDeploymentConfig,
@@ -25,8 +27,6 @@ from sage_plugins.config import (
     group_of,
     plain,
 )
-from sage_plugins.config_keys import BATCH_FIELDS, METHOD_FIELDS
-from sage_plugins.config_rules import cross_problems
 from sage_plugins.errors import ConfigError
 
 REQUEST_DEFAULTS = {
@@ -232,7 +232,7 @@ class TestValue:
 
     def test_importing_it_loads_nothing_heavy(self):
         code = (
-            "import sys, sage_plugins.config;"
+            "import sys, sage_plugins.config.service_config;"
             "print([m for m in ('yaml', 'cattrs', 'asyncio', 'ray', 'difflib') if m in sys.modules])"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

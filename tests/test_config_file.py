@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from sage_plugins.config import ServiceDeploymentConfig, field_problems, fields, plain
+from sage_plugins.config.service_config import ServiceDeploymentConfig, field_problems, fields, plain
 from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR
 from sage_plugins.deployment_file.reader import FileProblem, Position, entry_config, file_problem, read
 from sage_plugins.errors import ConfigError

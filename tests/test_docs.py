@@ -18,7 +18,7 @@ import pytest
 import sage_plugins
 from documentation_pages import DOCS, FENCE, ON_A_CLUSTER, PAGES, ROOT, Page, blocks, named_commands, working_folder
 from sage_plugins import cli, errors, hookspecs
-from sage_plugins.config import fields
+from sage_plugins.config.service_config import fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ import yaml
 
 import sage_deploy_threading
 from sage_plugins import errors, hookimpl
-from sage_plugins.config import GROUPS, fields
-from sage_plugins.config_keys import METHOD_FIELDS
-from sage_plugins.config_rules import NOT_YET
+from sage_plugins.config.cross_rules import NOT_YET
+from sage_plugins.config.nested_keys import METHOD_FIELDS
+from sage_plugins.config.service_config import GROUPS, fields
 from sage_plugins.deployment_file import reader
 from sage_plugins.field_docs import explain
 from sage_plugins.plugins import DISABLED_VARIABLE, Registry

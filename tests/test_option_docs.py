@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import attrs
 import pytest
 
+from sage_plugins.config.structure import structure
 from sage_plugins.option_docs import attribute_docs, option_docs
 from sage_plugins.plugins import Registry
-from sage_plugins.structure import structure
 
 
 class Speed(enum.Enum):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
+from sage_plugins.config.structure import structure
 from sage_plugins.schema.options import OptionsSchemas
-from sage_plugins.structure import structure
 
 
 class Colour(enum.StrEnum):

@@ -16,10 +16,10 @@ from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
 from sage_deploy_ray.selection import AnyNode, NamedNodes, labelled_nodes, selector_for
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.choices import check_config
+from sage_plugins.config.structure import structure
 from sage_plugins.environment_options import NO_OPTIONS
 from sage_plugins.plugin_imports import HEAVY
 from sage_plugins.plugins import Registry
-from sage_plugins.structure import structure
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_ray, sage_deploy_threading)
 TARGETS = {

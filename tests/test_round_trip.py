@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import deployment_files
 from generated_files import expected, files
-from sage_plugins.config import GROUPS, plain
+from sage_plugins.config.service_config import GROUPS, plain
 from sage_plugins.deployment_file import dump, entry_config, read
 
 GOOD = deployment_files.names(deployment_files.GOOD)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_plugins.secrets import is_secret
+from sage_plugins.config.secrets import is_secret
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import attrs
 import pytest
 
-from sage_plugins.structure import structure
+from sage_plugins.config.structure import structure
 
 
 class Colour(StrEnum):
@@ -235,9 +235,10 @@ def test_a_class_without_attrs_is_a_mistake_of_the_plugin():
 
 def test_no_options_at_all_cost_no_import_of_cattrs_nor_of_what_makes_it_strict():
     code = (
-        "import sys, attrs; from sage_plugins.structure import structure;"
+        "import sys, attrs; from sage_plugins.config.structure import structure;"
         "C = attrs.make_class('C', {'a': attrs.field(default=1)});"
-        "assert structure(C, {}, key='x') == (C(), []); print({'cattrs', 'sage_plugins.strict_types'} & {*sys.modules})"
+        "assert structure(C, {}, key='x') == (C(), []);"
+        "print({'cattrs', 'sage_plugins.config.strict_types'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

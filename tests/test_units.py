@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_plugins.config import fields
-from sage_plugins.units import duration, size, without_units
+from sage_plugins.config.service_config import fields
+from sage_plugins.config.units import duration, size, without_units
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.config import GROUPS, fields, plain
-from sage_plugins.config_keys import AUTOSCALE_FIELDS, BATCH_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
-from sage_plugins.config_rules import NOT_YET
+from sage_plugins.config.cross_rules import NOT_YET
+from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS, BATCH_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
+from sage_plugins.config.service_config import GROUPS, fields, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sage_plugins.field_checks import FieldInfo
+    from sage_plugins.config.field_checks import FieldInfo
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "configuration.md"
@@ -46,7 +46,11 @@ _NO_EFFECT = " **No effect yet** (W13)."
 
 def tables(say: Callable[[str], str] = str) -> str:
     """The tables, one for each group, with a heading; *say* translates every text that is no name and no value."""
-    lines = [START, say("<!-- Written by tools/field_table.py; edit sage_plugins/config.py instead. -->"), ""]
+    lines = [
+        START,
+        say("<!-- Written by tools/field_table.py; edit sage_plugins/config/service_config.py instead. -->"),
+        "",
+    ]
     for group in GROUPS:
         lines += [say("### Group `{}`").format(group), ""]
         lines += _table((info for info in fields().values() if info.group == group), say)

@@ -61,7 +61,7 @@ def _lines(doc: FieldDoc) -> Iterator[str]:
 
 
 def _facts(doc: FieldDoc) -> Iterator[tuple[str, str]]:
-    from sage_plugins.units import UNIT_WORDS
+    from sage_plugins.config.units import UNIT_WORDS
 
     if not doc.path:
         return

@@ -12,7 +12,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.config import GROUPS, fields, plain
+from sage_plugins.config.service_config import GROUPS, fields, plain
 
 if TYPE_CHECKING:
     from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry

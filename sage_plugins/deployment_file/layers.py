@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import attrs
 
+from sage_plugins.config.origins import Origin
 from sage_plugins.deployment_file.problems import Position
-from sage_plugins.origins import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

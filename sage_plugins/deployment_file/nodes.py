@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import attrs
 
+from sage_plugins.config.field_checks import shown
 from sage_plugins.deployment_file.events import MAX_BYTES, Flaw, StopReadingError, decoded, events
 from sage_plugins.deployment_file.scalars import MAX_SCALAR, digits_out_of_range, resolved
 from sage_plugins.deployment_file.variables import Variables
-from sage_plugins.field_checks import shown
 from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:

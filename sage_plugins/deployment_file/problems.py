@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import attrs
 
+from sage_plugins.config.field_checks import shown
+from sage_plugins.config.secrets import HIDDEN, is_secret
 from sage_plugins.errors import ConfigError
-from sage_plugins.field_checks import shown
-from sage_plugins.secrets import HIDDEN, is_secret
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import attrs
 
 from sage_plugins.bounded_file import UnreadableError, read_bounded
-from sage_plugins.config import GROUPS, ServiceDeploymentConfig, field_problems, fields, group_of, plain
-from sage_plugins.config_rules import cross_problems
+from sage_plugins.config.cross_rules import cross_problems
+from sage_plugins.config.field_checks import known_keys, shown, unknown_key
+from sage_plugins.config.origins import DEFAULT
+from sage_plugins.config.service_config import GROUPS, ServiceDeploymentConfig, field_problems, fields, group_of, plain
+from sage_plugins.config.units import without_units
 from sage_plugins.deployment_file.layers import Budget, Layer, TooMuchError, find_place, merged, origin_of, walk
 from sage_plugins.deployment_file.nodes import MAX_BYTES, read_nodes
 from sage_plugins.deployment_file.problems import (
@@ -25,18 +28,15 @@ from sage_plugins.deployment_file.problems import (
     refuse,
     shown_from,
 )
-from sage_plugins.field_checks import known_keys, shown, unknown_key
-from sage_plugins.origins import DEFAULT
 from sage_plugins.texts import did_you_mean
-from sage_plugins.units import without_units
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from sage_plugins.config.origins import Origin
     from sage_plugins.deployment_file.layers import Place
     from sage_plugins.deployment_file.nodes import Node
-    from sage_plugins.origins import Origin
 
 __all__ = ["DeploymentFile", "FileProblem", "Position", "ServiceEntry", "entry_config", "file_problem", "read"]
 

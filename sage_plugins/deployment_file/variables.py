@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from sage_plugins.config.field_checks import shown
 from sage_plugins.deployment_file.events import UNPRINTABLE
 from sage_plugins.deployment_file.scalars import MAX_SCALAR
-from sage_plugins.field_checks import shown
 from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:

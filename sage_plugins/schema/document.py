@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.config import GROUPS, fields
+from sage_plugins.config.service_config import GROUPS, fields
 from sage_plugins.field_docs import explain
 from sage_plugins.schema.fields import field_schema
 from sage_plugins.schema.options import OptionsSchemas

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.config import plain
-from sage_plugins.config_rules import NOT_YET
-from sage_plugins.field_checks import DISTINCT
+from sage_plugins.config.cross_rules import NOT_YET
+from sage_plugins.config.field_checks import DISTINCT
+from sage_plugins.config.service_config import plain
+from sage_plugins.config.units import PATTERNS, UNIT_WORDS
 from sage_plugins.schema.values import (
     IDENTIFIER,
     NOT_BLANK,
@@ -20,12 +21,11 @@ from sage_plugins.schema.values import (
     whole,
     with_default,
 )
-from sage_plugins.units import PATTERNS, UNIT_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_plugins.field_checks import FieldInfo, Kind
+    from sage_plugins.config.field_checks import FieldInfo, Kind
 
 __all__ = ["field_schema"]
 

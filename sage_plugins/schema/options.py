@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_orig
 
 import attrs
 
+from sage_plugins.config.strict_types import LISTS, MAPPINGS
+from sage_plugins.config.units import PATTERNS, UNIT_WORDS
 from sage_plugins.errors import text_of
 from sage_plugins.option_docs import attribute_docs
 from sage_plugins.schema.validators import constrained
@@ -31,8 +33,6 @@ from sage_plugins.schema.values import (
     whole,
     with_default,
 )
-from sage_plugins.strict_types import LISTS, MAPPINGS
-from sage_plugins.units import PATTERNS, UNIT_WORDS
 
 if TYPE_CHECKING:
     from sage_plugins.plugins import Registered, RegisteredOptions, Registry

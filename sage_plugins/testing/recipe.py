@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.structure import structure
+from sage_plugins.config.structure import structure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from hypothesis import strategies as st
 
-from sage_plugins.config import fields
+from sage_plugins.config.service_config import fields
 
 __all__ = ["TEXTS", "documents", "expected", "files"]
 

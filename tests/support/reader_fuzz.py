@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 import deployment_files
-from sage_plugins.config import GROUPS, fields
+from sage_plugins.config.service_config import GROUPS, fields
 from sage_plugins.deployment_file import dump, entry_config, read
 from sage_plugins.errors import ConfigError
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_ray.nodes import Node
     from sage_deploy_ray.selection import NodeSelector, Selection
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["CPUS", "Running", "Spot", "in_words", "lacking", "needs", "place"]

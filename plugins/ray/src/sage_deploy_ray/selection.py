@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sage_deploy_ray.label_selectors import LabelRequirement
     from sage_deploy_ray.nodes import Node
     from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
 
 __all__ = ["AnyNode", "LabelledNodes", "NamedNodes", "NodeSelector", "Selection", "labelled_nodes", "selector_for"]
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.config_keys import UPDATE_FIELDS
-from sage_plugins.field_checks import shown
+from sage_plugins.config.field_checks import shown
+from sage_plugins.config.nested_keys import UPDATE_FIELDS
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:

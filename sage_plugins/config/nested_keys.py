@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from sage_plugins.field_checks import LONGEST, MOST, FieldInfo
+from sage_plugins.config.field_checks import LONGEST, MOST, FieldInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_orig
 
 import attrs
 
-from sage_plugins.field_checks import FieldInfo, quoted_number, shown, shown_at, unknown_key
-from sage_plugins.secrets import is_secret
+from sage_plugins.config.field_checks import FieldInfo, quoted_number, shown, shown_at, unknown_key
+from sage_plugins.config.secrets import is_secret
+from sage_plugins.config.units import number_of
 from sage_plugins.texts import did_you_mean
-from sage_plugins.units import number_of
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cattrs import Converter
 
-    from sage_plugins.field_checks import Kind
+    from sage_plugins.config.field_checks import Kind
 
 __all__ = ["LISTS", "MAPPINGS", "converter", "problems_of", "validator_problem"]
 

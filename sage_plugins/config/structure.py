@@ -42,10 +42,10 @@ def structure(cls: type[T], value: object, *, key: str) -> tuple[T | None, list[
         try:
             return cls(), []
         except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
-            from sage_plugins.strict_types import validator_problem
+            from sage_plugins.config.strict_types import validator_problem
 
             return None, [validator_problem(error, key)]
-    from sage_plugins.strict_types import converter, problems_of
+    from sage_plugins.config.strict_types import converter, problems_of
 
     try:
         return converter().structure(value, cls), []

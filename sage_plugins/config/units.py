@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.field_checks import FieldInfo, shown
+from sage_plugins.config.field_checks import FieldInfo, shown
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from sage_plugins.field_checks import Unit
+    from sage_plugins.config.field_checks import Unit
 
 __all__ = ["PATTERNS", "UNIT_WORDS", "duration", "number_of", "size", "without_units"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from sage_plugins.config import ServiceDeploymentConfig, fields
+from sage_plugins.config.service_config import ServiceDeploymentConfig, fields
 from sage_plugins.errors import ConfigError
 
 __all__ = ["local_pool", "on_nodes", "split"]

@@ -157,7 +157,7 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of 
 
 def shown_at(key: str, value: object) -> str:
     """As `shown`, but of a secret, going by its path *key*, nothing is shown."""
-    from sage_plugins.secrets import HIDDEN, is_secret
+    from sage_plugins.config.secrets import HIDDEN, is_secret
 
     return HIDDEN if is_secret(key) else shown(value)
 

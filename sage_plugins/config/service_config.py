@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import attrs
 
-from sage_plugins.config_keys import AUTOSCALE_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
-from sage_plugins.config_rules import BATCH_WAIT, cross_problems
+from sage_plugins.config.cross_rules import BATCH_WAIT, cross_problems
+from sage_plugins.config.field_checks import LONGEST, MOST, FieldInfo, plain_string, unknown_key, value_problems
+from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
 from sage_plugins.errors import ConfigError
-from sage_plugins.field_checks import LONGEST, MOST, FieldInfo, plain_string, unknown_key, value_problems
 
 if TYPE_CHECKING:
-    from sage_plugins.field_checks import Kind, Role, Unit
+    from sage_plugins.config.field_checks import Kind, Role, Unit
     from sage_plugins.values import Problem
 
 __all__ = [
