@@ -15,7 +15,7 @@ from table import goal, rounds_asked, show
 from workloads import gather
 
 from sage_plugins import Environment, ServiceDeploymentConfig
-from sage_plugins.stream import AHEAD
+from sage_plugins.call.stream import AHEAD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sage_plugins.factory import ServiceTaskFactory
     from sage_plugins.handle import ServiceHandle
     from sage_plugins.hookspecs import hookimpl
-    from sage_plugins.methods import batch_of, idempotent
     from sage_plugins.metrics import ServiceMetrics
-    from sage_plugins.service import ServiceContext, ServiceFactory
+    from sage_plugins.service.factory import ServiceContext, ServiceFactory
+    from sage_plugins.service.methods import batch_of, idempotent
     from sage_plugins.service_monitor import ServiceMonitor
     from sage_plugins.task import ServiceTask
 
@@ -46,18 +46,18 @@ __all__ = [
 _HOMES = {
     "DeploymentTarget": "config.service_config",
     "Environment": "environment",
-    "ServiceContext": "service",
+    "ServiceContext": "service.factory",
     "ServiceDeploymentConfig": "config.service_config",
-    "ServiceFactory": "service",
+    "ServiceFactory": "service.factory",
     "ServiceHandle": "handle",
     "ServiceMetrics": "metrics",
     "ServiceMonitor": "service_monitor",
     "ServiceTask": "task",
     "ServiceTaskFactory": "factory",
     "ThreadingStrategy": "config.service_config",
-    "batch_of": "methods",
+    "batch_of": "service.methods",
     "hookimpl": "hookspecs",
-    "idempotent": "methods",
+    "idempotent": "service.methods",
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
 
 __all__ = ["Bundle"]
 

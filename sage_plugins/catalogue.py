@@ -9,7 +9,7 @@ from sage_plugins.composition import compose
 from sage_plugins.config.service_config import ServiceDeploymentConfig, fields
 from sage_plugins.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
-from sage_plugins.service import ServiceFactory
+from sage_plugins.service.factory import ServiceFactory
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sage_plugins.composition import Composition
     from sage_plugins.config.origins import Origin
     from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
 
 __all__ = ["Catalogue"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
 
 __all__ = ["NO_HEALTH_CHECK", "Choices", "Finder", "check_config", "choose", "refuse_errors"]
 

@@ -9,16 +9,16 @@ import attrs
 from sage_plugins.choices import NO_HEALTH_CHECK, Finder, choose, refuse_errors
 from sage_plugins.environment_options import NO_OPTIONS
 from sage_plugins.errors import PluginError, text_of
-from sage_plugins.methods import method_plans
-from sage_plugins.service import own_factory
+from sage_plugins.service.factory import own_factory
+from sage_plugins.service.methods import method_plans
 from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.keys import KeyOf
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
+    from sage_plugins.service.call_key import KeyOf
 
 __all__ = ["Composition", "compose"]
 
@@ -162,7 +162,7 @@ def _key_of(
         raise PluginError(msg) from error
     if argument is None:
         return None
-    from sage_plugins.keys import compose_key_of, missing_argument
+    from sage_plugins.service.call_key import compose_key_of, missing_argument
 
     found = compose_key_of(argument, cls, methods)
     if found is None:

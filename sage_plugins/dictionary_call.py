@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.errors import ConfigError, text_of
 
 if TYPE_CHECKING:
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.handle import ServiceHandle
 

@@ -52,7 +52,7 @@ def examine() -> list[Finding]:
 
 
 def _checks_of_plugins() -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
 
     try:
         registry = Registry.discover()

@@ -11,7 +11,7 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sage_plugins.call import CURRENT, FINISHED, Call
+from sage_plugins.call.call import CURRENT, FINISHED, Call
 from sage_plugins.errors import RemoteError, text_of
 from sage_plugins.steps import Step
 from sage_plugins.values import MethodKind, Outcome
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 
-    from sage_plugins.batch import Batch
+    from sage_plugins.call.batch import Batch
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
@@ -92,7 +92,7 @@ class Envelope:
             self.table.append(self._bound(instance, method.name, method.kind))
             batch = method.batch
             if batch is not None:
-                from sage_plugins.batch import binder  # few services need it, as the streams below
+                from sage_plugins.call.batch import binder  # few services need it, as the streams below
 
                 bound = self._bound(instance, batch.name, batch.kind)
                 self.batches[method.index] = (bound, binder(getattr(instance, method.name)))
@@ -100,11 +100,11 @@ class Envelope:
     def _bound(self, instance: Any, name: str, kind: MethodKind) -> Callable[..., Any]:
         bound: Callable[..., Any] = getattr(instance, name)
         if kind is MethodKind.GENERATOR:
-            from sage_plugins.stream import produce
+            from sage_plugins.call.stream import produce
 
             return lambda *args, **kwargs: produce(bound(*args, **kwargs))
         if kind is MethodKind.ASYNC_GENERATOR:
-            from sage_plugins.stream import produce_async
+            from sage_plugins.call.stream import produce_async
 
             generator = bound
             bound = lambda *args, **kwargs: produce_async(generator(*args, **kwargs))  # noqa: E731 - it is one of four

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.call import current_call
+from sage_plugins.call.call import current_call
 from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config.service_config import ServiceDeploymentConfig, field_problems, plain
@@ -20,9 +20,9 @@ from sage_plugins.errors import (
     ServiceStoppedError,
     UnknownPluginError,
 )
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.process_end import forget, forked_error, watch_over
-from sage_plugins.service import ServiceFactory
+from sage_plugins.service.factory import ServiceFactory
 from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.handle import Binding, ServiceHandle
     from sage_plugins.interfaces import Keeper, Target
     from sage_plugins.listing import Neighbour
     from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.values import Event, Problem, ReplicaSpec
 
 __all__ = ["Environment"]
@@ -447,7 +447,7 @@ class Environment:
 
     async def adeploy(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as `deploy`
         """`deploy` for coroutines: it runs in a thread of its own, and the loop goes on meanwhile."""
-        from sage_plugins import aio
+        from sage_plugins.call import aio
 
         await aio.in_thread(lambda: self.deploy(timeout), name=f"{self.name}-deploy")
 
@@ -649,14 +649,14 @@ class Environment:
         Without `method` it calls the first of `process`, `execute` and `call` that the service has. What it raises is
         what `ServiceHandle.call` raises, and a RuntimeError too where the two go together. See `ServiceCaller`.
         """
-        from sage_plugins.callers import ServiceCaller
+        from sage_plugins.service.callers import ServiceCaller
 
         return ServiceCaller(self.service)
 
     @cached_property
     def call_service_async(self) -> AsyncServiceCaller:
         """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
-        from sage_plugins.callers import AsyncServiceCaller
+        from sage_plugins.service.callers import AsyncServiceCaller
 
         return AsyncServiceCaller(self.service)
 
@@ -818,7 +818,7 @@ class Environment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close, in a thread, so that coroutines which the services' calls need go on."""
-        from sage_plugins import aio
+        from sage_plugins.call import aio
 
         await aio.in_thread(self.close, name=f"{self.name}-close")
 

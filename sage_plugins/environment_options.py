@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sage_plugins.config.origins import Origin
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment_file.reader import DeploymentFile
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
     from sage_plugins.values import EnvironmentOptions
 
 __all__ = ["NO_OPTIONS", "GivenOptions", "environment_options"]
@@ -97,7 +97,7 @@ class GivenOptions(NamedTuple):
         """What is said without effect: options that no installed plugin reads, and those that no service needs."""
         if not self.values():
             return []
-        from sage_plugins.plugins import how_to_install
+        from sage_plugins.plugins.registry import how_to_install
         from sage_plugins.texts import did_you_mean
 
         readers = registry.environment_options()

@@ -8,7 +8,7 @@ from sage_plugins.clock import SYSTEM
 from sage_plugins.composition import compose
 from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.errors import ServiceNotFoundError
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
-    from sage_plugins.service import ServiceContext
+    from sage_plugins.service.factory import ServiceContext
 
 __all__ = ["ServiceTaskFactory"]
 

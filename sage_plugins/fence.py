@@ -10,10 +10,10 @@ from sage_plugins.errors import InvalidKeyError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Balancer, Candidate
-    from sage_plugins.keys import KeyOf
     from sage_plugins.lane import Lane
+    from sage_plugins.service.call_key import KeyOf
 
 __all__ = ["fenced_picker"]
 

@@ -17,7 +17,7 @@ from sage_plugins.config.nested_keys import METHOD_FIELDS
 from sage_plugins.config.service_config import GROUPS, fields, plain
 from sage_plugins.errors import ConfigError, PluginError
 from sage_plugins.option_docs import registered_options
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Problem
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.field_checks import FieldInfo
     from sage_plugins.option_docs import OptionDoc
-    from sage_plugins.plugins import Registered, RegisteredOptions
+    from sage_plugins.plugins.registry import Registered, RegisteredOptions
 
 __all__ = ["FieldDoc", "explain"]
 

@@ -15,7 +15,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call import Call, current_call
+from sage_plugins.call.call import Call, current_call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import (
     CallError,

@@ -7,18 +7,18 @@ from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from sage_plugins.call import CURRENT, MAX_WAIT_S, Call, closed_lock
+from sage_plugins.call.call import CURRENT, MAX_WAIT_S, Call, closed_lock
+from sage_plugins.call.deadlock import note
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
-from sage_plugins.methods import LIFECYCLE_HOOKS
+from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import GENERATORS, CallOptions
-from sage_plugins.wait_graph import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
-    from sage_plugins.call import CallOwner
+    from sage_plugins.call.call import CallOwner
+    from sage_plugins.call.stream import AsyncServiceStream, ServiceStream, StreamCall
     from sage_plugins.router import Router
-    from sage_plugins.stream import AsyncServiceStream, ServiceStream, StreamCall
     from sage_plugins.values import MethodPlan
 
 __all__ = ["Binding", "ServiceHandle"]
@@ -172,7 +172,7 @@ class ServiceHandle:
             TypeError: The method is no generator, which needs `call`.
             CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError: As for `submit`.
         """
-        from sage_plugins.stream import ServiceStream
+        from sage_plugins.call.stream import ServiceStream
 
         return ServiceStream(
             self._start_stream(method, args, kwargs),
@@ -186,7 +186,7 @@ class ServiceHandle:
         except MethodNotFoundError as error:
             return self._bound_anew(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
         if binding.runs_here:
-            from sage_plugins import aio
+            from sage_plugins.call import aio
 
             # Producer and consumer take turns, so they cannot share a thread.
             aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
@@ -206,7 +206,7 @@ class ServiceHandle:
         """
         Like `stream`, for coroutines: an asynchronous iterator, which makes the call when its first item is asked for.
         """
-        from sage_plugins.stream import AsyncServiceStream
+        from sage_plugins.call.stream import AsyncServiceStream
 
         async def again(call: StreamCall, error: ServiceStoppedError) -> StreamCall:
             moved = await self._amoved(call, error)
@@ -215,7 +215,7 @@ class ServiceHandle:
         return AsyncServiceStream(lambda: self._astart_stream(method, args, kwargs), again)
 
     async def _astart_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
-        from sage_plugins import aio
+        from sage_plugins.call import aio
 
         bound = self._bound
         if bound is None:  # deploying waits, and the loop must not
@@ -244,7 +244,7 @@ class ServiceHandle:
         awaiting task cancels the call: one that has not started never will; a coroutine is cancelled; any other method
         that runs is abandoned.
         """
-        from sage_plugins import aio
+        from sage_plugins.call import aio
 
         bound = self._bound
         if bound is None:  # deploying waits, and the loop must not
@@ -292,7 +292,7 @@ class ServiceHandle:
         try:
             hash(key)
         except TypeError:
-            from sage_plugins.keys import unhashable
+            from sage_plugins.service.call_key import unhashable
 
             raise unhashable(key, f"service '{self._name}'", service=self._name) from None
         options = CallOptions(
@@ -463,13 +463,13 @@ class ServiceHandle:
 
     async def _abound_anew(self, router: Router, error: CallError) -> None:
         """`_bound_anew` for coroutines: the service may be starting, and the loop must not wait for that."""
-        from sage_plugins import aio
+        from sage_plugins.call import aio
 
         await aio.in_thread(lambda: self._bound_anew(router, error), name=f"{self._name}-bind")
 
     async def _amoved(self, call: Call, error: ServiceStoppedError) -> ServiceHandle:
         """`_moved` for coroutines."""
-        from sage_plugins import aio
+        from sage_plugins.call import aio
 
         if not call.was_turned_away():
             raise error
@@ -506,7 +506,7 @@ class ServiceHandle:
             plan, timeout = timed.get(method, (None, 0.0))
             if plan is None or plan.kind not in GENERATORS:
                 raise refuse(method, binding.methods)
-            from sage_plugins.stream import StreamCall
+            from sage_plugins.call.stream import StreamCall
 
             now = monotonic()
             outer = current()

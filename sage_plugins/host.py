@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_plugins.envelope import Envelope
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.loop_checks import LoopChecks
-from sage_plugins.service import ServiceContext, hook
+from sage_plugins.service.factory import ServiceContext, hook
 from sage_plugins.steps import Step
 from sage_plugins.values import Outcome, ReplicaInfo, ReplicaState
 from sage_plugins.worker_loop import WorkerLoop
@@ -27,7 +27,7 @@ from sage_plugins.worker_loop import WorkerLoop
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Runner, Work
     from sage_plugins.steps import Hooks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.service import hook
+from sage_plugins.service.factory import hook
 
 __all__ = ["access"]
 

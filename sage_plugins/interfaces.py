@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
     from threading import Thread
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.kept import Kept
     from sage_plugins.listing import Found, ListedReplica, Listing, Neighbour

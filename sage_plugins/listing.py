@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sage_plugins.keys import KeyOf
+    from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, MethodPlan
 
 __all__ = ["Found", "ListedReplica", "Listing", "Neighbour"]

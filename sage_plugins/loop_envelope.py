@@ -10,8 +10,8 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.batch import Batch
-from sage_plugins.call import CURRENT
+from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import CURRENT
 from sage_plugins.envelope import batch_context, longest
 from sage_plugins.steps import Step
 from sage_plugins.values import COROUTINES, MethodKind
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextvars import Context
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.envelope import Envelope
     from sage_plugins.interfaces import Work
 

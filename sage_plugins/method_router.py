@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.batch import Batch
+from sage_plugins.call.batch import Batch
 from sage_plugins.lane import remove
 from sage_plugins.router import Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Candidate, Work
     from sage_plugins.lane import Lane
     from sage_plugins.values import MethodPlan

@@ -20,7 +20,7 @@ from sage_plugins.errors import PluginError, line_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sage_plugins.plugins import Registered, RegisteredOptions
+    from sage_plugins.plugins.registry import Registered, RegisteredOptions
 
 __all__ = ["OptionDoc", "attribute_docs", "option_docs", "registered_options"]
 

@@ -14,13 +14,14 @@ from sage_plugins.config.structure import structure
 from sage_plugins.errors import line_of
 from sage_plugins.findings import Finding
 from sage_plugins.plugin_imports import heavy_imports
-from sage_plugins.plugins import DISABLED_VARIABLE, Registry, disabled_names, installed
+from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sage_plugins.plugins import Plugin
+    from sage_plugins.plugins.discovery import Plugin
     from sage_plugins.values import Registration
 
 __all__ = ["Inspection", "PluginReport", "check_plugins"]

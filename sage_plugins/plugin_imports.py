@@ -12,7 +12,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
-from sage_plugins.plugins import Registry, installed
+from sage_plugins.plugins.discovery import installed
+from sage_plugins.plugins.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,7 +12,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sage_plugins import call, wait_graph
+from sage_plugins.call import call, deadlock
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ForkedRuntimeError
 
@@ -93,7 +93,7 @@ def close_first() -> None:
 def _after_fork() -> None:
     SYSTEM.after_fork()
     call.after_fork()
-    wait_graph.after_fork()
+    deadlock.after_fork()
     for environment in list(_live):
         environment.after_fork()
     _live.clear()

@@ -19,7 +19,7 @@ from sage_plugins.values import Refused, ReplicaState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Directory, Keeper, Replica, Target

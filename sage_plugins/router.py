@@ -24,9 +24,9 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins import wait_graph
 from sage_plugins.bundle import Bundle
-from sage_plugins.call import CURRENT
+from sage_plugins.call import deadlock
+from sage_plugins.call.call import CURRENT
 from sage_plugins.errors import InvalidKeyError, OverloadedError, ReplicaDiedError, ServiceStoppedError
 from sage_plugins.fence import fenced_picker
 from sage_plugins.lane import Lane, remove
@@ -35,10 +35,10 @@ from sage_plugins.values import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Balancer, Candidate, Replica, Work
-    from sage_plugins.keys import KeyOf
+    from sage_plugins.service.call_key import KeyOf
 
 __all__ = ["Router"]
 
@@ -578,7 +578,7 @@ class Router:
 
     def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
         """The method that answers *waiter* waits for *call*: end that if it would be for ever. See `wait_graph`."""
-        wait_graph.guard(call, waiter, blocks=blocks)
+        deadlock.guard(call, waiter, blocks=blocks)
 
     def serves_only(self, lane: Lane) -> bool:
         """Whether calls have nowhere to go but to *lane*."""
@@ -586,7 +586,7 @@ class Router:
 
     def went_on(self, waiter: Call) -> None:
         """The method that answers *waiter* waits no more."""
-        wait_graph.went_on(waiter)
+        deadlock.went_on(waiter)
 
     def can_start(self, call: Call, holders: Collection[Work]) -> bool:
         """Whether *call*, which waits, can get a slot: one that is free, or held by other work than *holders*."""

@@ -8,14 +8,14 @@ from functools import partial
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_plugins.call import current_call
+from sage_plugins.call.call import current_call
 from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
 from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.methods import LIFECYCLE_HOOKS
 from sage_plugins.process_end import rest
 from sage_plugins.replica_set import ReplicaSet
 from sage_plugins.router_choice import router_class
+from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import Choice, ReplicaState
 from sage_plugins.watchers import Watchers
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Balancer, Directory, WatchedReplica

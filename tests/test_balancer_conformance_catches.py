@@ -14,7 +14,7 @@ import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.testing.balancer_conformance import BALANCER_CAPABILITIES, BalancerConformance
 from sage_plugins.testing.fake_candidate import FakeCandidate
 from sage_plugins.testing.replica_cases import ReplicaCases

@@ -14,7 +14,7 @@ import sage_deploy_threading
 from sage_deploy_ray import parcel, protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
 from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Outcome
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())

@@ -9,7 +9,7 @@ import pytest
 
 from command_line import installed, register, sage_deploy
 from sage_plugins.plugin_check import Inspection
-from sage_plugins.plugins import DISABLED_VARIABLE
+from sage_plugins.plugins.discovery import DISABLED_VARIABLE
 from sage_plugins.values import Problem, Registration
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.schema.document import deployment_schema
 
 PATIENCE = 50

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from sage_plugins import ServiceDeploymentConfig, errors
-from sage_plugins.call import Call
+from sage_plugins.call.call import Call
 from sage_plugins.clock import SystemClock
 
 PATIENCE = 20.0

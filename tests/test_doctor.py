@@ -14,7 +14,7 @@ from sage_plugins import doctor, hookimpl
 from sage_plugins.control_groups import ControlGroups
 from sage_plugins.errors import PluginError
 from sage_plugins.findings import Finding
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 
 
 def findings(done):

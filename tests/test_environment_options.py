@@ -16,7 +16,7 @@ from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
 from sage_plugins.deployment_file import dump, read
 from sage_plugins.field_docs import explain
 from sage_plugins.plugin_check import Inspection
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.schema.document import deployment_schema
 from sage_plugins.values import EnvironmentOptions, Explanation, Problem, Registration
 

@@ -15,7 +15,8 @@ from sage_plugins.config.nested_keys import METHOD_FIELDS
 from sage_plugins.config.service_config import GROUPS, fields
 from sage_plugins.deployment_file import reader
 from sage_plugins.field_docs import explain
-from sage_plugins.plugins import DISABLED_VARIABLE, Registry
+from sage_plugins.plugins.discovery import DISABLED_VARIABLE
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
 

@@ -22,7 +22,7 @@ import sage_deploy_threading
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.clock import SYSTEM
 from sage_plugins.guest import Guest, ServiceFinder
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 
 
 class Service:
@@ -339,8 +339,8 @@ def test_key_of_an_argument_travels(env, register, plugin):
 
         def at_will(self, **rest): ...
 
-    from sage_plugins.keys import compose_key_of
-    from sage_plugins.methods import method_plans
+    from sage_plugins.service.call_key import compose_key_of
+    from sage_plugins.service.methods import method_plans
 
     methods, _ = method_plans(Keyed, ServiceDeploymentConfig())
     key_of = pickle.loads(pickle.dumps(compose_key_of("user", Keyed, methods)))  # noqa: S301 - our own
@@ -397,7 +397,7 @@ FORKED = """
     import memory_directory, sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading
     from sage_plugins import Environment, ServiceDeploymentConfig, guest
     from sage_plugins.errors import ForkedRuntimeError
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
     warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of every fork beside threads
 
     class Service:

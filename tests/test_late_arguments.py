@@ -17,7 +17,7 @@ from sage_deploy_ray import arguments, parcel, protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
 from sage_deploy_ray.units import BatchUnit
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of, errors, idempotent
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())
 

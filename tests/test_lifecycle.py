@@ -24,8 +24,8 @@ import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_plugins import Environment, ServiceDeploymentConfig, ServiceTaskFactory, errors
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.plugins import Registry
-from sage_plugins.service import ServiceFactory
+from sage_plugins.plugins.registry import Registry
+from sage_plugins.service.factory import ServiceFactory
 from sage_plugins.values import Registration
 
 PATIENCE = 20.0
@@ -618,7 +618,7 @@ NEEDED_AT_EXIT = """
     import sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading
     from sage_deploy_local.target import LocalTarget
     from sage_plugins import Environment, ServiceDeploymentConfig, hookimpl
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
     from sage_plugins.values import Registration
 
     class Service:
@@ -720,7 +720,7 @@ def test_fork(program, strategy, held):
     if held:
         # Another thread is in the middle of giving up a call, and of using the environment, when the process forks.
         before = (
-            "import sage_plugins.call as module; held = threading.Event(); go = threading.Event()\n"
+            "import sage_plugins.call.call as module; held = threading.Event(); go = threading.Event()\n"
             "    locks = [each for each in vars(module).values() if type(each) is type(threading.Lock())]\n"
             "    locks += [env._lock, env._catalogue._lock]\n"
             "    def hold():\n"

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from sage_plugins.call import Call
+from sage_plugins.call.call import Call
 from sage_plugins.errors import OverloadedError
 from sage_plugins.method_router import MethodRouter
 from sage_plugins.testing.fake_replica import Act, Behaviour, open_replica

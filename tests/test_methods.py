@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sage_plugins import ServiceDeploymentConfig, batch_of
-from sage_plugins.methods import method_plans, parameters_of
+from sage_plugins.service.methods import method_plans, parameters_of
 
 
 def one(self, a): ...

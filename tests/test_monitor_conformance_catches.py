@@ -14,7 +14,7 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_threading
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.testing.monitor_conformance import MONITOR_CAPABILITIES, MonitorConformance
 from sage_plugins.testing.service_conformance import ServiceConformance
 from sage_plugins.values import Outcome, Registration

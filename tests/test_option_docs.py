@@ -11,7 +11,7 @@ import pytest
 
 from sage_plugins.config.structure import structure
 from sage_plugins.option_docs import attribute_docs, option_docs
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 
 
 class Speed(enum.Enum):

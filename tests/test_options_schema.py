@@ -276,7 +276,7 @@ def test_default_null_is_said_but_not_filled_in():
 def test_options_with_a_unit_take_the_spellings_that_structure_takes():
     from jsonschema import Draft202012Validator
 
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
     from sage_plugins.schema.document import deployment_schema
 
     validator = Draft202012Validator(deployment_schema(Registry.discover()))

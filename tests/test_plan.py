@@ -15,7 +15,8 @@ import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
-from sage_plugins.plugins import DISABLED_VARIABLE, Registry
+from sage_plugins.plugins.discovery import DISABLED_VARIABLE
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Explanation, Placed, Problem, Refused, Registration
 
 OURS = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)

@@ -19,7 +19,7 @@ from sage_plugins.choices import check_config
 from sage_plugins.config.structure import structure
 from sage_plugins.environment_options import NO_OPTIONS
 from sage_plugins.plugin_imports import HEAVY
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_ray, sage_deploy_threading)
 TARGETS = {
@@ -225,8 +225,8 @@ def test_default_of_one_core_is_said():
 
 def test_discovery_imports_neither_ray_nor_anything_heavy():
     code = (
-        "import sys, sage_deploy_ray; from sage_plugins.plugins import Registry; Registry.of(sage_deploy_ray); "
-        "print(*sorted(sys.modules))"
+        "import sys, sage_deploy_ray; from sage_plugins.plugins.registry import Registry; "
+        "Registry.of(sage_deploy_ray); print(*sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

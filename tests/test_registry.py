@@ -13,7 +13,8 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.plugins import DISABLED_VARIABLE, Registry
+from sage_plugins.plugins.discovery import DISABLED_VARIABLE
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
 FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)

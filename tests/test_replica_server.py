@@ -18,7 +18,7 @@ from sage_deploy_ray import failure, mailbox, parcel, protocol, serving
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of
 from sage_plugins.errors import CallError, ReplicaDiedError
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import Outcome
 

@@ -17,7 +17,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import errors
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Placed, Refused, Registration
 
 PATIENCE = 20.0

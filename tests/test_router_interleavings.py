@@ -35,12 +35,12 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 
-import sage_plugins.batch
 import sage_plugins.bundle
-import sage_plugins.call
+import sage_plugins.call.batch
+import sage_plugins.call.call
 import sage_plugins.method_router
 import sage_plugins.router
-from sage_plugins.call import Call
+from sage_plugins.call.call import Call
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
 from sage_plugins.method_router import MethodRouter
 from sage_plugins.router import Router
@@ -633,7 +633,7 @@ class Turnstile:
         return True
 
 
-class Shared(sage_plugins.call._Shared):
+class Shared(sage_plugins.call.call._Shared):
     __slots__ = ()
 
     def __init__(self):
@@ -643,9 +643,9 @@ class Shared(sage_plugins.call._Shared):
 
 @pytest.fixture(autouse=True)
 def _locks_know_whose_turn_it_is(monkeypatch):
-    monkeypatch.setattr(sage_plugins.call, "_GIVING_UP", Turnstile())
-    monkeypatch.setattr(sage_plugins.call, "_MAKING", Turnstile())
-    monkeypatch.setattr(sage_plugins.call, "_Shared", Shared)
+    monkeypatch.setattr(sage_plugins.call.call, "_GIVING_UP", Turnstile())
+    monkeypatch.setattr(sage_plugins.call.call, "_MAKING", Turnstile())
+    monkeypatch.setattr(sage_plugins.call.call, "_Shared", Shared)
 
 
 @pytest.fixture(autouse=True)
@@ -689,9 +689,9 @@ class Switch:
     FILES = frozenset(
         module.__file__
         for module in (
-            sage_plugins.batch,
+            sage_plugins.call.batch,
             sage_plugins.bundle,
-            sage_plugins.call,
+            sage_plugins.call.call,
             sage_plugins.method_router,
             sage_plugins.router,
         )

@@ -18,7 +18,7 @@ from math import inf
 
 import pytest
 
-from sage_plugins.call import Call
+from sage_plugins.call.call import Call
 from sage_plugins.errors import (
     CallCancelledError,
     CallTimeoutError,

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from sage_plugins import errors
-from sage_plugins.runtime_error import as_runtime_error
+from sage_plugins.service.runtime_errors import as_runtime_error
 
 
 class PlainError(Exception):

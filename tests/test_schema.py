@@ -27,7 +27,7 @@ from sage_plugins.deployment_file import reader
 from sage_plugins.deployment_file.nodes import read_nodes
 from sage_plugins.errors import ConfigError
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.schema.document import deployment_schema
 from sage_plugins.values import Registration
 

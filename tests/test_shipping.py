@@ -28,7 +28,7 @@ from sage_deploy_ray.shipping import pack_spec, problems, unpack_spec
 from sage_deploy_ray.sources import gather
 from sage_plugins import ServiceDeploymentConfig, ServiceFactory
 from sage_plugins.errors import DeployError, RemoteError
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Choice, Limits, Registration, ReplicaSpec
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from itertools import count
 
 import pytest
 
-import sage_plugins.stream
-from sage_plugins.stream import _NOTHING, AHEAD, Channel
+import sage_plugins.call.stream
+from sage_plugins.call.stream import _NOTHING, AHEAD, Channel
 
 ITEMS = AHEAD + 6
 
@@ -86,7 +86,7 @@ class World:
 
 
 #: Code whose steps are tried, but for what only drives the two sides.
-FILES = (sage_plugins.stream.__file__, __file__)
+FILES = (sage_plugins.call.stream.__file__, __file__)
 DRIVERS = ("both", "run", "<lambda>")
 
 

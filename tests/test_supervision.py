@@ -17,7 +17,7 @@ import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.replica_set import Care
 from sage_plugins.supervisor import LONGEST_WAIT_S, MOST_STARTS, STEADY_S
 from sage_plugins.testing.virtual_clock import VirtualClock

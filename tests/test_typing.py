@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sage_plugins
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 
 FOLDER = Path(__file__).parent.parent / "typing_tests"
 FIRST_PARTY = [

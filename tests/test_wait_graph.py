@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from sage_plugins.call import CURRENT, Call
+from sage_plugins.call.call import CURRENT, Call
 from sage_plugins.errors import ReentrantCallError
 from sage_plugins.method_router import MethodRouter
 from sage_plugins.testing.fake_replica import Act, Behaviour, open_replica

@@ -12,8 +12,8 @@ from concurrent.futures import Future
 from typing import Any, assert_type
 
 from sage_plugins import Environment, ServiceHandle
-from sage_plugins.call import Call
-from sage_plugins.stream import AsyncServiceStream, ServiceStream
+from sage_plugins.call.call import Call
+from sage_plugins.call.stream import AsyncServiceStream, ServiceStream
 
 
 class KV:

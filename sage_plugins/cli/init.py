@@ -50,7 +50,7 @@ def starter_files() -> dict[str, str]:
     """Everything that `init` writes: the contents of each file by its name."""
     from importlib.resources import files
 
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
     from sage_plugins.schema.document import schema_text
 
     folder = files("sage_plugins.cli") / "starter"

@@ -15,7 +15,8 @@ from sage_plugins.cli.suggesting_group import SuggestingGroup
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sage_plugins.plugins import Plugin, Registered
+    from sage_plugins.plugins.discovery import Plugin
+    from sage_plugins.plugins.registry import Registered
 
 __all__ = ["command"]
 
@@ -31,7 +32,8 @@ def command() -> None:
 @_JSON
 def list_plugins(*, as_json: bool) -> None:
     """List what the installed plugins offer, those that did not load with the reason, and those that are disabled."""
-    from sage_plugins.plugins import DISABLED_VARIABLE, Registry, disabled_names, installed
+    from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
+    from sage_plugins.plugins.registry import Registry
 
     registry = Registry.discover()
     entries = sorted(registry.entries().items())
@@ -64,7 +66,7 @@ def list_plugins(*, as_json: bool) -> None:
 @_JSON
 def show_plugin(id: str, *, as_json: bool) -> None:
     """Show what is offered as ID: by whom, with which options, and what it can do."""
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
 
     found = Registry.discover().find_all(id)
     if as_json:

@@ -24,7 +24,7 @@ def command(output: Path | None) -> None:
 
     It knows the plugins that are installed: their IDs, and their options. Plugins that do not load are named on stderr.
     """
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
     from sage_plugins.schema.document import schema_text
     from sage_plugins.whole_file import write_whole
 

@@ -270,7 +270,7 @@ def _apply(env: Environment, file: Path, profile: str | None) -> None:
 
 def _run_job(env: Environment, name: str) -> None:
     """Call `process()` of a service that serves it and needs no argument; of a generator, read all items."""
-    from sage_plugins.methods import needs_no_argument
+    from sage_plugins.service.methods import needs_no_argument
     from sage_plugins.values import MethodKind
 
     composition = env.task(name).composition

@@ -9,7 +9,7 @@ from sage_plugins.compat.errors import no_context
 
 if TYPE_CHECKING:
     from sage_plugins.compat.callers import AsyncServiceCaller, ServiceCaller
-    from sage_plugins.service import ServiceContext
+    from sage_plugins.service.factory import ServiceContext
 
 __all__ = ["BaseService"]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sage_plugins.callers import AsyncServiceCaller, AsyncServiceMethods, ServiceCaller, ServiceMethods
+from sage_plugins.service.callers import AsyncServiceCaller, AsyncServiceMethods, ServiceCaller, ServiceMethods
 
 __all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "ServiceMethods"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_plugins.runtime_error import as_runtime_error
+from sage_plugins.service.runtime_errors import as_runtime_error
 
 __all__ = ["as_runtime_error", "no_context"]
 

@@ -17,7 +17,7 @@ from sage_plugins.factory import ServiceTaskFactory
 from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
-    from sage_plugins.service import ServiceContext
+    from sage_plugins.service.factory import ServiceContext
 
 __all__ = [
     "AsyncRayServiceTask",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.deployment_file.problems import one_line
 from sage_plugins.errors import text_of
-from sage_plugins.service import takes_ctx, takes_factory
+from sage_plugins.service.factory import takes_ctx, takes_factory
 from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Problem
 

@@ -19,7 +19,7 @@ from sage_plugins.schema.values import IDENTIFIER, VARIABLE, VARIABLE_WORDS, eit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sage_plugins.plugins import Registry
+    from sage_plugins.plugins.registry import Registry
 
 __all__ = ["DIALECT", "deployment_schema", "schema_text"]
 

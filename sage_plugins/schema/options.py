@@ -35,7 +35,7 @@ from sage_plugins.schema.values import (
 )
 
 if TYPE_CHECKING:
-    from sage_plugins.plugins import Registered, RegisteredOptions, Registry
+    from sage_plugins.plugins.registry import Registered, RegisteredOptions, Registry
 
 __all__ = ["OptionsSchemas"]
 

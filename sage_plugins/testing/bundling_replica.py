@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.batch import Batch
+from sage_plugins.call.batch import Batch
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import Work
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from sage_plugins.batch import Batch
+from sage_plugins.call.batch import Batch
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import Outcome, RunnerStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
     from sage_plugins.interfaces import Work
     from sage_plugins.lane import Lane

@@ -20,7 +20,7 @@ from sage_plugins import batch_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from sage_plugins.service import ServiceContext
+    from sage_plugins.service.factory import ServiceContext
     from sage_plugins.testing.checkpoints import Checkpoint
 
 __all__ = [

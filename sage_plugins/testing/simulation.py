@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
 
-from sage_plugins.call import CURRENT
+from sage_plugins.call.call import CURRENT
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
 from sage_plugins.router import Router
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica
@@ -47,7 +47,7 @@ from sage_plugins.testing.simulation_setting import TICK, Setting
 from sage_plugins.values import CallOptions
 
 if TYPE_CHECKING:
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
 
 __all__ = ["Report", "Setting", "Simulation", "SimulationFailure"]
 

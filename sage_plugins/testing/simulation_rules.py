@@ -12,7 +12,7 @@ from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call import Call
+from sage_plugins.call.call import Call
 from sage_plugins.errors import (
     CallCancelledError,
     CallTimeoutError,
@@ -28,7 +28,7 @@ from sage_plugins.values import Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sage_plugins.batch import Batch
+    from sage_plugins.call.batch import Batch
     from sage_plugins.interfaces import Balancer, Work
     from sage_plugins.lane import Lane
     from sage_plugins.router import Router

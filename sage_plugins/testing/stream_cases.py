@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sage_plugins import errors
-from sage_plugins.stream import AHEAD
+from sage_plugins.call.stream import AHEAD
 from sage_plugins.testing.conformance import needs, unless
 from sage_plugins.testing.probes import Batching, ProbeError
 from sage_plugins.testing.service_conformance import VERBS, ServiceConformance

@@ -35,7 +35,7 @@ from sage_plugins.values import CallOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
 
 __all__ = ["SupervisedSimulation"]

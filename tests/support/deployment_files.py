@@ -26,7 +26,7 @@ from sage_plugins import Environment
 from sage_plugins.deployment_file import dump, read
 from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_NODES, MAX_SCALAR
 from sage_plugins.errors import ConfigError, PlanError, UnknownPluginError
-from sage_plugins.plugins import Registry
+from sage_plugins.plugins.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

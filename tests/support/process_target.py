@@ -23,7 +23,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from sage_plugins.call import Call
+from sage_plugins.call.call import Call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ReplicaDiedError
 from sage_plugins.host import Host

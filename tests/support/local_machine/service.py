@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from math import inf
 
 from sage_plugins import errors
-from sage_plugins.call import Call
+from sage_plugins.call.call import Call
 
 __all__ = ["PATIENCE", "Site", "Ticket", "Witness"]
 

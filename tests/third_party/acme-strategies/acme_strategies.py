@@ -13,7 +13,7 @@ from sage_plugins.values import Registration, RunnerStats
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Seat
 
 

@@ -10,7 +10,7 @@ from sage_plugins.values import Placed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ControlOp, ReplicaEvents
     from sage_plugins.values import Refused, ReplicaSpec

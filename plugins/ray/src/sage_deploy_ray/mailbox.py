@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sage_deploy_ray.protocol import Reply
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
 
 __all__ = ["FORGOTTEN_AFTER_S", "Bundle", "ForgottenError", "Mailbox"]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sage_deploy_ray import failure, parcel, protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
-from sage_plugins.batch import Batch
-from sage_plugins.call import Call
+from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import Call
+from sage_plugins.call.stream import StreamCall
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.stream import StreamCall
 from sage_plugins.values import Outcome, ReplicaState, RunnerStats
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from sage_deploy_ray import arguments, failure, parcel, protocol
 from sage_deploy_ray.late_calls import LateCalls
 from sage_deploy_ray.mailbox import FORGOTTEN_AFTER_S, ForgottenError, Mailbox
 from sage_deploy_ray.units import BatchUnit, Outlet, Together
-from sage_plugins.batch import Batch
-from sage_plugins.call import Call
+from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import Call
+from sage_plugins.call.stream import StreamCall
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host import Host
-from sage_plugins.stream import StreamCall
 from sage_plugins.values import CallOptions, Outcome, ReplicaState
 
 if TYPE_CHECKING:

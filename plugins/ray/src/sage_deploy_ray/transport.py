@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_ray.protocol import Frame, Notice
     from sage_deploy_ray.remote_replica import Exchange, Receiver
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Couriers", "RayTransport"]

@@ -8,14 +8,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_ray import protocol
-from sage_plugins.stream import Channel
+from sage_plugins.call.stream import Channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_ray.mailbox import Mailbox
     from sage_deploy_ray.parcel import Parcel
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
 
 __all__ = ["BatchUnit", "Outlet", "Together"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_deploy_sage.routing import DeployedFactory, FunctionMaker
 from sage_plugins import Environment
-from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
 from sage_plugins.errors import ConfigError, SageDeployError, ServiceNotFoundError
+from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
 from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sage_plugins.methods import LIFECYCLE_HOOKS
+from sage_plugins.service.methods import LIFECYCLE_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller
+    from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
 
 __all__ = ["CallerOfFunction", "DeployedFactory", "FunctionMaker", "Routes"]
 

@@ -13,12 +13,12 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call import MAX_WAIT_S, closed_lock, open_lock
+from sage_plugins.call.call import MAX_WAIT_S, closed_lock, open_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.values import BatchPlan, MethodPlan
 
@@ -137,7 +137,7 @@ class Batch:
 
     async def agather(self) -> None:
         """`gather` for coroutines."""
-        from sage_plugins.aio import wait_until, wake_up
+        from sage_plugins.call.aio import wait_until, wake_up
 
         while not self._closed:
             woken, self._wake = wake_up()

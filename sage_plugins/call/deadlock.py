@@ -20,7 +20,7 @@ from sage_plugins.values import COROUTINES, Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Work
 
 __all__ = ["after_fork", "guard", "note", "went_on"]

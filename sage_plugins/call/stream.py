@@ -11,7 +11,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call import MAX_WAIT_S, Call, closed_lock, current_call, open_lock
+from sage_plugins.call.call import MAX_WAIT_S, Call, closed_lock, current_call, open_lock
 from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.values import Outcome
 
@@ -59,7 +59,7 @@ class Channel:
 
     async def aput(self, item: Any) -> bool:
         """`put` for coroutines."""
-        from sage_plugins.aio import wake_up
+        from sage_plugins.call.aio import wake_up
 
         self._append(item)
         while self._full():
@@ -385,7 +385,7 @@ class AsyncServiceStream(_Consumer):
 
     async def __anext__(self) -> Any:
         """The next item."""
-        from sage_plugins.aio import wait_until, wake_up
+        from sage_plugins.call.aio import wait_until, wake_up
 
         if self._closed:
             raise StopAsyncIteration

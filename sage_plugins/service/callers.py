@@ -11,13 +11,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from sage_plugins.errors import MethodNotFoundError
-from sage_plugins.runtime_error import as_runtime_error
+from sage_plugins.service.runtime_errors import as_runtime_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.handle import ServiceHandle
 
 __all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "ServiceManager", "ServiceMethods"]

@@ -9,13 +9,13 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call import CURRENT
+from sage_plugins.call.call import CURRENT
 from sage_plugins.errors import RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
 
 __all__ = ["in_thread", "outcome", "start_thread", "wait_until", "wake_up"]
 

@@ -8,47 +8,27 @@ unique: of two that collide none is chosen in silence.
 
 from __future__ import annotations
 
-import os
-from functools import cached_property
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pluggy
 
 from sage_plugins import hookspecs
-from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError, line_of
+from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError
 from sage_plugins.hookspecs import PROJECT
 from sage_plugins.values import Problem, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from importlib import metadata
 
     from sage_plugins.findings import Finding
     from sage_plugins.values import EnvironmentOptions
 
-__all__ = [
-    "DISABLED_VARIABLE",
-    "KINDS",
-    "Failure",
-    "Plugin",
-    "Registered",
-    "RegisteredOptions",
-    "Registry",
-    "disabled_names",
-    "how_to_install",
-    "installed",
-]
+from sage_plugins.plugins.discovery import DISABLED_VARIABLE, Failure, Plugin, disabled_names, installed
+from sage_plugins.plugins.hook_calls import KINDS, checks_of, registrations_of
 
-#: Variable with the names of entry points that are not loaded, separated by commas.
-DISABLED_VARIABLE: Final = "SAGE_DEPLOY_DISABLED_PLUGINS"
+__all__ = ["Registered", "RegisteredOptions", "Registry", "how_to_install"]
 
-#: What can be registered, by the hook that registers it.
-KINDS: Final = {
-    "target": "sage_register_targets",
-    "threading strategy": "sage_register_threading_strategies",
-    "load balancer": "sage_register_load_balancers",
-    "monitor": "sage_register_monitors",
-}
 
 #: IDs of first-party plugins that may not be installed: the extra that brings them.
 _EXTRAS: Final = {
@@ -58,84 +38,6 @@ _EXTRAS: Final = {
     "prometheus": "prometheus",
     "ray": "ray",  # options for a whole environment
 }
-
-
-class Plugin:
-    """
-    A plugin that was found.
-
-    Attributes:
-        name: Name of its entry point.
-        module: What the entry point names.
-        hooks: Names of the hooks that it implements; empty until it was loaded.
-    """
-
-    def __init__(self, name: str, module: str, dist: metadata.Distribution | None = None) -> None:
-        """
-        Describe a plugin.
-
-        Args:
-            name: Name of its entry point.
-            module: What the entry point names.
-            dist: The distribution that brings it, or None for a plugin that was given as an object.
-        """
-        self.name = name
-        self.module = module
-        self.hooks: tuple[str, ...] = ()
-        self._dist = dist
-
-    @cached_property
-    def distribution(self) -> str:
-        """Name of the distribution that brings it, "" if none does. Read when first asked for: that takes a file."""
-        return "" if self._dist is None else self._dist.name
-
-    @cached_property
-    def version(self) -> str:
-        """Version of that distribution."""
-        return "" if self._dist is None else self._dist.version
-
-    @property
-    def source(self) -> str:
-        """`"acme-gpu 1.2"`, or the module for a plugin given as an object."""
-        return f"{self.distribution} {self.version}" if self.distribution else self.module
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The distribution's path means nothing elsewhere; its name and version do."""
-        return {
-            "name": self.name,
-            "module": self.module,
-            "hooks": self.hooks,
-            "_dist": None,
-            "distribution": self.distribution,
-            "version": self.version,
-        }
-
-    def __repr__(self) -> str:
-        """Name and module."""
-        return f"<Plugin {self.name!r} {self.module}>"
-
-
-class Failure(NamedTuple):
-    """
-    A plugin that did not load.
-
-    Attributes:
-        plugin: Which.
-        error: Why.
-    """
-
-    plugin: Plugin
-    error: BaseException
-
-    @property
-    def reason(self) -> str:
-        """Why, on one line."""
-        return line_of(self.error)
-
-    def __str__(self) -> str:
-        """`plugin 'gpu' from acme-gpu 1.2 (acme_gpu) failed to load: ModuleNotFoundError: No module named 'pynvml'`."""
-        plugin = self.plugin
-        return f"plugin {plugin.name!r} from {plugin.source} ({plugin.module}) failed to load: {self.reason}"
 
 
 class Registered(NamedTuple):
@@ -196,8 +98,8 @@ class Registry:
         checks: list[tuple[Plugin, Callable[[], Iterable[Finding]]]] = []
         for plugin, module in loaded:
             try:
-                found = _register(manager, plugin, module)
-                offered = _checks(manager, plugin, module)
+                found = registrations_of(manager, plugin, module)
+                offered = checks_of(manager, plugin, module)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - it must not stop services that do not use it
                 failed.append(Failure(plugin, error))
                 continue
@@ -348,83 +250,3 @@ class Registry:
 def how_to_install(id: str) -> str:
     """What to do to get what is called *id*; empty if nothing of ours is."""
     return f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'" if id in _EXTRAS else ""
-
-
-def disabled_names() -> frozenset[str]:
-    """The names of entry points that `SAGE_DEPLOY_DISABLED_PLUGINS` leaves out, whether there are such or not."""
-    names = (name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(","))
-    return frozenset(name for name in names if name)
-
-
-def installed() -> list[tuple[Plugin, metadata.EntryPoint]]:
-    """The installed plugins with their entry points, the disabled ones too; none is imported."""
-    found: list[tuple[Plugin, metadata.EntryPoint]] = []
-    for point in metadata.entry_points(group=PROJECT):
-        plugin = Plugin(point.name, point.value, point.dist)
-        # An editable install may be listed twice, under the same distribution.
-        if not any(
-            known.name == plugin.name and (known.distribution, known.module) == (plugin.distribution, plugin.module)
-            for known, _ in found
-        ):
-            found.append((plugin, point))
-    return found
-
-
-def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[tuple[str, Registration]]:
-    """Check the plugin's hooks against the specifications and collect its registrations."""
-    try:
-        manager.register(module, plugin.name)
-        manager.check_pending()
-    except Exception as error:
-        if manager.get_plugin(plugin.name) is not None:
-            manager.unregister(module)
-        msg = f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {line_of(error)}"
-        raise PluginError(msg) from error
-    plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
-    found: list[tuple[str, Registration]] = []
-    for kind, hook in KINDS.items():
-        for registrations in _own(manager, module, hook):
-            for registration in registrations:
-                if not isinstance(registration, Registration):
-                    msg = (
-                        f"{hook} of plugin {plugin.name!r} from {plugin.source} returned "
-                        f"{registration!r}, not a Registration"
-                    )
-                    raise PluginError(msg)
-                found.append((kind, registration))
-    _check_agreement(plugin, [registration for _, registration in found])
-    return found
-
-
-def _check_agreement(plugin: Plugin, registrations: Iterable[Registration]) -> None:
-    """
-    See that a plugin says one thing only of the options that it reads for a whole environment.
-
-    Raises:
-        PluginError: It says two things.
-    """
-    known: dict[str, EnvironmentOptions] = {}
-    for shared in filter(None, (registration.environment_options for registration in registrations)):
-        if known.setdefault(shared.id, shared) != shared:
-            msg = (
-                f"plugin {plugin.name!r} from {plugin.source} registers two different environment_options "
-                f"{shared.id!r}: give all registrations the same"
-            )
-            raise PluginError(msg)
-
-
-def _checks(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[Callable[[], Iterable[Finding]]]:
-    hook = "sage_register_checks"
-    found = [check for checks in _own(manager, module, hook) for check in checks]
-    for check in found:
-        if not callable(check):
-            msg = f"{hook} of plugin {plugin.name!r} from {plugin.source} returned {check!r}, which cannot be called"
-            raise PluginError(msg)
-    return found
-
-
-def _own(manager: pluggy.PluginManager, module: Any, hook: str) -> list[Any]:
-    """What this plugin's own implementations return: one that raises must not hide the others'."""
-    others = [known for known in manager.get_plugins() if known is not module]
-    results: list[Any] = manager.subset_hook_caller(hook, others)()
-    return results

@@ -12,14 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sage_plugins.errors import InvalidKeyError
-from sage_plugins.methods import parameters_of
+from sage_plugins.service.methods import parameters_of
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
     import inspect
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from sage_plugins.call import Call
+    from sage_plugins.call.call import Call
     from sage_plugins.values import MethodPlan
 
 __all__ = ["KeyOf", "compose_key_of", "missing_argument", "unhashable"]

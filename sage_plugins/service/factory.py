@@ -9,13 +9,13 @@ from functools import cached_property, partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.call import CURRENT
+from sage_plugins.call.call import CURRENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
-    from sage_plugins.callers import AsyncServiceCaller, ServiceCaller, ServiceManager
     from sage_plugins.handle import ServiceHandle
+    from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller, ServiceManager
 
 __all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory", "takes_ctx", "takes_factory"]
 
@@ -81,21 +81,21 @@ class ServiceContext:
 
         As `Environment.call_service`; the remaining time of the present call bounds it.
         """
-        from sage_plugins.callers import ServiceCaller
+        from sage_plugins.service.callers import ServiceCaller
 
         return ServiceCaller(self._find)
 
     @cached_property
     def call_service_async(self) -> AsyncServiceCaller:
         """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
-        from sage_plugins.callers import AsyncServiceCaller
+        from sage_plugins.service.callers import AsyncServiceCaller
 
         return AsyncServiceCaller(self._find)
 
     @property
     def service_manager(self) -> ServiceManager:
         """The same calls by the names that SAGE's own services use: `get_service_proxy`, `call_sync`, `call_async`."""
-        from sage_plugins.callers import ServiceManager
+        from sage_plugins.service.callers import ServiceManager
 
         return ServiceManager(self._find)
 
