@@ -73,6 +73,12 @@ def _check_agreement(plugin: Plugin, registrations: Iterable[Registration]) -> N
 
 
 def checks_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[Callable[[], Iterable[Finding]]]:
+    """
+    Give what the plugin has the doctor look at.
+
+    Raises:
+        PluginError: Something of it cannot be called.
+    """
     hook = "sage_register_checks"
     found = [check for checks in _own(manager, module, hook) for check in checks]
     for check in found:
