@@ -26,7 +26,7 @@ from pathlib import Path
 from sage_plugins.call.call import Call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ReplicaDiedError
-from sage_plugins.host import Host
+from sage_plugins.host.host import Host
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import CallOptions, Outcome, Placed, Registration, ReplicaState
 

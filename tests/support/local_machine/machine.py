@@ -66,7 +66,7 @@ class LocalMachine(RuleBasedStateMachine):
         self.patch.setattr("sage_plugins.handle.Call", _note_call)
         # Real seconds, in which closing waits for methods that hang.
         self.patch.setattr("sage_plugins.replica_set._LAST_GRACE_S", 0.05)
-        self.patch.setattr("sage_plugins.host._STUCK_GRACE_S", 0.05)
+        self.patch.setattr("sage_plugins.host.host._STUCK_GRACE_S", 0.05)
         self.fault(self.patch)
         self.clock = VirtualClock()
         self.threads = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.host import Host
+from sage_plugins.host.host import Host
 from sage_plugins.values import Placed
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from sage_plugins.call.call import Call
 from sage_plugins.call.stream import StreamCall
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
-from sage_plugins.host import Host
+from sage_plugins.host.host import Host
 from sage_plugins.values import CallOptions, Outcome, ReplicaState
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sage_plugins.call.call import CURRENT, FINISHED, Call
 from sage_plugins.errors import RemoteError, text_of
-from sage_plugins.steps import Step
+from sage_plugins.host.steps import Step
 from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.batch import Batch
     from sage_plugins.clock import Clock
+    from sage_plugins.host.thread_loop import WorkerLoop
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
-    from sage_plugins.worker_loop import WorkerLoop
 
 __all__ = ["Envelope", "batch_context", "longest"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import CURRENT
-from sage_plugins.envelope import batch_context, longest
-from sage_plugins.steps import Step
+from sage_plugins.host.execution import batch_context, longest
+from sage_plugins.host.steps import Step
 from sage_plugins.values import COROUTINES, MethodKind
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from sage_plugins.call.call import Call
-    from sage_plugins.envelope import Envelope
+    from sage_plugins.host.execution import Envelope
     from sage_plugins.interfaces import Work
 
 __all__ = ["compose_start"]

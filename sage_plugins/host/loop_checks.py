@@ -5,13 +5,13 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sage_plugins.steps import Step
+from sage_plugins.host.steps import Step
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-    from sage_plugins.steps import Hooks
+    from sage_plugins.host.steps import Hooks
 
 __all__ = ["LoopChecks"]
 

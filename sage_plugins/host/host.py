@@ -16,21 +16,21 @@ from math import inf
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.envelope import Envelope
+from sage_plugins.host.execution import Envelope
+from sage_plugins.host.loop_checks import LoopChecks
+from sage_plugins.host.steps import Step
+from sage_plugins.host.thread_loop import WorkerLoop
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.loop_checks import LoopChecks
 from sage_plugins.service.factory import ServiceContext, hook
-from sage_plugins.steps import Step
 from sage_plugins.values import Outcome, ReplicaInfo, ReplicaState
-from sage_plugins.worker_loop import WorkerLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.host.steps import Hooks
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Runner, Work
-    from sage_plugins.steps import Hooks
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Host"]
@@ -123,7 +123,7 @@ class _Seat:
         self._inbox.notify(wake)
 
     def starter(self, in_thread: Callable[[Work], None]) -> Callable[[Work], bool]:
-        from sage_plugins.loop_envelope import compose_start  # imports asyncio
+        from sage_plugins.host.loop_worker import compose_start  # imports asyncio
 
         return compose_start(self._envelope, self._events.follow, in_thread)
 
@@ -309,7 +309,7 @@ class Host:
         if op is ControlOp.READY:
             return self._check("check_ready")
         if op in {ControlOp.GET, ControlOp.SET, ControlOp.TERMINATE}:
-            from sage_plugins.instance_access import access  # few ask for it
+            from sage_plugins.host.instance_access import access  # few ask for it
 
             return access(op, arg, self._instance, self._spec.id)
         msg = f"unknown control operation {op!r}"
