@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from sage_plugins.config.service_config import DeploymentTarget, ServiceDeploymentConfig, ThreadingStrategy
     from sage_plugins.environment import Environment
     from sage_plugins.factory import ServiceTaskFactory
-    from sage_plugins.handle import ServiceHandle
     from sage_plugins.hookspecs import hookimpl
     from sage_plugins.metrics import ServiceMetrics
+    from sage_plugins.routing.handle import ServiceHandle
     from sage_plugins.service.factory import ServiceContext, ServiceFactory
     from sage_plugins.service.methods import batch_of, idempotent
     from sage_plugins.service_monitor import ServiceMonitor
@@ -49,7 +49,7 @@ _HOMES = {
     "ServiceContext": "service.factory",
     "ServiceDeploymentConfig": "config.service_config",
     "ServiceFactory": "service.factory",
-    "ServiceHandle": "handle",
+    "ServiceHandle": "routing.handle",
     "ServiceMetrics": "metrics",
     "ServiceMonitor": "service_monitor",
     "ServiceTask": "task",

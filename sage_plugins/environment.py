@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
-    from sage_plugins.handle import Binding, ServiceHandle
     from sage_plugins.interfaces import Keeper, Target
     from sage_plugins.listing import Neighbour
     from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.routing.handle import Binding, ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.values import Event, Problem, ReplicaSpec
 
@@ -591,7 +591,7 @@ class Environment:
             ServiceNotFoundError: No service of that name is registered.
             ServiceStoppedError: The environment is closed.
         """
-        from sage_plugins.handle import ServiceHandle
+        from sage_plugins.routing.handle import ServiceHandle
 
         with self._lock:
             task = self._tasks.get(name)

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.clock import Timer
-    from sage_plugins.handle import Binding, ServiceHandle
     from sage_plugins.interfaces import Directory, Entrance, Work
-    from sage_plugins.lane import Lane
     from sage_plugins.listing import Found, ListedReplica, Listing, Neighbour
-    from sage_plugins.router import Router
+    from sage_plugins.routing.handle import Binding, ServiceHandle
+    from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.router import Router
     from sage_plugins.values import Choice, ReplicaState
 
 __all__ = ["Guest", "ServiceFinder", "look_up", "revive"]
@@ -229,7 +229,7 @@ class Guest:
     @property
     def handle(self) -> ServiceHandle:
         """A handle to it."""
-        from sage_plugins.handle import ServiceHandle
+        from sage_plugins.routing.handle import ServiceHandle
 
         travels = partial(_travelling, self._directory, self._environment, self._service)
         return ServiceHandle(self._service, self.bind, travels=travels)
@@ -391,8 +391,8 @@ class Guest:
 
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
-        from sage_plugins.handle import Binding
-        from sage_plugins.router_choice import router_class
+        from sage_plugins.routing.handle import Binding
+        from sage_plugins.routing.router_choice import router_class
 
         before = self._binding
         self._incarnation = listing.incarnation

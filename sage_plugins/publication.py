@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Directory
     from sage_plugins.listing import Neighbour
-    from sage_plugins.router import Router
+    from sage_plugins.routing.router import Router
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice
 

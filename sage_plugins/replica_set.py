@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Directory, Keeper, Replica, Target
     from sage_plugins.kept import Kept
-    from sage_plugins.lane import Lane
     from sage_plugins.publication import Publication
     from sage_plugins.replacement import Replacer
-    from sage_plugins.router import Router
+    from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.router import Router
     from sage_plugins.values import Placed, ReplicaSpec
     from sage_plugins.watchers import Watchers
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.call.call import current_call
 from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
-from sage_plugins.handle import Binding, ServiceHandle
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.process_end import rest
 from sage_plugins.replica_set import ReplicaSet
-from sage_plugins.router_choice import router_class
+from sage_plugins.routing.handle import Binding, ServiceHandle
+from sage_plugins.routing.router_choice import router_class
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import Choice, ReplicaState
 from sage_plugins.watchers import Watchers

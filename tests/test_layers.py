@@ -58,15 +58,14 @@ LAYERS = {
         "publication",
         "replacement",
         "replica_set",
-        "router_choice",
         "service_monitor",
         "task",
         "task_statistics",
     },
-    4: {"fence", "handle", "lane", "method_router", "process_end", "router", "supervisor", "watchers"},
+    4: {"process_end", "routing", "supervisor", "watchers"},
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
-    1: {"bundle", "call", "config", "control_groups", "kept", "listing", "metrics", "option_docs", "values"},
+    1: {"call", "config", "control_groups", "kept", "listing", "metrics", "option_docs", "values"},
     0: {"bounded_file", "clock", "errors", "findings", "texts", "whole_file"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
@@ -314,7 +313,7 @@ def test_checker_lets_good_imports_of_the_core_pass(source):
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
-        ("from sage_plugins.router import Router", "imports router, above layer 3"),
+        ("from sage_plugins.routing.router import Router", "imports router, above layer 3"),
         ("from sage_plugins import Environment", "imports environment, above layer 3"),
         ("from sage_plugins import unheard_of", "imports unheard_of, above layer 3"),
         ("from sage_plugins.host.host import _private", "imports the private sage_plugins.host.host._private"),

@@ -8,7 +8,7 @@ import pytest
 
 from sage_plugins.call.call import Call
 from sage_plugins.errors import OverloadedError
-from sage_plugins.method_router import MethodRouter
+from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.testing.fake_replica import Act, Behaviour, open_replica
 from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan, Outcome

@@ -35,15 +35,15 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 
-import sage_plugins.bundle
 import sage_plugins.call.batch
 import sage_plugins.call.call
-import sage_plugins.method_router
-import sage_plugins.router
+import sage_plugins.routing.ahead
+import sage_plugins.routing.method_limits
+import sage_plugins.routing.router
 from sage_plugins.call.call import Call
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
-from sage_plugins.method_router import MethodRouter
-from sage_plugins.router import Router
+from sage_plugins.routing.method_limits import MethodRouter
+from sage_plugins.routing.router import Router
 from sage_plugins.testing.bundling_replica import PATIENCE_S, BundlingReplica
 from sage_plugins.testing.fake_replica import Act, Behaviour
 from sage_plugins.testing.virtual_clock import VirtualClock
@@ -690,10 +690,10 @@ class Switch:
         module.__file__
         for module in (
             sage_plugins.call.batch,
-            sage_plugins.bundle,
+            sage_plugins.routing.ahead,
             sage_plugins.call.call,
-            sage_plugins.method_router,
-            sage_plugins.router,
+            sage_plugins.routing.method_limits,
+            sage_plugins.routing.router,
         )
     )
 

@@ -28,8 +28,8 @@ from sage_plugins.errors import (
     ReplicaDiedError,
     ServiceStoppedError,
 )
-from sage_plugins.method_router import MethodRouter
-from sage_plugins.router import Router
+from sage_plugins.routing.method_limits import MethodRouter
+from sage_plugins.routing.router import Router
 from sage_plugins.testing.bundling_replica import BundlingReplica
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica, open_replica
 from sage_plugins.testing.simulation import Setting, Simulation, SimulationFailure

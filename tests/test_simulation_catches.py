@@ -12,9 +12,9 @@ from itertools import count
 
 import pytest
 
-from sage_plugins.lane import remove
-from sage_plugins.method_router import MethodRouter
-from sage_plugins.router import Router
+from sage_plugins.routing.lane import remove
+from sage_plugins.routing.method_limits import MethodRouter
+from sage_plugins.routing.router import Router
 from sage_plugins.testing.fake_replica import FakeReplica
 from sage_plugins.testing.simulation import Simulation, SimulationFailure
 

@@ -15,8 +15,8 @@ from collections import Counter
 
 import pytest
 
-from sage_plugins.method_router import MethodRouter
-from sage_plugins.router import Router
+from sage_plugins.routing.method_limits import MethodRouter
+from sage_plugins.routing.router import Router
 from sage_plugins.supervisor import CrashLoop, Start, Supervisor
 from sage_plugins.testing.simulation import SimulationFailure
 from sage_plugins.testing.supervised_simulation import SupervisedSimulation

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
         Target,
         WatchedReplica,
     )
-    from sage_plugins.lane import Lane
     from sage_plugins.replica_set import Member
-    from sage_plugins.router import Router
+    from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.router import Router
     from sage_plugins.values import ReplicaInfo, ReplicaSpec
 
 

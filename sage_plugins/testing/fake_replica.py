@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
     from sage_plugins.interfaces import Work
-    from sage_plugins.lane import Lane
-    from sage_plugins.router import Router
+    from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.router import Router
 
 __all__ = ["Act", "Behaviour", "FakeReplica", "ScriptedError", "calls_of", "open_replica"]
 

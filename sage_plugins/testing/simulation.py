@@ -40,7 +40,7 @@ import attrs
 
 from sage_plugins.call.call import CURRENT
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
-from sage_plugins.router import Router
+from sage_plugins.routing.router import Router
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica
 from sage_plugins.testing.simulation_rules import BrokenRuleError, Course, Place, SimulatedCall
 from sage_plugins.testing.simulation_setting import TICK, Setting

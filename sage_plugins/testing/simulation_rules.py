@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.batch import Batch
     from sage_plugins.interfaces import Balancer, Work
-    from sage_plugins.lane import Lane
-    from sage_plugins.router import Router
+    from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.router import Router
     from sage_plugins.values import MethodPlan
 
 __all__ = ["BrokenRuleError", "Course", "Place", "SimulatedCall"]

@@ -24,12 +24,12 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.bundle import Bundle
 from sage_plugins.call import deadlock
 from sage_plugins.call.call import CURRENT
 from sage_plugins.errors import InvalidKeyError, OverloadedError, ReplicaDiedError, ServiceStoppedError
-from sage_plugins.fence import fenced_picker
-from sage_plugins.lane import Lane, remove
+from sage_plugins.routing.ahead import Bundle
+from sage_plugins.routing.lane import Lane, remove
+from sage_plugins.routing.picking import fenced_picker
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:

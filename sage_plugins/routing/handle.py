@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import CallOwner
     from sage_plugins.call.stream import AsyncServiceStream, ServiceStream, StreamCall
-    from sage_plugins.router import Router
+    from sage_plugins.routing.router import Router
     from sage_plugins.values import MethodPlan
 
 __all__ = ["Binding", "ServiceHandle"]

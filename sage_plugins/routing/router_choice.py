@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sage_plugins.router import Router
+from sage_plugins.routing.router import Router
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ __all__ = ["router_class"]
 def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
     """The class of the router for a service that serves *methods*."""
     if any(method.max_concurrency is not None or method.batch is not None for method in methods):
-        from sage_plugins.method_router import MethodRouter  # few services need it
+        from sage_plugins.routing.method_limits import MethodRouter  # few services need it
 
         return MethodRouter
     return Router

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Balancer, Candidate
-    from sage_plugins.lane import Lane
+    from sage_plugins.routing.lane import Lane
     from sage_plugins.service.call_key import KeyOf
 
 __all__ = ["fenced_picker"]

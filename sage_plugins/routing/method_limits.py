@@ -15,15 +15,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
-from sage_plugins.lane import remove
-from sage_plugins.router import Router
+from sage_plugins.routing.lane import remove
+from sage_plugins.routing.router import Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Candidate, Work
-    from sage_plugins.lane import Lane
+    from sage_plugins.routing.lane import Lane
     from sage_plugins.values import MethodPlan
 
 __all__ = ["LaneMethods", "MethodRouter"]
