@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from sage_plugins.errors import DeployError
-from sage_plugins.supervisor import MOST_STARTS, WINDOW_S, CrashLoop, Start, Supervisor
+from sage_plugins.resilience.restarts import MOST_STARTS, WINDOW_S, CrashLoop, Start, Supervisor
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:

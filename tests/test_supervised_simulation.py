@@ -15,9 +15,9 @@ from collections import Counter
 
 import pytest
 
+from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
-from sage_plugins.supervisor import CrashLoop, Start, Supervisor
 from sage_plugins.testing.simulation import SimulationFailure
 from sage_plugins.testing.supervised_simulation import SupervisedSimulation
 from sage_plugins.values import Outcome

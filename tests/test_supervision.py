@@ -19,7 +19,7 @@ from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.replica_set import Care
-from sage_plugins.supervisor import LONGEST_WAIT_S, MOST_STARTS, STEADY_S
+from sage_plugins.resilience.restarts import LONGEST_WAIT_S, MOST_STARTS, STEADY_S
 from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import Placed, Refused, Registration, ReplicaState
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from sage_plugins.supervisor import (
+from sage_plugins.resilience.restarts import (
     FIRST_WAIT_S,
     LONGEST_WAIT_S,
     MOST_STARTS,

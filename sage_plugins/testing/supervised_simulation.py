@@ -24,8 +24,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
+from sage_plugins.resilience.restarts import (
+    LONGEST_WAIT_S,
+    MOST_STARTS,
+    STEADY_S,
+    WINDOW_S,
+    CrashLoop,
+    Start,
+    Supervisor,
+)
 from sage_plugins.routing.router import Router
-from sage_plugins.supervisor import LONGEST_WAIT_S, MOST_STARTS, STEADY_S, WINDOW_S, CrashLoop, Start, Supervisor
 from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica
 from sage_plugins.testing.simulation import Simulation
 from sage_plugins.testing.simulation_rules import BrokenRuleError, Place, SimulatedCall

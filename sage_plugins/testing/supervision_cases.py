@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from sage_plugins import errors
-from sage_plugins.supervisor import LONGEST_WAIT_S, MOST_STARTS
+from sage_plugins.resilience.restarts import LONGEST_WAIT_S, MOST_STARTS
 from sage_plugins.testing.conformance import needs
 from sage_plugins.testing.probes import Checked, Fragile, LateHeir
 from sage_plugins.testing.service_conformance import Deployed, ServiceConformance

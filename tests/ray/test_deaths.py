@@ -18,7 +18,7 @@ import pytest
 from killing import is_gone, kill_replica
 from sage_deploy_ray import target as ray_target
 from sage_plugins import ServiceDeploymentConfig, ServiceFactory, ServiceTaskFactory, errors
-from sage_plugins.supervisor import LONGEST_WAIT_S
+from sage_plugins.resilience.restarts import LONGEST_WAIT_S
 from sage_plugins.testing.checkpoints import Switchboard
 from sage_plugins.testing.virtual_clock import VirtualClock
 from witness import History, Witness
