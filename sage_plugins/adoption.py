@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Target
-    from sage_plugins.kept import Kept
     from sage_plugins.plugins.registry import Registry
+    from sage_plugins.reach.kept import Kept
 
 __all__ = ["keeping_targets", "refuse_another"]
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Keeper, Target
-    from sage_plugins.listing import Neighbour
     from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.reach.listing import Neighbour
     from sage_plugins.routing.handle import Binding, ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.values import Event, Problem, ReplicaSpec
@@ -295,7 +295,7 @@ class Environment:
         watch_over(self)
         home = None
         if "reachable" in composition.target.registration.capabilities:
-            from sage_plugins.publication import Home  # services of this process need nothing of it
+            from sage_plugins.reach.publication import Home  # services of this process need nothing of it
 
             home = Home(self.id, self.name, self._known)
         task = ServiceTask(composition, self.service, self._clock, self._on_event, home=home)
@@ -307,7 +307,7 @@ class Environment:
 
     def _known(self) -> dict[str, Neighbour]:
         """What replicas in other processes are told of the services that there are."""
-        from sage_plugins.listing import Neighbour
+        from sage_plugins.reach.listing import Neighbour
 
         with self._lock:
             configs = {name: task.composition.config for name, task in self._tasks.items()}
@@ -604,7 +604,7 @@ class Environment:
 
     def _find_elsewhere(self, name: str, keepers: Sequence[tuple[Target, Keeper]]) -> ServiceHandle:
         """A handle to a service of an environment of this name that another process has deployed."""
-        from sage_plugins.guest import look_up
+        from sage_plugins.reach.guest import look_up
 
         handle = None
         for target, keeper in keepers:
@@ -616,7 +616,7 @@ class Environment:
 
     def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
         """What a pickled handle consists of; the service need not be deployed."""
-        from sage_plugins.guest import revive
+        from sage_plugins.reach.guest import revive
 
         task = self.task(name)
         directory = task.directory

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.kept import Kept
-    from sage_plugins.listing import Found, ListedReplica, Listing, Neighbour
+    from sage_plugins.reach.kept import Kept
+    from sage_plugins.reach.listing import Found, ListedReplica, Listing, Neighbour
     from sage_plugins.values import (
         Event,
         Limits,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Directory, Keeper, Replica, Target
-    from sage_plugins.kept import Kept
-    from sage_plugins.publication import Publication
+    from sage_plugins.reach.kept import Kept
+    from sage_plugins.reach.publication import Publication
     from sage_plugins.replacement import Replacer
     from sage_plugins.routing.lane import Lane
     from sage_plugins.routing.router import Router

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Balancer, Directory, WatchedReplica
-    from sage_plugins.kept import Kept
     from sage_plugins.metrics import ServiceMetrics
-    from sage_plugins.publication import Home, Publication
+    from sage_plugins.reach.kept import Kept
+    from sage_plugins.reach.publication import Home, Publication
     from sage_plugins.replica_set import Member, Report
     from sage_plugins.values import Event
 
@@ -139,7 +139,10 @@ class ServiceTask:
         self.handle = ServiceHandle(composition.name, self.bind)
 
     def _publish_in(self, home: Home) -> Publication:
-        from sage_plugins.publication import Changeable, Publication  # services of this process need nothing of it
+        from sage_plugins.reach.publication import (  # services of this process need nothing of it
+            Changeable,
+            Publication,
+        )
 
         publication = Publication(
             home,

@@ -21,8 +21,8 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.clock import SYSTEM
-from sage_plugins.guest import Guest, ServiceFinder
 from sage_plugins.plugins.registry import Registry
+from sage_plugins.reach.guest import Guest, ServiceFinder
 
 
 class Service:
@@ -395,7 +395,8 @@ FORKED = """
     import os, sys, threading, warnings
     sys.path.insert(0, {support!r})
     import memory_directory, sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading
-    from sage_plugins import Environment, ServiceDeploymentConfig, guest
+    from sage_plugins import Environment, ServiceDeploymentConfig
+    from sage_plugins.reach import guest
     from sage_plugins.errors import ForkedRuntimeError
     from sage_plugins.plugins.registry import Registry
     warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of every fork beside threads

@@ -52,20 +52,11 @@ LAYERS = {
         "schema",
         "settings",
     },
-    5: {
-        "dictionary_call",
-        "guest",
-        "publication",
-        "replacement",
-        "replica_set",
-        "service_monitor",
-        "task",
-        "task_statistics",
-    },
+    5: {"dictionary_call", "reach", "replacement", "replica_set", "service_monitor", "task", "task_statistics"},
     4: {"process_end", "resilience", "routing", "watchers"},
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
-    1: {"call", "config", "control_groups", "kept", "listing", "metrics", "option_docs", "values"},
+    1: {"call", "config", "control_groups", "metrics", "option_docs", "values"},
     0: {"bounded_file", "clock", "errors", "findings", "texts", "whole_file"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}

@@ -10,7 +10,7 @@ from sage_deploy_ray import shipping
 from sage_deploy_ray.remote_replica import RemoteReplica
 from sage_plugins import hookimpl
 from sage_plugins.errors import DeployError
-from sage_plugins.kept import Kept, KeptReplica
+from sage_plugins.reach.kept import Kept, KeptReplica
 from sage_plugins.values import Registration
 
 

@@ -8,7 +8,7 @@ import weakref
 from loop_target import Line, LoopTarget, LoopTransport
 from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
 from sage_plugins import hookimpl
-from sage_plugins.listing import Found
+from sage_plugins.reach.listing import Found
 from sage_plugins.values import Registration
 
 

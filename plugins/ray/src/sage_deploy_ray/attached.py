@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sage_deploy_ray.transport import Couriers
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
-    from sage_plugins.listing import ListedReplica
+    from sage_plugins.reach.listing import ListedReplica
 
 __all__ = ["attach"]
 

@@ -21,7 +21,7 @@ from sage_deploy_ray.directory_keeper import keeper
 from sage_deploy_ray.lease import Lease
 from sage_deploy_ray.registry_actor import REGISTRY
 from sage_plugins.errors import DeployError
-from sage_plugins.kept import Kept, KeptReplica
+from sage_plugins.reach.kept import Kept, KeptReplica
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -16,7 +16,7 @@ from uuid import uuid4
 from sage_deploy_ray import cluster, parcel, versions
 from sage_deploy_ray.registry_actor import REGISTRY
 from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
-from sage_plugins.listing import Found
+from sage_plugins.reach.listing import Found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sage_deploy_ray.versions import Spoken
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
-    from sage_plugins.listing import ListedReplica, Listing, Neighbour
+    from sage_plugins.reach.listing import ListedReplica, Listing, Neighbour
 
 __all__ = ["RayDirectory", "revive"]
 

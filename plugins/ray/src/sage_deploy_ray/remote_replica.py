@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sage_deploy_ray.protocol import Notice
     from sage_plugins.clock import Clock, Timer
     from sage_plugins.interfaces import ReplicaEvents, Work
-    from sage_plugins.listing import ListedReplica
+    from sage_plugins.reach.listing import ListedReplica
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Exchange", "Receiver", "RemoteReplica", "Stopped", "Transport"]

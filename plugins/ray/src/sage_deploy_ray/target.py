@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sage_deploy_ray.transport import Couriers, RayTransport
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
-    from sage_plugins.kept import KeptReplica
+    from sage_plugins.reach.kept import KeptReplica
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["RayTarget"]

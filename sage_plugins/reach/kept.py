@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.listing import Listing
+    from sage_plugins.reach.listing import Listing
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Kept", "KeptReplica"]

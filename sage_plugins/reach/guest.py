@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import Directory, Entrance, Work
-    from sage_plugins.listing import Found, ListedReplica, Listing, Neighbour
+    from sage_plugins.reach.listing import Found, ListedReplica, Listing, Neighbour
     from sage_plugins.routing.handle import Binding, ServiceHandle
     from sage_plugins.routing.lane import Lane
     from sage_plugins.routing.router import Router

@@ -7,15 +7,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_plugins.guest import ServiceFinder
-from sage_plugins.listing import ListedReplica, Listing
+from sage_plugins.reach.guest import ServiceFinder
+from sage_plugins.reach.listing import ListedReplica, Listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Directory
-    from sage_plugins.listing import Neighbour
+    from sage_plugins.reach.listing import Neighbour
     from sage_plugins.routing.router import Router
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice
