@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # type checkers know it by its name; importing typing wou
 if TYPE_CHECKING:
     from sage_plugins import errors
     from sage_plugins.config.service_config import DeploymentTarget, ServiceDeploymentConfig, ThreadingStrategy
+    from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.environment import Environment
     from sage_plugins.factory import ServiceTaskFactory
     from sage_plugins.hookspecs import hookimpl
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from sage_plugins.service.factory import ServiceContext, ServiceFactory
     from sage_plugins.service.methods import batch_of, idempotent
     from sage_plugins.service_monitor import ServiceMonitor
-    from sage_plugins.task import ServiceTask
 
     __version__: str
 
@@ -52,7 +52,7 @@ _HOMES = {
     "ServiceHandle": "routing.handle",
     "ServiceMetrics": "metrics",
     "ServiceMonitor": "service_monitor",
-    "ServiceTask": "task",
+    "ServiceTask": "deployment.task",
     "ServiceTaskFactory": "factory",
     "ThreadingStrategy": "config.service_config",
     "batch_of": "service.methods",

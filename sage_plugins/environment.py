@@ -12,6 +12,7 @@ from sage_plugins.call.call import current_call
 from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config.service_config import ServiceDeploymentConfig, field_problems, plain
+from sage_plugins.deployment.task import ServiceTask
 from sage_plugins.errors import (
     CallError,
     ConfigError,
@@ -23,7 +24,6 @@ from sage_plugins.errors import (
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.process_end import forget, forked_error, watch_over
 from sage_plugins.service.factory import ServiceFactory
-from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.clock import SYSTEM
 from sage_plugins.composition import compose
 from sage_plugins.config.service_config import ServiceDeploymentConfig
+from sage_plugins.deployment.task import ServiceTask
 from sage_plugins.errors import ServiceNotFoundError
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.task import ServiceTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable

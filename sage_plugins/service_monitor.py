@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Timer
     from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.metrics import ServiceMetrics
-    from sage_plugins.task import ServiceTask
 
 __all__ = ["Reading", "ServiceMonitor"]
 

@@ -52,8 +52,8 @@ LAYERS = {
         "schema",
         "settings",
     },
-    5: {"dictionary_call", "reach", "replacement", "replica_set", "service_monitor", "task", "task_statistics"},
-    4: {"process_end", "resilience", "routing", "watchers"},
+    5: {"deployment", "reach", "service_monitor"},
+    4: {"process_end", "resilience", "routing"},
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
     1: {"call", "config", "control_groups", "metrics", "option_docs", "values"},
@@ -267,7 +267,7 @@ OFFERED = {"Environment": "environment", "hookimpl": "hookspecs"}
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("call", "from sage_plugins.task import ServiceTask", "call:1 (layer 1) imports task (5)"),
+        ("call", "from sage_plugins.deployment.task import ServiceTask", "call:1 (layer 1) imports task (5)"),
         ("call", "def f():\n    from sage_plugins import routing", "call:2 (layer 1) imports routing (4)"),
         ("call", "from .plan import Plan", "call:1 (layer 1) imports plan (6)"),
         ("call", "from sage_plugins import Environment", "call:1 (layer 1) imports environment (7)"),
@@ -360,8 +360,9 @@ LATE = {
     "config.shorthand",
     "config.strict_types",
     "config.units",
+    "deployment.requests",
+    "deployment.statistics",
     "deployment_file",
-    "dictionary_call",
     "factory",
     "field_docs",
     "host.instance_access",
@@ -372,7 +373,6 @@ LATE = {
     "service.callers",
     "service.runtime_errors",
     "settings",
-    "task_statistics",
 }
 
 

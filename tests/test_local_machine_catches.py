@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from local_machine.machine import LocalMachine
 from sage_plugins.call.call import Call
-from sage_plugins.replica_set import Member, ReplicaSet
+from sage_plugins.deployment.replica_set import Member, ReplicaSet
 from sage_plugins.routing.router import Router
 
 #: The first failure will do: neither shrunk nor explained.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import CallOwner
     from sage_plugins.clock import Clock
+    from sage_plugins.deployment.replica_set import Member
     from sage_plugins.host.host import Host
     from sage_plugins.interfaces import (
         Balancer,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
         Target,
         WatchedReplica,
     )
-    from sage_plugins.replica_set import Member
     from sage_plugins.routing.lane import Lane
     from sage_plugins.routing.router import Router
     from sage_plugins.values import ReplicaInfo, ReplicaSpec

@@ -8,7 +8,7 @@ from contextvars import copy_context
 from threading import Thread
 from typing import Any
 
-from sage_plugins.task import ServiceTask
+from sage_plugins.deployment.task import ServiceTask
 
 __all__ = ["ActorWrapper"]
 

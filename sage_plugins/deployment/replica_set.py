@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
+    from sage_plugins.deployment.monitors import Watchers
+    from sage_plugins.deployment.succession import Replacer
     from sage_plugins.interfaces import Directory, Keeper, Replica, Target
     from sage_plugins.reach.kept import Kept
     from sage_plugins.reach.publication import Publication
-    from sage_plugins.replacement import Replacer
     from sage_plugins.routing.lane import Lane
     from sage_plugins.routing.router import Router
     from sage_plugins.values import Placed, ReplicaSpec
-    from sage_plugins.watchers import Watchers
 
 __all__ = ["Care", "Member", "ReplicaSet", "Report"]
 
@@ -590,7 +590,7 @@ class ReplicaSet:
         if member.state is not ReplicaState.FAILED and not unhealthy:
             return []
         if self._replacer is None:
-            from sage_plugins.replacement import Replacer  # most services never need it
+            from sage_plugins.deployment.succession import Replacer  # most services never need it
 
             self._replacer = Replacer(self, self._composition.config, self.clock, self._spawn)
         return self._replacer.ended(member)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock, Timer
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.replica_set import Member, ReplicaSet, Report
+    from sage_plugins.deployment.replica_set import Member, ReplicaSet, Report
 
 __all__ = ["Replacer"]
 

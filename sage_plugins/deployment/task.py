@@ -9,15 +9,15 @@ from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.call.call import current_call
+from sage_plugins.deployment.monitors import Watchers
+from sage_plugins.deployment.replica_set import ReplicaSet
 from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.process_end import rest
-from sage_plugins.replica_set import ReplicaSet
 from sage_plugins.routing.handle import Binding, ServiceHandle
 from sage_plugins.routing.router_choice import router_class
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import Choice, ReplicaState
-from sage_plugins.watchers import Watchers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.composition import Composition
+    from sage_plugins.deployment.replica_set import Member, Report
     from sage_plugins.interfaces import Balancer, Directory, WatchedReplica
     from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.reach.kept import Kept
     from sage_plugins.reach.publication import Home, Publication
-    from sage_plugins.replica_set import Member, Report
     from sage_plugins.values import Event
 
 __all__ = ["ServiceTask"]
@@ -765,7 +765,7 @@ class ServiceTask:
 
         Replicas in other processes are asked, as for `status`.
         """
-        from sage_plugins.task_statistics import statistics
+        from sage_plugins.deployment.statistics import statistics
 
         status = self.status()
         is_remote = "in_process" not in self.composition.target.registration.capabilities
@@ -841,7 +841,7 @@ class ServiceTask:
         Raises:
             ConfigError: *request* has no `response_queue` with `put`.
         """
-        from sage_plugins.dictionary_call import start
+        from sage_plugins.deployment.requests import start
 
         start(request, self.handle, self.clock, self.service_name)
 

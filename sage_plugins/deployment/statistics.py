@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sage_plugins.task import ServiceTask
+    from sage_plugins.deployment.task import ServiceTask
 
 __all__ = ["statistics"]
 
