@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.environment_options import environment_options
 from sage_plugins.errors import ConfigError, DeployError
+from sage_plugins.planning.environment_options import environment_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Target
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
     from sage_plugins.reach.kept import Kept
 
@@ -57,7 +57,7 @@ def refuse_another(composition: Composition, kept: Kept) -> None:
         DeployError: It is configured otherwise.
     """
     from sage_plugins.config.origins import ARGUMENT
-    from sage_plugins.plan import changes, comparable, describe
+    from sage_plugins.planning.plan import changes, comparable, describe
 
     before = composition._replace(factory=kept.spec.factory, config=kept.spec.config)
     old, new = (comparable(describe(each, lambda _: ARGUMENT)) for each in (before, composition))

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.call.call import current_call
-from sage_plugins.catalogue import Catalogue
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config.service_config import ServiceDeploymentConfig, field_problems, plain
 from sage_plugins.deployment.task import ServiceTask
@@ -21,6 +20,7 @@ from sage_plugins.errors import (
     ServiceStoppedError,
     UnknownPluginError,
 )
+from sage_plugins.planning.catalogue import Catalogue
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.process_end import forget, forked_error, watch_over
 from sage_plugins.service.factory import ServiceFactory
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sage_plugins.clock import Clock
-    from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Keeper, Target
-    from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.planning.composition import Composition
+    from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.reach.listing import Neighbour
     from sage_plugins.routing.handle import Binding, ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
@@ -365,7 +365,7 @@ class Environment:
             PlanError, ConfigError, UnknownPluginError: As `deploy` would.
             PluginError: A plugin fails to explain itself, or to say where replicas go.
         """
-        from sage_plugins.plan import DeploymentPlan, ServicePlan, plan_service
+        from sage_plugins.planning.plan import DeploymentPlan, ServicePlan, plan_service
 
         catalogue = self._catalogue.snapshot()
         names = catalogue.names
@@ -397,7 +397,7 @@ class Environment:
         Secrets and constructor's arguments are in it by a digest only.
         """
         from sage_plugins.config.origins import ARGUMENT
-        from sage_plugins.plan import comparable, describe
+        from sage_plugins.planning.plan import comparable, describe
 
         with self._lock:
             tasks = {name: task for name, task in self._tasks.items() if task.state not in _AT_REST}

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.clock import SYSTEM
-from sage_plugins.composition import compose
 from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.deployment.task import ServiceTask
 from sage_plugins.errors import ServiceNotFoundError
+from sage_plugins.planning.composition import compose
 from sage_plugins.plugins.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.clock import Clock
-    from sage_plugins.composition import Composition
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.service.factory import ServiceContext
 
 __all__ = ["ServiceTaskFactory"]

@@ -22,7 +22,7 @@ from sage_plugins.whole_file import write_whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.planning.plan import DeploymentPlan
 
 __all__ = ["SavedPlan", "check_fresh", "read_plan", "save_plan"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sage_plugins import Environment, errors
-from sage_plugins.plan import comparable
 from sage_plugins.plan_file import check_fresh, read_plan, save_plan
+from sage_plugins.planning.plan import comparable
 
 FILE = "services: {kv: {class: 'builtins:dict', timeout: ${T:-5}}}"
 

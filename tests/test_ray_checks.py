@@ -15,9 +15,9 @@ from deployment_files import GOOD, surroundings
 from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
 from sage_deploy_ray.selection import AnyNode, NamedNodes, labelled_nodes, selector_for
 from sage_plugins import Environment, ServiceDeploymentConfig
-from sage_plugins.choices import check_config
 from sage_plugins.config.structure import structure
-from sage_plugins.environment_options import NO_OPTIONS
+from sage_plugins.planning.choices import check_config
+from sage_plugins.planning.environment_options import NO_OPTIONS
 from sage_plugins.plugin_imports import HEAVY
 from sage_plugins.plugins.registry import Registry
 

@@ -8,7 +8,7 @@ from sage.runtime import LocalEnvironment  # pyright: ignore[reportMissingTypeSt
 
 from sage_deploy_sage import DeployEnvironment, attach
 from sage_plugins import Environment, ServiceDeploymentConfig, ServiceFactory, ServiceHandle
-from sage_plugins.plan import DeploymentPlan
+from sage_plugins.planning.plan import DeploymentPlan
 
 
 class KV:

@@ -9,7 +9,7 @@ import click
 from sage_plugins.cli.output import coloured, printable, write
 
 if TYPE_CHECKING:
-    from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.planning.plan import DeploymentPlan
 
 __all__ = ["show_plan"]
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from sage_plugins.environment import Environment
-    from sage_plugins.plan import DeploymentPlan
     from sage_plugins.plan_file import SavedPlan
+    from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.values import Event
 
     Note = Callable[[], None]

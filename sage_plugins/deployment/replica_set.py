@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.composition import Composition
     from sage_plugins.deployment.monitors import Watchers
     from sage_plugins.deployment.succession import Replacer
     from sage_plugins.interfaces import Directory, Keeper, Replica, Target
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.reach.kept import Kept
     from sage_plugins.reach.publication import Publication
     from sage_plugins.routing.lane import Lane

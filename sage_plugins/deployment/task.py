@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.composition import Composition
     from sage_plugins.deployment.replica_set import Member, Report
     from sage_plugins.interfaces import Balancer, Directory, WatchedReplica
     from sage_plugins.metrics import ServiceMetrics
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.reach.kept import Kept
     from sage_plugins.reach.publication import Home, Publication
     from sage_plugins.values import Event

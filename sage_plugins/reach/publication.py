@@ -13,8 +13,8 @@ from sage_plugins.reach.listing import ListedReplica, Listing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_plugins.composition import Composition
     from sage_plugins.interfaces import Directory
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.reach.listing import Neighbour
     from sage_plugins.routing.router import Router
     from sage_plugins.service.call_key import KeyOf

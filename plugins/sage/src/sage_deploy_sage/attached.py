@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sage_plugins import ServiceDeploymentConfig, ServiceFactory, ServiceHandle
-    from sage_plugins.plan import DeploymentPlan
+    from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
 
 __all__ = ["DeployEnvironment", "attach"]

@@ -9,8 +9,8 @@ import attrs
 from sage_plugins.config.cross_rules import NOT_YET, cross_problems
 from sage_plugins.config.service_config import fields
 from sage_plugins.config.structure import structure
-from sage_plugins.environment_options import NO_OPTIONS, environment_options
 from sage_plugins.errors import PlanError, PluginError, UnknownPluginError, text_of
+from sage_plugins.planning.environment_options import NO_OPTIONS, environment_options
 from sage_plugins.values import Choice, Problem
 
 if TYPE_CHECKING:

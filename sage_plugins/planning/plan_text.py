@@ -10,8 +10,8 @@ from sage_plugins.deployment_file.problems import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sage_plugins.plan import Decision, DeploymentPlan, ReplicaPlan, ServicePlan
-    from sage_plugins.settings import Setting
+    from sage_plugins.planning.plan import Decision, DeploymentPlan, ReplicaPlan, ServicePlan
+    from sage_plugins.planning.settings import Setting
 
 __all__ = ["plan_text"]
 

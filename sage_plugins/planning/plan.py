@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_type_hints
 import attrs
 
 from sage_plugins.errors import PluginError, text_of
-from sage_plugins.settings import Setting, settings_of
+from sage_plugins.planning.settings import Setting, settings_of
 from sage_plugins.values import Explanation, Placed, Problem, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sage_plugins.composition import Composition
     from sage_plugins.config.origins import Origin
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = [
@@ -188,7 +188,7 @@ class DeploymentPlan:
         Args:
             all_settings: Show the settings that have their defaults, too.
         """
-        from sage_plugins.plan_text import plan_text  # imported here: programs do without it
+        from sage_plugins.planning.plan_text import plan_text  # imported here: programs do without it
 
         return plan_text(self, all_settings=all_settings)
 

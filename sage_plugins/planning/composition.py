@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
-from sage_plugins.choices import NO_HEALTH_CHECK, Finder, choose, refuse_errors
-from sage_plugins.environment_options import NO_OPTIONS
 from sage_plugins.errors import PluginError, text_of
+from sage_plugins.planning.choices import NO_HEALTH_CHECK, Finder, choose, refuse_errors
+from sage_plugins.planning.environment_options import NO_OPTIONS
 from sage_plugins.service.factory import own_factory
 from sage_plugins.service.methods import method_plans
 from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec

@@ -5,19 +5,19 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sage_plugins.composition import compose
 from sage_plugins.config.service_config import ServiceDeploymentConfig, fields
-from sage_plugins.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
+from sage_plugins.planning.composition import compose
+from sage_plugins.planning.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.service.factory import ServiceFactory
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sage_plugins.composition import Composition
     from sage_plugins.config.origins import Origin
     from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
 
 __all__ = ["Catalogue"]
@@ -216,7 +216,7 @@ class Catalogue:
         unknown: UnknownPluginError | None = None
         try:
             if factory is None:
-                from sage_plugins.choices import check_config
+                from sage_plugins.planning.choices import check_config
 
                 wrong += check_config(name, said.config, registry, environment)
             else:
@@ -273,7 +273,7 @@ class Catalogue:
         Raises:
             PluginError: A plugin breaks its contract.
         """
-        from sage_plugins.choices import check_config
+        from sage_plugins.planning.choices import check_config
 
         with self._lock:
             names = list(dict.fromkeys([*self._factories, *self._entries]))

@@ -16,7 +16,7 @@ from sage_plugins.config.service_config import fields, plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sage_plugins.composition import Composition
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.values import Choice, EnvironmentOptions
 
 __all__ = ["Setting", "settings_of"]
