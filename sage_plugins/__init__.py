@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sage_plugins import errors
     from sage_plugins.config.service_config import DeploymentTarget, ServiceDeploymentConfig, ThreadingStrategy
     from sage_plugins.deployment.task import ServiceTask
-    from sage_plugins.environment import Environment
+    from sage_plugins.environment.environment import Environment
     from sage_plugins.factory import ServiceTaskFactory
     from sage_plugins.hookspecs import hookimpl
     from sage_plugins.metrics import ServiceMetrics
@@ -45,7 +45,7 @@ __all__ = [
 
 _HOMES = {
     "DeploymentTarget": "config.service_config",
-    "Environment": "environment",
+    "Environment": "environment.environment",
     "ServiceContext": "service.factory",
     "ServiceDeploymentConfig": "config.service_config",
     "ServiceFactory": "service.factory",

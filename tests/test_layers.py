@@ -34,7 +34,6 @@ CORE = ROOT / "sage_plugins"
 LAYERS = {
     7: {"__main__", "cli", "compat", "environment"},
     6: {
-        "adoption",
         "deployment_file",
         "doctor",
         "factory",
@@ -288,7 +287,7 @@ def test_checker_finds_faults_of_the_core(module, source, fault):
     [
         "from sage_plugins.errors import CallError",
         "from sage_plugins.config.service_config import ServiceDeploymentConfig",
-        "import typing\nif typing.TYPE_CHECKING:\n    from sage_plugins.environment import Environment",
+        "import typing\nif typing.TYPE_CHECKING:\n    from sage_plugins.environment.environment import Environment",
         "import asyncio.events, sage",
     ],
 )
@@ -325,7 +324,7 @@ def test_checker_lets_good_imports_of_plugins_pass():
 def test_checker_sees_what_an_adapter_may_import():
     """What the package offers, and of the higher layers nothing else."""
     good = "from sage_plugins import Environment"
-    bad = "from sage_plugins.environment import Environment\nfrom sage_plugins import unheard_of"
+    bad = "from sage_plugins.environment.environment import Environment\nfrom sage_plugins import unheard_of"
 
     assert faults_of_plugin("sage_deploy_sage", good, OFFERED, "sage_deploy_sage") == []
     assert len(faults_of_plugin("sage_deploy_sage", bad, OFFERED, "sage_deploy_sage")) == 2

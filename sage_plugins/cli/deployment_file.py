@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sage_plugins.environment import Environment
+    from sage_plugins.environment.environment import Environment
     from sage_plugins.values import Event
 
 __all__ = ["FILE", "PROFILE", "environment_of"]
@@ -44,7 +44,7 @@ def environment_of(
     Raises:
         ConfigError: The file has problems.
     """
-    from sage_plugins.environment import Environment
+    from sage_plugins.environment.environment import Environment
 
     env = Environment(file.stem, on_event=on_event)
     env.load_service_deployment_config(file, profile=profile)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from sage_plugins.environment import Environment
+    from sage_plugins.environment.environment import Environment
     from sage_plugins.plan_file import SavedPlan
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.values import Event

@@ -300,7 +300,7 @@ class Environment:
             home = Home(self.id, self.name, self._known)
         task = ServiceTask(composition, self.service, self._clock, self._on_event, home=home)
         if home is not None:
-            from sage_plugins.adoption import refuse_another
+            from sage_plugins.environment.adoption import refuse_another
 
             task.adopt_if = partial(refuse_another, composition)
         return task
@@ -501,7 +501,7 @@ class Environment:
 
     def _keepers(self) -> list[tuple[Target, Keeper]]:
         """What is kept of services of this environment, with the targets that it must not outlive."""
-        from sage_plugins.adoption import keeping_targets
+        from sage_plugins.environment.adoption import keeping_targets
 
         found = []
         for target in keeping_targets(self.registry, self._catalogue.environment_options):
