@@ -12,16 +12,16 @@ TYPE_CHECKING = False  # type checkers know it by its name; importing typing wou
 
 if TYPE_CHECKING:
     from sage_plugins import errors
+    from sage_plugins.compat.service_monitor import ServiceMonitor
+    from sage_plugins.compat.task_factory import ServiceTaskFactory
     from sage_plugins.config.service_config import DeploymentTarget, ServiceDeploymentConfig, ThreadingStrategy
     from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.environment.environment import Environment
-    from sage_plugins.factory import ServiceTaskFactory
     from sage_plugins.hookspecs import hookimpl
     from sage_plugins.metrics import ServiceMetrics
     from sage_plugins.routing.handle import ServiceHandle
     from sage_plugins.service.factory import ServiceContext, ServiceFactory
     from sage_plugins.service.methods import batch_of, idempotent
-    from sage_plugins.service_monitor import ServiceMonitor
 
     __version__: str
 
@@ -51,9 +51,9 @@ _HOMES = {
     "ServiceFactory": "service.factory",
     "ServiceHandle": "routing.handle",
     "ServiceMetrics": "metrics",
-    "ServiceMonitor": "service_monitor",
+    "ServiceMonitor": "compat.service_monitor",
     "ServiceTask": "deployment.task",
-    "ServiceTaskFactory": "factory",
+    "ServiceTaskFactory": "compat.task_factory",
     "ThreadingStrategy": "config.service_config",
     "batch_of": "service.methods",
     "hookimpl": "hookspecs",

@@ -32,11 +32,11 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "sage_plugins"
 
 LAYERS = {
+    8: {"compat"},
     7: {"__main__", "cli", "compat", "environment"},
     6: {
         "deployment_file",
         "doctor",
-        "factory",
         "field_docs",
         "plan_file",
         "planning",
@@ -45,7 +45,7 @@ LAYERS = {
         "run_record",
         "schema",
     },
-    5: {"deployment", "reach", "service_monitor"},
+    5: {"deployment", "reach"},
     4: {"process_end", "resilience", "routing"},
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
@@ -350,6 +350,7 @@ def test_start_imports_nothing_heavy(code):
 #: What is for files, plans, options, errors and SAGE's ways, and waits until somebody comes with one of these.
 LATE = {
     "compat",
+    "compat.task_factory",
     "config.origins",
     "config.secrets",
     "config.shorthand",
@@ -358,7 +359,6 @@ LATE = {
     "deployment.requests",
     "deployment.statistics",
     "deployment_file",
-    "factory",
     "field_docs",
     "host.instance_access",
     "option_docs",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
+from sage_plugins.compat.task_factory import ServiceTaskFactory
 from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.deployment.task import ServiceTask
 from sage_plugins.errors import ConfigError
-from sage_plugins.factory import ServiceTaskFactory
 
 if TYPE_CHECKING:
     from sage_plugins.service.factory import ServiceContext
