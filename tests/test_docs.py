@@ -159,7 +159,7 @@ def test_hook_reference_has_every_hook():
 def undocumented() -> Iterator[str]:
     """Hooks, interfaces and values, and their members, that have no docstring."""
     yield from (hook.name for hook in hook_reference.hooks() if not hook.doc)
-    for path in (hook_reference.INTERFACES, hook_reference.VALUES):
+    for path in (*hook_reference.INTERFACES, hook_reference.VALUES):
         for each in hook_reference.described(path):
             if not each.doc:
                 yield each.name
@@ -178,15 +178,16 @@ def test_every_hook_and_member_of_an_interface_has_a_docstring():
     ("old", "new", "missing"),
     [
         ('    """The replica\'s id, such as `"kv#0"`."""\n', "", "Seat.name"),
-        ("def close(self) -> None:", "def open(self) -> None: ...\n\n    def close(self) -> None:", "Target.open"),
+        ("def place(self, specs", "def open(self) -> None: ...\n\n    def place(self, specs", "Target.open"),
     ],
 )
 def test_member_without_docstring_is_found(old, new, missing, tmp_path, monkeypatch):
-    text = hook_reference.INTERFACES.read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in hook_reference.INTERFACES)
     assert old in text
-    changed = tmp_path / "interfaces.py"
-    changed.write_text(text.replace(old, new, 1), encoding="utf-8")
-    monkeypatch.setattr(hook_reference, "INTERFACES", changed)
+    for path in hook_reference.INTERFACES:
+        changed = path.read_text(encoding="utf-8").replace(old, new, 1)
+        (tmp_path / path.name).write_text(changed, encoding="utf-8")
+    monkeypatch.setattr(hook_reference, "INTERFACES", [tmp_path / path.name for path in hook_reference.INTERFACES])
 
     assert list(undocumented()) == [missing]
     assert hook_reference.updated(text_of("hooks.md")) != text_of("hooks.md")

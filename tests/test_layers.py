@@ -231,7 +231,6 @@ def test_modules_of_a_package_import_each_other_in_one_direction(package):
         for found in imports(source, parent):
             if not found.typing_only:
                 graph[name] |= {found.module, f"{found.module}.{found.name}"} & (sources.keys() - {name})
-    assert package == "resilience" or any(graph.values())
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -264,7 +263,7 @@ OFFERED = {"Environment": "environment", "hookimpl": "hookspecs"}
     [
         ("call", "from sage_plugins.deployment.task import ServiceTask", "call:1 (layer 1) imports deployment (5)"),
         ("call", "def f():\n    from sage_plugins import routing", "call:2 (layer 1) imports routing (4)"),
-        ("call", "from .plan import Plan", "call:1 (layer 1) imports plan (6)"),
+        ("call", "from .planning import plan", "call:1 (layer 1) imports planning (6)"),
         ("call", "from sage_plugins import Environment", "call:1 (layer 1) imports environment (7)"),
         ("call", "import importlib\nimportlib.import_module('sage_plugins.cli')", "call:2 (layer 1) imports cli (7)"),
         ("call", "import sage_plugins", "call:1 imports the package"),

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "hooks.md"
 HOOKS = ROOT / "sage_plugins" / "hookspecs.py"
-INTERFACES = ROOT / "sage_plugins" / "interfaces.py"
+INTERFACES = tuple(
+    ROOT / "sage_plugins" / "interfaces" / f"{name}.py"
+    for name in ("strategies", "targets", "reach", "balancers", "monitors")
+)
 VALUES = ROOT / "sage_plugins" / "values.py"
 #: Where what plugins of each kind can declare stands, as mappings from the capability to what it promises.
 CAPABILITIES = {
@@ -212,9 +215,9 @@ def reference() -> str:
     parts = [START, _NOTE, "## The hooks"]
     for hook in hooks():
         parts += [f"### `{hook.name}`", f"`{hook.signature}`", _markdown(hook.doc)]
-    for title, path in (("## The interfaces", INTERFACES), ("## The values", VALUES)):
+    for title, paths in (("## The interfaces", INTERFACES), ("## The values", (VALUES,))):
         parts.append(title)
-        for each in described(path):
+        for each in (each for path in paths for each in described(path)):
             parts += [f"### `{each.name}`", _markdown(each.doc), *_listed(each.members)]
     parts += ["## The capabilities", *(_table(who, capabilities(*where)) for who, where in CAPABILITIES.items())]
     return "\n\n".join([*parts, END])

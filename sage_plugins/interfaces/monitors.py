@@ -1,0 +1,120 @@
+"""Who watches: the monitor, its recorders, and the service as it sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces.targets import ControlOp
+    from sage_plugins.values import (
+        Event,
+        ReplicaInfo,
+        ReplicaState,
+    )
+
+
+__all__ = ["Monitor", "Recorder", "WatchedReplica", "WatchedService"]
+
+
+class Recorder(Protocol):
+    """Counts the calls of one replica; lives in the replica's process."""
+
+    def writer(self) -> Callable[[int, int, float, float], None]:
+        """
+        A `record(method, outcome, wait_s, run_s)` for one worker, which never uses it from two threads at once.
+
+        It runs before the caller is released, so it must be quick. On the calling side it is told of calls that were
+        given up: with the time that they waited if they never started, else with the whole time since the call as
+        *run_s*, because how much of it they waited is known only where they run.
+        """
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """What was counted: picklable; read without stopping the workers, so it may lag by a call."""
+
+
+class WatchedReplica(Protocol):
+    """A replica as monitors see it."""
+
+    @property
+    def id(self) -> str:
+        """Such as `"kv#0"`."""
+
+    @property
+    def state(self) -> ReplicaState:
+        """Where it is in its life; only replicas that are `ready`, `unready` or `unhealthy` can be checked."""
+
+    @property
+    def slots(self) -> int:
+        """Calls at once, at most."""
+
+    @property
+    def abandoned(self) -> int:
+        """Slots held by calls whose callers have given up; may lag by a call."""
+
+    def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
+        """As `Replica.control`; whoever asks may wait for ever if the replica hangs, so ask on a thread of your own."""
+
+    def mark(self, state: ReplicaState, reason: str) -> None:
+        """
+        Say that the replica is `unhealthy`, `unready`, or `ready` again, and why.
+
+        One that is not ready gets no new calls as long as there is one that is; what it runs goes on. Does nothing for
+        a replica that is starting or leaving. Any thread, but not while holding a lock that `Monitor.event` takes.
+        """
+
+
+class WatchedService(Protocol):
+    """A service as monitors see it; all of it may be used from any thread."""
+
+    @property
+    def name(self) -> str:
+        """Name of the service."""
+
+    @property
+    def config(self) -> Any:
+        """Its `ServiceDeploymentConfig`."""
+
+    @property
+    def clock(self) -> Clock:
+        """For timers and time-outs."""
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        """Names of the life-cycle hooks that the service's class has, such as `"check_health"`."""
+
+    def replicas(self) -> Sequence[WatchedReplica]:
+        """Those that there are now; an object stands for the same replica for as long as that lives."""
+
+    def on_given_up(self, look: Callable[[], None]) -> None:
+        """Have *look* called whenever a caller has given up a call, which may still run; any thread, must not block."""
+
+
+class Monitor(Protocol):
+    """
+    Watches a service: one object on the calling side, and one in each replica's process.
+
+    It may also have two methods that are used if they are there:
+
+    * `attach(service: WatchedService) -> None`, called once on the calling side, before the service starts, lets it
+      look at the replicas by itself.
+    * `merge(snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]` gives one snapshot for several. With it, what
+      replicas have counted is kept when they leave; without it, their counts leave with them.
+    """
+
+    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
+        """A recorder for one replica, or for the calling side; None if this monitor counts no calls."""
+
+    def refused(self, method: int, reason: str, /) -> None:
+        """A call was not accepted; *reason* is `"overloaded"` or `"stopped"`. Calling side, any thread."""
+
+    def event(self, event: Event) -> None:
+        """Something was decided. Calling side, any thread; must not block."""
+
+    def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What `get_service_status` shows, merged from the recorders' snapshots."""
+
+    def close(self) -> None:
+        """The service stopped. Idempotent."""
