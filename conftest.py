@@ -5,9 +5,9 @@ import gc
 import pytest
 
 # Before anything imports from it: a module that is already imported keeps its bare asserts.
-pytest.register_assert_rewrite("sage_plugins.testing")
+pytest.register_assert_rewrite("sage_deploy_testing")
 
-pytest_plugins = ["pytester", "sage_plugins.testing.leak_guard"]
+pytest_plugins = ["pytester", "sage_deploy_testing.tools.leak_guard"]
 
 
 def pytest_collection_finish() -> None:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from rounds import interleave
 from table import goal, rounds_asked, show
 
-from sage_plugins.deployment_file.nodes import MAX_BYTES
+from sage_deploy_files.reading.nodes import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _READ = """
 import sys
-from sage_plugins.deployment_file import read
+from sage_deploy_files import read
 from sage_plugins.errors import ConfigError
 try:
     read(sys.argv[1])
@@ -52,7 +52,7 @@ def _files() -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> float:
-    from sage_plugins.deployment_file import read
+    from sage_deploy_files import read
     from sage_plugins.errors import ConfigError
 
     start = time.perf_counter()

@@ -28,7 +28,7 @@ with Environment() as env:
     env.service("echo").echo(1)
 """
 _CLICK = "import click"
-_HELP = "from sage_plugins.cli import main; main(['--help'])"
+_HELP = "from sage_deploy_cli.main import main; main(['--help'])"
 _LATE = ("asyncio", "ray", "cattrs", "click", "psutil", "yaml", "numpy")
 
 

@@ -1,5 +1,5 @@
 """
-Time, injected: the real clock here, a virtual one in `sage_plugins.testing`.
+Time, injected: the real clock here, a virtual one in `sage_deploy_testing`.
 
 Deadlines are readings of `Clock.monotonic`, so a changed wall clock cannot move them. Everything that waits for a
 moment asks the clock for a timer, so a test can run hours of it in virtual time.

@@ -92,6 +92,22 @@ def sage_register_monitors() -> list[Registration]:  # type: ignore[empty-body]
 
 
 @hookspec
+def sage_register_readers() -> list[Registration]:  # type: ignore[empty-body]
+    """
+    Offer readers of deployment files. Called once per registry, when it is first looked at.
+
+    Return a registration for each ID; `create(None)` makes an `interfaces.Reader`.
+
+    Example:
+        ```python
+        @hookimpl
+        def sage_register_readers():
+            return [Registration("toml", create_reader, "Reads services from a TOML file")]
+        ```
+    """
+
+
+@hookspec
 def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:  # type: ignore[empty-body]
     """
     Offer checks for `sage-deploy doctor`. Called once per registry, when it is first looked at.

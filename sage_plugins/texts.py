@@ -1,4 +1,4 @@
-"""The nearest spelling of a mistyped name, for the messages that say "did you mean"."""
+"""Texts for messages: the nearest spelling of a mistyped name, and a foreign text on one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["did_you_mean"]
+__all__ = ["did_you_mean", "one_line"]
 
 #: Longer words are no typing mistakes, and the comparison's cost grows with the square of the length.
 _LONGEST = 80
@@ -22,3 +22,10 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
     by_folded = {candidate.casefold(): candidate for candidate in candidates}
     near = difflib.get_close_matches(word.casefold().replace("-", "_"), by_folded, n=1, cutoff=0.6)
     return by_folded[near[0]] if near else None
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """Text from a file or a path as part of one line of a message: no line breaks, no control characters."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
+    return text if len(text) <= most else f"{text[:most]}..."

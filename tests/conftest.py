@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sage_deploy_testing.tools import leak_guard
 from sage_plugins import Environment, ServiceDeploymentConfig
-from sage_plugins.testing import leak_guard
 from sage_threads import SageThreads
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_testing.cases.adoption_cases import AdoptionCases
+from sage_deploy_testing.tools.checkpoints import Switchboard
 from sage_plugins import ServiceDeploymentConfig
 from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.reach import publication
-from sage_plugins.testing.adoption_cases import AdoptionCases
-from sage_plugins.testing.checkpoints import Switchboard
 
 
 def registry(plugin):

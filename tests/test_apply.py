@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.clock import SYSTEM
-from sage_plugins.testing.virtual_clock import VirtualClock
 
 MODULE = """\
 class Echo:

@@ -14,8 +14,9 @@ import sys
 import pytest
 
 import deployment_files
-from sage_plugins.deployment_file import FileProblem, nodes, reader, syntax
-from sage_plugins.deployment_file.nodes import MAX_NODES
+from sage_deploy_files import FileProblem
+from sage_deploy_files.reading import nodes, reader, syntax
+from sage_deploy_files.reading.nodes import MAX_NODES
 from sage_plugins.errors import ConfigError
 
 KEPT = deployment_files.names(deployment_files.BAD)
@@ -104,7 +105,7 @@ PROGRAM = """\
 import pathlib
 import resource
 
-from sage_plugins.deployment_file import read
+from sage_deploy_files import read
 from sage_plugins.errors import ConfigError
 
 resource.setrlimit(resource.RLIMIT_AS, (512 * 1024 * 1024,) * 2)

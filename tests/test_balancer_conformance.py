@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_plugins.testing.balancer_conformance import BalancerConformance
+from sage_deploy_testing.suites.balancer_conformance import BalancerConformance
 
 
 class TestRoundRobin(BalancerConformance):

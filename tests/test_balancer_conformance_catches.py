@@ -13,11 +13,11 @@ import pytest
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_testing.cases.replica_cases import ReplicaCases
+from sage_deploy_testing.doubles.fake_candidate import FakeCandidate
+from sage_deploy_testing.suites.balancer_conformance import BALANCER_CAPABILITIES, BalancerConformance
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.testing.balancer_conformance import BALANCER_CAPABILITIES, BalancerConformance
-from sage_plugins.testing.fake_candidate import FakeCandidate
-from sage_plugins.testing.replica_cases import ReplicaCases
 from sage_plugins.values import Registration
 
 ROOT = Path(__file__).parent.parent

@@ -18,8 +18,8 @@ from sage_deploy_balancers.consistent_hash import ConsistentHash
 from sage_deploy_balancers.options import ConsistentHashOptions, RandomOptions
 from sage_deploy_balancers.random_choice import PowerOfTwo, RandomChoice
 from sage_deploy_balancers.stable_hash import hash_key, positions
+from sage_deploy_testing.doubles.fake_candidate import FakeCandidate, candidates
 from sage_plugins import errors
-from sage_plugins.testing.fake_candidate import FakeCandidate, candidates
 
 PATIENCE = 20.0
 KEYS = [f"key-{number}" for number in range(2000)]

@@ -12,9 +12,9 @@ import click
 import pytest
 
 from command_line import PATIENCE, SCRIPT, register, sage_deploy, surroundings
-from sage_plugins import cli
-from sage_plugins.cli.exit_codes import ExitCode
-from sage_plugins.plugin_imports import HEAVY
+from sage_deploy_cli import main as cli
+from sage_deploy_cli.exit_codes import ExitCode
+from sage_deploy_cli.machine.plugin_imports import HEAVY
 from terminal import Terminal
 from things import deployment, write_things
 
@@ -111,23 +111,22 @@ def test_list_of_commands_says_what_each_says_itself():
     ("arguments", "needed"),
     [
         (["--help"], set()),
-        (["up", "--help"], {"up", "deployment_file"}),
-        (["plugins", "--help"], {"plugins", "findings"}),
+        (["up", "--help"], {"commands", "commands.up", "environment_of"}),
+        (["plugins", "--help"], {"commands", "commands.plugins", "findings"}),
     ],
 )
 def test_help_imports_nothing_but_click_and_the_command(arguments, needed):
     """No plugin, no library of ours, nothing heavy: the time of `--help` is that of click."""
-    program = "import sys; from sage_plugins.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    program = (
+        "import sys; from sage_deploy_cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run(
         [sys.executable, "-I", "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     modules = set(done.stderr.split())
-    ours = {name.removeprefix("sage_plugins.cli.") for name in modules if name.startswith("sage_plugins.cli.")}
-    assert ours == {"exit_codes", "lazy_group", "output", "suggesting_group", *needed}
-    assert {name for name in modules if name.startswith("sage_")} - {f"sage_plugins.cli.{name}" for name in ours} == {
-        "sage_plugins",
-        "sage_plugins.cli",
-    }
+    ours = {name.removeprefix("sage_deploy_cli.") for name in modules if name.startswith("sage_deploy_cli.")}
+    assert ours == {"exit_codes", "lazy_group", "main", "output", "suggesting_group", *needed}
+    assert not any(name.startswith(("sage_plugins", "sage_deploy_files")) for name in modules)
     assert not modules & (HEAVY - {"click"} | {"attr", "concurrent.futures", "importlib.metadata", "json", "pluggy"})
 
 

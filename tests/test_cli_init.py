@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from command_line import ROOT, sage_deploy
-from sage_plugins.cli.init import starter_files
+from sage_deploy_cli.commands.init import starter_files
 
 FILES = ["service_deployment.schema.json", "service_deployment.yaml", "services.py"]
 
@@ -121,11 +121,11 @@ def test_wheel_holds_the_files(tmp_path):
     """What is built from the sources has all that `init` writes."""
     from hatchling.builders.wheel import WheelBuilder
 
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    (wheel,) = WheelBuilder(str(ROOT / "plugins" / "cli")).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
         texts = {name: text for name, text in starter_files().items() if name != FILES[0]}  # that is made anew
         for name, text in texts.items():
-            assert archive.read(f"sage_plugins/cli/starter/{name}").decode() == text
+            assert archive.read(f"sage_deploy_cli/starter/{name}").decode() == text
 
 
 def test_schema_that_it_writes_takes_the_file_beside_it(tmp_path):

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from command_line import installed, register, sage_deploy
-from sage_plugins.plugin_check import Inspection
+from sage_deploy_cli.machine.plugin_check import Inspection
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
 from sage_plugins.values import Problem, Registration
 
@@ -132,7 +132,7 @@ def test_check_finds_nothing_wrong_with_good_plugins(tmp_path):
     path = installed(tmp_path, "acme-strategies", "acme-balancers")
     done = sage_deploy("plugins", "check", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout == "8 plugins, 19 IDs: all in order\n"
+    assert done.stdout == "11 plugins, 20 IDs: all in order\n"
 
 
 def test_check_names_who_does_not_load_and_who_collides(tmp_path):

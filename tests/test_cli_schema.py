@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sage_deploy_files.describing.schema.document import deployment_schema
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.schema.document import deployment_schema
 
 PATIENCE = 50
 

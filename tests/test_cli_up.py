@@ -11,8 +11,8 @@ from textwrap import dedent
 import pytest
 
 from command_line import PATIENCE, ROOT, SCRIPT, sage_deploy
-from sage_plugins.cli import up
-from sage_plugins.cli.signal_wait import signals_wake
+from sage_deploy_cli.commands import up
+from sage_deploy_cli.signal_wait import signals_wake
 from things import deployment, write_things
 
 EXAMPLE = ROOT / "examples" / "stdlib_search" / "service_deployment.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from command_line import sage_deploy
-from sage_plugins.deployment_file.reader import read
+from sage_deploy_files.reading.reader import read
 from things import deployment, write_things
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import attrs
 import pytest
 
+from sage_deploy_files.reading.entries import file_problem
+from sage_deploy_files.reading.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR
+from sage_deploy_files.reading.reader import FileProblem, Position, read
 from sage_plugins.config.service_config import ServiceDeploymentConfig, field_problems, fields, plain
-from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR
-from sage_plugins.deployment_file.reader import FileProblem, Position, entry_config, file_problem, read
 from sage_plugins.errors import ConfigError
 from sage_plugins.values import Problem
 
@@ -93,7 +94,7 @@ class TestGoodFiles:
     def test_the_requests_own_file_loads_unchanged(self, load):
         file = load(REQUEST)
         assert list(file.services) == ["kv_service", "llm_service", "memory_service"]
-        assert entry_config(file.services["kv_service"]) == ServiceDeploymentConfig(
+        assert file.services["kv_service"].config() == ServiceDeploymentConfig(
             target="remote_specific",
             target_nodes=["node-storage-01", "node-storage-02"],
             threading_strategy="multi",
@@ -106,7 +107,7 @@ class TestGoodFiles:
             timeout=60.0,
             batch_size=10,
         )
-        assert entry_config(file.services["llm_service"]).gpu_count == 1
+        assert file.services["llm_service"].config().gpu_count == 1
         assert {problem.id for problem in file.warnings} == {"W03"}
 
     def test_groups_and_flat_fields_mix(self, load):
@@ -118,7 +119,7 @@ class TestGoodFiles:
         assert load("services: {kv: {}}").services["kv"].values == {}
 
     def test_a_service_without_contents_has_all_the_defaults(self, load):
-        assert entry_config(load("services:\n  kv:\n").services["kv"]) == ServiceDeploymentConfig()
+        assert load("services:\n  kv:\n").services["kv"].config() == ServiceDeploymentConfig()
 
     def test_every_field_can_be_written_in_its_group_and_flat(self, load):
         for name, info in fields().items():
@@ -651,7 +652,7 @@ class TestFileProblem:
 
 
 def test_the_module_loads_no_yaml_before_it_reads():
-    code = "import sys, sage_plugins.deployment_file.reader; print('yaml' in sys.modules)"
+    code = "import sys, sage_deploy_files.reading.reader; print('yaml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

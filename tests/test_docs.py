@@ -17,7 +17,8 @@ import pytest
 
 import sage_plugins
 from documentation_pages import DOCS, FENCE, ON_A_CLUSTER, PAGES, ROOT, Page, blocks, named_commands, working_folder
-from sage_plugins import cli, errors, hookspecs
+from sage_deploy_cli import main as cli
+from sage_plugins import errors, hookspecs
 from sage_plugins.config.service_config import fields
 
 if TYPE_CHECKING:

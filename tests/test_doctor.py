@@ -10,8 +10,9 @@ import tempfile
 import pytest
 
 from command_line import PATIENCE, SCRIPT, installed, register, sage_deploy, surroundings
-from sage_plugins import doctor, hookimpl
-from sage_plugins.control_groups import ControlGroups
+from sage_deploy_cli.machine import checks
+from sage_deploy_cli.machine.control_groups import ControlGroups
+from sage_plugins import hookimpl
 from sage_plugins.errors import PluginError
 from sage_plugins.findings import Finding
 from sage_plugins.plugins.registry import Registry
@@ -41,13 +42,13 @@ def test_everything_is_looked_at(tmp_path):
     assert done.returncode == 0, done.stdout
     *lines, empty, last = done.stdout.splitlines()
     looked_at = {line[8:].partition(":")[0] for line in lines if not line.startswith(" ")}
-    assert looked_at >= doctor.CHECKS.keys() - {"folders"} | {"working folder", "temporary folder"}
+    assert looked_at >= checks.CHECKS.keys() - {"folders"} | {"working folder", "temporary folder"}
     assert empty == ""
     assert last == "all is well" or last.endswith(("warning", "warnings"))
 
 
 def test_findings_that_are_not_ok_have_a_fix():
-    for finding in doctor.examine():
+    for finding in checks.examine():
         assert finding.found
         assert bool(finding.fix) == (finding.status != "ok"), finding
 
@@ -67,7 +68,7 @@ def test_few_threads_are_a_warning(tmp_path):
 def test_limits_do_not_apply_where_there_are_none(monkeypatch):
     """Windows has no module `resource`."""
     monkeypatch.setitem(sys.modules, "resource", None)
-    (finding,) = doctor.CHECKS["open files"]()
+    (finding,) = checks.CHECKS["open files"]()
     assert (finding.status, finding.found) == ("ok", "does not apply to this system")
 
 
@@ -127,16 +128,16 @@ def test_working_folder_that_is_gone_is_a_failure(tmp_path):
 
 def test_temporary_folder_that_takes_no_file_is_a_failure(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/proc")
-    finding = next(each for each in doctor.CHECKS["folders"]() if each.name == "temporary folder")
+    finding = next(each for each in checks.CHECKS["folders"]() if each.name == "temporary folder")
     assert finding.status == "failure"
     assert "TMPDIR" in finding.fix
 
 
 @pytest.mark.parametrize(("ahead", "words"), [(100.0, "-100 s between"), (-1e9, "s between")])
 def test_clock_that_differs_from_that_of_files_is_a_warning(ahead, words, monkeypatch):
-    real = doctor.time.time
-    monkeypatch.setattr(doctor.time, "time", lambda: real() + ahead)
-    (finding,) = doctor.CHECKS["clock"]()
+    real = checks.time.time
+    monkeypatch.setattr(checks.time, "time", lambda: real() + ahead)
+    (finding,) = checks.CHECKS["clock"]()
     assert finding.status == "warning"
     assert words in finding.found
 
@@ -145,8 +146,8 @@ def test_check_that_cannot_be_run_does_not_hide_the_others(monkeypatch):
     def check():
         raise RuntimeError("odd\nmachine")
 
-    monkeypatch.setitem(doctor.CHECKS, "memory", check)
-    found = {finding.name: finding for finding in doctor.examine()}
+    monkeypatch.setitem(checks.CHECKS, "memory", check)
+    found = {finding.name: finding for finding in checks.examine()}
     assert found["memory"].status == "warning"
     assert found["memory"].found == "could not be looked at: RuntimeError: odd machine"
     assert "encoding" in found
@@ -222,8 +223,8 @@ def test_limits_of_version_1_are_found(tmp_path):
 )
 def test_narrow_container_is_a_warning(name, files, words, tmp_path, monkeypatch):
     groups = machine(tmp_path, "0::/\n", **files)
-    monkeypatch.setattr(doctor, "ControlGroups", lambda: groups)
-    (finding,) = doctor.CHECKS[name]()
+    monkeypatch.setattr(checks, "ControlGroups", lambda: groups)
+    (finding,) = checks.CHECKS[name]()
     assert finding.status == "warning"
     assert finding.found.startswith(words)
 
@@ -239,7 +240,7 @@ def test_checks_of_plugins_are_run(monkeypatch):
     registry = Registry.of(Plugin())
     monkeypatch.setattr(Registry, "discover", lambda: registry)
 
-    *_, broken, found = doctor.examine()
+    *_, broken, found = checks.examine()
 
     assert (broken.name, broken.status) == ("plugin Plugin", "warning")
     assert "ZeroDivisionError" in broken.found

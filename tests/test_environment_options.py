@@ -8,19 +8,20 @@ import attrs
 import pytest
 
 import sage_deploy_balancers
+import sage_deploy_files
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_cli.machine.plugin_check import Inspection
+from sage_deploy_files import dump, read
+from sage_deploy_files.describing.field_docs import explain
+from sage_deploy_files.describing.schema.document import deployment_schema
 from sage_deploy_local.target import LocalTarget
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
-from sage_plugins.deployment_file import dump, read
-from sage_plugins.field_docs import explain
-from sage_plugins.plugin_check import Inspection
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.schema.document import deployment_schema
 from sage_plugins.values import EnvironmentOptions, Explanation, Problem, Registration
 
-FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+FIRST_PARTY = (sage_deploy_balancers, sage_deploy_files, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
 
 
 @attrs.frozen

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 import sage_deploy_threading
+from sage_deploy_files.describing.field_docs import explain
+from sage_deploy_files.reading import reader
 from sage_plugins import errors, hookimpl
 from sage_plugins.config.cross_rules import NOT_YET
 from sage_plugins.config.nested_keys import METHOD_FIELDS
 from sage_plugins.config.service_config import GROUPS, fields
-from sage_plugins.deployment_file import reader
-from sage_plugins.field_docs import explain
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration

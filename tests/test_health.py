@@ -11,10 +11,10 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import Registration
 
 PATIENCE = 20.0

@@ -5,11 +5,12 @@ The rules, for every import statement of the sources, also those inside function
 
 - A module of the core imports modules of lower layers, or of its own layer as long as that makes no circle.
 - An import under `if TYPE_CHECKING:` does not run and may point up: an error may name the values that it carries.
-- `sage_plugins.testing` imports what it likes; nothing in the core imports it, not even for its types.
+- The core imports no other distribution, not even for its types.
 - A plugin imports layers 0 to 3, public modules only, and nothing of another plugin. A name that `sage_plugins` itself
   offers counts as the module that it comes from.
 - A plugin that adapts another framework stands above the core, as its users do: it also imports what `sage_plugins`
   itself offers, whatever the layer.
+- `sage_deploy_cli` and `sage_deploy_testing` stand above the core and import any public module of it.
 - A new module of the core is put in the table below, or the test fails. A package is one module there; its own modules
   import each other in one direction.
 """
@@ -26,31 +27,21 @@ from typing import NamedTuple
 
 import pytest
 
-from sage_plugins.plugin_imports import HEAVY
+from sage_deploy_cli.machine.plugin_imports import HEAVY
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "sage_plugins"
 
 LAYERS = {
     8: {"compat"},
-    7: {"__main__", "cli", "compat", "environment"},
-    6: {
-        "deployment_file",
-        "doctor",
-        "field_docs",
-        "plan_file",
-        "planning",
-        "plugin_check",
-        "plugin_imports",
-        "run_record",
-        "schema",
-    },
+    7: {"environment"},
+    6: {"planning"},
     5: {"deployment", "reach"},
     4: {"process_end", "resilience", "routing"},
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
-    1: {"call", "config", "control_groups", "metrics", "option_docs", "values"},
-    0: {"bounded_file", "clock", "errors", "findings", "texts", "whole_file"},
+    1: {"call", "config", "metrics", "values"},
+    0: {"clock", "errors", "findings", "texts"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
@@ -59,6 +50,10 @@ PLUGINS_SEE = 3
 ALSO_SEEN = {"reach"}
 #: Plugins that adapt another framework.
 ADAPTERS = {"sage_deploy_sage"}
+#: Distributions that stand above the core, as its users do.
+ABOVE = {"sage_deploy_cli", "sage_deploy_testing"}
+#: Distributions that others are built on, by who may import them.
+LIBRARIES = {"sage_deploy_cli": {"sage_deploy_files"}}
 
 
 class Import(NamedTuple):
@@ -139,11 +134,9 @@ def faults_of_core(module: str, source: str, offered: dict[str, str], package: s
             if found.module.startswith("sage_deploy"):
                 faults.append(f"{module}:{found.line} imports the plugin {found.module}")
             continue
-        if imported == "testing":
-            faults.append(f"{module}:{found.line} imports the test kit")
-        elif found.typing_only:
+        if found.typing_only:
             continue
-        elif imported == "__init__":
+        if imported == "__init__":
             faults.append(f"{module}:{found.line} imports the package, whose names come from every layer")
         elif imported not in LAYER:
             faults.append(f"{module}:{found.line} imports {imported}, which is in no layer")
@@ -157,16 +150,15 @@ def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: st
     faults = []
     for found in imports(source, package):
         where = f"{package}:{found.line}"
-        if found.module.startswith("sage_deploy") and found.module.partition(".")[0] != own:
+        other = found.module.partition(".")[0]
+        if other.startswith("sage_deploy") and other not in LIBRARIES.get(own, set()) | {own}:
             faults.append(f"{where} imports another plugin: {found.module}")
         imported = core_module(found, offered)
         if imported is None:
             continue
         if imported.startswith("_") or (found.name or "").startswith("_"):
             faults.append(f"{where} imports the private {found.module}.{found.name}")
-        elif imported == "testing":
-            faults.append(f"{where} imports the test kit")
-        elif own in ADAPTERS and found.module == "sage_plugins" and found.name in offered:
+        elif own in ABOVE or (own in ADAPTERS and found.module == "sage_plugins" and found.name in offered):
             continue
         elif not found.typing_only and LAYER.get(imported, 99) > PLUGINS_SEE and imported not in ALSO_SEEN:
             faults.append(f"{where} imports {imported}, above layer {PLUGINS_SEE}")
@@ -190,11 +182,11 @@ def offered() -> dict[str, str]:
 
 
 def core_sources() -> list[tuple[str, str, str]]:
-    """Every module of the core but the package itself, whose names are looked up on demand, and the test kit."""
+    """Every module of the core but the package itself, whose names are looked up on demand."""
     return [
         (name.split(".")[1], package, source)
         for name, package, source in modules_of(CORE, ROOT)
-        if name != "sage_plugins" and not name.startswith("sage_plugins.testing")
+        if name != "sage_plugins"
     ]
 
 
@@ -219,7 +211,7 @@ def test_core_imports_make_no_circle(offered):
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
-PACKAGES = sorted(path.parent.name for path in CORE.glob("*/__init__.py") if path.parent.name != "testing")
+PACKAGES = sorted(path.parent.name for path in CORE.glob("*/__init__.py"))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -237,11 +229,11 @@ def test_modules_of_a_package_import_each_other_in_one_direction(package):
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
-def test_package_offers_its_names_without_the_test_kit():
-    """`sage_plugins` itself imports no plugin and not the test kit."""
+def test_package_offers_its_names_without_other_distributions():
+    """`sage_plugins` itself imports no other distribution."""
     init = CORE / "__init__.py"
     for found in imports(init.read_text(encoding="utf-8"), "sage_plugins"):
-        assert not found.module.startswith(("sage_plugins.testing", "sage_deploy")), f"line {found.line}"
+        assert not found.module.startswith("sage_deploy"), f"line {found.line}"
 
 
 def test_plugins_import_the_public_lower_layers(offered):
@@ -265,11 +257,15 @@ OFFERED = {"Environment": "environment", "hookimpl": "hookspecs"}
         ("call", "def f():\n    from sage_plugins import routing", "call:2 (layer 1) imports routing (4)"),
         ("call", "from .planning import plan", "call:1 (layer 1) imports planning (6)"),
         ("call", "from sage_plugins import Environment", "call:1 (layer 1) imports environment (7)"),
-        ("call", "import importlib\nimportlib.import_module('sage_plugins.cli')", "call:2 (layer 1) imports cli (7)"),
+        (
+            "call",
+            "import importlib\nimportlib.import_module('sage_plugins.compat')",
+            "call:2 (layer 1) imports compat (8)",
+        ),
         ("call", "import sage_plugins", "call:1 imports the package"),
-        ("call", "from sage_plugins.testing import doubles", "call:1 imports the test kit"),
-        ("call", "if TYPE_CHECKING:\n    from sage_plugins.testing import doubles", "call:2 imports the test kit"),
-        ("call", "if TYPE_CHECKING:\n    pass\nelse:\n    from sage_plugins.cli import main", "call:4 (layer 1)"),
+        ("call", "from sage_deploy_testing import doubles", "call:1 imports the plugin sage_deploy_testing"),
+        ("call", "if TYPE_CHECKING:\n    from sage_deploy_testing import doubles", "call:2 imports the plugin"),
+        ("call", "if TYPE_CHECKING:\n    pass\nelse:\n    from sage_plugins.compat import tasks", "call:4 (layer 1)"),
         ("call", "import sage_deploy_local", "call:1 imports the plugin sage_deploy_local"),
         ("call", "from sage_plugins.novelty import x", "call:1 imports novelty, which is in no layer"),
         ("novelty", "", "novelty is in no layer"),
@@ -302,7 +298,7 @@ def test_checker_lets_good_imports_of_the_core_pass(source):
         ("from sage_plugins import Environment", "imports environment, above layer 3"),
         ("from sage_plugins import unheard_of", "imports unheard_of, above layer 3"),
         ("from sage_plugins.host.host import _private", "imports the private sage_plugins.host.host._private"),
-        ("from sage_plugins.testing import doubles", "imports the test kit"),
+        ("from sage_deploy_testing import doubles", "imports another plugin: sage_deploy_testing"),
         ("def create():\n    import sage_deploy_ray.target", "imports another plugin: sage_deploy_ray.target"),
     ],
 )
@@ -357,13 +353,9 @@ LATE = {
     "config.units",
     "deployment.requests",
     "deployment.statistics",
-    "deployment_file",
-    "field_docs",
     "host.instance_access",
-    "option_docs",
     "planning.plan",
     "planning.settings",
-    "schema",
     "service.call_key",
     "service.callers",
     "service.runtime_errors",
@@ -387,3 +379,4 @@ import json; print(json.dumps(sorted(sys.modules)))
     assert HEAVY.isdisjoint(modules)
     assert {name.partition(".")[0] for name in LATE} <= set(LAYER)
     assert {f"sage_plugins.{name}" for name in LATE}.isdisjoint(modules)
+    assert not any(name.startswith(("sage_deploy_files.", "sage_deploy_cli.")) for name in modules)

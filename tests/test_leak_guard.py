@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_plugins.testing.leak_guard import Resources
+from sage_deploy_testing.tools.leak_guard import Resources
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the platform does not list descriptors")
 
@@ -17,7 +17,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the 
 LEAKING = """
     import asyncio, os, socket, subprocess, sys, threading
     import pytest
-    from sage_plugins.testing import leak_guard
+    from sage_deploy_testing.tools import leak_guard
 
     leak_guard.GRACE_S = 0.1
     kept = []
@@ -129,7 +129,9 @@ CLEAN = """
 
 def run(pytester: pytest.Pytester, source: str) -> pytest.RunResult:
     pytester.makepyfile(test_inner=source)
-    return pytester.runpytest_subprocess("-p", "sage_plugins.testing.leak_guard", "-p", "no:cacheprovider", "-v", "-ra")
+    return pytester.runpytest_subprocess(
+        "-p", "sage_deploy_testing.tools.leak_guard", "-p", "no:cacheprovider", "-v", "-ra"
+    )
 
 
 @needs_proc

@@ -6,11 +6,11 @@ from math import inf
 
 import pytest
 
+from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, open_replica
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins.call.call import Call
 from sage_plugins.errors import OverloadedError
 from sage_plugins.routing.method_limits import MethodRouter
-from sage_plugins.testing.fake_replica import Act, Behaviour, open_replica
-from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan, Outcome
 
 FREE = MethodPlan(0, "free", MethodKind.SYNC, idempotent=False, timeout=inf)

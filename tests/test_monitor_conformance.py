@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_plugins.testing.monitor_conformance import MonitorConformance
+from sage_deploy_testing.suites.monitor_conformance import MonitorConformance
 
 
 class TestMetrics(MonitorConformance):

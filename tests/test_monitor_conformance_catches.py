@@ -13,10 +13,10 @@ import pytest
 import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_threading
+from sage_deploy_testing.suites.monitor_conformance import MONITOR_CAPABILITIES, MonitorConformance
+from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.testing.monitor_conformance import MONITOR_CAPABILITIES, MonitorConformance
-from sage_plugins.testing.service_conformance import ServiceConformance
 from sage_plugins.values import Outcome, Registration
 
 

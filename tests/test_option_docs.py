@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import attrs
 import pytest
 
+from sage_deploy_files.describing.option_docs import attribute_docs, option_docs
 from sage_plugins.config.structure import structure
-from sage_plugins.option_docs import attribute_docs, option_docs
 from sage_plugins.plugins.registry import Registry
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
+from sage_deploy_files.describing.schema.options import OptionsSchemas
 from sage_plugins.config.structure import structure
-from sage_plugins.schema.options import OptionsSchemas
 
 
 class Colour(enum.StrEnum):
@@ -276,8 +276,8 @@ def test_default_null_is_said_but_not_filled_in():
 def test_options_with_a_unit_take_the_spellings_that_structure_takes():
     from jsonschema import Draft202012Validator
 
+    from sage_deploy_files.describing.schema.document import deployment_schema
     from sage_plugins.plugins.registry import Registry
-    from sage_plugins.schema.document import deployment_schema
 
     validator = Draft202012Validator(deployment_schema(Registry.discover()))
     for value, good in (("2m", True), (5, True), ("5x", False), ("${IDLE}", True), (0, False)):

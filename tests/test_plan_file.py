@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sage_deploy_cli.runs.plan_file import check_fresh, read_plan, save_plan
 from sage_plugins import Environment, errors
-from sage_plugins.plan_file import check_fresh, read_plan, save_plan
 from sage_plugins.planning.plan import comparable
 
 FILE = "services: {kv: {class: 'builtins:dict', timeout: ${T:-5}}}"
@@ -146,6 +146,6 @@ def test_a_plan_of_thousands_of_services_can_be_executed(tmp_path, plan_of):
 
 
 def test_a_plan_that_would_be_too_large_to_execute_is_not_written(tmp_path, plan_of, monkeypatch):
-    monkeypatch.setattr("sage_plugins.plan_file._MAX_BYTES", 100)
+    monkeypatch.setattr("sage_deploy_cli.runs.plan_file._MAX_BYTES", 100)
     with pytest.raises(OSError, match="`up` takes 100 at most"):
         save_plan(tmp_path / "large.plan", plan_of(), plan_of.path, None)

@@ -12,13 +12,13 @@ import sage_deploy_monitors
 import sage_deploy_ray
 import sage_deploy_threading
 from deployment_files import GOOD, surroundings
+from sage_deploy_cli.machine.plugin_imports import HEAVY
 from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
 from sage_deploy_ray.selection import AnyNode, NamedNodes, labelled_nodes, selector_for
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.config.structure import structure
 from sage_plugins.planning.choices import check_config
 from sage_plugins.planning.environment_options import NO_OPTIONS
-from sage_plugins.plugin_imports import HEAVY
 from sage_plugins.plugins.registry import Registry
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_ray, sage_deploy_threading)

@@ -16,13 +16,13 @@ import sage_deploy_threading
 from sage_deploy_ray import parcel, protocol
 from sage_deploy_ray.protocol import Letter
 from sage_deploy_ray.remote_replica import RemoteReplica
+from sage_deploy_testing.suites.probes import Probe
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call, closed_lock
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.testing.probes import Probe
 from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan, Outcome
 from strategies_in_turn import StrategiesInTurn
 

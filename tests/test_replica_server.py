@@ -16,10 +16,10 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_ray import failure, mailbox, parcel, protocol, serving
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import Outcome
 
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 import deployment_files
 from generated_files import expected, files
+from sage_deploy_files import dump, read
 from sage_plugins.config.service_config import GROUPS, plain
-from sage_plugins.deployment_file import dump, entry_config, read
 
 GOOD = deployment_files.names(deployment_files.GOOD)
 
@@ -76,7 +76,7 @@ def test_a_good_file_comes_to_what_stands_beside_it(name):
         expected = Path(name).with_suffix(".txt").read_text(encoding="utf-8")
         assert deployment_files.outcome(name) == expected
         for entry in read(name, profile=deployment_files.profile_of(Path(name))).services.values():
-            entry_config(entry)
+            entry.config()
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -102,7 +102,7 @@ def round_trip(folder, case, profile):
     assert {name: said(entry) for name, entry in file.services.items()} == expected(document, profile)
     assert plain(file.options) == document["options"]
     for entry in file.services.values():
-        entry_config(entry)
+        entry.config()
     check(file, folder)
 
 

@@ -40,13 +40,13 @@ import sage_plugins.call.call
 import sage_plugins.routing.ahead
 import sage_plugins.routing.method_limits
 import sage_plugins.routing.router
+from sage_deploy_testing.doubles.bundling_replica import PATIENCE_S, BundlingReplica
+from sage_deploy_testing.doubles.fake_replica import Act, Behaviour
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins.call.call import Call
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
-from sage_plugins.testing.bundling_replica import PATIENCE_S, BundlingReplica
-from sage_plugins.testing.fake_replica import Act, Behaviour
-from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan
 
 ONE = os.environ.get("SAGE_INTERLEAVING")

@@ -18,6 +18,10 @@ from math import inf
 
 import pytest
 
+from sage_deploy_testing.doubles.bundling_replica import BundlingReplica
+from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, FakeReplica, open_replica
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
+from sage_deploy_testing.simulation.simulation import Setting, Simulation, SimulationFailure
 from sage_plugins.call.call import Call
 from sage_plugins.errors import (
     CallCancelledError,
@@ -30,10 +34,6 @@ from sage_plugins.errors import (
 )
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
-from sage_plugins.testing.bundling_replica import BundlingReplica
-from sage_plugins.testing.fake_replica import Act, Behaviour, FakeReplica, open_replica
-from sage_plugins.testing.simulation import Setting, Simulation, SimulationFailure
-from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
 
 CHUNK = 50
@@ -70,7 +70,7 @@ else:
 
     @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
     def test_seeds_keep_the_rules(first):
-        """Whatever callers and replicas do, the router keeps its rules: see sage_plugins.testing.simulation."""
+        """Whatever callers and replicas do, the router keeps the rules of `simulation_rules`."""
         for seed in range(first, min(first + CHUNK, SEEDS)):
             play(seed)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_plugins.run_record import RunRecord, find_run
+from sage_deploy_cli.runs.run_record import RunRecord, find_run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
 
@@ -31,7 +31,7 @@ def runner(file):
     program = f"""
         import sys
         from pathlib import Path
-        from sage_plugins.run_record import RunRecord
+        from sage_deploy_cli.runs.run_record import RunRecord
 
         record = RunRecord.take(Path({str(file)!r}), "busy")
         record.note({{"kv": {{"timeout": 5.0}}}})

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 import sage_plugins.compat
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import (
     Environment,
     ServiceContext,
@@ -30,7 +31,6 @@ from sage_plugins.compat import (
     ThreadPoolRayServiceTask,
     ThreadPoolServiceTask,
 )
-from sage_plugins.testing.virtual_clock import VirtualClock
 
 PATIENCE = 20.0
 

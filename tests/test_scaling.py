@@ -1,7 +1,7 @@
 """
 Changing what runs while it runs: more replicas, fewer, new ones, another balancer; and a service that drains.
 
-What holds for every strategy and target alike stands in `sage_plugins.testing.change_cases`.
+What holds for every strategy and target alike stands in `sage_deploy_testing.cases.change_cases`.
 """
 
 from __future__ import annotations

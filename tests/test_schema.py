@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
+from sage_deploy_files.describing.schema.document import deployment_schema
+from sage_deploy_files.reading import reader
+from sage_deploy_files.reading.nodes import read_nodes
 from sage_plugins.config.service_config import GROUPS, fields
 from sage_plugins.config.units import without_units
-from sage_plugins.deployment_file import reader
-from sage_plugins.deployment_file.nodes import read_nodes
 from sage_plugins.errors import ConfigError
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.schema.document import deployment_schema
 from sage_plugins.values import Registration
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import ServiceDeploymentConfig, ServiceMetrics, ServiceMonitor
-from sage_plugins.testing.virtual_clock import VirtualClock
 
 
 class Echo:

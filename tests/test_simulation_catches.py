@@ -12,11 +12,11 @@ from itertools import count
 
 import pytest
 
+from sage_deploy_testing.doubles.fake_replica import FakeReplica
+from sage_deploy_testing.simulation.simulation import Simulation, SimulationFailure
 from sage_plugins.routing.lane import remove
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
-from sage_plugins.testing.fake_replica import FakeReplica
-from sage_plugins.testing.simulation import Simulation, SimulationFailure
 
 #: Most faults show in the first ten seeds.
 SEEDS = 200

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sage_deploy_testing import StrategyConformance
 from sage_plugins import errors
-from sage_plugins.testing import StrategyConformance
 
 
 class TestSingle(StrategyConformance):

@@ -17,12 +17,12 @@ import pytest
 import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
+from sage_deploy_testing import StrategyConformance
+from sage_deploy_testing.suites.probes import Living, ProbeError
 from sage_plugins import hookimpl
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.testing import StrategyConformance
-from sage_plugins.testing.probes import Living, ProbeError
 from sage_plugins.values import Registration, RunnerStats
 
 if TYPE_CHECKING:

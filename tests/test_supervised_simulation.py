@@ -15,11 +15,11 @@ from collections import Counter
 
 import pytest
 
+from sage_deploy_testing.simulation.simulation import SimulationFailure
+from sage_deploy_testing.simulation.supervised_simulation import SupervisedSimulation
 from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
-from sage_plugins.testing.simulation import SimulationFailure
-from sage_plugins.testing.supervised_simulation import SupervisedSimulation
 from sage_plugins.values import Outcome
 
 CHUNK = 50
@@ -44,7 +44,7 @@ def play(seed, **parts):
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 class TestSeeds:
-    """See sage_plugins.testing.supervised_simulation for the rules."""
+    """See sage_deploy_testing.simulation.supervised_simulation for the rules."""
 
     if ONE_SEED is not None:
 

@@ -15,12 +15,12 @@ import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.deployment.replica_set import Care
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.resilience.restarts import LONGEST_WAIT_S, MOST_STARTS, STEADY_S
-from sage_plugins.testing.virtual_clock import VirtualClock
 from sage_plugins.values import Placed, Refused, Registration, ReplicaState
 
 STARTUP_S = 1000.0

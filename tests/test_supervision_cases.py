@@ -8,9 +8,9 @@ import process_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_testing.cases.supervision_cases import SupervisionCases
 from sage_plugins import hookimpl
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.testing.supervision_cases import SupervisionCases
 from sage_plugins.values import Outcome
 
 

@@ -20,13 +20,13 @@ import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
+from sage_deploy_testing import TargetConformance
+from sage_deploy_testing.suites.probes import ProbeError
 from sage_plugins import hookimpl
 from sage_plugins.call.call import Call
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.service.factory import ServiceContext
-from sage_plugins.testing import TargetConformance
-from sage_plugins.testing.probes import ProbeError
 from sage_plugins.values import Registration, ReplicaState
 
 if TYPE_CHECKING:

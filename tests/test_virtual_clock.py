@@ -6,7 +6,7 @@ from math import inf, nan
 
 import pytest
 
-from sage_plugins.testing.virtual_clock import VirtualClock
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 
 
 def test_timers_run_in_order_of_time_and_ties_in_order_of_setting():

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_plugins.deployment_file import nodes as reading
-from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR, Node, read_nodes
-from sage_plugins.deployment_file.variables import MAX_BROUGHT
+from sage_deploy_files.reading import nodes as reading
+from sage_deploy_files.reading.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_SCALAR, Node, read_nodes
+from sage_deploy_files.reading.variables import MAX_BROUGHT
 
 
 def root(text, **environment):

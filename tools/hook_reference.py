@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "hooks.md"
 HOOKS = ROOT / "sage_plugins" / "hookspecs.py"
 INTERFACES = tuple(
     ROOT / "sage_plugins" / "interfaces" / f"{name}.py"
-    for name in ("strategies", "targets", "reach", "balancers", "monitors")
+    for name in ("strategies", "targets", "reach", "balancers", "monitors", "sources")
 )
 VALUES = ROOT / "sage_plugins" / "values.py"
 #: Where what plugins of each kind can declare stands, as mappings from the capability to what it promises.
@@ -101,8 +101,10 @@ def described(path: Path) -> list[Described]:
 
 
 def capabilities(name: str, file: str) -> dict[str, str]:
-    """The mapping *name* of a module of `sage_plugins.testing`."""
-    source = (ROOT / "sage_plugins" / "testing" / file).read_text(encoding="utf-8")
+    """The mapping *name* of a module of `sage_deploy_testing`."""
+    source = (ROOT / "plugins" / "testing" / "src" / "sage_deploy_testing" / "suites" / file).read_text(
+        encoding="utf-8"
+    )
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
             assert node.value is not None

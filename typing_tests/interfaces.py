@@ -14,6 +14,7 @@ from sage_deploy_balancers.least_loaded import LeastLoaded
 from sage_deploy_balancers.options import ConsistentHashOptions, RandomOptions
 from sage_deploy_balancers.random_choice import PowerOfTwo, RandomChoice
 from sage_deploy_balancers.round_robin import RoundRobin
+from sage_deploy_files.reading.reader import YamlReader
 from sage_deploy_local.target import LocalReplica, LocalTarget
 from sage_deploy_monitors.events import Events
 from sage_deploy_monitors.health import Health
@@ -22,12 +23,12 @@ from sage_deploy_monitors.options import EventsOptions
 from sage_deploy_ray.options import RayOptions
 from sage_deploy_ray.remote_replica import RemoteReplica
 from sage_deploy_ray.target import RayTarget
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_threading.event_loop import EventLoop
 from sage_deploy_threading.inline import Inline
 from sage_deploy_threading.pool import Multi, Pool, PoolOptions
 from sage_deploy_threading.single import Single
 from sage_plugins.clock import SystemClock
-from sage_plugins.testing.virtual_clock import VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -39,13 +40,16 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import (
         Balancer,
         Candidate,
+        Entry,
         Monitor,
         Picker,
+        Reader,
         Recorder,
         Replica,
         ReplicaEvents,
         Runner,
         Seat,
+        Source,
         Strategy,
         Target,
         WatchedReplica,
@@ -64,6 +68,14 @@ def strategies(seat: Seat) -> tuple[Strategy, ...]:
     runner = Inline().start(seat)
     print(runner)
     return Single(), Multi(), Pool(PoolOptions()), EventLoop(), Inline()
+
+
+def reader() -> Reader:
+    """Of `sage-deploy-files`; what it gives is a source with its entries."""
+    source: Source = YamlReader().read("service_deployment.yaml")
+    entry: Entry = source.services["kv"]
+    print(entry)
+    return YamlReader()
 
 
 def balancers() -> tuple[Balancer, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.balancers import Balancer, Candidate, Picker
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
     from sage_plugins.interfaces.reach import Directory, Entrance, Keeper
+    from sage_plugins.interfaces.sources import Entry, Reader, Source
     from sage_plugins.interfaces.strategies import Runner, Seat, Strategy
     from sage_plugins.interfaces.targets import ControlOp, Replica, ReplicaEvents, Target, Work
 
@@ -24,14 +25,17 @@ __all__ = [
     "ControlOp",
     "Directory",
     "Entrance",
+    "Entry",
     "Keeper",
     "Monitor",
     "Picker",
+    "Reader",
     "Recorder",
     "Replica",
     "ReplicaEvents",
     "Runner",
     "Seat",
+    "Source",
     "Strategy",
     "Target",
     "WatchedReplica",
@@ -45,14 +49,17 @@ _HOMES = {
     "ControlOp": "targets",
     "Directory": "reach",
     "Entrance": "reach",
+    "Entry": "sources",
     "Keeper": "reach",
     "Monitor": "monitors",
     "Picker": "balancers",
+    "Reader": "sources",
     "Recorder": "monitors",
     "Replica": "targets",
     "ReplicaEvents": "targets",
     "Runner": "strategies",
     "Seat": "strategies",
+    "Source": "sources",
     "Strategy": "strategies",
     "Target": "targets",
     "WatchedReplica": "monitors",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sage_plugins.config.origins import Origin
-    from sage_plugins.deployment_file.reader import DeploymentFile, ServiceEntry
+    from sage_plugins.interfaces import Entry, Source
     from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
 
@@ -37,22 +37,18 @@ class _Said(NamedTuple):
     factory: Any
     in_code: bool
     given: ServiceDeploymentConfig | None
-    entry: ServiceEntry | None
+    entry: Entry | None
 
     @property
     def config(self) -> ServiceDeploymentConfig:
         """As code says, else as the file says, else the default."""
         if self.given is not None:
             return self.given
-        if self.entry is None:
-            return ServiceDeploymentConfig()
-        from sage_plugins.deployment_file.reader import entry_config  # only what a file names needs the reader of files
-
-        return entry_config(self.entry)
+        return ServiceDeploymentConfig() if self.entry is None else self.entry.config()
 
     def placed(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems, with places if a file says how the service is deployed."""
-        return list(problems) if self.given is not None or self.entry is None else _placed(self.entry, problems)
+        return list(problems) if self.given is not None or self.entry is None else list(self.entry.placed(problems))
 
 
 class Catalogue:
@@ -72,8 +68,8 @@ class Catalogue:
         self._options = options
         self._factories: dict[str, Any] = {}  # registered in code; guarded by _lock, as the next four
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
-        self._files: dict[str, DeploymentFile] = {}  # by path
-        self._entries: dict[str, ServiceEntry] = {}  # the one that counts, of the file loaded last
+        self._files: dict[str, Source] = {}  # by path
+        self._entries: dict[str, Entry] = {}  # the one that counts, of the file loaded last
         self._built: dict[str, ServiceFactory] = {}  # for entries with a class
         self._lock = threading.Lock()
 
@@ -100,7 +96,7 @@ class Catalogue:
             if config is not None:
                 self._configs[name] = config
 
-    def load(self, file: DeploymentFile) -> None:
+    def load(self, file: Source) -> None:
         """Take what a file says; it replaces what the same file said before, and other files' entries of its names."""
         with self._lock:
             before = self._entries
@@ -165,9 +161,7 @@ class Catalogue:
         if said.entry is None or said.entry.class_path is None:
             msg = f"service {name!r} is not configured any more: register it, or load a file that has it with a class"
             raise ServiceNotFoundError(msg, service=name)
-        from sage_plugins.deployment_file.entry_class import load_class  # as in `_Said.config`
-
-        cls, problems = load_class(said.entry)
+        cls, problems = said.entry.load_class()
         if cls is None:
             return None, problems
         built = ServiceFactory(name, cls, said.entry.args, said.entry.kwargs)
@@ -300,10 +294,10 @@ class Catalogue:
         for name, entry in entries.items():
             if name in configured:
                 message = "the entry has no effect: a configuration given in code beats it"
-                notes += _placed(entry, [Problem("W12", "", message, "remove the one or the other")])
+                notes += entry.placed([Problem("W12", "", message, "remove the one or the other")])
             elif entry.class_path is None and name not in in_code:
                 message = "has neither `class` nor a registration, and will not be deployed"
-                notes += _placed(entry, [Problem("W16", "", message, "add class: package.module:Class")])
+                notes += entry.placed([Problem("W16", "", message, "add class: package.module:Class")])
         return notes
 
 
@@ -322,13 +316,6 @@ def _right(given: GivenOptions, problems: Iterable[Problem]) -> dict[str, dict[s
     """The options in which nothing is wrong, so that services are not blamed for what is reported already."""
     wrong = {problem.key.split(".")[1] for problem in problems}
     return {id: values for id, values in given.values().items() if id not in wrong}
-
-
-def _placed(entry: ServiceEntry, problems: Sequence[Problem]) -> list[Problem]:
-    from sage_plugins.deployment_file.problems import in_order
-    from sage_plugins.deployment_file.reader import file_problem
-
-    return list(in_order(file_problem(entry, problem) for problem in problems))
 
 
 def _is_set(config: ServiceDeploymentConfig, path: str) -> bool:

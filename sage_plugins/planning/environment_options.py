@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.origins import Origin
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.deployment_file.reader import DeploymentFile
+    from sage_plugins.interfaces import Source
     from sage_plugins.plugins.registry import Registry
     from sage_plugins.values import EnvironmentOptions
 
@@ -49,7 +49,7 @@ class GivenOptions(NamedTuple):
     """
 
     in_code: Mapping[str, Mapping[str, Any]] = NO_OPTIONS
-    files: Sequence[DeploymentFile] = ()
+    files: Sequence[Source] = ()
 
     def values(self) -> dict[str, dict[str, Any]]:
         """All options that are set."""
@@ -62,14 +62,13 @@ class GivenOptions(NamedTuple):
     def origin(self, id: str, path: str) -> Origin:
         """Who set the option of *id* at *path*, such as `"address"`."""
         from sage_plugins.config.origins import ARGUMENT, DEFAULT
-        from sage_plugins.deployment_file.layers import origin_of
 
         name = path.partition(".")[0]
         if name in self.in_code.get(id, {}):
             return ARGUMENT
         for file in reversed(self.files):
             if name in file.options.get(id, {}):
-                return origin_of((file.layer,), f"options.{id}.{path}", file.path) or DEFAULT
+                return file.origin(f"options.{id}.{path}")
         return DEFAULT
 
     def problems(self, registry: Registry) -> list[Problem]:
@@ -128,19 +127,13 @@ class GivenOptions(NamedTuple):
         for file in reversed(self.files):
             values = file.options.get(id)
             if values is not None and (not path or path[0] in values):
-                return _in_file(file, problem)
+                return file.placed([problem])[0]
         return problem
 
     def _placed_everywhere(self, problem: Problem) -> list[Problem]:
         id = problem.key.partition(".")[2]
-        found = [_in_file(file, problem) for file in self.files if id in file.options]
+        found = [placed for file in self.files if id in file.options for placed in file.placed([problem])]
         return [*found, problem] if id in self.in_code else found
-
-
-def _in_file(file: DeploymentFile, problem: Problem) -> Problem:
-    from sage_plugins.deployment_file.reader import file_problem  # only who has files needs their reader
-
-    return file_problem(file, problem)
 
 
 def _named(config: ServiceDeploymentConfig) -> dict[str, tuple[str | None, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config.service_config import plain
-from sage_plugins.deployment_file.problems import one_line
+from sage_plugins.texts import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -26,6 +26,7 @@ KINDS: Final = {
     "threading strategy": "sage_register_threading_strategies",
     "load balancer": "sage_register_load_balancers",
     "monitor": "sage_register_monitors",
+    "file reader": "sage_register_readers",
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sage_plugins.testing import leak_guard
+from sage_deploy_testing.tools import leak_guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

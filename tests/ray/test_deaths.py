@@ -17,10 +17,10 @@ import pytest
 
 from killing import is_gone, kill_replica
 from sage_deploy_ray import target as ray_target
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
+from sage_deploy_testing.tools.checkpoints import Switchboard
 from sage_plugins import ServiceDeploymentConfig, ServiceFactory, ServiceTaskFactory, errors
 from sage_plugins.resilience.restarts import LONGEST_WAIT_S
-from sage_plugins.testing.checkpoints import Switchboard
-from sage_plugins.testing.virtual_clock import VirtualClock
 from witness import History, Witness
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]

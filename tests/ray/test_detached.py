@@ -16,9 +16,9 @@ from driver import OPTIONS, Driver
 from killing import is_gone
 from sage_deploy_ray.detached import environment_id
 from sage_deploy_ray.registry_actor import REGISTRY
+from sage_deploy_testing.suites.probes import Calling
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError
-from sage_plugins.testing.probes import Calling
 from witness import Witness
 
 pytestmark = pytest.mark.ray

@@ -11,7 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_cluster import title_of
-from sage_plugins.testing import leak_guard
+from sage_deploy_testing.tools import leak_guard
 
 pytestmark = pytest.mark.ray
 

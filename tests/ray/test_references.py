@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from sage_deploy_ray import arguments
+from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins import batch_of, errors, idempotent
-from sage_plugins.testing.service_conformance import ServiceConformance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,10 +19,10 @@ import pytest
 import ray
 
 from sage_deploy_ray import serving, versions
+from sage_deploy_testing.suites.probes import Calling, Probe
+from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins import errors
 from sage_plugins.clock import SYSTEM
-from sage_plugins.testing.probes import Calling, Probe
-from sage_plugins.testing.service_conformance import ServiceConformance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -373,7 +373,7 @@ class TestServicesThatCall(Travelling):
 class TestOwners(Travelling):
     OWNER = """
         from sage_plugins import Environment, ServiceDeploymentConfig
-        from sage_plugins.testing.probes import Probe
+        from sage_deploy_testing.suites.probes import Probe
         env = Environment("theirs")
         config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.01)
         env.register_service_with_config("svc", Probe, deployment_config=config)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
+from sage_deploy_files import dump, read
+from sage_deploy_files.reading.nodes import MAX_BYTES, MAX_NODES, MAX_SCALAR
 from sage_plugins import Environment
-from sage_plugins.deployment_file import dump, read
-from sage_plugins.deployment_file.nodes import MAX_BYTES, MAX_NODES, MAX_SCALAR
 from sage_plugins.errors import ConfigError, PlanError, UnknownPluginError
 from sage_plugins.plugins.registry import Registry
 

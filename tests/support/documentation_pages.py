@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from sage_deploy_files.reading import reader
 from sage_plugins import Environment, cli, errors
-from sage_plugins.deployment_file import reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ import ray
 from ray._private import state as gcs_tables
 from ray.cluster_utils import Cluster
 
-from sage_plugins.testing.leak_guard import Resources
+from sage_deploy_testing.tools.leak_guard import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

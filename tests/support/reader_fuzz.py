@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 import deployment_files
+from sage_deploy_files import dump, read
 from sage_plugins.config.service_config import GROUPS, fields
-from sage_plugins.deployment_file import dump, entry_config, read
 from sage_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def check(data: bytes, path: Path) -> str:
         _check_refusal(error, lines)
         return error.problems[0].id
     for entry in file.services.values():
-        entry_config(entry)
+        entry.config()
     text = dump(file)
     path.write_text(text, encoding="utf-8")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sage_plugins.testing.leak_guard import Resources
+    from sage_deploy_testing.tools.leak_guard import Resources
 
 
 class SageThreads:

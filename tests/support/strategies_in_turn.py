@@ -6,7 +6,7 @@ from zlib import crc32
 
 import pytest
 
-from sage_plugins.testing import TargetConformance
+from sage_deploy_testing import TargetConformance
 
 
 class StrategiesInTurn(TargetConformance):

@@ -20,8 +20,8 @@ from sage_plugins.errors import ReplicaDiedError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from sage_deploy_testing.tools.checkpoints import Checkpoint
     from sage_plugins import ServiceHandle
-    from sage_plugins.testing.checkpoints import Checkpoint
 
 
 class Witness:

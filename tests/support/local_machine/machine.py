@@ -17,9 +17,9 @@ from local_machine.deployment import Change, Deployment
 from local_machine.model import Life
 from local_machine.service import PATIENCE, Site, Ticket, Witness
 from local_machine.setting import BALANCERS, UNIT_S, settings
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import Environment
 from sage_plugins.call.call import Call
-from sage_plugins.testing.virtual_clock import VirtualClock
 
 __all__ = ["LocalMachine"]
 

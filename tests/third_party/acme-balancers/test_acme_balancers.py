@@ -1,7 +1,7 @@
 """The stranger's own tests: what a user of any load balancer may rely on, and what is theirs alone."""
 
-from sage_plugins.testing import BalancerConformance
-from sage_plugins.testing.fake_candidate import candidates
+from sage_deploy_testing import BalancerConformance
+from sage_deploy_testing.doubles.fake_candidate import candidates
 
 
 class TestRendezvous(BalancerConformance):

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from sage_plugins.testing import StrategyConformance
+from sage_deploy_testing import StrategyConformance
 
 
 class TestDedicated(StrategyConformance):

@@ -1,0 +1,35 @@
+"""`sage-deploy doctor`: whether this machine is fit to run services."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from sage_deploy_cli.exit_codes import ExitCode
+from sage_deploy_cli.findings import finding_lines
+from sage_deploy_cli.output import write, write_json
+
+__all__ = ["command"]
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(*, as_json: bool) -> None:
+    """Check whether this machine and this Python are fit to run services; each finding says what to do."""
+    import attrs
+
+    from sage_deploy_cli.machine.checks import examine
+
+    findings = examine()
+    count = {status: sum(finding.status == status for finding in findings) for status in ("failure", "warning")}
+    if as_json:
+        write_json({"findings": [attrs.asdict(finding) for finding in findings]})
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            write("\n".join(finding_lines(finding, width)))
+        words = [f"{number} {status}{'' if number == 1 else 's'}" for status, number in count.items() if number]
+        write(f"\n{', '.join(words) or 'all is well'}")
+    if count["failure"]:
+        sys.exit(ExitCode.FAILED)

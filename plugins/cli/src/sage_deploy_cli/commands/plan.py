@@ -1,0 +1,69 @@
+"""`sage-deploy plan`: what `up` would do."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import click
+
+from sage_deploy_cli.environment_of import FILE, PROFILE, environment_of
+from sage_deploy_cli.exit_codes import ExitCode
+from sage_deploy_cli.output import complain, progress, write
+
+__all__ = ["command"]
+
+
+@click.command("plan")
+@FILE
+@PROFILE
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@click.option("--all", "all_settings", is_flag=True, help="Show the settings that have their defaults, too.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the plan to this file as well; `up` executes it, or refuses it once it is stale.",
+)
+@click.option(
+    "--detailed-exitcode",
+    is_flag=True,
+    help="End with 3 if there is anything to start, replace or stop, and with 0 if there is not.",
+)
+def command(  # noqa: PLR0913 - a parameter for each option
+    file: Path, profile: str | None, out: Path | None, *, as_json: bool, all_settings: bool, detailed_exitcode: bool
+) -> None:
+    """
+    Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.
+
+    If a process of yours runs FILE with `up`, the plan shows what is different from that.
+    """
+    # The library is imported here: `plan --help` does without.
+    from sage_deploy_cli.runs.run_record import find_run
+    from sage_deploy_cli.show_plan import show_plan
+
+    if out is not None and out.exists() and file.exists() and out.samefile(file):
+        raise click.UsageError("--out: names the deployment file itself; name another one")
+    run = find_run(file)
+    # What a module prints when it is imported is no data.
+    with environment_of(file, profile) as env, redirect_stdout(sys.stderr):
+        plan = env.plan(None if run is None else run.services)
+    if run is not None:
+        progress(f"compared with what process {run.pid} runs")
+    if as_json:
+        write(plan.to_json())
+    else:
+        show_plan(plan, all_settings=all_settings)
+    if out is not None:
+        from sage_deploy_cli.runs.plan_file import save_plan
+
+        try:
+            save_plan(out, plan, file, profile)
+        except OSError as error:
+            complain(f"cannot write {out}: {error.strerror}")
+            sys.exit(ExitCode.FAILED)
+        progress(f"the plan is in {out}; execute it with: sage-deploy up {out}")
+    if plan.unplaced:
+        sys.exit(ExitCode.FAILED)
+    if detailed_exitcode and plan.has_changes:
+        sys.exit(ExitCode.CHANGES)

@@ -1,0 +1,163 @@
+"""`sage-deploy plugins`: what is installed, what it offers, and whether it keeps the contract."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sage_deploy_cli.exit_codes import ExitCode
+from sage_deploy_cli.findings import finding_lines
+from sage_deploy_cli.output import heading, paragraph, printable, table, write, write_json
+from sage_deploy_cli.suggesting_group import SuggestingGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sage_plugins.plugins.discovery import Plugin
+    from sage_plugins.plugins.registry import Registered
+
+__all__ = ["command"]
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+
+
+@click.group("plugins", cls=SuggestingGroup)
+def command() -> None:
+    """Look at the installed plugins."""
+
+
+@command.command("list")
+@_JSON
+def list_plugins(*, as_json: bool) -> None:
+    """List what the installed plugins offer, those that did not load with the reason, and those that are disabled."""
+    from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
+    from sage_plugins.plugins.registry import Registry
+
+    registry = Registry.discover()
+    entries = sorted(registry.entries().items())
+    names = disabled_names()
+    disabled = [plugin for plugin, _ in installed() if plugin.name in names]
+    unknown = sorted(names - {plugin.name for plugin in disabled})
+    if as_json:
+        write_json(
+            {
+                "plugins": [_offer(kind, entry) for (kind, _), entry in entries],
+                "failures": [{**_origin(failure.plugin), "reason": failure.reason} for failure in registry.failures],
+                "disabled": [_origin(plugin) for plugin in disabled],
+            }
+        )
+    else:
+        rows = [(kind, id, entry.plugin.source, entry.registration.summary) for (kind, id), entry in entries]
+        write(table(("KIND", "ID", "FROM", "WHAT"), rows))
+        for failure in registry.failures:
+            write(printable(f"! {failure}"))
+        for plugin in disabled:
+            write(printable(f"- plugin {plugin.name!r} from {plugin.source} is disabled"))
+        for name in unknown:
+            write(printable(f"! {DISABLED_VARIABLE} names {name!r}, but no plugin is called that"))
+    if registry.failures:
+        sys.exit(ExitCode.FAILED)
+
+
+@command.command("show")
+@click.argument("id")
+@_JSON
+def show_plugin(id: str, *, as_json: bool) -> None:
+    """Show what is offered as ID: by whom, with which options, and what it can do."""
+    from sage_plugins.plugins.registry import Registry
+
+    found = Registry.discover().find_all(id)
+    if as_json:
+        write_json({"plugins": [_details(kind, entry) for kind, entry in found]})
+    else:
+        write("\n\n".join("\n".join(_description(kind, entry)) for kind, entry in found))
+
+
+@command.command("check")
+@_JSON
+def check_installed(*, as_json: bool) -> None:
+    """Check that each installed plugin loads, imports nothing expensive, and keeps its part of the contract."""
+    import attrs
+
+    from sage_deploy_cli.machine.plugin_check import check_plugins
+
+    report = check_plugins()
+    if as_json:
+        write_json(attrs.asdict(report))
+    else:
+        for finding in report.findings:
+            write("\n".join(finding_lines(finding)))
+        wrong = f"{len(report.findings)} to mend" if report.findings else "all in order"
+        write(f"{report.plugins} plugins, {report.registrations} IDs: {wrong}")
+    if report.findings:
+        sys.exit(ExitCode.FAILED)
+
+
+def _origin(plugin: Plugin) -> dict[str, str]:
+    return {
+        "plugin": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "module": plugin.module,
+    }
+
+
+def _offer(kind: str, entry: Registered) -> dict[str, Any]:
+    registration = entry.registration
+    return {"kind": kind, "id": registration.id, "summary": registration.summary, **_origin(entry.plugin)}
+
+
+def _details(kind: str, entry: Registered) -> dict[str, Any]:
+    import attrs
+
+    from sage_deploy_files.describing.option_docs import registered_options
+
+    registration = entry.registration
+    shared = registration.environment_options
+    return {
+        **_offer(kind, entry),
+        "hooks": list(entry.plugin.hooks),
+        "capabilities": sorted(registration.capabilities),
+        "checks": registration.check is not None,
+        "explains": registration.explain is not None,
+        "options": [attrs.asdict(option) for option in registered_options(entry)],
+        "environment_options": None if shared is None else shared.id,
+    }
+
+
+def _description(kind: str, entry: Registered) -> Iterator[str]:
+    details = _details(kind, entry)
+    yield heading(f"{kind} {details['id']}")
+    yield paragraph(details["summary"], "  ")
+    yield ""
+    facts = {
+        "from": entry.plugin.source,
+        "entry point": f"{details['plugin']} = {details['module']}",
+        "hooks": ", ".join(details["hooks"]),
+        "checks": "configurations that name it" if details["checks"] else "nothing",
+        "explains": "its part of a plan" if details["explains"] else "nothing",
+        "can": ", ".join(details["capabilities"]) or "nothing declared",
+        "for all": f"reads options.{details['environment_options']} of the whole file",
+        "options": "" if details["options"] else "none",
+    }
+    if details["environment_options"] is None:
+        del facts["for all"]
+    yield from (f"  {name:<12} {printable(text)}".rstrip() for name, text in facts.items())
+    yield from _option_lines(details["options"], "    ")
+
+
+def _option_lines(options: list[dict[str, Any]], indent: str) -> Iterator[str]:
+    import json
+
+    for option in options:
+        default = f" = {json.dumps(option['default'], ensure_ascii=False)}"
+        if option["required"]:
+            default = " (required)"
+        elif option["computed"]:
+            default = ""
+        yield f"{indent}{printable(option['name'] + ': ' + option['type'] + default)}"
+        if option["doc"]:
+            yield paragraph(option["doc"], f"{indent}    ")
+        yield from _option_lines(option["options"], f"{indent}    ")

@@ -1,0 +1,42 @@
+"""`sage-deploy schema`: what editors need to know about deployment files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sage_deploy_cli.output import complain, progress, write
+
+__all__ = ["command"]
+
+
+@click.command("schema")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write FILE instead; it is replaced as a whole, or not at all.",
+)
+def command(output: Path | None) -> None:
+    """
+    Print the JSON Schema of deployment files, for editors.
+
+    It knows the plugins that are installed: their IDs, and their options. Plugins that do not load are named on stderr.
+    """
+    from sage_deploy_cli.runs.whole_file import write_whole
+    from sage_deploy_files.describing.schema.document import schema_text
+    from sage_plugins.plugins.registry import Registry
+
+    registry = Registry.discover()
+    text = schema_text(registry)
+    for failure in registry.failures:
+        complain(f"the schema lacks what this offers: {failure}")
+    if output is None:
+        write(text)
+        return
+    try:
+        write_whole(output, f"{text}\n")
+    except OSError as error:
+        raise click.FileError(str(output), error.strerror) from error
+    progress(f"wrote {output}")

@@ -1,0 +1,311 @@
+"""`sage-deploy up`: deploy a file, or a plan of one, and keep it running."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from sage_deploy_cli.environment_of import FILE, PROFILE, environment_of
+from sage_deploy_cli.exit_codes import ExitCode
+from sage_deploy_cli.output import complain, duration, printable, progress, table, write, write_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import FrameType
+
+    from sage_deploy_cli.runs.plan_file import SavedPlan
+    from sage_plugins.environment.environment import Environment
+    from sage_plugins.planning.plan import DeploymentPlan
+    from sage_plugins.values import Event
+
+    Note = Callable[[], None]
+
+__all__ = ["command"]
+
+#: Seconds from one look at a watched file to the next.
+_LOOK_S: Final = 1.0
+#: Signals that end the command as Ctrl-C does: of whoever supervises it, and of a terminal that is closed.
+_ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+@click.command("up")
+@FILE
+@PROFILE
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Call `process()` once on every service of the file that has it, print what it returns, then stop everything.",
+)
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait until every replica has passed check_health() and check_ready(); end with 4 if one does not within its "
+    "service's startup_timeout.",
+)
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Look at FILE every second, and apply it when it has changed and is no longer being written. Classes are not "
+    "imported anew.",
+)
+def command(file: Path, profile: str | None, *, once: bool, wait: bool, watch: bool) -> None:
+    """
+    Deploy the services of FILE and keep them running until interrupted.
+
+    FILE is a deployment file, or a plan that `plan --out` wrote: that is executed only if it would still do the same.
+    Classes are imported from the working directory first, from the folder of the deployment file second.
+    """
+    if once and watch:
+        raise click.UsageError("--once ends after the job: there is nothing to watch")
+    # The library is imported in the functions that need it: `up --help` does without.
+    from sage_deploy_cli.runs.plan_file import read_plan
+    from sage_deploy_cli.show_plan import show_plan
+
+    saved = read_plan(file)
+    if saved is not None:
+        if profile is not None:
+            raise click.UsageError("--profile: the plan has chosen its profile already")
+        file, profile = saved.file, saved.profile
+    # Before it is read: what is changed from then on, while services start for instance, is still to be applied.
+    seen = _fingerprint(file) if watch else None
+    with _interrupted_by_signals(), environment_of(file, profile, on_event=_report) as env:
+        plan = env.plan() if saved is None else _planned(saved, env)
+        show_plan(plan)
+        _refuse_unplaced(plan)
+        _serve(env, plan, file, profile, once=once, wait=wait, seen=seen)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Have signals interrupt as Ctrl-C does, so that what runs is stopped in order; one that is ignored stays so."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _serve(  # noqa: PLR0913 - what the command was asked for
+    env: Environment,
+    plan: DeploymentPlan,
+    file: Path,
+    profile: str | None,
+    *,
+    once: bool,
+    wait: bool,
+    seen: tuple[int, ...] | None,
+) -> None:
+    with _recorded(file, profile, env) as note:
+        _deploy(env, [service.name for service in plan.services], wait=wait)
+        note()
+        if once:
+            for service in plan.services:
+                _run_job(env, service.name)
+        else:
+            _run(env, file, profile, note, seen)
+        write()
+        write(_status_table(env))
+        progress("stopping ...")
+
+
+def _planned(saved: SavedPlan, env: Environment) -> DeploymentPlan:
+    """The plan of what is configured now, if it is still the one that was saved."""
+    from sage_deploy_cli.runs.plan_file import check_fresh
+    from sage_deploy_cli.runs.run_record import find_run
+    from sage_plugins.errors import DeployError
+
+    run = find_run(saved.file)
+    plan = env.plan(None if run is None else run.services)
+    check_fresh(saved, plan)
+    if run is not None:
+        raise DeployError(
+            f"the plan is of what process {run.pid} runs, and only that process can change it: run it with --watch, "
+            "or stop it and plan again"
+        )
+    return plan
+
+
+def _report(event: Event) -> None:
+    """Say of every replica what becomes of it."""
+    if event.replica is not None:
+        state = event.kind.removeprefix("replica_")
+        progress(f"{event.replica} {state}" + (f": {printable(event.reason)}" if event.reason else ""))
+
+
+@contextmanager
+def _recorded(file: Path, profile: str | None, env: Environment) -> Iterator[Note]:
+    """Note for plans made beside this process what it runs; services run all the same if that cannot be noted."""
+    from sage_deploy_cli.runs.run_record import RunRecord, find_run
+
+    try:
+        record = RunRecord.take(file, profile)
+    except OSError as error:
+        progress(f"what runs here cannot be noted, so `plan` will not know of it: {error}")
+        record = None
+    else:
+        run = find_run(file) if record is None else None
+        if run is not None:
+            progress(f"process {run.pid} runs {file} already; its services stay as they are, these run beside them")
+
+    def note() -> None:
+        if record is not None:
+            try:
+                record.note(env.running())
+            except OSError as error:
+                progress(f"what runs here cannot be noted: {error}")
+
+    try:
+        yield note
+    finally:
+        if record is not None:
+            record.close()
+
+
+def _refuse_unplaced(plan: DeploymentPlan) -> None:
+    if plan.unplaced:
+        from sage_plugins.errors import DeployError
+
+        names = ", ".join(replica.id for replica in plan.unplaced)
+        raise DeployError(f"there is no place for {names}; nothing was started")
+
+
+def _deploy(env: Environment, names: list[str], *, wait: bool) -> None:
+    started = monotonic()
+    progress(f"starting {', '.join(names) or 'nothing'} ...")
+    env.deploy()
+    progress(f"all ready after {monotonic() - started:.2f} s")
+    if wait:
+        from sage_plugins.errors import DeployError
+
+        try:
+            for name in names:
+                env.task(name).wait_healthy()
+        except DeployError as error:
+            complain(error)
+            sys.exit(ExitCode.UNHEALTHY)
+        progress(f"all healthy after {monotonic() - started:.2f} s")
+
+
+def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tuple[int, ...] | None) -> None:
+    """
+    Hold until a signal ends the command; a second one interrupts it.
+
+    Args:
+        env: What runs.
+        file: The deployment file.
+        profile: The profile that was chosen.
+        note: Notes what runs.
+        seen: The fingerprint that the file had when it was read, to have it watched; else None.
+    """
+    from sage_deploy_cli.signal_wait import signals_wake
+
+    stopped = False
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    last = seen
+    with signals_wake() as wait:
+        before = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGINT)}
+        progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")
+        try:
+            while True:
+                wait(None if seen is None else _LOOK_S)
+                if stopped:
+                    break
+                now, before_now = _fingerprint(file), last
+                last = now
+                # Half a file may be one that stops services: wait for the rest of it.
+                if seen is not None and now != seen and now == before_now:
+                    seen = now
+                    _apply(env, file, profile)
+                    note()
+        finally:
+            for number in numbers:
+                signal.signal(number, before[number])
+
+
+def _fingerprint(file: Path) -> tuple[int, ...]:
+    """Another one whenever the file was written or replaced; the same for as long as it is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _apply(env: Environment, file: Path, profile: str | None) -> None:
+    """Have run what a changed file says; with a mistake in it everything goes on as it is."""
+    from sage_deploy_cli.show_plan import show_plan
+    from sage_plugins.errors import SageDeployError
+
+    progress(f"{file} has changed")
+    try:
+        env.load_service_deployment_config(file, profile=profile)
+        plan = env.plan()
+        show_plan(plan)
+        _refuse_unplaced(plan)
+        env.apply()
+    except SageDeployError as error:
+        complain(error)
+        progress("not applied; what runs goes on")
+    else:
+        progress("applied" if plan.has_changes else "nothing to do")
+
+
+def _run_job(env: Environment, name: str) -> None:
+    """Call `process()` of a service that serves it and needs no argument; of a generator, read all items."""
+    from sage_plugins.service.methods import needs_no_argument
+    from sage_plugins.values import MethodKind
+
+    composition = env.task(name).composition
+    kind = {method.name: method.kind for method in composition.methods}.get("process")
+    if kind is None or not needs_no_argument(composition.factory.service_class, "process"):
+        return
+    progress(f"{name}.process() ...")
+    started = monotonic()
+    if kind in {MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR}:
+        answer = "\n".join(map(str, env.service(name).stream("process")))
+    else:
+        answer = env.service(name).call("process")
+    write()
+    write(f"{name}.process() answered after {monotonic() - started:.2f} s:")
+    if answer is not None:
+        write()
+        write_result(answer)
+
+
+def _status_table(env: Environment) -> str:
+    rows = []
+    for name in env.running():
+        status = env.get_service_status(name)
+        metrics, health = status["metrics"], status["health"]
+        rows.append(
+            (
+                name,
+                status["state"],
+                f"{health['ready']}/{health['replicas']}",
+                str(metrics.request_count),
+                str(metrics.error_count),
+                *(duration(getattr(metrics, share)) for share in ("p50", "p95", "p99")),
+                str(metrics.queue_size),
+                str(metrics.active_threads),
+            )
+        )
+    head = ("SERVICE", "STATE", "READY", "CALLS", "ERRORS", "P50", "P95", "P99", "QUEUE", "THREADS")
+    return table(head, rows, states=("STATE",))

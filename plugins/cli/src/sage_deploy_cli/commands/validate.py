@@ -1,0 +1,63 @@
+"""`sage-deploy validate`: everything that is wrong with a file, without starting or placing anything."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
+
+import click
+
+from sage_deploy_cli.environment_of import FILE, PROFILE, environment_of
+from sage_deploy_cli.output import printable, progress, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["command"]
+
+
+@click.command("validate")
+@FILE
+@PROFILE
+@click.option(
+    "--no-import",
+    is_flag=True,
+    help="Do not import the classes that FILE names; what can only be told from them is not checked.",
+)
+@click.option(
+    "--resolved",
+    is_flag=True,
+    help="Print what the file comes to: profile, defaults, variables and units worked out. Secrets are printed too.",
+)
+def command(file: Path, profile: str | None, *, no_import: bool, resolved: bool) -> None:
+    """
+    Check everything that FILE says, without starting or placing anything.
+
+    Its values, what the plugins say of them, the classes that it names, and the arguments for these: every problem is
+    reported at once, with its place. Importing a class runs its module.
+    """
+    # The library is imported here: `validate --help` does without.
+    from sage_deploy_files.reading.problems import FileProblem, refuse
+    from sage_deploy_files.reading.reader import read
+
+    with environment_of(file, profile, import_classes=not no_import) as env:
+        services = read(file, profile=profile)  # before a class is imported, which may do anything
+        with redirect_stdout(sys.stderr):  # what a module prints when it is imported is no data
+            problems = env.check(import_classes=not no_import)
+        if any(problem.severity == "error" for problem in problems):
+            refuse(str(file), [problem for problem in problems if isinstance(problem, FileProblem)])
+        report: Callable[[object], None] = write
+        if resolved:
+            from sage_deploy_files.reading.dump import dump
+
+            write(dump(services).rstrip("\n"))
+            report = progress
+        for problem in problems:
+            report(printable(problem))
+        report(printable(f"{file}: {_count(len(services.services), 'service')}, {_count(len(problems), 'warning')}"))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}" + ("" if number == 1 else "s")

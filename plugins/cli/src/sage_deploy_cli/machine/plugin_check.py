@@ -1,0 +1,225 @@
+"""Whether the installed plugins keep their part of the contract: each rule of it that can be seen without a service."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from sage_deploy_cli.machine.plugin_imports import heavy_imports
+from sage_plugins.config.service_config import ServiceDeploymentConfig
+from sage_plugins.config.structure import structure
+from sage_plugins.errors import line_of
+from sage_plugins.findings import Finding
+from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
+from sage_plugins.plugins.registry import Registry
+from sage_plugins.values import Explanation, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sage_plugins.plugins.discovery import Plugin
+    from sage_plugins.values import Registration
+
+__all__ = ["Inspection", "PluginReport", "check_plugins"]
+
+#: Stands for options of which some must be given.
+_REQUIRED: Final = object()
+
+#: How a configuration names an ID, by its kind.
+_NAMED: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
+    "target": lambda id: {"target": id},
+    "threading strategy": lambda id: {"threading_strategy": id},
+    "load balancer": lambda id: {"load_balancing": True, "replicas": 2, "load_balancer": id},
+    "monitor": lambda id: {"monitors": [id]},
+}
+
+
+@attrs.frozen
+class PluginReport:
+    """
+    What a look at all installed plugins found.
+
+    Attributes:
+        plugins: How many plugins were looked at.
+        registrations: How many IDs they offer.
+        findings: What is wrong, by plugin; empty if they all keep the contract.
+    """
+
+    plugins: int
+    registrations: int
+    findings: tuple[Finding, ...]
+
+
+def check_plugins() -> PluginReport:
+    """
+    Load every installed plugin that is not disabled, each on its own, and check what it offers.
+
+    One process is started, to see what discovery imports; one more for each plugin if that is too much.
+    """
+    findings: list[Finding] = []
+    plugins: list[Plugin] = []
+    offers: dict[tuple[str, str], list[Plugin]] = defaultdict(list)
+    for plugin, point in installed():
+        if plugin.name in disabled_names():
+            continue
+        plugins.append(plugin)
+        loaded = _load(plugin, point.load)
+        if isinstance(loaded, Finding):
+            findings.append(loaded)
+            continue
+        for (kind, id), entry in loaded.entries().items():
+            offers[kind, id].append(plugin)
+            findings += Inspection(plugin.source, kind, entry.registration).findings()
+    findings += _conflicts(plugins, offers)
+    findings += _heavy(plugins)
+    return PluginReport(len(plugins), sum(map(len, offers.values())), tuple(findings))
+
+
+def _load(plugin: Plugin, load: Callable[[], Any]) -> Registry | Finding:
+    """A registry of this plugin alone, or why there is none."""
+    try:
+        registry = Registry([(plugin, load())])
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's module may do anything
+        return _unloaded(plugin, error)
+    return _unloaded(plugin, registry.failures[0].error) if registry.failures else registry
+
+
+def _unloaded(plugin: Plugin, error: BaseException) -> Finding:
+    fix = f"install what it needs, uninstall {plugin.distribution or plugin.module}, or set {DISABLED_VARIABLE}="
+    return Finding(
+        plugin.source, "failure", f"plugin '{plugin.name}' does not load: {line_of(error)}", f"{fix}{plugin.name}"
+    )
+
+
+def _conflicts(plugins: Sequence[Plugin], offers: Mapping[tuple[str, str], Sequence[Plugin]]) -> Iterator[Finding]:
+    """Names of plugins and IDs that are not unique: with them nothing can be deployed at all."""
+    names: dict[str, list[Plugin]] = defaultdict(list)
+    for plugin in plugins:
+        names[plugin.name].append(plugin)
+    what: dict[str, Sequence[Plugin]] = {f"plugin '{name}'": same for name, same in names.items()}
+    what |= {f"{kind} '{id}'": same for (kind, id), same in offers.items()}
+    for words, same in what.items():
+        if len(same) > 1:
+            sources = " and ".join(plugin.source for plugin in same)
+            fix = f"uninstall one, or set {DISABLED_VARIABLE}={same[-1].name}"
+            yield Finding(sources, "failure", f"each of them offers {words}", fix)
+
+
+def _heavy(plugins: Sequence[Plugin]) -> Iterator[Finding]:
+    """Who imports too much too early; each plugin has a process of its own only if one of them does."""
+    if heavy_imports(plugin.name for plugin in plugins) == []:
+        return
+    for plugin in plugins:
+        found = heavy_imports([plugin.name])
+        if found is None:
+            what = f"plugin '{plugin.name}' ends the process that imports it"
+            yield Finding(plugin.source, "failure", what, "do nothing but define names when a module is imported")
+        elif found:
+            what = f"discovering plugin '{plugin.name}' imports {', '.join(found)}"
+            yield Finding(plugin.source, "failure", what, "import them in create, or later: every start pays for it")
+
+
+class Inspection:
+    """Looks at one registration; `findings` gives what is wrong with it."""
+
+    def __init__(self, source: str, kind: str, registration: Registration) -> None:
+        """
+        Take what is looked at.
+
+        Args:
+            source: Who made it, such as `"acme-gpu 1.2"`.
+            kind: What was registered, such as `"target"`.
+            registration: It.
+        """
+        self._source = source
+        self._kind = kind
+        self._registration = registration
+        self._shared = registration.environment_options
+        self._arguments = ("config", "options") if self._shared is None else ("config", "options", "environment")
+
+    def findings(self) -> Iterator[Finding]:
+        """Everything that is wrong; nothing if it keeps the contract."""
+        id, summary = self._registration.id, self._registration.summary
+        if not isinstance(id, str) or not id or id != id.strip() or not id.isprintable():
+            yield self._wrong("its id is no word that a file can name", "give it an id without spaces around it")
+            return
+        if not isinstance(summary, str) or not summary or not summary.isprintable():
+            yield self._wrong(f"its summary is not one line of text: {summary!r}", "say in one line what it does")
+        try:
+            pickle.dumps(self._registration.create)
+        except Exception as error:  # noqa: BLE001 - pickle raises what the object's own methods raise
+            fix = "make it a function or a class of a module, no lambda"
+            yield self._wrong(f"create cannot be imported by name: {line_of(error)}", fix)
+        names = [name for name in ("check", "explain") if getattr(self._registration, name) is not None]
+        runnable = [name for name in names if _takes(getattr(self._registration, name), self._arguments)]
+        for name in names:
+            if name not in runnable:
+                found = f"{name} does not take {'two' if self._shared is None else 'three'} arguments"
+                yield self._wrong(found, f"declare it as {name}({', '.join(self._arguments)})")
+        settings, wrong = self._settings()
+        yield from wrong
+        if not wrong and _REQUIRED not in settings:
+            for name in runnable:
+                yield from self._run(name, settings)
+
+    def _settings(self) -> tuple[list[Any], list[Finding]]:
+        """What `check` and `explain` get beside the configuration if nothing is set, and what is wrong with that."""
+        found = [self._default_options(self._registration.options_class, "options", self._registration.id)]
+        if self._shared is not None:
+            found.append(self._default_options(self._shared.options_class, "environment_options", self._shared.id))
+        return [default for default, _ in found], [wrong for _, wrong in found if wrong is not None]
+
+    def _wrong(self, found: str, fix: str) -> Finding:
+        return Finding(self._source, "failure", f"{self._kind} {self._registration.id!r}: {found}", fix)
+
+    def _default_options(  # noqa: PLR0911 - one for each thing that may be wrong
+        self, get_class: Callable[[], Any], what: str, id: str
+    ) -> tuple[Any, Finding | None]:
+        """What *what* is if nothing is set, `_REQUIRED` if something must be, or what is wrong with its class."""
+        try:
+            cls = get_class()
+        except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
+            fix = "options is the class, or a function without arguments that gives it"
+            return None, self._wrong(f"its {what} class cannot be had: {line_of(error)}", fix)
+        if cls is None and what == "options":
+            return None, None
+        if not (isinstance(cls, type) and attrs.has(cls)):
+            return None, self._wrong(f"its {what} class {cls!r} is no attrs class", "decorate it with @attrs.frozen")
+        try:
+            attrs.resolve_types(cls)
+        except Exception as error:  # noqa: BLE001 - a stranger's annotations may raise anything
+            fix = "import what the annotations name when the module runs, not for type checkers only"
+            return None, self._wrong(f"the types of its {what} cannot be resolved: {line_of(error)}", fix)
+        if any(attribute.init and attribute.default is attrs.NOTHING for attribute in attrs.fields(cls)):
+            return _REQUIRED, None
+        options, problems = structure(cls, {}, key=f"options.{id}")
+        if problems:
+            found = f"its {what} class refuses its own defaults: {'; '.join(map(str, problems))}"
+            return None, self._wrong(found, "give each option a default that its validator takes, or none")
+        return options, None
+
+    def _run(self, name: str, settings: Sequence[Any]) -> Iterator[Finding]:
+        """Call `check` or `explain` with a configuration that names the ID and sets nothing else."""
+        wanted = (Problem,) if name == "check" else (str, Explanation)
+        config = ServiceDeploymentConfig(**_NAMED[self._kind](self._registration.id))
+        try:
+            results = list(getattr(self._registration, name)(config, *settings))
+        except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
+            yield self._wrong(f"{name} raises on a default configuration: {line_of(error)}", f"have {name} never raise")
+            return
+        strange = [result for result in results if not isinstance(result, wanted)]
+        if strange:
+            fix = f"have it give objects of class {' or '.join(kind.__name__ for kind in wanted)} only"
+            yield self._wrong(f"{name} gives {strange[0]!r}", fix)
+
+
+def _takes(function: Callable[..., Any], arguments: Sequence[str]) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,5 @@
+"""
+What runs leave on disk: the record of a running `up`, and saved plans.
+
+Imports the core and `sage_deploy_files`.
+"""

@@ -1,0 +1,176 @@
+"""
+What the processes of one user run, from which file: so that a plan made beside them can say what is different.
+
+Each process that runs a deployment file holds a lock on a file of the user's state directory for as long as it lives,
+which the operating system lets go however the process ends. Who finds the lock taken reads what runs beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from sage_deploy_cli.runs.whole_file import write_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, plans do not know of other processes
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["Run", "RunRecord", "find_run"]
+
+#: Version of what is noted; notes of other versions are not understood.
+_VERSION: Final = 1
+#: Seconds between tries to take a lock: somebody who only looks whether it is taken holds it for a moment.
+_PAUSES: Final = (0.01, 0.02, 0.05, 0.0)
+
+
+@attrs.frozen
+class Run:
+    """
+    What a process runs.
+
+    Attributes:
+        pid: The process.
+        file: The deployment file, as an absolute path.
+        profile: The profile that was chosen, or None.
+        services: What runs, by service, as `Environment.running` gives it.
+    """
+
+    pid: int
+    file: str
+    profile: str | None
+    services: Mapping[str, Mapping[str, Any]]
+
+
+def _folder() -> Path:
+    """
+    Where runs are noted.
+
+    Raises:
+        FileNotFoundError: This user has no home directory.
+    """
+    state = os.environ.get("XDG_STATE_HOME") or ""
+    if Path(state).is_absolute():
+        base = Path(state)
+    else:
+        try:
+            base = Path.home() / ".local" / "state"
+        except RuntimeError:  # without HOME, and not in the list of users, as in many containers
+            raise FileNotFoundError("this user has no home directory; set HOME or XDG_STATE_HOME") from None
+    return base / "sage-deploy" / "runs"
+
+
+def _place(file: Path) -> Path:
+    """Where a file's run is noted; the same for every way to name the file."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:20]
+    return _folder() / name
+
+
+class RunRecord:
+    """
+    Notes what this process runs from a file, until it is closed or the process ends.
+
+    Not safe to use from several threads at once.
+    """
+
+    def __init__(self, place: Path, descriptor: int, file: Path, profile: str | None) -> None:
+        self._place = place
+        self._descriptor = descriptor
+        self._file = file
+        self._profile = profile
+
+    @classmethod
+    def take(cls, file: Path, profile: str | None) -> Self | None:
+        """
+        The record for *file*, or None if another process has it, or if this system has no such locks.
+
+        It says that nothing runs yet, in place of what a process that was killed has left there.
+
+        Raises:
+            OSError: The user's state directory cannot be used.
+        """
+        if fcntl is None:
+            return None
+        place = _place(file)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = place.parent.stat()
+        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+            raise PermissionError(f"{place.parent} can be written by others; make it your own: chmod 700")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(place.with_suffix(".lock"), flags, 0o600)
+        for pause in _PAUSES:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(pause)
+            else:
+                record = cls(place, descriptor, file, profile)
+                try:
+                    record.note({})
+                except OSError:
+                    os.close(descriptor)
+                    raise
+                return record
+        os.close(descriptor)
+        return None
+
+    def note(self, services: Mapping[str, Mapping[str, Any]]) -> None:
+        """
+        Note what runs, instead of what was noted before.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        content = {
+            "version": _VERSION,
+            "pid": os.getpid(),
+            "file": os.path.realpath(self._file),
+            "profile": self._profile,
+            "services": services,
+        }
+        write_whole(self._place.with_suffix(".json"), json.dumps(content), private=True)
+
+    def close(self) -> None:
+        """Note nothing any more. Idempotent."""
+        if self._descriptor >= 0:
+            self._place.with_suffix(".json").unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def find_run(file: Path) -> Run | None:
+    """What another process of this user runs from *file*, or None if none does, or none that can be understood."""
+    if fcntl is None:
+        return None
+    try:
+        place = _place(file)
+        descriptor = os.open(place.with_suffix(".lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (OSError, ValueError):  # nobody can have noted anything, or the path is none: reading the file says why
+        return None
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pass  # somebody holds it, so somebody runs
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+    try:
+        content = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+        if content["version"] != _VERSION:
+            return None
+        return Run(content["pid"], content["file"], content["profile"], content["services"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,60 @@
+"""A group of commands that helps whoever names none of them: with the list, or with the nearest spelling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sage_deploy_cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SuggestingGroup"]
+
+
+class SuggestingGroup(click.Group):
+    """
+    As `click.Group`, whose own answers to these depend on its version.
+
+    Attributes:
+        elsewhere: Commands that another distribution brings, with its name.
+    """
+
+    elsewhere: Mapping[str, str] = {}
+
+    def summaries(self, ctx: click.Context) -> Mapping[str, str]:
+        """What the list of commands says of each: the first paragraph of its help, all of it."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        return {name: command.get_short_help_str(10_000) for name, command in commands.items() if command is not None}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.summaries(ctx).items()))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Answer no command at all with the help, on stderr: nobody has asked for it."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(ExitCode.BAD_INPUT)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that *args* begin with."""
+        name = args[0]
+        if name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        if name in self.elsewhere:
+            msg = (
+                f"The command {name!r} belongs to the distribution {self.elsewhere[name]}, which is not part of this"
+                " version."
+            )
+            raise click.UsageError(msg, ctx)
+        from sage_plugins.texts import did_you_mean
+
+        near = did_you_mean(name, [*self.list_commands(ctx), *self.elsewhere])
+        raise click.UsageError(f"No such command {name!r}." + (f" Did you mean {near!r}?" if near else ""), ctx)

@@ -1,0 +1,50 @@
+"""
+The deployment file: reading it with a place for every value, and describing what may stand in it.
+
+Everything is imported when it is first used, for a process whose services are all registered in code reads no file.
+Imports the core's root modules, `config`, `service` and `plugins`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.values import Registration
+
+if TYPE_CHECKING:
+    from sage_deploy_files.reading.dump import dump
+    from sage_deploy_files.reading.entries import DeploymentFile, ServiceEntry
+    from sage_deploy_files.reading.problems import FileProblem, Position
+    from sage_deploy_files.reading.reader import read
+
+__all__ = ["DeploymentFile", "FileProblem", "Position", "ServiceEntry", "dump", "read", "sage_register_readers"]
+
+_HOMES: Final = {
+    "DeploymentFile": "entries",
+    "FileProblem": "problems",
+    "Position": "problems",
+    "ServiceEntry": "entries",
+    "dump": "dump",
+    "read": "reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.reading.{_HOMES[name]}"), name)
+
+
+def _create_yaml(_options: None) -> Any:
+    from sage_deploy_files.reading.reader import YamlReader
+
+    return YamlReader()
+
+
+@hookimpl
+def sage_register_readers() -> list[Registration]:
+    """Offer the reader of YAML files."""
+    return [Registration("yaml", _create_yaml, "Reads services from a YAML file, with a place for every value")]

@@ -1,0 +1,198 @@
+"""
+The JSON Schema of a deployment file, as the installed plugins read it.
+
+It says what the reader refuses, as far as a schema can: which keys there are, and what each value may be. What the
+fields ask of each other, which profiles and classes exist and whether a plugin is installed is left to the reader and
+the plan. So is everything that a variable of the environment decides.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_files.describing.field_docs import explain
+from sage_deploy_files.describing.schema.fields import field_schema
+from sage_deploy_files.describing.schema.options import OptionsSchemas
+from sage_deploy_files.describing.schema.values import IDENTIFIER, VARIABLE, VARIABLE_WORDS, either, variable, whole
+from sage_plugins.config.service_config import GROUPS, fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sage_plugins.plugins.registry import Registry
+
+__all__ = ["DIALECT", "deployment_schema", "schema_text"]
+
+#: The edition of JSON Schema in which the schema is written.
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+_NAME: Final = whole("[A-Za-z][A-Za-z0-9_-]{0,62}")
+
+_PATH: Final = rf"{IDENTIFIER}(?:\.{IDENTIFIER})*"
+
+#: The fields whose values are IDs of plugins, with the kind of plugin.
+_ID_FIELDS: Final[Mapping[str, str]] = {
+    "target": "target",
+    "threading_strategy": "threading strategy",
+    "load_balancer": "load balancer",
+    "monitors": "monitor",
+}
+
+
+def deployment_schema(registry: Registry) -> dict[str, Any]:
+    """
+    The JSON Schema (draft 2020-12) of a deployment file; the same for the same plugins in every run.
+
+    A file that it refuses is refused by `deployment_file.read`, or by the plan if the mistake is in a plugin's options.
+    The IDs of the registered plugins are suggestions: any other string is valid as an ID.
+
+    Args:
+        registry: The plugins whose IDs are suggested and whose options are described. If a plugin cannot say which
+            options it has, any are allowed, and their description has the reason.
+
+    Returns:
+        Plain values, fit for JSON. They belong to the caller.
+    """
+    docs = {doc.path: doc.doc for doc in explain()[0].walk()}
+    options = OptionsSchemas()
+    definitions = {f"fields.{name}": field_schema(info, _offered(registry, name)) for name, info in fields().items()}
+    definitions["fields.options"] |= options.of_plugins(registry)
+    definitions |= {f"groups.{group}": _group(group, docs[group]) for group in GROUPS}
+    definitions |= {"service": _service(docs), "defaults": _defaults(docs), "profile": _profile()}
+    for_file = options.of_environment(registry)
+    definitions |= options.definitions
+    return {
+        "$schema": DIALECT,
+        "title": "Deployment file of sage-deploy",
+        "description": "Which services there are, and how each is deployed.",
+        "type": "object",
+        "properties": {
+            "version": {
+                "title": "version",
+                "description": f"{docs['version']}\nDefault: 1.",
+                "default": 1,
+                "anyOf": [{"type": "integer", "const": 1}, variable()],
+            },
+            "services": {
+                "title": "services by name",
+                "description": docs["services"],
+                "type": "object",
+                # A service without contents has all the defaults.
+                **_named({"$ref": "#/$defs/service", "type": ["object", "null"]}),
+            },
+            "options": {
+                "title": "options",
+                "description": "Options of plugins for the whole file, by ID.",
+                "type": "object",
+                **for_file,
+            },
+            "defaults": {"$ref": "#/$defs/defaults"},
+            "profiles": {
+                "title": "profiles by name",
+                "description": docs["profiles"],
+                "type": "object",
+                **_named({"$ref": "#/$defs/profile"}),
+            },
+        },
+        "required": ["services"],
+        "additionalProperties": False,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def schema_text(registry: Registry) -> str:
+    """The JSON Schema as text, for a file."""
+    import json  # imported here: who only wants the schema does without
+
+    return json.dumps(deployment_schema(registry), indent=2, allow_nan=False)
+
+
+def _offered(registry: Registry, field: str) -> dict[str, str]:
+    """The IDs that are installed for a field, with the plugins' own words."""
+    kind = _ID_FIELDS.get(field)
+    return {id: entry.registration.summary for (known, id), entry in registry.entries().items() if known == kind}
+
+
+def _named(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"patternProperties": {_NAME: schema}, "additionalProperties": False}
+
+
+def _references(group: str | None) -> dict[str, Any]:
+    return {name: {"$ref": f"#/$defs/fields.{name}"} for name, info in fields().items() if info.group == group}
+
+
+def _fields_only(properties: dict[str, Any]) -> dict[str, Any]:
+    """These keys and no others: one level further down, else an editor that writes the key writes all defaults too."""
+    return {"allOf": [{"properties": properties, "additionalProperties": False}]}
+
+
+def _group(group: str, doc: str) -> dict[str, Any]:
+    return {
+        "title": f"group {group}",
+        "description": f"{doc}\nThe same fields may stand outside the group.",
+        "type": "object",
+        **_fields_only(_references(group)),
+    }
+
+
+def _configuration() -> dict[str, Any]:
+    """The keys that services and defaults have in common: the groups first, for these are what most files use."""
+    keys = {group: {"$ref": f"#/$defs/groups.{group}"} for group in GROUPS} | _references(None)
+    for group in GROUPS:
+        keys |= _references(group)
+    return keys
+
+
+def _service(docs: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "title": "service",
+        "description": "One service: its class, and how it is deployed. What is left out is as the defaults say.",
+        "properties": {
+            "class": {
+                "title": "class",
+                "description": docs["class"],
+                "type": "string",
+                "pattern": either(whole(f"{_PATH}:{_PATH}"), VARIABLE),
+                "errorMessage": f"must be a class, as package.module:Class; {VARIABLE_WORDS}",
+            },
+            "init": {
+                "title": "init",
+                "description": docs["init"],
+                "type": "object",
+                "properties": {
+                    "args": {"title": "args", "description": docs["init.args"], "type": "array"},
+                    "kwargs": {"title": "kwargs", "description": docs["init.kwargs"], "type": "object"},
+                },
+                "additionalProperties": False,
+            },
+            **_configuration(),
+        },
+        "additionalProperties": False,
+    }
+
+
+def _defaults(docs: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "title": "defaults",
+        "description": docs["defaults"],
+        "type": "object",
+        **_fields_only(_configuration()),
+    }
+
+
+def _profile() -> dict[str, Any]:
+    return {
+        "title": "profile",
+        "description": "What services have if this profile is chosen, unless their own entry says otherwise.",
+        "type": "object",
+        "properties": {
+            "defaults": {"$ref": "#/$defs/defaults"},
+            "services": {
+                "title": "services by name",
+                "description": "By name, what single services of the file have in this profile.",
+                "type": "object",
+                **_named({"$ref": "#/$defs/service", "type": "object"}),
+            },
+        },
+        "additionalProperties": False,
+    }

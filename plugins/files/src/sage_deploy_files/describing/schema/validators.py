@@ -1,0 +1,143 @@
+"""What attrs' own validators say, in JSON Schema; validators that a plugin wrote itself are passed over."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import validators
+
+from sage_deploy_files.describing.schema.values import VARIABLE, either, types_of, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["constrained"]
+
+#: What a bound of a number is called, and which of two is the stricter.
+_BOUNDS: Final[Mapping[str, tuple[str, Callable[..., float]]]] = {
+    ">=": ("minimum", max),
+    ">": ("exclusiveMinimum", max),
+    "<=": ("maximum", min),
+    "<": ("exclusiveMaximum", min),
+}
+#: Characters of the shortest text that has a variable in it.
+_SHORTEST_VARIABLE: Final = len("${X}")
+#: More choices than anybody wants to be offered.
+_CHOICES: Final = 100
+#: What regular expressions of Python and of JSON Schema have in common. `\w` and `\b` are not: the characters beyond
+#: ASCII that they know are others.
+_COMMON: Final = re.compile(
+    r"""(?x)
+    (?: [^\\()\[\]{}]                                         # characters, repetition, alternatives
+      | \((?:\?[:=!])? | \)
+      | \{\d+(?:,\d*)?\}
+      | \\[dsDSnrtfv.\\/^$*+?()\[\]{}|]
+      | \[ \^? (?: [^\\\[\]] | \\[dsDSnrtfv.\\/^$*+?()\[\]{}|-] )+ \]
+    )*
+    """
+)
+
+
+def constrained(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
+    """
+    A schema that also says what a validator asks for, as far as that can be said.
+
+    Args:
+        schema: What the type of the attribute takes. It is not changed.
+        validator: The attribute's validator, or None.
+    """
+    for kind, constrain in _CONSTRAIN.items():
+        if isinstance(validator, kind):
+            return constrain(schema, validator)
+    return schema
+
+
+def _all(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
+    for each in validator._validators:  # noqa: SLF001 - attrs has no other view of it
+        schema = constrained(schema, each)
+    return schema
+
+
+def _optional(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
+    found = constrained(schema, validator.validator)
+    if "enum" in found and None not in found["enum"] and "null" in types_of(schema):
+        found = {**found, "enum": [*found["enum"], None]}
+    return found
+
+
+def _bound(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
+    name, stricter = _BOUNDS[validator.compare_op]
+    if isinstance(validator.bound, bool) or not isinstance(validator.bound, (int, float)):
+        return schema
+    return {**schema, name: stricter(schema.get(name, validator.bound), validator.bound)}
+
+
+def _choices(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
+    options = validator.options
+    if isinstance(options, str) or not hasattr(options, "__len__") or len(options) > _CHOICES:
+        return schema
+    values = list(options)
+    if not all(value is None or type(value) in {bool, int, float, str} for value in values):
+        return schema
+    if isinstance(options, (set, frozenset)):
+        values.sort(key=repr)
+    if "enum" in schema:
+        values = [value for value in schema["enum"] if value in values]
+    elif not types_of(schema) or "anyOf" in schema:
+        return schema
+    return {**{key: value for key, value in schema.items() if key != "type"}, "enum": values}
+
+
+def _pattern(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
+    pattern: re.Pattern[str] = validator.pattern
+    if pattern.flags & ~(re.UNICODE | re.ASCII) or not _COMMON.fullmatch(pattern.pattern):
+        return schema
+    match validator.match_func.__name__:
+        case "fullmatch":
+            text = whole(pattern.pattern)
+        case "match":
+            text = f"^(?:{pattern.pattern})"
+        case _:
+            text = pattern.pattern
+    return _text(schema, text)
+
+
+def _shortest(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
+    least = validator.min_length
+    found = _length(schema, least, "min")
+    if "string" not in types_of(schema):
+        return found
+    if least <= _SHORTEST_VARIABLE:
+        return {**found, "minLength": least}
+    return _text(found, whole(rf"[\s\S]{{{least},}}"))
+
+
+def _longest(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
+    found = _length(schema, validator.max_length, "max")
+    if "string" not in types_of(schema):
+        return found
+    return _text(found, whole(rf"[\s\S]{{0,{validator.max_length}}}"))
+
+
+def _length(schema: dict[str, Any], length: int, which: str) -> dict[str, Any]:
+    names = {"array": f"{which}Items", "object": f"{which}Properties"}
+    return {**schema, **{names[kind]: length for kind in types_of(schema) if kind in names}}
+
+
+def _text(schema: dict[str, Any], pattern: str) -> dict[str, Any]:
+    """The schema with a pattern for its strings; a variable passes, because nobody knows its value yet."""
+    found = {"pattern": either(pattern, VARIABLE)}
+    return {**schema, "allOf": [*schema.get("allOf", []), found]} if "pattern" in schema else {**schema, **found}
+
+
+#: The validators' classes are private to attrs, what they are called with is not.
+_CONSTRAIN: Final[Mapping[type, Callable[[dict[str, Any], Any], dict[str, Any]]]] = {
+    type(validators.and_()): _all,
+    type(validators.optional(validators.min_len(0))): _optional,
+    type(validators.ge(0)): _bound,
+    type(validators.in_(())): _choices,
+    type(validators.matches_re("")): _pattern,
+    type(validators.min_len(0)): _shortest,
+    type(validators.max_len(0)): _longest,
+}

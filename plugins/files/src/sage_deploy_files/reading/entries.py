@@ -1,0 +1,155 @@
+"""What a deployment file says: the file as a whole and the entry of each service, with the place of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from sage_deploy_files.reading.layers import Layer, find_place, origin_of
+from sage_deploy_files.reading.problems import (
+    FileProblem,
+    Position,
+    in_order,
+    placed,
+)
+from sage_plugins.config.origins import DEFAULT
+from sage_plugins.config.service_config import ServiceDeploymentConfig
+
+if TYPE_CHECKING:
+    from sage_deploy_files.reading.layers import Place
+    from sage_plugins.config.origins import Origin
+    from sage_plugins.values import Problem
+
+
+__all__ = ["DeploymentFile", "ServiceEntry", "file_problem"]
+
+
+#: Problems that are about a key, not about its value.
+ABOUT_KEYS: Final = frozenset({"E101", "E104", "E107", "E505", "E704"})
+
+
+@attrs.frozen
+class ServiceEntry:
+    """
+    What a file says about one service, after its profile and its defaults.
+
+    Entries are equal if they say the same, wherever that stands.
+
+    Attributes:
+        name: Name of the service.
+        values: The configuration fields that the file sets, by their flat names; the others have their defaults.
+        class_path: The service's class as `"package.module:Class"`, or None.
+        args: Positional arguments of the class's constructor.
+        kwargs: Keyword arguments of the class's constructor.
+        path: The file, as it was named by the caller.
+        at: Where the file names the service.
+        layers: The parts of the file that say something about the service, the highest first.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    class_path: str | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    path: str = attrs.field(eq=False, repr=False)
+    at: Position = attrs.field(eq=False, repr=False)
+    layers: tuple[Layer, ...] = attrs.field(eq=False, repr=False)
+
+    @property
+    def section(self) -> str:
+        """The entry's own part of the file."""
+        return f"services.{self.name}"
+
+    def place(self, path: str) -> Place | None:
+        """Place of a value by its path, such as `"thread_count"`, `"class"` or `"options.pool.idle_timeout"`."""
+        found = find_place(self.layers, path)
+        return None if found is None else found[1]
+
+    def origin(self, path: str) -> Origin:
+        """Who set the value at a path such as `"timeout"`, `"methods.get.timeout"` or `"init.kwargs.backend"`."""
+        return origin_of(self.layers, path, self.path) or DEFAULT
+
+    def config(self) -> ServiceDeploymentConfig:
+        """The configuration that the file gives to the service."""
+        return ServiceDeploymentConfig(**self.values)
+
+    def load_class(self) -> tuple[type | None, list[Problem]]:
+        """
+        Import the class that `class_path` names; gives None if that fails, and what is wrong with it or its arguments.
+        """
+        from sage_deploy_files.reading.loading import load_class
+
+        return load_class(self)
+
+    def placed(self, problems: Sequence[Problem]) -> list[FileProblem]:
+        """Give the problems of the service their places, and put them in the order of the file."""
+        return in_order(file_problem(self, problem) for problem in problems)
+
+
+@attrs.frozen
+class DeploymentFile:
+    """
+    A deployment file, read and checked as far as the core can.
+
+    Files are equal if they say the same, wherever that stands.
+
+    Attributes:
+        path: The file, as it was named by the caller.
+        services: The services by name, in the order of the file.
+        options: The options of plugins for the whole environment, by plugin ID; the plugins check them.
+        warnings: What is doubtful, but not wrong.
+        profile: Name of the profile that was chosen, or None.
+        layer: Where the values under `options` stand.
+    """
+
+    path: str = attrs.field(eq=False)
+    services: Mapping[str, ServiceEntry]
+    options: Mapping[str, Mapping[str, Any]]
+    warnings: tuple[FileProblem, ...] = attrs.field(eq=False)
+    profile: str | None = attrs.field(eq=False)
+    layer: Layer = attrs.field(eq=False, repr=False)
+
+    @property
+    def section(self) -> str:
+        """The paths of values count from the top of the file."""
+        return ""
+
+    @property
+    def at(self) -> Position:
+        """Where the file begins."""
+        return Position(1, 1)
+
+    def place(self, path: str) -> Place | None:
+        """Place of a value by its path, such as `"options.ray.address"`."""
+        return self.layer.places.get(path)
+
+    def origin(self, path: str) -> Origin:
+        """Who set the value at a path such as `"options.ray.address"`."""
+        return origin_of((self.layer,), path, self.path) or DEFAULT
+
+    def placed(self, problems: Sequence[Problem]) -> list[FileProblem]:
+        """Give the problems of the options their places, and put them in the order of the file."""
+        return in_order(file_problem(self, problem) for problem in problems)
+
+
+def file_problem(entry: ServiceEntry | DeploymentFile, problem: Problem) -> FileProblem:
+    """
+    Give a problem its place in the file: that of its key, or of the longest part of the key that the file has.
+
+    A value that has its default, and so no place, is blamed where the value stands that it disagrees with.
+
+    Args:
+        entry: Where the problem's key counts: a service's entry, or the file for its `options`.
+        problem: A problem found by the core or by a plugin's check.
+    """
+    parts = problem.key.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    place = next((found for prefix in prefixes if (found := entry.place(prefix)) is not None), None)
+    other = entry.place(problem.other) if problem.other else None
+    if place is not None:
+        at = place.key if problem.id in ABOUT_KEYS else place.value
+    else:
+        at = entry.at if other is None else other.value
+    return placed(problem, entry.path, at, entry.section, None if other is None else other.value)

@@ -1,0 +1,444 @@
+"""Reads `service_deployment.yaml`: which services there are, how each is deployed, and where in the file it says so."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import attrs
+
+from sage_deploy_files.reading.bounded_file import UnreadableError, read_bounded
+from sage_deploy_files.reading.layers import Budget, Layer, TooMuchError, merged, walk
+from sage_deploy_files.reading.nodes import MAX_BYTES, read_nodes
+from sage_deploy_files.reading.problems import (
+    LISTED,
+    FileProblem,
+    Position,
+    as_written,
+    in_order,
+    placed,
+    refuse,
+    shown_from,
+)
+from sage_plugins.config.cross_rules import cross_problems
+from sage_plugins.config.field_checks import known_keys, shown, unknown_key
+from sage_plugins.config.service_config import GROUPS, field_problems, fields, group_of, plain
+from sage_plugins.config.units import without_units
+from sage_plugins.texts import did_you_mean
+from sage_plugins.values import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sage_deploy_files.reading.layers import Place
+    from sage_deploy_files.reading.nodes import Node
+
+from sage_deploy_files.reading.entries import ABOUT_KEYS, DeploymentFile, ServiceEntry, file_problem
+
+__all__ = ["FileProblem", "Position", "YamlReader", "read"]
+
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+_TOP: Final = ("version", "services", "options", "defaults", "profiles")
+_PROFILE: Final = ("defaults", "services")
+_INIT: Final = ("args", "kwargs")
+#: What only the entry of a service has.
+_OWN: Final = ("class", "init")
+#: Errors after which no further service is checked: each in defaults is one in every service.
+MOST_ERRORS: Final = 10_000
+
+
+def read(path: str | os.PathLike[str], *, profile: str | None = None) -> DeploymentFile:
+    """
+    The services of a deployment file, every value checked on its own and against the others of its service.
+
+    Reading imports and runs nothing that the file names. Whether plugins, classes and nodes exist is not asked.
+    Variables of the environment are put in where the file names them.
+
+    Args:
+        path: The file.
+        profile: Name of a profile of the file, whose values stand in where a service's own entry has none; the file's
+            `defaults` stand in for what is left. Mappings are merged key by key.
+
+    Raises:
+        ConfigError: The file cannot be read or is not valid. `problems` has every `FileProblem`, errors first; the
+            message has a line for each of the first 20.
+    """
+    return _Reader(os.fsdecode(path), profile).read()
+
+
+class YamlReader:
+    """The `interfaces.Reader` of YAML files."""
+
+    def read(self, path: str | os.PathLike[str], *, profile: str | None = None) -> DeploymentFile:
+        """As `read`."""
+        return read(path, profile=profile)
+
+
+class _Reader:
+    """Reads one file once; problems are collected, and end the reading only where there is nothing left to read."""
+
+    def __init__(self, path: str, profile: str | None) -> None:
+        self._path = path
+        self._wanted = profile
+        self._problems: list[FileProblem] = []
+        self._budget = Budget()
+
+    def read(self) -> DeploymentFile:
+        try:
+            data = read_bounded(self._path, MAX_BYTES)
+        except UnreadableError as error:
+            self._add("E109", Position(1, 1), "", "", str(error), "check the path, and that the file may be read")
+            self._refuse()
+        root, flaws = read_nodes(data, os.environ)
+        for flaw in flaws:
+            problem = Problem(flaw.id, "", flaw.message, flaw.fix)
+            self._problems.append(placed(problem, self._path, Position(flaw.line, flaw.column)))
+        if root is None:
+            self._refuse()
+        file = self._file(root)
+        if any(problem.severity == "error" for problem in self._problems):
+            self._refuse()
+        return attrs.evolve(file, warnings=tuple(in_order(self._problems)))
+
+    # Reporting.
+
+    def _add(  # noqa: PLR0913, PLR0917 - a problem and its place, in the order of printing
+        self,
+        id: str,
+        at: Position,
+        section: str,
+        key: str,
+        message: str,
+        fix: str = "",
+    ) -> None:
+        self._problems.append(placed(Problem(id, key, message, fix), self._path, at, section))
+
+    def _unknown(self, at: Position, section: str, name: str, candidates: Iterable[str]) -> None:
+        problem = unknown_key(name, name, candidates, suggest=self._suggest())
+        self._problems.append(placed(problem, self._path, at, section))
+
+    def _suggest(self) -> bool:
+        # Nobody sees more, and a file may have thousands of unknown keys.
+        return len(self._problems) < LISTED
+
+    def _refuse(self) -> NoReturn:
+        refuse(self._path, self._problems)
+
+    # The file's parts.
+
+    def _file(self, root: Node) -> DeploymentFile:
+        services: dict[str, ServiceEntry] = {}
+        options: Mapping[str, Mapping[str, Any]] = {}
+        layer = Layer()
+        if root.kind != "mapping":
+            found = "nothing but null" if root.value is None else _shown(root)
+            self._add(
+                "E102", _position(root), "", "", f"the file must be a mapping, got {found}", "start with services:"
+            )
+        else:
+            self._known_keys(root, "", _TOP)
+            self._version(root)
+            options = self._options(root, layer)
+            base = self._defaults(root, "", Layer("defaults"))
+            services = self._services(root, base, *self._profiles(root))
+        return DeploymentFile(
+            path=self._path,
+            services=MappingProxyType(services),
+            options=MappingProxyType(dict(options)),
+            warnings=(),
+            profile=self._wanted,
+            layer=layer,
+        )
+
+    def _known_keys(self, node: Node, section: str, known: Sequence[str]) -> None:
+        for name in node.entries:
+            if name not in known:
+                self._unknown(Position(*node.keys[name]), section, name, known)
+
+    def _mapping(self, node: Node, section: str, key: str) -> bool:
+        if node.kind == "mapping":
+            return True
+        fix = "remove the key if there is nothing to say" if node.value is None else ""
+        if key == "services":
+            fix = "write the name of each service as a key, and below it what there is to say"
+        self._add("E102", _position(node), section, key, f"must be a mapping, got {_shown(node)}", fix)
+        return False
+
+    def _version(self, root: Node) -> None:
+        node = root.entries.get("version")
+        if node is None:
+            return
+        if isinstance(node.value, bool) or not isinstance(node.value, int):
+            self._add("E102", _position(node), "", "version", f"must be 1, got {_shown(node)}", "write version: 1")
+        elif node.value != 1:
+            message = f"must be 1, got {_shown(node)}"
+            self._add("E103", _position(node), "", "version", message, "a newer sage-deploy may read this file")
+
+    def _options(self, root: Node, layer: Layer) -> Mapping[str, Mapping[str, Any]]:
+        node = root.entries.get("options")
+        if node is None:
+            return {}
+        walk(node, "options", Position(*root.keys["options"]), layer.places)
+        return node.value if self._check("options", node.value, node, "", layer.places) else {}
+
+    def _defaults(self, parent: Node, section: str, layer: Layer) -> Layer:
+        node = parent.entries.get("defaults")
+        path = f"{section}.defaults" if section else "defaults"
+        if node is not None and self._mapping(node, "", path):
+            self._fill(layer, node, path)
+        return layer
+
+    def _profiles(self, root: Node) -> tuple[Layer, dict[str, Layer]]:
+        """The wanted profile's defaults and services; the others are checked all the same."""
+        node = root.entries.get("profiles")
+        found: dict[str, tuple[Layer, dict[str, Layer]]] = {}
+        if node is not None and self._mapping(node, "", "profiles"):
+            services = root.entries.get("services")
+            known = services.keys if services is not None else {}
+            for name, child in node.entries.items():
+                section = f"profiles.{name}"
+                if self._name("profile", name, Position(*node.keys[name]), section) and self._mapping(
+                    child, "", section
+                ):
+                    found[name] = self._profile(name, child, known)
+        wanted = self._wanted
+        if wanted is None or (node is not None and wanted in node.keys):
+            return found.get(wanted or "", (Layer("defaults"), {}))
+        names = list(node.keys) if node is not None else []
+        near = did_you_mean(wanted, names)
+        at = _position(node) if node is not None else Position(1, 1)
+        fix = f"did you mean {near!r}?" if near else f"profiles of the file: {', '.join(names) or 'none'}"
+        self._add("E101", at, "", "profiles", f"there is no profile {shown(wanted)}", fix)
+        return Layer("defaults"), {}
+
+    def _profile(self, profile: str, node: Node, known: Iterable[str]) -> tuple[Layer, dict[str, Layer]]:
+        section = f"profiles.{profile}"
+        self._known_keys(node, section, _PROFILE)
+        layers: dict[str, Layer] = {}
+        services = node.entries.get("services")
+        if services is not None and self._mapping(services, section, "services"):
+            for name, child in services.entries.items():
+                at = Position(*services.keys[name])
+                if name not in known:
+                    near = did_you_mean(name, known) if self._suggest() else None
+                    fix = f"did you mean {near!r}?" if near else "a profile changes services, it does not add any"
+                    self._add("E101", at, f"{section}.services", name, f"there is no service {shown(name)}", fix)
+                elif self._mapping(child, f"{section}.services", name):
+                    layers[name] = Layer("profile", profile)
+                    self._fill(layers[name], child, f"{section}.services.{name}")
+        return self._defaults(node, section, Layer("defaults", profile)), layers
+
+    def _services(
+        self, root: Node, base: Layer, profile_defaults: Layer, profile_services: Mapping[str, Layer]
+    ) -> dict[str, ServiceEntry]:
+        node = root.entries.get("services")
+        if node is None:
+            if "services" not in root.keys:
+                self._add("E107", _position(root), "", "services", "is required, but missing", "add services:")
+            return {}
+        if not self._mapping(node, "", "services"):
+            return {}
+        entries: dict[str, ServiceEntry] = {}
+        known, errors = len(self._problems), 0
+        for name, child in node.entries.items():
+            section, at = f"services.{name}", Position(*node.keys[name])
+            errors += sum(problem.severity == "error" for problem in self._problems[known:])
+            known = len(self._problems)
+            if errors >= MOST_ERRORS:
+                message = f"not checked: the services before it have {errors} errors"
+                self._add("E108", at, section, "", message, "correct the others first")
+                break
+            if not self._name("service", name, at, section):
+                continue
+            layer = Layer()
+            # An entry without contents is a service with all its defaults.
+            if child.value is not None:
+                if not self._mapping(child, "", section):
+                    continue
+                self._fill(layer, child, section)
+            layers = (layer, profile_services.get(name), profile_defaults, base)
+            try:
+                entries[name] = self._entry(name, at, tuple(each for each in layers if each is not None))
+            except TooMuchError:
+                message = "the mappings of defaults and profiles, merged into all services, have too many values"
+                self._add("E108", at, section, "", message, "say less in defaults, or split the file")
+                break
+        return entries
+
+    def _entry(self, name: str, at: Position, layers: tuple[Layer, ...]) -> ServiceEntry:
+        values = merged(layers, self._budget)
+        class_path, init = values.pop("class", None), values.pop("init", {})
+        entry = ServiceEntry(
+            name=name,
+            values=MappingProxyType(values),
+            class_path=class_path,
+            # Copies, for constructors may change what they get, and aliases of the file share their values.
+            args=tuple(plain(init.get("args", ()))),
+            kwargs=MappingProxyType(plain(init.get("kwargs", {}))),
+            path=self._path,
+            at=at,
+            layers=layers,
+        )
+        bad = {field for layer in layers for field in layer.bad}
+        whole = {field: info.default for field, info in fields().items()} | values
+        good = {field: value for field, value in whole.items() if field not in bad}
+        self._problems += [file_problem(entry, problem) for problem in cross_problems(good)]
+        return entry
+
+    def _name(self, kind: str, name: str, at: Position, section: str) -> bool:
+        if _NAME.fullmatch(name):
+            return True
+        fix = "use a letter, then at most 62 letters, digits, '_' and '-'"
+        self._add("E103", at, section.partition(".")[0], "", f"{shown(name)} is not the name of a {kind}", fix)
+        return False
+
+    # One mapping with a service's configuration.
+
+    def _fill(self, layer: Layer, node: Node, section: str) -> None:
+        own = () if layer.source == "defaults" else _OWN
+        for name, child in node.entries.items():
+            key_at = Position(*node.keys[name])
+            if name in fields():
+                self._take(layer, section, name, key_at, child)
+            elif name in GROUPS:
+                if self._mapping(child, section, name):
+                    self._group(layer, section, name, child)
+            elif name in own:
+                walk(child, name, key_at, layer.places)
+                value = self._class(child, section) if name == "class" else self._init(child, section)
+                if value is not None:
+                    layer.values[name] = value
+            elif name in _OWN:
+                message, fix = "belongs to the entry of a service, not to defaults", "move it to services"
+                self._add("E101", key_at, section, name, message, fix)
+            else:
+                self._unknown_in_entry(key_at, section, name, own)
+
+    def _unknown_in_entry(self, at: Position, section: str, name: str, own: Sequence[str]) -> None:
+        near = did_you_mean(name, [*own, *GROUPS, *fields()]) if self._suggest() else None
+        fix = f"did you mean {near!r}?" if near else f"keys: {', '.join([*own, *GROUPS])}, and all fields"
+        self._add("E101", at, section, name, f"unknown key {shown(name)}", fix)
+
+    def _group(self, layer: Layer, section: str, group: str, node: Node) -> None:
+        for name, child in node.entries.items():
+            key_at = Position(*node.keys[name])
+            if name in GROUPS or name in _OWN:
+                message = f"belongs {_home_words(None)}, not to {group}"
+                self._add("E101", key_at, section, f"{group}.{name}", message, f"move it {_home_words(None)}")
+            elif name not in fields():
+                self._unknown_in_group(key_at, section, group, name)
+            elif (home := group_of(name)) != group:
+                message = f"belongs {_home_words(home)}, not to {group}"
+                self._add("E101", key_at, section, f"{group}.{name}", message, f"move it {_home_words(home)}")
+            else:
+                self._take(layer, section, name, key_at, child)
+
+    def _unknown_in_group(self, at: Position, section: str, group: str, name: str) -> None:
+        inside = [field for field, info in fields().items() if info.group == group]
+        key = f"{group}.{name}"
+        near = did_you_mean(name, inside) if self._suggest() else None
+        fix = f"did you mean {near!r}?" if near else ""
+        if not near and self._suggest():
+            near = did_you_mean(name, fields())
+            home = f"did you mean {near!r}, which belongs {_home_words(group_of(near))}?" if near else ""
+            fix = home or known_keys(inside)
+        self._add("E101", at, section, key, f"unknown key {shown(name)}", fix)
+
+    def _take(self, layer: Layer, section: str, name: str, key_at: Position, node: Node) -> None:
+        if name in layer.places:
+            # What is merged into a mapping may stand before or behind what the mapping itself has.
+            first, second = sorted((layer.places[name].key, key_at), key=attrs.astuple)
+            message = f"is set a second time, first on line {first.line}"
+            self._add("E104", second, section, name, message, "remove one of them")
+            return
+        walk(node, name, key_at, layer.places)
+        value, problems = without_units(fields()[name], name, node.value)
+        if self._check(name, value, node, section, layer.places, problems):
+            layer.values[name] = value
+        else:
+            layer.bad.add(name)
+
+    def _check(  # noqa: PLR0913, PLR0917 - a value, and all that is known about it
+        self,
+        name: str,
+        value: Any,
+        node: Node,
+        section: str,
+        places: Mapping[str, Place],
+        problems: Sequence[Problem] = (),
+    ) -> bool:
+        """Report what is wrong with one field's value, each problem at its place; *problems*: what is known already."""
+        known = {problem.key for problem in problems}
+        found = [*problems, *(problem for problem in field_problems(name, value) if problem.key not in known)]
+        for problem in found:
+            place = places.get(problem.key, places[name])
+            about_key = problem.id in ABOUT_KEYS or _names_method(problem, value)
+            at = place.key if about_key else place.value
+            path = problem.key.split(".")[1:]
+            written = as_written(problem, _below(value, path), _below(node.value, path), place.variables)
+            self._problems.append(placed(written, self._path, at, section))
+        return not found
+
+    def _class(self, node: Node, section: str) -> str | None:
+        text = node.value
+        fix = "write package.module:Class"
+        if not isinstance(text, str):
+            self._add("E102", _position(node), section, "class", f"must be a string, got {_shown(node)}", fix)
+            return None
+        module, colon, name = text.partition(":")
+        if colon and all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+            return text
+        self._add("E103", _position(node), section, "class", f"{_shown(node)} is not the path of a class", fix)
+        return None
+
+    def _init(self, node: Node, section: str) -> dict[str, Any] | None:
+        if not self._mapping(node, section, "init"):
+            return None
+        good: dict[str, Any] = {}
+        for name, child in node.entries.items():
+            if name not in _INIT:
+                problem = unknown_key(f"init.{name}", name, _INIT, suggest=self._suggest())
+                self._problems.append(placed(problem, self._path, Position(*node.keys[name]), section))
+            elif name == "kwargs":
+                if self._mapping(child, section, "init.kwargs"):
+                    good[name] = child.value
+            elif child.kind == "list":
+                good[name] = child.value
+            else:
+                message = f"must be a list, got {_shown(child)}"
+                self._add("E102", _position(child), section, "init.args", message)
+        return good
+
+
+def _home_words(group: str | None) -> str:
+    return "to the service's own level" if group is None else f"to {group}"
+
+
+def _names_method(problem: Problem, value: Any) -> bool:
+    """Whether a problem of the mapping `methods` is about the name of a method, which is a key."""
+    name = problem.key.removeprefix("methods.")
+    return problem.id == "E103" and name != problem.key and isinstance(value, Mapping) and name in value
+
+
+def _below(value: Any, path: Sequence[str]) -> Any:
+    """What a value has at *path*; the value itself if there is nothing."""
+    found = value
+    for part in path:
+        if isinstance(found, Mapping) and part in found:
+            found = found[part]
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            return value
+    return found
+
+
+def _shown(node: Node) -> str:
+    return shown_from(node.value, node.variables)
+
+
+def _position(node: Node) -> Position:
+    return Position(node.line, node.column)

@@ -1,0 +1,51 @@
+"""
+Tests for services and plugins: `suites`, `cases`, `doubles`, `simulation`, `tools`. Nothing of the core imports it.
+
+The conformance suites below are imported when they are first used. Everything else is imported from its module:
+
+* `doubles.virtual_clock`: `VirtualClock`, time that passes only when a test says so.
+* `doubles.fake_replica`: `FakeReplica`, which answers, hangs or dies in virtual time as a script says.
+* `doubles.fake_candidate`: `FakeCandidate`, a replica as balancers see it, whose load a test sets.
+* `simulation.simulation`: `Simulation`, a router with such replicas, callers and accidents, from one seed.
+* `tools.leak_guard`: a pytest plugin that fails every test which leaves threads, files, tasks or processes.
+* `tools.reentry`: interrupts a function at each of its lines, to enter it again or to switch threads.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sage_deploy_testing.suites.balancer_conformance import BalancerConformance
+    from sage_deploy_testing.suites.monitor_conformance import MonitorConformance
+    from sage_deploy_testing.suites.strategy_conformance import StrategyConformance
+    from sage_deploy_testing.suites.target_conformance import TargetConformance
+
+__all__ = ["BalancerConformance", "MonitorConformance", "StrategyConformance", "TargetConformance"]
+
+_HOMES: Final = {
+    "BalancerConformance": "suites.balancer_conformance",
+    "MonitorConformance": "suites.monitor_conformance",
+    "StrategyConformance": "suites.strategy_conformance",
+    "TargetConformance": "suites.target_conformance",
+}
+
+
+def _show_comparisons() -> None:
+    """Have pytest show, in whoever's run, what the asserts of a case compared; has an effect before their import."""
+    import pytest
+
+    names = [module.name for module in pkgutil.walk_packages(__path__, f"{__name__}.")]
+    pytest.register_assert_rewrite(*(name for name in names if name not in sys.modules))
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    _show_comparisons()
+    return getattr(import_module(f"{__name__}.{home}"), name)

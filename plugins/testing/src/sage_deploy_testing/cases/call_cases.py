@@ -1,0 +1,529 @@
+"""What holds for every call on every target and strategy: results, errors, futures, cancelling, coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import threading
+import traceback
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.probes import Late, Probe, ProbeError
+from sage_deploy_testing.suites.service_conformance import VERBS, ServiceConformance
+from sage_plugins import errors
+
+__all__ = ["CallCases", "CoroutineCases", "ErrorCases", "FutureCases"]
+
+_WORD: contextvars.ContextVar[str] = contextvars.ContextVar("word", default="unset")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+async def _get_word() -> str:
+    return _WORD.get()
+
+
+class CallCases(ServiceConformance):
+    """Arguments, results, and what surrounds a call."""
+
+    @VERBS
+    def test_arguments_reach_the_method_under_any_name(self, verb: str) -> None:
+        """Positional and keyword arguments arrive as given, also under names that the handle uses itself."""
+        handle = self.deploy().handle
+        words = {"method": 1, "timeout": 2, "self": 3, "key": 4, "args": 5, "kwargs": 6, "call": 7, "name": 8}
+        args, kwargs = self.outcome(handle, verb, "given", 1, None, **words)
+        assert (list(args), kwargs) == ([1, None], words)
+
+    @VERBS
+    def test_result_is_what_the_method_returns(self, verb: str) -> None:
+        handle = self.deploy().handle
+        for value in (None, 0, "text", [1, {"two": 3.0}], b"bytes"):
+            assert self.outcome(handle, verb, "echo", value) == value
+
+    def test_attribute_call_is_a_call(self) -> None:
+        assert self.deploy().handle.echo("value") == "value"
+
+    @VERBS
+    @needs("in_process")
+    def test_arguments_and_results_travel_by_reference(self, verb: str) -> None:
+        handle = self.deploy().handle
+        for given in (object(), ValueError("an exception that is returned is a result like any other")):
+            assert self.outcome(handle, verb, "echo", given) is given
+
+    @VERBS
+    def test_async_method_is_awaited_for_the_caller(self, verb: str) -> None:
+        assert self.outcome(self.deploy().handle, verb, "aecho", 42) == 42
+
+    def test_async_method_can_be_called_from_a_thread_with_a_running_loop(self) -> None:
+        """A caller that blocks its own event loop gets its result all the same."""
+        handle = self.deploy().handle
+
+        async def main() -> Any:
+            return handle.call("aecho", "value")
+
+        assert asyncio.run(main()) == "value"
+
+    def test_calls_of_many_threads_each_run_once(self) -> None:
+        """200 calls from 8 threads: each caller gets its own results, each call runs once and counts once."""
+        service = self.deploy()
+        calls = [(number, turn) for number in range(8) for turn in range(25)]
+
+        def caller(number: int) -> list[Any]:
+            return [[service.handle.do([number, turn]), service.handle.echo([number, turn])] for turn in range(25)]
+
+        for number, results in enumerate(self.together(caller, 8)):
+            assert results == [[0, [number, turn]] for turn in range(25)]
+        assert sorted(map(tuple, service.handle.done())) == calls
+        assert service.outcomes == {"ok": 401}
+        assert service.metrics.request_count == 401
+        assert (service.inflight, service.waiting) == (0, 0)
+
+    @VERBS
+    @needs("in_process")
+    def test_method_sees_the_callers_context_variables(self, verb: str) -> None:
+        handle = self.deploy().handle
+        token = _WORD.set("the caller's")
+        try:
+            assert self.outcome(handle, verb, "run", _WORD.get) == "the caller's"
+            assert self.outcome(handle, verb, "arun", _get_word) == "the caller's"
+        finally:
+            _WORD.reset(token)
+
+    @VERBS
+    @needs("in_process")
+    def test_methods_changes_of_context_variables_stay_with_its_call(self, verb: str) -> None:
+        """What a method sets is seen neither by its caller nor by the next call."""
+        handle = self.deploy().handle
+        self.outcome(handle, verb, "run", _WORD.set, "changed")
+        assert _WORD.get() == "unset"
+        assert self.outcome(handle, verb, "run", _WORD.get) == "unset"
+
+
+class ErrorCases(ServiceConformance):
+    """How a call ends when its method raises."""
+
+    @VERBS
+    @pytest.mark.parametrize("method", ["fail", "afail"])
+    def test_exception_keeps_type_and_content(self, verb: str, method: str) -> None:
+        with pytest.raises(ProbeError) as caught:
+            self.outcome(self.deploy().handle, verb, method, "text", {"as": "given"})
+        assert type(caught.value) is ProbeError
+        assert (caught.value.args, caught.value.detail) == (("text", {"as": "given"}), {"as": "given"})
+
+    @VERBS
+    @needs("in_process")
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ProbeError("text"),
+            KeyError("missing"),
+            TimeoutError("the method's own"),
+            concurrent.futures.CancelledError("the method's own"),
+            ExceptionGroup("several", [ValueError(1), ProbeError("two")]),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_exception_is_the_methods_own_object(self, verb: str, error: Exception) -> None:
+        """The very object that the method raised, with the method's frames in its traceback."""
+        error.__traceback__ = None
+        with pytest.raises(type(error)) as caught:
+            self.outcome(self.deploy().handle, verb, "run", _raise, error)
+        assert caught.value is error
+        assert "_raise" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+
+    @needs("in_process")
+    def test_exception_keeps_its_cause(self) -> None:
+        with pytest.raises(ValueError, match="outer") as caught:
+            self.deploy().handle.fail_after("outer")
+        assert isinstance(caught.value.__cause__, ProbeError)
+
+    def test_exception_of_a_future_is_there_again_and_again(self) -> None:
+        """`exception()` gives the method's exception, and every `result()` raises it."""
+        future = self.begin(self.deploy().handle, "fail", "text")
+        error = future.exception(self.patience)
+        assert isinstance(error, ProbeError)
+        for _ in range(2):
+            with pytest.raises(ProbeError) as caught:
+                future.result(0)
+            assert caught.value is error
+
+    def test_own_cancelled_error_is_no_cancellation(self) -> None:
+        """A CancelledError that the method raises is its exception: the call was not cancelled."""
+        future = self.deploy().handle.submit("fail_as", concurrent.futures.CancelledError)
+        assert isinstance(future.exception(self.patience), concurrent.futures.CancelledError)
+        assert not future.cancelled()
+
+    def test_wrong_arguments_are_the_methods_type_error(self) -> None:
+        with pytest.raises(TypeError, match="echo"):
+            self.deploy().handle.echo(1, 2, 3)
+
+    def test_stop_iteration_arrives_from_call(self) -> None:
+        with pytest.raises(StopIteration):
+            self.deploy().handle.fail_as(StopIteration)
+
+    def test_stop_iteration_becomes_remote_error_in_a_coroutine(self) -> None:
+        """A coroutine cannot raise StopIteration: `acall` raises RemoteError that names it."""
+        with pytest.raises(errors.RemoteError, match="StopIteration") as caught:
+            asyncio.run(self.deploy().handle.acall("fail_as", StopIteration))
+        assert caught.value.type_name == "StopIteration"
+
+    @VERBS
+    @pytest.mark.parametrize("method", ["fail_as", "afail_as"])
+    @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+    def test_exit_becomes_remote_error_and_the_worker_lives(
+        self, verb: str, method: str, kind: type[BaseException]
+    ) -> None:
+        """What would end a thread, a process or a task becomes RemoteError, and every slot goes on."""
+        service = self.deploy()
+        for _ in range(service.slots):
+            with pytest.raises(
+                errors.RemoteError, match=f"{kind.__name__}.*leaving|leaving.*{kind.__name__}"
+            ) as caught:
+                self.outcome(service.handle, verb, method, kind)
+        assert (caught.value.type_name, caught.value.original_message) == (kind.__name__, "leaving")
+        assert f"in {method}" in caught.value.traceback_text
+        assert (caught.value.service, caught.value.method, caught.value.replica) == ("svc", method, "svc#0")
+        self.occupy(service).open()
+        assert service.handle.echo("alive") == "alive"
+
+
+class FutureCases(ServiceConformance):
+    """What `submit` gives is a `concurrent.futures.Future`, as far as anybody can see."""
+
+    def test_future_is_over_when_its_call_is(self) -> None:
+        future = self.deploy().handle.submit("echo", 5)
+        assert isinstance(future, Future)
+        assert future.result(self.patience) == 5
+        assert (future.done(), future.running(), future.cancelled(), future.exception()) == (True, False, False, None)
+
+    @unless("in_callers_thread")
+    def test_submit_does_not_wait_for_the_method(self) -> None:
+        """`submit` returns while the method runs; the future says so, and waiting for it can be given up."""
+        gate = self.watch()
+        future = self.deploy().handle.submit("hold", gate.checkpoint)
+        gate.wait()
+        assert (future.done(), future.running()) == (False, True)
+        with pytest.raises(TimeoutError) as caught:
+            future.result(self.short)
+        assert not isinstance(caught.value, errors.CallTimeoutError)
+        with pytest.raises(TimeoutError):
+            future.exception(self.short)
+        gate.open()
+        assert future.result(self.patience) == 0
+
+    @needs("in_callers_thread")
+    def test_submit_has_run_the_method(self) -> None:
+        """The future is over when `submit` returns, and what the method raised is in it."""
+        handle = self.deploy().handle
+        assert handle.submit("echo").done()
+        assert isinstance(handle.submit("fail", "text").exception(0), ProbeError)
+
+    def test_future_that_nobody_keeps_ends_all_the_same(self) -> None:
+        handle = self.deploy().handle
+        ran = self.watch(held=False)
+        handle.submit("hold", ran.checkpoint)
+        ran.wait()
+
+    @unless("in_callers_thread")
+    def test_futures_work_with_wait(self) -> None:
+        """`concurrent.futures.wait` knows our futures, also together with others."""
+        handle = self.deploy().handle
+        first, rest = self.watch(), self.watch()
+        calls = [handle.submit("hold", first.checkpoint)]
+        calls += [handle.submit("hold", rest.checkpoint) for _ in range(3)]
+        stranger: Future[None] = Future()
+        first.wait()
+        first.open()
+        done, pending = concurrent.futures.wait([*calls, stranger], self.patience, concurrent.futures.FIRST_COMPLETED)
+        assert calls[0] in done
+        assert stranger in pending
+        rest.open()
+        stranger.set_result(None)
+        done, pending = concurrent.futures.wait([*calls, stranger], self.patience)
+        assert (len(done), pending) == (5, set())
+        # All over when it is asked.
+        assert concurrent.futures.wait(calls, 0).not_done == set()
+
+    @unless("in_callers_thread")
+    def test_wait_sees_the_first_exception(self) -> None:
+        """FIRST_EXCEPTION ends the wait when a call fails meanwhile, and not when one ends well."""
+        handle = self.deploy().handle
+        gate, ended = self.watch(), threading.Event()
+        failing, fine, stranger = handle.submit("hold_and_fail", gate.checkpoint), handle.submit("echo"), Future[None]()
+        fine.add_done_callback(lambda _: ended.set())
+        first = concurrent.futures.FIRST_EXCEPTION
+        waiting = self.in_thread(concurrent.futures.wait, [failing, fine, stranger], return_when=first)
+        gate.wait()
+        gate.open()
+        try:
+            done, pending = waiting.result(self.patience)
+        finally:
+            stranger.set_result(None)
+        assert failing in done
+        assert stranger in pending
+        assert ended.wait(self.patience)
+
+    def test_as_completed_gives_each_call_once(self) -> None:
+        handle = self.deploy().handle
+        calls: list[Future[Any]] = [handle.submit("echo", number) for number in range(100)]
+        done = [call.result() for call in concurrent.futures.as_completed(calls, self.patience)]
+        assert sorted(done) == list(range(100))
+
+    def test_futures_can_be_awaited(self) -> None:
+        """`asyncio.wrap_future` turns a call into an awaitable, result and exception alike."""
+        handle = self.deploy().handle
+
+        async def main() -> None:
+            assert await asyncio.wrap_future(handle.submit("echo", "value")) == "value"
+            with pytest.raises(ProbeError):
+                await asyncio.wrap_future(handle.submit("fail", "text"))
+
+        asyncio.run(main())
+
+    def test_callbacks_run_once_whenever_they_are_added(self) -> None:
+        """A done-callback runs exactly once with the future, whether it was added before or after the end."""
+        handle = self.deploy().handle
+        seen: list[Any] = []
+        if not self.declares("in_callers_thread"):
+            gate, ended = self.watch(), threading.Event()
+            future = handle.submit("hold", gate.checkpoint)
+            gate.wait()
+            future.add_done_callback(seen.append)
+            future.add_done_callback(lambda _: ended.set())
+            assert not seen
+            gate.open()
+            assert ended.wait(self.patience)
+            assert seen == [future]
+            seen.clear()
+        future = handle.submit("echo")
+        future.result(self.patience)
+        future.add_done_callback(seen.append)
+        assert seen == [future]
+
+    @unless("in_callers_thread")
+    @pytest.mark.parametrize("kind", [RuntimeError, SystemExit, asyncio.CancelledError])
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the last assertion says it
+    def test_callback_cannot_end_the_worker(self, kind: type[BaseException]) -> None:
+        """Not even a callback that raises SystemExit ends the worker that runs it, or keeps others from running."""
+        service = self.deploy()
+        gate = self.watch()
+        futures = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(service.slots)
+        seen: list[Any] = []
+
+        def leave(_: Any) -> None:
+            raise kind
+
+        for future in futures:
+            future.add_done_callback(leave)
+            future.add_done_callback(seen.append)
+        gate.open()
+        for future in futures:
+            assert future.result(self.patience) == 0
+        self.until(lambda: len(seen) == len(futures))
+        self.occupy(service).open()
+        assert service.handle.echo("alive") == "alive"
+
+    @unless("in_callers_thread")
+    def test_queued_call_is_cancelled(self) -> None:
+        """`cancel` of a queued call is True; it never runs and its result raises a CancelledError."""
+        service = self.deploy()
+        occupied = self.occupy(service)
+        future = service.handle.submit("do", "cancelled")
+        seen: list[Any] = []
+        future.add_done_callback(seen.append)
+
+        assert future.cancel()
+        assert future.cancel(), "a second time"
+        assert (future.cancelled(), future.done(), future.running()) == (True, True, False)
+        assert seen == [future]
+        assert service.waiting == 0
+        with pytest.raises(errors.CallCancelledError) as caught:
+            future.result(0)
+        assert isinstance(caught.value, concurrent.futures.CancelledError)
+        with pytest.raises(concurrent.futures.CancelledError):
+            future.exception(0)
+        occupied.open()
+        self.occupy(service).open()
+        assert "cancelled" not in service.handle.done()
+        assert service.outcomes["cancelled"] == 1
+
+    @unless("in_callers_thread")
+    def test_running_call_is_not_cancelled(self) -> None:
+        """`cancel` of a call whose method runs is False, and its result comes."""
+        gate = self.watch()
+        future = self.deploy().handle.submit("hold", gate.checkpoint)
+        gate.wait()
+        assert not future.cancel()
+        gate.open()
+        assert future.result(self.patience) == 0
+        assert not future.cancelled()
+
+    def test_ended_call_is_not_cancelled(self) -> None:
+        future = self.deploy().handle.submit("echo", 1)
+        future.result(self.patience)
+        assert not future.cancel()
+        assert future.result(0) == 1
+
+    @unless("in_callers_thread")
+    def test_call_is_started_or_cancelled_never_both(self) -> None:
+        """Whoever comes first, worker or canceller, decides: a call that `cancel` promised away has not run."""
+        handle = self.deploy().handle
+        expected = []
+        for batch in range(20):
+            calls = [handle.submit("do", batch * 20 + number) for number in range(20)]
+            cancelled = {number for number, call in enumerate(calls) if call.cancel()}
+            for call in calls:
+                if not call.cancelled():
+                    call.result(self.patience)
+            expected += [batch * 20 + number for number in range(20) if number not in cancelled]
+        assert sorted(handle.done()) == expected
+
+    @unless("in_callers_thread")
+    def test_cancelling_a_wrapped_future_cancels_the_call(self) -> None:
+        service = self.deploy()
+        occupied = self.occupy(service)
+        call = service.handle.submit("echo")
+
+        async def main() -> None:
+            wrapped = asyncio.wrap_future(call)
+            wrapped.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await wrapped
+
+        asyncio.run(main())
+        assert call.cancelled()
+        occupied.open()
+
+
+class CoroutineCases(ServiceConformance):
+    """`acall`, from whichever event loop."""
+
+    def test_acall_from_several_loops(self) -> None:
+        """`acall` works from loops in different threads at the same time."""
+        handle = self.deploy().handle
+
+        def caller(number: int) -> list[Any]:
+            async def main() -> list[Any]:
+                return await asyncio.gather(*(handle.acall("echo", [number, turn]) for turn in range(20)))
+
+            return asyncio.run(main())
+
+        assert self.together(caller, 3) == [[[number, turn] for turn in range(20)] for number in range(3)]
+
+    def test_acall_does_not_block_its_loop(self) -> None:
+        """While a call runs, its loop goes on: here it opens the gate for which the method waits."""
+        handle = self.deploy().handle
+        gate = self.watch()
+
+        async def main() -> Any:
+            call = asyncio.ensure_future(handle.acall("hold", gate.checkpoint))
+            await asyncio.to_thread(gate.wait)
+            gate.open()
+            return await call
+
+        assert asyncio.run(main()) == 0
+
+    def test_first_acall_does_not_block_its_loop(self) -> None:
+        """An `acall` that has to deploy the service first does not block its loop meanwhile."""
+        gate, diary = self.watch(), self.watch(held=False)
+        handle = self.register(Late, diary.checkpoint, gate.checkpoint).handle
+
+        async def main() -> Any:
+            call = asyncio.ensure_future(handle.acall("method"))
+            await asyncio.to_thread(gate.wait)
+            gate.open()
+            return await call
+
+        assert asyncio.run(main()) is None
+
+    def test_cancelling_the_task_cancels_a_queued_call(self) -> None:
+        """A call whose awaiting task is cancelled before it starts never runs."""
+        service = self.deploy(Probe)
+        occupied = self.occupy(service)
+
+        async def main() -> None:
+            task = asyncio.ensure_future(service.handle.acall("do", "cancelled"))
+            await asyncio.to_thread(self.until, lambda: service.waiting == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+        assert service.waiting == 0
+        occupied.open()
+        self.occupy(service).open()
+        assert "cancelled" not in service.handle.done()
+        assert service.outcomes["cancelled"] == 1
+
+    def test_cancelling_the_task_abandons_a_running_call(self) -> None:
+        """The task is released at once; the method keeps its slot until it ends, and its result goes nowhere."""
+        service = self.deploy()
+        gate = self.watch()
+
+        async def main() -> None:
+            task = asyncio.ensure_future(service.handle.acall("hold", gate.checkpoint))
+            await asyncio.to_thread(gate.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())  # ends although the method is inside
+        assert (service.metrics.abandoned_count, service.inflight) == (1, 1)
+        gate.open()
+        self.until(lambda: service.metrics.abandoned_count == 0)
+        assert service.handle.echo(1) == 1
+        assert service.outcomes == {"cancelled": 1, "ok": 1}
+
+    @VERBS
+    @unless("in_callers_thread")
+    def test_giving_up_a_running_coroutine_cancels_it(self, verb: str) -> None:
+        """`cancel`, the end of the awaiting task and the deadline all end the coroutine, and with it the slot."""
+        service = self.deploy()
+        gate, ended = self.watch(), self.watch(held=False)
+        work = ("hang", gate.checkpoint, ended.checkpoint)
+
+        async def main() -> None:
+            task = asyncio.ensure_future(service.handle.acall(*work))
+            await asyncio.to_thread(gate.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        if verb == "acall":
+            asyncio.run(main())
+        elif verb == "submit":
+            call = service.handle.submit(*work)
+            gate.wait()
+            assert call.cancel()
+            assert call.cancelled()
+        else:
+            with pytest.raises(errors.CallTimeoutError, match="cancelled"):
+                service.handle.with_options(timeout=self.while_running).call(*work)
+            gate.wait()
+        assert ended.wait() == ["cancelled"]
+        self.until(lambda: service.inflight == 0)
+        assert service.outcomes == {"timeout" if verb == "call" else "cancelled": 1}
+        assert service.handle.aecho(1) == 1
+
+    def test_method_sees_that_its_task_was_cancelled(self) -> None:
+        """`ctx.cancelled` turns true when the awaiting task was cancelled."""
+        service = self.deploy()
+        gate, after = self.watch(), self.watch(held=False)
+
+        async def main() -> None:
+            task = asyncio.ensure_future(service.handle.acall("hold_and_look", gate.checkpoint, after.checkpoint))
+            assert await asyncio.to_thread(gate.wait) == [False]
+            task.cancel()
+            await asyncio.wait([task])
+
+        asyncio.run(main())
+        gate.open()
+        assert after.wait() == [True]

@@ -1,0 +1,384 @@
+"""Changing a service while it runs: more replicas, fewer, new ones, another balancer; draining; checks of health."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.probes import Batching, Checked, Failing, Fragile, LateNewcomer, Living, ProbeError
+from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
+from sage_plugins import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["ChangeCases", "CheckCases", "DrainCases"]
+
+_START = ("init", "setup", "start_running", "warmup")
+_STOP = ("stop", "cleanup")
+
+
+def _ids(service: Deployed) -> list[str]:
+    return [replica["id"] for replica in service.status["replicas"]]
+
+
+def _states(service: Deployed) -> list[str]:
+    return [replica["state"] for replica in service.status["replicas"]]
+
+
+class ChangeCases(ServiceConformance):
+    """`scale`, `restart` and `set_load_balancer`: the service goes on, or stays as it was."""
+
+    @contextlib.contextmanager
+    def load(self, service: Deployed, method: str = "echo", answer: str = "{}") -> Iterator[Callable[[int], None]]:
+        """
+        Four callers who call without a pause, each under a key of its own; any call that fails fails the case.
+
+        Gives what waits until so many more calls have been answered. In the end every call was counted once.
+        """
+        over = threading.Event()
+        answered: collections.Counter[int] = collections.Counter()
+
+        def caller(number: int) -> None:
+            handle = service.handle.with_options(key=number)
+            while not over.is_set():
+                value = f"{number}-{answered[number]}"
+                assert handle.call(method, value) == answer.format(value)
+                answered[number] += 1
+
+        callers = [self.in_thread(caller, number) for number in range(4)]
+
+        def wait(calls: int) -> None:
+            before = answered.total()
+            self.until(lambda: answered.total() >= before + calls or any(each.done() for each in callers))
+
+        try:
+            yield wait
+        finally:
+            over.set()
+            for each in callers:
+                each.result(self.patience)
+        assert service.metrics.methods[method].request_count == answered.total()
+        assert service.metrics.error_count == service.metrics.rejected_count == 0
+
+    def reached(self, service: Deployed) -> collections.Counter[int]:
+        """How many slots there are of each replica, by index: all are used at once."""
+        gate = self.watch()
+        calls = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
+        indices = collections.Counter(gate.wait(service.slots))
+        gate.open()
+        for call in calls:
+            call.result(self.patience)
+        self.until(lambda: service.inflight == 0)
+        return indices
+
+    # -- under load --------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("balanced", [False, True])
+    def test_no_call_fails_while_replicas_come_and_go(self, balanced: bool) -> None:  # noqa: FBT001 - a parameter of pytest's
+        """Scaling and restarting under load: every call is answered, none refused, and each is counted once."""
+        service = self.deploy(**(self.several(1) if balanced else {}))
+        counts = []
+        with self.load(service) as wait:
+            for change in ("3", "1", "restart", "4", "2", "restart", "1"):
+                self.change(service, change)
+                wait(20)
+                counts.append(service.metrics.request_count)
+        assert counts == sorted(counts), "the count of calls went backwards"
+        assert len(_ids(service)) == 1
+
+    def change(self, service: Deployed, change: str) -> None:
+        """Scale to so many replicas, have them restarted, or have the balancer of that ID choose."""
+        if change == "restart":
+            service.env.restart(service.name)
+        elif change.isdigit():
+            service.env.scale(service.name, int(change))
+        else:
+            service.env.set_load_balancer(service.name, change)
+
+    def test_no_call_fails_where_methods_have_limits(self) -> None:
+        """Calls that wait for their method's turn, and open batches, move and end like all others."""
+        methods = {"echo": {"max_concurrency": 1}, "get": {"batch": {"size": 4, "wait": 0}}}
+        service = self.deploy(Batching, methods=methods)
+        with self.load(service) as wait, self.load(service, "get", "{}!") as wait_for_batches:
+            for change in ("2", "restart", self.balancers()[0], self.balancers()[-1], "1"):
+                self.change(service, change)
+                wait(10)
+                wait_for_batches(10)
+
+    def test_no_call_fails_while_the_balancer_changes(self) -> None:
+        """From each installed balancer to each, binding or not, under load."""
+        service = self.deploy(**self.several(2))
+        with self.load(service) as wait:
+            for first in self.balancers():
+                for second in self.balancers():
+                    self.change(service, first)
+                    self.change(service, second)
+                    wait(5)
+
+    def test_changes_from_many_threads_take_turns(self) -> None:
+        """Nobody is refused, and the last one decides."""
+        service = self.deploy()
+        changes = ["1", "2", "3", "restart", *self.balancers()[:2]]
+
+        def changing(number: int) -> None:
+            for turn in range(2):
+                self.change(service, changes[(number + turn) % len(changes)])
+
+        with self.load(service):
+            self.together(changing, 6)
+        service.env.scale(service.name, 2)
+        assert len(_ids(service)) == 2
+
+    # -- more and fewer replicas -------------------------------------------------------------------------------------
+
+    def test_new_replicas_get_calls(self) -> None:
+        """Every slot of each, also of a service that had no balancer."""
+        service = self.deploy()
+        slots = service.slots
+        service.env.scale(service.name, 3)
+        assert self.reached(service) == dict.fromkeys(range(3), slots)
+
+    def test_newcomers_get_no_call_before_their_constructor_has_ended(self) -> None:
+        """Until then the others serve, and scaling waits."""
+        gate = self.watch()
+        service = self.deploy(LateNewcomer, gate.checkpoint)
+        scaling = self.in_thread(service.env.scale, service.name, 2)
+        gate.wait()
+        assert [service.handle.do(number) for number in range(6)] == [0] * 6
+        assert not scaling.done()
+        gate.open()
+        scaling.result(self.patience)
+        assert self.reached(service).keys() == {0, 1}
+
+    def test_scaling_whose_constructor_fails_leaves_the_service_as_it_was(self) -> None:
+        """None of the new replicas stays, and the error is the constructor's."""
+        diary = self.watch(held=False)
+        service = self.deploy(Failing, diary.checkpoint, "init", 2)
+        with pytest.raises(errors.DeployError, match="replica 2: ") as caught:
+            service.env.scale(service.name, 3)
+        assert isinstance(caught.value.__cause__, ProbeError)
+        seen = collections.Counter(step for step, index, *_ in diary.seen() if index == 1)
+        assert seen["init"] == seen["cleanup"]
+        assert _ids(service) == ["svc#0"]
+        assert service.status["health"] == {"healthy": True, "ready": 1, "replicas": 1}
+        service.handle.method()
+        service.env.scale(service.name, 2)
+        assert len(_ids(service)) == 2
+
+    def test_scaling_whose_constructor_hangs_leaves_the_service_as_it_was(self) -> None:
+        """After `startup_timeout` it is given up, and the error says that the constructor is what takes so long."""
+        gate = self.watch()
+        # The first replica starts within it.
+        service = self.deploy(LateNewcomer, gate.checkpoint, startup_timeout=self.starting)
+        with pytest.raises(errors.DeployError, match=r"svc#1 not ready after .*; the constructor"):
+            service.env.scale(service.name, 2)
+        assert _ids(service) == ["svc#0"]
+        assert service.handle.do(1) == 0
+        gate.open()
+
+    def test_last_replicas_leave_and_run_their_hooks(self) -> None:
+        """The others are left alone."""
+        diary = self.watch(held=False)
+        service = self.deploy(Living, diary.checkpoint, **self.several(3))
+        diary.seen()
+        service.env.scale(service.name, 1)
+        assert sorted(tuple(report[:2]) for report in diary.seen()) == sorted(
+            (step, index) for step in _STOP for index in (1, 2)
+        )
+        assert _ids(service) == ["svc#0"]
+
+    def test_leaving_replica_finishes_what_it_runs_and_gets_no_more(self) -> None:
+        service = self.deploy(**self.several(2))
+        held: dict[int, list[Any]] = {0: [], 1: []}
+        for _ in range(service.slots):
+            gate = self.watch()
+            call = self.begin(service.handle, "hold", gate.checkpoint)
+            (index,) = gate.wait()
+            held[index].append((gate, call))
+        scaling = self.in_thread(service.env.scale, service.name, 1)
+        self.until(lambda: "draining" in _states(service))
+        assert service.status["health"] == {"healthy": True, "ready": 1, "replicas": 1}
+        for gate, call in held[0]:
+            gate.open()
+            assert call.result(self.patience) == 0
+        assert [service.handle.do(number) for number in range(6)] == [0] * 6
+        assert not scaling.done()
+        for gate, call in held[1]:
+            gate.open()
+            assert call.result(self.patience) == 1
+        scaling.result(self.patience)
+
+    @unless("in_callers_thread")
+    def test_leaving_takes_no_longer_than_drain_timeout(self) -> None:
+        """A call that runs longer ends with an error that says so; its method goes on."""
+        service = self.deploy(drain_timeout=self.short, **self.several(2))
+        gate = self.watch()
+        calls = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(service.slots)
+        service.env.scale(service.name, 1)
+        ended = [call for call in calls if call.done()]
+        assert len(ended) == len(calls) / 2
+        for call in ended:
+            with pytest.raises(errors.ServiceStoppedError, match=r"svc#1.*still running"):
+                call.result(0)
+        gate.open()
+        assert [call.result(self.patience) for call in calls if call not in ended] == [0] * len(ended)
+
+    def test_close_in_the_middle_of_a_change(self) -> None:
+        """Who changes the service gets an error, and nothing stays behind."""
+        gate = self.watch()
+        service = self.deploy(LateNewcomer, gate.checkpoint)
+        scaling = self.in_thread(service.env.scale, service.name, 2)
+        gate.wait()
+        service.env.close(drain_timeout=0)
+        with pytest.raises(errors.DeployError, match="was stopped before it was ready"):
+            scaling.result(self.patience)
+        gate.open()
+
+    @unless("in_callers_thread")
+    def test_close_while_replicas_leave(self) -> None:
+        """Closing and scaling both wait for the same calls, and both end with them."""
+        service = self.deploy(**self.several(2))
+        gate = self.watch()
+        calls = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(service.slots)
+        scaling = self.in_thread(service.env.scale, service.name, 1)
+        self.until(lambda: "draining" in _states(service))
+        closing = self.in_thread(service.env.close)
+        self.until(lambda: service.status["state"] == "draining")
+        gate.open()
+        for call in calls:
+            call.result(self.patience)
+        scaling.result(self.patience)
+        closing.result(self.patience)
+
+    # -- new replicas for old ----------------------------------------------------------------------------------------
+
+    def test_restart_starts_each_before_it_stops_one(self) -> None:
+        """One replica more for a moment, in turn."""
+        diary = self.watch(held=False)
+        service = self.deploy(Living, diary.checkpoint, **self.several(2))
+        diary.seen()
+        service.env.restart(service.name)
+        seen = [tuple(report[:2]) for report in diary.seen()]
+        assert seen == [(step, index) for index in (0, 1) for step in (*_START, *_STOP)]
+        assert _ids(service) == ["svc#0.1", "svc#1.1"]
+
+    def test_restart_whose_constructor_fails_keeps_the_old_replica(self, tmp_path: Path) -> None:
+        """It goes on serving, and a later restart replaces it."""
+        broken = tmp_path / "broken"
+        service = self.deploy(Fragile, str(broken))
+        broken.touch()
+        with pytest.raises(errors.DeployError, match="replica 0: "):
+            service.env.restart(service.name)
+        assert _ids(service) == ["svc#0"]
+        assert service.handle.do(1) == 0
+        broken.unlink()
+        service.env.restart(service.name)
+        assert _ids(service) != ["svc#0"]
+        assert service.handle.done() == []
+
+
+class DrainCases(ServiceConformance):
+    """`drain`: what was accepted is answered, and the service stops."""
+
+    def test_drain_finishes_what_was_accepted_and_stops(self) -> None:
+        """What runs and what waits; other services go on; deployed anew, the service serves again."""
+        service = self.deploy()
+        other = self.register(name="other", env=service.env)
+        service.env.deploy()
+        occupied = self.occupy(service)
+        waiting = self.queued(service, "echo", "waited")
+        draining = self.in_thread(service.env.drain, service.name)
+        self.until(lambda: service.status["state"] == "draining")
+        with pytest.raises(errors.ServiceStoppedError):
+            service.handle.echo()
+        occupied.open()
+        assert waiting.result(self.patience) == "waited"
+        draining.result(self.patience)
+        assert service.status["state"] == "stopped"
+        assert other.handle.echo(1) == 1
+        service.env.deploy()
+        assert service.env.service(service.name).echo(2) == 2
+
+    def test_no_accepted_call_fails_while_draining(self) -> None:
+        """Under load each call is answered, or refused before it runs; both are counted."""
+        service = self.deploy()
+        begun = self.watch(held=False)
+
+        def caller(number: int) -> int:
+            begun.checkpoint.reach()
+            for turn in range(10**6):
+                try:
+                    call = service.handle.submit("echo", [number, turn])
+                except errors.ServiceStoppedError:
+                    return turn
+                assert call.result(self.patience) == [number, turn]
+            raise AssertionError
+
+        callers = [self.in_thread(caller, number) for number in range(4)]
+        begun.wait(4)
+        self.until(lambda: service.metrics.request_count > 20)
+        service.env.drain(service.name)
+        assert service.outcomes == {"ok": sum(each.result(self.patience) for each in callers)}
+
+
+class CheckCases(ServiceConformance):
+    """`check_health` and `check_ready` run beside the calls."""
+
+    def checked(self, *args: Any) -> Deployed:
+        """Deploy a service that is asked how it is, again and again."""
+        often = {"health_check_interval": self.while_running, "health_check_timeout": self.while_running}
+        thresholds = {"failure_threshold": 1, "success_threshold": 1}
+        return self.deploy(Checked, *args, monitors=("health",), **often, **thresholds)
+
+    def test_checks_are_answered_while_every_slot_is_taken(self) -> None:
+        """They wait for no slot, and take none."""
+        diary = self.watch(held=False)
+        service = self.checked(diary.checkpoint)
+        occupied = self.occupy(service)
+        waiting = self.queued(service, "echo", 1)
+        diary.seen()
+        assert set(diary.wait(4)) == {"check_health", "check_ready"}
+        assert service.inflight == service.slots
+        assert not waiting.done()
+        occupied.open()
+        assert waiting.result(self.patience) == 1
+
+    @unless("replaces_unhealthy")
+    def test_replica_that_says_it_is_ill_is_unhealthy_until_it_is_well(self, tmp_path: Path) -> None:
+        """With none that is well its calls go on."""
+        ill = tmp_path / "ill"
+        service = self.checked(self.watch(held=False).checkpoint, str(ill))
+        ill.touch()
+        self.until(lambda: "returned False" in str(service.status["replicas"][0]["error"]))
+        assert _states(service) == ["unhealthy"]
+        assert service.handle.echo(1) == 1
+        ill.unlink()
+        self.until(lambda: _states(service) == ["ready"])
+
+    @needs("releases_at_deadline")
+    @unless("replaces_unhealthy")
+    def test_replica_whose_slots_are_all_abandoned_is_unhealthy_until_a_method_ends(self) -> None:
+        """Also if its class has no check: whoever gave the calls up is enough to have it looked at."""
+        often: dict[str, Any] = {
+            "health_check_interval": self.while_running,
+            "health_check_timeout": self.while_running,
+        }
+        service = self.deploy(monitors=("health",), failure_threshold=1, success_threshold=1, **often)
+        gate = self.watch()
+        hasty = service.handle.with_options(timeout=self.while_running)
+        calls = [hasty.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        for call in calls:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(self.patience)
+        self.until(lambda: _states(service) == ["unhealthy"])
+        gate.open()
+        self.until(lambda: _states(service) == ["ready"])

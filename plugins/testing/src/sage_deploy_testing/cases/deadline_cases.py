@@ -1,0 +1,353 @@
+"""Deadlines: end to end, queue included; the caller is released, the method keeps its slot until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.probes import Calling
+from sage_deploy_testing.suites.service_conformance import VERBS, Deployed, ServiceConformance
+from sage_plugins import errors
+
+__all__ = ["DeadlineCases", "QueueDeadlineCases", "TravellingDeadlineCases"]
+
+
+class QueueDeadlineCases(ServiceConformance):
+    """Calls whose time is over before they start."""
+
+    @VERBS
+    def test_deadline_in_the_queue(self, verb: str) -> None:
+        """A call whose time is over in the queue ends at stage "queue", and its method never runs."""
+        service = self.deploy()
+        occupied = self.occupy(service)
+        hasty = service.handle.with_options(timeout=self.short)
+        with pytest.raises(errors.CallTimeoutError, match=r"svc\.do waited 0\.03 s in the queue") as caught:
+            self.outcome(hasty, verb, "do", "late")
+        assert isinstance(caught.value, TimeoutError)
+        assert (caught.value.stage, caught.value.service, caught.value.method) == ("queue", "svc", "do")
+        assert (service.waiting, service.metrics.abandoned_count, service.outcomes) == (0, 0, {"timeout": 1})
+        occupied.open()
+        self.occupy(service).open()
+        assert "late" not in service.handle.done()
+
+    def test_queue_timeout_bounds_the_wait_alone(self) -> None:
+        """`queue_timeout` ends calls that wait; one that has started minds `timeout` alone."""
+        service = self.deploy(queue_timeout=self.short)
+        gate = self.watch()
+        running = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(service.slots)
+        with pytest.raises(errors.CallTimeoutError, match="queue") as caught:
+            service.handle.call("echo")
+        assert caught.value.stage == "queue"
+        # By now the running calls' own time in the queue would long be over.
+        assert not any(call.done() for call in running)
+        gate.open()
+        assert [call.result(self.patience) for call in running] == [0] * service.slots
+
+    @unless("in_callers_thread")
+    def test_queue_timeout_of_a_future(self) -> None:
+        """A submitted call ends at its `queue_timeout` too, with nobody looking."""
+        service = self.deploy(queue_timeout=self.short)
+        occupied = self.occupy(service)
+        ended: Future[Any] = Future()
+        service.handle.submit("echo").add_done_callback(ended.set_result)
+        assert ended.result(self.patience).exception(0).stage == "queue"
+        occupied.open()
+
+    @needs("releases_at_deadline")
+    def test_queue_timeout_of_a_started_future(self) -> None:
+        """The clock that ends calls in the queue leaves one alone that has started, until its deadline."""
+        service = self.deploy(queue_timeout=self.while_running, timeout=2 * self.while_running)
+        gate = self.watch()
+        ended: Future[Any] = Future()
+        service.handle.submit("hold", gate.checkpoint).add_done_callback(ended.set_result)
+        gate.wait()
+        assert ended.result(self.patience).exception(0).stage == "run"
+
+    @unless("in_callers_thread")
+    def test_future_in_the_queue_is_ended_by_the_clock(self) -> None:
+        """A future with a callback is ended at its deadline without anybody looking."""
+        service = self.deploy()
+        occupied = self.occupy(service)
+        ended: Future[Any] = Future()
+        service.handle.with_options(timeout=self.short).submit("echo").add_done_callback(ended.set_result)
+        assert ended.result(self.patience).exception(0).stage == "queue"
+        occupied.open()
+
+
+class DeadlineCases(ServiceConformance):
+    """Calls whose time is over while their method runs."""
+
+    @VERBS
+    @needs("releases_at_deadline")
+    def test_deadline_while_the_method_runs(self, verb: str) -> None:
+        """The caller is released at stage "run" although the method hangs; the call keeps its slot, abandoned."""
+        service = self.deploy()
+        gate = self.watch()
+        hasty = service.handle.with_options(timeout=self.while_running)
+        with pytest.raises(errors.CallTimeoutError, match=r"gave no answer in 0\.2 s \(replica svc#0\)") as caught:
+            self.outcome(hasty, verb, "hold", gate.checkpoint, "late")
+        assert (caught.value.stage, caught.value.replica) == ("run", "svc#0")
+        gate.wait()
+        assert (service.metrics.abandoned_count, service.inflight, service.outcomes) == (1, 1, {"timeout": 1})
+
+        gate.open()
+        self.until(lambda: service.metrics.abandoned_count == 0)
+        assert service.handle.done() == ["late"], "the method ran to its end"
+        assert service.inflight == 0
+        assert service.outcomes == {"timeout": 1, "ok": 1}, "the late result is counted nowhere"
+
+    def test_result_after_the_deadline_is_no_result(self) -> None:
+        """Also where a running method holds its caller: what comes too late is a time-out at stage "run"."""
+        service = self.deploy()
+        ended = self.watch(held=False)
+        with pytest.raises(errors.CallTimeoutError) as caught:
+            service.handle.with_options(timeout=self.while_running).call("outlast", ended.checkpoint)
+        assert caught.value.stage == "run"
+        assert ended.wait() == [[True, 0.0]], "the method saw that its time was over"
+        self.until(lambda: service.metrics.abandoned_count == 0)
+        assert service.outcomes == {"timeout": 1}
+        assert service.handle.echo(1) == 1
+
+    def test_method_sees_that_its_time_is_over_though_nobody_looks(self) -> None:
+        """`ctx.cancelled` minds the deadline itself: no caller has to look for it to turn true."""
+        service = self.deploy()
+        ended = self.watch(held=False)
+        future = service.handle.with_options(timeout=self.while_running).submit("outlast", ended.checkpoint)
+        assert ended.wait() == [[True, 0.0]]
+        with pytest.raises(errors.CallTimeoutError):
+            future.result(self.patience)
+
+    @needs("releases_at_deadline")
+    def test_late_result_goes_nowhere(self) -> None:
+        """The result of an abandoned call reaches neither its caller, who was told, nor any other call."""
+        service = self.deploy()
+        gate = self.watch()
+        hasty = service.handle.with_options(timeout=self.while_running)
+        late = [hasty.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        for call in late:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result()
+        following = service.handle.submit("echo", "own")
+        gate.open()
+        assert following.result(self.patience) == "own"
+        for call in late:
+            assert isinstance(call.exception(0), errors.CallTimeoutError)
+
+    @needs("releases_at_deadline")
+    def test_late_exception_goes_nowhere(self) -> None:
+        service = self.deploy()
+        gate = self.watch()
+        with pytest.raises(errors.CallTimeoutError):
+            service.handle.with_options(timeout=self.while_running).call("hold_and_fail", gate.checkpoint)
+        assert service.outcomes == {"timeout": 1}
+        gate.open()
+        self.until(lambda: service.metrics.abandoned_count == 0)
+        assert service.outcomes == {"timeout": 1}
+
+    @needs("releases_at_deadline")
+    def test_abandoned_method_keeps_its_slot(self) -> None:
+        """With every slot abandoned no call starts, and each starts once the methods have ended."""
+        service = self.deploy()
+        gate = self.watch()
+        hasty = service.handle.with_options(timeout=self.while_running)
+        for call in [hasty.submit("hold", gate.checkpoint, "held") for _ in range(service.slots)]:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(self.patience)
+        waiting = service.handle.submit("do", "waited")
+        with pytest.raises(errors.CallTimeoutError) as caught:
+            hasty.call("do", "hasty")
+        assert caught.value.stage == "queue"
+        assert not waiting.running()
+        gate.open()
+        waiting.result(self.patience)
+        self.until(lambda: service.inflight == 0)
+        assert sorted(service.handle.done()) == ["held"] * service.slots + ["waited"]
+
+    @needs("releases_at_deadline", "one_at_a_time")
+    def test_calls_wait_for_an_abandoned_method(self) -> None:
+        """One call at a time stays true: what was accepted meanwhile starts when the abandoned method has ended."""
+        service = self.deploy()
+        gate = self.watch()
+        with pytest.raises(errors.CallTimeoutError):
+            service.handle.with_options(timeout=self.while_running).call("hold", gate.checkpoint, "abandoned")
+        waiting = service.handle.submit("do", "waited")
+        gate.open()
+        waiting.result(self.patience)
+        assert service.handle.done() == ["abandoned", "waited"]
+
+    @needs("releases_at_deadline", "concurrent")
+    def test_other_slots_go_on_beside_an_abandoned_method(self) -> None:
+        """An abandoned method takes one slot and no more."""
+        service = self.deploy()
+        gate = self.watch()
+        with pytest.raises(errors.CallTimeoutError):
+            service.handle.with_options(timeout=self.while_running).call("hold", gate.checkpoint)
+        assert [service.handle.echo(turn) for turn in range(5)] == list(range(5))
+        gate.open()
+
+    @needs("releases_at_deadline")
+    def test_async_method_past_its_deadline(self) -> None:
+        """A coroutine that hangs releases its caller too."""
+        service = self.deploy()
+        gate = self.watch()
+        with pytest.raises(errors.CallTimeoutError) as caught:
+            service.handle.with_options(timeout=self.while_running).call("ahold", gate.checkpoint)
+        assert caught.value.stage == "run"
+        gate.open()
+        self.until(lambda: service.inflight == 0)
+        assert service.handle.aecho(1) == 1
+
+    def test_methods_own_timeout_error_is_no_deadline(self) -> None:
+        """A TimeoutError that the method raises arrives as itself."""
+        with pytest.raises(TimeoutError) as caught:
+            self.deploy().handle.fail_as(TimeoutError)
+        assert not isinstance(caught.value, errors.CallTimeoutError)
+
+    @needs("releases_at_deadline")
+    def test_unwatched_future_is_over_when_it_is_looked_at(self) -> None:
+        """A submitted call ends at its deadline although nobody waits for it: whoever looks next finds it over."""
+        service = self.deploy()
+        gate = self.watch()
+        future = service.handle.with_options(timeout=self.while_running).submit("hold", gate.checkpoint)
+        gate.wait()
+        self.until(future.done)
+        assert isinstance(future.exception(0), errors.CallTimeoutError)
+        assert service.metrics.abandoned_count == 1
+
+    @needs("releases_at_deadline")
+    def test_future_is_ended_by_the_clock_while_it_runs(self) -> None:
+        """A future with a callback is ended at its deadline without anybody looking."""
+        gate = self.watch()
+        ended: Future[Any] = Future()
+        handle = self.deploy().handle.with_options(timeout=self.while_running)
+        handle.submit("hold", gate.checkpoint).add_done_callback(ended.set_result)
+        assert ended.result(self.patience).exception(0).stage == "run"
+
+    @needs("releases_at_deadline")
+    def test_awaited_future_is_ended_by_the_clock(self) -> None:
+        """`asyncio.wrap_future` of a call ends at the call's deadline."""
+        gate = self.watch()
+        handle = self.deploy().handle.with_options(timeout=self.while_running)
+
+        async def main() -> None:
+            with pytest.raises(errors.CallTimeoutError):
+                await asyncio.wrap_future(handle.submit("hold", gate.checkpoint))
+
+        asyncio.run(main())
+
+    @needs("releases_at_deadline")
+    def test_several_threads_wait_for_one_deadline(self) -> None:
+        """All who wait for a call are released at its deadline, with the same error."""
+        gate = self.watch()
+        future = self.deploy().handle.with_options(timeout=self.while_running).submit("hold", gate.checkpoint)
+        seen = self.together(lambda _: future.exception(), 4)
+        assert {id(error) for error in seen} == {id(future.exception(0))}
+
+    def test_limit_per_method(self) -> None:
+        """`methods.<name>.timeout` beats the service's; `with_options` beats both; other options leave it alone."""
+        unlimited = self.deploy(timeout=100.0, methods={"remaining": {"timeout": None}}).handle
+        assert unlimited.remaining() is None
+        quick = self.deploy(timeout=100.0, methods={"remaining": {"timeout": 5.0}}).handle
+        assert 0 < quick.remaining() < 5
+        assert 500 < quick.with_options(timeout=1000).remaining() < 1000
+        assert quick.with_options(timeout=None).remaining() is None
+        assert 0 < quick.with_options(key="k").remaining() < 5
+        plain = self.deploy(timeout=100.0).handle
+        assert 50 < plain.remaining() < 100
+
+    @needs("releases_at_deadline")
+    def test_limit_per_method_ends_a_call(self) -> None:
+        gate = self.watch()
+        handle = self.deploy(timeout=None, methods={"hold": {"timeout": self.while_running}}).handle
+        with pytest.raises(errors.CallTimeoutError) as caught:
+            handle.call("hold", gate.checkpoint)
+        assert (caught.value.stage, caught.value.method) == ("run", "hold")
+
+
+class TravellingDeadlineCases(ServiceConformance):
+    """The time that remains travels to services called from within."""
+
+    def pair(self) -> tuple[Deployed, Deployed]:
+        """A service that calls, and one to be called; neither has a limit of its own."""
+        outer = self.register(Calling, name="outer", timeout=None)
+        inner = self.register(name="inner", env=outer.env, timeout=None)
+        outer.env.deploy()
+        return outer, inner
+
+    @pytest.mark.parametrize("verb", ["ask", "ask_by_future", "ask_async"])
+    def test_inner_calls_have_the_time_that_remains(self, verb: str) -> None:
+        outer, _ = self.pair()
+        assert outer.handle.call(verb, "inner", "remaining") is None, "without a limit there is none"
+        limited = outer.handle.with_options(timeout=100)
+        assert 50 < limited.call(verb, "inner", "remaining") < 100
+
+    @pytest.mark.parametrize("verb", ["ask", "ask_by_future"])
+    def test_the_shorter_limit_holds_for_inner_calls(self, verb: str) -> None:
+        outer, _ = self.pair()
+        limited = outer.handle.with_options(timeout=100)
+        assert 0 < limited.call(verb, "inner", "remaining", timeout=5) < 5
+        assert 50 < limited.call(verb, "inner", "remaining", timeout=500) < 100
+
+    def test_inner_call_is_given_up_with_the_outer(self) -> None:
+        """An inner call ends at the outer call's deadline, though its own service knows no limit."""
+        outer, inner = self.pair()
+        occupied = self.occupy(inner)
+        ended = self.watch(held=False)
+        with pytest.raises(errors.CallTimeoutError):
+            outer.handle.with_options(timeout=self.while_running).call(
+                "ask_and_report", ended.checkpoint, "inner", "do", "given up"
+            )
+        assert ended.wait() == [["CallTimeoutError", "inner", "queue"]]
+        occupied.open()
+        self.occupy(inner).open()
+        assert "given up" not in inner.handle.done()
+
+    @needs("releases_at_deadline")
+    def test_running_inner_call_is_given_up_with_the_outer(self) -> None:
+        outer, _ = self.pair()
+        gate, ended = self.watch(), self.watch(held=False)
+        with pytest.raises(errors.CallTimeoutError):
+            outer.handle.with_options(timeout=self.while_running).call(
+                "ask_and_report", ended.checkpoint, "inner", "hold", gate.checkpoint
+            )
+        assert ended.wait() == [["CallTimeoutError", "inner", "run"]]
+
+    def test_method_whose_time_is_over_starts_no_further_calls(self) -> None:
+        outer, inner = self.pair()
+        ended = self.watch(held=False)
+        with pytest.raises(errors.CallTimeoutError):
+            outer.handle.with_options(timeout=self.while_running).call(
+                "ask_too_late", ended.checkpoint, "inner", "do", "late"
+            )
+        assert ended.wait() == [["CallTimeoutError", "inner", "queue"]]
+        assert inner.handle.done() == []
+
+    def test_error_of_an_inner_call_arrives_outside(self) -> None:
+        outer, _ = self.pair()
+        with pytest.raises(errors.MethodNotFoundError, match="did you mean 'echo'"):
+            outer.handle.call("ask", "inner", "ecco")
+
+    @needs("in_process")
+    def test_calls_from_within_get_as_far_as_there_are_slots(self) -> None:
+        """A service may call itself once for each slot; the call that no slot can ever take is told so, and at once."""
+        service = self.deploy(Calling, timeout=None)
+        call: tuple[Any, ...] = ("echo", "innermost")
+        for _ in range(service.slots - 1):
+            call = ("ask", "svc", *call)
+        assert service.handle.with_options(timeout=self.patience).call(*call) == "innermost"
+        with pytest.raises(errors.ReentrantCallError, match=r"svc\.echo would never start"):
+            service.handle.call("ask", "svc", *call)
+        assert service.handle.call(*call) == "innermost"
+
+    def test_stuck_service_leaves_others_alone(self) -> None:
+        """A service whose every slot hangs takes nothing from the service beside it."""
+        outer, inner = self.pair()
+        occupied = self.occupy(inner)
+        for turn in range(5):
+            assert outer.handle.echo(turn) == turn
+        occupied.open()

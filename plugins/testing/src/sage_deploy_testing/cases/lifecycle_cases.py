@@ -1,0 +1,388 @@
+"""The life of a service: built, warmed up, drained, stopped, each step once and where it belongs."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.probes import (
+    AsyncLiving,
+    Calling,
+    Connected,
+    Failing,
+    FailingOnce,
+    Late,
+    Living,
+    Meeting,
+    ProbeError,
+    whereabouts,
+)
+from sage_deploy_testing.suites.service_conformance import VERBS, Deployed, ServiceConformance
+from sage_plugins import Environment, ServiceFactory, ServiceTaskFactory, errors
+
+if TYPE_CHECKING:
+    from sage_deploy_testing.tools.checkpoints import Watch
+
+__all__ = ["CloseCases", "FailedStartCases", "HookCases", "LazyCases"]
+
+_START = ["init", "setup", "start_running", "warmup"]
+_STOP = ["stop", "cleanup"]
+
+
+def _steps(diary: Watch) -> list[str]:
+    """The steps that were reported since the last look, in order."""
+    return [step for step, *_ in diary.seen()]
+
+
+class HookCases(ServiceConformance):
+    """Hooks of a start and a stop that go well."""
+
+    def test_hooks_run_once_each_in_order(self) -> None:
+        """init, setup, start_running, warmup, calls, stop, cleanup; `start` and `close` are not for who has these."""
+        diary = self.watch(held=False)
+        service = self.deploy(Living, diary.checkpoint)
+        assert _steps(diary) == _START
+        service.handle.method()
+        service.env.close()
+        service.env.close()
+        assert _steps(diary) == ["method", *_STOP]
+        assert service.status["state"] == "stopped"
+
+    def test_async_hooks_are_awaited(self) -> None:
+        """Hooks may be coroutines; `start` and `close` stand in for `start_running` and `cleanup`."""
+        diary = self.watch(held=False)
+        service = self.deploy(AsyncLiving, diary.checkpoint)
+        service.handle.method()
+        service.env.close()
+        assert _steps(diary) == ["setup", "start", "warmup", "method", "stop", "close"]
+
+    def test_nothing_is_built_in_the_deploying_thread(self) -> None:
+        """Deploying can be given up when a constructor hangs, so constructor and start hooks run on another thread."""
+        diary = self.watch(held=False)
+        self.deploy(Living, diary.checkpoint)
+        assert whereabouts() not in {(process, thread) for _, _, process, thread in diary.seen()}
+
+    @needs("one_at_a_time")
+    @unless("in_callers_thread")
+    @pytest.mark.parametrize("service_class", [Living, AsyncLiving])
+    def test_hooks_run_where_calls_run(self, service_class: type) -> None:
+        """Constructor, hooks and calls all run on the one thread."""
+        diary = self.watch(held=False)
+        service = self.deploy(service_class, diary.checkpoint)
+        service.handle.method()
+        service.env.close()
+        assert len({(process, thread) for _, _, process, thread in diary.seen()}) == 1
+
+    @needs("one_at_a_time")
+    @unless("in_callers_thread")
+    def test_hooks_and_methods_share_the_event_loop(self) -> None:
+        """What an async hook makes for its loop is good in async methods, and can be ended by the hook at the end."""
+        service = self.deploy(Connected)
+        assert service.handle.method()
+        service.env.close()
+
+    @needs("event_loop")
+    def test_coroutines_meet_on_the_event_loop(self) -> None:
+        """A coroutine may wait for another one of its replica: both run at once, on the loop of the hooks."""
+        service = self.deploy(Meeting)
+        waiting = service.handle.submit("wait")
+        assert service.handle.meet()
+        assert waiting.result(self.patience)
+
+    @pytest.mark.parametrize("step", _STOP)
+    def test_stop_hook_that_raises_keeps_nothing_from_ending(self, step: str) -> None:
+        diary = self.watch(held=False)
+        service = self.deploy(Failing, diary.checkpoint, step)
+        service.env.close()
+        assert _steps(diary) == _START + _STOP
+        assert service.status["state"] == "stopped"
+
+    def test_task_lives_outside_environments(self) -> None:
+        """A task is built by `start_running` and ends by `stop`; `stop` before that does nothing."""
+        diary = self.watch(held=False)
+        factory = ServiceFactory("svc", Living, (diary.checkpoint,))
+        task = ServiceTaskFactory(factory, self.configuration(), registry=self.registry()).create_service_task()
+        task.stop()
+        assert (task.state, diary.seen(), self.replica_threads()) == ("pending", [], [])
+        task.start_running()
+        task.start_running()
+        assert task.state == "ready"
+        task.handle.method()
+        task.cleanup()
+        task.cleanup()
+        task.stop()
+        assert task.state == "stopped"
+        assert _steps(diary) == [*_START, "method", *_STOP]
+        assert self.replica_threads() == []
+
+    def test_async_with(self) -> None:
+        """`async with` deploys without blocking the loop, and closes at the end."""
+        diary = self.watch(held=False)
+
+        async def main() -> Environment:
+            async with Environment("conformance", registry=self.registry()) as env:
+                service = self.register(Living, diary.checkpoint, env=env)
+                await env.adeploy()
+                await service.handle.acall("method")
+                return env
+
+        env = asyncio.run(main())
+        assert _steps(diary) == [*_START, "method", *_STOP]
+        assert env.get_service_status("svc")["state"] == "stopped"
+        assert self.replica_threads() == []
+
+    def test_service_is_deployed_anew_after_close(self) -> None:
+        """A closed environment leaves nothing that another one of the same services would meet."""
+        for _ in range(3):
+            service = self.deploy()
+            assert service.handle.done() == []
+            service.handle.do("once")
+            service.env.close()
+
+
+class FailedStartCases(ServiceConformance):
+    """Starts that fail."""
+
+    @pytest.mark.parametrize("step", _START)
+    def test_start_that_raises_fails_the_deployment(self, step: str) -> None:
+        """DeployError comes from the original exception and names the replica; what was built is cleaned up."""
+        diary = self.watch(held=False)
+        service = self.register(Failing, diary.checkpoint, step)
+        with pytest.raises(errors.DeployError, match="while constructing service 'svc' replica 0: ") as caught:
+            service.env.deploy()
+        assert "no database" in str(caught.value)
+        assert isinstance(caught.value.__cause__, ProbeError)
+        assert (caught.value.service, caught.value.replica) == ("svc", "svc#0")
+        until = _START.index(step) + 1
+        assert _steps(diary) == _START[:until] + (_STOP if step != "init" else [])
+        assert self.replica_threads() == []
+
+    @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+    def test_constructor_that_exits_fails_the_deployment(self, kind: type[BaseException]) -> None:
+        """SystemExit in a constructor is a failed start, not the end of a thread that nobody notices."""
+        diary = self.watch(held=False)
+        service = self.register(Failing, diary.checkpoint, "init", 0, kind)
+        with pytest.raises(errors.DeployError, match=kind.__name__):
+            service.env.deploy()
+
+    def test_deployment_is_all_or_nothing(self) -> None:
+        """When one service fails to start, those that had started are stopped."""
+        diary, failed = self.watch(held=False), self.watch(held=False)
+        service = self.register(Living, diary.checkpoint, name="svc-first")
+        self.register(Failing, failed.checkpoint, "warmup", name="svc-second", env=service.env)
+        self.register(Living, diary.checkpoint, name="svc-third", env=service.env)
+        with pytest.raises(errors.DeployError, match="svc-second"):
+            service.env.deploy()
+        steps = _steps(diary)
+        assert steps.count("init") == steps.count("cleanup")
+        assert self.replica_threads() == []
+
+    @pytest.mark.parametrize("how", ["call", "deploy"])
+    def test_failed_start_can_be_tried_again(self, how: str) -> None:
+        """A first call or deployment whose service cannot start raises DeployError; a later one starts anew."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "fails")
+            path.touch()
+            service = self.register(FailingOnce, str(path))
+            start = service.env.deploy if how == "deploy" else service.handle.method
+            with pytest.raises(errors.DeployError, match="first time"):
+                start()
+            assert self.replica_threads() == []
+            start()
+            assert service.handle.method() == "second time"
+
+    def test_constructor_that_hangs_fails_the_deployment(self) -> None:
+        """After `startup_timeout` deploying ends with DeployError, whatever the constructor does."""
+        diary, gate = self.watch(held=False), self.watch()
+        service = self.register(Late, diary.checkpoint, gate.checkpoint, startup_timeout=self.short)
+        with pytest.raises(errors.DeployError, match=r"svc#0 not ready after 0\.03 s"):
+            service.env.deploy()
+        gate.open()
+
+    @needs("in_process")
+    def test_instance_that_is_ready_too_late_is_cleaned_up(self) -> None:
+        """A constructor that ends after its service was given up leaves an instance behind: that is stopped, once."""
+        diary, gate = self.watch(held=False), self.watch()
+        service = self.register(Late, diary.checkpoint, gate.checkpoint, startup_timeout=self.short)
+        with pytest.raises(errors.DeployError):
+            service.env.deploy()
+        gate.open()
+        self.until(lambda: not self.replica_threads())
+        assert _steps(diary)[-2:] == _STOP
+
+
+class LazyCases(ServiceConformance):
+    """A service that is not deployed is started by its first call."""
+
+    @VERBS
+    def test_first_call_deploys(self, verb: str) -> None:
+        """A handle starts nothing; the first call by any verb does."""
+        diary = self.watch(held=False)
+        handle = self.register(Living, diary.checkpoint).handle
+        assert (diary.seen(), self.replica_threads()) == ([], [])
+        self.outcome(handle, verb, "method")
+        assert _steps(diary) == [*_START, "method"]
+
+    def test_first_calls_from_many_threads_build_once(self) -> None:
+        diary = self.watch(held=False)
+        service = self.register(Living, diary.checkpoint)
+        self.together(lambda _: service.env.service("svc").method(), 8)
+        steps = _steps(diary)
+        assert (steps.count("init"), steps.count("method")) == (1, 8)
+
+    def test_verbs_taken_before_the_first_call_keep_working(self) -> None:
+        handle = self.register().handle
+        call, submit, echo = handle.call, handle.submit, handle.echo
+        assert [call("echo", 1), submit("echo", 2).result(self.patience), echo(3), call("echo", 4)] == [1, 2, 3, 4]
+
+    def test_deploying_takes_none_of_the_calls_time(self) -> None:
+        """The first call deploys the service under `startup_timeout`; its own limit starts after that."""
+        diary, gate = self.watch(held=False), self.watch()
+        handle = self.register(Late, diary.checkpoint, gate.checkpoint).handle.with_options(timeout=1.0)
+        first = self.in_thread(handle.remaining)
+        gate.wait()
+        with pytest.raises(TimeoutError):
+            first.result(self.short)
+        gate.open()
+        assert 1.0 - self.short < first.result(self.patience) <= 1.0
+
+
+class CloseCases(ServiceConformance):
+    """Drain and close."""
+
+    def test_close_finishes_accepted_calls(self) -> None:
+        """Running and queued calls finish; new ones get ServiceStoppedError."""
+        service = self.deploy()
+        occupied = self.occupy(service)
+        waiting = [self.queued(service, "echo", number) for number in range(3)]
+        closing = self.in_thread(service.env.close)
+        self.until(lambda: self.is_refused(service))
+        for verb in ("call", "submit", "acall"):
+            with pytest.raises(errors.ServiceStoppedError, match="svc"):
+                self.outcome(service.handle, verb, "echo")
+        assert not closing.done()
+        occupied.open()
+        closing.result(self.patience)
+        assert [each.result(self.patience) for each in waiting] == [0, 1, 2]
+        assert self.replica_threads() == []
+
+    def is_refused(self, service: Deployed) -> bool:
+        """Whether a new call is; the very first moment of closing is not seen from outside."""
+        try:
+            service.handle.with_options(timeout=0.005).submit("echo")
+        except errors.CallTimeoutError:
+            return False
+        except errors.ServiceStoppedError:
+            return True
+        return False
+
+    def test_closed_environment_refuses(self) -> None:
+        """After `close` every way to call and to register raises ServiceStoppedError."""
+        service = self.deploy()
+        service.env.close()
+        for verb in ("call", "submit", "acall"):
+            with pytest.raises(errors.ServiceStoppedError):
+                self.outcome(service.handle, verb, "echo")
+        for attempt in (
+            lambda: service.handle.with_options(timeout=1).echo(),
+            lambda: service.env.service("svc").echo(),
+            lambda: service.env.call_service("svc"),
+            lambda: service.env.register_service("other", object),
+            lambda: service.env.task("svc").handle.echo(),  # noqa: PLW0108 - finding the task is part of it
+        ):
+            with pytest.raises(errors.ServiceStoppedError):
+                attempt()
+
+    @needs("in_process")
+    def test_no_thread_is_left_after_close(self) -> None:
+        """Every thread of a replica ends with it, also of one whose slots were all in use."""
+        service = self.deploy()
+        self.occupy(service).open()
+        self.together(service.handle.echo, 4)
+        if not self.declares("in_callers_thread"):
+            assert self.replica_threads()
+        service.env.close()
+        assert self.replica_threads() == []
+        assert service.metrics.active_threads == 0
+
+    @unless("in_callers_thread")
+    def test_drain_timeout_ends_the_rest(self) -> None:
+        """What has not finished when `drain_timeout` is over ends with ServiceStoppedError, running and queued."""
+        service = self.deploy(drain_timeout=self.short, timeout=None)
+        gate = self.watch()
+        running = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(service.slots)
+        waiting = service.handle.submit("echo")
+        service.env.close()
+        with pytest.raises(errors.ServiceStoppedError, match="was not run"):
+            waiting.result(0)
+        for call in running:
+            with pytest.raises(errors.ServiceStoppedError, match="still running") as caught:
+                call.result(0)
+            assert caught.value.replica == "svc#0"
+        assert service.outcomes == {"stopped": 1 + len(running)}
+        gate.open()
+
+    @needs("releases_at_deadline")
+    def test_close_does_not_wait_for_abandoned_calls(self) -> None:
+        """A method whose caller was told long ago holds up `close` only for the stop hooks, and ends its thread."""
+        service = self.deploy(drain_timeout=1000, timeout=1000)
+        gate = self.watch()
+        with pytest.raises(errors.CallTimeoutError):
+            service.handle.with_options(timeout=self.while_running).call("hold", gate.checkpoint)
+        self.in_thread(service.env.close).result(self.patience)
+        assert service.status["state"] == "stopped"
+        gate.open()
+        self.until(lambda: not self.replica_threads())
+
+    def test_close_is_idempotent_from_many_threads(self) -> None:
+        """However often and from wherever: the hooks run once, and `close` returns when the service is stopped."""
+        diary = self.watch(held=False)
+        service = self.deploy(Living, diary.checkpoint)
+
+        def close(_: int) -> Any:
+            service.env.close()
+            return service.status["state"]
+
+        assert self.together(close, 6) == ["stopped"] * 6
+        assert _steps(diary) == _START + _STOP
+
+    @VERBS
+    @needs("in_process")
+    def test_close_from_within_a_method(self, verb: str) -> None:
+        """A method may close its own environment: its call finishes, then the service stops."""
+        service = self.deploy()
+        self.outcome(service.handle, verb, "run", service.env.close)
+        service.env.close()
+        assert service.status["state"] == "stopped"
+        self.until(lambda: not self.replica_threads())
+
+    @needs("in_process")
+    def test_close_from_within_an_inner_call(self) -> None:
+        """So may a method that another service's method called: no drain time is waited for."""
+        outer = self.register(Calling, name="outer", drain_timeout=1000, timeout=1000)
+        self.register(name="inner", env=outer.env, drain_timeout=1000, timeout=1000)
+        outer.env.deploy()
+        outer.handle.call("ask", "inner", "run", outer.env.close)
+        outer.env.close()
+        self.until(lambda: not self.replica_threads())
+
+    def test_inner_calls_are_served_while_draining(self) -> None:
+        """An accepted call may go on calling other services while its environment closes."""
+        env = self.environment()
+        callers = [self.register(Calling, name=name, env=env) for name in ("svc-a", "svc-b")]
+        self.register(name="svc-c", env=env)
+        env.deploy()
+        gate = self.watch()
+        calls = [self.begin(each.handle, "ask_after", gate.checkpoint, "svc-c", "echo", each.name) for each in callers]
+        gate.wait(2)
+        closing = self.in_thread(env.close)
+        self.until(lambda: all(self.is_refused(each) for each in callers))
+        gate.open()
+        assert [call.result(self.patience) for call in calls] == ["svc-a", "svc-b"]
+        closing.result(self.patience)

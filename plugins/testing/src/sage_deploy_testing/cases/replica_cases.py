@@ -1,0 +1,90 @@
+"""Several replicas of one service, behind every installed load balancer: the light cases of a matrix."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import pytest
+
+from sage_deploy_testing.suites.probes import Failing, Living, Probe
+from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
+from sage_plugins import errors
+
+__all__ = ["ReplicaCases"]
+
+
+class ReplicaCases(ServiceConformance):
+    """What holds for replicas whichever balancer chooses among them."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run the cases that take a `balancer` with each."""
+        if "balancer" in metafunc.fixturenames:
+            metafunc.parametrize("balancer", self.balancers())
+
+    def balanced(self, balancer: str, cls: type = Probe, *args: Any, **fields: Any) -> Deployed:
+        """Deploy three replicas."""
+        return self.deploy(cls, *args, **self.several(3, balancer), **fields)
+
+    def test_each_replica_has_its_own_instance(self, balancer: str) -> None:
+        """Each has an index, a context and an instance of its own, and each is reached while all are in use."""
+        service = self.balanced(balancer)
+        ids = [replica["id"] for replica in service.status["replicas"]]
+        assert ids == ["svc#0", "svc#1", "svc#2"]
+        gate = self.watch()
+        calls = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
+        seen = collections.Counter(gate.wait(service.slots))
+        assert seen == dict.fromkeys(range(3), service.slots // 3)
+        gate.open()
+        assert sorted(call.result(self.patience) for call in calls) == sorted(seen.elements())
+
+    def test_calls_of_many_threads_each_run_on_one_replica(self, balancer: str) -> None:
+        """200 calls from 8 threads: each runs once, on one replica, and counts once."""
+        service = self.balanced(balancer)
+
+        def caller(number: int) -> list[int]:
+            return [service.handle.do([number, turn]) for turn in range(25)]
+
+        ran = collections.Counter(index for results in self.together(caller, 8) for index in results)
+        assert ran.total() == 200
+        assert service.outcomes == {"ok": 200}
+        assert (service.inflight, service.waiting) == (0, 0)
+
+    def test_deadline_in_the_queue_of_all_replicas(self, balancer: str) -> None:
+        """With every slot of every replica taken a call ends in the queue; afterwards all slots are free again."""
+        service = self.balanced(balancer)
+        occupied = self.occupy(service)
+        with pytest.raises(errors.CallTimeoutError) as caught:
+            service.handle.with_options(timeout=self.short).do("late")
+        assert caught.value.stage == "queue"
+        assert service.waiting == 0
+        occupied.open()
+        # A balancer that binds may else choose a replica which is still busy, and the call would wait for that.
+        self.until(lambda: service.inflight == 0)
+        self.occupy(service).open()
+
+    def test_waiting_calls_all_run(self, balancer: str) -> None:
+        """Calls that waited for a slot run once a replica is free, whichever it is."""
+        service = self.balanced(balancer)
+        occupied = self.occupy(service)
+        waiting = [self.queued(service, "do", number) for number in range(6)]
+        occupied.open()
+        assert all(call.result(self.patience) in range(3) for call in waiting)
+
+    def test_hooks_run_once_for_each_replica(self, balancer: str) -> None:
+        diary = self.watch(held=False)
+        service = self.balanced(balancer, Living, diary.checkpoint)
+        service.env.close()
+        steps = collections.Counter((step, index) for step, index, *_ in diary.seen())
+        hooks = ("init", "setup", "start_running", "warmup", "stop", "cleanup")
+        assert steps == {(hook, index): 1 for hook in hooks for index in range(3)}
+        assert self.replica_threads() == []
+
+    def test_one_replica_that_fails_stops_the_others(self, balancer: str) -> None:
+        """All replicas or none."""
+        diary = self.watch(held=False)
+        with pytest.raises(errors.DeployError, match="replica 1: "):
+            self.balanced(balancer, Failing, diary.checkpoint, "init", 1)
+        steps = collections.Counter(step for step, index, *_ in diary.seen() if index != 1)
+        assert steps["init"] == steps["cleanup"]
+        assert self.replica_threads() == []

@@ -1,0 +1,619 @@
+"""
+The rules to which `simulation.Simulation` holds a router, and what they have to know of the course of events.
+
+They are listed in `simulation`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from itertools import count
+from math import inf
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_testing.doubles.fake_replica import FakeReplica, ScriptedError, calls_of
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
+from sage_deploy_testing.simulation.simulation_setting import BALANCERS, HEALTHY, TICK, RaisingBalancer, Setting
+from sage_plugins.call.call import Call
+from sage_plugins.errors import (
+    CallCancelledError,
+    CallTimeoutError,
+    NoReplicaError,
+    ReplicaDiedError,
+    ServiceStoppedError,
+)
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sage_plugins.call.batch import Batch
+    from sage_plugins.interfaces import Balancer, Work
+    from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.router import Router
+    from sage_plugins.values import MethodPlan
+
+__all__ = ["BrokenRuleError", "Course", "Place", "SimulatedCall"]
+
+#: Steps that a failure tells.
+_TRAIL: Final = 25
+
+
+class BrokenRuleError(AssertionError):
+    """A rule was broken; becomes a `SimulationFailure` with the course of events."""
+
+
+class SimulatedCall(Call):
+    """A call as a handle makes it, that the rules follow."""
+
+    number: int
+    course: Course
+    inside: Call | None  # on behalf of which call it is made
+    order = -1  # in which it was accepted
+    ends = 0  # outcomes published
+    starts = 0
+    executions = 0
+    registered = 0  # done-callbacks
+    called_back = 0
+    admitted = False  # accepted for good: sent, or given room in the queue
+    came_back = False  # given back by a replica, which died or has not started it
+    sent_ahead = False  # to a replica that runs others before it
+    overtaken = False  # later calls may have started before it
+    given_up = False  # by its caller
+    waking = False  # its caller's thread is about to notice that it has a slot
+    poison = False  # whenever it starts its replica dies
+
+    def publish(self, result: Any, error: BaseException | None = None) -> None:
+        """As `Call.publish`, under the rules' eyes."""
+        self.course.ending(self, result, error)
+        super().publish(result, error)
+        self.course.ended(self)
+
+    @property
+    def granted(self) -> bool:
+        """Whether it has a slot that its caller's thread has not noticed."""
+        return "granted" in self.__dict__
+
+
+class Place:
+    """
+    One replica's place in the simulation.
+
+    Attributes:
+        lane: The router's side of it.
+        replica: What runs there.
+        follow: For the replica.
+        closed: Whether the router was told to send nothing more there.
+        lost_already: Whether the router knows that the replica is dead.
+        seniority: Without a balancer the one with the lowest serves, of several the one with the lowest index.
+    """
+
+    def __init__(self, course: Course, lane: Lane, seniority: int = 0) -> None:
+        """Take *lane*."""
+        self.lane = lane
+        self.seniority = seniority
+        self.follow = lane.follow
+        self.replica: FakeReplica
+        self.closed = False
+        self.lost_already = False
+        self._held: frozenset[Work] = frozenset()
+        self._served = True
+        self._opened: dict[Batch, float] = {}  # when batches that wait for others were first seen
+        self._gathered: dict[Batch, float] = {}  # when workers were first seen to wait for them
+        self._course = course
+
+    @property
+    def works(self) -> list[Work]:
+        """What holds a slot of the replica."""
+        replica = self.replica
+        return [*replica.inbox, *replica.gathering, *replica.running]
+
+    def check_standby(self, granted: Sequence[Call], *, serves: bool) -> None:
+        """It gets no calls while it stands by."""
+        held = frozenset((*(call.batch or call for call in granted), *self.works))
+        if not serves and not self._served and not held <= self._held:
+            raise BrokenRuleError(f"{self.lane!r} stands by and was sent a call")
+        self._held, self._served = held, serves
+
+    def ahead(self, call: Call, most: int) -> Sequence[Call]:
+        """What a replica asks when it has room for more in one slot."""
+        return self._course.ahead(self, call, most)
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """What a replica gives back that it has not started."""
+        self._course.returned(calls)
+
+    def lost(self, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
+        """What a replica reports of its death."""
+        self._course.lost(self, not_started, maybe, cause)
+
+    # -- methods with limits of their own ----------------------------------------------------------------------------
+
+    def turns(self, method: MethodPlan, granted: Sequence[Call]) -> int:
+        """Calls and batches of *method* that hold a slot here."""
+        return sum(work.method is method for work in (*granted, *self.works))
+
+    def has_turn(self, method: MethodPlan, granted: Sequence[Call]) -> bool:
+        """Whether one more call of *method* may run here."""
+        return method.max_concurrency is None or self.turns(method, granted) < method.max_concurrency
+
+    def check_turns(self, granted: Sequence[Call]) -> None:
+        """No method has more calls here at once than it may."""
+        for method in self._course.setting.methods:
+            most = method.max_concurrency
+            if most is None:
+                continue
+            turns, counted = self.turns(method, granted), self.lane.methods.running.get(method.index, 0)
+            if turns > most:
+                raise BrokenRuleError(f"{self.lane!r} has {turns} of {method.name} at once, which may have {most}")
+            if turns != counted:
+                raise BrokenRuleError(f"{self.lane!r} has {turns} of {method.name}, and counts {counted}")
+
+    def check_batches(self, now: float, *, all_done: bool) -> None:
+        """Who is in a batch, and how long it waits for others; *all_done* if nothing is due any more."""
+        replica = self.replica
+        for batch in (work for work in self.works if work.method.batch is not None):
+            self._check_members(batch)
+            if batch._closed:  # noqa: SLF001 - no view of it is public, nor of the next
+                continue
+            opened = self._opened.setdefault(batch, now)
+            if batch not in replica.gathering:
+                continue
+            gathered = self._gathered.setdefault(batch, now)
+            if not all_done or not replica.alive:
+                continue
+            if now >= max(opened + batch.plan.wait, gathered):
+                raise BrokenRuleError(
+                    f"a batch of {batch.method.name} waits longer than {batch.plan.wait} s for others"
+                )
+            for call in batch.calls:
+                if not call.settled() and max(gathered, call.since) < call.expires <= now:
+                    raise BrokenRuleError(f"{call!r} missed its time while its batch waited for others")
+
+    def _check_members(self, batch: Batch) -> None:
+        if len(batch.calls) > batch.plan.size:
+            raise BrokenRuleError(f"{len(batch.calls)} calls are in a batch for {batch.plan.size}")
+        for call in batch.calls:
+            if call.method is not batch.method:
+                raise BrokenRuleError(f"a call of {call.method.name} is in a batch of {batch.method.name}")
+            if call.batch is not batch or call.lane is not self.lane:
+                raise BrokenRuleError(f"{call!r} is in a batch of {self.lane!r} and does not know it")
+
+
+class Course:
+    """
+    What is known of a course of events, and the rules.
+
+    Attributes:
+        seed: Where it comes from.
+        setting: What was drawn for it.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        router: type[Router],
+        setting: Setting | None,
+        limits: bool,
+    ) -> None:
+        """
+        Set up; nothing happens before `run`.
+
+        Args:
+            seed: Decides everything.
+            router: What is tested.
+            setting: In place of what the seed would draw.
+            limits: Whether methods get limits of their own, which takes a `method_router.MethodRouter`.
+        """
+        self.seed = seed
+        self._random = random = Random(seed)  # noqa: S311 - no secret
+        drawn = Setting.draw(random)
+        if limits:
+            drawn = drawn.limit(random)
+        self.setting = setting = drawn if setting is None else setting
+        self._clock = VirtualClock()
+        self._counted: Counter[int] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._refusals_checked = 0
+        self._broken: BrokenRuleError | None = None  # in a done-callback, where what is raised is dropped
+        self._fenced = 0
+        balancer: Balancer | None = BALANCERS[setting.balancer](random)
+        self._router = router(
+            "sim",
+            self._clock,
+            queue_size=setting.queue_size,
+            reject=setting.reject,
+            retry_lost=setting.retry_lost,
+            count=self._count,
+            refused=lambda _, reason: self._refusals.update((reason,)),
+            balancer=balancer,
+            on_balancer_error=self._balancer_failed,
+            aside=lambda body, _: body(),  # at once: a thread would run when it likes
+        )
+        self._balancer = balancer
+        self._binding = balancer is not None and balancer.binding
+        self._limited = limits
+        # Where calls start in the order in which they came: all of them, or with limits those of each method.
+        self._single = len(setting.slots) == 1 if limits else setting.slots == (1,)
+        self._places: list[Place] = []
+        self._calls = 0
+        self._order = count()
+        self._live: dict[SimulatedCall, None] = {}  # accepted calls without an outcome, in the order of their routing
+        self._all: list[SimulatedCall] = []  # accepted calls
+        self._at_callers: list[SimulatedCall] = []  # under in_callers_thread: those whose callers wait for their turn
+        self._outcomes: Counter[int] = Counter()
+        self._starts = 0
+        self._sent_ahead = 0
+        self._returned = 0
+        self._together: Counter[Batch] = Counter()  # calls started in each batch
+        self._last_start = [-1] * len(setting.methods)
+        self._outsiders_out = False
+        self._told = 0  # times that the router said that it may be idle, since outsiders are out
+        self._busy = False
+        self._told_then = 0  # the same when the service was last seen at work
+        self._draining = False
+        self._unavailable = False
+        self._stopping = False  # `end` was called: waiting calls may be refused
+        self._calm = False  # the end has come: nothing hangs or dies any more
+        self._idle = 0  # times that the router said so
+        self._trail: deque[str] = deque(maxlen=_TRAIL)
+
+    def _story(self, error: Exception) -> str:
+        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        trail = "\n  ".join(self._trail)
+        return f"seed {self.seed}: {what}\n  {self.setting}\nlast steps:\n  {trail}"
+
+    def _tell(self, what: str) -> None:
+        self._trail.append(f"{self._clock.monotonic() - 1000:8.4f} s  {what}")
+
+    def _later(self, ticks: int) -> float:
+        return self._clock.monotonic() + ticks * TICK
+
+    def _closed_to(self, call: SimulatedCall) -> bool:
+        return self._draining or (self._outsiders_out and call.inside is None)
+
+    def _give_order(self, call: SimulatedCall) -> None:
+        # Not when it is made: a done-callback that runs while it is routed may route another one before it.
+        if call.order < 0:
+            call.order = next(self._order)
+
+    def _check_refusal(self, call: SimulatedCall, error: Exception, *, told: int, stopped: bool) -> None:
+        if told != 1:
+            raise BrokenRuleError(f"call {call.number} was refused and the monitors heard of {told} refusals")
+        if not call.unstarted() or call.ends:
+            raise BrokenRuleError(f"call {call.number} was refused and {call!r}")
+        if isinstance(error, ServiceStoppedError):
+            right = stopped
+        elif isinstance(error, NoReplicaError):
+            right = self._unavailable
+        else:
+            right = self.setting.reject and self._router.waiting == self.setting.queue_size
+            for place in () if self._binding else self._serving():
+                if place.lane.free and place.has_turn(call.method, self._granted(place)):
+                    raise BrokenRuleError(f"call {call.number} was refused though {place.lane!r} has a free slot")
+                if self._limited and call.method.index in place.lane.methods.open:
+                    raise BrokenRuleError(f"call {call.number} was refused though it could join a batch")
+        if not right:
+            raise BrokenRuleError(f"call {call.number} was refused without cause: {error!r}, {self._numbers()}")
+
+    def _started(self, started: Call) -> None:
+        call = self._mine(started)
+        batch = call.batch
+        if batch is not None:
+            self._together[batch] += 1
+            early = self._clock.monotonic() < batch._until < inf  # noqa: SLF001 - inf if nobody could ever join
+            stays = not self._draining and call.lane in self._router.lanes
+            if early and len(batch.calls) < batch.plan.size and stays:
+                raise BrokenRuleError(f"the batch of call {call.number} was shut though others could join")
+        call.starts += 1
+        self._starts += 1
+        if self._clock.monotonic() >= call.expires:
+            raise BrokenRuleError(f"call {call.number} started when its time to start was over")
+        allowed = 1 + (call.attempts > 0)
+        if call.starts > allowed:
+            raise BrokenRuleError(f"call {call.number} was started {call.starts} times")
+        if call.over() or call.settled():
+            raise BrokenRuleError(f"call {call.number} started and is over")
+        if self._single and not call.overtaken:
+            self._give_order(call)
+            row = call.method.index if self._limited else 0
+            if call.order < self._last_start[row]:
+                raise BrokenRuleError(f"call {call.number} started after a call that came later")
+            self._last_start[row] = call.order
+
+    def _executed(self, executed: Call) -> None:
+        call = self._mine(executed)
+        call.executions += 1
+        idempotent = call.method.idempotent if call.options.idempotent is None else call.options.idempotent
+        if call.executions > 1 and not (idempotent and self.setting.retry_lost):
+            raise BrokenRuleError(f"call {call.number} is not to run twice and did")
+
+    @staticmethod
+    def _mine(call: Call) -> SimulatedCall:
+        if not isinstance(call, SimulatedCall):
+            raise BrokenRuleError(f"{call!r} came from nowhere")
+        return call
+
+    def ahead(self, place: Place, call: Call, most: int) -> Sequence[Call]:
+        """The replica of *place* takes calls to run after *call*."""
+        found = self._router.ahead(place.lane, call, most)
+        self._tell(f"{self._name(found) if found else 'none'} sent ahead with {self._mine(call).number}")
+        if len(found) > most:
+            raise BrokenRuleError(f"{len(found)} calls were sent ahead, of at most {most}")
+        for each in map(self._mine, (call, *found) if found else ()):
+            each.sent_ahead = True
+            idempotent = each.method.idempotent if each.options.idempotent is None else each.options.idempotent
+            if not idempotent or each.lane is not call.lane:
+                raise BrokenRuleError(f"call {each.number} was sent ahead and must not be")
+        for each in map(self._mine, found):
+            each.overtaken = call.lane.slots > 1
+        self._sent_ahead += len(found)
+        return found
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """A replica gives back what it has not started."""
+        for call in map(self._mine, calls):
+            call.came_back = True
+        self._tell(f"{self._name(calls)} returned")
+        self._returned += len(calls)
+        self._router.returned(calls)
+
+    def lost(self, place: Place, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
+        """The replica of *place* died, and the router learns it now."""
+        waited = [self._mine(call) for work in not_started for call in calls_of(work)]
+        ran = [self._mine(call) for work in maybe for call in calls_of(work)]
+        self._tell(f"{place.lane.id} is lost with {self._name(waited)} not started and maybe {self._name(ran)}")
+        for call in (*waited, *ran):
+            call.came_back = True
+            # Others have taken over from that replica before, or were started there beside it.
+            call.overtaken = place.closed or place.lane.slots > 1 or call.batch is not None
+        place.closed = place.lost_already = True
+        self._router.lost(place.lane, not_started, maybe, cause)
+        if place.lane.abandoned or place.lane.inflight:
+            raise BrokenRuleError(f"{place.lane!r} is dead and has {place.lane.abandoned} abandoned calls")
+        for call in (*waited, *ran):
+            if not call.over() and call.lane is place.lane:
+                raise BrokenRuleError(f"call {call.number} still belongs to {place.lane.id}, which is dead")
+        for call in ran:
+            idempotent = call.method.idempotent if call.options.idempotent is None else call.options.idempotent
+            if not call.over() and not (idempotent and self.setting.retry_lost and call.starts <= 1):
+                raise BrokenRuleError(f"call {call.number} was lost while it ran and is not over")
+
+    # -- what the router reports -------------------------------------------------------------------------------------
+
+    def _count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
+        if method not in range(len(self.setting.methods)) or wait_s < 0 or run_s < 0:
+            raise BrokenRuleError(f"counted nonsense: {method}, {outcome}, {wait_s}, {run_s}")
+        self._counted[outcome] += 1
+
+    def _balancer_failed(self, error: BaseException) -> None:
+        self._tell(f"balancer fenced: {error!r}")
+        self._fenced += 1
+        if self.setting.balancer in HEALTHY:
+            raise BrokenRuleError(f"a healthy balancer was fenced: {error!r}")
+
+    def _may_be_idle(self) -> None:
+        self._told += 1
+
+    def _on_idle(self) -> None:
+        self._idle += 1
+        if not self._is_idle():
+            raise BrokenRuleError(f"said to be idle: {self._numbers()}")
+
+    def _is_idle(self) -> bool:
+        """Whether nothing waits, no slot is taken by a call that has not started, and all that runs was given up."""
+        if self._router.waiting or self._router.parked or any(call.granted for call in self._at_callers):
+            return False
+        return not any(
+            place.replica.inbox
+            or place.replica.gathering
+            or not all(call.settled() for calls in place.replica.runs for call in calls)
+            for place in self._places
+            if not place.lost_already
+        )
+
+    def ending(self, call: SimulatedCall, result: Any, error: BaseException | None) -> None:
+        """The outcome of *call* is about to be published."""
+        call.ends += 1
+        if call.ends > 1:
+            raise BrokenRuleError(f"call {call.number} has a second outcome: {error!r}")
+        if not call.settled():
+            raise BrokenRuleError(f"call {call.number} is published by somebody who did not take its outcome")
+        outcome = _outcome_of(error)
+        self._outcomes[outcome] += 1
+        if self._outcomes[outcome] > self._counted[outcome]:
+            raise BrokenRuleError(
+                f"call {call.number} ends as {Outcome.NAMES[outcome]} and was not counted so once: ended "
+                f"{dict(self._outcomes)}, counted {dict(self._counted)}"
+            )
+        if error is None and result != ("answer", call.args):
+            raise BrokenRuleError(f"call {call.number} gets the answer {result!r}, which is another's")
+        if not self._is_plausible(call, outcome, error):
+            raise BrokenRuleError(
+                f"call {call.number}, started {call.starts} times, admitted: {call.admitted}, has no cause to end as "
+                f"{Outcome.NAMES[outcome]}: {error!r}"
+            )
+        self._tell(f"call {call.number} ends as {Outcome.NAMES[outcome]}")
+        self._live.pop(call, None)
+
+    def _is_plausible(self, call: SimulatedCall, outcome: int, error: BaseException | None) -> bool:
+        now = self._clock.monotonic()
+        if isinstance(error, CallTimeoutError):
+            return now >= (call.deadline if error.stage == "run" else call.expires)
+        if now > call.deadline and call.registered and self._clock.next_at() > now:
+            return False
+        if outcome in (Outcome.OK, Outcome.ERROR):
+            return call.starts > 0 and now < call.deadline
+        if outcome == Outcome.CANCELLED:
+            return call.given_up
+        if outcome == Outcome.DIED:
+            return (call.starts > 0 or call.sent_ahead) and call.came_back
+        accepted = call.admitted or call.came_back
+        return self._stopping or self._unavailable or (self._closed_to(call) and not accepted)
+
+    def ended(self, call: SimulatedCall) -> None:
+        """The outcome of *call* was published."""
+        if not call.over():
+            raise BrokenRuleError(f"call {call.number} was published and is not over")
+
+    # -- rules -------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """What must hold whenever nobody is in the middle of something."""
+        router, setting = self._router, self.setting
+        if self._broken is not None:
+            raise self._broken
+        if self._outcomes != self._counted:
+            raise BrokenRuleError(
+                f"a call was not counted so once: ended {dict(self._outcomes)}, counted {dict(self._counted)}"
+            )
+        waiting, parked = router.waiting, router.parked
+        if waiting > setting.queue_size:
+            raise BrokenRuleError(f"{waiting} calls wait and queue_size is {setting.queue_size}")
+        if parked and waiting < setting.queue_size:
+            raise BrokenRuleError(f"{parked} calls are parked and there is room: {self._numbers()}")
+        if parked and setting.reject and not any(call.came_back for call in self._live):
+            raise BrokenRuleError(f"{parked} calls are parked by a service that rejects")
+        self._check_parked(parked)
+        held = waiting + parked + self._check_lanes()
+        if held != len(self._live):
+            raise BrokenRuleError(f"no outcome: {self._name(self._live)}, of which {held} are held; {self._numbers()}")
+        self._check_idle()
+        self._check_deadlines()
+
+    def _check_parked(self, parked: int) -> None:
+        """Who is parked, and that none is admitted before another that came first."""
+        held_back = 0
+        for call in self._live:
+            if not call.parked:
+                call.admitted = True
+                continue
+            held_back += 1
+            if not call.came_back and self._closed_to(call):
+                raise BrokenRuleError(f"call {call.number} is parked by a service that takes no more")
+        if held_back != parked:
+            raise BrokenRuleError(f"{held_back} calls hold that they are parked, and the router {parked}")
+        if parked:
+            waiting = [call for call in self._live if call.lane is None and not call.came_back]
+            waiting.sort(key=lambda call: call.order)
+            if [call.parked for call in waiting] != sorted(call.parked for call in waiting):
+                raise BrokenRuleError(f"calls were admitted before others that came first: {self._numbers()}")
+
+    def _check_idle(self) -> None:
+        router, idle = self._router, self._is_idle()
+        if self._draining and idle and not self._idle:
+            raise BrokenRuleError("the service is idle and the router did not say so")
+        if router.idle is not idle:
+            raise BrokenRuleError(f"the router says that it is {'' if router.idle else 'not '}idle: {self._numbers()}")
+        if not idle:
+            self._told_then = self._told
+        elif self._outsiders_out and not self._draining and self._busy and self._told == self._told_then:
+            raise BrokenRuleError("the service has become idle and nobody was told to look")
+        self._busy = not idle
+
+    def _serving(self) -> list[Place]:
+        """The replicas that take calls: without balancing the first, for which the others stand by."""
+        places = [place for place in self._places if not place.closed]
+        serving = sorted(places, key=lambda each: (each.seniority, each.lane.index))
+        return serving[:1] if self.setting.balancer == "none" else serving
+
+    def _granted(self, place: Place) -> list[SimulatedCall]:
+        return [call for call in self._at_callers if call.granted and call.lane is place.lane]
+
+    def _check_lanes(self) -> int:
+        """The rules of slots; gives the number of calls on the replicas that have no outcome."""
+        now = self._clock.monotonic()
+        held = sum(call.granted and not call.over() for call in self._at_callers)
+        serving = self._serving()
+        for place in self._places:
+            lane, replica = place.lane, place.replica
+            runs = replica.runs
+            held += sum(not call.over() for calls in (replica.unstarted(), *runs) for call in calls)
+            abandoned = sum(all(call.over() for call in calls) for calls in runs)
+            if place.lost_already:
+                continue
+            granted = self._granted(place)
+            taken = replica.taken + len(granted)
+            if len(lane.free) + lane.withdrawn + taken != lane.slots:
+                raise BrokenRuleError(
+                    f"{lane!r}: {len(lane.free)} slots free, {lane.withdrawn} withdrawn, {taken} taken, of {lane.slots}"
+                )
+            if lane.abandoned != abandoned:
+                raise BrokenRuleError(f"{lane!r}: {abandoned} abandoned calls run, counted are {lane.abandoned}")
+            place.check_standby(granted, serves=place in serving or place.closed)
+            if self._limited:
+                place.check_turns(granted)
+                place.check_batches(now, all_done=self._clock.next_at() > now)
+            if taken < lane.slots and place in serving:
+                for call in self._could_take(lane):
+                    if place.has_turn(call.method, granted):
+                        raise BrokenRuleError(f"calls wait while {lane!r} has a free slot: {self._numbers()}")
+        return held
+
+    def _could_take(self, lane: Lane) -> list[SimulatedCall]:
+        """The calls that wait for a slot of *lane*, or for any: those without a key are bound to no replica."""
+        waiting = [self._mine(call) for call in lane.backlog]
+        if self._balancer is not None and self._balancer.binding:
+            others = (other.backlog for other in self._router.lanes if other is not lane)
+            waiting += [self._mine(call) for backlog in others for call in backlog if call.options.key is None]
+        return waiting
+
+    def _check_deadlines(self) -> None:
+        """Calls that somebody watches have ended in time; to be asked when everything due has been done."""
+        now = self._clock.monotonic()
+        if self._clock.next_at() <= now:
+            return
+        for call in self._live:
+            # A call that waits for its second start is watched until its deadline, not until it should have started.
+            until = call.expires if call.unstarted() and not call.attempts else call.deadline
+            if call.registered and now >= until:
+                raise BrokenRuleError(f"call {call.number} is watched and goes on though its time is over")
+
+    def _check_nothing_left(self) -> None:
+        """What must hold at the end."""
+        router = self._router
+        if self._live:
+            raise BrokenRuleError(f"no outcome: {self._name(self._live)}")
+        room = len(router._room) + router._unminted  # noqa: SLF001 - a token that is lost shows nowhere else
+        if room != self.setting.queue_size:
+            raise BrokenRuleError(f"{room} of {self.setting.queue_size} places in the queue are free at the end")
+        if router.waiting or router.parked or self._at_callers:
+            raise BrokenRuleError(f"calls wait at the end: {self._numbers()}")
+        if not self._idle:
+            raise BrokenRuleError("the router never said that the service is idle")
+        for call in self._all:
+            if call.ends != 1 or not call.over():
+                raise BrokenRuleError(f"call {call.number} has {call.ends} outcomes and {call!r}")
+            if call.called_back != call.registered:
+                raise BrokenRuleError(
+                    f"call {call.number} has {call.registered} done-callbacks, which ran {call.called_back} times"
+                )
+        if isinstance(self._balancer, RaisingBalancer) and self._balancer.mistakes != self._fenced:
+            raise BrokenRuleError(f"the balancer failed {self._balancer.mistakes} times, reported {self._fenced} times")
+        if self._calls != len(self._all) + self._refusals.total():
+            raise BrokenRuleError(f"{self._calls} calls, {len(self._all)} accepted, {self._refusals.total()} refused")
+
+    def _numbers(self) -> str:
+        lanes = ", ".join(f"{place.lane!r}{' closed' * place.closed}" for place in self._places)
+        return f"{self._router.waiting} wait, {self._router.parked} parked, {lanes}"
+
+    @staticmethod
+    def _name(calls: Any) -> str:
+        return ", ".join(str(call.number) for call in calls) or "none"
+
+
+def _outcome_of(error: BaseException | None) -> int:
+    if error is None:
+        return Outcome.OK
+    for kind, outcome in (
+        (ScriptedError, Outcome.ERROR),
+        (CallTimeoutError, Outcome.TIMEOUT),
+        (CallCancelledError, Outcome.CANCELLED),
+        (ReplicaDiedError, Outcome.DIED),
+        ((ServiceStoppedError, NoReplicaError), Outcome.STOPPED),
+    ):
+        if isinstance(error, kind):
+            return outcome
+    raise BrokenRuleError(f"a call ends with {error!r}")

@@ -1,0 +1,133 @@
+"""
+What the conformance suites share: capabilities instead of names, and the guard against leaks.
+
+A suite is a class with one case a method. A plugin's own tests inherit it, and get every case:
+
+    class TestMine(StrategyConformance):
+        plugin_id = "mine"
+
+A case that asks for something which the plugin does not declare is not run, and says so: "declared unsupported".
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+import pytest
+
+from sage_deploy_testing.tools import leak_guard
+from sage_plugins.plugins.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+__all__ = ["Conformance", "needs", "unless"]
+
+_Case = TypeVar("_Case", bound="Callable[..., Any]")
+
+_NEEDS: Final = "__sage_needs__"
+_UNLESS: Final = "__sage_unless__"
+
+
+def needs(*capabilities: str) -> Callable[[_Case], _Case]:
+    """Run the case only for plugins that declare all of *capabilities*."""
+    return _note(_NEEDS, capabilities)
+
+
+def unless(*capabilities: str) -> Callable[[_Case], _Case]:
+    """Run the case only for plugins that declare none of *capabilities*."""
+    return _note(_UNLESS, capabilities)
+
+
+def _note(attribute: str, capabilities: tuple[str, ...]) -> Callable[[_Case], _Case]:
+    def mark(case: _Case) -> _Case:
+        setattr(case, attribute, (*getattr(case, attribute, ()), *capabilities))
+        return case
+
+    return mark
+
+
+@cache
+def installed() -> Registry:
+    """The installed plugins, looked for once a process."""
+    return Registry.discover()
+
+
+class Conformance:
+    """
+    Base of the suites; a suite's subclass whose name begins with `Test` is collected by pytest.
+
+    Attributes:
+        kind: What the suite is about, as registries call it, such as `"threading strategy"`.
+        known: The capabilities that plugins of this kind can declare, and what each promises.
+        plugin_id: The ID of the plugin under test.
+        options: Its options, as in a service's `options: {<id>: ...}`.
+    """
+
+    kind: ClassVar[str]
+    known: ClassVar[Mapping[str, str]]
+    plugin_id: ClassVar[str]
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def registry(self) -> Registry:
+        """The plugins to choose from; override it to test one that is not installed."""
+        return installed()
+
+    def declared(self) -> Mapping[str, str]:
+        """The capabilities that hold here, each with the ID of the plugin that declares it."""
+        capabilities = self.registry().find(self.kind, self.plugin_id).registration.capabilities
+        return dict.fromkeys(capabilities, self.plugin_id)
+
+    def declares(self, *capabilities: str) -> bool:
+        """Whether all of *capabilities* hold."""
+        return self.declared().keys() >= set(capabilities)
+
+    def plugin_for(self, capability: str) -> str:  # noqa: ARG002 - for suites that run several plugins together
+        """The ID of the plugin that would have to declare *capability*."""
+        return self.plugin_id
+
+    def unsupported(self, case: Callable[..., Any]) -> str | None:
+        """Why *case* does not apply, or None if it does."""
+        declared = self.declared()
+        for capability in getattr(case, _NEEDS, ()):
+            self._check_known(capability)
+            if capability not in declared:
+                return f"declared unsupported: {self.plugin_for(capability)!r} does not declare {capability!r}"
+        for capability in getattr(case, _UNLESS, ()):
+            self._check_known(capability)
+            if capability in declared:
+                return f"declared unsupported: {declared[capability]!r} declares {capability!r}"
+        return None
+
+    def _check_known(self, capability: str) -> None:
+        assert capability in self.known, f"no plugin of this kind can declare {capability!r}: {', '.join(self.known)}"
+
+    @pytest.fixture
+    def _chosen(self) -> None:
+        """Set whatever a suite varies from case to case, before anything is asked of it."""
+
+    @pytest.fixture(autouse=True)
+    def _applies(self, request: pytest.FixtureRequest, _chosen: None) -> None:
+        reason = self.unsupported(request.function)
+        if reason is not None:
+            pytest.skip(reason)
+
+    @pytest.fixture(autouse=True)
+    def _leaves_nothing(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        """The leak guard, also where pytest runs without it."""
+        if request.config.pluginmanager.hasplugin(leak_guard.NAME):
+            yield
+            return
+        with leak_guard.guard(request.node):
+            yield
+
+    def test_declared_capabilities(self) -> None:
+        """Whatever the plugin declares is known here; `pytest -rP` lists it, and the cases that do not apply."""
+        declared = self.declared()
+        unknown = sorted(set(declared) - set(self.known))
+        assert not unknown, f"unknown capabilities: {', '.join(unknown)}; known are {', '.join(self.known)}"
+        lines = [f"{capability}: {self.known[capability]}" for capability in sorted(declared)]
+        cases = (getattr(self, name) for name in dir(self) if name.startswith("test_"))
+        lines += [f"{case.__name__} is not run, {reason}" for case in cases if (reason := self.unsupported(case))]
+        print(*lines, sep="\n")  # noqa: T201 - for pytest's report

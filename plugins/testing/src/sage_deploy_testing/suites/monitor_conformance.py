@@ -1,0 +1,352 @@
+"""
+What every monitor keeps, as cases that tell one what a service would and as cases on real deployed services.
+
+A monitor's own tests inherit them, and get every case that its capabilities allow:
+
+    from sage_deploy_testing.suites.monitor_conformance import MonitorConformance
+
+    class TestMine(MonitorConformance):
+        plugin_id = "mine"
+        options = {"file": "calls.log"}
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import pickle
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from sage_deploy_testing.cases import watched_cases
+from sage_deploy_testing.suites.conformance import needs
+from sage_deploy_testing.suites.monitor_suite import MONITOR_CAPABILITIES
+from sage_deploy_testing.tools.reentry import interrupt, with_switches
+from sage_plugins.values import Event, Outcome, ReplicaInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sage_plugins.interfaces import Monitor, Recorder
+
+__all__ = ["MONITOR_CAPABILITIES", "MonitorConformance"]
+
+_METHODS: Final = ("get", "put", "delete")
+_OUTCOMES: Final = range(len(Outcome.NAMES))
+_CALLER: Final = ReplicaInfo("svc", None)
+
+
+def _replica(index: int) -> ReplicaInfo:
+    return ReplicaInfo("svc", f"svc#{index}")
+
+
+def _event(number: int) -> Event:
+    return Event("svc", "told", f"number {number}", "svc#0" if number % 2 else None)
+
+
+class MonitorConformance(watched_cases.WatchedCases):
+    """
+    What the core, and who reads a status, may rely on, whatever a monitor watches.
+
+    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the monitor can declare stands in
+    `MONITOR_CAPABILITIES`. If its summary has other names than said there, override `outcomes` and `events`; if it has
+    what is not kept of replicas that left, `lasting`. The
+    services run on target `local`.
+    """
+
+    # -- recorders ---------------------------------------------------------------------------------------------------
+
+    def _recorder(self, monitor: Monitor, who: ReplicaInfo) -> Recorder:
+        recorder = monitor.recorder(who, _METHODS)
+        assert recorder is not None, f"it declares 'records_calls' and has no recorder for {who}"
+        return recorder
+
+    def test_recorders_are_there_as_declared(self) -> None:
+        """A monitor that records calls says so, for the replicas and for the calling side; any other has none."""
+        for who in (_CALLER, _replica(0)):
+            has = self.monitor().recorder(who, _METHODS) is not None
+            assert has == self.declares("records_calls")
+
+    @needs("records_calls")
+    def test_every_outcome_and_duration_is_taken(self) -> None:
+        """Nothing that a call can be makes a recorder raise: it would be told no more."""
+        for who in (_CALLER, _replica(0)):
+            monitor = self.monitor()
+            recorder = self._recorder(monitor, who)
+            record = recorder.writer()
+            durations = (0.0, 1e-9, 0.5, 3600.0, 1e9)
+            for method, outcome, wait, run in itertools.product(range(3), _OUTCOMES, durations, durations):
+                record(method, outcome, wait, run)
+            monitor.summary([recorder.snapshot()])
+
+    @needs("records_calls")
+    def test_snapshot_travels(self) -> None:
+        """A snapshot that was pickled, as from another process, says the same."""
+        monitor = self.monitor()
+        recorder = self._recorder(monitor, _replica(0))
+        record = recorder.writer()
+        for outcome in _OUTCOMES:
+            record(0, outcome, 0.25, 0.5)
+        snapshot = recorder.snapshot()
+        travelled = pickle.loads(pickle.dumps(snapshot))  # noqa: S301 - made here
+        assert monitor.summary([travelled]) == monitor.summary([snapshot])
+
+    @needs("records_calls")
+    def test_snapshot_is_taken_while_calls_are_recorded(self) -> None:
+        """Workers do not stop for a status: it may lag by a call, and never fails."""
+        monitor = self.monitor()
+        recorder = self._recorder(monitor, _replica(0))
+
+        def work(number: int) -> None:
+            if number == 0:
+                for _ in range(10):
+                    monitor.summary([with_switches(recorder.snapshot)])
+                return
+            record = recorder.writer()
+
+            def some() -> None:
+                for turn in range(100):
+                    record(turn % 3, turn % len(_OUTCOMES), 1e-6 * turn, 1e-5 * turn)
+
+            with_switches(some)
+
+        self.together(work, 4)
+
+    @needs("counts_calls")
+    def test_each_outcome_counts_once(self) -> None:
+        """Where calls run and where they are given up: each is counted under its own outcome, and no other."""
+        for who in (_CALLER, _replica(0)):
+            for outcome in _OUTCOMES:
+                monitor = self.monitor()
+                recorder = self._recorder(monitor, who)
+                recorder.writer()(1, outcome, 0.5, 0.0)
+                recorder.writer()(2, outcome, 0.0, 0.5)
+                assert self.outcomes(monitor.summary([recorder.snapshot()])) == {Outcome.NAMES[outcome]: 2}
+
+    @needs("counts_calls")
+    def test_replicas_and_calling_side_add_up(self) -> None:
+        """Their snapshots are merged, in whatever order they come."""
+        monitor = self.monitor()
+        snapshots = []
+        for turn, who in enumerate((_replica(0), _replica(1), _replica(2), _CALLER)):
+            recorder = self._recorder(monitor, who)
+            record = recorder.writer()
+            for _ in range(turn + 1):
+                record(turn % 3, turn, 0.5, 0.25)
+            snapshots.append(recorder.snapshot())
+        expected = {name: turn + 1 for turn, name in enumerate(Outcome.NAMES[:4])}
+        for order in itertools.permutations(snapshots):
+            assert self.outcomes(monitor.summary(order)) == expected
+
+    @needs("counts_calls")
+    def test_no_call_is_lost_among_workers(self) -> None:
+        """Each worker has a writer of its own; together they count every call."""
+        monitor = self.monitor()
+        recorder = self._recorder(monitor, _replica(0))
+
+        def work(_number: int) -> None:
+            def some() -> None:
+                record = recorder.writer()
+                for turn in range(50):
+                    record(turn % 3, turn % 2, 1e-6, 1e-5)
+
+            some()
+            with_switches(some)
+
+        self.together(work, 8)
+        assert self.outcomes(monitor.summary([recorder.snapshot()])) == {"ok": 400, "error": 400}
+
+    @needs("counts_calls")
+    def test_what_a_worker_counted_outlives_it(self) -> None:
+        """Threads of a pool come and go; their counts stay."""
+        monitor = self.monitor()
+        recorder = self._recorder(monitor, _replica(0))
+        for _ in range(50):
+            recorder.writer()(0, Outcome.OK, 0.0, 0.5)
+        for _ in range(2):
+            assert self.outcomes(monitor.summary([recorder.snapshot()])) == {"ok": 50}
+
+    # -- what replicas leave behind ----------------------------------------------------------------------------------
+
+    def _merge(self, monitor: Monitor, *snapshots: Mapping[str, Any]) -> Mapping[str, Any]:
+        merged: Mapping[str, Any] = monitor.merge(snapshots)  # type: ignore[attr-defined] # declared; it is optional
+        return merged
+
+    def _counted(self, monitor: Monitor, *calls: int) -> list[Mapping[str, Any]]:
+        """The snapshots of replicas that have run so many *calls* each, in other ways and with other durations."""
+        snapshots = []
+        for index, number in enumerate(calls):
+            recorder = self._recorder(monitor, _replica(index))
+            record = recorder.writer()
+            for turn in range(number):
+                record(turn % 3, (index + turn) % len(_OUTCOMES), 0.125 * index, 0.25 * turn)
+            snapshots.append(recorder.snapshot())
+        return snapshots
+
+    def test_merge_is_there_as_declared(self) -> None:
+        """A monitor that keeps the counts of replicas that left says so, and any other has no `merge`."""
+        assert callable(getattr(self.monitor(), "merge", None)) == self.declares("merges_counts")
+
+    @needs("records_calls", "merges_counts")
+    def test_merge_says_what_its_parts_say(self) -> None:
+        """In whatever groups and order replicas leave, and also if it travels."""
+        monitor = self.monitor()
+        first, second, third = parts = self._counted(monitor, 5, 0, 11)
+        expected = self.lasting(monitor.summary(parts))
+        groups = [
+            [self._merge(monitor, *parts)],
+            [self._merge(monitor, first), second, third],
+            [third, self._merge(monitor, self._merge(monitor, first), second)],
+            [self._merge(monitor, third, self._merge(monitor, second, first))],
+        ]
+        for group in groups:
+            travelled = pickle.loads(pickle.dumps(group))  # noqa: S301 - made here
+            assert self.lasting(monitor.summary(travelled)) == expected
+        assert self.lasting(monitor.summary(parts)) == expected, "a part was changed"
+
+    @needs("records_calls", "merges_counts")
+    def test_merge_needs_bounded_memory(self) -> None:
+        """A service that is restarted every day keeps no more in a year than in a week."""
+        monitor = self.monitor()
+        (part,) = self._counted(monitor, 9)
+        kept, sizes = part, {}
+        for turn in range(400):
+            kept = self._merge(monitor, kept, part)
+            sizes[turn] = len(pickle.dumps(kept))
+        assert sizes[399] <= 2 * sizes[9]
+
+    # -- events and refused calls ------------------------------------------------------------------------------------
+
+    def test_events_never_block(self) -> None:
+        """Who decides does not wait for who watches, however many events nobody reads."""
+        monitor = self.monitor()
+
+        def tell() -> None:
+            for number in range(10_000):
+                monitor.event(_event(number))
+
+        self._in_time(tell)
+
+    def test_refused_calls_never_block(self) -> None:
+        """They come by the thousands, for that is why they are refused."""
+        monitor = self.monitor()
+        monitor.recorder(_CALLER, _METHODS)
+
+        def refuse() -> None:
+            for turn in range(10_000):
+                monitor.refused(turn % 3, "overloaded" if turn % 2 else "stopped")
+
+        self._in_time(refuse)
+
+    def _in_time(self, function: Callable[[], Any]) -> None:
+        try:
+            self.in_thread(function).result(self.patience)
+        except TimeoutError:
+            pytest.fail(f"it blocks: not done after {self.patience:g} s")
+
+    @needs("counts_calls")
+    def test_refused_calls_are_no_calls(self) -> None:
+        """A call that was not accepted has no outcome."""
+        monitor = self.monitor()
+        recorder = self._recorder(monitor, _CALLER)
+        monitor.refused(0, "overloaded")
+        monitor.refused(1, "stopped")
+        assert self.outcomes(monitor.summary([recorder.snapshot()])) == {}
+
+    @needs("keeps_events")
+    def test_events_are_kept_in_order(self) -> None:
+        """The latest ones, the oldest of them first, with the reasons that were given."""
+        monitor = self.monitor()
+        told = [_event(number) for number in range(20)]
+        for event in told:
+            monitor.event(event)
+        kept = self.events(monitor.summary([]))
+        assert kept
+        assert list(kept) == [(event.kind, event.reason) for event in told[-len(kept) :]]
+
+    @needs("keeps_events")
+    def test_events_of_many_threads_are_kept_once(self) -> None:
+        """None twice and none that was not told."""
+        monitor = self.monitor()
+
+        def tell(number: int) -> None:
+            for turn in range(25):
+                monitor.event(_event(number * 25 + turn))
+
+        self.together(tell, 8)
+        kept = self.events(monitor.summary([]))
+        assert len(set(kept)) == len(kept) > 0
+        assert set(kept) <= {("told", f"number {number}") for number in range(200)}
+
+    @needs("keeps_events")
+    def test_events_need_bounded_memory(self) -> None:
+        """A service that runs for a year keeps no more of them than one that runs for a day."""
+        monitor = self.monitor()
+        lengths = set()
+        for turn in range(2):
+            for number in range(20_000):
+                monitor.event(_event(turn * 20_000 + number))
+            lengths.add(len(self.events(monitor.summary([]))))
+        assert len(lengths) == 1
+
+    # -- summaries ---------------------------------------------------------------------------------------------------
+
+    def test_summary_needs_no_snapshot(self) -> None:
+        """A service that has not started has a status too."""
+        assert isinstance({**self.monitor().summary([])}, dict)
+
+    def test_summary_changes_nothing(self) -> None:
+        """Two who look see the same."""
+        monitor = self.monitor()
+        recorder = monitor.recorder(_replica(0), _METHODS)
+        if recorder is not None:
+            recorder.writer()(0, Outcome.OK, 0.25, 0.5)
+        monitor.event(_event(1))
+        snapshots = [] if recorder is None else [recorder.snapshot()]
+        first = monitor.summary(snapshots)
+        assert monitor.summary(snapshots) == first
+        assert recorder is None or monitor.summary([recorder.snapshot()]).keys() == first.keys()
+
+    def test_status_can_be_read_in_the_middle(self) -> None:
+        """A signal handler may look at a service while the same thread records a call or tells an event."""
+        monitor = self.monitor()
+        recorders = [each for each in (monitor.recorder(who, _METHODS) for who in (_CALLER, _replica(0))) if each]
+        writers = [recorder.writer() for recorder in recorders]
+
+        def look() -> None:
+            monitor.summary([recorder.snapshot() for recorder in recorders])
+
+        middles: list[Callable[[], Any]] = [
+            functools.partial(monitor.event, _event(1)),
+            functools.partial(monitor.refused, 0, "overloaded"),
+            look,
+            *(functools.partial(record, 0, Outcome.OK, 0.25, 0.5) for record in writers),
+            *(recorder.writer for recorder in recorders),
+        ]
+        for middle in middles:
+            interrupt(middle, look, patience=self.patience)
+
+    def test_monitors_of_two_services_are_apart(self) -> None:
+        """What happens to one service is not in the summary of the other."""
+        ours, theirs = self.monitor(), self.monitor()
+        before = theirs.summary([])
+        recorder = ours.recorder(_replica(0), _METHODS)
+        if recorder is not None:
+            recorder.writer()(0, Outcome.ERROR, 0.25, 0.5)
+        ours.event(_event(1))
+        ours.refused(0, "stopped")
+        assert theirs.summary([]) == before
+
+    def test_close_is_idempotent_and_keeps_the_summary(self) -> None:
+        """After the end a status can be read, and what comes late does no harm."""
+        monitor = self.monitor()
+        monitor.recorder(_CALLER, _METHODS)
+        monitor.event(_event(1))
+        before = monitor.summary([])
+        monitor.close()
+        monitor.close()
+        assert monitor.summary([]) == before
+        monitor.event(_event(2))
+        monitor.refused(0, "stopped")
+        monitor.summary([])

@@ -1,0 +1,59 @@
+"""What the cases of the monitors' suite share: the monitor under test, and how its summary is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from sage_deploy_testing.suites.recipe import make
+from sage_deploy_testing.suites.service_conformance import ServiceConformance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sage_plugins.interfaces import Monitor
+
+__all__ = ["MONITOR_CAPABILITIES", "MonitorSuite"]
+
+#: What monitors can declare, and what each promises.
+MONITOR_CAPABILITIES: Final[Mapping[str, str]] = {
+    "records_calls": "it has a recorder for each replica and for the calling side",
+    "counts_calls": "its summary has `outcomes`: each accepted call that ended, once, by the name of its outcome",
+    "merges_counts": "it has `merge`: what the replicas have counted stays when they leave",
+    "keeps_events": "its summary has `latest`: the latest events, the oldest first, each with `kind` and `reason`",
+    "checks_health": "it asks replicas `check_health()` and `check_ready()`, and marks them by their answers",
+}
+
+
+class MonitorSuite(ServiceConformance):
+    """Base of the cases about one monitor; the services run on target `local`."""
+
+    kind: ClassVar[str] = "monitor"
+    known: ClassVar[Mapping[str, str]] = {**ServiceConformance.known, **MONITOR_CAPABILITIES}
+    target = "local"
+    strategy = "single"
+
+    def declared(self) -> Mapping[str, str]:
+        """What the monitor declares, and the target and strategy of its services."""
+        registration = self.registry().find(self.kind, self.plugin_id).registration
+        return {**super().declared(), **dict.fromkeys(registration.capabilities, self.plugin_id)}
+
+    def plugin_for(self, capability: str) -> str:
+        """The monitor, or else the target or the strategy."""
+        return self.plugin_id if capability in MONITOR_CAPABILITIES else super().plugin_for(capability)
+
+    def monitor(self) -> Monitor:
+        """A new monitor, as a service gets it."""
+        made: Monitor = make(self)
+        return made
+
+    def outcomes(self, summary: Mapping[str, Any]) -> Mapping[str, int]:
+        """Of a summary: the calls by outcome, those left out that there were none of."""
+        return {name: number for name, number in summary["outcomes"].items() if number}
+
+    def events(self, summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Of a summary: kind and reason of each event, the oldest first."""
+        return [(event["kind"], event["reason"]) for event in summary["latest"]]
+
+    def lasting(self, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of a summary: what stays of replicas that left; override it if that is not all."""
+        return summary

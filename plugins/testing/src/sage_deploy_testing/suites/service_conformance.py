@@ -1,0 +1,283 @@
+"""The ground on which the cases about running services stand: real deployments, gates, and threads that call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from sage_deploy_testing.suites.conformance import Conformance
+from sage_deploy_testing.suites.probes import Probe
+from sage_deploy_testing.tools.checkpoints import Switchboard
+from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.clock import SYSTEM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sage_deploy_testing.tools.checkpoints import Watch
+    from sage_plugins import ServiceHandle
+    from sage_plugins.clock import Clock
+
+__all__ = ["STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS", "Deployed", "ServiceConformance"]
+
+#: What targets can declare, and what each promises.
+TARGET_CAPABILITIES: Mapping[str, str] = {
+    "in_process": "replicas are in the process that deploys them: arguments, results and errors are not copied",
+    "can_kill": "each replica has a process of its own, which the suite's `kill` ends",
+    "reachable": "further processes can call a service, so its handles can be pickled",
+    "detaches": "replicas can outlive the environment that deployed them; with the suite's options `keeping` they do",
+    "replaces_unhealthy": "a replica that is unhealthy is replaced, because whatever hangs there ends with it",
+}
+#: What strategies can declare, and what each promises.
+STRATEGY_CAPABILITIES: Mapping[str, str] = {
+    "in_callers_thread": "a call runs in its caller's thread, and `submit` returns when it has run",
+    "ordered": "the calls of one caller start in the order in which they were made",
+    "one_at_a_time": "a replica never runs two calls at once; if it has a thread, all runs on that, the hooks included",
+    "event_loop": "a replica's async hooks and coroutines run on one event loop, several coroutines at once",
+    "concurrent": "a replica runs several calls at once, and never more than `thread_count` if that is more than one",
+    "releases_at_deadline": "a caller is released at the deadline although the method runs on",
+}
+
+#: For cases that hold for each way to make a call.
+VERBS = pytest.mark.parametrize("verb", ["call", "submit", "acall"])
+
+
+class Deployed:
+    """
+    One service of a test, deployed or about to be.
+
+    Attributes:
+        env: Its environment.
+        name: Its name.
+        handle: Calls it.
+    """
+
+    def __init__(self, env: Environment, name: str) -> None:
+        self.env = env
+        self.name = name
+        self.handle: ServiceHandle = env.service(name)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The service at a glance."""
+        return self.env.get_service_status(self.name)
+
+    @property
+    def metrics(self) -> Any:
+        """Its metrics."""
+        return self.status["metrics"]
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How its calls ended."""
+        return {name: count for name, count in self.metrics.outcomes.items() if count}
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a slot."""
+        count: int = self.metrics.queue_size
+        return count
+
+    @property
+    def inflight(self) -> int:
+        """Calls that hold a slot."""
+        return sum(replica["inflight"] for replica in self.status["replicas"])
+
+    @property
+    def slots(self) -> int:
+        """Calls at once, at most."""
+        return sum(replica["slots"] for replica in self.status["replicas"])
+
+
+class ServiceConformance(Conformance):
+    """
+    Base of the suites whose cases deploy services.
+
+    Attributes:
+        target: The ID of the target.
+        strategy: The ID of the threading strategy.
+        config: Fields of the configuration of every service.
+        environment_options: Options of plugins for every environment, by ID.
+        patience: Seconds after which something that must happen counts as not happened; no case that passes waits for
+            it.
+        short: Seconds of a time-out that a case lets pass in the queue.
+        while_running: Seconds of a time-out that a case lets pass while a method runs: it must have started by then.
+        starting: Seconds of a `startup_timeout` that a case lets pass: a replica that nothing holds is ready by then.
+    """
+
+    known: ClassVar[Mapping[str, str]] = {**TARGET_CAPABILITIES, **STRATEGY_CAPABILITIES}
+    target: str
+    strategy: str
+    config: ClassVar[Mapping[str, Any]] = {}
+    environment_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    patience: float = 20.0
+    short: float = 0.03
+    while_running: float = 0.2
+    starting: float = 0.4
+
+    def declared(self) -> Mapping[str, str]:
+        """What target and strategy declare together."""
+        found: dict[str, str] = {}
+        for kind, id in (("target", self.target), ("threading strategy", self.strategy)):
+            found |= dict.fromkeys(self.registry().find(kind, id).registration.capabilities, id)
+        return found
+
+    def plugin_for(self, capability: str) -> str:
+        """The target, or the strategy."""
+        return self.target if capability in TARGET_CAPABILITIES else self.strategy
+
+    # -- the stage ---------------------------------------------------------------------------------------------------
+
+    @pytest.fixture(autouse=True)
+    def _on_stage(self, _applies: None, _leaves_nothing: None) -> Iterator[None]:
+        with self.stage():
+            yield
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[None]:
+        """
+        What the helpers below need; pytest enters it around each case.
+
+        At the end every gate is opened, every thread joined and every environment closed.
+        """
+        self._environments: list[Environment] = []
+        self._threads: list[threading.Thread] = []
+        with Switchboard(self.patience) as self._switchboard:
+            self._before = frozenset(threading.enumerate())
+            try:
+                yield
+            finally:
+                self._switchboard.open_all()
+                self._join_threads()
+                for env in reversed(self._environments):
+                    env.close(drain_timeout=0)
+                self._join_threads()  # those that only the end of their service released
+
+    def _join_threads(self) -> None:
+        until = time.monotonic() + self.patience
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def environment(self, clock: Clock = SYSTEM) -> Environment:
+        """A new environment; it is closed when the case ends."""
+        env = Environment("conformance", registry=self.registry(), options=self.environment_options, clock=clock)
+        self._environments.append(env)
+        return env
+
+    def configuration(self, at_once: int = 2, **fields: Any) -> ServiceDeploymentConfig:
+        """A configuration of the plugins under test; where the strategy can, a replica runs *at_once* calls at once."""
+        counts = {"thread_count": at_once} if self.declares("concurrent") else {}
+        options = {self.plugin_id: self.options} if self.options else {}
+        chosen = {"target": self.target, "threading_strategy": self.strategy, "options": options}
+        # A call that is lost fails its case, and holds up no thread for longer than that.
+        limit = {"timeout": self.patience}
+        return ServiceDeploymentConfig(**{**chosen, **limit, **counts, **self.config, **fields})
+
+    def balancers(self) -> Sequence[str]:
+        """The IDs of the load balancers to run with: all that are installed."""
+        return self.registry().ids("load balancer")
+
+    def several(self, replicas: int, balancer: str | None = None) -> dict[str, Any]:
+        """Fields of a configuration with so many replicas, behind *balancer* or any that is installed."""
+        return {
+            "replicas": replicas,
+            "load_balancing": True,
+            "load_balancer": balancer or self.balancers()[0],
+        }
+
+    def register(
+        self, cls: type = Probe, *args: Any, name: str = "svc", env: Environment | None = None, **fields: Any
+    ) -> Deployed:
+        """Register a service; *fields* are its configuration's, *args* its constructor's."""
+        env = env or self.environment()
+        env.register_service_with_config(name, cls, *args, deployment_config=self.configuration(**fields))
+        return Deployed(env, name)
+
+    def deploy(self, cls: type = Probe, *args: Any, **fields: Any) -> Deployed:
+        """Register a service and deploy its environment."""
+        service = self.register(cls, *args, **fields)
+        service.env.deploy()
+        return service
+
+    def watch(self, *, held: bool = True) -> Watch:
+        """A checkpoint; if not *held*, who comes by reports and goes on."""
+        return self._switchboard.watch(held=held)
+
+    def in_thread(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run a function in a thread of its own; the thread is joined when the case ends."""
+        outcome: Future[Any] = Future()
+
+        def body() -> None:
+            try:
+                outcome.set_result(function(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - it is for who looks at the future
+                outcome.set_exception(error)
+
+        thread = threading.Thread(target=body, daemon=True, name=f"caller-{len(self._threads)}")
+        self._threads.append(thread)
+        thread.start()
+        return outcome
+
+    def together(self, function: Callable[[int], Any], count: int) -> list[Any]:
+        """What *function* gives for each number below *count*, each run in a thread of its own, all at once."""
+        start = threading.Barrier(count)
+
+        def body(number: int) -> Any:
+            start.wait(self.patience)
+            return function(number)
+
+        return [future.result(self.patience) for future in [self.in_thread(body, number) for number in range(count)]]
+
+    def outcome(self, handle: ServiceHandle, verb: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Make a call in one of the three ways, and wait for its outcome."""
+        if verb == "acall":
+            return asyncio.run(handle.acall(method, *args, **kwargs))
+        if verb == "submit":
+            return handle.submit(method, *args, **kwargs).result(self.patience)
+        return handle.call(method, *args, **kwargs)
+
+    def begin(self, handle: ServiceHandle, method: str, /, *args: Any) -> Future[Any]:
+        """Start a call without waiting for its end, under every strategy."""
+        if self.declares("in_callers_thread"):
+            return self.in_thread(handle.call, method, *args)
+        return handle.submit(method, *args)
+
+    def occupy(self, service: Deployed) -> Watch:
+        """Take every slot of a service, until what this gives is opened."""
+        gate = self.watch()
+        slots = service.slots
+        for _ in range(slots):
+            self.begin(service.handle, "hold", gate.checkpoint)
+        gate.wait(slots)
+        return gate
+
+    def queued(self, service: Deployed, method: str, /, *args: Any) -> Future[Any]:
+        """Make a call that has to wait for a slot; gives its future once it waits."""
+        before = service.waiting
+        future = self.begin(service.handle, method, *args)
+        self.until(lambda: service.waiting > before or future.done())
+        return future
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """
+        Wait until *condition* holds of which nobody gives notice, such as that a thread waits.
+
+        Raises:
+            AssertionError: It did not come true.
+        """
+        deadline = time.monotonic() + self.patience
+        pause = threading.Event()
+        while not condition():
+            assert time.monotonic() < deadline, "did not come true"
+            pause.wait(0.001)
+
+    def replica_threads(self) -> list[str]:
+        """Names of the threads that have been started in this process since the case began, for replicas."""
+        new = frozenset(threading.enumerate()) - self._before - frozenset(self._threads)
+        return sorted(thread.name for thread in new if "#" in thread.name)

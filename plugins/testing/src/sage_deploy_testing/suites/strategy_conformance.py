@@ -1,0 +1,68 @@
+"""
+The semantics that every threading strategy keeps, as cases that run on real deployed services.
+
+A strategy's own tests inherit them, and get every case that its capabilities allow:
+
+    from sage_deploy_testing.suites.strategy_conformance import StrategyConformance
+
+    class TestMine(StrategyConformance):
+        plugin_id = "mine"
+        options = {"stack_kb": 512}
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sage_deploy_testing.cases import (
+    call_cases,
+    change_cases,
+    deadline_cases,
+    lifecycle_cases,
+    limit_cases,
+    queue_cases,
+    replica_cases,
+    stream_cases,
+)
+
+__all__ = ["StrategyConformance"]
+
+
+class StrategyConformance(
+    call_cases.CallCases,
+    call_cases.ErrorCases,
+    call_cases.FutureCases,
+    call_cases.CoroutineCases,
+    deadline_cases.QueueDeadlineCases,
+    deadline_cases.DeadlineCases,
+    deadline_cases.TravellingDeadlineCases,
+    queue_cases.OverlapCases,
+    queue_cases.BoundCases,
+    queue_cases.StormCases,
+    limit_cases.LimitCases,
+    stream_cases.StreamCases,
+    stream_cases.BatchCases,
+    lifecycle_cases.HookCases,
+    lifecycle_cases.FailedStartCases,
+    lifecycle_cases.LazyCases,
+    lifecycle_cases.CloseCases,
+    replica_cases.ReplicaCases,
+    change_cases.ChangeCases,
+    change_cases.DrainCases,
+    change_cases.CheckCases,
+):
+    """
+    Everything that a caller of a service may rely on, whichever strategy runs its calls.
+
+    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the strategy can declare stands in
+    `service_conformance.STRATEGY_CAPABILITIES`, what else can be set in `ServiceConformance`. The services run on
+    target `local`, with every installed load balancer.
+    """
+
+    kind: ClassVar[str] = "threading strategy"
+    target = "local"
+
+    @property
+    def strategy(self) -> str:  # type: ignore[override] # the same for all cases of the suite
+        """The strategy under test."""
+        return self.plugin_id

@@ -1,0 +1,150 @@
+"""
+The semantics that every target keeps, as cases that run on real deployed services, under every strategy.
+
+A target's own tests inherit them, and get every case that its capabilities allow:
+
+    from sage_deploy_testing.suites.target_conformance import TargetConformance
+
+    class TestMine(TargetConformance):
+        plugin_id = "mine"
+        options = {"address": "..."}
+
+The services of the cases, their arguments and their answers can be pickled, and what a case sees of a service it sees
+through these and through sockets on the loopback. So replicas may run in other processes of this machine; cases for
+which objects have to be shared ask for the capability `in_process`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from sage_deploy_testing.cases import (
+    adoption_cases,
+    call_cases,
+    change_cases,
+    deadline_cases,
+    lifecycle_cases,
+    limit_cases,
+    queue_cases,
+    replica_cases,
+    stream_cases,
+    supervision_cases,
+)
+from sage_deploy_testing.suites.probes import Late, Living
+from sage_deploy_testing.suites.service_conformance import ServiceConformance
+from sage_plugins import ServiceFactory, ServiceTaskFactory
+from sage_plugins.values import Placed, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["TargetConformance"]
+
+
+class PlacementCases(ServiceConformance):
+    """Where replicas run, and what a target reports of them."""
+
+    def test_plan_starts_nothing(self) -> None:
+        """Planning places replicas and says by whom, without building any."""
+        diary = self.watch(held=False)
+        service = self.register(Living, diary.checkpoint)
+        assert self.target in str(service.env.plan())
+        assert (diary.seen(), self.replica_threads()) == ([], [])
+        assert service.status["state"] == "pending"
+
+    def test_every_replica_is_placed_or_refused_with_a_reason(self) -> None:
+        """`place` answers for each replica in turn and starts nothing; a target that started nothing can be closed."""
+        diary = self.watch(held=False)
+        factory = ServiceFactory("svc", Living, (diary.checkpoint,))
+        task = ServiceTaskFactory(factory, self.configuration(), registry=self.registry()).create_service_task()
+        target = task.composition.target.create()
+        places = target.place([task.composition.spec(index) for index in range(3)])
+        assert len(places) == 3
+        assert all(isinstance(place, (Placed, Refused)) and place.reason for place in places)
+        target.close()
+        target.close()
+        assert (diary.seen(), self.replica_threads()) == ([], [])
+
+    def test_replica_is_ready_when_its_start_hooks_have_ended(self) -> None:
+        """Until then it is `starting`, and deploying waits."""
+        diary, gate = self.watch(held=False), self.watch()
+        service = self.register(Late, diary.checkpoint, gate.checkpoint, **self.several(2))
+        deploying = self.in_thread(service.env.deploy)
+        gate.wait(2)
+        assert [replica["state"] for replica in service.status["replicas"]] == ["starting"] * 2
+        assert not deploying.done()
+        gate.open()
+        deploying.result(self.patience)
+        assert sorted(step for step, *_ in diary.seen()) == sorted(2 * ["init", "setup", "start_running", "warmup"])
+        assert [replica["state"] for replica in service.status["replicas"]] == ["ready"] * 2
+        assert service.status["health"]["healthy"]
+
+    def test_status_is_answered_while_every_slot_is_taken(self) -> None:
+        """Control has a lane of its own: it waits for no slot."""
+        service = self.deploy()
+        occupied = self.occupy(service)
+        status = self.in_thread(lambda: service.status).result(self.patience)
+        (replica,) = status["replicas"]
+        assert (replica["state"], replica["inflight"]) == ("ready", replica["slots"])
+        occupied.open()
+
+    def test_closed_service_has_stopped_replicas(self) -> None:
+        service = self.deploy(**self.several(2))
+        service.env.close()
+        assert [replica["state"] for replica in service.status["replicas"]] == ["stopped"] * 2
+
+
+class TargetConformance(
+    PlacementCases,
+    call_cases.CallCases,
+    call_cases.ErrorCases,
+    call_cases.FutureCases,
+    call_cases.CoroutineCases,
+    deadline_cases.QueueDeadlineCases,
+    deadline_cases.DeadlineCases,
+    deadline_cases.TravellingDeadlineCases,
+    queue_cases.OverlapCases,
+    queue_cases.BoundCases,
+    queue_cases.StormCases,
+    limit_cases.LimitCases,
+    stream_cases.StreamCases,
+    stream_cases.BatchCases,
+    lifecycle_cases.HookCases,
+    lifecycle_cases.FailedStartCases,
+    lifecycle_cases.LazyCases,
+    lifecycle_cases.CloseCases,
+    replica_cases.ReplicaCases,
+    change_cases.ChangeCases,
+    change_cases.DrainCases,
+    change_cases.CheckCases,
+    supervision_cases.SupervisionCases,
+    adoption_cases.AdoptionCases,
+):
+    """
+    Everything that a caller of a service may rely on, wherever its replicas run.
+
+    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the target can declare stands in
+    `service_conformance.TARGET_CAPABILITIES`, what else can be set in `ServiceConformance`.
+    """
+
+    kind: ClassVar[str] = "target"
+
+    @property
+    def target(self) -> str:  # type: ignore[override] # the same for all cases of the suite
+        """The target under test."""
+        return self.plugin_id
+
+    def strategies(self) -> Sequence[str]:
+        """The IDs of the threading strategies under which each case runs: all that are installed."""
+        return self.registry().ids("threading strategy")
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run each case under each strategy."""
+        super().pytest_generate_tests(metafunc)
+        metafunc.parametrize("strategy", self.strategies())
+
+    @pytest.fixture
+    def _chosen(self, strategy: str) -> None:
+        self.strategy = strategy

@@ -1,0 +1,81 @@
+"""Where services are configured outside the code: the reader of files, and what it gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from sage_plugins.config.origins import Origin
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.values import Problem
+
+__all__ = ["Entry", "Reader", "Source"]
+
+
+class Entry(Protocol):
+    """What a source says about one service. Entries are equal if they say the same, wherever that stands."""
+
+    @property
+    def class_path(self) -> str | None:
+        """The service's class as `"package.module:Class"`; None for a service that is registered in code."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments of the class's constructor."""
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """Keyword arguments of the class's constructor."""
+
+    def config(self) -> ServiceDeploymentConfig:
+        """How the service is deployed."""
+
+    def load_class(self) -> tuple[type | None, list[Problem]]:
+        """Import the class; gives None if that fails, and what is wrong with it or with the arguments for it."""
+
+    def origin(self, path: str) -> Origin:
+        """Who set the value at a path such as `"timeout"`, `"methods.get.timeout"` or `"init.kwargs.backend"`."""
+
+    def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        """Give the problems of the service their places in the source, and put them in its order."""
+
+
+class Source(Protocol):
+    """What was read from one file."""
+
+    @property
+    def path(self) -> str:
+        """The file, as the caller named it. Reading it again replaces what it said before."""
+
+    @property
+    def services(self) -> Mapping[str, Entry]:
+        """The services by name, in the order of the file."""
+
+    @property
+    def options(self) -> Mapping[str, Mapping[str, Any]]:
+        """The options of plugins for the whole environment, by ID; the plugins check them."""
+
+    def origin(self, path: str) -> Origin:
+        """Who set the value at a path such as `"options.ray.address"`."""
+
+    def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        """Give the problems of the options their places in the file, and put them in its order."""
+
+
+class Reader(Protocol):
+    """Reads files of one format; safe from any thread."""
+
+    def read(self, path: str | PathLike[str], *, profile: str | None = None) -> Source:
+        """
+        Read and check a file; imports and runs nothing that it names.
+
+        Args:
+            path: The file.
+            profile: Name of a profile of the file to apply; None for none.
+
+        Raises:
+            ConfigError: With every problem of the file, each with its place.
+        """
