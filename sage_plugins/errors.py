@@ -146,7 +146,20 @@ class UnknownPluginError(PluginError, LookupError):
 
 
 class PluginConflictError(PluginError):
-    """Two installed distributions offer the same plugin name or the same ID; the message names both and the way out."""
+    """
+    Two installed plugins offer the ID that was asked for; the message names both and the way out.
+
+    Attributes:
+        kind: What was looked up, as in `UnknownPluginError`.
+        id: The ID asked for.
+        problems: The same as a problem of a configuration, with whatever else is doubtful about that.
+    """
+
+    def __init__(self, message: str, *, kind: str = "", id: str = "", problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.id = id
+        self.problems: tuple[Problem, ...] = tuple(problems)
 
 
 class CallError(SageDeployError, RuntimeError):

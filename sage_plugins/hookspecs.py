@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sage_plugins.findings import Finding
-    from sage_plugins.values import Registration
+    from sage_plugins.values import Command, Registration
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -96,13 +96,69 @@ def sage_register_readers() -> list[Registration]:  # type: ignore[empty-body]
     """
     Offer readers of deployment files. Called once per registry, when it is first looked at.
 
-    Return a registration for each ID; `create(None)` makes an `interfaces.Reader`.
+    Return a registration for each ID; `create(None)` makes an `interfaces.ConfigReader`.
 
     Example:
         ```python
         @hookimpl
         def sage_register_readers():
             return [Registration("toml", create_reader, "Reads services from a TOML file")]
+        ```
+    """
+
+
+@hookspec
+def sage_register_autoscalers() -> list[Registration]:  # type: ignore[empty-body]
+    """
+    Offer autoscalers: how many replicas a service should have. Called once per registry, when it is first looked at.
+
+    Return a registration for each ID; `create(options)` makes an `interfaces.Autoscaler`.
+
+    Example:
+        ```python
+        @hookimpl
+        def sage_register_autoscalers():
+            return [Registration("office_hours", OfficeHours, "Fewer replicas at night", options=OfficeHoursOptions)]
+        ```
+    """
+
+
+@hookspec
+def sage_register_extensions() -> list[Registration]:  # type: ignore[empty-body]
+    """
+    Offer extensions: what lives beside an environment. Called once per registry, when it is first looked at.
+
+    Return a registration for each ID; `create(options)` makes an `interfaces.Extension`. It is made if the
+    environment's options have its ID: `options: {my_extension: {...}}` at the top of a file, or
+    `Environment(options={"my_extension": {...}})`; they are read into the registration's options class.
+
+    Example:
+        ```python
+        @hookimpl
+        def sage_register_extensions():
+            return [Registration("pager", Pager, "Calls somebody when a service fails", options=PagerOptions)]
+        ```
+    """
+
+
+@hookspec
+def sage_register_commands() -> list[Command]:  # type: ignore[empty-body]
+    """
+    Offer commands of `sage-deploy`. Called once per registry, when it is first looked at.
+
+    Return a `Command` for each; its click command is imported when it is used.
+
+    Example:
+        ```python
+        def load_audit():
+            from acme_audit.cli import audit
+
+            return audit
+
+
+        @hookimpl
+        def sage_register_commands():
+            return [Command("audit", load_audit, "Show who called what.")]
         ```
     """
 

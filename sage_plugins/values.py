@@ -14,11 +14,13 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import attrs
 
 __all__ = [
+    "API",
     "COROUTINES",
     "GENERATORS",
     "BatchPlan",
     "CallOptions",
     "Choice",
+    "Command",
     "EnvironmentOptions",
     "Event",
     "Explanation",
@@ -158,6 +160,25 @@ class CallOptions(NamedTuple):
     idempotent: bool | None = None
 
 
+#: Version of the plugin contract: the hooks, the interfaces and these values.
+API: Final = 1
+
+
+class Command(NamedTuple):
+    """
+    A command that a plugin adds to `sage-deploy`.
+
+    Attributes:
+        name: What the user types, such as `"status"`.
+        load: Gives the `click.Command`; called only when the command is used, so it imports what it needs.
+        summary: One line for `sage-deploy --help`.
+    """
+
+    name: str
+    load: Callable[[], Any]
+    summary: str
+
+
 class EnvironmentOptions(NamedTuple):
     """
     Options for a whole environment: they stand at the top of a file or in `Environment(options=...)`, in no service.
@@ -198,6 +219,7 @@ class Registration:
         capabilities: What the object declares that it can do, such as `"in_process"`; the core asks for a few of them.
         environment_options: Options for the whole environment that it reads, or None. With them, `create`, `check` and
             `explain` get one argument more, the last: an instance of their class.
+        api: Version of the plugin contract that the plugin is written for; others than `API` are refused.
     """
 
     id: str
@@ -208,6 +230,7 @@ class Registration:
     explain: Callable[..., Iterable[str | Explanation]] | None = attrs.field(default=None, kw_only=True)
     capabilities: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
     environment_options: EnvironmentOptions | None = attrs.field(default=None, kw_only=True)
+    api: int = attrs.field(default=API, kw_only=True)
 
     def options_class(self) -> type | None:
         """The attrs class of the options, or None if there is nothing to set."""

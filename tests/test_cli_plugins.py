@@ -10,6 +10,7 @@ import pytest
 from command_line import installed, register, sage_deploy
 from sage_deploy_cli.machine.plugin_check import Inspection
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
+from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Problem, Registration
 
 
@@ -52,10 +53,12 @@ def test_list_shows_what_did_not_load_and_what_is_disabled(tmp_path):
     assert failure["reason"] == "ModuleNotFoundError: No module named 'acme_turbine_drivers'"
 
 
-def test_list_of_plugins_in_conflict_is_bad_input(tmp_path):
+def test_list_shows_colliding_ids_with_their_distributions(tmp_path):
+    """Each is listed as a configuration can name it; the others are listed as always."""
     done = sage_deploy("plugins", "list", cwd=tmp_path, PYTHONPATH=installed(tmp_path, "acme-collider"))
-    assert done.returncode == 2
-    assert "threading strategy 'single' is offered by" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "acme-collider:single" in done.stdout
+    assert "sage-deploy-threading:single" in done.stdout
 
 
 def test_show_tells_everything_about_an_id(tmp_path):
@@ -156,14 +159,40 @@ def test_fix_for_what_check_finds_works(tmp_path):
     assert sage_deploy("plugins", "check", cwd=tmp_path, **variables).returncode == 0
 
 
-def test_two_plugins_of_one_name_are_found(tmp_path):
-    add(tmp_path, "acme-one", "")
-    add(tmp_path, "acme-two", "")
-    info = next(tmp_path.glob("acme_two-*"))
-    (info / "entry_points.txt").write_text("[sage_deploy]\nacme_one = acme_two\n")
-    done = sage_deploy("plugins", "check", cwd=tmp_path, PYTHONPATH=tmp_path)
+def test_unknown_hooks_are_found_with_a_guess(tmp_path):
+    """A misspelt hook is named with the right one; a hook that resembles none gets no guess."""
+    hooks = "".join(f"\n@hookimpl\ndef {name}():\n    return []\n" for name in ("sage_register_monitor", "sage_dream"))
+    add(tmp_path, "acme-newer", f"from sage_plugins import hookimpl\n{hooks}")
+    done = sage_deploy("plugins", "check", "--json", cwd=tmp_path, PYTHONPATH=tmp_path)
     assert done.returncode == 1
-    assert "offers plugin 'acme_one'" in done.stdout
+    fixes = {finding["found"].split("'")[3]: finding["fix"] for finding in json.loads(done.stdout)["findings"]}
+    assert fixes == {
+        "sage_register_monitor": "did you mean 'sage_register_monitors'?",
+        "sage_dream": "a newer sage-deploy may know it",
+    }
+
+
+def test_objects_without_the_members_of_their_interface_are_found():
+    """A member that is missing and a method that takes other parameters are named, with what the interface has."""
+
+    class Older:
+        def __init__(self, options): ...
+
+        def place(self, specs): ...
+
+        def start(self): ...
+
+    assert found(Registration("older", pickled(Older), "Older"), "target") == [
+        "target 'older': what it creates has a start with other parameters than start(spec, at, events, clock)",
+        "target 'older': what it creates has no close()",
+    ]
+
+
+def test_object_that_cannot_be_created_is_found():
+    """Creation with default options must work."""
+    assert found(Registration("bad", raises_at_once, "Bad")) == [
+        "monitor 'bad': create raises with default options: RuntimeError: two lines"
+    ]
 
 
 def test_who_imports_heavy_modules_is_named_and_nobody_else(tmp_path):
@@ -183,8 +212,39 @@ def test_who_imports_heavy_modules_is_named_and_nobody_else(tmp_path):
 # -- one registration ------------------------------------------------------------------------------------------------
 
 
-def create(_options):
-    return None
+CREATED = {
+    "target": ("target", "local"),
+    "threading strategy": ("threading strategy", "single"),
+    "load balancer": ("load balancer", "round_robin"),
+    "monitor": ("monitor", "health"),
+}
+
+
+def create(_options, kind="monitor"):
+    return Registry.discover().find(*CREATED[kind]).registration.create(None)
+
+
+def create_target(options):
+    return create(options, "target")
+
+
+def create_strategy(options):
+    return create(options, "threading strategy")
+
+
+def create_balancer(options):
+    return create(options, "load balancer")
+
+
+def raises_at_once(_options):
+    raise RuntimeError("two\nlines")
+
+
+def pickled(cls):
+    """Have pickle find a class of a test's own by its name in this module."""
+    cls.__qualname__ = cls.__name__
+    globals()[cls.__name__] = cls
+    return cls
 
 
 def two(_config, _options):
@@ -229,7 +289,6 @@ REQUIRED = "@attrs.frozen\nclass Options:\n    key: str\n"
     [
         Registration("good", create, "Good"),
         Registration("good", create, "Good", check=two, explain=two),
-        Registration("good", print, "A builtin is importable"),
         Registration("good", create, "Without defaults nothing runs", options=options_that(REQUIRED), check=raises),
         Registration("good", create, "Errors are for the plan", check=lambda _c, _o: [Problem("E1", "x", "is wrong")]),
     ],
@@ -238,10 +297,18 @@ def test_registration_that_keeps_the_contract_has_no_finding(registration):
     assert found(registration) == []
 
 
-@pytest.mark.parametrize("kind", ["target", "threading strategy", "load balancer", "monitor"])
-def test_functions_get_a_configuration_that_names_the_id(kind):
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("target", create_target),
+        ("threading strategy", create_strategy),
+        ("load balancer", create_balancer),
+        ("monitor", create),
+    ],
+)
+def test_functions_get_a_configuration_that_names_the_id(kind, make):
     seen = []
-    registration = Registration("mine", create, "Mine", check=lambda config, _: seen.append(config) or [])
+    registration = Registration("mine", make, "Mine", check=lambda config, _: seen.append(config) or [])
     assert found(registration, kind) == []
     assert "mine" in repr(seen[0])
 
@@ -249,10 +316,8 @@ def test_functions_get_a_configuration_that_names_the_id(kind):
 @pytest.mark.parametrize(
     ("registration", "words"),
     [
-        (Registration("", create, "x"), "its id is no word"),
-        (Registration("a\nb", create, "x"), "its id is no word"),
         (Registration("bad", create, "two\nlines"), "its summary is not one line of text: 'two\\nlines'"),
-        (Registration("bad", lambda _: None, "x"), "create cannot be imported by name: "),
+        (Registration("bad", lambda options: create(options), "x"), "create cannot be imported by name: "),
         (Registration("bad", create, "x", check=none), "check does not take two arguments"),
         (Registration("bad", create, "x", explain=5), "explain does not take two arguments"),
         (

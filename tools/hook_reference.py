@@ -24,7 +24,17 @@ PAGE = ROOT / "docs" / "hooks.md"
 HOOKS = ROOT / "sage_plugins" / "hookspecs.py"
 INTERFACES = tuple(
     ROOT / "sage_plugins" / "interfaces" / f"{name}.py"
-    for name in ("strategies", "targets", "reach", "balancers", "monitors", "sources")
+    for name in (
+        "strategies",
+        "targets",
+        "reach",
+        "balancers",
+        "monitors",
+        "sources",
+        "autoscalers",
+        "extensions",
+        "operations",
+    )
 )
 VALUES = ROOT / "sage_plugins" / "values.py"
 #: Where what plugins of each kind can declare stands, as mappings from the capability to what it promises.

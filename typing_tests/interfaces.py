@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import (
         Balancer,
         Candidate,
-        Entry,
+        ConfigEntry,
+        ConfigReader,
+        ConfigSource,
         Monitor,
         Picker,
-        Reader,
         Recorder,
         Replica,
         ReplicaEvents,
         Runner,
         Seat,
-        Source,
         Strategy,
         Target,
         WatchedReplica,
@@ -70,10 +70,10 @@ def strategies(seat: Seat) -> tuple[Strategy, ...]:
     return Single(), Multi(), Pool(PoolOptions()), EventLoop(), Inline()
 
 
-def reader() -> Reader:
+def reader() -> ConfigReader:
     """Of `sage-deploy-files`; what it gives is a source with its entries."""
-    source: Source = YamlReader().read("service_deployment.yaml")
-    entry: Entry = source.services["kv"]
+    source: ConfigSource = YamlReader().read("service_deployment.yaml")
+    entry: ConfigEntry = source.services["kv"]
     print(entry)
     return YamlReader()
 

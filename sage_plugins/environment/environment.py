@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import Keeper, Reader, Target
+    from sage_plugins.interfaces import ConfigReader, Keeper, Target
     from sage_plugins.planning.composition import Composition
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.reach.listing import Neighbour
@@ -254,7 +254,7 @@ class Environment:
         Raises:
             ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
         """
-        reader: Reader = self.registry.find("file reader", "yaml").registration.create(None)
+        reader: ConfigReader = self.registry.find("file reader", "yaml").registration.create(None)
         file = reader.read(path, profile=profile)
         with self._lock:
             for name in file.services:

@@ -12,30 +12,39 @@ from importlib import import_module
 TYPE_CHECKING = False  # type checkers know it by its name
 
 if TYPE_CHECKING:
+    from sage_plugins.interfaces.autoscalers import Autoscaler, Load
     from sage_plugins.interfaces.balancers import Balancer, Candidate, Picker
+    from sage_plugins.interfaces.extensions import Extension
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
+    from sage_plugins.interfaces.operations import LogLine, Operations, RecordedEvent
     from sage_plugins.interfaces.reach import Directory, Entrance, Keeper
-    from sage_plugins.interfaces.sources import Entry, Reader, Source
+    from sage_plugins.interfaces.sources import ConfigEntry, ConfigReader, ConfigSource
     from sage_plugins.interfaces.strategies import Runner, Seat, Strategy
     from sage_plugins.interfaces.targets import ControlOp, Replica, ReplicaEvents, Target, Work
 
 __all__ = [
+    "Autoscaler",
     "Balancer",
     "Candidate",
+    "ConfigEntry",
+    "ConfigReader",
+    "ConfigSource",
     "ControlOp",
     "Directory",
     "Entrance",
-    "Entry",
+    "Extension",
     "Keeper",
+    "Load",
+    "LogLine",
     "Monitor",
+    "Operations",
     "Picker",
-    "Reader",
+    "RecordedEvent",
     "Recorder",
     "Replica",
     "ReplicaEvents",
     "Runner",
     "Seat",
-    "Source",
     "Strategy",
     "Target",
     "WatchedReplica",
@@ -44,22 +53,28 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Autoscaler": "autoscalers",
     "Balancer": "balancers",
     "Candidate": "balancers",
+    "ConfigEntry": "sources",
+    "ConfigReader": "sources",
+    "ConfigSource": "sources",
     "ControlOp": "targets",
     "Directory": "reach",
     "Entrance": "reach",
-    "Entry": "sources",
+    "Extension": "extensions",
     "Keeper": "reach",
+    "Load": "autoscalers",
+    "LogLine": "operations",
     "Monitor": "monitors",
+    "Operations": "operations",
     "Picker": "balancers",
-    "Reader": "sources",
+    "RecordedEvent": "operations",
     "Recorder": "monitors",
     "Replica": "targets",
     "ReplicaEvents": "targets",
     "Runner": "strategies",
     "Seat": "strategies",
-    "Source": "sources",
     "Strategy": "strategies",
     "Target": "targets",
     "WatchedReplica": "monitors",

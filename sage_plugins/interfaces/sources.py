@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.values import Problem
 
-__all__ = ["Entry", "Reader", "Source"]
+__all__ = ["ConfigEntry", "ConfigReader", "ConfigSource"]
 
 
-class Entry(Protocol):
+class ConfigEntry(Protocol):
     """What a source says about one service. Entries are equal if they say the same, wherever that stands."""
 
     @property
@@ -43,7 +43,7 @@ class Entry(Protocol):
         """Give the problems of the service their places in the source, and put them in its order."""
 
 
-class Source(Protocol):
+class ConfigSource(Protocol):
     """What was read from one file."""
 
     @property
@@ -51,7 +51,7 @@ class Source(Protocol):
         """The file, as the caller named it. Reading it again replaces what it said before."""
 
     @property
-    def services(self) -> Mapping[str, Entry]:
+    def services(self) -> Mapping[str, ConfigEntry]:
         """The services by name, in the order of the file."""
 
     @property
@@ -65,10 +65,10 @@ class Source(Protocol):
         """Give the problems of the options their places in the file, and put them in its order."""
 
 
-class Reader(Protocol):
+class ConfigReader(Protocol):
     """Reads files of one format; safe from any thread."""
 
-    def read(self, path: str | PathLike[str], *, profile: str | None = None) -> Source:
+    def read(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
         Read and check a file; imports and runs nothing that it names.
 

@@ -6,7 +6,14 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.config.service_config import ServiceDeploymentConfig, fields
-from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError, UnknownPluginError
+from sage_plugins.errors import (
+    ConfigError,
+    PlanError,
+    PluginConflictError,
+    PluginError,
+    ServiceNotFoundError,
+    UnknownPluginError,
+)
 from sage_plugins.planning.composition import compose
 from sage_plugins.planning.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.service.factory import ServiceFactory
@@ -16,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sage_plugins.config.origins import Origin
-    from sage_plugins.interfaces import Entry, Source
+    from sage_plugins.interfaces import ConfigEntry, ConfigSource
     from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
 
@@ -37,7 +44,7 @@ class _Said(NamedTuple):
     factory: Any
     in_code: bool
     given: ServiceDeploymentConfig | None
-    entry: Entry | None
+    entry: ConfigEntry | None
 
     @property
     def config(self) -> ServiceDeploymentConfig:
@@ -68,8 +75,8 @@ class Catalogue:
         self._options = options
         self._factories: dict[str, Any] = {}  # registered in code; guarded by _lock, as the next four
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
-        self._files: dict[str, Source] = {}  # by path
-        self._entries: dict[str, Entry] = {}  # the one that counts, of the file loaded last
+        self._files: dict[str, ConfigSource] = {}  # by path
+        self._entries: dict[str, ConfigEntry] = {}  # the one that counts, of the file loaded last
         self._built: dict[str, ServiceFactory] = {}  # for entries with a class
         self._lock = threading.Lock()
 
@@ -96,7 +103,7 @@ class Catalogue:
             if config is not None:
                 self._configs[name] = config
 
-    def load(self, file: Source) -> None:
+    def load(self, file: ConfigSource) -> None:
         """Take what a file says; it replaces what the same file said before, and other files' entries of its names."""
         with self._lock:
             before = self._entries
@@ -207,7 +214,7 @@ class Catalogue:
     ) -> tuple[Composition, list[Problem]]:
         factory, wrong = self._factory(name, said)
         composed: tuple[Composition, list[Problem]] | None = None
-        unknown: UnknownPluginError | None = None
+        refused: UnknownPluginError | PluginConflictError | None = None
         try:
             if factory is None:
                 from sage_plugins.planning.choices import check_config
@@ -215,17 +222,17 @@ class Catalogue:
                 wrong += check_config(name, said.config, registry, environment)
             else:
                 composed = compose(factory, said.config, registry, environment, name)
-        except (PlanError, UnknownPluginError) as error:
+        except (PlanError, UnknownPluginError, PluginConflictError) as error:
             if said.given is not None or said.entry is None:
                 raise
-            unknown = error if isinstance(error, UnknownPluginError) else None
+            refused = None if isinstance(error, PlanError) else error
             wrong += error.problems
         if composed is not None and not wrong:
             return composed[0], said.placed(composed[1])
         problems = said.placed(wrong)
         errors = [str(problem) for problem in problems if problem.severity == "error"]
-        if unknown is not None and len(errors) == 1:
-            raise UnknownPluginError(errors[0], kind=unknown.kind, id=unknown.id, problems=problems)
+        if refused is not None and len(errors) == 1:
+            raise type(refused)(errors[0], kind=refused.kind, id=refused.id, problems=problems)
         raise ConfigError("\n".join(errors), problems=problems)
 
     def compose_all(self, names: Iterable[str], registry: Registry) -> list[tuple[Composition, list[Problem]]]:
@@ -279,7 +286,7 @@ class Catalogue:
             if said.in_code or (import_classes and said.entry is not None and said.entry.class_path is not None):
                 try:
                     problems += self._compose(name, said, registry, environment)[1]
-                except (PlanError, ConfigError, UnknownPluginError) as error:
+                except (PlanError, ConfigError, UnknownPluginError, PluginConflictError) as error:
                     problems += error.problems
             elif said.entry is not None:  # else another file was loaded meanwhile, and does not have it
                 problems += said.placed(check_config(name, said.config, registry, environment))

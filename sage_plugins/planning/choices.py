@@ -9,7 +9,7 @@ import attrs
 from sage_plugins.config.cross_rules import NOT_YET, cross_problems
 from sage_plugins.config.service_config import fields
 from sage_plugins.config.structure import structure
-from sage_plugins.errors import PlanError, PluginError, UnknownPluginError, text_of
+from sage_plugins.errors import PlanError, PluginConflictError, PluginError, UnknownPluginError, text_of
 from sage_plugins.planning.environment_options import NO_OPTIONS, environment_options
 from sage_plugins.values import Choice, Problem
 
@@ -57,7 +57,7 @@ class Finder:
 
     Attributes:
         problems: Everything found so far, errors and warnings.
-        unknown: The IDs that nothing installed has.
+        refused: The IDs that no plugin has, or more than one.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Finder:
         self._registry = registry
         self._environment = environment
         self.problems: list[Problem] = []
-        self.unknown: list[UnknownPluginError] = []
+        self.refused: list[UnknownPluginError | PluginConflictError] = []
 
     def find(self, kind: str, id: str, key: str) -> Choice | None:
         """
@@ -96,11 +96,12 @@ class Finder:
         """
         try:
             found = self._registry.find(kind, id, service=self._service)
-        except UnknownPluginError as error:
-            self.unknown.append(error)
+        except (UnknownPluginError, PluginConflictError) as error:
+            self.refused.append(error)
             self.problems += [attrs.evolve(problem, key=key) for problem in error.problems]
             return None
         registration = found.registration
+        id = registration.id  # without the distribution that a configuration may name before it
         given = self._config.options.get(id, {})
         options = environment = None
         wrong: list[Problem] = []
@@ -230,17 +231,20 @@ def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[P
     ]
 
 
-def refuse_errors(service: str, problems: Sequence[Problem], unknown: Sequence[UnknownPluginError] = ()) -> None:
+def refuse_errors(
+    service: str, problems: Sequence[Problem], refused: Sequence[UnknownPluginError | PluginConflictError] = ()
+) -> None:
     """
     Raise if there are errors among the problems of a service.
 
     Raises:
-        UnknownPluginError: An ID that no plugin has is all that is wrong.
+        UnknownPluginError, PluginConflictError: An ID that no plugin has, or two have, is all that is wrong.
         PlanError: With every problem.
     """
     errors = [problem for problem in problems if problem.severity == "error"]
-    if len(errors) == len(unknown) == 1:
-        raise UnknownPluginError(str(unknown[0]), kind=unknown[0].kind, id=unknown[0].id, problems=problems)
+    if len(errors) == len(refused) == 1:
+        only = refused[0]
+        raise type(only)(str(only), kind=only.kind, id=only.id, problems=problems)
     if errors:
         lines = "".join(f"\n  {problem}" for problem in errors)
         count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"

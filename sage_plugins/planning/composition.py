@@ -111,7 +111,7 @@ def compose(
     problems.extend(wrong)
     problems.extend(_no_coroutines(choices.strategy, cls, methods))
     key_of = None if choices.balancer is None else _key_of(choices.balancer, cls, methods, config, problems)
-    refuse_errors(name, problems, finder.unknown)
+    refuse_errors(name, problems, finder.refused)
     assert choices.target is not None  # noqa: S101 - otherwise there is an error
     assert choices.strategy is not None  # noqa: S101 - as above
 
@@ -121,7 +121,7 @@ def compose(
         finder = Finder(name, changed, registry, environment)
         choice = finder.find("load balancer", chosen, "load_balancer")
         reads = None if choice is None else _key_of(choice, cls, methods, changed, finder.problems)
-        refuse_errors(name, finder.problems, finder.unknown)
+        refuse_errors(name, finder.problems, finder.refused)
         assert choice is not None  # noqa: S101 - otherwise there is an error
         return choice, reads
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.origins import Origin
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.interfaces import Source
+    from sage_plugins.interfaces import ConfigSource
     from sage_plugins.plugins.registry import Registry
     from sage_plugins.values import EnvironmentOptions
 
@@ -49,7 +49,7 @@ class GivenOptions(NamedTuple):
     """
 
     in_code: Mapping[str, Mapping[str, Any]] = NO_OPTIONS
-    files: Sequence[Source] = ()
+    files: Sequence[ConfigSource] = ()
 
     def values(self) -> dict[str, dict[str, Any]]:
         """All options that are set."""

@@ -25,6 +25,7 @@ class Plugin:
         name: Name of its entry point.
         module: What the entry point names.
         hooks: Names of the hooks that it implements; empty until it was loaded.
+        unknown_hooks: What it marks as hooks and this version does not know, so that it is skipped.
     """
 
     def __init__(self, name: str, module: str, dist: metadata.Distribution | None = None) -> None:
@@ -39,6 +40,7 @@ class Plugin:
         self.name = name
         self.module = module
         self.hooks: tuple[str, ...] = ()
+        self.unknown_hooks: tuple[str, ...] = ()
         self._dist = dist
 
     @cached_property
@@ -62,6 +64,7 @@ class Plugin:
             "name": self.name,
             "module": self.module,
             "hooks": self.hooks,
+            "unknown_hooks": self.unknown_hooks,
             "_dist": None,
             "distribution": self.distribution,
             "version": self.version,

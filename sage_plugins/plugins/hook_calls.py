@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
+import pluggy
+
+from sage_plugins import hookspecs
 from sage_plugins.errors import PluginError, line_of
-from sage_plugins.values import Registration
+from sage_plugins.hookspecs import PROJECT
+from sage_plugins.values import API, Command, EnvironmentOptions, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import pluggy
-
     from sage_plugins.findings import Finding
     from sage_plugins.plugins.discovery import Plugin
-    from sage_plugins.values import EnvironmentOptions
 
-
-__all__ = ["KINDS", "checks_of", "registrations_of"]
-
+__all__ = ["KINDS", "Hooks"]
 
 #: What can be registered, by the hook that registers it.
 KINDS: Final = {
@@ -26,71 +26,144 @@ KINDS: Final = {
     "threading strategy": "sage_register_threading_strategies",
     "load balancer": "sage_register_load_balancers",
     "monitor": "sage_register_monitors",
+    "autoscaler": "sage_register_autoscalers",
+    "extension": "sage_register_extensions",
     "file reader": "sage_register_readers",
 }
 
-
-def registrations_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[tuple[str, Registration]]:
-    """Check the plugin's hooks against the specifications and collect its registrations."""
-    try:
-        manager.register(module, plugin.name)
-        manager.check_pending()
-    except Exception as error:
-        if manager.get_plugin(plugin.name) is not None:
-            manager.unregister(module)
-        msg = f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {line_of(error)}"
-        raise PluginError(msg) from error
-    plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
-    found: list[tuple[str, Registration]] = []
-    for kind, hook in KINDS.items():
-        for registrations in _own(manager, module, hook):
-            for registration in registrations:
-                if not isinstance(registration, Registration):
-                    msg = (
-                        f"{hook} of plugin {plugin.name!r} from {plugin.source} returned "
-                        f"{registration!r}, not a Registration"
-                    )
-                    raise PluginError(msg)
-                found.append((kind, registration))
-    _check_agreement(plugin, [registration for _, registration in found])
-    return found
+_ID: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def _check_agreement(plugin: Plugin, registrations: Iterable[Registration]) -> None:
+class Hooks:
     """
-    See that a plugin says one thing only of the options that it reads for a whole environment.
+    The hooks of the plugins of one registry.
 
-    Raises:
-        PluginError: It says two things.
+    A plugin that fails leaves the others as they are; one of its hooks that this version does not know is skipped.
     """
-    known: dict[str, EnvironmentOptions] = {}
-    for shared in filter(None, (registration.environment_options for registration in registrations)):
-        if known.setdefault(shared.id, shared) != shared:
+
+    def __init__(self) -> None:
+        """Know the specifications, and no plugin yet."""
+        self._manager = _Manager(PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+
+    def add(self, plugin: Plugin, module: Any) -> Offer:
+        """
+        What *plugin* offers; its `hooks` and `unknown_hooks` are set.
+
+        Raises:
+            PluginError: It breaks the contract; it counts as not there.
+        """
+        manager = self._manager
+        manager.unknown.clear()
+        name = f"{plugin.name} from {plugin.source}"  # two distributions may have an entry point of one name
+        try:
+            manager.register(module, name)
+        except Exception as error:
+            if manager.get_plugin(name) is not None:
+                manager.unregister(module)
             msg = (
-                f"plugin {plugin.name!r} from {plugin.source} registers two different environment_options "
-                f"{shared.id!r}: give all registrations the same"
+                f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {line_of(error)}"
             )
-            raise PluginError(msg)
+            raise PluginError(msg) from error
+        plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
+        plugin.unknown_hooks = tuple(sorted(manager.unknown))
+        return Offer(plugin, lambda hook: self._own(module, hook))
+
+    def _own(self, module: Any, hook: str) -> list[Any]:
+        """What this plugin's own implementations return: one that raises must not hide the others'."""
+        others = [known for known in self._manager.get_plugins() if known is not module]
+        results: list[Any] = self._manager.subset_hook_caller(hook, others)()
+        return results
 
 
-def checks_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[Callable[[], Iterable[Finding]]]:
+class _Manager(pluggy.PluginManager):
+    """Skips hooks that are not specified, and notes their names."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__(project)
+        self.unknown: list[str] = []
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> pluggy.HookimplOpts | None:
+        options = super().parse_hookimpl_opts(plugin, name)
+        if options is None or hasattr(hookspecs, options.get("specname") or name):
+            return options
+        if not options["optionalhook"]:
+            self.unknown.append(name)
+        return None
+
+
+class Offer:
     """
-    Give what the plugin has the doctor look at.
+    What one plugin offers, checked.
 
-    Raises:
-        PluginError: Something of it cannot be called.
+    Attributes:
+        registrations: Each with its kind.
+        commands: For the command line.
+        checks: For the doctor.
     """
-    hook = "sage_register_checks"
-    found = [check for checks in _own(manager, module, hook) for check in checks]
-    for check in found:
-        if not callable(check):
-            msg = f"{hook} of plugin {plugin.name!r} from {plugin.source} returned {check!r}, which cannot be called"
-            raise PluginError(msg)
-    return found
 
+    def __init__(self, plugin: Plugin, call: Callable[[str], list[Any]]) -> None:
+        """
+        Ask the plugin.
 
-def _own(manager: pluggy.PluginManager, module: Any, hook: str) -> list[Any]:
-    """What this plugin's own implementations return: one that raises must not hide the others'."""
-    others = [known for known in manager.get_plugins() if known is not module]
-    results: list[Any] = manager.subset_hook_caller(hook, others)()
-    return results
+        Args:
+            plugin: Which.
+            call: Gives what its implementations of a hook return.
+
+        Raises:
+            PluginError: It returns something else than the hooks ask for.
+        """
+        self._plugin = plugin
+        self._call = call
+        self.registrations = [
+            (kind, registration)
+            for kind, hook in KINDS.items()
+            for registration in self._results(hook, lambda each: isinstance(each, Registration), "not a Registration")
+        ]
+        for kind, registration in self.registrations:
+            self._check(kind, registration)
+        keys = [(kind, registration.id) for kind, registration in self.registrations]
+        for kind, id in keys:
+            if keys.count((kind, id)) > 1:
+                raise PluginError(f"{self._who} registers the {kind} {id!r} twice")
+        self._check_agreement()
+        self.commands: list[Command] = self._results(
+            "sage_register_commands", lambda each: isinstance(each, Command), "not a Command"
+        )
+        self.checks: list[Callable[[], Iterable[Finding]]] = self._results(
+            "sage_register_checks", callable, "which cannot be called"
+        )
+
+    def _results(self, hook: str, is_right: Callable[[Any], bool], wrong: str) -> list[Any]:
+        found = [each for results in self._call(hook) for each in results]
+        for each in found:
+            if not is_right(each):
+                raise PluginError(f"{hook} of {self._who} returned {each!r}, {wrong}")
+        return found
+
+    def _check(self, kind: str, registration: Registration) -> None:
+        if registration.api != API:
+            newer = "newer" if registration.api > API else "older"
+            raise PluginError(
+                f"{self._who} is written for version {registration.api} of the plugin contract, and this sage-deploy "
+                f"knows version {API}: install a version of the plugin for it, or a {newer} sage-deploy"
+            )
+        if not isinstance(registration.id, str) or not _ID.fullmatch(registration.id):
+            raise PluginError(
+                f"{self._who} registers the {kind} {registration.id!r}: an ID begins with a small letter and has small "
+                "letters, digits and underscores only"
+            )
+
+    def _check_agreement(self) -> None:
+        """A plugin must say one thing only of the options that it reads for a whole environment."""
+        known: dict[str, EnvironmentOptions] = {}
+        for shared in filter(None, (registration.environment_options for _, registration in self.registrations)):
+            if known.setdefault(shared.id, shared) != shared:
+                raise PluginError(
+                    f"{self._who} registers two different environment_options {shared.id!r}: give all registrations "
+                    "the same"
+                )
+
+    @property
+    def _who(self) -> str:
+        return f"plugin {self._plugin.name!r} from {self._plugin.source}"

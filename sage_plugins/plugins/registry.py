@@ -2,30 +2,25 @@
 Finding plugins and looking up what they offer.
 
 A registry is an object, never a module's global: an environment has one, a test makes its own. Discovery reads the
-entry points of the group `sage_deploy` and imports their modules, which are light by contract. Names and IDs are
-unique: of two that collide none is chosen in silence.
+entry points of the group `sage_deploy` and imports their modules, which are light by contract. Of two plugins with
+one ID none is chosen in silence.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import pluggy
-
-from sage_plugins import hookspecs
 from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError
-from sage_plugins.hookspecs import PROJECT
-from sage_plugins.values import Problem, Registration
+from sage_plugins.values import EnvironmentOptions, Problem, Registration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from importlib import metadata
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sage_plugins.findings import Finding
-    from sage_plugins.values import EnvironmentOptions
+    from sage_plugins.values import Command
 
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE, Failure, Plugin, disabled_names, installed
-from sage_plugins.plugins.hook_calls import KINDS, checks_of, registrations_of
+from sage_plugins.plugins.hook_calls import KINDS, Hooks
 
 __all__ = ["Registered", "RegisteredOptions", "Registry", "how_to_install"]
 
@@ -76,40 +71,38 @@ class Registry:
         plugins: The plugins that were loaded.
         failures: Those that were not, with the reason; they hurt only who needs them.
         checks: What they have `sage-deploy doctor` look at, each with its plugin.
+        commands: What they add to the command line, each with its plugin.
     """
 
     plugins: tuple[Plugin, ...]
     failures: tuple[Failure, ...]
     checks: tuple[tuple[Plugin, Callable[[], Iterable[Finding]]], ...]
+    commands: tuple[tuple[Plugin, Command], ...]
 
     def __init__(self, loaded: Iterable[tuple[Plugin, Any]], failures: Iterable[Failure] = ()) -> None:
-        """
-        Collect what *loaded* plugins register; use `discover` or `of`.
-
-        Raises:
-            PluginConflictError: Two plugins offer the same ID, or read options of the same ID for a whole environment.
-        """
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(hookspecs)
-        self._table: dict[tuple[str, str], Registered] = {}
-        self._environment: dict[str, RegisteredOptions] = {}
+        """Collect what *loaded* plugins register; use `discover` or `of`."""
+        hooks = Hooks()
+        self._offered: dict[tuple[str, str], list[Registered]] = {}
+        self._environment: dict[str, list[RegisteredOptions]] = {}
         plugins: list[Plugin] = []
         failed = list(failures)
         checks: list[tuple[Plugin, Callable[[], Iterable[Finding]]]] = []
+        commands: list[tuple[Plugin, Command]] = []
         for plugin, module in loaded:
             try:
-                found = registrations_of(manager, plugin, module)
-                offered = checks_of(manager, plugin, module)
+                offer = hooks.add(plugin, module)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - it must not stop services that do not use it
                 failed.append(Failure(plugin, error))
                 continue
             plugins.append(plugin)
-            checks += ((plugin, check) for check in offered)
-            for kind, registration in found:
+            checks += ((plugin, check) for check in offer.checks)
+            commands += ((plugin, command) for command in offer.commands)
+            for kind, registration in offer.registrations:
                 self._add(kind, Registered(registration, plugin))
         self.plugins = tuple(plugins)
         self.failures = tuple(failed)
         self.checks = tuple(checks)
+        self.commands = tuple(commands)
 
     @classmethod
     def discover(cls) -> Registry:
@@ -117,27 +110,13 @@ class Registry:
         The registry of the installed plugins.
 
         Entry points named in the variable `SAGE_DEPLOY_DISABLED_PLUGINS` (separated by commas) are left out.
-
-        Raises:
-            PluginConflictError: Two distributions have an entry point of the same name, or two plugins offer the same
-                ID.
         """
         disabled = disabled_names()
-        points: dict[str, tuple[Plugin, metadata.EntryPoint]] = {}
-        for plugin, point in installed():
-            if plugin.name in disabled:
-                continue
-            known = points.setdefault(plugin.name, (plugin, point))[0]
-            if known is not plugin:
-                msg = (
-                    f"two plugins are called {plugin.name!r}: {known.module} from {known.source} and {plugin.module} "
-                    f"from {plugin.source}; uninstall one, or set {DISABLED_VARIABLE}={plugin.name} to do without both"
-                )
-                raise PluginConflictError(msg)
         loaded: list[tuple[Plugin, Any]] = []
         failures: list[Failure] = []
-        for name in sorted(points):
-            plugin, point = points[name]
+        for plugin, point in sorted(installed(), key=lambda each: (each[0].name, each[0].module)):
+            if plugin.name in disabled:
+                continue
             try:
                 loaded.append((plugin, point.load()))
             except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's module may do anything
@@ -151,7 +130,6 @@ class Registry:
 
         Raises:
             PluginError: One of them breaks the contract.
-            PluginConflictError: Two of them offer the same ID.
         """
         loaded = []
         for plugin in plugins:
@@ -166,43 +144,47 @@ class Registry:
         return registry
 
     def _add(self, kind: str, entry: Registered) -> None:
-        known = self._table.setdefault((kind, entry.registration.id), entry)
-        if known is not entry:
-            msg = (
-                f"{kind} {entry.registration.id!r} is offered by {known.plugin.source} (plugin {known.plugin.name!r}) "
-                f"and by {entry.plugin.source} (plugin {entry.plugin.name!r}); uninstall one, or set "
-                f"{DISABLED_VARIABLE}={entry.plugin.name}"
-            )
-            raise PluginConflictError(msg)
-        shared = entry.registration.environment_options
-        if shared is None:
-            return
-        reader = self._environment.setdefault(shared.id, RegisteredOptions(shared, entry.plugin))
-        if reader.plugin is not entry.plugin:
-            msg = (
-                f"options {shared.id!r} of a whole environment are read by {reader.plugin.source} (plugin "
-                f"{reader.plugin.name!r}) and by {entry.plugin.source} (plugin {entry.plugin.name!r}); uninstall one, "
-                f"or set {DISABLED_VARIABLE}={entry.plugin.name}"
-            )
-            raise PluginConflictError(msg)
+        self._offered.setdefault((kind, entry.registration.id), []).append(entry)
+        registration = entry.registration
+        shared = registration.environment_options
+        if kind == "extension" and registration.options is not None:  # it serves the whole environment
+            shared = EnvironmentOptions(registration.id, registration.options, registration.summary)
+        if shared is not None:
+            readers = self._environment.setdefault(shared.id, [])
+            if all(reader.plugin is not entry.plugin for reader in readers):
+                readers.append(RegisteredOptions(shared, entry.plugin))
 
     def find(self, kind: str, id: str, *, service: str = "") -> Registered:
         """
         What is registered as *id*.
 
         Args:
-            kind: `"target"`, `"threading strategy"`, `"load balancer"` or `"monitor"`.
-            id: What the configuration names.
+            kind: A key of `KINDS`, such as `"target"`.
+            id: What the configuration names; with the distribution's name and a colon before it where two distributions
+                offer the ID: `"acme-balancers:round_robin"`.
             service: For whom, for the message.
 
         Raises:
             UnknownPluginError: Nothing is; the message says what is installed, the nearest spelling, which extra brings
                 it, and which plugins failed to load.
+            PluginConflictError: Two plugins offer it, or two read its options for a whole environment.
         """
-        entry = self._table.get((kind, id))
-        if entry is not None:
-            return entry
-        raise self._unknown(kind, id, self.ids(kind), service)
+        source, _, bare = id.rpartition(":")
+        found = [
+            entry
+            for entry in self._offered.get((kind, bare), ())
+            if source in {"", entry.plugin.distribution or entry.plugin.module}
+        ]
+        if not found:
+            raise self._unknown(kind, id, self.ids(kind), service)
+        if len(found) > 1:
+            names = [f"'{entry.plugin.distribution or entry.plugin.module}:{bare}'" for entry in found]
+            raise _conflict(f"{kind} {id!r} is offered by", kind, id, found, f"name one of {', '.join(names)}")
+        shared = found[0].registration.environment_options
+        readers = () if shared is None else self._environment[shared.id]
+        if shared is not None and len(readers) > 1:
+            raise _conflict(f"options {shared.id!r} of a whole environment are read by", kind, id, readers)
+        return found[0]
 
     def find_all(self, id: str) -> tuple[tuple[str, Registered], ...]:
         """
@@ -211,9 +193,15 @@ class Registry:
         Raises:
             UnknownPluginError: Nothing is; as for `find`.
         """
-        found = tuple((kind, self._table[kind, id]) for kind in KINDS if (kind, id) in self._table)
+        bare = id.rpartition(":")[2]
+        found = tuple(
+            (kind, entry)
+            for kind in KINDS
+            for entry in self._offered.get((kind, bare), ())
+            if id in {bare, f"{entry.plugin.distribution or entry.plugin.module}:{bare}"}
+        )
         if not found:
-            raise self._unknown("plugin ID", id, tuple(sorted({id for _, id in self._table})), "")
+            raise self._unknown("plugin ID", id, tuple(sorted({id for _, id in self._offered})), "")
         return found
 
     def _unknown(self, kind: str, id: str, ids: tuple[str, ...], service: str) -> UnknownPluginError:
@@ -235,16 +223,34 @@ class Registry:
         return UnknownPluginError("\n  ".join(lines), kind=kind, id=id, problems=[problem])
 
     def ids(self, kind: str) -> tuple[str, ...]:
-        """The IDs registered for *kind*, in alphabetical order."""
-        return tuple(sorted(id for known, id in self._table if known == kind))
+        """What a configuration can name of *kind*, in alphabetical order."""
+        return tuple(sorted(id for known, id in self.entries() if known == kind))
 
     def entries(self) -> Mapping[tuple[str, str], Registered]:
-        """Everything registered, by kind and ID."""
-        return dict(self._table)
+        """
+        Everything registered, by kind and by what a configuration names.
+
+        That is the ID, or `"distribution:id"` where several plugins offer the ID.
+        """
+        return {
+            (kind, id if len(found) == 1 else f"{entry.plugin.distribution or entry.plugin.module}:{id}"): entry
+            for (kind, id), found in self._offered.items()
+            for entry in found
+        }
 
     def environment_options(self) -> Mapping[str, RegisteredOptions]:
         """The options for a whole environment that any plugin reads, by ID."""
-        return dict(self._environment)
+        return {id: readers[0] for id, readers in self._environment.items()}
+
+
+def _conflict(
+    what: str, kind: str, id: str, found: Sequence[Registered | RegisteredOptions], way_out: str = ""
+) -> PluginConflictError:
+    whose = " and by ".join(f"{each.plugin.source} (plugin {each.plugin.name!r})" for each in found)
+    other = f"uninstall one, or set {DISABLED_VARIABLE}={found[-1].plugin.name}"
+    fix = f"{way_out}, {other}" if way_out else other
+    problem = Problem("E207", "", f"{what} {whose}", fix)
+    return PluginConflictError(f"{what} {whose}; {fix}", kind=kind, id=id, problems=[problem])
 
 
 def how_to_install(id: str) -> str:

@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from sage_deploy_cli import main as cli
 from sage_deploy_files.reading import reader
-from sage_plugins import Environment, cli, errors
+from sage_plugins import Environment, errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,17 @@ from sage_plugins import hookimpl
 from sage_plugins.values import Registration
 
 
-def create(options: Any) -> Any:
-    """Make nothing: nobody gets as far as to call this."""
-    raise AssertionError(options)
+class OtherSingle:
+    """Never started: services that name `single` are refused."""
+
+    def __init__(self, options: None) -> None: ...
+
+    def start(self, seat: Any) -> Any:
+        """Start nothing."""
+        raise AssertionError(seat)
 
 
 @hookimpl
 def sage_register_threading_strategies() -> list[Registration]:
     """Offer an ID that is taken."""
-    return [Registration("single", create, "not the one you know")]
+    return [Registration("single", OtherSingle, "not the one you know")]

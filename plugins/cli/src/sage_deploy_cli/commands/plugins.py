@@ -53,6 +53,9 @@ def list_plugins(*, as_json: bool) -> None:
         write(table(("KIND", "ID", "FROM", "WHAT"), rows))
         for failure in registry.failures:
             write(printable(f"! {failure}"))
+        for plugin in registry.plugins:
+            for hook in plugin.unknown_hooks:
+                write(printable(f"! plugin {plugin.name!r} from {plugin.source} has an unknown hook, {hook!r}"))
         for plugin in disabled:
             write(printable(f"- plugin {plugin.name!r} from {plugin.source} is disabled"))
         for name in unknown:

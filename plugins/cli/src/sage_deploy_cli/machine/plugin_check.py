@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from sage_deploy_cli.machine.members import INTERFACES, faults_of
 from sage_deploy_cli.machine.plugin_imports import heavy_imports
+from sage_plugins import hookspecs
 from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.config.structure import structure
 from sage_plugins.errors import line_of
 from sage_plugins.findings import Finding
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
 from sage_plugins.plugins.registry import Registry
+from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ _NAMED: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
     "threading strategy": lambda id: {"threading_strategy": id},
     "load balancer": lambda id: {"load_balancing": True, "replicas": 2, "load_balancer": id},
     "monitor": lambda id: {"monitors": [id]},
+    "autoscaler": lambda _: {},
+    "extension": lambda _: {},
+    "file reader": lambda _: {},
 }
 
 
@@ -71,10 +77,11 @@ def check_plugins() -> PluginReport:
         if isinstance(loaded, Finding):
             findings.append(loaded)
             continue
+        findings += _unknown_hooks(plugin)
         for (kind, id), entry in loaded.entries().items():
             offers[kind, id].append(plugin)
             findings += Inspection(plugin.source, kind, entry.registration).findings()
-    findings += _conflicts(plugins, offers)
+    findings += _conflicts(offers)
     findings += _heavy(plugins)
     return PluginReport(len(plugins), sum(map(len, offers.values())), tuple(findings))
 
@@ -95,18 +102,22 @@ def _unloaded(plugin: Plugin, error: BaseException) -> Finding:
     )
 
 
-def _conflicts(plugins: Sequence[Plugin], offers: Mapping[tuple[str, str], Sequence[Plugin]]) -> Iterator[Finding]:
-    """Names of plugins and IDs that are not unique: with them nothing can be deployed at all."""
-    names: dict[str, list[Plugin]] = defaultdict(list)
-    for plugin in plugins:
-        names[plugin.name].append(plugin)
-    what: dict[str, Sequence[Plugin]] = {f"plugin '{name}'": same for name, same in names.items()}
-    what |= {f"{kind} '{id}'": same for (kind, id), same in offers.items()}
-    for words, same in what.items():
+def _unknown_hooks(plugin: Plugin) -> Iterator[Finding]:
+    """Hooks that this version skips."""
+    known = [name for name in vars(hookspecs) if name.startswith("sage_")]
+    for hook in plugin.unknown_hooks:
+        near = did_you_mean(hook, known)
+        fix = f"did you mean {near!r}?" if near else "a newer sage-deploy may know it"
+        yield Finding(plugin.source, "failure", f"plugin '{plugin.name}' has the hook {hook!r}, which is unknown", fix)
+
+
+def _conflicts(offers: Mapping[tuple[str, str], Sequence[Plugin]]) -> Iterator[Finding]:
+    """IDs that are not unique: services that name them are refused."""
+    for (kind, id), same in offers.items():
         if len(same) > 1:
             sources = " and ".join(plugin.source for plugin in same)
             fix = f"uninstall one, or set {DISABLED_VARIABLE}={same[-1].name}"
-            yield Finding(sources, "failure", f"each of them offers {words}", fix)
+            yield Finding(sources, "failure", f"each of them offers {kind} '{id}'", fix)
 
 
 def _heavy(plugins: Sequence[Plugin]) -> Iterator[Finding]:
@@ -143,10 +154,7 @@ class Inspection:
 
     def findings(self) -> Iterator[Finding]:
         """Everything that is wrong; nothing if it keeps the contract."""
-        id, summary = self._registration.id, self._registration.summary
-        if not isinstance(id, str) or not id or id != id.strip() or not id.isprintable():
-            yield self._wrong("its id is no word that a file can name", "give it an id without spaces around it")
-            return
+        summary = self._registration.summary
         if not isinstance(summary, str) or not summary or not summary.isprintable():
             yield self._wrong(f"its summary is not one line of text: {summary!r}", "say in one line what it does")
         try:
@@ -165,6 +173,7 @@ class Inspection:
         if not wrong and _REQUIRED not in settings:
             for name in runnable:
                 yield from self._run(name, settings)
+            yield from self._members(settings)
 
     def _settings(self) -> tuple[list[Any], list[Finding]]:
         """What `check` and `explain` get beside the configuration if nothing is set, and what is wrong with that."""
@@ -201,6 +210,16 @@ class Inspection:
             found = f"its {what} class refuses its own defaults: {'; '.join(map(str, problems))}"
             return None, self._wrong(found, "give each option a default that its validator takes, or none")
         return options, None
+
+    def _members(self, settings: Sequence[Any]) -> Iterator[Finding]:
+        """Create the object with default options, and compare it with its interface."""
+        try:
+            created = self._registration.create(*settings)
+        except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
+            yield self._wrong(f"create raises with default options: {line_of(error)}", "have it work without options")
+            return
+        for fault in faults_of(created, INTERFACES[self._kind]):
+            yield self._wrong(f"what it creates {fault}", "see the interface in docs/hooks.md")
 
     def _run(self, name: str, settings: Sequence[Any]) -> Iterator[Finding]:
         """Call `check` or `explain` with a configuration that names the ID and sets nothing else."""

@@ -70,7 +70,7 @@ def read(path: str | os.PathLike[str], *, profile: str | None = None) -> Deploym
 
 
 class YamlReader:
-    """The `interfaces.Reader` of YAML files."""
+    """The `interfaces.ConfigReader` of YAML files."""
 
     def read(self, path: str | os.PathLike[str], *, profile: str | None = None) -> DeploymentFile:
         """As `read`."""

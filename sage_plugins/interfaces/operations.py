@@ -1,0 +1,148 @@
+"""What can be done with a running environment, by whoever does not own it: extensions, servers, commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sage_plugins.planning.plan import DeploymentPlan
+    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.values import Event
+
+__all__ = ["LogLine", "Operations", "RecordedEvent"]
+
+
+class RecordedEvent(NamedTuple):
+    """
+    An event with its number.
+
+    Attributes:
+        seq: Counts up from 1 within an environment.
+        time_s: Seconds since the epoch.
+        event: What happened.
+    """
+
+    seq: int
+    time_s: float
+    event: Event
+
+
+class LogLine(NamedTuple):
+    """
+    A record that a service has logged.
+
+    Attributes:
+        seq: Counts up from 1 within an environment.
+        time_s: Seconds since the epoch.
+        level: Such as `"INFO"`.
+        service: Name of the service.
+        message: The text, with its traceback if it has one.
+    """
+
+    seq: int
+    time_s: float
+    level: str
+    service: str
+    message: str
+
+
+class Operations(Protocol):
+    """An environment as others see it; `Environment` implements it. All methods are safe from any thread."""
+
+    @property
+    def name(self) -> str:
+        """Name of the environment."""
+
+    @property
+    def id(self) -> str:
+        """Tells it from every other environment, of whatever name and process."""
+
+    def status(self) -> dict[str, Any]:
+        """Everything about all services, as values that JSON has; secrets are masked."""
+
+    def service(self, name: str) -> ServiceHandle:
+        """
+        A handle that calls a service; starts nothing.
+
+        Raises:
+            ServiceNotFoundError: There is no service of that name.
+            ServiceStoppedError: The environment is closed.
+        """
+
+    def plan(self) -> DeploymentPlan:
+        """
+        What `apply` would do; starts nothing.
+
+        Raises:
+            PlanError, ConfigError, PluginError: A service cannot be composed.
+        """
+
+    def apply(self, timeout: float | None = None) -> None:
+        """
+        Make the running services match the configuration.
+
+        Args:
+            timeout: Seconds for each service to be ready; None for its `startup_timeout`.
+
+        Raises:
+            PlanError, ConfigError, PluginError: A service cannot be composed; nothing was changed.
+            DeployError: A service did not become ready; the one that ran goes on.
+        """
+
+    def scale(self, name: str, replicas: int) -> None:
+        """
+        Set the number of replicas of a service.
+
+        Raises:
+            ServiceNotFoundError: There is no service of that name.
+            ConfigError: *replicas* is not 1 or more.
+            DeployError: The service does not run, or a new replica did not become ready.
+        """
+
+    def restart(self, name: str) -> None:
+        """
+        Replace every replica of a service by a new one, in turn.
+
+        Raises:
+            ServiceNotFoundError: There is no service of that name.
+            DeployError: The service does not run, or a new replica did not become ready.
+        """
+
+    def drain(self, name: str, timeout: float | None = None) -> None:
+        """
+        Have a service finish the calls that it has accepted, and stop.
+
+        Args:
+            name: Name of the service.
+            timeout: Seconds for the accepted calls; None for the service's `drain_timeout`.
+
+        Raises:
+            ServiceNotFoundError: There is no service of that name.
+        """
+
+    def set_load_balancer(self, name: str, id: str, options: Mapping[str, Any] | None = None) -> None:
+        """
+        Have another load balancer choose among the replicas of a service.
+
+        Raises:
+            ServiceNotFoundError: There is no service of that name.
+            UnknownPluginError: No plugin has that ID.
+            PlanError, ConfigError, PluginError: The balancer refuses its options or cannot be made.
+            DeployError: The service does not run.
+        """
+
+    def events(self, after: int = 0, service: str | None = None) -> Sequence[RecordedEvent]:
+        """
+        The events with numbers above *after*, of one service or of all, the oldest first.
+
+        The environment keeps the last 1,000.
+        """
+
+    def logs(self, after: int = 0, service: str | None = None) -> Sequence[LogLine]:
+        """
+        What services in this process have logged, with numbers above *after*, the oldest first.
+
+        The environment keeps the last 10,000 since this was first called, or since it first started an extension.
+        """
