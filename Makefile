@@ -49,7 +49,7 @@ examples: $(ENV)/.stamp-examples ## real libraries as services, what each choice
 	$(BIN)/sage-deploy up examples/time_series/service_deployment.yaml --once
 	$(BIN)/sage-deploy up examples/time_series/service_deployment.yaml --once --profile ray
 	$(BIN)/python examples/semantic_search/compare.py
-	$(PYTEST) -m real tests/test_examples_real.py tests/ray/test_real_services.py
+	$(PYTEST) -m real tests/project/test_examples_real.py tests/ray/cluster/test_real_services.py
 
 .PHONY: test
 test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow, and those of `make examples`
@@ -65,7 +65,7 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of laye
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/basedpyright
-	$(PYTEST) --quiet tests/test_layers.py tests/test_distributions.py
+	$(PYTEST) --quiet tests/project/test_layers.py tests/project/test_distributions.py
 
 .PHONY: wheels
 wheels: $(ENV)/.stamp-test ## build every wheel and run the suite against them in a fresh environment

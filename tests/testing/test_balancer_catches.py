@@ -20,7 +20,7 @@ from sage_plugins.testing.fake_candidate import FakeCandidate
 from sage_plugins.testing.replica_cases import ReplicaCases
 from sage_plugins.values import Registration
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Sound:

@@ -28,7 +28,7 @@ import pytest
 
 from sage_plugins.plugin_imports import HEAVY
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CORE = ROOT / "sage_plugins"
 
 LAYERS = {
