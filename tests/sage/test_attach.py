@@ -23,7 +23,7 @@ from sage_plugins import ServiceDeploymentConfig
 from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
 from sage_steps import LIFE, PATIENCE, Collect, Doubler, Recorder, call, run_batch, start_stream
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 POOL = ServiceDeploymentConfig(threading_strategy="pool", thread_count=2, thread_pool_size=2)
 
 

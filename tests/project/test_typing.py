@@ -14,7 +14,7 @@ import pytest
 import sage_plugins
 from sage_plugins.plugins.registry import Registry
 
-FOLDER = Path(__file__).parent.parent / "typing_tests"
+FOLDER = Path(__file__).parent.parent.parent / "typing_tests"
 FIRST_PARTY = [
     pytest.param(entry.registration, id=f"{kind} {id}")
     for (kind, id), entry in Registry.discover().entries().items()

@@ -15,7 +15,7 @@ from sage_plugins import ServiceDeploymentConfig
 from sage_plugins.errors import MethodNotFoundError
 from sage_steps import LIFE, PATIENCE, Collect, Do, Doubler, Recorder, call, run_batch, start_stream
 
-SUPPORT = Path(__file__).parent / "support"
+SUPPORT = Path(__file__).parent.parent / "support"
 
 
 # -- what goes wrong in SAGE ------------------------------------------------------------------------------------------

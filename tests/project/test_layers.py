@@ -29,7 +29,7 @@ import pytest
 
 from sage_deploy_cli.machine.plugin_imports import HEAVY
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CORE = ROOT / "sage_plugins"
 
 LAYERS = {

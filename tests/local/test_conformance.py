@@ -21,7 +21,7 @@ class TestLocal(TargetConformance):
     plugin_id = "local"
 
     def strategies(self):
-        # tests/test_strategy_conformance.py runs the same cases under all of them, on this target.
+        # tests/threading/test_conformance.py runs the same cases under all of them, on this target.
         return ["single"]
 
 

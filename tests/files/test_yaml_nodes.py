@@ -2,7 +2,7 @@
 The reader of YAML: what an alias, a merge key and a variable stand for, and that none of them outgrows the limits.
 
 How long reading takes is checked by what it does: nodes made, values entered, variables read. The least file that says
-something is as good as a whole deployment file here, which tests/test_config_file.py reads.
+something is as good as a whole deployment file here, which tests/files/test_deployment_file.py reads.
 """
 
 from __future__ import annotations

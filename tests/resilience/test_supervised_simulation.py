@@ -3,7 +3,7 @@ Router and supervisor together in virtual time: hundreds of courses of events fr
 
 A seed that fails is played again by
 
-    SAGE_SUPERVISED_SEED=123 pytest tests/test_supervised_simulation.py
+    SAGE_SUPERVISED_SEED=123 pytest tests/resilience/test_supervised_simulation.py
 
 in both settings, with limits of the methods and without.
 """
@@ -38,7 +38,7 @@ def play(seed, **parts):
     else:
         return simulation
     # Not in the handler: the story tells it all, and pytest would add three tracebacks.
-    again = f"SAGE_SUPERVISED_SEED={seed} pytest tests/test_supervised_simulation.py"
+    again = f"SAGE_SUPERVISED_SEED={seed} pytest tests/resilience/test_supervised_simulation.py"
     pytest.fail(f"{failure}\nplay it again: {again}", pytrace=False)
 
 

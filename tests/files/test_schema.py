@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.field_checks import FieldInfo
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 
 #: What the reader refuses and a schema cannot say.
 EXEMPT = {
@@ -55,7 +55,7 @@ def module(path: Path) -> Any:
     return found
 
 
-CASES = module(TESTS / "test_config_file.py")
+CASES = module(TESTS / "files" / "test_deployment_file.py")
 STRANGER = module(TESTS / "third_party" / "acme-strategies" / "acme_strategies.py")
 
 

@@ -14,7 +14,7 @@ lock that the first holds, the switch is not one that a second thread could carr
 The pairs of operations that are most at risk are always tried; `make test-long` tries each with each in every setting.
 A failure names setting, operations and step, and is played again by
 
-    SAGE_INTERLEAVING="one slot: route / answer / 17" pytest tests/test_router_interleavings.py
+    SAGE_INTERLEAVING="one slot: route / answer / 17" pytest tests/routing/test_interleavings.py
 """
 
 from __future__ import annotations
@@ -752,7 +752,7 @@ def interleave(setting, first, second, step, router=Router):
     return switch.reached, (
         "\n  ".join((f"{first} / {second}: {second!r} {moment}", *wrong))
         + f'\n  play it again: SAGE_INTERLEAVING="{setting}: {first} / {second} / {step}" '
-        "pytest tests/test_router_interleavings.py"
+        "pytest tests/routing/test_interleavings.py"
     )
 
 

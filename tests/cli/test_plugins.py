@@ -317,7 +317,7 @@ def test_functions_get_a_configuration_that_names_the_id(kind, make):
     ("registration", "words"),
     [
         (Registration("bad", create, "two\nlines"), "its summary is not one line of text: 'two\\nlines'"),
-        (Registration("bad", lambda options: create(options), "x"), "create cannot be imported by name: "),
+        (Registration("bad", lambda _: create(None), "x"), "create cannot be imported by name: "),
         (Registration("bad", create, "x", check=none), "check does not take two arguments"),
         (Registration("bad", create, "x", explain=5), "explain does not take two arguments"),
         (

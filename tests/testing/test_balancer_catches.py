@@ -20,7 +20,7 @@ from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Sound:

@@ -1,4 +1,4 @@
-"""`sage-deploy explain`, run as a user runs it; what it knows is tested in test_field_docs.py."""
+"""`sage-deploy explain`, run as a user runs it; what it knows is tested in tests/files/test_field_docs.py."""
 
 from __future__ import annotations
 

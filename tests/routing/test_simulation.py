@@ -3,11 +3,11 @@ The router in virtual time: a thousand courses of events from as many seeds, and
 
 A seed that fails is played again by
 
-    SAGE_SIM_SEED=123 pytest tests/test_router_simulation.py
+    SAGE_SIM_SEED=123 pytest tests/routing/test_simulation.py
 
 and one of the simulation with limits with SAGE_SIM_LIMITED_SEED.
 
-`SAGE_SIM_SEEDS=100000 pytest tests/test_router_simulation.py` plays that many.
+`SAGE_SIM_SEEDS=100000 pytest tests/routing/test_simulation.py` plays that many.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def play(seed, **parts):
         failure = error
     # Not in the handler: the story tells it all, and pytest would add three tracebacks.
     variable = "SAGE_SIM_LIMITED_SEED" if parts.get("limits") else "SAGE_SIM_SEED"
-    again = f"{variable}={seed} pytest tests/test_router_simulation.py"
+    again = f"{variable}={seed} pytest tests/routing/test_simulation.py"
     pytest.fail(f"{failure}\nplay it again: {again}", pytrace=False)
 
 
@@ -152,7 +152,7 @@ def test_a_failure_says_how_to_play_it_again():
         play(7, replica=LosesSlots)
     assert "seed 7: " in str(caught.value)
     assert "last steps:" in str(caught.value)
-    assert str(caught.value).endswith("SAGE_SIM_SEED=7 pytest tests/test_router_simulation.py")
+    assert str(caught.value).endswith("SAGE_SIM_SEED=7 pytest tests/routing/test_simulation.py")
 
 
 def test_a_seed_gives_the_same_course_of_events_every_time():

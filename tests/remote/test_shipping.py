@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-SUPPORT = Path(__file__).parent / "support"
+SUPPORT = Path(__file__).parent.parent / "support"
 
 PROJECT = {
     "shop/__init__.py": "",
@@ -403,7 +403,7 @@ def run_script(folder: Path, text: str, *arguments: Any) -> str:
     (script,) = (write(folder, {"script.py": text}) / "script.py",)
     done = subprocess.run(
         [sys.executable, script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, SUPPORT.parent)))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, Path(__file__).parent)))},
         capture_output=True,
         text=True,
         check=False,

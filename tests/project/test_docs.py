@@ -2,7 +2,7 @@
 The documentation says what is so: its blocks run or are checked, and what it must mention it mentions.
 
 How the blocks of a page are taken says `documentation_pages`. Each page is one test; those that need a cluster are
-taken in tests/ray.
+taken in tests/ray/cluster.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Replicas that end are replaced: what the service does meanwhile, and what else may happen to it then.
 
 In virtual time, on replicas in this process that a test can kill. What becomes of calls that run when a replica dies is
-shown by tests/test_supervision_cases.py, where they really do.
+shown by tests/testing/test_supervision_cases.py, where they really do.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "stdlib_search"
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "stdlib_search"
 sys.path.insert(0, str(EXAMPLE))  # as `sage-deploy up` does with the folder of the YAML file
 
 from job import Demo, Progress  # noqa: E402  # the path must be set first
