@@ -291,6 +291,37 @@ def test_what_a_type_does_not_take_is_said_at_its_path(kind, value, problem):
     assert f"{first.id} {first.key}: {first.message}" == problem
 
 
+def test_instances_of_a_class_are_taken_as_they_are():
+    node = Node("h", -0.0)
+    made, problems = structure(Options, {"node": node, "nodes": [node]}, key="options.x")
+    assert problems == []
+    assert made.node is made.nodes[0] is node
+
+
+def test_validator_of_what_a_converter_makes_does_not_see_what_was_given():
+    cls = attrs.make_class(
+        "Made",
+        {
+            "x": attrs.field(type=int, converter=lambda value: value * 10, validator=attrs.validators.ge(10)),
+            "y": attrs.field(type=int, default=0),
+        },
+    )
+    assert found(cls, {"x": 1, "y": "a"}) == [("options.x.y", "E102")]
+
+
+def test_what_a_validator_says_of_a_secret_is_not_repeated():
+    cls = attrs.make_class("Made", {"password": attrs.field(type=str, validator=attrs.validators.in_(["a"]))})
+    _, (problem,) = structure(cls, {"password": "my own"}, key="options.x")
+    assert problem.message == "is not valid (ValueError)"
+    _, (problem,) = structure(cls, {"password": 1234}, key="options.x")
+    assert problem.message == "must be a string, got (hidden)"
+
+
+def test_unknown_keys_beyond_the_first_twenty_get_no_suggestion():
+    _, problems = structure(Node, {f"hots{number}": 1 for number in range(25)} | {"host": "h"}, key="options.x")
+    assert [bool(problem.fix) for problem in problems] == [True] * 20 + [False] * 5
+
+
 @attrs.frozen
 class Measured:
     wait: float = attrs.field(default=1.0, validator=attrs.validators.gt(0), metadata={"unit": "seconds"})
