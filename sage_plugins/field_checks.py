@@ -8,7 +8,9 @@ ask of each other, is the matter of `config`; whatever else reads configuration 
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
@@ -18,7 +20,7 @@ from sage_plugins.spelling import did_you_mean
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
     "DISTINCT",
@@ -31,6 +33,7 @@ __all__ = [
     "Role",
     "Unit",
     "Wrong",
+    "attribute_docs",
     "key_problem",
     "known_keys",
     "plain_string",
@@ -75,6 +78,8 @@ _SHOWN: Final = 60
 #: Where so many keys are known at most, the message lists them all.
 _KEYS_LISTED: Final = 14
 _METHOD_NAME: Final = "write it as the class does: letters, digits and '_'"
+#: A line of a docstring that begins what is said of an attribute.
+_ENTRY: Final = r"(?P<name>\w+)(?: \([^)]*\))?:\s*(?P<text>.*)"
 #: Lists that must not name anything twice, and the rule that says so.
 DISTINCT: Final = {"monitors": "E103", "target_nodes": "E205"}
 
@@ -139,6 +144,38 @@ class FieldInfo(NamedTuple):
         return f"more than {self.minimum:g}" if self.exclusive else f"{self.minimum:g} or more"
 
 
+def attribute_docs(cls: type) -> dict[str, str]:
+    """
+    The entries of the `Attributes:` section in the docstring of *cls*, by name, each on one line.
+
+    A base class says what its heirs leave out.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= _entries(inspect.cleandoc(vars(base).get("__doc__") or ""))
+    return found
+
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """The entries of the section; deeper lines go on with the entry before them."""
+    _, _, section = f"\n{text}".partition("\nAttributes:\n")
+    margin, name, parts = 0, "", list[str]()
+    for line in section.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and not indent:
+            break
+        margin = margin or indent
+        entry = re.match(_ENTRY, line.strip()) if indent == margin else None
+        if entry is not None:
+            if name:
+                yield name, " ".join(parts)
+            name, parts = entry["name"], [entry["text"]]
+        elif line.strip():
+            parts.append(line.strip())
+    if name:
+        yield name, " ".join(parts)
+
+
 def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of value
     """A value as a message shows it: on one line, of bounded length, spelled as in YAML."""
     if value is None:
@@ -190,7 +227,7 @@ def plain_string(value: Any) -> Any:
 # What values are: the words are those of fields and of plugins' options alike.
 
 
-class Wrong(NamedTuple):
+class Wrong:
     """
     Why a value does not fit, before it is known where it stands and what else may stand there.
 
@@ -200,9 +237,12 @@ class Wrong(NamedTuple):
         id: The rule that says so.
     """
 
-    wanted: str
-    fix: str = ""
-    id: str = "E102"
+    __slots__ = ("fix", "id", "wanted")
+
+    def __init__(self, wanted: str, fix: str = "", id: str = "E102") -> None:
+        self.wanted = wanted
+        self.fix = fix
+        self.id = id
 
     def problem(self, key: str, value: object) -> Problem:
         """The problem that *value* is at *key*."""
@@ -275,7 +315,7 @@ def _number(info: FieldInfo, key: str, value: Any) -> list[Problem]:
         return _range_problems(info, key, value)
     if wrong is NOT_FINITE:
         fix = "null means no limit" if info.optional and info.unit == "seconds" else ""
-        return [wrong._replace(fix=fix).problem(key, value)]
+        return [Wrong(wrong.wanted, fix).problem(key, value)]
     return _wrong_type(info, key, value, wrong.fix)
 
 

@@ -211,7 +211,7 @@ def _choice(choices: Iterable[Any], key: str, value: Any) -> Any:
     words = [choice if isinstance(choice, str) else shown(choice) for choice in choices]
     wrong = wrong_choice(words, value)
     is_of_their_type = type(value) in {type(choice) for choice in choices}
-    _refuse_if(wrong if is_of_their_type else wrong._replace(id="E102"), key, value)
+    _refuse_if(wrong if is_of_their_type else Wrong(wrong.wanted, wrong.fix), key, value)
     return None
 
 
