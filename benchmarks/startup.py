@@ -29,7 +29,7 @@ with Environment() as env:
 """
 _CLICK = "import click"
 _HELP = "from sage_deploy_cli.main import main; main(['--help'])"
-_LATE = ("asyncio", "ray", "cattrs", "click", "psutil", "yaml", "numpy")
+_LATE = ("asyncio", "ray", "click", "psutil", "yaml", "numpy")
 
 
 def _process(code: str) -> float:

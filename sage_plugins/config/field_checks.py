@@ -8,7 +8,9 @@ ask of each other, is the matter of `config`; whatever else reads configuration 
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
@@ -18,23 +20,29 @@ from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
     "DISTINCT",
     "LONGEST",
     "MOST",
+    "NOT_FINITE",
+    "SUGGESTIONS",
     "FieldInfo",
     "Kind",
     "Role",
     "Unit",
+    "Wrong",
+    "attribute_docs",
+    "key_problem",
     "known_keys",
     "plain_string",
-    "quoted_number",
     "shown",
-    "shown_at",
     "unknown_key",
     "value_problems",
+    "wrong_choice",
+    "wrong_integer",
+    "wrong_number",
 ]
 
 Kind = Literal["integer", "number", "boolean", "string", "strings", "labels", "mapping", "methods", "batch", "options"]
@@ -65,11 +73,13 @@ LONGEST: Final = 1e9
 #: Deepest nesting of a mapping's contents; the file reader has the same limit.
 _DEEPEST: Final = 32
 #: Unknown keys beyond so many get no suggestion: nobody reads them, and finding one takes a fraction of a millisecond.
-_SUGGESTIONS: Final = 20
+SUGGESTIONS: Final = 20
 _SHOWN: Final = 60
 #: Where so many keys are known at most, the message lists them all.
 _KEYS_LISTED: Final = 14
 _METHOD_NAME: Final = "write it as the class does: letters, digits and '_'"
+#: A line of a docstring that begins what is said of an attribute.
+_ENTRY: Final = r"(?P<name>\w+)(?: \([^)]*\))?:\s*(?P<text>.*)"
 #: Lists that must not name anything twice, and the rule that says so.
 DISTINCT: Final = {"monitors": "E103", "target_nodes": "E205"}
 
@@ -134,6 +144,38 @@ class FieldInfo(NamedTuple):
         return f"more than {self.minimum:g}" if self.exclusive else f"{self.minimum:g} or more"
 
 
+def attribute_docs(cls: type) -> dict[str, str]:
+    """
+    The entries of the `Attributes:` section in the docstring of *cls*, by name, each on one line.
+
+    A base class says what its heirs leave out.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= _entries(inspect.cleandoc(vars(base).get("__doc__") or ""))
+    return found
+
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """The entries of the section; deeper lines go on with the entry before them."""
+    _, _, section = f"\n{text}".partition("\nAttributes:\n")
+    margin, name, parts = 0, "", list[str]()
+    for line in section.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and not indent:
+            break
+        margin = margin or indent
+        entry = re.match(_ENTRY, line.strip()) if indent == margin else None
+        if entry is not None:
+            if name:
+                yield name, " ".join(parts)
+            name, parts = entry["name"], [entry["text"]]
+        elif line.strip():
+            parts.append(line.strip())
+    if name:
+        yield name, " ".join(parts)
+
+
 def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of value
     """A value as a message shows it: on one line, of bounded length, spelled as in YAML."""
     if value is None:
@@ -155,7 +197,7 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of 
     return f"an object of class {type(value).__name__}"
 
 
-def shown_at(key: str, value: object) -> str:
+def _shown_at(key: str, value: object) -> str:
     """As `shown`, but of a secret, going by its path *key*, nothing is shown."""
     from sage_plugins.config.secrets import HIDDEN, is_secret
 
@@ -182,26 +224,60 @@ def plain_string(value: Any) -> Any:
     return str.__str__(value) if isinstance(value, str) else value
 
 
-# Checks of one value. Each gets a field and a raw value and returns problems; none raises and none changes the value.
+# What values are: the words are those of fields and of plugins' options alike.
 
 
-def _wrong_type(info: FieldInfo, key: str, value: object, fix: str = "") -> list[Problem]:
-    return [Problem("E102", key, f"must be {info.type_with_article}, got {shown_at(key, value)}", fix)]
+class Wrong:
+    """
+    Why a value does not fit, before it is known where it stands and what else may stand there.
+
+    Attributes:
+        wanted: What it must be, such as `"an integer"`.
+        fix: What to do; may be empty.
+        id: The rule that says so.
+    """
+
+    __slots__ = ("fix", "id", "wanted")
+
+    def __init__(self, wanted: str, fix: str = "", id: str = "E102") -> None:
+        self.wanted = wanted
+        self.fix = fix
+        self.id = id
+
+    def problem(self, key: str, value: object) -> Problem:
+        """The problem that *value* is at *key*."""
+        return Problem(self.id, key, f"must be {self.wanted}, got {_shown_at(key, value)}", self.fix)
 
 
-def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
-    low, high = info.minimum, info.maximum
-    if low is not None and (value < low or (info.exclusive and value == low)):
-        allowed = f"more than {low:g}" if info.exclusive else f"{low:g} or more"
-    elif high is not None and value > high:
-        allowed = f"{high:.0f} or less"
-    else:
-        return []
-    fix = "null means no limit" if value <= 0 and info.name == "timeout" else ""
-    return [Problem("E103", key, f"must be {allowed}, got {shown_at(key, value)}", fix)]
+NOT_FINITE: Final = Wrong("a finite number")
 
 
-def quoted_number(value: object) -> str:
+def wrong_integer(value: object) -> Wrong | None:
+    """What is wrong with *value* as an integer."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return None
+    return Wrong("an integer", _quoted_number(value))
+
+
+def wrong_number(value: object) -> Wrong | None:
+    """What is wrong with *value* as a number; an integer is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return Wrong("a number", _quoted_number(value))
+    return NOT_FINITE if isinstance(value, float) and not math.isfinite(value) else None
+
+
+def wrong_choice(choices: Sequence[str], value: object) -> Wrong:
+    """What is wrong with *value*, which is none of the *choices*."""
+    near = did_you_mean(value, choices) if isinstance(value, str) else None
+    return Wrong(" or ".join(choices), f"did you mean {near!r}?" if near else "", "E103")
+
+
+def key_problem(key: str, found: object) -> Problem:
+    """The problem that *found*, a key of the mapping at *key*, is no string."""
+    return Problem("E102", key, f"keys must be strings, got {shown(found)}", "put it in quotes")
+
+
+def _quoted_number(value: object) -> str:
     """What to do about a number in quotes, or with underscores as in YAML 1.1; empty if the value is none."""
     if not isinstance(value, str) or len(value) > _SHOWN:
         return ""
@@ -214,19 +290,33 @@ def quoted_number(value: object) -> str:
     return "write the digits without '_'" if "_" in value else "write the number without quotes"
 
 
-def _integer(info: FieldInfo, key: str, value: Any) -> list[Problem]:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return _wrong_type(info, key, value, quoted_number(value))
-    return _range_problems(info, key, value)
+# Checks of one value. Each gets a field and a raw value and returns problems; none raises and none changes the value.
+
+
+def _wrong_type(info: FieldInfo, key: str, value: object, fix: str = "") -> list[Problem]:
+    return [Wrong(info.type_with_article, fix).problem(key, value)]
+
+
+def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
+    low, high = info.minimum, info.maximum
+    if low is not None and (value < low or (info.exclusive and value == low)):
+        allowed = f"more than {low:g}" if info.exclusive else f"{low:g} or more"
+    elif high is not None and value > high:
+        allowed = f"{high:.0f} or less"
+    else:
+        return []
+    fix = "null means no limit" if value <= 0 and info.name == "timeout" else ""
+    return [Wrong(allowed, fix, "E103").problem(key, value)]
 
 
 def _number(info: FieldInfo, key: str, value: Any) -> list[Problem]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _wrong_type(info, key, value, quoted_number(value))
-    if isinstance(value, float) and not math.isfinite(value):
+    wrong = wrong_integer(value) if info.kind == "integer" else wrong_number(value)
+    if wrong is None:
+        return _range_problems(info, key, value)
+    if wrong is NOT_FINITE:
         fix = "null means no limit" if info.optional and info.unit == "seconds" else ""
-        return [Problem("E102", key, f"must be a finite number, got {shown_at(key, value)}", fix)]
-    return _range_problems(info, key, value)
+        return [Wrong(wrong.wanted, fix).problem(key, value)]
+    return _wrong_type(info, key, value, wrong.fix)
 
 
 def _boolean(info: FieldInfo, key: str, value: Any) -> list[Problem]:
@@ -247,11 +337,9 @@ def _string(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     if not isinstance(value, str):
         return _wrong_type(info, key, value, "put it in quotes" if isinstance(value, (bool, int, float)) else "")
     if info.choices and value not in info.choices:
-        near = did_you_mean(value, info.choices)
-        fix = f"did you mean {near!r}?" if near else ""
-        return [Problem("E103", key, f"must be {info.range}, got {shown_at(key, value)}", fix)]
+        return [wrong_choice(info.choices, value).problem(key, value)]
     if not value or value != value.strip():
-        message = f"must not be empty or have spaces around it, got {shown_at(key, value)}"
+        message = f"must not be empty or have spaces around it, got {_shown_at(key, value)}"
         return [Problem("E103", key, message, "remove the spaces" if value.strip() else "")]
     return []
 
@@ -279,14 +367,10 @@ def _labels(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     found: list[Problem] = []
     for label, text in value.items():
         if not isinstance(label, str):
-            found.append(_key_problem(key, label))
+            found.append(key_problem(key, label))
         else:
             found += _string(item, f"{key}.{label}", text)
     return found
-
-
-def _key_problem(key: str, found: object) -> Problem:
-    return Problem("E102", key, f"keys must be strings, got {shown(found)}", "put it in quotes")
 
 
 def _mapping(info: FieldInfo, key: str, value: Any) -> list[Problem]:
@@ -303,7 +387,7 @@ def _mapping(info: FieldInfo, key: str, value: Any) -> list[Problem]:
         if depth > _DEEPEST and isinstance(node, (Mapping, list, tuple)):
             return [*found, Problem("E108", key, f"is nested more than {_DEEPEST} levels deep", "make it flatter")]
         if isinstance(node, Mapping):
-            found += [_key_problem(path, name) for name in node if not isinstance(name, str)]
+            found += [key_problem(path, name) for name in node if not isinstance(name, str)]
             pending += [(f"{path}.{name}", child, depth + 1) for name, child in node.items() if isinstance(name, str)]
         elif isinstance(node, (list, tuple)):
             pending += [(f"{path}.{index}", child, depth + 1) for index, child in enumerate(node)]
@@ -327,11 +411,11 @@ def _members(
     found: list[Problem] = []
     for name, child in value.items():
         if not isinstance(name, str):
-            found.append(_key_problem(key, name))
+            found.append(key_problem(key, name))
         elif name in declared:
             found += value_problems(declared[name], f"{key}.{name}", child)
         else:
-            found.append(unknown_key(f"{key}.{name}", name, declared, suggest=before + len(found) < _SUGGESTIONS))
+            found.append(unknown_key(f"{key}.{name}", name, declared, suggest=before + len(found) < SUGGESTIONS))
     return found
 
 
@@ -342,7 +426,7 @@ def _methods(info: FieldInfo, key: str, value: Any) -> list[Problem]:
     for name, child in value.items():
         path = f"{key}.{name}" if isinstance(name, str) else key
         if not isinstance(name, str):
-            found.append(_key_problem(key, name))
+            found.append(key_problem(key, name))
         elif not name.isidentifier():
             found.append(Problem("E103", path, f"{shown(name)} is not the name of a method", _METHOD_NAME))
         elif name.startswith("_"):
@@ -365,7 +449,7 @@ def _batch(info: FieldInfo, key: str, value: Any) -> list[Problem]:
 
 
 _CHECKS: Final[Mapping[Kind, Callable[[FieldInfo, str, Any], list[Problem]]]] = {
-    "integer": _integer,
+    "integer": _number,
     "number": _number,
     "boolean": _boolean,
     "string": _string,

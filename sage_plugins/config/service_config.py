@@ -1,28 +1,37 @@
 """
 How one service is deployed: `ServiceDeploymentConfig`, its fields, and the rules that the core itself checks.
 
-Each field is declared once, with its group in the YAML file, its type, its range, its meaning and who acts on it; the
-checks, the configuration reference, the JSON schema, the plan and `explain` all read that one declaration through
-`fields`. What a value of each type must be is said in `field_checks`, the keys of mappings in `config_keys`, and what
-the fields ask of each other in `config_rules`.
+Each field is declared once, with its group in the YAML file, its type, its range and who acts on it; its meaning stands
+in the docstring of the class, as in the options classes of plugins. The checks, the configuration reference, the JSON
+schema, the plan and `explain` all read that one declaration through `fields`. What a value of each type must be is said
+in `field_checks`, the keys of mappings in `config_keys`, and what the fields ask of each other in `config_rules`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import attrs
 
 from sage_plugins.config.cross_rules import BATCH_WAIT, cross_problems
-from sage_plugins.config.field_checks import LONGEST, MOST, FieldInfo, plain_string, unknown_key, value_problems
+from sage_plugins.config.field_checks import (
+    LONGEST,
+    MOST,
+    FieldInfo,
+    attribute_docs,
+    plain_string,
+    unknown_key,
+    value_problems,
+)
 from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
 from sage_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sage_plugins.config.field_checks import Kind, Role, Unit
+    from sage_plugins.config.field_checks import Kind
     from sage_plugins.values import Problem
 
 __all__ = [
@@ -64,40 +73,27 @@ _THREADS: Final = 1024
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-def _field(  # noqa: PLR0913 - a declaration has as many parts as it has
+def _field(
     group: str | None,
     kind: Kind,
-    doc: str,
     *,
     default: Any,
     optional: bool | None = None,
-    minimum: float | None = None,
     above: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] = (),
-    keys: Mapping[str, FieldInfo] = _NOTHING,
-    unit: Unit = "",
-    role: Role = "core",
+    **more: Any,
 ) -> Any:
     """One field; optional if the default is None, *minimum* is allowed itself and *above* is not."""
-    if maximum is None and kind in {"integer", "number"}:
-        maximum = MOST if kind == "integer" else LONGEST
-    return attrs.field(
+    info = FieldInfo(
+        name="",
+        kind=kind,
+        doc="",
+        group=group,
+        optional=default is None if optional is None else optional,
         default=default,
-        metadata={
-            "group": group,
-            "kind": kind,
-            "doc": doc,
-            "optional": default is None if optional is None else optional,
-            "minimum": minimum if above is None else above,
-            "maximum": maximum,
-            "exclusive": above is not None,
-            "choices": choices,
-            "keys": keys,
-            "unit": unit,
-            "role": role,
-        },
+        exclusive=above is not None,
+        **{"minimum": above, "maximum": {"integer": MOST, "number": LONGEST}.get(kind), **more},
     )
+    return attrs.field(default=default, metadata={"info": info})
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -113,278 +109,94 @@ class ServiceDeploymentConfig:
     Plugin IDs are accepted as they are: `plan`, `validate` and `deploy` say whether they are installed, and check what
     a target or a strategy asks of its own fields.
 
+    Attributes:
+        target: ID of the target: where the replicas run (local, remote_any, ...).
+        target_nodes: Names, IDs or addresses of the nodes that may hold replicas, for targets that take them.
+        node_selector: Labels that a node must have to hold a replica, for targets that take them.
+        threading_strategy: ID of the threading strategy: how a replica runs its calls (single, ...).
+        thread_count: Threads of each replica: all of them under multi, those kept warm under pool.
+        max_thread_count: Most threads of each replica under pool; another name for thread_pool_size.
+        thread_pool_size: Most threads of each replica under pool; under async, of the helper pool for synchronous
+            methods.
+        max_concurrency: Coroutines of each replica at once under async; null: thread_count if above 1, else 100.
+        replicas: Number of replicas of the service.
+        load_balancing: Whether calls are spread over all replicas; if not, only the first serves.
+        load_balancer: ID of the load balancer if load_balancing is on; null: the target's default (least_loaded in
+            process).
+        failover_enabled: Whether another replica takes over: hot standby, and retry of idempotent calls.
+        spread: How remote replicas are placed: over as many nodes as possible, or on as few.
+        max_replicas_per_node: Most replicas of the service on one node; null: no limit.
+        cpu_cores: CPU cores reserved for each replica, fractions allowed; 0 places it without reserving. Advisory on
+            local.
+        memory_mb: Memory reserved for each replica, in MiB (1024 * 1024 bytes). Advisory on local.
+        gpu_count: GPUs reserved for each replica; a fraction only where the target can share a GPU.
+        queue_size: Most calls that wait, per service and calling process; 0: a call needs a free slot at once.
+        overload: What a call to a full queue does: wait for room until its deadline, or fail at once.
+        timeout: Longest time of a call from end to end, waiting included, in seconds; null: no limit.
+        queue_timeout: Longest wait of a call in the queue, within timeout, in seconds; null: as long as timeout allows.
+        batch_size: Most calls given to a batch method at once; null or 1: no batching.
+        batch_wait: Longest wait for a batch to fill while a worker is idle, in seconds.
+        startup_timeout: Longest time until a replica is ready, in seconds.
+        drain_timeout: Longest time that a stopping replica gives to calls it has accepted, in seconds.
+        health_check_interval: Time from one health check to the next, in seconds.
+        health_check_timeout: Longest time of one health check, in seconds; at most health_check_interval.
+        failure_threshold: Failed health checks in a row that make a replica unhealthy.
+        success_threshold: Passed health checks in a row that make an unhealthy replica ready again.
+        enable_metrics: Whether calls are counted and timed; without it `metrics` among the monitors is left out.
+        monitors: IDs of the monitors that watch the service.
+        autoscale: Scaling by load: min, max, initial and more; takes the place of replicas.
+        retry: How failed calls of idempotent methods are tried again.
+        update: How a changed configuration replaces running replicas.
+        user_config: Passed to the service's own reconfigure(user_config); the core does not read it.
+        methods: Per method: timeout, max_concurrency, idempotent, batch.
+        options: Options of the plugins that the service uses, by plugin ID; each plugin checks its own.
+
     Raises:
         ConfigError: Values are not valid, do not go together, or have an unknown name; the message lists all of them,
             `problems` has them one by one.
     """
 
-    target: str = _field(
-        "deployment",
-        "string",
-        "ID of the target: where the replicas run (local, remote_any, ...).",
-        default="local",
-        role="target",
-    )
-    target_nodes: Sequence[str] | None = _field(
-        "deployment",
-        "strings",
-        "Names, IDs or addresses of the nodes that may hold replicas, for targets that take them.",
-        default=None,
-        role="target",
-    )
-    node_selector: Mapping[str, str] | None = _field(
-        "deployment",
-        "labels",
-        "Labels that a node must have to hold a replica, for targets that take them.",
-        default=None,
-        role="target",
-    )
-    threading_strategy: str = _field(
-        "deployment",
-        "string",
-        "ID of the threading strategy: how a replica runs its calls (single, ...).",
-        default="single",
-        role="strategy",
-    )
-    thread_count: int = _field(
-        "deployment",
-        "integer",
-        "Threads of each replica: all of them under multi, those kept warm under pool.",
-        default=1,
-        minimum=1,
-        maximum=_THREADS,
-        role="strategy",
-    )
+    target: str = _field("deployment", "string", default="local", role="target")
+    target_nodes: Sequence[str] | None = _field("deployment", "strings", default=None, role="target")
+    node_selector: Mapping[str, str] | None = _field("deployment", "labels", default=None, role="target")
+    threading_strategy: str = _field("deployment", "string", default="single", role="strategy")
+    thread_count: int = _field("deployment", "integer", default=1, minimum=1, maximum=_THREADS, role="strategy")
     max_thread_count: int | None = _field(
-        "deployment",
-        "integer",
-        "Most threads of each replica under pool; another name for thread_pool_size.",
-        default=None,
-        minimum=1,
-        maximum=_THREADS,
-        role="strategy",
+        "deployment", "integer", default=None, minimum=1, maximum=_THREADS, role="strategy"
     )
     thread_pool_size: int | None = _field(
-        "deployment",
-        "integer",
-        "Most threads of each replica under pool; under async, of the helper pool for synchronous methods.",
-        default=None,
-        minimum=1,
-        maximum=_THREADS,
-        role="strategy",
+        "deployment", "integer", default=None, minimum=1, maximum=_THREADS, role="strategy"
     )
-    max_concurrency: int | None = _field(
-        "deployment",
-        "integer",
-        "Coroutines of each replica at once under async; null: thread_count if above 1, else 100.",
-        default=None,
-        minimum=1,
-        role="strategy",
-    )
-    replicas: int = _field("deployment", "integer", "Number of replicas of the service.", default=1, minimum=1)
-    load_balancing: bool = _field(
-        "deployment",
-        "boolean",
-        "Whether calls are spread over all replicas; if not, only the first serves.",
-        default=False,
-    )
-    load_balancer: str | None = _field(
-        "deployment",
-        "string",
-        "ID of the load balancer if load_balancing is on; null: the target's default (least_loaded in process).",
-        default=None,
-        role="balancer",
-    )
-    failover_enabled: bool = _field(
-        "deployment",
-        "boolean",
-        "Whether another replica takes over: hot standby, and retry of idempotent calls.",
-        default=False,
-    )
-    spread: str = _field(
-        "deployment",
-        "string",
-        "How remote replicas are placed: over as many nodes as possible, or on as few.",
-        default="spread",
-        choices=("spread", "pack"),
-        role="target",
-    )
-    max_replicas_per_node: int | None = _field(
-        "deployment",
-        "integer",
-        "Most replicas of the service on one node; null: no limit.",
-        default=None,
-        minimum=1,
-        role="target",
-    )
-    cpu_cores: float | None = _field(
-        "resources",
-        "number",
-        "CPU cores reserved for each replica, fractions allowed; 0 places it without reserving. Advisory on local.",
-        default=None,
-        minimum=0,
-        role="target",
-    )
-    memory_mb: int | None = _field(
-        "resources",
-        "integer",
-        "Memory reserved for each replica, in MiB (1024 * 1024 bytes). Advisory on local.",
-        default=None,
-        minimum=1,
-        unit="MiB",
-        role="target",
-    )
-    gpu_count: float | None = _field(
-        "resources",
-        "number",
-        "GPUs reserved for each replica; a fraction only where the target can share a GPU.",
-        default=None,
-        minimum=0,
-        role="target",
-    )
-    queue_size: int = _field(
-        "performance",
-        "integer",
-        "Most calls that wait, per service and calling process; 0: a call needs a free slot at once.",
-        default=1000,
-        minimum=0,
-    )
-    overload: str = _field(
-        "performance",
-        "string",
-        "What a call to a full queue does: wait for room until its deadline, or fail at once.",
-        default="block",
-        choices=("block", "reject"),
-    )
-    timeout: float | None = _field(
-        "performance",
-        "number",
-        "Longest time of a call from end to end, waiting included, in seconds; null: no limit.",
-        default=30.0,
-        optional=True,
-        above=0,
-        unit="seconds",
-    )
-    queue_timeout: float | None = _field(
-        "performance",
-        "number",
-        "Longest wait of a call in the queue, within timeout, in seconds; null: as long as timeout allows.",
-        default=None,
-        above=0,
-        unit="seconds",
-    )
-    batch_size: int | None = _field(
-        "performance",
-        "integer",
-        "Most calls given to a batch method at once; null or 1: no batching.",
-        default=None,
-        minimum=1,
-    )
-    batch_wait: float = _field(
-        "performance",
-        "number",
-        "Longest wait for a batch to fill while a worker is idle, in seconds.",
-        default=BATCH_WAIT,
-        minimum=0,
-        unit="seconds",
-    )
-    startup_timeout: float = _field(
-        "performance",
-        "number",
-        "Longest time until a replica is ready, in seconds.",
-        default=60.0,
-        above=0,
-        unit="seconds",
-    )
-    drain_timeout: float = _field(
-        "performance",
-        "number",
-        "Longest time that a stopping replica gives to calls it has accepted, in seconds.",
-        default=30.0,
-        minimum=0,
-        unit="seconds",
-    )
-    health_check_interval: float = _field(
-        "health",
-        "number",
-        "Time from one health check to the next, in seconds.",
-        default=10.0,
-        above=0,
-        unit="seconds",
-        role="monitors",
-    )
-    health_check_timeout: float = _field(
-        "health",
-        "number",
-        "Longest time of one health check, in seconds; at most health_check_interval.",
-        default=5.0,
-        above=0,
-        unit="seconds",
-        role="monitors",
-    )
-    failure_threshold: int = _field(
-        "health",
-        "integer",
-        "Failed health checks in a row that make a replica unhealthy.",
-        default=3,
-        minimum=1,
-        role="monitors",
-    )
-    success_threshold: int = _field(
-        "health",
-        "integer",
-        "Passed health checks in a row that make an unhealthy replica ready again.",
-        default=2,
-        minimum=1,
-        role="monitors",
-    )
-    enable_metrics: bool = _field(
-        "monitoring",
-        "boolean",
-        "Whether calls are counted and timed; without it `metrics` among the monitors is left out.",
-        default=True,
-        role="monitors",
-    )
-    monitors: Sequence[str] = _field(
-        "monitoring",
-        "strings",
-        "IDs of the monitors that watch the service.",
-        default=("metrics", "health", "events"),
-        role="monitors",
-    )
-    autoscale: Mapping[str, Any] | None = _field(
-        None,
-        "mapping",
-        "Scaling by load: min, max, initial and more; takes the place of replicas.",
-        default=None,
-        keys=AUTOSCALE_FIELDS,
-    )
-    retry: Mapping[str, Any] | None = _field(
-        None, "mapping", "How failed calls of idempotent methods are tried again.", default=None, keys=RETRY_FIELDS
-    )
-    update: Mapping[str, Any] | None = _field(
-        None, "mapping", "How a changed configuration replaces running replicas.", default=None, keys=UPDATE_FIELDS
-    )
-    user_config: Mapping[str, Any] | None = _field(
-        None,
-        "mapping",
-        "Passed to the service's own reconfigure(user_config); the core does not read it.",
-        default=None,
-        role="service",
-    )
-    methods: Mapping[str, Mapping[str, Any]] = _field(
-        None,
-        "methods",
-        "Per method: timeout, max_concurrency, idempotent, batch.",
-        default=_NOTHING,
-        keys=METHOD_FIELDS,
-    )
-    options: Mapping[str, Mapping[str, Any]] = _field(
-        None,
-        "options",
-        "Options of the plugins that the service uses, by plugin ID; each plugin checks its own.",
-        default=_NOTHING,
-    )
+    max_concurrency: int | None = _field("deployment", "integer", default=None, minimum=1, role="strategy")
+    replicas: int = _field("deployment", "integer", default=1, minimum=1)
+    load_balancing: bool = _field("deployment", "boolean", default=False)
+    load_balancer: str | None = _field("deployment", "string", default=None, role="balancer")
+    failover_enabled: bool = _field("deployment", "boolean", default=False)
+    spread: str = _field("deployment", "string", default="spread", choices=("spread", "pack"), role="target")
+    max_replicas_per_node: int | None = _field("deployment", "integer", default=None, minimum=1, role="target")
+    cpu_cores: float | None = _field("resources", "number", default=None, minimum=0, role="target")
+    memory_mb: int | None = _field("resources", "integer", default=None, minimum=1, unit="MiB", role="target")
+    gpu_count: float | None = _field("resources", "number", default=None, minimum=0, role="target")
+    queue_size: int = _field("performance", "integer", default=1000, minimum=0)
+    overload: str = _field("performance", "string", default="block", choices=("block", "reject"))
+    timeout: float | None = _field("performance", "number", default=30.0, optional=True, above=0, unit="seconds")
+    queue_timeout: float | None = _field("performance", "number", default=None, above=0, unit="seconds")
+    batch_size: int | None = _field("performance", "integer", default=None, minimum=1)
+    batch_wait: float = _field("performance", "number", default=BATCH_WAIT, minimum=0, unit="seconds")
+    startup_timeout: float = _field("performance", "number", default=60.0, above=0, unit="seconds")
+    drain_timeout: float = _field("performance", "number", default=30.0, minimum=0, unit="seconds")
+    health_check_interval: float = _field("health", "number", default=10.0, above=0, unit="seconds", role="monitors")
+    health_check_timeout: float = _field("health", "number", default=5.0, above=0, unit="seconds", role="monitors")
+    failure_threshold: int = _field("health", "integer", default=3, minimum=1, role="monitors")
+    success_threshold: int = _field("health", "integer", default=2, minimum=1, role="monitors")
+    enable_metrics: bool = _field("monitoring", "boolean", default=True, role="monitors")
+    monitors: Sequence[str] = _field("monitoring", "strings", default=("metrics", "health", "events"), role="monitors")
+    autoscale: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=AUTOSCALE_FIELDS)
+    retry: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=RETRY_FIELDS)
+    update: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=UPDATE_FIELDS)
+    user_config: Mapping[str, Any] | None = _field(None, "mapping", default=None, role="service")
+    methods: Mapping[str, Mapping[str, Any]] = _field(None, "methods", default=_NOTHING, keys=METHOD_FIELDS)
+    options: Mapping[str, Mapping[str, Any]] = _field(None, "options", default=_NOTHING)
 
     # Equal configs may hold mappings, which have no hash.
     __hash__: ClassVar[None] = None  # type: ignore[assignment]  # Python's own way to say "not hashable"
@@ -480,17 +292,17 @@ def _normal(info: FieldInfo, value: Any) -> Any:
     return _frozen(value)
 
 
+#: Without what only documents say.
 _FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
-    {
-        attribute.name: FieldInfo(name=attribute.name, default=attribute.default, **attribute.metadata)
-        for attribute in attrs.fields(ServiceDeploymentConfig)
-    }
+    {each.name: each.metadata["info"]._replace(name=each.name) for each in attrs.fields(ServiceDeploymentConfig)}
 )
 
 
+@cache
 def fields() -> Mapping[str, FieldInfo]:
     """Every field of `ServiceDeploymentConfig` by name, in the order of its declaration."""
-    return _FIELDS
+    docs = attribute_docs(ServiceDeploymentConfig)
+    return MappingProxyType({name: info._replace(doc=docs.get(name, "")) for name, info in _FIELDS.items()})
 
 
 def group_of(name: str) -> str | None:

@@ -1,136 +1,114 @@
 """
-What values each type of an option takes: the hooks that make cattrs strict, and its exceptions as problems.
+What values each type of an option takes, and what is made of them.
+
+`build` goes through the types of an options class and the value together. Its rules and words for numbers, strings,
+choices and keys are those of `field_checks`, which the configuration's own fields follow too.
 
 Apart from `structure`, because most services set no options, and need none of this.
 """
 
 from __future__ import annotations
 
-import functools
-import math
+import contextlib
 import re
+import sys
 import types
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+    Sequence,
+)
+from collections.abc import (
+    Set as AbstractSet,
+)
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import attrs
 
-from sage_plugins.config.field_checks import FieldInfo, quoted_number, shown, shown_at, unknown_key
+from sage_plugins.config.field_checks import (
+    NOT_FINITE,
+    SUGGESTIONS,
+    FieldInfo,
+    Wrong,
+    key_problem,
+    shown,
+    unknown_key,
+    wrong_choice,
+    wrong_integer,
+    wrong_number,
+)
 from sage_plugins.config.secrets import is_secret
 from sage_plugins.config.units import number_of
-from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cattrs import Converter
+    from collections.abc import Iterator
 
     from sage_plugins.config.field_checks import Kind
 
-__all__ = ["LISTS", "MAPPINGS", "converter", "problems_of", "validator_problem"]
+__all__ = ["LISTS", "MAPPINGS", "RefusedError", "build", "validator_problem"]
 
-#: The types that a list stands for, and those that a mapping stands for.
-LISTS: Final = frozenset({list, tuple, set, frozenset, Sequence, MutableSequence, Collection, Iterable})
+#: The types that a list stands for, with what is made of it.
+LISTS: Final[Mapping[type, Callable[[list[Any]], Any]]] = {
+    list: list,
+    MutableSequence: list,
+    tuple: tuple,
+    Sequence: tuple,
+    Collection: tuple,
+    Iterable: tuple,
+    set: set,
+    MutableSet: set,
+    frozenset: frozenset,
+    AbstractSet: frozenset,
+}
+#: The types that a mapping stands for.
 MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
-
-#: Unknown keys beyond so many get no suggestion.
-_SUGGESTIONS: Final = 20
-
 
 #: What attrs's validators of ranges and lengths say, and the words of the core for it.
 _RANGE: Final = re.compile(r"(Length of '.+' )?must be (>=|>|<=|<) ([^:]+): (.+)")
 _SIGNS: Final = {">=": "{} or more", ">": "more than {}", "<=": "{} or less", "<": "less than {}"}
 
 
-class _WrongError(Exception):
-    """One value that does not fit; becomes a problem once its path is known."""
-
-    def __init__(self, id: str, wanted: str, value: object, fix: str = "") -> None:
-        super().__init__(f"must be {wanted}, got {shown(value)}")
-        self.id = id
-        self.wanted = wanted
-        self.value = value
-        self.fix = fix
-
-    def problem(self, key: str) -> Problem:
-        return Problem(self.id, key, f"must be {self.wanted}, got {shown_at(key, self.value)}", self.fix)
-
-
-class _UnknownError(Exception):
-    """A key that the class does not have."""
-
-    def __init__(self, word: object, candidates: Iterable[str], *, suggest: bool) -> None:
-        super().__init__(word)
-        self.word = word
-        self.candidates = candidates
-        self.suggest = suggest
-
-    def problem(self, key: str) -> Problem:
-        if isinstance(self.word, str):
-            return unknown_key(f"{key}.{self.word}", self.word, self.candidates, suggest=self.suggest)
-        return Problem("E102", key, f"keys must be strings, got {shown(self.word)}", "put it in quotes")
-
-
-class _UnitError(Exception):
-    """A text that does not spell a number with the unit of its attribute."""
-
-    def __init__(self, found: Problem) -> None:
-        super().__init__(found.message)
-        self._found = found
-
-    def problem(self, key: str) -> Problem:
-        return attrs.evolve(self._found, key=key)
-
-
-class _MissingError(Exception):
-    """A required key that was not given."""
-
-    def problem(self, key: str) -> Problem:
-        return Problem("E107", key, "is required, but missing")
-
-
-def _is_attrs(kind: Any) -> bool:
-    return isinstance(kind, type) and attrs.has(kind)
-
-
-def _origin(kind: Any) -> Any:
-    """`list` for `list[int]`, and the type itself for one without arguments."""
-    origin: Any = get_origin(kind)
-    return kind if origin is None else origin
-
-
-# From exceptions to problems.
-
-
-def problems_of(error: BaseException, key: str) -> Iterable[Problem]:
+class RefusedError(Exception):
     """
-    The problems of which an exception of the converter consists, each at its place below *key*.
+    Nothing can be made of a value.
 
-    cattrs makes a tree of exceptions; the notes that it leaves on them say where each belongs.
+    Attributes:
+        problems: Every reason.
+        wrong: The one reason, if the value as a whole does not fit; a union says it in its own words. Else None.
     """
-    if isinstance(error, BaseExceptionGroup):
-        for child in error.exceptions:
-            yield from problems_of(child, key + _step(child))
-    elif isinstance(error, (_WrongError, _UnknownError, _UnitError, _MissingError)):
-        yield error.problem(key)
-    else:
-        yield validator_problem(error, key)
+
+    def __init__(self, problems: list[Problem], wrong: Wrong | None = None) -> None:
+        super().__init__(problems)
+        self.problems = problems
+        self.wrong = wrong
 
 
-def _step(error: BaseException) -> str:
-    from cattrs.errors import (
-        AttributeValidationNote,
-        IterableValidationNote,
-    )
+def build(kind: Any, key: str, value: Any) -> Any:
+    """
+    What the type *kind* makes of *value*, which stands at *key*.
 
-    for note in getattr(error, "__notes__", ()):
-        if isinstance(note, AttributeValidationNote):
-            return f".{note.name}"
-        if isinstance(note, IterableValidationNote):
-            return f".{note.index}"
-    return ""
+    Raises:
+        RefusedError: It takes no such value.
+    """
+    kind = _bare(kind)
+    origin, arms = get_origin(kind) or kind, get_args(kind)
+    if origin in _SCALARS:
+        rule, make = _SCALARS[origin]
+        _refuse_if(rule(value), key, value)
+        return make(value)
+    if origin in {Union, types.UnionType}:
+        return _union(arms, key, value)
+    if origin is Literal:
+        return _choice(arms, key, value)
+    return _of_class(origin, arms, key, value) if isinstance(origin, type) else _unknown(kind, key)
 
 
 def validator_problem(error: BaseException, key: str) -> Problem:
@@ -149,204 +127,220 @@ def validator_problem(error: BaseException, key: str) -> Problem:
     return Problem("E103", key, text)
 
 
-# Strict hooks.
+def _bare(kind: Any) -> Any:
+    """The type without what says nothing about its values, such as `Annotated` and the names of `NewType`."""
+    if get_origin(kind) in {Annotated, Final}:
+        return _bare(get_args(kind)[0])
+    inner = getattr(kind, "__supertype__", getattr(kind, "__value__", None))
+    return kind if inner is None or isinstance(kind, type) else _bare(inner)
 
 
-def _boolean(value: Any, _: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise _WrongError("E102", "true or false", value)
+def _of_class(origin: type, arms: tuple[Any, ...], key: str, value: Any) -> Any:
+    if issubclass(origin, Enum):
+        return value if isinstance(value, origin) else origin(_choice([each.value for each in origin], key, value))
+    if attrs.has(origin):
+        return _instance(origin, key, value)
+    if origin in LISTS:
+        return _list(origin, arms, key, value)
+    if origin in MAPPINGS:
+        return _mapping(arms, key, value)
+    if issubclass(origin, PurePath) and isinstance(value, (str, PurePath)):
+        return origin(value)
+    return _unknown(origin, key)
 
 
-def _integer(value: Any, _: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return int(value)
-    raise _WrongError("E102", "an integer", value, quoted_number(value))
+def _unknown(kind: Any, key: str) -> Any:
+    name = getattr(kind, "__name__", kind)
+    raise RefusedError([Problem("E103", key, f"cannot be set: options of type {name} are not supported")])
 
 
-def _float(value: Any, _: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _WrongError("E102", "a number", value, quoted_number(value))
+def _refuse_if(wrong: Wrong | None, key: str, value: object) -> None:
+    if wrong is not None:
+        raise RefusedError([wrong.problem(key, value)], wrong)
+
+
+@contextlib.contextmanager
+def _collecting(problems: list[Problem]) -> Iterator[None]:
+    """Go on after a value that is refused, so that one run shows everything."""
     try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _WrongError("E102", "a finite number", value)
-    return number
+        yield
+    except RefusedError as refusal:
+        problems += refusal.problems
 
 
-def _string(value: Any, _: Any) -> str:
-    if isinstance(value, str):
-        return str.__str__(value)
-    raise _WrongError("E102", "a string", value)
+# Scalars: a rule, and what makes a plain value of one that follows it.
 
 
-def _null(value: Any, _: Any) -> None:
-    if value is not None:
-        raise _WrongError("E102", "null", value)
+def _wrong_boolean(value: object) -> Wrong | None:
+    return None if isinstance(value, bool) else Wrong("true or false")
 
 
-def _one_of(choices: Iterable[Any], value: Any) -> Any:
+def _wrong_float(value: Any) -> Wrong | None:
+    return wrong_number(value) or (NOT_FINITE if abs(value) > sys.float_info.max else None)
+
+
+def _wrong_string(value: object) -> Wrong | None:
+    return None if isinstance(value, str) else Wrong("a string")
+
+
+def _wrong_null(value: object) -> Wrong | None:
+    return None if value is None else Wrong("null")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_SCALARS: Final[Mapping[Any, tuple[Callable[[Any], Wrong | None], Callable[[Any], Any]]]] = {
+    Any: (lambda _: None, _same),
+    bool: (_wrong_boolean, _same),
+    int: (wrong_integer, int),
+    float: (_wrong_float, float),
+    str: (_wrong_string, str.__str__),
+    None: (_wrong_null, _same),
+    types.NoneType: (_wrong_null, _same),
+}
+
+
+def _choice(choices: Iterable[Any], key: str, value: Any) -> Any:
     choices = list(choices)
     for choice in choices:
         # By type too: True equals 1.
         if type(choice) is type(value) and choice == value:
             return choice
     words = [choice if isinstance(choice, str) else shown(choice) for choice in choices]
-    near = did_you_mean(value, words) if isinstance(value, str) else None
-    kinds = {type(choice) for choice in choices}
-    id_ = "E103" if type(value) in kinds else "E102"
-    raise _WrongError(id_, " or ".join(words), value, f"did you mean {near!r}?" if near else "")
+    wrong = wrong_choice(words, value)
+    is_of_their_type = type(value) in {type(choice) for choice in choices}
+    _refuse_if(wrong if is_of_their_type else Wrong(wrong.wanted, wrong.fix), key, value)
+    return None
 
 
-def _literal(value: Any, kind: Any) -> Any:
-    return _one_of(get_args(kind), value)
+# What consists of others.
 
 
-def _enum(value: Any, kind: type[Enum]) -> Enum:
-    if isinstance(value, kind):
+def _union(arms: tuple[Any, ...], key: str, value: Any) -> Any:
+    some = [arm for arm in arms if arm is not types.NoneType]
+    optional = len(some) < len(arms)
+    if value is None and optional:
+        return None
+    classes = [arm for arm in some if attrs.has(get_origin(arm) or arm)]
+    if isinstance(value, Mapping) and len(classes) == 1:
+        # What is wrong inside is worth more than "is none of these".
+        return build(classes[0], key, value)
+    refusals: list[RefusedError] = []
+    wanted: list[str] = []
+    for arm in some:
+        try:
+            return build(arm, key, value)
+        except RefusedError as refusal:
+            refusals.append(refusal)
+            wanted.append(refusal.wrong.wanted if refusal.wrong else f"a {getattr(arm, '__name__', arm)}")
+    first = refusals[0].wrong
+    if first is None and len(some) == 1:
+        raise refusals[0]
+    fix = first.fix if first else ""
+    id_ = first.id if first and len(some) == 1 else "E102"
+    _refuse_if(Wrong(" or ".join([*wanted, *(["null"] if optional else [])]), fix, id_), key, value)
+    return None
+
+
+def _list(origin: type, arms: tuple[Any, ...], key: str, value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        _refuse_if(Wrong("a list"), key, value)
+    if origin is tuple and arms and arms[-1] is not Ellipsis:
+        if len(value) != len(arms):
+            _refuse_if(Wrong(f"a list of {len(arms)} items (it has {len(value)})"), key, value)
+    else:
+        arms = (arms[0] if arms else Any,) * len(value)
+    items: list[Any] = []
+    problems: list[Problem] = []
+    for index, (arm, item) in enumerate(zip(arms, value, strict=True)):
+        with _collecting(problems):
+            items.append(build(arm, f"{key}.{index}", item))
+    if problems:
+        raise RefusedError(problems)
+    try:
+        return LISTS[origin](items)
+    except TypeError as error:  # an item that no set can hold
+        raise RefusedError([validator_problem(error, key)]) from None
+
+
+def _mapping(arms: tuple[Any, ...], key: str, value: Any) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        _refuse_if(Wrong("a mapping"), key, value)
+    names, children = arms or (Any, Any)
+    made: dict[Any, Any] = {}
+    problems: list[Problem] = []
+    for name, child in value.items():
+        with _collecting(problems):
+            made[build(names, f"{key}.{name}", name)] = build(children, f"{key}.{name}", child)
+    if problems:
+        raise RefusedError(problems)
+    return made
+
+
+def _instance(cls: type[Any], key: str, value: Any) -> Any:
+    if isinstance(value, cls):
         return value
-    return kind(_one_of([member.value for member in kind], value))
-
-
-def _noted(error: Exception, note: str) -> Exception:
-    error.add_note(note)
-    return error
-
-
-def _sequence_hook(converter: Converter) -> Callable[[Any, Any], Any]:
-    from cattrs.errors import IterableValidationError, IterableValidationNote
-
-    def hook(value: Any, kind: Any) -> Any:
-        if not isinstance(value, (list, tuple)):
-            raise _WrongError("E102", "a list", value)
-        origin = _origin(kind)
-        item_types = get_args(kind)
-        if origin is tuple and item_types and item_types[-1] is not Ellipsis:
-            if len(value) != len(item_types):
-                wanted = f"a list of {len(item_types)} items"
-                raise _WrongError("E102", f"{wanted} (it has {len(value)})", value)
-        else:
-            item_types = (item_types[0] if item_types else Any,) * len(value)
-        items: list[Any] = []
-        errors: list[Exception] = []
-        for index, (item, item_type) in enumerate(zip(value, item_types, strict=True)):
-            try:
-                items.append(converter.structure(item, item_type))
-            except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
-                errors.append(_noted(error, IterableValidationNote(f"item {index}", index, item_type)))
-        if errors:
-            raise IterableValidationError("items", errors, kind)
-        if origin in {list, MutableSequence}:
-            return items
-        return origin(items) if origin in {set, frozenset} else tuple(items)
-
-    return hook
-
-
-def _union_hook(converter: Converter) -> Callable[[Any, Any], Any]:
-    def hook(value: Any, kind: Any) -> Any:
-        arms = [arm for arm in get_args(kind) if arm is not types.NoneType]
-        optional = len(arms) < len(get_args(kind))
-        if value is None and optional:
-            return None
-        if isinstance(value, Mapping):
-            taking = [arm for arm in arms if _is_attrs(_origin(arm))]
-            if len(taking) == 1:
-                # What is wrong inside is worth more than "is none of these".
-                return converter.structure(value, taking[0])
-        wanted: list[str] = []
-        failures: list[Exception] = []
-        for arm in arms:
-            try:
-                return converter.structure(value, arm)
-            except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
-                failures.append(error)
-                wanted.append(error.wanted if isinstance(error, _WrongError) else f"a {getattr(arm, '__name__', arm)}")
-        first = failures[0]
-        if len(failures) == 1 and not isinstance(first, _WrongError):
-            raise first
-        id_ = first.id if isinstance(first, _WrongError) and len(failures) == 1 else "E102"
-        fix = first.fix if isinstance(first, _WrongError) else ""
-        raise _WrongError(id_, " or ".join([*wanted, *(["null"] if optional else [])]), value, fix)
-
-    return hook
-
-
-def _attrs_hook(converter: Converter) -> Callable[[Any, Any], Any]:
-    from cattrs.errors import ClassValidationError
-
-    def hook(value: Any, kind: Any) -> Any:
-        cls = _origin(kind)
-        if isinstance(value, cls):
-            return value
-        if not isinstance(value, Mapping):
-            raise _WrongError("E102", "a mapping", value)
-        declared = {a.alias or a.name: a for a in attrs.fields(attrs.resolve_types(cls)) if a.init}
-        given, errors = _attributes(converter, declared, value)
-        if not errors:
-            try:
-                return cls(**given)
-            except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
-                failed = _failing_validators(cls, declared, given)
-                raise ClassValidationError("validators", failed or [error], cls) from None
-        # Values of the right type are validated even if others are wrong, so that one run shows everything.
-        raise ClassValidationError("attributes", errors + _failing_validators(cls, declared, given), cls)
-
-    return hook
+    if not isinstance(value, Mapping):
+        _refuse_if(Wrong("a mapping"), key, value)
+    try:
+        declared = {each.alias or each.name: each for each in attrs.fields(attrs.resolve_types(cls)) if each.init}
+    except Exception as error:  # noqa: BLE001 - a stranger's annotations may do anything
+        raise RefusedError([validator_problem(error, key)]) from None
+    given, problems = _attributes(declared, key, value)
+    # Values of the right type are validated even if others are wrong, so that one run shows everything.
+    if problems:
+        raise RefusedError(problems + _validated(cls, declared, key, given))
+    try:
+        return cls(**given)
+    except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
+        found = _validated(cls, declared, key, given)
+        raise RefusedError(found or [validator_problem(error, key)]) from None
 
 
 def _attributes(
-    converter: Converter, declared: Mapping[str, attrs.Attribute[Any]], value: Mapping[Any, Any]
-) -> tuple[dict[str, Any], list[Exception]]:
+    declared: Mapping[str, attrs.Attribute[Any]], key: str, value: Mapping[Any, Any]
+) -> tuple[dict[str, Any], list[Problem]]:
     """The attributes that could be made, by the name that the constructor takes, and what was wrong with the others."""
-    from cattrs.errors import AttributeValidationNote
-
-    errors: list[Exception] = []
+    problems: list[Problem] = []
     for word in value:
-        if word not in declared:
-            errors.append(_UnknownError(word, declared, suggest=len(errors) < _SUGGESTIONS))
+        if not isinstance(word, str):
+            problems.append(key_problem(key, word))
+        elif word not in declared:
+            problems.append(unknown_key(f"{key}.{word}", word, declared, suggest=len(problems) < SUGGESTIONS))
     given: dict[str, Any] = {}
     for name, attribute in declared.items():
-        note = AttributeValidationNote(f"attribute {name}", name, attribute.type)
-        if name not in value:
-            if attribute.default is attrs.NOTHING:
-                errors.append(_noted(_MissingError(), note))
-            continue
-        try:
-            found = _without_unit(attribute, value[name])
-            given[name] = found if attribute.type is None else converter.structure(found, attribute.type)
-        except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
-            errors.append(_noted(error, note))
-    return given, errors
+        if name in value:
+            with _collecting(problems):
+                given[name] = _attribute(attribute, f"{key}.{name}", value[name])
+        elif attribute.default is attrs.NOTHING:
+            problems.append(Problem("E107", f"{key}.{name}", "is required, but missing"))
+    return given, problems
 
 
-def _without_unit(attribute: attrs.Attribute[Any], value: Any) -> Any:
-    """The value, or the number that it spells with the unit that the attribute's metadata name, such as `"seconds"`."""
+def _attribute(attribute: attrs.Attribute[Any], key: str, value: Any) -> Any:
+    """Its value; a text may spell a number with the unit that the attribute's metadata name, such as `"seconds"`."""
     unit = attribute.metadata.get("unit", "")
-    if not unit or not isinstance(value, str):
-        return value
-    arms = get_args(attribute.type) or (attribute.type,)
-    kind: Kind = "number" if float in arms else "integer"
-    info = FieldInfo(name=attribute.name, kind=kind, doc="", optional=types.NoneType in arms, unit=unit)
-    number, problem = number_of(info, "", value)
-    if problem is not None:
-        raise _UnitError(problem)
-    return number
+    if unit and isinstance(value, str):
+        arms = get_args(attribute.type) or (attribute.type,)
+        kind: Kind = "number" if float in arms else "integer"
+        info = FieldInfo(name=attribute.name, kind=kind, doc="", optional=types.NoneType in arms, unit=unit)
+        value, problem = number_of(info, key, value)
+        if problem is not None:
+            raise RefusedError([problem])
+    return value if attribute.type is None else build(attribute.type, key, value)
 
 
-def _failing_validators(
-    cls: type[Any], declared: Mapping[str, attrs.Attribute[Any]], given: Mapping[str, Any]
-) -> list[Exception]:
-    """What each attribute's validator raises on its own; the constructor stops at the first."""
-    from cattrs.errors import AttributeValidationNote
-
+def _validated(
+    cls: type[Any], declared: Mapping[str, attrs.Attribute[Any]], key: str, given: Mapping[str, Any]
+) -> list[Problem]:
+    """What each attribute's validator says on its own; the constructor stops at the first that fails."""
     # Validators may read the other attributes, so they get an instance, of which not everything may be set.
     instance = object.__new__(cls)
     for name, value in given.items():
         object.__setattr__(instance, declared[name].name, value)
-    failed: list[Exception] = []
+    problems: list[Problem] = []
     for name, value in given.items():
         attribute = declared[name]
         if attribute.validator is None or attribute.converter is not None:
@@ -357,47 +351,5 @@ def _failing_validators(
             # It reads an attribute that is not there because that one is wrong, which is reported already.
             continue
         except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
-            failed.append(_noted(error, AttributeValidationNote(f"attribute {name}", name, attribute.type)))
-    return failed
-
-
-def _is_any(*kinds: Any) -> Callable[[Any], bool]:
-    return lambda kind: any(kind is one for one in kinds)
-
-
-def _enum_first(hook: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    # cattrs looks these hooks up by class, and an enum of strings is a string too.
-    return lambda value, kind: (_enum if issubclass(kind, Enum) else hook)(value, kind)
-
-
-def _has_origin(origins: Collection[Any]) -> Callable[[Any], bool]:
-    return lambda kind: _origin(kind) in origins
-
-
-@functools.cache
-def converter() -> Converter:
-    """The converter with the strict hooks, one for the process; safe from any thread."""
-    from cattrs import Converter
-    from cattrs.cols import mapping_structure_factory
-
-    converter = Converter(detailed_validation=True)
-    for kind, hook in ((bool, _boolean), (int, _integer), (float, _float), (str, _string), (Enum, _enum)):
-        converter.register_structure_hook(kind, _enum_first(hook))
-    converter.register_structure_hook_func(_is_any(None, types.NoneType), _null)
-    converter.register_structure_hook_func(_has_origin({Literal}), _literal)
-    converter.register_structure_hook_func(_has_origin(LISTS), _sequence_hook(converter))
-    converter.register_structure_hook_func(_has_origin({Union, types.UnionType}), _union_hook(converter))
-    converter.register_structure_hook_func(lambda kind: _is_attrs(_origin(kind)), _attrs_hook(converter))
-
-    def mapping_factory(kind: Any, converter: Any) -> Callable[[Any, Any], Any]:
-        contents = mapping_structure_factory(kind, converter)
-
-        def hook(value: Any, kind: Any) -> Any:
-            if not isinstance(value, Mapping):
-                raise _WrongError("E102", "a mapping", value)
-            return contents(value, kind)
-
-        return hook
-
-    converter.register_structure_hook_factory(_has_origin(MAPPINGS), mapping_factory)
-    return converter
+            problems.append(validator_problem(error, f"{key}.{name}"))
+    return problems

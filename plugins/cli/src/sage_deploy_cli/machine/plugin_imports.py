@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["HEAVY", "heavy_imports"]
 
 #: What takes so long to import that a plugin does it in `create` at the earliest: every start would pay for it.
-HEAVY: Final = frozenset(
-    {"asyncio", "cattrs", "click", "numpy", "psutil", "ray", "sage", "starlette", "uvicorn", "yaml"}
-)
+HEAVY: Final = frozenset({"asyncio", "click", "numpy", "psutil", "ray", "sage", "starlette", "uvicorn", "yaml"})
 
 
 def heavy_imports(names: Iterable[str]) -> list[str] | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import re
 import types
 from collections.abc import Mapping
 from enum import Enum
@@ -12,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_arg
 
 import attrs
 
-from sage_plugins.config.field_checks import Unit, shown
+from sage_plugins.config.field_checks import Unit, attribute_docs, shown
 from sage_plugins.config.service_config import plain
 from sage_plugins.config.strict_types import LISTS, MAPPINGS
 from sage_plugins.errors import PluginError, line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sage_plugins.plugins.registry import Registered, RegisteredOptions
 
 __all__ = ["OptionDoc", "attribute_docs", "option_docs", "registered_options"]
@@ -33,7 +29,6 @@ _WORDS: Final[Mapping[Any, str]] = {
     types.NoneType: "null",
     Any: "any value",
 }
-_ENTRY: Final = re.compile(r"(?P<name>\w+)(?: \([^)]*\))?:\s*(?P<text>.*)")
 
 
 @attrs.frozen
@@ -87,38 +82,6 @@ def registered_options(entry: Registered | RegisteredOptions) -> tuple[OptionDoc
         id, source = entry.registration.id, entry.plugin.source
         msg = f"the options of {id!r} from {source} cannot be read: {line_of(error)}; see `sage-deploy plugins check`"
         raise PluginError(msg) from error
-
-
-def attribute_docs(cls: type) -> dict[str, str]:
-    """
-    The entries of the `Attributes:` section in the docstring of *cls*, by name, each on one line.
-
-    A base class says what its heirs leave out.
-    """
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        found |= _entries(inspect.cleandoc(vars(base).get("__doc__") or ""))
-    return found
-
-
-def _entries(text: str) -> Iterator[tuple[str, str]]:
-    """The entries of the section; deeper lines go on with the entry before them."""
-    _, _, section = f"\n{text}".partition("\nAttributes:\n")
-    margin, name, parts = 0, "", list[str]()
-    for line in section.splitlines():
-        indent = len(line) - len(line.lstrip())
-        if line.strip() and not indent:
-            break
-        margin = margin or indent
-        entry = _ENTRY.match(line.strip()) if indent == margin else None
-        if entry is not None:
-            if name:
-                yield name, " ".join(parts)
-            name, parts = entry["name"], [entry["text"]]
-        elif line.strip():
-            parts.append(line.strip())
-    if name:
-        yield name, " ".join(parts)
 
 
 def _options(cls: type, above: tuple[type, ...]) -> tuple[OptionDoc, ...]:
