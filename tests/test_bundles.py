@@ -11,8 +11,9 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import parcel, protocol
+from sage_deploy_ray import protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.payloads.packing import write
 from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
 from sage_plugins.plugins import Registry
 from sage_plugins.values import Outcome
@@ -208,7 +209,7 @@ def frame_of(svc, number, calls, *notices, caller="another"):
     """A frame with one bundle, of calls by method and argument; their ids count from 1."""
     indexes = {method.name: method.index for method in svc.server.spec.methods}
     items = tuple(
-        CallItem(id, indexes[method], parcel.write(((value,), {})), 0.0, PATIENCE_S)
+        CallItem(id, indexes[method], write(((value,), {})), 0.0, PATIENCE_S)
         for id, (method, value) in enumerate(calls, 1)
     )
     units = (Unit(100, items),) if items else ()

@@ -8,6 +8,8 @@ The rules, for every import statement of the sources, also those inside function
 - `sage_plugins.testing` imports what it likes; nothing in the core imports it, not even for its types.
 - A plugin imports layers 0 to 3, public modules only, and nothing of another plugin. A name that `sage_plugins` itself
   offers counts as the module that it comes from.
+- A library is for plugins of one kind: those that `LIBRARIES` names import it. It keeps the rules of a plugin, and
+  imports no runtime that such a plugin adapts.
 - A plugin that adapts another framework stands above the core, as its users do: it also imports what `sage_plugins`
   itself offers, whatever the layer.
 - A new module of the core is put in the table below, or the test fails. A package is one module there; its own modules
@@ -109,6 +111,10 @@ LAYERS = {
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
 PLUGINS_SEE = 3
+#: Libraries, and the plugins that may import them.
+LIBRARIES = {"sage_deploy_remote": {"sage_deploy_process", "sage_deploy_ray"}}
+#: Runtimes that a library must not import, nor name for the type checker.
+SUBSTRATES = {"ray"}
 #: Plugins that adapt another framework.
 ADAPTERS = {"sage_deploy_sage"}
 
@@ -209,8 +215,11 @@ def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: st
     faults = []
     for found in imports(source, package):
         where = f"{package}:{found.line}"
-        if found.module.startswith("sage_deploy") and found.module.partition(".")[0] != own:
+        top = found.module.partition(".")[0]
+        if top.startswith("sage_deploy") and top != own and own not in LIBRARIES.get(top, ()):
             faults.append(f"{where} imports another plugin: {found.module}")
+        if own in LIBRARIES and top in SUBSTRATES:
+            faults.append(f"{where} imports the runtime {top}")
         imported = core_module(found, offered)
         if imported is None:
             continue
@@ -369,6 +378,29 @@ def test_checker_lets_good_imports_of_plugins_pass():
     """A plugin sees itself, the public names, and layers 0 to 3."""
     source = "from sage_plugins import hookimpl\nfrom sage_plugins.host import Host\nfrom . import target\nimport attrs"
     assert faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local") == []
+
+
+@pytest.mark.parametrize("importing", ["sage_deploy_ray", "sage_deploy_process"])
+def test_checker_lets_target_plugins_import_the_library(importing):
+    """A target whose replicas live in other processes is built on it."""
+    source = "from sage_deploy_remote.link.transport import Transport"
+    assert faults_of_plugin(importing, source, OFFERED, importing) == []
+    assert len(faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local")) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("import ray", "imports the runtime ray"),
+        ("if TYPE_CHECKING:\n    from ray import ObjectRef", "imports the runtime ray"),
+        ("from sage_deploy_ray.options import RayOptions", "imports another plugin: sage_deploy_ray.options"),
+        ("from sage_plugins.router import Router", "imports router, above layer 3"),
+    ],
+)
+def test_checker_finds_faults_of_the_library(source, fault):
+    """It knows no runtime and no other plugin."""
+    (found,) = faults_of_plugin("sage_deploy_remote.link", source, OFFERED, "sage_deploy_remote")
+    assert found.endswith(fault)
 
 
 def test_checker_sees_what_an_adapter_may_import():

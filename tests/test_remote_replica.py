@@ -13,9 +13,10 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import parcel, protocol
+from sage_deploy_ray import protocol
 from sage_deploy_ray.protocol import Letter
 from sage_deploy_ray.remote_replica import RemoteReplica
+from sage_deploy_remote.payloads.packing import write
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call, closed_lock
@@ -189,7 +190,7 @@ def a_replica(transport):
 
 def answers(unit):
     """The replies of a batch that has ended."""
-    done = [(protocol.DONE, item.id, parcel.write(1)) for item in unit.items]
+    done = [(protocol.DONE, item.id, write(1)) for item in unit.items]
     return [*done, (protocol.ENDED, unit.id, 0.0)]
 
 
@@ -216,6 +217,6 @@ def test_nothing_leaves_when_there_is_nothing_to_be_said_and_nothing_to_be_heard
     call, transport = a_call(), Transport()
     events = a_replica(transport)
     events.replica.send(call)
-    events.replica.arrived(Letter(0, [(protocol.DONE, 0, parcel.write(1))]))
+    events.replica.arrived(Letter(0, [(protocol.DONE, 0, write(1))]))
     assert call.result(0) == 1
     assert len(transport.exchanges) == 1

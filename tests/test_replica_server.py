@@ -14,8 +14,10 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import failure, mailbox, parcel, protocol, serving
+from sage_deploy_ray import mailbox, protocol, serving
 from sage_deploy_ray.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.payloads.errors import unpack_error
+from sage_deploy_remote.payloads.packing import write
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.plugins import Registry
@@ -76,7 +78,7 @@ class Deployed:
         self._indexes = {method.name: method.index for method in server.spec.methods}
 
     def item(self, number, method, *args, streams=False):
-        return CallItem(number, self._indexes[method], parcel.write((args, {})), 0.0, inf, streams)
+        return CallItem(number, self._indexes[method], write((args, {})), 0.0, inf, streams)
 
     def frame(self, number, method=None, *args, caller="another", fresh=None, **how):
         """A frame with one call, or none."""
@@ -361,7 +363,7 @@ def test_caller_that_comes_back_too_late_is_told_what_was_given_up(deployed, clo
     clock.advance(serving._GONE_AFTER_S + serving._LOOK_AFTER_S)
 
     replies += deployed.exchange(1, caller="gone").replies
-    said = {reply[1]: failure.unpack_error(reply[2]) for reply in replies if reply[0] == protocol.GAVE_UP}
+    said = {reply[1]: unpack_error(reply[2]) for reply in replies if reply[0] == protocol.GAVE_UP}
     assert {type(error) for error in said.values()} <= {ReplicaDiedError}
     returned = [number for reply in replies if reply[0] == protocol.RETURNED for number in reply[2]]
     assert sorted([*said, *returned]) == [0, 1, 2]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 
-from sage_deploy_ray import failure, shipping, wire
+from sage_deploy_ray import arguments, shipping, wire
+from sage_deploy_ray.references import RAY
 from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
 from sage_deploy_ray.serving import ReplicaServer
+from sage_deploy_remote.payloads.errors import unpack_error
 from sage_plugins import hookimpl
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import Placed, Registration
@@ -82,6 +84,8 @@ class LoopExchange:
 
 
 class LoopTransport:
+    substrate = RAY
+
     def __init__(self, letters, callbacks, find_service):
         self._find_service = find_service
         self.soon = letters.put
@@ -92,8 +96,8 @@ class LoopTransport:
 
     def start(self, spec, receiver):
         self.receiver = receiver
-        packed = shipping.pack_spec(spec)
-        self.server = ReplicaServer(shipping.unpack_spec(packed), "loop", self._find_service)
+        packed = shipping.pack_spec(spec, RAY)
+        self.server = ReplicaServer(shipping.unpack_spec(packed), "loop", self._find_service, arguments, RAY)
         self.run(self._start)
 
     def _start(self):
@@ -101,7 +105,7 @@ class LoopTransport:
             slots = self.server.start()
         except BaseException as error:  # noqa: BLE001
             packed = self.server.packed(error, "")
-            self.soon(lambda: self.receiver.failed(failure.unpack_error(packed)))
+            self.soon(lambda: self.receiver.failed(unpack_error(packed)))
         else:
             if slots:
                 self.soon(lambda: self.receiver.started(slots))

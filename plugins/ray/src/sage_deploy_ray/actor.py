@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from sage_deploy_ray import failure, shipping, versions, wire
+from sage_deploy_ray import arguments, shipping, versions, wire
+from sage_deploy_ray.references import RAY
 from sage_deploy_ray.serving import ReplicaServer
+from sage_deploy_remote.payloads.errors import pack_error
 from sage_plugins.errors import ServiceNotFoundError
 from sage_plugins.interfaces import ControlOp
 
@@ -80,10 +82,11 @@ class ReplicaActor:
             with self._lock:
                 if self._stopped:
                     return 0, None
-                server = self._server = ReplicaServer(spec, node, spec.find_service or partial(_no_other, spec.service))
+                find_service = spec.find_service or partial(_no_other, spec.service)
+                server = self._server = ReplicaServer(spec, node, find_service, arguments, RAY)
             return server.start(), None
         except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
-            return 0, failure.pack_error(error, service=service, method="__init__", replica=replica, node=node)
+            return 0, pack_error(error, service=service, method="__init__", replica=replica, node=node, substrate=RAY)
 
     @ray.method(concurrency_group="watch")
     def wait_ended(self) -> None:
@@ -100,7 +103,7 @@ class ReplicaActor:
         """As `ReplicaServer.control`; gives the answer, and what it raised."""
         server = self._server
         if server is None:
-            return None, failure.pack_error(
+            return None, pack_error(
                 RuntimeError("it is still being built"), service="", method="", replica="", node=None
             )
         try:
@@ -130,7 +133,7 @@ class ReplicaActor:
 
 def _never_told() -> tuple[int, Any]:
     error = RuntimeError("the process that made it ended before it said what is to run")
-    return 0, failure.pack_error(error, service="", method="__init__", replica="", node=None)
+    return 0, pack_error(error, service="", method="__init__", replica="", node=None)
 
 
 def _no_other(caller: str, name: str) -> Any:

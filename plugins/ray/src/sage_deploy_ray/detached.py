@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
-from sage_deploy_ray import cluster, parcel, shipping, versions
+from sage_deploy_ray import cluster, shipping, versions
 from sage_deploy_ray.directory_keeper import keeper
 from sage_deploy_ray.lease import Lease
 from sage_deploy_ray.registry_actor import REGISTRY
+from sage_deploy_remote.payloads.payload import unpack
 from sage_plugins.errors import DeployError
 from sage_plugins.kept import Kept, KeptReplica
 
@@ -181,7 +182,7 @@ class Detached:
             return None
         self._deployments[service] = deployment
         self.remember(service, spec)  # in case it was forgotten
-        listing = None if remembered is None or remembered.listing is None else parcel.unpack(remembered.listing)
+        listing = None if remembered is None or remembered.listing is None else unpack(remembered.listing)
         return Kept(
             shipping.unpack_spec(spec),
             tuple(

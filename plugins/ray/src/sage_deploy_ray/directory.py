@@ -13,8 +13,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from sage_deploy_ray import cluster, parcel, versions
+from sage_deploy_ray import cluster, versions
+from sage_deploy_ray.references import RAY
 from sage_deploy_ray.registry_actor import REGISTRY
+from sage_deploy_remote.payloads.packing import pack
+from sage_deploy_remote.payloads.payload import unpack
 from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
 from sage_plugins.listing import Found
 
@@ -97,13 +100,13 @@ class RayDirectory:
         connection = self._connect()
         keeper = self._keeper()
         connection.ask("its directory of services", keeper.start)
-        keeper.say(self.environment, "announce", self.environment, parcel.pack(dict(known)))
+        keeper.say(self.environment, "announce", self.environment, pack(dict(known), RAY))
 
     def publish(self, listing: Listing) -> None:
         """As `Directory.publish`."""
         keeper, about = self._keeper(), (self.environment, listing.service)
         rank, over = (listing.incarnation, listing.version), bool(listing.stopped)
-        keeper.say(about, "publish", self.environment, listing.service, rank, parcel.pack(listing), over=over)
+        keeper.say(about, "publish", self.environment, listing.service, rank, pack(listing, RAY), over=over)
         if over and not listing.replicas:
             keeper.forget(about)
 
@@ -238,8 +241,8 @@ class _RayEntrance:
 
     def _read(self, answer: Any) -> Found:
         try:
-            listing = None if answer.listing is None else parcel.unpack(answer.listing)
-            known = {} if answer.known is None else parcel.unpack(answer.known)
+            listing = None if answer.listing is None else unpack(answer.listing)
+            known = {} if answer.known is None else unpack(answer.known)
         except Exception as error:
             msg = (
                 f"service '{self._service}' cannot be called from this process, because what its load balancer is made "

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from sage_deploy_ray.parcel import Parcel
+    from sage_deploy_remote.payloads.payload import Payload
 
 __all__ = ["Answer", "DirectoryActor"]
 
@@ -20,17 +20,17 @@ class Answer(NamedTuple):
     What the directory says of a service; whoever asks unpacks it.
 
     Attributes:
-        listing: The service's `Listing` as a parcel; None if it has not been deployed.
-        known: The services of its environment as a parcel; None if nothing was announced.
+        listing: The service's `Listing` as a payload; None if it has not been deployed.
+        known: The services of its environment as a payload; None if nothing was announced.
     """
 
-    listing: Parcel | None
-    known: Parcel | None
+    listing: Payload | None
+    known: Payload | None
 
 
 class _Entry(NamedTuple):
     rank: tuple[int, int]
-    listing: Parcel
+    listing: Payload
     over: bool
 
 
@@ -44,7 +44,7 @@ class DirectoryActor:
 
     def __init__(self) -> None:
         """Make an empty one."""
-        self._known: dict[str, Parcel] = {}
+        self._known: dict[str, Payload] = {}
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
         self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
@@ -54,12 +54,12 @@ class DirectoryActor:
         """Wait for ever; ends with an error if the process dies."""
         await asyncio.Event().wait()
 
-    async def announce(self, environment: str, known: Parcel) -> None:
+    async def announce(self, environment: str, known: Payload) -> None:
         """Remember which services an environment has."""
         self._known[environment] = known
 
     async def publish(
-        self, environment: str, service: str, rank: tuple[int, int], listing: Parcel, *, over: bool
+        self, environment: str, service: str, rank: tuple[int, int], listing: Payload, *, over: bool
     ) -> None:
         """
         Remember what a service is like now, unless something later is known.
@@ -68,7 +68,7 @@ class DirectoryActor:
             environment: ID of its environment.
             service: Its name.
             rank: Incarnation and version of the listing.
-            listing: The listing as a parcel.
+            listing: The listing as a payload.
             over: Whether the service has stopped.
         """
         key = environment, service

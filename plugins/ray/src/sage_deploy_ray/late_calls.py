@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
 
-__all__ = ["ArgumentSource", "Arguments", "LateCalls"]
+__all__ = ["ArgumentSource", "Arguments", "LateCalls", "NoReferences"]
 
 #: Positional and keyword arguments.
 Arguments: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 
 
 class ArgumentSource(Protocol):
-    """Has the values of arguments that are references; the module `arguments` is one."""
+    """Has the values of arguments that are references to objects in a substrate's store."""
 
     def fetch_present(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """The arguments with their values; None if `fetch` is needed. Never waits."""
@@ -33,6 +33,24 @@ class ArgumentSource(Protocol):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], remaining: Callable[[], float], method: str
     ) -> Arguments | None:
         """The arguments with their values, which it waits for; None if they are wanted no more."""
+
+
+class NoReferences:
+    """The `ArgumentSource` of a substrate without a store: no argument is a reference."""
+
+    def fetch_present(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        """The arguments as they are."""
+        return args, kwargs
+
+    def fetch(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        remaining: Callable[[], float],  # noqa: ARG002 - nothing is waited for
+        method: str,  # noqa: ARG002 - as above
+    ) -> Arguments | None:
+        """The arguments as they are."""
+        return args, kwargs
 
 
 class LateCalls:

@@ -50,7 +50,7 @@ class CallItem(NamedTuple):
     Attributes:
         id: The caller's number for it; an item of a batch has one too.
         method: Index of the method.
-        parcel: Its arguments, as `parcel.pack((args, kwargs))` gives them.
+        payload: Its arguments, as `payload.pack((args, kwargs))` gives them.
         waited: Seconds since it was made.
         remaining: Seconds until its deadline, inf for none. A duration, because clocks of two machines differ.
         streams: Whether its answer is a stream of items.
@@ -60,7 +60,7 @@ class CallItem(NamedTuple):
 
     id: int
     method: int
-    parcel: Any
+    payload: Any
     waited: float
     remaining: float
     streams: bool = False
@@ -121,11 +121,11 @@ class Frame(NamedTuple):
 Reply: TypeAlias = tuple[Any, ...]
 
 DONE: Final = 0
-"""`(DONE, call, parcel)`: the method gave a result."""
+"""`(DONE, call, payload)`: the method gave a result."""
 FAILED: Final = 1
 """`(FAILED, call, error)`: the method raised."""
 ITEM: Final = 2
-"""`(ITEM, call, parcel)`: the next item of a stream."""
+"""`(ITEM, call, payload)`: the next item of a stream."""
 GAVE_UP: Final = 3
 """`(GAVE_UP, call, error, outcome)`: the replica ended the call, and has counted it; its method may run on."""
 ENDED: Final = 4

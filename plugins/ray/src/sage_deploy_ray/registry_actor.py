@@ -9,7 +9,7 @@ from uuid import uuid4
 from sage_deploy_ray.directory_actor import DirectoryActor
 
 if TYPE_CHECKING:
-    from sage_deploy_ray.parcel import Parcel
+    from sage_deploy_remote.payloads.payload import Payload
 
 __all__ = ["REGISTRY", "Deployment", "Held", "RegistryActor"]
 
@@ -40,12 +40,12 @@ class Deployment(NamedTuple):
     Attributes:
         id: Which deployment of it.
         spec: What its replicas are made of, as `shipping.pack_spec` gives it.
-        listing: Its `Listing` as a parcel; None if it was never ready.
+        listing: Its `Listing` as a payload; None if it was never ready.
     """
 
     id: str
     spec: bytes
-    listing: Parcel | None
+    listing: Payload | None
 
 
 class _Holder:
@@ -124,12 +124,12 @@ class RegistryActor(DirectoryActor):
             if where == environment
         }
 
-    def _listing(self, environment: str, service: str) -> Parcel | None:
+    def _listing(self, environment: str, service: str) -> Payload | None:
         entry = self._entries.get((environment, service))
         return None if entry is None or entry.over else entry.listing
 
     async def publish(
-        self, environment: str, service: str, rank: tuple[int, int], listing: Parcel, *, over: bool
+        self, environment: str, service: str, rank: tuple[int, int], listing: Payload, *, over: bool
     ) -> None:
         """As `DirectoryActor.publish`; a service that stops is no deployment any more."""
         await super().publish(environment, service, rank, listing, over=over)

@@ -9,8 +9,11 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from sage_deploy_ray import failure, parcel, protocol
+from sage_deploy_ray import protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
+from sage_deploy_remote.payloads.errors import unpack_error
+from sage_deploy_remote.payloads.packing import pack_arguments
+from sage_deploy_remote.payloads.payload import unpack
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call
 from sage_plugins.interfaces import ControlOp
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sage_deploy_ray.protocol import Notice
+    from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.clock import Clock, Timer
     from sage_plugins.interfaces import ReplicaEvents, Work
     from sage_plugins.listing import ListedReplica
@@ -72,6 +76,9 @@ class Stopped(NamedTuple):
 
 class Transport(Protocol):
     """The way to one replica's process. What arrives is handed to a `Receiver`, in any thread."""
+
+    substrate: Substrate
+    """What carries the frames; `payloads.substrate.PLAIN` if nothing but bytes travels."""
 
     address: Any
     """By which other processes reach it; from `start` on."""
@@ -199,6 +206,7 @@ class RemoteReplica:
         self._events = events
         self._clock = clock
         self._transport = transport
+        self._substrate = transport.substrate
         self.soon = transport.soon
         self._caller = uuid.uuid4().hex
         self._numbers = count()  # of calls and units; used by one thread at a time, as the next
@@ -463,7 +471,13 @@ class RemoteReplica:
             call.expire()
             return None
         try:
-            packed = parcel.pack_arguments(call.args, call.kwargs, service=self._spec.service, method=call.method.name)
+            packed = pack_arguments(
+                call.args,
+                call.kwargs,
+                service=self._spec.service,
+                method=call.method.name,
+                substrate=self._substrate,
+            )
         except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
             call.give_up(raised, Outcome.ERROR, aside=self._transport.aside)  # letters may be waiting for this thread
             return None
@@ -554,14 +568,14 @@ class RemoteReplica:
 
     def _read_done(self, number: int, packed: Any) -> None:
         try:
-            result = parcel.unpack(packed)
+            result = unpack(packed)
         except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
             self._answer(number, None, raised)
         else:
             self._answer(number, result, None)
 
     def _read_failed(self, number: int, packed: Any) -> None:
-        self._answer(number, None, failure.unpack_error(packed))
+        self._answer(number, None, unpack_error(packed))
 
     def _answer(self, number: int, result: Any, error: BaseException | None) -> None:
         call = self._calls.get(number)
@@ -593,7 +607,7 @@ class RemoteReplica:
         if call is not None:
             self._counted = call
             try:
-                call.give_up(failure.unpack_error(packed), outcome, aside=self._transport.aside)
+                call.give_up(unpack_error(packed), outcome, aside=self._transport.aside)
             finally:
                 self._counted = None
 
@@ -681,7 +695,7 @@ class _Reading:
     def deliver(self, packed: Any) -> None:
         """One more item has come."""
         try:
-            item = parcel.unpack(packed)
+            item = unpack(packed)
         except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
             self._call.give_up(raised, Outcome.ERROR)
             return

@@ -7,10 +7,14 @@ from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_ray import arguments, failure, parcel, protocol
-from sage_deploy_ray.late_calls import LateCalls
+from sage_deploy_ray import protocol
+from sage_deploy_ray.late_calls import LateCalls, NoReferences
 from sage_deploy_ray.mailbox import FORGOTTEN_AFTER_S, ForgottenError, Mailbox
 from sage_deploy_ray.units import BatchUnit, Outlet, Together
+from sage_deploy_remote.payloads.errors import pack_error
+from sage_deploy_remote.payloads.packing import pack_result
+from sage_deploy_remote.payloads.payload import Payload, unpack
+from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_plugins.batch import Batch
 from sage_plugins.call import Call
 from sage_plugins.clock import SYSTEM
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_ray.late_calls import ArgumentSource
     from sage_deploy_ray.protocol import CallItem, Frame, Letter, Notice, Reply, Unit
+    from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import ControlOp, Work
     from sage_plugins.values import ReplicaSpec
@@ -55,7 +60,8 @@ class ReplicaServer:
         spec: ReplicaSpec,
         node: str | None,
         find_service: Callable[[str], Any],
-        source: ArgumentSource = arguments,
+        source: ArgumentSource | None = None,
+        substrate: Substrate = PLAIN,
     ) -> None:
         """
         Prepare the replica; nothing runs before `start`.
@@ -64,7 +70,8 @@ class ReplicaServer:
             spec: What to run.
             node: Name of the node that this is, for the recorders.
             find_service: Gives the instance handles to other services.
-            source: Has the values of arguments that are references.
+            source: Has the values of arguments that are references; None if no argument is one.
+            substrate: What carries results.
         """
         self.spec = spec
         self.node = node
@@ -79,8 +86,9 @@ class ReplicaServer:
         self._boxes: dict[str, Mailbox] = {}  # by caller; guarded by _lock
         self._looking: Timer | None = None  # what looks after callers next; guarded by _lock
         self._batches: dict[Any, BatchUnit] = {}  # of those that run
-        self._source = source
-        self.late = LateCalls(spec.service, SYSTEM, source, self._arguments_arrived, self._arguments_failed)
+        self._source: ArgumentSource = NoReferences() if source is None else source
+        self._substrate = substrate
+        self.late = LateCalls(spec.service, SYSTEM, self._source, self._arguments_arrived, self._arguments_failed)
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
@@ -329,8 +337,8 @@ class ReplicaServer:
         """The call of *item*; None if its arguments cannot be read, which its caller is told."""
         method = self.spec.methods[item.method]
         try:
-            args, kwargs = parcel.unpack(item.parcel)
-            found = self._source.fetch_present(args, kwargs) if item.parcel[-1] else (args, kwargs)
+            args, kwargs = unpack(item.payload)
+            found = self._source.fetch_present(args, kwargs) if item.payload[-1] else (args, kwargs)
         except BaseException as error:  # noqa: BLE001 - whatever unpickling does is the caller's to know
             box.post((protocol.FAILED, item.id, self.packed(error, method.name)))
             return None
@@ -417,12 +425,26 @@ class ReplicaServer:
     def packed(self, error: BaseException, method: str) -> Any:
         """*error*, ready to travel."""
         spec = self.spec
-        return failure.pack_error(error, service=spec.service, method=method, replica=spec.id, node=self.node)
+        return pack_error(
+            error,
+            service=spec.service,
+            method=method,
+            replica=spec.id,
+            node=self.node,
+            substrate=self._substrate,
+        )
 
-    def packed_result(self, value: Any, method: str) -> parcel.Parcel:
+    def packed_result(self, value: Any, method: str) -> Payload:
         """*value*, ready to travel; raises ResultNotSerializableError if it cannot."""
         spec = self.spec
-        return parcel.pack_result(value, service=spec.service, method=method, replica=spec.id, node=self.node)
+        return pack_result(
+            value,
+            service=spec.service,
+            method=method,
+            replica=spec.id,
+            node=self.node,
+            substrate=self._substrate,
+        )
 
     # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
 

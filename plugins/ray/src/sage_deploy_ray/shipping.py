@@ -12,34 +12,41 @@ import pickle
 from typing import TYPE_CHECKING, Any, cast
 
 from sage_deploy_ray import sources, versions
-from sage_deploy_ray.by_value import DefinitionPickler, dumps
-from sage_deploy_ray.parcel import unpack
-from sage_deploy_ray.unpicklable import describe
+from sage_deploy_remote.payloads.code import DefinitionPickler, dumps
+from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.payloads.substrate import PLAIN
+from sage_deploy_remote.payloads.unpicklable import describe
 from sage_plugins.errors import DeployError, line_of
 from sage_plugins.values import Problem, ReplicaSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sage_deploy_remote.payloads.substrate import Substrate
+
 __all__ = ["pack_spec", "problems", "unpack_spec"]
 
 _FIX = "build it in __init__ or setup(), which run where the replica does"
 
 
-def pack_spec(spec: ReplicaSpec) -> bytes:
+def pack_spec(spec: ReplicaSpec, substrate: Substrate = PLAIN) -> bytes:
     """
     What `unpack_spec` makes the same spec of, in another process.
+
+    Args:
+        spec: What to pack.
+        substrate: What carries it.
 
     Raises:
         DeployError: A part of it cannot be pickled; the message has the path to that part.
     """
     try:
-        parcel = dumps(spec, DefinitionPickler)
+        payload = dumps(spec, DefinitionPickler, substrate)
     except Exception as error:
-        reasons = "; ".join(problem.message for problem in problems(spec)) or line_of(error)
+        reasons = "; ".join(problem.message for problem in problems(spec, substrate)) or line_of(error)
         msg = f"replica {spec.id} cannot be sent to another process: {reasons} ({_FIX})"
         raise DeployError(msg, service=spec.service, replica=spec.id) from error
-    return pickle.dumps((versions.spoken(), spec.service, spec.id, sources.gather(), parcel), 5)
+    return pickle.dumps((versions.spoken(), spec.service, spec.id, sources.gather(), payload), 5)
 
 
 def unpack_spec(data: bytes) -> ReplicaSpec:
@@ -54,27 +61,27 @@ def unpack_spec(data: bytes) -> ReplicaSpec:
     problem = versions.difference("the process that deployed it", theirs)
     if problem is not None:
         raise DeployError(f"replicas of service '{service}' cannot be understood here: {problem}", service=service)
-    replica, modules, parcel = rest
+    replica, modules, payload = rest
     sources.install(modules)
     try:
-        return cast("ReplicaSpec", unpack(parcel))
+        return cast("ReplicaSpec", unpack(payload))
     except (Exception, SystemExit) as error:  # a module may do anything while it is imported
         msg = f"replica {replica} cannot be built here: {line_of(error)}. {_way_out(error)}"
         raise DeployError(msg, service=service, replica=replica) from error
 
 
-def problems(spec: ReplicaSpec) -> list[Problem]:
+def problems(spec: ReplicaSpec, substrate: Substrate = PLAIN) -> list[Problem]:
     """The parts of *spec* that cannot be sent to another process, as E703; empty if all of them can."""
     found = []
-    for key, what, name, part in _parts(spec):
-        error = _refusal(part)
+    for key, what, name, part in _parts(spec, substrate):
+        error = _refusal(part, substrate)
         if error is not None:
-            message = f"{what} of service {spec.service!r} cannot be pickled: {describe(part, name, error)}"
+            message = f"{what} of service {spec.service!r} cannot be pickled: {describe(part, name, error, substrate)}"
             found.append(Problem("E703", key, message, _FIX))
     return found
 
 
-def _parts(spec: ReplicaSpec) -> Iterator[tuple[str, str, str, Any]]:
+def _parts(spec: ReplicaSpec, substrate: Substrate) -> Iterator[tuple[str, str, str, Any]]:
     """Each part that a user gave: its key in the configuration, what it is, what its path starts with, itself."""
     factory = spec.factory
     cls = getattr(factory, "service_class", None)
@@ -86,16 +93,16 @@ def _parts(spec: ReplicaSpec) -> Iterator[tuple[str, str, str, Any]]:
     for key, arg in getattr(factory, "service_kwargs", {}).items():
         parts.append((f"init.kwargs.{key}", f"the constructor's argument {key!r}", f"{name}.__init__({key}=...)", arg))
     yield from parts
-    if all(_refusal(part) is None for *_, part in parts):
+    if all(_refusal(part, substrate) is None for *_, part in parts):
         yield "class", "the factory", "factory", factory
     yield "threading_strategy", "the threading strategy", "strategy", spec.strategy
     yield "monitors", "a monitor", "monitors", spec.monitors
     yield "user_config", "the configuration", "config", spec.config
 
 
-def _refusal(part: Any) -> Exception | None:
+def _refusal(part: Any, substrate: Substrate) -> Exception | None:
     try:
-        dumps(part, DefinitionPickler)
+        dumps(part, DefinitionPickler, substrate)
     except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
         return error
     return None

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from sage_deploy_ray import failure, parcel, shipping, versions, wire
+from sage_deploy_ray import shipping, versions, wire
 from sage_deploy_ray.cluster import check_not_shut_down
 from sage_deploy_ray.endings import why_gone
+from sage_deploy_ray.references import RAY
 from sage_deploy_ray.remote_replica import Stopped
+from sage_deploy_remote.payloads.errors import unpack_error
+from sage_deploy_remote.payloads.payload import unpack
 from sage_plugins.errors import DeployError, ReplicaDiedError
 from sage_plugins.interfaces import ControlOp
 
@@ -159,10 +162,12 @@ class RayTransport:
     Attributes:
         receiver: Whom what arrives is for.
         address: The actor.
+        substrate: Ray, which carries references to objects in its store.
     """
 
     receiver: Receiver
     address: Any
+    substrate = RAY
 
     def __init__(
         self,
@@ -200,7 +205,7 @@ class RayTransport:
 
     def _begin(self, spec: ReplicaSpec) -> Any:
         """Have the actor build the replica; gives its answer, on its way."""
-        return self._actor.start.remote(versions.spoken(), shipping.pack_spec(spec), self._node)
+        return self._actor.start.remote(versions.spoken(), shipping.pack_spec(spec, RAY), self._node)
 
     def _reach(self, id: str, receiver: Receiver) -> None:
         """Have the actor, and hand what comes from the replica *id* to *receiver*."""
@@ -221,7 +226,7 @@ class RayTransport:
             self.receiver.failed(DeployError(msg, replica=self._id))
             return
         if error is not None:
-            self.receiver.failed(failure.unpack_error(error))
+            self.receiver.failed(unpack_error(error))
             return
         if not slots:  # it was stopped before it was ready
             return
@@ -258,8 +263,8 @@ class RayTransport:
         check_not_shut_down()
         answer, error = ray.get(self._actor.control.remote(op, arg, tuple(notices)), timeout=timeout)
         if error is not None:
-            raise failure.unpack_error(error)
-        return parcel.unpack(answer) if op is ControlOp.GET else answer
+            raise unpack_error(error)
+        return unpack(answer) if op is ControlOp.GET else answer
 
     def vacate(self) -> Callable[[float], None]:
         """As `Transport.vacate`."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_ray.mailbox import Mailbox
-    from sage_deploy_ray.parcel import Parcel
+    from sage_deploy_remote.payloads.payload import Payload
     from sage_plugins.call import Call
 
 __all__ = ["BatchUnit", "Outlet", "Together"]
@@ -131,7 +131,7 @@ class Outlet(Channel):
 
     __slots__ = ("_box", "_id", "_pack")
 
-    def __init__(self, box: Mailbox, id: int, pack: Callable[[Any], Parcel]) -> None:
+    def __init__(self, box: Mailbox, id: int, pack: Callable[[Any], Payload]) -> None:
         super().__init__()
         self._pack = pack
         self._box = box

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NUMBER", "Spoken", "difference", "spoken"]
 
-#: Goes up with each change in what processes say to each other: frames, letters, parcels, errors, listings, what a
+#: Goes up with each change in what processes say to each other: frames, letters, payloads, errors, listings, what a
 #: replica is made of, and the methods of the actors.
 NUMBER: Final = 1
 

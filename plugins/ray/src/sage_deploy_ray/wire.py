@@ -10,19 +10,22 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sage_deploy_ray import protocol, references
+from sage_deploy_ray import protocol
 from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
+from sage_deploy_ray.references import RAY
+from sage_deploy_remote.payloads.substrate import dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pickle import PickleBuffer
 
     from sage_deploy_ray.protocol import Reply
+    from sage_deploy_ray.references import Reference
 
 __all__ = ["Wire", "read_frame", "read_letter", "write_frame", "write_letter"]
 
 #: A pickle, with the buffers and references that were left out of it if there are any.
-Wire: TypeAlias = "bytes | tuple[bytes, Sequence[Any], Sequence[references.Reference]]"
+Wire: TypeAlias = "bytes | tuple[bytes, Sequence[Any], Sequence[Reference]]"
 
 #: Bytes of a buffer from which on it is not copied into the pickle; what Ray does with the others costs more.
 _LARGE: Final = 2**14
@@ -31,7 +34,7 @@ _LARGE: Final = 2**14
 def write_frame(frame: Frame) -> Wire:
     """*frame*, to be read by `read_frame`."""
     caller, number, units, notices, fresh = frame
-    refers = any(item.parcel[2] for unit in units for item in unit.items)
+    refers = any(item.payload[2] for unit in units for item in unit.items)
     rows = [(id, [tuple(item) for item in items], batch) for id, items, batch in units]
     return _write((caller, number, rows, notices, fresh), refers)
 
@@ -71,13 +74,13 @@ def _write(value: tuple[Any, ...], refers: bool) -> Wire:  # noqa: FBT001 - as i
         large.append(buffer)
         return False
 
-    found: Sequence[references.Reference] = ()
+    found: Sequence[Reference] = ()
     if refers:
-        data, found = references.dumps(value, keep)
+        data, found = dumps(value, keep, RAY.references)
     else:
         data = pickle.dumps(value, 5, buffer_callback=keep)
     return (data, large, found) if large or found else data
 
 
 def _read(wire: Wire) -> Any:
-    return references.loads(wire, (), ()) if isinstance(wire, bytes) else references.loads(*wire)
+    return loads(wire, (), ()) if isinstance(wire, bytes) else loads(*wire)

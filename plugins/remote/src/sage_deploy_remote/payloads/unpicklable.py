@@ -8,8 +8,13 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_deploy_remote.payloads.substrate import PLAIN
+from sage_plugins.errors import line_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sage_deploy_remote.payloads.substrate import Substrate
 
 __all__ = ["describe"]
 
@@ -33,7 +38,7 @@ _HOLDERS: Final[dict[type, tuple[str, ...]]] = {
 }
 
 
-def describe(value: Any, name: str, error: BaseException) -> str:
+def describe(value: Any, name: str, error: BaseException, substrate: Substrate = PLAIN) -> str:
     """
     `result['rows'][3].lock: cannot pickle '_thread.lock' object`.
 
@@ -41,18 +46,17 @@ def describe(value: Any, name: str, error: BaseException) -> str:
         value: What could not be pickled.
         name: What it is called, such as `"result"`.
         error: What pickling it raised.
+        substrate: As it was pickled with.
     """
-    from sage_plugins.errors import line_of
-
     cause = str(error) if type(error) is TypeError else line_of(error)
     if len(cause) > _CAUSE:
         cause = cause[:_CAUSE] + "..."
-    return f"{name}{_path(value)}: {cause}"
+    return f"{name}{_path(value, substrate)}: {cause}"
 
 
-def _path(value: Any) -> str:
+def _path(value: Any, substrate: Substrate) -> str:
     """From *value* to the part whose pickling failed; `""` for itself, or if it is no part that can be reached."""
-    seen = _written_until_it_failed(value)
+    seen = _written_until_it_failed(value, substrate)
     paths = _paths(value, {id(part) for part in seen})
     # The last one failed. If it was made up by one before, as a state is, that one is to be named: some object, but
     # nothing that its class consists of, and nothing that many share.
@@ -60,11 +64,9 @@ def _path(value: Any) -> str:
     return next((paths[id(part)] for part in (*seen[-1:], *likely) if id(part) in paths), "")
 
 
-def _written_until_it_failed(value: Any) -> list[Any]:
+def _written_until_it_failed(value: Any, substrate: Substrate) -> list[Any]:
     """The parts in the order in which they are pickled, up to the one that cannot be; the last 1000."""
-    from ray import ObjectRef
-
-    from sage_deploy_ray.by_value import DefinitionPickler, dumps
+    from sage_deploy_remote.payloads.code import DefinitionPickler, dumps  # late: it takes cloudpickle
 
     seen: deque[Any] = deque(maxlen=1000)
     left = _PARTS
@@ -76,11 +78,11 @@ def _written_until_it_failed(value: Any) -> list[Any]:
             if left < 0:
                 raise OverflowError
             seen.append(part)
-            # Ray would keep its object for as long as this process lives.
-            return "reference" if isinstance(part, ObjectRef) else None
+            # Pickling a reference may have its object kept for as long as this process lives.
+            return "reference" if isinstance(part, substrate.references) else None
 
     try:
-        dumps(value, Witness)
+        dumps(value, Witness, substrate)
     except Exception:  # noqa: BLE001 - that it fails is known
         return list(seen)
     return []

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import ChainMap
 from functools import lru_cache
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
-from ray import ObjectRef, cloudpickle
+import cloudpickle
 
-from sage_deploy_ray.references import set_aside
+from sage_deploy_remote.payloads.substrate import PLAIN, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FunctionType
 
-    from sage_deploy_ray.parcel import Parcel
-    from sage_deploy_ray.references import Reference
+    from sage_deploy_remote.payloads.payload import Payload
+    from sage_deploy_remote.payloads.substrate import Substrate
 
 __all__ = ["DefinitionPickler", "ValuePickler", "dumps"]
 
@@ -45,8 +47,35 @@ _FUNCTION_IDS: WeakKeyDictionary[FunctionType, str] = WeakKeyDictionary()
 _KEPT = 256
 
 
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    reduced: Any = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    make, arguments, *_ = reduced
+    return _code, (code.co_filename, make, *arguments)
+
+
+def _code(path: str, make: Callable[..., CodeType], *arguments: Any) -> CodeType:
+    """Code that says where its source lies; cloudpickle leaves that out, and tracebacks would have no source lines."""
+    return make(*arguments).replace(co_filename=path)
+
+
 class DefinitionPickler(cloudpickle.Pickler):
     """Writes classes and functions that cannot be imported with their present code."""
+
+    def __init__(self, file: io.BytesIO, substrate: Substrate, buffers: Callable[[pickle.PickleBuffer], Any]) -> None:
+        """
+        Write nothing yet.
+
+        Args:
+            file: Where the pickle goes.
+            substrate: Has reducers for its own objects.
+            buffers: Told of each buffer that is left out.
+        """
+        # Before the base's `__init__`, which reads it.
+        tables: list[Any] = [{CodeType: _reduce_code}, substrate.reducers, cloudpickle.Pickler.dispatch_table]
+        self.dispatch_table = ChainMap(*tables)
+        self.substrate = substrate
+        self.references: list[Any] = []
+        super().__init__(file, protocol=5, buffer_callback=buffers)  # type: ignore[no-untyped-call] # it has no types
 
     def reducer_override(self, obj: Any) -> Any:
         """How *obj* is written; called for everything but Python's simplest values."""
@@ -70,15 +99,14 @@ class ValuePickler(DefinitionPickler):
     """
     As `DefinitionPickler`, but writes a class's code once: whoever knows the class does not read it.
 
-    References to Ray's objects are left out, for Ray to carry. Those in a definition are written by Ray, which then
-    keeps the object for as long as this process lives: nobody knows how often a definition is read.
+    References to objects in the substrate's store are left out, for its transport to carry. Those in a definition are
+    written by the substrate's reducers. Ray then keeps the object for as long as this process lives: nobody knows how
+    often a definition is read.
     """
-
-    references: list[Reference]
 
     def reducer_override(self, obj: Any) -> Any:
         """How *obj* is written; called for everything but Python's simplest values."""
-        if isinstance(obj, ObjectRef):
+        if isinstance(obj, self.substrate.references):
             return set_aside(obj, self.references)
         if isinstance(obj, type):
             sent = _SENT.get(obj)
@@ -87,24 +115,22 @@ class ValuePickler(DefinitionPickler):
         reduced = super().reducer_override(obj)
         if not isinstance(obj, type) or not isinstance(reduced, tuple) or reduced[0] is not _skeleton:
             return reduced
-        sent = _SENT[obj] = _identity(reduced[1]), bytes(dumps(obj, DefinitionPickler)[0])
+        sent = _SENT[obj] = _identity(reduced[1]), bytes(dumps(obj, DefinitionPickler, self.substrate)[0])
         return _known, sent
 
 
-def dumps(value: Any, pickler: Callable[..., Any] = ValuePickler) -> Parcel:
+def dumps(value: Any, pickler: type[DefinitionPickler] = ValuePickler, substrate: Substrate = PLAIN) -> Payload:
     """
-    *value* as a parcel, with the code that its reader lacks.
+    *value* as a payload, with the code that its reader lacks.
 
     Raises:
         Exception: Whatever pickling the value raises.
     """
     buffers: list[pickle.PickleBuffer] = []
-    references: list[Reference] = []
     file = io.BytesIO()
-    writer = pickler(file, protocol=5, buffer_callback=buffers.append)
-    writer.references = references
-    writer.dump(value)
-    return file.getvalue(), buffers, references
+    writer = pickler(file, substrate, buffers.append)
+    writer.dump(value)  # type: ignore[no-untyped-call] # as above
+    return file.getvalue(), buffers, writer.references
 
 
 def _identity(arguments: tuple[Any, ...]) -> str:

@@ -13,13 +13,18 @@ import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from sage_deploy_ray.parcel import Parcel, unpack, write
-from sage_deploy_ray.unpicklable import describe
+from sage_deploy_remote.payloads.packing import write
+from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.payloads.substrate import PLAIN
+from sage_deploy_remote.payloads.unpicklable import describe
 from sage_plugins.errors import RemoteError, rebuild, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
+
+    from sage_deploy_remote.payloads.payload import Payload
+    from sage_deploy_remote.payloads.substrate import Substrate
 
 __all__ = ["LONGEST_TEXT", "PackedError", "pack_error", "unpack_error"]
 
@@ -52,7 +57,7 @@ class _One(NamedTuple):
 
     type_name: str
     message: str
-    parcel: Parcel | None = None
+    payload: Payload | None = None
     """The exception, or what rebuilds it; None if it cannot travel."""
     why: str = ""
     """Why it cannot."""
@@ -72,8 +77,14 @@ class _Unlike(Exception):  # noqa: N818 - a reason, which is caught where it is 
     """The copy is not like the exception."""
 
 
-def pack_error(
-    error: BaseException, *, service: str, method: str, replica: str | None, node: str | None
+def pack_error(  # noqa: PLR0913 - who raised it is for the message alone
+    error: BaseException,
+    *,
+    service: str,
+    method: str,
+    replica: str | None,
+    node: str | None,
+    substrate: Substrate = PLAIN,
 ) -> PackedError:
     """
     What `unpack_error` makes an exception of, in another process; never raises.
@@ -84,10 +95,11 @@ def pack_error(
         method: Name of the method that did.
         replica: Replica that did, such as `"kv#0"`.
         node: Its node.
+        substrate: What carries it.
     """
     where = _Where(service, method, replica, node)
     try:
-        return where, _pack_chain(error)
+        return where, _pack_chain(error, substrate)
     except BaseException as raised:  # noqa: BLE001 - what it is asked for raises, perhaps even SystemExit
         return where, (_One(type(error).__name__, "", why=f"looking at it raised {text_of(raised)}"),)
 
@@ -108,7 +120,7 @@ def unpack_error(packed: PackedError) -> BaseException:
 # -- leaving ---------------------------------------------------------------------------------------------------------
 
 
-def _pack_chain(error: BaseException) -> tuple[_One, ...]:
+def _pack_chain(error: BaseException, substrate: Substrate) -> tuple[_One, ...]:
     errors = [error]
     positions = {id(error): 0}
 
@@ -124,30 +136,30 @@ def _pack_chain(error: BaseException) -> tuple[_One, ...]:
 
     ones: list[_One] = []
     for each in errors:  # grows
-        one = _pack_one(each)
+        one = _pack_one(each, substrate)
         if isinstance(each, BaseExceptionGroup):
             members = tuple(map(position, each.exceptions))
             if -1 in members:
-                one = one._replace(parcel=None, why=f"it has too many members: {_MOST} travel at most")
+                one = one._replace(payload=None, why=f"it has too many members: {_MOST} travel at most")
             else:
                 one = one._replace(members=members)
         ones.append(one._replace(cause=position(each.__cause__), context=position(each.__context__)))
     return tuple(ones)
 
 
-def _pack_one(error: BaseException) -> _One:
+def _pack_one(error: BaseException, substrate: Substrate) -> _One:
     """*error* without those that belong to it."""
     cls = type(error)
-    parcel: Parcel | None = None
+    payload: Payload | None = None
     why = ""
     try:
-        parcel = _parcel_of(error)
+        payload = _payload_of(error, substrate)
     except _Unlike as unlike:
         why = str(unlike)
     except Exception as raised:  # noqa: BLE001 - a user's exception may do anything
-        why = _short(describe(error, "error", raised))
+        why = _short(describe(error, "error", raised, substrate))
     return _One(
-        parcel=parcel,
+        payload=payload,
         type_name=f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins."),
         message=_short(_text(error)),
         lines=_lines(error.__traceback__),
@@ -156,7 +168,7 @@ def _pack_one(error: BaseException) -> _One:
     )
 
 
-def _parcel_of(error: BaseException) -> Parcel:
+def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
     """
     The exception as its class pickles it, or else as what it consists of; members of a group are left out.
 
@@ -167,7 +179,7 @@ def _parcel_of(error: BaseException) -> Parcel:
     if isinstance(error, _ENDS_THE_CALLER):
         raise _Unlike("it would end its caller")
     if isinstance(error, BaseExceptionGroup):
-        return _tried((_rebuild_group, cls, (error.message,), error.__dict__), error, (error.message,))
+        return _tried((_rebuild_group, cls, (error.message,), error.__dict__), error, (error.message,), substrate)
     args = tuple(_short(each) for each in error.args)
     whole = all(map(_same, args, error.args))
     ways: list[tuple[Any, ...]] = [(None, error) if whole else (_call, cls, args, error.__dict__)]
@@ -176,27 +188,27 @@ def _parcel_of(error: BaseException) -> Parcel:
     reasons: list[Exception] = []
     for way in ways:
         try:
-            return _tried(way, error, args)
+            return _tried(way, error, args, substrate)
         except Exception as raised:  # noqa: BLE001 - as the class makes it; there may be another way
             reasons.append(raised)
     raise reasons[0]
 
 
-def _tried(packed: tuple[Any, ...], error: BaseException, args: tuple[Any, ...]) -> Parcel:
-    """The parcel of *packed*, which was opened here and found to hold an exception like *error*, with *args*."""
-    parcel = write(packed)
-    copy = _open(parcel, [RuntimeError()])
+def _tried(packed: tuple[Any, ...], error: BaseException, args: tuple[Any, ...], substrate: Substrate) -> Payload:
+    """The payload of *packed*, which was opened here and found to hold an exception like *error*, with *args*."""
+    payload = write(packed, substrate)
+    copy = _open(payload, [RuntimeError()])
     if type(copy) is not type(error):
         raise _Unlike(f"its copy is a {type(copy).__qualname__}")
     if isinstance(copy, BaseExceptionGroup):
-        return parcel
+        return payload
     if len(copy.args) != len(args) or not all(map(_alike, copy.args, args)):
         raise _Unlike("its copy has other arguments")
     if copy.__dict__.keys() != error.__dict__.keys():
         raise _Unlike("its copy has other attributes")
     if all(map(_same, args, error.args)) and _text_without_addresses(copy) != _text_without_addresses(error):
         raise _Unlike("its copy has another text")
-    return parcel
+    return payload
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -267,9 +279,9 @@ def _unpack_chain(where: _Where, ones: Sequence[_One]) -> BaseException:
 def _unpack_one(one: _One, where: _Where, members: Sequence[BaseException]) -> BaseException:
     why = one.why
     error: BaseException | None = None
-    if one.parcel is not None:
+    if one.payload is not None:
         try:
-            error = _open(one.parcel, members)
+            error = _open(one.payload, members)
         except Exception as raised:  # noqa: BLE001 - it was opened where it was packed; here something is missing
             why = f"unpacking it here raised {text_of(raised)}"
     if error is None:
@@ -296,8 +308,8 @@ def _remote_error(one: _One, where: _Where, why: str) -> RemoteError:
     )
 
 
-def _open(parcel: Parcel, members: Sequence[BaseException]) -> BaseException:
-    make, *parts = unpack(parcel)
+def _open(payload: Payload, members: Sequence[BaseException]) -> BaseException:
+    make, *parts = unpack(payload)
     if make is None:
         (error,) = parts
     elif make is _rebuild_group:
