@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from other_process import OtherProcess
-from sage_deploy_ray import versions
-from sage_deploy_ray.shipping import pack_spec, problems, unpack_spec
-from sage_deploy_ray.sources import gather
+from sage_deploy_remote.shipping import versions
+from sage_deploy_remote.shipping.modules import gather
+from sage_deploy_remote.shipping.specs import pack_spec, problems, unpack_spec
 from sage_plugins import ServiceDeploymentConfig, ServiceFactory
 from sage_plugins.errors import DeployError, RemoteError
 from sage_plugins.plugins import Registry

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pytest
 import ray
 
-from sage_deploy_ray import serving, versions
+from sage_deploy_ray import serving
+from sage_deploy_remote.shipping import versions
 from sage_plugins import errors
 from sage_plugins.clock import SYSTEM
 from sage_plugins.testing.probes import Calling, Probe
@@ -171,16 +172,16 @@ class TestHandles(Travelling):
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
         other = """
-            from sage_deploy_ray import versions
+            from sage_deploy_remote.shipping import versions
             versions.NUMBER = 99
         """
         with Program(tmp_path, cluster.address, dedent(other) + dedent(Program.TAKE)) as program:
             said = program.ask("handle.echo(5)")
-        ours = version("sage-deploy-ray")
+        ours = version("sage-deploy-remote")
         assert said == (
             "CallError: service 'svc' cannot be called from this process: the process that deployed it has "
-            f"sage-deploy-ray {ours}, which speaks protocol {versions.NUMBER}, and this process has sage-deploy-ray "
-            f"{ours}, which speaks protocol 99. Install the same version here and there"
+            f"sage-deploy-remote {ours}, which speaks protocol {versions.NUMBER}, and this process has "
+            f"sage-deploy-remote {ours}, which speaks protocol 99. Install the same version here and there"
         )
         assert svc.outcomes == {}
 

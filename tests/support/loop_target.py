@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 
-from sage_deploy_ray import arguments, shipping, wire
+from sage_deploy_ray import arguments, wire
 from sage_deploy_ray.references import RAY
 from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
 from sage_deploy_ray.serving import ReplicaServer
 from sage_deploy_remote.payloads.errors import unpack_error
+from sage_deploy_remote.shipping.specs import pack_spec, unpack_spec
 from sage_plugins import hookimpl
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import Placed, Registration
@@ -96,8 +97,8 @@ class LoopTransport:
 
     def start(self, spec, receiver):
         self.receiver = receiver
-        packed = shipping.pack_spec(spec, RAY)
-        self.server = ReplicaServer(shipping.unpack_spec(packed), "loop", self._find_service, arguments, RAY)
+        packed = pack_spec(spec, RAY)
+        self.server = ReplicaServer(unpack_spec(packed), "loop", self._find_service, arguments, RAY)
         self.run(self._start)
 
     def _start(self):

@@ -37,7 +37,7 @@ class OtherProcess:
 
     def serve(self, spec: ReplicaSpec) -> None:
         """Have it build the service."""
-        from sage_deploy_ray.shipping import pack_spec
+        from sage_deploy_remote.shipping.specs import pack_spec
 
         self._ask(("serve", pack_spec(spec)))
 
@@ -70,10 +70,10 @@ class Service:
 
 def _run() -> None:
     """Answer until the caller closes the pipe."""
-    from sage_deploy_ray.shipping import unpack_spec
     from sage_deploy_remote.payloads.errors import pack_error
     from sage_deploy_remote.payloads.packing import pack_result
     from sage_deploy_remote.payloads.payload import unpack
+    from sage_deploy_remote.shipping.specs import unpack_spec
 
     service: Any = None
     while True:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from sage_deploy_ray import arguments, shipping, versions, wire
+from sage_deploy_ray import arguments, wire
 from sage_deploy_ray.references import RAY
 from sage_deploy_ray.serving import ReplicaServer
 from sage_deploy_remote.payloads.errors import pack_error
+from sage_deploy_remote.shipping import versions
+from sage_deploy_remote.shipping.specs import unpack_spec
 from sage_plugins.errors import ServiceNotFoundError
 from sage_plugins.interfaces import ControlOp
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from sage_deploy_ray.protocol import Notice
-    from sage_deploy_ray.versions import Spoken
     from sage_deploy_ray.wire import Wire
+    from sage_deploy_remote.shipping.versions import Spoken
 
 __all__ = ["GROUPS", "ReplicaActor"]
 
@@ -77,7 +79,7 @@ class ReplicaActor:
     def _build(self, packed: bytes, node: str | None) -> tuple[int, Any]:
         service = replica = ""
         try:
-            spec = shipping.unpack_spec(packed)
+            spec = unpack_spec(packed)
             service, replica = spec.service, spec.id
             with self._lock:
                 if self._stopped:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
-from sage_deploy_ray import cluster, shipping, versions
+from sage_deploy_ray import cluster
 from sage_deploy_ray.directory_keeper import keeper
 from sage_deploy_ray.lease import Lease
 from sage_deploy_ray.registry_actor import REGISTRY
 from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.shipping import versions
+from sage_deploy_remote.shipping.specs import unpack_spec
 from sage_plugins.errors import DeployError
 from sage_plugins.kept import Kept, KeptReplica
 
@@ -71,7 +73,7 @@ class _Found(NamedTuple):
     Attributes:
         named: What its name says.
         actor: Reaches it.
-        spec: What it is made of, as `shipping.pack_spec` gives it; None if it does not answer or was never told.
+        spec: What it is made of, as `pack_spec` gives it; None if it does not answer or was never told.
         node: Name of its node.
         node_id: ID of its node.
     """
@@ -166,7 +168,7 @@ class Detached:
         for found in self._asked(lost):
             if found.spec is not None:
                 specs.setdefault(found.named.service, found.spec)
-        return {service: shipping.unpack_spec(spec) for service, spec in specs.items()}
+        return {service: unpack_spec(spec) for service, spec in specs.items()}
 
     def kept(self, service: str) -> Kept | None:
         """As `Keeper.kept`."""
@@ -184,7 +186,7 @@ class Detached:
         self.remember(service, spec)  # in case it was forgotten
         listing = None if remembered is None or remembered.listing is None else unpack(remembered.listing)
         return Kept(
-            shipping.unpack_spec(spec),
+            unpack_spec(spec),
             tuple(
                 KeptReplica(each.named.index, each.named.generation, each.node, (each.actor, each.node_id))
                 for each in going

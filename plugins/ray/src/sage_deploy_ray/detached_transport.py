@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_ray import shipping, versions
 from sage_deploy_ray.references import RAY
 from sage_deploy_ray.remote_replica import Stopped
 from sage_deploy_ray.transport import RayTransport
+from sage_deploy_remote.shipping import versions
+from sage_deploy_remote.shipping.specs import pack_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ class DetachedTransport(RayTransport):
         self._detached = detached
 
     def _begin(self, spec: ReplicaSpec) -> Any:
-        packed = shipping.pack_spec(spec, RAY)
+        packed = pack_spec(spec, RAY)
         self._detached.remember(spec.service, packed)
         return self._actor.start.remote(versions.spoken(), packed, self._node, remember=True)
 

@@ -13,11 +13,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from sage_deploy_ray import cluster, versions
+from sage_deploy_ray import cluster
 from sage_deploy_ray.references import RAY
 from sage_deploy_ray.registry_actor import REGISTRY
 from sage_deploy_remote.payloads.packing import pack
 from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.shipping import versions
 from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
 from sage_plugins.listing import Found
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sage_deploy_ray.options import RayOptions
-    from sage_deploy_ray.versions import Spoken
+    from sage_deploy_remote.shipping.versions import Spoken
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
     from sage_plugins.listing import ListedReplica, Listing, Neighbour

@@ -8,11 +8,12 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_deploy_ray import cluster, shipping, this_machine, waiting
+from sage_deploy_ray import cluster, this_machine, waiting
 from sage_deploy_ray.nodes import Resources
 from sage_deploy_ray.placement import Running, Spot, needs, place
 from sage_deploy_ray.references import RAY
 from sage_deploy_ray.selection import selector_for
+from sage_deploy_remote.shipping.specs import problems as spec_problems
 from sage_plugins.errors import DeployError
 from sage_plugins.values import Placed, Refused
 
@@ -178,7 +179,7 @@ class RayTarget:
     def _place(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
         if not specs:
             return []
-        wrong = shipping.problems(specs[0], RAY)  # of one service, so all are alike
+        wrong = spec_problems(specs[0], RAY)  # of one service, so all are alike
         if wrong:
             reason = "; ".join(f"{problem.message} ({problem.fix})" for problem in wrong)
             return [Refused(reason, rule="E703")] * len(specs)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from sage_deploy_ray import shipping, versions, wire
+from sage_deploy_ray import wire
 from sage_deploy_ray.cluster import check_not_shut_down
 from sage_deploy_ray.endings import why_gone
 from sage_deploy_ray.references import RAY
 from sage_deploy_ray.remote_replica import Stopped
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.shipping import versions
+from sage_deploy_remote.shipping.specs import pack_spec
 from sage_plugins.errors import DeployError, ReplicaDiedError
 from sage_plugins.interfaces import ControlOp
 
@@ -205,7 +207,7 @@ class RayTransport:
 
     def _begin(self, spec: ReplicaSpec) -> Any:
         """Have the actor build the replica; gives its answer, on its way."""
-        return self._actor.start.remote(versions.spoken(), shipping.pack_spec(spec, RAY), self._node)
+        return self._actor.start.remote(versions.spoken(), pack_spec(spec, RAY), self._node)
 
     def _reach(self, id: str, receiver: Receiver) -> None:
         """Have the actor, and hand what comes from the replica *id* to *receiver*."""

@@ -1,10 +1,8 @@
 """
 Which protocol a process speaks: said before anything else, so that two versions which differ say so and no more.
 
-Of what travels only this stays the same in all versions: `start` and `wait_started` of the actor have `spoken()` as
-their first argument, and answer `(None, spoken())` if they speak another number; `describe` answers `(spoken(), ...)`;
-a directory is pickled as `revive(spoken(), environment, ...)`, and what a replica is made of as
-`(spoken(), service, ...)`.
+What a replica is made of is packed as `(spoken(), service, ...)` in all versions. A substrate has more that stays the
+same: its first message to a process says `spoken()`, and so does the first answer.
 """
 
 from __future__ import annotations
@@ -18,8 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["NUMBER", "Spoken", "difference", "spoken"]
 
 #: Goes up with each change in what processes say to each other: frames, letters, payloads, errors, listings, what a
-#: replica is made of, and the methods of the actors.
+#: replica is made of, the modules of all these, and what the processes of a substrate can be asked.
 NUMBER: Final = 1
+
+_DISTRIBUTION: Final = "sage-deploy-remote"
 
 #: The protocol's number, and the version of this distribution.
 Spoken: TypeAlias = "tuple[int, str]"
@@ -27,7 +27,7 @@ Spoken: TypeAlias = "tuple[int, str]"
 
 def _version() -> str:
     try:
-        return version("sage-deploy-ray")
+        return version(_DISTRIBUTION)
     except PackageNotFoundError:  # a node may have it as files that nobody installed
         return "of unknown version"
 
@@ -53,6 +53,6 @@ def difference(who: str, theirs: Spoken) -> str | None:
     if number == NUMBER:
         return None
     return (
-        f"{who} has sage-deploy-ray {name}, which speaks protocol {number}, and this process has sage-deploy-ray "
+        f"{who} has {_DISTRIBUTION} {name}, which speaks protocol {number}, and this process has {_DISTRIBUTION} "
         f"{_VERSION}, which speaks protocol {NUMBER}. Install the same version here and there"
     )

@@ -1,9 +1,9 @@
 """
 What a replica is made of, sent to the process that makes it.
 
-The modules of the service's class, and all others that the caller has written, go along as source text: see `sources`.
-What was defined in `__main__`, in a notebook or inside a function goes as code: see `by_value`. Installed modules and
-plugins are imported where they arrive. Any thread may call these functions.
+The modules of the service's class, and all others that the caller has written, go along as source text: see `modules`.
+What was defined in `__main__`, in a notebook or inside a function goes as code: see `payloads.code`. Installed modules
+and plugins are imported where they arrive. Any thread may call these functions.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, cast
 
-from sage_deploy_ray import sources, versions
 from sage_deploy_remote.payloads.code import DefinitionPickler, dumps
 from sage_deploy_remote.payloads.payload import unpack
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_deploy_remote.payloads.unpicklable import describe
+from sage_deploy_remote.shipping import modules, versions
 from sage_plugins.errors import DeployError, line_of
 from sage_plugins.values import Problem, ReplicaSpec
 
@@ -46,7 +46,7 @@ def pack_spec(spec: ReplicaSpec, substrate: Substrate = PLAIN) -> bytes:
         reasons = "; ".join(problem.message for problem in problems(spec, substrate)) or line_of(error)
         msg = f"replica {spec.id} cannot be sent to another process: {reasons} ({_FIX})"
         raise DeployError(msg, service=spec.service, replica=spec.id) from error
-    return pickle.dumps((versions.spoken(), spec.service, spec.id, sources.gather(), payload), 5)
+    return pickle.dumps((versions.spoken(), spec.service, spec.id, modules.gather(), payload), 5)
 
 
 def unpack_spec(data: bytes) -> ReplicaSpec:
@@ -61,8 +61,8 @@ def unpack_spec(data: bytes) -> ReplicaSpec:
     problem = versions.difference("the process that deployed it", theirs)
     if problem is not None:
         raise DeployError(f"replicas of service '{service}' cannot be understood here: {problem}", service=service)
-    replica, modules, payload = rest
-    sources.install(modules)
+    replica, sources, payload = rest
+    modules.install(sources)
     try:
         return cast("ReplicaSpec", unpack(payload))
     except (Exception, SystemExit) as error:  # a module may do anything while it is imported
@@ -111,7 +111,7 @@ def _refusal(part: Any, substrate: Substrate) -> Exception | None:
 def _way_out(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (
-            f"Install {error.name} on every node, for instance with Ray's runtime_env. A module of your own goes along "
+            f"Install {error.name} on every node (Ray's runtime_env can do that). A module of your own goes along "
             "by itself if it was imported when you deployed, or belongs to a package that was"
         )
     return "Have the same versions of Python and of all packages on every node"
