@@ -20,7 +20,7 @@ from sage_deploy_monitors.health import Health
 from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
 from sage_deploy_ray.options import RayOptions
-from sage_deploy_ray.remote_replica import RemoteReplica
+from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_ray.target import RayTarget
 from sage_deploy_threading.event_loop import EventLoop
 from sage_deploy_threading.inline import Inline

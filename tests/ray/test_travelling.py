@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pytest
 import ray
 
-from sage_deploy_ray import serving
+from sage_deploy_remote.link.serving import server
 from sage_deploy_remote.shipping import versions
 from sage_plugins import errors
 from sage_plugins.clock import SYSTEM
@@ -85,7 +85,7 @@ class Impatient:
     """A service whose replica gives up at once what a caller has there that is gone."""
 
     def __init__(self) -> None:
-        serving._LOOK_AFTER_S, serving._GONE_AFTER_S = 0.05, 0.2
+        server._LOOK_AFTER_S, server._GONE_AFTER_S = 0.05, 0.2
         self._closed = 0
 
     def numbers(self) -> Iterator[int]:
@@ -414,7 +414,7 @@ class TestOwners(Travelling):
             assert owner.ask("handle.echo(1)") == "1"
             first, second = self.found(tmp_path), self.found(tmp_path)
             assert (first.echo(2), second.submit("echo", 3).result(self.patience)) == (2, 3)
-            assert self.threads() == ["svc-changes", "svc-letters"], "one set for both handles"
+            assert self.threads() == ["svc-changes", "svc-responses"], "one set for both handles"
             assert owner.ask("handle.echo(4)") == "4"
             del first, second
             self.until(lambda: self.threads() == [])

@@ -6,7 +6,7 @@ import weakref
 
 from loop_target import Line, LoopTransport
 from memory_directory import Book, MemoryTarget
-from sage_deploy_ray.remote_replica import RemoteReplica
+from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_remote.shipping.specs import pack_spec, unpack_spec
 from sage_plugins import hookimpl
 from sage_plugins.errors import DeployError
@@ -90,7 +90,7 @@ class KeepingTarget(MemoryTarget):
 
     def lines(self):
         if not self._lines:
-            self._lines = [Line("letters"), Line("callbacks")]
+            self._lines = [Line("responses"), Line("callbacks")]
         return self._lines
 
     def start(self, spec, at, events, clock):

@@ -1,4 +1,4 @@
-"""A target whose replicas are in this process but talk with their callers as if they were in another: by letter."""
+"""A target whose replicas are in this process but talk with their callers as if they were in another: by message."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from queue import SimpleQueue
 
 from sage_deploy_ray import arguments, wire
 from sage_deploy_ray.references import RAY
-from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
-from sage_deploy_ray.serving import ReplicaServer
+from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.link.serving.server import ReplicaServer
+from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.shipping.specs import pack_spec, unpack_spec
 from sage_plugins import hookimpl
@@ -45,7 +46,7 @@ class Line:
 
 class LoopExchange:
     def __init__(self, transport, frame):
-        self._letter = SimpleQueue()
+        self._response = SimpleQueue()
         self._transport = transport
         self._left = False
         self._lock = threading.Lock()
@@ -54,14 +55,14 @@ class LoopExchange:
         transport.run(lambda: self._exchange(written))
 
     def _exchange(self, written):
-        answer = wire.write_letter(self._transport.server.exchange(wire.read_frame(written)))
-        letter = wire.read_letter(answer)
+        answer = wire.write_response(self._transport.server.exchange(wire.read_frame(written)))
+        response = wire.read_response(answer)
         with self._lock:
-            self._arrived = letter
+            self._arrived = response
             left = self._left
         if left:
             self._deliver()
-        self._letter.put(None)
+        self._response.put(None)
 
     def _deliver(self):
         self._transport.soon(lambda: self._transport.receiver.arrived(self._arrived))
@@ -70,7 +71,7 @@ class LoopExchange:
         from queue import Empty
 
         try:
-            self._letter.get(timeout=seconds)
+            self._response.get(timeout=seconds)
         except Empty:
             self.leave()
         else:
@@ -87,9 +88,9 @@ class LoopExchange:
 class LoopTransport:
     substrate = RAY
 
-    def __init__(self, letters, callbacks, find_service):
+    def __init__(self, responses, callbacks, find_service):
         self._find_service = find_service
-        self.soon = letters.put
+        self.soon = responses.put
         self.aside = callbacks.put
 
     def run(self, do):
@@ -137,7 +138,7 @@ class LoopTarget:
 
     def start(self, spec, at, events, clock):
         if not self._lines:
-            self._lines = [Line("letters"), Line("callbacks")]
+            self._lines = [Line("responses"), Line("callbacks")]
         return RemoteReplica(spec, at.node, events, clock, LoopTransport(*self._lines, events.service))
 
     def close(self):
@@ -149,4 +150,4 @@ class LoopTarget:
 class Plugin:
     @hookimpl
     def sage_register_targets(self):
-        return [Registration("loop", lambda _: LoopTarget(), "In this process, by letter")]
+        return [Registration("loop", lambda _: LoopTarget(), "In this process, by message")]

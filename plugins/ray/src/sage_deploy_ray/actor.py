@@ -11,7 +11,7 @@ import ray
 
 from sage_deploy_ray import arguments, wire
 from sage_deploy_ray.references import RAY
-from sage_deploy_ray.serving import ReplicaServer
+from sage_deploy_remote.link.serving.server import ReplicaServer
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.specs import unpack_spec
@@ -21,14 +21,14 @@ from sage_plugins.interfaces import ControlOp
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from sage_deploy_ray.protocol import Notice
     from sage_deploy_ray.wire import Wire
+    from sage_deploy_remote.link.protocol import Notice
     from sage_deploy_remote.shipping.versions import Spoken
 
 __all__ = ["GROUPS", "ReplicaActor"]
 
 #: Threads of the actor by what they do. Calls have the group without a name: each calling process keeps one of its
-#: threads waiting for letters, and uses a second one for a moment when it sends.
+#: threads waiting for responses, and uses a second one for a moment when it sends.
 GROUPS: Final = {"start": 1, "watch": 1, "vacate": 1, "stop": 2, "control": 4}
 
 
@@ -98,7 +98,7 @@ class ReplicaActor:
     def exchange(self, frame: Wire) -> Wire:
         """As `ReplicaServer.exchange`."""
         assert self._server is not None  # noqa: S101 - callers wait for `start`
-        return wire.write_letter(self._server.exchange(wire.read_frame(frame)))
+        return wire.write_response(self._server.exchange(wire.read_frame(frame)))
 
     @ray.method(concurrency_group="control")
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> tuple[Any, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
 from sage_deploy_ray.transport import RayTransport
+from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.link.transport import Stopped
 
 if TYPE_CHECKING:
-    from sage_deploy_ray.remote_replica import Receiver
-    from sage_deploy_ray.transport import Couriers
+    from sage_deploy_remote.link.dispatcher import Dispatcher
+    from sage_deploy_remote.link.transport import Receiver
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
     from sage_plugins.listing import ListedReplica
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["attach"]
 
 
-def attach(listed: ListedReplica, events: ReplicaEvents, clock: Clock, couriers: Couriers) -> RemoteReplica:
+def attach(listed: ListedReplica, events: ReplicaEvents, clock: Clock, dispatcher: Dispatcher) -> RemoteReplica:
     """The caller's side of a replica that runs; it is usable at once."""
-    replica = RemoteReplica(listed, listed.node, events, clock, _AttachedTransport(listed, couriers))
+    replica = RemoteReplica(listed, listed.node, events, clock, _AttachedTransport(listed, dispatcher))
     replica.slots = listed.slots
     return replica
 
@@ -28,8 +29,8 @@ def attach(listed: ListedReplica, events: ReplicaEvents, clock: Clock, couriers:
 class _AttachedTransport(RayTransport):
     """A `RayTransport` that neither starts nor stops the actor."""
 
-    def __init__(self, listed: ListedReplica, couriers: Couriers) -> None:
-        super().__init__(lambda: listed.address, listed.node, couriers, _ignore)
+    def __init__(self, listed: ListedReplica, dispatcher: Dispatcher) -> None:
+        super().__init__(lambda: listed.address, listed.node, dispatcher, _ignore)
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Begin to watch the actor."""

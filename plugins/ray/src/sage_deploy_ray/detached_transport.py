@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_ray.references import RAY
-from sage_deploy_ray.remote_replica import Stopped
 from sage_deploy_ray.transport import RayTransport
+from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.specs import pack_spec
 

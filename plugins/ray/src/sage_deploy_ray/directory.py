@@ -199,11 +199,11 @@ class _RayEntrance:
     """`interfaces.Entrance` of one service."""
 
     def __init__(self, directory: RayDirectory, service: str) -> None:
-        from sage_deploy_ray.transport import Couriers
+        from sage_deploy_remote.link.dispatcher import Dispatcher
 
         self._directory = directory
         self._service = service
-        self._couriers = Couriers(service)
+        self._dispatcher = Dispatcher(service)
         self._actor: Any = None  # of the directory, once it was found
         self._follower = uuid4().hex
 
@@ -254,7 +254,7 @@ class _RayEntrance:
 
     def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         """As `Entrance.watch`."""
-        self._couriers.apart(lambda: self._watch(seen, tell))
+        self._dispatcher.apart(lambda: self._watch(seen, tell))
 
     def _watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         try:
@@ -264,7 +264,7 @@ class _RayEntrance:
         if answer is None:
             tell(None)
         else:
-            answer.future().add_done_callback(lambda done: self._couriers.apart(lambda: self._tell(done, tell)))
+            answer.future().add_done_callback(lambda done: self._dispatcher.apart(lambda: self._tell(done, tell)))
 
     def _tell(self, done: Any, tell: Callable[[Found | None], None]) -> None:
         try:
@@ -279,8 +279,8 @@ class _RayEntrance:
         """As `Entrance.attach`."""
         from sage_deploy_ray.attached import attach
 
-        return attach(replica, events, clock, self._couriers)
+        return attach(replica, events, clock, self._dispatcher)
 
     def close(self) -> None:
         """As `Entrance.close`."""
-        self._couriers.close()
+        self._dispatcher.close()

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from sage_deploy_ray.directory import RayDirectory
     from sage_deploy_ray.nodes import Node
     from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
-    from sage_deploy_ray.remote_replica import RemoteReplica
-    from sage_deploy_ray.transport import Couriers, RayTransport
+    from sage_deploy_ray.transport import RayTransport
+    from sage_deploy_remote.link.dispatcher import Dispatcher
+    from sage_deploy_remote.link.replica import RemoteReplica
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
     from sage_plugins.kept import KeptReplica
@@ -127,7 +128,7 @@ class RayTarget:
         self._environment = environment
         self._lock = threading.Lock()
         self._connection: cluster.Connection | None = None  # guarded by _lock, as the next
-        self._couriers: Couriers | None = None
+        self._dispatcher: Dispatcher | None = None
         self._detached: Detached | None = None  # if the environment's replicas outlive this process
         self._spots: dict[str, str] = {}  # node's ID by replica's
         self._replicas: list[tuple[str, RemoteReplica]] = []  # with the node's ID; those that are gone are dropped
@@ -233,13 +234,13 @@ class RayTarget:
         transport = AdoptedTransport(lambda: actor, found.node, self._threads(spec), gone, detached=self._detached)
         return self._replica(spec, found.node, node_id, events, clock, transport)
 
-    def _threads(self, spec: ReplicaSpec) -> Couriers:
-        from sage_deploy_ray.transport import Couriers
+    def _threads(self, spec: ReplicaSpec) -> Dispatcher:
+        from sage_deploy_remote.link.dispatcher import Dispatcher
 
         with self._lock:
-            if self._couriers is None:
-                self._couriers = Couriers(spec.service)
-            return self._couriers
+            if self._dispatcher is None:
+                self._dispatcher = Dispatcher(spec.service)
+            return self._dispatcher
 
     def _replica(  # noqa: PLR0913, PLR0917 - what a replica has
         self,
@@ -251,7 +252,7 @@ class RayTarget:
         transport: RayTransport,
     ) -> RemoteReplica:
         """Have the replica to which *transport* leads, and count what it takes."""
-        from sage_deploy_ray.remote_replica import RemoteReplica
+        from sage_deploy_remote.link.replica import RemoteReplica
 
         replica = RemoteReplica(spec, node, events, clock, transport)
         _LEDGER.reserve(node_id, replica, needs(spec.config))
@@ -292,12 +293,12 @@ class RayTarget:
         """As `Target.close`."""
         with self._lock:
             connection, self._connection = self._connection, None
-            couriers, self._couriers = self._couriers, None
+            dispatcher, self._dispatcher = self._dispatcher, None
             detached, self._detached = self._detached, None
         if detached is not None:
             detached.release()
-        if couriers is not None:
-            couriers.close()
+        if dispatcher is not None:
+            dispatcher.close()
         if connection is not None:
             connection.release()
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
@@ -15,7 +12,7 @@ from sage_deploy_ray import wire
 from sage_deploy_ray.cluster import check_not_shut_down
 from sage_deploy_ray.endings import why_gone
 from sage_deploy_ray.references import RAY
-from sage_deploy_ray.remote_replica import Stopped
+from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.payload import unpack
 from sage_deploy_remote.shipping import versions
@@ -26,80 +23,16 @@ from sage_plugins.interfaces import ControlOp
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from sage_deploy_ray.protocol import Frame, Notice
-    from sage_deploy_ray.remote_replica import Exchange, Receiver
+    from sage_deploy_remote.link.dispatcher import Dispatcher
+    from sage_deploy_remote.link.protocol import Frame, Notice
+    from sage_deploy_remote.link.transport import Exchange, Receiver
     from sage_plugins.call import Call
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["Couriers", "RayTransport"]
+__all__ = ["RayTransport"]
 
 #: Seconds beyond its own grace that a replica gets to say that it has stopped.
 _STOP_MARGIN_S: Final = 1.0
-
-
-class Couriers:
-    """
-    The threads that carry what comes from Ray to those for whom it is, one set for each service.
-
-    Ray's own thread must not do that: it would have to unpickle, and a wait in it would hold up every other answer. A
-    user's callbacks run on a second thread, so that one that waits holds up callbacks only.
-    """
-
-    def __init__(self, name: str) -> None:
-        """Prepare; threads start when there is something to carry. *name* is the service's."""
-        self._name = name
-        self._lock = threading.Lock()
-        self._queues: dict[str, SimpleQueue[Callable[[], None] | None]] = {}  # by thread; guarded by _lock
-        self._threads: list[threading.Thread] = []
-        self._closed = False
-
-    def soon(self, do: Callable[[], None]) -> None:
-        """Do something quick on the thread of the letters."""
-        self._queue("letters").put(do)
-
-    def aside(self, do: Callable[[], None]) -> None:
-        """Do something on the thread of callbacks."""
-        self._queue("callbacks").put(do)
-
-    def apart(self, do: Callable[[], None]) -> None:
-        """Do something on a thread that neither answers nor callbacks wait for."""
-        self._queue("changes").put(do)
-
-    def _queue(self, kind: str) -> SimpleQueue[Callable[[], None] | None]:
-        queue = self._queues.get(kind)
-        if queue is None:
-            with self._lock:
-                queue = self._queues.get(kind)
-                if queue is None:
-                    queue = SimpleQueue()
-                    if not self._closed:
-                        thread = threading.Thread(
-                            target=_carry, args=(queue,), name=f"{self._name}-{kind}", daemon=True
-                        )
-                        self._threads.append(thread)
-                        thread.start()
-                    self._queues[kind] = queue
-        return queue
-
-    def close(self) -> None:
-        """End the threads once they have done what they were given. Idempotent."""
-        with self._lock:
-            self._closed = True
-            for queue in self._queues.values():
-                queue.put(None)
-            threads, self._threads = self._threads, []
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(_STOP_MARGIN_S)  # a user's callback may never end
-
-
-def _carry(queue: SimpleQueue[Callable[[], None] | None]) -> None:
-    while (do := queue.get()) is not None:
-        try:
-            do()
-        except BaseException:  # one fault must not end all others' answers
-            logging.getLogger("sage_plugins").exception("what came from a replica was not read")
-        del do  # until the next comes, nothing may be kept alive
 
 
 class _RayExchange:
@@ -113,7 +46,7 @@ class _RayExchange:
         """As `Exchange.wait`."""
         receiver = self._transport.receiver
         try:
-            letter = wire.read_letter(ray.get(self._ref, timeout=seconds))
+            response = wire.read_response(ray.get(self._ref, timeout=seconds))
         except GetTimeoutError:
             self.leave()
         except Exception as error:  # noqa: BLE001 - whatever Ray says, the frame will not be answered
@@ -122,7 +55,7 @@ class _RayExchange:
             self.leave()
             raise
         else:
-            receiver.arrived(letter, call)
+            receiver.arrived(response, call)
 
     def leave(self) -> None:
         """As `Exchange.leave`."""
@@ -134,11 +67,11 @@ class _RayExchange:
     def _read(self, future: Any) -> None:
         receiver = self._transport.receiver
         try:
-            letter = wire.read_letter(future.result())
+            response = wire.read_response(future.result())
         except BaseException as error:  # noqa: BLE001 - as in `wait`
             receiver.lost(self._transport.death(error))
         else:
-            receiver.arrived(letter)
+            receiver.arrived(response)
 
 
 class _Undelivered:
@@ -175,7 +108,7 @@ class RayTransport:
         self,
         make_actor: Callable[[], Any],
         node: str | None,
-        couriers: Couriers,
+        dispatcher: Dispatcher,
         on_gone: Callable[[bool], None],
         waits_for: Callable[[Any, float], str] | None = None,
     ) -> None:
@@ -185,7 +118,7 @@ class RayTransport:
         Args:
             make_actor: Starts the actor and gives its handle.
             node: Name of the node, for the replica's own messages.
-            couriers: Carry what arrives.
+            dispatcher: Has the threads that read what arrives.
             on_gone: Told when the actor is gone, and whether that is only because it cannot be reached.
             waits_for: Gives what the actor waits for before its process runs, in so many seconds; None if it runs.
         """
@@ -193,9 +126,9 @@ class RayTransport:
         self._waits_for = waits_for
         self._make_actor = make_actor
         self._node = node
-        self._couriers = couriers
-        self.soon = couriers.soon
-        self.aside = couriers.aside
+        self._dispatcher = dispatcher
+        self.soon = dispatcher.soon
+        self.aside = dispatcher.aside
         self._stopping: Any = None
         self._id = ""
 

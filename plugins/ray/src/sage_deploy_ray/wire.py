@@ -1,5 +1,5 @@
 """
-Frames and letters as Ray carries them at the least cost: bytes, with large buffers and references beside them.
+Frames and responses as Ray carries them at the least cost: bytes, with large buffers and references beside them.
 
 Ray passes bytes on as they are, and pickles everything else with a pickler in Python, which takes longer than all that
 is done here. Plain tuples are pickled in a sixth of the time of named ones.
@@ -10,19 +10,19 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sage_deploy_ray import protocol
-from sage_deploy_ray.protocol import CallItem, Frame, Letter, Unit
 from sage_deploy_ray.references import RAY
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import CallItem, Frame, Response, Unit
 from sage_deploy_remote.payloads.substrate import dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pickle import PickleBuffer
 
-    from sage_deploy_ray.protocol import Reply
     from sage_deploy_ray.references import Reference
+    from sage_deploy_remote.link.protocol import Reply
 
-__all__ = ["Wire", "read_frame", "read_letter", "write_frame", "write_letter"]
+__all__ = ["Wire", "read_frame", "read_response", "write_frame", "write_response"]
 
 #: A pickle, with the buffers and references that were left out of it if there are any.
 Wire: TypeAlias = "bytes | tuple[bytes, Sequence[Any], Sequence[Reference]]"
@@ -46,14 +46,14 @@ def read_frame(wire: Wire) -> Frame:
     return Frame(caller, number, tuple(made), notices, fresh)
 
 
-def write_letter(letter: Letter) -> Wire:
-    """*letter*, to be read by `read_letter`."""
-    return _write(tuple(letter), any(map(_refers, letter.replies)))
+def write_response(response: Response) -> Wire:
+    """*response*, to be read by `read_response`."""
+    return _write(tuple(response), any(map(_refers, response.replies)))
 
 
-def read_letter(wire: Wire) -> Letter:
-    """The letter of `write_letter`."""
-    return Letter(*_read(wire))
+def read_response(wire: Wire) -> Response:
+    """The response of `write_response`."""
+    return Response(*_read(wire))
 
 
 def _refers(reply: Reply) -> bool:

@@ -7,20 +7,20 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_ray import protocol
+from sage_deploy_remote.link import protocol
 from sage_plugins.stream import Channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_deploy_ray.mailbox import Mailbox
+    from sage_deploy_remote.link.serving.outbox import Outbox
     from sage_deploy_remote.payloads.payload import Payload
     from sage_plugins.call import Call
 
 __all__ = ["BatchUnit", "Outlet", "Together"]
 
 #: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
-_PATIENCE_S: Final = 0.01
+_GIVE_BACK_AFTER_S: Final = 0.01
 
 
 class Together:
@@ -36,12 +36,12 @@ class Together:
         ends: Whether all its answers are about to come, and then its end.
     """
 
-    def __init__(self, box: Mailbox, id: int) -> None:
+    def __init__(self, box: Outbox, id: int) -> None:
         self.open = 0
         self.waiting: deque[Call] = deque()
         self.ends = False
         self._begun = time.monotonic()
-        self.due = self._begun + _PATIENCE_S
+        self.due = self._begun + _GIVE_BACK_AFTER_S
         self._box = box
         self._id = id
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class Together:
                 call = self.waiting.pop()
             except IndexError:
                 break
-            report: Any = call._latch  # noqa: SLF001 - see serving._Report
+            report: Any = call.observer  # a `report.Report`
             report.returned = True  # first: its caller may be giving it up this moment, and then that is counted
             if call.claim() and call.claim_outcome():
                 returned.append(report.id)
@@ -90,7 +90,7 @@ class BatchUnit(Together):
         late: How many cannot yet.
     """
 
-    def __init__(self, box: Mailbox, id: int) -> None:
+    def __init__(self, box: Outbox, id: int) -> None:
         super().__init__(box, id)
         self.present: list[Call] = []  # guarded by _lock, as the next
         self.late = 0
@@ -131,15 +131,16 @@ class Outlet(Channel):
 
     __slots__ = ("_box", "_id", "_pack")
 
-    def __init__(self, box: Mailbox, id: int, pack: Callable[[Any], Payload]) -> None:
+    def __init__(self, box: Outbox, id: int, pack: Callable[[Any], Payload]) -> None:
         super().__init__()
         self._pack = pack
         self._box = box
         self._id = id
 
-    def _append(self, item: Any) -> None:
+    def append(self, item: Any) -> None:
+        """Send *item*."""
         packed = self._pack(item)
-        super()._append(None)  # first: once it is posted it may be acknowledged at any moment
+        super().append(None)  # first: once it is posted it may be acknowledged at any moment
         self._box.post((protocol.ITEM, self._id, packed))
 
     def acknowledge(self, number: int) -> None:

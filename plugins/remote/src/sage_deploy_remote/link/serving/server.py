@@ -7,10 +7,11 @@ from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_ray import protocol
-from sage_deploy_ray.late_calls import LateCalls, NoReferences
-from sage_deploy_ray.mailbox import FORGOTTEN_AFTER_S, ForgottenError, Mailbox
-from sage_deploy_ray.units import BatchUnit, Outlet, Together
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
+from sage_deploy_remote.link.serving.outbox import FORGOTTEN_AFTER_S, ForgottenError, Outbox
+from sage_deploy_remote.link.serving.report import HostEvents, Report, report_of
+from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.payloads.packing import pack_result
 from sage_deploy_remote.payloads.payload import Payload, unpack
@@ -26,8 +27,8 @@ from sage_plugins.values import CallOptions, Outcome, ReplicaState
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sage_deploy_ray.late_calls import ArgumentSource
-    from sage_deploy_ray.protocol import CallItem, Frame, Letter, Notice, Reply, Unit
+    from sage_deploy_remote.link.protocol import CallItem, Frame, Notice, Response, Unit
+    from sage_deploy_remote.link.serving.late_calls import ArgumentSource
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import ControlOp, Work
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ReplicaServer"]
 
 #: Seconds after which a replica looks whether its callers are there. An exchange that has been waiting since the last
-#: time is answered with an empty letter: a caller that lives comes back at once.
+#: time is answered with an empty response: a caller that lives comes back at once.
 _LOOK_AFTER_S: Final = 15.0
 
 #: Seconds without an exchange after which a caller is gone for which something is done: one that lives keeps one here.
@@ -76,14 +77,14 @@ class ReplicaServer:
         self.spec = spec
         self.node = node
         self.clock = SYSTEM
-        self.host = Host(spec, _Events(self, find_service), SYSTEM, node=node)
+        self.host = Host(spec, HostEvents(self, find_service), SYSTEM, node=node)
         self.service = spec.service
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
         self._vacating = False  # guarded by _lock, as the next three
         self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
-        self._refused: list[Mailbox] = []  # whose units found no slot, one entry each, oldest first
-        self._boxes: dict[str, Mailbox] = {}  # by caller; guarded by _lock
+        self._refused: list[Outbox] = []  # whose units found no slot, one entry each, oldest first
+        self._boxes: dict[str, Outbox] = {}  # by caller; guarded by _lock
         self._looking: Timer | None = None  # what looks after callers next; guarded by _lock
         self._batches: dict[Any, BatchUnit] = {}  # of those that run
         self._source: ArgumentSource = NoReferences() if source is None else source
@@ -138,17 +139,17 @@ class ReplicaServer:
         with self._answered:
             self._vacating = True
             self._answered.wait_for(self._all_answered)
-            # What was said last travels with letters that are read in a moment; some callers may be gone.
+            # What was said last travels with responses that are read in a moment; some callers may be gone.
             self._answered.wait_for(self._all_read, _READ_WITHIN_S)
 
     def _all_answered(self) -> bool:
         return all(call.settled() for box in self._boxes.values() for call in tuple(box.calls.values()))
 
     def _all_read(self) -> bool:
-        return not any(box.has_mail for box in self._boxes.values())
+        return not any(box.has_replies for box in self._boxes.values())
 
     def looked(self) -> None:
-        """A call was answered, or a letter has been taken away."""
+        """A call was answered, or a response has been taken away."""
         if self._vacating:
             with self._answered:
                 self._answered.notify_all()
@@ -167,7 +168,7 @@ class ReplicaServer:
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
-    def exchange(self, frame: Frame) -> Letter:
+    def exchange(self, frame: Frame) -> Response:
         """
         Take a frame, and wait until there is something to say to its sender.
 
@@ -189,12 +190,12 @@ class ReplicaServer:
                 box.taken()
             return box.collect(frame.number)
 
-    def _box(self, caller: str) -> Mailbox:
+    def _box(self, caller: str) -> Outbox:
         box = self._boxes.get(caller)
         if box is None:
             with self._lock:
                 self._forget_silent()
-                box = self._boxes.setdefault(caller, Mailbox(self, caller))
+                box = self._boxes.setdefault(caller, Outbox(self, caller))
         return box
 
     def _forget_silent(self) -> None:
@@ -227,7 +228,7 @@ class ReplicaServer:
             with self._lock:
                 self._looking = None
                 self._forget_silent()
-                if self._holders or self._refused or any(box.has_mail for box in self._boxes.values()):
+                if self._holders or self._refused or any(box.has_replies for box in self._boxes.values()):
                     self._look_later()
 
     def _give_up_gone(self, call: Call) -> None:
@@ -247,7 +248,7 @@ class ReplicaServer:
 
     # -- what frames bring -------------------------------------------------------------------------------------------
 
-    def _admit(self, box: Mailbox, unit: Unit) -> None:
+    def _admit(self, box: Outbox, unit: Unit) -> None:
         holder, chain = (box.caller, unit.id), unit.items[0].chain
         with self._lock:
             if self._looking is None:
@@ -280,9 +281,9 @@ class ReplicaServer:
 
     def _admit_batch(self, unit: BatchUnit, calls: Sequence[Call]) -> None:
         """Begin a batch with what has its arguments; the others run when they have theirs, in the same slot."""
-        late = [call for call in calls if _report_of(call).late]
+        late = [call for call in calls if report_of(call).late]
         unit.late = len(late)
-        unit.present.extend(call for call in calls if not _report_of(call).late)
+        unit.present.extend(call for call in calls if not report_of(call).late)
         self._put(self._next_batch(unit, calls[0]))
         for call in late:
             self.late.add(call)
@@ -301,14 +302,14 @@ class ReplicaServer:
 
     def _put(self, work: Any) -> None:
         """Have *work* run in the slot that it has, as soon as its arguments are here."""
-        if isinstance(work, Call) and _report_of(work).late:
+        if isinstance(work, Call) and report_of(work).late:
             self.late.add(work)
         elif work is not None:
             self.host.put(work)
 
     def _arguments_arrived(self, call: Call) -> None:
         """*call* has its arguments, or needs them no more: then its worker finds that, and frees its slot."""
-        report = _report_of(call)
+        report = report_of(call)
         report.late = False
         if isinstance(report.unit, BatchUnit):
             report.unit.arrived(call)
@@ -324,7 +325,7 @@ class ReplicaServer:
         with self._counting:
             self._record(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
         # The slot first, as after a call that has run.
-        report = _report_of(call)
+        report = report_of(call)
         report.late = False
         if isinstance(report.unit, BatchUnit):
             report.unit.late_over()
@@ -333,7 +334,7 @@ class ReplicaServer:
             self._put(self.work_ended(call))
         call.publish(None, error)
 
-    def _call(self, box: Mailbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call | None:
+    def _call(self, box: Outbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call | None:
         """The call of *item*; None if its arguments cannot be read, which its caller is told."""
         method = self.spec.methods[item.method]
         try:
@@ -354,14 +355,14 @@ class ReplicaServer:
             call.channel = Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
             call = Call(*fields)
-        report = _Report(self, box, item.id, call, unit)
+        report = Report(self, box, item.id, call, unit)
         report.late = found is None
-        call._latch = report  # type: ignore[assignment] # noqa: SLF001 - see _Report
+        call.observe(report)
         call.chain = (*item.chain, holder)
         box.calls[item.id] = call
         return call
 
-    def _take_notice(self, box: Mailbox, notice: Notice) -> None:
+    def _take_notice(self, box: Outbox, notice: Notice) -> None:
         kind, id, *rest = notice
         call = box.calls.get(id)
         if call is None:  # it has been answered meanwhile
@@ -377,7 +378,7 @@ class ReplicaServer:
             self.host.cancel(call)
         else:
             outcome, spent = rest
-            report = _report_of(call)
+            report = report_of(call)
             report.told = True
             report.spent = spent
             # Its time is over here too, though by this clock it would be so a moment later.
@@ -395,14 +396,14 @@ class ReplicaServer:
             ended.run_over()
             return self._next_batch(ended, work.calls[0])
         holder = work.chain[-1]
-        report = _report_of(work)
+        report = report_of(work)
         unit = report.unit
         if unit is not None:
             following = unit.next()
             if following is None:
                 self.slot_free(holder)
                 unit.one_over()
-            elif _report_of(following).late:
+            elif report_of(following).late:
                 self.late.add(following)
                 return None
             return following
@@ -450,7 +451,7 @@ class ReplicaServer:
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Count a call that its caller, or a stop, ended before its method did."""
-        report = _report_of(call)
+        report = report_of(call)
         report.outcome = outcome
         spent = self.clock.monotonic() - call.since if report.spent is None else report.spent
         if started:
@@ -477,109 +478,3 @@ class ReplicaServer:
 
     def went_on(self, waiter: Call) -> None:
         """Nobody in this process waits for a call that runs here."""
-
-
-class _Events:
-    """`interfaces.ReplicaEvents` for a host whose callers are elsewhere."""
-
-    def __init__(self, server: ReplicaServer, find_service: Callable[[str], Any]) -> None:
-        self._server = server
-        self.service: Any = find_service
-        self.freed: Callable[[Any], None] = self._freed
-        # What waits is at the callers, but for what was sent ahead.
-        self.follow: Callable[[Any], Any | None] = server.work_ended
-
-    def refused(self, work: Any, *, stuck: bool = False) -> None:
-        """A host never refuses."""
-
-    def ahead(self, call: Call, most: int) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
-        """Nothing waits here."""
-        return ()
-
-    def returned(self, calls: Sequence[Call]) -> None:
-        """A host returns nothing."""
-
-    def _freed(self, ended: Any) -> None:
-        following = self._server.work_ended(ended)
-        if following is not None:
-            self._server.host.put(following)
-
-    def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        self._server.changed(state, cause)
-
-    def lost(self, not_started: Any, maybe: Any, cause: BaseException) -> None:
-        """A host never dies before its process."""
-
-
-class _Report:
-    """
-    Stands where a call has its latch: what is released when the call is over is not a waiting thread but the answer.
-
-    It is made out in the thread that ends the call, before the next one starts: that might change what was returned.
-
-    Attributes:
-        box: Where the answer goes.
-        id: The caller's number for the call.
-        outcome: As what it was given up; None while it was not.
-        told: Whether its caller knows of that.
-        spent: Seconds since the call was made, if its caller said so.
-        unit: That of which the call is a part; None if it is one by itself.
-        returned: Whether the call went back to its caller, as one that was sent ahead in vain.
-        late: Whether its arguments are not here yet.
-    """
-
-    __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "unit")
-
-    def __init__(self, server: ReplicaServer, box: Mailbox, id: int, call: Call, unit: Together | None) -> None:
-        self.box = box
-        self.id = id
-        self.outcome: int | None = None
-        self.told = False
-        self.spent: float | None = None
-        self._server = server
-        self._call: Call | None = call
-        self.unit = unit
-        self.returned = False
-        self.late = False
-
-    def release(self) -> None:
-        """The call is over."""
-        # The call refers to this: keeping both ways would leave every call to the collector.
-        call, self._call = self._call, None
-        assert call is not None  # noqa: S101 - for the type checker: a call is over once
-        self._report(call)
-        if self.late:  # nobody but its slot waits for its arguments any more
-            self._server.late.let_go(call)
-        self._server.looked()
-
-    def _report(self, call: Call) -> None:
-        error = call.exception_now()
-        name = call.method.name
-        if self.outcome is not None:
-            if not self.told:
-                assert error is not None  # noqa: S101 - for the type checker: who gives up says why
-                self.box.post((protocol.GAVE_UP, self.id, self._server.packed(error, name), self.outcome))
-            if self.unit is not None:
-                self.box.forget(self.id)
-                self.unit.one_over()
-            return
-        reply: Reply
-        if error is None:
-            try:
-                reply = (protocol.DONE, self.id, self._server.packed_result(call._result, name))  # noqa: SLF001 - over
-            except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
-                error = raised
-        if error is not None:
-            reply = (protocol.FAILED, self.id, self._server.packed(error, name))
-        self.box.forget(self.id)
-        if self.unit is None:  # its slot is free with its answer
-            self.box.end(reply)
-        else:
-            self.box.post(reply, wakes=not self.unit.ends)
-            self.unit.one_over()
-
-
-def _report_of(call: Call) -> _Report:
-    report: Any = call._latch  # noqa: SLF001 - see _Report
-    assert isinstance(report, _Report)  # noqa: S101 - for the type checker
-    return report

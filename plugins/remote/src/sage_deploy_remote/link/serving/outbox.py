@@ -6,19 +6,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sage_deploy_ray import protocol
-from sage_deploy_ray.protocol import Letter
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import Response
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from sage_deploy_ray.protocol import Reply
+    from sage_deploy_remote.link.protocol import Reply
     from sage_plugins.call import Call
     from sage_plugins.clock import Clock
 
-__all__ = ["FORGOTTEN_AFTER_S", "Bundle", "ForgottenError", "Mailbox"]
+__all__ = ["FORGOTTEN_AFTER_S", "Bundle", "ForgottenError", "Outbox"]
 
-#: Seconds that a letter waits for more replies, while other calls of its caller run: what ends together travels
+#: Seconds that a response waits for more replies, while other calls of its caller run: what ends together travels
 #: together.
 _LINGER_S: Final = 0.0005
 
@@ -53,14 +53,14 @@ class _Owner(Protocol):
         """Its time."""
 
     def looked(self) -> None:
-        """A letter is taken away."""
+        """A response is taken away."""
 
 
 class ForgottenError(Exception):
     """The box is not its caller's any more."""
 
 
-class Mailbox:
+class Outbox:
     """
     What one caller is to be told, and its exchange that waits for that.
 
@@ -82,7 +82,7 @@ class Mailbox:
         self._units = 0  # that have not ended
         self._owed = 0  # refused units whose callers wait for room
         self._latest = -1  # frame that was taken last
-        self._number = 0  # of the next letter
+        self._number = 0  # of the next response
         self._next_frame = -1  # the first is known when a fresh one has come
         self._exchanges = 0  # that are here
         self._left_at = server.clock.monotonic()  # when the last of them left
@@ -144,7 +144,7 @@ class Mailbox:
     def _begin(self, number: int, *, fresh: bool) -> None:
         """Begin with the first frame of a caller that is not known, or not any more; with the condition."""
         if fresh:
-            self._next_frame = self._number = number  # all letters before it have been read
+            self._next_frame = self._number = number  # all responses before it have been read
             self._condition.notify_all()
         elif not self._condition.wait_for(lambda: self._next_frame >= 0, _OVERTAKEN_WITHIN_S):
             msg = f"its caller stood still for more than {FORGOTTEN_AFTER_S:g} s, and what it was to be told is lost"
@@ -184,7 +184,7 @@ class Mailbox:
         """A call is over, and no notice about it is awaited."""
         self.calls.pop(id, None)
 
-    def collect(self, frame: int) -> Letter:
+    def collect(self, frame: int) -> Response:
         """Wait for something to say in answer to *frame*, or for the caller's next one: then that has the replies."""
         with self._mutex:
             until = None
@@ -206,10 +206,10 @@ class Mailbox:
             self._exchanges -= 1
             self._left_at = self._server.clock.monotonic()
         self._server.looked()
-        return Letter(number, replies)
+        return Response(number, replies)
 
     @property
-    def has_mail(self) -> bool:
+    def has_replies(self) -> bool:
         """Whether there are replies that nobody has taken away."""
         return bool(self._replies)
 

@@ -1,13 +1,13 @@
 """
-What travels between a caller's side of a replica and the process in which that runs: plain tuples, nothing of Ray.
+What travels between a caller's side of a replica and the process in which that runs: plain tuples.
 
 The caller's side sends *frames*: calls and notices. Each frame is one exchange: it is answered, once there is something
-to say, by a *letter* with the replies that are ready, to calls of this frame or of earlier ones. As long as a caller
+to say, by a *response* with the replies that are ready, to calls of this frame or of earlier ones. As long as a caller
 has calls in a replica it keeps an exchange there; when another arrives, the one before is answered at once. So a call
-alone takes one exchange, and many at once share them. What is said after a frame has arrived never comes with a letter
-to an earlier one: a caller who waits for the letter to its own frame misses nothing.
+alone takes one exchange, and many at once share them. What is said after a frame has arrived never comes with a
+response to an earlier one: a caller who waits for the response to its own frame misses nothing.
 
-An exchange that has waited long is answered with an empty letter; a caller that lives sends another. So one that has
+An exchange that has waited long is answered with an empty response; a caller that lives sends another. So one that has
 something in a replica and keeps no exchange there for a minute is gone, though nobody says so: it was killed in the
 middle of a stream, for example. What it has there is given up. If it stood still, or was cut off, it finds that as the
 answer to each of its calls when it comes back: nothing runs twice.
@@ -36,9 +36,9 @@ __all__ = [
     "TAKEN_BACK",
     "CallItem",
     "Frame",
-    "Letter",
     "Notice",
     "Reply",
+    "Response",
     "Unit",
 ]
 
@@ -50,7 +50,7 @@ class CallItem(NamedTuple):
     Attributes:
         id: The caller's number for it; an item of a batch has one too.
         method: Index of the method.
-        payload: Its arguments, as `payload.pack((args, kwargs))` gives them.
+        payload: Its arguments, as `packing.pack_arguments` gives them.
         waited: Seconds since it was made.
         remaining: Seconds until its deadline, inf for none. A duration, because clocks of two machines differ.
         streams: Whether its answer is a stream of items.
@@ -142,12 +142,12 @@ RETURNED: Final = 7
 """`(RETURNED, unit, calls)`: calls of a bundle that have not started, because those before them take long."""
 
 
-class Letter(NamedTuple):
+class Response(NamedTuple):
     """
     The answer to an exchange.
 
     Attributes:
-        number: From 0, by caller: letters may overtake each other, and are read in this order.
+        number: From 0, by caller: responses may overtake each other, and are read in this order.
         replies: What there is to say; may be empty.
     """
 
