@@ -13,7 +13,8 @@ import sage_deploy_ray
 import sage_deploy_threading
 from deployment_files import GOOD, surroundings
 from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
-from sage_deploy_ray.selection import AnyNode, NamedNodes, labelled_nodes, selector_for
+from sage_deploy_ray.placement.selectors import selector_for
+from sage_deploy_remote.placement.selection import AnyNode, NamedNodes, labelled_nodes
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.choices import check_config
 from sage_plugins.environment_options import NO_OPTIONS

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sage_deploy_ray import exposure, termination
 from sage_deploy_ray.holding_thread import HoldingThread
-from sage_deploy_ray.nodes import Node, Resources
 from sage_deploy_ray.patience import Inquirer, TooManyUnansweredError
+from sage_deploy_remote.placement.nodes import Node, Resources
 from sage_plugins.errors import ClusterUnavailableError, ForkedRuntimeError, line_of
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_deploy_ray import cluster, this_machine, waiting
-from sage_deploy_ray.nodes import Resources
-from sage_deploy_ray.placement import Running, Spot, needs, place
+from sage_deploy_ray import cluster, waiting
+from sage_deploy_ray.placement import this_machine
+from sage_deploy_ray.placement.selectors import selector_for
 from sage_deploy_ray.references import RAY
-from sage_deploy_ray.selection import selector_for
+from sage_deploy_remote.placement.decision import Running, Spot, needs, place
+from sage_deploy_remote.placement.nodes import Resources
 from sage_deploy_remote.shipping.specs import problems as spec_problems
 from sage_plugins.errors import DeployError
 from sage_plugins.values import Placed, Refused
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
     from sage_deploy_ray.detached import Detached
     from sage_deploy_ray.directory import RayDirectory
-    from sage_deploy_ray.nodes import Node
     from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
     from sage_deploy_ray.transport import RayTransport
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.replica import RemoteReplica
+    from sage_deploy_remote.placement.nodes import Node
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
     from sage_plugins.kept import KeptReplica

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sage_deploy_ray.placement import in_words, lacking
+from sage_deploy_remote.placement.decision import in_words, lacking
 
 if TYPE_CHECKING:
-    from sage_deploy_ray.nodes import Node, Resources
+    from sage_deploy_remote.placement.nodes import Node, Resources
 
 __all__ = ["state_of", "why_waiting"]
 

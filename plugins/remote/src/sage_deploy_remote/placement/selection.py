@@ -5,19 +5,17 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from sage_deploy_ray.label_selectors import parse_requirement
-from sage_deploy_ray.nodes import unique_names
+from sage_deploy_remote.placement.label_selectors import parse_requirement
+from sage_deploy_remote.placement.nodes import unique_names
 from sage_plugins.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sage_deploy_ray.label_selectors import LabelRequirement
-    from sage_deploy_ray.nodes import Node
-    from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
-    from sage_plugins.config import ServiceDeploymentConfig
+    from sage_deploy_remote.placement.label_selectors import LabelRequirement
+    from sage_deploy_remote.placement.nodes import Node
 
-__all__ = ["AnyNode", "LabelledNodes", "NamedNodes", "NodeSelector", "Selection", "labelled_nodes", "selector_for"]
+__all__ = ["AnyNode", "LabelledNodes", "NamedNodes", "NodeSelector", "Selection", "labelled_nodes"]
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _EMPTY: Final = "the cluster has no live node"
@@ -152,28 +150,6 @@ def labelled_nodes(labels: Mapping[str, str], names: Sequence[str] | None = None
     """
     requirements = tuple(parse_requirement(label, text) for label, text in labels.items())
     return LabelledNodes(requirements, None if names is None else tuple(names), group)
-
-
-def selector_for(
-    rule: str, config: ServiceDeploymentConfig, options: ClusterGroupOptions | None, environment: RayOptions
-) -> NodeSelector:
-    """
-    Which nodes may hold the replicas of a service whose configuration has passed the checks.
-
-    Args:
-        rule: `"remote_any"`, `"remote_specific"` or `"cluster_group"`, as `RayTarget` gets it.
-        config: The service's configuration.
-        options: The target's options for the service.
-        environment: Where named groups are defined.
-    """
-    if rule == "remote_specific":
-        return NamedNodes(tuple(config.target_nodes or ()))
-    if rule == "remote_any":
-        return AnyNode()
-    if options is None or options.group is None:
-        return labelled_nodes(config.node_selector or {})
-    group = environment.groups[options.group]
-    return labelled_nodes(group.labels, group.nodes, group=options.group)
 
 
 def _matching(name: str, nodes: Sequence[Node]) -> tuple[str, list[Node]]:

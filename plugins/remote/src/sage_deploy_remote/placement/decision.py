@@ -12,14 +12,14 @@ from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sage_deploy_ray.nodes import Resources, unique_names
+from sage_deploy_remote.placement.nodes import Resources, unique_names
 from sage_plugins.values import Placed, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sage_deploy_ray.nodes import Node
-    from sage_deploy_ray.selection import NodeSelector, Selection
+    from sage_deploy_remote.placement.nodes import Node
+    from sage_deploy_remote.placement.selection import NodeSelector, Selection
     from sage_plugins.config import ServiceDeploymentConfig
     from sage_plugins.values import ReplicaSpec
 

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from sage_deploy_ray.nodes import Node, Resources
+from sage_deploy_remote.placement.nodes import Node, Resources
 
 __all__ = ["ID", "node"]
 
