@@ -13,8 +13,8 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import arguments
-from sage_deploy_ray.references import RAY
+from sage_deploy_ray.actors import arguments
+from sage_deploy_ray.actors.references import RAY
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
 from sage_deploy_remote.link.serving.units import BatchUnit

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from sage_deploy_ray.actor import ReplicaActor
+import pickle
+import pickletools
+
+from sage_deploy_ray.actors.replica_actor import ReplicaActor
+from sage_deploy_ray.directory.ray_directory import RayDirectory
+from sage_deploy_ray.directory.registry_actor import REGISTRY
+from sage_deploy_ray.options import RayOptions
 from sage_deploy_remote.shipping import versions
 
 
@@ -19,3 +25,16 @@ def test_a_difference_names_both_versions_and_the_cure():
         f"it has sage-deploy-remote 9.9.9, which speaks protocol {number + 1}, and this process has sage-deploy-remote "
         f"{version}, which speaks protocol {number}. Install the same version here and there"
     )
+
+
+def test_a_directory_that_travels_is_revived_at_the_same_place_in_all_versions():
+    """Else a process of another version would find no such module, and not learn that the versions differ."""
+    data = pickle.dumps(RayDirectory("environment", RayOptions(), "process"), 5)
+    function = next(arg for code, arg, _ in pickletools.genops(data) if code.name == "SHORT_BINUNICODE")
+    assert function == "sage_deploy_ray.directory"
+    assert pickle.loads(data).spoken == versions.spoken()  # noqa: S301 - our own
+
+
+def test_the_registry_of_each_protocol_has_its_own_name():
+    """What the registry of another version says could not be read."""
+    assert REGISTRY.endswith(f"-{versions.NUMBER}")

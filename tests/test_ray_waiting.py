@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_deploy_ray.waiting import why_waiting
+from sage_deploy_ray.cluster.pending_reasons import why_waiting
 from sage_deploy_remote.placement.nodes import Node, Resources
 
 GIB = 2**30

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 
-from sage_deploy_ray import arguments, wire
-from sage_deploy_ray.references import RAY
+from sage_deploy_ray.actors import arguments, wire
+from sage_deploy_ray.actors.references import RAY
 from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_remote.link.serving.server import ReplicaServer
 from sage_deploy_remote.link.transport import Stopped

@@ -8,10 +8,11 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_deploy_ray import cluster, waiting
+from sage_deploy_ray.actors.references import RAY
+from sage_deploy_ray.cluster import connection as cluster
+from sage_deploy_ray.cluster import pending_reasons
 from sage_deploy_ray.placement import this_machine
 from sage_deploy_ray.placement.selectors import selector_for
-from sage_deploy_ray.references import RAY
 from sage_deploy_remote.placement.decision import Running, Spot, needs, place
 from sage_deploy_remote.placement.nodes import Resources
 from sage_deploy_remote.shipping.specs import problems as spec_problems
@@ -21,10 +22,10 @@ from sage_plugins.values import Placed, Refused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sage_deploy_ray.detached import Detached
-    from sage_deploy_ray.directory import RayDirectory
+    from sage_deploy_ray.actors.transport import RayTransport
+    from sage_deploy_ray.detached.services import DetachedServices
+    from sage_deploy_ray.directory.ray_directory import RayDirectory
     from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
-    from sage_deploy_ray.transport import RayTransport
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.replica import RemoteReplica
     from sage_deploy_remote.placement.nodes import Node
@@ -130,7 +131,7 @@ class RayTarget:
         self._lock = threading.Lock()
         self._connection: cluster.Connection | None = None  # guarded by _lock, as the next
         self._dispatcher: Dispatcher | None = None
-        self._detached: Detached | None = None  # if the environment's replicas outlive this process
+        self._detached: DetachedServices | None = None  # if the environment's replicas outlive this process
         self._spots: dict[str, str] = {}  # node's ID by replica's
         self._replicas: list[tuple[str, RemoteReplica]] = []  # with the node's ID; those that are gone are dropped
 
@@ -209,8 +210,8 @@ class RayTarget:
             if isinstance(found, Refused):
                 raise DeployError(f"replica {spec.id} cannot be placed: {found}", service=spec.service, replica=spec.id)
             at, node_id = found, self._spots.pop(spec.id)
-        from sage_deploy_ray.detached_transport import DetachedTransport
-        from sage_deploy_ray.transport import RayTransport
+        from sage_deploy_ray.actors.transport import RayTransport
+        from sage_deploy_ray.detached.transport import DetachedTransport
 
         need, detached = needs(spec.config), self._detached
         gone = partial(_gone, node_id)
@@ -227,7 +228,7 @@ class RayTarget:
 
     def adopt(self, spec: ReplicaSpec, found: KeptReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
         """As `Target` says."""
-        from sage_deploy_ray.detached_transport import AdoptedTransport
+        from sage_deploy_ray.detached.transport import AdoptedTransport
 
         assert self._detached is not None  # noqa: S101 - for the type checker: it was asked what there is
         actor, node_id = found.address
@@ -261,30 +262,30 @@ class RayTarget:
             self._replicas.append((node_id, replica))
         return replica
 
-    def keeper(self, environment: str, name: str) -> Detached | None:
+    def keeper(self, environment: str, name: str) -> DetachedServices | None:
         """As `Target` says."""
         if self._environment.lifetime != "detached":
             return None
-        from sage_deploy_ray.detached import Detached
+        from sage_deploy_ray.detached.services import DetachedServices
 
         with self._lock:
             if self._detached is None:
-                self._detached = Detached(self._connect, self._environment, environment, name)
+                self._detached = DetachedServices(self._connect, self._environment, environment, name)
             return self._detached
 
     def _waits_for(self, name: str, node_id: str, need: Resources, actor: Any, timeout: float) -> str:
         """What *actor* waits for on its node before its process runs."""
 
         def look() -> str:
-            state = waiting.state_of(actor._actor_id.hex())  # noqa: SLF001 - there is no other way to its ID
+            state = pending_reasons.state_of(actor._actor_id.hex())  # noqa: SLF001 - there is no other way to its ID
             node = next((each for each in cluster.live_nodes() if each.id == node_id), None)
-            return waiting.why_waiting(state, name, node, need)
+            return pending_reasons.why_waiting(state, name, node, need)
 
         return self._connect().ask("what a replica waits for", look, timeout=timeout)
 
     def directory(self, environment: str) -> RayDirectory:
         """As `Target` says."""
-        from sage_deploy_ray.directory import RayDirectory
+        from sage_deploy_ray.directory.ray_directory import RayDirectory
 
         if self._detached is not None:
             return RayDirectory(environment, self._environment, process=None, connect=self._connect)
@@ -316,7 +317,7 @@ def _start_actor(need: Resources, node_id: str, **name: str) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from sage_deploy_ray.actor import GROUPS, ReplicaActor
+    from sage_deploy_ray.actors.replica_actor import GROUPS, ReplicaActor
 
     # Ray restarts nothing and tries nothing again: that is the supervisor's, which knows what may run twice.
     return (

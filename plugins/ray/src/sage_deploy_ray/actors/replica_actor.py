@@ -1,4 +1,9 @@
-"""The Ray actor in which a replica runs: it unpacks what to run, and hands everything to the replica's server."""
+"""
+The Ray actor in which a replica runs: it unpacks what to run, and hands everything to the replica's server.
+
+In all versions `start` and `wait_started` have `spoken()` as their first argument, and answer `(None, spoken())` if
+they speak another protocol; `describe` answers `(spoken(), ...)`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from sage_deploy_ray import arguments, wire
-from sage_deploy_ray.references import RAY
+from sage_deploy_ray.actors import arguments, wire
+from sage_deploy_ray.actors.references import RAY
 from sage_deploy_remote.link.serving.server import ReplicaServer
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.shipping import versions
@@ -21,7 +26,7 @@ from sage_plugins.interfaces import ControlOp
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from sage_deploy_ray.wire import Wire
+    from sage_deploy_ray.actors.wire import Wire
     from sage_deploy_remote.link.protocol import Notice
     from sage_deploy_remote.shipping.versions import Spoken
 

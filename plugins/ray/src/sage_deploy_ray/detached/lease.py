@@ -12,8 +12,8 @@ from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ClusterUnavailableError, DeployError, line_of
 
 if TYPE_CHECKING:
-    from sage_deploy_ray.directory_keeper import Keeper
-    from sage_deploy_ray.registry_actor import Held
+    from sage_deploy_ray.directory.directory_client import DirectoryClient
+    from sage_deploy_ray.directory.registry_actor import Held
     from sage_plugins.clock import Timer
 
 __all__ = ["Lease"]
@@ -38,17 +38,17 @@ class Lease:
     Several may share it: it is released as often as it was taken. All methods are safe from any thread.
     """
 
-    def __init__(self, keeper: Keeper, environment: str, holder: str, control_timeout: float) -> None:
+    def __init__(self, client: DirectoryClient, environment: str, holder: str, control_timeout: float) -> None:
         """
         Hold nothing yet.
 
         Args:
-            keeper: Asks the registry.
+            client: Asks the registry.
             environment: ID of the environment.
             holder: Who this is, unlike all others.
             control_timeout: Seconds that the registry gets to answer.
         """
-        self._keeper = keeper
+        self._client = client
         self._environment = environment
         self._holder = holder
         self._control_timeout = control_timeout
@@ -126,7 +126,7 @@ class Lease:
         if not self._lost_to:
             import ray
 
-            said: Any = self._keeper.ask("let_go", self._environment, self._holder)
+            said: Any = self._client.ask("let_go", self._environment, self._holder)
             with suppress(Exception):  # it is released after a while in any case
                 ray.get(said, timeout=_LAST_WORD_S)
 
@@ -138,13 +138,13 @@ class Lease:
             "has died is waited for"
         )
 
-    def _ask(self, patience: float) -> Held:
+    def _ask(self, wait_s: float) -> Held:
         import ray
         from ray.exceptions import GetTimeoutError, RayError
 
-        asked: Any = self._keeper.ask("hold", self._environment, self._holder, _who(), patience)
+        asked: Any = self._client.ask("hold", self._environment, self._holder, _who(), wait_s)
         try:
-            held: Any = ray.get(asked, timeout=patience + self._control_timeout)
+            held: Any = ray.get(asked, timeout=wait_s + self._control_timeout)
         except (GetTimeoutError, RayError) as error:
             msg = f"the registry of detached services does not answer ({line_of(error)}): try again later"
             raise ClusterUnavailableError(msg) from error
@@ -164,7 +164,7 @@ class Lease:
                 if answer.exception() is None:
                     self._read(answer.result(), self._asked_at)
             if self._asked is None and not self._lost_to:
-                asking: Any = self._keeper
+                asking: Any = self._client
                 self._asked_at = SYSTEM.monotonic()
                 with suppress(Exception):  # Ray has ended, or is about to
                     self._asked = asking.ask("hold", self._environment, self._holder, _who()).future()
@@ -175,7 +175,7 @@ class Lease:
         self._sure_until = max(self._sure_until, asked_at + _SURE_FOR_S)
         if not held.other and held.memory != self._memory:
             self._memory = held.memory
-            self._keeper.say_again()
+            self._client.say_again()
 
 
 def _who() -> str:

@@ -2,7 +2,7 @@
 Where the services of an environment are looked up on a Ray cluster: in an actor that the deploying process keeps.
 
 There is one for each deploying process and namespace, and one for all detached services of a namespace; see
-`directory_keeper`.
+`directory_client`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from sage_deploy_ray import cluster
-from sage_deploy_ray.references import RAY
-from sage_deploy_ray.registry_actor import REGISTRY
+from sage_deploy_ray.actors.references import RAY
+from sage_deploy_ray.cluster import connection as cluster
+from sage_deploy_ray.directory import revive
+from sage_deploy_ray.directory.registry_actor import REGISTRY
 from sage_deploy_remote.payloads.packing import pack
 from sage_deploy_remote.payloads.payload import unpack
 from sage_deploy_remote.shipping import versions
@@ -31,29 +32,16 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import ReplicaEvents
     from sage_plugins.listing import ListedReplica, Listing, Neighbour
 
-__all__ = ["RayDirectory", "revive"]
+__all__ = ["RayDirectory"]
 
 #: Who this process is; a forked child cannot use Ray, so it may have the same.
 _PROCESS: Final = uuid4().hex
 
 #: Seconds after which one who waits for a change asks anew, in case it is forgotten that it waits.
-_PATIENCE_S: Final = 60.0
+_ASK_AGAIN_S: Final = 60.0
 
 _lock = threading.Lock()
 _guest_connection: cluster.Connection | None = None  # of a process that deploys nothing; guarded by _lock
-
-
-def revive(spoken: Spoken, environment: str, options: RayOptions, process: str | None, *_: Any) -> RayDirectory:
-    """
-    The directory that was pickled.
-
-    Args:
-        spoken: What the process speaks that deploys the environment.
-        environment: ID of the environment.
-        options: Which cluster, and which namespace there.
-        process: Who deploys the environment; None if its services are detached.
-    """
-    return RayDirectory(environment, options, process, spoken=spoken)
 
 
 class RayDirectory:
@@ -99,32 +87,32 @@ class RayDirectory:
         """As `Directory.announce`; starts the actor if there is none."""
         assert self._connect is not None  # noqa: S101 - for the type checker: only who deploys has something to say
         connection = self._connect()
-        keeper = self._keeper()
-        connection.ask("its directory of services", keeper.start)
-        keeper.say(self.environment, "announce", self.environment, pack(dict(known), RAY))
+        client = self._client()
+        connection.ask("its directory of services", client.start)
+        client.say(self.environment, "announce", self.environment, pack(dict(known), RAY))
 
     def publish(self, listing: Listing) -> None:
         """As `Directory.publish`."""
-        keeper, about = self._keeper(), (self.environment, listing.service)
+        client, about = self._client(), (self.environment, listing.service)
         rank, over = (listing.incarnation, listing.version), bool(listing.stopped)
-        keeper.say(about, "publish", self.environment, listing.service, rank, pack(listing, RAY), over=over)
+        client.say(about, "publish", self.environment, listing.service, rank, pack(listing, RAY), over=over)
         if over and not listing.replicas:
-            keeper.forget(about)
+            client.forget(about)
 
     def wait_seen(self, service: str, version: int, timeout: float) -> None:
         """As `Directory.wait_seen`."""
         import ray
 
         # Asked after all that was said, and answered after that too: an actor takes what one process says in its order.
-        answer = self._keeper().ask("wait_seen", self.environment, service, version, timeout)
+        answer = self._client().ask("wait_seen", self.environment, service, version, timeout)
         if answer is not None:
             with suppress(Exception):  # it has died, or takes too long: nobody must wait for that
                 ray.get(answer, timeout=timeout)
 
-    def _keeper(self) -> Any:
-        from sage_deploy_ray.directory_keeper import keeper
+    def _client(self) -> Any:
+        from sage_deploy_ray.directory.directory_client import client_for
 
-        return keeper(self._name, self._options.namespace)
+        return client_for(self._name, self._options.namespace)
 
     # -- other processes ---------------------------------------------------------------------------------------------
 
@@ -190,7 +178,7 @@ class RayDirectory:
         return revive, (self.spoken, self.environment, self._options, self._process)
 
     @property
-    def patience(self) -> float:
+    def wait_s(self) -> float:
         """Seconds that the directory gets to answer."""
         return self._options.control_timeout
 
@@ -207,7 +195,7 @@ class _RayEntrance:
         self._actor: Any = None  # of the directory, once it was found
         self._follower = uuid4().hex
 
-    def _ask(self, seen: int, patience: float, follower: str = "") -> Any | None:
+    def _ask(self, seen: int, wait_s: float, follower: str = "") -> Any | None:
         """The directory's answer, on its way; None if there is no directory."""
         if self._actor is None:
             problem = versions.difference("the process that deployed it", self._directory.spoken)
@@ -217,7 +205,7 @@ class _RayEntrance:
             self._actor = self._directory.actor()
         if self._actor is None:
             return None
-        return self._actor.ask.remote(self._directory.environment, self._service, seen, patience, follower)
+        return self._actor.ask.remote(self._directory.environment, self._service, seen, wait_s, follower)
 
     def look_up(self, seen: int, timeout: float) -> Found | None:
         """As `Entrance.look_up`."""
@@ -227,7 +215,7 @@ class _RayEntrance:
         answer = self._ask(seen, timeout)
         if answer is None:
             return None
-        limit = self._directory.patience
+        limit = self._directory.wait_s
         try:
             return self._read(ray.get(answer, timeout=timeout + limit))
         except GetTimeoutError as error:
@@ -258,7 +246,7 @@ class _RayEntrance:
 
     def _watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         try:
-            answer = self._ask(seen, _PATIENCE_S, self._follower)
+            answer = self._ask(seen, _ASK_AGAIN_S, self._follower)
         except ClusterUnavailableError:  # it is asked again later
             answer = None
         if answer is None:
@@ -277,7 +265,7 @@ class _RayEntrance:
 
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Any:
         """As `Entrance.attach`."""
-        from sage_deploy_ray.attached import attach
+        from sage_deploy_ray.actors.attached import attach
 
         return attach(replica, events, clock, self._dispatcher)
 

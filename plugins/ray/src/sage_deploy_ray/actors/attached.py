@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_ray.transport import RayTransport
+from sage_deploy_ray.actors.transport import RayTransport
 from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_remote.link.transport import Stopped
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sage_deploy_ray.references import RAY
+from sage_deploy_ray.actors.references import RAY
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.protocol import CallItem, Frame, Response, Unit
 from sage_deploy_remote.payloads.substrate import dumps, loads
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pickle import PickleBuffer
 
-    from sage_deploy_ray.references import Reference
+    from sage_deploy_ray.actors.references import Reference
     from sage_deploy_remote.link.protocol import Reply
 
 __all__ = ["Wire", "read_frame", "read_response", "write_frame", "write_response"]

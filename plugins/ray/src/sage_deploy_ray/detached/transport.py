@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_ray.references import RAY
-from sage_deploy_ray.transport import RayTransport
+from sage_deploy_ray.actors.references import RAY
+from sage_deploy_ray.actors.transport import RayTransport
 from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.specs import pack_spec
@@ -13,7 +13,7 @@ from sage_deploy_remote.shipping.specs import pack_spec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_deploy_ray.detached import Detached
+    from sage_deploy_ray.detached.services import DetachedServices
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["AdoptedTransport", "DetachedTransport"]
@@ -22,7 +22,7 @@ __all__ = ["AdoptedTransport", "DetachedTransport"]
 class DetachedTransport(RayTransport):
     """A `RayTransport` whose replica can say what it is made of, and is stopped by nobody but who holds it."""
 
-    def __init__(self, *way: Any, detached: Detached) -> None:
+    def __init__(self, *way: Any, detached: DetachedServices) -> None:
         """As `RayTransport`; *detached* knows who holds it."""
         super().__init__(*way)
         self._detached = detached

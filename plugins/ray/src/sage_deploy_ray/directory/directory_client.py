@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sage_deploy_ray.cluster import is_connected
-from sage_deploy_ray.directory_actor import DirectoryActor
-from sage_deploy_ray.registry_actor import REGISTRY, RegistryActor
+from sage_deploy_ray.cluster.connection import is_connected
+from sage_deploy_ray.directory.directory_actor import DirectoryActor
+from sage_deploy_ray.directory.registry_actor import REGISTRY, RegistryActor
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-__all__ = ["Keeper", "keeper"]
+__all__ = ["DirectoryClient", "client_for"]
 
 #: Those who may wait for a change at the same time, one for each service in each process.
 _WAITING: Final = 10_000
 
-_keepers: dict[tuple[str, str], Keeper] = {}  # guarded by _lock
+_clients: dict[tuple[str, str], DirectoryClient] = {}  # guarded by _lock
 _lock = threading.Lock()
 
 
-def keeper(name: str, namespace: str) -> Keeper:
+def client_for(name: str, namespace: str) -> DirectoryClient:
     """The one for the actor of that name."""
     with _lock:
-        return _keepers.setdefault((name, namespace), Keeper(name, namespace))
+        return _clients.setdefault((name, namespace), DirectoryClient(name, namespace))
 
 
-class Keeper:
+class DirectoryClient:
     """Says things to the actor, and once more to the next one if it dies. Safe from any thread."""
 
     def __init__(self, name: str, namespace: str) -> None:

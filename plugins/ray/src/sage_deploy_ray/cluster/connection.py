@@ -19,9 +19,9 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from sage_deploy_ray import exposure, termination
-from sage_deploy_ray.holding_thread import HoldingThread
-from sage_deploy_ray.patience import Inquirer, TooManyUnansweredError
+from sage_deploy_ray.cluster import exposure, sigterm
+from sage_deploy_ray.cluster.inquirer import Inquirer, TooManyUnansweredError
+from sage_deploy_ray.cluster.runtime_thread import RuntimeThread
 from sage_deploy_remote.placement.nodes import Node, Resources
 from sage_plugins.errors import ClusterUnavailableError, ForkedRuntimeError, line_of
 
@@ -67,7 +67,7 @@ _lock = threading.RLock()
 _runtime: _Runtime | None = None
 _forked = False
 #: Of the last Ray that was begun here.
-_holder: HoldingThread | None = None
+_holder: RuntimeThread | None = None
 
 
 class Connection:
@@ -303,7 +303,7 @@ def _begin(asked: str | None, namespace: str, control_timeout: float, auth: Auth
     if version.status == "failure":
         raise ClusterUnavailableError(f"{version.found}: {version.fix}")
     limit = _START_S if where == "local" else control_timeout
-    _holder = HoldingThread("sage-ray-connection", partial(_init, where, namespace), _shutdown)
+    _holder = RuntimeThread("sage-ray-connection", partial(_init, where, namespace), _shutdown)
     try:
         _holder.begin(limit)
     except TimeoutError as error:
@@ -345,14 +345,14 @@ def _init(where: str, namespace: str) -> None:
         host, _, port = where.rpartition(":")
         # Ray takes 20 s to find out that nobody listens.
         socket.create_connection((host.strip("[]"), int(port)), timeout=_START_S).close()
-    with termination.unchanged():
+    with sigterm.unchanged():
         ray.init(address=where, **options)
 
 
 def _shutdown() -> None:
     import ray
 
-    with termination.unchanged():
+    with sigterm.unchanged():
         ray.shutdown()
 
 

@@ -6,15 +6,16 @@ import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import uuid4
 
-from sage_deploy_ray.directory_actor import DirectoryActor
+from sage_deploy_ray.directory.directory_actor import DirectoryActor
+from sage_deploy_remote.shipping import versions
 
 if TYPE_CHECKING:
     from sage_deploy_remote.payloads.payload import Payload
 
 __all__ = ["REGISTRY", "Deployment", "Held", "RegistryActor"]
 
-#: Name of the actor.
-REGISTRY: Final = "sage-deploy-registry"
+#: Name of the actor. Each protocol has its own: what one says to another could not be read.
+REGISTRY: Final = f"sage-deploy-registry-{versions.NUMBER}"
 
 #: Seconds after which a process that has not said that it still holds an environment is taken for dead.
 _LEASE_S: Final = 10.0
@@ -76,7 +77,7 @@ class RegistryActor(DirectoryActor):
         self._deployments: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._holders: dict[str, _Holder] = {}
 
-    async def hold(self, environment: str, holder: str, text: str, patience: float = 0.0) -> Held:
+    async def hold(self, environment: str, holder: str, text: str, wait_s: float = 0.0) -> Held:
         """
         Hold an environment, or hold it on: nobody else starts or stops its replicas meanwhile.
 
@@ -84,11 +85,11 @@ class RegistryActor(DirectoryActor):
             environment: ID of the environment.
             holder: Who asks.
             text: The same in words, for others.
-            patience: Seconds to wait for another one that may have died. One that says that it still holds it ends the
+            wait_s: Seconds to wait for another one that may have died. One that says that it still holds it ends the
                 wait.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + patience
+        until = loop.time() + wait_s
         while (other := self._holders.get(environment)) is not None and other.id != holder:
             left = min(until, other.until) - loop.time()
             if loop.time() >= other.until:

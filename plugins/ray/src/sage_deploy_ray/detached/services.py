@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
-from sage_deploy_ray import cluster
-from sage_deploy_ray.directory_keeper import keeper
-from sage_deploy_ray.lease import Lease
-from sage_deploy_ray.registry_actor import REGISTRY
+from sage_deploy_ray.cluster import connection as cluster
+from sage_deploy_ray.detached.lease import Lease
+from sage_deploy_ray.directory.directory_client import client_for
+from sage_deploy_ray.directory.registry_actor import REGISTRY
 from sage_deploy_remote.payloads.payload import unpack
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.specs import unpack_spec
@@ -29,11 +29,11 @@ from sage_plugins.kept import Kept, KeptReplica
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sage_deploy_ray.directory.registry_actor import Deployment
     from sage_deploy_ray.options import RayOptions
-    from sage_deploy_ray.registry_actor import Deployment
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["Detached", "environment_id"]
+__all__ = ["DetachedServices", "environment_id"]
 
 _LOG: Final = logging.getLogger("sage_plugins.ray")
 
@@ -90,7 +90,7 @@ def environment_id(name: str) -> str:
     return f"detached/{name}"
 
 
-class Detached:
+class DetachedServices:
     """
     `interfaces.Keeper` of one environment. Safe from any thread.
 
@@ -113,11 +113,11 @@ class Detached:
         self._address = options.address
         self._namespace = options.namespace
         self._control_timeout = options.control_timeout
-        self._keeper = keeper(REGISTRY, options.namespace)
+        self._client = client_for(REGISTRY, options.namespace)
         with _lock:
             key = options.namespace, self.environment, holder
             self._lease = _leases.setdefault(
-                key, Lease(self._keeper, self.environment, holder, options.control_timeout)
+                key, Lease(self._client, self.environment, holder, options.control_timeout)
             )
         self._taken = False
         self._deployments: dict[str, str] = {}  # the one that this process goes on with or has begun, by service
@@ -132,7 +132,7 @@ class Detached:
                     "`ray start --head` starts), or set options.ray.lifetime to 'driver'"
                 )
                 raise DeployError(msg)
-            self._connect().ask("its registry of services", self._keeper.start)
+            self._connect().ask("its registry of services", self._client.start)
             self._lease.take()
             self._taken = True
 
@@ -198,7 +198,7 @@ class Detached:
         import ray
 
         def ask() -> Any:
-            asked: Any = self._keeper.ask("deployments", self.environment)
+            asked: Any = self._client.ask("deployments", self.environment)
             return ray.get(asked)
 
         found: Mapping[str, Deployment] = self._connect().ask("what its registry remembers", ask)
@@ -252,7 +252,7 @@ class Detached:
 
     def remember(self, service: str, spec: bytes) -> None:
         """Have the registry remember what *service* is made of."""
-        self._keeper.say(
+        self._client.say(
             ("deployed", self.environment, service),
             "deployed",
             self.environment,
@@ -263,8 +263,8 @@ class Detached:
 
     def forget(self, service: str) -> None:
         """This process tells the registry nothing more of *service*."""
-        self._keeper.forget(("deployed", self.environment, service))
-        self._keeper.forget((self.environment, service))
+        self._client.forget(("deployed", self.environment, service))
+        self._client.forget((self.environment, service))
 
     def name_for(self, spec: ReplicaSpec) -> str:
         """A name for the actor of a new replica."""

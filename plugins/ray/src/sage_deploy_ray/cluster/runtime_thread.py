@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HoldingThread"]
+__all__ = ["RuntimeThread"]
 
 
-class HoldingThread:
-    """What one thread begins and ends. From any thread."""
+class RuntimeThread:
+    """A thread in which something begins and ends. Its methods are for any thread."""
 
     def __init__(self, name: str, begin: Callable[[], None], end: Callable[[], None]) -> None:
         """

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from sage_deploy_ray import wire
-from sage_deploy_ray.cluster import check_not_shut_down
-from sage_deploy_ray.endings import why_gone
-from sage_deploy_ray.references import RAY
+from sage_deploy_ray.actors import wire
+from sage_deploy_ray.actors.references import RAY
+from sage_deploy_ray.cluster.connection import check_not_shut_down
+from sage_deploy_ray.cluster.death_reasons import why_gone
 from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.payload import unpack

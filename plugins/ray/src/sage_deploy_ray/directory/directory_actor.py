@@ -91,7 +91,7 @@ class DirectoryActor:
         for environment in [each for each in self._known if each not in running][:-_REMEMBERED]:
             del self._known[environment]
 
-    async def ask(self, environment: str, service: str, seen: int, patience: float, follower: str = "") -> Answer:
+    async def ask(self, environment: str, service: str, seen: int, wait_s: float, follower: str = "") -> Answer:
         """
         What is known of a service.
 
@@ -99,7 +99,7 @@ class DirectoryActor:
             environment: ID of its environment.
             service: Its name.
             seen: Version of the listing that is known already, and has been taken in; 0 for none.
-            patience: Seconds to wait for another one.
+            wait_s: Seconds to wait for another one.
             follower: Who asks, if it will ask again; else empty.
         """
         key = environment, service
@@ -110,25 +110,25 @@ class DirectoryActor:
                 came.set()
         entry = self._entries.get(key)
         # One that has forgotten the service is told of it again, by whoever keeps it.
-        if (entry is None or entry.rank[1] == seen) and patience > 0:
+        if (entry is None or entry.rank[1] == seen) and wait_s > 0:
             changed = self._changed.setdefault(key, asyncio.Event())
             try:
-                await asyncio.wait_for(changed.wait(), patience)
+                await asyncio.wait_for(changed.wait(), wait_s)
             except TimeoutError:  # if it has ended it does not come again
                 self._seen.get(key, {}).pop(follower, None)
             entry = self._entries.get(key)
         return Answer(None if entry is None else entry.listing, self._known.get(environment))
 
-    async def wait_seen(self, environment: str, service: str, version: int, patience: float) -> None:
+    async def wait_seen(self, environment: str, service: str, version: int, wait_s: float) -> None:
         """
-        Wait until all who follow a service know a version of its listing; at most *patience* seconds.
+        Wait until all who follow a service know a version of its listing; at most *wait_s* seconds.
 
         Those who do not come within that time have ended, most likely, and are waited for no more.
         """
         key = environment, service
         followers = self._seen.get(key, {})
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(wait_s):
                 while any(seen < version for seen in followers.values()):
                     await self._came.setdefault(key, asyncio.Event()).wait()
         for follower in [each for each, seen in followers.items() if seen < version]:

@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_deploy_ray.references import Reference
+    from sage_deploy_ray.actors.references import Reference
     from sage_deploy_remote.link.serving.late_calls import Arguments
 
 __all__ = ["fetch", "fetch_present"]
