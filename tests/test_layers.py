@@ -286,7 +286,19 @@ PACKAGES = sorted(path.parent.name for path in CORE.glob("*/__init__.py") if pat
 @pytest.mark.parametrize("package", PACKAGES)
 def test_modules_of_a_package_import_each_other_in_one_direction(package):
     """They are of one layer; none imports the package itself."""
-    sources = {name: (parent, source) for name, parent, source in modules_of(CORE / package, ROOT)}
+    check_one_direction(modules_of(CORE / package, ROOT))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_modules_of_a_library_import_each_other_in_one_direction(library):
+    """Also across its packages, and where an import waits in a function."""
+    (src,) = ROOT.glob(f"plugins/*/src/{library}")
+    check_one_direction(modules_of(src, src.parent))
+
+
+def check_one_direction(modules: list[tuple[str, str, str]]) -> None:
+    """Check that the modules make no circle."""
+    sources = {name: (parent, source) for name, parent, source in modules}
     graph = {name: set[str]() for name in sources}
     for name, (parent, source) in sources.items():
         for found in imports(source, parent):
