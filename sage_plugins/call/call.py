@@ -40,6 +40,7 @@ __all__ = [
     "MAX_WAIT_S",
     "Call",
     "CallOwner",
+    "Observer",
     "after_fork",
     "closed_lock",
     "current_call",
@@ -99,6 +100,13 @@ class CallOwner(Protocol):
 
     def went_on(self, waiter: Call) -> None:
         """The method that answers *waiter* waits no more; after each `guard`."""
+
+
+class Observer(Protocol):
+    """Who is told that a call is over, see `Call.observe`."""
+
+    def release(self) -> None:
+        """The call is over; told in the thread that ends it, once."""
 
 
 class _Shared:
@@ -597,6 +605,10 @@ class Call(Future[Any]):
             raise self._exception
         return self._exception
 
+    def result_now(self) -> Any:
+        """The result with which the call ended; only once it is over, and without an exception."""
+        return self._result
+
     def exception_now(self) -> BaseException | None:
         """The exception with which the call ended; only once it is over. Unlike `exception` it raises nothing."""
         return self._exception
@@ -632,6 +644,20 @@ class Call(Future[Any]):
     def has_callbacks(self) -> bool:
         """Whether ending the call runs callbacks of a user's, which may take their time."""
         return self._shared is not None and self._shared.foreign
+
+    def observe(self, observer: Observer) -> None:
+        """
+        Have *observer* told when the outcome is stored, before the call's slot is used again.
+
+        For a host's owner that sends outcomes to callers in other processes. It must be said before the call is sent,
+        and nobody may wait for such a call: the observer is in the place of what a waiter waits for.
+        """
+        self._latch = observer  # type: ignore[assignment] # it has the one method of a lock that is used here
+
+    @property
+    def observer(self) -> Any:
+        """What `observe` was given."""
+        return self._latch
 
     def on_over(self, fn: Callable[[Any], Any]) -> None:
         """Like `add_done_callback`, for a caller that watches the deadline itself by calling `expire`."""

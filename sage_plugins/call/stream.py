@@ -49,7 +49,7 @@ class Channel:
 
     def put(self, item: Any) -> bool:
         """Hand over *item* and wait until there is room for another one; False if nobody wants more."""
-        self._append(item)
+        self.append(item)
         while self._full():
             latch = closed_lock()
             self._producer.append(partial(open_lock, latch))
@@ -61,7 +61,7 @@ class Channel:
         """`put` for coroutines."""
         from sage_plugins.call.aio import wake_up
 
-        self._append(item)
+        self.append(item)
         while self._full():
             woken, wake = wake_up()
             self._producer.append(wake)
@@ -69,7 +69,8 @@ class Channel:
                 await woken
         return not self.closed
 
-    def _append(self, item: Any) -> None:
+    def append(self, item: Any) -> None:
+        """Keep *item* for the consumer. A subclass whose consumer is in another process sends it there instead."""
         self._items.append(item)
         self.wake_consumer()
 
@@ -107,7 +108,7 @@ class Channel:
 
     def deliver(self, item: Any) -> None:
         """Hand over *item*; never waits."""
-        self._append(item)
+        self.append(item)
 
     def on_room(self, wake: Callable[[], None]) -> None:
         """Have *wake* called once, from any thread, when half of the room is free or nobody wants more."""

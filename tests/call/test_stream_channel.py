@@ -53,7 +53,7 @@ class World:
     def _produce(self):
         channel = self.channel
         for item in range(ITEMS):
-            channel._append(item)
+            channel.append(item)
             while channel._full():
                 latch = []
                 channel._producer.append(partial(latch.append, "open"))
@@ -162,7 +162,7 @@ def test_no_item_and_no_wake_up_is_lost_at_any_step(first, wanted):
 class LooksFirst(Channel):
     """Looks whether the consumer sleeps, and hands the item over after that."""
 
-    def _append(self, item):
+    def append(self, item):
         self.wake_consumer()
         self._items.append(item)
 

@@ -8,6 +8,8 @@ The rules, for every import statement of the sources, also those inside function
 - The core imports no other distribution, not even for its types.
 - A plugin imports layers 0 to 3, public modules only, and nothing of another plugin. A name that `sage_plugins` itself
   offers counts as the module that it comes from.
+- A library is for plugins of one kind: those that `LIBRARIES` names import it. It keeps the rules of a plugin, and
+  imports no runtime that such a plugin adapts.
 - A plugin that adapts another framework stands above the core, as its users do: it also imports what `sage_plugins`
   itself offers, whatever the layer.
 - `sage_deploy_cli` and `sage_deploy_testing` stand above the core and import any public module of it.
@@ -48,12 +50,17 @@ LAYER = {module: layer for layer, modules in LAYERS.items() for module in module
 PLUGINS_SEE = 3
 #: The wing whose values targets exchange with other processes.
 ALSO_SEEN = {"reach"}
+#: Runtimes that a library must not import, nor name for the type checker.
+SUBSTRATES = {"ray"}
 #: Plugins that adapt another framework.
 ADAPTERS = {"sage_deploy_sage"}
 #: Distributions that stand above the core, as its users do.
 ABOVE = {"sage_deploy_cli", "sage_deploy_testing"}
-#: Distributions that others are built on, by who may import them.
-LIBRARIES = {"sage_deploy_cli": {"sage_deploy_files"}}
+#: Libraries, and the distributions that may import them.
+LIBRARIES = {
+    "sage_deploy_files": {"sage_deploy_cli"},
+    "sage_deploy_remote": {"sage_deploy_process", "sage_deploy_ray"},
+}
 
 
 class Import(NamedTuple):
@@ -150,9 +157,11 @@ def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: st
     faults = []
     for found in imports(source, package):
         where = f"{package}:{found.line}"
-        other = found.module.partition(".")[0]
-        if other.startswith("sage_deploy") and other not in LIBRARIES.get(own, set()) | {own}:
+        top = found.module.partition(".")[0]
+        if top.startswith("sage_deploy") and top != own and own not in LIBRARIES.get(top, ()):
             faults.append(f"{where} imports another plugin: {found.module}")
+        if own in LIBRARIES and top in SUBSTRATES:
+            faults.append(f"{where} imports the runtime {top}")
         imported = core_module(found, offered)
         if imported is None:
             continue
@@ -217,7 +226,19 @@ PACKAGES = sorted(path.parent.name for path in CORE.glob("*/__init__.py"))
 @pytest.mark.parametrize("package", PACKAGES)
 def test_modules_of_a_package_import_each_other_in_one_direction(package):
     """They are of one layer; none imports the package itself."""
-    sources = {name: (parent, source) for name, parent, source in modules_of(CORE / package, ROOT)}
+    check_one_direction(modules_of(CORE / package, ROOT))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_modules_of_a_library_import_each_other_in_one_direction(library):
+    """Also across its packages, and where an import waits in a function."""
+    (src,) = ROOT.glob(f"plugins/*/src/{library}")
+    check_one_direction(modules_of(src, src.parent))
+
+
+def check_one_direction(modules: list[tuple[str, str, str]]) -> None:
+    """Check that the modules make no circle."""
+    sources = {name: (parent, source) for name, parent, source in modules}
     graph = {name: set[str]() for name in sources}
     for name, (parent, source) in sources.items():
         for found in imports(source, parent):
@@ -314,6 +335,29 @@ def test_checker_lets_good_imports_of_plugins_pass():
         "from sage_plugins import hookimpl\nfrom sage_plugins.host.host import Host\nfrom . import target\nimport attrs"
     )
     assert faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local") == []
+
+
+@pytest.mark.parametrize("importing", ["sage_deploy_ray", "sage_deploy_process"])
+def test_checker_lets_target_plugins_import_the_library(importing):
+    """A target whose replicas live in other processes is built on it."""
+    source = "from sage_deploy_remote.link.transport import Transport"
+    assert faults_of_plugin(importing, source, OFFERED, importing) == []
+    assert len(faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local")) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("import ray", "imports the runtime ray"),
+        ("if TYPE_CHECKING:\n    from ray import ObjectRef", "imports the runtime ray"),
+        ("from sage_deploy_ray.options import RayOptions", "imports another plugin: sage_deploy_ray.options"),
+        ("from sage_plugins.routing.router import Router", "imports routing, above layer 3"),
+    ],
+)
+def test_checker_finds_faults_of_the_library(source, fault):
+    """It knows no runtime and no other plugin."""
+    (found,) = faults_of_plugin("sage_deploy_remote.link", source, OFFERED, "sage_deploy_remote")
+    assert found.endswith(fault)
 
 
 def test_checker_sees_what_an_adapter_may_import():

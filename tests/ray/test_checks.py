@@ -14,7 +14,8 @@ import sage_deploy_threading
 from deployment_files import GOOD, surroundings
 from sage_deploy_cli.machine.plugin_imports import HEAVY
 from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
-from sage_deploy_ray.selection import AnyNode, NamedNodes, labelled_nodes, selector_for
+from sage_deploy_ray.placement.selectors import selector_for
+from sage_deploy_remote.placement.selection import AnyNode, NamedNodes, labelled_nodes
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.config.structure import structure
 from sage_plugins.planning.choices import check_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_deploy_ray.endings import why_gone
+from sage_deploy_ray.cluster.death_reasons import why_gone
 
 #: As Ray 2.60 words it.
 DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: ReplicaActor\n\tpid: 4711\n"

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from sage_deploy_cli.machine import checks
-from sage_deploy_ray.exposure import (
+from sage_deploy_ray.cluster.exposure import (
     check_cluster,
     check_installation,
     check_token_file,

@@ -13,9 +13,12 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import arguments, parcel, protocol
-from sage_deploy_ray.protocol import CallItem, Frame, Unit
-from sage_deploy_ray.units import BatchUnit
+from sage_deploy_ray.actors import arguments
+from sage_deploy_ray.actors.references import RAY
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.link.serving.units import BatchUnit
+from sage_deploy_remote.payloads.packing import write
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of, errors, idempotent
 from sage_plugins.plugins.registry import Registry
 
@@ -229,9 +232,9 @@ def test_a_replica_ends_a_call_at_its_deadline_by_itself(deploy):
     """Its caller may have died; the slot is free all the same."""
     with deploy() as svc:
         (index,) = (method.index for method in svc.server.spec.methods if method.name == "echo")
-        item = CallItem(1, index, parcel.write(((svc.store.reference(),), {})), 0.0, SHORT_S)
-        letter = svc.server.exchange(Frame("another", 0, (Unit(1, (item,)),), (), fresh=True))
-        assert letter.replies[0][:2] == (protocol.GAVE_UP, 1)
+        item = CallItem(1, index, write(((svc.store.reference(),), {}), RAY), 0.0, SHORT_S)
+        response = svc.server.exchange(Frame("another", 0, (Unit(1, (item,)),), (), fresh=True))
+        assert response.replies[0][:2] == (protocol.GAVE_UP, 1)
         assert svc.handle.twice(1) == 1
         assert RAN == [1]
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from sage_deploy_ray import versions
-from sage_deploy_ray.actor import ReplicaActor
+import pickle
+import pickletools
+
+from sage_deploy_ray.actors.replica_actor import ReplicaActor
+from sage_deploy_ray.directory.ray_directory import RayDirectory
+from sage_deploy_ray.directory.registry_actor import REGISTRY
+from sage_deploy_ray.options import RayOptions
+from sage_deploy_remote.shipping import versions
 
 
 def test_a_caller_of_another_version_is_told_so_whatever_else_it_sends(monkeypatch):
@@ -16,6 +22,19 @@ def test_a_difference_names_both_versions_and_the_cure():
     number, version = versions.spoken()
     assert versions.difference("it", (number, "9.9.9")) is None  # what is said is the same
     assert versions.difference("it", (number + 1, "9.9.9")) == (
-        f"it has sage-deploy-ray 9.9.9, which speaks protocol {number + 1}, and this process has sage-deploy-ray "
+        f"it has sage-deploy-remote 9.9.9, which speaks protocol {number + 1}, and this process has sage-deploy-remote "
         f"{version}, which speaks protocol {number}. Install the same version here and there"
     )
+
+
+def test_a_directory_that_travels_is_revived_at_the_same_place_in_all_versions():
+    """Else a process of another version would find no such module, and not learn that the versions differ."""
+    data = pickle.dumps(RayDirectory("environment", RayOptions(), "process"), 5)
+    function = next(arg for code, arg, _ in pickletools.genops(data) if code.name == "SHORT_BINUNICODE")
+    assert function == "sage_deploy_ray.directory"
+    assert pickle.loads(data).spoken == versions.spoken()  # noqa: S301 - our own
+
+
+def test_the_registry_of_each_protocol_has_its_own_name():
+    """What the registry of another version says could not be read."""
+    assert REGISTRY.endswith(f"-{versions.NUMBER}")

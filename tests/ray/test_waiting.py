@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sage_deploy_ray.nodes import Node, Resources
-from sage_deploy_ray.waiting import why_waiting
+from sage_deploy_ray.cluster.pending_reasons import why_waiting
+from sage_deploy_remote.placement.nodes import Node, Resources
 
 GIB = 2**30
 NEED = Resources(2.0, GIB, 0.0)

@@ -11,8 +11,9 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import parcel, protocol
-from sage_deploy_ray.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.payloads.packing import write
 from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Outcome
@@ -60,7 +61,7 @@ class Service:
 
 
 class Deployed:
-    """A service that is reached by frames and letters, and what was sent to it."""
+    """A service that is reached by frames and responses, and what was sent to it."""
 
     def __init__(self, handle, frames, servers):
         self.handle = handle
@@ -208,7 +209,7 @@ def frame_of(svc, number, calls, *notices, caller="another"):
     """A frame with one bundle, of calls by method and argument; their ids count from 1."""
     indexes = {method.name: method.index for method in svc.server.spec.methods}
     items = tuple(
-        CallItem(id, indexes[method], parcel.write(((value,), {})), 0.0, PATIENCE_S)
+        CallItem(id, indexes[method], write(((value,), {})), 0.0, PATIENCE_S)
         for id, (method, value) in enumerate(calls, 1)
     )
     units = (Unit(100, items),) if items else ()
@@ -221,8 +222,8 @@ def test_a_call_that_is_given_up_before_its_turn_never_runs_and_is_counted(monke
         counted = []
         monkeypatch.setattr(svc.server, "_record", lambda *what: counted.append(what[1]))
         give_up = (protocol.GIVE_UP, 2, Outcome.CANCELLED, 0.0)
-        letter = svc.server.exchange(frame_of(svc, 0, [("wait", "slow"), ("twice", 2), ("twice", 3)], give_up))
-        assert letter.replies == [(protocol.RETURNED, 100, [3])]
+        response = svc.server.exchange(frame_of(svc, 0, [("wait", "slow"), ("twice", 2), ("twice", 3)], give_up))
+        assert response.replies == [(protocol.RETURNED, 100, [3])]
         assert counted == [Outcome.CANCELLED]
         slow.set()
         done, ended = svc.server.exchange(frame_of(svc, 1, [], (protocol.TAKEN_BACK, 3))).replies
@@ -237,8 +238,8 @@ def test_a_call_that_is_given_up_on_its_way_back_is_counted_where_it_was(monkeyp
         slow = gate("slow")
         counted = []
         monkeypatch.setattr(svc.server, "_record", lambda *what: counted.append(what[1]))
-        letter = svc.server.exchange(frame_of(svc, 0, [("wait", "slow"), ("twice", 2)]))
-        assert letter.replies == [(protocol.RETURNED, 100, [2])]
+        response = svc.server.exchange(frame_of(svc, 0, [("wait", "slow"), ("twice", 2)]))
+        assert response.replies == [(protocol.RETURNED, 100, [2])]
         slow.set()
         give_up = (protocol.GIVE_UP, 2, Outcome.TIMEOUT, 0.0)
         svc.server.exchange(frame_of(svc, 1, [], give_up))

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_deploy_ray.failure import LONGEST_TEXT, pack_error, unpack_error
-from sage_deploy_ray.parcel import pack, pack_arguments, pack_result, unpack
+from sage_deploy_remote.payloads.errors import LONGEST_TEXT, pack_error, unpack_error
+from sage_deploy_remote.payloads.packing import pack, pack_arguments, pack_result
+from sage_deploy_remote.payloads.payload import unpack
 from sage_plugins import errors
 from sage_plugins.errors import CallTimeoutError, RemoteError, ResultNotSerializableError
 
@@ -142,14 +143,14 @@ def test_enumerations_made_inside_functions_keep_their_members():
 
 def test_values_pickled_in_many_threads_share_one_class():
     Local = local_class()  # noqa: N806 - a class
-    parcels: list[Any] = []
-    threads = [threading.Thread(target=lambda: parcels.append(pack(Local()))) for _ in range(8)]
+    packed: list[Any] = []
+    threads = [threading.Thread(target=lambda: packed.append(pack(Local()))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert {type(unpack(parcel)) for parcel in parcels} == {Local}
+    assert {type(unpack(payload)) for payload in packed} == {Local}
 
 
 # The path is what a human needs: it is looked for only when a value was refused.
@@ -567,3 +568,8 @@ def test_errors_of_the_core_travel_with_their_attributes(name):
     assert type(arrived) is type(error)
     assert arrived.args == error.args
     assert vars(arrived) == vars(error)
+
+
+def test_code_that_travels_says_where_its_source_lies():
+    """Tracebacks show the source lines of what was defined in `__main__`, in a notebook or in a function."""
+    assert unpack(pack((lambda: None).__code__)).co_filename == __file__

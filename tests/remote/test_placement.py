@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_deploy_ray.nodes import Node, Resources, unique_names
-from sage_deploy_ray.placement import Running, Spot, needs, place
-from sage_deploy_ray.selection import AnyNode, NamedNodes, labelled_nodes
+from sage_deploy_remote.placement.decision import Running, Spot, needs, place
+from sage_deploy_remote.placement.nodes import Node, Resources, unique_names
+from sage_deploy_remote.placement.selection import AnyNode, NamedNodes, labelled_nodes
 from sage_plugins import ServiceDeploymentConfig
 from sage_plugins.values import Refused
 

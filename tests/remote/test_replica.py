@@ -1,4 +1,4 @@
-"""A replica that is reached by frames and letters keeps the semantics that are the same for all targets."""
+"""A replica that is reached by frames and responses keeps the semantics that are the same for all targets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import parcel, protocol
-from sage_deploy_ray.protocol import Letter
-from sage_deploy_ray.remote_replica import RemoteReplica
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import Response
+from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.payloads.packing import write
+from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_deploy_testing.suites.probes import Probe
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.call.batch import Batch
@@ -29,7 +31,7 @@ from strategies_in_turn import StrategiesInTurn
 REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin())
 
 
-class TestByLetter(StrategiesInTurn):
+class TestByMessage(StrategiesInTurn):
     plugin_id = "loop"
 
     def registry(self):
@@ -82,7 +84,7 @@ def test_call_that_a_stop_ends_says_the_same_on_every_target(strategy):
     assert "svc.hold was not answered by svc#0 before the service stopped; it was still running" in texts[0]
 
 
-# -- who reads which letter --------------------------------------------------------------------------------------------
+# -- who reads which response ------------------------------------------------------------------------------------------
 
 
 def elsewhere(do):
@@ -133,6 +135,8 @@ class Exchange:
 class Transport:
     """Does in the middle of each exchange what a script says for it."""
 
+    substrate = PLAIN
+
     def __init__(self, *script):
         self.exchanges = []
         self.frames = []
@@ -156,17 +160,17 @@ def a_call():
     return Call(Owner(), method, (), {}, CallOptions(), SYSTEM.monotonic(), inf, inf, None)
 
 
-def test_caller_whose_call_is_sent_twice_waits_for_the_first_letter_and_leaves_the_second():
+def test_caller_whose_call_is_sent_twice_waits_for_the_first_response_and_leaves_the_second():
     """
-    A letter that nobody reads holds up all that come after it.
+    A response that nobody reads holds up all that come after it.
 
-    The caller's thread sends its call, and then what others have for the replica. A letter to that says that there was
-    no slot for the call; so it is sent again, by the same thread, which has not even begun to wait.
+    The caller's thread sends its call, and then what others have for the replica. A response to that says that there
+    was no slot for the call; so it is sent again, by the same thread, which has not even begun to wait.
     """
     call, of_another, events = a_call(), a_call(), Events()
     transport = Transport(
         lambda: elsewhere(lambda: events.replica.send(of_another)),
-        lambda: elsewhere(lambda: events.replica.arrived(Letter(0, [(protocol.REFUSED, 0, False)]))),
+        lambda: elsewhere(lambda: events.replica.arrived(Response(0, [(protocol.REFUSED, 0, False)]))),
     )
     spec = SimpleNamespace(id="svc#0", index=0, service="svc")
     events.replica = RemoteReplica(spec, None, events, SYSTEM, transport)
@@ -189,7 +193,7 @@ def a_replica(transport):
 
 def answers(unit):
     """The replies of a batch that has ended."""
-    done = [(protocol.DONE, item.id, parcel.write(1)) for item in unit.items]
+    done = [(protocol.DONE, item.id, write(1)) for item in unit.items]
     return [*done, (protocol.ENDED, unit.id, 0.0)]
 
 
@@ -204,7 +208,7 @@ def test_next_batch_leaves_before_the_callers_of_the_last_one_are_woken():
     events.replica.send(Batch(first, SYSTEM))
     events.following = Batch(second, SYSTEM)
 
-    events.replica.arrived(Letter(0, answers(transport.frames[0].units[0])))
+    events.replica.arrived(Response(0, answers(transport.frames[0].units[0])))
 
     assert woken == [False, False]
     assert [call.result(0) for call in first] == [1, 1]
@@ -216,6 +220,6 @@ def test_nothing_leaves_when_there_is_nothing_to_be_said_and_nothing_to_be_heard
     call, transport = a_call(), Transport()
     events = a_replica(transport)
     events.replica.send(call)
-    events.replica.arrived(Letter(0, [(protocol.DONE, 0, parcel.write(1))]))
+    events.replica.arrived(Response(0, [(protocol.DONE, 0, write(1))]))
     assert call.result(0) == 1
     assert len(transport.exchanges) == 1

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from sage_deploy_ray.label_selectors import SelectorError, parse_requirement
-from sage_deploy_ray.nodes import Node, Resources, unique_names
-from sage_deploy_ray.selection import AnyNode, NamedNodes, labelled_nodes
+from sage_deploy_remote.placement.label_selectors import SelectorError, parse_requirement
+from sage_deploy_remote.placement.nodes import Node, Resources, unique_names
+from sage_deploy_remote.placement.selection import AnyNode, NamedNodes, labelled_nodes
 
 SOME = Resources(4, 2**30, 0)
 

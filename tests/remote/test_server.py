@@ -1,4 +1,4 @@
-"""What a replica in its own process says to its callers, and with which letter."""
+"""What a replica in its own process says to its callers, and with which response."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import loop_target
 import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
-from sage_deploy_ray import failure, mailbox, parcel, protocol, serving
-from sage_deploy_ray.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.link.serving import outbox, server
+from sage_deploy_remote.payloads.errors import unpack_error
+from sage_deploy_remote.payloads.packing import write
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import Environment, ServiceDeploymentConfig, batch_of
 from sage_plugins.errors import CallError, ReplicaDiedError
@@ -76,7 +79,7 @@ class Deployed:
         self._indexes = {method.name: method.index for method in server.spec.methods}
 
     def item(self, number, method, *args, streams=False):
-        return CallItem(number, self._indexes[method], parcel.write((args, {})), 0.0, inf, streams)
+        return CallItem(number, self._indexes[method], write((args, {})), 0.0, inf, streams)
 
     def frame(self, number, method=None, *args, caller="another", fresh=None, **how):
         """A frame with one call, or none."""
@@ -106,7 +109,7 @@ def deployed(monkeypatch, request):
     OPEN.clear()
     ENTERED.clear()
     if "clock" in request.fixturenames:
-        monkeypatch.setattr(serving, "SYSTEM", request.getfixturevalue("clock"))
+        monkeypatch.setattr(server, "SYSTEM", request.getfixturevalue("clock"))
     servers = []
     start = loop_target.LoopTransport.start
     monkeypatch.setattr(
@@ -124,8 +127,8 @@ def deployed(monkeypatch, request):
         OPEN.set()
 
 
-def test_an_answer_never_comes_with_a_letter_to_an_earlier_frame(deployed):
-    """A caller who waits for the letter to its own frame would not learn of it, and wait until its deadline."""
+def test_an_answer_never_comes_with_a_response_to_an_earlier_frame(deployed):
+    """A caller who waits for the response to its own frame would not learn of it, and wait until its deadline."""
 
     def exchange_aside(*what):
         thread = threading.Thread(target=deployed.exchange, args=what)
@@ -136,16 +139,16 @@ def test_an_answer_never_comes_with_a_letter_to_an_earlier_frame(deployed):
     waiting = [exchange_aside(0, "hold")]
     for number in range(1, 100, 2):
         waiting.append(exchange_aside(number))
-        letter = deployed.exchange(number + 1, "echo", number)
-        assert [reply[:2] for reply in letter.replies] == [(protocol.DONE, number + 1)]
+        response = deployed.exchange(number + 1, "echo", number)
+        assert [reply[:2] for reply in response.replies] == [(protocol.DONE, number + 1)]
     OPEN.set()
     for thread in waiting:
         thread.join()
 
 
 def test_answers_of_a_batch_come_with_its_end(deployed, monkeypatch):
-    """In one letter: else the slot would be free only with the second, a message there and one back later."""
-    monkeypatch.setattr(mailbox, "_LINGER_S", 0.0)
+    """In one response: else the slot would be free only with the second, a message there and one back later."""
+    monkeypatch.setattr(outbox, "_LINGER_S", 0.0)
     packed_result = deployed.server.packed_result
 
     def packed_and_yielding(*what):
@@ -182,7 +185,7 @@ def slow_callback():
 
 
 def test_callback_of_a_call_that_the_replica_gave_up_holds_up_no_answer(deployed, slow_callback, until):
-    """It runs aside: the thread that reads letters reads those of all callers."""
+    """It runs aside: the thread that reads responses reads those of all callers."""
     holding = deployed.handle.submit("hold")
     holding.add_done_callback(slow_callback)
     until(lambda: [call for box in deployed.server._boxes.values() for call in box.calls.values()])
@@ -197,7 +200,7 @@ def test_callback_of_a_call_that_the_replica_gave_up_holds_up_no_answer(deployed
 
 
 def test_callback_of_a_call_that_cannot_be_sent_holds_up_no_answer(deployed, slow_callback):
-    """Calls that have waited are sent by the thread that reads letters."""
+    """Calls that have waited are sent by the thread that reads responses."""
     holding = [deployed.handle.submit("hold") for _ in range(2)]
     waiting = deployed.handle.submit("echo", threading.Lock())
     waiting.add_done_callback(slow_callback)
@@ -214,7 +217,7 @@ def test_callback_of_a_call_that_cannot_be_sent_holds_up_no_answer(deployed, slo
 @pytest.fixture
 def short_memory(monkeypatch):
     """Have callers forgotten, as soon as there is another, that say nothing at the moment."""
-    monkeypatch.setattr(serving, "FORGOTTEN_AFTER_S", -1.0)
+    monkeypatch.setattr(server, "FORGOTTEN_AFTER_S", -1.0)
 
 
 @pytest.mark.usefixtures("short_memory")
@@ -238,7 +241,7 @@ def test_caller_for_which_something_runs_is_not_forgotten(deployed, until):
 
 @pytest.mark.usefixtures("short_memory")
 def test_caller_that_was_only_quiet_goes_on_where_it_was(deployed, until):
-    """Its frames may even overtake each other, and its letters are numbered on."""
+    """Its frames may even overtake each other, and its responses are numbered on."""
     assert [deployed.exchange(number, "echo", number, fresh=True).number for number in range(3)] == [0, 1, 2]
     deployed.exchange(0, "echo", 1, caller="a third")
     assert deployed.callers() == ["a third"]
@@ -246,9 +249,9 @@ def test_caller_that_was_only_quiet_goes_on_where_it_was(deployed, until):
         overtaking = pool.submit(deployed.exchange, 4, "echo", 4, fresh=False)
         until(lambda: "another" in deployed.callers())
         first = deployed.exchange(3, "echo", 3, fresh=True)
-        letters = sorted([first, overtaking.result(20)])
-    assert [letter.number for letter in letters] == [3, 4]
-    assert {reply[1] for letter in letters for reply in letter.replies} <= {3, 4}
+        responses = sorted([first, overtaking.result(20)])
+    assert [response.number for response in responses] == [3, 4]
+    assert {reply[1] for response in responses for reply in response.replies} <= {3, 4}
 
 
 @pytest.mark.usefixtures("short_memory")
@@ -262,7 +265,7 @@ def test_handle_that_was_only_quiet_goes_on(deployed):
 
 def test_caller_that_expects_something_and_was_forgotten_is_told(deployed, monkeypatch):
     """What it was to be told is lost, and it would wait for that."""
-    monkeypatch.setattr(mailbox, "_OVERTAKEN_WITHIN_S", 0.01)
+    monkeypatch.setattr(outbox, "_OVERTAKEN_WITHIN_S", 0.01)
     with pytest.raises(RuntimeError, match="stood still"):
         deployed.exchange(7, "echo", 7, fresh=False)
 
@@ -300,18 +303,18 @@ def leave(deployed, clock):
             answer = pool.submit(deployed.server.exchange, frame)
             if not items[0].streams:  # else there is something to say at once
                 assert ENTERED.wait(20)
-                clock.advance(2 * serving._LOOK_AFTER_S)
+                clock.advance(2 * server._LOOK_AFTER_S)
             return answer.result(20).replies
 
     return leave
 
 
-def test_exchange_that_waits_long_is_answered_with_an_empty_letter(deployed, clock, until):
+def test_exchange_that_waits_long_is_answered_with_an_empty_response(deployed, clock, until):
     """Whoever lives sends another, and is told there what there is to tell; whoever does not keeps no thread here."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
-        clock.advance(2 * serving._LOOK_AFTER_S)
+        clock.advance(2 * server._LOOK_AFTER_S)
         assert waiting.result(20) == (0, [])
         waiting = pool.submit(deployed.exchange, 1)
         OPEN.set()
@@ -322,7 +325,7 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
-        clock.advance(serving._LOOK_AFTER_S)
+        clock.advance(server._LOOK_AFTER_S)
         (box,) = deployed.server._boxes.values()
         assert box._answered < 0
         OPEN.set()
@@ -332,9 +335,9 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
 def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deployed, clock, leave, until):
     """Its generator is closed, and the call is counted as cancelled."""
     assert {reply[0] for reply in leave(deployed.item(0, "count", streams=True))} == {protocol.ITEM}
-    clock.advance(serving._GONE_AFTER_S - serving._LOOK_AFTER_S)
+    clock.advance(server._GONE_AFTER_S - server._LOOK_AFTER_S)
     assert deployed.held == 1
-    clock.advance(2 * serving._LOOK_AFTER_S)
+    clock.advance(2 * server._LOOK_AFTER_S)
     until(lambda: not deployed.held)
     assert deployed.handle.all_seen() == ["ended"]
     assert deployed.outcomes == {"cancelled": 1, "ok": 1}
@@ -342,14 +345,14 @@ def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deploy
 
 def test_coroutine_of_a_caller_that_is_gone_is_cancelled(deployed, clock, leave, until):
     leave(deployed.item(0, "rest"))
-    clock.advance(serving._GONE_AFTER_S + serving._LOOK_AFTER_S)
+    clock.advance(server._GONE_AFTER_S + server._LOOK_AFTER_S)
     until(lambda: not deployed.held)
     assert deployed.handle.all_seen() == ["cancelled"]
 
 
 def test_caller_that_stood_still_for_less_than_a_minute_loses_nothing(deployed, clock, leave):
     leave(deployed.item(0, "hold"))
-    clock.advance(serving._GONE_AFTER_S - 1)
+    clock.advance(server._GONE_AFTER_S - 1)
     OPEN.set()
     assert [reply[:2] for reply in deployed.exchange(1, caller="gone").replies] == [(protocol.DONE, 0)]
 
@@ -358,10 +361,10 @@ def test_caller_that_comes_back_too_late_is_told_what_was_given_up(deployed, clo
     """What had started may have had its effect; what was sent ahead and had not never runs, and nothing runs twice."""
     items = (deployed.item(0, "hold"), deployed.item(1, "note", 1), deployed.item(2, "note", 2))
     replies = leave(*items, unit=3)
-    clock.advance(serving._GONE_AFTER_S + serving._LOOK_AFTER_S)
+    clock.advance(server._GONE_AFTER_S + server._LOOK_AFTER_S)
 
     replies += deployed.exchange(1, caller="gone").replies
-    said = {reply[1]: failure.unpack_error(reply[2]) for reply in replies if reply[0] == protocol.GAVE_UP}
+    said = {reply[1]: unpack_error(reply[2]) for reply in replies if reply[0] == protocol.GAVE_UP}
     assert {type(error) for error in said.values()} <= {ReplicaDiedError}
     returned = [number for reply in replies if reply[0] == protocol.RETURNED for number in reply[2]]
     assert sorted([*said, *returned]) == [0, 1, 2]
@@ -380,7 +383,7 @@ def test_what_a_caller_that_is_gone_was_to_be_told_is_forgotten(deployed, clock,
     OPEN.set()
     until(lambda: not deployed.held)
     assert "gone" in deployed.callers()
-    clock.advance(serving.FORGOTTEN_AFTER_S + serving._LOOK_AFTER_S)
+    clock.advance(server.FORGOTTEN_AFTER_S + server._LOOK_AFTER_S)
     assert "gone" not in deployed.callers()
 
 
@@ -391,10 +394,10 @@ def test_handle_whose_process_stood_still_for_long_gets_a_typed_answer(deployed,
     monkeypatch.setattr(deployed.server, "exchange", lambda frame: (exchange(frame), thawed.wait(20))[0])
     holding = deployed.handle.submit("hold")
     assert ENTERED.wait(20)
-    clock.advance(2 * serving._LOOK_AFTER_S)
+    clock.advance(2 * server._LOOK_AFTER_S)
     (box,) = deployed.server._boxes.values()
     until(lambda: not box._exchanges)
-    clock.advance(serving._GONE_AFTER_S + serving._LOOK_AFTER_S)
+    clock.advance(server._GONE_AFTER_S + server._LOOK_AFTER_S)
     thawed.set()
     with pytest.raises(ReplicaDiedError, match="The process stood still, or was cut off") as caught:
         holding.result(20)

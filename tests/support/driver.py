@@ -80,7 +80,7 @@ class Driver(subprocess.Popen[str]):
 
 
 def _main(address: str, witness: str, lifetime: str, name: str) -> None:
-    from sage_deploy_ray.cluster import connect
+    from sage_deploy_ray.cluster.connection import connect
     from sage_plugins import Environment, ServiceDeploymentConfig
     from witness import Witness
 

@@ -6,8 +6,8 @@ import weakref
 
 from loop_target import Line, LoopTransport
 from memory_directory import Book, MemoryTarget
-from sage_deploy_ray import shipping
-from sage_deploy_ray.remote_replica import RemoteReplica
+from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.shipping.specs import pack_spec, unpack_spec
 from sage_plugins import hookimpl
 from sage_plugins.errors import DeployError
 from sage_plugins.reach.kept import Kept, KeptReplica
@@ -57,7 +57,7 @@ class Transport(LoopTransport):
         self.others = weakref.WeakSet()
 
     def start(self, spec, receiver):
-        self.world.specs[spec.service] = shipping.pack_spec(spec._replace(find_service=None))
+        self.world.specs[spec.service] = pack_spec(spec._replace(find_service=None))
         self.world.running.setdefault(spec.service, {})[spec.index, spec.generation] = self
         super().start(spec._replace(find_service=None), receiver)
 
@@ -90,7 +90,7 @@ class KeepingTarget(MemoryTarget):
 
     def lines(self):
         if not self._lines:
-            self._lines = [Line("letters"), Line("callbacks")]
+            self._lines = [Line("responses"), Line("callbacks")]
         return self._lines
 
     def start(self, spec, at, events, clock):
@@ -124,7 +124,7 @@ class Keeper:
 
     def deployed(self):
         self.hold()
-        return {service: shipping.unpack_spec(self.world.specs[service]) for service in self.world.deployed()}
+        return {service: unpack_spec(self.world.specs[service]) for service in self.world.deployed()}
 
     def kept(self, service):
         self.hold()
@@ -134,9 +134,7 @@ class Keeper:
             KeptReplica(index, generation, "loop", transport)
             for (index, generation), transport in sorted(self.world.running[service].items())
         ]
-        return Kept(
-            shipping.unpack_spec(self.world.specs[service]), tuple(found), self.world.book.listings.get(service)
-        )
+        return Kept(unpack_spec(self.world.specs[service]), tuple(found), self.world.book.listings.get(service))
 
 
 class Plugin:

@@ -1,13 +1,17 @@
-"""A target whose replicas are in this process but talk with their callers as if they were in another: by letter."""
+"""A target whose replicas are in this process but talk with their callers as if they were in another: by message."""
 
 from __future__ import annotations
 
 import threading
 from queue import SimpleQueue
 
-from sage_deploy_ray import failure, shipping, wire
-from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
-from sage_deploy_ray.serving import ReplicaServer
+from sage_deploy_ray.actors import arguments, wire
+from sage_deploy_ray.actors.references import RAY
+from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.link.serving.server import ReplicaServer
+from sage_deploy_remote.link.transport import Stopped
+from sage_deploy_remote.payloads.errors import unpack_error
+from sage_deploy_remote.shipping.specs import pack_spec, unpack_spec
 from sage_plugins import hookimpl
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import Placed, Registration
@@ -42,7 +46,7 @@ class Line:
 
 class LoopExchange:
     def __init__(self, transport, frame):
-        self._letter = SimpleQueue()
+        self._response = SimpleQueue()
         self._transport = transport
         self._left = False
         self._lock = threading.Lock()
@@ -51,14 +55,14 @@ class LoopExchange:
         transport.run(lambda: self._exchange(written))
 
     def _exchange(self, written):
-        answer = wire.write_letter(self._transport.server.exchange(wire.read_frame(written)))
-        letter = wire.read_letter(answer)
+        answer = wire.write_response(self._transport.server.exchange(wire.read_frame(written)))
+        response = wire.read_response(answer)
         with self._lock:
-            self._arrived = letter
+            self._arrived = response
             left = self._left
         if left:
             self._deliver()
-        self._letter.put(None)
+        self._response.put(None)
 
     def _deliver(self):
         self._transport.soon(lambda: self._transport.receiver.arrived(self._arrived))
@@ -67,7 +71,7 @@ class LoopExchange:
         from queue import Empty
 
         try:
-            self._letter.get(timeout=seconds)
+            self._response.get(timeout=seconds)
         except Empty:
             self.leave()
         else:
@@ -82,9 +86,11 @@ class LoopExchange:
 
 
 class LoopTransport:
-    def __init__(self, letters, callbacks, find_service):
+    substrate = RAY
+
+    def __init__(self, responses, callbacks, find_service):
         self._find_service = find_service
-        self.soon = letters.put
+        self.soon = responses.put
         self.aside = callbacks.put
 
     def run(self, do):
@@ -92,8 +98,8 @@ class LoopTransport:
 
     def start(self, spec, receiver):
         self.receiver = receiver
-        packed = shipping.pack_spec(spec)
-        self.server = ReplicaServer(shipping.unpack_spec(packed), "loop", self._find_service)
+        packed = pack_spec(spec, RAY)
+        self.server = ReplicaServer(unpack_spec(packed), "loop", self._find_service, arguments, RAY)
         self.run(self._start)
 
     def _start(self):
@@ -101,7 +107,7 @@ class LoopTransport:
             slots = self.server.start()
         except BaseException as error:  # noqa: BLE001
             packed = self.server.packed(error, "")
-            self.soon(lambda: self.receiver.failed(failure.unpack_error(packed)))
+            self.soon(lambda: self.receiver.failed(unpack_error(packed)))
         else:
             if slots:
                 self.soon(lambda: self.receiver.started(slots))
@@ -132,7 +138,7 @@ class LoopTarget:
 
     def start(self, spec, at, events, clock):
         if not self._lines:
-            self._lines = [Line("letters"), Line("callbacks")]
+            self._lines = [Line("responses"), Line("callbacks")]
         return RemoteReplica(spec, at.node, events, clock, LoopTransport(*self._lines, events.service))
 
     def close(self):
@@ -144,4 +150,4 @@ class LoopTarget:
 class Plugin:
     @hookimpl
     def sage_register_targets(self):
-        return [Registration("loop", lambda _: LoopTarget(), "In this process, by letter")]
+        return [Registration("loop", lambda _: LoopTarget(), "In this process, by message")]

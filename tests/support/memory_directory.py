@@ -6,7 +6,7 @@ import threading
 import weakref
 
 from loop_target import Line, LoopTarget, LoopTransport
-from sage_deploy_ray.remote_replica import RemoteReplica, Stopped
+from sage_deploy_remote.link.replica import RemoteReplica
 from sage_plugins import hookimpl
 from sage_plugins.reach.listing import Found
 from sage_plugins.values import Registration
@@ -84,7 +84,7 @@ class Entrance:
     def __init__(self, book, service):
         self.book = book
         self.service = service
-        self.lines = [Line(f"{service}-letters"), Line(f"{service}-callbacks"), Line(f"{service}-changes")]
+        self.lines = [Line(f"{service}-responses"), Line(f"{service}-callbacks"), Line(f"{service}-changes")]
 
     def look_up(self, seen, timeout):
         return self.book.found(self.service)
@@ -110,8 +110,8 @@ class Entrance:
 
 
 class Attached(LoopTransport):
-    def __init__(self, owner, letters, callbacks):
-        super().__init__(letters, callbacks, None)
+    def __init__(self, owner, responses, callbacks):
+        super().__init__(responses, callbacks, None)
         self.owner = owner
 
     def start(self, spec, receiver):
@@ -138,7 +138,7 @@ class Transport(LoopTransport):
         return vacated.join
 
     def stop(self, grace):
-        stopped: Stopped = super().stop(grace)
+        stopped = super().stop(grace)
         for receiver in self.others:
             receiver.lost(ChildProcessError("it was stopped"))
         return stopped
@@ -163,7 +163,7 @@ class MemoryTarget(LoopTarget):
 
     def start(self, spec, at, events, clock):
         if not self._lines:
-            self._lines = [Line("letters"), Line("callbacks")]
+            self._lines = [Line("responses"), Line("callbacks")]
         transport = self.transports[spec.id] = Transport(*self._lines, events.service)
         return RemoteReplica(spec._replace(find_service=None), at.node, events, clock, transport)
 
@@ -178,4 +178,4 @@ class Plugin:
     @hookimpl
     def sage_register_targets(self):
         reachable = frozenset({"reachable"})
-        return [Registration("memory", lambda _: MemoryTarget(self.book), "By letter", capabilities=reachable)]
+        return [Registration("memory", lambda _: MemoryTarget(self.book), "By message", capabilities=reachable)]

@@ -37,19 +37,20 @@ class OtherProcess:
 
     def serve(self, spec: ReplicaSpec) -> None:
         """Have it build the service."""
-        from sage_deploy_ray.shipping import pack_spec
+        from sage_deploy_remote.shipping.specs import pack_spec
 
         self._ask(("serve", pack_spec(spec)))
 
     def call(self, method: str, *args: Any) -> Any:
         """What the method of the service returns, or raises."""
-        from sage_deploy_ray.parcel import pack_arguments, unpack
+        from sage_deploy_remote.payloads.packing import pack_arguments
+        from sage_deploy_remote.payloads.payload import unpack
 
         packed = pack_arguments(args, {}, service="svc", method=method)
         return unpack(self._ask(("call", method, packed)))
 
     def _ask(self, message: Any) -> Any:
-        from sage_deploy_ray.failure import unpack_error
+        from sage_deploy_remote.payloads.errors import unpack_error
 
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -69,9 +70,10 @@ class Service:
 
 def _run() -> None:
     """Answer until the caller closes the pipe."""
-    from sage_deploy_ray.failure import pack_error
-    from sage_deploy_ray.parcel import pack_result, unpack
-    from sage_deploy_ray.shipping import unpack_spec
+    from sage_deploy_remote.payloads.errors import pack_error
+    from sage_deploy_remote.payloads.packing import pack_result
+    from sage_deploy_remote.payloads.payload import unpack
+    from sage_deploy_remote.shipping.specs import unpack_spec
 
     service: Any = None
     while True:

@@ -15,8 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from own_head import OwnHead
 from ray_cluster import title_of
-from sage_deploy_ray import cluster as connection
-from sage_deploy_ray.cluster import connect
+from sage_deploy_ray.cluster import connection
+from sage_deploy_ray.cluster.connection import connect
 from sage_plugins.errors import ClusterUnavailableError
 
 pytestmark = pytest.mark.ray
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ray
 PREFACE = """
     import os, signal, sys, threading, time
     from functools import partial
-    from sage_deploy_ray.cluster import connect
+    from sage_deploy_ray.cluster.connection import connect
     from sage_plugins.errors import *
     connect = partial(connect, control_timeout=20)
     address = sys.argv[1]

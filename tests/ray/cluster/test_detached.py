@@ -11,11 +11,12 @@ from uuid import uuid4
 import pytest
 import ray
 
-import sage_deploy_ray.cluster
+import sage_deploy_ray.cluster.connection
 from driver import OPTIONS, Driver
 from killing import is_gone
-from sage_deploy_ray.detached import environment_id
-from sage_deploy_ray.registry_actor import REGISTRY
+from sage_deploy_ray.detached.services import environment_id
+from sage_deploy_ray.directory.registry_actor import REGISTRY
+from sage_deploy_remote.shipping import versions
 from sage_deploy_testing.suites.probes import Calling
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError
@@ -135,6 +136,26 @@ def test_replicas_are_taken_over_after_the_registry_died_with_their_process(driv
     assert env.service("svc").run(1) == 1
     env.drain("svc")
     until(lambda: all(map(is_gone, before)))
+
+
+def test_replicas_of_another_protocol_are_not_taken_over_and_that_is_said(driver, environment, until):
+    """They go on, and a process of their version can still take them over."""
+    driver.kill()
+    driver.communicate()
+    ray.kill(ray.get_actor(REGISTRY, NAMESPACE), no_restart=True)  # that of another protocol has another name
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "NUMBER", versions.NUMBER + 1)
+        theirs = versions.NUMBER - 1
+        said = rf"taken over: a replica on node-\w+ has sage-deploy-remote \S+, which speaks protocol {theirs}"
+        with pytest.raises(DeployError, match=said):
+            environment().adopt()
+
+    env = environment()
+    assert env.adopt() == ["svc"]
+    assert pids(env) == driver.pids
+    env.drain("svc")
+    until(lambda: all(map(is_gone, driver.pids)))
 
 
 def test_registry_that_dies_is_told_everything_again(environment, until):
@@ -270,7 +291,7 @@ def test_services_that_outlive_the_program_call_each_other(environment):
 
 
 def test_cluster_that_ends_with_the_program_keeps_nothing(environment, monkeypatch):
-    monkeypatch.setattr(sage_deploy_ray.cluster, "would_be_private", lambda _: True)
+    monkeypatch.setattr(sage_deploy_ray.cluster.connection, "would_be_private", lambda _: True)
     with pytest.raises(DeployError, match=r"set options\.ray\.address"):
         environment(registered=True).deploy()
 

@@ -1,4 +1,4 @@
-"""Ray ships parcels as they are: buffers beside the pickle, and not once more inside it."""
+"""Ray ships payloads as they are: buffers beside the pickle, and not once more inside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ DRIVER = """
     import pickle
 
     import ray
-    from sage_deploy_ray.parcel import pack, unpack
+    from sage_deploy_remote.payloads.packing import pack
+    from sage_deploy_remote.payloads.payload import unpack
 
     SIZE = 1 << 20
 
@@ -30,23 +31,23 @@ DRIVER = """
             return Memory, (pickle.PickleBuffer(self.numbers),)
 
     @ray.remote
-    def measure(parcels):
-        return [pack([each, len(each.numbers)]) for each in map(unpack, parcels)]
+    def measure(packed):
+        return [pack([each, len(each.numbers)]) for each in map(unpack, packed)]
 
     ray.init(
         address="local", include_dashboard=False, num_cpus=2, object_store_memory=80 * 2**20, log_to_driver=False
     )
     try:
         # A buffer is used where it lies in the object store, so it is read-only; the pickle beside it is small.
-        parcel = ray.get(ray.put(pack(Memory(bytearray(SIZE)))))
-        arrived = unpack(parcel)
-        assert len(parcel[0]) < SIZE / 100, len(parcel[0])
+        payload = ray.get(ray.put(pack(Memory(bytearray(SIZE)))))
+        arrived = unpack(payload)
+        assert len(payload[0]) < SIZE / 100, len(payload[0])
         assert len(arrived.numbers) == SIZE
         assert memoryview(arrived.numbers).readonly
 
         # To a task, which cannot import the class, and back.
-        parcels = [pack(Memory(bytearray(SIZE))) for _ in range(2)]
-        for answer in ray.get(measure.remote(parcels)):
+        packed = [pack(Memory(bytearray(SIZE))) for _ in range(2)]
+        for answer in ray.get(measure.remote(packed)):
             arrived, size = unpack(answer)
             assert type(arrived) is Memory
             assert size == SIZE == len(arrived.numbers)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import pytest
 import ray
 
-from sage_deploy_ray import arguments
+from sage_deploy_ray.actors import arguments
 from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins import batch_of, errors, idempotent
 

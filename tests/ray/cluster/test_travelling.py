@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pytest
 import ray
 
-from sage_deploy_ray import serving, versions
+from sage_deploy_remote.link.serving import server
+from sage_deploy_remote.shipping import versions
 from sage_deploy_testing.suites.probes import Calling, Probe
 from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins import errors
@@ -84,7 +85,7 @@ class Impatient:
     """A service whose replica gives up at once what a caller has there that is gone."""
 
     def __init__(self) -> None:
-        serving._LOOK_AFTER_S, serving._GONE_AFTER_S = 0.05, 0.2
+        server._LOOK_AFTER_S, server._GONE_AFTER_S = 0.05, 0.2
         self._closed = 0
 
     def numbers(self) -> Iterator[int]:
@@ -171,16 +172,16 @@ class TestHandles(Travelling):
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
         other = """
-            from sage_deploy_ray import versions
+            from sage_deploy_remote.shipping import versions
             versions.NUMBER = 99
         """
         with Program(tmp_path, cluster.address, dedent(other) + dedent(Program.TAKE)) as program:
             said = program.ask("handle.echo(5)")
-        ours = version("sage-deploy-ray")
+        ours = version("sage-deploy-remote")
         assert said == (
             "CallError: service 'svc' cannot be called from this process: the process that deployed it has "
-            f"sage-deploy-ray {ours}, which speaks protocol {versions.NUMBER}, and this process has sage-deploy-ray "
-            f"{ours}, which speaks protocol 99. Install the same version here and there"
+            f"sage-deploy-remote {ours}, which speaks protocol {versions.NUMBER}, and this process has "
+            f"sage-deploy-remote {ours}, which speaks protocol 99. Install the same version here and there"
         )
         assert svc.outcomes == {}
 
@@ -413,7 +414,7 @@ class TestOwners(Travelling):
             assert owner.ask("handle.echo(1)") == "1"
             first, second = self.found(tmp_path), self.found(tmp_path)
             assert (first.echo(2), second.submit("echo", 3).result(self.patience)) == (2, 3)
-            assert self.threads() == ["svc-changes", "svc-letters"], "one set for both handles"
+            assert self.threads() == ["svc-changes", "svc-responses"], "one set for both handles"
             assert owner.ask("handle.echo(4)") == "4"
             del first, second
             self.until(lambda: self.threads() == [])

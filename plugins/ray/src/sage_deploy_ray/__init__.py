@@ -127,7 +127,7 @@ def sage_register_targets() -> list[Registration]:
 
 
 def _check_installation() -> Iterable[Finding]:
-    from sage_deploy_ray.exposure import check_installation
+    from sage_deploy_ray.cluster.exposure import check_installation
 
     return check_installation()
 

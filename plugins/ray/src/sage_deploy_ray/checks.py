@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from sage_deploy_ray.label_selectors import FORMS, SelectorError, parse_requirement
-from sage_deploy_ray.placement import needs
+from sage_deploy_remote.placement.decision import needs
+from sage_deploy_remote.placement.label_selectors import FORMS, SelectorError, parse_requirement
 from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Explanation, Problem
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from sage_deploy_ray.label_selectors import parse_requirement
+from sage_deploy_remote.placement.label_selectors import parse_requirement
 
 __all__ = ["ClusterGroupOptions", "GroupOptions", "RayOptions"]
 

@@ -8,22 +8,27 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_deploy_ray import cluster, shipping, this_machine, waiting
-from sage_deploy_ray.nodes import Resources
-from sage_deploy_ray.placement import Running, Spot, needs, place
-from sage_deploy_ray.selection import selector_for
+from sage_deploy_ray.actors.references import RAY
+from sage_deploy_ray.cluster import connection as cluster
+from sage_deploy_ray.cluster import pending_reasons
+from sage_deploy_ray.placement import this_machine
+from sage_deploy_ray.placement.selectors import selector_for
+from sage_deploy_remote.placement.decision import Running, Spot, needs, place
+from sage_deploy_remote.placement.nodes import Resources
+from sage_deploy_remote.shipping.specs import problems as spec_problems
 from sage_plugins.errors import DeployError
 from sage_plugins.values import Placed, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sage_deploy_ray.detached import Detached
-    from sage_deploy_ray.directory import RayDirectory
-    from sage_deploy_ray.nodes import Node
+    from sage_deploy_ray.actors.transport import RayTransport
+    from sage_deploy_ray.detached.services import DetachedServices
+    from sage_deploy_ray.directory.ray_directory import RayDirectory
     from sage_deploy_ray.options import ClusterGroupOptions, RayOptions
-    from sage_deploy_ray.remote_replica import RemoteReplica
-    from sage_deploy_ray.transport import Couriers, RayTransport
+    from sage_deploy_remote.link.dispatcher import Dispatcher
+    from sage_deploy_remote.link.replica import RemoteReplica
+    from sage_deploy_remote.placement.nodes import Node
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
     from sage_plugins.reach.kept import KeptReplica
@@ -125,8 +130,8 @@ class RayTarget:
         self._environment = environment
         self._lock = threading.Lock()
         self._connection: cluster.Connection | None = None  # guarded by _lock, as the next
-        self._couriers: Couriers | None = None
-        self._detached: Detached | None = None  # if the environment's replicas outlive this process
+        self._dispatcher: Dispatcher | None = None
+        self._detached: DetachedServices | None = None  # if the environment's replicas outlive this process
         self._spots: dict[str, str] = {}  # node's ID by replica's
         self._replicas: list[tuple[str, RemoteReplica]] = []  # with the node's ID; those that are gone are dropped
 
@@ -177,7 +182,7 @@ class RayTarget:
     def _place(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
         if not specs:
             return []
-        wrong = shipping.problems(specs[0])  # of one service, so all are alike
+        wrong = spec_problems(specs[0], RAY)  # of one service, so all are alike
         if wrong:
             reason = "; ".join(f"{problem.message} ({problem.fix})" for problem in wrong)
             return [Refused(reason, rule="E703")] * len(specs)
@@ -205,8 +210,8 @@ class RayTarget:
             if isinstance(found, Refused):
                 raise DeployError(f"replica {spec.id} cannot be placed: {found}", service=spec.service, replica=spec.id)
             at, node_id = found, self._spots.pop(spec.id)
-        from sage_deploy_ray.detached_transport import DetachedTransport
-        from sage_deploy_ray.transport import RayTransport
+        from sage_deploy_ray.actors.transport import RayTransport
+        from sage_deploy_ray.detached.transport import DetachedTransport
 
         need, detached = needs(spec.config), self._detached
         gone = partial(_gone, node_id)
@@ -223,7 +228,7 @@ class RayTarget:
 
     def adopt(self, spec: ReplicaSpec, found: KeptReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
         """As `Target` says."""
-        from sage_deploy_ray.detached_transport import AdoptedTransport
+        from sage_deploy_ray.detached.transport import AdoptedTransport
 
         assert self._detached is not None  # noqa: S101 - for the type checker: it was asked what there is
         actor, node_id = found.address
@@ -231,13 +236,13 @@ class RayTarget:
         transport = AdoptedTransport(lambda: actor, found.node, self._threads(spec), gone, detached=self._detached)
         return self._replica(spec, found.node, node_id, events, clock, transport)
 
-    def _threads(self, spec: ReplicaSpec) -> Couriers:
-        from sage_deploy_ray.transport import Couriers
+    def _threads(self, spec: ReplicaSpec) -> Dispatcher:
+        from sage_deploy_remote.link.dispatcher import Dispatcher
 
         with self._lock:
-            if self._couriers is None:
-                self._couriers = Couriers(spec.service)
-            return self._couriers
+            if self._dispatcher is None:
+                self._dispatcher = Dispatcher(spec.service)
+            return self._dispatcher
 
     def _replica(  # noqa: PLR0913, PLR0917 - what a replica has
         self,
@@ -249,7 +254,7 @@ class RayTarget:
         transport: RayTransport,
     ) -> RemoteReplica:
         """Have the replica to which *transport* leads, and count what it takes."""
-        from sage_deploy_ray.remote_replica import RemoteReplica
+        from sage_deploy_remote.link.replica import RemoteReplica
 
         replica = RemoteReplica(spec, node, events, clock, transport)
         _LEDGER.reserve(node_id, replica, needs(spec.config))
@@ -257,30 +262,30 @@ class RayTarget:
             self._replicas.append((node_id, replica))
         return replica
 
-    def keeper(self, environment: str, name: str) -> Detached | None:
+    def keeper(self, environment: str, name: str) -> DetachedServices | None:
         """As `Target` says."""
         if self._environment.lifetime != "detached":
             return None
-        from sage_deploy_ray.detached import Detached
+        from sage_deploy_ray.detached.services import DetachedServices
 
         with self._lock:
             if self._detached is None:
-                self._detached = Detached(self._connect, self._environment, environment, name)
+                self._detached = DetachedServices(self._connect, self._environment, environment, name)
             return self._detached
 
     def _waits_for(self, name: str, node_id: str, need: Resources, actor: Any, timeout: float) -> str:
         """What *actor* waits for on its node before its process runs."""
 
         def look() -> str:
-            state = waiting.state_of(actor._actor_id.hex())  # noqa: SLF001 - there is no other way to its ID
+            state = pending_reasons.state_of(actor._actor_id.hex())  # noqa: SLF001 - there is no other way to its ID
             node = next((each for each in cluster.live_nodes() if each.id == node_id), None)
-            return waiting.why_waiting(state, name, node, need)
+            return pending_reasons.why_waiting(state, name, node, need)
 
         return self._connect().ask("what a replica waits for", look, timeout=timeout)
 
     def directory(self, environment: str) -> RayDirectory:
         """As `Target` says."""
-        from sage_deploy_ray.directory import RayDirectory
+        from sage_deploy_ray.directory.ray_directory import RayDirectory
 
         if self._detached is not None:
             return RayDirectory(environment, self._environment, process=None, connect=self._connect)
@@ -290,12 +295,12 @@ class RayTarget:
         """As `Target.close`."""
         with self._lock:
             connection, self._connection = self._connection, None
-            couriers, self._couriers = self._couriers, None
+            dispatcher, self._dispatcher = self._dispatcher, None
             detached, self._detached = self._detached, None
         if detached is not None:
             detached.release()
-        if couriers is not None:
-            couriers.close()
+        if dispatcher is not None:
+            dispatcher.close()
         if connection is not None:
             connection.release()
 
@@ -312,7 +317,7 @@ def _start_actor(need: Resources, node_id: str, **name: str) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from sage_deploy_ray.actor import GROUPS, ReplicaActor
+    from sage_deploy_ray.actors.replica_actor import GROUPS, ReplicaActor
 
     # Ray restarts nothing and tries nothing again: that is the supervisor's, which knows what may run twice.
     return (

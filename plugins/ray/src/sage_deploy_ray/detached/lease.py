@@ -1,0 +1,182 @@
+"""That this process, and no other, decides about the detached services of an environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.clock import SYSTEM
+from sage_plugins.errors import ClusterUnavailableError, DeployError, line_of
+
+if TYPE_CHECKING:
+    from sage_deploy_ray.directory.directory_client import DirectoryClient
+    from sage_deploy_ray.directory.registry_actor import Held
+    from sage_plugins.clock import Timer
+
+__all__ = ["Lease"]
+
+#: Seconds between two times that it is said; the registry takes this process for dead after five of them.
+_EVERY_S: Final = 2.0
+
+#: Seconds after which another process may have taken over from this one, which could not say that it lives.
+_SURE_FOR_S: Final = 9.0
+
+#: Seconds to wait for a process that may have died: a little longer than the registry holds it for alive.
+_WAIT_S: Final = 12.0
+
+#: Seconds for a last word.
+_LAST_WORD_S: Final = 1.0
+
+
+class Lease:
+    """
+    Held from `take` until `release`; whoever else asks the registry meanwhile is refused.
+
+    Several may share it: it is released as often as it was taken. All methods are safe from any thread.
+    """
+
+    def __init__(self, client: DirectoryClient, environment: str, holder: str, control_timeout: float) -> None:
+        """
+        Hold nothing yet.
+
+        Args:
+            client: Asks the registry.
+            environment: ID of the environment.
+            holder: Who this is, unlike all others.
+            control_timeout: Seconds that the registry gets to answer.
+        """
+        self._client = client
+        self._environment = environment
+        self._holder = holder
+        self._control_timeout = control_timeout
+        self._lock = threading.RLock()  # re-entrant because a signal handler may stop a service in the middle of it
+        self._users = 0  # guarded by _lock, as all that follows
+        self._memory = ""
+        self._sure_until = 0.0
+        self._asked_at = 0.0
+        self._asked: Any = None  # the future of the answer that is on its way
+        self._timer: Timer | None = None
+        self._lost_to = ""
+
+    def take(self) -> None:
+        """
+        Hold the environment; waits for a process that may have died without letting go.
+
+        Raises:
+            DeployError: Another process holds it.
+            ClusterUnavailableError: The registry does not answer.
+        """
+        with self._lock:
+            if self._users and not self._lost_to:
+                self._users += 1
+                return
+        held = self._ask(_WAIT_S)
+        if held.other:
+            raise DeployError(self._refusal(held.other))
+        with self._lock:
+            self._users += 1
+            self._memory = held.memory
+            self._lost_to = ""
+            self._sure_until = SYSTEM.monotonic() + _SURE_FOR_S
+            if self._timer is None:
+                self._again()
+
+    @property
+    def lost(self) -> bool:
+        """
+        Whether another process has taken over, because this one was cut off or stood still for long.
+
+        The registry is asked if that may have happened a moment ago; while it does not answer, nobody can take over.
+        """
+        with suppress(ClusterUnavailableError):
+            self._make_sure()
+        return bool(self._lost_to)
+
+    def check(self) -> None:
+        """
+        See that it is not lost.
+
+        Raises:
+            DeployError: It is.
+            ClusterUnavailableError: That is not known.
+        """
+        self._make_sure()
+        if self._lost_to:
+            raise DeployError(self._refusal(self._lost_to))
+
+    def _make_sure(self) -> None:
+        if not self._lost_to and SYSTEM.monotonic() >= self._sure_until:
+            asked_at = SYSTEM.monotonic()
+            held = self._ask(0.0)
+            with self._lock:
+                self._read(held, asked_at)
+
+    def release(self) -> None:
+        """Undo one `take`; after the last one others may hold the environment."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        if not self._lost_to:
+            import ray
+
+            said: Any = self._client.ask("let_go", self._environment, self._holder)
+            with suppress(Exception):  # it is released after a while in any case
+                ray.get(said, timeout=_LAST_WORD_S)
+
+    def _refusal(self, other: str) -> str:
+        name = self._environment.partition("/")[2]
+        return (
+            f"the detached services of environment {name!r} are held by {other}: only one process at a time starts, "
+            "scales and stops them. Call them from here with `Environment.service`, or end that one first; one that "
+            "has died is waited for"
+        )
+
+    def _ask(self, wait_s: float) -> Held:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
+        asked: Any = self._client.ask("hold", self._environment, self._holder, _who(), wait_s)
+        try:
+            held: Any = ray.get(asked, timeout=wait_s + self._control_timeout)
+        except (GetTimeoutError, RayError) as error:
+            msg = f"the registry of detached services does not answer ({line_of(error)}): try again later"
+            raise ClusterUnavailableError(msg) from error
+        found: Held = held
+        return found
+
+    def _again(self) -> None:
+        self._timer = SYSTEM.call_at(SYSTEM.monotonic() + _EVERY_S, self._renew)
+
+    def _renew(self) -> None:
+        """Say that it is still held, and look at what the registry answered the last time; never waits."""
+        with self._lock:
+            if self._timer is None:
+                return
+            if self._asked is not None and self._asked.done():
+                answer, self._asked = self._asked, None
+                if answer.exception() is None:
+                    self._read(answer.result(), self._asked_at)
+            if self._asked is None and not self._lost_to:
+                asking: Any = self._client
+                self._asked_at = SYSTEM.monotonic()
+                with suppress(Exception):  # Ray has ended, or is about to
+                    self._asked = asking.ask("hold", self._environment, self._holder, _who()).future()
+            self._again()
+
+    def _read(self, held: Held, asked_at: float) -> None:
+        self._lost_to = held.other
+        self._sure_until = max(self._sure_until, asked_at + _SURE_FOR_S)
+        if not held.other and held.memory != self._memory:
+            self._memory = held.memory
+            self._client.say_again()
+
+
+def _who() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"

@@ -1,0 +1,319 @@
+"""
+The services of an environment whose replicas outlive the process that deployed them, as one process has them.
+
+What is known of them is in two places: the registry, which also knows services none of whose replicas is left, and the
+replicas themselves, whose names say what they belong to and which keep what they are made of. Either is enough.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote, unquote
+from uuid import uuid4
+
+from sage_deploy_ray.cluster import connection as cluster
+from sage_deploy_ray.detached.lease import Lease
+from sage_deploy_ray.directory.directory_client import client_for
+from sage_deploy_ray.directory.registry_actor import REGISTRY
+from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.shipping import versions
+from sage_deploy_remote.shipping.specs import unpack_spec
+from sage_plugins.errors import DeployError
+from sage_plugins.reach.kept import Kept, KeptReplica
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_deploy_ray.directory.registry_actor import Deployment
+    from sage_deploy_ray.options import RayOptions
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["DetachedServices", "environment_id"]
+
+_LOG: Final = logging.getLogger("sage_plugins.ray")
+
+#: First part of the names of replicas.
+_PREFIX: Final = "sage-deploy-replica"
+
+#: Seconds that a replica gets which is of no use any more: to answer its callers, and to run its stop hooks.
+_LAST_GRACE_S: Final = 1.0
+
+_leases: dict[tuple[str, str, str], Lease] = {}  # by namespace, environment and who holds it; guarded by _lock
+_lock = threading.Lock()
+
+
+class _Named(NamedTuple):
+    """
+    A replica that runs, by what its name says.
+
+    Attributes:
+        name: Its actor's.
+        service: Name of its service.
+        deployment: Of which deployment of the service.
+        index: Position among the service's replicas.
+        generation: How many were there before it.
+    """
+
+    name: str
+    service: str
+    deployment: str
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+    generation: int
+
+
+class _Found(NamedTuple):
+    """
+    The same with what it says of itself.
+
+    Attributes:
+        named: What its name says.
+        actor: Reaches it.
+        spec: What it is made of, as `pack_spec` gives it; None if it does not answer or was never told.
+        node: Name of its node.
+        node_id: ID of its node.
+    """
+
+    named: _Named
+    actor: Any
+    spec: bytes | None = None
+    node: str | None = None
+    node_id: str = ""
+
+
+def environment_id(name: str) -> str:
+    """The ID by which detached services of the environments of that name are looked up, by whoever deploys them."""
+    return f"detached/{name}"
+
+
+class DetachedServices:
+    """
+    `interfaces.Keeper` of one environment. Safe from any thread.
+
+    Attributes:
+        environment: ID by which its services are looked up.
+    """
+
+    def __init__(self, connect: Callable[[], cluster.Connection], options: RayOptions, holder: str, name: str) -> None:
+        """
+        Prepare; connects to nothing.
+
+        Args:
+            connect: Gives this process's connection.
+            options: Which namespace.
+            holder: ID of the environment here, which no other has.
+            name: Its name, which others may have too, at other times or in other processes.
+        """
+        self.environment = environment_id(name)
+        self._connect = connect
+        self._address = options.address
+        self._namespace = options.namespace
+        self._control_timeout = options.control_timeout
+        self._client = client_for(REGISTRY, options.namespace)
+        with _lock:
+            key = options.namespace, self.environment, holder
+            self._lease = _leases.setdefault(
+                key, Lease(self._client, self.environment, holder, options.control_timeout)
+            )
+        self._taken = False
+        self._deployments: dict[str, str] = {}  # the one that this process goes on with or has begun, by service
+
+    def hold(self) -> None:
+        """As `Keeper.hold`."""
+        if not self._taken:
+            if cluster.would_be_private(self._address):
+                msg = (
+                    "detached services need a Ray cluster that outlives this process, and this would start one of its "
+                    "own: set options.ray.address to that of a cluster (`auto` for the one on this machine, which "
+                    "`ray start --head` starts), or set options.ray.lifetime to 'driver'"
+                )
+                raise DeployError(msg)
+            self._connect().ask("its registry of services", self._client.start)
+            self._lease.take()
+            self._taken = True
+
+    def check(self) -> None:
+        """
+        See that this process still holds the environment.
+
+        Raises:
+            DeployError: Another one has taken over.
+        """
+        self._lease.check()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken over: then nothing of it is to be stopped from here."""
+        return self._lease.lost
+
+    def release(self) -> None:
+        """Let others hold it."""
+        if self._taken:
+            self._taken = False
+            for service in self._deployments:
+                self.forget(service)
+            self._lease.release()
+
+    # -- what runs -----------------------------------------------------------------------------------------------------
+
+    def deployed(self) -> Mapping[str, ReplicaSpec]:
+        """As `Keeper.deployed`."""
+        self.hold()
+        specs = {service: found.spec for service, found in self._remembered().items()}
+        lost = [each for each in self._named() if each.service not in specs]
+        for found in self._asked(lost):
+            if found.spec is not None:
+                specs.setdefault(found.named.service, found.spec)
+        return {service: unpack_spec(spec) for service, spec in specs.items()}
+
+    def kept(self, service: str) -> Kept | None:
+        """As `Keeper.kept`."""
+        self.hold()
+        remembered = self._remembered().get(service)
+        found = self._asked([each for each in self._named() if each.service == service])
+        deployment = _choose(remembered, found)
+        going, rest = _sort(found, deployment)
+        for each in rest:
+            self._end(each)
+        spec = remembered.spec if remembered is not None else next((each.spec for each in going), None)
+        if spec is None:
+            return None
+        self._deployments[service] = deployment
+        self.remember(service, spec)  # in case it was forgotten
+        listing = None if remembered is None or remembered.listing is None else unpack(remembered.listing)
+        return Kept(
+            unpack_spec(spec),
+            tuple(
+                KeptReplica(each.named.index, each.named.generation, each.node, (each.actor, each.node_id))
+                for each in going
+            ),
+            listing,
+        )
+
+    def _remembered(self) -> Mapping[str, Deployment]:
+        import ray
+
+        def ask() -> Any:
+            asked: Any = self._client.ask("deployments", self.environment)
+            return ray.get(asked)
+
+        found: Mapping[str, Deployment] = self._connect().ask("what its registry remembers", ask)
+        return found
+
+    def _named(self) -> list[_Named]:
+        from ray.util import list_named_actors
+
+        names = self._connect().ask("the names of its actors", lambda: list_named_actors(all_namespaces=True))
+        return [
+            found
+            for each in names
+            if each["namespace"] == self._namespace and (found := self._read_name(each["name"])) is not None
+        ]
+
+    def _read_name(self, name: str) -> _Named | None:
+        prefix, *parts = name.split("/")
+        if prefix != _PREFIX or len(parts) != len(_Named._fields) or unquote(parts[0]) != self.environment:
+            return None
+        _, service, deployment, index, generation = parts
+        return _Named(name, unquote(service), deployment, int(index), int(generation))
+
+    def _asked(self, replicas: Sequence[_Named]) -> list[_Found]:
+        """What the replicas say of themselves, all asked at once."""
+        import ray
+
+        def ask() -> list[_Found]:
+            asked: list[tuple[_Named, Any, Any]] = []
+            for named in replicas:
+                with suppress(ValueError):  # it has ended meanwhile
+                    actor = ray.get_actor(named.name, self._namespace)
+                    asked.append((named, actor, actor.describe.remote()))
+            ray.wait([ref for *_, ref in asked], num_returns=len(asked), timeout=self._control_timeout / 2)
+            return [_Found(named, actor, *_answer(ref)) for named, actor, ref in asked]
+
+        return self._connect().ask("its replicas what they are", ask) if replicas else []
+
+    def _end(self, found: _Found) -> None:
+        """End a replica of an earlier deployment, one that was to be replaced, or that does not answer."""
+        import ray
+
+        _LOG.warning("replica %s was left over from an earlier process, and is stopped", found.named.name)
+        if found.spec is not None:
+            with suppress(Exception):  # it is killed in any case
+                ray.get(found.actor.vacate.remote(), timeout=_LAST_GRACE_S)
+            with suppress(Exception):  # as above
+                ray.get(found.actor.stop.remote(_LAST_GRACE_S), timeout=2 * _LAST_GRACE_S)
+        self._connect().ask("an end of a replica", lambda: ray.kill(found.actor, no_restart=True))
+
+    # -- what is started -----------------------------------------------------------------------------------------------
+
+    def remember(self, service: str, spec: bytes) -> None:
+        """Have the registry remember what *service* is made of."""
+        self._client.say(
+            ("deployed", self.environment, service),
+            "deployed",
+            self.environment,
+            service,
+            self._deployment(service),
+            spec,
+        )
+
+    def forget(self, service: str) -> None:
+        """This process tells the registry nothing more of *service*."""
+        self._client.forget(("deployed", self.environment, service))
+        self._client.forget((self.environment, service))
+
+    def name_for(self, spec: ReplicaSpec) -> str:
+        """A name for the actor of a new replica."""
+        parts = [self.environment, spec.service, self._deployment(spec.service), str(spec.index), str(spec.generation)]
+        return "/".join([_PREFIX, *(quote(part, safe="") for part in parts)])
+
+    def _deployment(self, service: str) -> str:
+        # Begins with the time, so that of two the later one is known; ends with what nobody else has.
+        return self._deployments.setdefault(service, f"{time.time_ns():016x}-{uuid4().hex[:8]}")
+
+
+def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:
+    """
+    What a replica says of itself.
+
+    Raises:
+        DeployError: It speaks another protocol.
+    """
+    import ray
+
+    try:
+        spoken, spec, node, node_id = ray.get(ref, timeout=0)
+    except Exception:  # noqa: BLE001 - whatever Ray says, it does not answer
+        return None, None, ""
+    problem = versions.difference(f"a replica on {node}", spoken)
+    if problem:
+        raise DeployError(f"the detached services cannot be taken over: {problem}")
+    return spec, node, node_id
+
+
+def _choose(remembered: Deployment | None, found: Sequence[_Found]) -> str:
+    """The deployment to go on with: the one that is remembered, else the latest of which a replica answers."""
+    if remembered is not None:
+        return remembered.id
+    return max((each.named.deployment for each in found if each.spec is not None), default="")
+
+
+def _sort(found: Sequence[_Found], deployment: str) -> tuple[list[_Found], list[_Found]]:
+    """Those to go on with, the latest at each position, and the rest."""
+    by_index: defaultdict[int, list[_Found]] = defaultdict(list)
+    rest = []
+    for each in found:
+        if each.named.deployment == deployment and each.spec is not None:
+            by_index[each.named.index].append(each)
+        else:
+            rest.append(each)
+    going = []
+    for _, candidates in sorted(by_index.items()):
+        *earlier, latest = sorted(candidates, key=lambda each: each.named.generation)
+        going.append(latest)
+        rest += earlier
+    return going, rest

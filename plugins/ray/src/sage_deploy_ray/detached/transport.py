@@ -1,0 +1,57 @@
+"""The ways to replicas that outlive this process: to one that it starts, and to one that was there before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_ray.actors.references import RAY
+from sage_deploy_ray.actors.transport import RayTransport
+from sage_deploy_remote.link.transport import Stopped
+from sage_deploy_remote.shipping import versions
+from sage_deploy_remote.shipping.specs import pack_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_deploy_ray.detached.services import DetachedServices
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["AdoptedTransport", "DetachedTransport"]
+
+
+class DetachedTransport(RayTransport):
+    """A `RayTransport` whose replica can say what it is made of, and is stopped by nobody but who holds it."""
+
+    def __init__(self, *way: Any, detached: DetachedServices) -> None:
+        """As `RayTransport`; *detached* knows who holds it."""
+        super().__init__(*way)
+        self._detached = detached
+
+    def _begin(self, spec: ReplicaSpec) -> Any:
+        packed = pack_spec(spec, RAY)
+        self._detached.remember(spec.service, packed)
+        return self._actor.start.remote(versions.spoken(), packed, self._node, remember=True)
+
+    def vacate(self) -> Callable[[float], None]:
+        """As `Transport.vacate`."""
+        return _go_on if self._detached.lost else super().vacate()
+
+    def ask_to_stop(self) -> None:
+        """As `Transport.ask_to_stop`."""
+        if not self._detached.lost:
+            super().ask_to_stop()
+
+    def stop(self, grace: float) -> Stopped:
+        """As `Transport.stop`."""
+        return Stopped(0, None) if self._detached.lost else super().stop(grace)
+
+
+class AdoptedTransport(DetachedTransport):
+    """A `DetachedTransport` to an actor that has begun to build its replica, or has it."""
+
+    def _begin(self, spec: ReplicaSpec) -> Any:  # noqa: ARG002 - it knows
+        return self._actor.wait_started.remote(versions.spoken())
+
+
+def _go_on(limit: float) -> None:
+    """Another process decides when the replica refuses calls."""

@@ -1,0 +1,30 @@
+"""This machine as a node, for plans: what a private runtime would find here, without starting one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from sage_deploy_remote.placement.nodes import Node, Resources
+
+__all__ = ["ID", "node"]
+
+#: Stands for the ID of the node, which it gets when the runtime starts.
+ID = "private"
+
+_GPUS = Path("/proc/driver/nvidia/gpus")
+#: The part of the memory that Ray offers to actors; the rest is for its objects and itself.
+_MEMORY_SHARE = 0.7
+
+
+def node() -> Node:
+    """The only node of a private runtime on this machine."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = len([each for each in visible.split(",") if each.strip()])
+    else:
+        gpus = len(list(_GPUS.iterdir())) if _GPUS.is_dir() else 0
+    memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
+    total = Resources(float(len(os.sched_getaffinity(0))), memory, float(gpus))
+    return Node(ID, "this machine", socket.gethostname(), "127.0.0.1", {}, total, total)

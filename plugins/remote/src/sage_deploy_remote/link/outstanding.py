@@ -1,0 +1,104 @@
+"""What is between a caller's side and its replica: what was sent, and is not over."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from sage_deploy_remote.link.protocol import Notice
+    from sage_deploy_remote.link.stream_reading import StreamReading
+    from sage_plugins.call.call import Call
+    from sage_plugins.interfaces import Work
+
+__all__ = ["Outstanding", "SentUnit"]
+
+
+class SentUnit(NamedTuple):
+    """
+    A unit that holds its slot in the replica.
+
+    Attributes:
+        work: What took the slot.
+        numbers: Those of its calls.
+        bundle: The calls by number if it is one with others that were sent ahead, else None.
+    """
+
+    work: Work
+    numbers: Collection[int]
+    bundle: dict[int, Call] | None = None
+
+    def works(self) -> Sequence[Work]:
+        """What has no outcome yet; of a bundle each on its own."""
+        return [self.work] if self.bundle is None else [call for call in self.bundle.values() if not call.settled()]
+
+
+class Outstanding:
+    """
+    Calls and units that were sent and are not over, and exchanges on their way.
+
+    Attributes:
+        units: Units that hold a slot, by number.
+        calls: Calls that were sent and not answered, by number.
+        given_up: What was said of those among them that were given up here, by number.
+        readings: Those among them that are streams, by number.
+        lock: Guards what follows.
+        exchanges: How many are on their way.
+        withheld: Slots whose units were refused.
+        dead: Why the replica's process is gone; None while it is not known to be.
+    """
+
+    def __init__(self) -> None:
+        self.units: dict[int, SentUnit] = {}
+        self.calls: dict[int, Call] = {}
+        self.given_up: dict[int, Notice] = {}
+        self.readings: dict[int, StreamReading] = {}
+        self._number_of: dict[Call, int] = {}  # `calls`, the other way round
+        self.lock = threading.Lock()
+        self.exchanges = 0
+        self.withheld = 0
+        self.dead: BaseException | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether the replica has nothing to say."""
+        return not (self.units or self.withheld)
+
+    def is_dead(self) -> bool:
+        """Whether the replica's process is gone."""
+        return self.dead is not None
+
+    def add(self, number: int, call: Call) -> None:
+        """*call* is about to be sent as *number*."""
+        self.calls[number] = call
+        self._number_of[call] = number
+
+    def number_of(self, call: Call) -> int | None:
+        """The number of *call*; None if it was not sent, or is answered."""
+        return self._number_of.get(call)
+
+    def reading_of(self, call: Call) -> StreamReading | None:
+        """The reading of *call* if it is a stream that was sent and is not over."""
+        return self.readings.get(self._number_of.get(call, -1))
+
+    def forget(self, number: int) -> Call | None:
+        """The call of that number is answered, or will not be; None if that is known already."""
+        call = self.calls.pop(number, None)
+        if call is not None:
+            self._number_of.pop(call, None)
+            self.given_up.pop(number, None)
+            reading = self.readings.pop(number, None)
+            if reading is not None:
+                reading.over = True
+        return call
+
+    def take_units(self) -> list[SentUnit]:
+        """Give all units that hold a slot, and forget them and all calls."""
+        units, self.units = self.units, {}
+        self.calls.clear()
+        self._number_of.clear()
+        self.given_up.clear()
+        self.readings.clear()
+        return list(units.values())

@@ -1,0 +1,181 @@
+"""What comes from a replica: responses, read in their order, and what each of their replies means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.turns import Turns
+from sage_deploy_remote.payloads.errors import unpack_error
+from sage_deploy_remote.payloads.payload import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_deploy_remote.link.outstanding import Outstanding
+    from sage_deploy_remote.link.protocol import Response
+    from sage_deploy_remote.link.sending import Sending
+    from sage_deploy_remote.link.transport import Transport
+    from sage_plugins.call.call import Call
+    from sage_plugins.interfaces import ReplicaEvents
+
+__all__ = ["Receiving"]
+
+
+class Receiving:
+    """
+    Reads responses, one at a time, in whichever thread is there. From any thread.
+
+    Attributes:
+        counted: The call that is being given up here because the replica has given it up, and has counted it.
+    """
+
+    def __init__(self, events: ReplicaEvents, transport: Transport, outstanding: Outstanding, sending: Sending) -> None:
+        """
+        Read nothing yet.
+
+        Args:
+            events: Whom to tell.
+            transport: Has threads for callbacks.
+            outstanding: What was sent, and is not over.
+            sending: Sends what responses lead to.
+        """
+        self.counted: Call | None = None
+        self._events = events
+        self._transport = transport
+        self._outstanding = outstanding
+        self._sending = sending
+        self._turns = Turns()
+        self._early: dict[int, Response] = {}  # that overtook others; used by one thread at a time, as the next
+        self._expected = 0
+        self._answers: list[tuple[Call, Any, BaseException | None]] = []  # that were read, and are to be published
+
+    def arrived(self, response: Response, driver: Call | None = None) -> None:
+        """As `Receiver.arrived`."""
+        self._turns.items.append(response)
+        self._turns.drain(lambda: self._read(driver))
+
+    def _read(self, driver: Call | None) -> None:
+        """Read all responses that have come; for one thread at a time."""
+        items, outstanding, sending = self._turns.items, self._outstanding, self._sending
+        sending.corked = True
+        sending.released = 0
+        try:
+            while items:
+                response = items.popleft()
+                with outstanding.lock:
+                    outstanding.exchanges -= 1
+                self._early[response.number] = response
+            while outstanding.dead is None and (following := self._early.pop(self._expected, None)) is not None:
+                self._expected += 1
+                for reply in following.replies:
+                    self._READ[reply[0]](self, *reply[1:])
+            sending.send_batches()
+        finally:
+            sending.corked = False
+            answers, self._answers = self._answers, []
+            for call, result, error in answers:
+                call.publish(result, error)
+        sending.keep_exchange(driver)
+
+    def _read_done(self, number: int, packed: Any) -> None:
+        try:
+            result = unpack(packed)
+        except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
+            self._answer(number, None, raised)
+        else:
+            self._answer(number, result, None)
+
+    def _read_failed(self, number: int, packed: Any) -> None:
+        self._answer(number, None, unpack_error(packed))
+
+    def _answer(self, number: int, result: Any, error: BaseException | None) -> None:
+        call = self._outstanding.calls.get(number)
+        if call is None:  # ended by `stop`
+            return
+        call.answered = True  # first: whoever gives it up at this moment must not count it too
+        self._outstanding.forget(number)
+        sent = self._outstanding.units.pop(number, None)
+        wanted = call.claim_outcome()
+        if not wanted:
+            call.owner.abandoned_ended(call)
+        if sent is not None:  # the slot first, the caller second
+            self._events.freed(sent.work)
+        if not wanted:
+            return
+        self._sending.released += call.awaited
+        if call.has_callbacks:  # a user's, which may take their time
+            self._transport.aside(lambda: call.publish(result, error))
+        else:
+            self._answers.append((call, result, error))
+
+    def _read_item(self, number: int, packed: Any) -> None:
+        reading = self._outstanding.readings.get(number)
+        if reading is not None:
+            reading.deliver(packed)
+
+    def _read_gave_up(self, number: int, packed: Any, outcome: int) -> None:
+        call = self._outstanding.calls.get(number)
+        if call is not None:
+            self.counted = call
+            try:
+                call.give_up(unpack_error(packed), outcome, aside=self._transport.aside)
+            finally:
+                self.counted = None
+
+    def _read_ended(self, number: int, seconds: float) -> None:
+        sent = self._outstanding.units.pop(number, None)
+        if sent is None:
+            return
+        if sent.bundle is not None:
+            self._sending.learn(sent.work.method.index, len(sent.bundle), seconds)
+        for each in sent.numbers:
+            call = self._outstanding.forget(each)
+            if call is not None and call.settled():
+                call.owner.abandoned_ended(call)
+        self._events.freed(sent.work)
+
+    def _read_refused(self, number: int, stuck: bool) -> None:  # noqa: FBT001 - as it came
+        sent = self._outstanding.units.pop(number, None)
+        if sent is None:
+            return
+        calls = [call for each in sent.numbers if (call := self._outstanding.forget(each)) is not None]
+        with self._outstanding.lock:
+            self._outstanding.withheld += 1
+        if sent.bundle is not None:  # first, so that the oldest comes to the head
+            self._events.returned(calls[1:])
+        self._events.refused(sent.work, stuck=stuck)
+
+    def _read_returned(self, unit: int, numbers: Sequence[int]) -> None:
+        units = self._outstanding.units
+        sent = units.get(unit)
+        if sent is None or sent.bundle is None:
+            return
+        calls = []
+        for number in numbers:
+            del sent.bundle[number]
+            if number not in self._outstanding.given_up:  # else it was told so, and counts the call
+                self._sending.say((protocol.TAKEN_BACK, number))
+            call = self._outstanding.forget(number)
+            if call is not None:
+                calls.append(call)
+        units[unit] = sent._replace(numbers=tuple(sent.bundle))
+        self._events.returned(calls)
+
+    def _read_room(self, number: int) -> None:
+        with self._outstanding.lock:
+            number = min(number, self._outstanding.withheld)
+            self._outstanding.withheld -= number
+        for _ in range(number):
+            self._events.freed(None)
+
+    _READ: Final[Mapping[int, Callable[..., None]]] = {
+        protocol.DONE: _read_done,
+        protocol.FAILED: _read_failed,
+        protocol.ITEM: _read_item,
+        protocol.GAVE_UP: _read_gave_up,
+        protocol.ENDED: _read_ended,
+        protocol.REFUSED: _read_refused,
+        protocol.ROOM: _read_room,
+        protocol.RETURNED: _read_returned,
+    }

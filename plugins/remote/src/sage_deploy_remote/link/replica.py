@@ -1,0 +1,184 @@
+"""The caller's side of a replica in another process: what is sent to it, what comes back, and what its death means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.outstanding import Outstanding
+from sage_deploy_remote.link.receiving import Receiving
+from sage_deploy_remote.link.sending import Sending
+from sage_plugins.call.batch import Batch
+from sage_plugins.interfaces import ControlOp
+from sage_plugins.values import Outcome, ReplicaState, RunnerStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sage_deploy_remote.link.protocol import Response
+    from sage_deploy_remote.link.transport import Transport
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import ReplicaEvents, Work
+    from sage_plugins.reach.listing import ListedReplica
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["RemoteReplica"]
+
+
+class RemoteReplica:
+    """
+    A replica whose host is in another process.
+
+    Calls are claimed when they are sent: from then on they may have started. Calls that are sent while others are being
+    sent, or while a response is being read, leave together in the next frame.
+    """
+
+    run_here: Callable[[Call], None] | None = None
+
+    def __init__(
+        self,
+        spec: ReplicaSpec | ListedReplica,
+        node: str | None,
+        events: ReplicaEvents,
+        clock: Clock,
+        transport: Transport,
+    ) -> None:
+        """
+        Start the replica; returns at once.
+
+        Args:
+            spec: What to run, or what runs already.
+            node: Name of the node where it runs.
+            events: Whom to tell.
+            clock: For deadlines.
+            transport: The way to its process.
+        """
+        self.id = spec.id
+        self.index = spec.index
+        self.node = node
+        self.slots = 0
+        self.soon = transport.soon
+        self._events = events
+        self._clock = clock
+        self._transport = transport
+        self._outstanding = Outstanding()
+        self._sending = Sending(spec.service, events, clock, transport, self._outstanding, self._report_lost)
+        self._receiving = Receiving(events, transport, self._outstanding, self._sending)
+        self.send: Callable[[Work], None] = self._sending.send
+        self.cancel: Callable[[Call], None] = self._cancel
+        self._asked = False  # whether it was asked to stop
+        self._ended = False  # whether it was stopped
+        self._last_stats: Mapping[str, Any] | None = None  # those with which it stopped, and when
+        self._stopped_at = 0.0
+        events.changed(ReplicaState.STARTING)
+        transport.start(spec, self)
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    def started(self, slots: int) -> None:
+        """As `Receiver.started`."""
+        self.slots = slots
+        self._events.changed(ReplicaState.READY)
+
+    def failed(self, cause: BaseException) -> None:
+        """As `Receiver.failed`."""
+        self._events.changed(ReplicaState.FAILED, cause)
+
+    def lost(self, cause: BaseException) -> None:
+        """As `Receiver.lost`."""
+        with self._outstanding.lock:
+            if self._outstanding.dead is not None or self._ended:
+                return
+            self._outstanding.dead = cause
+        self._report_lost()
+
+    def arrived(self, response: Response, driver: Call | None = None) -> None:
+        """As `Receiver.arrived`."""
+        self._receiving.arrived(response, driver)
+
+    def _report_lost(self) -> None:
+        """Tell what the process had, and what was to go there."""
+        cause = self._outstanding.dead
+        assert cause is not None  # noqa: S101 - for the type checker
+        unsent = [*self._sending.take_gathering(), *self._sending.take_unsent()]
+        units = self._outstanding.take_units()
+        self._events.lost(unsent, [work for sent in units for work in sent.works()], cause)
+
+    @property
+    def gone(self) -> bool:
+        """Whether its process has ended."""
+        return self._ended or self._outstanding.dead is not None
+
+    @property
+    def address(self) -> Any:
+        """By which other processes reach it."""
+        return self._transport.address
+
+    def vacate(self) -> Callable[[float], None]:
+        """As `interfaces.Replica` says."""
+        return self._transport.vacate()
+
+    def progress(self, *, timeout: float) -> str:
+        """As `interfaces.Replica` says."""
+        return self._transport.progress(timeout)
+
+    def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
+        """As `Replica.control`. One that has stopped gives the statistics with which it did."""
+        if op is not ControlOp.STATS:
+            return self._transport.control(op, arg, (), timeout)
+        if self._last_stats is not None:
+            return {**self._last_stats, "age": self._clock.monotonic() - self._stopped_at}
+        if self._outstanding.dead is not None:
+            raise self._outstanding.dead
+        notices = [(self._sending.caller, notice) for notice in tuple(self._outstanding.given_up.values())]
+        return self._transport.control(op, arg, notices, timeout)
+
+    def stop(self, grace: float) -> int:
+        """As `Replica.stop`; then its process is ended, and with it whatever still runs."""
+        if self._ended:
+            return 0
+        if grace <= 0 and not self._asked:  # others are asked too before anybody is waited for
+            self._asked = True
+            self._transport.ask_to_stop()
+            return 0
+        left, stats = self._transport.stop(grace)
+        self._end(stats)
+        return left
+
+    def leave(self) -> None:
+        """As `interfaces.Replica` says."""
+        self._end(None)
+
+    def _end(self, stats: Mapping[str, Any] | None) -> None:
+        """Whatever has not been answered from here never will be."""
+        with self._outstanding.lock:
+            self._ended = True
+        if stats is not None:
+            self._stopped_at = self._clock.monotonic()
+            self._last_stats = {**stats, "runner": RunnerStats(0)}
+        for call in tuple(self._outstanding.calls.values()):
+            call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
+        for work in [*self._sending.take_gathering(), *self._sending.take_unsent()]:
+            for call in work.calls if isinstance(work, Batch) else (work,):
+                call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
+        self._outstanding.take_units()
+
+    # -- calls that are given up -------------------------------------------------------------------------------------
+
+    def _cancel(self, call: Call) -> None:
+        """End an asynchronous generator that nobody reads any more; for a call that was given up see `counts`."""
+        reading = self._outstanding.reading_of(call)
+        if reading is not None and not call.settled():
+            reading.close()
+
+    def counts(self, call: Call, outcome: int, spent: float) -> bool:
+        """Whether the replica counts a call that was given up while it ran: it is told to, and to stop a coroutine."""
+        if call is self._receiving.counted or call.answered:
+            return True
+        number = self._outstanding.number_of(call)
+        if number is None or self.gone:
+            return False
+        notice = self._outstanding.given_up[number] = (protocol.GIVE_UP, number, outcome, spent)
+        self._sending.notify(notice)
+        return True

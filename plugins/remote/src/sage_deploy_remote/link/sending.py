@@ -1,0 +1,288 @@
+"""What leaves for a replica: calls and notices, gathered into frames."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_remote.link.outstanding import SentUnit
+from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.link.stream_reading import StreamReading
+from sage_deploy_remote.link.turns import Turns
+from sage_deploy_remote.payloads.packing import pack_arguments
+from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import Call
+from sage_plugins.call.stream import StreamCall
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_deploy_remote.link.outstanding import Outstanding
+    from sage_deploy_remote.link.protocol import Notice
+    from sage_deploy_remote.link.transport import Transport
+    from sage_plugins.clock import Clock, Timer
+    from sage_plugins.interfaces import ReplicaEvents, Work
+
+__all__ = ["Sending"]
+
+#: The most calls of a bundle: with so many, hardly any of what a call costs is the frame's part.
+_LARGEST: Final = 256
+#: The most for a method of which nothing is known, or that is slow: of calls that go alone nothing would be learnt.
+_FEWEST: Final = 2
+#: Seconds that a bundle's calls are to take together.
+_BUNDLE_S: Final = 0.005
+
+#: Seconds in which a caller that gets its answer calls again, if it does so at once, and the most to wait for several.
+_CALLS_AGAIN_S: Final = 0.000025
+_LONGEST_NAP_S: Final = 0.0002
+
+#: Stands among the outgoing work for a frame that must leave although there is none.
+_POLL: Final = object()
+
+
+class Sending:
+    """
+    Sends what a replica gets, one frame at a time, in whichever thread is there. From any thread.
+
+    What is sent while a frame is being made, or while a response is being read, leaves together in the next frame.
+
+    Attributes:
+        caller: Who sends, for the replica.
+        corked: Whether a response is being read: what that leads to leaves together.
+        released: Callers who were waiting for what the last response brought.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what it takes to send
+        self,
+        service: str,
+        events: ReplicaEvents,
+        clock: Clock,
+        transport: Transport,
+        outstanding: Outstanding,
+        too_late: Callable[[], None],
+    ) -> None:
+        """
+        Send nothing yet.
+
+        Args:
+            service: Whose calls they are, for errors.
+            events: Whom to tell.
+            clock: For deadlines.
+            transport: The way to the process.
+            outstanding: What was sent, and is not over.
+            too_late: Told that something was to be sent when the process was gone already.
+        """
+        self.caller = uuid.uuid4().hex
+        self.corked = False
+        self.released = 0
+        self._service = service
+        self._events = events
+        self._clock = clock
+        self._transport = transport
+        self._outstanding = outstanding
+        self._too_late = too_late
+        self._numbers = count()  # of calls and units; used by one thread at a time, as the next
+        self._frames = count()
+        self._ahead: dict[int, int] = {}  # calls to a bundle, by method of the first; used by one thread at a time
+        self._gathering: dict[Any, Timer | None] = {}  # batches that wait for calls to join, and what ends that
+        self._turns = Turns()
+        self._notices: deque[Notice] = deque()
+
+    def take_gathering(self) -> list[Batch]:
+        """The batches that wait for calls to join; their timers are forgotten."""
+        gathering, self._gathering = self._gathering, {}
+        for timer in gathering.values():
+            if timer is not None:
+                timer.cancel()
+        return list(gathering)
+
+    def take_unsent(self) -> list[Work]:
+        """What was to leave with the next frame; it leaves no more."""
+        take, found = self._turns.items.popleft, []
+        try:
+            while True:
+                work = take()
+                if work is not _POLL:
+                    found.append(work)
+        except IndexError:
+            return found
+
+    def send(self, work: Work) -> None:
+        """Have a call or a batch leave with the next frame, which is now unless one is being made."""
+        if isinstance(work, Batch) and not work.is_closed:
+            self._gathering[work] = None
+            self._transport.soon(lambda: self._gather(work))
+        else:
+            self._put(work)
+
+    def _gather(self, batch: Batch) -> None:
+        """Send *batch* once nobody joins it any more; in the thread that reads responses."""
+        if batch not in self._gathering:
+            return
+        timer = self._gathering[batch]
+        if timer is not None:  # a batch that is full before its time is not waited for any more
+            timer.cancel()
+
+        def look_again() -> None:
+            self._transport.soon(lambda: self._gather(batch))
+
+        seconds = batch.watch(look_again)
+        if seconds > 0:
+            self._gathering[batch] = self._clock.call_at(self._clock.monotonic() + seconds, look_again)
+        elif self._gathering.pop(batch, self) is not self:  # else it was taken away meanwhile
+            self._put(batch)
+
+    def _put(self, item: Any) -> None:
+        self._turns.items.append(item)
+        if not self.corked:
+            self.flush(waits=isinstance(item, Call) and item.driver == threading.get_ident())
+
+    def flush(self, driver: Call | None = None, *, waits: bool) -> None:
+        """Send what is to be sent; *waits*: whether this thread has nothing better to do than to wait for an answer."""
+
+        def send() -> None:
+            if waits and self.released > 1:
+                self._wait_for_callers()
+            self._send_frame(driver)
+
+        self._turns.drain(send, self._outstanding.is_dead)
+        if self._outstanding.dead is not None and (self._turns.items or self._outstanding.units):
+            self._too_late()  # it was on its way when the loss was told
+
+    def _wait_for_callers(self) -> None:
+        """Give callers who were released together a moment to call again: then their calls leave together."""
+        released, self.released = self.released, 0
+        if len(self._turns.items) < released:
+            time.sleep(min(released * _CALLS_AGAIN_S, _LONGEST_NAP_S))
+
+    def _send_frame(self, driver: Call | None) -> None:
+        """Send all that is to be sent, in one frame; for one thread at a time."""
+        outstanding = self._outstanding
+        if outstanding.dead is not None:
+            return
+        idle = outstanding.idle
+        units = []
+        own: Call | None = None
+        for work in self.take_unsent():
+            unit = self._unit(work)
+            if unit is not None:
+                units.append(unit)
+                if isinstance(work, Call) and work.driver == threading.get_ident():
+                    # Its caller waits in this very thread, and reads the answer here: that saves waking another.
+                    own = work
+        notices = []
+        while self._notices:
+            notices.append(self._notices.popleft())
+        with outstanding.lock:
+            if not units and not notices and (outstanding.exchanges or outstanding.idle):
+                return
+            # Else the answer may come with the one that is on its way, and whoever waited for this one would not know.
+            alone = outstanding.exchanges == 0
+            outstanding.exchanges += 1
+        number, fresh = next(self._frames), idle and alone
+        exchange = self._transport.exchange(Frame(self.caller, number, tuple(units), tuple(notices), fresh))
+        own = own or (driver if alone else None)
+        if own is None or own.exchange is not None:  # one thread waits for one response
+            exchange.leave()
+        else:
+            own.exchange = exchange
+
+    def _unit(self, work: Work) -> Unit | None:
+        """Claim the calls of *work* and put them into words; None if none is left, and then its slot is free."""
+        batch = isinstance(work, Batch)
+        number = next(self._numbers)
+        items = []
+        for call in work.calls if batch else (work,):
+            item = self._item(call, next(self._numbers) if batch else number)
+            if item is not None:
+                items.append(item)
+        if batch:
+            work.owner.batch_started(work, len(items))
+        if not items:
+            self._events.freed(work)
+            return None
+        bundle = None if batch else self._send_ahead(work, items)
+        if bundle is not None:
+            number = next(self._numbers)
+        self._outstanding.units[number] = SentUnit(work, tuple(item.id for item in items), bundle)
+        return Unit(number, tuple(items), batch)
+
+    def _send_ahead(self, call: Call, items: list[CallItem]) -> dict[int, Call] | None:
+        """Add to *items*, which has *call*, what may run in its slot after it; gives all calls if there are others."""
+        most = self._ahead.get(call.method.index, _FEWEST)
+        bundle = {items[0].id: call}
+        for other in self._events.ahead(call, most - 1):
+            item = self._item(other, next(self._numbers))
+            if item is not None:
+                items.append(item)
+                bundle[item.id] = other
+        return bundle if len(bundle) > 1 else None
+
+    def learn(self, method: int, size: int, seconds: float) -> None:
+        """Have the next bundle take no longer than it should, and be no more than twice as large as this one."""
+        fit = int(_BUNDLE_S * size / seconds) if seconds > 0 else _LARGEST
+        self._ahead[method] = max(_FEWEST, min(fit, 2 * size, _LARGEST))
+
+    def _item(self, call: Call, number: int) -> CallItem | None:
+        now = self._clock.monotonic()
+        if now >= call.expires:
+            call.expire()
+            return None
+        try:
+            packed = pack_arguments(
+                call.args,
+                call.kwargs,
+                service=self._service,
+                method=call.method.name,
+                substrate=self._transport.substrate,
+            )
+        except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            call.give_up(raised, Outcome.ERROR, aside=self._transport.aside)  # responses may be waiting for this thread
+            return None
+        self._outstanding.add(number, call)  # first: whoever gives it up from the next line on looks for it there
+        if not call.claim():
+            self._outstanding.forget(number)
+            return None
+        call.context = None  # it does not travel
+        streams = isinstance(call, StreamCall)
+        if isinstance(call, StreamCall):
+            reading = StreamReading(self.notify, self._transport.soon, call, number)
+            self._outstanding.readings[number] = reading
+        chain = () if call.outer is None else call.outer.chain
+        return CallItem(number, call.method.index, packed, now - call.since, call.deadline - now, streams, chain)
+
+    def notify(self, notice: Notice) -> None:
+        """Have *notice* leave now."""
+        self._notices.append(notice)
+        self._put(_POLL)
+
+    def say(self, notice: Notice) -> None:
+        """Have *notice* leave with the next frame."""
+        self._notices.append(notice)
+
+    def send_batches(self) -> None:
+        """Send what waits, unless callers who were released together are about to add to it."""
+        # A batch that got the slot leaves before anybody is woken: all want to go on, and only one at a time can.
+        # Others who are released together call again first, see `_wait_for_callers`.
+        if self.released <= 1 or any(isinstance(item, Batch) for item in self._turns.items):
+            self._turns.drain(lambda: self._send_frame(None), self._outstanding.is_dead)
+
+    def keep_exchange(self, driver: Call | None) -> None:
+        """
+        Send what waits after a response; if the replica has more to say, an exchange goes there in any case.
+
+        Args:
+            driver: The call whose caller's thread this is, and may wait for the next response; None for any other.
+        """
+        if self._outstanding.idle:
+            if not (self._turns.items or self._notices):  # there is nothing to be said, and nothing to be heard
+                return
+        else:
+            self._turns.items.append(_POLL)  # the replica says nothing unless there is an exchange
+        over = driver is not None and driver.over()
+        self.flush(None if over else driver, waits=not over)

@@ -1,0 +1,128 @@
+"""What a host in a replica's process tells: the answers to single calls, and the end of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_remote.link import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sage_deploy_remote.link.protocol import Reply
+    from sage_deploy_remote.link.serving.outbox import Outbox
+    from sage_deploy_remote.link.serving.server import ReplicaServer
+    from sage_deploy_remote.link.serving.units import Together
+    from sage_plugins.call.call import Call
+    from sage_plugins.values import ReplicaState
+
+__all__ = ["HostEvents", "Report", "report_of"]
+
+
+class HostEvents:
+    """`interfaces.ReplicaEvents` for a host whose callers are elsewhere."""
+
+    def __init__(self, server: ReplicaServer, find_service: Callable[[str], Any]) -> None:
+        self._server = server
+        self.service: Any = find_service
+        self.freed: Callable[[Any], None] = self._freed
+        # What waits is at the callers, but for what was sent ahead.
+        self.follow: Callable[[Any], Any | None] = server.work_ended
+
+    def refused(self, work: Any, *, stuck: bool = False) -> None:
+        """A host never refuses."""
+
+    def ahead(self, call: Call, most: int) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
+        """Nothing waits here."""
+        return ()
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """A host returns nothing."""
+
+    def _freed(self, ended: Any) -> None:
+        following = self._server.work_ended(ended)
+        if following is not None:
+            self._server.host.put(following)
+
+    def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
+        """The host's state changed."""
+        self._server.changed(state, cause)
+
+    def lost(self, not_started: Any, maybe: Any, cause: BaseException) -> None:
+        """A host never dies before its process."""
+
+
+class Report:
+    """
+    Observes one call, and answers it when it is over.
+
+    The answer is packed in the thread that ends the call, before the next one starts: that might change what was
+    returned.
+
+    Attributes:
+        box: Where the answer goes.
+        id: The caller's number for the call.
+        outcome: As what it was given up; None while it was not.
+        told: Whether its caller knows of that.
+        spent: Seconds since the call was made, if its caller said so.
+        unit: That of which the call is a part; None if it is one by itself.
+        returned: Whether the call went back to its caller, as one that was sent ahead in vain.
+        late: Whether its arguments are not here yet.
+    """
+
+    __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "unit")
+
+    def __init__(self, server: ReplicaServer, box: Outbox, id: int, call: Call, unit: Together | None) -> None:
+        self.box = box
+        self.id = id
+        self.outcome: int | None = None
+        self.told = False
+        self.spent: float | None = None
+        self._server = server
+        self._call: Call | None = call
+        self.unit = unit
+        self.returned = False
+        self.late = False
+
+    def release(self) -> None:
+        """The call is over."""
+        # The call refers to this: keeping both ways would leave every call to the collector.
+        call, self._call = self._call, None
+        assert call is not None  # noqa: S101 - for the type checker: a call is over once
+        self._report(call)
+        if self.late:  # nobody but its slot waits for its arguments any more
+            self._server.late.let_go(call)
+        self._server.looked()
+
+    def _report(self, call: Call) -> None:
+        error = call.exception_now()
+        name = call.method.name
+        if self.outcome is not None:
+            if not self.told:
+                assert error is not None  # noqa: S101 - for the type checker: who gives up says why
+                self.box.post((protocol.GAVE_UP, self.id, self._server.packed(error, name), self.outcome))
+            if self.unit is not None:
+                self.box.forget(self.id)
+                self.unit.one_over()
+            return
+        reply: Reply
+        if error is None:
+            try:
+                reply = (protocol.DONE, self.id, self._server.packed_result(call.result_now(), name))
+            except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
+                error = raised
+        if error is not None:
+            reply = (protocol.FAILED, self.id, self._server.packed(error, name))
+        self.box.forget(self.id)
+        if self.unit is None:  # its slot is free with its answer
+            self.box.end(reply)
+        else:
+            self.box.post(reply, wakes=not self.unit.ends)
+            self.unit.one_over()
+
+
+def report_of(call: Call) -> Report:
+    """The report of *call*, which `ReplicaServer` has made."""
+    report: Any = call.observer
+    assert isinstance(report, Report)  # noqa: S101 - for the type checker
+    return report

@@ -1,0 +1,480 @@
+"""A replica in its own process: its host, and what callers in other processes get to see of it."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import Context
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
+from sage_deploy_remote.link.serving.outbox import FORGOTTEN_AFTER_S, ForgottenError, Outbox
+from sage_deploy_remote.link.serving.report import HostEvents, Report, report_of
+from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
+from sage_deploy_remote.payloads.errors import pack_error
+from sage_deploy_remote.payloads.packing import pack_result
+from sage_deploy_remote.payloads.payload import Payload, unpack
+from sage_deploy_remote.payloads.substrate import PLAIN
+from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import Call
+from sage_plugins.call.stream import StreamCall
+from sage_plugins.clock import SYSTEM
+from sage_plugins.errors import CallError, ReplicaDiedError
+from sage_plugins.host.host import Host
+from sage_plugins.values import CallOptions, Outcome, ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from sage_deploy_remote.link.protocol import CallItem, Frame, Notice, Response, Unit
+    from sage_deploy_remote.link.serving.late_calls import ArgumentSource
+    from sage_deploy_remote.payloads.substrate import Substrate
+    from sage_plugins.clock import Timer
+    from sage_plugins.interfaces import ControlOp, Work
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["ReplicaServer"]
+
+#: Seconds after which a replica looks whether its callers are there. An exchange that has been waiting since the last
+#: time is answered with an empty response: a caller that lives comes back at once.
+_LOOK_AFTER_S: Final = 15.0
+
+#: Seconds without an exchange after which a caller is gone for which something is done: one that lives keeps one here.
+_GONE_AFTER_S: Final = 60.0
+
+#: Seconds that callers get to read their answers before the replica stops.
+_READ_WITHIN_S: Final = 0.1
+
+_NO_OPTIONS: Final = CallOptions()
+
+
+class ReplicaServer:
+    """
+    One replica, for callers that exchange frames with it.
+
+    All methods are safe from any thread; `exchange` blocks its thread until there is something to say.
+    """
+
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        node: str | None,
+        find_service: Callable[[str], Any],
+        source: ArgumentSource | None = None,
+        substrate: Substrate = PLAIN,
+    ) -> None:
+        """
+        Prepare the replica; nothing runs before `start`.
+
+        Args:
+            spec: What to run.
+            node: Name of the node that this is, for the recorders.
+            find_service: Gives the instance handles to other services.
+            source: Has the values of arguments that are references; None if no argument is one.
+            substrate: What carries results.
+        """
+        self.spec = spec
+        self.node = node
+        self.clock = SYSTEM
+        self.host = Host(spec, HostEvents(self, find_service), SYSTEM, node=node)
+        self.service = spec.service
+        self._lock = threading.Lock()
+        self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
+        self._vacating = False  # guarded by _lock, as the next three
+        self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
+        self._refused: list[Outbox] = []  # whose units found no slot, one entry each, oldest first
+        self._boxes: dict[str, Outbox] = {}  # by caller; guarded by _lock
+        self._looking: Timer | None = None  # what looks after callers next; guarded by _lock
+        self._batches: dict[Any, BatchUnit] = {}  # of those that run
+        self._source: ArgumentSource = NoReferences() if source is None else source
+        self._substrate = substrate
+        self.late = LateCalls(spec.service, SYSTEM, self._source, self._arguments_arrived, self._arguments_failed)
+        self._start_over = threading.Event()
+        self._start_error: BaseException | None = None
+        self._ready = False
+        self._stopped = False  # guarded by _lock
+        self._counting = threading.Lock()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> int:
+        """
+        Build the instance and run its start hooks, and wait for that; gives the number of slots, 0 if it was stopped.
+
+        Raises:
+            BaseException: What the constructor or a hook raised.
+        """
+        self._record = self.host.compose_record()
+        with self._lock:
+            if self._stopped:
+                return 0
+            self.host.start()
+        self._start_over.wait()
+        if self._start_error is not None:
+            raise self._start_error
+        return self.host.slots if self._ready else 0
+
+    def changed(self, state: ReplicaState, cause: BaseException | None) -> None:
+        """The host's state changed."""
+        if state is not ReplicaState.STARTING:
+            self._ready = state is ReplicaState.READY
+            self._start_error = cause
+            self._start_over.set()
+
+    def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> Any:
+        """Answer a question beside the calls, after *notices* that may not have arrived yet, each with its caller."""
+        for caller, notice in notices:
+            box = self._boxes.get(caller)
+            if box is not None:  # else it has no call here
+                self._take_notice(box, notice)
+        return self.host.control(op, arg)
+
+    def vacate(self) -> None:
+        """
+        Refuse whatever is sent from now on, and wait until the callers of what runs have been answered.
+
+        Calls that were given up count as answered. It may be asked by one thread.
+        """
+        with self._answered:
+            self._vacating = True
+            self._answered.wait_for(self._all_answered)
+            # What was said last travels with responses that are read in a moment; some callers may be gone.
+            self._answered.wait_for(self._all_read, _READ_WITHIN_S)
+
+    def _all_answered(self) -> bool:
+        return all(call.settled() for box in self._boxes.values() for call in tuple(box.calls.values()))
+
+    def _all_read(self) -> bool:
+        return not any(box.has_replies for box in self._boxes.values())
+
+    def looked(self) -> None:
+        """A call was answered, or a response has been taken away."""
+        if self._vacating:
+            with self._answered:
+                self._answered.notify_all()
+
+    def stop(self, grace: float) -> int:
+        """As `Host.stop`; whoever waits for a start waits no more."""
+        with self._lock:  # what has not been started by now never will
+            self._stopped = True
+            if self._looking is not None:
+                self._looking.cancel()
+        for call in self.late.waiting:  # first: none of them may begin after the stop hooks
+            call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
+        left = self.host.stop(grace)
+        self._start_over.set()
+        return left
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def exchange(self, frame: Frame) -> Response:
+        """
+        Take a frame, and wait until there is something to say to its sender.
+
+        Raises:
+            RuntimeError: The sender expects something, and was forgotten.
+        """
+        while True:
+            box = self._box(frame.caller)
+            try:
+                box.enter(frame.number, fresh=frame.fresh)
+            except ForgottenError:  # this very moment
+                continue
+            try:
+                for unit in frame.units:
+                    self._admit(box, unit)
+                for notice in frame.notices:
+                    self._take_notice(box, notice)
+            finally:
+                box.taken()
+            return box.collect(frame.number)
+
+    def _box(self, caller: str) -> Outbox:
+        box = self._boxes.get(caller)
+        if box is None:
+            with self._lock:
+                self._forget_silent()
+                box = self._boxes.setdefault(caller, Outbox(self, caller))
+        return box
+
+    def _forget_silent(self) -> None:
+        """Forget callers that are gone, or quiet; under `_lock`. Others come only then, so they are never many."""
+        before = self.clock.monotonic() - FORGOTTEN_AFTER_S
+        for caller, box in tuple(self._boxes.items()):
+            if box.close_if_silent(before):
+                del self._boxes[caller]
+
+    # -- callers that are gone ---------------------------------------------------------------------------------------
+
+    def _look_later(self) -> None:
+        """See in a while whether those who have something here are still there; under `_lock`."""
+        if self._looking is None and not self._stopped:
+            self._looking = self.clock.call_at(self.clock.monotonic() + _LOOK_AFTER_S, self._look_after_callers)
+
+    def _look_after_callers(self) -> None:
+        """
+        Have callers show that they live, and give up what those have here that are gone.
+
+        Else a stream whose consumer was killed would keep its slot for ever, and its exchange a thread.
+        """
+        before = self.clock.monotonic() - _GONE_AFTER_S
+        try:
+            for box in tuple(self._boxes.values()):
+                if box.is_gone(before):
+                    for call in tuple(box.calls.values()):
+                        self._give_up_gone(call)
+        finally:
+            with self._lock:
+                self._looking = None
+                self._forget_silent()
+                if self._holders or self._refused or any(box.has_replies for box in self._boxes.values()):
+                    self._look_later()
+
+    def _give_up_gone(self, call: Call) -> None:
+        """End a call of a caller that is gone; one that was only frozen finds that as its answer when it comes back."""
+        for runs in (False, True):
+            id, name = self.spec.id, f"{self.service}.{call.method.name}"
+            so_far = "it had started, and may have had its effect" if runs else "it had not started, and never will"
+            msg = (
+                f"{name} was given up by {id}, which has heard nothing of this process for {_GONE_AFTER_S:g} s; "
+                f"{so_far}. The process stood still, or was cut off"
+            )
+            error = ReplicaDiedError(
+                msg, maybe_executed=runs, service=self.service, method=call.method.name, replica=id, node=self.node
+            )
+            if call.give_up(error, Outcome.CANCELLED, only_unstarted=not runs):
+                return
+
+    # -- what frames bring -------------------------------------------------------------------------------------------
+
+    def _admit(self, box: Outbox, unit: Unit) -> None:
+        holder, chain = (box.caller, unit.id), unit.items[0].chain
+        with self._lock:
+            if self._looking is None:
+                self._look_later()
+            accepted = len(self._holders) < self.host.slots and not self._vacating
+            if accepted:
+                self._holders.add(holder)
+            else:
+                self._refused.append(box)
+                stuck = bool(chain) and not self._vacating and self._holders.issubset(chain)
+        if not accepted:
+            box.post((protocol.REFUSED, unit.id, stuck))
+            return
+        box.begin()
+        alone = len(unit.items) == 1 and not unit.batch
+        report = None if alone else (BatchUnit if unit.batch else Together)(box, unit.id)
+        calls = [call for item in unit.items if (call := self._call(box, item, report, holder)) is not None]
+        if not calls:
+            self.slot_free(holder)
+            box.end(None if alone else (protocol.ENDED, unit.id, 0.0))
+            return
+        if report is not None:
+            report.open = len(calls) + 1
+            if isinstance(report, BatchUnit):
+                self._admit_batch(report, calls)
+                return
+            report.waiting.extend(calls[1:])
+            box.watch(report)
+        self._put(calls[0])
+
+    def _admit_batch(self, unit: BatchUnit, calls: Sequence[Call]) -> None:
+        """Begin a batch with what has its arguments; the others run when they have theirs, in the same slot."""
+        late = [call for call in calls if report_of(call).late]
+        unit.late = len(late)
+        unit.present.extend(call for call in calls if not report_of(call).late)
+        self._put(self._next_batch(unit, calls[0]))
+        for call in late:
+            self.late.add(call)
+
+    def _next_batch(self, unit: BatchUnit, call: Call) -> Work | None:
+        """What runs next in the slot of *unit*, which has *call*; with nothing to run and nothing late it is free."""
+        calls = unit.take()
+        if calls is None:
+            self.slot_free(call.chain[-1])
+            unit.one_over()
+        if not calls:
+            return None
+        batch = Batch(calls, self.clock)
+        self._batches[batch] = unit
+        return batch
+
+    def _put(self, work: Any) -> None:
+        """Have *work* run in the slot that it has, as soon as its arguments are here."""
+        if isinstance(work, Call) and report_of(work).late:
+            self.late.add(work)
+        elif work is not None:
+            self.host.put(work)
+
+    def _arguments_arrived(self, call: Call) -> None:
+        """*call* has its arguments, or needs them no more: then its worker finds that, and frees its slot."""
+        report = report_of(call)
+        report.late = False
+        if isinstance(report.unit, BatchUnit):
+            report.unit.arrived(call)
+            self._put(self._next_batch(report.unit, call))
+        else:
+            self._put(call)
+
+    def _arguments_failed(self, call: Call, error: BaseException) -> None:
+        """There is an argument that *call* cannot have: its method does not start."""
+        if not (call.claim() and call.claim_outcome()):
+            self._arguments_arrived(call)
+            return
+        with self._counting:
+            self._record(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
+        # The slot first, as after a call that has run.
+        report = report_of(call)
+        report.late = False
+        if isinstance(report.unit, BatchUnit):
+            report.unit.late_over()
+            self._put(self._next_batch(report.unit, call))
+        else:
+            self._put(self.work_ended(call))
+        call.publish(None, error)
+
+    def _call(self, box: Outbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call | None:
+        """The call of *item*; None if its arguments cannot be read, which its caller is told."""
+        method = self.spec.methods[item.method]
+        try:
+            args, kwargs = unpack(item.payload)
+            found = self._source.fetch_present(args, kwargs) if item.payload[-1] else (args, kwargs)
+        except BaseException as error:  # noqa: BLE001 - whatever unpickling does is the caller's to know
+            box.post((protocol.FAILED, item.id, self.packed(error, method.name)))
+            return None
+        if found is not None:
+            args, kwargs = found
+        now = self.clock.monotonic()
+        deadline = now + item.remaining
+        since, context = now - item.waited, Context()
+        fields: tuple[Any, ...] = (self, method, args, kwargs, _NO_OPTIONS, since, deadline, deadline, context)
+        call: Call
+        if item.streams:
+            call = StreamCall(*fields, item_timeout=inf)
+            call.channel = Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
+        else:
+            call = Call(*fields)
+        report = Report(self, box, item.id, call, unit)
+        report.late = found is None
+        call.observe(report)
+        call.chain = (*item.chain, holder)
+        box.calls[item.id] = call
+        return call
+
+    def _take_notice(self, box: Outbox, notice: Notice) -> None:
+        kind, id, *rest = notice
+        call = box.calls.get(id)
+        if call is None:  # it has been answered meanwhile
+            return
+        if kind == protocol.ACK:
+            channel: Any = call.channel  # type: ignore[attr-defined] # only streams are acknowledged
+            channel.acknowledge(*rest)
+        elif kind == protocol.TAKEN_BACK:
+            box.forget(id)
+        elif kind == protocol.CLOSE:
+            call.channel.close()  # type: ignore[attr-defined] # as above
+            self.late.let_go(call)
+            self.host.cancel(call)
+        else:
+            outcome, spent = rest
+            report = report_of(call)
+            report.told = True
+            report.spent = spent
+            # Its time is over here too, though by this clock it would be so a moment later.
+            call.deadline = min(call.deadline, self.clock.monotonic())
+            if not call.give_up(CallError("its caller gave it up"), outcome) and report.returned:
+                self.gave_up(call, outcome, started=False)
+                box.forget(id)
+
+    # -- what the host tells -----------------------------------------------------------------------------------------
+
+    def work_ended(self, work: Any) -> Work | None:
+        """*work* has ended: gives what goes on in its slot, and without that, and if nothing is late, it is free."""
+        if isinstance(work, Batch):
+            ended = self._batches.pop(work)
+            ended.run_over()
+            return self._next_batch(ended, work.calls[0])
+        holder = work.chain[-1]
+        report = report_of(work)
+        unit = report.unit
+        if unit is not None:
+            following = unit.next()
+            if following is None:
+                self.slot_free(holder)
+                unit.one_over()
+            elif report_of(following).late:
+                self.late.add(following)
+                return None
+            return following
+        self.slot_free(holder)
+        if report.outcome is not None:  # it was given up: only now its slot is free
+            report.box.forget(report.id)
+            report.box.end((protocol.ENDED, report.id, 0.0))
+        return None
+
+    def slot_free(self, holder: tuple[str, int]) -> None:
+        """*holder* has given up its slot: every caller with refused units may try one again, for some may be gone."""
+        with self._lock:
+            self._holders.discard(holder)
+            boxes = list(dict.fromkeys(self._refused)) if self._refused else []
+            for box in boxes:
+                self._refused.remove(box)
+        for box in boxes:
+            box.post((protocol.ROOM, 1))
+
+    def packed(self, error: BaseException, method: str) -> Any:
+        """*error*, ready to travel."""
+        spec = self.spec
+        return pack_error(
+            error,
+            service=spec.service,
+            method=method,
+            replica=spec.id,
+            node=self.node,
+            substrate=self._substrate,
+        )
+
+    def packed_result(self, value: Any, method: str) -> Payload:
+        """*value*, ready to travel; raises ResultNotSerializableError if it cannot."""
+        spec = self.spec
+        return pack_result(
+            value,
+            service=spec.service,
+            method=method,
+            replica=spec.id,
+            node=self.node,
+            substrate=self._substrate,
+        )
+
+    # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
+
+    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
+        """Count a call that its caller, or a stop, ended before its method did."""
+        report = report_of(call)
+        report.outcome = outcome
+        spent = self.clock.monotonic() - call.since if report.spent is None else report.spent
+        if started:
+            self.host.cancel(call)
+        with self._counting:
+            self._record(call.method.index, outcome, 0.0 if started else spent, spent if started else 0.0)
+
+    def abandoned_ended(self, call: Call) -> None:
+        """Its slot is free next; see `work_ended`."""
+
+    def batch_started(self, batch: Any, number: int) -> None:
+        """Callers count their own."""
+
+    def can_start(self, call: Call, holders: Collection[Any]) -> bool:  # noqa: ARG002 - nothing waits here for a slot
+        """Every call here has its slot."""
+        return True
+
+    def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
+        """Nobody in this process waits for a call that runs here."""
+
+    def serves_only(self, lane: Any) -> bool:  # noqa: ARG002 - as above
+        """Nobody in this process waits for a call that runs here."""
+        return False
+
+    def went_on(self, waiter: Call) -> None:
+        """Nobody in this process waits for a call that runs here."""

@@ -1,0 +1,149 @@
+"""What a caller has sent to be run in one slot, and the producer's end of a stream whose consumer is elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_remote.link import protocol
+from sage_plugins.call.stream import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_deploy_remote.link.serving.outbox import Outbox
+    from sage_deploy_remote.payloads.payload import Payload
+    from sage_plugins.call.call import Call
+
+__all__ = ["BatchUnit", "Outlet", "Together"]
+
+#: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
+_GIVE_BACK_AFTER_S: Final = 0.01
+
+
+class Together:
+    """
+    The calls of a unit that are answered together, or that run one after the other.
+
+    Says that the unit has ended, once its slot is free and all its calls are answered, whichever comes last.
+
+    Attributes:
+        open: What is still to come: the answers, and the slot.
+        waiting: Calls that run after the one that runs; whoever takes one decides what becomes of it.
+        due: `monotonic()` after which those that still wait are returned.
+        ends: Whether all its answers are about to come, and then its end.
+    """
+
+    def __init__(self, box: Outbox, id: int) -> None:
+        self.open = 0
+        self.waiting: deque[Call] = deque()
+        self.ends = False
+        self._begun = time.monotonic()
+        self.due = self._begun + _GIVE_BACK_AFTER_S
+        self._box = box
+        self._id = id
+        self._lock = threading.Lock()
+
+    def one_over(self) -> None:
+        """One answer has been given, or the slot is free."""
+        with self._lock:
+            self.open -= 1
+            last = self.open == 0
+        if last:
+            self._box.end((protocol.ENDED, self._id, time.monotonic() - self._begun))
+
+    def next(self) -> Call | None:
+        """The call that runs next, None if none is left."""
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
+
+    def give_back(self) -> None:
+        """Return the calls that still wait to their caller, who may have another slot for them."""
+        returned: list[int] = []
+        while self.waiting:
+            try:
+                call = self.waiting.pop()
+            except IndexError:
+                break
+            report: Any = call.observer  # a `report.Report`
+            report.returned = True  # first: its caller may be giving it up this moment, and then that is counted
+            if call.claim() and call.claim_outcome():
+                returned.append(report.id)
+            else:
+                report.returned = False
+        if returned:
+            self._box.post((protocol.RETURNED, self._id, returned[::-1]))
+        for _ in returned:
+            self.one_over()
+
+
+class BatchUnit(Together):
+    """
+    The calls of a batch; those whose arguments come later run after the others, with whatever has come by then.
+
+    Attributes:
+        present: Calls that can run.
+        late: How many cannot yet.
+    """
+
+    def __init__(self, box: Outbox, id: int) -> None:
+        super().__init__(box, id)
+        self.present: list[Call] = []  # guarded by _lock, as the next
+        self.late = 0
+        self._runs = False
+        self._free = False
+
+    def arrived(self, call: Call) -> None:
+        """A late one can run."""
+        with self._lock:
+            self.late -= 1
+            self.present.append(call)
+
+    def late_over(self) -> None:
+        """A late one never will."""
+        with self._lock:
+            self.late -= 1
+
+    def run_over(self) -> None:
+        """What ran has ended."""
+        with self._lock:
+            self._runs = False
+
+    def take(self) -> list[Call] | None:
+        """The calls that are to run now, together; None, once, when there will be no more."""
+        with self._lock:
+            if self._runs or self._free:
+                return []
+            if self.present:
+                self._runs = True
+                calls, self.present = self.present, []
+                return calls
+            self._free = self.ends = not self.late
+            return None if self._free else []
+
+
+class Outlet(Channel):
+    """The producer's end of a stream whose consumer is elsewhere; what it holds are items not yet acknowledged."""
+
+    __slots__ = ("_box", "_id", "_pack")
+
+    def __init__(self, box: Outbox, id: int, pack: Callable[[Any], Payload]) -> None:
+        super().__init__()
+        self._pack = pack
+        self._box = box
+        self._id = id
+
+    def append(self, item: Any) -> None:
+        """Send *item*."""
+        packed = self._pack(item)
+        super().append(None)  # first: once it is posted it may be acknowledged at any moment
+        self._box.post((protocol.ITEM, self._id, packed))
+
+    def acknowledge(self, number: int) -> None:
+        """So many more have been read: there is room for others."""
+        for _ in range(number):
+            self.take()

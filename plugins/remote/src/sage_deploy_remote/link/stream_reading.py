@@ -1,0 +1,100 @@
+"""The caller's end of a stream whose producer is in the replica."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.payloads.payload import unpack
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_deploy_remote.link.protocol import Notice
+    from sage_plugins.call.stream import StreamCall
+
+__all__ = ["StreamReading"]
+
+
+class StreamReading:
+    """
+    A stream whose producer is in the replica: what has come waits in its channel for the consumer.
+
+    Attributes:
+        over: Whether the producer has ended, or was told to.
+    """
+
+    def __init__(
+        self,
+        notify: Callable[[Notice], None],
+        soon: Callable[[Callable[[], None]], None],
+        call: StreamCall,
+        number: int,
+    ) -> None:
+        """
+        Begin to listen to the consumer.
+
+        Args:
+            notify: Sends a notice to the replica.
+            soon: Does something quick in the thread that reads responses.
+            call: The stream.
+            number: What it was sent as.
+        """
+        self.over = False
+        self._notify = notify
+        self._soon = soon
+        self._call = call
+        self._number = number
+        self._delivered = 0
+        self._acknowledged = 0  # guarded by _lock
+        self._lock = threading.Lock()
+        self._listening = False
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._listening = True
+            self._call.channel.on_room(self._read_on)
+
+    def deliver(self, packed: Any) -> None:
+        """One more item has come."""
+        try:
+            item = unpack(packed)
+        except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
+            self._call.give_up(raised, Outcome.ERROR)
+            return
+        self._delivered += 1
+        self._listen()  # first: the consumer may read the item, and then no other, at any moment
+        self._call.channel.deliver(item)
+
+    def _read_on(self) -> None:
+        """The consumer has read some, or reads no more."""
+        self._listening = False
+        if self._call.channel.closed:
+            self.close()
+        elif not self.over and not self._acknowledge():
+            # Others came meanwhile, which found this still listening. Not from here: whoever is listened to asks again
+            # for as long as somebody does.
+            self._soon(self._listen_again)
+
+    def _listen_again(self) -> None:
+        self._listen()
+        self._acknowledge()  # what was taken before that
+
+    def _acknowledge(self) -> bool:
+        """Say how many more were read; False if none was, and then the producer may wait for ever."""
+        with self._lock:  # producer and consumer may come here at the same time
+            number = self._delivered - self._call.channel.waiting - self._acknowledged
+            if number > 0:
+                self._acknowledged += number
+        if number > 0:
+            self._notify((protocol.ACK, self._number, number))
+        return number > 0
+
+    def close(self) -> None:
+        """Have the producer end."""
+        if not self.over:
+            self.over = True
+            self._notify((protocol.CLOSE, self._number))

@@ -1,0 +1,28 @@
+"""Work that whichever thread is there does, one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Turns"]
+
+
+class Turns:
+    """Things that one thread at a time takes away, whichever is there; nobody waits for another."""
+
+    def __init__(self) -> None:
+        self.items: deque[Any] = deque()
+        self._busy = threading.Lock()
+
+    def drain(self, take: Callable[[], None], over: Callable[[], bool] = lambda: False) -> None:
+        """Have *take* empty `items`, unless *over*; if another thread is at it, that one looks again before it goes."""
+        while self.items and not over() and self._busy.acquire(blocking=False):
+            try:
+                take()
+            finally:
+                self._busy.release()

@@ -1,0 +1,338 @@
+"""
+Exceptions that leave a process, and come in.
+
+An exception is carried as itself where a copy that was made on the spot turned out to be like it; else its caller gets
+a `RemoteError` with its type's name, its message and its traceback. So is each of its causes, of its contexts, and of
+the members of a group. Neither function raises, whatever the exception does; any thread may call them.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from sage_deploy_remote.payloads.packing import write
+from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.payloads.substrate import PLAIN
+from sage_deploy_remote.payloads.unpicklable import describe
+from sage_plugins.errors import RemoteError, rebuild, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from sage_deploy_remote.payloads.payload import Payload
+    from sage_deploy_remote.payloads.substrate import Substrate
+
+__all__ = ["LONGEST_TEXT", "PackedError", "pack_error", "unpack_error"]
+
+#: Characters of an exception's text that travel: 64 KiB, so that a message that quotes what it is about costs no more.
+LONGEST_TEXT: Final = 2**16
+#: Exceptions of a chain, and members of groups, that travel.
+_MOST: Final = 1000
+#: Would end, or close, the process or the generator of the caller.
+_ENDS_THE_CALLER: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+#: The values that are like another one if they are equal; asking others may run anything.
+_PLAIN: Final = (str, bytes, int, float, bool, type(None))
+#: Where an object lies, in its repr.
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+#: The frames of a traceback in which the deployment calls the method.
+_OURS: Final = re.compile(r"(sage_plugins|sage_deploy_\w+|ray)(\.|$)")
+
+
+class _Where(NamedTuple):
+    service: str
+    method: str
+    replica: str | None
+    node: str | None
+
+    def __str__(self) -> str:
+        return " on ".join(filter(None, (f"replica {self.replica}" if self.replica else "", self.node)))
+
+
+class _One(NamedTuple):
+    """One exception of a chain. Others are told by their position in the list, -1 for none."""
+
+    type_name: str
+    message: str
+    payload: Payload | None = None
+    """The exception, or what rebuilds it; None if it cannot travel."""
+    why: str = ""
+    """Why it cannot."""
+    lines: str = ""
+    """Where it was raised, as in a printed traceback."""
+    cause: int = -1
+    context: int = -1
+    suppress_context: bool = False
+    members: tuple[int, ...] = ()
+
+
+#: What `pack_error` gives: plain tuples, texts and bytes. The first is the exception itself.
+PackedError: TypeAlias = "tuple[_Where, tuple[_One, ...]]"
+
+
+class _Unlike(Exception):  # noqa: N818 - a reason, which is caught where it is raised
+    """The copy is not like the exception."""
+
+
+def pack_error(  # noqa: PLR0913 - who raised it is for the message alone
+    error: BaseException,
+    *,
+    service: str,
+    method: str,
+    replica: str | None,
+    node: str | None,
+    substrate: Substrate = PLAIN,
+) -> PackedError:
+    """
+    What `unpack_error` makes an exception of, in another process; never raises.
+
+    Args:
+        error: The exception.
+        service: Name of the service that raised it.
+        method: Name of the method that did.
+        replica: Replica that did, such as `"kv#0"`.
+        node: Its node.
+        substrate: What carries it.
+    """
+    where = _Where(service, method, replica, node)
+    try:
+        return where, _pack_chain(error, substrate)
+    except BaseException as raised:  # noqa: BLE001 - what it is asked for raises, perhaps even SystemExit
+        return where, (_One(type(error).__name__, "", why=f"looking at it raised {text_of(raised)}"),)
+
+
+def unpack_error(packed: PackedError) -> BaseException:
+    """
+    The exception that `pack_error` got, or a `RemoteError` that tells of it; never raises.
+
+    Its notes, causes, contexts and members have come with it. A note on each says where it was raised.
+    """
+    where, ones = packed
+    try:
+        return _unpack_chain(where, ones)
+    except Exception as raised:  # noqa: BLE001 - groups may be nested too deeply
+        return _remote_error(ones[0], where, f"unpacking it here raised {text_of(raised)}")
+
+
+# -- leaving ---------------------------------------------------------------------------------------------------------
+
+
+def _pack_chain(error: BaseException, substrate: Substrate) -> tuple[_One, ...]:
+    errors = [error]
+    positions = {id(error): 0}
+
+    def position(other: BaseException | None) -> int:
+        if other is None:
+            return -1
+        if id(other) not in positions:
+            if len(errors) == _MOST:
+                return -1
+            positions[id(other)] = len(errors)
+            errors.append(other)
+        return positions[id(other)]
+
+    ones: list[_One] = []
+    for each in errors:  # grows
+        one = _pack_one(each, substrate)
+        if isinstance(each, BaseExceptionGroup):
+            members = tuple(map(position, each.exceptions))
+            if -1 in members:
+                one = one._replace(payload=None, why=f"it has too many members: {_MOST} travel at most")
+            else:
+                one = one._replace(members=members)
+        ones.append(one._replace(cause=position(each.__cause__), context=position(each.__context__)))
+    return tuple(ones)
+
+
+def _pack_one(error: BaseException, substrate: Substrate) -> _One:
+    """*error* without those that belong to it."""
+    cls = type(error)
+    payload: Payload | None = None
+    why = ""
+    try:
+        payload = _payload_of(error, substrate)
+    except _Unlike as unlike:
+        why = str(unlike)
+    except Exception as raised:  # noqa: BLE001 - a user's exception may do anything
+        why = _short(describe(error, "error", raised, substrate))
+    return _One(
+        payload=payload,
+        type_name=f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins."),
+        message=_short(_text(error)),
+        lines=_lines(error.__traceback__),
+        why=why,
+        suppress_context=error.__suppress_context__,
+    )
+
+
+def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
+    """
+    The exception as its class pickles it, or else as what it consists of; members of a group are left out.
+
+    Raises:
+        Exception: Neither gives a copy that is like it.
+    """
+    cls = type(error)
+    if isinstance(error, _ENDS_THE_CALLER):
+        raise _Unlike("it would end its caller")
+    if isinstance(error, BaseExceptionGroup):
+        return _tried((_rebuild_group, cls, (error.message,), error.__dict__), error, (error.message,), substrate)
+    args = tuple(_short(each) for each in error.args)
+    whole = all(map(_same, args, error.args))
+    ways: list[tuple[Any, ...]] = [(None, error) if whole else (_call, cls, args, error.__dict__)]
+    # Without its __init__, which may want other arguments than those that it left in `args`.
+    ways.append((rebuild, cls, args, error.__dict__))
+    reasons: list[Exception] = []
+    for way in ways:
+        try:
+            return _tried(way, error, args, substrate)
+        except Exception as raised:  # noqa: BLE001 - as the class makes it; there may be another way
+            reasons.append(raised)
+    raise reasons[0]
+
+
+def _tried(packed: tuple[Any, ...], error: BaseException, args: tuple[Any, ...], substrate: Substrate) -> Payload:
+    """The payload of *packed*, which was opened here and found to hold an exception like *error*, with *args*."""
+    payload = write(packed, substrate)
+    copy = _open(payload, [RuntimeError()])
+    if type(copy) is not type(error):
+        raise _Unlike(f"its copy is a {type(copy).__qualname__}")
+    if isinstance(copy, BaseExceptionGroup):
+        return payload
+    if len(copy.args) != len(args) or not all(map(_alike, copy.args, args)):
+        raise _Unlike("its copy has other arguments")
+    if copy.__dict__.keys() != error.__dict__.keys():
+        raise _Unlike("its copy has other attributes")
+    if all(map(_same, args, error.args)) and _text_without_addresses(copy) != _text_without_addresses(error):
+        raise _Unlike("its copy has another text")
+    return payload
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and (type(one) not in _PLAIN or one == other or one != one)  # noqa: PLR0124 - nan
+
+
+def _text_without_addresses(error: BaseException) -> str:
+    return _ADDRESS.sub("", _text(error))
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def _lines(where: TracebackType | None) -> str:
+    """The frames of a traceback but those in which the deployment called the method."""
+    try:
+        while where is not None and where.tb_next is not None and _OURS.match(where.tb_frame.f_globals["__name__"]):
+            where = where.tb_next
+        return _cut_start("".join(traceback.format_tb(where)))
+    except Exception:  # noqa: BLE001 - the source may be gone, or be read in a strange way
+        return ""
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may do anything
+        return "<its text cannot be read>"
+
+
+def _short(value: Any) -> Any:
+    """*value*, or the first part of a long text."""
+    if not isinstance(value, (str, bytes)) or len(value) <= LONGEST_TEXT:
+        return value
+    if isinstance(value, str):
+        mark = f"... [cut: {len(value)} characters in all]"
+        return value[: LONGEST_TEXT - len(mark)] + mark
+    return value[:LONGEST_TEXT]
+
+
+def _cut_start(text: str) -> str:
+    """The last part of a long traceback, which is where the exception was raised."""
+    return text if len(text) <= LONGEST_TEXT else "  ...\n" + text[6 - LONGEST_TEXT :]
+
+
+# -- coming in -------------------------------------------------------------------------------------------------------
+
+
+def _unpack_chain(where: _Where, ones: Sequence[_One]) -> BaseException:
+    """The first of *ones*, with all that belong to it."""
+    errors: dict[int, BaseException] = {}
+
+    def build(index: int) -> BaseException:
+        if index not in errors:
+            errors[index] = _unpack_one(ones[index], where, [build(member) for member in ones[index].members])
+        return errors[index]
+
+    for index, one in enumerate(ones):
+        error = build(index)
+        with suppress(Exception):  # a class may forbid it
+            error.__cause__ = build(one.cause) if one.cause >= 0 else None
+            error.__context__ = build(one.context) if one.context >= 0 else None
+            error.__suppress_context__ = one.suppress_context
+    return errors[0]
+
+
+def _unpack_one(one: _One, where: _Where, members: Sequence[BaseException]) -> BaseException:
+    why = one.why
+    error: BaseException | None = None
+    if one.payload is not None:
+        try:
+            error = _open(one.payload, members)
+        except Exception as raised:  # noqa: BLE001 - it was opened where it was packed; here something is missing
+            why = f"unpacking it here raised {text_of(raised)}"
+    if error is None:
+        error = _remote_error(one, where, why)
+    if one.lines:
+        on = f" ({where})" if str(where) else ""
+        with suppress(Exception):  # a class may have no room for notes
+            error.add_note(f"remote traceback{on}:\n{one.lines.rstrip()}")
+    return error
+
+
+def _remote_error(one: _One, where: _Where, why: str) -> RemoteError:
+    on = f" ({where})" if str(where) else ""
+    return RemoteError(
+        f"{where.service}.{where.method}{on} raised {one.type_name}: {one.message}\nIt cannot be raised here as "
+        f"itself, because {why}. Raise an exception that can be pickled, of a class that both sides have",
+        type_name=one.type_name,
+        original_message=one.message,
+        traceback_text=one.lines,
+        service=where.service,
+        method=where.method,
+        replica=where.replica,
+        node=where.node,
+    )
+
+
+def _open(payload: Payload, members: Sequence[BaseException]) -> BaseException:
+    make, *parts = unpack(payload)
+    if make is None:
+        (error,) = parts
+    elif make is _rebuild_group:
+        error = _rebuild_group(*parts, members)
+    else:
+        error = make(*parts)
+    if not isinstance(error, BaseException):
+        raise _Unlike(f"its copy is a {type(error).__qualname__}")
+    return error
+
+
+def _call(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = cls(*args)
+    error.__dict__.update(attributes)
+    return error
+
+
+def _rebuild_group(
+    cls: type[BaseExceptionGroup[Any]],
+    args: tuple[str],
+    attributes: dict[str, Any],
+    members: Sequence[BaseException],
+) -> BaseException:
+    error = BaseExceptionGroup.__new__(cls, *args, members)
+    error.__dict__.update(attributes)
+    return error

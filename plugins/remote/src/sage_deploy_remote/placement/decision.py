@@ -1,0 +1,312 @@
+"""
+Where the replicas of a service go: a decision from plain values, the same for the same cluster in every run.
+
+Nothing is placed where it does not fit. What nobody has room for is refused, with the reason for every node, rather
+than left to wait in the cluster for a place that may never come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sage_deploy_remote.placement.nodes import Resources, unique_names
+from sage_plugins.values import Placed, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from sage_deploy_remote.placement.nodes import Node
+    from sage_deploy_remote.placement.selection import NodeSelector, Selection
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["CPUS", "Running", "Spot", "in_words", "lacking", "needs", "place"]
+
+#: CPU cores that a replica reserves if the configuration gives no number, as a replica of Ray Serve does.
+CPUS: Final = 1.0
+
+_MIB: Final = 1024 * 1024
+
+#: Ray counts CPUs and GPUs in whole parts of so many; so do we, for sums of fractions are not exact.
+_PARTS: Final = 10_000
+
+
+class Running(NamedTuple):
+    """
+    A replica of the service that is on a node already.
+
+    Attributes:
+        node_id: ID of the node.
+        index: Its position among the service's replicas.
+    """
+
+    node_id: str
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+
+
+class Spot(NamedTuple):
+    """
+    The place of a replica.
+
+    Attributes:
+        placed: What the plan shows.
+        node_id: ID of the node, for those who start the replica there.
+    """
+
+    placed: Placed
+    node_id: str
+
+
+def needs(config: ServiceDeploymentConfig) -> Resources:
+    """
+    What a replica reserves on its node.
+
+    Args:
+        config: The service's configuration. Without `cpu_cores` it is one core, as for a replica of Ray
+            Serve; `cpu_cores: 0` reserves none.
+    """
+    cores = CPUS if config.cpu_cores is None else config.cpu_cores
+    return Resources(cores, (config.memory_mb or 0) * _MIB, config.gpu_count or 0)
+
+
+def in_words(need: Resources) -> str:
+    """*need* as messages have it, such as `"1 CPU and 2 GPUs"`."""
+    return _words(_parts(need))
+
+
+def lacking(node: Node, need: Resources) -> str:
+    """What *node* has too little of at the moment for *need*, such as `"has 0 of 4 CPUs free"`; "" if nothing."""
+    return ", ".join(_too_little_free(_parts(node.total), _parts(node.free), _parts(need)))
+
+
+def place(
+    specs: Sequence[ReplicaSpec], nodes: Sequence[Node], selector: NodeSelector, running: Iterable[Running] = ()
+) -> list[Spot | Refused]:
+    """
+    Decide for each replica in turn where it goes; what one takes, the next one does not find.
+
+    Args:
+        specs: The replicas, of one service.
+        nodes: The live nodes.
+        selector: Which of them may hold a replica.
+        running: The service's replicas that run already. They count for `spread` and `max_replicas_per_node`, except
+            one at the same position as a replica that is placed, for that takes its place. What they reserve is not
+            free in *nodes*.
+
+    Returns:
+        For each replica its place, or why there is none: E801 no node that the configuration allows, E802 more than
+        any of them has, E803 a GPU where none of them has one, E806 no room at the moment.
+    """
+    book = _Book(nodes, running)
+    return [_place(spec, nodes, selector, book) for spec in specs]
+
+
+class _Shortage(NamedTuple):
+    """Why a node cannot hold a replica; it *lasts* if the node is too small."""
+
+    reason: str
+    lasts: bool
+
+
+class _Book:
+    """What is taken while replicas are placed."""
+
+    def __init__(self, nodes: Sequence[Node], running: Iterable[Running]) -> None:
+        self.names = unique_names(nodes)
+        self.free = {node.id: _parts(node.free) for node in nodes}
+        self._replicas: Counter[str] = Counter()
+        self._at: Counter[tuple[str, int]] = Counter()
+        for each in running:
+            self._replicas[each.node_id] += 1
+            self._at[each.node_id, each.index] += 1
+
+    def replicas(self, node: Node, index: int) -> int:
+        """Replicas on the node, less the one whose place the replica at *index* takes."""
+        return self._replicas[node.id] - self._at[node.id, index]
+
+    def all_replicas(self, node: Node) -> int:
+        """Replicas on the node, until the one goes whose place is taken."""
+        return self._replicas[node.id]
+
+    def take(self, node: Node, need: _Parts) -> None:
+        free = self.free[node.id]
+        self.free[node.id] = _Parts(*(has - wants for has, wants in zip(free, need, strict=True)))
+        self._replicas[node.id] += 1
+
+
+class _Parts(NamedTuple):
+    """Resources as integers: ten-thousandths of CPUs and GPUs, bytes."""
+
+    cpu: int
+    memory: int
+    gpu: int
+
+
+def _parts(resources: Resources) -> _Parts:
+    return _Parts(round(resources.cpu * _PARTS), int(resources.memory), round(resources.gpu * _PARTS))
+
+
+def _place(spec: ReplicaSpec, nodes: Sequence[Node], selector: NodeSelector, book: _Book) -> Spot | Refused:
+    selection = selector.select(spec.index, nodes)
+    if not selection.nodes:
+        return Refused(selection.failure, selection.excluded, "E801")
+    need = _parts(needs(spec.config))
+    shortages = {
+        node.id: shortage
+        for node in selection.nodes
+        if (shortage := _shortage(node, need, spec.config.max_replicas_per_node, spec.index, book)) is not None
+    }
+    able = [node for node in selection.nodes if node.id not in shortages]
+    refused = {**selection.excluded, **{book.names[id]: shortage.reason for id, shortage in shortages.items()}}
+    if not able:
+        return _refused(selection, need, shortages, refused)
+    orders = _orders(spec, book)
+    first, *others = sorted(able, key=lambda node: tuple(order.key(node) for order in orders))
+    refused |= {book.names[node.id]: _behind(node, first, orders) for node in others}
+    reason = selection.reason or _ahead(first, others, orders)
+    book.take(first, need)
+    return Spot(Placed(book.names[first.id], reason, MappingProxyType(refused)), first.id)
+
+
+def _refused(
+    selection: Selection, need: _Parts, shortages: Mapping[str, _Shortage], refused: Mapping[str, str]
+) -> Refused:
+    wants = _words(need)
+    if need.gpu and not any(node.total.gpu for node in selection.nodes):
+        return Refused(f"it needs {wants}, and no node that may hold it has a GPU", refused, "E803")
+    if all(shortage.lasts for shortage in shortages.values()):
+        return Refused(f"it needs {wants}, more than any node that may hold it has", refused, "E802")
+    return Refused(f"it needs {wants}, and no node that may hold it has room for it now", refused, "E806")
+
+
+# -- what a node lacks -------------------------------------------------------------------------------------------------
+
+
+def _shortage(node: Node, need: _Parts, most: int | None, index: int, book: _Book) -> _Shortage | None:
+    total = _parts(node.total)
+    lasting = [_too_small(kind, has) for kind, has, wants in zip(_KINDS, total, need, strict=True) if wants > has]
+    if lasting:
+        return _Shortage(", ".join(lasting), lasts=True)
+    reasons: list[str] = []
+    count = book.replicas(node, index)
+    if most is not None and count >= most:
+        reasons.append(f"already has {count} of at most {_count(most, 'replica')}")
+    reasons += _too_little_free(total, book.free[node.id], need)
+    # A share must lie on one GPU, which the sum of what is free does not say.
+    if 0 < need.gpu < _PARTS and not reasons:
+        each = _PARTS // need.gpu
+        devices = math.ceil(node.total.gpu)
+        if book.all_replicas(node) >= devices * each:
+            reasons.append(f"has {_count(devices, 'GPU')} with room for {_count(each, 'such replica')} each")
+    return _Shortage(", ".join(reasons), lasts=False) if reasons else None
+
+
+def _too_little_free(total: _Parts, free: _Parts, need: _Parts) -> list[str]:
+    return [
+        f"has {kind.number(max(0, left))} of {kind.words(has)} free"
+        for kind, has, left, wants in zip(_KINDS, total, free, need, strict=True)
+        if wants and wants > left
+    ]
+
+
+class _Kind(NamedTuple):
+    """How an amount of a resource is written."""
+
+    unit: str
+    unit_many: str
+    parts: int
+
+    def number(self, parts: int) -> str:
+        """The amount without its unit, such as `"0.5"`."""
+        # Rounded down: a node that lacks a byte must not seem to have what is asked for.
+        return f"{parts * _PARTS // self.parts / _PARTS:.4f}".rstrip("0").rstrip(".")
+
+    def words(self, parts: int) -> str:
+        """The amount with its unit, such as `"4 CPUs"`."""
+        return f"{self.number(parts)} {self.unit if parts == self.parts else self.unit_many}"
+
+
+_CPU: Final = _Kind("CPU", "CPUs", _PARTS)
+_KINDS: Final = (_CPU, _Kind("MiB memory", "MiB memory", _MIB), _Kind("GPU", "GPUs", _PARTS))
+
+
+def _too_small(kind: _Kind, has: int) -> str:
+    return f"has only {kind.words(has)}" if has else f"has no {kind.unit.removeprefix('MiB ')}"
+
+
+def _words(need: _Parts) -> str:
+    """What a replica needs, such as `"1 CPU and 2 GPUs"`."""
+    found = [kind.words(parts) for kind, parts in zip(_KINDS, need, strict=True) if parts]
+    return " and ".join(found) if found else "no resources"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# -- which node comes first --------------------------------------------------------------------------------------------
+
+
+class _Order(NamedTuple):
+    """One thing by which nodes are ordered, the least first."""
+
+    key: Callable[[Node], int | str]
+    ahead: Callable[[Node], str]
+    behind: Callable[[Node], str]
+
+
+#: What the nodes have that lose to those with the most, or the fewest.
+_LESS: Final = {"most": "fewer", "fewest": "more"}
+
+
+def _orders(spec: ReplicaSpec, book: _Book) -> tuple[_Order, ...]:
+    replicas, cpus, sign = ("most", "fewest", -1) if spec.config.spread == "pack" else ("fewest", "most", 1)
+
+    def count(node: Node) -> int:
+        return book.replicas(node, spec.index)
+
+    def free(node: Node) -> str:
+        return f"{_CPU.number(book.free[node.id].cpu)} of {_CPU.number(_parts(node.total).cpu)}"
+
+    def alike(node: Node) -> str:
+        return f"has {_count(count(node), 'replica')} of the service and {free(node)} CPUs free like others"
+
+    return (
+        _Order(
+            lambda node: sign * count(node),
+            lambda node: f"has the {replicas} replicas of the service, {count(node)}",
+            lambda node: f"has room, but {_LESS[replicas]} replicas of the service, {count(node)}",
+        ),
+        _Order(
+            lambda node: -sign * book.free[node.id].cpu,
+            lambda node: f"has the {cpus} CPUs free of those with {_count(count(node), 'replica')}, {free(node)}",
+            lambda node: f"has room, but {_LESS[cpus]} CPUs free, {free(node)}",
+        ),
+        _Order(
+            lambda node: node.name,
+            lambda node: f"{alike(node)}, and comes first by name",
+            lambda _: "has room, but comes later by name",
+        ),
+        _Order(
+            lambda node: node.id,
+            lambda node: f"{alike(node)}, and comes first by ID",
+            lambda _: "has room, but comes later by ID",
+        ),
+    )
+
+
+def _ahead(first: Node, others: Sequence[Node], orders: Sequence[_Order]) -> str:
+    """Why *first* is before the next one."""
+    if not others:
+        return "is the only node that can hold it"
+    order = next(order for order in orders if order.key(first) != order.key(others[0]))
+    return order.ahead(first)
+
+
+def _behind(node: Node, first: Node, orders: Sequence[_Order]) -> str:
+    """Why *node* is not before *first*."""
+    order = next(order for order in orders if order.key(node) != order.key(first))
+    return order.behind(node)
