@@ -40,6 +40,7 @@ class Envelope:
         spec: The replica's.
         clock: For deadlines and durations.
         on_loop: Whether coroutines run on an event loop of the strategy's, rather than in the workers' own threads.
+        event_loop: That loop, once it runs.
         table: Bound methods by index, once the instance exists.
         batches: For methods answered together: the bound batch method, and what makes its arguments of a call's.
         tasks: The running calls that are coroutines.
@@ -71,6 +72,7 @@ class Envelope:
         self.spec = spec
         self.clock = clock
         self.on_loop = False
+        self.event_loop: asyncio.AbstractEventLoop | None = None
         self.table: list[Callable[..., Any]] = []
         self.batches: dict[int, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] = {}
         self.tasks: set[Call] = set()

@@ -290,6 +290,7 @@ class Host:
             step.error = None
         for call in self._envelope.calls_running():
             call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
+        self._checks.close()
         left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
         for call in self._envelope.calls_of(self._inbox.take_work()):  # nobody has fetched it, and nobody will
             call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
@@ -339,8 +340,9 @@ class Host:
 
     def _check(self, hook: str) -> bool:
         check = getattr(self._instance, hook, None)
-        if self._envelope.on_loop and inspect.iscoroutinefunction(check):
-            outcome = self._checks.ask(check, self._inbox.put)
+        loop = self._envelope.event_loop
+        if loop is not None and inspect.iscoroutinefunction(check):
+            outcome = self._checks.ask(check, loop)
         else:
             outcome = None if check is None else check()
         if inspect.iscoroutine(outcome):

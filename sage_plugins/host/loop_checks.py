@@ -2,85 +2,76 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from sage_plugins.host.steps import Step
+import threading
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
-
-    from sage_plugins.host.steps import Hooks
+    from concurrent.futures import Future
 
 __all__ = ["LoopChecks"]
-
-_Answer: TypeAlias = "tuple[Any, BaseException | None]"
 
 
 class LoopChecks:
     """
-    Asks coroutine functions on a replica's loop, beside the calls there, and waits for their answers elsewhere.
+    Runs coroutine functions on a replica's loop, beside the calls there, and waits for their answers elsewhere.
 
     All methods are safe from any thread but the loop's.
     """
 
     def __init__(self) -> None:
         """Ask nothing yet."""
-        self._ended = False
-        self._waiting: dict[Future[Any], asyncio.Task[_Answer] | None] = {}  # those that are not answered yet
+        self._lock = threading.Lock()
+        self._closed = False  # guarded by _lock, as the next
+        self._waiting: set[Future[Any]] = set()  # answers that somebody waits for
 
-    def ask(self, check: Callable[[], Coroutine[Any, Any, Any]], put: Callable[[Step], None]) -> Any:
+    def ask(self, check: Callable[[], Coroutine[Any, Any, Any]], loop: asyncio.AbstractEventLoop) -> Any:
         """
-        What *check* returns; waits until it has, however long that takes.
-
-        Args:
-            check: What to ask.
-            put: Gives the loop something to do.
+        What *check* returns on *loop*; waits until it has, however long that takes.
 
         Raises:
-            CancelledError: `end` was called, or the loop has ended (`concurrent.futures.CancelledError`).
+            CancelledError: `close` or `end` was called, or the loop has ended (`concurrent.futures.CancelledError`).
             BaseException: What *check* raises.
         """
-        outcome: Future[Any] = Future()
+        import asyncio
 
-        def settle(task: asyncio.Task[_Answer]) -> None:
-            if task.cancelled() or not outcome.set_running_or_notify_cancel():
-                outcome.cancel()
-                return
-            answer, error = task.result()
-            if error is None:
-                outcome.set_result(answer)
-            else:
-                outcome.set_exception(error)
-
-        async def start() -> None:
-            import asyncio
-
-            # A task of its own, so that the loop does not wait for it when the replica stops.
-            task = self._waiting[outcome] = asyncio.create_task(_answer(check))
-            task.add_done_callback(settle)
-
-        def hooks() -> Hooks:
-            yield start()
-
-        self._waiting[outcome] = None
-        put(Step(hooks, _never))
-        if self._ended:  # perhaps too early to be let go by that
-            outcome.cancel()
+        coroutine = _answer(check)
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise CancelledError
+            try:
+                answer = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            except RuntimeError:  # the loop was closed
+                coroutine.close()
+                raise
+            self._waiting.add(answer)
         try:
-            return outcome.result()
+            result, error = answer.result()
         finally:
-            del self._waiting[outcome]
+            with self._lock:
+                self._waiting.discard(answer)
+        if error is not None:
+            raise error
+        return result
+
+    def close(self) -> None:
+        """Start no more checks. Comes before the loop ends, so that the loop knows, and then cancels, all it got."""
+        with self._lock:
+            self._closed = True
 
     def end(self) -> None:
-        """Let those who wait go, now and later: the loop has ended, or does not come to them any more."""
-        self._ended = True
-        for outcome in tuple(self._waiting):
-            outcome.cancel()
+        """Release those who wait: the loop has ended, or a method blocks it."""
+        with self._lock:
+            self._closed = True
+            waiting = tuple(self._waiting)
+        for answer in waiting:
+            answer.cancel()
 
 
-async def _answer(check: Callable[[], Coroutine[Any, Any, Any]]) -> _Answer:
+async def _answer(check: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, BaseException | None]:
     import asyncio
 
     try:
@@ -89,8 +80,3 @@ async def _answer(check: Callable[[], Coroutine[Any, Any, Any]]) -> _Answer:
         raise
     except BaseException as error:  # noqa: BLE001 - also sys.exit(), which would end the loop
         return None, error
-
-
-def _never(coroutine: Coroutine[Any, Any, Any]) -> None:
-    coroutine.close()
-    raise AssertionError("a check for a loop came to a thread")

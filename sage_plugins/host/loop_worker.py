@@ -38,7 +38,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         follow: Gives the work that gets the slot of work that has ended.
         put: Takes work that must run in a thread.
     """
-    loop = asyncio.get_running_loop()
+    loop = envelope.event_loop = asyncio.get_running_loop()
     begin = _compose_begin(loop)
     monotonic, table, tasks = envelope.clock.monotonic, envelope.table, envelope.tasks
     record, set_current = envelope.compose_record(), CURRENT.set
