@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import (
         Balancer,
         Candidate,
+        LoopSeat,
         Monitor,
         Picker,
         Recorder,
         Replica,
         ReplicaEvents,
         Runner,
-        Seat,
         Strategy,
         Target,
         WatchedReplica,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from sage_plugins.values import ReplicaInfo, ReplicaSpec
 
 
-def strategies(seat: Seat) -> tuple[Strategy, ...]:
+def strategies(seat: LoopSeat) -> tuple[Strategy, ...]:
     """Of `sage-deploy-threading`; and what they start is a runner."""
     runner: Runner = Single().start(seat)
     runner = Multi().start(seat)

@@ -98,7 +98,7 @@ class _Inbox:
 
 
 class _Seat:
-    """`interfaces.Seat` for one host."""
+    """`interfaces.LoopSeat` for one host."""
 
     def __init__(
         self, spec: ReplicaSpec, inbox: _Inbox, envelope: Envelope, events: ReplicaEvents, loop: WorkerLoop

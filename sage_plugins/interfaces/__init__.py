@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.balancers import Balancer, Candidate, Picker
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
     from sage_plugins.interfaces.reach import Directory, Entrance, Keeper
-    from sage_plugins.interfaces.strategies import Runner, Seat, Strategy
+    from sage_plugins.interfaces.strategies import LoopSeat, Runner, Seat, Strategy
     from sage_plugins.interfaces.targets import ControlOp, Replica, ReplicaEvents, Target, Work
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Directory",
     "Entrance",
     "Keeper",
+    "LoopSeat",
     "Monitor",
     "Picker",
     "Recorder",
@@ -46,6 +47,7 @@ _HOMES = {
     "Directory": "reach",
     "Entrance": "reach",
     "Keeper": "reach",
+    "LoopSeat": "strategies",
     "Monitor": "monitors",
     "Picker": "balancers",
     "Recorder": "monitors",
