@@ -348,6 +348,9 @@ def test_start_imports_nothing_heavy(code):
 
 #: What is for files, plans, options, errors and SAGE's ways, and waits until somebody comes with one of these.
 LATE = {
+    "call.endings",
+    "call.stream",
+    "call.stream_reader",
     "compat",
     "compat.task_factory",
     "config.origins",

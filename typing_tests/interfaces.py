@@ -32,7 +32,7 @@ from sage_plugins.testing.virtual_clock import VirtualClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from sage_plugins.call.call import CallOwner
+    from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.replica_set import Member
     from sage_plugins.host.host import Host

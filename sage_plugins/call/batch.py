@@ -13,7 +13,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.call import MAX_WAIT_S, closed_lock, open_lock
+from sage_plugins.call.lazy_future import MAX_WAIT_S, closed_lock, open_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

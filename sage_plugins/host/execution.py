@@ -11,7 +11,8 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sage_plugins.call.call import CURRENT, FINISHED, Call
+from sage_plugins.call.call import CURRENT, Call
+from sage_plugins.call.lazy_future import FINISHED
 from sage_plugins.errors import RemoteError, text_of
 from sage_plugins.host.steps import Step
 from sage_plugins.values import MethodKind, Outcome

@@ -13,6 +13,7 @@ from sage_deploy_ray.mailbox import FORGOTTEN_AFTER_S, ForgottenError, Mailbox
 from sage_deploy_ray.units import BatchUnit, Outlet, Together
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
+from sage_plugins.call.owner import CallOwner
 from sage_plugins.call.stream import StreamCall
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
@@ -43,7 +44,7 @@ _READ_WITHIN_S: Final = 0.1
 _NO_OPTIONS: Final = CallOptions()
 
 
-class ReplicaServer:
+class ReplicaServer(CallOwner):
     """
     One replica, for callers that exchange frames with it.
 
@@ -340,15 +341,15 @@ class ReplicaServer:
         deadline = now + item.remaining
         since, context = now - item.waited, Context()
         fields: tuple[Any, ...] = (self, method, args, kwargs, _NO_OPTIONS, since, deadline, deadline, context)
-        call: Call
+        call: _ServedCall | _ServedStream
         if item.streams:
-            call = StreamCall(*fields, item_timeout=inf)
+            call = _ServedStream(*fields, item_timeout=inf)
             call.channel = Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
-            call = Call(*fields)
-        report = _Report(self, box, item.id, call, unit)
+            call = _ServedCall(*fields)
+        report = call.report = _Report(self, box, item.id, call, unit)
         report.late = found is None
-        call._latch = report  # type: ignore[assignment] # noqa: SLF001 - see _Report
+        call.on_settled(report.send)
         call.chain = (*item.chain, holder)
         box.calls[item.id] = call
         return call
@@ -436,26 +437,6 @@ class ReplicaServer:
         with self._counting:
             self._record(call.method.index, outcome, 0.0 if started else spent, spent if started else 0.0)
 
-    def abandoned_ended(self, call: Call) -> None:
-        """Its slot is free next; see `work_ended`."""
-
-    def batch_started(self, batch: Any, number: int) -> None:
-        """Callers count their own."""
-
-    def can_start(self, call: Call, holders: Collection[Any]) -> bool:  # noqa: ARG002 - nothing waits here for a slot
-        """Every call here has its slot."""
-        return True
-
-    def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
-        """Nobody in this process waits for a call that runs here."""
-
-    def serves_only(self, lane: Any) -> bool:  # noqa: ARG002 - as above
-        """Nobody in this process waits for a call that runs here."""
-        return False
-
-    def went_on(self, waiter: Call) -> None:
-        """Nobody in this process waits for a call that runs here."""
-
 
 class _Events:
     """`interfaces.ReplicaEvents` for a host whose callers are elsewhere."""
@@ -489,11 +470,23 @@ class _Events:
         """A host never dies before its process."""
 
 
+class _ServedCall(Call):
+    __slots__ = ("report",)
+
+    report: _Report
+
+
+class _ServedStream(StreamCall):
+    __slots__ = ("report",)
+
+    report: _Report
+
+
 class _Report:
     """
-    Stands where a call has its latch: what is released when the call is over is not a waiting thread but the answer.
+    Answers the caller of one call when that is over.
 
-    It is made out in the thread that ends the call, before the next one starts: that might change what was returned.
+    The thread that ends the call packs the answer before it starts the next one, which might change what was returned.
 
     Attributes:
         box: Where the answer goes.
@@ -520,8 +513,8 @@ class _Report:
         self.returned = False
         self.late = False
 
-    def release(self) -> None:
-        """The call is over."""
+    def send(self) -> None:
+        """The call is over; see `Call.on_settled`."""
         # The call refers to this: keeping both ways would leave every call to the collector.
         call, self._call = self._call, None
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
@@ -544,7 +537,7 @@ class _Report:
         reply: Reply
         if error is None:
             try:
-                reply = (protocol.DONE, self.id, self._server.packed_result(call._result, name))  # noqa: SLF001 - over
+                reply = (protocol.DONE, self.id, self._server.packed_result(call.result_now(), name))
             except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
                 error = raised
         if error is not None:
@@ -558,6 +551,5 @@ class _Report:
 
 
 def _report_of(call: Call) -> _Report:
-    report: Any = call._latch  # noqa: SLF001 - see _Report
-    assert isinstance(report, _Report)  # noqa: S101 - for the type checker
-    return report
+    assert isinstance(call, (_ServedCall, _ServedStream))  # noqa: S101 - for the type checker: `_call` makes no other
+    return call.report
