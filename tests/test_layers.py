@@ -362,7 +362,7 @@ LATE = {
     "deployment.statistics",
     "deployment_file",
     "field_docs",
-    "host.instance_access",
+    "host.batches",
     "option_docs",
     "planning.plan",
     "planning.settings",

@@ -93,7 +93,7 @@ class Call(LazyFuture):
     returned: bool = False  # was sent, and came back when its replica died; written by the router
     attempts: int = 0  # times that it was started and its replica died; written by the router
     outer: Call | None = None  # the call by whose method this one was made
-    task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine; written by the envelope, as the next
+    task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine; written by the host, as the next two
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
     off_loop: bool = False  # whether such a loop has left the call to a thread
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes; written where it runs

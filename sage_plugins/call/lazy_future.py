@@ -244,6 +244,11 @@ class LazyFuture(Future[Any]):
         """Whether ending the call runs callbacks of a user's, which may take their time."""
         return self._shared is not None and self._shared.foreign
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether ending the call does more than wake a thread: callbacks run, or `concurrent.futures` is told."""
+        return self._shared is not None
+
     def on_over(self, fn: Callable[[Any], Any]) -> None:
         """Like `add_done_callback`, for a caller that watches the deadline itself by calling `expire`."""
         self._call_back(self._share(), fn)
