@@ -29,6 +29,8 @@ class Batch:
     """
     One piece of work made of several calls.
 
+    A target that runs it elsewhere claims each of `calls`, tells `owner.batch_started`, and ends each call by itself.
+
     Attributes:
         owner: The router that made it.
         method: The method that the callers called.

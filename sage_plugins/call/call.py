@@ -68,6 +68,18 @@ class Call(LazyFuture):
     goes on and `cancel` returns False.
 
     All methods are safe from any thread.
+
+    Attributes:
+        owner: The router that accepted it; told if it is given up.
+        method: The method's plan.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        options: Key and idempotence.
+        since: `monotonic()` when it was made.
+        deadline: `monotonic()` at which its caller is released; inf for none.
+        expires: `monotonic()` after which it must not start.
+        context: The caller's context variables; None once a worker has taken them.
+        lane: Where it was sent; None before.
     """
 
     __slots__ = (
@@ -85,24 +97,30 @@ class Call(LazyFuture):
         "since",
     )
 
-    # Rare, hence not in a slot: they are in the instance's __dict__ once needed. So is `granted`, a token like the two
-    # above: a replica that runs calls in their callers' threads gave this call its slot.
-    _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
-    parked: bool = False  # waits for room in the queue; written by the router
-    turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
-    returned: bool = False  # was sent, and came back when its replica died; written by the router
-    attempts: int = 0  # times that it was started and its replica died; written by the router
+    # Few calls need these, so they are in no slot: they are in the instance's __dict__ once somebody sets them. Each is
+    # written by one room, and is here because another reads it. So is `granted`, a token like the two above: a replica
+    # that runs calls in their callers' threads gave this call its slot.
+
+    # The handle that made the call.
     outer: Call | None = None  # the call by whose method this one was made
-    task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine; written by the host, as the next two
+    driver: int | None = None  # the thread that waits for it and will read what `exchange` brings
+    # The router, which may have to make room for it, move it, or start it again.
+    _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
+    parked: bool = False  # waits for room in the queue
+    turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
+    returned: bool = False  # was sent, and came back when its replica died
+    attempts: int = 0  # times that it was started and its replica died
+    batch: Any = None  # the `batch.Batch` that it runs in
+    bundle: Any = None  # the `ahead.Bundle` in which it was sent ahead
+    # The host that runs it. `deadlock` and `aio` ask whether a method that waits keeps a loop from going on.
+    task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
     off_loop: bool = False  # whether such a loop has left the call to a thread
-    chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes; written where it runs
-    stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain; written by guests
-    batch: Any = None  # the `batch.Batch` that it runs in; written by the router
-    bundle: Any = None  # the `bundle.Bundle` in which it was sent ahead; written by the router
-    driver: int | None = None  # the thread that waits for it and will read what `exchange` brings; written by handles
+    # Replicas in other processes, and guests.
+    chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
+    exchange: Any = None  # what brings its answer, see `hold_driving`
     answered: bool = False  # whether a replica in another process has answered and counted it
-    exchange: Any = None  # what brings its answer, see `hold_driving`; written by replicas in other processes
+    stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain
 
     def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost
         self,

@@ -38,10 +38,13 @@ _STUCK_GRACE_S: Final = 1.0
 
 class Host:
     """
-    One replica, in the process where it runs.
+    One replica, in the process where it runs; the same for every target.
+
+    A target makes one with a `ReplicaSpec` and `ReplicaEvents`, calls `start`, gives it work by `put`, asks it by
+    `control`, and ends it by `stop`.
 
     Attributes:
-        put: Take a call; never blocks.
+        put: Take a call or batch; never blocks.
         run_here: Run a call in the calling thread, for strategies without workers; else None.
         slots: Calls at once, at most.
         cancel: Stop the coroutine of a call that was given up; never blocks.
