@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.host.lifecycle import Hooks
-    from sage_plugins.interfaces import ControlOp, Recorder, ReplicaEvents, Runner
+    from sage_plugins.interfaces import ControlOp, Recorder, ReplicaEvents, Runner, Work
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Host"]
@@ -50,7 +50,7 @@ class Host:
         cancel: Stop the coroutine of a call that was given up; never blocks.
     """
 
-    put: Callable[[Call], None]
+    put: Callable[[Work], None]
     run_here: Callable[[Call], None] | None
     slots: int
 
