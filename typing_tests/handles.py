@@ -13,7 +13,7 @@ from typing import Any, assert_type
 
 from sage_plugins import Environment, ServiceHandle
 from sage_plugins.call.call import Call
-from sage_plugins.call.stream import AsyncServiceStream, ServiceStream
+from sage_plugins.call.stream_reader import AsyncServiceStream, ServiceStream
 
 
 class KV:

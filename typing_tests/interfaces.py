@@ -35,7 +35,7 @@ from sage_plugins.clock import SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from sage_plugins.call.call import CallOwner
+    from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.replica_set import Member
     from sage_plugins.host.host import Host
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
         ConfigEntry,
         ConfigReader,
         ConfigSource,
+        LoopSeat,
         Monitor,
         Picker,
         Recorder,
         Replica,
         ReplicaEvents,
         Runner,
-        Seat,
         Strategy,
         Target,
         WatchedReplica,
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from sage_plugins.values import ReplicaInfo, ReplicaSpec
 
 
-def strategies(seat: Seat) -> tuple[Strategy, ...]:
+def strategies(seat: LoopSeat) -> tuple[Strategy, ...]:
     """Of `sage-deploy-threading`; and what they start is a runner."""
     runner: Runner = Single().start(seat)
     runner = Multi().start(seat)

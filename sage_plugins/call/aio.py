@@ -9,6 +9,7 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.call import deadlock
 from sage_plugins.call.call import CURRENT
 from sage_plugins.errors import RemoteError
 
@@ -32,7 +33,7 @@ async def outcome(call: Call) -> Any:
         if waiter is not None and waiter.task is not asyncio.current_task():
             waiter = None
         if waiter is not None:
-            call.owner.guard(call, waiter, blocks=False)
+            deadlock.guard(call, waiter, blocks=False)
         loop = asyncio.get_running_loop()
         over, wake = wake_up()
         timer = None
@@ -48,7 +49,7 @@ async def outcome(call: Call) -> Any:
             if timer is not None:
                 timer.cancel()
             if waiter is not None:
-                call.owner.went_on(waiter)
+                deadlock.went_on(waiter)
     try:
         return call.result()
     except StopIteration as error:  # a coroutine cannot raise it

@@ -13,7 +13,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.call import MAX_WAIT_S, closed_lock, open_lock
+from sage_plugins.call.lazy_future import MAX_WAIT_S, closed_lock, open_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,8 @@ __all__ = ["Batch", "binder"]
 class Batch:
     """
     One piece of work made of several calls.
+
+    A target that runs it elsewhere claims each of `calls`, tells `owner.batch_started`, and ends each call by itself.
 
     Attributes:
         owner: The router that made it.

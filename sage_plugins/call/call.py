@@ -1,8 +1,8 @@
 """
 One call: the work item and the future in one object.
 
-`Call` is a `concurrent.futures.Future` whose lock, condition and callback list are made when somebody needs them,
-because most calls have one waiter or none. `docs/design/call-as-future.md` says what that gains.
+`lazy_future` has the future, this module the work item: who runs it, who gives it up, and how its caller waits.
+`docs/design/call-as-future.md` says why they are one object.
 
 Who may do what to a call is decided by two tokens, each a slot that exists until it is deleted. Deleting a slot is one
 atomic step of the interpreter: exactly one thread succeeds, the others get AttributeError. No lock is needed per call.
@@ -18,45 +18,29 @@ A worker deletes the first when it starts and the second when the method has end
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any
 
-from sage_plugins.errors import CallCancelledError, CallTimeoutError, ServiceStoppedError
+from sage_plugins.call import deadlock, lazy_future
+from sage_plugins.call.lazy_future import CANCELLED, MAX_WAIT_S, LazyFuture, closed_lock, open_lock
+from sage_plugins.errors import CallTimeoutError
 from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Hashable
+    from collections.abc import Callable, Hashable
     from contextvars import Context
 
-    from sage_plugins.clock import Clock, Timer
+    from sage_plugins.call.owner import CallOwner
+    from sage_plugins.errors import ServiceStoppedError
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = [
-    "CURRENT",
-    "FINISHED",
-    "MAX_WAIT_S",
-    "Call",
-    "CallOwner",
-    "Observer",
-    "after_fork",
-    "closed_lock",
-    "current_call",
-    "open_lock",
-]
+__all__ = ["CURRENT", "MAX_WAIT_S", "Call", "after_fork", "closed_lock", "current_call"]
 
-# What Call._over holds once the call is over.
-FINISHED: Final = 1  # with a result or an exception
-_CANCELLED: Final = 2
-
-#: The longest that a lock is waited for at once.
-MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
-
-# Both are re-entrant because a signal handler may close an environment in the middle of them.
-_GIVING_UP = threading.RLock()  # cancellers and deadlines, one at a time; never taken by a worker
-_MAKING = threading.RLock()  # guards the creation of a call's latch and `_Shared`
+# Taken by cancellers and deadlines, never by a worker. Re-entrant because a signal handler may close an environment
+# meanwhile.
+_GIVING_UP = threading.RLock()
 
 #: The call that runs in this context, if any: gives services their remaining time and their inner calls a deadline.
 CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
@@ -69,61 +53,12 @@ def current_call() -> Call | None:
 
 def after_fork() -> None:
     """In a forked child: renew the locks, which threads that are not here may have held."""
-    global _GIVING_UP, _MAKING  # noqa: PLW0603 - the process is a new one
+    global _GIVING_UP  # noqa: PLW0603 - the process is a new one
     _GIVING_UP = threading.RLock()
-    _MAKING = threading.RLock()
+    lazy_future.after_fork()
 
 
-class CallOwner(Protocol):
-    """What a call needs of the router that accepted it."""
-
-    service: str
-    clock: Clock
-
-    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
-        """Count *call* as ended and free its place; runs before its waiters are released."""
-
-    def abandoned_ended(self, call: Call) -> None:
-        """The work has ended of a call that was given up while it ran."""
-
-    def batch_started(self, batch: Any, number: int) -> None:
-        """*number* calls of a `batch.Batch` are about to run; the others had been given up."""
-
-    def can_start(self, call: Call, holders: Collection[Any]) -> bool:
-        """Whether *call*, which waits, can get a slot: one that is free, or held by other work than *holders*."""
-
-    def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
-        """The method that answers *waiter* waits for *call*: end that if it would be for ever."""
-
-    def serves_only(self, lane: Any) -> bool:
-        """Whether calls have nowhere to go but to *lane*."""
-
-    def went_on(self, waiter: Call) -> None:
-        """The method that answers *waiter* waits no more; after each `guard`."""
-
-
-class Observer(Protocol):
-    """Who is told that a call is over, see `Call.observe`."""
-
-    def release(self) -> None:
-        """The call is over; told in the thread that ends it, once."""
-
-
-class _Shared:
-    """What a call needs once more than one plain waiter looks at it."""
-
-    __slots__ = ("callbacks", "condition", "foreign", "timer", "told", "waiters")
-
-    def __init__(self) -> None:
-        self.condition = threading.Condition()
-        self.waiters: list[Any] = []  # guarded by condition; the protocol of concurrent.futures.wait
-        self.told = False  # whether they know that the call is over; guarded by condition
-        self.callbacks: list[Callable[[Any], Any]] = []  # each is taken by exactly one `pop`
-        self.foreign = False  # whether one of them is a user's
-        self.timer: Timer | None = None
-
-
-class Call(Future[Any]):
+class Call(LazyFuture):
     """
     One call of one service method; what `ServiceHandle.submit` returns.
 
@@ -133,13 +68,21 @@ class Call(Future[Any]):
     goes on and `cancel` returns False.
 
     All methods are safe from any thread.
+
+    Attributes:
+        owner: The router that accepted it; told if it is given up.
+        method: The method's plan.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        options: Key and idempotence.
+        since: `monotonic()` when it was made.
+        deadline: `monotonic()` at which its caller is released; inf for none.
+        expires: `monotonic()` after which it must not start.
+        context: The caller's context variables; None once a worker has taken them.
+        lane: Where it was sent; None before.
     """
 
     __slots__ = (
-        "_exception",
-        "_latch",
-        "_over",
-        "_result",
         "_unsettled",
         "_unstarted",
         "args",
@@ -154,25 +97,30 @@ class Call(Future[Any]):
         "since",
     )
 
-    # Rare, hence not in a slot: they are in the instance's __dict__ once needed. So is `granted`, a token like the two
-    # above: a replica that runs calls in their callers' threads gave this call its slot.
-    _shared: _Shared | None = None
-    _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
-    parked: bool = False  # waits for room in the queue; written by the router
-    turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
-    returned: bool = False  # was sent, and came back when its replica died; written by the router
-    attempts: int = 0  # times that it was started and its replica died; written by the router
+    # Few calls need these, so they are in no slot: they are in the instance's __dict__ once somebody sets them. Each is
+    # written by one room, and is here because another reads it. So is `granted`, a token like the two above: a replica
+    # that runs calls in their callers' threads gave this call its slot.
+
+    # The handle that made the call.
     outer: Call | None = None  # the call by whose method this one was made
-    task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine; written by the envelope, as the next
+    driver: int | None = None  # the thread that waits for it and will read what `exchange` brings
+    # The router, which may have to make room for it, move it, or start it again.
+    _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
+    parked: bool = False  # waits for room in the queue
+    turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
+    returned: bool = False  # was sent, and came back when its replica died
+    attempts: int = 0  # times that it was started and its replica died
+    batch: Any = None  # the `batch.Batch` that it runs in
+    bundle: Any = None  # the `ahead.Bundle` in which it was sent ahead
+    # The host that runs it. `deadlock` and `aio` ask whether a method that waits keeps a loop from going on.
+    task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
     off_loop: bool = False  # whether such a loop has left the call to a thread
-    chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes; written where it runs
-    stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain; written by guests
-    batch: Any = None  # the `batch.Batch` that it runs in; written by the router
-    bundle: Any = None  # the `bundle.Bundle` in which it was sent ahead; written by the router
-    driver: int | None = None  # the thread that waits for it and will read what `exchange` brings; written by handles
+    # Replicas in other processes, and guests.
+    chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
+    exchange: Any = None  # what brings its answer, see `hold_driving`
     answered: bool = False  # whether a replica in another process has answered and counted it
-    exchange: Any = None  # what brings its answer, see `hold_driving`; written by replicas in other processes
+    stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain
 
     def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost
         self,
@@ -200,7 +148,7 @@ class Call(Future[Any]):
             expires: `monotonic()` after which the call must not start; at most *deadline*.
             context: The caller's context variables, in which the method runs.
         """
-        # Future.__init__ would make a condition, a lock and two lists; see the module's docstring.
+        # Future.__init__ would make a condition, a lock and two lists; see `lazy_future`.
         self.owner = owner
         self.method = method
         self.args = args
@@ -247,25 +195,6 @@ class Call(Future[Any]):
             return False
         return True
 
-    def publish(self, result: Any, error: BaseException | None = None) -> None:
-        """Make the outcome known and release every waiter; only for who got True from `claim_outcome`."""
-        self._result = result
-        self._exception = error
-        self._over = _CANCELLED if type(error) is CallCancelledError else FINISHED
-        # Whoever looks at a call makes its latch first and reads `_over` second; this is the other half of the
-        # handshake.
-        if self._latch is not None:
-            self.release()
-
-    def release(self) -> None:
-        """Wake whoever waits, after the outcome was stored."""
-        shared = self._shared
-        if shared is not None:
-            self._tell(shared)
-        open_lock(self._latch)
-        if shared is not None:
-            self._run_callbacks(shared)
-
     def rearm(self) -> bool:
         """
         Let a started call whose replica died be claimed again; False if it was given up meanwhile.
@@ -298,10 +227,6 @@ class Call(Future[Any]):
     def settled(self) -> bool:
         """Whether the outcome is decided; it may still be on its way to being published."""
         return not hasattr(self, "_unsettled")
-
-    def over(self) -> bool:
-        """Whether the outcome is published; unlike `done` this does not look at the deadline."""
-        return self._over != 0
 
     # -- giving up ---------------------------------------------------------------------------------------------------
 
@@ -367,44 +292,20 @@ class Call(Future[Any]):
 
     def timeout_error(self, *, ended: bool = False) -> CallTimeoutError:
         """The error of a call whose time is over: before it started, or before it *ended*; `give_up` corrects it."""
-        lane = self.lane
-        return CallTimeoutError(
-            self._timeout_text(started=ended, ended=ended),
-            stage="run" if ended else "queue",
-            service=self.owner.service,
-            method=self.method.name,
-            replica=None if lane is None else lane.id,
-            node=None if lane is None else lane.node,
-        )
+        from sage_plugins.call.endings import timeout_error  # few calls end so
+
+        return timeout_error(self, self._timeout_text(started=ended, ended=ended), ended=ended)
 
     def _timeout_text(self, *, started: bool, ended: bool = False) -> str:
-        who = f"{self.owner.service}.{self.method.name}"
-        if started:
-            where = "" if self.lane is None else f" (replica {self.lane.id})"
-            if ended:
-                still = "it ended too late"
-            elif self.method.kind in COROUTINES and self.batch is None:
-                still = "its coroutine is cancelled"
-            else:
-                still = "the method may still be running and keeps its slot until it ends"
-            return (
-                f"{who} gave no answer in {self.deadline - self.since:.4g} s{where}; {still}. Raise `timeout` or make "
-                "the method faster"
-            )
-        return (
-            f"{who} waited {self.expires - self.since:.4g} s in the queue and did not start; it never will. "
-            "Add threads or replicas, raise `timeout`, or call less often"
-        )
+        from sage_plugins.call.endings import timeout_text
+
+        return timeout_text(self, started=started, ended=ended)
 
     def stopped_error(self, replica: str, node: str | None = None) -> ServiceStoppedError:
         """The error of a call that *replica*, on *node*, has not answered when it stopped."""
-        service = self.owner.service
-        msg = (
-            f"{service}.{self.method.name} was not answered by {replica} before the service stopped"
-            f"{'' if self.unstarted() else '; it was still running and may have had its effect'}. Raise "
-            "`drain_timeout` if calls take that long"
-        )
-        return ServiceStoppedError(msg, service=service, method=self.method.name, replica=replica, node=node)
+        from sage_plugins.call.endings import stopped_error
+
+        return stopped_error(self, replica, node)
 
     def cancel(self) -> bool:
         """
@@ -413,7 +314,7 @@ class Call(Future[Any]):
         A running coroutine gets `asyncio.CancelledError`. Any other method that runs cannot be stopped and goes on:
         False.
         """
-        if self._over == _CANCELLED:
+        if self._over == CANCELLED:
             return True
         # One that was started before its replica died may have had its effect: it is not as if it had never been
         # called.
@@ -424,11 +325,10 @@ class Call(Future[Any]):
         """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
         return self.give_up(self._cancelled_error(), Outcome.CANCELLED)
 
-    def _cancelled_error(self) -> CallCancelledError:
-        name = self.owner.service
-        return CallCancelledError(
-            f"{name}.{self.method.name} was cancelled by its caller", service=name, method=self.method.name
-        )
+    def _cancelled_error(self) -> BaseException:
+        from sage_plugins.call.endings import cancelled_error
+
+        return cancelled_error(self)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -460,11 +360,11 @@ class Call(Future[Any]):
         if waiter is None:
             self.hold()
             return
-        self.owner.guard(self, waiter)
+        deadlock.guard(self, waiter)
         try:
             self.hold()
         finally:
-            self.owner.went_on(waiter)
+            deadlock.went_on(waiter)
 
     def hold(self) -> None:
         """
@@ -510,25 +410,6 @@ class Call(Future[Any]):
             if exchange is not None:
                 exchange.leave()
 
-    def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
-        """
-        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain and it goes on.
-        """
-        clock = self.owner.clock
-        # A call that has started no longer minds `expires`.
-        until = self.expires if self.expires == self.deadline or self.unstarted() else self.deadline
-        until = min(until, give_in)
-        if until == inf:
-            return latch.acquire()
-        remaining = until - clock.monotonic()
-        if remaining > 0 and latch.acquire(timeout=min(remaining, MAX_WAIT_S)):
-            return True
-        if self.expire():
-            return True
-        if self.settled():
-            return latch.acquire()  # the outcome was decided at the last moment and is being published
-        return clock.monotonic() < give_in
-
     def grant(self, lane: Any) -> bool:
         """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""
         self.lane = lane
@@ -548,201 +429,11 @@ class Call(Future[Any]):
             return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
         if timeout is not None:  # it does not wait for ever
             return self._wait_until(self.owner.clock.monotonic() + timeout)
-        self.owner.guard(self, waiter)
+        deadlock.guard(self, waiter)
         try:
             return self._wait_until(inf)
         finally:
-            self.owner.went_on(waiter)
-
-    def _wait_until(self, give_in: float) -> bool:
-        while not self._over:
-            latch = self._latch
-            if latch is None:
-                self._make_latch()
-                continue
-            if not self._wait_for(latch, give_in):
-                return False
-            open_lock(latch)  # hand it on to the next waiter
-        return True
-
-    def _make_latch(self) -> None:
-        with _MAKING:
-            if self._latch is None:
-                self._latch = closed_lock()
-
-    def result(self, timeout: float | None = None) -> Any:
-        """
-        The method's result; waits at most *timeout* seconds and never past the call's deadline.
-
-        Raises:
-            TimeoutError: *timeout* passed and the call goes on.
-            CallTimeoutError: The call's own deadline passed (it is a TimeoutError too).
-            CallCancelledError: The call was cancelled.
-            BaseException: The method's own exception.
-        """
-        if self._over == FINISHED and self._exception is None:
-            return self._result
-        try:
-            if not self._wait(timeout):
-                raise TimeoutError
-            if self._exception is not None:
-                raise self._exception
-            return self._result
-        finally:
-            self = None  # type: ignore[assignment] # noqa: PLW0642 - breaks the cycle traceback -> frame -> call
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """
-        The exception with which the call ended, or None; waits as `result` does.
-
-        Raises:
-            TimeoutError: *timeout* passed and the call goes on.
-            CallCancelledError: The call was cancelled.
-        """
-        if not self._wait(timeout):
-            raise TimeoutError
-        if self._over == _CANCELLED and self._exception is not None:
-            raise self._exception
-        return self._exception
-
-    def result_now(self) -> Any:
-        """The result with which the call ended; only once it is over, and without an exception."""
-        return self._result
-
-    def exception_now(self) -> BaseException | None:
-        """The exception with which the call ended; only once it is over. Unlike `exception` it raises nothing."""
-        return self._exception
-
-    def done(self) -> bool:
-        """Whether the call is over, by outcome, cancellation or deadline."""
-        return self._over != 0 or (self.expires < inf and self.expire())
-
-    def cancelled(self) -> bool:
-        """Whether the call was cancelled."""
-        return self._over == _CANCELLED
-
-    def running(self) -> bool:
-        """Whether the method has started and the call is not over."""
-        return not self._over and not self.unstarted()
-
-    def add_done_callback(self, fn: Callable[[Any], Any]) -> None:
-        """
-        Have *fn* called with this call when it is over; at once if it is.
-
-        It runs in whichever thread ends the call, so it must be quick; what it raises is logged and dropped.
-        """
-        shared = self._watched()
-        shared.foreign = True
-        self._call_back(shared, fn)
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits for its end, or did."""
-        return self._latch is not None
-
-    @property
-    def has_callbacks(self) -> bool:
-        """Whether ending the call runs callbacks of a user's, which may take their time."""
-        return self._shared is not None and self._shared.foreign
-
-    def observe(self, observer: Observer) -> None:
-        """
-        Have *observer* told when the outcome is stored, before the call's slot is used again.
-
-        For a host's owner that sends outcomes to callers in other processes. It must be said before the call is sent,
-        and nobody may wait for such a call: the observer is in the place of what a waiter waits for.
-        """
-        self._latch = observer  # type: ignore[assignment] # it has the one method of a lock that is used here
-
-    @property
-    def observer(self) -> Any:
-        """What `observe` was given."""
-        return self._latch
-
-    def on_over(self, fn: Callable[[Any], Any]) -> None:
-        """Like `add_done_callback`, for a caller that watches the deadline itself by calling `expire`."""
-        self._call_back(self._share(), fn)
-
-    def _call_back(self, shared: _Shared, fn: Callable[[Any], Any]) -> None:
-        shared.callbacks.append(fn)
-        if self._over:
-            self._run_callbacks(shared)
-
-    # -- what concurrent.futures.wait and as_completed reach into ----------------------------------------------------
-
-    @property
-    def _state(self) -> str:  # type: ignore[override] # read by concurrent.futures, written only here
-        """
-        The state as `concurrent.futures` spells it, for its own functions.
-
-        It changes only under `_condition`, once that exists: they count the futures that are over while they hold it.
-        """
-        if not self._over or (self._shared is not None and not self._shared.told):
-            return "PENDING" if self.unstarted() else "RUNNING"
-        return "FINISHED" if self._over == FINISHED else "CANCELLED_AND_NOTIFIED"
-
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override] # made when somebody looks at it
-        return self._watched().condition
-
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override] # as `_condition`
-        return self._watched().waiters
-
-    def _share(self) -> _Shared:
-        shared = self._shared
-        if shared is None:
-            self._make_latch()  # first: without one `publish` looks no further
-            with _MAKING:
-                shared = self._shared
-                if shared is None:
-                    shared = self._shared = _Shared()
-            if self._over:
-                self._tell(shared)
-                self._run_callbacks(shared)
-        return shared
-
-    def _watched(self) -> _Shared:
-        """The shared part, and the clock watching the deadline: nobody blocks in `result` to do it."""
-        shared = self._share()
-        if shared.timer is None and self.expires < inf and not self._over:
-            shared.timer = self.owner.clock.call_at(self.expires if self.unstarted() else self.deadline, self._on_timer)
-            if self._over:
-                shared.timer.cancel()
-        return shared
-
-    def _on_timer(self) -> None:
-        if not self.expire() and self._shared is not None and self.deadline < inf and not self.settled():
-            self._shared.timer = self.owner.clock.call_at(self.deadline, self._on_timer)
-
-    def _tell(self, shared: _Shared) -> None:
-        """Tell those who wait through `concurrent.futures` that the call is over."""
-        if shared.timer is not None:
-            shared.timer.cancel()
-        with shared.condition:
-            if not shared.told:
-                shared.told = True
-                for waiter in shared.waiters:
-                    if self._over == _CANCELLED:
-                        waiter.add_cancelled(self)
-                    elif self._exception is not None:
-                        waiter.add_exception(self)
-                    else:
-                        waiter.add_result(self)
-                shared.condition.notify_all()
-
-    def _run_callbacks(self, shared: _Shared) -> None:
-        while shared.callbacks:
-            try:
-                callback = shared.callbacks.pop(0)
-            except IndexError:  # another thread took the last one
-                return
-            try:
-                callback(self)
-            except BaseException:  # also SystemExit: this may be a worker, or the clock
-                import logging
-
-                logging.getLogger("sage_plugins").exception("a done-callback of %r raised", self)
+            deadlock.went_on(waiter)
 
     # -- room in the queue -------------------------------------------------------------------------------------------
 
@@ -757,7 +448,7 @@ class Call(Future[Any]):
         admission = closed_lock()
         self._admission = admission
         if self.outer is not None:
-            self.owner.guard(self, self.outer)
+            deadlock.guard(self, self.outer)
         try:
             while self.parked and not self.returned:
                 self._wait_for(admission, inf)
@@ -766,7 +457,7 @@ class Call(Future[Any]):
             raise
         finally:
             if self.outer is not None:
-                self.owner.went_on(self.outer)
+                deadlock.went_on(self.outer)
         if self.lane is None and self.settled():  # it was ended before it got its place
             self._wait(None)
             if self._exception is not None:
@@ -781,19 +472,3 @@ class Call(Future[Any]):
         """Service, method and state, without the arguments: they may hold secrets."""
         state = ("running" if self.running() else "pending", "finished", "cancelled")[self._over]
         return f"<Call {self.owner.service}.{self.method.name} {state}>"
-
-
-def closed_lock() -> threading.Lock:
-    """A lock that is taken: whoever waits for it waits until somebody releases it."""
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-def open_lock(lock: threading.Lock | None) -> None:
-    """Release *lock*, if there is one and it is not open already: its waiter has then not woken up yet."""
-    if lock is not None:
-        try:  # noqa: SIM105 - contextlib.suppress costs more than the release itself
-            lock.release()
-        except RuntimeError:
-            pass

@@ -12,7 +12,7 @@ dead-lock or none is closed, for nothing else makes a method wait; so every new 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sage_plugins.errors import ReentrantCallError
 from sage_plugins.values import COROUTINES, Outcome
@@ -20,16 +20,19 @@ from sage_plugins.values import COROUTINES, Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from sage_plugins.call.batch import Batch
     from sage_plugins.call.call import Call
-    from sage_plugins.interfaces import Work
 
 __all__ = ["after_fork", "guard", "note", "went_on"]
 
+#: What holds a slot.
+_Work: TypeAlias = "Call | Batch"
+
 _lock = threading.RLock()  # of two that close a dead-lock together, one is enough
-_waits: dict[Work, Call] = {}  # each call or batch whose method waits, and for what; single steps need no lock
+_waits: dict[_Work, Call] = {}  # each call or batch whose method waits, and for what; single steps need no lock
 
 
-def guard(call: Call, waiter: Call, *, blocks: bool) -> None:
+def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
     """
     Note that the method answering *waiter* waits for *call* from now on, and end that wait if it would be for ever.
 
@@ -83,7 +86,7 @@ def went_on(waiter: Call) -> None:
 def _needs_loop(call: Call, waiter: Call) -> bool:
     """Whether *call* cannot go on while the loop of *waiter* stands still."""
     if call.lane is None:  # a slot that gets free elsewhere may do
-        return call.unstarted() and call.owner.serves_only(waiter.lane)
+        return call.unstarted() and not call.owner.can_start(call, (), beside=waiter.lane)
     # What the loop has left to a thread needs it no more.
     return call.lane is waiter.lane and (call.method.kind in COROUTINES or not call.off_loop)
 
@@ -94,7 +97,7 @@ def _refuse(call: Call, why: str, *, only_unstarted: bool = True) -> None:
     call.give_up(error, Outcome.ERROR, only_unstarted=only_unstarted)
 
 
-def _stuck(waits: Mapping[Work, Call]) -> set[Call]:
+def _stuck(waits: Mapping[_Work, Call]) -> set[Call]:
     """
     The calls that never get a slot.
 
@@ -110,7 +113,7 @@ def _stuck(waits: Mapping[Work, Call]) -> set[Call]:
         stuck -= free
 
 
-def _queued_for(call: Call, waits: Mapping[Work, Call]) -> Call | None:
+def _queued_for(call: Call, waits: Mapping[_Work, Call]) -> Call | None:
     """The call without a slot for which *call* waits in the end, perhaps itself; None if it runs or is over."""
     seen = set()
     awaited: Call | None = call
@@ -126,8 +129,9 @@ def _is_queued(call: Call) -> bool:
     return call.lane is None and call.unstarted()
 
 
-def _work(call: Call) -> Work:
-    return call.batch or call
+def _work(call: Call) -> _Work:
+    work: _Work = call.batch or call
+    return work
 
 
 def _chain(call: Call | None) -> Iterator[Call]:

@@ -2,35 +2,31 @@
 The replica's process: the instance, its life-cycle hooks, its inbox, and what the strategy gets to see of it.
 
 The same for every target. The strategy's workers fetch work from the host's inbox and give it to `execute`, which
-`envelope` composes once per worker.
+`thread_worker` or `loop_worker` compose once per worker.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-import os
 import threading
-from contextlib import suppress
-from math import inf
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.host.execution import Envelope
-from sage_plugins.host.loop_checks import LoopChecks
-from sage_plugins.host.steps import Step
+from sage_plugins.host.execution import Execution
+from sage_plugins.host.inbox import Inbox
+from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.questions import Questions
+from sage_plugins.host.seat import HostSeat
 from sage_plugins.host.thread_loop import WorkerLoop
-from sage_plugins.interfaces import ControlOp
 from sage_plugins.service.factory import ServiceContext, hook
 from sage_plugins.values import Outcome, ReplicaInfo, ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.host.steps import Hooks
-    from sage_plugins.interfaces import Recorder, ReplicaEvents, Runner, Work
+    from sage_plugins.host.lifecycle import Hooks
+    from sage_plugins.interfaces import ControlOp, Recorder, ReplicaEvents, Runner, Work
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Host"]
@@ -40,125 +36,21 @@ __all__ = ["Host"]
 _STUCK_GRACE_S: Final = 1.0
 
 
-class _Inbox:
-    """Where work waits for a worker; a loop that fetches it is told when there is some."""
-
-    def __init__(self) -> None:
-        queue: SimpleQueue[Any] = SimpleQueue()
-        self.put: Callable[[Work | None], None] = queue.put
-        self.get: Callable[[], Work | None] = queue.get
-        self.size: Callable[[], int] = queue.qsize
-        self._queue = queue
-        self._asleep: list[None] = []  # a token while the loop has seen it empty
-        self._wake: Callable[[], None]
-
-    def get_within(self, seconds: float) -> Work | None:
-        """The next work; raises queue.Empty if there is none for so long."""
-        return self._queue.get(timeout=seconds)
-
-    def notify(self, wake: Callable[[], None]) -> None:
-        """Have *wake* called, from any thread, when work comes and `get_nowait` has found none before."""
-        self._wake = wake
-        self.put = self._put
-
-    def _put(self, work: Work | None) -> None:
-        self._queue.put(work)
-        if self._asleep:
-            try:
-                self._asleep.pop()
-            except IndexError:  # somebody else wakes it
-                return
-            self._wake()
-
-    def take_work(self) -> list[Work]:
-        """Every call and batch that waits; what ends workers stays."""
-        found: list[Work] = []
-        stays: list[Work | None] = []
-        with suppress(Empty):
-            while True:
-                work = self._queue.get_nowait()
-                (stays if work is None or isinstance(work, Step) else found).append(work)
-        for work in stays:
-            self._queue.put(work)
-        return found
-
-    def get_nowait(self) -> Work | None:
-        """The next work, or None: then whoever brings some wakes the loop."""
-        while True:
-            try:
-                return self._queue.get_nowait()
-            except Empty:
-                self._asleep.append(None)
-            if not self._queue.qsize():
-                return None
-            try:  # work came between the two looks
-                self._asleep.pop()
-            except IndexError:  # and its sender wakes the loop
-                return None
-
-
-class _Seat:
-    """`interfaces.Seat` for one host."""
-
-    def __init__(
-        self, spec: ReplicaSpec, inbox: _Inbox, envelope: Envelope, events: ReplicaEvents, loop: WorkerLoop
-    ) -> None:
-        self.name = spec.id
-        self.limits = spec.limits
-        self.get = inbox.get
-        self.get_within = inbox.get_within
-        self.get_nowait = inbox.get_nowait
-        self.waiting = inbox.size
-        self.worker = envelope.worker
-        self._inbox = inbox
-        self._envelope = envelope
-        self._events = events
-        self._loop = loop
-
-    def end_worker(self) -> None:
-        self._inbox.put(None)
-
-    def on_ready(self, wake: Callable[[], None]) -> None:
-        self._envelope.on_loop = True
-        self._inbox.notify(wake)
-
-    def starter(self, in_thread: Callable[[Work], None]) -> Callable[[Work], bool]:
-        from sage_plugins.host.loop_worker import compose_start  # imports asyncio
-
-        return compose_start(self._envelope, self._events.follow, in_thread)
-
-    async def steps_over(self) -> None:
-        import asyncio
-
-        while steps := self._envelope.steps:
-            await asyncio.wait(steps)
-
-    def spawn(self, run: Callable[[], None], suffix: str) -> threading.Thread:
-        # A daemon, because no stuck method may keep the interpreter from exiting.
-        thread = threading.Thread(target=self._work, args=(run,), name=f"{self.name}-{suffix}", daemon=True)
-        thread.start()
-        return thread
-
-    def _work(self, run: Callable[[], None]) -> None:
-        self._loop.kept = True
-        try:
-            run()
-        finally:
-            self._loop.close()
-
-
 class Host:
     """
-    One replica, in the process where it runs.
+    One replica, in the process where it runs; the same for every target.
+
+    A target makes one with a `ReplicaSpec` and `ReplicaEvents`, calls `start`, gives it work by `put`, asks it by
+    `control`, and ends it by `stop`.
 
     Attributes:
-        put: Take a call; never blocks.
+        put: Take a call or batch; never blocks.
         run_here: Run a call in the calling thread, for strategies without workers; else None.
         slots: Calls at once, at most.
         cancel: Stop the coroutine of a call that was given up; never blocks.
     """
 
-    put: Callable[[Call], None]
+    put: Callable[[Work], None]
     run_here: Callable[[Call], None] | None
     slots: int
 
@@ -178,23 +70,23 @@ class Host:
         self._recorders: dict[str, Recorder] = {}
         who = ReplicaInfo(spec.service, spec.id, node)
         names = tuple(method.name for method in spec.methods)
-        self._monitors = [choice.create() for choice in spec.monitors]
-        for choice, monitor in zip(spec.monitors, self._monitors, strict=True):
+        monitors = {choice.id: choice.create() for choice in spec.monitors}
+        for id, monitor in monitors.items():
             recorder = monitor.recorder(who, names)
             if recorder is not None:
-                self._recorders[choice.id] = recorder
-        self._inbox = _Inbox()
+                self._recorders[id] = recorder
+        self._inbox = Inbox()
         self._loop = WorkerLoop()
-        self._envelope = Envelope(spec, clock, events, list(self._recorders.values()), self._loop, self._inbox.put)
+        self._execution = Execution(spec, clock, events, list(self._recorders.values()), self._loop, self._inbox.put)
         self._instance: Any = None
         self._life = threading.Lock()
         self._stopping: Step | None = None  # guarded by _life, as the next
         self._building = False
-        self._checks = LoopChecks()
         self._starting = Step(self._build, self._loop.run)
         self._runner: Runner | None = None
-        self._seat = _Seat(spec, self._inbox, self._envelope, events, self._loop)
-        self.cancel = self._envelope.cancel
+        self._seat = HostSeat(spec, self._inbox, self._execution, events, self._loop)
+        self._questions = Questions(self._execution, self._recorders, monitors, lambda: (self._instance, self._runner))
+        self.cancel = self._execution.cancel
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -221,7 +113,7 @@ class Host:
     def _build(self) -> Hooks:
         spec = self._spec
         context = ServiceContext(spec.service, spec.index, self._events.service)
-        context.measure(self._counts)
+        context.measure(self._questions.counts)
         with self._life:
             if self._stopping is not None:
                 return
@@ -229,7 +121,7 @@ class Host:
         failure: BaseException | None = None
         try:
             instance = self._instance = spec.factory.create_service(context)
-            self._envelope.bind(instance)
+            self._execution.bind(instance)
             yield from hook(instance, "setup")
             yield from hook(instance, "start_running", "start")
             yield from hook(instance, "warmup")
@@ -288,66 +180,19 @@ class Host:
         if step.error is not None:
             logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=step.error)
             step.error = None
-        for call in self._envelope.calls_running():
+        for call in self._execution.calls_running():
             call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
+        self._questions.close()
         left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
-        for call in self._envelope.calls_of(self._inbox.take_work()):  # nobody has fetched it, and nobody will
+        for call in self._execution.calls_of(self._inbox.take_work()):  # nobody has fetched it, and nobody will
             call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
-        self._checks.end()
+        self._questions.end()
         return left
 
     def compose_record(self) -> Callable[[int, int, float, float], None]:
         """`record(method, outcome, wait_s, run_s)` for who gives up calls in this process; one thread at a time."""
-        return self._envelope.compose_record()
+        return self._execution.compose_record()
 
     def control(self, op: ControlOp, arg: Any = None) -> Any:
         """Answer a question beside the calls, in the asking thread."""
-        if op is ControlOp.STATS:
-            return self._stats()
-        if op is ControlOp.CHECK:
-            return self._check("check_health")
-        if op is ControlOp.READY:
-            return self._check("check_ready")
-        if op in {ControlOp.GET, ControlOp.SET, ControlOp.TERMINATE}:
-            from sage_plugins.host.instance_access import access  # few ask for it
-
-            return access(op, arg, self._instance, self._spec.id)
-        msg = f"unknown control operation {op!r}"
-        raise ValueError(msg)
-
-    def _stats(self) -> Mapping[str, Any]:
-        snapshots = {}
-        for id, recorder in self._recorders.items():
-            try:
-                snapshots[id] = recorder.snapshot()
-            except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
-                self._envelope.recorder_failed(error)
-        return {
-            "runner": None if self._runner is None else self._runner.stats(),
-            "recorders": snapshots,
-            "pid": os.getpid(),
-            "idle": None if self._envelope.latest == -inf else self._clock.monotonic() - self._envelope.latest,
-        }
-
-    def _counts(self) -> Mapping[str, Any]:
-        """What the monitor `metrics` has counted here, if it is there."""
-        for choice, monitor in zip(self._spec.monitors, self._monitors, strict=True):
-            if choice.id == "metrics" and choice.id in self._recorders:
-                counts: Mapping[str, Any] = monitor.summary([self._recorders[choice.id].snapshot()])
-                return counts
-        return {}
-
-    def _check(self, hook: str) -> bool:
-        check = getattr(self._instance, hook, None)
-        if self._envelope.on_loop and inspect.iscoroutinefunction(check):
-            outcome = self._checks.ask(check, self._inbox.put)
-        else:
-            outcome = None if check is None else check()
-        if inspect.iscoroutine(outcome):
-            import asyncio
-
-            outcome = asyncio.run(outcome)
-        if outcome is False:
-            msg = f"{hook}() of {self._spec.id} returned False"
-            raise RuntimeError(msg)
-        return True
+        return self._questions.answer(op, arg)

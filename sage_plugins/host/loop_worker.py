@@ -1,5 +1,5 @@
 """
-`envelope` for a strategy with an event loop: coroutines are tasks of the loop, cancelled when their calls are given up.
+`thread_worker` for a strategy with an event loop: coroutines are its tasks, cancelled when their calls are given up.
 
 Everything here runs on that loop.
 """
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import CURRENT
-from sage_plugins.host.execution import batch_context, longest
-from sage_plugins.host.steps import Step
+from sage_plugins.host.lifecycle import Step
 from sage_plugins.values import COROUTINES, MethodKind
 
 if TYPE_CHECKING:
@@ -21,31 +20,32 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from sage_plugins.call.call import Call
-    from sage_plugins.host.execution import Envelope
+    from sage_plugins.host.batches import Batches
+    from sage_plugins.host.execution import Execution
     from sage_plugins.interfaces import Work
 
 __all__ = ["compose_start"]
 
 
 def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
-    envelope: Envelope, follow: Callable[[Work], Work | None], put: Callable[[Work], None]
+    execution: Execution, follow: Callable[[Work], Work | None], put: Callable[[Work], None]
 ) -> Callable[[Work], bool]:
     """
     What starts a piece of work as a task of the running loop; False if it must run in a thread.
 
     Args:
-        envelope: The instance's methods.
+        execution: The instance's methods.
         follow: Gives the work that gets the slot of work that has ended.
         put: Takes work that must run in a thread.
     """
-    loop = asyncio.get_running_loop()
+    loop = execution.event_loop = asyncio.get_running_loop()
     begin = _compose_begin(loop)
-    monotonic, table, tasks = envelope.clock.monotonic, envelope.table, envelope.tasks
-    record, set_current = envelope.compose_record(), CURRENT.set
+    monotonic, table, tasks = execution.clock.monotonic, execution.table, execution.tasks
+    record, set_current = execution.compose_record(), CURRENT.set
     other_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
     batched: set[Call] = set()
-    envelope.running[id(batched)] = batched
-    deadlines = _Deadlines(loop, envelope)
+    execution.running[id(batched)] = batched
+    deadlines = _Deadlines(loop, execution)
 
     async def run(call: Call) -> None:
         start = monotonic()
@@ -53,7 +53,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             call.expire()
         elif call.claim():
             set_current(call)
-            call.context = None  # as in `Envelope.worker`
+            call.context = None  # as in `thread_worker`
             if call.deadline < deadlines.due:
                 deadlines.watch(call.deadline, start)
             result: Any = None
@@ -61,7 +61,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             try:
                 result = await table[call.method.index](*call.args, **call.kwargs)
             except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
-                error = raised if isinstance(raised, Exception) else envelope.as_remote_error(raised, call)
+                error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
             ended(call)
             end_call(call, result, error, start)
             return
@@ -76,7 +76,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         end = monotonic()
         if end >= call.deadline:
             result, error = None, call.timeout_error(ended=True)
-        settled = envelope.settles(call, error, start, end, record)
+        settled = execution.settles(call, error, start, end, record)
         if not settled:
             call.owner.abandoned_ended(call)
         following = follow(call)
@@ -86,24 +86,25 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
 
     async def run_batch(batch: Batch) -> None:
         await batch.agather()
+        batches = execution.batches
+        assert batches is not None  # noqa: S101 - for the type checker: there are no batches of other services
         start = monotonic()
-        calls, rows = envelope.start_batch(batch, start, record)
+        calls, rows = batches.start(batch, start, record)
         outcomes: list[Any] = []
         if calls:
             # A task of its own, because it runs in a caller's context; not cancelled with any one of them.
-            task = loop.create_task(call_batch(calls, rows), context=batch_context(calls))
+            task = loop.create_task(call_batch(batches, calls, rows), context=batches.context(calls))
             batched.update(calls)
             outcomes = await task
             batched.difference_update(calls)
-        go_on(envelope.end_batch(batch, calls, outcomes, start, record, follow))
+        go_on(batches.end(batch, calls, outcomes, start, record, follow))
 
-    async def call_batch(calls: list[Call], rows: list[tuple[Any, ...]]) -> list[Any]:
-        set_current(longest(calls))
-        bound, _ = envelope.batches[calls[0].method.index]
+    async def call_batch(batches: Batches, calls: list[Call], rows: list[tuple[Any, ...]]) -> list[Any]:
+        set_current(batches.longest(calls))
         try:
-            return envelope.batch_results(calls, await bound(*map(list, zip(*rows, strict=True))))
+            return batches.results(calls, await batches.call(calls, rows))
         except BaseException as raised:  # noqa: BLE001 - it belongs to the callers
-            return envelope.all_failed(calls, raised)
+            return batches.all_failed(calls, raised)
 
     def keep(coroutine: Coroutine[Any, Any, None]) -> bool:
         task = loop.create_task(coroutine)
@@ -116,8 +117,8 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             return keep(run_batch(work)) if work.plan.kind is MethodKind.ASYNC else hand_over(work)
         if isinstance(work, Step):
             step = loop.create_task(work.arun())
-            envelope.steps.add(step)
-            step.add_done_callback(envelope.steps.discard)
+            execution.steps.add(step)
+            step.add_done_callback(execution.steps.discard)
             return True
         if work.method.kind not in COROUTINES:
             return hand_over(work)
@@ -127,9 +128,9 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         return True
 
     def hand_over(work: Work) -> bool:
-        for call in envelope.calls_of([work]):
+        for call in execution.calls_of([work]):
             call.off_loop = True
-        envelope.handed.add(work)
+        execution.handed.add(work)
         return False
 
     def go_on(following: Work | None) -> None:
@@ -179,10 +180,10 @@ class _Deadlines:
         due: `monotonic()` of the next look; inf if none is planned.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, envelope: Envelope) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, execution: Execution) -> None:
         self.due = inf
         self._loop = loop
-        self._envelope = envelope
+        self._execution = execution
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, deadline: float, now: float) -> None:
@@ -195,8 +196,8 @@ class _Deadlines:
     def _look(self) -> None:
         self._timer = None
         self.due = inf
-        now = self._envelope.clock.monotonic()
-        for call in tuple(self._envelope.tasks):
+        now = self._execution.clock.monotonic()
+        for call in tuple(self._execution.tasks):
             if not call.unstarted() and not call.settled() and not call.expire() and call.deadline < self.due:
                 self.due = call.deadline
         if self.due < inf:

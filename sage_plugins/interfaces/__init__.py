@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.operations import LogLine, Operations, RecordedEvent
     from sage_plugins.interfaces.reach import Directory, Entrance, Keeper
     from sage_plugins.interfaces.sources import ConfigEntry, ConfigReader, ConfigSource
-    from sage_plugins.interfaces.strategies import Runner, Seat, Strategy
+    from sage_plugins.interfaces.strategies import LoopSeat, Runner, Seat, Strategy
     from sage_plugins.interfaces.targets import ControlOp, Replica, ReplicaEvents, Target, Work
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Keeper",
     "Load",
     "LogLine",
+    "LoopSeat",
     "Monitor",
     "Operations",
     "Picker",
@@ -66,6 +67,7 @@ _HOMES = {
     "Keeper": "reach",
     "Load": "autoscalers",
     "LogLine": "operations",
+    "LoopSeat": "strategies",
     "Monitor": "monitors",
     "Operations": "operations",
     "Picker": "balancers",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     )
 
 
-__all__ = ["Runner", "Seat", "Strategy"]
+__all__ = ["LoopSeat", "Runner", "Seat", "Strategy"]
 
 
 class Seat(Protocol):
@@ -49,35 +49,46 @@ class Seat(Protocol):
     end_worker: Callable[[], None]
     """Make one `get` return None; used by `Runner.stop`, once for each worker."""
 
+    spawn: Callable[[Callable[[], None], str], Thread]
+    """Start a daemon thread, named after the replica and the string given."""
+
+
+class LoopSeat(Seat, Protocol):
+    """
+    What a seat also has for strategies with an event loop.
+
+    Every seat that the core gives is one. Strategies with threads alone need not know that.
+    """
+
     on_ready: Callable[[Callable[[], None]], None]
     """
-    For strategies with an event loop: have a function called, from any thread, when there is work and the loop has
-    found none before. Called once, before `Strategy.start` returns.
+    Have a function called, from any thread, when there is work and the loop has found none before. Called once, before
+    `Strategy.start` returns: coroutines run on the strategy's loop then, not in the workers' own threads.
     """
 
     get_nowait: Callable[[], Work | None]
-    """For event loops: the next piece of work, or None: then the function given to `on_ready` tells of the next."""
+    """The next piece of work, or None: then the function given to `on_ready` tells of the next."""
 
     starter: Callable[[Callable[[Work], None]], Callable[[Work], bool]]
     """
-    For event loops: gives, on the running loop, its `start(work)`, which starts a piece of work as a task and is False
-    for work that must not run on a loop: a method that is no coroutine. That is done by a thread, with `worker()`. The
-    argument takes such work when it follows on other.
+    Gives, on the running loop, its `start(work)`, which starts a piece of work as a task and is False for work that
+    must not run on a loop: a method that is no coroutine. That is done by a thread, with `worker()`. The argument takes
+    such work when it follows on other.
     """
 
     steps_over: Callable[[], Awaitable[None]]
-    """For event loops: wait, on the loop, for the steps of the replica's life that were started; before it ends."""
-
-    spawn: Callable[[Callable[[], None], str], Thread]
-    """Start a daemon thread, named after the replica and the string given."""
+    """Wait, on the loop, for the steps of the replica's life that were started; before it ends."""
 
 
 class Strategy(Protocol):
     """How a replica runs its calls: one object for each replica."""
 
-    def start(self, seat: Seat) -> Runner:
+    def start(self, seat: LoopSeat) -> Runner:
         """
         Start the workers; returns at once.
+
+        A strategy with threads alone takes a `Seat`. One with an event loop takes a `LoopSeat` and declares the
+        capability `event_loop`.
 
         The first piece of work that they fetch builds the service's instance, so constructor and hooks run where calls
         run.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlOp", "Replica", "ReplicaEvents", "Target", "Work"]
 
-#: One piece of work for a replica: a call, or a step of the replica's life such as building the instance. Opaque: a
-#: strategy hands it to a worker's `execute` and looks no further.
+#: One piece of work for a replica: a call, a batch of calls, or a step of the replica's life such as building the
+#: instance. Opaque: a strategy hands it to a worker's `execute` and looks no further.
 Work: TypeAlias = Any
 
 
@@ -83,11 +83,12 @@ class Replica(Protocol):
     slots: int
     """Calls at once, at most."""
 
-    send: Callable[[Call], None]
+    send: Callable[[Work], None]
     """
-    Hand over a call for which the router holds a slot. Never blocks.
+    Hand over work for which the router holds a slot: a call, or a `batch.Batch` of several. Never blocks.
 
-    A call that is sent to a replica which has died meanwhile is reported through `ReplicaEvents.lost` as not started.
+    Calls may join a batch until it `is_closed`: who runs it waits for that with `gather` or `watch`. Work that is sent
+    to a replica which has died meanwhile is reported through `ReplicaEvents.lost` as not started.
     """
 
     run_here: Callable[[Call], None] | None

@@ -8,7 +8,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sage_plugins.call.call import CURRENT, MAX_WAIT_S, Call, closed_lock
-from sage_plugins.call.deadlock import note
+from sage_plugins.call.deadlock import note, went_on
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import GENERATORS, CallOptions
@@ -16,8 +16,9 @@ from sage_plugins.values import GENERATORS, CallOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
-    from sage_plugins.call.call import CallOwner
-    from sage_plugins.call.stream import AsyncServiceStream, ServiceStream, StreamCall
+    from sage_plugins.call.owner import CallOwner
+    from sage_plugins.call.stream import StreamCall
+    from sage_plugins.call.stream_reader import AsyncServiceStream, ServiceStream
     from sage_plugins.routing.router import Router
     from sage_plugins.values import MethodPlan
 
@@ -172,7 +173,7 @@ class ServiceHandle:
             TypeError: The method is no generator, which needs `call`.
             CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError: As for `submit`.
         """
-        from sage_plugins.call.stream import ServiceStream
+        from sage_plugins.call.stream_reader import ServiceStream
 
         return ServiceStream(
             self._start_stream(method, args, kwargs),
@@ -206,7 +207,7 @@ class ServiceHandle:
         """
         Like `stream`, for coroutines: an asynchronous iterator, which makes the call when its first item is asked for.
         """
-        from sage_plugins.call.stream import AsyncServiceStream
+        from sage_plugins.call.stream_reader import AsyncServiceStream
 
         async def again(call: StreamCall, error: ServiceStoppedError) -> StreamCall:
             moved = await self._amoved(call, error)
@@ -432,7 +433,7 @@ class ServiceHandle:
                 if not made.over():
                     made.hold_inside()
             finally:
-                router.went_on(waiter)
+                went_on(waiter)
 
         self.__dict__["call"] = call_here if binding.runs_here else call_driving if binding.driven else call
         self.__dict__["submit"] = submit_here if binding.runs_here else submit

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.call.call import Call
-    from sage_plugins.interfaces import Replica
+    from sage_plugins.interfaces import Replica, Work
 
 __all__ = ["Lane", "remove"]
 
@@ -56,7 +56,7 @@ class Lane:
         self.abandoned = 0  # calls given up by their callers that still run; guarded by Router._lock
         self.dead = False  # whether the replica died with whatever it ran; guarded by Router._lock
         self.methods: Any = None  # a `method_router.LaneMethods`, if the service has methods with limits
-        self.send: Callable[[Call], None]
+        self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
         self.cancel: Callable[[Call], None]
         self.counts: Callable[[Call, int, float], bool] | None = None

@@ -24,8 +24,8 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call import deadlock
 from sage_plugins.call.call import CURRENT
+from sage_plugins.call.owner import CallOwner
 from sage_plugins.errors import InvalidKeyError, OverloadedError, ReplicaDiedError, ServiceStoppedError
 from sage_plugins.routing.ahead import Bundle
 from sage_plugins.routing.lane import Lane, remove
@@ -53,7 +53,7 @@ def _in_a_thread(body: Callable[[], None], name: str) -> None:
     threading.Thread(target=body, name=name, daemon=True).start()
 
 
-class Router:
+class Router(CallOwner):
     """
     Accepts the calls of one service and gives each to a replica.
 
@@ -576,26 +576,16 @@ class Router:
             # May come before `gave_up` has counted it, so the number may be -1 for a moment.
             self._abandoned(call, -1)
 
-    def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
-        """The method that answers *waiter* waits for *call*: end that if it would be for ever. See `wait_graph`."""
-        deadlock.guard(call, waiter, blocks=blocks)
-
-    def serves_only(self, lane: Lane) -> bool:
-        """Whether calls have nowhere to go but to *lane*."""
-        return self._lanes == (lane,)
-
-    def went_on(self, waiter: Call) -> None:
-        """The method that answers *waiter* waits no more."""
-        deadlock.went_on(waiter)
-
-    def can_start(self, call: Call, holders: Collection[Work]) -> bool:
-        """Whether *call*, which waits, can get a slot: one that is free, or held by other work than *holders*."""
+    def can_start(self, call: Call, holders: Collection[Work], *, beside: Lane | None = None) -> bool:
+        """Whether *call*, which waits, can get a slot of a lane other than *beside* while *holders* keep theirs."""
         with self._lock:
             lanes: Sequence[Lane] = self._lanes
             if self._is_bound(call):
                 lanes = [lane for lane in lanes if call in tuple(lane.backlog)] or lanes
             return not lanes or any(
-                self._has_way(call, lane, [holder for holder in holders if holder.lane is lane]) for lane in lanes
+                self._has_way(call, lane, [holder for holder in holders if holder.lane is lane])
+                for lane in lanes
+                if lane is not beside
             )
 
     def _has_way(self, call: Call, lane: Lane, holders: Collection[Work]) -> bool:  # noqa: ARG002 - for methods' limits

@@ -15,6 +15,7 @@ import pytest
 
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, open_replica
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
+from sage_plugins.call import deadlock
 from sage_plugins.call.call import CURRENT, Call
 from sage_plugins.errors import ReentrantCallError
 from sage_plugins.routing.method_limits import MethodRouter
@@ -82,7 +83,7 @@ class World:
             return
         self.waits[waiter.batch or waiter] = (waiter, call)
         if self.guarded:
-            call.owner.guard(call, waiter)
+            deadlock.guard(call, waiter)
         self.go_on()
 
     def go_on(self):
@@ -92,7 +93,7 @@ class World:
             if call.over():
                 del self.waits[work]
                 if self.guarded:
-                    call.owner.went_on(waiter)
+                    deadlock.went_on(waiter)
                 if isinstance(call.exception_now(), ReentrantCallError) and call not in self.refused:
                     self.refused.append(call)
 
@@ -113,8 +114,8 @@ class World:
 
     def close(self):
         """Forget the waits: nobody is there to go on."""
-        for waiter, call in self.waits.values():
-            call.owner.went_on(waiter)
+        for waiter, _ in self.waits.values():
+            deadlock.went_on(waiter)
 
 
 def play(seed, steps, *, guarded=True):

@@ -12,10 +12,15 @@ import logging
 import pickle
 import threading
 from concurrent.futures import Future
+from math import inf
 
 import pytest
 
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import errors
+from sage_plugins.call.call import Call
+from sage_plugins.call.owner import CallOwner
+from sage_plugins.values import CallOptions, MethodKind, MethodPlan
 
 PATIENCE = 20.0
 
@@ -210,6 +215,42 @@ def test_cancel_wakes_who_waits(deploy, threaded, occupy, in_thread, until):
     with pytest.raises(errors.CallCancelledError):
         waiting.result(PATIENCE)
     occupied.open()
+
+
+# -- owners ------------------------------------------------------------------------------------------------------------
+
+
+class Owner(CallOwner):
+    """Makes calls that nobody runs."""
+
+    service = "svc"
+    clock = VirtualClock()
+
+    def gave_up(self, call, outcome, *, started):
+        """Nothing is counted."""
+
+    def make(self):
+        method = MethodPlan(0, "get", MethodKind.SYNC, idempotent=False, timeout=inf)
+        return Call(self, method, (), {}, CallOptions(), 0.0, inf, inf, None)
+
+
+def test_owner_is_told_once_that_a_call_has_its_outcome():
+    call, told = Owner().make(), []
+    call.on_settled(lambda: told.append(call.over()))
+    assert call.claim()
+    assert call.claim_outcome()
+    call.publish("value")
+    assert told == [True]
+    assert call.result_now() == "value"
+    assert not call.abandon()
+    assert told == [True]
+
+
+def test_owner_is_told_that_a_call_was_given_up():
+    call, told = Owner().make(), []
+    call.on_settled(lambda: told.append(type(call.exception_now())))
+    assert call.cancel()
+    assert told == [errors.CallCancelledError]
 
 
 # -- coroutines --------------------------------------------------------------------------------------------------------

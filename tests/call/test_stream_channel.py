@@ -15,7 +15,7 @@ from itertools import count
 import pytest
 
 import sage_plugins.call.stream
-from sage_plugins.call.stream import _NOTHING, AHEAD, Channel
+from sage_plugins.call.stream import AHEAD, NOTHING, Channel
 
 ITEMS = AHEAD + 6
 
@@ -53,7 +53,7 @@ class World:
     def _produce(self):
         channel = self.channel
         for item in range(ITEMS):
-            channel.append(item)
+            channel.deliver(item)
             while channel._full():
                 latch = []
                 channel._producer.append(partial(latch.append, "open"))
@@ -67,11 +67,11 @@ class World:
         channel = self.channel
         while len(self.taken) < self.wanted:
             item = channel.take()
-            if item is _NOTHING:
+            if item is NOTHING:
                 latch = []
                 channel.announce(partial(latch.append, "open"))
                 item = channel.take()
-                if item is _NOTHING:
+                if item is NOTHING:
                     yield latch
                     continue
             self.taken.append(item)
@@ -162,7 +162,7 @@ def test_no_item_and_no_wake_up_is_lost_at_any_step(first, wanted):
 class LooksFirst(Channel):
     """Looks whether the consumer sleeps, and hands the item over after that."""
 
-    def append(self, item):
+    def deliver(self, item):
         self.wake_consumer()
         self._items.append(item)
 

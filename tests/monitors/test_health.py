@@ -518,3 +518,28 @@ def test_close_ends_a_coroutine_that_hangs(ward, until):
     until(lambda: len(service.answers.asked) > before)
     service.env.close()
     until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("svc#0")])
+
+
+def test_close_releases_a_check_that_a_blocked_loop_never_starts(ward, gate, in_thread, until):
+    class Blocking(OnLoop):
+        async def block(self):
+            gate()
+
+    def asked(service):
+        return sum(hook == "check_health" for hook, _, _ in service.answers.asked)
+
+    service = ward(Blocking, strategy="async")
+    in_thread(service.env.service("svc").block)
+    gate.wait_entered()
+    before = asked(service)
+    service.clock.advance(INTERVAL)
+    until(lambda: _named("svc#0-health"))
+    service.env.close(0)
+    until(lambda: not _named("svc#0-health"))
+    assert asked(service) == before
+    gate.open()
+    until(lambda: not _named("svc#0"))
+
+
+def _named(start):
+    return [thread for thread in threading.enumerate() if thread.name.startswith(start)]

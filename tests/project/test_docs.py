@@ -19,7 +19,11 @@ import sage_plugins
 from documentation_pages import DOCS, FENCE, ON_A_CLUSTER, PAGES, ROOT, Page, blocks, named_commands, working_folder
 from sage_deploy_cli import main as cli
 from sage_plugins import errors, hookspecs
+from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import Call
+from sage_plugins.call.stream import Channel, StreamCall
 from sage_plugins.config.service_config import fields
+from sage_plugins.host.host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +47,20 @@ def test_blocks_of(path, folder, monkeypatch):
     if "examples" in path.relative_to(ROOT).parts:
         monkeypatch.syspath_prepend(path.parent)
     Page(path, monkeypatch).take_all()
+
+
+def test_what_a_target_builds_on_is_there_and_public():
+    """The page lists members of the core's classes; each exists and has a text."""
+    text = (DOCS / "writing-plugins.md").read_text(encoding="utf-8")
+    section = text.partition("## What a target builds on\n")[2].partition("\n## ")[0]
+    classes = {each.__name__: each for each in (Batch, Call, Channel, Host, StreamCall)}
+    listed = re.findall(r"`(\w+)\.(\w+)(?:\(\))?`(?=[^|\n]*\|)", section)
+    assert {name for name, _ in listed} == set(classes)
+    for name, member in listed:
+        known = {key for base in classes[name].__mro__ for key in (*vars(base), *vars(base).get("__annotations__", ()))}
+        made = {"cancel", "slots"} if name == "Host" else {"calls", "closed", "owner", "method", "plan"}
+        assert not member.startswith("_")
+        assert member in known | made, f"{name} has no {member}"
 
 
 GOOD = "```yaml\n# {}.yaml\nservices: {{}}\n```\n"

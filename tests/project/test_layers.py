@@ -388,6 +388,9 @@ def test_start_imports_nothing_heavy(code):
 
 #: What is for files, plans, options, errors and SAGE's ways, and waits until somebody comes with one of these.
 LATE = {
+    "call.endings",
+    "call.stream",
+    "call.stream_reader",
     "compat",
     "compat.task_factory",
     "config.origins",
@@ -397,7 +400,7 @@ LATE = {
     "config.units",
     "deployment.requests",
     "deployment.statistics",
-    "host.instance_access",
+    "host.batches",
     "planning.plan",
     "planning.settings",
     "service.call_key",

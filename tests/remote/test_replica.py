@@ -21,7 +21,8 @@ from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_deploy_testing.suites.probes import Probe
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.call.batch import Batch
-from sage_plugins.call.call import Call, closed_lock
+from sage_plugins.call.call import Call
+from sage_plugins.call.lazy_future import closed_lock
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.plugins.registry import Registry

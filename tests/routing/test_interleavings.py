@@ -37,6 +37,7 @@ import pytest
 
 import sage_plugins.call.batch
 import sage_plugins.call.call
+import sage_plugins.call.lazy_future
 import sage_plugins.routing.ahead
 import sage_plugins.routing.method_limits
 import sage_plugins.routing.router
@@ -633,7 +634,7 @@ class Turnstile:
         return True
 
 
-class Shared(sage_plugins.call.call._Shared):
+class Shared(sage_plugins.call.lazy_future._Shared):
     __slots__ = ()
 
     def __init__(self):
@@ -644,8 +645,8 @@ class Shared(sage_plugins.call.call._Shared):
 @pytest.fixture(autouse=True)
 def _locks_know_whose_turn_it_is(monkeypatch):
     monkeypatch.setattr(sage_plugins.call.call, "_GIVING_UP", Turnstile())
-    monkeypatch.setattr(sage_plugins.call.call, "_MAKING", Turnstile())
-    monkeypatch.setattr(sage_plugins.call.call, "_Shared", Shared)
+    monkeypatch.setattr(sage_plugins.call.lazy_future, "_MAKING", Turnstile())
+    monkeypatch.setattr(sage_plugins.call.lazy_future, "_Shared", Shared)
 
 
 @pytest.fixture(autouse=True)
@@ -692,6 +693,7 @@ class Switch:
             sage_plugins.call.batch,
             sage_plugins.routing.ahead,
             sage_plugins.call.call,
+            sage_plugins.call.lazy_future,
             sage_plugins.routing.method_limits,
             sage_plugins.routing.router,
         )

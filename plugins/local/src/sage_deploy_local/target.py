@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import ControlOp, ReplicaEvents
+    from sage_plugins.interfaces import ControlOp, ReplicaEvents, Work
     from sage_plugins.values import Refused, ReplicaSpec
 
 __all__ = ["LocalReplica", "LocalTarget"]
@@ -32,7 +32,7 @@ class LocalReplica:
         self.index = spec.index
         self._host = host
         self.slots: int = host.slots
-        self.send: Callable[[Call], None] = host.put
+        self.send: Callable[[Work], None] = host.put
         self.run_here: Callable[[Call], None] | None = host.run_here
         self.cancel: Callable[[Call], None] = host.cancel
 

@@ -14,7 +14,7 @@ from sage_plugins.values import RunnerStats
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_plugins.interfaces import Seat, Work
+    from sage_plugins.interfaces import LoopSeat, Work
 
 __all__ = ["EventLoop"]
 
@@ -27,7 +27,7 @@ _BURST = 128
 class EventLoop:
     """Starts a thread with an event loop."""
 
-    def start(self, seat: Seat) -> _LoopRunner:
+    def start(self, seat: LoopSeat) -> _LoopRunner:
         """Start the loop; it builds the instance, runs the hooks and every coroutine."""
         return _LoopRunner(seat)
 
@@ -35,7 +35,7 @@ class EventLoop:
 class _LoopRunner:
     run_here = None
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: LoopSeat) -> None:
         self.slots = seat.limits.max_concurrency
         self._seat = seat
         # Threads for methods that would block the loop, none before the first of them.

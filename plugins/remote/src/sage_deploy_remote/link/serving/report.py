@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.link import protocol
+from sage_plugins.call.call import Call
+from sage_plugins.call.stream import StreamCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -13,10 +15,9 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.serving.outbox import Outbox
     from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_deploy_remote.link.serving.units import Together
-    from sage_plugins.call.call import Call
     from sage_plugins.values import ReplicaState
 
-__all__ = ["HostEvents", "Report", "report_of"]
+__all__ = ["HostEvents", "Report", "ServedCall", "ServedStream", "report_of"]
 
 
 class HostEvents:
@@ -54,7 +55,7 @@ class HostEvents:
 
 class Report:
     """
-    Observes one call, and answers it when it is over.
+    Answers the caller of one call when it is over.
 
     The answer is packed in the thread that ends the call, before the next one starts: that might change what was
     returned.
@@ -84,8 +85,8 @@ class Report:
         self.returned = False
         self.late = False
 
-    def release(self) -> None:
-        """The call is over."""
+    def send(self) -> None:
+        """The call is over; see `Call.on_settled`."""
         # The call refers to this: keeping both ways would leave every call to the collector.
         call, self._call = self._call, None
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
@@ -121,8 +122,23 @@ class Report:
             self.unit.one_over()
 
 
+class ServedCall(Call):
+    """A call of another process, run here."""
+
+    __slots__ = ("report",)
+
+    report: Report
+
+
+class ServedStream(StreamCall):
+    """The same of a method that gives items."""
+
+    __slots__ = ("report",)
+
+    report: Report
+
+
 def report_of(call: Call) -> Report:
     """The report of *call*, which `ReplicaServer` has made."""
-    report: Any = call.observer
-    assert isinstance(report, Report)  # noqa: S101 - for the type checker
-    return report
+    assert isinstance(call, (ServedCall, ServedStream))  # noqa: S101 - for the type checker
+    return call.report

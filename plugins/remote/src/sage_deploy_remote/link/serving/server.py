@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
 from sage_deploy_remote.link.serving.outbox import FORGOTTEN_AFTER_S, ForgottenError, Outbox
-from sage_deploy_remote.link.serving.report import HostEvents, Report, report_of
+from sage_deploy_remote.link.serving.report import HostEvents, Report, ServedCall, ServedStream, report_of
 from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.payloads.packing import pack_result
@@ -18,7 +18,7 @@ from sage_deploy_remote.payloads.payload import Payload, unpack
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
-from sage_plugins.call.stream import StreamCall
+from sage_plugins.call.owner import CallOwner
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host.host import Host
@@ -49,7 +49,7 @@ _READ_WITHIN_S: Final = 0.1
 _NO_OPTIONS: Final = CallOptions()
 
 
-class ReplicaServer:
+class ReplicaServer(CallOwner):
     """
     One replica, for callers that exchange frames with it.
 
@@ -349,15 +349,15 @@ class ReplicaServer:
         deadline = now + item.remaining
         since, context = now - item.waited, Context()
         fields: tuple[Any, ...] = (self, method, args, kwargs, _NO_OPTIONS, since, deadline, deadline, context)
-        call: Call
+        call: ServedCall | ServedStream
         if item.streams:
-            call = StreamCall(*fields, item_timeout=inf)
+            call = ServedStream(*fields, item_timeout=inf)
             call.channel = Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
         else:
-            call = Call(*fields)
-        report = Report(self, box, item.id, call, unit)
+            call = ServedCall(*fields)
+        report = call.report = Report(self, box, item.id, call, unit)
         report.late = found is None
-        call.observe(report)
+        call.on_settled(report.send)
         call.chain = (*item.chain, holder)
         box.calls[item.id] = call
         return call
@@ -458,23 +458,3 @@ class ReplicaServer:
             self.host.cancel(call)
         with self._counting:
             self._record(call.method.index, outcome, 0.0 if started else spent, spent if started else 0.0)
-
-    def abandoned_ended(self, call: Call) -> None:
-        """Its slot is free next; see `work_ended`."""
-
-    def batch_started(self, batch: Any, number: int) -> None:
-        """Callers count their own."""
-
-    def can_start(self, call: Call, holders: Collection[Any]) -> bool:  # noqa: ARG002 - nothing waits here for a slot
-        """Every call here has its slot."""
-        return True
-
-    def guard(self, call: Call, waiter: Call, *, blocks: bool = True) -> None:
-        """Nobody in this process waits for a call that runs here."""
-
-    def serves_only(self, lane: Any) -> bool:  # noqa: ARG002 - as above
-        """Nobody in this process waits for a call that runs here."""
-        return False
-
-    def went_on(self, waiter: Call) -> None:
-        """Nobody in this process waits for a call that runs here."""

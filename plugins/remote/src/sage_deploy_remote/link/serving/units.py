@@ -69,7 +69,7 @@ class Together:
                 call = self.waiting.pop()
             except IndexError:
                 break
-            report: Any = call.observer  # a `report.Report`
+            report: Any = call.report  # type: ignore[attr-defined] # a `report.ServedCall`
             report.returned = True  # first: its caller may be giving it up this moment, and then that is counted
             if call.claim() and call.claim_outcome():
                 returned.append(report.id)
@@ -137,10 +137,10 @@ class Outlet(Channel):
         self._box = box
         self._id = id
 
-    def append(self, item: Any) -> None:
-        """Send *item*."""
+    def deliver(self, item: Any) -> None:
+        """Send *item*; what is kept here is its place."""
         packed = self._pack(item)
-        super().append(None)  # first: once it is posted it may be acknowledged at any moment
+        super().deliver(None)  # first: once it is posted it may be acknowledged at any moment
         self._box.post((protocol.ITEM, self._id, packed))
 
     def acknowledge(self, number: int) -> None:

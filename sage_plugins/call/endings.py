@@ -1,0 +1,79 @@
+"""The errors with which a call ends from its caller's side; imported by the first call that ends so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_plugins.errors import CallCancelledError, CallTimeoutError, ServiceStoppedError
+from sage_plugins.values import COROUTINES
+
+if TYPE_CHECKING:
+    from sage_plugins.call.call import Call
+
+__all__ = ["cancelled_error", "no_item_text", "stopped_error", "timeout_error", "timeout_text"]
+
+
+def timeout_error(call: Call, text: str, *, ended: bool) -> CallTimeoutError:
+    """The error of a call whose time is over: before it started, or before it *ended*."""
+    lane = call.lane
+    return CallTimeoutError(
+        text,
+        stage="run" if ended else "queue",
+        service=call.owner.service,
+        method=call.method.name,
+        replica=None if lane is None else lane.id,
+        node=None if lane is None else lane.node,
+    )
+
+
+def timeout_text(call: Call, *, started: bool, ended: bool) -> str:
+    """What the caller of a call reads whose time is over."""
+    who = _name(call)
+    if not started:
+        return (
+            f"{who} waited {call.expires - call.since:.4g} s in the queue and did not start; it never will. "
+            "Add threads or replicas, raise `timeout`, or call less often"
+        )
+    if ended:
+        still = "it ended too late"
+    elif call.method.kind in COROUTINES and call.batch is None:
+        still = "its coroutine is cancelled"
+    else:
+        still = "the method may still be running and keeps its slot until it ends"
+    return (
+        f"{who} gave no answer in {call.deadline - call.since:.4g} s{_where(call)}; {still}. Raise `timeout` or make "
+        "the method faster"
+    )
+
+
+def no_item_text(call: Call, item_timeout: float) -> str:
+    """What the consumer of a stream reads that waited *item_timeout* for an item."""
+    return (
+        f"{_name(call)} gave no item for {item_timeout:.4g} s{_where(call)}; its generator "
+        "is ended when it next gives one. Raise `timeout` or make it give items sooner"
+    )
+
+
+def stopped_error(call: Call, replica: str, node: str | None) -> ServiceStoppedError:
+    """The error of a call that *replica*, on *node*, has not answered when it stopped."""
+    msg = (
+        f"{_name(call)} was not answered by {replica} before the service stopped"
+        f"{'' if call.unstarted() else '; it was still running and may have had its effect'}. Raise "
+        "`drain_timeout` if calls take that long"
+    )
+    return ServiceStoppedError(msg, service=call.owner.service, method=call.method.name, replica=replica, node=node)
+
+
+def cancelled_error(call: Call) -> CallCancelledError:
+    """The error of a call that its caller cancelled."""
+    return CallCancelledError(
+        f"{_name(call)} was cancelled by its caller", service=call.owner.service, method=call.method.name
+    )
+
+
+def _name(call: Call) -> str:
+    return f"{call.owner.service}.{call.method.name}"
+
+
+def _where(call: Call) -> str:
+    return "" if call.lane is None else f" (replica {call.lane.id})"

@@ -1,0 +1,49 @@
+"""What a call needs of the router that accepted it, or of the server that runs it for another process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Clock
+
+__all__ = ["CallOwner"]
+
+
+class CallOwner:
+    """
+    Who accepted a call, and is told how it goes on.
+
+    All but `gave_up` do nothing here, which is right for an owner whose calls have their slots before they are made.
+
+    Attributes:
+        service: Name of the service, for messages.
+        clock: For deadlines and durations.
+    """
+
+    service: str
+    clock: Clock
+
+    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
+        """Count *call* as ended and free its place; runs before its waiters are released."""
+        raise NotImplementedError
+
+    def abandoned_ended(self, call: Call) -> None:
+        """The work has ended of a call that was given up while it ran; its slot is freed next."""
+
+    def batch_started(self, batch: Any, number: int) -> None:
+        """*number* calls of a `batch.Batch` are about to run; the others had been given up."""
+
+    def can_start(self, call: Call, holders: Collection[Any], *, beside: Any = None) -> bool:  # noqa: ARG002 - for routers
+        """
+        Whether *call*, which waits, can get a slot.
+
+        Args:
+            call: What waits.
+            holders: Work that keeps its slots.
+            beside: A lane whose slots do not count.
+        """
+        return True

@@ -1,0 +1,120 @@
+"""Calls of one method that run together; imported by replicas that have such methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.call.batch import binder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sage_plugins.call.batch import Batch
+    from sage_plugins.call.call import Call
+    from sage_plugins.host.execution import Execution, Record
+    from sage_plugins.interfaces import Work
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """The batch methods of one instance, and what happens around each call of one."""
+
+    def __init__(self, execution: Execution) -> None:
+        """
+        Know no method yet.
+
+        Args:
+            execution: Of the same replica; settles the calls.
+        """
+        self._execution = execution
+        self._table: dict[int, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] = {}
+
+    def bind(self, index: int, batch_method: Callable[..., Any], method: Callable[..., Any]) -> None:
+        """Answer calls of *method*, which has the given index, by *batch_method*."""
+        self._table[index] = (batch_method, binder(method))
+
+    def call(self, calls: Sequence[Call], rows: Sequence[tuple[Any, ...]]) -> Any:
+        """Call the batch method of *calls* with their arguments: a list for each parameter."""
+        batch_method, _ = self._table[calls[0].method.index]
+        return batch_method(*map(list, zip(*rows, strict=True)))
+
+    @staticmethod
+    def longest(calls: Sequence[Call]) -> Call:
+        """The call for which a batch method runs: the one with the most time left, so that it cuts no other short."""
+        return max(calls, key=lambda call: call.deadline)
+
+    def context(self, calls: Sequence[Call]) -> Any:
+        """The context in which the batch method runs; the others are dropped, as a worker does with a call's own."""
+        context = self.longest(calls).context
+        for call in calls:
+            call.context = None
+        return context
+
+    def start(self, batch: Batch, now: float, record: Record) -> tuple[list[Call], list[tuple[Any, ...]]]:
+        """Claim the calls of *batch* that are still wanted; gives them and their arguments."""
+        _, bind = self._table[batch.method.index]
+        calls: list[Call] = []
+        rows: list[tuple[Any, ...]] = []
+        for call in batch.calls:
+            if now >= call.expires:
+                call.expire()
+            elif call.claim():
+                try:
+                    rows.append(bind(call.args, call.kwargs))
+                except TypeError as error:  # its own fault, and not the others'
+                    error.args = (f"{call.method.name}() {error}",)
+                    if self._execution.settles(call, error, now, now, record):
+                        call.publish(None, error)
+                    else:
+                        call.owner.abandoned_ended(call)
+                else:
+                    calls.append(call)
+        batch.owner.batch_started(batch, len(calls))
+        return calls, rows
+
+    def results(self, calls: Sequence[Call], results: Any) -> list[Any]:
+        """Check what the batch method gave: one result for each call."""
+        plan = calls[0].method.batch
+        if not isinstance(results, (list, tuple)) or len(results) != len(calls):
+            given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
+            msg = (
+                f"{self._execution.spec.service}.{plan.name if plan else ''} must return a list with one result for "
+                f"each call, in their order: it got {len(calls)} and returned {given}"
+            )
+            raise TypeError(msg)
+        return list(results)
+
+    def all_failed(self, calls: Sequence[Call], raised: BaseException) -> list[Any]:
+        """The outcomes of calls whose batch method raised."""
+        error = raised if isinstance(raised, Exception) else self._execution.as_remote_error(raised, calls[0])
+        return [error] * len(calls)
+
+    def end(  # noqa: PLR0913, PLR0917 - for the two kinds of workers only
+        self,
+        batch: Batch,
+        calls: Sequence[Call],
+        outcomes: Sequence[Any],
+        start: float,
+        record: Record,
+        follow: Callable[[Work], Work | None],
+    ) -> Work | None:
+        """Settle the calls of a batch that has run; gives the work that gets its slot."""
+        end = self._execution.clock.monotonic()
+        over = []
+        for call, outcome in zip(calls, outcomes, strict=True):
+            error = outcome if isinstance(outcome, BaseException) else None
+            if end >= call.deadline:
+                error = call.timeout_error(ended=True)
+            if self._execution.settles(call, error, start, end, record):
+                over.append((call, None if error is not None else outcome, error))
+            else:
+                call.owner.abandoned_ended(call)
+        following = follow(batch)
+        if following is not None and any(call.is_watched for call in calls):
+            # Callbacks run in this thread and may take their time: another worker goes on.
+            self._execution.inbox(following)
+            following = None
+        for call, result, error in over:
+            call.publish(result, error)
+        return following

@@ -1,0 +1,74 @@
+"""Where work waits in a replica until a worker fetches it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.host.lifecycle import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.interfaces import Work
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """Where work waits for a worker; a loop that fetches it is told when there is some."""
+
+    def __init__(self) -> None:
+        """Nothing waits."""
+        queue: SimpleQueue[Any] = SimpleQueue()
+        self.put: Callable[[Work | None], None] = queue.put
+        self.get: Callable[[], Work | None] = queue.get
+        self.size: Callable[[], int] = queue.qsize
+        self._queue = queue
+        self._asleep: list[None] = []  # a token while the loop has seen it empty
+        self._wake: Callable[[], None]
+
+    def get_within(self, seconds: float) -> Work | None:
+        """The next work; raises queue.Empty if there is none for so long."""
+        return self._queue.get(timeout=seconds)
+
+    def notify(self, wake: Callable[[], None]) -> None:
+        """Have *wake* called, from any thread, when work comes and `get_nowait` has found none before."""
+        self._wake = wake
+        self.put = self._put
+
+    def _put(self, work: Work | None) -> None:
+        self._queue.put(work)
+        if self._asleep:
+            try:
+                self._asleep.pop()
+            except IndexError:  # somebody else wakes it
+                return
+            self._wake()
+
+    def take_work(self) -> list[Work]:
+        """Every call and batch that waits; what ends workers stays."""
+        found: list[Work] = []
+        stays: list[Work | None] = []
+        with suppress(Empty):
+            while True:
+                work = self._queue.get_nowait()
+                (stays if work is None or isinstance(work, Step) else found).append(work)
+        for work in stays:
+            self._queue.put(work)
+        return found
+
+    def get_nowait(self) -> Work | None:
+        """The next work, or None: then whoever brings some wakes the loop."""
+        while True:
+            try:
+                return self._queue.get_nowait()
+            except Empty:
+                self._asleep.append(None)
+            if not self._queue.qsize():
+                return None
+            try:  # work came between the two looks
+                self._asleep.pop()
+            except IndexError:  # and its sender wakes the loop
+                return None

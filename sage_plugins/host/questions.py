@@ -1,0 +1,184 @@
+"""What is asked of a replica beside its calls: how it is, what it has counted, and its instance's attributes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+from concurrent.futures import CancelledError
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.interfaces import ControlOp
+from sage_plugins.service.factory import hook
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Mapping
+    from concurrent.futures import Future
+
+    from sage_plugins.host.execution import Execution
+    from sage_plugins.interfaces import Monitor, Recorder, Runner
+
+__all__ = ["Questions"]
+
+
+class Questions:
+    """
+    Answers in the asking thread, so also when all slots are taken; a coroutine is asked on the loop of the replica.
+
+    All methods are safe from any thread but that loop's.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        recorders: Mapping[str, Recorder],
+        monitors: Mapping[str, Monitor],
+        life: Callable[[], tuple[Any, Runner | None]],
+    ) -> None:
+        """
+        Prepare.
+
+        Args:
+            execution: Of the same replica: knows the event loop, and when a call ended last.
+            recorders: What has counted the calls, by the ID of its monitor.
+            monitors: What made them.
+            life: Gives the instance, None before it is built and after its end, and the runner, None before the start.
+        """
+        self._execution = execution
+        self._recorders = recorders
+        self._monitors = monitors
+        self._life = life
+        self._lock = threading.Lock()
+        self._closed = False  # guarded by _lock, as the next
+        self._waiting: set[Future[Any]] = set()  # answers of the loop that somebody waits for
+
+    def answer(self, op: ControlOp, arg: Any = None) -> Any:
+        """
+        The answer to *op*; waits until there is one, however long that takes.
+
+        Raises:
+            CancelledError: The replica stopped while its loop was asked (`concurrent.futures.CancelledError`).
+            RuntimeError: The check returned False, or there is no instance whose attribute could be given.
+            AttributeError: There is no such attribute, or it is private.
+            BaseException: What a check, `terminate()`, a property or a setter raises.
+        """
+        if op is ControlOp.STATS:
+            return self._stats()
+        if op is ControlOp.CHECK:
+            return self._check("check_health")
+        if op is ControlOp.READY:
+            return self._check("check_ready")
+        if op in {ControlOp.GET, ControlOp.SET, ControlOp.TERMINATE}:
+            return self._access(op, arg)
+        msg = f"unknown control operation {op!r}"
+        raise ValueError(msg)
+
+    def _stats(self) -> Mapping[str, Any]:
+        snapshots = {}
+        _, runner = self._life()
+        for id, recorder in self._recorders.items():
+            try:
+                snapshots[id] = recorder.snapshot()
+            except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
+                self._execution.recorder_failed(error)
+        return {
+            "runner": None if runner is None else runner.stats(),
+            "recorders": snapshots,
+            "pid": os.getpid(),
+            "idle": None
+            if self._execution.latest == -inf
+            else self._execution.clock.monotonic() - self._execution.latest,
+        }
+
+    def counts(self) -> Mapping[str, Any]:
+        """What the monitor `metrics` has counted here; empty without it."""
+        if "metrics" not in self._recorders:
+            return {}
+        counts: Mapping[str, Any] = self._monitors["metrics"].summary([self._recorders["metrics"].snapshot()])
+        return counts
+
+    def _access(self, op: ControlOp, arg: Any) -> Any:
+        instance, _ = self._life()
+        if instance is None:
+            msg = f"{self._execution.spec.id} has no instance: it is being built, or has ended"
+            raise RuntimeError(msg)
+        if op is ControlOp.TERMINATE:
+            for coroutine in hook(instance, "terminate"):
+                import asyncio
+
+                asyncio.run(coroutine)
+            return None
+        name, value = (arg, None) if op is ControlOp.GET else arg
+        if not isinstance(name, str) or name.startswith("_"):
+            replica = self._execution.spec.id
+            msg = f"attribute {name!r} of {replica} is private: names with an underscore are not given out"
+            raise AttributeError(msg)
+        if op is ControlOp.SET:
+            setattr(instance, name, value)
+            return None
+        return getattr(instance, name)
+
+    def _check(self, hook: str) -> bool:
+        check = getattr(self._life()[0], hook, None)
+        loop = self._execution.event_loop
+        if loop is not None and inspect.iscoroutinefunction(check):
+            outcome = self._ask_on(loop, check)
+        else:
+            outcome = None if check is None else check()
+        if inspect.iscoroutine(outcome):
+            import asyncio
+
+            outcome = asyncio.run(outcome)
+        if outcome is False:
+            msg = f"{hook}() of {self._execution.spec.id} returned False"
+            raise RuntimeError(msg)
+        return True
+
+    def _ask_on(self, loop: asyncio.AbstractEventLoop, check: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        import asyncio
+
+        coroutine = _answer(check)
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise CancelledError
+            try:
+                answer = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            except RuntimeError:  # the loop was closed
+                coroutine.close()
+                raise
+            self._waiting.add(answer)
+        try:
+            result, error = answer.result()
+        finally:
+            with self._lock:
+                self._waiting.discard(answer)
+        if error is not None:
+            raise error
+        return result
+
+    def close(self) -> None:
+        """Ask the loop nothing more; before it ends, so that it knows, and then cancels, all that it was asked."""
+        with self._lock:
+            self._closed = True
+
+    def end(self) -> None:
+        """Release those who wait: the loop has ended, or a method blocks it."""
+        with self._lock:
+            self._closed = True
+            waiting = tuple(self._waiting)
+        for answer in waiting:
+            answer.cancel()
+
+
+async def _answer(check: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, BaseException | None]:
+    import asyncio
+
+    try:
+        return await check(), None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - also sys.exit(), which would end the loop
+        return None, error

@@ -1,0 +1,75 @@
+"""The seat that a host gives its strategy: where workers fetch work, and how they do it."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sage_plugins.host.thread_worker import compose_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.host.execution import Execution
+    from sage_plugins.host.inbox import Inbox
+    from sage_plugins.host.thread_loop import WorkerLoop
+    from sage_plugins.interfaces import ReplicaEvents, Work
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["HostSeat"]
+
+
+class HostSeat:
+    """`interfaces.LoopSeat` for one host; what its members do is said there."""
+
+    def __init__(
+        self, spec: ReplicaSpec, inbox: Inbox, execution: Execution, events: ReplicaEvents, loop: WorkerLoop
+    ) -> None:
+        self.name = spec.id
+        self.limits = spec.limits
+        self.get = inbox.get
+        self.get_within = inbox.get_within
+        self.get_nowait = inbox.get_nowait
+        self.waiting = inbox.size
+        self.worker = partial(compose_worker, execution)
+        self._inbox = inbox
+        self._execution = execution
+        self._events = events
+        self._loop = loop
+
+    def end_worker(self) -> None:
+        """Make one `get` return None."""
+        self._inbox.put(None)
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        """Have *wake* called when there is work for the loop."""
+        self._execution.on_loop = True
+        self._inbox.notify(wake)
+
+    def starter(self, in_thread: Callable[[Work], None]) -> Callable[[Work], bool]:
+        """Gives what starts work as a task of the running loop."""
+        from sage_plugins.host.loop_worker import compose_start  # imports asyncio
+
+        return compose_start(self._execution, self._events.follow, in_thread)
+
+    async def steps_over(self) -> None:
+        """Wait for the steps of the replica's life that were started."""
+        import asyncio
+
+        while steps := self._execution.steps:
+            await asyncio.wait(steps)
+
+    def spawn(self, run: Callable[[], None], suffix: str) -> threading.Thread:
+        """Start a daemon thread, which closes its own event loop at the end."""
+        # A daemon, because no stuck method may keep the interpreter from exiting.
+        thread = threading.Thread(target=self._work, args=(run,), name=f"{self.name}-{suffix}", daemon=True)
+        thread.start()
+        return thread
+
+    def _work(self, run: Callable[[], None]) -> None:
+        self._loop.kept = True
+        try:
+            run()
+        finally:
+            self._loop.close()
