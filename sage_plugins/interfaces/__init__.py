@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
     from sage_plugins.interfaces.reach import Directory, Entrance, Keeper
     from sage_plugins.interfaces.strategies import Runner, Seat, Strategy
-    from sage_plugins.interfaces.targets import ControlOp, Replica, ReplicaEvents, Target, Work
+    from sage_plugins.interfaces.targets import (
+        ControlOp,
+        LifeEvents,
+        QuietEvents,
+        Replica,
+        ReplicaEvents,
+        SlotEvents,
+        Surroundings,
+        Target,
+        Work,
+    )
 
 __all__ = [
     "Balancer",
@@ -25,14 +35,18 @@ __all__ = [
     "Directory",
     "Entrance",
     "Keeper",
+    "LifeEvents",
     "Monitor",
     "Picker",
+    "QuietEvents",
     "Recorder",
     "Replica",
     "ReplicaEvents",
     "Runner",
     "Seat",
+    "SlotEvents",
     "Strategy",
+    "Surroundings",
     "Target",
     "WatchedReplica",
     "WatchedService",
@@ -46,14 +60,18 @@ _HOMES = {
     "Directory": "reach",
     "Entrance": "reach",
     "Keeper": "reach",
+    "LifeEvents": "targets",
     "Monitor": "monitors",
     "Picker": "balancers",
+    "QuietEvents": "targets",
     "Recorder": "monitors",
     "Replica": "targets",
     "ReplicaEvents": "targets",
     "Runner": "strategies",
     "Seat": "strategies",
+    "SlotEvents": "targets",
     "Strategy": "strategies",
+    "Surroundings": "targets",
     "Target": "targets",
     "WatchedReplica": "monitors",
     "WatchedService": "monitors",

@@ -17,6 +17,7 @@ from sage_plugins.call.stream import StreamCall
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host.host import Host
+from sage_plugins.interfaces import QuietEvents
 from sage_plugins.values import CallOptions, Outcome, ReplicaState
 
 if TYPE_CHECKING:
@@ -457,8 +458,8 @@ class ReplicaServer:
         """Nobody in this process waits for a call that runs here."""
 
 
-class _Events:
-    """`interfaces.ReplicaEvents` for a host whose callers are elsewhere."""
+class _Events(QuietEvents):
+    """`interfaces.ReplicaEvents` for a host whose callers are elsewhere; it refuses, loses and returns nothing."""
 
     def __init__(self, server: ReplicaServer, find_service: Callable[[str], Any]) -> None:
         self._server = server
@@ -467,16 +468,6 @@ class _Events:
         # What waits is at the callers, but for what was sent ahead.
         self.follow: Callable[[Any], Any | None] = server.work_ended
 
-    def refused(self, work: Any, *, stuck: bool = False) -> None:
-        """A host never refuses."""
-
-    def ahead(self, call: Call, most: int) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
-        """Nothing waits here."""
-        return ()
-
-    def returned(self, calls: Sequence[Call]) -> None:
-        """A host returns nothing."""
-
     def _freed(self, ended: Any) -> None:
         following = self._server.work_ended(ended)
         if following is not None:
@@ -484,9 +475,6 @@ class _Events:
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         self._server.changed(state, cause)
-
-    def lost(self, not_started: Any, maybe: Any, cause: BaseException) -> None:
-        """A host never dies before its process."""
 
 
 class _Report:
