@@ -342,7 +342,7 @@ class ReplicaSpec(NamedTuple):
         config: The service's configuration.
         generation: How many replicas were at this position before it.
         find_service: Gives handles to other services in another process than the one that deploys, where
-            `ReplicaEvents.service` cannot be asked; None if there is no way.
+            `Surroundings.service` cannot be asked; None if there is no way.
     """
 
     service: str

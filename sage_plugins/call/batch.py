@@ -98,6 +98,23 @@ class Batch:
             self._wake_worker()
         return False
 
+    def started(self, number: int) -> int:
+        """So many calls of it run, the others had been given up; gives the change as `count_abandoned` does."""
+        before = self._all_abandoned
+        self.running = number
+        return self._all_abandoned - before
+
+    def count_abandoned(self, change: int) -> int:
+        """So many of its calls more or less are abandoned; how many slots more or less that makes."""
+        before = self._all_abandoned
+        self.abandoned += change
+        return self._all_abandoned - before
+
+    @property
+    def _all_abandoned(self) -> bool:
+        """Whether its slot is held by nothing but abandoned calls."""
+        return 0 < self.running == self.abandoned
+
     def closed(self) -> None:
         """Nobody joins any more."""
         self._closed = True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.process_end import close_first
+from sage_plugins.routing.lane import LaneEvents
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Care(Enum):
     """It is on its way out."""
 
 
-class Member:
+class Member(LaneEvents):
     """
     One replica of a set.
 
@@ -78,11 +79,9 @@ class Member:
     """
 
     def __init__(self, owner: ReplicaSet, spec: ReplicaSpec, lane: Lane, find_service: Callable[[str], Any]) -> None:
+        super().__init__(lane)
         self.spec = spec
-        self.lane = lane
         self.id = spec.id
-        self.freed: Callable[[Any], None] = lane.freed
-        self.follow = lane.follow
         self._find_service = find_service
         # All but the last are guarded by ReplicaSet.condition.
         self.state = ReplicaState.PENDING
@@ -98,27 +97,15 @@ class Member:
         self._said_at = 0.0
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        """As `ReplicaEvents.changed`."""
+        """As `LifeEvents.changed`."""
         self._owner.changed(self, state, cause)
 
     def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
-        """As `ReplicaEvents.lost`."""
+        """As `LifeEvents.lost`."""
         self._owner.lost(self, not_started, maybe, cause)
 
-    def refused(self, work: Any, *, stuck: bool = False) -> None:  # noqa: ARG002 - calls of this process are in no chain
-        """As `ReplicaEvents.refused`."""
-        self._owner.refused(self, work)
-
-    def ahead(self, call: Call, most: int) -> Sequence[Call]:
-        """As `ReplicaEvents.ahead`."""
-        return self._owner.ahead(self, call, most)
-
-    def returned(self, calls: Sequence[Call]) -> None:
-        """As `ReplicaEvents.returned`."""
-        self._owner.returned(calls)
-
     def service(self, name: str) -> Any:
-        """As `ReplicaEvents.service`."""
+        """As `Surroundings.service`."""
         return self._find_service(name)
 
     def mark(self, state: ReplicaState, reason: str) -> None:
@@ -545,18 +532,6 @@ class ReplicaSet:
             )
         msg = f"service '{self._name}' has no replica left: {what}"
         self._router.unavailable(lambda: NoReplicaError(msg, service=self._name))
-
-    def refused(self, member: Member, work: Any) -> None:
-        """A replica had no slot for *work*: it waits again."""
-        self._router.refused(member.lane, work)
-
-    def ahead(self, member: Member, call: Call, most: int) -> Sequence[Call]:
-        """A replica can run more in the slot of *call*."""
-        return self._router.ahead(member.lane, call, most)
-
-    def returned(self, calls: Sequence[Call]) -> None:
-        """A replica gives back what it was sent ahead."""
-        self._router.returned(calls)
 
     def mark(self, member: Member, state: ReplicaState, reason: str) -> None:
         """A monitor says how a replica is; see `interfaces.WatchedReplica.mark`."""

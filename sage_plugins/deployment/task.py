@@ -15,7 +15,7 @@ from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.process_end import rest
 from sage_plugins.routing.handle import Binding, ServiceHandle
-from sage_plugins.routing.router_choice import router_class
+from sage_plugins.routing.method_limits import router_class
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import Choice, ReplicaState
 

@@ -127,7 +127,7 @@ class Entrance(Protocol):
         """
 
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Replica:
-        """Reach a replica that runs; `ReplicaEvents.changed` is not told. It is never stopped from here."""
+        """Reach a replica that runs; `LifeEvents.changed` is not told. It is never stopped from here."""
 
     def close(self) -> None:
         """Let go of everything here. Idempotent."""

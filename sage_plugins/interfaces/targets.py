@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     )
 
 
-__all__ = ["ControlOp", "Replica", "ReplicaEvents", "Target", "Work"]
+__all__ = [
+    "ControlOp",
+    "LifeEvents",
+    "QuietEvents",
+    "Replica",
+    "ReplicaEvents",
+    "SlotEvents",
+    "Surroundings",
+    "Target",
+    "Work",
+]
 
 #: One piece of work for a replica: a call, a batch of calls, or a step of the replica's life such as building the
 #: instance. Opaque: a strategy hands it to a worker's `execute` and looks no further.
@@ -88,7 +98,7 @@ class Replica(Protocol):
     Hand over work for which the router holds a slot: a call, or a `batch.Batch` of several. Never blocks.
 
     Calls may join a batch until it `is_closed`: who runs it waits for that with `gather` or `watch`. Work that is sent
-    to a replica which has died meanwhile is reported through `ReplicaEvents.lost` as not started.
+    to a replica which has died meanwhile is reported through `LifeEvents.lost` as not started.
     """
 
     run_here: Callable[[Call], None] | None
@@ -115,8 +125,8 @@ class Replica(Protocol):
         """
 
 
-class ReplicaEvents(Protocol):
-    """What a target tells the core about one replica, from any thread."""
+class SlotEvents(Protocol):
+    """What a target tells the core about the slots of one replica, from any thread."""
 
     freed: Callable[[Work], None]
     """The work that was sent has ended, and its slot is free again: the next work is sent."""
@@ -125,6 +135,29 @@ class ReplicaEvents(Protocol):
     """
     Like `freed`, for a replica that can go on at once: gives the next work for the slot, or None if it is free now.
     """
+
+    def refused(self, work: Work, *, stuck: bool = False) -> None:
+        """
+        The replica had no slot for the work, because other processes use it as well; it has not started.
+
+        The slot stays taken until `freed(None)`. *stuck* says that all are held by calls from within which it was made.
+        """
+
+    def ahead(self, call: Call, most: int, /) -> Sequence[Call]:
+        """
+        Waiting calls to send along with *call*, which is about to be sent, to run after it in its slot.
+
+        All are idempotent.
+        At most *most*, and no more than are this slot's share; often none. The slot is free when all have ended, and
+        that is told of *call*. If the replica dies, those that were not answered are `maybe`, each on its own.
+        """
+
+    def returned(self, calls: Sequence[Call], /) -> None:
+        """Some that `ahead` gave have not started, since those before them take long: they wait again."""
+
+
+class LifeEvents(Protocol):
+    """What a target tells the core about the life of one replica, from any thread."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
@@ -139,27 +172,44 @@ class ReplicaEvents(Protocol):
         too: such work goes to another replica, each time, and would take them all with it.
         """
 
-    def refused(self, work: Work, *, stuck: bool = False) -> None:
-        """
-        The replica had no slot for the work, because other processes use it as well; it has not started.
 
-        The slot stays taken until `freed(None)`. *stuck* says that all are held by calls from within which it was made.
-        """
-
-    def ahead(self, call: Call, most: int) -> Sequence[Call]:
-        """
-        Waiting calls to send along with *call*, which is about to be sent, to run after it in its slot.
-
-        All are idempotent.
-        At most *most*, and no more than are this slot's share; often none. The slot is free when all have ended, and
-        that is told of *call*. If the replica dies, those that were not answered are `maybe`, each on its own.
-        """
-
-    def returned(self, calls: Sequence[Call]) -> None:
-        """Some that `ahead` gave have not started, since those before them take long: they wait again."""
+class Surroundings(Protocol):
+    """What an instance can reach from its replica."""
 
     def service(self, name: str) -> Any:
         """A handle to another service, for the instance's `ctx`."""
+
+
+class ReplicaEvents(SlotEvents, LifeEvents, Surroundings, Protocol):
+    """What a target is handed for one replica: `SlotEvents`, `LifeEvents` and `Surroundings` in one."""
+
+
+class QuietEvents(ReplicaEvents):
+    """
+    A base for those who implement only some of `ReplicaEvents`, such as a test: the rest does nothing.
+
+    `freed` and `follow` are the subclass's: a replica without them cannot give its slots back.
+    """
+
+    def refused(self, work: Work, *, stuck: bool = False) -> None:
+        """Nothing waits here for another slot."""
+
+    def ahead(self, call: Call, most: int, /) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
+        """Nothing waits here."""
+        return ()
+
+    def returned(self, calls: Sequence[Call], /) -> None:
+        """Nothing was sent ahead."""
+
+    def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
+        """Nobody looks after the replica here."""
+
+    def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
+        """Nobody looks after the replica here."""
+
+    def service(self, name: str) -> Any:
+        """There is no other service here."""
+        raise LookupError(name)
 
 
 class Target(Protocol):

@@ -15,19 +15,18 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call.call import Call, current_call
+from sage_plugins.call.call import current_call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import (
     CallError,
     CallTimeoutError,
     ForkedRuntimeError,
     NoReplicaError,
-    ReentrantCallError,
     ServiceNotFoundError,
     ServiceStoppedError,
     text_of,
 )
-from sage_plugins.values import Outcome
+from sage_plugins.routing.lane import LaneEvents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import Directory, Entrance, Work
     from sage_plugins.reach.listing import Found, ListedReplica, Listing, Neighbour
     from sage_plugins.routing.handle import Binding, ServiceHandle
-    from sage_plugins.routing.lane import Lane
     from sage_plugins.routing.router import Router
     from sage_plugins.values import Choice, ReplicaState
 
@@ -138,47 +136,22 @@ class ServiceFinder:
         return ServiceFinder, (self._directory, self._environment, self._caller, dict(self._known))
 
 
-class _Attached:
+class _Attached(LaneEvents):
     """One replica as a guest reaches it; to the plugin, its `interfaces.ReplicaEvents`."""
 
     def __init__(self, guest: Guest, router: Router, listed: ListedReplica) -> None:
-        self._guest = guest  # whoever waits for an answer of the replica keeps the guest
+        super().__init__(router.lane(listed.id, listed.index, listed.seniority))
+        self._guest = guest  # whatever waits for an answer of the replica keeps the guest
         self.router = router
-        self.lane: Lane = router.lane(listed.id, listed.index, listed.seniority)
         self.avoided = False
-        self.freed: Callable[[Work], None] = self.lane.freed
-        self.follow: Callable[[Work], Work | None] = self.lane.follow
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The listing says how it is."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
-        """As `ReplicaEvents.lost`."""
+        """As `LifeEvents.lost`."""
         self.router.lost(self.lane, not_started, maybe, cause)
         self._guest.lost(self.router)
-
-    def refused(self, work: Work, *, stuck: bool = False) -> None:
-        """As `ReplicaEvents.refused`; ends a call for which every replica is stuck."""
-        if stuck and isinstance(work, Call):
-            work.stuck_in |= {self.lane}
-        self.router.refused(self.lane, work)
-        if stuck and isinstance(work, Call) and work.stuck_in.issuperset(self.router.serving):
-            name = f"{self.router.service}.{work.method.name}"
-            msg = (
-                f"{name} would never start: every slot that it could get is held by a method that itself waits for "
-                "it, over other services. Give the service more threads or replicas, or do not call a service from "
-                "within its own calls"
-            )
-            error = ReentrantCallError(msg, service=self.router.service, method=work.method.name)
-            work.give_up(error, Outcome.ERROR, only_unstarted=True)
-
-    def ahead(self, call: Call, most: int) -> Sequence[Call]:
-        """As `ReplicaEvents.ahead`."""
-        return self.router.ahead(self.lane, call, most)
-
-    def returned(self, calls: Sequence[Call]) -> None:
-        """As `ReplicaEvents.returned`."""
-        self.router.returned(calls)
 
     def service(self, name: str) -> Any:
         """Only instances ask for services, and this one's is elsewhere."""
@@ -218,7 +191,7 @@ class Guest:
         self._lost: set[str] = set()  # ids of replicas that died and may still be listed
         self._balancer: Any = None
         self._gone = False  # whether there is no directory
-        self._patience = _LOOK_AGAIN_S[0]
+        self._look_again_after = _LOOK_AGAIN_S[0]
         self._binding_now = threading.Lock()  # held by the one who waits for the service, while others wait for that
         self._timers: list[Timer] = []  # at most one
         self._forked = False  # whether this is a copy in a forked child
@@ -356,14 +329,14 @@ class Guest:
         if found is None:
             with self._lock:
                 self._gone = True
-                patience, self._patience = self._patience, min(2 * self._patience, _LOOK_AGAIN_S[1])
+                wait, self._look_again_after = self._look_again_after, min(2 * self._look_again_after, _LOOK_AGAIN_S[1])
             if self._binding is not None:
                 self.lost(self._binding.router)
-            self._timers[:] = [SYSTEM.call_at(SYSTEM.monotonic() + patience, partial(_listen_again, weakref.ref(self)))]
+            self._timers[:] = [SYSTEM.call_at(SYSTEM.monotonic() + wait, partial(_listen_again, weakref.ref(self)))]
             return
         with self._lock:
             self._gone = False
-            self._patience = _LOOK_AGAIN_S[0]
+            self._look_again_after = _LOOK_AGAIN_S[0]
         try:
             if found.listing is not None:
                 self._take_in(found.listing)
@@ -392,7 +365,7 @@ class Guest:
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
         from sage_plugins.routing.handle import Binding
-        from sage_plugins.routing.router_choice import router_class
+        from sage_plugins.routing.method_limits import router_class
 
         before = self._binding
         self._incarnation = listing.incarnation

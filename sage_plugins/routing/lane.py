@@ -1,29 +1,47 @@
 """
-A replica as the router sees it: its slots as tokens, and the calls that wait for them.
+A replica as the router sees it, its slots as tokens; what the replica reports of them; and the set of all replicas.
 
 What is done with the tokens, and in which order, is said in `router`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sage_plugins.errors import InvalidKeyError
+from sage_plugins.routing.picking import fenced_picker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sage_plugins.call.call import Call
-    from sage_plugins.interfaces import Replica, Work
+    from sage_plugins.interfaces import Balancer, Candidate, Replica, Work
+    from sage_plugins.routing.draining import Closing
+    from sage_plugins.routing.queue import Queue
+    from sage_plugins.service.call_key import KeyOf
 
-__all__ = ["Lane", "remove"]
+__all__ = ["Lane", "LaneEvents", "Lanes", "compose_follow", "remove"]
+
+
+class _Refused(Protocol):
+    """As `interfaces.SlotEvents.refused`."""
+
+    def __call__(self, work: Work, *, stuck: bool = False) -> None: ...
 
 
 class Lane:
-    """The router's side of one replica; to a balancer, a `Candidate`."""
+    """
+    The router's side of one replica.
+
+    To its target it is `interfaces.SlotEvents`, to a balancer a `Candidate`.
+    """
 
     __slots__ = (
         "abandoned",
         "address",
+        "ahead",
         "backlog",
         "cancel",
         "counts",
@@ -34,6 +52,8 @@ class Lane:
         "index",
         "methods",
         "node",
+        "refused",
+        "returned",
         "run_here",
         "send",
         "seniority",
@@ -50,17 +70,20 @@ class Lane:
         self.address: Any = None  # by which other processes reach the replica; None if they cannot
         self.slots = 0
         self.free: list[None] = []  # one token for each free slot
-        self.withdrawn = (
-            0  # tokens taken back for good, because the lane or the service closes; guarded by Router._lock
-        )
-        self.abandoned = 0  # calls given up by their callers that still run; guarded by Router._lock
-        self.dead = False  # whether the replica died with whatever it ran; guarded by Router._lock
-        self.methods: Any = None  # a `method_router.LaneMethods`, if the service has methods with limits
+        # Tokens taken back for good, because the lane or the service closes; guarded by Lanes.lock, as the next two.
+        self.withdrawn = 0
+        self.abandoned = 0  # slots held by nothing but calls whose callers gave up
+        self.dead = False  # whether the replica died with whatever it ran
+        self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
         self.cancel: Callable[[Call], None]
         self.counts: Callable[[Call, int, float], bool] | None = None
+        # The router sets these four when it makes the lane.
         self.follow: Callable[[Call | None], Call | None]
+        self.refused: _Refused
+        self.ahead: Callable[[Call, int], Sequence[Call]]
+        self.returned: Callable[[Sequence[Call]], None]
 
     def attach(self, replica: Replica) -> None:
         """Learn how to reach the replica; before the lane is opened."""
@@ -89,7 +112,7 @@ class Lane:
         return len(self.backlog)
 
     def take_free(self) -> None:
-        """Take the free slots back for good; under Router._lock."""
+        """Take the free slots back for good; under Lanes.lock."""
         while self.free:
             try:
                 self.free.pop()
@@ -98,13 +121,167 @@ class Lane:
             self.withdrawn += 1
 
     def give_back(self) -> None:
-        """Give out the slots again that were taken back; under Router._lock."""
+        """Give out the slots again that were taken back; under Lanes.lock."""
         withdrawn, self.withdrawn = self.withdrawn, 0
         self.free.extend([None] * withdrawn)
+
+    def count_abandoned(self, change: int) -> None:
+        """So many slots more or less are held by nothing but abandoned calls; under Lanes.lock."""
+        if not self.dead:
+            self.abandoned += change
 
     def __repr__(self) -> str:
         """Id and slots taken."""
         return f"<Lane {self.id} {self.inflight}/{self.slots}>"
+
+
+class LaneEvents:
+    """
+    The base of what a target is handed as `interfaces.ReplicaEvents`: reports of slots go straight to the router.
+
+    Attributes:
+        lane: The router's side of the replica.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        """Report the slots of a replica to *lane*; the rest is the subclass's."""
+        self.lane = lane
+        self.freed: Callable[[Work], None] = lane.freed
+        self.follow: Callable[[Work], Work | None] = lane.follow
+        self.refused: _Refused = lane.refused
+        self.ahead: Callable[[Call, int], Sequence[Call]] = lane.ahead
+        self.returned: Callable[[Sequence[Call]], None] = lane.returned
+
+
+class Lanes:
+    """
+    The replicas of one service, which of them serve, and who chooses among those.
+
+    Attributes:
+        lock: Guards every change of a router's parts; never taken by a call that finds its way. Re-entrant: a signal
+            handler may stop the service in the middle of it.
+        open: Those that take calls or stand by, in the order of their indices. All tuples here are replaced, never
+            changed.
+        serving: Those of them to which calls go now: all, or without a balancer the first.
+        closed: Those that get no more calls and may still run some.
+        avoided: Open ones that serve only while there is no other.
+        binding: Whether a call with a key waits for the balancer's choice alone.
+        pick: The balancer's choice for a call; None if there is nothing to choose.
+    """
+
+    def __init__(
+        self, balancer: Balancer | None, key_of: KeyOf | None, on_balancer_error: Callable[[BaseException], None]
+    ) -> None:
+        """
+        Make an empty set.
+
+        Args:
+            balancer: Chooses; None has the first lane serve and the others stand by.
+            key_of: The key of a call whose caller gave none; None if there is none then.
+            on_balancer_error: Told when the balancer failed and turns take its place.
+        """
+        self.lock = threading.RLock()
+        self.open: tuple[Lane, ...] = ()
+        self.serving: tuple[Lane, ...] = ()
+        self.closed: tuple[Lane, ...] = ()
+        self.avoided: frozenset[Lane] = frozenset()
+        self.pick: Callable[[Call], Candidate] | None = None
+        self.binding = False
+        self._on_balancer_error = on_balancer_error
+        self.choose_by(balancer, key_of)
+
+    def choose_by(self, balancer: Balancer | None, key_of: KeyOf | None) -> None:
+        """Have *balancer* choose from the next `arrange` on; under the lock once calls can come, as the next four."""
+        self._balancer = balancer
+        self._key_of = key_of
+        self.binding = balancer is not None and balancer.binding
+
+    def arrange(self) -> None:
+        """Decide which of the open lanes serve, and ask the balancer how it chooses among them."""
+        able = tuple(lane for lane in self.open if lane not in self.avoided) or self.open
+        # What took a dead one's place stands by at the end of the row: calls that have moved need not move back.
+        first = min(able, key=lambda lane: lane.seniority, default=None)
+        self.serving = able if self._balancer is not None or first is None else (first,)
+        self.pick = None
+        if self._balancer is not None and len(self.serving) > 1:
+            self.pick = fenced_picker(self._balancer, self.serving, self._key_of, self._on_balancer_error)
+
+    def add(self, lane: Lane) -> None:
+        """Open *lane*."""
+        self.open = tuple(sorted((*self.open, lane), key=lambda each: each.index))
+
+    def close(self, lane: Lane) -> None:
+        """Have *lane*, an open one, get no more calls."""
+        self.open = tuple(each for each in self.open if each is not lane)
+        self.avoided -= {lane}
+        self.closed = (*(each for each in self.closed if each.inflight), lane)
+
+    def give_back(self) -> None:
+        """Give out the slots again that were taken back from lanes that serve."""
+        for lane in self.serving:
+            lane.give_back()
+
+    def is_bound(self, call: Call) -> bool:
+        """Whether the call must wait for the balancer's choice: a binding one binds calls that have a key."""
+        if not self.binding or call.options.key is not None:
+            return self.binding
+        try:
+            return self._key_of is not None and self._key_of(call) is not None
+        except InvalidKeyError:  # accepted when there was nothing to choose, as in `choice`
+            return True
+
+    def choice(self, call: Call) -> Any:
+        """The lane for whose slots *call* is to wait; None if none serves. Under the lock."""
+        if not self.serving:
+            return None
+        try:
+            return self.serving[0] if self.pick is None else self.pick(call)
+        except InvalidKeyError:  # accepted when there was nothing to choose, so that nobody looked at its key
+            return self.serving[0]
+
+
+def compose_follow(
+    lane: Lane, queue: Queue, closing: Closing, slot_is_free: Callable[[], None]
+) -> Callable[[Any], Call | None]:
+    """
+    What the replica of *lane* asks when the work of one call has ended; see `interfaces.SlotEvents.follow`.
+
+    Args:
+        lane: Whose slot gets free.
+        queue: Where calls wait for it.
+        closing: Knows who waits for slots that get free for good.
+        slot_is_free: Called when there is a free slot that somebody may be waiting for.
+    """
+    free, return_room, parked, unbound = lane.free, queue.room.append, queue.parked, queue.unbound
+
+    def follow(_ended: Call | None) -> Call | None:
+        backlog = lane.backlog
+        if backlog:
+            try:
+                call = backlog.popleft()
+            except IndexError:
+                pass
+            else:
+                # The slot goes straight on to the oldest waiting call.
+                if lane.run_here is not None:
+                    granted = call.grant(lane)
+                    queue.leave(call)
+                    return None if granted else follow(call)
+                call.lane = lane
+                if parked or unbound:
+                    queue.leave(call)
+                else:  # `Queue.leave` written out for the case that nobody waits for room, and all are bound
+                    return_room(None)
+                    if parked:
+                        queue.admit_parked()
+                return call
+        free.append(None)
+        # A call may have come to wait between the two looks, and not necessarily in the same place.
+        if lane.backlog or unbound or closing.watch is not None:
+            slot_is_free()
+        return None
+
+    return follow
 
 
 def remove(calls: deque[Call] | tuple[()], call: Call) -> bool:

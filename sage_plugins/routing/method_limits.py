@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
+from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.lane import remove
 from sage_plugins.routing.router import Router
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.lane import Lane
     from sage_plugins.values import MethodPlan
 
-__all__ = ["LaneMethods", "MethodRouter"]
+__all__ = ["LaneMethods", "MethodRouter", "router_class"]
 
 
 class LaneMethods:
@@ -45,17 +46,17 @@ class MethodRouter(Router):
     # -- the way of a call -------------------------------------------------------------------------------------------
 
     def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
-        return lambda call: self._send(call, lane) or self._queue(call, lane)
+        return lambda call: self._send(call, lane) or self._wait(call, lane)
 
     def _compose_balanced(self, pick: Callable[[Call], Candidate]) -> Callable[[Call], bool]:
         def route(call: Call) -> bool:
             lane: Any = pick(call)
-            return self._send(call, lane) or self._queue(call, lane)
+            return self._send(call, lane) or self._wait(call, lane)
 
         return route
 
     def _send_elsewhere(self, call: Call) -> bool:
-        return not self._is_bound(call) and any(self._send(call, lane) for lane in self._lanes)
+        return not self._lanes.is_bound(call) and any(self._send(call, lane) for lane in self._lanes.serving)
 
     def _send(self, call: Call, lane: Lane) -> bool:
         """Have *lane* run the call now, or with the batch that is open there; False if it cannot."""
@@ -74,7 +75,7 @@ class MethodRouter(Router):
         return True
 
     def _fill_slots(self) -> None:
-        for lane in self._lanes:
+        for lane in self._lanes.serving:
             while True:
                 with self._lock:
                     if not lane.free or not lane.backlog:
@@ -140,7 +141,7 @@ class MethodRouter(Router):
                 if not found:
                     lane.free.append(None)
             if not found:
-                self._after_free()  # a call may have come to wait since
+                self._slot_is_free()  # a call may have come to wait since
             return following
 
         return follow
@@ -160,11 +161,11 @@ class MethodRouter(Router):
                 calls = [call, *self._companions(call, lane)]
                 work = self._start(calls, lane)
                 for each in calls:
-                    self._leave_queue(each)
+                    self._queue.leave(each)
                 return True, work
             self._start([call], lane)
             granted = call.grant(lane)
-            self._leave_queue(call)
+            self._queue.leave(call)
             if granted:
                 return True, None
             self._turn(call.method, lane, -1)
@@ -182,7 +183,7 @@ class MethodRouter(Router):
             if other is None:
                 break
             if other.settled():
-                self._leave_queue(other)
+                self._queue.leave(other)
             else:
                 found.append(other)
         return found
@@ -200,19 +201,14 @@ class MethodRouter(Router):
             return oldest
         backlog.appendleft(oldest)
         if oldest.settled():  # given up while it was in nobody's hands
-            self._discard(oldest)
+            self._queue.discard(oldest)
         # Those that give up leave the backlog without the lock; nobody else takes from it.
         return next((call for call in backlog.copy() if fits(call) and remove(backlog, call)), None)
 
     # -- calls that are sent ahead -----------------------------------------------------------------------------------
 
-    def _may_go_ahead(self, call: Call) -> bool:
-        limited = call.method.max_concurrency is not None or call.method.batch is not None
-        return not limited and super()._may_go_ahead(call)
-
-    def _take_ahead(self, lane: Lane, most: int) -> list[Call]:
-        with self._lock:
-            return super()._take_ahead(lane, most)
+    def _make_ahead(self) -> Ahead:
+        return _UnlimitedAhead(self._lanes, self._queue, self._match)
 
     # -- replicas that leave -----------------------------------------------------------------------------------------
 
@@ -229,43 +225,38 @@ class MethodRouter(Router):
             waiting, running = _calls(not_started), _calls(maybe)
         super().lost(lane, waiting, running, cause)
 
-    def refused(self, lane: Lane, work: Work) -> None:
+    def refused(self, lane: Lane, work: Work, *, stuck: bool = False) -> None:
         """As `Router.refused`; the method's turn is given back, and calls of a batch are on their own again."""
         with self._lock:
             self._turn(work.method, lane, -1)
             calls = _calls([work])
-        self._take_back(calls)
+        if calls == [work]:
+            super().refused(lane, work, stuck=stuck)
+        else:
+            self._losses.take_back(calls)
 
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """As `Router.drain`; batches wait for nobody any more."""
         super().drain(why, on_idle)
         with self._lock:
-            for lane in self._open:
+            for lane in self._lanes.open:
                 self._shut_all(lane)
 
     def _shut_all(self, lane: Lane) -> None:
         for batch in tuple(lane.methods.open.values()):
             self._shut(batch, lane)
 
-    # -- batches whose callers give up -------------------------------------------------------------------------------
 
-    def batch_started(self, batch: Batch, number: int) -> None:
-        """*number* calls of the batch run; the others had been given up."""
-        with self._lock:
-            batch.running = number
-            if number and batch.abandoned == number:
-                super()._abandoned(batch.calls[0], 1)
+class _UnlimitedAhead(Ahead):
+    """Sends calls ahead only of methods without limits: the others take turns of their method, which `_next` counts."""
 
-    def _abandoned(self, call: Call, change: int) -> None:
-        batch = call.batch
-        if batch is None:
-            super()._abandoned(call, change)
-            return
-        # Its slot is held by nothing but abandoned calls only once all of them are.
-        before = 0 < batch.running == batch.abandoned
-        batch.abandoned += change
-        after = 0 < batch.running == batch.abandoned
-        super()._abandoned(call, after - before)
+    def may_go(self, call: Call) -> bool:
+        limited = call.method.max_concurrency is not None or call.method.batch is not None
+        return not limited and super().may_go(call)
+
+    def _take_oldest(self, lane: Lane, most: int) -> list[Call]:
+        with self._lanes.lock:
+            return super()._take_oldest(lane, most)
 
 
 def _calls(works: Sequence[Work]) -> list[Call]:
@@ -276,3 +267,10 @@ def _calls(works: Sequence[Work]) -> list[Call]:
     for call in found:
         call.batch = None
     return found
+
+
+def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
+    """The class of the router for a service that serves *methods*: most need nothing of what limits cost."""
+    if any(method.max_concurrency is not None or method.batch is not None for method in methods):
+        return MethodRouter
+    return Router

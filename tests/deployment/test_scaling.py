@@ -214,10 +214,10 @@ def test_many_changes_leave_nothing_behind(deploy, strategy, options):
         task.scale(1)
     router = task._router
     assert len(task._replicas.members) == 1
-    assert len(router._closed) <= 2
-    assert not router._orphans
-    assert not router._retiring
-    assert router._watch is None
+    assert len(router._lanes.closed) <= 2
+    assert not router._queue._unserved
+    assert not router._closing._retiring
+    assert router._closing.watch is None
     assert len(task._replicas.kept) == 1
     assert service.metrics.request_count == 10
 

@@ -135,7 +135,7 @@ def soak(setting, rounds):
     assert metrics.rejected_count == rejected
     assert metrics.abandoned_count == 0
     assert (router.waiting, router.parked) == (0, 0)
-    assert len(router._room) + router._unminted == config.queue_size
+    assert router._queue.free == config.queue_size
     assert all(lane.inflight == 0 for lane in router.lanes)
     return seen
 

@@ -191,8 +191,10 @@ def test_what_came_back_can_be_cancelled_again(monkeypatch):
         assert CAME["first"].wait(PATIENCE_S)
         blocker, call = svc.handle.submit("wait", "slow"), svc.handle.submit("twice", 1)
         back = threading.Event()
-        returned = call.owner.returned
-        monkeypatch.setattr(call.owner, "returned", lambda calls: (returned(calls), back.set()))
+        (lane,) = call.owner.lanes
+        events = lane.send.__self__._events
+        returned = events.returned
+        monkeypatch.setattr(events, "returned", lambda calls: (returned(calls), back.set()))
         first.set()
         assert back.wait(PATIENCE_S)
         assert svc.sizes[-1] == 2

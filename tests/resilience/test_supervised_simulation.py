@@ -169,10 +169,10 @@ class StaysUnavailable(Router):
     """Refuses calls also when there is a replica again."""
 
     def open(self, lane, replica):
-        unavailable = self._unavailable
+        unavailable = self._closing.unavailable
         super().open(lane, replica)
         if unavailable is not None:
-            self._open = ()
+            self._lanes.open = ()
             self.unavailable(unavailable)
 
 

@@ -39,7 +39,11 @@ import sage_plugins.call.batch
 import sage_plugins.call.call
 import sage_plugins.call.lazy_future
 import sage_plugins.routing.ahead
+import sage_plugins.routing.draining
+import sage_plugins.routing.lane
+import sage_plugins.routing.losses
 import sage_plugins.routing.method_limits
+import sage_plugins.routing.queue
 import sage_plugins.routing.router
 from sage_deploy_testing.doubles.bundling_replica import PATIENCE_S, BundlingReplica
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour
@@ -181,18 +185,13 @@ class Replica(BundlingReplica):
     """It may die at the very moment when it starts a call: then it reports that call as well."""
 
     def __init__(self, router, lane, clock, **settings):
-        self.lane, self.follow, self._router = lane, lane.follow, router
+        self.lane, self._router = lane, router
+        self.follow, self.ahead, self.returned = lane.follow, lane.ahead, lane.returned
         super().__init__(self, clock, id=lane.id, index=lane.index, **settings)
         router.open(lane, self)
 
     def lost(self, *what):
         self._router.lost(self.lane, *what)
-
-    def ahead(self, call, most):
-        return self._router.ahead(self.lane, call, most)
-
-    def returned(self, calls):
-        self._router.returned(calls)
 
     def answer_one(self):
         works = [work for work in self.running if work is not self.starting]
@@ -237,7 +236,7 @@ class World:
             refused=lambda _method, _reason: None,
             balancer=setting.balancer and setting.balancer(),
         )
-        self.router._lock = Turnstile()
+        self.router._lock = self.router._lanes.lock = Turnstile()
         self.replicas = []
         for _ in range(setting.replicas):
             self.open()
@@ -402,7 +401,7 @@ class World:
 
     @operation
     def change_balancer(self):
-        self.router.set_balancer(InTurn() if self.router._binding else ByKey())
+        self.router.set_balancer(InTurn() if self.router._lanes.binding else ByKey())
 
     @operation
     def find_no_replica(self):
@@ -458,8 +457,8 @@ def no_more_wait_than_there_is_room_for(world):
 
 def none_waits_beside_a_free_slot(world):
     limited = isinstance(world.router, MethodRouter)
-    for lane in world.router._lanes:  # those that serve
-        lanes = [other for other in world.router._lanes if other is lane or not world.setting.keys]
+    for lane in world.router._lanes.serving:
+        lanes = [other for other in world.router._lanes.serving if other is lane or not world.setting.keys]
         waiting = [call for other in lanes for call in other.backlog]
         waits = sum(not limited or world.router._has_turn(call, lane) for call in waiting)
         if waits and lane.free:
@@ -486,7 +485,7 @@ def a_batch_that_nobody_may_join_waits_for_nobody(world):
 
 
 def none_is_held_back_while_there_is_room(world):
-    if world.router.parked and world.router._room:
+    if world.router.parked and world.router._queue.room:
         yield f"{world.router.parked} calls are parked and there is room"
 
 
@@ -541,14 +540,14 @@ def nothing_waits_at_the_end(world):
 
 
 def all_room_is_free_at_the_end(world):
-    room = len(world.router._room) + world.router._unminted
+    room = world.router._queue.free
     if room != world.setting.queue_size:
         yield f"{room} of {world.setting.queue_size} places in the queue are free at the end"
 
 
 def nothing_is_remembered_at_the_end(world):
-    if world.router._loose:
-        yield f"{len(world.router._loose)} calls are still said to wait for any replica"
+    if world.router._queue.unbound:
+        yield f"{len(world.router._queue.unbound)} calls are still said to wait for any replica"
 
 
 def all_slots_are_free_at_the_end(world):
@@ -691,10 +690,14 @@ class Switch:
         module.__file__
         for module in (
             sage_plugins.call.batch,
-            sage_plugins.routing.ahead,
             sage_plugins.call.call,
             sage_plugins.call.lazy_future,
+            sage_plugins.routing.ahead,
+            sage_plugins.routing.draining,
+            sage_plugins.routing.lane,
+            sage_plugins.routing.losses,
             sage_plugins.routing.method_limits,
+            sage_plugins.routing.queue,
             sage_plugins.routing.router,
         )
     )
@@ -885,7 +888,7 @@ class SubtractsOnlyAbove0(Router):
 class NeverLooksAgain(Router):
     """A call that queues does not look whether a slot got free on its way into the queue."""
 
-    def _after_enqueue(self, call):
+    def _joined(self, call):
         pass
 
 

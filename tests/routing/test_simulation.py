@@ -29,6 +29,7 @@ from sage_plugins.errors import (
     InvalidKeyError,
     NoReplicaError,
     OverloadedError,
+    ReentrantCallError,
     ReplicaDiedError,
     ServiceStoppedError,
 )
@@ -682,3 +683,21 @@ def test_calls_kept_for_a_replica_that_leaves_during_drain_find_the_others_slots
     assert not idle
     first.release_hung()
     assert idle
+
+
+def test_a_call_ends_that_would_wait_for_itself_wherever_it_could_go():
+    """Other processes use its replicas too, and all slots may be held by calls from within which it was made."""
+    stage = Stage(balancer=Turns())
+    first, second = stage.open(), stage.open(index=1)
+    for replica in (first, second):
+        replica.lane.send = lambda _call: None
+    call = stage.call("a")
+    lane = call.lane
+    assert call.claim()
+    lane.refused(call, stuck=True)
+    assert not call.over()
+    assert call.lane not in {None, lane}, "the other replica may have a slot for it"
+    assert call.claim()
+    call.lane.refused(call, stuck=True)
+    assert isinstance(end_of(call), ReentrantCallError)
+    assert stage.router.waiting == 0

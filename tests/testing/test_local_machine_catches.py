@@ -83,8 +83,8 @@ def serves_the_newest(patch):
     lane = Router.lane
 
     def faulty(router, id, index, seniority=0):
-        if type(router._backlog) is deque:
-            router._backlog = Newest()
+        if type(router._queue.shared) is deque:
+            router._queue.shared = Newest()
             router._rebind()
         return lane(router, id, index, seniority)
 
@@ -118,11 +118,11 @@ def counts_nothing(patch):
     gave_up = Router.gave_up
 
     def faulty(router, call, outcome, *, started):
-        told, router._count = router._count, lambda *_: None
+        told, router._losses._count = router._losses._count, lambda *_: None
         try:
             gave_up(router, call, outcome, started=started)
         finally:
-            router._count = told
+            router._losses._count = told
 
     patch.setattr(Router, "gave_up", faulty)
 

@@ -12,6 +12,7 @@ from itertools import count
 
 import pytest
 
+from sage_deploy_testing.doubles.bundling_replica import BundlingReplica
 from sage_deploy_testing.doubles.fake_replica import FakeReplica
 from sage_deploy_testing.simulation.simulation import Simulation, SimulationFailure
 from sage_plugins.routing.lane import remove
@@ -52,7 +53,7 @@ class LastComesFirst(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        self._backlog = Newest()
+        self._queue.shared = Newest()
         self._rebind()
 
 
@@ -61,7 +62,7 @@ class ReturnsRoomTwice(Router):
 
     def gave_up(self, call, outcome, *, started):
         if not started:
-            self._room.append(None)
+            self._queue.room.append(None)
         super().gave_up(call, outcome, started=started)
 
 
@@ -69,9 +70,9 @@ class KeepsRoom(Router):
     """A call that leaves the queue makes room for none."""
 
     def gave_up(self, call, outcome, *, started):
-        before = len(self._room)
+        before = len(self._queue.room)
         super().gave_up(call, outcome, started=started)
-        del self._room[before:]
+        del self._queue.room[before:]
 
 
 class CountsTwice(Router):
@@ -79,18 +80,18 @@ class CountsTwice(Router):
 
     def gave_up(self, call, outcome, *, started):
         super().gave_up(call, outcome, started=started)
-        self._count(call.method.index, outcome, 0.0, 0.0)
+        self._losses._count(call.method.index, outcome, 0.0, 0.0)
 
 
 class CountsNothing(Router):
     """Forgets to count calls that are given up."""
 
     def gave_up(self, call, outcome, *, started):
-        told, self._count = self._count, lambda *_: None
+        told, self._losses._count = self._losses._count, lambda *_: None
         try:
             super().gave_up(call, outcome, started=started)
         finally:
-            self._count = told
+            self._losses._count = told
 
 
 class RunsTwice(Router):
@@ -149,9 +150,9 @@ class ServesWhenItDrains(Router):
     """Goes on accepting calls."""
 
     def _rebind(self):
-        stopped, self._stopped = self._stopped, None
+        stopped, self._closing.stopped = self._closing.stopped, None
         super()._rebind()
-        self._stopped = stopped
+        self._closing.stopped = stopped
 
 
 class StopsWhatItAccepted(Router):
@@ -220,8 +221,27 @@ class AnswersTooLate(FakeReplica):
 class BindsEverything(Router):
     """A call without a key waits for its first choice."""
 
-    def _is_bound(self, call):
-        return self._binding
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self._lanes.is_bound = lambda _call: self._lanes.binding
+
+
+class SendsAnyAhead(Router):
+    """Sends calls ahead that must not run twice."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self._ahead.may_go = lambda _call: True
+
+
+class TakesTheWholeQueue(Router):
+    """Leaves no share of the waiting calls to other slots, nor minds how many were asked for."""
+
+    def lane(self, id, index, seniority=0):
+        lane = super().lane(id, index, seniority)
+        ahead = lane.ahead
+        lane.ahead = lambda call, most: ahead(call, most * lane.slots * 100)
+        return lane
 
 
 ROUTERS = {
@@ -301,7 +321,7 @@ class ForgetsTurnsAtTheEnd(MethodRouter):
             with self._lock:
                 self._turn(ended.method, lane, -1)
                 lane.free.append(None)
-            self._tell_watch()
+            self._closing.tell_watch()
 
         return follow
 
@@ -400,8 +420,9 @@ class TakesATurnForEach(MethodRouter):
 class CountsEachAbandonedCall(MethodRouter):
     """Takes each abandoned call of a batch for an abandoned slot."""
 
-    def _abandoned(self, call, change):
-        Router._abandoned(self, call, change)
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self._losses.count_abandoned = lambda call, change: call.lane.count_abandoned(change)
 
 
 class MiscountsBatches(MethodRouter):
@@ -496,6 +517,15 @@ def test_a_method_router_that_breaks_a_rule_is_found_out(router, rule):
 )
 def test_a_replica_that_breaks_its_promises_about_batches_is_found_out(replica, rule):
     _, story = first_failure(router=MethodRouter, replica=replica, limits=True)
+    assert re.search(rule, story.splitlines()[0]), story
+
+
+@pytest.mark.parametrize(
+    ("router", "rule"),
+    [(SendsAnyAhead, "was sent ahead and must not be"), (TakesTheWholeQueue, "were sent ahead, of at most")],
+)
+def test_a_router_that_breaks_a_rule_of_bundles_is_found_out(router, rule):
+    _, story = first_failure(router=router, replica=BundlingReplica)
     assert re.search(rule, story.splitlines()[0]), story
 
 

@@ -57,7 +57,7 @@ class Deployment:
             ("calls are parked", router.parked, len(life.parked)),
             (
                 "places in the queue are taken or free",
-                len(router._room) + router._unminted + len(life.queue),
+                router._queue.free + len(life.queue),
                 life.setting.queue_size,
             ),
             ("threads wait for its end", closing, len(self.closers) if life.state == "draining" else 0),
@@ -78,7 +78,7 @@ class Deployment:
         """Its state changes a moment before its router does, and under the router's lock it knows before it refuses."""
         router = self.task._router
         with router._lock:
-            return router._stopped is None and router._stopped_to_outsiders is None
+            return router._closing.stopped is None and router._closing.stopped_to_outsiders is None
 
     def _changes(self, never):
         """What changes replicas waits for nothing but their calls, and fails only if the service stops meanwhile."""

@@ -19,6 +19,7 @@ import attrs
 
 from sage_plugins.call.batch import Batch
 from sage_plugins.interfaces import ControlOp
+from sage_plugins.routing.lane import LaneEvents
 from sage_plugins.values import Outcome, RunnerStats
 
 if TYPE_CHECKING:
@@ -387,19 +388,12 @@ def calls_of(work: Work) -> Sequence[Call]:
     return work.calls if isinstance(work, Batch) else (work,)
 
 
-class _Events:
+class _Events(LaneEvents):
     """What one fake replica reports, as far as the router is concerned."""
 
     def __init__(self, router: Router, lane: Lane) -> None:
-        self.follow = lane.follow
-        self.lane = lane
+        super().__init__(lane)
         self._router = router
-
-    def ahead(self, call: Call, most: int) -> Sequence[Call]:
-        return self._router.ahead(self.lane, call, most)
-
-    def returned(self, calls: Sequence[Call]) -> None:
-        self._router.returned(calls)
 
     def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         self._router.lost(self.lane, not_started, maybe, cause)

@@ -132,7 +132,7 @@ class Simulation(Course):
             router: What is tested.
             replica: What it is tested with.
             setting: In place of what the seed would draw.
-            limits: Whether methods get limits of their own, which takes a `method_router.MethodRouter`.
+            limits: Whether methods get limits of their own, which takes a `method_limits.MethodRouter`.
         """
         super().__init__(seed, router=router, setting=setting, limits=limits)
         self._replica: type[FakeReplica] = replica

@@ -122,7 +122,7 @@ class Place:
 
     def returned(self, calls: Sequence[Call]) -> None:
         """What a replica gives back that it has not started."""
-        self._course.returned(calls)
+        self._course.returned(self, calls)
 
     def lost(self, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
         """What a replica reports of its death."""
@@ -205,7 +205,7 @@ class Course:
             seed: Decides everything.
             router: What is tested.
             setting: In place of what the seed would draw.
-            limits: Whether methods get limits of their own, which takes a `method_router.MethodRouter`.
+            limits: Whether methods get limits of their own, which takes a `method_limits.MethodRouter`.
         """
         self.seed = seed
         self._random = random = Random(seed)  # noqa: S311 - no secret
@@ -338,7 +338,7 @@ class Course:
 
     def ahead(self, place: Place, call: Call, most: int) -> Sequence[Call]:
         """The replica of *place* takes calls to run after *call*."""
-        found = self._router.ahead(place.lane, call, most)
+        found = place.lane.ahead(call, most)
         self._tell(f"{self._name(found) if found else 'none'} sent ahead with {self._mine(call).number}")
         if len(found) > most:
             raise BrokenRuleError(f"{len(found)} calls were sent ahead, of at most {most}")
@@ -352,13 +352,13 @@ class Course:
         self._sent_ahead += len(found)
         return found
 
-    def returned(self, calls: Sequence[Call]) -> None:
+    def returned(self, place: Place, calls: Sequence[Call]) -> None:
         """A replica gives back what it has not started."""
         for call in map(self._mine, calls):
             call.came_back = True
         self._tell(f"{self._name(calls)} returned")
         self._returned += len(calls)
-        self._router.returned(calls)
+        place.lane.returned(calls)
 
     def lost(self, place: Place, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
         """The replica of *place* died, and the router learns it now."""
@@ -576,7 +576,7 @@ class Course:
         router = self._router
         if self._live:
             raise BrokenRuleError(f"no outcome: {self._name(self._live)}")
-        room = len(router._room) + router._unminted  # noqa: SLF001 - a token that is lost shows nowhere else
+        room = router._queue.free  # noqa: SLF001 - a token that is lost shows nowhere else
         if room != self.setting.queue_size:
             raise BrokenRuleError(f"{room} of {self.setting.queue_size} places in the queue are free at the end")
         if router.waiting or router.parked or self._at_callers:

@@ -160,7 +160,7 @@ class Setting:
         )
 
     def limit(self, random: Random) -> Setting:
-        """The same with methods that have limits of their own, for a `method_router.MethodRouter`."""
+        """The same with methods that have limits of their own, for a `method_limits.MethodRouter`."""
         return attrs.evolve(
             self,
             methods=tuple(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from sage_deploy_remote.link import protocol
 from sage_plugins.call.call import Call
 from sage_plugins.call.stream import StreamCall
+from sage_plugins.interfaces.targets import QuietEvents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from sage_deploy_remote.link.protocol import Reply
     from sage_deploy_remote.link.serving.outbox import Outbox
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["HostEvents", "Report", "ServedCall", "ServedStream", "report_of"]
 
 
-class HostEvents:
-    """`interfaces.ReplicaEvents` for a host whose callers are elsewhere."""
+class HostEvents(QuietEvents):
+    """`interfaces.ReplicaEvents` for a host whose callers are elsewhere; it refuses, loses and returns nothing."""
 
     def __init__(self, server: ReplicaServer, find_service: Callable[[str], Any]) -> None:
         self._server = server
@@ -29,16 +30,6 @@ class HostEvents:
         self.freed: Callable[[Any], None] = self._freed
         # What waits is at the callers, but for what was sent ahead.
         self.follow: Callable[[Any], Any | None] = server.work_ended
-
-    def refused(self, work: Any, *, stuck: bool = False) -> None:
-        """A host never refuses."""
-
-    def ahead(self, call: Call, most: int) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
-        """Nothing waits here."""
-        return ()
-
-    def returned(self, calls: Sequence[Call]) -> None:
-        """A host returns nothing."""
 
     def _freed(self, ended: Any) -> None:
         following = self._server.work_ended(ended)
@@ -48,9 +39,6 @@ class HostEvents:
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The host's state changed."""
         self._server.changed(state, cause)
-
-    def lost(self, not_started: Any, maybe: Any, cause: BaseException) -> None:
-        """A host never dies before its process."""
 
 
 class Report:

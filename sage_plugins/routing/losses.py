@@ -1,0 +1,215 @@
+"""
+What becomes of calls without an answer: their replica died, refused them or gives them back, or their caller gave up.
+
+Of those that come back, the ones that surely have not started wait again, at the head of the queue. The others end, or
+start once more. A call that was given up while it ran is *abandoned*: it holds its slot until its method ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from sage_plugins.errors import ReentrantCallError, ReplicaDiedError
+from sage_plugins.routing.ahead import may_run_twice
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sage_plugins.call.batch import Batch
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Clock
+    from sage_plugins.routing.draining import Closing
+    from sage_plugins.routing.lane import Lane, Lanes
+    from sage_plugins.routing.queue import Queue
+
+__all__ = ["Losses", "in_a_thread"]
+
+
+def in_a_thread(body: Callable[[], None], name: str) -> None:
+    """Run *body* in a new thread of that name."""
+    threading.Thread(target=body, name=name, daemon=True).start()
+
+
+class Losses:
+    """Takes calls back that replicas of one service have lost or not started, and counts those that are given up."""
+
+    def __init__(  # noqa: PLR0913 - the parts of the router that it works with, and its settings
+        self,
+        service: str,
+        clock: Clock,
+        lanes: Lanes,
+        queue: Queue,
+        closing: Closing,
+        *,
+        match: Callable[[], None],
+        close_lane: Callable[[Lane], None],
+        retry: bool,
+        count: Callable[[int, int, float, float], None],
+        given_up: Callable[[], None],
+        aside: Callable[[Callable[[], None], str], None],
+    ) -> None:
+        """
+        Nothing is lost yet.
+
+        Args:
+            service: Name of the service, for messages.
+            clock: Says how long calls took.
+            lanes: Its replicas.
+            queue: Where calls wait again.
+            closing: Says whether they still have a chance there.
+            match: Brings waiting calls and free slots together.
+            close_lane: Sends no more calls to a replica.
+            retry: Start idempotent calls once more when their replica died.
+            count: As for `Router`, as the next two.
+            given_up: Told after each call that a caller gave up.
+            aside: Runs what may wait for a new replica.
+        """
+        self._service = service
+        self._clock = clock
+        self._lanes = lanes
+        self._queue = queue
+        self._closing = closing
+        self._match = match
+        self._close_lane = close_lane
+        self._retry = retry
+        self._count = count
+        self._given_up = given_up
+        self._aside = aside
+
+    # -- a caller gave up --------------------------------------------------------------------------------------------
+
+    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
+        """As `Router.gave_up`."""
+        spent = self._clock.monotonic() - call.since
+        if started:
+            with self._lanes.lock:
+                self.count_abandoned(call, 1)
+            call.lane.cancel(call)
+            counts = call.lane.counts
+            if counts is None or not counts(call, outcome, spent):
+                # How long it waited before it ran is known where it runs; most of the time it ran.
+                self._count(call.method.index, outcome, 0.0, spent)
+        else:
+            self._queue.discard(call)
+            self._count(call.method.index, outcome, spent, 0.0)
+        self._given_up()
+        self._closing.tell_watch()
+
+    def abandoned_ended(self, call: Call) -> None:
+        """As `Router.abandoned_ended`."""
+        with self._lanes.lock:
+            # May come before `gave_up` has counted it, so the number may be -1 for a moment.
+            self.count_abandoned(call, -1)
+
+    def batch_started(self, batch: Batch, number: int) -> None:
+        """As `Router.batch_started`."""
+        with self._lanes.lock:
+            change = batch.started(number)
+            if change:  # else it may have lost its lane
+                batch.lane.count_abandoned(change)
+
+    def count_abandoned(self, call: Call, change: int) -> None:
+        """One abandoned call more or less, which may share its slot with others; under the lock."""
+        together = call.batch or call.bundle
+        call.lane.count_abandoned(change if together is None else together.count_abandoned(change))
+
+    # -- a replica died ----------------------------------------------------------------------------------------------
+
+    def lost(self, lane: Lane, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
+        """As `Router.lost`."""
+        with self._lanes.lock:
+            self._queue.returning += 1
+        self._close_lane(lane)
+        again: list[Call] = list(not_started)
+        untold: list[Callable[[], None]] = []
+        for call in maybe:
+            if self._retry and may_run_twice(call) and call.attempts == 0:
+                call.attempts += 1
+                again.append(call)
+                continue
+            # Callbacks may wait for the replica that takes this one's place, and this thread may be what brings it.
+            call.give_up(self._death(call, lane, cause), Outcome.DIED, aside=untold.append)
+        with self._lanes.lock:
+            # Nothing runs there any more, and its slots never come back.
+            lane.dead = True
+            lane.abandoned = 0
+            lane.withdrawn = lane.slots - len(lane.free)
+        for call in reversed(again):
+            if call.unstarted() or call.rearm():
+                self._leave_bundle(call)
+                self._return(call)
+        with self._lanes.lock:
+            self._queue.returning -= 1
+            self._closing.give_back()  # closing the lane found nothing waiting and took them back
+        self._match()
+        self._closing.tell_watch()
+        if untold:
+
+            def tell() -> None:
+                for each in untold:
+                    each()
+
+            self._aside(tell, f"{lane.id}-lost")
+
+    def _death(self, call: Call, lane: Lane, cause: BaseException) -> ReplicaDiedError:
+        msg = (
+            f"{self._service}.{call.method.name} was running on replica {lane.id} when that died ({cause}); it may "
+            "or may not have had its effect. Declare the method idempotent and set `failover_enabled` to have it "
+            "retried"
+        )
+        where = {"service": self._service, "method": call.method.name, "replica": lane.id, "node": lane.node}
+        return ReplicaDiedError(msg, maybe_executed=True, **where)
+
+    # -- calls that did not start ------------------------------------------------------------------------------------
+
+    def stuck(self, lane: Lane, call: Call) -> None:
+        """
+        Queue *call* again: all slots of *lane* are held by calls from within which it was made.
+
+        If that is so wherever it could go, it would wait for itself, and ends with ReentrantCallError.
+        """
+        call.stuck_in |= {lane}
+        self.take_back([call])
+        if call.stuck_in.issuperset(self._lanes.serving):
+            name = f"{self._service}.{call.method.name}"
+            msg = (
+                f"{name} would never start: every slot that it could get is held by a method that itself waits for "
+                "it, over other services. Give the service more threads or replicas, or do not call a service from "
+                "within its own calls"
+            )
+            error = ReentrantCallError(msg, service=self._service, method=call.method.name)
+            call.give_up(error, Outcome.ERROR, only_unstarted=True)
+
+    def returned(self, calls: Sequence[Call]) -> None:
+        """As `interfaces.SlotEvents.returned`."""
+        self.take_back(calls)
+        self._closing.tell_watch()  # what is left of the bundle may be abandoned
+
+    def take_back(self, calls: Sequence[Call]) -> None:
+        """Queue calls again that were sent and did not start."""
+        for call in reversed(calls):
+            if not call.unstart():
+                call.owner.abandoned_ended(call)
+                continue
+            self._leave_bundle(call)
+            if not call.expire():  # nobody may be watching that any more: it had been claimed
+                self._return(call)
+        with self._lanes.lock:
+            self._closing.give_back()  # a service that drains found nothing waiting and took them back
+        self._match()
+
+    def _leave_bundle(self, call: Call) -> None:
+        bundle = call.bundle
+        if bundle is not None:
+            with self._lanes.lock:
+                bundle.lane.count_abandoned(bundle.leave(call))
+
+    def _return(self, call: Call) -> None:
+        call.lane = None
+        call.returned = True
+        if self._closing.ended:
+            call.give_up(self._closing.refusal(call), Outcome.STOPPED)
+        else:
+            self._queue.rejoin(call)

@@ -1,0 +1,266 @@
+"""
+Where calls wait for a slot, and how many may.
+
+Calls wait in *backlogs*: all lanes share one, or under a balancer that binds calls to its choice each lane has its own.
+`queue_size` calls may wait; each takes a token of *room*. A call without room that may wait for it is *parked*: it
+stands in its backlog like any other, and its caller waits until the queue has room for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from sage_plugins.errors import OverloadedError
+from sage_plugins.routing.lane import remove
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Clock
+    from sage_plugins.routing.lane import Lane, Lanes
+
+__all__ = ["Queue"]
+
+#: Seconds between two searches of a full queue for expired calls: each looks at every waiting call.
+_SWEEP_EVERY_S: Final = 0.05
+
+#: Tokens of room are minted in portions, so that a bound of a million waiting calls costs nothing until they wait.
+_PORTION: Final = 1024
+
+
+class Queue:
+    """
+    The waiting calls of one service.
+
+    It puts calls into backlogs and takes them out, and keeps the bound exact. It sends nothing: whoever adds a call
+    then looks whether a slot is free.
+
+    Attributes:
+        size: Calls that may wait, parked ones aside.
+        shared: The backlog of all lanes, oldest first. Under a binding balancer only calls for which no lane is open
+            wait here.
+        unbound: Waiting calls of a binding balancer that any lane may take, oldest first. Each is here before it is in
+            a backlog.
+        parked: The waiting calls that hold no room, oldest first.
+        room: A token for each place that is free; see `unminted`.
+        unminted: Tokens that have not been made yet; guarded by the lanes' lock, as `returning`.
+        returning: Replicas that died and whose calls are on their way back here.
+    """
+
+    def __init__(self, lanes: Lanes, clock: Clock, size: int) -> None:
+        """Make an empty queue of so many places, for calls that wait for *lanes*."""
+        self._lanes = lanes
+        self._clock = clock
+        self.size = size
+        self.shared: deque[Call] = deque()
+        self.unbound: dict[Call, None] = {}
+        self.parked: deque[Call] = deque()
+        self.room: list[None] = [None] * min(size, _PORTION)
+        self.unminted = size - len(self.room)
+        self.returning = 0
+        self._unserved: tuple[deque[Call], ...] = ()  # backlogs of lanes that were, until they are empty
+        self._sweep_at = -inf  # it is not searched for expired calls before this
+
+    # -- room --------------------------------------------------------------------------------------------------------
+
+    def take_room(self) -> bool:
+        """Take a place; False if there is none."""
+        try:
+            self.room.pop()
+        except IndexError:
+            if self.unminted == 0:
+                return False
+            with self._lanes.lock:
+                portion = min(self.unminted, _PORTION)
+                self.unminted -= portion
+                self.room.extend([None] * portion)
+            return self.take_room()
+        return True
+
+    def leave(self, call: Call) -> None:
+        """Free the place of a call that was taken out of its backlog."""
+        self.unbound.pop(call, None)
+        if call.parked and remove(self.parked, call):
+            call.admit()
+            return
+        # Not among the parked, or given room this very moment: either way it holds a token.
+        self.room.append(None)
+        if self.parked:
+            self.admit_parked()
+
+    def park(self, call: Call) -> None:
+        """Have the call, which is about to join a backlog, wait for room as well."""
+        call.parked = True
+        self.parked.append(call)
+
+    def admit_parked(self) -> None:
+        """Give free room to the parked calls that came first."""
+        while self.parked and self.take_room():
+            try:
+                call = self.parked.popleft()
+            except IndexError:
+                self.room.append(None)
+            else:
+                call.admit()
+
+    def sweep(self) -> bool:
+        """
+        Take expired calls out of a full queue, where nobody may be watching their deadline; True if there were any.
+        """
+        now = self._clock.monotonic()
+        if now < self._sweep_at:
+            return False
+        self._sweep_at = now + _SWEEP_EVERY_S
+        expired = [call for backlog in self.backlogs() for call in tuple(backlog) if call.expire()]
+        return bool(expired)
+
+    def overload(self, service: str, call: Call) -> OverloadedError:
+        """The error for *call*, for which there is no room."""
+        msg = (
+            f"{service}.{call.method.name} was not accepted: the queue is full (queue_size={self.size}). Call again "
+            "later, raise `queue_size`, or add threads or replicas"
+        )
+        return OverloadedError(msg, service=service, method=call.method.name)
+
+    # -- backlogs ----------------------------------------------------------------------------------------------------
+
+    def join(self, call: Call, lane: Lane | None) -> None:
+        """Put a call, which has room or is parked, at the end of the backlog of *lane*, or of all."""
+        if self._lanes.binding:
+            self._note_unbound(call)
+        backlog = self.shared if lane is None else lane.backlog
+        if isinstance(backlog, tuple):  # the lane was closed since it was picked
+            with self._lanes.lock:
+                self.place_for(call).append(call)
+            return
+        backlog.append(call)
+        if lane is not None and lane.backlog is not backlog:  # replaced since, and perhaps emptied already
+            with self._lanes.lock:
+                self._empty_later(backlog)
+
+    def rejoin(self, call: Call) -> None:
+        """Put an accepted call back at the head of the queue; if that is full, it gets the next room."""
+        if not self.take_room():
+            call.parked = True
+            self.parked.appendleft(call)
+        with self._lanes.lock:
+            self._note_unbound(call)
+            self.place_for(call).appendleft(call)
+        self.admit_parked()
+        if call.settled():  # given up on its way back
+            self.discard(call)
+
+    def move_unbound(self, could_start: Callable[[Call, Lane], bool]) -> bool:
+        """Have the oldest call that any lane may take wait for another one, where it could start; False if none can."""
+        lanes = self._lanes
+        if not lanes.binding or not any(lane.free for lane in lanes.serving):
+            return False
+        with lanes.lock:  # for the reason given in `move_unserved`
+            return any(
+                could_start(call, lane) and self._move(call, lane)
+                for call in tuple(self.unbound)
+                for lane in lanes.serving
+            )
+
+    def _move(self, call: Call, lane: Lane) -> bool:
+        """Have a waiting call wait for *lane*, an open one; False if it is in no other's backlog."""
+        if not any(remove(other.backlog, call) for other in self._lanes.serving if other is not lane):
+            return False
+        lane.backlog.append(call)  # type: ignore[union-attr] # an open one's
+        if call.settled():  # given up between the two, and found nowhere
+            self.discard(call)
+        return True
+
+    def discard(self, call: Call) -> None:
+        """Take an ended call out of wherever it waits."""
+        for backlog in self.backlogs():
+            if remove(backlog, call):
+                self.leave(call)
+                return
+        # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over; or it is on its
+        # way into one, and whoever puts it there discards it then.
+
+    def place_for(self, call: Call) -> deque[Call]:
+        """The backlog that a call joins which has lost its lane; under the lock."""
+        while self._lanes.binding:
+            lane = self._lanes.choice(call)
+            if lane is None:
+                break
+            if isinstance(lane.backlog, deque):
+                return lane.backlog
+        return self.shared
+
+    def _note_unbound(self, call: Call) -> None:
+        """Remember that the call, which is about to join a backlog, may leave it for another."""
+        if self._lanes.binding and not self._lanes.is_bound(call):
+            self.unbound[call] = None
+
+    def backlogs(self) -> Iterable[deque[Call] | tuple[()]]:
+        """Wherever calls wait."""
+        lanes = tuple(lane.backlog for lane in self._lanes.serving) if self._lanes.binding else ()
+        return (self.shared, *lanes, *self._unserved)
+
+    # -- when the lanes change ---------------------------------------------------------------------------------------
+
+    def assign_backlogs(self) -> None:
+        """Have the open lanes take calls from where they wait for them now; under the lock."""
+        for lane in self._lanes.open:
+            backlog: deque[Call] | tuple[()] = ()
+            if lane in self._lanes.serving:
+                own = isinstance(lane.backlog, deque) and lane.backlog is not self.shared
+                backlog = self.shared if not self._lanes.binding else lane.backlog if own else deque()
+            if backlog is not lane.backlog:
+                self._empty_later(lane.backlog)
+                lane.backlog = backlog
+
+    def take_backlog(self, lane: Lane) -> None:
+        """Have *lane* take no more calls; those that wait for it alone are to wait elsewhere. Under the lock."""
+        self._empty_later(lane.backlog)
+        lane.backlog = ()
+
+    def _empty_later(self, backlog: deque[Call] | tuple[()]) -> None:
+        """Remember a backlog that no lane serves any more, until it is empty; under the lock."""
+        if isinstance(backlog, deque) and backlog is not self.shared:
+            self._unserved = (*(each for each in self._unserved if each and each is not backlog), backlog)
+
+    def has_unserved(self) -> bool:
+        """
+        Whether calls wait where no lane serves.
+
+        They got there because their lane was closed, because there was none, or because the balancer was another, when
+        their callers queued them. Callers look here again after they queued a call, so none is forgotten.
+        """
+        return any(self._unserved) or (self._lanes.binding and bool(self.shared))
+
+    def move_unserved(self) -> None:
+        """
+        Send calls that wait where no lane serves to the lanes' backlogs.
+
+        Under the lock: a service that drains must not think that there is no call while one is between two backlogs.
+        """
+        binding = self._lanes.binding
+        for backlog in (*self._unserved, self.shared) if binding else self._unserved:  # the older ones first
+            while backlog and (self._lanes.serving or backlog is not self.shared):
+                try:
+                    call = backlog.popleft()
+                except IndexError:
+                    break
+                self._note_unbound(call)
+                self.place_for(call).append(call)
+                if call.settled():  # given up between the two, and found nowhere
+                    self.discard(call)
+
+    # -- looking on --------------------------------------------------------------------------------------------------
+
+    @property
+    def free(self) -> int:
+        """Places that are free; may lag by a call."""
+        return len(self.room) + self.unminted
+
+    @property
+    def waiting(self) -> int:
+        """Accepted calls that wait; never more than `size`. May lag by a call."""
+        return max(0, sum(map(len, self.backlogs())) - len(self.parked))
