@@ -50,7 +50,7 @@ LAYERS = {
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
     1: {"call", "config", "control_groups", "metrics", "option_docs", "values"},
-    0: {"bounded_file", "clock", "errors", "findings", "texts", "whole_file"},
+    0: {"bounded_file", "clock", "errors", "findings", "texts", "threads", "whole_file"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.

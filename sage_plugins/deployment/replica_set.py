@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import traceback
+from concurrent.futures import wait as wait_for
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from sage_plugins.errors import DeployError, NoReplicaError, SageDeployError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.process_end import close_first
+from sage_plugins.threads import future_of
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
@@ -758,20 +760,11 @@ class ReplicaSet:
         self, members: Sequence[Member], question: Callable[[Member], _Answer], limit: float
     ) -> Mapping[Member, _Answer]:
         """The answers of those who answer within *limit* seconds, which are for all of them together."""
-        answers: dict[Member, _Answer] = {}
-
-        def ask(member: Member) -> None:
-            answers[member] = question(member)
-
-        askers = [
-            threading.Thread(target=ask, args=(member,), name=f"{member.id}-asked", daemon=True) for member in members
-        ]
-        until = time.monotonic() + limit
-        for thread in askers:
-            thread.start()
-        for thread in askers:
-            thread.join(max(0.0, until - time.monotonic()))
-        return answers
+        asked = {member: future_of(partial(question, member), f"{member.id}-asked") for member in members}
+        done, _ = wait_for(asked.values(), limit)
+        return {
+            member: answer.result() for member, answer in asked.items() if answer in done and not answer.exception()
+        }
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 

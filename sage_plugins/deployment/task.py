@@ -17,6 +17,7 @@ from sage_plugins.process_end import rest
 from sage_plugins.routing.handle import Binding, ServiceHandle
 from sage_plugins.routing.router_choice import router_class
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
+from sage_plugins.threads import start_thread
 from sage_plugins.values import Choice, ReplicaState
 
 if TYPE_CHECKING:
@@ -354,10 +355,7 @@ class ServiceTask:
                 self._stopped.wait()
             return
         if background:
-            name = f"{self.service_name}-stop"
-            threading.Thread(
-                target=self._drain, args=(limit,), kwargs={"leaves": leaves}, name=name, daemon=True
-            ).start()
+            start_thread(lambda: self._drain(limit, leaves=leaves), f"{self.service_name}-stop")
         else:
             self._drain(limit, leaves=leaves)
 

@@ -24,6 +24,7 @@ from sage_plugins.planning.catalogue import Catalogue
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.process_end import forget, forked_error, watch_over
 from sage_plugins.service.factory import ServiceFactory
+from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -776,9 +777,7 @@ class Environment:
             tasks = list(self._tasks.values())
         if any(task.owns(current_call()) for task in tasks):
             # A service's own call closes its environment: waiting for that call to end would never end.
-            threading.Thread(
-                target=self._close, args=(tasks, drain_timeout), name=f"{self.name}-close", daemon=True
-            ).start()
+            start_thread(lambda: self._close(tasks, drain_timeout), f"{self.name}-close")
         else:
             self._close(tasks, drain_timeout)
 
