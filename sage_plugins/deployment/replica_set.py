@@ -8,7 +8,6 @@ import traceback
 from concurrent.futures import wait as wait_for
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -33,11 +32,9 @@ if TYPE_CHECKING:
     from sage_plugins.routing.router import Router
     from sage_plugins.values import Placed, ReplicaSpec
 
-__all__ = ["Care", "Member", "ReplicaSet", "Report"]
+__all__ = ["Care", "Member", "ReplicaSet", "Report", "raised_at"]
 
 _Answer = TypeVar("_Answer")
-
-_HERE = str(Path(__file__).parent)
 
 #: States of a replica that has started and has not been told to leave.
 _UP: Final = frozenset({ReplicaState.READY, ReplicaState.UNREADY, ReplicaState.UNHEALTHY})
@@ -464,9 +461,8 @@ class ReplicaSet:
 
     def _constructor_failed(self, member: Member) -> DeployError:
         cause = member.cause
-        frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
-        own = [frame for frame in frames if not frame.filename.startswith(_HERE)]
-        where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+        where = raised_at(cause)
+        where = f" ({where})" if where else ""
         hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
         who = f"service '{self._name}' replica {member.spec.index}"
         msg = f"while constructing {who}: {text_of(cause)}{where}{hints}"
@@ -870,3 +866,19 @@ class ReplicaSet:
                 self.condition.notify_all()
             if first:
                 self._watchers.tell("replica_stopped", f"{left} calls still run" if left else "", member.id)
+
+
+def raised_at(error: BaseException | None) -> str:
+    """
+    Where *error* was raised, as `file:line`: the innermost line that is not in one of our packages; "" if all are.
+
+    Packages are told by their names, because each distribution of ours may be installed in a folder of its own.
+    """
+    where = ""
+    trace = None if error is None else error.__traceback__
+    while trace is not None:
+        package = str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        if package != "sage_plugins" and not package.startswith("sage_deploy_"):
+            where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return where
