@@ -356,7 +356,6 @@ LATE = {
     "config.strict_types",
     "config.units",
     "deployment.requests",
-    "deployment.statistics",
     "deployment_file",
     "field_docs",
     "host.instance_access",
