@@ -155,10 +155,9 @@ class Changes:
 
     def _wait_seen(self) -> None:
         """Have a change hold for those who call from other processes too, before it is reported as made."""
-        publication = self._replicas.publication
-        if publication is not None:
-            publication.changed()  # how many there should be, which no other change may have told
-            publication.wait_seen()
+        reach = self._replicas.reach
+        reach.changed()  # how many there should be, which no other change may have told
+        reach.wait_seen()
 
     def after_fork(self) -> None:
         """In a forked child: whoever made a change is not there to end it."""

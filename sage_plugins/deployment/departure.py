@@ -26,7 +26,6 @@ class Departure:
         """Stop none yet; *replicas* are the service's."""
         self._replicas = replicas
         self._clock = replicas.clock
-        self._publication = replicas.publication
 
     # -- while the service goes on -----------------------------------------------------------------------------------
 
@@ -113,15 +112,10 @@ class Departure:
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _vacate(self, members: Sequence[Member], limit: float) -> None:
-        publication = self._publication
-        up = [each for each in members if each.replica is not None and (each.up or each.state is ReplicaState.DRAINING)]
-        if publication is None or not up:
-            return
-        until = self._clock.monotonic() + limit
-        publication.wait_seen(limit)  # who has not heard of it would send calls to a process that has ended
-        waits = [each.replica.vacate() for each in up]  # type: ignore[union-attr] # as a `reachable` target promises
-        for wait in waits:
-            wait(max(0.0, until - self._clock.monotonic()))
+        with_calls = [each for each in members if each.up or each.state is ReplicaState.DRAINING]
+        replicas = [each.replica for each in with_calls if each.replica is not None]
+        if replicas:
+            self._replicas.reach.vacate(replicas, limit)
 
     def _stop(self, members: Sequence[Member], grace: float) -> None:
         until = self._clock.monotonic() + grace

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.life import ServiceLife
     from sage_plugins.deployment.member import Member, Report
     from sage_plugins.deployment.monitors import Watchers
-    from sage_plugins.interfaces import Replica
+    from sage_plugins.interfaces import Reach, Replica
     from sage_plugins.planning.composition import Composition
-    from sage_plugins.reach.publication import Publication
     from sage_plugins.routing.router import Router
 
 __all__ = ["ReplicaSet", "Supervision"]
@@ -38,6 +37,9 @@ class Supervision(Protocol):
     def mark(self, member: Member, state: ReplicaState, reason: str) -> None:
         """A monitor says how it is."""
 
+    def opened(self) -> list[Report]:
+        """Another replica gets calls; under `condition`. Gives what is to be told afterwards."""
+
 
 class ReplicaSet:
     """
@@ -52,7 +54,7 @@ class ReplicaSet:
         watchers: Its monitors.
         clock: Its time.
         life: What has become of the service.
-        publication: Tells other processes of the service; None if they cannot call it.
+        reach: How other processes call the service; given before the first replica is made.
         supervision: Decides what becomes of a replica; given before the first one is made.
         starting: Held while replicas are being started: whoever stops them all waits until all is there that must be
             stopped.
@@ -62,16 +64,15 @@ class ReplicaSet:
     """
 
     supervision: Supervision
+    reach: Reach
 
-    def __init__(  # noqa: PLR0913 - what the replicas have in common
+    def __init__(
         self,
         composition: Composition,
         router: Router,
         watchers: Watchers,
         clock: Clock,
         life: ServiceLife,
-        *,
-        publication: Publication | None = None,
     ) -> None:
         """Make an empty set; the arguments are the attributes of these names."""
         self.composition = composition
@@ -80,7 +81,6 @@ class ReplicaSet:
         self.watchers = watchers
         self.clock = clock
         self.life = life
-        self.publication = publication
         self.starting = threading.RLock()
         self.members: tuple[Member, ...] = ()  # guarded by condition, as the next
         self.counts_of_left: Mapping[str, Any] = {}

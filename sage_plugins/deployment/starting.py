@@ -13,11 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sage_plugins.deployment.departure import Departure
-    from sage_plugins.deployment.member import Report
     from sage_plugins.deployment.replica_set import ReplicaSet
     from sage_plugins.deployment.waiting import Readiness
-    from sage_plugins.interfaces import Directory, Keeper, Replica, Target
-    from sage_plugins.reach.kept import Kept
+    from sage_plugins.interfaces import EarlierService, Replica, Target
     from sage_plugins.values import Placed, ReplicaSpec
 
 __all__ = ["Launcher"]
@@ -32,8 +30,6 @@ class Launcher:
         departure: Departure,
         readiness: Readiness,
         find_service: Callable[[str], Any],
-        *,
-        on_open: Callable[[], list[Report]],
     ) -> None:
         """
         Start none yet.
@@ -43,15 +39,12 @@ class Launcher:
             departure: Stops what had started when a start fails.
             readiness: Waits for replicas.
             find_service: Gives instances handles to other services.
-            on_open: Told under `ReplicaSet.condition` when another replica gets calls; gives what is to be told then.
         """
         self._replicas = replicas
         self._departure = departure
         self._readiness = readiness
         self._composition = replicas.composition
         self._find_service = find_service
-        self._on_open = on_open
-        self._publication = replicas.publication
         self._target: Target | None = None  # guarded by ReplicaSet.starting
         self._generations: dict[int, int] = {}  # by index, of the next replica there; by ReplicaSet.condition
 
@@ -112,40 +105,46 @@ class Launcher:
         return tuple(made)
 
     def _launch(self, members: Sequence[Member]) -> None:
-        target = self._made_target()
+        target = self.target()
         places: list[Placed] = []
         for member, place in zip(members, target.place([member.spec for member in members]), strict=True):
             if isinstance(place, Refused):
                 msg = f"replica {member.id} cannot be placed: {place}"
                 raise DeployError(msg, service=self._replicas.name, replica=member.id)
             places.append(place)
-        if self._publication is not None:
-            self._publication.announce()
+        self._replicas.reach.announce()
         for member, placed in zip(members, places, strict=True):
             self.launch(member, placed)
 
-    def take_over(self, kept: Kept) -> tuple[Member, ...]:
+    def take_over(self, earlier: EarlierService) -> None:
         """
-        Have the replicas that an earlier process left; returns at once, and each gets calls as soon as it is ready.
+        Have the replicas that an earlier process left, and start those that are missing; returns at once.
+
+        Each gets calls as soon as it is ready.
 
         Raises:
-            DeployError: The service was stopped.
+            DeployError: The service was stopped, or a replica that is missing cannot be started.
             ClusterUnavailableError: It cannot be said that they are here now.
         """
-        target: Any = self._made_target()
-        with self._replicas.starting:
-            if self._publication is not None:
-                self._publication.announce(0 if kept.listing is None else kept.listing.version)
-            with self._replicas.condition:
-                self._replicas.check_wanted()
+        replicas = self._replicas
+        with replicas.starting:
+            self._replicas.reach.announce(earlier.version)
+            with replicas.condition:
+                replicas.check_wanted()
                 members = []
-                for each in kept.replicas:
+                for each in earlier.replicas:
                     self._generations[each.index] = each.generation
                     members.append(self.make(each.index))
-                self._replicas.add(members)
-            for member, each in zip(members, kept.replicas, strict=True):
-                self._hand_over(member, target.adopt(member.spec, each, member, self._replicas.clock))
-        return tuple(members)
+                replicas.add(members)
+            for member, each in zip(members, earlier.replicas, strict=True):
+                self._hand_over(member, self._replicas.reach.adopt(each, member.spec, member, replicas.clock))
+        taken = {member.spec.index for member in members}
+        free = [index for index in range(earlier.places) if index not in taken]
+        missing = free[: earlier.places - len(taken)]
+        if missing:
+            self.start(missing)
+        reason = f"{len(taken)} replicas of an earlier process go on, {len(missing)} are started"
+        replicas.watchers.tell("adopted", reason)
 
     # -- one at a time -----------------------------------------------------------------------------------------------
 
@@ -155,16 +154,14 @@ class Launcher:
 
     def make(self, index: int, seniority: int = 0) -> Member:
         """A replica at *index* that is not started yet, and not one of the set; under `ReplicaSet.condition`."""
-        spec = self.next_spec(index)
+        spec = self.next_spec(index)._replace(find_service=self._replicas.reach.find_service)
         self._generations[index] = spec.generation + 1
-        if self._publication is not None:
-            spec = spec._replace(find_service=self._publication.find_service)
         return Member(self._replicas, spec, self._replicas.router.lane(spec.id, index, seniority), self._find_service)
 
     def place(self, spec: ReplicaSpec) -> Placed | Refused:
         """Where one more replica goes, or why nowhere; for a service that has started replicas before."""
         try:
-            (place,) = self._made_target().place([spec])
+            (place,) = self.target().place([spec])
         except Exception as error:  # noqa: BLE001 - a target that cannot answer now may do so later
             target = self._composition.target
             return Refused(f"target '{target.id}' from {target.source} failed to place it: {text_of(error)}")
@@ -172,7 +169,7 @@ class Launcher:
 
     def launch(self, member: Member, place: Placed) -> None:
         """Start *member* at its place; it gets calls as soon as it is ready, unless it is held back."""
-        self._hand_over(member, self._made_target().start(member.spec, place, member, self._replicas.clock))
+        self._hand_over(member, self.target().start(member.spec, place, member, self._replicas.clock))
 
     def _hand_over(self, member: Member, replica: Replica) -> None:
         with self._replicas.condition:
@@ -197,34 +194,18 @@ class Launcher:
             if replica is None or not member.up or member.held or member.lane.slots or not replicas.wanted:
                 return
             replicas.router.open(member.lane, replica)
-            reports = self._on_open()
+            reports = replicas.supervision.opened()
             replicas.condition.notify_all()
         replicas.tell(reports)
 
     # -- the target --------------------------------------------------------------------------------------------------
 
-    def _made_target(self) -> Target:
+    def target(self) -> Target:
+        """The service's target, made when it is first needed."""
         with self._replicas.starting:
             if self._target is None:
                 self._target = self._composition.target.create()
             return self._target
-
-    def directory(self, environment: str) -> Directory:
-        """The target's directory of that environment, by ID; only for a target that is `reachable`."""
-        target: Any = self._made_target()
-        keeper = self.keeper
-        found: Directory = target.directory(environment if keeper is None else keeper.environment)
-        return found
-
-    @property
-    def keeper(self) -> Keeper | None:
-        """What keeps the service when this process ends; None if it ends with it."""
-        if self._publication is None or "detaches" not in self._composition.target.registration.capabilities:
-            return None
-        target: Any = self._made_target()
-        home = self._publication.home
-        found: Keeper | None = target.keeper(home.id, home.name)
-        return found
 
     def close(self) -> None:
         """Close the target: every replica has stopped, or goes on without this process."""

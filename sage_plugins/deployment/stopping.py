@@ -45,7 +45,6 @@ class Stopping:
         self._launcher = launcher
         self._departure = departure
         self._succession = succession
-        self._publication = replicas.publication
 
     def end(self, limit: float, *, background: bool, leaves: bool = False) -> None:
         """
@@ -73,10 +72,11 @@ class Stopping:
         with self._replicas.starting:  # see `ServiceTask.begin`
             until = self._clock.monotonic() + limit
         idle = threading.Event()
-        publication = self._publication
         try:
-            if publication is not None:
-                publication.leave() if leaves else publication.stopping()
+            if leaves:
+                self._replicas.reach.leave()
+            else:
+                self._replicas.reach.stopping()
             self._router.drain("is stopping", idle.set)
             if not self._router.lanes:  # nobody is left to finish what waits, and nobody will come
                 self._router.end()
@@ -85,9 +85,8 @@ class Stopping:
             if leaves:
                 self._departure.leave_all()
             else:
-                if publication is not None:
-                    self._departure.vacate_all(until - self._clock.monotonic())
-                    publication.stopped()
+                self._departure.vacate_all(until - self._clock.monotonic())
+                self._replicas.reach.stopped()
                 self._departure.stop_all(until - self._clock.monotonic())
             self._launcher.close()
         finally:
@@ -99,7 +98,7 @@ class Stopping:
         if self._life.never_begin():
             self._router.drain("was never started and is closed", lambda: None)
             return
-        self.end(limit, background=background, leaves=self._launcher.keeper is not None)
+        self.end(limit, background=background, leaves=self._replicas.reach.outlives)
 
     def close_to_outsiders(self, watch: Callable[[], None]) -> None:
         """As `ServiceTask.close_to_outsiders`."""

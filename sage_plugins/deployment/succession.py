@@ -111,6 +111,17 @@ class Succession:
             replicas.condition.notify_all()
         replicas.tell(reports)
 
+    def opened(self) -> list[Report]:
+        """Another replica gets calls: with the last of them the service is ready; under `condition`."""
+        replicas = self._replicas
+        members = replicas.members
+        if replicas.life.state is not ReplicaState.STARTING or not all(each.in_service for each in members):
+            return []
+        replicas.life.become_ready()
+        reports = self.supervise(members)
+        replicas.reach.ready()
+        return reports
+
     # -- who is responsible for them ---------------------------------------------------------------------------------
 
     def supervise(self, members: Sequence[Member]) -> list[Report]:

@@ -12,6 +12,7 @@ from sage_plugins.deployment.changes import Changes
 from sage_plugins.deployment.departure import Departure
 from sage_plugins.deployment.life import ServiceLife
 from sage_plugins.deployment.monitors import Watched, Watchers
+from sage_plugins.deployment.reach import OwnProcessOnly, Reachable
 from sage_plugins.deployment.replica_set import ReplicaSet
 from sage_plugins.deployment.starting import Launcher
 from sage_plugins.deployment.status import Instances, Status
@@ -32,11 +33,8 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.deployment.member import Report
-    from sage_plugins.interfaces import Directory
+    from sage_plugins.interfaces import Reach, ReachableService
     from sage_plugins.planning.composition import Composition
-    from sage_plugins.reach.kept import Kept
-    from sage_plugins.reach.publication import Home, Publication
     from sage_plugins.values import Event
 
 __all__ = ["ServiceTask"]
@@ -52,9 +50,8 @@ class ServiceTask:
         service_name: Name of the service.
         composition: What was decided for it.
         clock: Its time.
+        reach: How other processes call it.
         handle: Calls it; the first call starts the task if need be.
-        adopt_if: Called when it starts with what an earlier process has left of the service, and refuses what is not to
-            be taken over; None if nothing is.
     """
 
     def __init__(
@@ -64,7 +61,7 @@ class ServiceTask:
         clock: Clock,
         on_event: Callable[[Event], None] | None = None,
         *,
-        home: Home | None = None,
+        reach: Callable[[ReachableService], Reach] | None = None,
     ) -> None:
         """
         Prepare the task; builds and starts nothing.
@@ -74,13 +71,12 @@ class ServiceTask:
             find_service: Gives the instances handles to other services.
             clock: For deadlines.
             on_event: Told of every event, from any thread; must not wait.
-            home: The environment in which other processes look the service up; None if they do not.
+            reach: Makes what other processes call the service by; None if they cannot.
         """
         self.composition = composition
         self.service_name = composition.name
         self.find_service = find_service
         self.clock = clock
-        self.adopt_if: Callable[[Kept], None] | None = None
         self._config = composition.config
         self._has_left = False  # whether replicas were there before
         self._life = ServiceLife(composition.name)
@@ -100,14 +96,15 @@ class ServiceTask:
             key_of=composition.key_of,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
         )
-        self._publication = None if home is None else self._publish_in(home)
-        replicas = self._replicas = ReplicaSet(
-            composition, self._router, self._watchers, clock, self._life, publication=self._publication
-        )
+        replicas = self._replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
         self._balancing = Balancing(replicas)
         self._readiness = Readiness(replicas)
         departure = Departure(replicas)
-        launcher = self._launcher = Launcher(replicas, departure, self._readiness, find_service, on_open=self._opened)
+        launcher = self._launcher = Launcher(replicas, departure, self._readiness, find_service)
+        reachable = Reachable(replicas, self._balancing, launcher)
+        self.reach: Reach = OwnProcessOnly() if reach is None else reach(reachable)
+        replicas.reach = self.reach
+        self._router.on_change = self.reach.changed
         succession = self._succession = Succession(
             replicas, launcher, departure, self._readiness, self._life.in_background
         )
@@ -123,27 +120,6 @@ class ServiceTask:
             driven="in_process" not in composition.target.registration.capabilities,
         )
         self.handle = ServiceHandle(composition.name, self.bind)
-
-    def _publish_in(self, home: Home) -> Publication:
-        from sage_plugins.reach.publication import (  # services of this process need nothing of it
-            Changeable,
-            Publication,
-        )
-
-        publication = Publication(
-            home,
-            self.composition,
-            self._router,
-            lambda: Changeable(self._balancing.choice, self._balancing.key_of, len(self._replicas.places)),
-            lambda: self._launcher.directory(home.id),
-        )
-        self._router.on_change = publication.changed
-        return publication
-
-    @property
-    def directory(self) -> Directory | None:
-        """Where other processes look the service up; None if they cannot call it."""
-        return None if self._publication is None else self._publication.directory
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
@@ -185,47 +161,21 @@ class ServiceTask:
                 partial(Watched, self.service_name, self._config, self.clock, hooks, lambda: self._replicas.members)
             )
             try:
-                if not self._take_over():
+                earlier = self.reach.take_over()
+                if earlier is None:
                     self._launcher.start(range(self._config.replicas))
+                else:
+                    self._has_left = bool(earlier.replicas)
+                    if earlier.balancer is not None:
+                        self._balancing.continue_with(earlier.balancer, earlier.key_of)
+                    self._launcher.take_over(earlier)
             except BaseException:
                 self.undo_start()
                 raise
 
-    def _take_over(self) -> bool:
-        """Take over what an earlier process has left, and start what is missing; False if there is nothing."""
-        keeper = self._launcher.keeper
-        if keeper is None:
-            return False
-        keeper.hold()
-        kept = None if self.adopt_if is None else keeper.kept(self.service_name)
-        if kept is None or self.adopt_if is None:
-            return False
-        self.adopt_if(kept)
-        self._has_left = bool(kept.replicas)
-        if kept.listing is not None and kept.listing.balancer is not None:
-            self._balancing.continue_with(kept.listing.balancer, kept.listing.key_of)
-        taken = {member.spec.index for member in self._launcher.take_over(kept)}
-        free = [index for index in range(kept.places) if index not in taken]
-        missing = free[: kept.places - len(taken)]
-        if missing:
-            self._launcher.start(missing)
-        self._watchers.tell("adopted", f"{len(taken)} replicas of an earlier process go on, {len(missing)} are started")
-        return True
-
     def undo_start(self) -> None:
         """Stop what was started, because of a failure; what was there before goes on."""
         self._stopping.end(0, background=False, leaves=self._has_left)
-
-    def _opened(self) -> list[Report]:
-        """Another replica gets calls; under the condition. Gives what is to be told afterwards."""
-        members = self._replicas.members
-        if self._life.state is not ReplicaState.STARTING or not all(each.in_service for each in members):
-            return []
-        self._life.become_ready()
-        reports = self._succession.supervise(members)
-        if self._publication is not None:
-            self._publication.ready()
-        return reports
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """
@@ -244,8 +194,7 @@ class ServiceTask:
                     self._config.startup_timeout if timeout is None else timeout,
                     over=lambda: self._life.state is ReplicaState.READY,
                 )
-        if self._publication is not None:
-            self._publication.wait_said()  # else another process that is told of it now might not find it
+        self.reach.wait_found()  # else another process that is told of it now might not find it
 
     def wait_healthy(self, timeout: float | None = None) -> None:
         """

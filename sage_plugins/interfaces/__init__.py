@@ -14,7 +14,15 @@ TYPE_CHECKING = False  # type checkers know it by its name
 if TYPE_CHECKING:
     from sage_plugins.interfaces.balancers import Balancer, Candidate, Picker
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
-    from sage_plugins.interfaces.reach import Directory, Entrance, Keeper
+    from sage_plugins.interfaces.reach import (
+        Directory,
+        EarlierReplica,
+        EarlierService,
+        Entrance,
+        Keeper,
+        Reach,
+        ReachableService,
+    )
     from sage_plugins.interfaces.strategies import Runner, Seat, Strategy
     from sage_plugins.interfaces.targets import ControlOp, Replica, ReplicaEvents, Target, Work
 
@@ -23,10 +31,14 @@ __all__ = [
     "Candidate",
     "ControlOp",
     "Directory",
+    "EarlierReplica",
+    "EarlierService",
     "Entrance",
     "Keeper",
     "Monitor",
     "Picker",
+    "Reach",
+    "ReachableService",
     "Recorder",
     "Replica",
     "ReplicaEvents",
@@ -44,10 +56,14 @@ _HOMES = {
     "Candidate": "balancers",
     "ControlOp": "targets",
     "Directory": "reach",
+    "EarlierReplica": "reach",
+    "EarlierService": "reach",
     "Entrance": "reach",
     "Keeper": "reach",
     "Monitor": "monitors",
     "Picker": "balancers",
+    "Reach": "reach",
+    "ReachableService": "reach",
     "Recorder": "monitors",
     "Replica": "targets",
     "ReplicaEvents": "targets",
