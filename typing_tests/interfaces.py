@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
-    from sage_plugins.deployment.replica_set import Member
+    from sage_plugins.deployment.member import Member
     from sage_plugins.host.host import Host
     from sage_plugins.interfaces import (
         Balancer,

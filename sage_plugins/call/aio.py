@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextlib import suppress
 from contextvars import copy_context
 from math import inf
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.call import deadlock
 from sage_plugins.call.call import CURRENT
 from sage_plugins.errors import RemoteError
+from sage_plugins.threads import future_of
+from sage_plugins.threads import start_thread as start_bare_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,29 +99,15 @@ def _expire(loop: asyncio.AbstractEventLoop, call: Call) -> None:
 
 async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
     """
-    What *run* returns, run in a thread of its own with the present context variables.
-
-    Not `run_in_executor`: its threads are joined when the interpreter exits, so a stuck method would keep it from
-    exiting.
+    What *run* returns, run in a daemon thread with the present context variables.
     """
     over, wake = wake_up()
-    result: list[Any] = []
-    error: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            result.append(run())
-        except BaseException as raised:  # noqa: BLE001 - it is the awaiting task's
-            error.append(raised)
-        wake()
-
-    start_thread(body, name=name)
+    future = future_of(run, name, context=copy_context())
+    future.add_done_callback(lambda _: wake())
     await over
-    if error:
-        raise error[0]
-    return result[0]
+    return future.result()
 
 
 def start_thread(run: Callable[[], None], *, name: str) -> None:
     """Start a daemon thread that does *run* with the present context variables."""
-    threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True).start()
+    start_bare_thread(run, name, context=copy_context())

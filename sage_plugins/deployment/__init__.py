@@ -1,5 +1,8 @@
 """
-One deployed service: its replicas, how a dead one is succeeded, its monitors, its status.
+One deployed service: its replicas, what takes the place of one that ends, its monitors, its status.
+
+`task` puts the parts together. From the lowest to the highest they are `member`, `life`, `replica_set`, `waiting`,
+`departure`, `starting`, `succession`, `changes` and `stopping`.
 
 Imports the wings of a call (`routing`, `call`, `host`), `resilience`, `planning.composition` and everything below.
 """

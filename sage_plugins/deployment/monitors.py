@@ -5,17 +5,29 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.values import Event, ReplicaInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sage_plugins.interfaces import Monitor, WatchedService
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import Monitor, WatchedReplica, WatchedService
     from sage_plugins.values import Choice
 
-__all__ = ["Watchers"]
+__all__ = ["Watched", "Watchers"]
+
+
+class Watched(NamedTuple):
+    """The service as its monitors see it: `interfaces.WatchedService`."""
+
+    name: str
+    config: Any
+    clock: Clock
+    hooks: frozenset[str]
+    replicas: Callable[[], Sequence[WatchedReplica]]
+    on_given_up: Callable[[Callable[[], None]], None]
 
 
 class Watchers:

@@ -1,116 +1,233 @@
-"""Carries out what the supervisor decides: other replicas in the place of those that ended."""
+"""What becomes of the replicas of one service, and what takes the place of those that end."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from random import Random
 from typing import TYPE_CHECKING
 
-from sage_plugins.errors import DeployError
-from sage_plugins.resilience.restarts import MOST_STARTS, WINDOW_S, CrashLoop, Start, Supervisor
+from sage_plugins.deployment.member import Care
+from sage_plugins.errors import DeployError, text_of
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from sage_plugins.clock import Clock, Timer
-    from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.deployment.replica_set import Member, ReplicaSet, Report
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Timer
+    from sage_plugins.deployment.departure import Departure
+    from sage_plugins.deployment.member import Member, Report
+    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.starting import Launcher
+    from sage_plugins.deployment.waiting import Readiness
+    from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
 
-__all__ = ["Replacer"]
+__all__ = ["Succession"]
 
 
-class Replacer:
+class Succession:
     """
-    Replaces the replicas of one service that end, and those that are unhealthy.
+    Decides what becomes of each replica: who is responsible for it, and what takes its place.
+
+    A replica is in the care of whoever starts it and waits for it, then of this, and once it is to leave of nobody. One
+    that ends in the care of this is replaced, and so is one that is unhealthy if the target declares that.
 
     Whoever reports that a replica ended is not kept waiting: it may be the clock's thread, or a target's. What takes
-    time is done in a thread, which is there only as long as there is something to do.
-
-    All methods are to be called under `ReplicaSet.condition`.
+    time is done in a thread, which is there only as long as there is something to do. A service whose replicas all live
+    has no supervisor, timer or thread.
     """
 
     def __init__(
         self,
         replicas: ReplicaSet,
-        config: ServiceDeploymentConfig,
-        clock: Clock,
+        launcher: Launcher,
+        departure: Departure,
+        readiness: Readiness,
         spawn: Callable[[Callable[[], None], str], None],
     ) -> None:
         """
-        Replace nothing yet.
+        Be told of everything that *replicas* report.
 
         Args:
             replicas: The service's.
-            config: For the time that a replica may take to start, and to drain.
-            clock: For waits and time-outs.
+            launcher: Starts them.
+            departure: Stops them.
+            readiness: Waits for them.
             spawn: `spawn(body, what)` runs *body* in a thread that the service waits for before it has stopped.
         """
         self._replicas = replicas
-        self._condition = replicas.condition
+        self._launcher = launcher
+        self._departure = departure
+        self._readiness = readiness
+        self._spawn = spawn
+        self._clock = replicas.clock
+        config, target = replicas.composition.config, replicas.composition.target
         self._startup_timeout = config.startup_timeout
         self._drain_timeout = config.drain_timeout
-        self._clock = clock
-        self._spawn = spawn
-        self._supervisor = Supervisor(Random())  # noqa: S311 - no secret
+        self._replaces_unhealthy = "replaces_unhealthy" in target.registration.capabilities
+        # All are guarded by ReplicaSet.condition.
+        self._supervisor: Supervisor | None = None  # made when the first replica ends
+        self._replaced = 0  # replicas that took the place of others
         self._due: dict[int, Timer] = {}  # by position: when the next replica is to be started there
         self._late: dict[Member, Timer] = {}  # when one that is being started has to be ready
         self._jobs: deque[Callable[[], None]] = deque()
         self._at_work = False  # whether a thread does the jobs
         self._closed = False
+        replicas.supervision = self
 
-    # -- what becomes of the replicas --------------------------------------------------------------------------------
+    # -- what replicas and monitors report ---------------------------------------------------------------------------
 
-    def ended(self, member: Member) -> list[Report]:
-        """
-        A replica ended, or it is up and has to be replaced.
+    def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
+        """A replica reports its state."""
+        replicas = self._replicas
+        with replicas.condition:
+            if not member.become(state, cause):
+                return
+            reports: list[Report] = [(f"replica_{state}", "" if cause is None else text_of(cause), member.id)]
+            reports += self._look_after(member)
+            replicas.condition.notify_all()
+        replicas.tell(reports)
+        if state is ReplicaState.READY:
+            self._launcher.open_if_ready(member)
+        elif state is ReplicaState.FAILED:
+            replicas.router.close_lane(member.lane)  # it may have been opened since the router was told
 
-        Returns:
-            What is to be told: kind of the event, reason, the replica's id.
-        """
-        index, now = member.spec.index, self._clock.monotonic()
-        self._forget_late(member)
-        decision = self._supervisor.died(index, now) if member.been_ready else self._supervisor.failed(index, now)
-        reports = self._follow(member, decision)
-        if not member.up:
-            self._do(lambda: self._replicas.bury(member))  # after the start, if that is due: it may take a while
+    def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
+        """A replica died: its calls move on or end, and without hope for another one those that wait end too."""
+        self.changed(member, ReplicaState.FAILED, cause)  # first: whoever is told of it may look
+        self._replicas.router.lost(member.lane, not_started, maybe, cause)
+        self._replicas.refuse_if_hopeless(member)
+
+    def mark(self, member: Member, state: ReplicaState, reason: str) -> None:
+        """A monitor says how a replica is; see `interfaces.WatchedReplica.mark`."""
+        state = ReplicaState(state)
+        replicas = self._replicas
+        with replicas.condition:
+            if not member.judge(state, reason):
+                return
+            replicas.router.avoid(member.lane, avoided=state is not ReplicaState.READY)
+            reports: list[Report] = [(f"replica_{state}", reason, member.id)]
+            reports += self._look_after(member)
+            replicas.condition.notify_all()
+        replicas.tell(reports)
+
+    def opened(self) -> list[Report]:
+        """Another replica gets calls: with the last of them the service is ready; under `condition`."""
+        replicas = self._replicas
+        members = replicas.members
+        if replicas.life.state is not ReplicaState.STARTING or not all(each.in_service for each in members):
+            return []
+        replicas.life.become_ready()
+        reports = self.supervise(members)
+        replicas.reach.ready()
         return reports
 
-    def starting(self, member: Member) -> None:
-        """A replica is about to be started in the place of another one."""
-        now = self._clock.monotonic()
-        self._supervisor.started(member.spec.index, now)
-        if not member.held:  # else somebody waits for it
-            self._late[member] = self._clock.call_at(now + self._startup_timeout, lambda: self._is_late(member))
+    # -- who is responsible for them ---------------------------------------------------------------------------------
 
-    def ready(self, member: Member) -> None:
-        """A replica of the service is ready."""
-        self._forget_late(member)
-        self._supervisor.ready(member.spec.index, self._clock.monotonic())
+    def supervise(self, members: Sequence[Member]) -> list[Report]:
+        """Replace *members* when they end, or have just ended; under `condition`. Gives what is to be told then."""
+        reports: list[Report] = []
+        for member in members:
+            member.care = Care.SUPERVISOR
+            reports += self._look_after(member)
+        return reports
 
-    def let_go(self, member: Member) -> None:
-        """Somebody else sees to the place of *member* now, or it is given up: forget what was."""
-        self._cancel(member.spec.index)
-        self._supervisor.stopped(member.spec.index)
+    def admit(self, members: Sequence[Member]) -> None:
+        """Send calls to *members*, which were held back until now; from now on they are replaced when they end."""
+        self._launcher.release(members)
+        with self._replicas.condition:
+            reports = self.supervise(members)
+        self._replicas.tell(reports)
+
+    def claim(self, index: int) -> tuple[Member, object] | None:
+        """
+        Keep the replica at *index* from being replaced here: the caller starts another one in its place.
+
+        Returns:
+            The replica, and what to hand to `disinherit` if nothing comes of it; None if there is none any more.
+        """
+        with self._replicas.condition:
+            member = next((each for each in self._replicas.places if each.spec.index == index), None)
+            if member is None:
+                return None
+            heir = member.heir = object()
+            self._let_go(member)
+        return member, heir
+
+    def disinherit(self, old: Member, heir: object) -> None:
+        """*heir* will not take the place of *old*: that is looked after as before."""
+        with self._replicas.condition:
+            if old.heir is not heir:
+                return
+            old.heir = None
+            reports = self._look_after(old)
+        self._replicas.tell(reports)
+
+    def retire(self, keep: int) -> tuple[Member, ...]:
+        """
+        Replace none but *keep* of the service's replicas any more; those that do not serve go first.
+
+        Returns:
+            Those that are to leave now.
+        """
+        with self._replicas.condition:
+            retired = self._replicas.places[keep:]
+            for member in retired:
+                member.care = Care.NOBODY
+                self._let_go(member)
+        return retired
 
     def close(self) -> None:
-        """Start nothing any more. Idempotent."""
+        """Start nothing any more; under `condition`. Idempotent."""
         self._closed = True
         for timer in (*self._due.values(), *self._late.values()):
             timer.cancel()
 
-    # -- when what is done -------------------------------------------------------------------------------------------
+    # -- what is decided; under the condition ------------------------------------------------------------------------
+
+    def _look_after(self, member: Member) -> list[Report]:
+        """Have a replica of the service replaced if it has to be; gives what is to be told afterwards."""
+        if member.care is not Care.SUPERVISOR or member.heir is not None or not self._replicas.wanted:
+            return []
+        if member.state is ReplicaState.READY:
+            self._forget_late(member)
+            if self._supervisor is not None:
+                self._supervisor.ready(member.spec.index, self._clock.monotonic())
+            return []
+        unhealthy = member.state is ReplicaState.UNHEALTHY and self._replaces_unhealthy
+        return self._ended(member) if unhealthy or member.state is ReplicaState.FAILED else []
+
+    def _ended(self, member: Member) -> list[Report]:
+        """It ended, or it is up and has to be replaced."""
+        index, now = member.spec.index, self._clock.monotonic()
+        self._forget_late(member)
+        supervisor = self._made_supervisor()
+        decision = supervisor.died(index, now) if member.been_ready else supervisor.failed(index, now)
+        reports = self._follow(member, decision)
+        if not member.up:
+            self._do(lambda: self._departure.bury(member))  # after the start, if that is due: it may take a while
+        return reports
+
+    def _made_supervisor(self) -> Supervisor:
+        if self._supervisor is None:
+            from random import Random  # most services never need it
+
+            from sage_plugins.resilience.restarts import Supervisor
+
+            self._supervisor = Supervisor(Random())  # noqa: S311 - no secret
+        return self._supervisor
 
     def _follow(self, member: Member, decision: Start | CrashLoop) -> list[Report]:
         """Do what the supervisor says about the place of *member*; gives what is to be told."""
+        from sage_plugins.resilience.restarts import MOST_STARTS, WINDOW_S, CrashLoop
+
         self._cancel(member.spec.index)
         if isinstance(decision, CrashLoop):
             reason = f"is in a crash loop: {MOST_STARTS} starts in its place within {WINDOW_S:g} s have failed"
             if member.up:
                 member.reason = f"{member.reason}; {reason}"
             else:
-                member.state = ReplicaState.CRASH_LOOP
+                member.give_up()
                 self._do(lambda: self._replicas.refuse_if_hopeless(member))
             return [("crash_loop", f"{reason}: {member.missing}", member.id)]
         wait = decision.at - self._clock.monotonic()
@@ -120,6 +237,19 @@ class Replacer:
         if not self._closed:
             self._due[member.spec.index] = self._clock.call_at(decision.at, lambda: self._is_due(member))
         return [("replacement_delayed", f"another one is started in {wait:.3g} s", member.id)]
+
+    def _let_go(self, member: Member) -> None:
+        """Somebody else sees to the place of *member* now, or it is given up: forget what was."""
+        self._cancel(member.spec.index)
+        if self._supervisor is not None:
+            self._supervisor.stopped(member.spec.index)
+
+    def _may_succeed(self, old: Member, *, beside: bool) -> bool:
+        """Whether a replica is still to be started in the place of *old*, or *beside* it."""
+        due = ReplicaState.UNHEALTHY if beside else ReplicaState.FAILED
+        return old.care is Care.SUPERVISOR and old.heir is None and old.state is due and self._replicas.wanted
+
+    # -- when it is done ---------------------------------------------------------------------------------------------
 
     def _cancel(self, index: int) -> None:
         timer = self._due.pop(index, None)
@@ -132,17 +262,17 @@ class Replacer:
             timer.cancel()
 
     def _is_due(self, member: Member) -> None:
-        with self._condition:
+        with self._replicas.condition:
             self._due.pop(member.spec.index, None)
             self._do(lambda: self._replace(member))
 
     def _is_late(self, member: Member) -> None:
-        with self._condition:
+        with self._replicas.condition:
             if self._late.pop(member, None) is not None:
                 self._do(lambda: self._give_up(member))
 
     def _do(self, job: Callable[[], None]) -> None:
-        """Have *job* done soon, in the order in which they come, without the condition."""
+        """Have *job* done soon, in the order in which they come; under the condition, without which it is done."""
         if self._closed:
             return
         self._jobs.append(job)
@@ -152,7 +282,7 @@ class Replacer:
 
     def _work(self) -> None:
         while True:
-            with self._condition:
+            with self._replicas.condition:
                 if not self._jobs:
                     self._at_work = False
                     return
@@ -168,68 +298,131 @@ class Replacer:
         """It has not become ready in time: that is a start that failed, and what it still does is of no use."""
         if member.been_ready:
             return
-        error = self._replicas.not_ready([member], self._startup_timeout)
+        error = self._readiness.not_ready([member], self._startup_timeout)
         if not member.been_ready:  # asking took a moment
-            self._replicas.changed(member, ReplicaState.FAILED, error)
+            self.changed(member, ReplicaState.FAILED, error)
 
     def _replace(self, old: Member) -> None:
-        with self._condition:
+        with self._replicas.condition:
             if self._closed:
                 return
             if old.up:
                 # A thread of its own: it waits for the new one, and then for the calls of the old one.
                 self._spawn(lambda: self._replace_beside(old), "replace")
                 return
-        found = self._replicas.succeed(old, beside=False)
+        found = self._succeed(old, beside=False)
         if isinstance(found, Refused):
             self._is_refused(old, found)
 
+    def _succeed(self, old: Member, *, beside: bool) -> Member | Refused | None:
+        """
+        Start a replica in the place of *old*.
+
+        Args:
+            old: It ended, or with *beside* it goes on until its heir is ready and takes over.
+            beside: Whether the old one stays for now; the new one gets no calls then, and the caller waits for it.
+
+        Returns:
+            The new one, which may have failed already; or why it cannot be placed; or None if nothing is to take the
+            place of *old* any more.
+        """
+        replicas, index = self._replicas, old.spec.index
+        with replicas.starting:
+            with replicas.condition:
+                if not self._may_succeed(old, beside=beside):
+                    return None
+                spec = self._launcher.next_spec(index)
+            place = self._launcher.place(spec)
+            if isinstance(place, Refused):
+                return place
+            counts = {} if beside else old.counts()
+            with replicas.condition:
+                if not self._may_succeed(old, beside=beside):  # it may take long to place a replica
+                    return None
+                self._replaced += 1
+                member = self._launcher.make(index, self._replaced)
+                now = self._clock.monotonic()
+                self._made_supervisor().started(index, now)
+                if beside:
+                    member.held = True
+                    old.heir = member
+                else:
+                    member.care, old.care = Care.SUPERVISOR, Care.NOBODY
+                    self._late[member] = self._clock.call_at(now + self._startup_timeout, lambda: self._is_late(member))
+                replicas.add([member])
+                if not beside:
+                    replicas.drop([old], [counts])
+            try:
+                self._launcher.launch(member, place)
+            except Exception as error:  # noqa: BLE001 - whatever the target raises, the next start may go well
+                self.changed(member, ReplicaState.FAILED, error)
+            return member
+
     def _is_refused(self, old: Member, refused: Refused) -> None:
-        with self._condition:
-            if not self._replicas.may_succeed(old, beside=False):
+        with self._replicas.condition:
+            if not self._may_succeed(old, beside=False):
                 return
             old.reason = f"no other replica can be placed: {refused}"
             reports = [("replacement_refused", old.reason, old.id)]
-            reports += self._follow(old, self._supervisor.unplaced(old.spec.index, self._clock.monotonic()))
+            now = self._clock.monotonic()
+            reports += self._follow(old, self._made_supervisor().unplaced(old.spec.index, now))
         self._replicas.tell(reports)
 
     def _replace_beside(self, old: Member) -> None:
         """Replace a replica that is unhealthy: it may still answer, so the new one is started first."""
-        heir = self._replicas.succeed(old, beside=True)
+        heir = self._succeed(old, beside=True)
         if heir is None:
             return
         if isinstance(heir, Refused):
             self._make_room(old, heir)
             return
         try:
-            self._replicas.wait([heir], self._startup_timeout)
+            self._readiness.wait([heir], self._startup_timeout)
         except DeployError:
-            self._replicas.discard([heir])
+            self._departure.discard([heir])
             self._has_failed(old, heir)
             return
-        if self._replicas.inherit(old, heir):
-            self._replicas.leave([old], f"replaced by {heir.id}")(self._drain_timeout)
+        if self._inherit(old, heir):
+            self._departure.leave([old], f"replaced by {heir.id}")(self._drain_timeout)
         else:
-            self._replicas.discard([heir])
+            self._departure.discard([heir])
+
+    def _inherit(self, old: Member, heir: Member) -> bool:
+        """
+        Let *heir* take the place of *old*, beside which it was started.
+
+        Returns:
+            Whether it may: the place may have been given to another one, or to none, meanwhile.
+        """
+        with self._replicas.condition:
+            if old.heir is not heir or old.care is not Care.SUPERVISOR or not self._replicas.wanted:
+                return False
+            old.care = Care.NOBODY
+            heir.held = False
+            reports = self.supervise([heir])  # in one step: who scales meanwhile finds one of the two, and not both
+        self._launcher.open_if_ready(heir)
+        self._replicas.tell(reports)
+        return True
 
     def _has_failed(self, old: Member, heir: Member) -> None:
-        with self._condition:
+        with self._replicas.condition:
             if old.heir is not heir or self._closed:
                 return
             old.heir = None
             reason = f"{heir.id}, which was to replace it, failed: {heir.missing}"
             old.reason = f"{old.reason.partition('; ')[0]}; {reason}"
-            reports = self._follow(old, self._supervisor.failed(old.spec.index, self._clock.monotonic()))
+            now = self._clock.monotonic()
+            reports = self._follow(old, self._made_supervisor().failed(old.spec.index, now))
         self._replicas.tell([("replacement_failed", reason, old.id), *reports])
 
     def _make_room(self, old: Member, refused: Refused) -> None:
         """There is no room for two: the unhealthy one has to go first, with the calls that it does not finish."""
-        with self._condition:
-            if not self._replicas.may_succeed(old, beside=True):
+        with self._replicas.condition:
+            if not self._may_succeed(old, beside=True):
                 return
             msg = (
                 f"replica {old.id} was stopped because it was unhealthy ({old.reason}) and no other can be placed "
                 f"beside it: {refused}"
             )
-        self._replicas.vacate(old, self._drain_timeout)
-        self._replicas.changed(old, ReplicaState.FAILED, DeployError(msg, replica=old.id))
+        self._departure.vacate(old, self._drain_timeout)
+        self.changed(old, ReplicaState.FAILED, DeployError(msg, replica=old.id))

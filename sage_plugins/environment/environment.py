@@ -24,6 +24,7 @@ from sage_plugins.planning.catalogue import Catalogue
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.process_end import forget, forked_error, watch_over
 from sage_plugins.service.factory import ServiceFactory
+from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -280,7 +281,7 @@ class Environment:
         """The factories that were registered, by the service's name."""
         return self._catalogue.factories
 
-    def _new_task(self, name: str) -> ServiceTask:
+    def _new_task(self, name: str, *, takes_over: bool = True) -> ServiceTask:
         composition, warnings = self._catalogue.compose(name, self.registry)
         if warnings:
             import logging
@@ -288,21 +289,18 @@ class Environment:
             log = logging.getLogger("sage_plugins")
             for warning in warnings:
                 log.info("service '%s': %s", name, warning)
-        return self._task_for(composition)
+        return self._task_for(composition, takes_over=takes_over)
 
-    def _task_for(self, composition: Composition) -> ServiceTask:
+    def _task_for(self, composition: Composition, *, takes_over: bool = True) -> ServiceTask:
         watch_over(self)
-        home = None
+        reach = None
         if "reachable" in composition.target.registration.capabilities:
-            from sage_plugins.reach.publication import Home  # services of this process need nothing of it
+            from sage_plugins.environment.adoption import refuse_another
+            from sage_plugins.reach.publication import Home, Publication  # services of this process need nothing of it
 
             home = Home(self.id, self.name, self._known)
-        task = ServiceTask(composition, self.service, self._clock, self._on_event, home=home)
-        if home is not None:
-            from sage_plugins.environment.adoption import refuse_another
-
-            task.adopt_if = partial(refuse_another, composition)
-        return task
+            reach = partial(Publication, home, accepts=partial(refuse_another, composition) if takes_over else None)
+        return ServiceTask(composition, self.service, self._clock, self._on_event, reach=reach)
 
     def _known(self) -> dict[str, Neighbour]:
         """What replicas in other processes are told of the services that there are."""
@@ -550,8 +548,7 @@ class Environment:
             self._applying.release()
 
     def _replace(self, name: str, timeout: float | None) -> None:
-        new = self._new_task(name)
-        new.adopt_if = None  # what the old one has goes with it
+        new = self._new_task(name, takes_over=False)  # what the old one has goes with it
         try:
             new.start_running(timeout)
         except BaseException:  # KeyboardInterrupt too: nobody else knows of it
@@ -615,11 +612,9 @@ class Environment:
 
     def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
         """What a pickled handle consists of; the service need not be deployed."""
-        from sage_plugins.reach.guest import revive
-
         task = self.task(name)
-        directory = task.directory
-        if directory is None:
+        parts = task.reach.handle_parts()
+        if parts is None:
             msg = (
                 f"the handle to {name!r} cannot be pickled: target '{task.composition.target.id}' runs the service in "
                 "this process, where no other can call it. Give it a target that other processes reach, such as "
@@ -627,7 +622,7 @@ class Environment:
             )
             raise CallError(msg, service=name)
         watch_over(self)  # so that the handle finds the way home
-        return revive, (directory, self.name, name)
+        return parts
 
     def _bind(self, name: str) -> Binding:
         """For the first call of a handle: deploys the service if that has not happened."""
@@ -775,9 +770,7 @@ class Environment:
             tasks = list(self._tasks.values())
         if any(task.owns(current_call()) for task in tasks):
             # A service's own call closes its environment: waiting for that call to end would never end.
-            threading.Thread(
-                target=self._close, args=(tasks, drain_timeout), name=f"{self.name}-close", daemon=True
-            ).start()
+            start_thread(lambda: self._close(tasks, drain_timeout), f"{self.name}-close")
         else:
             self._close(tasks, drain_timeout)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
+
+from sage_plugins.threads import future_of
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -29,10 +30,8 @@ class WorkerLoop(threading.local):
         import asyncio
 
         if not self.kept:  # a caller's own thread, which may be running a loop
-            outcome: Future[Any] = Future()
-            context = copy_context()
-            threading.Thread(target=context.run, args=(_run_apart, coroutine, outcome), daemon=True).start()
-            return outcome.result()
+            future = future_of(lambda: asyncio.run(coroutine), "sage-deploy-coroutine", context=copy_context())
+            return future.result()
         if self._runner is None:
             self._runner = asyncio.Runner()
         return self._runner.run(coroutine, context=copy_context())
@@ -41,12 +40,3 @@ class WorkerLoop(threading.local):
         """Close this worker's loop, if it has one."""
         if self._runner is not None:
             self._runner.close()
-
-
-def _run_apart(coroutine: Coroutine[Any, Any, Any], outcome: Future[Any]) -> None:
-    import asyncio
-
-    try:
-        outcome.set_result(asyncio.run(coroutine))
-    except BaseException as error:  # noqa: BLE001 - it is the caller's
-        outcome.set_exception(error)

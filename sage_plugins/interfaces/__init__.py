@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.extensions import Extension
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
     from sage_plugins.interfaces.operations import LogLine, Operations, RecordedEvent
-    from sage_plugins.interfaces.reach import Directory, Entrance, Keeper
+    from sage_plugins.interfaces.reach import (
+        Directory,
+        EarlierReplica,
+        EarlierService,
+        Entrance,
+        Keeper,
+        Reach,
+        ReachableService,
+    )
     from sage_plugins.interfaces.sources import ConfigEntry, ConfigReader, ConfigSource
     from sage_plugins.interfaces.strategies import LoopSeat, Runner, Seat, Strategy
     from sage_plugins.interfaces.targets import (
@@ -41,6 +49,8 @@ __all__ = [
     "ConfigSource",
     "ControlOp",
     "Directory",
+    "EarlierReplica",
+    "EarlierService",
     "Entrance",
     "Extension",
     "Keeper",
@@ -52,6 +62,8 @@ __all__ = [
     "Operations",
     "Picker",
     "QuietEvents",
+    "Reach",
+    "ReachableService",
     "RecordedEvent",
     "Recorder",
     "Replica",
@@ -76,6 +88,8 @@ _HOMES = {
     "ConfigSource": "sources",
     "ControlOp": "targets",
     "Directory": "reach",
+    "EarlierReplica": "reach",
+    "EarlierService": "reach",
     "Entrance": "reach",
     "Extension": "extensions",
     "Keeper": "reach",
@@ -88,6 +102,8 @@ _HOMES = {
     "Picker": "balancers",
     "RecordedEvent": "operations",
     "QuietEvents": "targets",
+    "Reach": "reach",
+    "ReachableService": "reach",
     "Recorder": "monitors",
     "Replica": "targets",
     "ReplicaEvents": "targets",

@@ -2,21 +2,167 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces.targets import Replica, ReplicaEvents
+    from sage_plugins.interfaces.targets import Replica, ReplicaEvents, Target
     from sage_plugins.reach.kept import Kept
     from sage_plugins.reach.listing import Found, ListedReplica, Listing, Neighbour
-    from sage_plugins.values import (
-        ReplicaSpec,
-    )
+    from sage_plugins.service.call_key import KeyOf
+    from sage_plugins.values import Choice, ReplicaSpec
+
+__all__ = [
+    "Directory",
+    "EarlierReplica",
+    "EarlierService",
+    "Entrance",
+    "Keeper",
+    "Reach",
+    "ReachableService",
+]
 
 
-__all__ = ["Directory", "Entrance", "Keeper"]
+class ReachableService(Protocol):
+    """A deployed service as its `Reach` sees it. From any thread."""
+
+    @property
+    def composition(self) -> Any:
+        """What was decided for it: its name, configuration and methods."""
+
+    @property
+    def router(self) -> Any:
+        """Knows which replicas take calls: `lanes`, `avoided`, `unavailability`."""
+
+    @property
+    def clock(self) -> Clock:
+        """Its time."""
+
+    @property
+    def balancer(self) -> Choice | None:
+        """Who chooses among its replicas now; None if one serves and the others stand by."""
+
+    @property
+    def key_of(self) -> KeyOf | None:
+        """The key of a call by its arguments; None without a balancer that names an argument."""
+
+    @property
+    def places(self) -> int:
+        """How many replicas it should have now."""
+
+    def target(self) -> Target:
+        """Its target, which is made if need be."""
+
+
+class EarlierReplica(Protocol):
+    """A replica that an earlier process started."""
+
+    @property
+    def index(self) -> Any:
+        """Position among the service's replicas, from 0."""
+
+    @property
+    def generation(self) -> int:
+        """How many replicas were at this position before it."""
+
+
+class EarlierService(Protocol):
+    """What an earlier process has left of a service, to be taken over."""
+
+    @property
+    def replicas(self) -> Sequence[EarlierReplica]:
+        """Those that there are, at most one for each position; there may be none."""
+
+    @property
+    def places(self) -> int:
+        """How many replicas it should have."""
+
+    @property
+    def balancer(self) -> Choice | None:
+        """Who chose among its replicas; None if nobody did or that is not known any more."""
+
+    @property
+    def key_of(self) -> KeyOf | None:
+        """The key of a call by its arguments; as `balancer`."""
+
+    @property
+    def version(self) -> int:
+        """Of what was said last about it; 0 if that is not known any more."""
+
+
+class Reach(Protocol):
+    """
+    How one service is called from other processes, and what of it outlives this one.
+
+    The engine asks it in this order: `take_over`, `announce`, `ready`, `changed` again and again, and at the end
+    `stopping`, `vacate`, `stopped`; or `leave`, if the replicas go on. A service that only this process calls has one
+    that does nothing. All methods are safe from any thread. Only `take_over`, `announce`, `vacate` and those named
+    `wait` may wait for anybody.
+    """
+
+    @property
+    def find_service(self) -> Callable[[str], Any] | None:
+        """What gives replicas handles to other services, in their processes; None if they are in this one."""
+
+    @property
+    def outlives(self) -> bool:
+        """Whether the replicas go on when this process ends."""
+
+    def take_over(self) -> EarlierService | None:
+        """
+        Have this process alone deploy the service, and give what an earlier one has left of it; None for nothing.
+
+        Raises:
+            DeployError: Another process has the service, or it runs with other settings.
+            ClusterUnavailableError: It is not known whether it runs.
+        """
+
+    def adopt(self, earlier: EarlierReplica, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock) -> Replica:
+        """Reach a replica that `take_over` gave, and have *events* told of it from now on, as by `Target.start`."""
+
+    def announce(self, after: int = 0) -> None:
+        """
+        Say which services there are, before a replica starts: it may ask for them.
+
+        Args:
+            after: `EarlierService.version` of the service, if it is taken over.
+
+        Raises:
+            ClusterUnavailableError: It cannot be said.
+        """
+
+    def ready(self) -> None:
+        """The service is ready: others may call it from now on."""
+
+    def changed(self) -> None:
+        """The set of replicas, or the balancer, has changed."""
+
+    def stopping(self) -> None:
+        """The service accepts no more calls; what its callers have accepted goes on."""
+
+    def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
+        """Have *replicas* take no calls of other processes, and wait at most *limit* seconds for those they have."""
+
+    def stopped(self) -> None:
+        """The replicas are about to be stopped: whatever has not started by now never will. Idempotent."""
+
+    def leave(self) -> None:
+        """From now on another process speaks for the service. Idempotent."""
+
+    def wait_seen(self) -> None:
+        """Wait until other processes know how things are now; not for long."""
+
+    def wait_found(self) -> None:
+        """Wait until other processes that ask find the service; not for long, if it cannot be said."""
+
+    def handle_parts(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+        """
+        What a pickled handle to the service consists of: `make(*parts, given)` makes it, *given* as `with_options` was.
+
+        None if it would be of no use in another process.
+        """
 
 
 class Directory(Protocol):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.reach.listing import Listing
-    from sage_plugins.values import ReplicaSpec
+    from sage_plugins.service.call_key import KeyOf
+    from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = ["Kept", "KeptReplica"]
 
@@ -42,6 +43,21 @@ class Kept(NamedTuple):
     spec: ReplicaSpec
     replicas: tuple[KeptReplica, ...]
     listing: Listing | None
+
+    @property
+    def balancer(self) -> Choice | None:
+        """Who chose among its replicas; None if nobody did or that is not known any more."""
+        return None if self.listing is None else self.listing.balancer
+
+    @property
+    def key_of(self) -> KeyOf | None:
+        """The key of a call by its arguments; as `balancer`."""
+        return None if self.listing is None else self.listing.key_of
+
+    @property
+    def version(self) -> int:
+        """Of what that process published last; 0 if that is not known any more."""
+        return 0 if self.listing is None else self.listing.version
 
     @property
     def places(self) -> int:

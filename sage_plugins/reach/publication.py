@@ -7,20 +7,20 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_plugins.reach.guest import ServiceFinder
+from sage_plugins.reach.guest import ServiceFinder, revive
 from sage_plugins.reach.listing import ListedReplica, Listing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from sage_plugins.interfaces import Directory
-    from sage_plugins.planning.composition import Composition
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import Directory, EarlierReplica, Keeper, ReachableService, Replica, ReplicaEvents
+    from sage_plugins.reach.kept import Kept
     from sage_plugins.reach.listing import Neighbour
-    from sage_plugins.routing.router import Router
-    from sage_plugins.service.call_key import KeyOf
-    from sage_plugins.values import Choice
+    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.values import ReplicaSpec
 
-__all__ = ["Changeable", "Home", "Publication"]
+__all__ = ["Home", "Publication"]
 
 #: Seconds that another process gets to take in a change; it takes milliseconds, and some may have ended.
 _SEEN_WITHIN_S: Final = 1.0
@@ -66,52 +66,29 @@ class Home(NamedTuple):
     known: Callable[[], Mapping[str, Neighbour]]
 
 
-class Changeable(NamedTuple):
-    """
-    What may change while a service runs.
-
-    Attributes:
-        balancer: Who chooses among its replicas; None if one serves and the others stand by.
-        key_of: The key of a call by its arguments; None without a balancer that names an argument.
-        places: How many replicas it should have.
-    """
-
-    balancer: Choice | None
-    key_of: KeyOf | None
-    places: int
-
-
 class Publication:
     """
+    The `interfaces.Reach` of a service that other processes call.
+
     Keeps the listing of one service in the directory of its environment, from when it is ready until it has stopped.
 
-    All methods are safe from any thread; only `announce`, `wait_said` and `wait_seen` wait for anybody. What goes wrong
-    later is logged: calls of this process need no directory.
+    What goes wrong later than `announce` is logged: calls of this process need no directory.
     """
 
-    def __init__(
-        self,
-        home: Home,
-        composition: Composition,
-        router: Router,
-        changeable: Callable[[], Changeable],
-        directory: Callable[[], Directory],
-    ) -> None:
+    def __init__(self, home: Home, service: ReachableService, *, accepts: Callable[[Kept], None] | None = None) -> None:
         """
         Prepare; says nothing yet.
 
         Args:
             home: The service's environment.
-            composition: What was decided for it.
-            router: Knows which replicas take calls.
-            changeable: Gives what may be otherwise now than the composition says.
-            directory: Gives where it is said.
+            service: What is said.
+            accepts: Called with what an earlier process has left of the service, and refuses what is not to be taken
+                over; None if nothing is.
         """
         self._home = home
-        self._composition = composition
-        self._router = router
-        self._changeable = changeable
-        self._find_directory = directory
+        self._service = service
+        self._composition = service.composition
+        self._accepts = accepts
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
         self._incarnation = 0  # guarded by _lock, as the next six
         self._announced: Directory | None = None  # where
@@ -123,14 +100,42 @@ class Publication:
         self._failed = False
 
     @property
-    def home(self) -> Home:
-        """The environment to which the service belongs."""
-        return self._home
-
-    @property
     def directory(self) -> Directory:
         """Where it is said."""
-        return self._find_directory()
+        target: Any = self._service.target()
+        keeper = self._keeper()
+        found: Directory = target.directory(self._home.id if keeper is None else keeper.environment)
+        return found
+
+    def _keeper(self) -> Keeper | None:
+        """What keeps the service when this process ends; None if it ends with it."""
+        if "detaches" not in self._composition.target.registration.capabilities:
+            return None
+        target: Any = self._service.target()
+        found: Keeper | None = target.keeper(self._home.id, self._home.name)
+        return found
+
+    @property
+    def outlives(self) -> bool:
+        """Whether the replicas go on when this process ends."""
+        return self._keeper() is not None
+
+    def take_over(self) -> Kept | None:
+        """As `Reach.take_over`."""
+        keeper = self._keeper()
+        if keeper is None:
+            return None
+        keeper.hold()
+        kept = None if self._accepts is None else keeper.kept(self._composition.name)
+        if kept is not None and self._accepts is not None:
+            self._accepts(kept)
+        return kept
+
+    def adopt(self, earlier: EarlierReplica, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock) -> Replica:
+        """As `Reach.adopt`."""
+        target: Any = self._service.target()
+        replica: Replica = target.adopt(spec, earlier, events, clock)
+        return replica
 
     @property
     def find_service(self) -> ServiceFinder:
@@ -191,12 +196,26 @@ class Publication:
         if directory is not None and listing is not None:
             directory.wait_seen(listing.service, listing.version, max(0.0, min(limit, _SEEN_WITHIN_S)))
 
-    def wait_said(self) -> None:
+    def wait_found(self) -> None:
         """Wait until other processes that ask find the service; not for long, if it cannot be said."""
         with self._lock:
             directory, listing = self._announced, self._listing_now
         if directory is not None and listing is not None:
             directory.wait_seen(listing.service, 0, _SAID_WITHIN_S)
+
+    def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
+        """As `Reach.vacate`."""
+        clock = self._service.clock
+        until = clock.monotonic() + limit
+        self.wait_seen(limit)  # who has not heard of it would send calls to a process that has ended
+        vacating: list[Any] = list(replicas)
+        waits = [replica.vacate() for replica in vacating]  # as a `reachable` target promises
+        for wait in waits:
+            wait(max(0.0, until - clock.monotonic()))
+
+    def handle_parts(self) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
+        """As `Reach.handle_parts`."""
+        return revive, (self.directory, self._home.name, self._composition.name)
 
     def _publish(self) -> None:
         """Say how things are; under the lock, so that who looks later also speaks later."""
@@ -215,9 +234,9 @@ class Publication:
                 )
 
     def _listing(self) -> Listing:
-        composition, router = self._composition, self._router
+        composition, router = self._composition, self._service.router
         config = composition.config
-        now = self._changeable()
+        now = self._service
         avoided = router.avoided
         error = router.unavailability
         lanes: tuple[Any, ...] = () if self._stopping == "has stopped" else router.lanes

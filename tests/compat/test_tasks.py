@@ -304,7 +304,7 @@ def test_statistics_have_sages_keys(task):
 def test_last_activity_is_when_a_call_ended_last(strategy, method, monkeypatch):
     """It is there before any call, and moves with calls only: methods, coroutines and batches."""
     clock = VirtualClock()
-    monkeypatch.setattr("sage_plugins.deployment.task.wall_clock", clock.monotonic)
+    monkeypatch.setattr("sage_plugins.deployment.status.wall_clock", clock.monotonic)
     if method == "put_many":
         config = ServiceDeploymentConfig(threading_strategy=strategy, batch_size=2, batch_wait=0, timeout=None)
     else:

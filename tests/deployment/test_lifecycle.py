@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from types import FunctionType
 
 import pytest
 
@@ -23,6 +24,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_plugins import Environment, ServiceDeploymentConfig, ServiceTaskFactory, errors
+from sage_plugins.deployment.waiting import raised_at
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.service.factory import ServiceFactory
@@ -45,7 +47,7 @@ def _earlier(monkeypatch):
     EARLIER.clear()
     EARLIER.update(threading.enumerate())
     # What stop hooks get when the drain time is used up; the tests that hang inside a method need not wait so long.
-    monkeypatch.setattr("sage_plugins.deployment.replica_set._LAST_GRACE_S", 0.1, raising=False)
+    monkeypatch.setattr("sage_plugins.deployment.departure._LAST_GRACE_S", 0.1, raising=False)
 
 
 def ours():
@@ -283,6 +285,50 @@ def test_constructor_that_raises_fails_the_deployment(environments, strategy):
     assert isinstance(caught.value.__cause__, ValueError)
     assert (caught.value.service, caught.value.replica) == ("svc", "svc#0")
     assert ours() == []
+
+
+def test_constructor_without_its_argument_names_no_line_of_ours(environments, strategy):
+    """Only our frames are in that traceback, some of them in other wings than the one that reports it."""
+
+    class Needy:
+        def __init__(self, path):
+            """Not called."""
+
+    env = environments()
+    env.register_service_with_config("svc", Needy, deployment_config=config(strategy))
+    with pytest.raises(errors.DeployError) as caught:
+        env.deploy()
+    text = str(caught.value)
+    assert text.endswith("__init__() missing 1 required positional argument: 'path'"), text
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["sage_plugins.host.host", "sage_deploy_threading.workers", "sage_deploy_local", "sage_deploy_remote.link"],
+)
+def test_frames_of_our_packages_are_not_where_an_error_was_raised(module):
+    """Also if the user's code calls back into one of our packages, which raises."""
+
+    def fail():
+        raise LookupError  # where it fails
+
+    def in_module(name):
+        return FunctionType(fail.__code__, {"__name__": name, "LookupError": LookupError})
+
+    def call_back():
+        ours()  # where it calls back
+
+    def line_of(comment):
+        lines, first = inspect.getsourcelines(test_frames_of_our_packages_are_not_where_an_error_was_raised)
+        return first + next(number for number, text in enumerate(lines) if text.rstrip().endswith(f"# {comment}"))
+
+    ours = in_module(module)
+    with pytest.raises(LookupError) as caught:
+        call_back()
+    assert raised_at(caught.value) == f"{__file__}:{line_of('where it calls back')}"
+    with pytest.raises(LookupError) as caught:
+        in_module(f"my_{module}")()
+    assert raised_at(caught.value) == f"{__file__}:{line_of('where it fails')}"
 
 
 def test_constructor_error_without_text_fails_the_deployment(env):

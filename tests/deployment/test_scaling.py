@@ -218,7 +218,7 @@ def test_many_changes_leave_nothing_behind(deploy, strategy, options):
     assert not router._queue._unserved
     assert not router._closing._retiring
     assert router._closing.watch is None
-    assert len(task._replicas.kept) == 1
+    assert len(task._replicas.counts_of_left) == 1
     assert service.metrics.request_count == 10
 
 

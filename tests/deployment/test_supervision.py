@@ -17,7 +17,7 @@ import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import ServiceDeploymentConfig, errors
-from sage_plugins.deployment.replica_set import Care
+from sage_plugins.deployment.member import Care
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.resilience.restarts import LONGEST_WAIT_S, MOST_STARTS, STEADY_S
@@ -659,7 +659,7 @@ def test_unhealthy_replica_is_left_alone_where_what_hangs_would_go_on(stage):
     stage = stage()
     mark(stage)
     assert stage.ids == {"svc#0": "unhealthy"}
-    assert stage.task._replicas._replacer is None
+    assert stage.task._succession._supervisor is None
 
 
 def test_unhealthy_replica_is_replaced_by_one_that_is_started_first(stage, gate):

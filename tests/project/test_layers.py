@@ -43,7 +43,7 @@ LAYERS = {
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
     1: {"call", "config", "metrics", "values"},
-    0: {"clock", "errors", "findings", "texts"},
+    0: {"clock", "errors", "findings", "texts", "threads"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
@@ -399,7 +399,6 @@ LATE = {
     "config.strict_types",
     "config.units",
     "deployment.requests",
-    "deployment.statistics",
     "host.batches",
     "planning.plan",
     "planning.settings",

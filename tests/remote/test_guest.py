@@ -297,7 +297,7 @@ def test_service_that_is_known_is_found_without_the_directory(env, register, plu
         return look_up(entrance, *how)
 
     monkeypatch.setattr(memory_directory.Entrance, "look_up", noting_look_up)
-    find = pickle.loads(pickle.dumps(env.task("caller")._publication.find_service))  # noqa: S301 - our own
+    find = pickle.loads(pickle.dumps(env.task("caller").reach.find_service))  # noqa: S301 - our own
 
     async def use():
         handle = find("svc")

@@ -17,7 +17,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from local_machine.machine import LocalMachine
 from sage_plugins.call.call import Call
-from sage_plugins.deployment.replica_set import Member, ReplicaSet
+from sage_plugins.deployment.member import Member
+from sage_plugins.deployment.succession import Succession
 from sage_plugins.routing.router import Router
 
 #: The first failure will do: neither shrunk nor explained.
@@ -161,7 +162,7 @@ def waits_for_nobody(patch):
 
 def keeps_slots_closed(patch):
     """Replicas that are added get no calls."""
-    patch.setattr(ReplicaSet, "admit", lambda members, added: None)
+    patch.setattr(Succession, "admit", lambda succession, added: None)
 
 
 #: Each with what the machine must say of it. Those that show only by something that does not happen cost its patience.

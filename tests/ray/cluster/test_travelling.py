@@ -266,7 +266,7 @@ class TestChanges(Travelling):
         svc, relay = self.pair()
         relay.handle.keep(svc.handle)
         assert relay.handle.use_kept("do", 0) == 0
-        directory = svc.env.task("svc").directory.actor()
+        directory = svc.env.task("svc").reach.directory.actor()
         ray.kill(directory)
         assert relay.handle.use_kept("do", 0) == 0
         svc.env.scale("svc", 2)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from sage_plugins.threads import future_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,21 +55,17 @@ class Inquirer:
         """
         if not self._free.acquire(blocking=False):
             raise TooManyUnansweredError(f"{_MOST_UNANSWERED} earlier questions are still without an answer")
-        answer: Future[Any] = Future()
 
-        def run() -> None:
+        def run() -> _T:
             try:
-                answer.set_result(question())
-            except BaseException as error:  # noqa: BLE001 - it is for who asked
-                answer.set_exception(error)
+                return question()
             finally:
                 self._free.release()
 
-        threading.Thread(target=run, name=self._name, daemon=True).start()
+        answer = future_of(run, self._name)
         try:
-            found: _T = answer.result(limit)
+            return answer.result(limit)
         except TimeoutError:
             if answer.done():  # the question's own
                 raise
             raise TimeoutError(f"no answer within {limit:g} s") from None
-        return found

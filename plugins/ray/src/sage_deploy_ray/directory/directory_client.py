@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sage_deploy_ray.cluster.connection import is_connected
 from sage_deploy_ray.directory.directory_actor import DirectoryActor
 from sage_deploy_ray.directory.registry_actor import REGISTRY, RegistryActor
+from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -141,7 +142,7 @@ class DirectoryClient:
     def _ended(self, actor: Any) -> None:
         """The actor has died; told in Ray's own thread, which must not wait."""
         with suppress(RuntimeError):  # the interpreter is shutting down
-            threading.Thread(target=self._replace, args=(actor,), name="sage-ray-directory", daemon=True).start()
+            start_thread(lambda: self._replace(actor), "sage-ray-directory")
 
     def _replace(self, actor: Any) -> None:
         with self._starting:

@@ -1,0 +1,86 @@
+"""The load balancer of one service: which it is now, and how another one takes over."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sage_plugins.errors import PluginError, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.interfaces import Balancer
+    from sage_plugins.service.call_key import KeyOf
+    from sage_plugins.values import Choice
+
+__all__ = ["Balancing"]
+
+
+class _Made(NamedTuple):
+    """A balancer that can be used from now on."""
+
+    choice: Choice
+    key_of: KeyOf | None
+    balancer: Balancer
+
+
+class Balancing:
+    """
+    Which balancer a service has. Only one thread at a time changes it.
+
+    Attributes:
+        choice: The balancer; None if one replica serves and the others stand by.
+        key_of: The key of a call by its arguments; None without a balancer that names an argument.
+    """
+
+    def __init__(self, replicas: ReplicaSet) -> None:
+        """Have the balancer that was composed; *replicas* are those among which it chooses."""
+        self._replicas = replicas
+        self.choice: Choice | None = replicas.composition.balancer
+        self.key_of: KeyOf | None = replicas.composition.key_of
+
+    def chosen(self, id: str | None, options: Mapping[str, Any] | None) -> _Made:
+        """
+        Make the balancer *id*, or the default one, ready to `use`.
+
+        Raises:
+            UnknownPluginError: No plugin has that ID.
+            PlanError, ConfigError: The options are wrong; the message says which.
+            PluginError: The balancer cannot be made.
+        """
+        choice, key_of = self._replicas.composition.choose_balancer(id, options)
+        return _Made(choice, key_of, _create(choice))
+
+    def use(self, made: _Made) -> None:
+        """Have it choose from now on; calls that wait are kept."""
+        self.choice, self.key_of = made.choice, made.key_of
+        self._replicas.router.set_balancer(made.balancer, made.key_of)
+
+    def continue_with(self, choice: Choice, key_of: KeyOf | None) -> None:
+        """
+        Go on with the balancer that an earlier process had, if it is another one.
+
+        Raises:
+            PluginError: The balancer cannot be made.
+        """
+        if self.choice is None or self.choice[:2] != choice[:2]:
+            self.use(_Made(choice, key_of, _create(choice)))
+
+    def failed(self, error: BaseException) -> None:
+        """The balancer raised, and the router uses it no more."""
+        choice = self.choice
+        name = "" if choice is None else f"'{choice.id}' from {choice.source} "
+        reason = f"load balancer {name}failed and is replaced by turns: {text_of(error)}"
+        logging.getLogger("sage_plugins").warning("service '%s': %s", self._replicas.name, reason)
+        self._replicas.watchers.tell("balancer_fenced", reason)
+
+
+def _create(choice: Choice) -> Balancer:
+    try:
+        balancer: Balancer = choice.create()
+    except Exception as error:
+        msg = f"load balancer '{choice.id}' from {choice.source} cannot be made: {text_of(error)}"
+        raise PluginError(msg) from error
+    return balancer

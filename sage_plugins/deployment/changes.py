@@ -1,0 +1,164 @@
+"""Changes of one service while it runs: more or fewer replicas, new ones, another load balancer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.call.call import current_call
+from sage_plugins.errors import ConfigError, DeployError, text_of
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sage_plugins.deployment.balancing import Balancing
+    from sage_plugins.deployment.departure import Departure
+    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.starting import Launcher
+    from sage_plugins.deployment.succession import Succession
+
+__all__ = ["Changes"]
+
+
+class Changes:
+    """Makes one change at a time. All methods are safe from any thread; `ServiceTask` says what they raise."""
+
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        launcher: Launcher,
+        departure: Departure,
+        succession: Succession,
+        balancing: Balancing,
+    ) -> None:
+        """
+        Change nothing yet.
+
+        Args:
+            replicas: The service's.
+            launcher: Starts them.
+            departure: Stops them.
+            succession: Is responsible for those that run.
+            balancing: Has their balancer.
+        """
+        self._replicas = replicas
+        self._launcher = launcher
+        self._departure = departure
+        self._succession = succession
+        self._balancing = balancing
+        self._config = replicas.composition.config
+        self._service = replicas.name
+        self._tell = replicas.watchers.tell
+        self._changing = threading.Lock()  # held by the thread that makes a change
+
+    def scale(self, replicas: int) -> None:
+        """As `ServiceTask.scale`."""
+        if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+            msg = f"service '{self._service}': replicas must be an integer, 1 or more, got {replicas!r:.50}"
+            raise ConfigError(msg)
+        self._begin("scaled")
+        try:
+            before = len(self._replicas.places)
+            reason = f"scaled from {before} to {replicas} replicas"
+            if replicas > before:
+                self._grow(replicas)
+            finish = self._departure.leave(self._succession.retire(keep=replicas), reason)
+            self._wait_seen()
+        finally:
+            self._changing.release()
+        if replicas != before:
+            self._tell("scaled", reason)
+        if current_call() is None:
+            finish(self._config.drain_timeout)
+        else:  # a replica that leaves may be running that very call
+            self._replicas.life.in_background(lambda: finish(self._config.drain_timeout), "scale")
+
+    def _grow(self, replicas: int) -> None:
+        balancing = self._balancing
+        default = balancing.chosen(None, None) if balancing.choice is None and replicas > 1 else None
+        taken = {member.spec.index for member in self._replicas.places}
+        free = [index for index in range(replicas) if index not in taken]
+        added = self._launcher.start_ready(free[: replicas - len(taken)])
+        if default is not None:
+            balancing.use(default)
+            self._tell("balancing_enabled", f"'{default.choice.id}', because there is more than one replica now")
+        self._succession.admit(added)
+
+    def restart(self) -> None:
+        """As `ServiceTask.restart`."""
+        self._begin("restarted")
+        if current_call() is None:
+            try:
+                self._restart()
+            finally:
+                self._changing.release()
+        else:
+            self._replicas.life.in_background(self._restart_unattended, "restart")
+
+    def _restart_unattended(self) -> None:
+        try:
+            self._restart()
+        except Exception as error:
+            self._tell("restart_failed", text_of(error))
+            logging.getLogger("sage_plugins").exception("service '%s' was not restarted", self._service)
+        finally:
+            self._changing.release()
+
+    def _restart(self) -> None:
+        succession = self._succession
+        for index in sorted(member.spec.index for member in self._replicas.places):
+            claim = succession.claim(index)
+            if claim is None:
+                continue
+            member, heir = claim
+            try:
+                added = self._launcher.start_ready([index])
+            except BaseException:
+                succession.disinherit(member, heir)
+                raise
+            succession.admit(added)
+            self._departure.leave([member], f"replaced by {added[0].id}")(self._config.drain_timeout)
+        self._tell("restarted", "every replica was replaced")
+
+    def set_load_balancer(self, id: str, options: Mapping[str, Any] | None) -> None:
+        """As `ServiceTask.set_load_balancer`."""
+        self._begin("given another load balancer")
+        try:
+            made = self._balancing.chosen(id, options)
+            before = self._balancing.choice
+            self._balancing.use(made)
+            self._wait_seen()
+        finally:
+            self._changing.release()
+        old = "none" if before is None else repr(before.id)
+        self._tell("balancer_changed", f"from {old} to {made.choice.id!r}")
+
+    def _begin(self, done: str) -> None:
+        """Take `_changing`; *done* completes "cannot be ..."."""
+        if not self._changing.acquire(blocking=current_call() is None):
+            # Whoever makes the other change may be waiting for the call that this comes from.
+            msg = (
+                f"service '{self._service}' is being changed by another thread and cannot be {done} from within "
+                "a service's call meanwhile: try again later"
+            )
+            raise DeployError(msg, service=self._service)
+        state = self._replicas.state
+        if state not in {ReplicaState.READY, ReplicaState.CRASH_LOOP}:
+            self._changing.release()
+            hint = (
+                "deploy it first" if state in {ReplicaState.PENDING, ReplicaState.STARTING} else "it is on its way out"
+            )
+            msg = f"service '{self._service}' is {state} and cannot be {done}: {hint}"
+            raise DeployError(msg, service=self._service)
+
+    def _wait_seen(self) -> None:
+        """Have a change hold for those who call from other processes too, before it is reported as made."""
+        reach = self._replicas.reach
+        reach.changed()  # how many there should be, which no other change may have told
+        reach.wait_seen()
+
+    def after_fork(self) -> None:
+        """In a forked child: whoever made a change is not there to end it."""
+        self._changing = threading.Lock()

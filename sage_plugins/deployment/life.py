@@ -1,0 +1,108 @@
+"""What has become of one service, from before its start until it has stopped."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from sage_plugins.threads import start_thread
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ServiceLife"]
+
+
+class ServiceLife:
+    """
+    The state of a service, and the threads for which it waits before it has stopped.
+
+    All methods are safe from any thread, except those that are to be called under `condition`.
+
+    Attributes:
+        condition: Told of every change; guards the state here and those of the replicas.
+        state: `pending`, `starting`, `ready`, `draining` or `stopped`.
+        refuses_outsiders: Whether it accepts only calls that come from within other services' calls.
+    """
+
+    def __init__(self, service: str) -> None:
+        """
+        Begin in state `pending`.
+
+        Args:
+            service: Name of the service, for its threads.
+        """
+        self._service = service
+        self.condition = threading.Condition()
+        self.state = ReplicaState.PENDING
+        self.refuses_outsiders = False
+        self._threads: set[threading.Thread] = set()  # guarded by condition
+        self._stopped = threading.Event()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether replicas are to be there; under `condition`."""
+        return self.state in {ReplicaState.STARTING, ReplicaState.READY}
+
+    def begin(self) -> bool:
+        """Start; False if that has happened."""
+        with self.condition:
+            first = self.state is ReplicaState.PENDING
+            if first:
+                self.state = ReplicaState.STARTING
+            return first
+
+    def become_ready(self) -> None:
+        """Every replica has been ready; under `condition`."""
+        self.state = ReplicaState.READY
+
+    def never_begin(self) -> bool:
+        """Have it stopped before it has started; False if it has started."""
+        with self.condition:
+            never = self.state is ReplicaState.PENDING
+            if never:
+                self.state = ReplicaState.STOPPED
+                self._stopped.set()
+            return never
+
+    def begin_end(self) -> bool:
+        """End; False if somebody does that already. Under `condition`."""
+        first = self.state is not ReplicaState.DRAINING
+        self.state = ReplicaState.DRAINING
+        self.condition.notify_all()
+        return first
+
+    def end(self) -> None:
+        """It has stopped, once its threads have ended."""
+        with self.condition:
+            self.state = ReplicaState.STOPPED
+            self.condition.notify_all()
+            threads = tuple(self._threads)
+        for thread in threads:
+            if thread is not threading.current_thread():  # who is told of an event may stop the service
+                thread.join()
+        self._stopped.set()
+
+    def wait_stopped(self) -> None:
+        """Wait until it has stopped."""
+        self._stopped.wait()
+
+    def in_background(self, body: Callable[[], None], what: str) -> None:
+        """Run *body* in a thread that is waited for before the service has stopped; *what* is part of its name."""
+
+        def run() -> None:
+            try:
+                body()
+            finally:
+                with self.condition:  # not before it was added
+                    self._threads.discard(thread)
+
+        with self.condition:
+            thread = start_thread(run, f"{self._service}-{what}")
+            self._threads.add(thread)
+
+    def after_fork(self) -> None:
+        """In a forked child: it has stopped here, and whoever held the condition is not there to release it."""
+        self.condition = threading.Condition()
+        self.state = ReplicaState.STOPPED

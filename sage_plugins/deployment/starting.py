@@ -1,0 +1,213 @@
+"""How replicas of one service are made, placed, started and opened for calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.deployment.member import Member
+from sage_plugins.errors import DeployError, SageDeployError, text_of
+from sage_plugins.process_end import close_first
+from sage_plugins.values import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sage_plugins.deployment.departure import Departure
+    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.waiting import Readiness
+    from sage_plugins.interfaces import EarlierService, Replica, Target
+    from sage_plugins.values import Placed, ReplicaSpec
+
+__all__ = ["Launcher"]
+
+
+class Launcher:
+    """Starts replicas on the service's target. All methods are safe from any thread."""
+
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        departure: Departure,
+        readiness: Readiness,
+        find_service: Callable[[str], Any],
+    ) -> None:
+        """
+        Start none yet.
+
+        Args:
+            replicas: The service's.
+            departure: Stops what had started when a start fails.
+            readiness: Waits for replicas.
+            find_service: Gives instances handles to other services.
+        """
+        self._replicas = replicas
+        self._departure = departure
+        self._readiness = readiness
+        self._composition = replicas.composition
+        self._find_service = find_service
+        self._target: Target | None = None  # guarded by ReplicaSet.starting
+        self._generations: dict[int, int] = {}  # by index, of the next replica there; by ReplicaSet.condition
+
+    # -- several at once ---------------------------------------------------------------------------------------------
+
+    def start(self, indices: Sequence[int], *, held: bool = False) -> tuple[Member, ...]:
+        """
+        Start a replica at each of *indices*; returns at once.
+
+        Args:
+            indices: Positions.
+            held: Whether they get no calls before `release`; otherwise each gets calls as soon as it is ready.
+
+        Raises:
+            DeployError: The target refuses one or fails, or the service was stopped; what had started was stopped.
+        """
+        with self._replicas.starting:
+            members = self._make(indices, held=held)
+            try:
+                self._launch(members)
+            except BaseException as error:
+                self._departure.discard(members)
+                if isinstance(error, SageDeployError) or not isinstance(error, Exception):
+                    raise
+                target = self._composition.target
+                msg = (
+                    f"service '{self._replicas.name}': target '{target.id}' from {target.source} failed to start it: "
+                    f"{text_of(error)}"
+                )
+                raise DeployError(msg, service=self._replicas.name) from error
+        close_first()
+        return members
+
+    def start_ready(self, indices: Sequence[int]) -> tuple[Member, ...]:
+        """
+        Start replicas and wait until all are ready, all or none; they get no calls before `release`.
+
+        Raises:
+            DeployError: As `start`, or one did not become ready.
+        """
+        started = self.start(indices, held=True)
+        try:
+            self._readiness.wait(started, self._composition.config.startup_timeout)
+        except BaseException:
+            self._departure.discard(started)
+            raise
+        return started
+
+    def _make(self, indices: Sequence[int], *, held: bool) -> tuple[Member, ...]:
+        made = []
+        with self._replicas.condition:
+            self._replicas.check_wanted()
+            for index in indices:
+                member = self.make(index)
+                member.held = held
+                made.append(member)
+            self._replicas.add(made)
+        return tuple(made)
+
+    def _launch(self, members: Sequence[Member]) -> None:
+        target = self.target()
+        places: list[Placed] = []
+        for member, place in zip(members, target.place([member.spec for member in members]), strict=True):
+            if isinstance(place, Refused):
+                msg = f"replica {member.id} cannot be placed: {place}"
+                raise DeployError(msg, service=self._replicas.name, replica=member.id)
+            places.append(place)
+        self._replicas.reach.announce()
+        for member, placed in zip(members, places, strict=True):
+            self.launch(member, placed)
+
+    def take_over(self, earlier: EarlierService) -> None:
+        """
+        Have the replicas that an earlier process left, and start those that are missing; returns at once.
+
+        Each gets calls as soon as it is ready.
+
+        Raises:
+            DeployError: The service was stopped, or a replica that is missing cannot be started.
+            ClusterUnavailableError: It cannot be said that they are here now.
+        """
+        replicas = self._replicas
+        with replicas.starting:
+            self._replicas.reach.announce(earlier.version)
+            with replicas.condition:
+                replicas.check_wanted()
+                members = []
+                for each in earlier.replicas:
+                    self._generations[each.index] = each.generation
+                    members.append(self.make(each.index))
+                replicas.add(members)
+            for member, each in zip(members, earlier.replicas, strict=True):
+                self._hand_over(member, self._replicas.reach.adopt(each, member.spec, member, replicas.clock))
+        taken = {member.spec.index for member in members}
+        free = [index for index in range(earlier.places) if index not in taken]
+        missing = free[: earlier.places - len(taken)]
+        if missing:
+            self.start(missing)
+        reason = f"{len(taken)} replicas of an earlier process go on, {len(missing)} are started"
+        replicas.watchers.tell("adopted", reason)
+
+    # -- one at a time -----------------------------------------------------------------------------------------------
+
+    def next_spec(self, index: int) -> ReplicaSpec:
+        """What the next replica at *index* is made of; under `ReplicaSet.condition`."""
+        return self._composition.spec(index, self._generations.get(index, 0))
+
+    def make(self, index: int, seniority: int = 0) -> Member:
+        """A replica at *index* that is not started yet, and not one of the set; under `ReplicaSet.condition`."""
+        spec = self.next_spec(index)._replace(find_service=self._replicas.reach.find_service)
+        self._generations[index] = spec.generation + 1
+        return Member(self._replicas, spec, self._replicas.router.lane(spec.id, index, seniority), self._find_service)
+
+    def place(self, spec: ReplicaSpec) -> Placed | Refused:
+        """Where one more replica goes, or why nowhere; for a service that has started replicas before."""
+        try:
+            (place,) = self.target().place([spec])
+        except Exception as error:  # noqa: BLE001 - a target that cannot answer now may do so later
+            target = self._composition.target
+            return Refused(f"target '{target.id}' from {target.source} failed to place it: {text_of(error)}")
+        return place
+
+    def launch(self, member: Member, place: Placed) -> None:
+        """Start *member* at its place; it gets calls as soon as it is ready, unless it is held back."""
+        self._hand_over(member, self.target().start(member.spec, place, member, self._replicas.clock))
+
+    def _hand_over(self, member: Member, replica: Replica) -> None:
+        with self._replicas.condition:
+            member.replica = replica
+            self._replicas.condition.notify_all()
+        self.open_if_ready(member)
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def release(self, members: Sequence[Member]) -> None:
+        """Send calls to *members*, which were held back until now."""
+        for member in members:
+            with self._replicas.condition:
+                member.held = False
+            self.open_if_ready(member)
+
+    def open_if_ready(self, member: Member) -> None:
+        """Send calls to a replica once it is ready and known here; either may come first."""
+        replicas = self._replicas
+        with replicas.condition:
+            replica = member.replica
+            if replica is None or not member.up or member.held or member.lane.slots or not replicas.wanted:
+                return
+            replicas.router.open(member.lane, replica)
+            reports = replicas.supervision.opened()
+            replicas.condition.notify_all()
+        replicas.tell(reports)
+
+    # -- the target --------------------------------------------------------------------------------------------------
+
+    def target(self) -> Target:
+        """The service's target, made when it is first needed."""
+        with self._replicas.starting:
+            if self._target is None:
+                self._target = self._composition.target.create()
+            return self._target
+
+    def close(self) -> None:
+        """Close the target: every replica has stopped, or goes on without this process."""
+        if self._target is not None:
+            self._target.close()

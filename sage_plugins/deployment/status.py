@@ -1,0 +1,201 @@
+"""What one service says of itself, and its instances: status, statistics, health, attributes."""
+
+from __future__ import annotations
+
+import logging
+from time import time as wall_clock
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.deployment.waiting import stats_of
+from sage_plugins.errors import DeployError, text_of
+from sage_plugins.interfaces import ControlOp
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sage_plugins.deployment.balancing import Balancing
+    from sage_plugins.deployment.member import Member
+    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.metrics import ServiceMetrics
+
+__all__ = ["Instances", "Status"]
+
+#: Seconds before a replica that is not well yet is asked again, while somebody waits for it.
+_ASK_AGAIN_S: Final = 0.1
+
+
+class Status:
+    """What is shown of a service. From any thread."""
+
+    def __init__(self, replicas: ReplicaSet, balancing: Balancing) -> None:
+        """Show *replicas*, whose balancer *balancing* has."""
+        self._replicas = replicas
+        self._balancing = balancing
+        self._composition = replicas.composition
+        self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
+        self._active_at = wall_clock()  # when a call ended last, as far as it was asked; before that, when it was made
+
+    def drift(self) -> dict[str, Any]:
+        """The settings that were changed while it runs: its number of replicas, its load balancer."""
+        changed: dict[str, Any] = {}
+        replicas = len(self._replicas.places)
+        if replicas and replicas != self._composition.config.replicas:
+            changed["replicas"] = replicas
+        balancer = self._balancing.choice
+        if balancer is not None and balancer is not self._composition.balancer:
+            changed["load_balancer"] = balancer.id
+        return changed
+
+    def as_dict(self) -> dict[str, Any]:
+        """The service at a glance; see `Environment.get_service_status`."""
+        replicas = self._replicas
+        with replicas.condition:  # at one moment: who is gone from the one is counted in the other
+            members, counts_of_left = replicas.members, replicas.counts_of_left
+        stats = stats_of(members, in_process=not self._is_remote)
+        now = wall_clock()
+        active = [now - said["idle"] - said["age"] for said in stats if said.get("idle") is not None]
+        self._active_at = max(self._active_at, *active) if active else self._active_at
+        with replicas.condition:  # who sees a state sees all that came with it
+            states = [(str(member.state), member.error) for member in members]
+            staying = [each for each in members if not each.is_leaving]
+            missing = {each.id: each.missing for each in staying if each.ended}
+            ready = sum(member.state is ReplicaState.READY for member in staying)
+        threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
+        snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
+        summaries = replicas.watchers.summaries(snapshots)
+        return {
+            "service_name": replicas.name,
+            "state": replicas.state,
+            "deployment_config": self._composition.config,
+            "metrics": self._metrics(summaries.pop("metrics", {}), sum(threads)),
+            "health": {
+                "healthy": bool(staying) and ready == len(staying),
+                "ready": ready,
+                "replicas": len(staying),
+                **({"missing": missing} if missing else {}),
+            },
+            "replicas": [
+                {
+                    "id": member.id,
+                    "state": state,
+                    "node": member.lane.node,
+                    "inflight": member.lane.inflight,
+                    "slots": member.lane.slots,
+                    "threads": number,
+                    "pid": said["pid"],
+                    "stats_age": said["age"],
+                    "error": error,
+                }
+                for member, number, said, (state, error) in zip(members, threads, stats, states, strict=True)
+            ],
+            "monitors": summaries,
+        }
+
+    def statistics(self, type_name: str) -> dict[str, Any]:
+        """
+        The status by all keys of SAGE's `get_statistics()`.
+
+        Counts are those of the monitor `metrics`, over all replicas, and 0 without it. `last_activity_time` is when a
+        call ended last, or else when the task was made. The request queue is the service's own, and there are no
+        response queues but those that requests bring. `actor_id` and `ray_node_id` are those of the first replica, for
+        services in other processes.
+
+        Args:
+            type_name: For `service_type`.
+        """
+        status = self.as_dict()
+        metrics = status["metrics"]
+        is_running = status["state"] in {ReplicaState.READY, ReplicaState.CRASH_LOOP}
+        found = {
+            "service_name": self._replicas.name,
+            "service_type": type_name,
+            "is_running": is_running,
+            "request_count": metrics.request_count,
+            "error_count": metrics.error_count,
+            "last_activity_time": self._active_at,
+            "service_class": self._composition.factory.service_class.__name__,
+            "has_service_context": True,
+            "request_queue_available": is_running,
+            "request_queue_id": self._replicas.name,
+            "request_queue_type": "service",
+            "response_queues_count": 0,
+            "response_queue_names": [],
+        }
+        if self._is_remote:
+            first = next(iter(status["replicas"]), {"id": None, "node": None})
+            found |= {"actor_id": first["id"], "ray_node_id": first["node"]}
+        return found
+
+    def _metrics(self, measured: Mapping[str, Any], threads: int) -> ServiceMetrics:
+        from sage_plugins.metrics import ServiceMetrics
+
+        return ServiceMetrics(
+            service_name=self._replicas.name,
+            active_threads=threads,
+            queue_size=self._replicas.router.waiting,
+            abandoned_count=sum(member.abandoned for member in self._replicas.members),
+            **measured,
+        )
+
+
+class Instances:
+    """Asks the instances, beside the calls that run. From any thread."""
+
+    def __init__(self, replicas: ReplicaSet) -> None:
+        """Ask nothing yet; *replicas* have the instances."""
+        self._replicas = replicas
+        self._timeout = replicas.composition.config.health_check_timeout
+
+    def get(self, name: str) -> Any:
+        """As `ServiceTask.get_attribute`."""
+        return self._ask(self._askable()[0], ControlOp.GET, name)
+
+    def set(self, name: str, value: Any) -> None:
+        """As `ServiceTask.set_attribute`."""
+        for member in self._askable():
+            self._ask(member, ControlOp.SET, (name, value))
+
+    def terminate(self) -> None:
+        """Have each do its own `terminate()`, if it has one; what it raises is logged."""
+        for member in self._replicas.serving:
+            try:
+                self._ask(member, ControlOp.TERMINATE)
+            except Exception:
+                logging.getLogger("sage_plugins").exception("terminate() of %s failed", member.id)
+
+    def wait_healthy(self, limit: float) -> None:
+        """As `ServiceTask.wait_healthy`, for at most *limit* seconds."""
+        until = self._replicas.clock.monotonic() + limit
+        for member in self._replicas.serving:
+            for op in (ControlOp.CHECK, ControlOp.READY):
+                self._wait_passed(member, op, until)
+
+    def _wait_passed(self, member: Member, op: ControlOp, until: float) -> None:
+        while True:
+            left = until - self._replicas.clock.monotonic()
+            try:
+                member.control(op, timeout=max(0.0, min(left, self._timeout)))
+            except Exception as error:
+                if left <= 0 or not member.up:
+                    msg = (
+                        f"service '{self._replicas.name}' replica {member.spec.index} did not pass check_"
+                        f"{'health' if op is ControlOp.CHECK else 'ready'}() in time: {text_of(error)}"
+                    )
+                    raise DeployError(msg, service=self._replicas.name, replica=member.id) from error
+                with self._replicas.condition:
+                    self._replicas.condition.wait(min(_ASK_AGAIN_S, left))
+            else:
+                return
+
+    def _askable(self) -> list[Member]:
+        serving = self._replicas.serving
+        if not serving:
+            msg = (
+                f"service '{self._replicas.name}' is {self._replicas.state} and has no instance to ask: start it first"
+            )
+            raise DeployError(msg, service=self._replicas.name)
+        return serving
+
+    def _ask(self, member: Member, op: ControlOp, arg: Any = None) -> Any:
+        return member.control(op, arg, timeout=self._timeout)

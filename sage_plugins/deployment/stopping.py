@@ -1,0 +1,107 @@
+"""How one service ends: no more calls, those accepted finish, its replicas stop or go on without this process."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from sage_plugins.threads import start_thread
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.deployment.departure import Departure
+    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.starting import Launcher
+    from sage_plugins.deployment.succession import Succession
+
+__all__ = ["Stopping"]
+
+
+class Stopping:
+    """Ends the service. All methods are safe from any thread."""
+
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        launcher: Launcher,
+        departure: Departure,
+        succession: Succession,
+    ) -> None:
+        """
+        End nothing yet.
+
+        Args:
+            replicas: The service's.
+            launcher: Has the target, which is closed at the end.
+            departure: Stops the replicas.
+            succession: Starts no replicas any more from then on.
+        """
+        self._replicas = replicas
+        self._router = replicas.router
+        self._life = replicas.life
+        self._clock = replicas.clock
+        self._launcher = launcher
+        self._departure = departure
+        self._succession = succession
+
+    def end(self, limit: float, *, background: bool, leaves: bool = False) -> None:
+        """
+        End the service; does nothing before its start.
+
+        Args:
+            limit: Seconds for the calls that were accepted.
+            background: Whether to return at once.
+            leaves: Whether to end only what this process has of it: its replicas go on.
+        """
+        with self._life.condition:
+            if self._life.state in (ReplicaState.PENDING, ReplicaState.STOPPED):
+                return
+            first = self._life.begin_end()
+            self._succession.close()
+        if not first:
+            if not background:
+                self._life.wait_stopped()
+        elif background:
+            start_thread(lambda: self._drain(limit, leaves=leaves), f"{self._replicas.name}-stop")
+        else:
+            self._drain(limit, leaves=leaves)
+
+    def _drain(self, limit: float, *, leaves: bool) -> None:
+        with self._replicas.starting:  # see `ServiceTask.begin`
+            until = self._clock.monotonic() + limit
+        idle = threading.Event()
+        try:
+            if leaves:
+                self._replicas.reach.leave()
+            else:
+                self._replicas.reach.stopping()
+            self._router.drain("is stopping", idle.set)
+            if not self._router.lanes:  # nobody is left to finish what waits, and nobody will come
+                self._router.end()
+            idle.wait(limit)
+            self._router.end()
+            if leaves:
+                self._departure.leave_all()
+            else:
+                self._departure.vacate_all(until - self._clock.monotonic())
+                self._replicas.reach.stopped()
+                self._departure.stop_all(until - self._clock.monotonic())
+            self._launcher.close()
+        finally:
+            self._replicas.watchers.close()
+            self._life.end()
+
+    def close(self, limit: float, *, background: bool) -> None:
+        """End the service, also before its start: then it never starts. Replicas that outlive this process go on."""
+        if self._life.never_begin():
+            self._router.drain("was never started and is closed", lambda: None)
+            return
+        self.end(limit, background=background, leaves=self._replicas.reach.outlives)
+
+    def close_to_outsiders(self, watch: Callable[[], None]) -> None:
+        """As `ServiceTask.close_to_outsiders`."""
+        if self._life.wanted or self._life.state is ReplicaState.DRAINING:
+            self._life.refuses_outsiders = True
+            self._router.close_to_outsiders("is stopping", watch)

@@ -1,0 +1,128 @@
+"""Waiting for replicas: until they are ready, and for what they say of themselves."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import wait as wait_for
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sage_plugins.deployment.member import ANSWER_S, Member
+from sage_plugins.errors import DeployError, text_of
+from sage_plugins.threads import future_of
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_plugins.deployment.replica_set import ReplicaSet
+
+__all__ = ["Readiness", "raised_at", "stats_of"]
+
+_Answer = TypeVar("_Answer")
+
+#: Why a replica is not ready that waits for nothing else.
+_BEING_BUILT: Final = "the constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
+
+
+class Readiness:
+    """Waits until replicas of one service are ready. From any thread."""
+
+    def __init__(self, replicas: ReplicaSet) -> None:
+        """Wait for none yet; *replicas* are the service's."""
+        self._replicas = replicas
+        self._name = replicas.name
+        self._clock = replicas.clock
+
+    def wait(self, members: Sequence[Member], limit: float, over: Callable[[], bool] = lambda: False) -> None:
+        """
+        Wait until all of *members* are ready.
+
+        Args:
+            members: Which.
+            limit: Seconds.
+            over: Whether they have been so at the same time, whatever became of them since; asked under `condition`.
+
+        Raises:
+            DeployError: One failed (raised from its constructor's error) or was not ready in time, or the service was
+                stopped.
+        """
+        until = self._clock.monotonic() + limit
+        condition = self._replicas.condition
+        with condition:
+            while not over() and (
+                late := [each for each in members if not (each.in_service or (each.held and each.up))]
+            ):
+                failed = next((each for each in members if each.state is ReplicaState.FAILED), None)
+                if failed is not None:
+                    raise self._constructor_failed(failed) from failed.cause
+                self._replicas.check_wanted()
+                remaining = until - self._clock.monotonic()
+                if remaining <= 0:
+                    break
+                condition.wait(min(remaining, threading.TIMEOUT_MAX))
+            else:
+                return
+        raise self.not_ready(late, limit)
+
+    def not_ready(self, late: Sequence[Member], limit: float) -> DeployError:
+        """
+        The error for replicas that are not ready after *limit* seconds, with what is known of each.
+
+        They are asked for it, which may take two seconds; never under `condition`.
+        """
+        progress = _ask(late, Member.progress, 2 * ANSWER_S)  # a cluster that is silent can be said, too
+        together: dict[str, list[str]] = {}
+        for member in late:
+            together.setdefault(progress.get(member, "it does not say how far it has got"), []).append(member.id)
+        found = ". ".join(
+            f"{', '.join(ids)} not ready after {limit:g} s; {why or _BEING_BUILT}" for why, ids in together.items()
+        )
+        replica = late[0].id if len(late) == 1 else None
+        return DeployError(f"service '{self._name}': {found}", service=self._name, replica=replica)
+
+    def _constructor_failed(self, member: Member) -> DeployError:
+        cause = member.cause
+        where = raised_at(cause)
+        where = f" ({where})" if where else ""
+        hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
+        who = f"service '{self._name}' replica {member.spec.index}"
+        msg = f"while constructing {who}: {text_of(cause)}{where}{hints}"
+        return DeployError(msg, service=self._name, replica=member.id)
+
+
+def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str, Any]]:
+    """
+    What each of *members* says of itself, see `Member.stats`; waits for all of them together no more than a second.
+
+    Args:
+        members: Which.
+        in_process: Whether they are in this process: asking is looking then.
+    """
+    if in_process:
+        return [member.stats() for member in members]
+    answers = _ask(members, Member.stats, ANSWER_S)
+    return [answers.get(member) or member.said for member in members]
+
+
+def _ask(members: Sequence[Member], question: Callable[[Member], _Answer], limit: float) -> Mapping[Member, _Answer]:
+    """The answers of those who answer within *limit* seconds, which are for all of them together."""
+    asked = {member: future_of(partial(question, member), f"{member.id}-asked") for member in members}
+    done, _ = wait_for(asked.values(), limit)
+    return {member: answer.result() for member, answer in asked.items() if answer in done and not answer.exception()}
+
+
+def raised_at(error: BaseException | None) -> str:
+    """
+    Where *error* was raised, as `file:line`: the innermost line that is not in one of our packages; "" if all are.
+
+    Packages are told by their names, because each distribution of ours may be installed in a folder of its own.
+    """
+    where = ""
+    trace = None if error is None else error.__traceback__
+    while trace is not None:
+        package = str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        if package != "sage_plugins" and not package.startswith("sage_deploy_"):
+            where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return where

@@ -1,0 +1,44 @@
+"""Rules of the parts of a deployed service that no test of a whole service reaches surely."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from sage_plugins.deployment.life import ServiceLife
+from sage_plugins.deployment.member import Member
+from sage_plugins.values import ReplicaState
+
+
+@pytest.fixture
+def member():
+    lane = SimpleNamespace(freed=None, follow=None, slots=1)
+    return Member(None, SimpleNamespace(id="svc#0", index=0), lane, None)
+
+
+def test_replica_that_leaves_does_not_become_ready(member):
+    """A constructor that nobody waits for may end late; but that it failed is worth knowing."""
+    assert member.leave()
+    assert not member.become(ReplicaState.READY, None)
+    assert member.state is ReplicaState.DRAINING
+    assert member.become(ReplicaState.FAILED, ValueError("late"))
+    assert not member.become(ReplicaState.READY, None)
+
+
+def test_service_has_not_stopped_before_its_threads_have_ended():
+    """And a thread of its own may stop it."""
+    life, gate, ended = ServiceLife("svc"), threading.Event(), []
+    life.begin()
+    life.in_background(lambda: ended.append(gate.wait(20)), "waits")
+    with life.condition:
+        life.begin_end()
+    stopping = threading.Thread(target=life.end)
+    stopping.start()
+    stopping.join(0.05)
+    assert stopping.is_alive()
+    gate.set()
+    life.wait_stopped()
+    assert ended == [True]
+    stopping.join(20)
