@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sage_plugins.call.current import CURRENT, current_call
 from sage_plugins.errors import CallCancelledError, CallTimeoutError, ServiceStoppedError
 from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Hashable
+    from collections.abc import Callable, Collection, Generator, Hashable
     from contextvars import Context
 
     from sage_plugins.clock import Clock, Timer
@@ -56,14 +57,6 @@ MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
 # Both are re-entrant because a signal handler may close an environment in the middle of them.
 _GIVING_UP = threading.RLock()  # cancellers and deadlines, one at a time; never taken by a worker
 _MAKING = threading.RLock()  # guards the creation of a call's latch and `_Shared`
-
-#: The call that runs in this context, if any: gives services their remaining time and their inner calls a deadline.
-CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
-
-
-def current_call() -> Call | None:
-    """The call on whose behalf the present code runs, or None outside any service method."""
-    return CURRENT.get()
 
 
 def after_fork() -> None:
@@ -596,6 +589,17 @@ class Call(Future[Any]):
         if self._over == _CANCELLED and self._exception is not None:
             raise self._exception
         return self._exception
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """
+        The method's result, from any running event loop; raises what `result` raises.
+
+        Cancelling the awaiting task cancels the call: one that has not started never will; a coroutine is cancelled;
+        any other method that runs is abandoned.
+        """
+        from sage_plugins.call.aio import outcome
+
+        return outcome(self).__await__()
 
     def exception_now(self) -> BaseException | None:
         """The exception with which the call ended; only once it is over. Unlike `exception` it raises nothing."""
