@@ -14,7 +14,8 @@ from sage_plugins.deployment.replica_set import ReplicaSet
 from sage_plugins.errors import ConfigError, DeployError, PluginError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.process_end import rest
-from sage_plugins.routing.handle import Binding, ServiceHandle
+from sage_plugins.routing.binding import Binding
+from sage_plugins.routing.handle import ServiceHandle
 from sage_plugins.routing.router_choice import router_class
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import Choice, ReplicaState
@@ -136,7 +137,12 @@ class ServiceTask:
             runs_here="in_callers_thread" in composition.strategy.registration.capabilities,
             driven="in_process" not in composition.target.registration.capabilities,
         )
-        self.handle = ServiceHandle(composition.name, self.bind)
+        self.handle = ServiceHandle(
+            composition.name,
+            self.bind,
+            service_class=lambda: self.composition.factory.service_class,
+            waits_to_bind=lambda: self._state in {ReplicaState.PENDING, ReplicaState.STARTING},
+        )
 
     def _publish_in(self, home: Home) -> Publication:
         from sage_plugins.reach.publication import (  # services of this process need nothing of it

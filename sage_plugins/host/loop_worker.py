@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import CURRENT
+from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
 from sage_plugins.host.execution import batch_context, longest
 from sage_plugins.host.steps import Step
 from sage_plugins.values import COROUTINES, MethodKind
@@ -39,6 +40,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         put: Takes work that must run in a thread.
     """
     loop = asyncio.get_running_loop()
+    LOOPS_OF_REPLICAS[loop] = True
     begin = _compose_begin(loop)
     monotonic, table, tasks = envelope.clock.monotonic, envelope.table, envelope.tasks
     record, set_current = envelope.compose_record(), CURRENT.set

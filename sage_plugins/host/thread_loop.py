@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -35,6 +37,7 @@ class WorkerLoop(threading.local):
             return outcome.result()
         if self._runner is None:
             self._runner = asyncio.Runner()
+            LOOPS_OF_REPLICAS[self._runner.get_loop()] = False
         return self._runner.run(coroutine, context=copy_context())
 
     def close(self) -> None:
@@ -47,6 +50,8 @@ def _run_apart(coroutine: Coroutine[Any, Any, Any], outcome: Future[Any]) -> Non
     import asyncio
 
     try:
-        outcome.set_result(asyncio.run(coroutine))
+        with asyncio.Runner() as runner:
+            LOOPS_OF_REPLICAS[runner.get_loop()] = False
+            outcome.set_result(runner.run(coroutine))
     except BaseException as error:  # noqa: BLE001 - it is the caller's
         outcome.set_exception(error)

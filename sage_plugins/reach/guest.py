@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import Directory, Entrance, Work
     from sage_plugins.reach.listing import Found, ListedReplica, Listing, Neighbour
-    from sage_plugins.routing.handle import Binding, ServiceHandle
+    from sage_plugins.routing.binding import Binding
+    from sage_plugins.routing.handle import ServiceHandle
     from sage_plugins.routing.lane import Lane
     from sage_plugins.routing.router import Router
     from sage_plugins.values import Choice, ReplicaState
@@ -391,7 +392,7 @@ class Guest:
 
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
-        from sage_plugins.routing.handle import Binding
+        from sage_plugins.routing.binding import Binding
         from sage_plugins.routing.router_choice import router_class
 
         before = self._binding

@@ -511,7 +511,7 @@ class CoroutineCases(ServiceConformance):
         assert ended.wait() == ["cancelled"]
         self.until(lambda: service.inflight == 0)
         assert service.outcomes == {"timeout" if verb == "call" else "cancelled": 1}
-        assert service.handle.aecho(1) == 1
+        assert service.handle.call("aecho", 1) == 1
 
     def test_method_sees_that_its_task_was_cancelled(self) -> None:
         """`ctx.cancelled` turns true when the awaiting task was cancelled."""
