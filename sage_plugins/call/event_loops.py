@@ -15,10 +15,11 @@ from sage_plugins.errors import BlockingCallWarning
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from sage_plugins.call.call import Call
 
-__all__ = ["LOOPS_OF_REPLICAS", "holds_up_a_loop", "running_loop", "warn_of_blocking"]
+__all__ = ["LOOPS_OF_REPLICAS", "holds_up_a_loop", "quickest_running_loop", "running_loop", "warn_of_blocking"]
 
 #: The event loops of replicas in this process, and whether several calls share each.
 LOOPS_OF_REPLICAS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, bool]] = WeakKeyDictionary()
@@ -27,10 +28,16 @@ _modules: Final = sys.modules
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs in this thread, or None; is on the path of every call."""
+    """The event loop that runs in this thread, or None."""
     # The module in C is there as soon as asyncio is, and its functions are there as soon as it is.
     module: Any = _modules.get("_asyncio")
     return None if module is None else module._get_running_loop()  # noqa: SLF001 - asyncio has no public name for it
+
+
+def quickest_running_loop() -> Callable[[], asyncio.AbstractEventLoop | None]:
+    """What to ask for the running loop on the path of every call: asyncio's own function, once asyncio is imported."""
+    module: Any = _modules.get("_asyncio")
+    return running_loop if module is None else module._get_running_loop  # type: ignore[no-any-return] # noqa: SLF001 - as above
 
 
 def holds_up_a_loop(loop: asyncio.AbstractEventLoop, outer: Call | None) -> bool:

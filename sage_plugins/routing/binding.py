@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sage_plugins.call.call import CURRENT, MAX_WAIT_S, Call, closed_lock
 from sage_plugins.call.deadlock import note
-from sage_plugins.call.event_loops import running_loop
+from sage_plugins.call.event_loops import quickest_running_loop
 from sage_plugins.errors import MethodNotFoundError, ServiceStoppedError
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import GENERATORS
@@ -110,6 +110,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
     """The verbs of a handle that is bound to *binding*."""
     router, bound_anew, moved, blocks = binding.router, caller.bound_anew, caller.moved, caller.blocks
     make, make_stream = _compose_make(binding, caller)
+    running_loop = quickest_running_loop()
 
     def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
         if running_loop() is not None:
