@@ -37,7 +37,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 def quickest_running_loop() -> Callable[[], asyncio.AbstractEventLoop | None]:
     """What to ask for the running loop on the path of every call: asyncio's own function, once asyncio is imported."""
     module: Any = _modules.get("_asyncio")
-    return running_loop if module is None else module._get_running_loop  # type: ignore[no-any-return] # noqa: SLF001 - as above
+    return running_loop if module is None else module._get_running_loop  # noqa: SLF001 - as above
 
 
 def holds_up_a_loop(loop: asyncio.AbstractEventLoop, outer: Call | None) -> bool:
