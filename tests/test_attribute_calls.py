@@ -435,28 +435,27 @@ def test_what_does_not_block_does_not_warn(shapes, strategy):
         await listed(handle.acount(2))
         await listed(handle.astream("count", 2))
         await asyncio.to_thread(handle.get, "k")
-        if strategy != "inline":
-            await handle.submit("get", "k")
+        await handle.submit("get", "k")
 
     assert told(lambda: asyncio.run(main())) == []
 
 
-def test_submit_that_blocks_the_loop_warns(deploy, probe, occupy):
-    """Under `inline` it runs the method; elsewhere it may wait for room in the queue."""
-    inline = deploy("inline", probe).handle
-
-    async def submit():
-        return inline.submit("echo", 1)
-
-    assert len(told(lambda: asyncio.run(submit()))) == 1
+def test_submit_that_waits_for_room_warns(deploy, probe, occupy):
+    """With a full queue it blocks the loop; if the warning is an error, the call is not made."""
     service = deploy("single", probe, queue_size=0, timeout=0.05)
-    occupy(service)
+    gate = occupy(service)
 
-    async def wait():
-        with pytest.raises(errors.CallTimeoutError):
+    async def wait(error):
+        with pytest.raises(error):
             service.handle.submit("echo", 1)
 
-    assert len(told(lambda: asyncio.run(wait()))) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(wait(errors.BlockingCallWarning))
+    assert service.parked == 0
+    service.handle = service.env.service("svc")
+    assert len(told(lambda: asyncio.run(wait(errors.CallTimeoutError)))) == 1
+    gate.open()
 
 
 def test_deploying_in_a_coroutine_warns(env):

@@ -195,8 +195,6 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
         made.wait_admitted()
 
     def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
-        if running_loop() is not None:
-            blocks(method)
         try:
             made = make(method, args, kwargs)
             if made.outer is None:

@@ -139,8 +139,6 @@ class ServiceHandle:
         """
         bound = self._compose()
         binding = bound.binding
-        if binding.runs_here and running_loop() is not None:
-            self._blocks(method)
         try:
             call = bound.make(method, args, kwargs)
             binding.router.route(call)

@@ -62,11 +62,12 @@ class CallCases(ServiceConformance):
         assert self.outcome(self.deploy().handle, verb, "aecho", 42) == 42
 
     def test_async_method_can_be_called_from_a_thread_with_a_running_loop(self) -> None:
-        """A caller that blocks its own event loop gets its result all the same."""
+        """A caller that blocks its own event loop gets its result all the same, and is warned."""
         handle = self.deploy().handle
 
         async def main() -> Any:
-            return handle.call("aecho", "value")
+            with pytest.warns(errors.BlockingCallWarning, match="acall"):
+                return handle.call("aecho", "value")
 
         assert asyncio.run(main()) == "value"
 
