@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sage_plugins.values import Problem
 
 __all__ = [
+    "BlockingCallWarning",
     "CallCancelledError",
     "CallError",
     "CallTimeoutError",
@@ -297,4 +298,12 @@ class ClusterUnavailableError(SageDeployError):
 class ForkedRuntimeError(SageDeployError):
     """
     This process was forked from one that runs services; threads do not survive a fork, so the services are not here.
+    """
+
+
+class BlockingCallWarning(RuntimeWarning):
+    """
+    A call waits in a thread that runs an event loop, which stands still meanwhile; given once for each handle.
+
+    Use `await handle.aio.<method>(...)` or `await handle.acall(<method>, ...)` in coroutines.
     """

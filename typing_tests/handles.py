@@ -7,7 +7,7 @@ out to be accepted is an error itself: mypy's warn_unused_ignores, pyright's rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, assert_type
 
@@ -35,6 +35,10 @@ class KV:
         """Read many."""
         yield prefix
 
+    async def follow(self, prefix: str) -> AsyncIterator[bytes]:
+        """Read many from afar."""
+        yield prefix.encode()
+
 
 def a_typed_handle_has_the_methods_of_its_class(env: Environment) -> None:
     """With their parameters and results."""
@@ -46,6 +50,23 @@ def a_typed_handle_has_the_methods_of_its_class(env: Environment) -> None:
     assert_type(kv.scan("k"), Iterator[str])
     get: Callable[[str], int] = kv.get
     get("k")
+
+
+async def a_typed_handle_tells_the_truth_of_each_kind_of_method(env: Environment) -> None:
+    """What a call of each kind gives at run time can be used as what checkers take it for."""
+    kv = env.service("kv", KV)
+    assert_type(kv.get("k"), int)
+    assert_type(await kv.fetch("k"), bytes)
+    for item in kv.scan("k"):
+        assert_type(item, str)
+    assert_type(kv.follow("k"), AsyncIterator[bytes])
+    async for part in kv.follow("k"):
+        assert_type(part, bytes)
+    kv.fetch("k")  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
+    number: int = kv.fetch("k")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    await kv.get("k")  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    list(kv.follow("k"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    print(number)
 
 
 def a_typed_handle_refuses_what_its_class_has_not(env: Environment) -> None:
@@ -85,6 +106,7 @@ def an_untyped_handle_takes_any_method_name(env: Environment) -> None:
     kv = env.service("kv")
     assert_type(kv.get("k"), Any)
     assert_type(kv.anything(1, two=2), Any)
+    kv.get = print  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]
 
 
 def the_verbs_refuse_what_is_no_option(env: Environment) -> None:
@@ -124,6 +146,10 @@ async def coroutines_await_the_result(env: Environment) -> None:
     """`acall` gives it; forgetting to await is noticed."""
     kv = env.service("kv")
     assert_type(await kv.acall("get", "k"), Any)
+    assert_type(await kv.submit("get", "k"), Any)
+    assert_type(await kv.aio.get("k"), Any)
+    async for item in kv.aio.scan("k"):
+        assert_type(item, Any)
     kv.acall("get", "k")  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     async with env as entered:
         assert_type(entered, Environment)

@@ -1,4 +1,4 @@
-"""The side of a call that lives on an event loop; imported by the first `acall`, because importing asyncio costs."""
+"""The side of a call that lives on an event loop; imported when a call is first awaited: importing asyncio costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call import deadlock
-from sage_plugins.call.call import CURRENT
+from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import RemoteError
 from sage_plugins.threads import future_of
 from sage_plugins.threads import start_thread as start_bare_thread

@@ -18,37 +18,30 @@ A worker deletes the first when it starts and the second when the method has end
 from __future__ import annotations
 
 import threading
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call import deadlock, lazy_future
-from sage_plugins.call.lazy_future import CANCELLED, MAX_WAIT_S, LazyFuture, closed_lock, open_lock
+from sage_plugins.call.current import CURRENT
+from sage_plugins.call.lazy_future import CANCELLED, LazyFuture, closed_lock, open_lock
 from sage_plugins.errors import CallTimeoutError
 from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Generator, Hashable
     from contextvars import Context
 
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.errors import ServiceStoppedError
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["CURRENT", "MAX_WAIT_S", "Call", "after_fork", "closed_lock", "current_call"]
+__all__ = ["Call", "after_fork"]
 
 # Taken by cancellers and deadlines, never by a worker. Re-entrant because a signal handler may close an environment
 # meanwhile.
 _GIVING_UP = threading.RLock()
-
-#: The call that runs in this context, if any: gives services their remaining time and their inner calls a deadline.
-CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
-
-
-def current_call() -> Call | None:
-    """The call on whose behalf the present code runs, or None outside any service method."""
-    return CURRENT.get()
 
 
 def after_fork() -> None:
@@ -434,6 +427,17 @@ class Call(LazyFuture):
             return self._wait_until(inf)
         finally:
             deadlock.went_on(waiter)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """
+        The method's result, from any running event loop; raises what `result` raises.
+
+        Cancelling the awaiting task cancels the call: one that has not started never will; a coroutine is cancelled;
+        any other method that runs is abandoned.
+        """
+        from sage_plugins.call.aio import outcome
+
+        return outcome(self).__await__()
 
     # -- room in the queue -------------------------------------------------------------------------------------------
 

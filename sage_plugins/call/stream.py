@@ -11,7 +11,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call.call import Call, current_call
+from sage_plugins.call.call import Call
+from sage_plugins.call.current import current_call
 from sage_plugins.call.lazy_future import closed_lock, open_lock
 from sage_plugins.values import Outcome
 

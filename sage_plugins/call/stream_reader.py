@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call import deadlock
-from sage_plugins.call.call import current_call
+from sage_plugins.call.current import current_call
 from sage_plugins.call.lazy_future import MAX_WAIT_S, closed_lock, open_lock
 from sage_plugins.call.stream import NOTHING
 from sage_plugins.errors import ServiceStoppedError

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.call import current_call
+from sage_plugins.call.current import current_call
 from sage_plugins.errors import ConfigError, DeployError, text_of
 from sage_plugins.values import ReplicaState
 

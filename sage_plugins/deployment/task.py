@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.call import current_call
+from sage_plugins.call.current import current_call
 from sage_plugins.deployment.balancing import Balancing
 from sage_plugins.deployment.changes import Changes
 from sage_plugins.deployment.departure import Departure
@@ -21,7 +21,8 @@ from sage_plugins.deployment.succession import Succession
 from sage_plugins.deployment.waiting import Readiness
 from sage_plugins.errors import DeployError
 from sage_plugins.process_end import rest
-from sage_plugins.routing.handle import Binding, ServiceHandle
+from sage_plugins.routing.binding import Binding
+from sage_plugins.routing.handle import ServiceHandle
 from sage_plugins.routing.method_limits import router_class
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import ReplicaState
@@ -119,7 +120,12 @@ class ServiceTask:
             runs_here="in_callers_thread" in composition.strategy.registration.capabilities,
             driven="in_process" not in composition.target.registration.capabilities,
         )
-        self.handle = ServiceHandle(composition.name, self.bind)
+        self.handle = ServiceHandle(
+            composition.name,
+            self.bind,
+            service_class=lambda: self.composition.factory.service_class,
+            waits_to_bind=lambda: self.state in {"pending", "starting"},
+        )
 
     # -- starting ----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.call.call import current_call
+from sage_plugins.call.current import current_call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.config.service_config import ServiceDeploymentConfig, field_problems, plain
 from sage_plugins.deployment.task import ServiceTask
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from sage_plugins.planning.composition import Composition
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.reach.listing import Neighbour
-    from sage_plugins.routing.handle import Binding, ServiceHandle
+    from sage_plugins.routing.binding import Binding
+    from sage_plugins.routing.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.values import Event, Problem, ReplicaSpec
 
@@ -596,7 +597,13 @@ class Environment:
                 if name not in self._names() and (keepers := self._keepers()):
                     return self._find_elsewhere(name, keepers)
                 self._check_known(name)
-        return ServiceHandle(name, lambda: self._bind(name), travels=lambda: self._travelling(name))
+        return ServiceHandle(
+            name,
+            lambda: self._bind(name),
+            travels=lambda: self._travelling(name),
+            service_class=lambda: self._class_of(name),
+            waits_to_bind=lambda: self._waits_to_bind(name),
+        )
 
     def _find_elsewhere(self, name: str, keepers: Sequence[tuple[Target, Keeper]]) -> ServiceHandle:
         """A handle to a service of an environment of this name that another process has deployed."""
@@ -623,6 +630,18 @@ class Environment:
             raise CallError(msg, service=name)
         watch_over(self)  # so that the handle finds the way home
         return parts
+
+    def _class_of(self, name: str) -> type | None:
+        """The class of a service; None for one that a file names and that was not imported yet."""
+        task = self._tasks.get(name)
+        factory = self._catalogue.factories.get(name) if task is None else task.composition.factory
+        cls = getattr(factory, "service_class", None)
+        return cls if isinstance(cls, type) else None
+
+    def _waits_to_bind(self, name: str) -> bool:
+        """Whether a call of a service has to wait until its replicas have started."""
+        task = self._tasks.get(name)
+        return task is None or task.state in (*_AT_REST, "starting")
 
     def _bind(self, name: str) -> Binding:
         """For the first call of a handle: deploys the service if that has not happened."""

@@ -10,7 +10,8 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sage_plugins.call.call import CURRENT, Call
+from sage_plugins.call.call import Call
+from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import RemoteError, text_of
 from sage_plugins.values import MethodKind, Outcome
 

@@ -11,7 +11,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
-from sage_plugins.call.call import CURRENT
+from sage_plugins.call.current import CURRENT
+from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
 from sage_plugins.host.lifecycle import Step
 from sage_plugins.values import COROUTINES, MethodKind
 
@@ -39,6 +40,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         put: Takes work that must run in a thread.
     """
     loop = execution.event_loop = asyncio.get_running_loop()
+    LOOPS_OF_REPLICAS[loop] = True
     begin = _compose_begin(loop)
     monotonic, table, tasks = execution.clock.monotonic, execution.table, execution.tasks
     record, set_current = execution.compose_record(), CURRENT.set

@@ -6,6 +6,7 @@ import threading
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
 from sage_plugins.threads import future_of
 
 if TYPE_CHECKING:
@@ -30,13 +31,22 @@ class WorkerLoop(threading.local):
         import asyncio
 
         if not self.kept:  # a caller's own thread, which may be running a loop
-            future = future_of(lambda: asyncio.run(coroutine), "sage-deploy-coroutine", context=copy_context())
+            future = future_of(lambda: _run_apart(coroutine), "sage-deploy-coroutine", context=copy_context())
             return future.result()
         if self._runner is None:
             self._runner = asyncio.Runner()
+            LOOPS_OF_REPLICAS[self._runner.get_loop()] = False
         return self._runner.run(coroutine, context=copy_context())
 
     def close(self) -> None:
         """Close this worker's loop, if it has one."""
         if self._runner is not None:
             self._runner.close()
+
+
+def _run_apart(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio
+
+    with asyncio.Runner() as runner:
+        LOOPS_OF_REPLICAS[runner.get_loop()] = False
+        return runner.run(coroutine)

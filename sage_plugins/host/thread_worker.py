@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.call import CURRENT, Call
+from sage_plugins.call.call import Call
+from sage_plugins.call.current import CURRENT
 from sage_plugins.call.lazy_future import FINISHED
 from sage_plugins.host.lifecycle import Step
 from sage_plugins.values import Outcome

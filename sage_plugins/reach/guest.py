@@ -15,7 +15,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call.call import current_call
+from sage_plugins.call.current import current_call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import (
     CallError,
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import Directory, Entrance, Work
     from sage_plugins.reach.listing import Found, ListedReplica, Listing, Neighbour
-    from sage_plugins.routing.handle import Binding, ServiceHandle
+    from sage_plugins.routing.binding import Binding
+    from sage_plugins.routing.handle import ServiceHandle
     from sage_plugins.routing.router import Router
     from sage_plugins.values import Choice, ReplicaState
 
@@ -364,7 +365,7 @@ class Guest:
 
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
-        from sage_plugins.routing.handle import Binding
+        from sage_plugins.routing.binding import Binding
         from sage_plugins.routing.method_limits import router_class
 
         before = self._binding

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sage_plugins.call.call import CURRENT
+from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.values import Outcome
 

@@ -1,94 +1,74 @@
-"""What callers hold: the verbs of a call, each the shortest way to the router."""
+"""What callers hold: the verbs of a call, each the shortest way to the router, and the methods of the service."""
 
 from __future__ import annotations
 
-from contextvars import copy_context
-from math import inf
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
 
-from sage_plugins.call.call import CURRENT, MAX_WAIT_S, Call, closed_lock
-from sage_plugins.call.deadlock import note, went_on
+from sage_plugins.call.current import CURRENT
+from sage_plugins.call.event_loops import holds_up_a_loop, running_loop, warn_of_blocking
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
-from sage_plugins.service.methods import LIFECYCLE_HOOKS
-from sage_plugins.values import GENERATORS, CallOptions
+from sage_plugins.routing.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
+from sage_plugins.routing.binding import ANEW, UNSET, Caller, compose, run_here
+from sage_plugins.values import CallOptions, MethodKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable
 
+    from sage_plugins.call.call import Call
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.call.stream import StreamCall
     from sage_plugins.call.stream_reader import AsyncServiceStream, ServiceStream
+    from sage_plugins.routing.binding import Binding, Bound
     from sage_plugins.routing.router import Router
-    from sage_plugins.values import MethodPlan
 
-__all__ = ["Binding", "ServiceHandle"]
+__all__ = ["ServiceHandle"]
 
-_UNSET: Final[Any] = object()
 #: The longest time-out that is no typing error, as in the configuration: some 30 years.
 _LONGEST_S: Final = 1e9
 
-#: What a bound handle may come to because its service was deployed anew since: that has a new router and new methods.
-_ANEW: Final = (ServiceStoppedError, MethodNotFoundError)
 
-_Made = TypeVar("_Made", bound=Call)
-
-
-class Binding:
+class _Origin(NamedTuple):
     """
-    What the handles of one deployed service share.
-
-    Attributes:
-        router: Accepts the calls.
-        methods: The served methods by name.
-        queue_timeout: Seconds that a call may wait for its start, None for no limit.
-        runs_here: Whether calls run in the calling thread.
-        driven: Whether replicas are in other processes, and a waiting caller reads what comes from there.
+    Where all handles of a service come from; see `ServiceHandle.__init__`.
     """
 
-    __slots__ = ("driven", "methods", "queue_timeout", "router", "runs_here")
-
-    def __init__(
-        self,
-        router: Router,
-        methods: tuple[MethodPlan, ...],
-        *,
-        queue_timeout: float | None,
-        runs_here: bool,
-        driven: bool = False,
-    ) -> None:
-        self.router = router
-        self.methods: Mapping[str, MethodPlan] = {method.name: method for method in methods}
-        self.queue_timeout = queue_timeout
-        self.runs_here = runs_here
-        self.driven = driven
-
-
-class _Bound(NamedTuple):
-    """What a handle has once it is bound; one object, so that no thread ever sees parts of two."""
-
-    binding: Binding
-    make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
-    make_stream: Callable[[str, tuple[Any, ...], dict[str, Any]], StreamCall]
+    bind: Callable[[], Binding]
+    travels: Callable[[], tuple[Callable[..., ServiceHandle], tuple[Any, ...]]] | None
+    service_class: Callable[[], type | None]
+    waits_to_bind: Callable[[], bool]
 
 
 class ServiceHandle:
     """
     Calls one service; made by `Environment.service`.
 
-    `handle.get("k")` is `handle.call("get", "k")` for every served method whose name the handle does not use itself. A
-    handle stays valid while replicas come and go, and is safe from any thread and event loop. Making one starts
+    Every served method whose name the handle does not use itself is an attribute, and a call of it has the shape of the
+    method: `handle.get("k")` waits for the value of a plain method, gives the awaitable `Call` of an `async def`
+    method, and an iterator, or an asynchronous one, of a generator method. `handle.aio.get("k")` is for event loops.
+
+    A handle stays valid while replicas come and go, and is safe from any thread and event loop. Making one starts
     nothing: the first call deploys the service if that has not happened.
     """
 
-    def __init__(
+    _name: str
+    _origin: _Origin
+    _options: CallOptions
+    _timeout: Any
+    _bound: Bound | None
+    _latest: tuple[float, float] | None  # `expires` and `deadline` of a call that is made once more
+    _warned: bool  # whether the `BlockingCallWarning` was given
+
+    def __init__(  # noqa: PLR0913 - a user never makes one
         self,
         name: str,
         bind: Callable[[], Binding],
         *,
         options: CallOptions | None = None,
-        timeout: Any = _UNSET,
+        timeout: Any = UNSET,
         travels: Callable[[], tuple[Callable[..., ServiceHandle], tuple[Any, ...]]] | None = None,
+        service_class: Callable[[], type | None] = lambda: None,
+        waits_to_bind: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Make a handle.
@@ -102,14 +82,22 @@ class ServiceHandle:
             travels: Gives what its pickle consists of: a function that makes a handle again, and its first arguments;
                 the last is a mapping of what `with_options` was given. Raises CallError if the service cannot be called
                 from elsewhere. None if the handle belongs to this process.
+            service_class: Gives the service's class, None if it is not known in this process; must not wait.
+            waits_to_bind: Says whether *bind* has to wait for the service to start; must not wait itself.
         """
-        self._name = name
-        self._bind = bind
-        self._travels = travels
-        self._options = options or CallOptions()
-        self._timeout = timeout
-        self._bound: _Bound | None = None
-        self._latest: tuple[float, float] | None = None  # `expires` and `deadline` of a call that is made once more
+        self._set(
+            _name=name,
+            _origin=_Origin(bind, travels, service_class, waits_to_bind),
+            _options=options or CallOptions(),
+            _timeout=timeout,
+            _bound=None,
+            _latest=None,
+            _warned=False,
+        )
+
+    def _set(self, **attributes: Any) -> None:
+        """Set attributes of its own, which `__setattr__` refuses to users."""
+        self.__dict__.update(attributes)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
     #
@@ -151,11 +139,12 @@ class ServiceHandle:
 
         Under `inline` the method runs before this returns, as with `submit`.
         """
-        binding, make, _ = self._compose()
+        bound = self._compose()
+        binding = bound.binding
         try:
-            call = make(method, args, kwargs)
+            call = bound.make(method, args, kwargs)
             binding.router.route(call)
-        except _ANEW as error:
+        except ANEW as error:
             return self._bound_anew(binding.router, error).start(method, args, kwargs)
         if binding.runs_here and not call.over():
             call.hold()
@@ -175,22 +164,25 @@ class ServiceHandle:
         """
         from sage_plugins.call.stream_reader import ServiceStream
 
+        if running_loop() is not None:
+            self._blocks(method)
         return ServiceStream(
             self._start_stream(method, args, kwargs),
             lambda call, error: self._moved(call, error)._start_stream(method, args, kwargs),  # noqa: SLF001 - as self
         )
 
     def _start_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
-        binding, _, make = self._compose()
+        bound = self._compose()
+        binding = bound.binding
         try:
-            call = make(method, args, kwargs)
+            call = bound.make_stream(method, args, kwargs)
         except MethodNotFoundError as error:
             return self._bound_anew(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
         if binding.runs_here:
             from sage_plugins.call import aio
 
             # Producer and consumer take turns, so they cannot share a thread.
-            aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
+            aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-stream")
             return call
         try:
             accepted = binding.router.route(call)
@@ -221,14 +213,14 @@ class ServiceHandle:
         bound = self._bound
         if bound is None:  # deploying waits, and the loop must not
             bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
-        binding, _, make = bound
+        binding = bound.binding
         try:
-            call = make(method, args, kwargs)
+            call = bound.make_stream(method, args, kwargs)
         except MethodNotFoundError as error:
             await self._abound_anew(binding.router, error)
             return await self._astart_stream(method, args, kwargs)
         if binding.runs_here:
-            aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-stream")
+            aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-stream")
             return call
         try:
             binding.router.route(call)
@@ -250,28 +242,50 @@ class ServiceHandle:
         bound = self._bound
         if bound is None:  # deploying waits, and the loop must not
             bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
-        binding, make, _ = bound
         try:
-            call = make(method, args, kwargs)
-        except MethodNotFoundError as error:
-            await self._abound_anew(binding.router, error)
+            call = self._send(bound, method, args, kwargs)
+        except ANEW as error:
+            await self._abound_anew(bound.binding.router, error)
             return await self.acall(method, *args, **kwargs)
-        if binding.runs_here:
-            aio.start_thread(lambda: _run_here(call, binding.router), name=f"{self._name}-acall")
-        else:
-            try:
-                binding.router.route(call)
-            except ServiceStoppedError as error:
-                await self._abound_anew(binding.router, error)
-                return await self.acall(method, *args, **kwargs)
         try:
             return await aio.outcome(call)
         except ServiceStoppedError as error:
             moved = await self._amoved(call, error)
             return await moved.acall(method, *args, **kwargs)
 
+    def _send(self, bound: Bound, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Make a call and send it on its way, without ever waiting."""
+        binding = bound.binding
+        call = bound.make(method, args, kwargs)
+        if binding.runs_here:
+            from sage_plugins.call import aio
+
+            aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-acall")
+        else:
+            binding.router.route(call)
+        return call
+
+    def _begin(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """An attribute call of an `async def` method: as `submit`, but on an event loop it never waits for room."""
+        if running_loop() is None:
+            return self.submit(method, *args, **kwargs)
+        bound = self._compose()
+        try:
+            return self._send(bound, method, args, kwargs)
+        except ANEW as error:
+            return self._bound_anew(bound.binding.router, error)._begin(method, args, kwargs)  # noqa: SLF001 - self
+
+    @cached_property
+    def aio(self) -> AioMethods:
+        """
+        The methods of the service for coroutines: `await handle.aio.get("k")`, whatever kind of method `get` is.
+
+        None of them ever blocks the event loop. A generator method gives an asynchronous iterator.
+        """
+        return AioMethods(self)
+
     def with_options(
-        self, *, timeout: float | None = _UNSET, key: Hashable | None = _UNSET, idempotent: bool | None = _UNSET
+        self, *, timeout: float | None = UNSET, key: Hashable | None = UNSET, idempotent: bool | None = UNSET
     ) -> ServiceHandle:
         """
         A second handle to the same service, with other options for its calls.
@@ -285,7 +299,7 @@ class ServiceHandle:
             ConfigError: *timeout* is no number of seconds.
             InvalidKeyError: *key* is not hashable. Balancers may ask for more: then the call itself raises it.
         """
-        if timeout is not _UNSET and timeout is not None:
+        if timeout is not UNSET and timeout is not None:
             if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _LONGEST_S:
                 msg = f"timeout: must be a number of seconds above 0, or None for no limit, got {timeout!r:.50}"
                 raise ConfigError(msg)
@@ -297,156 +311,99 @@ class ServiceHandle:
 
             raise unhashable(key, f"service '{self._name}'", service=self._name) from None
         options = CallOptions(
-            key=self._options.key if key is _UNSET else key,
-            idempotent=self._options.idempotent if idempotent is _UNSET else idempotent,
+            key=self._options.key if key is UNSET else key,
+            idempotent=self._options.idempotent if idempotent is UNSET else idempotent,
         )
-        return self._again(options, self._timeout if timeout is _UNSET else timeout)
+        return self._again(options, self._timeout if timeout is UNSET else timeout)
 
     def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
         """A second handle to the same service."""
-        return ServiceHandle(self._name, self._bind, options=options, timeout=timeout, travels=self._travels)
+        return ServiceHandle(self._name, options=options, timeout=timeout, **self._origin._asdict())
+
+    # -- the methods as attributes -----------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """
+        The served method *name* as a function.
+
+        Raises:
+            MethodNotFoundError: The service serves no such method. It is an AttributeError.
+        """
+        if name.startswith("_"):
+            raise AttributeError(name)
+        bound = self._bound
+        method = attribute_call(self, name, *self._find_method(name))
+        if bound is not None:  # so that the next access does not come here; before that the class may be another one
+            self.__dict__[name] = method
+        return method
+
+    def _find_method(self, name: str) -> tuple[MethodKind | None, type | None]:
+        """What calling the method *name* gives, and the class that has it, each None if it is not known."""
+        bound = self._bound
+        return find_method(self._name, name, None if bound is None else bound.binding, self._origin.service_class())
+
+    def _bound_kind(self, name: str) -> MethodKind:
+        """What calling the method *name* gives; binds to the service for that."""
+        plan = self._compose().binding.methods.get(name)
+        return MethodKind.SYNC if plan is None else plan.kind  # `call` says what is wrong, or finds it deployed anew
+
+    def _served(self) -> list[str]:
+        """Names of the served methods, as far as they are known."""
+        bound = self._bound
+        return served_by(None if bound is None else bound.binding, self._origin.service_class())
+
+    def __dir__(self) -> list[str]:
+        """The verbs and the served methods."""
+        own = [name for name in dir(type(self)) if not name.startswith("_") or name.startswith("__")]
+        return sorted({*own, *self._served()})
+
+    def __setattr__(self, name: str, value: Never) -> Never:
+        """Refuse."""
+        raise read_only(f"the handle to '{self._name}'", name)
+
+    def __delattr__(self, name: str) -> Never:
+        """Refuse."""
+        raise read_only(f"the handle to '{self._name}'", name)
 
     # -- finding the way ---------------------------------------------------------------------------------------------
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """The served method *name* as a callable; looked up when it is called."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-
-        def method(*args: Any, **kwargs: Any) -> Any:
-            return self.call(name, *args, **kwargs)
-
-        method.__name__ = name
-        method.__qualname__ = f"{self._name}.{name}"
-        self.__dict__[name] = method  # so that the next access does not come here
-        return method
-
     def _verb(self, name: str) -> Callable[..., Any]:
-        """The composed verb *name*; another thread may take it away between composing it and looking for it."""
-        while True:
-            self._compose()
-            verb: Callable[..., Any] | None = self.__dict__.get(name)
-            if verb is not None:
-                return verb
-            self._bound = None
+        """The composed verb *name*."""
+        bound = self._compose()
+        verb: Callable[..., Any] = bound.call if name == "call" else bound.submit
+        return verb
 
-    def _compose(self) -> _Bound:  # noqa: C901, PLR0915 - closures over what does not change
-        """Bind to the service, deploying it if need be, and compose the verbs with all that does not change decided."""
+    def _compose(self) -> Bound:
+        """Bind to the service, deploying it if need be, and compose the verbs."""
         bound = self._bound
         if bound is not None:
             return bound
-        binding = self._bind()
-        router = binding.router
-        make, make_stream = self._compose_make(binding)
-
-        def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
-            try:
-                made = make(method, args, kwargs)
-                if made.outer is None:
-                    router.route(made)
-                else:
-                    route_inside(made)
-            except _ANEW as error:
-                return self._bound_anew(router, error).call(method, *args, **kwargs)
-            try:
-                return made.wait_alone()
-            except ServiceStoppedError as error:
-                return self._moved(made, error).call(method, *args, **kwargs)
-
-        def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
-            try:
-                made = make(method, args, kwargs)
-                # The latch is made before the call is sent, and nothing is done between sending and waiting: the worker
-                # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
-                latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
-                longest = made.expires - made.since
-                if not 0 < longest < MAX_WAIT_S:
-                    longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
-                router.route(made)
-            except _ANEW as error:
-                return self._bound_anew(router, error).call(method, *args, **kwargs)
-            try:
-                if made.outer is not None:
-                    return made.wait_inside()
-                try:
-                    latch.acquire(timeout=longest)
-                except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-                    made.abandon()
-                    raise
-                return made.wait_alone()
-            except ServiceStoppedError as error:
-                return self._moved(made, error).call(method, *args, **kwargs)
-
-        def call_driving(method: str, /, *args: Any, **kwargs: Any) -> Any:
-            try:
-                made = make(method, args, kwargs)
-                if made.outer is None:  # one that waits inside another call leaves reading to others
-                    made.driver = get_ident()
-                router.route(made)
-            except _ANEW as error:
-                return self._bound_anew(router, error).call(method, *args, **kwargs)
-            try:
-                if made.outer is not None:
-                    return made.wait_inside()
-                made.hold_driving()
-                return made.wait_alone()
-            except ServiceStoppedError as error:
-                return self._moved(made, error).call(method, *args, **kwargs)
-
-        def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
-            try:
-                made = make(method, args, kwargs)
-                accepted = router.route(made)
-            except _ANEW as error:
-                return self._bound_anew(router, error).submit(method, *args, **kwargs)
-            if not accepted:
-                try:
-                    made.wait_admitted()
-                except ServiceStoppedError as error:
-                    return self._moved(made, error).submit(method, *args, **kwargs)
-            return made
-
-        def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
-            try:
-                made = make(method, args, kwargs)
-                if made.outer is None:
-                    router.route(made)
-                    if not made.over():  # it waits for its turn, to run in this thread
-                        made.hold()
-                else:
-                    route_inside(made)
-            except _ANEW as error:
-                return self._bound_anew(router, error).submit(method, *args, **kwargs)
-            if made.was_turned_away():
-                stopped = made.exception_now()
-                if isinstance(stopped, ServiceStoppedError):
-                    return self._moved(made, stopped).submit(method, *args, **kwargs)
-            return made
-
-        def route_inside(made: Call) -> None:
-            """Route a call that a method makes, which runs in the same thread: the method waits from now on."""
-            waiter = made.outer
-            assert waiter is not None  # noqa: S101 - for the type checker
-            note(made, waiter)
-            try:
-                router.route(made)
-                if not made.over():
-                    made.hold_inside()
-            finally:
-                went_on(waiter)
-
-        self.__dict__["call"] = call_here if binding.runs_here else call_driving if binding.driven else call
-        self.__dict__["submit"] = submit_here if binding.runs_here else submit
-        bound = self._bound = _Bound(binding, make, make_stream)
+        if running_loop() is not None and self._origin.waits_to_bind():
+            self._blocks(None)
+        binding = self._origin.bind()
+        caller = Caller(
+            self._name, self._options, self._timeout, self._latest, self._bound_anew, self._moved, self._blocks
+        )
+        bound = compose(binding, caller)
+        self._set(_bound=bound, call=bound.call, submit=bound.submit)
         return bound
+
+    def _blocks(self, method: str | None) -> None:
+        """Warn once that a call of *method* waits while an event loop runs in this thread; None: that binding does."""
+        loop = running_loop()
+        if self._warned or loop is None or not holds_up_a_loop(loop, CURRENT.get()):
+            return
+        self._set(_warned=True)
+        warn_of_blocking(self._name, method)
 
     def _bound_anew(self, router: CallOwner, error: CallError) -> ServiceHandle:
         """This handle, unbound from *router*, if the service was deployed again since; else raises *error*."""
-        if self._bind().router is router:
+        if self._origin.bind().router is router:
             raise error
-        self._bound = None
-        self.__dict__.pop("call", None)
-        self.__dict__.pop("submit", None)
+        bound = self._bound
+        self._set(_bound=None)
+        for name in ("call", "submit", *(() if bound is None else bound.binding.methods)):
+            self.__dict__.pop(name, None)
         return self
 
     def _moved(self, call: Call, error: ServiceStoppedError) -> ServiceHandle:
@@ -459,7 +416,7 @@ class ServiceHandle:
             raise error
         self._bound_anew(call.owner, error)
         moved = self._again(self._options, self._timeout)
-        moved._latest = (call.expires, call.deadline)  # noqa: SLF001 - as self
+        moved._set(_latest=(call.expires, call.deadline), _warned=self._warned)  # noqa: SLF001 - as self
         return moved
 
     async def _abound_anew(self, router: Router, error: CallError) -> None:
@@ -477,72 +434,6 @@ class ServiceHandle:
         moved: ServiceHandle = await aio.in_thread(lambda: self._moved(call, error), name=f"{self._name}-bind")
         return moved
 
-    def _compose_make(self, binding: Binding) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
-        """What makes the calls of this handle, and of its streams."""
-        router, options = binding.router, self._options
-        monotonic = router.clock.monotonic
-        fixed = inf if self._timeout is None else self._timeout
-        timed = {plan.name: (plan, plan.timeout if fixed is _UNSET else fixed) for plan in binding.methods.values()}
-        entries = {name: entry for name, entry in timed.items() if entry[0].kind not in GENERATORS}
-        refuse, current, queue_timeout = self._refuse, CURRENT.get, binding.queue_timeout
-
-        def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-            try:
-                plan, timeout = entries[method]
-            except KeyError:
-                raise refuse(method, binding.methods) from None
-            now = monotonic()
-            expires = deadline = now + timeout
-            outer = current()
-            if outer is not None and outer.deadline < deadline:
-                expires = deadline = outer.deadline
-            if queue_timeout is not None and now + queue_timeout < expires:
-                expires = now + queue_timeout
-            made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
-            if outer is not None:
-                made.outer = outer
-            return made
-
-        def make_stream(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
-            plan, timeout = timed.get(method, (None, 0.0))
-            if plan is None or plan.kind not in GENERATORS:
-                raise refuse(method, binding.methods)
-            from sage_plugins.call.stream import StreamCall
-
-            now = monotonic()
-            outer = current()
-            deadline = inf if outer is None else outer.deadline
-            expires = min(now + (timeout if queue_timeout is None else min(timeout, queue_timeout)), deadline)
-            fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
-            made = StreamCall(*fields, item_timeout=timeout)
-            made.outer = outer
-            return made
-
-        if self._latest is None:
-            return make, make_stream
-        return _not_after(self._latest, make), _not_after(self._latest, make_stream)
-
-    def _refuse(self, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
-        """Why *method* cannot be called."""
-        if method in methods:
-            if methods[method].kind in GENERATORS:
-                msg = f"{self._name}.{method} is a generator method: read it with stream() or astream()"
-            else:
-                msg = f"{self._name}.{method} is no generator method: it gives one answer, to call() or acall()"
-            return TypeError(msg)
-        if method in LIFECYCLE_HOOKS:
-            why = "it is a life-cycle hook, which only the deployment calls"
-        elif isinstance(method, str) and method.startswith("_"):
-            why = "names with an underscore are private"
-        else:
-            from sage_plugins.texts import did_you_mean
-
-            near = did_you_mean(str(method), methods)
-            served = ", ".join(methods) or "none"
-            why = f"did you mean {near!r}?" if near else f"its methods are {served}"
-        msg = f"service {self._name!r} serves no method {method!r}: {why}"
-        return MethodNotFoundError(msg, service=self._name, method=str(method))
-
     def __repr__(self) -> str:
         """Name of the service."""
         return f"<ServiceHandle {self._name!r}>"
@@ -554,38 +445,14 @@ class ServiceHandle:
         Raises:
             CallError: The service cannot be called from other processes.
         """
-        if self._travels is None:
+        if self._origin.travels is None:
             msg = (
                 f"the handle to {self._name!r} belongs to this process and cannot be pickled: take one from an "
                 "Environment, and give the service a target that other processes reach, such as 'remote_any'"
             )
             raise CallError(msg, service=self._name)
-        revive, arguments = self._travels()
+        revive, arguments = self._origin.travels()
         given = {name: value for name, value in self._options._asdict().items() if value is not None}
-        if self._timeout is not _UNSET:
+        if self._timeout is not UNSET:
             given["timeout"] = self._timeout
         return revive, (*arguments, given)
-
-
-def _not_after(latest: tuple[float, float], make: Callable[..., _Made]) -> Callable[..., _Made]:
-    """*make*, for a call that was made before: its time has been running since."""
-    expires, deadline = latest
-
-    def made_again(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Made:
-        made = make(method, args, kwargs)
-        made.expires, made.deadline = min(made.expires, expires), min(made.deadline, deadline)
-        return made
-
-    return made_again
-
-
-def _run_here(call: Call, router: Router) -> None:
-    """Give *call* to *router* and run it in this thread when it is its turn."""
-    if call.over():  # cancelled before this thread began
-        return
-    try:
-        router.route(call)
-        if not call.over():
-            call.hold()
-    except Exception as error:  # noqa: BLE001 - it was not accepted, and the awaiting task is to know
-        call.refuse(error)

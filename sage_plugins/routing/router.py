@@ -23,7 +23,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.call import CURRENT
+from sage_plugins.call.current import CURRENT
 from sage_plugins.call.owner import CallOwner
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.call.call import CURRENT
+from sage_plugins.call.current import CURRENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence

@@ -11,7 +11,17 @@ from sage_plugins.values import GENERATORS, BatchPlan, MethodKind, MethodPlan, P
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["LIFECYCLE_HOOKS", "batch_of", "idempotent", "method_plans", "needs_no_argument", "parameters_of"]
+__all__ = [
+    "LIFECYCLE_HOOKS",
+    "batch_of",
+    "idempotent",
+    "is_served",
+    "kind_of",
+    "method_plans",
+    "needs_no_argument",
+    "parameters_of",
+    "served_names",
+]
 
 #: Methods that the core calls and callers cannot.
 LIFECYCLE_HOOKS: Final = frozenset(
@@ -88,13 +98,7 @@ def method_plans(cls: type, config: Any) -> tuple[tuple[MethodPlan, ...], list[P
         cls: The service's class.
         config: Its configuration, for `timeout`, `batch_size`, `batch_wait` and `methods`.
     """
-    names = [
-        name
-        for name in dir(cls)
-        if not name.startswith("_")
-        and name not in LIFECYCLE_HOOKS
-        and _is_method(inspect.getattr_static(cls, name), cls, name)
-    ]
+    names = served_names(cls)
     batch_methods = {of: name for name in names if (of := getattr(getattr(cls, name), _BATCH_OF, None)) is not None}
     problems = [
         *_unknown_methods(cls, config, names),
@@ -103,6 +107,19 @@ def method_plans(cls: type, config: Any) -> tuple[tuple[MethodPlan, ...], list[P
     batches = {} if problems else {of: _batch_plan(cls, of, name, config) for of, name in batch_methods.items()}
     plans = tuple(_plan(index, name, getattr(cls, name), config, batches) for index, name in enumerate(names))
     return plans, problems
+
+
+def served_names(cls: type) -> list[str]:
+    """The names of the methods that *cls* serves: those that are public, callable, and no life-cycle hook."""
+    return [name for name in dir(cls) if is_served(cls, name)]
+
+
+def is_served(cls: type, name: str) -> bool:
+    """Whether *cls* serves a method *name*."""
+    if name.startswith("_") or name in LIFECYCLE_HOOKS:
+        return False
+    found = inspect.getattr_static(cls, name, None)
+    return found is not None and _is_method(found, cls, name)
 
 
 def needs_no_argument(cls: type, name: str) -> bool:
@@ -128,7 +145,7 @@ def _plan(index: int, name: str, method: Any, config: Any, batches: Mapping[str,
     return MethodPlan(
         index=index,
         name=name,
-        kind=_kind(method),
+        kind=kind_of(method),
         idempotent=settings.get("idempotent", bool(getattr(method, _IDEMPOTENT, False))),
         timeout=inf if timeout is None else float(timeout),
         max_concurrency=settings.get("max_concurrency"),
@@ -136,7 +153,8 @@ def _plan(index: int, name: str, method: Any, config: Any, batches: Mapping[str,
     )
 
 
-def _kind(method: Any) -> MethodKind:
+def kind_of(method: Any) -> MethodKind:
+    """What calling *method* gives."""
     if inspect.isasyncgenfunction(method):
         return MethodKind.ASYNC_GENERATOR
     if inspect.iscoroutinefunction(method):
@@ -169,7 +187,7 @@ def _batch_plan(cls: type, of: str, name: str, config: Any) -> BatchPlan | None:
     size = own.get("size", config.batch_size) or 1
     if size == 1:
         return None
-    return BatchPlan(name, _kind(getattr(cls, name)), size, float(own.get("wait", config.batch_wait)))
+    return BatchPlan(name, kind_of(getattr(cls, name)), size, float(own.get("wait", config.batch_wait)))
 
 
 def _batch_problems(cls: type, config: Any, names: list[str], batch_methods: Mapping[str, str]) -> Iterator[Problem]:
@@ -201,7 +219,7 @@ def _wrong_batch(cls: type, of: str, name: str, names: list[str]) -> str:
     if of not in names:
         return f"there is no such method ({_nearest(of, names)})"
     for method in (of, name):
-        if _kind(getattr(cls, method)) in GENERATORS:
+        if kind_of(getattr(cls, method)) in GENERATORS:
             return f"{method!r} is a generator: streams are not answered together"
     parameters = parameters_of(cls, of)
     if not parameters:

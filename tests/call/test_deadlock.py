@@ -16,7 +16,8 @@ import pytest
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, open_replica
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins.call import deadlock
-from sage_plugins.call.call import CURRENT, Call
+from sage_plugins.call.call import Call
+from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import ReentrantCallError
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan

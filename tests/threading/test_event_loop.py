@@ -10,6 +10,8 @@ import pytest
 from sage_plugins import errors
 
 PATIENCE = 20.0
+#: What a blocked loop comes to is the subject, not that it is warned of.
+BLOCKS_ON_PURPOSE = pytest.mark.filterwarnings("ignore::sage_plugins.errors.BlockingCallWarning")
 
 
 class OnLoop:
@@ -54,7 +56,7 @@ STOPPED = []
 
 def test_constructor_hooks_and_coroutines_share_one_loop_and_its_thread(deploy):
     service = deploy("async", OnLoop)
-    assert len(set(service.handle.method().values())) == 1
+    assert len(set(service.handle.call("method").values())) == 1
     assert list(service.handle.stream("items")) == [True]
     service.env.close()
     assert len(set(STOPPED.pop().values())) == 1
@@ -62,7 +64,7 @@ def test_constructor_hooks_and_coroutines_share_one_loop_and_its_thread(deploy):
 
 def test_method_that_is_no_coroutine_runs_beside_the_loop(deploy):
     service = deploy("async", OnLoop)
-    assert service.handle.blocking() not in {name for name, _ in service.handle.method().values()}
+    assert service.handle.blocking() not in {name for name, _ in service.handle.call("method").values()}
 
 
 def test_blocking_methods_never_hold_up_coroutines(deploy, probe, gates):
@@ -137,6 +139,7 @@ def test_coroutine_that_refuses_to_end_keeps_its_slot(deploy, gate, ended):
     assert waiting.result(PATIENCE) == 1
 
 
+@BLOCKS_ON_PURPOSE
 def test_coroutine_that_calls_its_own_service_and_blocks_the_loop_is_told_so(deploy):
     class Calling:
         async def outer(self):
@@ -150,8 +153,8 @@ def test_coroutine_that_calls_its_own_service_and_blocks_the_loop_is_told_so(dep
 
     service = deploy("async", Calling)
     with pytest.raises(errors.ReentrantCallError, match="acall"):
-        service.handle.outer()
-    assert service.handle.well() == "never"
+        service.handle.call("outer")
+    assert service.handle.call("well") == "never"
 
 
 def test_tasks_that_a_service_leaves_behind_end_with_the_loop(deploy, ended):
@@ -167,7 +170,7 @@ def test_tasks_that_a_service_leaves_behind_end_with_the_loop(deploy, ended):
             await asyncio.sleep(0)
 
     service = deploy("async", Untidy)
-    service.handle.leave()
+    service.handle.call("leave")
     service.env.close()
     assert ended.get(timeout=PATIENCE) == "ended"
 
@@ -186,6 +189,7 @@ def test_close_releases_calls_that_wait_for_a_helper_thread(deploy, probe, gate)
     assert gate.entered == 0
 
 
+@BLOCKS_ON_PURPOSE
 @pytest.mark.parametrize("slots", [1, 5])
 @pytest.mark.parametrize("way", ["call", "result", "started", "stream"])
 def test_blocking_the_loop_for_a_call_that_needs_it_is_refused(deploy, way, slots):
@@ -214,7 +218,7 @@ def test_blocking_the_loop_for_a_call_that_needs_it_is_refused(deploy, way, slot
 
     service = deploy("async", Calling, max_concurrency=slots, timeout=1000)
     with pytest.raises(errors.ReentrantCallError, match="acall"):
-        service.handle.outer(way)
+        service.handle.call("outer", way)
 
 
 def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_dead_lock(deploy, gate):
@@ -228,7 +232,7 @@ def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_dead_lock(depl
         def plain(self, gate):
             return gate("answer")
 
-    assert deploy("async", Calling).handle.outer(gate) == "answer"
+    assert deploy("async", Calling).handle.call("outer", gate) == "answer"
 
 
 def test_stop_hooks_run_even_if_the_loop_gets_no_turn_until_everybody_has_given_it_up(deploy, ended, monkeypatch):
@@ -242,7 +246,7 @@ def test_stop_hooks_run_even_if_the_loop_gets_no_turn_until_everybody_has_given_
     for grace in ("sage_plugins.host.host._STUCK_GRACE_S", "sage_plugins.deployment.departure._LAST_GRACE_S"):
         monkeypatch.setattr(grace, 0.01)
     service = deploy("async", Slow)
-    loop, thread = service.handle.loop()
+    loop, thread = service.handle.call("loop")
     held, goes_on = threading.Event(), threading.Event()
     select = loop._selector.select
 

@@ -62,11 +62,12 @@ class CallCases(ServiceConformance):
         assert self.outcome(self.deploy().handle, verb, "aecho", 42) == 42
 
     def test_async_method_can_be_called_from_a_thread_with_a_running_loop(self) -> None:
-        """A caller that blocks its own event loop gets its result all the same."""
+        """A caller that blocks its own event loop gets its result all the same, and is warned."""
         handle = self.deploy().handle
 
         async def main() -> Any:
-            return handle.call("aecho", "value")
+            with pytest.warns(errors.BlockingCallWarning, match="acall"):
+                return handle.call("aecho", "value")
 
         assert asyncio.run(main()) == "value"
 
@@ -511,7 +512,7 @@ class CoroutineCases(ServiceConformance):
         assert ended.wait() == ["cancelled"]
         self.until(lambda: service.inflight == 0)
         assert service.outcomes == {"timeout" if verb == "call" else "cancelled": 1}
-        assert service.handle.aecho(1) == 1
+        assert service.handle.call("aecho", 1) == 1
 
     def test_method_sees_that_its_task_was_cancelled(self) -> None:
         """`ctx.cancelled` turns true when the awaiting task was cancelled."""

@@ -200,7 +200,7 @@ class DeadlineCases(ServiceConformance):
         assert caught.value.stage == "run"
         gate.open()
         self.until(lambda: service.inflight == 0)
-        assert service.handle.aecho(1) == 1
+        assert service.handle.call("aecho", 1) == 1
 
     def test_methods_own_timeout_error_is_no_deadline(self) -> None:
         """A TimeoutError that the method raises arrives as itself."""

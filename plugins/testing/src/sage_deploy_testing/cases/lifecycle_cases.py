@@ -57,7 +57,7 @@ class HookCases(ServiceConformance):
         """Hooks may be coroutines; `start` and `close` stand in for `start_running` and `cleanup`."""
         diary = self.watch(held=False)
         service = self.deploy(AsyncLiving, diary.checkpoint)
-        service.handle.method()
+        service.handle.call("method")
         service.env.close()
         assert _steps(diary) == ["setup", "start", "warmup", "method", "stop", "close"]
 
@@ -74,7 +74,7 @@ class HookCases(ServiceConformance):
         """Constructor, hooks and calls all run on the one thread."""
         diary = self.watch(held=False)
         service = self.deploy(service_class, diary.checkpoint)
-        service.handle.method()
+        service.handle.call("method")
         service.env.close()
         assert len({(process, thread) for _, _, process, thread in diary.seen()}) == 1
 
@@ -83,7 +83,7 @@ class HookCases(ServiceConformance):
     def test_hooks_and_methods_share_the_event_loop(self) -> None:
         """What an async hook makes for its loop is good in async methods, and can be ended by the hook at the end."""
         service = self.deploy(Connected)
-        assert service.handle.method()
+        assert service.handle.call("method")
         service.env.close()
 
     @needs("event_loop")
@@ -91,7 +91,7 @@ class HookCases(ServiceConformance):
         """A coroutine may wait for another one of its replica: both run at once, on the loop of the hooks."""
         service = self.deploy(Meeting)
         waiting = service.handle.submit("wait")
-        assert service.handle.meet()
+        assert service.handle.call("meet")
         assert waiting.result(self.patience)
 
     @pytest.mark.parametrize("step", _STOP)

@@ -41,7 +41,7 @@ import attrs
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, FakeReplica
 from sage_deploy_testing.simulation.simulation_rules import BrokenRuleError, Course, Place, SimulatedCall
 from sage_deploy_testing.simulation.simulation_setting import TICK, Setting
-from sage_plugins.call.call import CURRENT
+from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
 from sage_plugins.routing.router import Router
 from sage_plugins.values import CallOptions

@@ -1,0 +1,19 @@
+"""Which call the present code answers."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sage_plugins.call.call import Call
+
+__all__ = ["CURRENT", "current_call"]
+
+#: The call that runs in this context, if any: gives services their remaining time and their inner calls a deadline.
+CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call on whose behalf the present code runs, or None outside any service method."""
+    return CURRENT.get()

@@ -1,0 +1,190 @@
+"""
+The methods of a service as attributes of its handle: `handle.get("k")`, `handle.aio.get("k")`, `dir(handle)`.
+
+A call has the shape of its method. That is decided when the attribute is looked up: by the plan of the method once the
+handle is bound, and before that by the class.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Never
+
+from sage_plugins.routing.binding import not_served
+from sage_plugins.service.methods import is_served, kind_of, served_names
+from sage_plugins.values import GENERATORS, MethodKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from sage_plugins.call.stream_reader import AsyncServiceStream
+    from sage_plugins.routing.binding import Binding
+    from sage_plugins.routing.handle import ServiceHandle
+
+__all__ = ["AioMethods", "attribute_call", "find_method", "read_only", "served_by"]
+
+
+def find_method(
+    service: str, name: str, binding: Binding | None, cls: type | None
+) -> tuple[MethodKind | None, type | None]:
+    """
+    What calling the method *name* gives, None if that is not known yet, and the class that has it.
+
+    Args:
+        service: Name of the service.
+        name: Name of the method.
+        binding: Has the plans of the methods; None if the handle is not bound.
+        cls: The service's class; None if it is not known in this process.
+
+    Raises:
+        MethodNotFoundError: The service has no such method.
+    """
+    plan = None if binding is None else binding.methods.get(name)
+    has = cls if cls is not None and is_served(cls, name) else None
+    if plan is not None:
+        return plan.kind, has
+    if has is not None:
+        return kind_of(getattr(has, name)), has
+    if cls is None:  # what is deployed elsewhere may have changed: the call itself finds out
+        return None, None
+    raise not_served(service, name, dict.fromkeys(served_names(cls)))
+
+
+def served_by(binding: Binding | None, cls: type | None) -> list[str]:
+    """Names of the methods that a service has, as far as they are known."""
+    if cls is not None:
+        return served_names(cls)
+    return [] if binding is None else list(binding.methods)
+
+
+def attribute_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cls: type | None) -> Callable[..., Any]:
+    """The method *name* as a function, which shows the signature and the docstring of the method in *cls*."""
+    method: Callable[..., Any]
+    if kind is MethodKind.SYNC:
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return handle.call(name, *args, **kwargs)
+
+    elif kind is MethodKind.ASYNC:
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return handle._begin(name, args, kwargs)  # noqa: SLF001 - is part of the handle
+
+    elif kind is MethodKind.GENERATOR:
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return handle.stream(name, *args, **kwargs)
+
+    elif kind is MethodKind.ASYNC_GENERATOR:
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return handle.astream(name, *args, **kwargs)
+
+    else:
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            found = handle._bound_kind(name)  # noqa: SLF001 - is part of the handle
+            return attribute_call(handle, name, found, None)(*args, **kwargs)
+
+    return _shown(method, handle, name, cls)
+
+
+def aio_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cls: type | None) -> Callable[..., Any]:
+    """The method *name* as a function that never blocks: it gives an awaitable, or an asynchronous iterator."""
+    verb: Callable[..., Any]
+    if kind is None:
+
+        def verb(name: str, /, *args: Any, **kwargs: Any) -> Any:
+            return _Either(handle, name, args, kwargs)
+
+    else:
+        verb = handle.astream if kind in GENERATORS else handle.acall
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return verb(name, *args, **kwargs)
+
+    return _shown(method, handle, name, cls)
+
+
+def _shown(method: Any, handle: ServiceHandle, name: str, cls: type | None) -> Callable[..., Any]:
+    """*method*, with what `help` and `inspect.signature` show of it."""
+    method.__name__ = name
+    method.__qualname__ = f"{handle._name}.{name}"  # noqa: SLF001 - is part of the handle
+    if cls is not None:
+        own = getattr(cls, name)
+        found = inspect.getattr_static(cls, name)
+        method.__doc__ = getattr(own, "__doc__", None)
+        method.__module__ = cls.__module__
+        # `inspect.signature` follows this when it is asked, and leaves out the first parameter of a bound method. It
+        # is bound to the class because nothing calls it, and an instance need not be in this process.
+        takes_instance = hasattr(type(found), "__get__") and not isinstance(found, (staticmethod, classmethod))
+        method.__wrapped__ = MethodType(own, cls) if takes_instance else own
+    return method  # type: ignore[no-any-return] # takes attributes only as Any
+
+
+class AioMethods:
+    """
+    The methods of a service for coroutines: `handle.aio`.
+
+    Each gives an awaitable, a generator method an asynchronous iterator. None of them ever blocks the event loop, not
+    even while the queue is full or the service is being deployed.
+    """
+
+    __slots__ = ("_handle",)
+
+    _handle: ServiceHandle
+
+    def __init__(self, handle: ServiceHandle) -> None:
+        """For *handle*."""
+        object.__setattr__(self, "_handle", handle)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """The served method *name*."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        handle = self._handle
+        return aio_call(handle, name, *handle._find_method(name))  # noqa: SLF001 - is part of the handle
+
+    def __setattr__(self, name: str, value: Never) -> Never:
+        """Refuse."""
+        raise read_only("handle.aio", name)
+
+    def __delattr__(self, name: str) -> Never:
+        """Refuse."""
+        raise read_only("handle.aio", name)
+
+    def __dir__(self) -> list[str]:
+        """The served methods."""
+        own = [name for name in dir(type(self)) if name.startswith("__")]
+        return [*own, *self._handle._served()]  # noqa: SLF001 - is part of the handle
+
+    def __repr__(self) -> str:
+        """Which handle's."""
+        return f"<{type(self).__name__} of {self._handle!r}>"
+
+
+class _Either:
+    """A call of a method of which is not known yet whether it is a generator: it is awaited, or iterated over."""
+
+    def __init__(self, handle: ServiceHandle, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._call = (name, *args)
+        self._handle = handle
+        self._kwargs = kwargs
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Make the call and await its result."""
+        return self._handle.acall(*self._call, **self._kwargs).__await__()
+
+    def __aiter__(self) -> AsyncServiceStream:
+        """Make the call and iterate over what it gives."""
+        return self._handle.astream(*self._call, **self._kwargs)
+
+
+def read_only(owner: str, name: str) -> AttributeError:
+    """The error of who assigns or deletes an attribute of a handle."""
+    msg = (
+        f"{owner} shows the methods of the service and takes no attributes of its own, such as {name!r}. Keep the "
+        "value elsewhere; to change the service, give it a method for that"
+    )
+    return AttributeError(msg, name=name)

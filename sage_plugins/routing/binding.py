@@ -1,0 +1,331 @@
+"""What a handle has once its service is known: the verbs of a call, composed with all that does not change decided."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from math import inf
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from sage_plugins.call.call import Call
+from sage_plugins.call.current import CURRENT
+from sage_plugins.call.deadlock import note, went_on
+from sage_plugins.call.event_loops import quickest_running_loop
+from sage_plugins.call.lazy_future import MAX_WAIT_S, closed_lock
+from sage_plugins.errors import MethodNotFoundError, ServiceStoppedError
+from sage_plugins.service.methods import LIFECYCLE_HOOKS
+from sage_plugins.values import GENERATORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sage_plugins.call.stream import StreamCall
+    from sage_plugins.errors import CallError
+    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.router import Router
+    from sage_plugins.values import CallOptions, MethodPlan
+
+__all__ = ["ANEW", "UNSET", "Binding", "Bound", "Caller", "compose", "not_served", "run_here"]
+
+#: In place of a time-out: each method has the one that the configuration says.
+UNSET: Final[Any] = object()
+
+#: What a bound handle may come to because its service was deployed anew since: that has a new router and new methods.
+ANEW: Final = (ServiceStoppedError, MethodNotFoundError)
+
+_Made = TypeVar("_Made", bound=Call)
+
+
+class Binding:
+    """
+    What the handles of one deployed service share.
+
+    Attributes:
+        router: Accepts the calls.
+        methods: The served methods by name.
+        queue_timeout: Seconds that a call may wait for its start, None for no limit.
+        runs_here: Whether calls run in the calling thread.
+        driven: Whether replicas are in other processes, and a waiting caller reads what comes from there.
+    """
+
+    __slots__ = ("driven", "methods", "queue_timeout", "router", "runs_here")
+
+    def __init__(
+        self,
+        router: Router,
+        methods: tuple[MethodPlan, ...],
+        *,
+        queue_timeout: float | None,
+        runs_here: bool,
+        driven: bool = False,
+    ) -> None:
+        self.router = router
+        self.methods: Mapping[str, MethodPlan] = {method.name: method for method in methods}
+        self.queue_timeout = queue_timeout
+        self.runs_here = runs_here
+        self.driven = driven
+
+
+class Bound(NamedTuple):
+    """
+    What a handle has once it is bound; one object, so that no thread ever sees parts of two.
+
+    Attributes:
+        binding: What it is bound to.
+        make: Makes a call that is not on its way yet.
+        make_stream: Makes the call of a stream.
+        call: `ServiceHandle.call`.
+        submit: `ServiceHandle.submit`.
+    """
+
+    binding: Binding
+    make: Callable[[str, tuple[Any, ...], dict[str, Any]], Call]
+    make_stream: Callable[[str, tuple[Any, ...], dict[str, Any]], StreamCall]
+    call: Callable[..., Any]
+    submit: Callable[..., Call]
+
+
+class Caller(NamedTuple):
+    """
+    What the verbs need of their handle.
+
+    Attributes:
+        service: Name of the service.
+        options: For all calls of the handle.
+        timeout: Seconds from call to answer for all methods; None for no limit, `UNSET` for what the plans say.
+        latest: `expires` and `deadline` of a call that is made once more; None for calls that are new.
+        bound_anew: Gives the handle to repeat a call with that found its service deployed anew, or raises the error.
+        moved: The same for a call that was turned away while it waited for room.
+        blocks: Told of a call of a method that waits in a thread with a running event loop.
+    """
+
+    service: str
+    options: CallOptions
+    timeout: Any
+    latest: tuple[float, float] | None
+    bound_anew: Callable[[Router, CallError], ServiceHandle]
+    moved: Callable[[Call, ServiceStoppedError], ServiceHandle]
+    blocks: Callable[[str], None]
+
+
+def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 - closures over what does not change
+    """The verbs of a handle that is bound to *binding*."""
+    router, bound_anew, moved, blocks = binding.router, caller.bound_anew, caller.moved, caller.blocks
+    make, make_stream = _compose_make(binding, caller)
+    running_loop = quickest_running_loop()
+
+    def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
+        if running_loop() is not None:
+            blocks(method)
+        try:
+            made = make(method, args, kwargs)
+            if made.outer is None:
+                router.route(made)
+            else:
+                route_inside(made)
+        except ANEW as error:
+            return bound_anew(router, error).call(method, *args, **kwargs)
+        try:
+            return made.wait_alone()
+        except ServiceStoppedError as error:
+            return moved(made, error).call(method, *args, **kwargs)
+
+    def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
+        if running_loop() is not None:
+            blocks(method)
+        try:
+            made = make(method, args, kwargs)
+            # The latch is made before the call is sent, and nothing is done between sending and waiting: the worker
+            # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
+            latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
+            longest = made.expires - made.since
+            if not 0 < longest < MAX_WAIT_S:
+                longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
+            router.route(made)
+        except ANEW as error:
+            return bound_anew(router, error).call(method, *args, **kwargs)
+        try:
+            if made.outer is not None:
+                return made.wait_inside()
+            try:
+                latch.acquire(timeout=longest)
+            except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+                made.abandon()
+                raise
+            return made.wait_alone()
+        except ServiceStoppedError as error:
+            return moved(made, error).call(method, *args, **kwargs)
+
+    def call_driving(method: str, /, *args: Any, **kwargs: Any) -> Any:
+        if running_loop() is not None:
+            blocks(method)
+        try:
+            made = make(method, args, kwargs)
+            if made.outer is None:  # one that waits inside another call leaves reading to others
+                made.driver = get_ident()
+            router.route(made)
+        except ANEW as error:
+            return bound_anew(router, error).call(method, *args, **kwargs)
+        try:
+            if made.outer is not None:
+                return made.wait_inside()
+            made.hold_driving()
+            return made.wait_alone()
+        except ServiceStoppedError as error:
+            return moved(made, error).call(method, *args, **kwargs)
+
+    def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
+        try:
+            made = make(method, args, kwargs)
+            accepted = router.route(made)
+        except ANEW as error:
+            return bound_anew(router, error).submit(method, *args, **kwargs)
+        if not accepted:
+            try:
+                wait_for_room(made)
+            except ServiceStoppedError as error:
+                return moved(made, error).submit(method, *args, **kwargs)
+        return made
+
+    def wait_for_room(made: Call) -> None:
+        if running_loop() is not None:
+            try:
+                blocks(made.method.name)
+            except BaseException:  # the warning was turned into an error: the caller gets no call
+                made.abandon()
+                raise
+        made.wait_admitted()
+
+    def submit_here(method: str, /, *args: Any, **kwargs: Any) -> Call:
+        try:
+            made = make(method, args, kwargs)
+            if made.outer is None:
+                router.route(made)
+                if not made.over():  # it waits for its turn, to run in this thread
+                    made.hold()
+            else:
+                route_inside(made)
+        except ANEW as error:
+            return bound_anew(router, error).submit(method, *args, **kwargs)
+        if made.was_turned_away():
+            stopped = made.exception_now()
+            if isinstance(stopped, ServiceStoppedError):
+                return moved(made, stopped).submit(method, *args, **kwargs)
+        return made
+
+    def route_inside(made: Call) -> None:
+        """Route a call that a method makes, which runs in the same thread: the method waits from now on."""
+        waiter = made.outer
+        assert waiter is not None  # noqa: S101 - for the type checker
+        note(made, waiter)
+        try:
+            router.route(made)
+            if not made.over():
+                made.hold_inside()
+        finally:
+            went_on(waiter)
+
+    return Bound(
+        binding,
+        make,
+        make_stream,
+        call_here if binding.runs_here else call_driving if binding.driven else call,
+        submit_here if binding.runs_here else submit,
+    )
+
+
+def _compose_make(binding: Binding, caller: Caller) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
+    """What makes the calls of a handle, and of its streams."""
+    router, options, service, methods = binding.router, caller.options, caller.service, binding.methods
+    monotonic = router.clock.monotonic
+    fixed = inf if caller.timeout is None else caller.timeout
+    timed = {plan.name: (plan, plan.timeout if fixed is UNSET else fixed) for plan in methods.values()}
+    entries = {name: entry for name, entry in timed.items() if entry[0].kind not in GENERATORS}
+    current, queue_timeout = CURRENT.get, binding.queue_timeout
+
+    def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        try:
+            plan, timeout = entries[method]
+        except KeyError:
+            raise _refused(service, method, methods) from None
+        now = monotonic()
+        expires = deadline = now + timeout
+        outer = current()
+        if outer is not None and outer.deadline < deadline:
+            expires = deadline = outer.deadline
+        if queue_timeout is not None and now + queue_timeout < expires:
+            expires = now + queue_timeout
+        made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
+        if outer is not None:
+            made.outer = outer
+        return made
+
+    def make_stream(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
+        plan, timeout = timed.get(method, (None, 0.0))
+        if plan is None or plan.kind not in GENERATORS:
+            raise _refused(service, method, methods)
+        from sage_plugins.call.stream import StreamCall
+
+        now = monotonic()
+        outer = current()
+        deadline = inf if outer is None else outer.deadline
+        expires = min(now + (timeout if queue_timeout is None else min(timeout, queue_timeout)), deadline)
+        fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
+        made = StreamCall(*fields, item_timeout=timeout)
+        made.outer = outer
+        return made
+
+    if caller.latest is None:
+        return make, make_stream
+    return _not_after(caller.latest, make), _not_after(caller.latest, make_stream)
+
+
+def _not_after(latest: tuple[float, float], make: Callable[..., _Made]) -> Callable[..., _Made]:
+    """*make*, for a call that was made before: its time has been running since."""
+    expires, deadline = latest
+
+    def made_again(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Made:
+        made = make(method, args, kwargs)
+        made.expires, made.deadline = min(made.expires, expires), min(made.deadline, deadline)
+        return made
+
+    return made_again
+
+
+def _refused(service: str, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
+    """Why *method* cannot be called in this way."""
+    if method not in methods:
+        return not_served(service, method, methods)
+    if methods[method].kind in GENERATORS:
+        msg = f"{service}.{method} is a generator method: read it with stream() or astream()"
+    else:
+        msg = f"{service}.{method} is no generator method: it gives one answer, to call() or acall()"
+    return TypeError(msg)
+
+
+def not_served(service: str, method: str, served: Mapping[str, Any]) -> MethodNotFoundError:
+    """Why a service that has the methods *served* has no *method*."""
+    if method in LIFECYCLE_HOOKS:
+        why = "it is a life-cycle hook, which only the deployment calls"
+    elif isinstance(method, str) and method.startswith("_"):
+        why = "names with an underscore are private"
+    else:
+        from sage_plugins.texts import did_you_mean
+
+        near = did_you_mean(str(method), served)
+        names = ", ".join(served) or "none"
+        why = f"did you mean {near!r}?" if near else f"its methods are {names}"
+    msg = f"service {service!r} serves no method {method!r}: {why}"
+    return MethodNotFoundError(msg, service=service, method=str(method))
+
+
+def run_here(call: Call, router: Router) -> None:
+    """Give *call* to *router* and run it in this thread when it is its turn."""
+    if call.over():  # cancelled before this thread began
+        return
+    try:
+        router.route(call)
+        if not call.over():
+            call.hold()
+    except Exception as error:  # noqa: BLE001 - it was not accepted, and the awaiting task is to know
+        call.refuse(error)

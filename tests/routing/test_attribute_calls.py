@@ -1,0 +1,528 @@
+"""Attribute calls have the shape of their method, handles show what is served, and blocking an event loop is told."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import pydoc
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from sage_plugins import ServiceDeploymentConfig, errors
+from sage_plugins.call.call import Call
+from sage_plugins.call.stream_reader import AsyncServiceStream, ServiceStream
+
+PATIENCE = 20.0
+STRATEGIES = pytest.mark.parametrize("strategy", ["single", "pool", "async", "inline"])
+
+
+class Shapes:
+    """A method of each kind."""
+
+    def get(self, key: str, *, default: int = 3) -> tuple[str, int]:
+        """Give the key and the default."""
+        return key, default
+
+    async def fetch(self, key, *, default=3):
+        """Give them from a coroutine."""
+        await asyncio.sleep(0)
+        return key, default
+
+    def count(self, number):
+        """Count."""
+        yield from range(number)
+
+    async def acount(self, number):
+        """Count in a coroutine."""
+        for value in range(number):
+            yield value
+
+    @staticmethod
+    def twice(value):
+        return 2 * value
+
+    @classmethod
+    def named(cls, value):
+        return cls.__name__, value
+
+    def fail(self):
+        raise KeyError("k")
+
+    async def afail(self):
+        raise KeyError("k")
+
+    def run(self, function, /, *args):
+        return function(*args)
+
+    async def arun(self, function, /, *args):
+        return await function(*args)
+
+    def stop(self): ...
+
+    def _hidden(self): ...
+
+
+class Blocking:
+    """Makes calls of another service from all its parts."""
+
+    def __init__(self, when=""):
+        self.when = when
+        self.found = [self.ask("constructor")]
+
+    def ask(self, where):
+        return self.ctx.service("shapes").get(where) if where in self.when.split() else None
+
+    async def setup(self):
+        self.found.append(self.ask("setup"))
+
+    def start_running(self):
+        self.found.append(self.ask("start_running"))
+
+    def plain(self):
+        return self.ctx.service("shapes").get("plain")
+
+    async def coroutine(self):
+        return self.ctx.service("shapes").get("coroutine")
+
+    async def well(self):
+        return await self.ctx.service("shapes").fetch("well"), await self.ctx.service("shapes").aio.get("well")
+
+
+@pytest.fixture
+def shapes(deploy):
+    """The handle to the service under a strategy."""
+    return lambda strategy, **config: deploy(strategy, Shapes, **config).handle
+
+
+async def awaited(make):
+    return await make()
+
+
+async def listed(items):
+    return [item async for item in items]
+
+
+# -- the shape of the method -------------------------------------------------------------------------------------------
+
+
+@STRATEGIES
+@pytest.mark.parametrize("bound", [False, True])
+def test_attribute_call_has_the_shape_of_its_method(shapes, strategy, bound):
+    """A plain method gives its value, a coroutine the call, a generator an iterator, an async one an async iterator."""
+    handle = shapes(strategy)
+    if bound:
+        handle.call("get", "k")
+    assert handle.get("k", default=4) == ("k", 4)
+    assert isinstance(handle.fetch("k"), Call)
+    assert handle.fetch("k", default=4).result(PATIENCE) == ("k", 4)
+    numbers = handle.count(3)
+    assert isinstance(numbers, ServiceStream)
+    assert list(numbers) == [0, 1, 2]
+    numbers = handle.acount(3)
+    assert isinstance(numbers, AsyncServiceStream)
+    assert asyncio.run(listed(numbers)) == [0, 1, 2]
+
+
+@STRATEGIES
+def test_call_of_a_coroutine_is_awaited(shapes, strategy):
+    """`await handle.fetch("k")` works on a running loop, many at once, and raises what the method raises."""
+    handle = shapes(strategy)
+
+    async def main():
+        assert await handle.fetch("k") == ("k", 3)
+        assert await asyncio.gather(*map(handle.fetch, "abc")) == [("a", 3), ("b", 3), ("c", 3)]
+        with pytest.raises(KeyError, match="k"):
+            await handle.afail()
+
+    asyncio.run(main())
+
+
+@STRATEGIES
+def test_shape_is_known_before_the_service_is_deployed(env, strategy):
+    """The class says it: the first attribute call may be any of them, and deploys the service."""
+    config = ServiceDeploymentConfig(threading_strategy=strategy)
+    for method, expected in {"get": ("k", 3), "fetch": ("k", 3), "count": [0, 1]}.items():
+        env.register_service_with_config(method, Shapes, deployment_config=config)
+        answer = getattr(env.service(method), method)(2 if method == "count" else "k")
+        found = list(answer) if method == "count" else answer.result(PATIENCE) if method == "fetch" else answer
+        assert found == expected
+
+
+def test_shape_follows_the_class_that_is_deployed_anew(env):
+    """After a service was registered and deployed again, its handles have the methods of the new class."""
+
+    class Newer:
+        async def get(self, key):
+            return key
+
+        def fresh(self):
+            return "fresh"
+
+    env.register_service("svc", Shapes)
+    handle = env.service("svc")
+    assert [handle.get("k") for _ in range(2)] == [("k", 3), ("k", 3)]
+    env.drain("svc")
+    env.register_service("svc", Newer)
+    assert handle.fresh() == "fresh"
+    assert handle.get("k").result(PATIENCE) == "k"
+    with pytest.raises(AttributeError, match="serves no method 'fetch'"):
+        _ = handle.fetch
+
+
+def test_call_of_a_coroutine_waits_for_room_only_without_a_loop(deploy, probe, occupy, in_thread, until):
+    """With a full queue an attribute call of a coroutine holds its caller, but never an event loop."""
+    service = deploy("single", probe, queue_size=0)
+    gate = occupy(service)
+
+    async def value():
+        return "value"
+
+    async def main():
+        call = service.handle.arun(value)
+        assert not call.done()
+        gate.open()
+        return await call
+
+    assert asyncio.run(main()) == "value"
+    gate = occupy(service)
+    waiting = in_thread(lambda: service.handle.arun(value))
+    until(lambda: service.parked == 1)
+    assert not waiting.done()
+    gate.open()
+    assert waiting.result(PATIENCE).result(PATIENCE) == "value"
+
+
+# -- every call is awaitable -------------------------------------------------------------------------------------------
+
+
+@STRATEGIES
+def test_every_call_is_awaitable(shapes, strategy):
+    """`await handle.submit(...)` gives the result or raises the method's exception, again and again."""
+    handle = shapes(strategy)
+    calls = [handle.submit("get", "k"), handle.submit("fail")]
+
+    async def main():
+        for _ in range(2):
+            assert await calls[0] == ("k", 3)
+            with pytest.raises(KeyError, match="k"):
+                await calls[1]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("strategy", ["single", "pool", "async"])
+def test_cancelling_the_awaiting_task_cancels_the_call(deploy, probe, occupy, strategy):
+    """A call that has not started then never will."""
+    service = deploy(strategy, probe)
+    gate = occupy(service)
+    call = service.handle.submit("echo", 1)
+
+    async def main():
+        task = asyncio.ensure_future(call)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert call.cancelled()
+    gate.open()
+
+
+def test_awaited_call_ends_at_its_deadline(deploy, probe, occupy):
+    """The loop watches it."""
+    service = deploy("single", probe)
+    occupy(service)
+    call = service.handle.with_options(timeout=0.03).submit("echo", 1)
+    with pytest.raises(errors.CallTimeoutError):
+        asyncio.run(awaited(lambda: call))
+
+
+# -- aio ---------------------------------------------------------------------------------------------------------------
+
+
+@STRATEGIES
+@pytest.mark.parametrize("bound", [False, True])
+def test_aio_is_always_awaitable(shapes, strategy, bound):
+    """Whatever kind of method it is, and an asynchronous iterator for both kinds of generators."""
+    handle = shapes(strategy)
+    if bound:
+        handle.call("get", "k")
+
+    async def main():
+        assert await handle.aio.get("k", default=4) == ("k", 4)
+        assert await handle.aio.fetch("k", default=4) == ("k", 4)
+        assert await listed(handle.aio.count(3)) == [0, 1, 2]
+        assert await listed(handle.aio.acount(3)) == [0, 1, 2]
+        assert await asyncio.create_task(handle.aio.twice(2)) == 4
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("strategy", ["single", "pool", "async"])
+def test_aio_never_blocks_the_loop(deploy, probe, occupy, strategy):
+    """Not while the queue is full: it suspends, and the loop goes on."""
+    service = deploy(strategy, probe, queue_size=0)
+    gate = occupy(service)
+
+    async def main():
+        tasks = [asyncio.create_task(service.handle.aio.echo(number)) for number in range(3)]
+        items = asyncio.create_task(listed(service.handle.aio.items(2)))
+        await asyncio.sleep(0.01)
+        assert not any(task.done() for task in (*tasks, items))
+        gate.open()
+        return [*await asyncio.gather(*tasks), await items]
+
+    assert asyncio.run(main()) == [0, 1, 2, [0, 1]]
+
+
+def test_aio_does_not_block_the_loop_while_the_service_is_deployed(env, gate):
+    """The first call deploys the service, beside the loop."""
+
+    class Slow(Shapes):
+        def __init__(self, gate):
+            gate()
+
+    env.register_service("slow", Slow, gate)
+    handle = env.service("slow")
+
+    async def main():
+        call = asyncio.create_task(handle.aio.get("k"))
+        await asyncio.to_thread(gate.wait_entered)
+        assert not call.done()
+        gate.open()
+        return await call
+
+    assert asyncio.run(main()) == ("k", 3)
+
+
+def test_aio_keeps_the_options_of_its_handle(deploy, probe, occupy):
+    """`with_options(...).aio` has them."""
+    service = deploy("single", probe)
+    occupy(service)
+    with pytest.raises(errors.CallTimeoutError):
+        asyncio.run(awaited(lambda: service.handle.with_options(timeout=0.03).aio.echo(1)))
+
+
+# -- what a handle shows -----------------------------------------------------------------------------------------------
+
+OWN = {"acall", "aio", "astream", "call", "start", "stream", "submit", "with_options"}
+SERVED = {"get", "fetch", "count", "acount", "twice", "named", "fail", "afail", "run", "arun"}
+
+
+@pytest.mark.parametrize("deployed", [False, True])
+def test_dir_lists_the_served_methods_and_the_handles_own(env, deployed):
+    """No hook, no private name; `dir(handle.aio)` the served methods alone. It deploys nothing."""
+    env.register_service("shapes", Shapes)
+    handle = env.service("shapes")
+    if deployed:
+        handle.get("k")
+    assert {name for name in dir(handle) if not name.startswith("__")} == OWN | SERVED
+    assert {name for name in dir(handle.aio) if not name.startswith("__")} == SERVED
+    if not deployed:
+        assert env.task("shapes").state == "pending"
+
+
+@pytest.mark.parametrize("deployed", [False, True])
+@pytest.mark.parametrize("where", ["handle", "aio"])
+def test_signature_and_help_are_the_methods_own(env, deployed, where):
+    """Without the instance, whatever kind of method it is."""
+    env.register_service("shapes", Shapes)
+    handle = env.service("shapes")
+    if deployed:
+        handle.get("k")
+    shown = handle if where == "handle" else handle.aio
+    for name in SERVED - {"twice", "named"}:
+        parameters = list(inspect.signature(getattr(Shapes, name)).parameters.values())[1:]
+        assert list(inspect.signature(getattr(shown, name)).parameters.values()) == parameters
+    assert list(inspect.signature(shown.twice).parameters) == ["value"]
+    assert list(inspect.signature(shown.named).parameters) == ["value"]
+    assert inspect.signature(shown.get).return_annotation == inspect.signature(Shapes.get).return_annotation
+    text = pydoc.plain(pydoc.render_doc(shown.get))
+    assert "get(key: 'str', *, default: 'int' = 3)" in text
+    assert "Give the key and the default." in text
+
+
+def test_signature_is_not_read_before_somebody_asks(env, monkeypatch):
+    """Neither looking an attribute up nor calling it costs that."""
+    env.register_service("shapes", Shapes)
+    handle = env.service("shapes")
+    handle.get("k")
+    monkeypatch.setattr(inspect, "signature", lambda *_, **__: pytest.fail("a signature was read"))
+    assert handle.fetch("k").result(PATIENCE) == ("k", 3)
+    assert list(handle.count(1)) == [0]
+
+
+@pytest.mark.parametrize("deployed", [False, True])
+@pytest.mark.parametrize("where", ["handle", "aio"])
+def test_name_that_is_not_served_is_no_attribute(env, deployed, where):
+    """Looking it up raises MethodNotFoundError, an AttributeError, with the nearest name."""
+    env.register_service("shapes", Shapes)
+    handle = env.service("shapes")
+    if deployed:
+        handle.get("k")
+    shown = handle if where == "handle" else handle.aio
+    with pytest.raises(errors.MethodNotFoundError, match="did you mean 'fetch'"):
+        _ = shown.fecth
+    assert not any(hasattr(shown, name) for name in ("stop", "_hidden", "nothing"))
+
+
+@pytest.mark.parametrize("where", ["handle", "aio"])
+def test_attributes_cannot_be_assigned(env, where):
+    """Nor deleted, and the error says what a handle is."""
+    env.register_service("shapes", Shapes)
+    shown = env.service("shapes") if where == "handle" else env.service("shapes").aio
+    for name in ("get", "anything", "call", "_name"):
+        with pytest.raises(AttributeError, match=f"takes no attributes of its own, such as '{name}'"):
+            setattr(shown, name, 3)
+        with pytest.raises(AttributeError, match="takes no attributes of its own"):
+            delattr(shown, name)
+
+
+# -- blocking an event loop --------------------------------------------------------------------------------------------
+
+
+def blocking_calls(handle):
+    """Ways to block the loop on which this runs."""
+    return {
+        "call": lambda: handle.call("get", "k"),
+        "attribute": lambda: handle.get("k"),
+        "stream": lambda: list(handle.stream("count", 2)),
+        "generator": lambda: list(handle.count(2)),
+    }
+
+
+async def repeated(function):
+    for _ in range(3):
+        function()
+
+
+def told(function):
+    """The warnings that a function gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function()
+    return [each for each in caught if each.category is errors.BlockingCallWarning]
+
+
+@STRATEGIES
+@pytest.mark.parametrize("way", ["call", "attribute", "stream", "generator"])
+def test_blocking_an_event_loop_warns_once_a_handle(shapes, strategy, way):
+    """The warning names `aio` and `acall`, and the line that blocks. Without a loop there is none."""
+    handle = shapes(strategy)
+    block = blocking_calls(handle)[way]
+    assert told(block) == []
+    (warning,) = told(lambda: asyncio.run(repeated(block)))
+    assert "handle.aio." in str(warning.message)
+    assert "acall" in str(warning.message)
+    assert warning.filename == __file__
+    again = blocking_calls(handle.with_options(timeout=5))[way]
+    assert len(told(lambda: asyncio.run(repeated(again)))) == 1
+
+
+@STRATEGIES
+def test_what_does_not_block_does_not_warn(shapes, strategy):
+    """`aio`, `acall`, `astream`, awaited coroutines, and calls in other threads than the loop's."""
+    handle = shapes(strategy)
+
+    async def main():
+        await handle.aio.get("k")
+        await handle.acall("get", "k")
+        await handle.fetch("k")
+        await listed(handle.acount(2))
+        await listed(handle.astream("count", 2))
+        await asyncio.to_thread(handle.get, "k")
+        await handle.submit("get", "k")
+
+    assert told(lambda: asyncio.run(main())) == []
+
+
+def test_submit_that_waits_for_room_warns(deploy, probe, occupy):
+    """With a full queue it blocks the loop; if the warning is an error, the call is not made."""
+    service = deploy("single", probe, queue_size=0, timeout=0.05)
+    gate = occupy(service)
+
+    async def wait(error):
+        with pytest.raises(error):
+            service.handle.submit("echo", 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(wait(errors.BlockingCallWarning))
+    assert service.parked == 0
+    service.handle = service.env.service("svc")
+    assert len(told(lambda: asyncio.run(wait(errors.CallTimeoutError)))) == 1
+    gate.open()
+
+
+def test_deploying_in_a_coroutine_warns(env):
+    """The first call of a coroutine deploys the service, which blocks the loop: it is told what to do instead."""
+    env.register_service("shapes", Shapes)
+
+    async def main():
+        assert await env.service("shapes").fetch("k") == ("k", 3)
+
+    (warning,) = told(lambda: asyncio.run(main()))
+    assert "adeploy" in str(warning.message)
+    assert told(lambda: asyncio.run(main())) == []
+
+
+@STRATEGIES
+def test_services_are_warned_only_if_others_wait_for_their_loop(environments, strategy):
+    """A coroutine under `async` holds up the others. A worker's own loop, a hook and a plain method hold up nobody."""
+    env = environments("both")
+    env.register_service("shapes", Shapes)
+    config = ServiceDeploymentConfig(threading_strategy=strategy)
+    env.register_service_with_config("blocking", Blocking, "constructor setup start_running", deployment_config=config)
+    assert told(env.deploy) == []
+    handle = env.service("blocking")
+    assert told(lambda: handle.call("plain")) == []
+    assert told(lambda: handle.call("well")) == []
+    assert len(told(lambda: handle.call("coroutine"))) == (strategy == "async")
+
+
+def test_loop_of_a_service_method_is_a_loop_like_any(deploy):
+    """A method that runs a loop itself is warned when it blocks that."""
+    env = deploy("single", Shapes).env
+
+    def run(handle):
+        asyncio.run(repeated(lambda: handle.get("k")))
+
+    env.register_service("runs", Shapes)
+    assert len(told(lambda: env.service("runs").run(run, env.service("svc")))) == 1
+
+
+def test_asking_for_the_loop_imports_no_asyncio():
+    """A program without coroutines never imports asyncio, however it calls."""
+    program = (
+        "import sys\n"
+        "from sage_plugins import Environment\n"
+        "class Echo:\n"
+        "    def echo(self, value): return value\n"
+        "    def count(self): yield 1\n"
+        "with Environment('plain') as env:\n"
+        "    env.register_service('echo', Echo)\n"
+        "    handle = env.service('echo')\n"
+        "    assert (handle.echo(1), list(handle.count()), handle.submit('echo', 1).result()) == (1, [1], 1)\n"
+        "    dir(handle)\n"
+        "assert 'asyncio' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+# -- proxies of SAGE ---------------------------------------------------------------------------------------------------
+
+
+@STRATEGIES
+def test_proxies_of_sage_wait_whatever_the_kind_of_the_method(deploy, strategy):
+    """`call_service` gives the result of a coroutine too, in both ways, and from tasks; futures give it later."""
+    env = deploy(strategy, Shapes).env
+    for method in ("get", "fetch"):
+        assert env.call_service("svc", "k", method=method) == ("k", 3)
+        assert getattr(env.call_service["svc"], method)("k") == ("k", 3)
+        assert env.call_service_async("svc", "k", method=method).result(PATIENCE) == ("k", 3)
+        assert getattr(env.call_service_async["svc"], method)("k").result(PATIENCE) == ("k", 3)
+        assert env.task("svc").call_method(method, "k") == ("k", 3)
