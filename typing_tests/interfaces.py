@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.reach.directory import Directory, Entrance
     from sage_deploy_remote.reach.publishing import Publication, PublishingTarget
     from sage_deploy_remote.reach.snapshot import ServiceSnapshot
+    from sage_plugins import Environment
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.member import Member
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         Keeper,
         LoopSeat,
         Monitor,
+        Operations,
         Picker,
         Reach,
         ReachableService,
@@ -81,6 +83,11 @@ def strategies(seat: LoopSeat) -> tuple[Strategy, ...]:
     runner = Inline().start(seat)
     print(runner)
     return Single(), Multi(), Pool(PoolOptions()), EventLoop(), Inline()
+
+
+def operations(environment: Environment) -> Operations:
+    """What extensions get."""
+    return environment
 
 
 def reader() -> ConfigReader:
