@@ -116,12 +116,23 @@ class Replica(Protocol):
         Raises at once for a replica that is known to have died.
         """
 
+    def begin_stop(self) -> None:
+        """
+        Begin to stop; returns at once.
+
+        Calls that still run end with ServiceStoppedError, and the stop hooks run as soon as a worker is free. The
+        engine calls this for all replicas that leave before it waits for any of them. May be called again, from any
+        thread, also while `stop` runs.
+        """
+
     def stop(self, grace: float) -> int:
         """
-        Run the stop hooks, then end the workers; waits at most *grace* seconds.
+        Stop: begin, if `begin_stop` was not called, wait for the stop hooks and end the workers.
 
-        Idempotent, also for a replica that has died or failed to start: then it lets go of what it held. Returns how
-        many calls still run.
+        Waits at most *grace* seconds. May be called again, and from several threads at once, also for a replica that
+        has died or failed to start: then it lets go of what it held. Returns how many calls still run.
+
+        If it raises, the error is logged, and the replica counts as stopped.
         """
 
 

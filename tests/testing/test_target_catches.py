@@ -115,6 +115,7 @@ class NeverStops(LocalTarget):
         replica = super().start(spec, at, events, clock)
         self.left.append(replica.stop)
         replica.stop = lambda grace: 0
+        replica.begin_stop = lambda: None
         return replica
 
 

@@ -40,6 +40,10 @@ class LocalReplica:
         """Answer in the calling thread."""
         return self._host.control(op, arg)
 
+    def begin_stop(self) -> None:
+        """End the calls that run, and have the workers run the stop hooks; returns at once."""
+        self._host.begin_stop()
+
     def stop(self, grace: float) -> int:
         """Run the stop hooks and end the workers; returns how many calls still run after *grace* seconds."""
         return self._host.stop(grace)

@@ -134,13 +134,16 @@ class RemoteReplica:
         notices = [(self._sending.caller, notice) for notice in tuple(self._outstanding.given_up.values())]
         return self._transport.control(op, arg, notices, timeout)
 
+    def begin_stop(self) -> None:
+        """As `Replica.begin_stop`."""
+        with self._outstanding.lock:
+            again, self._asked = self._asked or self._ended, True
+        if not again:
+            self._transport.ask_to_stop()
+
     def stop(self, grace: float) -> int:
         """As `Replica.stop`; then its process is ended, and with it whatever still runs."""
         if self._ended:
-            return 0
-        if grace <= 0 and not self._asked:  # others are asked too before anybody is waited for
-            self._asked = True
-            self._transport.ask_to_stop()
             return 0
         left, stats = self._transport.stop(grace)
         self._end(stats)

@@ -373,6 +373,10 @@ class FakeReplica:
             return True
         return {"runner": RunnerStats(threads=self.slots), "recorders": {}}
 
+    def begin_stop(self) -> None:
+        """End without a report."""
+        self.alive = False
+
     def stop(self, grace: float) -> int:  # noqa: ARG002 - as in Replica
         """End without a report; gives the number of calls that still run."""
         self.alive = False
