@@ -65,9 +65,6 @@ class Replica(Protocol):
     """
     The caller's side of one running copy of a service.
 
-    One in another process may also have `counts(call, outcome, spent_s) -> bool`: whether that process counts a call
-    which its caller gave up while it ran, rather than the calling side. It is called in place of telling a monitor.
-
     One that may have to wait before its instance is built, for a place or a process, may also have
     `progress(*, timeout: float) -> str`, which answers within *timeout* seconds. It says what the replica waits for,
     and what to do, in words that complete "the replica is not ready: ...", and "" once the instance is being built. It
@@ -104,10 +101,22 @@ class Replica(Protocol):
     run_here: Callable[[Call], None] | None
     """For replicas in this process whose strategy has no workers: runs a call in the calling thread."""
 
-    cancel: Callable[[Call], None]
-    """
-    Stop the coroutine of a started call whose caller gave it up; never blocks. A method that is no coroutine goes on.
-    """
+    def give_up(self, call: Call, outcome: int, spent: float, /) -> bool:
+        """
+        Take note that the caller gave up a call which had started; never blocks.
+
+        If a coroutine answers the call, stop it. A method that is no coroutine goes on, and keeps its slot until it
+        ends.
+
+        Args:
+            call: The call.
+            outcome: How it ended for its caller, an `Outcome`. `Outcome.OK` means that the consumer of a stream wants
+                no more items: stop its generator, and let the call end and be counted as usual.
+            spent: Seconds since the call was made.
+
+        Returns:
+            Whether the replica's process counts the call; otherwise the calling side does.
+        """
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """

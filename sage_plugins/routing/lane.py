@@ -43,11 +43,10 @@ class Lane:
         "address",
         "ahead",
         "backlog",
-        "cancel",
-        "counts",
         "dead",
         "follow",
         "free",
+        "give_up",
         "id",
         "index",
         "methods",
@@ -77,8 +76,7 @@ class Lane:
         self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
-        self.cancel: Callable[[Call], None]
-        self.counts: Callable[[Call, int, float], bool] | None = None
+        self.give_up: Callable[[Call, int, float], bool]
         # The router sets these four when it makes the lane.
         self.follow: Callable[[Call | None], Call | None]
         self.refused: _Refused
@@ -91,8 +89,7 @@ class Lane:
         self.slots = replica.slots
         self.send = replica.send
         self.run_here = replica.run_here
-        self.cancel = replica.cancel
-        self.counts = getattr(replica, "counts", None)
+        self.give_up = replica.give_up
         self.address = getattr(replica, "address", None)
 
     def freed(self, ended: Call | None) -> None:

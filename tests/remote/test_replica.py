@@ -47,7 +47,7 @@ def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at
         call = env.service("svc").submit("echo", 1)
         call.result(20)
 
-        assert call.lane.counts(call, Outcome.TIMEOUT, 0.0)
+        assert call.lane.give_up(call, Outcome.TIMEOUT, 0.0)
         assert env.get_service_status("svc")["metrics"].request_count == 1
 
 

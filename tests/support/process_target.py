@@ -74,7 +74,7 @@ class ProcessReplica:
         self.id, self.index, self.node = spec.id, spec.index, None
         self.slots = 1
         self.run_here = None
-        self.cancel = lambda _call: None
+        self.give_up = lambda _call, _outcome, _spent: False
         self.send = self._send
         self._events = events
         self._clock = clock

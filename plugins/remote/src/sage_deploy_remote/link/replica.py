@@ -66,7 +66,6 @@ class RemoteReplica:
         self._sending = Sending(spec.service, events, clock, transport, self._outstanding, self._report_lost)
         self._receiving = Receiving(events, transport, self._outstanding, self._sending)
         self.send: Callable[[Work], None] = self._sending.send
-        self.cancel: Callable[[Call], None] = self._cancel
         self._asked = False  # whether it was asked to stop
         self._ended = False  # whether it was stopped
         self._last_stats: Mapping[str, Any] | None = None  # those with which it stopped, and when
@@ -169,14 +168,13 @@ class RemoteReplica:
 
     # -- calls that are given up -------------------------------------------------------------------------------------
 
-    def _cancel(self, call: Call) -> None:
-        """End an asynchronous generator that nobody reads any more; for a call that was given up see `counts`."""
-        reading = self._outstanding.reading_of(call)
-        if reading is not None and not call.settled():
-            reading.close()
-
-    def counts(self, call: Call, outcome: int, spent: float) -> bool:
-        """Whether the replica counts a call that was given up while it ran: it is told to, and to stop a coroutine."""
+    def give_up(self, call: Call, outcome: int, spent: float) -> bool:
+        """As `Replica.give_up`: the replica is told to count the call, and to stop its coroutine."""
+        if outcome == Outcome.OK:
+            reading = self._outstanding.reading_of(call)
+            if reading is not None and not call.settled():
+                reading.close()
+            return True
         if call is self._receiving.counted or call.answered:
             return True
         number = self._outstanding.number_of(call)

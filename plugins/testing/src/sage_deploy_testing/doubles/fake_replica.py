@@ -128,7 +128,7 @@ class FakeReplica:
         self.index = index
         self.node: str | None = None
         self.slots = slots
-        self.cancel: Callable[[Call], None] = lambda _: None  # its methods are no coroutines: they go on
+        self.give_up: Callable[[Call, int, float], bool] = lambda *_: False  # its methods are no coroutines: they go on
         self.alive = True
         self.inbox: deque[Work] = deque()
         self.gathering: dict[Batch, Timer | None] = {}
