@@ -45,15 +45,18 @@ if TYPE_CHECKING:
         ConfigEntry,
         ConfigReader,
         ConfigSource,
+        DetachableReplica,
         LoopSeat,
         Monitor,
         Picker,
+        ReachableReplica,
         Recorder,
         Replica,
         ReplicaEvents,
         Runner,
         Strategy,
         Target,
+        WaitingReplica,
         WatchedReplica,
     )
     from sage_plugins.routing.lane import Lane
@@ -111,6 +114,11 @@ def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:
     """Of `sage-deploy-ray`."""
     target: Target = RayTarget("remote_any", None, RayOptions())
     return target, replica
+
+
+def capable(replica: RemoteReplica) -> tuple[WaitingReplica, ReachableReplica, DetachableReplica]:
+    """What targets promise of their replicas by the capabilities that they declare."""
+    return replica, replica, replica
 
 
 def transport(of_ray: RayTransport, replica: RemoteReplica) -> tuple[Transport, Receiver]:

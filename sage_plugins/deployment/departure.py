@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from sage_plugins.errors import text_of
 from sage_plugins.values import ReplicaState
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.deployment.member import Member
     from sage_plugins.deployment.replica_set import ReplicaSet
-    from sage_plugins.interfaces import Replica
+    from sage_plugins.interfaces import DetachableReplica, Replica
 
 __all__ = ["Departure"]
 
@@ -101,8 +101,7 @@ class Departure:
         staying = [each for each in members if each.been_ready and not each.ended and each.replica is not None]
         self._stop([each for each in members if each not in staying], _LAST_GRACE_S)
         for member in staying:
-            replica: Any = member.replica
-            replica.leave()
+            cast("DetachableReplica", member.replica).leave()
             with condition:
                 member.end_stop()
                 condition.notify_all()

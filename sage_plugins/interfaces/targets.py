@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ControlOp",
+    "DetachableReplica",
     "LifeEvents",
     "QuietEvents",
+    "ReachableReplica",
     "Replica",
     "ReplicaEvents",
     "SlotEvents",
     "Surroundings",
     "Target",
+    "WaitingReplica",
     "Work",
 ]
 
@@ -65,17 +68,8 @@ class Replica(Protocol):
     """
     The caller's side of one running copy of a service.
 
-    One that may have to wait before its instance is built, for a place or a process, may also have
-    `progress(*, timeout: float) -> str`, which answers within *timeout* seconds. It says what the replica waits for,
-    and what to do, in words that complete "the replica is not ready: ...", and "" once the instance is being built. It
-    is asked for the error of a replica that was not ready in time.
-
-    One that further processes may call, see `Target`, has two more: `address`, by which `Entrance.attach` reaches it
-    there, and `vacate() -> Callable[[float], None]`, which has it refuse their calls from now on, and gives what waits
-    at most so many seconds until those that it has are answered.
-
-    One that can outlive this process has `leave() -> None`: it goes on, and this side of it is not used any more. Calls
-    that it has from here end as after `stop`.
+    The capabilities that its target declares may ask for more: `WaitingReplica`, `ReachableReplica` and
+    `DetachableReplica` say what.
     """
 
     id: str
@@ -142,6 +136,49 @@ class Replica(Protocol):
         has died or failed to start: then it lets go of what it held. Returns how many calls still run.
 
         If it raises, the error is logged, and the replica counts as stopped.
+        """
+
+
+class WaitingReplica(Replica, Protocol):
+    """What replicas have whose target declares `reports_progress`: they may wait for a place or a process."""
+
+    def progress(self, *, timeout: float) -> str:
+        """
+        What a replica waits for that was not ready in time; asked for the error that says so.
+
+        Args:
+            timeout: Seconds within which the answer comes.
+
+        Returns:
+            What it waits for, and what to do, in words that complete "the replica is not ready: ..."; "" once the
+            instance is being built.
+        """
+
+
+class ReachableReplica(Replica, Protocol):
+    """What replicas have whose target declares `reachable`: further processes may call them."""
+
+    @property
+    def address(self) -> Any:
+        """By which other processes reach it; it can be pickled."""
+
+    def vacate(self) -> Callable[[float], None]:
+        """
+        Refuse calls of other processes from now on; returns at once.
+
+        Returns:
+            What waits, at most so many seconds, until those that it has are answered.
+        """
+
+
+class DetachableReplica(ReachableReplica, Protocol):
+    """What replicas have whose target declares `detaches`: they can outlive this process."""
+
+    def leave(self) -> None:
+        """
+        Have it go on; this side of it is not used any more.
+
+        Calls that it has from here end as after `stop`.
         """
 
 

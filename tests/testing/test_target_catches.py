@@ -154,6 +154,8 @@ class AnswersItself(LocalTarget):
 class SaysThatItWaits(LocalTarget):
     """Says of a replica whose constructor runs that it waits for a place."""
 
+    capabilities = ("reports_progress",)
+
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)
         replica.progress = lambda *, timeout: "it waits for a place"
@@ -361,7 +363,7 @@ class Suite(TargetConformance):
         class Plugin:
             @hookimpl
             def sage_register_targets(self):
-                capabilities = frozenset({"in_process"})
+                capabilities = frozenset({"in_process", *getattr(target, "capabilities", ())})
                 return [Registration("under_test", lambda _: target(), "Under test", capabilities=capabilities)]
 
         self.plugins = Registry.of(sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers, Plugin())

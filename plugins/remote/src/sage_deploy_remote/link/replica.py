@@ -115,11 +115,11 @@ class RemoteReplica:
         return self._transport.address
 
     def vacate(self) -> Callable[[float], None]:
-        """As `interfaces.Replica` says."""
+        """As `ReachableReplica.vacate`."""
         return self._transport.vacate()
 
     def progress(self, *, timeout: float) -> str:
-        """As `interfaces.Replica` says."""
+        """As `WaitingReplica.progress`."""
         return self._transport.progress(timeout)
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
@@ -149,7 +149,7 @@ class RemoteReplica:
         return left
 
     def leave(self) -> None:
-        """As `interfaces.Replica` says."""
+        """As `DetachableReplica.leave`."""
         self._end(None)
 
     def _end(self, stats: Mapping[str, Any] | None) -> None:
