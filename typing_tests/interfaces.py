@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         ConfigEntry,
         ConfigReader,
         ConfigSource,
+        DetachableReplica,
         DetachingTarget,
         EarlierService,
         Keeper,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         Operations,
         Picker,
         Reach,
+        ReachableReplica,
         ReachableService,
         ReachableTarget,
         Recorder,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
         Runner,
         Strategy,
         Target,
+        WaitingReplica,
         WatchedReplica,
     )
     from sage_plugins.routing.lane import Lane
@@ -146,6 +149,11 @@ def what_outlives_a_process(kept: DetachedServices, snapshot: ServiceSnapshot) -
 def reaches(published: Publication, own: OwnProcessOnly, service: Reachable) -> tuple[Reach, Reach, ReachableService]:
     """Those that there are, and the service that they speak of."""
     return published, own, service
+
+
+def capable(replica: RemoteReplica) -> tuple[WaitingReplica, ReachableReplica, DetachableReplica]:
+    """What targets promise of their replicas by the capabilities that they declare."""
+    return replica, replica, replica
 
 
 def transport(of_ray: RayTransport, replica: RemoteReplica) -> tuple[Transport, Receiver]:

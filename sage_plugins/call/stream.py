@@ -36,7 +36,8 @@ class Channel:
     looks whether somebody is announced. So no item and no room goes unnoticed. Waking who is awake does no harm.
 
     Attributes:
-        closed: Whether nobody wants more.
+        closed: Whether nobody wants more. This tells the producer in its own process; `Replica.give_up` tells a replica
+            in another one, whose producer has a channel there.
     """
 
     __slots__ = ("_consumer", "_items", "_producer", "closed")
@@ -171,7 +172,7 @@ class StreamCall(Call):
     def cancel_coroutine(self) -> None:
         """End an asynchronous generator at once, wherever it waits."""
         if self.lane is not None:
-            self.lane.cancel(self)
+            self.lane.give_up(self, Outcome.OK, self.owner.clock.monotonic() - self.since)
 
     def _timeout_text(self, *, started: bool, ended: bool = False) -> str:
         if not started or self.owner.clock.monotonic() >= self.deadline:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
+from sage_plugins.errors import text_of
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.deployment.member import Member
     from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.interfaces import DetachableReplica, Replica
 
 __all__ = ["Departure"]
 
@@ -83,8 +86,8 @@ class Departure:
     def bury(self, member: Member) -> None:
         """Have the target let go of a replica that ended: if its constructor failed, its workers may live on."""
         if member.replica is not None:
-            member.replica.stop(0)
-            member.replica.stop(_LAST_GRACE_S)
+            _begin_stop(member.replica)
+            _finish_stop(member.replica, _LAST_GRACE_S)
 
     # -- at the end of the service -----------------------------------------------------------------------------------
 
@@ -98,8 +101,7 @@ class Departure:
         staying = [each for each in members if each.been_ready and not each.ended and each.replica is not None]
         self._stop([each for each in members if each not in staying], _LAST_GRACE_S)
         for member in staying:
-            replica: Any = member.replica
-            replica.leave()
+            cast("DetachableReplica", member.replica).leave()
             with condition:
                 member.end_stop()
                 condition.notify_all()
@@ -127,11 +129,35 @@ class Departure:
             started = [(member, member.replica) for member in members if member.replica is not None]
         # Asked first and waited for afterwards, so that one that is stuck takes no time from the others.
         for _, replica in started:
-            replica.stop(0)
+            _begin_stop(replica)
         for member, replica in started:
-            left = replica.stop(max(0.0, until - self._clock.monotonic()))
+            how = _finish_stop(replica, max(0.0, until - self._clock.monotonic()))
             with replicas.condition:
                 first = member.end_stop()
                 replicas.condition.notify_all()
             if first:
-                replicas.watchers.tell("replica_stopped", f"{left} calls still run" if left else "", member.id)
+                replicas.watchers.tell("replica_stopped", how, member.id)
+
+
+# A target's mistake with one replica must not keep the others from being stopped, nor the target from being closed.
+
+
+def _begin_stop(replica: Replica) -> None:
+    try:
+        replica.begin_stop()
+    except Exception as error:  # noqa: BLE001 - see above
+        _log(replica, error)
+
+
+def _finish_stop(replica: Replica, grace: float) -> str:
+    """Stop it; gives what is to be said of that, "" if nothing."""
+    try:
+        left = replica.stop(grace)
+    except Exception as error:  # noqa: BLE001 - see above
+        _log(replica, error)
+        return f"stopping it failed: {text_of(error)}"
+    return f"{left} calls still run" if left else ""
+
+
+def _log(replica: Replica, error: Exception) -> None:
+    logging.getLogger("sage_plugins").error("replica %s could not be stopped", replica.id, exc_info=error)

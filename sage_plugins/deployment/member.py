@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from sage_plugins.errors import text_of
 from sage_plugins.interfaces import ControlOp
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import Replica
+    from sage_plugins.interfaces import Replica, WaitingReplica
     from sage_plugins.routing.lane import Lane
     from sage_plugins.values import ReplicaSpec
 
@@ -216,12 +216,11 @@ class Member(LaneEvents):
         return replaced or self.up or self.state in {ReplicaState.PENDING, ReplicaState.STARTING}
 
     def progress(self) -> str:
-        """What it waits for before its instance is built, as `interfaces.Replica` says; "" if for nothing."""
-        ask: Callable[..., str] | None = getattr(self.replica, "progress", None)
-        if ask is None:
+        """As `WaitingReplica.progress`, for targets that declare `reports_progress`; "" before it is started."""
+        if self.replica is None:
             return ""
         try:
-            return ask(timeout=ANSWER_S)
+            return cast("WaitingReplica", self.replica).progress(timeout=ANSWER_S)
         except Exception as error:  # noqa: BLE001 - whatever the target raises, the replica is late
             return f"how far it has got cannot be found out: {text_of(error)}"
 

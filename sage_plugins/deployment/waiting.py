@@ -33,6 +33,7 @@ class Readiness:
         self._replicas = replicas
         self._name = replicas.name
         self._clock = replicas.clock
+        self._reports_progress = "reports_progress" in replicas.composition.target.registration.capabilities
 
     def wait(self, members: Sequence[Member], limit: float, over: Callable[[], bool] = lambda: False) -> None:
         """
@@ -71,10 +72,13 @@ class Readiness:
 
         They are asked for it, which may take two seconds; never under `condition`.
         """
-        progress = _ask(late, Member.progress, 2 * ANSWER_S)  # a cluster that is silent can be said, too
+        progress: Mapping[Member, str] = dict.fromkeys(late, "")
+        if self._reports_progress:
+            silent = dict.fromkeys(late, "it does not say how far it has got")  # such as a cluster that is silent
+            progress = {**silent, **_ask(late, Member.progress, 2 * ANSWER_S)}
         together: dict[str, list[str]] = {}
         for member in late:
-            together.setdefault(progress.get(member, "it does not say how far it has got"), []).append(member.id)
+            together.setdefault(progress[member], []).append(member.id)
         found = ". ".join(
             f"{', '.join(ids)} not ready after {limit:g} s; {why or _BEING_BUILT}" for why, ids in together.items()
         )

@@ -153,6 +153,10 @@ class Host:
         finally:
             yield from hook(instance, "cleanup", "close")
 
+    def begin_stop(self) -> None:
+        """End the calls that run with ServiceStoppedError, and have a worker run the stop hooks; returns at once."""
+        self.stop(0.0)
+
     def stop(self, grace: float) -> int:
         """
         Run the stop hooks where calls run, then end the workers; waits at most *grace* seconds in all.
@@ -177,9 +181,10 @@ class Host:
             step.done.wait(max(0.0, until - self._clock.monotonic()))
         # The hooks may be left to a constructor that still runs, on a thread for which no runner waits.
         self._starting.done.wait(max(0.0, stuck - self._clock.monotonic()))
-        if step.error is not None:
-            logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=step.error)
-            step.error = None
+        with self._life:  # another thread may stop it too
+            error, step.error = step.error, None
+        if error is not None:
+            logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=error)
         for call in self._execution.calls_running():
             call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
         self._questions.close()

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ControlOp",
+    "DetachableReplica",
     "LifeEvents",
     "QuietEvents",
+    "ReachableReplica",
     "Replica",
     "ReplicaEvents",
     "SlotEvents",
     "Surroundings",
     "Target",
+    "WaitingReplica",
     "Work",
 ]
 
@@ -65,20 +68,8 @@ class Replica(Protocol):
     """
     The caller's side of one running copy of a service.
 
-    One in another process may also have `counts(call, outcome, spent_s) -> bool`: whether that process counts a call
-    which its caller gave up while it ran, rather than the calling side. It is called in place of telling a monitor.
-
-    One that may have to wait before its instance is built, for a place or a process, may also have
-    `progress(*, timeout: float) -> str`, which answers within *timeout* seconds. It says what the replica waits for,
-    and what to do, in words that complete "the replica is not ready: ...", and "" once the instance is being built. It
-    is asked for the error of a replica that was not ready in time.
-
-    One that further processes may call, see `ReachableTarget`, has two more: `address`, by which they reach it, and
-    `vacate() -> Callable[[float], None]`, which has it refuse their calls from now on, and gives what waits at most so
-    many seconds until those that it has are answered.
-
-    One that can outlive this process has `leave() -> None`: it goes on, and this side of it is not used any more. Calls
-    that it has from here end as after `stop`.
+    The capabilities that its target declares may ask for more: `WaitingReplica`, `ReachableReplica` and
+    `DetachableReplica` say what.
     """
 
     id: str
@@ -104,10 +95,22 @@ class Replica(Protocol):
     run_here: Callable[[Call], None] | None
     """For replicas in this process whose strategy has no workers: runs a call in the calling thread."""
 
-    cancel: Callable[[Call], None]
-    """
-    Stop the coroutine of a started call whose caller gave it up; never blocks. A method that is no coroutine goes on.
-    """
+    def give_up(self, call: Call, outcome: int, spent: float, /) -> bool:
+        """
+        Take note that the caller gave up a call which had started; never blocks.
+
+        If a coroutine answers the call, stop it. A method that is no coroutine goes on, and keeps its slot until it
+        ends.
+
+        Args:
+            call: The call.
+            outcome: How it ended for its caller, an `Outcome`. `Outcome.OK` means that the consumer of a stream wants
+                no more items: stop its generator, and let the call end and be counted as usual.
+            spent: Seconds since the call was made.
+
+        Returns:
+            Whether the replica's process counts the call; otherwise the calling side does.
+        """
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """
@@ -116,12 +119,66 @@ class Replica(Protocol):
         Raises at once for a replica that is known to have died.
         """
 
+    def begin_stop(self) -> None:
+        """
+        Begin to stop; returns at once.
+
+        Calls that still run end with ServiceStoppedError, and the stop hooks run as soon as a worker is free. The
+        engine calls this for all replicas that leave before it waits for any of them. May be called again, from any
+        thread, also while `stop` runs.
+        """
+
     def stop(self, grace: float) -> int:
         """
-        Run the stop hooks, then end the workers; waits at most *grace* seconds.
+        Stop: begin, if `begin_stop` was not called, wait for the stop hooks and end the workers.
 
-        Idempotent, also for a replica that has died or failed to start: then it lets go of what it held. Returns how
-        many calls still run.
+        Waits at most *grace* seconds. May be called again, and from several threads at once, also for a replica that
+        has died or failed to start: then it lets go of what it held. Returns how many calls still run.
+
+        If it raises, the error is logged, and the replica counts as stopped.
+        """
+
+
+class WaitingReplica(Replica, Protocol):
+    """What replicas have whose target declares `reports_progress`: they may wait for a place or a process."""
+
+    def progress(self, *, timeout: float) -> str:
+        """
+        What a replica waits for that was not ready in time; asked for the error that says so.
+
+        Args:
+            timeout: Seconds within which the answer comes.
+
+        Returns:
+            What it waits for, and what to do, in words that complete "the replica is not ready: ..."; "" once the
+            instance is being built.
+        """
+
+
+class ReachableReplica(Replica, Protocol):
+    """What replicas have whose target declares `reachable`: further processes may call them."""
+
+    @property
+    def address(self) -> Any:
+        """By which other processes reach it; it can be pickled."""
+
+    def vacate(self) -> Callable[[float], None]:
+        """
+        Refuse calls of other processes from now on; returns at once.
+
+        Returns:
+            What waits, at most so many seconds, until those that it has are answered.
+        """
+
+
+class DetachableReplica(ReachableReplica, Protocol):
+    """What replicas have whose target declares `detaches`: they can outlive this process."""
+
+    def leave(self) -> None:
+        """
+        Have it go on; this side of it is not used any more.
+
+        Calls that it has from here end as after `stop`.
         """
 
 

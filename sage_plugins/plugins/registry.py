@@ -105,9 +105,9 @@ class Registry:
         self.commands = tuple(commands)
 
     @classmethod
-    def discover(cls) -> Registry:
+    def discover(cls, wanted: Callable[[Plugin], bool] = lambda _: True) -> Registry:
         """
-        The registry of the installed plugins.
+        The registry of the installed plugins that are *wanted*.
 
         Entry points named in the variable `SAGE_DEPLOY_DISABLED_PLUGINS` (separated by commas) are left out.
         """
@@ -115,7 +115,7 @@ class Registry:
         loaded: list[tuple[Plugin, Any]] = []
         failures: list[Failure] = []
         for plugin, point in sorted(installed(), key=lambda each: (each[0].name, each[0].module)):
-            if plugin.name in disabled:
+            if plugin.name in disabled or not wanted(plugin):
                 continue
             try:
                 loaded.append((plugin, point.load()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sage_plugins.errors import InvalidKeyError
 from sage_plugins.routing.picking import fenced_picker
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sage_plugins.call.call import Call
-    from sage_plugins.interfaces import Balancer, Candidate, Replica, Work
+    from sage_plugins.interfaces import Balancer, Candidate, ReachableReplica, Replica, Work
     from sage_plugins.routing.draining import Closing
     from sage_plugins.routing.queue import Queue
     from sage_plugins.service.call_key import KeyOf
@@ -40,19 +40,18 @@ class Lane:
 
     __slots__ = (
         "abandoned",
-        "address",
         "ahead",
         "backlog",
-        "cancel",
-        "counts",
         "dead",
         "follow",
         "free",
+        "give_up",
         "id",
         "index",
         "methods",
         "node",
         "refused",
+        "replica",
         "returned",
         "run_here",
         "send",
@@ -67,7 +66,6 @@ class Lane:
         self.seniority = seniority  # where one serves and the others stand by, lower ones come first
         self.backlog: deque[Call] | tuple[()] = backlog  # where its calls wait; () once it is closed
         self.node: str | None = None
-        self.address: Any = None  # by which other processes reach the replica; None if they cannot
         self.slots = 0
         self.free: list[None] = []  # one token for each free slot
         # Tokens taken back for good, because the lane or the service closes; guarded by Lanes.lock, as the next two.
@@ -77,8 +75,8 @@ class Lane:
         self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
-        self.cancel: Callable[[Call], None]
-        self.counts: Callable[[Call, int, float], bool] | None = None
+        self.give_up: Callable[[Call, int, float], bool]
+        self.replica: Replica
         # The router sets these four when it makes the lane.
         self.follow: Callable[[Call | None], Call | None]
         self.refused: _Refused
@@ -91,15 +89,19 @@ class Lane:
         self.slots = replica.slots
         self.send = replica.send
         self.run_here = replica.run_here
-        self.cancel = replica.cancel
-        self.counts = getattr(replica, "counts", None)
-        self.address = getattr(replica, "address", None)
+        self.give_up = replica.give_up
+        self.replica = replica
 
     def freed(self, ended: Call | None) -> None:
         """The slot of *ended* is free again, or with None its token was taken: the oldest waiting call gets it."""
         call = self.follow(ended)
         if call is not None:
             self.send(call)
+
+    @property
+    def address(self) -> Any:
+        """By which other processes reach the replica, if its target is `reachable`."""
+        return cast("ReachableReplica", self.replica).address
 
     @property
     def inflight(self) -> int:

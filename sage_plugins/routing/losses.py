@@ -86,9 +86,7 @@ class Losses:
         if started:
             with self._lanes.lock:
                 self.count_abandoned(call, 1)
-            call.lane.cancel(call)
-            counts = call.lane.counts
-            if counts is None or not counts(call, outcome, spent):
+            if not call.lane.give_up(call, outcome, spent):
                 # How long it waited before it ran is known where it runs; most of the time it ran.
                 self._count(call.method.index, outcome, 0.0, spent)
         else:

@@ -19,6 +19,7 @@ from types import FunctionType
 
 import pytest
 
+import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
@@ -29,6 +30,8 @@ from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.service.factory import ServiceFactory
 from sage_plugins.values import Registration
+
+FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
 
 PATIENCE = 20.0
 SHORT = 0.03
@@ -490,6 +493,83 @@ def test_close_while_a_replica_is_being_started(environments, gate, in_thread, p
     closing.result(PATIENCE)
     assert isinstance(deploying.exception(PATIENCE), (errors.DeployError, errors.ServiceStoppedError))
     until(lambda: not ours())
+
+
+@pytest.mark.parametrize("member", ["begin_stop", "stop"])
+def test_replica_that_cannot_be_stopped_keeps_no_other_from_stopping(environments, diary, member, caplog):
+    """Its target's error is logged and told; the other replicas and services stop, and the target is closed."""
+
+    class Failing(LocalTarget):
+        def start(self, spec, *args):
+            replica = super().start(spec, *args)
+            if spec.index == 1:
+                left.append(replica.stop)
+                setattr(replica, member, lambda *_: 1 / 0)
+            return replica
+
+        def close(self):
+            diary.append("target")
+
+    class Plugin:
+        @hookimpl
+        def sage_register_targets(self):
+            return [Registration("failing", lambda _: Failing(), "Cannot stop", capabilities=frozenset({"in_process"}))]
+
+    class Service:
+        def stop(self):
+            diary.append(f"{self.ctx.name}#{self.ctx.replica_index}")
+
+    left, events = [], []
+    registry = Registry.of(*FIRST_PARTY, Plugin())
+    env = environments("test", registry=registry, on_event=events.append)
+    env.register_service("other", Service)
+    fields = {"target": "failing", "replicas": 3, "load_balancing": True}
+    env.register_service_with_config("svc", Service, deployment_config=ServiceDeploymentConfig(**fields))
+    env.deploy()
+    env.close()
+    assert {"svc#0", "svc#2", "other#0", "target"} <= set(diary)
+    assert env.get_service_status("svc")["state"] == "stopped"
+    assert "replica svc#1 could not be stopped" in caplog.text
+    if member == "stop":
+        told = [event.reason for event in events if (event.kind, event.replica) == ("replica_stopped", "svc#1")]
+        assert told == ["stopping it failed: ZeroDivisionError: division by zero"]
+    left.pop()(PATIENCE)
+
+
+@pytest.mark.parametrize("begin", [True, False])
+def test_replica_may_be_stopped_by_several_threads_at_once(environments, gate, in_thread, begin):
+    """`begin_stop` waits for nothing and runs the hooks; each `stop` waits until they have ended, and they run once."""
+    started, hooks = [], []
+
+    class Kept(LocalTarget):
+        def start(self, *args):
+            started.append(super().start(*args))
+            return started[-1]
+
+    class Plugin:
+        @hookimpl
+        def sage_register_targets(self):
+            return [Registration("kept", lambda _: Kept(), "Shows", capabilities=frozenset({"in_process"}))]
+
+    class Service:
+        def stop(self):
+            hooks.append("begins")
+            gate()
+            hooks.append("ends")
+
+    env = environments("test", registry=Registry.of(*FIRST_PARTY, Plugin()))
+    env.register_service_with_config("svc", Service, deployment_config=ServiceDeploymentConfig(target="kept"))
+    env.deploy()
+    (replica,) = started
+    if begin:
+        replica.begin_stop()
+    stopping = [in_thread(replica.stop, PATIENCE) for _ in range(3)]
+    gate.wait_entered()
+    replica.begin_stop()
+    assert not any(each.done() for each in stopping)
+    gate.open()
+    assert [each.result(PATIENCE) for each in stopping] == [0, 0, 0]
+    assert hooks == ["begins", "ends"]
 
 
 def test_stop_hooks_of_the_others_run_beside_a_stuck_replica(deploy, gates, until):

@@ -14,7 +14,7 @@ from sage_plugins.values import ReplicaState
 
 @pytest.fixture
 def member():
-    lane = SimpleNamespace(freed=None, follow=None, slots=1)
+    lane = SimpleNamespace(freed=None, follow=None, refused=None, ahead=None, returned=None, slots=1)
     return Member(None, SimpleNamespace(id="svc#0", index=0), lane, None)
 
 

@@ -252,7 +252,7 @@ def test_start_that_takes_too_long_has_failed(stage, gate):
 
 def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
     """The status has it in place of the constructor; a target that fails to answer does not hide that it is late."""
-    stage = stage()
+    stage = stage("reports_progress")
     stage.service.build = staticmethod(lambda _index: gate())
     stage.target.progress = lambda id: f"{id} waits for a GPU"
     stage.kill("svc#0")
@@ -269,9 +269,22 @@ def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
     gate.open()
 
 
+def test_only_targets_that_declare_it_are_asked_what_a_late_replica_waits_for(stage, gate):
+    stage = stage()
+    stage.service.build = staticmethod(lambda _index: gate())
+    stage.target.progress = lambda id: f"{id} waits for a GPU"
+    stage.kill("svc#0")
+    gate.wait_entered()
+    stage.clock.advance(STARTUP_S)
+    stage.until(lambda: stage.ids == {"svc#0.1": "failed"})
+    assert "GPU" not in stage.reason("replica_failed")
+    gate.open()
+
+
 def test_deployment_says_of_each_late_replica_what_it_waits_for(stage, gate):
     """Those for which it is the same are named together."""
-    stage = stage(startup_timeout=0.03)  # in virtual time; whoever waits looks so often whether it has passed
+    # In virtual time; the thread that waits looks so often whether it has passed.
+    stage = stage("reports_progress", startup_timeout=0.03)
     stage.service.build = staticmethod(lambda _index: gate())
     stage.target.progress = lambda id: "" if id == "svc#2" else "it waits for a GPU"
     scaling = stage.in_thread(stage.env.scale, "svc", 4)

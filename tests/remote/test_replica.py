@@ -16,6 +16,7 @@ import sage_deploy_threading
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.protocol import Response
 from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.payloads.packing import write
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_deploy_testing.suites.probes import Probe
@@ -38,6 +39,10 @@ class TestByMessage(StrategiesInTurn):
     def registry(self):
         return REGISTRY
 
+    def declared(self):
+        # Its methods can call other services; other processes cannot call it, so the target declares no such thing.
+        return {**super().declared(), "reachable": "loop"}
+
 
 def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at_that_moment():
     """The replica has counted it: a caller whose deadline passes while the answer is read must not count it too."""
@@ -46,7 +51,7 @@ def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at
         call = env.service("svc").submit("echo", 1)
         call.result(20)
 
-        assert call.lane.counts(call, Outcome.TIMEOUT, 0.0)
+        assert call.lane.give_up(call, Outcome.TIMEOUT, 0.0)
         assert env.get_service_status("svc")["metrics"].request_count == 1
 
 
@@ -224,3 +229,30 @@ def test_nothing_leaves_when_there_is_nothing_to_be_said_and_nothing_to_be_heard
     events.replica.arrived(Response(0, [(protocol.DONE, 0, write(1))]))
     assert call.result(0) == 1
     assert len(transport.exchanges) == 1
+
+
+class CountsStops(Transport):
+    """Writes down what it is asked."""
+
+    def start(self, _spec, _receiver):
+        self.asked = []
+
+    def ask_to_stop(self):
+        self.asked.append("ask")
+
+    def stop(self, grace):
+        self.asked.append(grace)
+        return Stopped(0, None)
+
+
+def test_process_is_asked_to_stop_once():
+    """`begin_stop` asks and waits for nothing, however often; after `stop` there is nobody to ask."""
+    transport = CountsStops()
+    replica = RemoteReplica(SimpleNamespace(id="svc#0", index=0, service="svc"), None, Events(), SYSTEM, transport)
+    replica.begin_stop()
+    replica.begin_stop()
+    assert transport.asked == ["ask"]
+    assert replica.stop(0) == 0
+    replica.begin_stop()
+    assert replica.stop(1) == 0
+    assert transport.asked == ["ask", 0]

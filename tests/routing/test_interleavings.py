@@ -385,7 +385,7 @@ class World:
 
         def may_go():
             self.may_go += 1
-            replica.stop(0)
+            replica.begin_stop()
 
         self.leaving += 1
         self.router.retire(replica.lane, may_go)

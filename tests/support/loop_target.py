@@ -122,7 +122,7 @@ class LoopTransport:
         return ""
 
     def ask_to_stop(self):
-        self.server.stop(0)
+        self.server.begin_stop()
 
     def stop(self, grace):
         left = self.server.stop(grace)

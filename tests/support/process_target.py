@@ -74,7 +74,7 @@ class ProcessReplica:
         self.id, self.index, self.node = spec.id, spec.index, None
         self.slots = 1
         self.run_here = None
-        self.cancel = lambda _call: None
+        self.give_up = lambda _call, _outcome, _spent: False
         self.send = self._send
         self._events = events
         self._clock = clock
@@ -178,17 +178,19 @@ class ProcessReplica:
         self._ask(answer, "control", op, arg)
         return answer.result(timeout)
 
-    def stop(self, grace):
+    def begin_stop(self):
         with self._lock:
             first, self._stopping = not self._stopping, True
             if first:
                 with contextlib.suppress(OSError):  # it is dead already
                     self._connection.send((None, "stop", (1.0,)))
-        if grace:
-            self._reader.join(grace)
-            if self._reader.is_alive():  # what hangs there is not waited for
-                self.process.kill()
-                self._reader.join()
+
+    def stop(self, grace):
+        self.begin_stop()
+        self._reader.join(grace)
+        if self._reader.is_alive():  # what hangs there is not waited for
+            self.process.kill()
+            self._reader.join()
         return 0
 
 

@@ -115,6 +115,7 @@ class NeverStops(LocalTarget):
         replica = super().start(spec, at, events, clock)
         self.left.append(replica.stop)
         replica.stop = lambda grace: 0
+        replica.begin_stop = lambda: None
         return replica
 
 
@@ -152,6 +153,8 @@ class AnswersItself(LocalTarget):
 
 class SaysThatItWaits(LocalTarget):
     """Says of a replica whose constructor runs that it waits for a place."""
+
+    capabilities = ("reports_progress",)
 
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)
@@ -360,7 +363,7 @@ class Suite(TargetConformance):
         class Plugin:
             @hookimpl
             def sage_register_targets(self):
-                capabilities = frozenset({"in_process"})
+                capabilities = frozenset({"in_process", *getattr(target, "capabilities", ())})
                 return [Registration("under_test", lambda _: target(), "Under test", capabilities=capabilities)]
 
         self.plugins = Registry.of(sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers, Plugin())

@@ -34,11 +34,19 @@ class LocalReplica:
         self.slots: int = host.slots
         self.send: Callable[[Work], None] = host.put
         self.run_here: Callable[[Call], None] | None = host.run_here
-        self.cancel: Callable[[Call], None] = host.cancel
+
+    def give_up(self, call: Call, outcome: int, spent: float) -> bool:  # noqa: ARG002 - the calling side counts it
+        """Stop the coroutine that answers *call*, if one does."""
+        self._host.cancel(call)
+        return False
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - nothing here can be late
         """Answer in the calling thread."""
         return self._host.control(op, arg)
+
+    def begin_stop(self) -> None:
+        """End the calls that run, and have the workers run the stop hooks; returns at once."""
+        self._host.begin_stop()
 
     def stop(self, grace: float) -> int:
         """Run the stop hooks and end the workers; returns how many calls still run after *grace* seconds."""

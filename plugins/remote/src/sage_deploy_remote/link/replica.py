@@ -66,7 +66,6 @@ class RemoteReplica:
         self._sending = Sending(spec.service, events, clock, transport, self._outstanding, self._report_lost)
         self._receiving = Receiving(events, transport, self._outstanding, self._sending)
         self.send: Callable[[Work], None] = self._sending.send
-        self.cancel: Callable[[Call], None] = self._cancel
         self._asked = False  # whether it was asked to stop
         self._ended = False  # whether it was stopped
         self._last_stats: Mapping[str, Any] | None = None  # those with which it stopped, and when
@@ -116,11 +115,11 @@ class RemoteReplica:
         return self._transport.address
 
     def vacate(self) -> Callable[[float], None]:
-        """As `interfaces.Replica` says."""
+        """As `ReachableReplica.vacate`."""
         return self._transport.vacate()
 
     def progress(self, *, timeout: float) -> str:
-        """As `interfaces.Replica` says."""
+        """As `WaitingReplica.progress`."""
         return self._transport.progress(timeout)
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
@@ -134,20 +133,23 @@ class RemoteReplica:
         notices = [(self._sending.caller, notice) for notice in tuple(self._outstanding.given_up.values())]
         return self._transport.control(op, arg, notices, timeout)
 
+    def begin_stop(self) -> None:
+        """As `Replica.begin_stop`."""
+        with self._outstanding.lock:
+            again, self._asked = self._asked or self._ended, True
+        if not again:
+            self._transport.ask_to_stop()
+
     def stop(self, grace: float) -> int:
         """As `Replica.stop`; then its process is ended, and with it whatever still runs."""
         if self._ended:
-            return 0
-        if grace <= 0 and not self._asked:  # others are asked too before anybody is waited for
-            self._asked = True
-            self._transport.ask_to_stop()
             return 0
         left, stats = self._transport.stop(grace)
         self._end(stats)
         return left
 
     def leave(self) -> None:
-        """As `interfaces.Replica` says."""
+        """As `DetachableReplica.leave`."""
         self._end(None)
 
     def _end(self, stats: Mapping[str, Any] | None) -> None:
@@ -166,14 +168,13 @@ class RemoteReplica:
 
     # -- calls that are given up -------------------------------------------------------------------------------------
 
-    def _cancel(self, call: Call) -> None:
-        """End an asynchronous generator that nobody reads any more; for a call that was given up see `counts`."""
-        reading = self._outstanding.reading_of(call)
-        if reading is not None and not call.settled():
-            reading.close()
-
-    def counts(self, call: Call, outcome: int, spent: float) -> bool:
-        """Whether the replica counts a call that was given up while it ran: it is told to, and to stop a coroutine."""
+    def give_up(self, call: Call, outcome: int, spent: float) -> bool:
+        """As `Replica.give_up`: the replica is told to count the call, and to stop its coroutine."""
+        if outcome == Outcome.OK:
+            reading = self._outstanding.reading_of(call)
+            if reading is not None and not call.settled():
+                reading.close()
+            return True
         if call is self._receiving.counted or call.answered:
             return True
         number = self._outstanding.number_of(call)

@@ -138,7 +138,7 @@ class Transport(Protocol):
         """
 
     def ask_to_stop(self) -> None:
-        """Have the replica run its stop hooks, with `ReplicaServer.stop(0)` there; returns at once."""
+        """Have the replica run its stop hooks, with `ReplicaServer.begin_stop` there; returns at once."""
 
     def stop(self, grace: float) -> Stopped:
         """

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.conformance import needs, needs_any, unless
 from sage_deploy_testing.suites.probes import Calling
-from sage_deploy_testing.suites.service_conformance import VERBS, Deployed, ServiceConformance
+from sage_deploy_testing.suites.service_conformance import INNER_CALLS, VERBS, Deployed, ServiceConformance
 from sage_plugins import errors
 
 __all__ = ["DeadlineCases", "QueueDeadlineCases", "TravellingDeadlineCases"]
@@ -279,6 +279,7 @@ class TravellingDeadlineCases(ServiceConformance):
         outer.env.deploy()
         return outer, inner
 
+    @needs_any(*INNER_CALLS)
     @pytest.mark.parametrize("verb", ["ask", "ask_by_future", "ask_async"])
     def test_inner_calls_have_the_time_that_remains(self, verb: str) -> None:
         outer, _ = self.pair()
@@ -286,6 +287,7 @@ class TravellingDeadlineCases(ServiceConformance):
         limited = outer.handle.with_options(timeout=100)
         assert 50 < limited.call(verb, "inner", "remaining") < 100
 
+    @needs_any(*INNER_CALLS)
     @pytest.mark.parametrize("verb", ["ask", "ask_by_future"])
     def test_the_shorter_limit_holds_for_inner_calls(self, verb: str) -> None:
         outer, _ = self.pair()
@@ -293,6 +295,7 @@ class TravellingDeadlineCases(ServiceConformance):
         assert 0 < limited.call(verb, "inner", "remaining", timeout=5) < 5
         assert 50 < limited.call(verb, "inner", "remaining", timeout=500) < 100
 
+    @needs_any(*INNER_CALLS)
     def test_inner_call_is_given_up_with_the_outer(self) -> None:
         """An inner call ends at the outer call's deadline, though its own service knows no limit."""
         outer, inner = self.pair()
@@ -307,6 +310,7 @@ class TravellingDeadlineCases(ServiceConformance):
         self.occupy(inner).open()
         assert "given up" not in inner.handle.done()
 
+    @needs_any(*INNER_CALLS)
     @needs("releases_at_deadline")
     def test_running_inner_call_is_given_up_with_the_outer(self) -> None:
         outer, _ = self.pair()
@@ -317,6 +321,7 @@ class TravellingDeadlineCases(ServiceConformance):
             )
         assert ended.wait() == [["CallTimeoutError", "inner", "run"]]
 
+    @needs_any(*INNER_CALLS)
     def test_method_whose_time_is_over_starts_no_further_calls(self) -> None:
         outer, inner = self.pair()
         ended = self.watch(held=False)
@@ -327,6 +332,7 @@ class TravellingDeadlineCases(ServiceConformance):
         assert ended.wait() == [["CallTimeoutError", "inner", "queue"]]
         assert inner.handle.done() == []
 
+    @needs_any(*INNER_CALLS)
     def test_error_of_an_inner_call_arrives_outside(self) -> None:
         outer, _ = self.pair()
         with pytest.raises(errors.MethodNotFoundError, match="did you mean 'echo'"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.conformance import needs, needs_any, unless
 from sage_deploy_testing.suites.probes import (
     AsyncLiving,
     Calling,
@@ -22,7 +22,7 @@ from sage_deploy_testing.suites.probes import (
     ProbeError,
     whereabouts,
 )
-from sage_deploy_testing.suites.service_conformance import VERBS, Deployed, ServiceConformance
+from sage_deploy_testing.suites.service_conformance import INNER_CALLS, VERBS, Deployed, ServiceConformance
 from sage_plugins import Environment, ServiceFactory, ServiceTaskFactory, errors
 
 if TYPE_CHECKING:
@@ -372,6 +372,7 @@ class CloseCases(ServiceConformance):
         outer.env.close()
         self.until(lambda: not self.replica_threads())
 
+    @needs_any(*INNER_CALLS)
     def test_inner_calls_are_served_while_draining(self) -> None:
         """An accepted call may go on calling other services while its environment closes."""
         env = self.environment()

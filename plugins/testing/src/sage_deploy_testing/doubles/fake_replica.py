@@ -128,7 +128,7 @@ class FakeReplica:
         self.index = index
         self.node: str | None = None
         self.slots = slots
-        self.cancel: Callable[[Call], None] = lambda _: None  # its methods are no coroutines: they go on
+        self.give_up: Callable[[Call, int, float], bool] = lambda *_: False  # its methods are no coroutines: they go on
         self.alive = True
         self.inbox: deque[Work] = deque()
         self.gathering: dict[Batch, Timer | None] = {}
@@ -372,6 +372,10 @@ class FakeReplica:
                 raise self._cause
             return True
         return {"runner": RunnerStats(threads=self.slots), "recorders": {}}
+
+    def begin_stop(self) -> None:
+        """End without a report."""
+        self.alive = False
 
     def stop(self, grace: float) -> int:  # noqa: ARG002 - as in Replica
         """End without a report; gives the number of calls that still run."""

@@ -22,17 +22,28 @@ from sage_plugins.plugins.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Conformance", "needs", "unless"]
+__all__ = ["Conformance", "needs", "needs_any", "unless"]
 
 _Case = TypeVar("_Case", bound="Callable[..., Any]")
 
 _NEEDS: Final = "__sage_needs__"
+_NEEDS_ANY: Final = "__sage_needs_any__"
 _UNLESS: Final = "__sage_unless__"
 
 
 def needs(*capabilities: str) -> Callable[[_Case], _Case]:
     """Run the case only for plugins that declare all of *capabilities*."""
     return _note(_NEEDS, capabilities)
+
+
+def needs_any(*capabilities: str) -> Callable[[_Case], _Case]:
+    """Run the case only for plugins that declare at least one of *capabilities*."""
+
+    def mark(case: _Case) -> _Case:
+        setattr(case, _NEEDS_ANY, capabilities)
+        return case
+
+    return mark
 
 
 def unless(*capabilities: str) -> Callable[[_Case], _Case]:
@@ -48,10 +59,21 @@ def _note(attribute: str, capabilities: tuple[str, ...]) -> Callable[[_Case], _C
     return mark
 
 
+#: The distributions whose plugins every suite runs with, beside the one under test.
+_FIRST_PARTY: Final = frozenset(
+    {"sage-deploy-balancers", "sage-deploy-local", "sage-deploy-monitors", "sage-deploy-threading"}
+)
+
+
 @cache
-def installed() -> Registry:
-    """The installed plugins, looked for once a process."""
-    return Registry.discover()
+def installed_with(kind: str, id: str) -> Registry:
+    """
+    The plugins that the distribution with the plugin *id* has, and the first-party ones; looked for once a process.
+
+    What else is installed does not matter to the plugin under test.
+    """
+    wanted = {Registry.discover().find(kind, id).plugin.distribution, *_FIRST_PARTY}
+    return Registry.discover(lambda plugin: plugin.distribution in wanted)
 
 
 class Conformance:
@@ -71,8 +93,12 @@ class Conformance:
     options: ClassVar[Mapping[str, Any]] = {}
 
     def registry(self) -> Registry:
-        """The plugins to choose from; override it to test one that is not installed."""
-        return installed()
+        """
+        The plugins to choose from: those of the distribution under test, and the first-party ones.
+
+        Override it to test a plugin that is not installed, or together with others.
+        """
+        return installed_with(self.kind, self.plugin_id)
 
     def declared(self) -> Mapping[str, str]:
         """The capabilities that hold here, each with the ID of the plugin that declares it."""
@@ -94,6 +120,12 @@ class Conformance:
             self._check_known(capability)
             if capability not in declared:
                 return f"declared unsupported: {self.plugin_for(capability)!r} does not declare {capability!r}"
+        some = getattr(case, _NEEDS_ANY, ())
+        for capability in some:
+            self._check_known(capability)
+        if some and declared.keys().isdisjoint(some):
+            which = " nor ".join(repr(capability) for capability in some)
+            return f"declared unsupported: {self.plugin_for(some[0])!r} declares neither {which}"
         for capability in getattr(case, _UNLESS, ()):
             self._check_known(capability)
             if capability in declared:

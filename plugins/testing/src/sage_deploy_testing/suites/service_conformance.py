@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sage_plugins import ServiceHandle
     from sage_plugins.clock import Clock
 
-__all__ = ["STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS", "Deployed", "ServiceConformance"]
+__all__ = ["INNER_CALLS", "STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS", "Deployed", "ServiceConformance"]
 
 #: What targets can declare, and what each promises.
 TARGET_CAPABILITIES: Mapping[str, str] = {
@@ -33,6 +33,7 @@ TARGET_CAPABILITIES: Mapping[str, str] = {
     "reachable": "further processes can call a service, so its handles can be pickled",
     "detaches": "replicas can outlive the environment that deployed them; with the suite's options `keeping` they do",
     "replaces_unhealthy": "a replica that is unhealthy is replaced, because whatever hangs there ends with it",
+    "reports_progress": "a replica that waits for a place or a process says what it waits for",
 }
 #: What strategies can declare, and what each promises.
 STRATEGY_CAPABILITIES: Mapping[str, str] = {
@@ -43,6 +44,9 @@ STRATEGY_CAPABILITIES: Mapping[str, str] = {
     "concurrent": "a replica runs several calls at once, and never more than `thread_count` if that is more than one",
     "releases_at_deadline": "a caller is released at the deadline although the method runs on",
 }
+
+#: What a target declares one of if methods can call other services: for `needs_any`.
+INNER_CALLS = ("in_process", "reachable")
 
 #: For cases that hold for each way to make a call.
 VERBS = pytest.mark.parametrize("verb", ["call", "submit", "acall"])
@@ -98,6 +102,9 @@ class Deployed:
 class ServiceConformance(Conformance):
     """
     Base of the suites whose cases deploy services.
+
+    A subclass can set the attributes below. Raise the times, but for `patience`, for a target that starts replicas or
+    delivers calls slowly.
 
     Attributes:
         target: The ID of the target.
@@ -180,11 +187,11 @@ class ServiceConformance(Conformance):
         return ServiceDeploymentConfig(**{**chosen, **limit, **counts, **self.config, **fields})
 
     def balancers(self) -> Sequence[str]:
-        """The IDs of the load balancers to run with: all that are installed."""
+        """The IDs of the load balancers to run with: all in `registry`. Override it to run with fewer."""
         return self.registry().ids("load balancer")
 
     def several(self, replicas: int, balancer: str | None = None) -> dict[str, Any]:
-        """Fields of a configuration with so many replicas, behind *balancer* or any that is installed."""
+        """Fields of a configuration with so many replicas, behind *balancer* or the first of `balancers`."""
         return {
             "replicas": replicas,
             "load_balancing": True,

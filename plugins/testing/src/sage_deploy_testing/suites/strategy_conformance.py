@@ -55,8 +55,9 @@ class StrategyConformance(
     Everything that a caller of a service may rely on, whichever strategy runs its calls.
 
     Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the strategy can declare stands in
-    `service_conformance.STRATEGY_CAPABILITIES`, what else can be set in `ServiceConformance`. The services run on
-    target `local`, with every installed load balancer.
+    `service_conformance.STRATEGY_CAPABILITIES`. The times that the cases use, such as `patience` and `starting`, and
+    the configuration are attributes of `ServiceConformance`. The services run on target `local`, with every load
+    balancer that `balancers` names.
     """
 
     kind: ClassVar[str] = "threading strategy"

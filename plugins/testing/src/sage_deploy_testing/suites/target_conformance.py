@@ -126,7 +126,9 @@ class TargetConformance(
     Everything that a caller of a service may rely on, wherever its replicas run.
 
     Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the target can declare stands in
-    `service_conformance.TARGET_CAPABILITIES`, what else can be set in `ServiceConformance`.
+    `service_conformance.TARGET_CAPABILITIES`. The times that the cases use, such as `patience` and `starting`, the
+    configuration and the options of environments are attributes of `ServiceConformance`. `strategies` and `balancers`
+    say with what each case runs, `registry` which plugins there are.
     """
 
     kind: ClassVar[str] = "target"
@@ -137,8 +139,19 @@ class TargetConformance(
         return self.plugin_id
 
     def strategies(self) -> Sequence[str]:
-        """The IDs of the threading strategies under which each case runs: all that are installed."""
-        return self.registry().ids("threading strategy")
+        """
+        The IDs of the threading strategies under which each case runs; override it to run under fewer.
+
+        All in `registry` that the target can run: those that run calls on their callers' threads are left out where
+        replicas are in other processes, since a configuration with both is refused (`E306`).
+        """
+        registry = self.registry()
+        here = "in_process" in registry.find("target", self.plugin_id).registration.capabilities
+        return [
+            id
+            for id in registry.ids("threading strategy")
+            if here or "in_callers_thread" not in registry.find("threading strategy", id).registration.capabilities
+        ]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run each case under each strategy."""

@@ -154,6 +154,10 @@ class ReplicaServer(CallOwner):
             with self._answered:
                 self._answered.notify_all()
 
+    def begin_stop(self) -> None:
+        """As `Host.begin_stop`."""
+        self.stop(0.0)
+
     def stop(self, grace: float) -> int:
         """As `Host.stop`; whoever waits for a start waits no more."""
         with self._lock:  # what has not been started by now never will
