@@ -110,3 +110,7 @@ class TestCopying(TargetConformance):
 
     def strategies(self):
         return ["pool"]
+
+    def declared(self):
+        # Its instances are in this process, where they find each other.
+        return {**super().declared(), "reachable": self.plugin_id}

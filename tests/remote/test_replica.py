@@ -38,6 +38,10 @@ class TestByMessage(StrategiesInTurn):
     def registry(self):
         return REGISTRY
 
+    def declared(self):
+        # The core knows it for a target whose services only this process calls, and its instances are in this process.
+        return {**super().declared(), "reachable": self.plugin_id}
+
 
 def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at_that_moment():
     """The replica has counted it: a caller whose deadline passes while the answer is read must not count it too."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.conformance import needs, needs_one_of, unless
 from sage_deploy_testing.suites.probes import Calling
 from sage_deploy_testing.suites.service_conformance import VERBS, Deployed, ServiceConformance
 from sage_plugins import errors
@@ -279,6 +279,7 @@ class TravellingDeadlineCases(ServiceConformance):
         outer.env.deploy()
         return outer, inner
 
+    @needs_one_of("in_process", "reachable")
     @pytest.mark.parametrize("verb", ["ask", "ask_by_future", "ask_async"])
     def test_inner_calls_have_the_time_that_remains(self, verb: str) -> None:
         outer, _ = self.pair()
@@ -286,6 +287,7 @@ class TravellingDeadlineCases(ServiceConformance):
         limited = outer.handle.with_options(timeout=100)
         assert 50 < limited.call(verb, "inner", "remaining") < 100
 
+    @needs_one_of("in_process", "reachable")
     @pytest.mark.parametrize("verb", ["ask", "ask_by_future"])
     def test_the_shorter_limit_holds_for_inner_calls(self, verb: str) -> None:
         outer, _ = self.pair()
@@ -293,6 +295,7 @@ class TravellingDeadlineCases(ServiceConformance):
         assert 0 < limited.call(verb, "inner", "remaining", timeout=5) < 5
         assert 50 < limited.call(verb, "inner", "remaining", timeout=500) < 100
 
+    @needs_one_of("in_process", "reachable")
     def test_inner_call_is_given_up_with_the_outer(self) -> None:
         """An inner call ends at the outer call's deadline, though its own service knows no limit."""
         outer, inner = self.pair()
@@ -307,6 +310,7 @@ class TravellingDeadlineCases(ServiceConformance):
         self.occupy(inner).open()
         assert "given up" not in inner.handle.done()
 
+    @needs_one_of("in_process", "reachable")
     @needs("releases_at_deadline")
     def test_running_inner_call_is_given_up_with_the_outer(self) -> None:
         outer, _ = self.pair()
@@ -317,6 +321,7 @@ class TravellingDeadlineCases(ServiceConformance):
             )
         assert ended.wait() == [["CallTimeoutError", "inner", "run"]]
 
+    @needs_one_of("in_process", "reachable")
     def test_method_whose_time_is_over_starts_no_further_calls(self) -> None:
         outer, inner = self.pair()
         ended = self.watch(held=False)
@@ -327,6 +332,7 @@ class TravellingDeadlineCases(ServiceConformance):
         assert ended.wait() == [["CallTimeoutError", "inner", "queue"]]
         assert inner.handle.done() == []
 
+    @needs_one_of("in_process", "reachable")
     def test_error_of_an_inner_call_arrives_outside(self) -> None:
         outer, _ = self.pair()
         with pytest.raises(errors.MethodNotFoundError, match="did you mean 'echo'"):
@@ -344,6 +350,7 @@ class TravellingDeadlineCases(ServiceConformance):
             service.handle.call("ask", "svc", *call)
         assert service.handle.call(*call) == "innermost"
 
+    @needs_one_of("in_process", "reachable")
     def test_stuck_service_leaves_others_alone(self) -> None:
         """A service whose every slot hangs takes nothing from the service beside it."""
         outer, inner = self.pair()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.conformance import needs, needs_one_of, unless
 from sage_deploy_testing.suites.probes import (
     AsyncLiving,
     Calling,
@@ -372,6 +372,7 @@ class CloseCases(ServiceConformance):
         outer.env.close()
         self.until(lambda: not self.replica_threads())
 
+    @needs_one_of("in_process", "reachable")
     def test_inner_calls_are_served_while_draining(self) -> None:
         """An accepted call may go on calling other services while its environment closes."""
         env = self.environment()

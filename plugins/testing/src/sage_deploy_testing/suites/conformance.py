@@ -22,17 +22,23 @@ from sage_plugins.plugins.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Conformance", "needs", "unless"]
+__all__ = ["Conformance", "needs", "needs_one_of", "unless"]
 
 _Case = TypeVar("_Case", bound="Callable[..., Any]")
 
 _NEEDS: Final = "__sage_needs__"
+_NEEDS_ONE_OF: Final = "__sage_needs_one_of__"
 _UNLESS: Final = "__sage_unless__"
 
 
 def needs(*capabilities: str) -> Callable[[_Case], _Case]:
     """Run the case only for plugins that declare all of *capabilities*."""
     return _note(_NEEDS, capabilities)
+
+
+def needs_one_of(*capabilities: str) -> Callable[[_Case], _Case]:
+    """Run the case only for plugins that declare at least one of *capabilities*."""
+    return _note(_NEEDS_ONE_OF, capabilities)
 
 
 def unless(*capabilities: str) -> Callable[[_Case], _Case]:
@@ -94,6 +100,12 @@ class Conformance:
             self._check_known(capability)
             if capability not in declared:
                 return f"declared unsupported: {self.plugin_for(capability)!r} does not declare {capability!r}"
+        choices = getattr(case, _NEEDS_ONE_OF, ())
+        for capability in choices:
+            self._check_known(capability)
+        if choices and not any(capability in declared for capability in choices):
+            names = " or ".join(map(repr, choices))
+            return f"declared unsupported: {self.plugin_for(choices[0])!r} does not declare {names}"
         for capability in getattr(case, _UNLESS, ()):
             self._check_known(capability)
             if capability in declared:

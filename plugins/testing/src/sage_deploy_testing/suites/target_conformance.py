@@ -16,7 +16,8 @@ which objects have to be shared ask for the capability `in_process`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
 
 import pytest
 
@@ -38,7 +39,7 @@ from sage_plugins import ServiceFactory, ServiceTaskFactory
 from sage_plugins.values import Placed, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["TargetConformance"]
 
@@ -127,9 +128,14 @@ class TargetConformance(
 
     Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the target can declare stands in
     `service_conformance.TARGET_CAPABILITIES`, what else can be set in `ServiceConformance`.
+
+    Attributes:
+        in_turn: Run each case under one strategy only, and the next case under another. Set it for a target whose
+            replicas take long to start.
     """
 
     kind: ClassVar[str] = "target"
+    in_turn: ClassVar[bool] = False
 
     @property
     def target(self) -> str:  # type: ignore[override] # the same for all cases of the suite
@@ -137,13 +143,32 @@ class TargetConformance(
         return self.plugin_id
 
     def strategies(self) -> Sequence[str]:
-        """The IDs of the threading strategies under which each case runs: all that are installed."""
-        return self.registry().ids("threading strategy")
+        """
+        The IDs of the threading strategies under which each case runs: all installed ones that the target can run.
+
+        A strategy that runs calls in their callers' threads needs a target that declares `in_process`.
+        """
+        registry = self.registry()
+        ids = registry.ids("threading strategy")
+        if "in_process" in registry.find("target", self.target).registration.capabilities:
+            return ids
+        found = {id: registry.find("threading strategy", id).registration.capabilities for id in ids}
+        return [id for id, capabilities in found.items() if "in_callers_thread" not in capabilities]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run each case under each strategy."""
+        """Run each case under each strategy, or under one of them, see `in_turn`."""
         super().pytest_generate_tests(metafunc)
-        metafunc.parametrize("strategy", self.strategies())
+        known = self.strategies()
+        metafunc.parametrize("strategy", [self.strategy_in_turn(metafunc.function)] if self.in_turn else known)
+
+    def strategy_in_turn(self, case: Callable[..., Any]) -> str:
+        """One of the strategies under which *case* applies; the same in every run."""
+        known = self.strategies()
+        first = crc32(case.__name__.encode()) % len(known)
+        for self.strategy in (*known[first:], *known[:first]):
+            if self.unsupported(case) is None:
+                break
+        return self.strategy
 
     @pytest.fixture
     def _chosen(self, strategy: str) -> None:
