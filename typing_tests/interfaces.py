@@ -35,6 +35,7 @@ from sage_plugins.clock import SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from sage_plugins import Environment
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.member import Member
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         ConfigSource,
         LoopSeat,
         Monitor,
+        Operations,
         Picker,
         Recorder,
         Replica,
@@ -70,6 +72,11 @@ def strategies(seat: LoopSeat) -> tuple[Strategy, ...]:
     runner = Inline().start(seat)
     print(runner)
     return Single(), Multi(), Pool(PoolOptions()), EventLoop(), Inline()
+
+
+def operations(environment: Environment) -> Operations:
+    """What extensions get."""
+    return environment
 
 
 def reader() -> ConfigReader:

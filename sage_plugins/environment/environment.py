@@ -3,54 +3,43 @@
 from __future__ import annotations
 
 import os
-import threading
-from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.call.current import current_call
 from sage_plugins.clock import SYSTEM
-from sage_plugins.config.service_config import ServiceDeploymentConfig, field_problems, plain
-from sage_plugins.deployment.task import ServiceTask
+from sage_plugins.config.service_config import field_problems, plain
+from sage_plugins.environment.deploying import Deploying
+from sage_plugins.environment.event_record import EventRecord
+from sage_plugins.environment.registering import Registering
+from sage_plugins.environment.services import AT_REST, Services
 from sage_plugins.errors import (
-    CallError,
     ConfigError,
-    DeployError,
-    ServiceNotFoundError,
-    ServiceStoppedError,
-    UnknownPluginError,
+    SageDeployError,
 )
-from sage_plugins.planning.catalogue import Catalogue
-from sage_plugins.plugins.registry import Registry
-from sage_plugins.process_end import forget, forked_error, watch_over
-from sage_plugins.service.factory import ServiceFactory
-from sage_plugins.threads import start_thread
+from sage_plugins.process_end import forget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from os import PathLike
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Self
 
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import ConfigReader, Keeper, Target
-    from sage_plugins.planning.composition import Composition
+    from sage_plugins.deployment.task import ServiceTask
+    from sage_plugins.environment.extensions import Extensions
+    from sage_plugins.environment.log_record import LogRecord
+    from sage_plugins.interfaces import LogLine, RecordedEvent
     from sage_plugins.planning.plan import DeploymentPlan
-    from sage_plugins.reach.listing import Neighbour
-    from sage_plugins.routing.binding import Binding
+    from sage_plugins.plugins.registry import Registry
     from sage_plugins.routing.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
-    from sage_plugins.values import Event, Problem, ReplicaSpec
+    from sage_plugins.values import Event, Problem
 
 __all__ = ["Environment"]
 
 _Service = TypeVar("_Service")
 
-#: States in which a service may be registered again.
-_AT_REST = ("pending", "stopped")
 
-
-class Environment:
+class Environment(Registering):
     """
     A set of services: registered, deployed, called and stopped together.
 
@@ -95,257 +84,23 @@ class Environment:
         """
         self.name = name
         self.id = os.urandom(16).hex()
-        self._catalogue = Catalogue(_checked(options))
-        self._registry = registry  # guarded by _lock, as the next three
-        self._clock = clock
-        self._on_event = on_event
-        self._tasks: dict[str, ServiceTask] = {}
-        self._closed = False
-        self._forked = False
-        self._lock = threading.RLock()
-        self._applying = threading.Lock()  # held while `apply` runs, by one thread at a time
-
-    # -- registering -------------------------------------------------------------------------------------------------
-
-    def register_service(self, service_name: str, service_class: type, /, *args: Any, **kwargs: Any) -> ServiceFactory:
-        """
-        Register a class; every other argument goes to its constructor.
-
-        It is deployed as a loaded file says, else as one replica in this process that runs one call at a time.
-
-        Raises:
-            ValueError: The name is empty or the class is no class.
-            DeployError: A service of that name is deployed.
-        """
-        factory = ServiceFactory(service_name, service_class, args, kwargs)
-        self._register(service_name, factory, None)
-        return factory
-
-    def register_service_with_config(
-        self,
-        service_name: str,
-        service_class: type,
-        /,
-        *args: Any,
-        deployment_config: ServiceDeploymentConfig,
-        **kwargs: Any,
-    ) -> ServiceFactory:
-        """
-        Register a class and how it is deployed; every other argument goes to its constructor.
-
-        The configuration given here beats any file.
-
-        Raises:
-            ValueError: The name is empty or the class is no class.
-            ConfigError: *deployment_config* is no `ServiceDeploymentConfig`.
-            DeployError: A service of that name is deployed.
-        """
-        if not isinstance(deployment_config, ServiceDeploymentConfig):
-            msg = f"deployment_config must be a ServiceDeploymentConfig, got {deployment_config!r}"
-            raise ConfigError(msg)
-        factory = ServiceFactory(service_name, service_class, args, kwargs)
-        self._register(service_name, factory, deployment_config)
-        return factory
-
-    def register_service_on_nodes(
-        self,
-        service_name: str,
-        service_class: type,
-        /,
-        *args: Any,
-        nodes: Sequence[str],
-        threads: int = 1,
-        **rest: Any,
-    ) -> ServiceFactory:
-        """
-        Register a class with one replica on each of *nodes*, and balancing if there are several.
-
-        Args:
-            service_name: Name of the service.
-            service_class: Its class.
-            *args: For its constructor.
-            nodes: Names, IDs or addresses of the nodes.
-            threads: Threads of each replica; more than one is strategy `pool`.
-            **rest: Names of configuration fields, such as `memory_mb`, set these; all others go to the constructor.
-
-        Raises:
-            ValueError: The name is empty or the class is no class.
-            ConfigError: A setting is not valid, or *nodes* decides it already.
-            DeployError: A service of that name is deployed.
-        """
-        from sage_plugins.config.shorthand import on_nodes, split
-
-        settings, kwargs = split(rest)
-        config = on_nodes(nodes, threads, settings)
-        return self.register_service_with_config(service_name, service_class, *args, deployment_config=config, **kwargs)
-
-    def register_local_service_pool(
-        self,
-        service_name: str,
-        service_class: type,
-        /,
-        *args: Any,
-        pool_size: int,
-        max_threads: int | None = None,
-        **rest: Any,
-    ) -> ServiceFactory:
-        """
-        Register a class with several replicas in this process, and balancing if there are several.
-
-        Args:
-            service_name: Name of the service.
-            service_class: Its class.
-            *args: For its constructor.
-            pool_size: Number of replicas.
-            max_threads: Threads of all replicas together: each gets an equal part, rounded down, but at least one.
-                More than one is strategy `pool`. None for one each.
-            **rest: Names of configuration fields, such as `gpu_count`, set these; all others go to the constructor.
-
-        Raises:
-            ValueError: The name is empty or the class is no class.
-            ConfigError: A setting is not valid, or *pool_size* decides it already.
-            DeployError: A service of that name is deployed.
-        """
-        from sage_plugins.config.shorthand import local_pool, split
-
-        settings, kwargs = split(rest)
-        config = local_pool(pool_size, max_threads, settings)
-        return self.register_service_with_config(service_name, service_class, *args, deployment_config=config, **kwargs)
-
-    def register_service_factory(self, service_name: str, service_factory: Any) -> Any:
-        """
-        Register a factory: anything with `create_service(ctx)`, `service_name` and `service_class`; returns it.
-
-        Raises:
-            TypeError: It lacks one of these.
-            DeployError: A service of that name is deployed.
-        """
-        missing = [
-            part for part in ("create_service", "service_name", "service_class") if not hasattr(service_factory, part)
-        ]
-        if missing:
-            msg = f"the factory of service {service_name!r} lacks {', '.join(missing)}: {service_factory!r}"
-            raise TypeError(msg)
-        self._register(service_name, service_factory, None)
-        return service_factory
-
-    def _register(self, name: str, factory: Any, config: ServiceDeploymentConfig | None) -> None:
-        with self._lock:
-            self._check_open(name)
-            task = self._tasks.get(name)
-            if task is not None and task.state not in _AT_REST:
-                msg = (
-                    f"service {name!r} is deployed ({task.state}) and cannot be registered again: close "
-                    "the environment first"
-                )
-                raise DeployError(msg, service=name)
-            self._tasks.pop(name, None)
-            self._catalogue.register(name, factory, config)
-
-    def load_service_deployment_config(self, path: str | PathLike[str], *, profile: str | None = None) -> None:
-        """
-        Read a deployment file; its entries apply to services registered before or after.
-
-        An entry with `class:` is a service of its own. A configuration given in code beats the file. Services that run
-        go on as they are; `apply` has them run as the file says. Loading a file again replaces what it said before.
-
-        Args:
-            path: The YAML file.
-            profile: Which of its `profiles` to apply.
-
-        Raises:
-            ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
-        """
-        reader: ConfigReader = self.registry.find("file reader", "yaml").registration.create(None)
-        file = reader.read(path, profile=profile)
-        with self._lock:
-            for name in file.services:
-                self._check_open(name)
-            self._catalogue.load(file)
-            for name in file.services:
-                task = self._tasks.get(name)
-                if task is not None and task.state in _AT_REST:
-                    del self._tasks[name]
+        self._events = EventRecord(on_event)
+        self._logs: LogRecord | None = None  # made when somebody asks; guarded by Services.lock
+        self._services = Services(self, name, registry, clock, self._events.tell, _checked(options))
+        self._deploying = Deploying(self._services)
+        self._extensions: Extensions | None = None  # as _logs
 
     # -- resolving ---------------------------------------------------------------------------------------------------
 
     @property
     def registry(self) -> Registry:
         """The plugins of this environment."""
-        with self._lock:
-            if self._registry is None:
-                self._registry = Registry.discover()
-            return self._registry
+        return self._services.registry
 
     @property
     def service_factories(self) -> dict[str, Any]:
         """The factories that were registered, by the service's name."""
-        return self._catalogue.factories
-
-    def _new_task(self, name: str, *, takes_over: bool = True) -> ServiceTask:
-        composition, warnings = self._catalogue.compose(name, self.registry)
-        if warnings:
-            import logging
-
-            log = logging.getLogger("sage_plugins")
-            for warning in warnings:
-                log.info("service '%s': %s", name, warning)
-        return self._task_for(composition, takes_over=takes_over)
-
-    def _task_for(self, composition: Composition, *, takes_over: bool = True) -> ServiceTask:
-        watch_over(self)
-        reach = None
-        if "reachable" in composition.target.registration.capabilities:
-            from sage_plugins.environment.adoption import refuse_another
-            from sage_plugins.reach.publication import Home, Publication  # services of this process need nothing of it
-
-            home = Home(self.id, self.name, self._known)
-            reach = partial(Publication, home, accepts=partial(refuse_another, composition) if takes_over else None)
-        return ServiceTask(composition, self.service, self._clock, self._on_event, reach=reach)
-
-    def _known(self) -> dict[str, Neighbour]:
-        """What replicas in other processes are told of the services that there are."""
-        from sage_plugins.reach.listing import Neighbour
-
-        with self._lock:
-            configs = {name: task.composition.config for name, task in self._tasks.items()}
-        for name in self._catalogue.names:
-            if name not in configs:
-                configs[name] = self._catalogue.config(name)
-        targets = {config.target: self._is_reachable(config.target) for config in configs.values()}
-        return {
-            name: Neighbour(config.target, targets[config.target], config.startup_timeout)
-            for name, config in configs.items()
-        }
-
-    def _is_reachable(self, target: str) -> bool:
-        try:
-            return "reachable" in self.registry.find("target", target).registration.capabilities
-        except UnknownPluginError:  # whoever deploys a service there is told
-            return False
-
-    def _check_open(self, name: str) -> None:
-        if self._forked:
-            raise forked_error(name)
-        if self._closed:
-            msg = f"environment {self.name!r} is closed; service {name!r} cannot be used any more"
-            raise ServiceStoppedError(msg, service=name)
-
-    def _names(self) -> list[str]:
-        with self._lock:  # what runs is known, also if no file names it any more
-            return list(dict.fromkeys([*self._catalogue.names, *self._tasks]))
-
-    def _check_known(self, name: str) -> None:
-        names = self._names()
-        if name not in names:
-            from sage_plugins.texts import did_you_mean
-
-            near = did_you_mean(name, names)
-            hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(names) or 'none'}"
-            if self._keepers():
-                hint += "; services that another process has left running are taken over with `adopt()`"
-            msg = f"no service {name!r} in environment {self.name!r}: {hint}"
-            raise ServiceNotFoundError(msg, service=name)
+        return self._services.catalogue.factories
 
     # -- deploying ---------------------------------------------------------------------------------------------------
 
@@ -365,7 +120,7 @@ class Environment:
         """
         from sage_plugins.planning.plan import DeploymentPlan, ServicePlan, plan_service
 
-        catalogue = self._catalogue.snapshot()
+        catalogue = self._services.catalogue.snapshot()
         names = catalogue.names
         known = {**(running or {}), **self.running()}
         services = [
@@ -386,7 +141,7 @@ class Environment:
         Raises:
             PluginError: A plugin breaks its contract.
         """
-        return self._catalogue.snapshot().check(self.registry, import_classes=import_classes)
+        return self._services.catalogue.snapshot().check(self.registry, import_classes=import_classes)
 
     def running(self) -> dict[str, dict[str, Any]]:
         """
@@ -397,8 +152,8 @@ class Environment:
         from sage_plugins.config.origins import ARGUMENT
         from sage_plugins.planning.plan import comparable, describe
 
-        with self._lock:
-            tasks = {name: task for name, task in self._tasks.items() if task.state not in _AT_REST}
+        with self._services.lock:
+            tasks = {name: task for name, task in self._services.tasks.items() if task.state not in AT_REST}
         return {
             name: comparable(describe(task.composition, lambda _: ARGUMENT)) | task.drift
             for name, task in tasks.items()
@@ -413,35 +168,10 @@ class Environment:
 
         Raises:
             PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
-            DeployError: A service did not become ready; what this call had started was stopped.
+            DeployError: A service did not become ready, or an extension did not start; what this call had started was
+                stopped.
         """
-        names = self._catalogue.names
-        with self._lock:
-            for name in names:
-                self._check_open(name)
-                if name in self._tasks and self._tasks[name].state == "stopped":
-                    del self._tasks[name]  # a stopped task does not start again
-        self._catalogue.compose_all((name for name in names if name not in self._tasks), self.registry)
-        tasks = [self.task(name) for name in names]
-        self._start_all(tasks, timeout)
-
-    def _start_all(self, tasks: Sequence[ServiceTask], timeout: float | None) -> None:
-        # Taken now: a constructor that calls another of these services starts that one before its turn comes.
-        started = [task for task in tasks if task.state == "pending"]
-        try:
-            for task in started:
-                task.begin()
-            for task in tasks:
-                task.wait_ready(timeout)
-        except BaseException:
-            for task in reversed(started):
-                task.undo_start()
-            with self._lock:
-                # A stopped task does not start again: the next deploy makes new ones.
-                for task in started:
-                    if self._tasks.get(task.service_name) is task:
-                        del self._tasks[task.service_name]
-            raise
+        self._deploying.deploy(timeout, self._start_extensions)
 
     async def adeploy(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as `deploy`
         """`deploy` for coroutines: it runs in a thread of its own, and the loop goes on meanwhile."""
@@ -472,43 +202,7 @@ class Environment:
             ClusterUnavailableError: The cluster does not say what runs.
             PlanError, UnknownPluginError, PluginError: The plugins here are not those that the services need.
         """
-        with ExitStack() as stack:
-            found: dict[str, ReplicaSpec] = {}
-            keepers = self._keepers()
-            if not keepers:
-                msg = (
-                    f"the services of environment {self.name!r} end with the process that deploys them, so none can be "
-                    "taken over: make it with options={'ray': {'lifetime': 'detached', 'address': ...}}, as the "
-                    "process that deploys them does"
-                )
-                raise ConfigError(msg)
-            for target, keeper in keepers:
-                stack.callback(target.close)
-                found |= keeper.deployed()
-            tasks = []
-            with self._lock:
-                self._check_open(next(iter(found), self.name))
-                for name, spec in found.items():
-                    task = self._tasks.get(name)
-                    if task is None or task.state in _AT_REST:
-                        composition = self._catalogue.compose_as(name, spec.factory, spec.config, self.registry)
-                        tasks.append(self._task_for(composition))
-                self._tasks.update((task.service_name, task) for task in tasks)
-            self._start_all(tasks, timeout)
-        return list(found)
-
-    def _keepers(self) -> list[tuple[Target, Keeper]]:
-        """What is kept of services of this environment, with the targets that it must not outlive."""
-        from sage_plugins.environment.adoption import keeping_targets
-
-        found = []
-        for target in keeping_targets(self.registry, self._catalogue.environment_options):
-            keeper = target.keeper(self.id, self.name)  # type: ignore[attr-defined] # as declared
-            if keeper is None:
-                target.close()
-            else:
-                found.append((target, keeper))
-        return found
+        return self._deploying.adopt(timeout)
 
     def apply(self, timeout: float | None = None) -> None:
         """
@@ -527,44 +221,18 @@ class Environment:
             DeployError: A service did not become ready; the one that ran goes on. Or another thread applies and this
                 comes from within a service's call, for which that thread may be waiting.
         """
-        if not self._applying.acquire(blocking=current_call() is None):
-            msg = (
-                f"environment {self.name!r} is being changed by another thread; from within a service's call that "
-                "cannot be waited for: apply again later"
-            )
-            raise DeployError(msg)
-        try:
-            plan = self.plan()
-            for service in plan.services:
-                if service.action == "change":
-                    self._replace(service.name, timeout)
-            self.deploy(timeout)
-            for service in plan.services:
-                if service.action == "remove":
-                    with self._lock:
-                        task = self._tasks.pop(service.name, None)
-                    if task is not None:
-                        task.stop()
-        finally:
-            self._applying.release()
+        self._deploying.apply(self.plan, timeout, self._start_extensions)
 
-    def _replace(self, name: str, timeout: float | None) -> None:
-        new = self._new_task(name, takes_over=False)  # what the old one has goes with it
-        try:
-            new.start_running(timeout)
-        except BaseException:  # KeyboardInterrupt too: nobody else knows of it
-            new.stop(drain_timeout=0)
-            raise
-        with self._lock:
-            closed = self._closed
-            old = self._tasks.get(name)
-            if not closed:
-                self._tasks[name] = new
-        if closed:
-            new.stop(drain_timeout=0)
-            self._check_open(name)
-        if old is not None:
-            old.stop()
+    def _start_extensions(self) -> None:
+        options = self._services.catalogue.environment_options
+        if not options:
+            return
+        from sage_plugins.environment.extensions import Extensions  # most environments have none
+
+        with self._services.lock:
+            extensions = self._extensions = self._extensions or Extensions()
+        self._record_logs()
+        extensions.start(self.registry, options, self)
 
     # -- calling -----------------------------------------------------------------------------------------------------
 
@@ -588,71 +256,7 @@ class Environment:
             ServiceNotFoundError: No service of that name is registered.
             ServiceStoppedError: The environment is closed.
         """
-        from sage_plugins.routing.handle import ServiceHandle
-
-        with self._lock:
-            task = self._tasks.get(name)
-            if task is None or task.state == "stopped":  # those that run may be found: accepted calls need them
-                self._check_open(name)
-                if name not in self._names() and (keepers := self._keepers()):
-                    return self._find_elsewhere(name, keepers)
-                self._check_known(name)
-        return ServiceHandle(
-            name,
-            lambda: self._bind(name),
-            travels=lambda: self._travelling(name),
-            service_class=lambda: self._class_of(name),
-            waits_to_bind=lambda: self._waits_to_bind(name),
-        )
-
-    def _find_elsewhere(self, name: str, keepers: Sequence[tuple[Target, Keeper]]) -> ServiceHandle:
-        """A handle to a service of an environment of this name that another process has deployed."""
-        from sage_plugins.reach.guest import look_up
-
-        handle = None
-        for target, keeper in keepers:
-            directory = target.directory(keeper.environment)  # type: ignore[attr-defined] # as declared
-            target.close()
-            handle = handle or look_up(directory, self.name, name)
-        assert handle is not None  # noqa: S101 - for the type checker: it is asked with one or more
-        return handle
-
-    def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
-        """What a pickled handle consists of; the service need not be deployed."""
-        task = self.task(name)
-        parts = task.reach.handle_parts()
-        if parts is None:
-            msg = (
-                f"the handle to {name!r} cannot be pickled: target '{task.composition.target.id}' runs the service in "
-                "this process, where no other can call it. Give it a target that other processes reach, such as "
-                "'remote_any', or hand over what is needed of the service"
-            )
-            raise CallError(msg, service=name)
-        watch_over(self)  # so that the handle finds the way home
-        return parts
-
-    def _class_of(self, name: str) -> type | None:
-        """The class of a service; None for one that a file names and that was not imported yet."""
-        task = self._tasks.get(name)
-        factory = self._catalogue.factories.get(name) if task is None else task.composition.factory
-        cls = getattr(factory, "service_class", None)
-        return cls if isinstance(cls, type) else None
-
-    def _waits_to_bind(self, name: str) -> bool:
-        """Whether a call of a service has to wait until its replicas have started."""
-        task = self._tasks.get(name)
-        return task is None or task.state in (*_AT_REST, "starting")
-
-    def _bind(self, name: str) -> Binding:
-        """For the first call of a handle: deploys the service if that has not happened."""
-        task = self.task(name)
-        try:
-            return task.bind()
-        except DeployError:
-            with self._lock:  # a stopped task does not start again: the next call makes a new one
-                if self._tasks.get(name) is task:
-                    del self._tasks[name]
-            raise
+        return self._services.handle(name)
 
     @cached_property
     def call_service(self) -> ServiceCaller:
@@ -745,13 +349,7 @@ class Environment:
             ServiceStoppedError: The environment was closed before the task was made.
             PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
         """
-        with self._lock:
-            task = self._tasks.get(name)
-            if task is None:
-                self._check_known(name)
-                self._check_open(name)
-                task = self._tasks[name] = self._new_task(name)
-            return task
+        return self._services.task(name)
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
@@ -772,6 +370,54 @@ class Environment:
         """
         return self.task(name).status()
 
+    def status(self) -> dict[str, Any]:
+        """
+        All services at a glance, as plain values: `json.dumps` takes them, and secrets are masked.
+
+        Returns:
+            `environment`, its `id`, and `services`: by name what `get_service_status` gives. A service that cannot be
+            composed has a `state` of `"refused"` and the `error`.
+        """
+        from sage_plugins.environment.plain_status import plain
+
+        services = {}
+        for name in self._services.names:
+            try:
+                services[name] = plain(self.task(name).status())
+            except (SageDeployError, ValueError) as error:
+                services[name] = {"service_name": name, "state": "refused", "error": str(error)}
+        return {"environment": self.name, "id": self.id, "services": services}
+
+    def events(self, after: int = 0, service: str | None = None) -> list[RecordedEvent]:
+        """
+        The last events of the services, at most 1,000, the oldest first.
+
+        Args:
+            after: Number of the last event that is known already; 0 for none.
+            service: Name of the service; None for all.
+        """
+        return self._events.after(after, service)
+
+    def logs(self, after: int = 0, service: str | None = None) -> list[LogLine]:
+        """
+        What services in this process have logged, at most the last 10,000 lines, the oldest first.
+
+        Lines are kept from the first call of this method on, or from the start of the first extension.
+
+        Args:
+            after: Number of the last line that is known already; 0 for none.
+            service: Name of the service; None for all.
+        """
+        return self._record_logs().after(after, service)
+
+    def _record_logs(self) -> LogRecord:
+        with self._services.lock:
+            if self._logs is None:
+                from sage_plugins.environment.log_record import LogRecord  # few look
+
+                self._logs = LogRecord(lambda: self._services.names)
+            return self._logs
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self, drain_timeout: float | None = None) -> None:
@@ -784,31 +430,13 @@ class Environment:
         Args:
             drain_timeout: Seconds for the accepted calls of all services; None for the longest of their own.
         """
-        with self._lock:
-            self._closed = True
-            tasks = list(self._tasks.values())
-        if any(task.owns(current_call()) for task in tasks):
-            # A service's own call closes its environment: waiting for that call to end would never end.
-            start_thread(lambda: self._close(tasks, drain_timeout), f"{self.name}-close")
-        else:
-            self._close(tasks, drain_timeout)
+        if self._extensions is not None:
+            self._extensions.close()
+        self._deploying.close(drain_timeout, self._closed)
 
-    def _close(self, tasks: list[ServiceTask], drain_timeout: float | None) -> None:
-        # Accepted calls may need other services to finish, so every service stays open to those until all are idle.
-        idle = threading.Event()
-
-        def look() -> None:
-            if all(task.idle for task in tasks):
-                idle.set()
-
-        for task in tasks:
-            task.close_to_outsiders(look)
-        look()
-        limits = [task.drain_timeout if drain_timeout is None else drain_timeout for task in tasks]
-        until = self._clock.monotonic() + max(limits, default=0.0)
-        idle.wait(until - self._clock.monotonic())
-        for task in reversed(tasks):
-            task.close(max(0.0, until - self._clock.monotonic()))
+    def _closed(self) -> None:
+        if self._logs is not None:
+            self._logs.close()
         forget(self)
 
     def __enter__(self) -> Self:
@@ -835,17 +463,14 @@ class Environment:
 
     def after_fork(self) -> None:
         """In a forked child: the services are not here; refuse everything that needs them."""
-        self._lock = threading.RLock()
-        self._applying = threading.Lock()
-        self._catalogue.after_fork()
-        self._closed = self._forked = True
-        tasks, self._tasks = self._tasks, {}
-        for name, task in tasks.items():
-            task.after_fork(partial(forked_error, name))
+        self._services.after_fork()
+        self._deploying.after_fork()
+        if self._extensions is not None:
+            self._extensions.after_fork()
 
     def __repr__(self) -> str:
         """Name and number of services."""
-        return f"<Environment {self.name!r} with {len(self._catalogue.names)} services>"
+        return f"<Environment {self.name!r} with {len(self._services.catalogue.names)} services>"
 
 
 def _checked(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:

@@ -105,6 +105,7 @@ class GivenOptions(NamedTuple):
             for (kind, id), entry in registry.entries().items()
             if entry.registration.environment_options is not None and any(id in _named(each)[kind] for each in configs)
         }
+        used |= set(registry.ids("extension"))  # which need no service to name them
         notes: list[Problem] = []
         for id in self.values():
             message = "has no effect: no installed plugin reads options for the whole file by this ID"

@@ -19,7 +19,7 @@ class Store:
 
 
 def config_of(env, name="svc"):
-    return env._catalogue.config(name)
+    return env._services.catalogue.config(name)
 
 
 # -- on nodes ----------------------------------------------------------------------------------------------------------

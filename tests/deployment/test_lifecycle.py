@@ -531,7 +531,7 @@ def test_close_of_a_service_that_drains_waits_for_its_calls_only(deploy, threade
     stopping = in_thread(task.stop)
     until(lambda: task.state == "draining")
     closing = in_thread(service.env.close)
-    until(lambda: service.env._closed)
+    until(lambda: service.env._services.closed)
     gate.open()
     stopping.result(PATIENCE)
     closing.result(PATIENCE)
@@ -768,7 +768,7 @@ def test_fork(program, strategy, held):
         before = (
             "import sage_plugins.call.call as module; held = threading.Event(); go = threading.Event()\n"
             "    locks = [each for each in vars(module).values() if type(each) is type(threading.Lock())]\n"
-            "    locks += [env._lock, env._catalogue._lock]\n"
+            "    locks += [env._services.lock, env._services.catalogue._lock]\n"
             "    def hold():\n"
             "        for lock in locks: lock.acquire()\n"
             "        held.set(); go.wait()\n"

@@ -20,6 +20,8 @@ from sage_deploy_cli.output import complain, progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sage_plugins.values import Command
+
 __all__ = ["ExitCode", "commands", "main"]
 
 #: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
@@ -34,9 +36,9 @@ COMMANDS: Final = {
     "plugins": "Look at the installed plugins.",
 }
 
-#: The commands that reach a running environment, and who brings them.
-ELSEWHERE: Final = dict.fromkeys(
-    (
+#: Commands that are not part of any distribution yet.
+ELSEWHERE: Final = frozenset(
+    {
         "apply",
         "call",
         "dashboard",
@@ -50,9 +52,16 @@ ELSEWHERE: Final = dict.fromkeys(
         "scale",
         "status",
         "top",
-    ),
-    "sage-deploy-dashboard",
+    }
 )
+
+
+def plugin_commands() -> dict[str, Command]:
+    """The commands that installed plugins add, by name; the first of two of one name counts, and none replaces ours."""
+    from sage_plugins.plugins.registry import Registry
+
+    commands = {command.name: command for _, command in reversed(Registry.discover().commands)}
+    return {name: commands[name] for name in sorted(commands) if name not in COMMANDS}
 
 
 @click.group(
@@ -60,6 +69,7 @@ ELSEWHERE: Final = dict.fromkeys(
     package="sage_deploy_cli.commands",
     summaries=COMMANDS,
     elsewhere=ELSEWHERE,
+    more=plugin_commands,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="sage-deploy", prog_name="sage-deploy")

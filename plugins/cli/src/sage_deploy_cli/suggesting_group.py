@@ -9,7 +9,7 @@ import click
 from sage_deploy_cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 __all__ = ["SuggestingGroup"]
 
@@ -19,10 +19,10 @@ class SuggestingGroup(click.Group):
     As `click.Group`, whose own answers to these depend on its version.
 
     Attributes:
-        elsewhere: Commands that another distribution brings, with its name.
+        elsewhere: Commands that no distribution brings yet.
     """
 
-    elsewhere: Mapping[str, str] = {}
+    elsewhere: Collection[str] = ()
 
     def summaries(self, ctx: click.Context) -> Mapping[str, str]:
         """What the list of commands says of each: the first paragraph of its help, all of it."""
@@ -49,12 +49,9 @@ class SuggestingGroup(click.Group):
         if name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None:
             return super().resolve_command(ctx, args)
         if name in self.elsewhere:
-            msg = (
-                f"The command {name!r} belongs to the distribution {self.elsewhere[name]}, which is not part of this"
-                " version."
-            )
+            msg = f"The command {name!r} is not part of this version."
             raise click.UsageError(msg, ctx)
         from sage_plugins.texts import did_you_mean
 
-        near = did_you_mean(name, [*self.list_commands(ctx), *self.elsewhere])
+        near = did_you_mean(name, self.list_commands(ctx))
         raise click.UsageError(f"No such command {name!r}." + (f" Did you mean {near!r}?" if near else ""), ctx)

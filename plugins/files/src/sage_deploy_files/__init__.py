@@ -14,20 +14,20 @@ from sage_plugins.hookspecs import hookimpl
 from sage_plugins.values import Registration
 
 if TYPE_CHECKING:
-    from sage_deploy_files.reading.dump import dump
     from sage_deploy_files.reading.entries import DeploymentFile, ServiceEntry
     from sage_deploy_files.reading.problems import FileProblem, Position
     from sage_deploy_files.reading.reader import read
+    from sage_deploy_files.writing import dump
 
 __all__ = ["DeploymentFile", "FileProblem", "Position", "ServiceEntry", "dump", "read", "sage_register_readers"]
 
 _HOMES: Final = {
-    "DeploymentFile": "entries",
-    "FileProblem": "problems",
-    "Position": "problems",
-    "ServiceEntry": "entries",
-    "dump": "dump",
-    "read": "reader",
+    "DeploymentFile": "reading.entries",
+    "FileProblem": "reading.problems",
+    "Position": "reading.problems",
+    "ServiceEntry": "reading.entries",
+    "dump": "writing",
+    "read": "reading.reader",
 }
 
 
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.reading.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def _create_yaml(_options: None) -> Any:

@@ -50,7 +50,7 @@ def command(file: Path, profile: str | None, *, no_import: bool, resolved: bool)
             refuse(str(file), [problem for problem in problems if isinstance(problem, FileProblem)])
         report: Callable[[object], None] = write
         if resolved:
-            from sage_deploy_files.reading.dump import dump
+            from sage_deploy_files.writing import dump
 
             write(dump(services).rstrip("\n"))
             report = progress

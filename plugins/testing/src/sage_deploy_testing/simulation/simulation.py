@@ -39,7 +39,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import attrs
 
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, FakeReplica
-from sage_deploy_testing.simulation.simulation_rules import BrokenRuleError, Course, Place, SimulatedCall
+from sage_deploy_testing.simulation.simulated_calls import BrokenRuleError, Place, SimulatedCall
+from sage_deploy_testing.simulation.simulation_rules import Course
 from sage_deploy_testing.simulation.simulation_setting import TICK, Setting
 from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import attrs
 
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, FakeReplica
+from sage_deploy_testing.simulation.simulated_calls import BrokenRuleError, Place, SimulatedCall
 from sage_deploy_testing.simulation.simulation import Simulation
-from sage_deploy_testing.simulation.simulation_rules import BrokenRuleError, Place, SimulatedCall
 from sage_deploy_testing.simulation.simulation_setting import TICK, Setting
 from sage_plugins.resilience.restarts import (
     LONGEST_WAIT_S,

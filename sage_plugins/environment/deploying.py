@@ -1,0 +1,172 @@
+"""What deploys, changes and closes the services of one environment together."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from sage_plugins.call.current import current_call
+from sage_plugins.errors import (
+    ConfigError,
+    DeployError,
+)
+from sage_plugins.threads import start_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sage_plugins.deployment.task import ServiceTask
+    from sage_plugins.environment.services import Services
+    from sage_plugins.planning.plan import DeploymentPlan
+    from sage_plugins.values import ReplicaSpec
+
+from sage_plugins.environment.services import AT_REST
+
+__all__ = ["Deploying"]
+
+
+class Deploying:
+    """Starts everything or nothing, applies changes in turn, closes. All methods are safe from any thread."""
+
+    def __init__(self, services: Services) -> None:
+        """Deploy *services*."""
+        self._services = services
+        self._applying = threading.Lock()  # held while `apply` runs, by one thread at a time
+
+    def deploy(self, timeout: float | None, then: Callable[[], None]) -> None:
+        """As `Environment.deploy`; *then* belongs to it: what it raises stops what was started."""
+        names = self._services.catalogue.names
+        with self._services.lock:
+            for name in names:
+                self._services.check_open(name)
+                if name in self._services.tasks and self._services.tasks[name].state == "stopped":
+                    del self._services.tasks[name]  # a stopped task does not start again
+        self._services.catalogue.compose_all(
+            (name for name in names if name not in self._services.tasks), self._services.registry
+        )
+        tasks = [self._services.task(name) for name in names]
+        self._start_all(tasks, timeout, then)
+
+    def _start_all(
+        self, tasks: Sequence[ServiceTask], timeout: float | None, then: Callable[[], None] | None = None
+    ) -> None:
+        # Taken now: a constructor that calls another of these services starts that one before its turn comes.
+        started = [task for task in tasks if task.state == "pending"]
+        try:
+            for task in started:
+                task.begin()
+            for task in tasks:
+                task.wait_ready(timeout)
+            if then is not None:
+                then()
+        except BaseException:
+            for task in reversed(started):
+                task.undo_start()
+            with self._services.lock:
+                # A stopped task does not start again: the next deploy makes new ones.
+                for task in started:
+                    if self._services.tasks.get(task.service_name) is task:
+                        del self._services.tasks[task.service_name]
+            raise
+
+    def adopt(self, timeout: float | None = None) -> list[str]:
+        """As `Environment.adopt`."""
+        with ExitStack() as stack:
+            found: dict[str, ReplicaSpec] = {}
+            keepers = self._services.keepers()
+            if not keepers:
+                msg = (
+                    f"the services of environment {self._services.name!r} end with the process that deploys them, so "
+                    "none can be taken over: make it with options={'ray': {'lifetime': 'detached', 'address': ...}}, "
+                    "as the process that deploys them does"
+                )
+                raise ConfigError(msg)
+            for target, keeper in keepers:
+                stack.callback(target.close)
+                found |= keeper.deployed()
+            tasks = []
+            with self._services.lock:
+                self._services.check_open(next(iter(found), self._services.name))
+                for name, spec in found.items():
+                    task = self._services.tasks.get(name)
+                    if task is None or task.state in AT_REST:
+                        composition = self._services.catalogue.compose_as(
+                            name, spec.factory, spec.config, self._services.registry
+                        )
+                        tasks.append(self._services.task_for(composition))
+                self._services.tasks.update((task.service_name, task) for task in tasks)
+            self._start_all(tasks, timeout)
+        return list(found)
+
+    def apply(self, plan: Callable[[], DeploymentPlan], timeout: float | None, then: Callable[[], None]) -> None:
+        """As `Environment.apply`, with *plan* as the plan."""
+        if not self._applying.acquire(blocking=current_call() is None):
+            msg = (
+                f"environment {self._services.name!r} is being changed by another thread; from within a service's call "
+                "that cannot be waited for: apply again later"
+            )
+            raise DeployError(msg)
+        try:
+            found = plan()
+            for service in found.services:
+                if service.action == "change":
+                    self._replace(service.name, timeout)
+            self.deploy(timeout, then)
+            for service in found.services:
+                if service.action == "remove":
+                    with self._services.lock:
+                        task = self._services.tasks.pop(service.name, None)
+                    if task is not None:
+                        task.stop()
+        finally:
+            self._applying.release()
+
+    def _replace(self, name: str, timeout: float | None) -> None:
+        new = self._services.new_task(name, takes_over=False)  # what the old one has goes with it
+        try:
+            new.start_running(timeout)
+        except BaseException:  # KeyboardInterrupt too: nobody else knows of it
+            new.stop(drain_timeout=0)
+            raise
+        with self._services.lock:
+            closed = self._services.closed
+            old = self._services.tasks.get(name)
+            if not closed:
+                self._services.tasks[name] = new
+        if closed:
+            new.stop(drain_timeout=0)
+            self._services.check_open(name)
+        if old is not None:
+            old.stop()
+
+    def close(self, drain_timeout: float | None, then: Callable[[], None]) -> None:
+        """As `Environment.close`; calls *then* when all services have stopped."""
+        tasks = self._services.close()
+        if any(task.owns(current_call()) for task in tasks):
+            # A service's own call closes its environment: waiting for that call to end would never end.
+            start_thread(lambda: self._close(tasks, drain_timeout, then), f"{self._services.name}-close")
+        else:
+            self._close(tasks, drain_timeout, then)
+
+    def _close(self, tasks: list[ServiceTask], drain_timeout: float | None, then: Callable[[], None]) -> None:
+        # Accepted calls may need other services to finish, so every service stays open to those until all are idle.
+        idle = threading.Event()
+
+        def look() -> None:
+            if all(task.idle for task in tasks):
+                idle.set()
+
+        for task in tasks:
+            task.close_to_outsiders(look)
+        look()
+        limits = [task.drain_timeout if drain_timeout is None else drain_timeout for task in tasks]
+        until = self._services.clock.monotonic() + max(limits, default=0.0)
+        idle.wait(until - self._services.clock.monotonic())
+        for task in reversed(tasks):
+            task.close(max(0.0, until - self._services.clock.monotonic()))
+        then()
+
+    def after_fork(self) -> None:
+        """In a forked child: whoever applied is not here to let go of the lock."""
+        self._applying = threading.Lock()

@@ -1,0 +1,53 @@
+"""What the services of an environment have logged, for those who look at it later."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from sage_plugins.interfaces.operations import LogLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["LogRecord"]
+
+#: Lines that are kept, of all services together.
+_LINES: Final = 10_000
+#: Where `ServiceContext.logger` writes.
+_LOGGER: Final = "sage.service"
+
+
+class LogRecord(logging.Handler):
+    """The last lines that services of this process have logged. From any thread."""
+
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        """Remember what the services *names* log from now on, until `close`."""
+        super().__init__()
+        self._names = names
+        self._lines: deque[LogLine] = deque(maxlen=_LINES)
+        self._numbers = count(1)
+        self._guard = threading.RLock()
+        logging.getLogger(_LOGGER).addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remember a line, if it is of a service of this environment."""
+        service = record.name.removeprefix(f"{_LOGGER}.")
+        if service in self._names():
+            message = self.format(record)
+            with self._guard:
+                self._lines.append(LogLine(next(self._numbers), record.created, record.levelname, service, message))
+
+    def after(self, seq: int, service: str | None) -> list[LogLine]:
+        """Those with numbers above *seq*, of one service or of all."""
+        with self._guard:
+            lines = list(self._lines)
+        return [each for each in lines if each.seq > seq and service in {None, each.service}]
+
+    def close(self) -> None:
+        """Remember no more lines."""
+        logging.getLogger(_LOGGER).removeHandler(self)
+        super().close()

@@ -1,0 +1,165 @@
+"""How services are registered: in code, by the short forms, and by files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.config.service_config import ServiceDeploymentConfig
+from sage_plugins.errors import (
+    ConfigError,
+)
+from sage_plugins.service.factory import ServiceFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from sage_plugins.environment.services import Services
+    from sage_plugins.interfaces import ConfigReader
+
+__all__ = ["Registering"]
+
+
+class Registering:
+    """The part of an environment where services are registered. All methods are safe from any thread."""
+
+    _services: Services
+
+    def register_service(self, service_name: str, service_class: type, /, *args: Any, **kwargs: Any) -> ServiceFactory:
+        """
+        Register a class; every other argument goes to its constructor.
+
+        It is deployed as a loaded file says, else as one replica in this process that runs one call at a time.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+            DeployError: A service of that name is deployed.
+        """
+        factory = ServiceFactory(service_name, service_class, args, kwargs)
+        self._services.register(service_name, factory, None)
+        return factory
+
+    def register_service_with_config(
+        self,
+        service_name: str,
+        service_class: type,
+        /,
+        *args: Any,
+        deployment_config: ServiceDeploymentConfig,
+        **kwargs: Any,
+    ) -> ServiceFactory:
+        """
+        Register a class and how it is deployed; every other argument goes to its constructor.
+
+        The configuration given here beats any file.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+            ConfigError: *deployment_config* is no `ServiceDeploymentConfig`.
+            DeployError: A service of that name is deployed.
+        """
+        if not isinstance(deployment_config, ServiceDeploymentConfig):
+            msg = f"deployment_config must be a ServiceDeploymentConfig, got {deployment_config!r}"
+            raise ConfigError(msg)
+        factory = ServiceFactory(service_name, service_class, args, kwargs)
+        self._services.register(service_name, factory, deployment_config)
+        return factory
+
+    def register_service_on_nodes(
+        self,
+        service_name: str,
+        service_class: type,
+        /,
+        *args: Any,
+        nodes: Sequence[str],
+        threads: int = 1,
+        **rest: Any,
+    ) -> ServiceFactory:
+        """
+        Register a class with one replica on each of *nodes*, and balancing if there are several.
+
+        Args:
+            service_name: Name of the service.
+            service_class: Its class.
+            *args: For its constructor.
+            nodes: Names, IDs or addresses of the nodes.
+            threads: Threads of each replica; more than one is strategy `pool`.
+            **rest: Names of configuration fields, such as `memory_mb`, set these; all others go to the constructor.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+            ConfigError: A setting is not valid, or *nodes* decides it already.
+            DeployError: A service of that name is deployed.
+        """
+        from sage_plugins.config.shorthand import on_nodes, split
+
+        settings, kwargs = split(rest)
+        config = on_nodes(nodes, threads, settings)
+        return self.register_service_with_config(service_name, service_class, *args, deployment_config=config, **kwargs)
+
+    def register_local_service_pool(
+        self,
+        service_name: str,
+        service_class: type,
+        /,
+        *args: Any,
+        pool_size: int,
+        max_threads: int | None = None,
+        **rest: Any,
+    ) -> ServiceFactory:
+        """
+        Register a class with several replicas in this process, and balancing if there are several.
+
+        Args:
+            service_name: Name of the service.
+            service_class: Its class.
+            *args: For its constructor.
+            pool_size: Number of replicas.
+            max_threads: Threads of all replicas together: each gets an equal part, rounded down, but at least one.
+                More than one is strategy `pool`. None for one each.
+            **rest: Names of configuration fields, such as `gpu_count`, set these; all others go to the constructor.
+
+        Raises:
+            ValueError: The name is empty or the class is no class.
+            ConfigError: A setting is not valid, or *pool_size* decides it already.
+            DeployError: A service of that name is deployed.
+        """
+        from sage_plugins.config.shorthand import local_pool, split
+
+        settings, kwargs = split(rest)
+        config = local_pool(pool_size, max_threads, settings)
+        return self.register_service_with_config(service_name, service_class, *args, deployment_config=config, **kwargs)
+
+    def register_service_factory(self, service_name: str, service_factory: Any) -> Any:
+        """
+        Register a factory: anything with `create_service(ctx)`, `service_name` and `service_class`; returns it.
+
+        Raises:
+            TypeError: It lacks one of these.
+            DeployError: A service of that name is deployed.
+        """
+        missing = [
+            part for part in ("create_service", "service_name", "service_class") if not hasattr(service_factory, part)
+        ]
+        if missing:
+            msg = f"the factory of service {service_name!r} lacks {', '.join(missing)}: {service_factory!r}"
+            raise TypeError(msg)
+        self._services.register(service_name, service_factory, None)
+        return service_factory
+
+    def load_service_deployment_config(self, path: str | PathLike[str], *, profile: str | None = None) -> None:
+        """
+        Read a deployment file; its entries apply to services registered before or after.
+
+        An entry with `class:` is a service of its own. A configuration given in code beats the file. Services that run
+        go on as they are; `apply` has them run as the file says. Loading a file again replaces what it said before.
+
+        Args:
+            path: The YAML file.
+            profile: Which of its `profiles` to apply.
+
+        Raises:
+            ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
+        """
+        reader: ConfigReader = self._services.registry.find("file reader", "yaml").registration.create(None)
+        self._services.load(reader.read(path, profile=profile))

@@ -1,0 +1,308 @@
+"""The services of one environment: what is registered, the tasks of what was deployed, and handles to all of them."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.deployment.task import ServiceTask
+from sage_plugins.errors import (
+    CallError,
+    DeployError,
+    ServiceNotFoundError,
+    ServiceStoppedError,
+    UnknownPluginError,
+)
+from sage_plugins.planning.catalogue import Catalogue
+from sage_plugins.plugins.registry import Registry
+from sage_plugins.process_end import forked_error, watch_over
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_plugins.clock import Clock
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.interfaces import ConfigSource, Keeper, Target
+    from sage_plugins.planning.composition import Composition
+    from sage_plugins.process_end import LiveEnvironment
+    from sage_plugins.reach.listing import Neighbour
+    from sage_plugins.routing.binding import Binding
+    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.values import Event
+
+__all__ = ["AT_REST", "Services"]
+
+#: States in which a service may be registered again.
+AT_REST = ("pending", "stopped")
+
+
+class Services:
+    """
+    The table of an environment's services. All methods are safe from any thread.
+
+    Attributes:
+        name: Name of the environment.
+        id: Its ID.
+        catalogue: What is registered, in code and by files.
+        tasks: Of services that were composed, by name; guarded by `lock`, as the next two.
+        closed: Whether the environment was closed.
+        forked: Whether this is a forked child of its process.
+        lock: Re-entrant, because composing a service may need another one.
+        clock: For deadlines.
+        on_event: Told of every event.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what an environment is made of
+        self,
+        environment: LiveEnvironment,
+        name: str,
+        registry: Registry | None,
+        clock: Clock,
+        on_event: Callable[[Event], None],
+        options: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Make an empty table; *environment* is closed at the interpreter's exit once it has services."""
+        self.name = name
+        self.id = environment.id
+        self.catalogue = Catalogue(options)
+        self.tasks: dict[str, ServiceTask] = {}
+        self.closed = False
+        self.forked = False
+        self.lock = threading.RLock()
+        self.clock = clock
+        self.on_event = on_event
+        self._environment = environment
+        self._registry = registry  # guarded by lock
+
+    @property
+    def registry(self) -> Registry:
+        """The plugins of this environment."""
+        with self.lock:
+            if self._registry is None:
+                self._registry = Registry.discover()
+            return self._registry
+
+    def register(self, name: str, factory: Any, config: ServiceDeploymentConfig | None) -> None:
+        """
+        Have *factory* build a service, deployed as *config* says; None for a file or the default.
+
+        Raises:
+            DeployError: A service of that name is deployed.
+        """
+        with self.lock:
+            self.check_open(name)
+            task = self.tasks.get(name)
+            if task is not None and task.state not in AT_REST:
+                msg = (
+                    f"service {name!r} is deployed ({task.state}) and cannot be registered again: close "
+                    "the environment first"
+                )
+                raise DeployError(msg, service=name)
+            self.tasks.pop(name, None)
+            self.catalogue.register(name, factory, config)
+
+    def task(self, name: str) -> ServiceTask:
+        """
+        The task of a service, composed when first asked for; starts nothing.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            ServiceStoppedError: The environment was closed before the task was made.
+            PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
+        """
+        with self.lock:
+            task = self.tasks.get(name)
+            if task is None:
+                self.check_known(name)
+                self.check_open(name)
+                task = self.tasks[name] = self.new_task(name)
+            return task
+
+    def new_task(self, name: str, *, takes_over: bool = True) -> ServiceTask:
+        """A task for a service as it is configured now; nobody else has it yet."""
+        composition, warnings = self.catalogue.compose(name, self.registry)
+        if warnings:
+            import logging
+
+            log = logging.getLogger("sage_plugins")
+            for warning in warnings:
+                log.info("service '%s': %s", name, warning)
+        return self.task_for(composition, takes_over=takes_over)
+
+    def task_for(self, composition: Composition, *, takes_over: bool = True) -> ServiceTask:
+        """A task for a service that was composed; with *takes_over* it takes over what an earlier process left."""
+        watch_over(self._environment)
+        reach = None
+        if "reachable" in composition.target.registration.capabilities:
+            from sage_plugins.environment.adoption import refuse_another
+            from sage_plugins.reach.publication import Home, Publication  # services of this process need nothing of it
+
+            home = Home(self.id, self.name, self._known)
+            reach = partial(Publication, home, accepts=partial(refuse_another, composition) if takes_over else None)
+        return ServiceTask(composition, self.handle, self.clock, self.on_event, reach=reach)
+
+    def _known(self) -> dict[str, Neighbour]:
+        """What replicas in other processes are told of the services that there are."""
+        from sage_plugins.reach.listing import Neighbour
+
+        with self.lock:
+            configs = {name: task.composition.config for name, task in self.tasks.items()}
+        for name in self.catalogue.names:
+            if name not in configs:
+                configs[name] = self.catalogue.config(name)
+        targets = {config.target: self._is_reachable(config.target) for config in configs.values()}
+        return {
+            name: Neighbour(config.target, targets[config.target], config.startup_timeout)
+            for name, config in configs.items()
+        }
+
+    def _is_reachable(self, target: str) -> bool:
+        try:
+            return "reachable" in self.registry.find("target", target).registration.capabilities
+        except UnknownPluginError:  # whoever deploys a service there is told
+            return False
+
+    def check_open(self, name: str) -> None:
+        """Raise ServiceStoppedError, or ForkedRuntimeError in a forked child, if the environment is closed."""
+        if self.forked:
+            raise forked_error(name)
+        if self.closed:
+            msg = f"environment {self.name!r} is closed; service {name!r} cannot be used any more"
+            raise ServiceStoppedError(msg, service=name)
+
+    @property
+    def names(self) -> list[str]:
+        """Every service that can be deployed, or runs."""
+        with self.lock:  # what runs is known, also if no file names it any more
+            return list(dict.fromkeys([*self.catalogue.names, *self.tasks]))
+
+    def check_known(self, name: str) -> None:
+        """Raise ServiceNotFoundError, with a guess, if there is no such service."""
+        names = self.names
+        if name not in names:
+            from sage_plugins.texts import did_you_mean
+
+            near = did_you_mean(name, names)
+            hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(names) or 'none'}"
+            if self.keepers():
+                hint += "; services that another process has left running are taken over with `adopt()`"
+            msg = f"no service {name!r} in environment {self.name!r}: {hint}"
+            raise ServiceNotFoundError(msg, service=name)
+
+    def keepers(self) -> list[tuple[Target, Keeper]]:
+        """What is kept of services of this environment, with the targets that it must not outlive."""
+        from sage_plugins.environment.adoption import keeping_targets
+
+        found = []
+        for target in keeping_targets(self.registry, self.catalogue.environment_options):
+            keeper = target.keeper(self.id, self.name)  # type: ignore[attr-defined] # as declared
+            if keeper is None:
+                target.close()
+            else:
+                found.append((target, keeper))
+        return found
+
+    def _find_elsewhere(self, name: str, keepers: Sequence[tuple[Target, Keeper]]) -> ServiceHandle:
+        """A handle to a service of an environment of this name that another process has deployed."""
+        from sage_plugins.reach.guest import look_up
+
+        handle = None
+        for target, keeper in keepers:
+            directory = target.directory(keeper.environment)  # type: ignore[attr-defined] # as declared
+            target.close()
+            handle = handle or look_up(directory, self.name, name)
+        assert handle is not None  # noqa: S101 - for the type checker: it is asked with one or more
+        return handle
+
+    def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
+        """What a pickled handle consists of; the service need not be deployed."""
+        task = self.task(name)
+        parts = task.reach.handle_parts()
+        if parts is None:
+            msg = (
+                f"the handle to {name!r} cannot be pickled: target '{task.composition.target.id}' runs the service in "
+                "this process, where no other can call it. Give it a target that other processes reach, such as "
+                "'remote_any', or hand over what is needed of the service"
+            )
+            raise CallError(msg, service=name)
+        watch_over(self._environment)  # so that the handle finds the way home
+        return parts
+
+    def _class_of(self, name: str) -> type | None:
+        """The class of a service; None for one that a file names and that was not imported yet."""
+        task = self.tasks.get(name)
+        factory = self.catalogue.factories.get(name) if task is None else task.composition.factory
+        cls = getattr(factory, "service_class", None)
+        return cls if isinstance(cls, type) else None
+
+    def _waits_to_bind(self, name: str) -> bool:
+        """Whether a call of a service has to wait until its replicas have started."""
+        task = self.tasks.get(name)
+        return task is None or task.state in (*AT_REST, "starting")
+
+    def _bind(self, name: str) -> Binding:
+        """For the first call of a handle: deploys the service if that has not happened."""
+        task = self.task(name)
+        try:
+            return task.bind()
+        except DeployError:
+            self.forget(task)
+            raise
+
+    def handle(self, name: str) -> ServiceHandle:
+        """
+        A handle to a service; starts nothing.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            ServiceStoppedError: The environment is closed.
+        """
+        from sage_plugins.routing.handle import ServiceHandle
+
+        with self.lock:
+            task = self.tasks.get(name)
+            if task is None or task.state == "stopped":  # those that run may be found: accepted calls need them
+                self.check_open(name)
+                if name not in self.names and (keepers := self.keepers()):
+                    return self._find_elsewhere(name, keepers)
+                self.check_known(name)
+        return ServiceHandle(
+            name,
+            lambda: self._bind(name),
+            travels=lambda: self._travelling(name),
+            service_class=lambda: self._class_of(name),
+            waits_to_bind=lambda: self._waits_to_bind(name),
+        )
+
+    def forget(self, task: ServiceTask) -> None:
+        """Drop a task that has stopped: it does not start again, and the next use of the service makes a new one."""
+        with self.lock:
+            if self.tasks.get(task.service_name) is task:
+                del self.tasks[task.service_name]
+
+    def load(self, source: ConfigSource) -> None:
+        """Take what a source says; services of it that do not run are composed anew."""
+        with self.lock:
+            for name in source.services:
+                self.check_open(name)
+            self.catalogue.load(source)
+            for name in source.services:
+                task = self.tasks.get(name)
+                if task is not None and task.state in AT_REST:
+                    del self.tasks[name]
+
+    def close(self) -> list[ServiceTask]:
+        """Have no more tasks made; gives those that there are."""
+        with self.lock:
+            self.closed = True
+            return list(self.tasks.values())
+
+    def after_fork(self) -> None:
+        """In a forked child: the services are not here; refuse everything that needs them."""
+        self.lock = threading.RLock()
+        self.catalogue.after_fork()
+        self.closed = self.forked = True
+        tasks, self.tasks = self.tasks, {}
+        for name, task in tasks.items():
+            task.after_fork(partial(forked_error, name))

@@ -1,0 +1,203 @@
+"""What others may see and do of an environment: its status, events, logs, and the extensions that use them."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_files
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_plugins import ServiceDeploymentConfig, errors, hookimpl
+from sage_plugins.plugins.registry import Registry
+from sage_plugins.values import Registration
+
+OURS = (sage_deploy_balancers, sage_deploy_files, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+
+
+class Echo:
+    def echo(self, value):
+        self.ctx.logger.warning("echo %s", value)
+        return value
+
+
+# -- status ------------------------------------------------------------------------------------------------------------
+
+
+def test_status_is_json_before_and_after_the_deployment(env):
+    """It names every service with its state, and has what was measured."""
+    env.register_service("one", Echo)
+    env.register_service("two", Echo)
+    before = json.loads(json.dumps(env.status()))
+    assert {name: each["state"] for name, each in before["services"].items()} == {"one": "pending", "two": "pending"}
+    env.deploy()
+    env.service("one").echo(1)
+    after = json.loads(json.dumps(env.status()))
+    assert after["environment"] == env.name
+    assert after["services"]["one"]["state"] == "ready"
+    assert after["services"]["one"]["metrics"]["request_count"] == 1
+
+
+def test_status_masks_secrets(env):
+    """At any depth of the configuration."""
+    config = ServiceDeploymentConfig(user_config={"db": {"password": "swordfish"}, "note": "visible"})
+    env.register_service_with_config("kv", Echo, deployment_config=config)
+    text = json.dumps(env.status())
+    assert "swordfish" not in text
+    assert "visible" in text
+
+
+def test_status_shows_a_service_that_cannot_be_composed(env):
+    """It does not hide the others."""
+    env.register_service("good", Echo)
+    env.register_service_with_config("bad", Echo, deployment_config=ServiceDeploymentConfig(target="nowhere"))
+    services = env.status()["services"]
+    assert services["bad"]["state"] == "refused"
+    assert "nowhere" in services["bad"]["error"]
+    assert services["good"]["state"] == "pending"
+
+
+# -- events and logs ---------------------------------------------------------------------------------------------------
+
+
+def test_events_have_numbers_that_count_up(env):
+    """What comes after a number is asked for by it, of one service or of all."""
+    env.register_service("one", Echo)
+    env.register_service("two", Echo)
+    env.deploy()
+    events = env.events()
+    assert [each.seq for each in events] == list(range(1, len(events) + 1))
+    assert {each.event.service for each in events} == {"one", "two"}
+    assert env.events(after=events[-1].seq) == []
+    assert {each.event.service for each in env.events(service="two")} == {"two"}
+    env.scale("one", 2)
+    assert all(each.event.service == "one" for each in env.events(after=events[-1].seq))
+    assert env.events(after=events[-1].seq)
+
+
+def test_listener_that_raises_does_not_stop_the_record(environments):
+    """It is left out; events are kept."""
+
+    def listener(event):
+        raise RuntimeError(event.kind)
+
+    env = environments("test", on_event=listener)
+    env.register_service("one", Echo)
+    env.deploy()
+    assert {each.event.kind for each in env.events()} >= {"replica_ready"}
+
+
+def test_logs_are_kept_once_somebody_asked(env, environments):
+    """Lines of this environment's services, with numbers; lines of others are not among them."""
+    other = environments("other")
+    for each, name in ((env, "mine"), (other, "theirs")):
+        each.register_service(name, Echo)
+        each.deploy()
+    assert env.logs() == []
+    env.service("mine").echo(1)
+    other.service("theirs").echo(2)
+    (line,) = env.logs()
+    assert (line.seq, line.level, line.service, line.message) == (1, "WARNING", "mine", "echo 1")
+    assert env.logs(after=1) == []
+
+
+# -- extensions --------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class PagerOptions:
+    """
+    Options of the pager.
+
+    Attributes:
+        number: Whom to call.
+    """
+
+    number: int = 112
+
+
+class Pager:
+    """An extension that notes what happens to it."""
+
+    diary: list = []  # noqa: RUF012 - one test at a time
+    fails = False
+
+    def __init__(self, options):
+        self.options = options
+
+    def start(self, operations):
+        states = {name: each["state"] for name, each in operations.status()["services"].items()}
+        self.diary.append(("start", self.options.number, states))
+        self.operations = operations
+        if self.fails:
+            raise RuntimeError("no line")
+
+    def close(self):
+        self.diary.append(("close", self.operations.service("kv").echo("still there")))
+
+
+class Plugin:
+    @hookimpl
+    def sage_register_extensions(self):
+        return [Registration("pager", Pager, "Calls somebody", options=PagerOptions)]
+
+
+@pytest.fixture
+def paged(environments, monkeypatch):
+    monkeypatch.setattr(Pager, "diary", [])
+
+    def make(options):
+        env = environments("test", registry=Registry.of(*OURS, Plugin()), options=options)
+        env.register_service("kv", Echo)
+        return env
+
+    return make
+
+
+def test_extension_lives_from_the_deployment_to_the_close(paged):
+    """It is started once, when the services are ready, and closed while they still answer."""
+    env = paged({"pager": {"number": 7}})
+    assert Pager.diary == []
+    env.deploy()
+    env.deploy()
+    env.apply()
+    assert Pager.diary == [("start", 7, {"kv": "ready"})]
+    env.close()
+    env.close()
+    assert Pager.diary == [("start", 7, {"kv": "ready"}), ("close", "still there")]
+
+
+def test_extension_is_not_made_without_its_options(paged):
+    """Its ID in the environment's options asks for it; nothing else does."""
+    env = paged(None)
+    env.deploy()
+    env.close()
+    assert Pager.diary == []
+
+
+def test_options_of_an_extension_are_read_from_files_and_checked(paged, tmp_path):
+    """An unknown option is refused at its place; a good file starts the extension."""
+    path = tmp_path / "f.yaml"
+    path.write_text("options: {pager: {numbre: 1}}\nservices: {}\n", encoding="utf-8")
+    env = paged(None)
+    env.load_service_deployment_config(path)
+    with pytest.raises(errors.ConfigError, match=r"f.yaml:1:19: error E101: options.pager.numbre"):
+        env.deploy()
+    path.write_text("options: {pager: {number: 1}}\nservices: {}\n", encoding="utf-8")
+    env.load_service_deployment_config(path)
+    assert env.plan().notes == ()
+    env.deploy()
+    assert Pager.diary == [("start", 1, {"kv": "ready"})]
+
+
+def test_extension_that_does_not_start_undoes_the_deployment(paged, monkeypatch):
+    """All or nothing: the error names it, and the services are stopped."""
+    monkeypatch.setattr(Pager, "fails", True)
+    env = paged({"pager": {}})
+    with pytest.raises(errors.DeployError, match=r"extension 'pager' from .* did not start: RuntimeError: no line"):
+        env.deploy()
+    assert env.status()["services"]["kv"]["state"] == "pending"
