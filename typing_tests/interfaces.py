@@ -35,10 +35,15 @@ from sage_plugins.clock import SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from sage_deploy_ray.detached.services import DetachedServices
+    from sage_deploy_remote.reach.directory import Directory, Entrance
+    from sage_deploy_remote.reach.publishing import Publication, PublishingTarget
+    from sage_deploy_remote.reach.snapshot import ServiceSnapshot
     from sage_plugins import Environment
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.member import Member
+    from sage_plugins.deployment.reach import OwnProcessOnly, Reachable
     from sage_plugins.host.host import Host
     from sage_plugins.interfaces import (
         Balancer,
@@ -46,10 +51,16 @@ if TYPE_CHECKING:
         ConfigEntry,
         ConfigReader,
         ConfigSource,
+        DetachingTarget,
+        EarlierService,
+        Keeper,
         LoopSeat,
         Monitor,
         Operations,
         Picker,
+        Reach,
+        ReachableService,
+        ReachableTarget,
         Recorder,
         Replica,
         ReplicaEvents,
@@ -118,6 +129,23 @@ def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:
     """Of `sage-deploy-ray`."""
     target: Target = RayTarget("remote_any", None, RayOptions())
     return target, replica
+
+
+def ray_target_for_other_processes() -> tuple[ReachableTarget, DetachingTarget, PublishingTarget, Directory, Entrance]:
+    """The same as one that declares `reachable` and `detaches`, and what it brings for the library."""
+    target = RayTarget("remote_any", None, RayOptions())
+    directory = target.directory("env")
+    return target, target, target, directory, directory.open("kv")
+
+
+def what_outlives_a_process(kept: DetachedServices, snapshot: ServiceSnapshot) -> tuple[Keeper, EarlierService]:
+    """Of `sage-deploy-ray` and its library."""
+    return kept, snapshot
+
+
+def reaches(published: Publication, own: OwnProcessOnly, service: Reachable) -> tuple[Reach, Reach, ReachableService]:
+    """Those that there are, and the service that they speak of."""
+    return published, own, service
 
 
 def transport(of_ray: RayTransport, replica: RemoteReplica) -> tuple[Transport, Receiver]:

@@ -109,7 +109,7 @@ class Call(LazyFuture):
     task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
     off_loop: bool = False  # whether such a loop has left the call to a thread
-    # Replicas in other processes, and guests.
+    # Replicas in other processes, and callers there.
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
     exchange: Any = None  # what brings its answer, see `hold_driving`
     answered: bool = False  # whether a replica in another process has answered and counted it

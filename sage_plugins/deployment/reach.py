@@ -6,7 +6,7 @@ The reach of other services comes with the targets that other processes can use;
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sage_plugins.errors import DeployError
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.balancing import Balancing
     from sage_plugins.deployment.replica_set import ReplicaSet
-    from sage_plugins.deployment.starting import Launcher
     from sage_plugins.interfaces import EarlierReplica, EarlierService, Replica, ReplicaEvents
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, ReplicaSpec
@@ -27,8 +26,14 @@ __all__ = ["OwnProcessOnly", "Reachable"]
 class OwnProcessOnly:
     """The `interfaces.Reach` of a service that ends with this process: nothing is told, nothing is taken over."""
 
-    find_service: Final = None
-    outlives: Final = False
+    @property
+    def find_service(self) -> None:
+        """The replicas ask in this process."""
+
+    @property
+    def outlives(self) -> bool:
+        """The replicas end with this process."""
+        return False
 
     def announce(self, after: int = 0) -> None:
         """Nobody is told."""
@@ -82,15 +87,13 @@ class Reachable:
         composition: What was decided for it.
         router: Knows which replicas take calls.
         clock: Its time.
-        target: Gives its target, which is made if need be.
     """
 
-    def __init__(self, replicas: ReplicaSet, balancing: Balancing, launcher: Launcher) -> None:
+    def __init__(self, replicas: ReplicaSet, balancing: Balancing) -> None:
         """Show the service of *replicas*."""
         self.composition = replicas.composition
         self.router = replicas.router
         self.clock = replicas.clock
-        self.target = launcher.target
         self._replicas = replicas
         self._balancing = balancing
 

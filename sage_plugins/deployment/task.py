@@ -62,7 +62,7 @@ class ServiceTask:
         clock: Clock,
         on_event: Callable[[Event], None] | None = None,
         *,
-        reach: Callable[[ReachableService], Reach] | None = None,
+        reach: Callable[[Any, ReachableService], Reach] | None = None,
     ) -> None:
         """
         Prepare the task; builds and starts nothing.
@@ -72,7 +72,8 @@ class ServiceTask:
             find_service: Gives the instances handles to other services.
             clock: For deadlines.
             on_event: Told of every event, from any thread; must not wait.
-            reach: Makes what other processes call the service by; None if they cannot.
+            reach: Given the target and the service, makes what other processes call the service by; None if they
+                cannot.
         """
         self.composition = composition
         self.service_name = composition.name
@@ -102,8 +103,9 @@ class ServiceTask:
         self._readiness = Readiness(replicas)
         departure = Departure(replicas)
         launcher = self._launcher = Launcher(replicas, departure, self._readiness, find_service)
-        reachable = Reachable(replicas, self._balancing, launcher)
-        self.reach: Reach = OwnProcessOnly() if reach is None else reach(reachable)
+        self.reach: Reach = (
+            OwnProcessOnly() if reach is None else reach(launcher.target(), Reachable(replicas, self._balancing))
+        )
         replicas.reach = self.reach
         self._router.on_change = self.reach.changed
         succession = self._succession = Succession(

@@ -10,15 +10,14 @@ from sage_plugins.planning.environment_options import environment_options
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sage_plugins.interfaces import Target
+    from sage_plugins.interfaces import DetachingTarget, EarlierService
     from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
-    from sage_plugins.reach.kept import Kept
 
 __all__ = ["keeping_targets", "refuse_another"]
 
 
-def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Target]:
+def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]) -> Iterator[DetachingTarget]:
     """
     A target of each plugin whose replicas can outlive the process that deploys them; who gets one closes it.
 
@@ -47,7 +46,7 @@ def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]
             yield registration.create(own, found)
 
 
-def refuse_another(composition: Composition, kept: Kept) -> None:
+def refuse_another(composition: Composition, earlier: EarlierService) -> None:
     """
     See that the service that runs is the one that is to be deployed.
 
@@ -59,7 +58,7 @@ def refuse_another(composition: Composition, kept: Kept) -> None:
     from sage_plugins.config.origins import ARGUMENT
     from sage_plugins.planning.plan import changes, comparable, describe
 
-    before = composition._replace(factory=kept.spec.factory, config=kept.spec.config)
+    before = composition._replace(factory=earlier.spec.factory, config=earlier.spec.config)
     old, new = (comparable(describe(each, lambda _: ARGUMENT)) for each in (before, composition))
     found = [f"{change.key} is {change.old!r:.100} there and {change.new!r:.100} here" for change in changes(old, new)]
     if found:

@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.interfaces import ConfigSource, Keeper, Target
+    from sage_plugins.interfaces import (
+        ConfigSource,
+        DetachingTarget,
+        Keeper,
+        KnownService,
+        Reach,
+        ReachableService,
+        ReachableTarget,
+    )
     from sage_plugins.planning.composition import Composition
     from sage_plugins.process_end import LiveEnvironment
-    from sage_plugins.reach.listing import Neighbour
     from sage_plugins.routing.binding import Binding
     from sage_plugins.routing.handle import ServiceHandle
     from sage_plugins.values import Event
@@ -133,18 +140,22 @@ class Services:
     def task_for(self, composition: Composition, *, takes_over: bool = True) -> ServiceTask:
         """A task for a service that was composed; with *takes_over* it takes over what an earlier process left."""
         watch_over(self._environment)
-        reach = None
         if "reachable" in composition.target.registration.capabilities:
-            from sage_plugins.environment.adoption import refuse_another
-            from sage_plugins.reach.publication import Home, Publication  # services of this process need nothing of it
+            from sage_plugins.environment.adoption import refuse_another  # services of this process need nothing of it
+            from sage_plugins.interfaces import EnvironmentView
 
-            home = Home(self.id, self.name, self._known)
-            reach = partial(Publication, home, accepts=partial(refuse_another, composition) if takes_over else None)
-        return ServiceTask(composition, self.handle, self.clock, self.on_event, reach=reach)
+            view = EnvironmentView(self.id, self.name, self._known)
+            accepts = partial(refuse_another, composition) if takes_over else None
 
-    def _known(self) -> dict[str, Neighbour]:
+            def reach(target: ReachableTarget, service: ReachableService) -> Reach:
+                return target.reach(service, view, accepts)
+
+            return ServiceTask(composition, self.handle, self.clock, self.on_event, reach=reach)
+        return ServiceTask(composition, self.handle, self.clock, self.on_event)
+
+    def _known(self) -> dict[str, KnownService]:
         """What replicas in other processes are told of the services that there are."""
-        from sage_plugins.reach.listing import Neighbour
+        from sage_plugins.interfaces import KnownService
 
         with self.lock:
             configs = {name: task.composition.config for name, task in self.tasks.items()}
@@ -153,7 +164,7 @@ class Services:
                 configs[name] = self.catalogue.config(name)
         targets = {config.target: self._is_reachable(config.target) for config in configs.values()}
         return {
-            name: Neighbour(config.target, targets[config.target], config.startup_timeout)
+            name: KnownService(config.target, targets[config.target], config.startup_timeout)
             for name, config in configs.items()
         }
 
@@ -190,29 +201,26 @@ class Services:
             msg = f"no service {name!r} in environment {self.name!r}: {hint}"
             raise ServiceNotFoundError(msg, service=name)
 
-    def keepers(self) -> list[tuple[Target, Keeper]]:
+    def keepers(self) -> list[tuple[DetachingTarget, Keeper]]:
         """What is kept of services of this environment, with the targets that it must not outlive."""
         from sage_plugins.environment.adoption import keeping_targets
 
         found = []
         for target in keeping_targets(self.registry, self.catalogue.environment_options):
-            keeper = target.keeper(self.id, self.name)  # type: ignore[attr-defined] # as declared
+            keeper = target.keeper(self.id, self.name)
             if keeper is None:
                 target.close()
             else:
                 found.append((target, keeper))
         return found
 
-    def _find_elsewhere(self, name: str, keepers: Sequence[tuple[Target, Keeper]]) -> ServiceHandle:
+    def _find_elsewhere(self, name: str, keepers: Sequence[tuple[DetachingTarget, Keeper]]) -> ServiceHandle:
         """A handle to a service of an environment of this name that another process has deployed."""
-        from sage_plugins.reach.guest import look_up
-
-        handle = None
+        finders = []
         for target, keeper in keepers:
-            directory = target.directory(keeper.environment)  # type: ignore[attr-defined] # as declared
+            finders.append(target.finder(keeper.environment, self.name))
             target.close()
-            handle = handle or look_up(directory, self.name, name)
-        assert handle is not None  # noqa: S101 - for the type checker: it is asked with one or more
+        handle: ServiceHandle = finders[0](name)
         return handle
 
     def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:

@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from sage_plugins.interfaces.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces.targets import Replica, ReplicaEvents, Target
-    from sage_plugins.reach.kept import Kept
-    from sage_plugins.reach.listing import Found, ListedReplica, Listing, Neighbour
+    from sage_plugins.interfaces.targets import Replica, ReplicaEvents
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = [
-    "Directory",
+    "DetachingTarget",
     "EarlierReplica",
     "EarlierService",
-    "Entrance",
+    "EnvironmentView",
     "Keeper",
+    "KnownService",
     "Reach",
     "ReachableService",
+    "ReachableTarget",
 ]
+
+
+class KnownService(NamedTuple):
+    """
+    A service that an environment knows, deployed or not.
+
+    Attributes:
+        target: ID of its target.
+        reachable: Whether other processes can call it there.
+        startup_timeout: Seconds that its replicas get to become ready.
+    """
+
+    target: str
+    reachable: bool
+    startup_timeout: float
+
+
+class EnvironmentView(NamedTuple):
+    """
+    The environment of a service as its `Reach` sees it.
+
+    Attributes:
+        id: Tells it from every other environment.
+        name: Its name, for messages.
+        known: Gives the services that it knows now, by name.
+    """
+
+    id: str
+    name: str
+    known: Callable[[], Mapping[str, KnownService]]
 
 
 class ReachableService(Protocol):
@@ -52,9 +84,6 @@ class ReachableService(Protocol):
     def places(self) -> int:
         """How many replicas it should have now."""
 
-    def target(self) -> Target:
-        """Its target, which is made if need be."""
-
 
 class EarlierReplica(Protocol):
     """A replica that an earlier process started."""
@@ -70,6 +99,10 @@ class EarlierReplica(Protocol):
 
 class EarlierService(Protocol):
     """What an earlier process has left of a service, to be taken over."""
+
+    @property
+    def spec(self) -> ReplicaSpec:
+        """What its replicas are made of; the spec of any of them."""
 
     @property
     def replicas(self) -> Sequence[EarlierReplica]:
@@ -165,50 +198,6 @@ class Reach(Protocol):
         """
 
 
-class Directory(Protocol):
-    """
-    Where the process that deploys an environment says what runs, and others look it up.
-
-    It is pickled, and what is unpickled in another process looks in the same place; equal ones do. All methods are safe
-    from any thread.
-    """
-
-    @property
-    def environment(self) -> str:
-        """ID of the environment."""
-
-    def announce(self, known: Mapping[str, Neighbour]) -> None:
-        """
-        Say which services the environment knows; before one of them is started. Where that takes it, this connects.
-
-        Raises:
-            ClusterUnavailableError: It cannot be said.
-        """
-
-    def publish(self, listing: Listing) -> None:
-        """
-        Say what has become of a service; never blocks. One older than what is known is left out.
-
-        A later incarnation is newer, and of one incarnation a later version.
-        """
-
-    def wait_seen(self, service: str, version: int, timeout: float) -> None:
-        """
-        Wait until whoever asks is told what was published, and those who follow the service have taken in *version*.
-
-        Args:
-            service: Its name.
-            version: Of the listing, or of an earlier one; 0 if nobody who follows it is to be waited for.
-            timeout: Seconds, at most.
-        """
-
-    def open(self, service: str) -> Entrance:
-        """This process's way to a service that another one has deployed; starts nothing."""
-
-    def __hash__(self) -> int:
-        """As equality."""
-
-
 class Keeper(Protocol):
     """
     What is kept of the services of one environment whose replicas outlive the processes that deploy them.
@@ -238,7 +227,7 @@ class Keeper(Protocol):
             DeployError, ClusterUnavailableError: As `hold`.
         """
 
-    def kept(self, service: str) -> Kept | None:
+    def snapshot(self, service: str) -> EarlierService | None:
         """
         What there is of one service, to be taken over; None for nothing. Holds it.
 
@@ -249,31 +238,53 @@ class Keeper(Protocol):
         """
 
 
-class Entrance(Protocol):
-    """One process's way to one service that another process has deployed."""
+class ReachableTarget(Target, Protocol):
+    """
+    What a target has that declares the capability `reachable`: further processes can call its services.
 
-    def look_up(self, seen: int, timeout: float) -> Found | None:
+    `sage_deploy_remote.reach.target` has both methods ready-made for a target that brings a directory.
+    """
+
+    def reach(
+        self,
+        service: ReachableService,
+        environment: EnvironmentView,
+        accepts: Callable[[EarlierService], None] | None = None,
+    ) -> Reach:
         """
-        What is known of the service; waits at most *timeout* seconds for another version than *seen*, 0 for none.
+        How other processes call *service*; starts nothing.
 
-        Returns:
-            None if there is no directory: nothing has been deployed yet, or the process that did has ended.
-
-        Raises:
-            ClusterUnavailableError: This process is not connected to the cluster, or that does not answer.
-            CallError: What it says cannot be read here.
+        Args:
+            service: A service of this target.
+            environment: The service's environment.
+            accepts: Called with what an earlier process has left of the service, before that is taken over. It raises
+                what `Reach.take_over` raises then. None if nothing is to be taken over.
         """
 
-    def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
+    def finder(self, environment: str, name: str) -> Callable[[str], Any]:
         """
-        Have *tell* called once, when there is another version than *seen*, or after a while; never blocks.
+        What gives this process handles to services that another process has deployed; starts nothing.
 
-        With *seen* it says that it has taken in that version. *tell* is called in a thread that has nothing else to do,
-        with None if there is no directory.
+        It is also used after this target was closed. Called with the name of a service, it raises
+        ServiceNotFoundError, CallError, NoReplicaError or ClusterUnavailableError if that cannot be called from here.
+
+        Args:
+            environment: ID by which other processes look the services up, see `Keeper.environment`.
+            name: Name of the environment, for messages.
         """
 
-    def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Replica:
-        """Reach a replica that runs; `LifeEvents.changed` is not told. It is never stopped from here."""
 
-    def close(self) -> None:
-        """Let go of everything here. Idempotent."""
+class DetachingTarget(ReachableTarget, Protocol):
+    """What a target has that declares the capability `detaches` as well: its replicas can outlive this process."""
+
+    def keeper(self, environment: str, name: str) -> Keeper | None:
+        """
+        What is kept of the services of an environment; starts nothing.
+
+        None if replicas end with this process, as this target is configured. Otherwise they have `leave`, see
+        `Replica`.
+
+        Args:
+            environment: ID of the environment, which no other has.
+            name: Its name.
+        """

@@ -73,9 +73,9 @@ class Replica(Protocol):
     and what to do, in words that complete "the replica is not ready: ...", and "" once the instance is being built. It
     is asked for the error of a replica that was not ready in time.
 
-    One that further processes may call, see `Target`, has two more: `address`, by which `Entrance.attach` reaches it
-    there, and `vacate() -> Callable[[float], None]`, which has it refuse their calls from now on, and gives what waits
-    at most so many seconds until those that it has are answered.
+    One that further processes may call, see `ReachableTarget`, has two more: `address`, by which they reach it, and
+    `vacate() -> Callable[[float], None]`, which has it refuse their calls from now on, and gives what waits at most so
+    many seconds until those that it has are answered.
 
     One that can outlive this process has `leave() -> None`: it goes on, and this side of it is not used any more. Calls
     that it has from here end as after `stop`.
@@ -216,16 +216,9 @@ class Target(Protocol):
     """
     Where replicas run: one object for each service.
 
-    One whose services can be called from further processes declares the capability `reachable`, and has a method
-    `directory(environment: str) -> Directory`, which starts nothing. What it gives for the same environment, by ID, is
-    equal.
-
-    One whose replicas can outlive this process declares `detaches` as well, and has two more:
-
-    * `keeper(environment: str, name: str) -> Keeper | None`, for an environment by ID and name, starts nothing. None if
-      replicas end with this process, as this target is configured. Otherwise they have `leave`, see `Replica`.
-    * `adopt(spec: ReplicaSpec, found: KeptReplica, events: ReplicaEvents, clock: Clock) -> Replica`, as `start`, for a
-      replica that was there before, which may still be starting.
+    One whose services can be called from further processes declares the capability `reachable` and is a
+    `ReachableTarget`. One whose replicas can outlive this process declares `detaches` as well and is a
+    `DetachingTarget`.
     """
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:

@@ -13,12 +13,12 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_remote.reach import publishing
 from sage_deploy_testing.cases.adoption_cases import AdoptionCases
 from sage_deploy_testing.tools.checkpoints import Switchboard
 from sage_plugins import ServiceDeploymentConfig
 from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.reach import publication
 
 
 def registry(plugin):
@@ -119,9 +119,9 @@ def test_others_see_nothing_of_a_closing(make, plugin):
 def test_what_is_said_later_is_newer_in_whatever_process():
     """Numbers are not below the time; where clocks differ, they are above what was said before."""
     before = time.time_ns()
-    assert publication._VERSIONS.next() >= before
+    assert publishing._VERSIONS.next() >= before
     later = time.time_ns() + 10**12
-    assert publication._Versions().next(later) == later + 1
+    assert publishing._Versions().next(later) == later + 1
 
 
 def test_environment_that_takes_over_is_newer_than_one_that_was_made_later(make, plugin):

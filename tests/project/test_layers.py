@@ -10,6 +10,9 @@ The rules, for every import statement of the sources, also those inside function
   offers counts as the module that it comes from.
 - A library is for plugins of one kind: those that `LIBRARIES` names import it. It keeps the rules of a plugin, and
   imports no runtime that such a plugin adapts.
+- `sage_deploy_remote` also imports `routing` and `process_end`. A client in another process is the calling side of a
+  service: it needs the same router and handles. A handle that comes back to the process that deployed its service finds
+  the environment there.
 - A plugin that adapts another framework stands above the core, as its users do: it also imports what `sage_plugins`
   itself offers, whatever the layer.
 - `sage_deploy_cli` and `sage_deploy_testing` stand above the core and import any public module of it.
@@ -38,7 +41,7 @@ LAYERS = {
     8: {"compat"},
     7: {"environment"},
     6: {"planning"},
-    5: {"deployment", "reach"},
+    5: {"deployment"},
     4: {"process_end", "resilience", "routing"},
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
@@ -48,8 +51,8 @@ LAYERS = {
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
 PLUGINS_SEE = 3
-#: The wing whose values targets exchange with other processes.
-ALSO_SEEN = {"reach"}
+#: What a library imports in addition.
+ALSO_SEEN = {"sage_deploy_remote": {"process_end", "routing"}}
 #: Runtimes that a library must not import, nor name for the type checker.
 SUBSTRATES = {"ray"}
 #: Plugins that adapt another framework.
@@ -169,7 +172,7 @@ def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: st
             faults.append(f"{where} imports the private {found.module}.{found.name}")
         elif own in ABOVE or (own in ADAPTERS and found.module == "sage_plugins" and found.name in offered):
             continue
-        elif not found.typing_only and LAYER.get(imported, 99) > PLUGINS_SEE and imported not in ALSO_SEEN:
+        elif not found.typing_only and LAYER.get(imported, 99) > PLUGINS_SEE and imported not in ALSO_SEEN.get(own, ()):
             faults.append(f"{where} imports {imported}, above layer {PLUGINS_SEE}")
     return faults
 
@@ -345,13 +348,20 @@ def test_checker_lets_target_plugins_import_the_library(importing):
     assert len(faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local")) == 1
 
 
+def test_checker_lets_the_library_be_a_calling_side():
+    """It imports routers, which other plugins may not."""
+    source = "from sage_plugins.routing.router import Router\nfrom sage_plugins.process_end import find"
+    assert faults_of_plugin("sage_deploy_remote.reach", source, OFFERED, "sage_deploy_remote") == []
+    assert len(faults_of_plugin("sage_deploy_ray", source, OFFERED, "sage_deploy_ray")) == 2
+
+
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
         ("import ray", "imports the runtime ray"),
         ("if TYPE_CHECKING:\n    from ray import ObjectRef", "imports the runtime ray"),
         ("from sage_deploy_ray.options import RayOptions", "imports another plugin: sage_deploy_ray.options"),
-        ("from sage_plugins.routing.router import Router", "imports routing, above layer 3"),
+        ("from sage_plugins.deployment.task import ServiceTask", "imports deployment, above layer 3"),
     ],
 )
 def test_checker_finds_faults_of_the_library(source, fault):

@@ -7,10 +7,10 @@ import weakref
 from loop_target import Line, LoopTransport
 from memory_directory import Book, MemoryTarget
 from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.reach.snapshot import ReplicaSnapshot, ServiceSnapshot
 from sage_deploy_remote.shipping.specs import pack_spec, unpack_spec
 from sage_plugins import hookimpl
 from sage_plugins.errors import DeployError
-from sage_plugins.reach.kept import Kept, KeptReplica
 from sage_plugins.values import Registration
 
 
@@ -126,15 +126,17 @@ class Keeper:
         self.hold()
         return {service: unpack_spec(self.world.specs[service]) for service in self.world.deployed()}
 
-    def kept(self, service):
+    def snapshot(self, service):
         self.hold()
         if service not in self.world.deployed():
             return None
         found = [
-            KeptReplica(index, generation, "loop", transport)
+            ReplicaSnapshot(index, generation, "loop", transport)
             for (index, generation), transport in sorted(self.world.running[service].items())
         ]
-        return Kept(unpack_spec(self.world.specs[service]), tuple(found), self.world.book.listings.get(service))
+        return ServiceSnapshot(
+            unpack_spec(self.world.specs[service]), tuple(found), self.world.book.listings.get(service)
+        )
 
 
 class Plugin:

@@ -7,8 +7,9 @@ import weakref
 
 from loop_target import Line, LoopTarget, LoopTransport
 from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.reach.listing import Found
+from sage_deploy_remote.reach.target import DirectoryTarget
 from sage_plugins import hookimpl
-from sage_plugins.reach.listing import Found
 from sage_plugins.values import Registration
 
 
@@ -154,7 +155,7 @@ class Transport(LoopTransport):
             receiver.lost(error)
 
 
-class MemoryTarget(LoopTarget):
+class MemoryTarget(LoopTarget, DirectoryTarget):
     transports: dict = {}  # noqa: RUF012 - of all targets, by the replica's id
 
     def __init__(self, book):

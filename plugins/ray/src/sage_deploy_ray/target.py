@@ -15,6 +15,7 @@ from sage_deploy_ray.placement import this_machine
 from sage_deploy_ray.placement.selectors import selector_for
 from sage_deploy_remote.placement.decision import Running, Spot, needs, place
 from sage_deploy_remote.placement.nodes import Resources
+from sage_deploy_remote.reach.target import DirectoryTarget
 from sage_deploy_remote.shipping.specs import problems as spec_problems
 from sage_plugins.errors import DeployError
 from sage_plugins.values import Placed, Refused
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.replica import RemoteReplica
     from sage_deploy_remote.placement.nodes import Node
+    from sage_deploy_remote.reach.snapshot import ReplicaSnapshot
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
-    from sage_plugins.reach.kept import KeptReplica
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["RayTarget"]
@@ -109,7 +110,7 @@ class _Suspects:
 _SUSPECTS: Final = _Suspects()
 
 
-class RayTarget:
+class RayTarget(DirectoryTarget):
     """
     Places replicas on nodes of a Ray cluster and starts each as an actor there.
 
@@ -226,15 +227,15 @@ class RayTarget:
             transport = DetachedTransport(make, at.node, self._threads(spec), gone, waits_for, detached=detached)
         return self._replica(spec, at.node, node_id, events, clock, transport)
 
-    def adopt(self, spec: ReplicaSpec, found: KeptReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
-        """As `Target` says."""
+    def adopt(self, spec: ReplicaSpec, earlier: ReplicaSnapshot, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
+        """As `PublishingTarget.adopt`."""
         from sage_deploy_ray.detached.transport import AdoptedTransport
 
         assert self._detached is not None  # noqa: S101 - for the type checker: it was asked what there is
-        actor, node_id = found.address
+        actor, node_id = earlier.address
         gone = partial(_gone, node_id)
-        transport = AdoptedTransport(lambda: actor, found.node, self._threads(spec), gone, detached=self._detached)
-        return self._replica(spec, found.node, node_id, events, clock, transport)
+        transport = AdoptedTransport(lambda: actor, earlier.node, self._threads(spec), gone, detached=self._detached)
+        return self._replica(spec, earlier.node, node_id, events, clock, transport)
 
     def _threads(self, spec: ReplicaSpec) -> Dispatcher:
         from sage_deploy_remote.link.dispatcher import Dispatcher
@@ -263,7 +264,7 @@ class RayTarget:
         return replica
 
     def keeper(self, environment: str, name: str) -> DetachedServices | None:
-        """As `Target` says."""
+        """As `DetachingTarget.keeper`."""
         if self._environment.lifetime != "detached":
             return None
         from sage_deploy_ray.detached.services import DetachedServices
@@ -284,7 +285,7 @@ class RayTarget:
         return self._connect().ask("what a replica waits for", look, timeout=timeout)
 
     def directory(self, environment: str) -> RayDirectory:
-        """As `Target` says."""
+        """As `PublishingTarget.directory`."""
         from sage_deploy_ray.directory.ray_directory import RayDirectory
 
         if self._detached is not None:

@@ -12,9 +12,9 @@ from sage_deploy_remote.link.transport import Stopped
 if TYPE_CHECKING:
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.transport import Receiver
+    from sage_deploy_remote.reach.listing import ListedReplica
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
-    from sage_plugins.reach.listing import ListedReplica
 
 __all__ = ["attach"]
 

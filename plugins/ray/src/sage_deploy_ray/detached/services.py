@@ -21,10 +21,10 @@ from sage_deploy_ray.detached.lease import Lease
 from sage_deploy_ray.directory.directory_client import client_for
 from sage_deploy_ray.directory.registry_actor import REGISTRY
 from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.reach.snapshot import ReplicaSnapshot, ServiceSnapshot
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.specs import unpack_spec
 from sage_plugins.errors import DeployError
-from sage_plugins.reach.kept import Kept, KeptReplica
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -170,8 +170,8 @@ class DetachedServices:
                 specs.setdefault(found.named.service, found.spec)
         return {service: unpack_spec(spec) for service, spec in specs.items()}
 
-    def kept(self, service: str) -> Kept | None:
-        """As `Keeper.kept`."""
+    def snapshot(self, service: str) -> ServiceSnapshot | None:
+        """As `Keeper.snapshot`."""
         self.hold()
         remembered = self._remembered().get(service)
         found = self._asked([each for each in self._named() if each.service == service])
@@ -185,10 +185,10 @@ class DetachedServices:
         self._deployments[service] = deployment
         self.remember(service, spec)  # in case it was forgotten
         listing = None if remembered is None or remembered.listing is None else unpack(remembered.listing)
-        return Kept(
+        return ServiceSnapshot(
             unpack_spec(spec),
             tuple(
-                KeptReplica(each.named.index, each.named.generation, each.node, (each.actor, each.node_id))
+                ReplicaSnapshot(each.named.index, each.named.generation, each.node, (each.actor, each.node_id))
                 for each in going
             ),
             listing,

@@ -19,18 +19,18 @@ from sage_deploy_ray.directory import revive
 from sage_deploy_ray.directory.registry_actor import REGISTRY
 from sage_deploy_remote.payloads.packing import pack
 from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.reach.listing import Found
 from sage_deploy_remote.shipping import versions
 from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
-from sage_plugins.reach.listing import Found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sage_deploy_ray.options import RayOptions
+    from sage_deploy_remote.reach.listing import ListedReplica, Listing
     from sage_deploy_remote.shipping.versions import Spoken
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import ReplicaEvents
-    from sage_plugins.reach.listing import ListedReplica, Listing, Neighbour
+    from sage_plugins.interfaces import KnownService, ReplicaEvents
 
 __all__ = ["RayDirectory"]
 
@@ -41,12 +41,12 @@ _PROCESS: Final = uuid4().hex
 _ASK_AGAIN_S: Final = 60.0
 
 _lock = threading.Lock()
-_guest_connection: cluster.Connection | None = None  # of a process that deploys nothing; guarded by _lock
+_client_connection: cluster.Connection | None = None  # of a process that deploys nothing; guarded by _lock
 
 
 class RayDirectory:
     """
-    `interfaces.Directory` of one environment. Equal ones say and look up the same.
+    `Directory` of one environment. Equal ones say and look up the same.
 
     Attributes:
         environment: ID of the environment.
@@ -83,7 +83,7 @@ class RayDirectory:
 
     # -- the process that deploys ------------------------------------------------------------------------------------
 
-    def announce(self, known: Mapping[str, Neighbour]) -> None:
+    def announce(self, known: Mapping[str, KnownService]) -> None:
         """As `Directory.announce`; starts the actor if there is none."""
         assert self._connect is not None  # noqa: S101 - for the type checker: only who deploys has something to say
         connection = self._connect()
@@ -127,26 +127,26 @@ class RayDirectory:
         Raises:
             ClusterUnavailableError: The process is connected to none, or cannot be.
         """
-        global _guest_connection  # noqa: PLW0603 - Ray is one a process
+        global _client_connection  # noqa: PLW0603 - Ray is one a process
         if self._connect is not None:
             return self._connect()
         with _lock:
-            if _guest_connection is None or not cluster.is_connected():  # it is made anew if the program has ended Ray
+            if _client_connection is None or not cluster.is_connected():  # it is made anew if the program has ended Ray
                 options = self._options
                 if cluster.would_be_private(options.address):
                     raise ClusterUnavailableError(
                         "this process is connected to no Ray cluster, so it cannot call services there: call "
                         "ray.init(address=...) with the cluster's address first"
                     )
-                _guest_connection = cluster.connect(
+                _client_connection = cluster.connect(
                     address=None if cluster.is_connected() else options.address,
                     namespace=options.namespace,
                     control_timeout=options.control_timeout,
                     auth=options.auth,
                     warn=False,
                 )
-                atexit.register(_guest_connection.release)
-            return _guest_connection
+                atexit.register(_client_connection.release)
+            return _client_connection
 
     def actor(self) -> Any | None:
         """
@@ -184,7 +184,7 @@ class RayDirectory:
 
 
 class _RayEntrance:
-    """`interfaces.Entrance` of one service."""
+    """`Entrance` of one service."""
 
     def __init__(self, directory: RayDirectory, service: str) -> None:
         from sage_deploy_remote.link.dispatcher import Dispatcher

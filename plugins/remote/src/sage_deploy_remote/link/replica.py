@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.link.protocol import Response
     from sage_deploy_remote.link.transport import Transport
+    from sage_deploy_remote.reach.listing import ListedReplica
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents, Work
-    from sage_plugins.reach.listing import ListedReplica
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["RemoteReplica"]

@@ -19,10 +19,11 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_remote.reach.client import ServiceClient
+from sage_deploy_remote.reach.finder import ServiceFinder
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.clock import SYSTEM
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.reach.guest import Guest, ServiceFinder
 
 
 class Service:
@@ -72,15 +73,15 @@ def register(env):
 @pytest.fixture
 def visit(env, plugin):
     """Come to a service as another process does."""
-    guests = []
+    clients = []
 
     def visit(name="svc"):
-        guests.append(Guest(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, name))
-        return guests[-1].handle
+        clients.append(ServiceClient(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, name))
+        return clients[-1].handle
 
     yield visit
-    while guests:
-        guests.pop()._entrance.close()
+    while clients:
+        clients.pop()._entrance.close()
     gc.collect()
     SYSTEM.rest()
 
@@ -164,14 +165,14 @@ def test_handle_knows_the_methods_of_the_new_deployment(env, register, visit, un
     """Also one that was bound to the old one, and did not come to a call that was refused."""
     register()
     env.deploy()
-    own, guests = env.service("svc"), visit()
-    assert (own.echo(1), guests.echo(1)) == (1, 1)
+    own, clients = env.service("svc"), visit()
+    assert (own.echo(1), clients.echo(1)) == (1, 1)
     env.drain("svc")
     register(Renamed)
     env.deploy()
     assert used(own, verb) == [3]
-    until(lambda: used(guests, verb) == [3])  # the directory tells of it in a moment
-    for handle in (own, guests):
+    until(lambda: used(clients, verb) == [3])  # the directory tells of it in a moment
+    for handle in (own, clients):
         with pytest.raises(errors.MethodNotFoundError, match="did you mean 'other'"):
             handle.call("othe", 3)
 
@@ -198,7 +199,7 @@ def used(handle, verb):
         return []
 
 
-def test_replica_that_dies_is_replaced_for_guests_too(env, register, visit, until):
+def test_replica_that_dies_is_replaced_for_clients_too(env, register, visit, until):
     """What it ran ends with ReplicaDiedError; what waited moves to the one that takes its place."""
     register()
     env.deploy()
@@ -213,7 +214,7 @@ def test_replica_that_dies_is_replaced_for_guests_too(env, register, visit, unti
     gate.set()
 
 
-def test_guests_without_hope_are_told(env, register, plugin, visit, until):
+def test_clients_without_hope_are_told(env, register, plugin, visit, until):
     """A service that has no replica and gets none refuses calls everywhere, with the same reason."""
     register()
     env.deploy()
@@ -250,10 +251,10 @@ def test_calls_go_on_while_there_is_no_directory(env, register, plugin, visit, u
     until(refused)
 
 
-def test_guest_that_is_not_used_is_let_go_of(env, register, plugin, until):
+def test_client_that_is_not_used_is_let_go_of(env, register, plugin, until):
     register()
     env.deploy()
-    handle = Guest(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "svc").handle
+    handle = ServiceClient(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "svc").handle
     assert handle.echo(1) == 1
     del handle
 
@@ -396,7 +397,7 @@ FORKED = """
     sys.path.insert(0, {support!r})
     import memory_directory, sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading
     from sage_plugins import Environment, ServiceDeploymentConfig
-    from sage_plugins.reach import guest
+    from sage_deploy_remote.reach import client, finder
     from sage_plugins.errors import ForkedRuntimeError
     from sage_plugins.plugins.registry import Registry
     warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of every fork beside threads
@@ -417,13 +418,13 @@ FORKED = """
     for name in ("svc", "unused"):
         env.register_service_with_config(name, Service, deployment_config=ServiceDeploymentConfig(target="memory"))
     env.deploy()
-    find = guest.ServiceFinder(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "caller")
+    find = finder.ServiceFinder(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "caller")
     used, unused = find("svc"), find("unused")
     print(used.echo(1))
 
     held, go = threading.Event(), threading.Event()
     def hold():  # another thread is in the middle of finding a service, and of taking in news, when the process forks
-        locks = [guest._lock, *(lock for each in guest._guests.values() for lock in (each._lock, each._binding_now))]
+        locks = [client._lock, *(lock for each in client._clients.values() for lock in (each._lock, each._binding_now))]
         for lock in locks:
             lock.acquire()
         held.set()

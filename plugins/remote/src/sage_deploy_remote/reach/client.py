@@ -1,9 +1,8 @@
 """
-A service that another process has deployed: calls are queued here, and go straight to its replicas.
+The calling side of a service that another process has deployed: calls are queued here, and go straight to its replicas.
 
-There is one `Guest` for each service in a process, which all handles there share. It has a router of its own, so the
-semantics of a call are those that it has where the service was deployed. `docs/design/handles-that-travel.md` has the
-picture.
+There is one `ServiceClient` for each service in a process, and all handles there share it. It has a router of its own,
+so a call has the same semantics as where the service was deployed. `docs/design/handles-that-travel.md` has a picture.
 """
 
 from __future__ import annotations
@@ -15,46 +14,49 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.call.current import current_call
+from sage_deploy_remote.reach import refusals
 from sage_plugins.clock import SYSTEM
-from sage_plugins.errors import (
-    CallError,
-    CallTimeoutError,
-    ForkedRuntimeError,
-    NoReplicaError,
-    ServiceNotFoundError,
-    ServiceStoppedError,
-    text_of,
-)
+from sage_plugins.errors import NoReplicaError, text_of
+from sage_plugins.process_end import find
+from sage_plugins.routing.binding import Binding
+from sage_plugins.routing.handle import ServiceHandle
 from sage_plugins.routing.lane import LaneEvents
+from sage_plugins.routing.method_limits import router_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sage_deploy_remote.reach.directory import Directory, Entrance
+    from sage_deploy_remote.reach.listing import Found, ListedReplica, Listing
     from sage_plugins.clock import Timer
-    from sage_plugins.interfaces import Directory, Entrance, Work
-    from sage_plugins.reach.listing import Found, ListedReplica, Listing, Neighbour
-    from sage_plugins.routing.binding import Binding
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.interfaces import Work
     from sage_plugins.routing.router import Router
     from sage_plugins.values import Choice, ReplicaState
 
-__all__ = ["Guest", "ServiceFinder", "look_up", "revive"]
+__all__ = ["ServiceClient", "client_for", "revive"]
 
 #: Seconds until a directory is looked for again that was not there; twice as long each time, up to the second.
 _LOOK_AGAIN_S: Final = (0.25, 30.0)
 
-_guests: weakref.WeakValueDictionary[tuple[Directory, str], Guest] = weakref.WeakValueDictionary()  # guarded by _lock
+# Guarded by _lock.
+_clients: weakref.WeakValueDictionary[tuple[Directory, str], ServiceClient] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 
 
-def _guest(directory: Directory, environment: str, service: str) -> Guest:
-    """This process's way to the service, which is made if nobody here uses it."""
+def client_for(directory: Directory, environment: str, service: str) -> ServiceClient:
+    """
+    This process's client of the service, which is made if nobody here uses it.
+
+    Args:
+        directory: Where the service's environment says what runs.
+        environment: Name of that environment, for messages.
+        service: Name of the service.
+    """
     with _lock:
-        guest = _guests.get((directory, service))
-        if guest is None:
-            guest = _guests[directory, service] = Guest(directory, environment, service)
-        return guest
+        client = _clients.get((directory, service))
+        if client is None:
+            client = _clients[directory, service] = ServiceClient(directory, environment, service)
+        return client
 
 
 def revive(directory: Directory, environment: str, service: str, given: Mapping[str, Any]) -> ServiceHandle:
@@ -67,82 +69,17 @@ def revive(directory: Directory, environment: str, service: str, given: Mapping[
         service: Name of the service.
         given: What `with_options` was given.
     """
-    from sage_plugins.process_end import find
-
     home = find(directory.environment)
-    handle = _guest(directory, environment, service).handle if home is None else home.service(service)
+    handle = client_for(directory, environment, service).handle if home is None else home.service(service)
     return handle.with_options(**given) if given else handle
 
 
-def look_up(directory: Directory, environment: str, service: str) -> ServiceHandle:
-    """
-    A handle to a service that another process has deployed.
-
-    Raises:
-        ServiceNotFoundError, CallError, NoReplicaError, ClusterUnavailableError: As for `ServiceFinder`.
-    """
-    guest = _guest(directory, environment, service)
-    guest.check(None)
-    return guest.handle
-
-
-class ServiceFinder:
-    """
-    Gives a replica handles to other services of its environment, in whatever process it runs; picklable.
-
-    What was found stays within reach for as long as the finder lives. Safe from any thread.
-    """
-
-    def __init__(
-        self, directory: Directory, environment: str, caller: str, known: Mapping[str, Neighbour] | None = None
-    ) -> None:
-        """
-        Look for nothing yet.
-
-        Args:
-            directory: Where the environment says what runs.
-            environment: Its name.
-            caller: The service whose replica will ask, for messages.
-            known: The services of the environment as far as they are known. The directory is asked for no others than
-                those that are not among them, or not within reach: whoever asks may be an event loop, which stands
-                still for as long as the answer takes.
-        """
-        self._directory = directory
-        self._environment = environment
-        self._caller = caller
-        self._known = {} if known is None else known
-        self._found: dict[str, Guest] = {}  # single steps, which need no lock
-
-    def __call__(self, name: str) -> ServiceHandle:
-        """
-        A handle to the service *name*.
-
-        Raises:
-            ServiceNotFoundError: The environment has none of that name.
-            CallError: It runs where other processes do not reach it.
-            NoReplicaError: The process that deployed the environment has ended.
-            ClusterUnavailableError: The cluster does not answer.
-        """
-        guest = self._found.get(name)
-        if guest is None:
-            guest = _guest(self._directory, self._environment, name)
-            neighbour = self._known.get(name)
-            if neighbour is None or not neighbour.reachable:  # that may be otherwise by now
-                guest.check(self._caller)
-            self._found[name] = guest
-        return guest.handle
-
-    def __reduce__(self) -> Any:
-        """With what is known now; what was found stays where it is."""
-        return ServiceFinder, (self._directory, self._environment, self._caller, dict(self._known))
-
-
 class _Attached(LaneEvents):
-    """One replica as a guest reaches it; to the plugin, its `interfaces.ReplicaEvents`."""
+    """One replica as a client reaches it. To the plugin it is its `interfaces.ReplicaEvents`."""
 
-    def __init__(self, guest: Guest, router: Router, listed: ListedReplica) -> None:
+    def __init__(self, client: ServiceClient, router: Router, listed: ListedReplica) -> None:
         super().__init__(router.lane(listed.id, listed.index, listed.seniority))
-        self._guest = guest  # whatever waits for an answer of the replica keeps the guest
+        self._client = client  # whatever waits for an answer of the replica keeps the client
         self.router = router
         self.avoided = False
 
@@ -152,14 +89,14 @@ class _Attached(LaneEvents):
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """As `LifeEvents.lost`."""
         self.router.lost(self.lane, not_started, maybe, cause)
-        self._guest.lost(self.router)
+        self._client.lost(self.router)
 
     def service(self, name: str) -> Any:
         """Only instances ask for services, and this one's is elsewhere."""
         raise LookupError(name)
 
 
-class Guest:
+class ServiceClient:
     """
     A service that another process has deployed, as this process reaches it.
 
@@ -196,15 +133,13 @@ class Guest:
         self._binding_now = threading.Lock()  # held by the one who waits for the service, while others wait for that
         self._timers: list[Timer] = []  # at most one
         self._forked = False  # whether this is a copy in a forked child
-        # Nobody keeps a guest that is not used: not the directory, nor what waits for its next word.
+        # Nobody keeps a client that is not used: not the directory, nor what waits for its next word.
         self._finalizer = weakref.finalize(self, _let_go, self._entrance, self._timers)
         self._finalizer.atexit = False
 
     @property
     def handle(self) -> ServiceHandle:
         """A handle to it."""
-        from sage_plugins.routing.handle import ServiceHandle
-
         travels = partial(_travelling, self._directory, self._environment, self._service)
         return ServiceHandle(self._service, self.bind, travels=travels)
 
@@ -220,7 +155,7 @@ class Guest:
         """
         self._refuse_forked()
         if self._binding is None:
-            self._expected(self._entrance.look_up(self._seen, 0.0), caller)
+            self._check_found(self._entrance.look_up(self._seen, 0.0), caller)
 
     def bind(self) -> Binding:
         """
@@ -242,62 +177,20 @@ class Guest:
         with self._binding_now:
             begun, seen, limit = SYSTEM.monotonic(), self._seen, 0.0
             while self._binding is None:
-                found = self._entrance.look_up(seen, limit)
-                self._expected(found, None)
-                assert found is not None  # noqa: S101 - for the type checker: that is refused
+                found = self._check_found(self._entrance.look_up(seen, limit), None)
                 if found.listing is not None:
                     self._take_in(found.listing)
                     seen = found.listing.version
                     if self._binding is None:
-                        self._refuse_stopped()
+                        raise refusals.stopped(self._service, self._stopped)
                 else:
-                    limit = self._seconds_left(begun, found.known[self._service].startup_timeout)
+                    known = found.known[self._service]
+                    limit = refusals.seconds_left(self._service, self._environment, begun, known.startup_timeout)
             self._listen()
             return self._binding
 
-    def _expected(self, found: Found | None, caller: str | None) -> None:
-        """Refuse a service that cannot be called from here."""
-        name, where = self._service, f"environment '{self._environment}'"
-        if found is None:
-            msg = f"service '{name}' cannot be found: the process that deploys {where} has ended, or not yet begun"
-            raise NoReplicaError(msg, service=name)
-        if found.listing is not None:
-            return
-        neighbour = found.known.get(name)
-        if neighbour is None:
-            from sage_plugins.texts import did_you_mean
-
-            near = did_you_mean(name, list(found.known))
-            hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(found.known) or 'none'}"
-            raise ServiceNotFoundError(f"no service {name!r} in {where}: {hint}", service=name)
-        if not neighbour.reachable:
-            who = "this process" if caller is None else f"service '{caller}', which runs in another one,"
-            msg = (
-                f"service '{name}' runs in the process that deployed it, on target '{neighbour.target}', where {who} "
-                f"cannot call it. Give '{name}' a target that other processes reach, such as 'remote_any', or hand "
-                "over what is needed of it as an argument"
-            )
-            raise CallError(msg, service=name)
-
-    def _seconds_left(self, begun: float, startup_timeout: float) -> float:
-        """How long the service may be waited for."""
-        name, now = self._service, SYSTEM.monotonic()
-        outer = current_call()
-        if outer is not None and now >= outer.deadline:
-            msg = f"{name} was not called: it is not deployed, and the time of the call that is being answered is over"
-            raise CallTimeoutError(msg, stage="queue", service=name)
-        if now >= begun + startup_timeout:
-            msg = (
-                f"service '{name}' was not deployed in {startup_timeout:g} s (its startup_timeout): a call from "
-                f"another process does not deploy it. Call `deploy()` of environment '{self._environment}' first"
-            )
-            raise NoReplicaError(msg, service=name)
-        until = begun + startup_timeout
-        return (until if outer is None else min(until, outer.deadline)) - now
-
-    def _refuse_stopped(self) -> None:
-        msg = f"service '{self._service}' {self._stopped}"
-        raise ServiceStoppedError(msg, service=self._service)
+    def _check_found(self, found: Found | None, caller: str | None) -> Found:
+        return refusals.check_found(found, self._service, self._environment, caller)
 
     # -- in a forked child -------------------------------------------------------------------------------------------
 
@@ -306,24 +199,17 @@ class Guest:
         self._forked = True
         self._finalizer.detach()
         if self._binding is not None:
-            self._binding.router.after_fork(self._forked_error)
+            self._binding.router.after_fork(partial(refusals.forked, self._service))
 
     def _refuse_forked(self) -> None:
         if self._forked:
-            raise self._forked_error()
-
-    def _forked_error(self) -> ForkedRuntimeError:
-        return ForkedRuntimeError(
-            f"service '{self._service}' cannot be called from here: this process was forked from one that uses it, and "
-            "neither threads nor the connection survive a fork. Fork before anything is called, or start this process "
-            "with multiprocessing's `spawn` and hand it the handle"
-        )
+            raise refusals.forked(self._service)
 
     # -- following it ------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
         """Be told of the next change."""
-        self._entrance.watch(self._seen, _Ear(self))
+        self._entrance.watch(self._seen, _Listener(self))
 
     def told(self, found: Found | None) -> None:
         """The directory has something to say, or is gone."""
@@ -365,9 +251,6 @@ class Guest:
 
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
-        from sage_plugins.routing.binding import Binding
-        from sage_plugins.routing.method_limits import router_class
-
         before = self._binding
         self._incarnation = listing.incarnation
         self._attached = {}
@@ -437,16 +320,16 @@ class Guest:
                 router.end()
 
 
-class _Ear:
-    """Hands on what a directory says, to a guest that is still there."""
+class _Listener:
+    """Tells a client what its directory says, as long as the client is in use."""
 
-    def __init__(self, guest: Guest) -> None:
-        self._guest = weakref.ref(guest)
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = weakref.ref(client)
 
     def __call__(self, found: Found | None) -> None:
-        guest = self._guest()
-        if guest is not None:
-            guest.told(found)
+        client = self._client()
+        if client is not None:
+            client.told(found)
 
 
 def _let_go(entrance: Entrance, timers: list[Timer]) -> None:
@@ -455,8 +338,8 @@ def _let_go(entrance: Entrance, timers: list[Timer]) -> None:
     entrance.close()
 
 
-def _listen_again(guest: weakref.ref[Guest]) -> None:
-    found = guest()
+def _listen_again(client: weakref.ref[ServiceClient]) -> None:
+    found = client()
     if found is not None:
         found._listen()  # noqa: SLF001 - as a method of it, which must not keep it
 
@@ -482,15 +365,15 @@ def _uncounted(*_: Any) -> None:
 
 
 def _nothing() -> None:
-    """Nobody waits for the calls of a guest to end."""
+    """Nobody waits for the calls of a client to end."""
 
 
 def _after_fork() -> None:
-    global _guests, _lock  # noqa: PLW0603 - those of the parent's are of no use
-    guests, _guests = _guests, weakref.WeakValueDictionary()
+    global _clients, _lock  # noqa: PLW0603 - those of the parent's are of no use
+    clients, _clients = _clients, weakref.WeakValueDictionary()
     _lock = threading.Lock()
-    for guest in list(guests.values()):
-        guest.after_fork()
+    for client in list(clients.values()):
+        client.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,19 +1,19 @@
-"""What is left of a service whose process has ended, as the next process finds it."""
+"""What is left of a service after its process has ended: the next process takes it over."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from sage_deploy_remote.reach.listing import Listing
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.reach.listing import Listing
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, ReplicaSpec
 
-__all__ = ["Kept", "KeptReplica"]
+__all__ = ["ReplicaSnapshot", "ServiceSnapshot"]
 
 
-class KeptReplica(NamedTuple):
+class ReplicaSnapshot(NamedTuple):
     """
     A replica that was started by an earlier process.
 
@@ -30,7 +30,7 @@ class KeptReplica(NamedTuple):
     address: Any
 
 
-class Kept(NamedTuple):
+class ServiceSnapshot(NamedTuple):
     """
     A service that was deployed by an earlier process, and was not stopped.
 
@@ -41,7 +41,7 @@ class Kept(NamedTuple):
     """
 
     spec: ReplicaSpec
-    replicas: tuple[KeptReplica, ...]
+    replicas: tuple[ReplicaSnapshot, ...]
     listing: Listing | None
 
     @property

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sage_plugins.interfaces import KnownService
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, MethodPlan
 
-__all__ = ["Found", "ListedReplica", "Listing", "Neighbour"]
+__all__ = ["Found", "ListedReplica", "Listing"]
 
 
 class ListedReplica(NamedTuple):
@@ -75,21 +76,6 @@ class Listing(NamedTuple):
     unavailable: str = ""
 
 
-class Neighbour(NamedTuple):
-    """
-    A service that an environment knows, deployed or not.
-
-    Attributes:
-        target: ID of its target.
-        reachable: Whether other processes can call it there.
-        startup_timeout: Seconds that its replicas get to become ready.
-    """
-
-    target: str
-    reachable: bool
-    startup_timeout: float
-
-
 class Found(NamedTuple):
     """
     What a directory knows.
@@ -100,4 +86,4 @@ class Found(NamedTuple):
     """
 
     listing: Listing | None
-    known: Mapping[str, Neighbour]
+    known: Mapping[str, KnownService]

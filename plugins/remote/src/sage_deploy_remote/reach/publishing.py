@@ -5,22 +5,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sage_plugins.reach.guest import ServiceFinder, revive
-from sage_plugins.reach.listing import ListedReplica, Listing
+from sage_deploy_remote.reach.client import revive
+from sage_deploy_remote.reach.finder import ServiceFinder
+from sage_deploy_remote.reach.listing import ListedReplica, Listing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
+    from sage_deploy_remote.reach.directory import Directory
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import Directory, EarlierReplica, Keeper, ReachableService, Replica, ReplicaEvents
-    from sage_plugins.reach.kept import Kept
-    from sage_plugins.reach.listing import Neighbour
+    from sage_plugins.interfaces import (
+        EarlierReplica,
+        EarlierService,
+        EnvironmentView,
+        Keeper,
+        KnownService,
+        ReachableService,
+        Replica,
+        ReplicaEvents,
+    )
     from sage_plugins.routing.handle import ServiceHandle
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["Home", "Publication"]
+__all__ = ["Publication", "PublishingTarget"]
 
 #: Seconds that another process gets to take in a change; it takes milliseconds, and some may have ended.
 _SEEN_WITHIN_S: Final = 1.0
@@ -51,19 +60,17 @@ class _Versions:
 _VERSIONS: Final = _Versions()
 
 
-class Home(NamedTuple):
-    """
-    The environment to which a service belongs.
+class PublishingTarget(Protocol):
+    """A target as a `Publication` uses it; `target.DirectoryTarget` is a base for one."""
 
-    Attributes:
-        id: Tells it from every other environment.
-        name: Its name, for messages.
-        known: Gives the services that it knows now, by name.
-    """
+    def directory(self, environment: str) -> Directory:
+        """Where the environment of that ID says what runs; starts nothing. Equal for the same environment."""
 
-    id: str
-    name: str
-    known: Callable[[], Mapping[str, Neighbour]]
+    def keeper(self, environment: str, name: str) -> Keeper | None:
+        """As `DetachingTarget.keeper`; None for a target whose replicas end with this process."""
+
+    def adopt(self, spec: ReplicaSpec, earlier: Any, events: ReplicaEvents, clock: Clock) -> Replica:
+        """As `Target.start`, for a replica that `Keeper.snapshot` gave. It may still be starting."""
 
 
 class Publication:
@@ -75,24 +82,31 @@ class Publication:
     What goes wrong later than `announce` is logged: calls of this process need no directory.
     """
 
-    def __init__(self, home: Home, service: ReachableService, *, accepts: Callable[[Kept], None] | None = None) -> None:
+    def __init__(
+        self,
+        target: PublishingTarget,
+        service: ReachableService,
+        environment: EnvironmentView,
+        accepts: Callable[[EarlierService], None] | None = None,
+    ) -> None:
         """
         Prepare; says nothing yet.
 
         Args:
-            home: The service's environment.
+            target: The service's target.
             service: What is said.
-            accepts: Called with what an earlier process has left of the service, and refuses what is not to be taken
-                over; None if nothing is.
+            environment: The service's environment.
+            accepts: As for `ReachableTarget.reach`.
         """
-        self._home = home
+        self._target = target
         self._service = service
         self._composition = service.composition
+        self._environment = environment
         self._accepts = accepts
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
         self._incarnation = 0  # guarded by _lock, as the next six
         self._announced: Directory | None = None  # where
-        self._known: dict[str, Neighbour] = {}  # what was announced; changed in single steps, which need no lock
+        self._known: dict[str, KnownService] = {}  # what was announced; changed in single steps, which need no lock
         self._ready = False
         self._listing_now: Listing | None = None
         self._stopping = ""
@@ -102,45 +116,37 @@ class Publication:
     @property
     def directory(self) -> Directory:
         """Where it is said."""
-        target: Any = self._service.target()
         keeper = self._keeper()
-        found: Directory = target.directory(self._home.id if keeper is None else keeper.environment)
-        return found
+        return self._target.directory(self._environment.id if keeper is None else keeper.environment)
 
     def _keeper(self) -> Keeper | None:
         """What keeps the service when this process ends; None if it ends with it."""
-        if "detaches" not in self._composition.target.registration.capabilities:
-            return None
-        target: Any = self._service.target()
-        found: Keeper | None = target.keeper(self._home.id, self._home.name)
-        return found
+        return self._target.keeper(self._environment.id, self._environment.name)
 
     @property
     def outlives(self) -> bool:
         """Whether the replicas go on when this process ends."""
         return self._keeper() is not None
 
-    def take_over(self) -> Kept | None:
+    def take_over(self) -> EarlierService | None:
         """As `Reach.take_over`."""
         keeper = self._keeper()
         if keeper is None:
             return None
         keeper.hold()
-        kept = None if self._accepts is None else keeper.kept(self._composition.name)
-        if kept is not None and self._accepts is not None:
-            self._accepts(kept)
-        return kept
+        earlier = None if self._accepts is None else keeper.snapshot(self._composition.name)
+        if earlier is not None and self._accepts is not None:
+            self._accepts(earlier)
+        return earlier
 
     def adopt(self, earlier: EarlierReplica, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock) -> Replica:
         """As `Reach.adopt`."""
-        target: Any = self._service.target()
-        replica: Replica = target.adopt(spec, earlier, events, clock)
-        return replica
+        return self._target.adopt(spec, earlier, events, clock)
 
     @property
     def find_service(self) -> ServiceFinder:
         """What gives the replicas handles to other services, in their processes."""
-        return ServiceFinder(self.directory, self._home.name, self._composition.name, self._known)
+        return ServiceFinder(self.directory, self._environment.name, self._composition.name, self._known)
 
     def announce(self, after: int = 0) -> None:
         """
@@ -153,7 +159,7 @@ class Publication:
             ClusterUnavailableError: It cannot be said.
         """
         directory = self.directory
-        known = self._home.known()
+        known = self._environment.known()
         directory.announce(known)
         self._known.update(known)
         with self._lock:
@@ -215,7 +221,7 @@ class Publication:
 
     def handle_parts(self) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
         """As `Reach.handle_parts`."""
-        return revive, (self.directory, self._home.name, self._composition.name)
+        return revive, (self.directory, self._environment.name, self._composition.name)
 
     def _publish(self) -> None:
         """Say how things are; under the lock, so that who looks later also speaks later."""

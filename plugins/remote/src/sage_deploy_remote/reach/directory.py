@@ -1,0 +1,93 @@
+"""
+Where processes find each other's services: what a target brings so that `publishing`, `finder` and `client` work.
+
+A `Directory` is what the process that deploys an environment writes to. An `Entrance` is how another process reads
+about one service there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sage_deploy_remote.reach.listing import Found, ListedReplica, Listing
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import KnownService, Replica, ReplicaEvents
+
+__all__ = ["Directory", "Entrance"]
+
+
+class Directory(Protocol):
+    """
+    Where the process that deploys an environment says what runs, and others look it up.
+
+    It is pickled, and what is unpickled in another process looks in the same place; equal ones do. All methods are safe
+    from any thread.
+    """
+
+    @property
+    def environment(self) -> str:
+        """ID of the environment."""
+
+    def announce(self, known: Mapping[str, KnownService]) -> None:
+        """
+        Say which services the environment knows; before one of them is started. Where that takes it, this connects.
+
+        Raises:
+            ClusterUnavailableError: It cannot be said.
+        """
+
+    def publish(self, listing: Listing) -> None:
+        """
+        Say what has become of a service; never blocks. One older than what is known is left out.
+
+        A later incarnation is newer, and of one incarnation a later version.
+        """
+
+    def wait_seen(self, service: str, version: int, timeout: float) -> None:
+        """
+        Wait until whoever asks is told what was published, and those who follow the service have taken in *version*.
+
+        Args:
+            service: Its name.
+            version: Of the listing, or of an earlier one; 0 if nobody who follows it is to be waited for.
+            timeout: Seconds, at most.
+        """
+
+    def open(self, service: str) -> Entrance:
+        """This process's way to a service that another one has deployed; starts nothing."""
+
+    def __hash__(self) -> int:
+        """As equality."""
+
+
+class Entrance(Protocol):
+    """One process's way to one service that another process has deployed."""
+
+    def look_up(self, seen: int, timeout: float) -> Found | None:
+        """
+        What is known of the service; waits at most *timeout* seconds for another version than *seen*, 0 for none.
+
+        Returns:
+            None if there is no directory: nothing has been deployed yet, or the process that did has ended.
+
+        Raises:
+            ClusterUnavailableError: This process is not connected to the cluster, or that does not answer.
+            CallError: What it says cannot be read here.
+        """
+
+    def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
+        """
+        Have *tell* called once, when there is another version than *seen*, or after a while; never blocks.
+
+        With *seen* it says that it has taken in that version. *tell* is called in a thread that has nothing else to do,
+        with None if there is no directory.
+        """
+
+    def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Replica:
+        """Reach a replica that runs; `LifeEvents.changed` is not told. It is never stopped from here."""
+
+    def close(self) -> None:
+        """Let go of everything here. Idempotent."""

@@ -1,0 +1,72 @@
+"""Finds the services of an environment that another process has deployed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sage_deploy_remote.reach.client import ServiceClient
+    from sage_deploy_remote.reach.directory import Directory
+    from sage_plugins.interfaces import KnownService
+    from sage_plugins.routing.handle import ServiceHandle
+
+__all__ = ["ServiceFinder"]
+
+
+class ServiceFinder:
+    """
+    Gives handles to the services of one environment, in whatever process it runs; picklable.
+
+    What was found stays within reach for as long as the finder lives. Safe from any thread.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        environment: str,
+        caller: str | None = None,
+        known: Mapping[str, KnownService] | None = None,
+    ) -> None:
+        """
+        Look for nothing yet.
+
+        Args:
+            directory: Where the environment says what runs.
+            environment: Its name.
+            caller: The service whose replica will ask, for messages; None if it is another program.
+            known: The services of the environment as far as they are known. The directory is asked only for those that
+                are not among them, or not reachable: whoever asks may be an event loop, and it stands still until
+                the answer comes.
+        """
+        self._directory = directory
+        self._environment = environment
+        self._caller = caller
+        self._known = {} if known is None else known
+        self._found: dict[str, ServiceClient] = {}  # single steps, which need no lock
+
+    def __call__(self, name: str) -> ServiceHandle:
+        """
+        A handle to the service *name*.
+
+        Raises:
+            ServiceNotFoundError: The environment has none of that name.
+            CallError: It runs where other processes do not reach it.
+            NoReplicaError: The process that deployed the environment has ended.
+            ClusterUnavailableError: The cluster does not answer.
+        """
+        client = self._found.get(name)
+        if client is None:
+            from sage_deploy_remote.reach.client import client_for  # few replicas call other services
+
+            client = client_for(self._directory, self._environment, name)
+            known = self._known.get(name)
+            if known is None or not known.reachable:  # that may be otherwise by now
+                client.check(self._caller)
+            self._found[name] = client
+        return client.handle
+
+    def __reduce__(self) -> Any:
+        """With what is known now; what was found stays where it is."""
+        return ServiceFinder, (self._directory, self._environment, self._caller, dict(self._known))
