@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 import sage_plugins
-from documentation_pages import DOCS, FENCE, ON_A_CLUSTER, PAGES, ROOT, Page, blocks, named_commands, working_folder
+from documentation_pages import (
+    DOCS,
+    FENCE,
+    ON_A_CLUSTER,
+    PAGES,
+    ROOT,
+    Page,
+    blocks,
+    make_targets,
+    named_commands,
+    working_folder,
+)
 from sage_deploy_cli import main as cli
 from sage_plugins import errors, hookspecs
 from sage_plugins.call.batch import Batch
@@ -61,6 +72,42 @@ def test_what_a_target_builds_on_is_there_and_public():
         made = {"cancel", "slots"} if name == "Host" else {"calls", "closed", "owner", "method", "plan"}
         assert not member.startswith("_")
         assert member in known | made, f"{name} has no {member}"
+
+
+@pytest.mark.parametrize(
+    "path", [DOCS / "design" / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name
+)
+def test_files_that_a_page_shows_are_there(path):
+    """The page says which file does what; a file that moved takes its name there along."""
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:sage_plugins|plugins|tests|docs|examples|benchmarks)/[\w./-]*)`", text)
+    assert len(named) > 5
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_architecture_shows_every_wing_in_its_layer():
+    text = text_of("design/architecture.md")
+    picture = text.partition("```text\n")[2].partition("```")[0]
+    shown = {
+        name: int(line.split()[-1])
+        for line in picture.splitlines()[1:]
+        for name in re.findall(r"(\w+)(?:/|\.py) ", line)
+    }
+    there = {path.parent.name for path in ROOT.glob("sage_plugins/*/__init__.py")}
+    there |= {path.stem for path in ROOT.glob("sage_plugins/*.py")} - {"__init__"}
+    assert set(shown) == there
+
+
+@pytest.mark.parametrize("name", ["test-routing", "test"])
+def test_page_may_name_targets_of_make(name):
+    assert name in make_targets()
+
+
+def test_page_that_names_no_target_of_make_is_found(folder, monkeypatch):
+    page = folder / "page.md"
+    page.write_text("```console\n$ make test-nothing\n```\n", encoding="utf-8")
+    with pytest.raises(AssertionError, match="make test-nothing"):
+        Page(page, monkeypatch).take_all()
 
 
 GOOD = "```yaml\n# {}.yaml\nservices: {{}}\n```\n"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 STRANGERS = ROOT / "tests" / "third_party"
+#: Those whose plugins can be imported and collide with no other.
+HEALTHY = ("acme-strategies", "acme-balancers", "acme-sockets")
 OURS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 
 pytestmark = [
@@ -78,8 +80,8 @@ def wheels(tmp_path_factory) -> Callable[..., list[Path]]:
 
 @pytest.fixture(scope="module")
 def beside_broken(tmp_path_factory, wheels) -> Installation:
-    """Our distributions, a stranger's strategy and load balancer, and a stranger's plugin that cannot be imported."""
-    return Installation(tmp_path_factory.mktemp("broken"), wheels("acme-strategies", "acme-balancers", "acme-broken"))
+    """Our distributions, strangers' plugins that work, and one that cannot be imported."""
+    return Installation(tmp_path_factory.mktemp("broken"), wheels(*HEALTHY, "acme-broken"))
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +133,18 @@ print(sum("mine" in thread.name for thread in threading.enumerate()))
     assert lines[2] == "0", "its thread ends with the environment"
 
 
+#: Which cases run here, for pytest's `-k`. Each starts a process; tests/remote/test_acme_sockets.py has the others.
+SELECTED = {
+    "acme-sockets": "its_own_process or status_file or declared or replica_that_dies or items_come or bad_item",
+}
+
+
 @pytest.mark.parametrize(
     ("stranger", "number", "own"),
     [
         ("acme-strategies", 150, "test_thread_has_the_name_of_the_users_choice"),
         ("acme-balancers", 25, "test_key_is_the_argument_of_the_users_choice"),
+        ("acme-sockets", 8, "test_replica_has_its_own_process"),
     ],
 )
 def test_strangers_tests_inherit_the_conformance_suite(beside_broken, tmp_path, stranger, number, own):
@@ -144,13 +153,33 @@ def test_strangers_tests_inherit_the_conformance_suite(beside_broken, tmp_path, 
     shutil.copy(STRANGERS / stranger / f"test_{stranger.replace('-', '_')}.py", tmp_path)
     report = tmp_path / "report.xml"
     options = ("-W", "error", "--strict-markers", "-p", "no:cacheprovider", f"--junit-xml={report}")
-    run(beside_broken.python, "-I", "-m", "pytest", *options, cwd=tmp_path)
+    selection = ("-k", SELECTED.get(stranger, ""))
+    run(beside_broken.python, "-I", "-m", "pytest", *options, *selection, cwd=tmp_path)
     cases = ET.parse(report).getroot().findall(".//testcase")  # noqa: S314 - pytest has just written it
     skipped = [case.find("skipped") for case in cases]
     reasons = {reason.get("message").partition(":")[0] for reason in skipped if reason is not None}
     assert reasons <= {"declared unsupported"}
     assert len(cases) > number
-    assert own in {case.get("name") for case in cases}
+    assert own in {case.get("name").partition("[")[0] for case in cases}
+
+
+def test_strangers_hooks_of_every_kind_are_found(beside_broken):
+    """Strangers offer all that we offer: targets, extensions, autoscalers and commands, too."""
+    lines = beside_broken.program(
+        """
+from sage_plugins.plugins.registry import Registry
+registry = Registry.discover()
+for kind, id in [("target", "sockets"), ("extension", "status_file"), ("autoscaler", "steady")]:
+    print(registry.find(kind, id).registration.summary)
+print(*(command.name for plugin, command in registry.commands if plugin.distribution.startswith("acme")))
+"""
+    )
+    assert lines == [
+        "child processes of this machine",
+        "writes the environment's status to a file",
+        "keeps a share of the slots free",
+        "rendezvous",
+    ]
 
 
 def test_strangers_strategy_is_deployed_from_yaml(beside_broken, tmp_path):

@@ -48,6 +48,7 @@ ON_A_CLUSTER = [DOCS / "guides" / "from-laptop-to-cluster.md", DOCS / "guides" /
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts),
     *sorted(ROOT.glob("plugins/*/README.md")),
     *sorted(ROOT.glob("examples/*/README.md")),
@@ -60,6 +61,13 @@ PATIENCE = 50
 
 FENCE = re.compile(r"^(?P<fence>`{3,})(?P<kind>[^`\n]*)\n(?P<text>.*?)^(?P=fence)`*[ \t]*$", re.MULTILINE | re.DOTALL)
 _NAMED = re.compile(r"# (?P<name>[\w.-]+\.(?:py|yaml))\n")
+
+
+def make_targets() -> set[str]:
+    """What `make` can be told, with `test-AREA` for each area; variables such as `PYTHON=...` are no targets."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    areas = re.findall(r"^AREA_([a-z]+) :=", makefile, re.MULTILINE)
+    return {*re.findall(r"^([a-z-]+):", makefile, re.MULTILINE), *(f"test-{area}" for area in areas)}
 
 
 class Block(NamedTuple):
@@ -163,8 +171,7 @@ class Page:
                 path.exists() for path in named
             )
         elif program == "make":
-            targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-            assert set(arguments) <= set(targets), where
+            assert set(arguments) <= make_targets(), where
         elif program == "python":
             ends = Path(arguments[0]).exists()
         elif program == "ray":

@@ -25,16 +25,7 @@ class StrategiesInTurn(TargetConformance):
     def pytest_generate_tests(self, metafunc):
         super(TargetConformance, self).pytest_generate_tests(metafunc)
         name = metafunc.function.__name__.encode()
-        quick = self._in_turn(metafunc.function) if crc32(name, 1) % self.one_in == 0 else None
+        quick = self.strategy_in_turn(metafunc.function) if crc32(name, 1) % self.one_in == 0 else None
         metafunc.parametrize(
             "strategy", [pytest.param(id, marks=[] if id == quick else pytest.mark.slow) for id in self.strategies()]
         )
-
-    def _in_turn(self, case):
-        """A strategy under which the case runs."""
-        known = self.strategies()
-        first = crc32(case.__name__.encode()) % len(known)
-        for self.strategy in (*known[first:], *known[:first]):
-            if self.unsupported(case) is None:
-                break
-        return self.strategy

@@ -1,15 +1,19 @@
-"""The load balancer `rendezvous`: each key has an order of preference among the replicas, and goes to the first."""
+"""
+The load balancer `rendezvous`: each key has an order of preference among the replicas, and goes to the first.
+
+And the command `sage-deploy rendezvous`, which shows where keys go.
+"""
 
 from __future__ import annotations
 
 from hashlib import blake2b
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from sage_plugins import errors, hookimpl
-from sage_plugins.values import Registration
+from sage_plugins.values import Command, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -27,6 +31,12 @@ class RendezvousOptions:
     """
 
     argument: str | None = None
+
+
+def score(key: str | int, replica_id: str) -> bytes:
+    """How much a key prefers a replica."""
+    name = f"{key!r}".encode("utf-8", "backslashreplace")
+    return blake2b(name, key=replica_id.encode()[:64], digest_size=8).digest()
 
 
 class Rendezvous:
@@ -49,8 +59,7 @@ class Rendezvous:
                 return min(orders(), key=lambda each: each.inflight + each.waiting)
             if not isinstance(key, (str, int)):
                 raise errors.InvalidKeyError(f"rendezvous places strings and integers only, got {type(key).__name__}")
-            name = f"{key!r}".encode("utf-8", "backslashreplace")
-            return max(candidates, key=lambda each: blake2b(name, key=each.id.encode()[:64], digest_size=8).digest())
+            return max(candidates, key=lambda each: score(key, each.id))
 
         return pick
 
@@ -67,3 +76,26 @@ def sage_register_load_balancers() -> list[Registration]:
             capabilities=frozenset({"spreads", "avoids_load", "binds_keys"}),
         ),
     ]
+
+
+def load_command() -> Any:
+    """Make the command; click is imported only when the command is used."""
+    import click
+
+    @click.command()
+    @click.argument("service")
+    @click.argument("keys", nargs=-1, required=True)
+    @click.option("--replicas", default=2, show_default=True, type=click.IntRange(1), help="How many replicas it has.")
+    def rendezvous(service: str, keys: tuple[str, ...], replicas: int) -> None:
+        """Show to which replica of SERVICE calls with KEYS go while no replica has been replaced."""
+        ids = [f"{service}#{index}" for index in range(replicas)]
+        for key in keys:
+            click.echo(f"{key}  {max(ids, key=lambda each: score(key, each))}")
+
+    return rendezvous
+
+
+@hookimpl
+def sage_register_commands() -> list[Command]:
+    """Offer `sage-deploy rendezvous`."""
+    return [Command("rendezvous", load_command, "Show to which replica each key goes.")]

@@ -1,5 +1,8 @@
 """The stranger's own tests: what a user of any load balancer may rely on, and what is theirs alone."""
 
+from acme_balancers import load_command
+from click.testing import CliRunner
+
 from sage_deploy_testing import BalancerConformance
 from sage_deploy_testing.doubles.fake_candidate import candidates
 
@@ -17,3 +20,8 @@ class TestRendezvous(BalancerConformance):
         home = pick("k")
         home.inflight = 1000
         assert pick("k") is home
+
+
+def test_command_shows_where_keys_go():
+    done = CliRunner().invoke(load_command(), ["cache", "a", "b", "--replicas", "1"])
+    assert (done.exit_code, done.output) == (0, "a  cache#0\nb  cache#0\n")

@@ -1,7 +1,12 @@
-"""The threading strategy `dedicated`: each replica has one thread, under a name of the user's choice."""
+"""
+The threading strategy `dedicated`: each replica has one thread, under a name of the user's choice.
+
+And the autoscaler `steady`, which keeps a share of the slots free.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Seat
+    from sage_plugins.interfaces.autoscalers import Load
 
 
 @attrs.frozen
@@ -85,3 +91,35 @@ def sage_register_threading_strategies() -> list[Registration]:
             capabilities=frozenset({"ordered", "one_at_a_time", "releases_at_deadline"}),
         ),
     ]
+
+
+@attrs.frozen
+class SteadyOptions:
+    """
+    Options of `steady`.
+
+    Attributes:
+        busy: Share of the slots that should be taken.
+    """
+
+    busy: float = attrs.field(default=0.7, validator=[attrs.validators.gt(0), attrs.validators.le(1)])
+
+
+class Steady:
+    """As many replicas as the present calls need, with some slots free for the next ones."""
+
+    def __init__(self, options: SteadyOptions) -> None:
+        self._busy = options.busy
+
+    def decide(self, load: Load) -> int:
+        """Keep the number while no replica is ready: then nothing is known about the slots of one."""
+        if not load.ready or not load.slots:
+            return load.replicas
+        slots_of_one = load.slots / load.ready
+        return max(1, math.ceil((load.ongoing + load.queued) / (slots_of_one * self._busy)))
+
+
+@hookimpl
+def sage_register_autoscalers() -> list[Registration]:
+    """Offer `steady`."""
+    return [Registration("steady", Steady, "keeps a share of the slots free", options=SteadyOptions)]

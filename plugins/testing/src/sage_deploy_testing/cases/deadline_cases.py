@@ -350,6 +350,7 @@ class TravellingDeadlineCases(ServiceConformance):
             service.handle.call("ask", "svc", *call)
         assert service.handle.call(*call) == "innermost"
 
+    @needs_any(*INNER_CALLS)
     def test_stuck_service_leaves_others_alone(self) -> None:
         """A service whose every slot hangs takes nothing from the service beside it."""
         outer, inner = self.pair()

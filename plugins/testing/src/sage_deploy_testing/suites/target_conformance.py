@@ -16,7 +16,8 @@ which objects have to be shared ask for the capability `in_process`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
 
 import pytest
 
@@ -38,7 +39,7 @@ from sage_plugins import ServiceFactory, ServiceTaskFactory
 from sage_plugins.values import Placed, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["TargetConformance"]
 
@@ -129,9 +130,14 @@ class TargetConformance(
     `service_conformance.TARGET_CAPABILITIES`. The times that the cases use, such as `patience` and `starting`, the
     configuration and the options of environments are attributes of `ServiceConformance`. `strategies` and `balancers`
     say with what each case runs, `registry` which plugins there are.
+
+    Attributes:
+        in_turn: Run each case under one strategy only, and the next case under another. Set it for a target whose
+            replicas take long to start.
     """
 
     kind: ClassVar[str] = "target"
+    in_turn: ClassVar[bool] = False
 
     @property
     def target(self) -> str:  # type: ignore[override] # the same for all cases of the suite
@@ -154,9 +160,19 @@ class TargetConformance(
         ]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run each case under each strategy."""
+        """Run each case under each strategy, or under one of them, see `in_turn`."""
         super().pytest_generate_tests(metafunc)
-        metafunc.parametrize("strategy", self.strategies())
+        known = self.strategies()
+        metafunc.parametrize("strategy", [self.strategy_in_turn(metafunc.function)] if self.in_turn else known)
+
+    def strategy_in_turn(self, case: Callable[..., Any]) -> str:
+        """One of the strategies under which *case* applies; the same in every run."""
+        known = self.strategies()
+        first = crc32(case.__name__.encode()) % len(known)
+        for self.strategy in (*known[first:], *known[:first]):
+            if self.unsupported(case) is None:
+                break
+        return self.strategy
 
     @pytest.fixture
     def _chosen(self, strategy: str) -> None:

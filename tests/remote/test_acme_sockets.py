@@ -1,0 +1,85 @@
+"""A stranger's target on the link library passes the suite for targets, here without being installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import acme_sockets
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from killing import is_gone, kill_replica
+from sage_deploy_testing.suites.probes import Probe
+from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.plugins.registry import Registry
+from strategies_in_turn import StrategiesInTurn
+
+pytestmark = pytest.mark.timeout(180)
+
+REGISTRY = Registry.of(
+    acme_sockets, sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading
+)
+
+
+class TestSockets(StrategiesInTurn):
+    plugin_id = "sockets"
+    one_in = 5  # each starts processes
+    starting = 3.0  # a process takes longer to start than a thread
+    patience = 40.0  # some cases start dozens
+
+    @pytest.fixture(autouse=True)
+    def importable_in_replicas(self, monkeypatch):
+        """Replicas import the target from where this process has it."""
+        monkeypatch.setenv("PYTHONPATH", str(Path(acme_sockets.__file__).parent.parent))
+
+    def registry(self):
+        return REGISTRY
+
+    def kill(self, service, replica_id):
+        kill_replica(service.status, replica_id)
+
+
+def test_status_file_has_the_services_of_the_environment(tmp_path):
+    """The stranger's extension sees a deployed environment through `Operations` alone."""
+    path = tmp_path / "status.json"
+    with Environment("test", registry=REGISTRY, options={"status_file": {"path": str(path)}}) as env:
+        env.register_service_with_config("svc", Probe, deployment_config=ServiceDeploymentConfig(target="local"))
+        env.deploy()
+        assert "svc" in json.dumps(json.loads(path.read_text(encoding="utf-8")))
+
+
+PROGRAM = """
+import time
+import acme_sockets, sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading
+from sage_deploy_testing.suites.probes import Probe
+from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.plugins.registry import Registry
+
+registry = Registry.of(acme_sockets, sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+with Environment("test", registry=registry) as env:
+    config = ServiceDeploymentConfig(target="sockets", threading_strategy="single")
+    env.register_service_with_config("svc", Probe, deployment_config=config)
+    env.deploy()
+    print(env.get_service_status("svc")["replicas"][0]["pid"], flush=True)
+    time.sleep(100)
+"""  # noqa: E501 - a program
+
+
+def test_replica_ends_when_the_program_is_killed():
+    """The end of its socket ends it."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(acme_sockets.__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, env=environment) as program:
+        pid = int(program.stdout.readline())
+        program.kill()
+    until = time.monotonic() + 20
+    while not is_gone(pid):
+        assert time.monotonic() < until
+        time.sleep(0.01)
