@@ -366,7 +366,7 @@ class Guest:
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
         from sage_plugins.routing.binding import Binding
-        from sage_plugins.routing.method_limits import router_class
+        from sage_plugins.routing.router_choice import router_class
 
         before = self._binding
         self._incarnation = listing.incarnation
