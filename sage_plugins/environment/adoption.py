@@ -57,7 +57,8 @@ def refuse_another(composition: Composition, kept: Kept) -> None:
         DeployError: It is configured otherwise.
     """
     from sage_plugins.config.origins import ARGUMENT
-    from sage_plugins.planning.plan import changes, comparable, describe
+    from sage_plugins.planning.plan import changes, comparable
+    from sage_plugins.planning.planner import describe
 
     before = composition._replace(factory=kept.spec.factory, config=kept.spec.config)
     old, new = (comparable(describe(each, lambda _: ARGUMENT)) for each in (before, composition))

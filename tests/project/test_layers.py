@@ -408,6 +408,7 @@ LATE = {
     "interfaces.strategies",
     "interfaces.targets",
     "planning.plan",
+    "planning.planner",
     "planning.settings",
     "routing.method_limits",
     "service.call_key",
