@@ -104,7 +104,7 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of laye
 	$(PYTEST) --quiet tests/project/test_layers.py tests/project/test_distributions.py
 
 .PHONY: wheels
-wheels: $(ENV)/.stamp-test ## build every wheel and run the suite against them in a fresh environment
+wheels: $(ENV)/.stamp-test ## build every wheel, and test in a fresh environment that nothing is missing from them
 	$(BIN)/python tools/check_wheels.py $(SHARED)
 
 .PHONY: docs

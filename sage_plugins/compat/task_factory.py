@@ -71,14 +71,17 @@ class ServiceTaskFactory:
             ctx: Whose `service(name)` finds other services for the instances; each replica gets a context of its own.
 
         Raises:
-            UnknownPluginError, PlanError: As for `composition.compose`.
+            UnknownPluginError: The configuration names an ID that no plugin has.
+            PlanError: The plugins refuse the configuration; `problems` has every reason.
         """
         return ServiceTask(*self.parts(ctx))
 
     def parts(self, ctx: ServiceContext | None = None) -> tuple[Composition, Callable[[str], Any], Clock]:
         """What a task for the service is made of: the first arguments of `ServiceTask`; raises as its maker does."""
         registry = self._registry or Registry.discover()
-        composition, _ = compose(self.service_factory, self.deployment_config, registry)
+        composition, finder = compose(self.service_factory, self.deployment_config, registry)
+        if composition is None:
+            raise finder.refusal()
         return composition, self._find_service if ctx is None else ctx.service, self._clock
 
     def _no_other(self, name: str) -> Any:

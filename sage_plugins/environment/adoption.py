@@ -56,7 +56,8 @@ def refuse_another(composition: Composition, earlier: EarlierService) -> None:
         DeployError: It is configured otherwise.
     """
     from sage_plugins.config.origins import ARGUMENT
-    from sage_plugins.planning.plan import changes, comparable, describe
+    from sage_plugins.planning.plan import changes, comparable
+    from sage_plugins.planning.planner import describe
 
     before = composition._replace(factory=earlier.spec.factory, config=earlier.spec.config)
     old, new = (comparable(describe(each, lambda _: ARGUMENT)) for each in (before, composition))

@@ -118,7 +118,8 @@ class Environment(Registering):
             PlanError, ConfigError, UnknownPluginError: As `deploy` would.
             PluginError: A plugin fails to explain itself, or to say where replicas go.
         """
-        from sage_plugins.planning.plan import DeploymentPlan, ServicePlan, plan_service
+        from sage_plugins.planning.plan import DeploymentPlan, ServicePlan
+        from sage_plugins.planning.planner import plan_service
 
         catalogue = self._services.catalogue.snapshot()
         names = catalogue.names
@@ -150,7 +151,8 @@ class Environment(Registering):
         Secrets and constructor's arguments are in it by a digest only.
         """
         from sage_plugins.config.origins import ARGUMENT
-        from sage_plugins.planning.plan import comparable, describe
+        from sage_plugins.planning.plan import comparable
+        from sage_plugins.planning.planner import describe
 
         with self._services.lock:
             tasks = {name: task for name, task in self._services.tasks.items() if task.state not in AT_REST}

@@ -14,6 +14,7 @@ TYPE_CHECKING = False  # type checkers know it by its name
 if TYPE_CHECKING:
     from sage_plugins.interfaces.autoscalers import Autoscaler, Load
     from sage_plugins.interfaces.balancers import Balancer, Candidate, Picker
+    from sage_plugins.interfaces.control import ControlOp
     from sage_plugins.interfaces.extensions import Extension
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
     from sage_plugins.interfaces.operations import LogLine, Operations, RecordedEvent
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.sources import ConfigEntry, ConfigReader, ConfigSource
     from sage_plugins.interfaces.strategies import LoopSeat, Runner, Seat, Strategy
     from sage_plugins.interfaces.targets import (
-        ControlOp,
         DetachableReplica,
         LifeEvents,
         QuietEvents,
@@ -96,7 +96,7 @@ _HOMES = {
     "ConfigEntry": "sources",
     "ConfigReader": "sources",
     "ConfigSource": "sources",
-    "ControlOp": "targets",
+    "ControlOp": "control",
     "DetachingTarget": "reach",
     "DetachableReplica": "targets",
     "EarlierReplica": "reach",

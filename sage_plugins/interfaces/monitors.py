@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces.targets import ControlOp
+    from sage_plugins.interfaces.control import ControlOp
     from sage_plugins.values import (
         Event,
         ReplicaInfo,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -10,6 +9,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.interfaces.control import ControlOp
     from sage_plugins.values import (
         Placed,
         Refused,
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "ControlOp",
     "DetachableReplica",
     "LifeEvents",
     "QuietEvents",
@@ -36,32 +35,6 @@ __all__ = [
 #: One piece of work for a replica: a call, a batch of calls, or a step of the replica's life such as building the
 #: instance. Opaque: a strategy hands it to a worker's `execute` and looks no further.
 Work: TypeAlias = Any
-
-
-class ControlOp(StrEnum):
-    """What can be asked of a replica beside its calls."""
-
-    CHECK = "check"
-    """Call `check_health()` if the class has it; raises what that raises, or RuntimeError if it returns False."""
-
-    READY = "ready"
-    """The same with `check_ready()`."""
-
-    STATS = "stats"
-    """
-    A mapping: `runner` (RunnerStats), `recorders` ({monitor id: snapshot}), `pid` (of its process) and, if it does not
-    answer and these are those that it gave last, `age` (seconds since then). `idle` is how many seconds ago a call
-    ended last, None if none has.
-    """
-
-    GET = "get"
-    """The attribute of the instance whose name is the argument."""
-
-    SET = "set"
-    """Set an attribute of the instance: the argument is its name and its value."""
-
-    TERMINATE = "terminate"
-    """Call `terminate()` if the instance has it."""
 
 
 class Replica(Protocol):

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sage_plugins.config.service_config import ServiceDeploymentConfig, fields
-from sage_plugins.errors import (
-    ConfigError,
-    PlanError,
-    PluginConflictError,
-    PluginError,
-    ServiceNotFoundError,
-    UnknownPluginError,
-)
+from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError
+from sage_plugins.planning.choices import Finder, check_config, choose
 from sage_plugins.planning.composition import compose
 from sage_plugins.planning.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.service.factory import ServiceFactory
@@ -28,6 +22,8 @@ if TYPE_CHECKING:
     from sage_plugins.plugins.registry import Registry
 
 __all__ = ["Catalogue"]
+
+_Refusal: TypeAlias = PlanError | ConfigError | PluginError
 
 
 class _Said(NamedTuple):
@@ -52,6 +48,11 @@ class _Said(NamedTuple):
         if self.given is not None:
             return self.given
         return ServiceDeploymentConfig() if self.entry is None else self.entry.config()
+
+    @property
+    def from_file(self) -> bool:
+        """Whether a file says how it is deployed."""
+        return self.given is None and self.entry is not None
 
     def placed(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems, with places if a file says how the service is deployed."""
@@ -189,9 +190,10 @@ class Catalogue:
             PlanError, ConfigError: It cannot be deployed so; of a service from a file each problem has its place.
             PluginError: A plugin breaks its contract.
         """
-        given = self._given()
-        _refuse_options(given.problems(registry))
-        return self._compose(name, self._said(name), registry, given.values())
+        composition, problems = self._compose(name, self._said(name), registry, self._checked(registry))
+        if isinstance(composition, Exception):
+            raise composition
+        return composition, problems
 
     def compose_as(self, name: str, factory: Any, config: ServiceDeploymentConfig, registry: Registry) -> Composition:
         """
@@ -200,40 +202,43 @@ class Catalogue:
         Raises:
             UnknownPluginError, PlanError, ConfigError, PluginError: As `compose`.
         """
-        given = self._given()
-        _refuse_options(given.problems(registry))
-        return compose(factory, config, registry, given.values(), name)[0]
+        composition, finder = compose(factory, config, registry, self._checked(registry), name)
+        if composition is None:
+            raise finder.refusal()
+        return composition
 
     @property
     def environment_options(self) -> Mapping[str, Mapping[str, Any]]:
         """Options of plugins for all services together, by ID, as code and files say."""
         return self._given().values()
 
+    def _checked(self, registry: Registry) -> Mapping[str, Mapping[str, Any]]:
+        """
+        The environment's options.
+
+        Raises:
+            ConfigError: There is anything wrong with them.
+        """
+        given = self._given()
+        if problems := given.problems(registry):
+            raise _options_error(problems)
+        return given.values()
+
     def _compose(
         self, name: str, said: _Said, registry: Registry, environment: Mapping[str, Mapping[str, Any]]
-    ) -> tuple[Composition, list[Problem]]:
+    ) -> tuple[Composition | _Refusal, list[Problem]]:
+        """What a service will be, or what to raise because it cannot be; and all that is wrong or doubtful with it."""
         factory, wrong = self._factory(name, said)
-        composed: tuple[Composition, list[Problem]] | None = None
-        refused: UnknownPluginError | PluginConflictError | None = None
-        try:
-            if factory is None:
-                from sage_plugins.planning.choices import check_config
-
-                wrong += check_config(name, said.config, registry, environment)
-            else:
-                composed = compose(factory, said.config, registry, environment, name)
-        except (PlanError, UnknownPluginError, PluginConflictError) as error:
-            if said.given is not None or said.entry is None:
-                raise
-            refused = None if isinstance(error, PlanError) else error
-            wrong += error.problems
-        if composed is not None and not wrong:
-            return composed[0], said.placed(composed[1])
-        problems = said.placed(wrong)
-        errors = [str(problem) for problem in problems if problem.severity == "error"]
-        if refused is not None and len(errors) == 1:
-            raise type(refused)(errors[0], kind=refused.kind, id=refused.id, problems=problems)
-        raise ConfigError("\n".join(errors), problems=problems)
+        if factory is None:
+            composition, finder = None, Finder(name, said.config, registry, environment)
+            choose(finder, said.config)
+        else:
+            composition, finder = compose(factory, said.config, registry, environment, name)
+        finder.problems[:0] = wrong
+        problems = said.placed(finder.problems)
+        if composition is None or finder.errors:
+            return finder.refusal(problems if said.from_file else None), problems
+        return composition, problems
 
     def compose_all(self, names: Iterable[str], registry: Registry) -> list[tuple[Composition, list[Problem]]]:
         """
@@ -243,19 +248,19 @@ class Catalogue:
             PlanError, ConfigError, PluginError: As `compose`; a PlanError if there is something wrong with several.
         """
         composed: list[tuple[Composition, list[Problem]]] = []
-        wrong: list[PlanError | ConfigError | PluginError] = []
         given = self._given()
         problems = given.problems(registry)
-        try:
-            _refuse_options(problems)
-        except ConfigError as error:
-            wrong.append(error)
+        wrong: list[_Refusal] = [_options_error(problems)] if problems else []
         environment = _right(given, problems)
         for name in names:
             try:
-                composed.append(self._compose(name, self._said(name), registry, environment))
-            except (PlanError, ConfigError, PluginError) as error:
-                wrong.append(error)
+                composition, found = self._compose(name, self._said(name), registry, environment)
+            except PluginError as error:
+                composition, found = error, []
+            if isinstance(composition, Exception):
+                wrong.append(composition)
+            else:
+                composed.append((composition, found))
         if len(wrong) == 1:
             raise wrong[0]
         if wrong:
@@ -274,8 +279,6 @@ class Catalogue:
         Raises:
             PluginError: A plugin breaks its contract.
         """
-        from sage_plugins.planning.choices import check_config
-
         with self._lock:
             names = list(dict.fromkeys([*self._factories, *self._entries]))
         given = self._given()
@@ -284,10 +287,7 @@ class Catalogue:
         for name in names:
             said = self._said(name)
             if said.in_code or (import_classes and said.entry is not None and said.entry.class_path is not None):
-                try:
-                    problems += self._compose(name, said, registry, environment)[1]
-                except (PlanError, ConfigError, UnknownPluginError, PluginConflictError) as error:
-                    problems += error.problems
+                problems += self._compose(name, said, registry, environment)[1]
             elif said.entry is not None:  # else another file was loaded meanwhile, and does not have it
                 problems += said.placed(check_config(name, said.config, registry, environment))
         return problems + self.notes(registry)
@@ -308,15 +308,8 @@ class Catalogue:
         return notes
 
 
-def _refuse_options(problems: Sequence[Problem]) -> None:
-    """
-    Raise if there is anything wrong with the options of the environment.
-
-    Raises:
-        ConfigError: With every problem.
-    """
-    if problems:
-        raise ConfigError("\n".join(map(str, problems)), problems=problems)
+def _options_error(problems: Sequence[Problem]) -> ConfigError:
+    return ConfigError("\n".join(map(str, problems)), problems=problems)
 
 
 def _right(given: GivenOptions, problems: Iterable[Problem]) -> dict[str, dict[str, Any]]:

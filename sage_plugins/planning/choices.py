@@ -9,7 +9,7 @@ import attrs
 from sage_plugins.config.cross_rules import NOT_YET, cross_problems
 from sage_plugins.config.service_config import fields
 from sage_plugins.config.structure import structure
-from sage_plugins.errors import PlanError, PluginConflictError, PluginError, UnknownPluginError, text_of
+from sage_plugins.errors import ConfigError, PlanError, PluginConflictError, PluginError, UnknownPluginError, text_of
 from sage_plugins.planning.environment_options import NO_OPTIONS, environment_options
 from sage_plugins.values import Choice, Problem
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.plugins.registry import Registry
 
-__all__ = ["NO_HEALTH_CHECK", "Choices", "Finder", "check_config", "choose", "refuse_errors"]
+__all__ = ["NO_HEALTH_CHECK", "Choices", "Finder", "check_config", "choose"]
 
 #: Why what is for health checks has no effect.
 NO_HEALTH_CHECK: Final = "no monitor of the service checks health"
@@ -130,6 +130,33 @@ class Finder:
                 raise PluginError(msg) from error
         return choice
 
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems for which the service cannot be deployed."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    def refusal(self, placed: Sequence[Problem] | None = None) -> PlanError | ConfigError | PluginError:
+        """
+        What to raise because of the errors.
+
+        Args:
+            placed: All problems, with their places in a file; None if the service is configured in code.
+
+        Returns:
+            An UnknownPluginError or a PluginConflictError if an ID that no plugin has, or two have, is all that is
+            wrong; else a PlanError, or a ConfigError if it stands in a file.
+        """
+        problems = self.problems if placed is None else placed
+        errors = [problem for problem in problems if problem.severity == "error"]
+        if len(errors) == len(self.refused) == 1:
+            only = self.refused[0]
+            return type(only)(str(errors[0] if placed else only), kind=only.kind, id=only.id, problems=problems)
+        if placed is not None:
+            return ConfigError("\n".join(map(str, errors)), problems=problems)
+        lines = "".join(f"\n  {problem}" for problem in errors)
+        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+        return PlanError(f"service '{self._service}' has {count}:{lines}", problems=problems)
+
 
 def _of_environment(found: Problem, key: str) -> Problem:
     """
@@ -229,26 +256,6 @@ def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[P
         for name, (id, message, fix) in effects.items()
         if getattr(config, name) != fields()[name].default
     ]
-
-
-def refuse_errors(
-    service: str, problems: Sequence[Problem], refused: Sequence[UnknownPluginError | PluginConflictError] = ()
-) -> None:
-    """
-    Raise if there are errors among the problems of a service.
-
-    Raises:
-        UnknownPluginError, PluginConflictError: An ID that no plugin has, or two have, is all that is wrong.
-        PlanError: With every problem.
-    """
-    errors = [problem for problem in problems if problem.severity == "error"]
-    if len(errors) == len(refused) == 1:
-        only = refused[0]
-        raise type(only)(str(only), kind=only.kind, id=only.id, problems=problems)
-    if errors:
-        lines = "".join(f"\n  {problem}" for problem in errors)
-        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-        raise PlanError(f"service '{service}' has {count}:{lines}", problems=problems)
 
 
 def check_config(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import attrs
 
 from sage_plugins.errors import PluginError, text_of
-from sage_plugins.planning.choices import NO_HEALTH_CHECK, Finder, choose, refuse_errors
+from sage_plugins.planning.choices import NO_HEALTH_CHECK, Finder, choose
 from sage_plugins.planning.environment_options import NO_OPTIONS
 from sage_plugins.service.factory import own_factory
 from sage_plugins.service.methods import method_plans
@@ -39,7 +39,7 @@ class Composition(NamedTuple):
         limits: What the strategy may use.
         choose_balancer: `choose_balancer(id, options)` chooses another one for the service while it runs, and gives
             it with its `key_of`; None stands for what the configuration says, or the default. Raises what
-            `compose` raises.
+            is wrong with it.
         key_of: The key of a call by its arguments, or None without a balancer that names an argument.
     """
 
@@ -76,7 +76,7 @@ def compose(
     registry: Registry,
     environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
     name: str | None = None,
-) -> tuple[Composition, list[Problem]]:
+) -> tuple[Composition | None, Finder]:
     """
     Ask the plugins that *config* names and decide everything about a service; starts nothing.
 
@@ -88,11 +88,11 @@ def compose(
         name: Of the service; None for that of the factory, which may have been registered by another one.
 
     Returns:
-        The composition, and the warnings.
+        The composition, None if anything is wrong; and who has collected all `problems`, errors and warnings, and gives
+        the `refusal` that whoever needs the composition raises.
 
     Raises:
-        UnknownPluginError: The configuration names an ID that no plugin has.
-        PlanError: The plugins refuse the configuration; `problems` has every reason.
+        PluginError: A plugin breaks its contract.
     """
     factory = own_factory(factory)
     name, cls = name or factory.service_name, factory.service_class
@@ -111,9 +111,8 @@ def compose(
     problems.extend(wrong)
     problems.extend(_no_coroutines(choices.strategy, cls, methods))
     key_of = None if choices.balancer is None else _key_of(choices.balancer, cls, methods, config, problems)
-    refuse_errors(name, problems, finder.refused)
-    assert choices.target is not None  # noqa: S101 - otherwise there is an error
-    assert choices.strategy is not None  # noqa: S101 - as above
+    if choices.target is None or choices.strategy is None or finder.errors:
+        return None, finder
 
     def choose_balancer(id: str | None, options: Mapping[str, Any] | None) -> tuple[Choice, KeyOf | None]:
         chosen = id or config.load_balancer or choices.default_balancer
@@ -121,8 +120,8 @@ def compose(
         finder = Finder(name, changed, registry, environment)
         choice = finder.find("load balancer", chosen, "load_balancer")
         reads = None if choice is None else _key_of(choice, cls, methods, changed, finder.problems)
-        refuse_errors(name, finder.problems, finder.refused)
-        assert choice is not None  # noqa: S101 - otherwise there is an error
+        if choice is None or finder.errors:
+            raise finder.refusal()
         return choice, reads
 
     composition = Composition(
@@ -142,7 +141,7 @@ def compose(
         choose_balancer=choose_balancer,
         key_of=key_of,
     )
-    return composition, [problem for problem in problems if problem.severity == "warning"]
+    return composition, finder
 
 
 def _key_of(

@@ -1,30 +1,24 @@
-"""
-What will happen, who decided it and why, before anything happens.
-
-Making a plan starts nothing: plugins are asked to explain themselves, targets where replicas would go.
-"""
+"""What will happen, who decided it and why: as values, as JSON, and as text for people; `planner` makes them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from sage_plugins.errors import PluginError, text_of
-from sage_plugins.planning.settings import Setting, settings_of
-from sage_plugins.values import Explanation, Placed, Problem, Refused
+from sage_plugins.config.service_config import plain
+from sage_plugins.planning.settings import Setting
+from sage_plugins.texts import one_line
+from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sage_plugins.config.origins import Origin
-    from sage_plugins.planning.composition import Composition
-    from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = [
     "Change",
@@ -34,13 +28,9 @@ __all__ = [
     "ServicePlan",
     "changes",
     "comparable",
-    "describe",
-    "plan_service",
 ]
 
 Action = Literal["add", "change", "keep", "remove"]
-
-_KINDS: Final = get_args(get_type_hints(Explanation)["kind"])
 
 #: Version of the plan as JSON: it grows when a reader of older plans would misunderstand a newer one.
 VERSION: Final = 1
@@ -188,9 +178,7 @@ class DeploymentPlan:
         Args:
             all_settings: Show the settings that have their defaults, too.
         """
-        from sage_plugins.planning.plan_text import plan_text  # imported here: programs do without it
-
-        return plan_text(self, all_settings=all_settings)
+        return _text(self, all_settings=all_settings)
 
     def __str__(self) -> str:
         """The plan for people, without what has its default."""
@@ -220,149 +208,6 @@ def _stable(value: Any) -> Any:
     if texts == {object.__repr__, object.__str__}:
         return f"an object of class {type(value).__name__}"  # its text would have its address in it
     return value
-
-
-def plan_service(
-    composition: Composition,
-    warnings: Sequence[Problem],
-    origin: Callable[[str], Origin],
-    running: Mapping[str, Any] | None = None,
-) -> ServicePlan:
-    """
-    Say what will happen to a service: ask its plugins to explain themselves, and its target where the replicas go.
-
-    Args:
-        composition: The service.
-        warnings: What was found doubtful about it.
-        origin: Who set the value at a path, such as `"timeout"`.
-        running: What `describe` said of the service that runs, or None if none does.
-
-    Raises:
-        PluginError: A plugin fails to explain itself, or its target to say where the replicas go.
-    """
-    plan = attrs.evolve(describe(composition, origin), replicas=tuple(_places(composition)), warnings=tuple(warnings))
-    if running is None:
-        return plan
-    found = tuple(changes(running, comparable(plan)))
-    return attrs.evolve(plan, action="change" if found else "keep", changes=found)
-
-
-def describe(composition: Composition, origin: Callable[[str], Origin]) -> ServicePlan:
-    """
-    What a service is, without asking where its replicas go.
-
-    Raises:
-        PluginError: A plugin fails to explain itself.
-    """
-    config = composition.config
-    cls = composition.factory.service_class
-    decisions = [
-        _decision("target", composition.target, config),
-        _decision("strategy", composition.strategy, config),
-    ]
-    if composition.balancer is not None:
-        decisions.append(_decision("balancer", composition.balancer, config))
-    decisions += [_decision("monitor", choice, config) for choice in composition.monitors]
-    said = [each for decision in decisions for each in decision.explanation]
-    decisions.append(_queue(config))
-    return ServicePlan(
-        name=composition.name,
-        action="add",
-        service_class=f"{cls.__module__}:{cls.__qualname__}",
-        settings=tuple(settings_of(composition, origin)),
-        decisions=tuple(
-            attrs.evolve(each, explanation=tuple(line for line in each.explanation if line.kind != "timeout"))
-            for each in decisions
-        ),
-        time_outs=tuple(_time_outs(composition, [each.text for each in said if each.kind == "timeout"])),
-        methods=tuple(method.name for method in composition.methods),
-    )
-
-
-def _decision(what: str, choice: Choice, config: Any) -> Decision:
-    registration = choice.registration
-    explanation: tuple[Explanation, ...] = ()
-    if registration.explain is not None:
-        try:
-            explanation = tuple(map(_explanation, registration.explain(config, *choice.settings)))
-        except Exception as error:
-            msg = f"{what} '{choice.id}' from {choice.source} failed to explain itself: {text_of(error)}"
-            raise PluginError(msg) from error
-    return Decision(what, choice.id, choice.source, str(registration.summary), explanation)
-
-
-def _explanation(line: str | Explanation) -> Explanation:
-    """
-    A line that a plugin gave.
-
-    Raises:
-        TypeError: It is none.
-    """
-    found = Explanation(line) if isinstance(line, str) else line
-    if not isinstance(found, Explanation) or not isinstance(found.text, str) or found.kind not in _KINDS:
-        raise TypeError(f"explain gave {line!r:.100}, which is neither a text nor an Explanation of a known kind")
-    return found
-
-
-def _queue(config: Any) -> Decision:
-    full = "a full queue " + ("refuses calls" if config.overload == "reject" else "makes callers wait")
-    limit = f"{config.queue_size} calls may wait, per calling process"
-    return Decision("queue", config.overload, "", f"{limit}; {full}", (Explanation(limit, "enforced"),))
-
-
-def _time_outs(composition: Composition, said: Sequence[str]) -> Iterator[str]:
-    """What the end of a call's time can stop; the strategy knows, and for one that is silent its capabilities do."""
-    timeout = composition.config.timeout
-    own = [method for method in composition.methods if method.name in composition.config.methods]
-    yield "no time limit" if timeout is None else f"{timeout:g} s from call to answer, waiting included"
-    yield from (
-        f"{method.name}: {'no time limit' if method.timeout == float('inf') else f'{method.timeout:g} s'}"
-        for method in own
-        if "timeout" in composition.config.methods[method.name]
-    )
-    yield "a call that still waits never starts"
-    if said:
-        yield from said
-    elif "releases_at_deadline" in composition.strategy.registration.capabilities:
-        yield f"its caller is released; '{composition.strategy.id}' does not say whether the method stops"
-    else:
-        yield f"under '{composition.strategy.id}' a running method may hold its caller until it ends"
-
-
-def _places(composition: Composition) -> list[ReplicaPlan]:
-    target = composition.target
-    specs = [composition.spec(index) for index in range(composition.config.replicas)]
-    try:
-        opened = target.create()
-        try:
-            places: Sequence[Placed | Refused] = list(opened.place(specs))
-        finally:
-            opened.close()
-        return _placed(specs, places)
-    except Exception as error:
-        msg = f"target '{target.id}' from {target.source} failed to say where replicas go: {text_of(error)}"
-        raise PluginError(msg) from error
-
-
-def _placed(specs: Sequence[ReplicaSpec], places: Sequence[Placed | Refused]) -> list[ReplicaPlan]:
-    """
-    What a target says of where the replicas go.
-
-    Raises:
-        ValueError: It says that of more or fewer than there are.
-        TypeError: It says something else.
-    """
-    if len(places) != len(specs):
-        raise ValueError(f"place gave {len(places)} places for {len(specs)} replicas")
-    return [_place(spec.id, place) for spec, place in zip(specs, places, strict=True)]
-
-
-def _place(replica: str, place: Placed | Refused) -> ReplicaPlan:
-    if isinstance(place, Placed):
-        return ReplicaPlan(replica, place.node or "this process", place.reason, dict(place.refused))
-    if isinstance(place, Refused):
-        return ReplicaPlan(replica, None, place.reason, dict(place.nodes), str(place.rule))
-    raise TypeError(f"place gave {place!r:.100}, which is neither Placed nor Refused")
 
 
 # -- differences -------------------------------------------------------------------------------------------------------
@@ -395,3 +240,106 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
         before, after = old.get(name), new.get(name)
         if before != after:
             yield Change(name, before, after)
+
+
+# -- text for people ---------------------------------------------------------------------------------------------------
+
+_SIGNS: Final = {"add": "+", "change": "~", "keep": " ", "remove": "-"}
+_LABELS: Final = {"decides": "", "enforced": "enforced: ", "advisory": "advisory: ", "timeout": ""}
+
+
+def _text(plan: DeploymentPlan, *, all_settings: bool) -> str:
+    """The plan for people: a block for each service, then notes, then a line with the numbers."""
+    blocks = ["\n".join(_lines(service, all_settings=all_settings)) for service in plan.services]
+    return "\n\n".join([*blocks, *(f"! {note}" for note in plan.notes), _total(plan)])
+
+
+def _total(plan: DeploymentPlan) -> str:
+    counts = {action: sum(service.action == action for service in plan.services) for action in _SIGNS}
+    if counts["add"] == len(plan.services):
+        replicas = sum(len(service.replicas) for service in plan.services)
+        return f"Plan: {_count(counts['add'], 'service')}, {_count(replicas, 'replica')} to start."
+    if counts["keep"] == len(plan.services):
+        return f"Plan: nothing to do, {_count(counts['keep'], 'service')} as configured."
+    words = f"{counts['add']} to start, {counts['change']} to replace, {counts['remove']} to stop"
+    return f"Plan: {words}, {counts['keep']} unchanged."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:
+    sign = _SIGNS[service.action]
+    if service.action == "remove":
+        yield f"{sign} {service.name}  ({one_line(service.service_class)}) runs, and is not configured any more"
+        return
+    same = " runs as configured" if service.action == "keep" else ""
+    yield f"{sign} {service.name}  ({one_line(service.service_class)}){same}"
+    for change in service.changes:
+        yield f"    ~ {one_line(change.key)}: {_value(change.old)} -> {_value(change.new)}"
+    for decision in service.decisions:
+        yield from _decision(decision)
+        if decision.what == "strategy":
+            yield from _listed("time-out", service.time_outs)
+    for replica in service.replicas:
+        yield from _replica(replica)
+    yield from _settings(service.settings, all_settings=all_settings)
+    yield f"    {'methods':<9} {', '.join(map(one_line, service.methods)) or 'none'}"
+    yield from _warnings(service)
+
+
+def _decision(decision: Decision) -> Iterator[str]:
+    by = f"  [{decision.source}]" if decision.source else ""
+    yield f"    {decision.what:<9} {decision.id}{by}  {one_line(decision.summary, 500)}"
+    shown = (each for each in decision.explanation if each.text not in decision.summary)
+    yield from (f"    {'':<9}   - {_LABELS[each.kind]}{one_line(each.text, 500)}" for each in shown)
+
+
+def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
+    yield f"    {title:<9} {lines[0]}"
+    yield from (f"    {'':<9}   - {one_line(line, 500)}" for line in lines[1:])
+
+
+def _replica(replica: ReplicaPlan) -> Iterator[str]:
+    where = "nowhere" if replica.where is None else one_line(str(replica.where))
+    mark = "!" if replica.where is None else " "
+    rule = f"error {one_line(replica.rule)}: " if replica.rule else ""
+    yield f"  {mark} {'replica':<9} {replica.id} -> {where}  ({rule}{one_line(str(replica.reason), 500)})"
+    for node, reason in replica.refused.items():
+        yield f"    {'':<9}   - not {one_line(str(node))}: {one_line(str(reason), 500)}"
+
+
+def _settings(settings: Sequence[Setting], *, all_settings: bool) -> Iterator[str]:
+    shown = [each for each in settings if all_settings or each.origin.source != "default"]
+    title = "settings"
+    keys = [one_line(each.key) for each in shown]
+    key_width = max(map(len, keys), default=0)
+    values = [_value(each.value) for each in shown]
+    value_width = min(40, max(map(len, values), default=0))
+    for setting, key, value in zip(shown, keys, values, strict=True):
+        origin = one_line(str(setting.origin))
+        yield f"    {title:<9} {key:<{key_width}} = {value:<{value_width}}  {origin}  [{setting.acts}]"
+        title = ""
+    others = len(settings) - len(shown)
+    if others:
+        yield f"    {title:<9} {'and ' if shown else ''}{others} with their defaults"
+
+
+def _value(value: Any) -> str:
+    """A value as one would write it in the file, on one line."""
+    if isinstance(value, str):
+        return one_line(value or "''", 60)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return one_line(f"[{', '.join(map(_value, plain(value)))}]", 60)
+    return one_line(str(value), 60)
+
+
+def _warnings(service: ServicePlan) -> Iterator[str]:
+    return (f"    ! {one_line(str(warning), 1000)}" for warning in service.warnings)

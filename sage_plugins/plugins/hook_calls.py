@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
@@ -55,11 +56,12 @@ class Hooks:
         """
         manager = self._manager
         manager.unknown.clear()
-        name = f"{plugin.name} from {plugin.source}"  # two distributions may have an entry point of one name
+        known = manager.is_registered(module)
         try:
-            manager.register(module, name)
+            # Two distributions may have an entry point of one name. Their own names would take reading a file of each.
+            manager.register(module, f"{plugin.name} ({plugin.module})")
         except Exception as error:
-            if manager.get_plugin(name) is not None:
+            if not known and manager.is_registered(module):
                 manager.unregister(module)
             msg = (
                 f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {line_of(error)}"
@@ -67,7 +69,7 @@ class Hooks:
             raise PluginError(msg) from error
         plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
         plugin.unknown_hooks = tuple(sorted(manager.unknown))
-        return Offer(plugin, lambda hook: self._own(module, hook))
+        return Offer(plugin, lambda hook: self._own(module, hook) if hook in plugin.hooks else [])
 
     def _own(self, module: Any, hook: str) -> list[Any]:
         """What this plugin's own implementations return: one that raises must not hide the others'."""
@@ -84,6 +86,8 @@ class _Manager(pluggy.PluginManager):
         self.unknown: list[str] = []
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> pluggy.HookimplOpts | None:
+        if isinstance(plugin, ModuleType) and not isinstance(vars(plugin).get(name), FunctionType):
+            return None  # most names of a module are imported classes, and finding out what each is takes long
         options = super().parse_hookimpl_opts(plugin, name)
         if options is None or hasattr(hookspecs, options.get("specname") or name):
             return options

@@ -173,7 +173,7 @@ class Registry:
         found = [
             entry
             for entry in self._offered.get((kind, bare), ())
-            if source in {"", entry.plugin.distribution or entry.plugin.module}
+            if not source or source == (entry.plugin.distribution or entry.plugin.module)
         ]
         if not found:
             raise self._unknown(kind, id, self.ids(kind), service)

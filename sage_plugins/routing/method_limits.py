@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.lane import Lane
     from sage_plugins.values import MethodPlan
 
-__all__ = ["LaneMethods", "MethodRouter", "router_class"]
+__all__ = ["LaneMethods", "MethodRouter"]
 
 
 class LaneMethods:
@@ -267,10 +267,3 @@ def _calls(works: Sequence[Work]) -> list[Call]:
     for call in found:
         call.batch = None
     return found
-
-
-def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
-    """The class of the router for a service that serves *methods*: most need nothing of what limits cost."""
-    if any(method.max_concurrency is not None or method.batch is not None for method in methods):
-        return MethodRouter
-    return Router

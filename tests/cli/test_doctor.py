@@ -36,6 +36,7 @@ def started(command, cwd, **variables):
     )
 
 
+@pytest.mark.wheels
 def test_everything_is_looked_at(tmp_path):
     """One line a finding, and one that sums up; exit code 0 as long as nothing fails."""
     done = sage_deploy("doctor", cwd=tmp_path)

@@ -19,6 +19,7 @@ def content(folder):
     return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
 
 
+@pytest.mark.wheels
 def test_what_it_writes_runs_without_a_change(tmp_path):
     """From the empty folder to a report: init, plan, up; the plan has no warning."""
     (tmp_path / "one.txt").write_text("the same")

@@ -23,6 +23,7 @@ def folder(tmp_path):
     return write_things(tmp_path)
 
 
+@pytest.mark.wheels
 def test_up_once_runs_the_job_shows_the_status_and_ends(folder):
     """Data goes to stdout, progress to stderr; only a `process` that needs no argument is called."""
     file = deployment(

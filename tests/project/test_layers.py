@@ -398,6 +398,7 @@ def test_start_imports_nothing_heavy(code):
 
 #: What is for files, plans, options, errors and SAGE's ways, and waits until somebody comes with one of these.
 LATE = {
+    "call.batch",
     "call.endings",
     "call.stream",
     "call.stream_reader",
@@ -410,8 +411,16 @@ LATE = {
     "config.units",
     "deployment.requests",
     "host.batches",
+    "interfaces.autoscalers",
+    "interfaces.balancers",
+    "interfaces.monitors",
+    "interfaces.reach",
+    "interfaces.strategies",
+    "interfaces.targets",
     "planning.plan",
+    "planning.planner",
     "planning.settings",
+    "routing.method_limits",
     "service.call_key",
     "service.callers",
     "service.runtime_errors",
@@ -436,3 +445,4 @@ import json; print(json.dumps(sorted(sys.modules)))
     assert {name.partition(".")[0] for name in LATE} <= set(LAYER)
     assert {f"sage_plugins.{name}" for name in LATE}.isdisjoint(modules)
     assert not any(name.startswith(("sage_deploy_files.", "sage_deploy_cli.")) for name in modules)
+    assert "email.parser" not in modules, "the metadata of a distribution was read, which messages need"

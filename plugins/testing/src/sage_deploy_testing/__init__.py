@@ -13,7 +13,6 @@ The conformance suites below are imported when they are first used. Everything e
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +35,8 @@ _HOMES: Final = {
 
 def _show_comparisons() -> None:
     """Have pytest show, in whoever's run, what the asserts of a case compared; has an effect before their import."""
+    import pkgutil
+
     import pytest
 
     names = [module.name for module in pkgutil.walk_packages(__path__, f"{__name__}.")]

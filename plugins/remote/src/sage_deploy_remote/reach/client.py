@@ -21,7 +21,7 @@ from sage_plugins.process_end import find
 from sage_plugins.routing.binding import Binding
 from sage_plugins.routing.handle import ServiceHandle
 from sage_plugins.routing.lane import LaneEvents
-from sage_plugins.routing.method_limits import router_class
+from sage_plugins.routing.router_choice import router_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -1,0 +1,33 @@
+"""What can be asked of a replica beside its calls; by itself, because every process needs it and no protocol."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["ControlOp"]
+
+
+class ControlOp(StrEnum):
+    """What can be asked of a replica beside its calls."""
+
+    CHECK = "check"
+    """Call `check_health()` if the class has it; raises what that raises, or RuntimeError if it returns False."""
+
+    READY = "ready"
+    """The same with `check_ready()`."""
+
+    STATS = "stats"
+    """
+    A mapping: `runner` (RunnerStats), `recorders` ({monitor id: snapshot}), `pid` (of its process) and, if it does not
+    answer and these are those that it gave last, `age` (seconds since then). `idle` is how many seconds ago a call
+    ended last, None if none has.
+    """
+
+    GET = "get"
+    """The attribute of the instance whose name is the argument."""
+
+    SET = "set"
+    """Set an attribute of the instance: the argument is its name and its value."""
+
+    TERMINATE = "terminate"
+    """Call `terminate()` if the instance has it."""

@@ -1,0 +1,170 @@
+"""
+Deciding what will happen, before anything happens.
+
+Making a plan starts nothing: plugins are asked to explain themselves, targets where replicas would go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
+
+import attrs
+
+from sage_plugins.errors import PluginError, text_of
+from sage_plugins.planning.plan import Decision, ReplicaPlan, ServicePlan, changes, comparable
+from sage_plugins.planning.settings import settings_of
+from sage_plugins.values import Explanation, Placed, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sage_plugins.config.origins import Origin
+    from sage_plugins.planning.composition import Composition
+    from sage_plugins.values import Choice, Problem, ReplicaSpec
+
+__all__ = ["describe", "plan_service"]
+
+_KINDS: Final = get_args(get_type_hints(Explanation)["kind"])
+
+
+def plan_service(
+    composition: Composition,
+    warnings: Sequence[Problem],
+    origin: Callable[[str], Origin],
+    running: Mapping[str, Any] | None = None,
+) -> ServicePlan:
+    """
+    Say what will happen to a service: ask its plugins to explain themselves, and its target where the replicas go.
+
+    Args:
+        composition: The service.
+        warnings: What was found doubtful about it.
+        origin: Who set the value at a path, such as `"timeout"`.
+        running: What `describe` said of the service that runs, or None if none does.
+
+    Raises:
+        PluginError: A plugin fails to explain itself, or its target to say where the replicas go.
+    """
+    plan = attrs.evolve(describe(composition, origin), replicas=tuple(_places(composition)), warnings=tuple(warnings))
+    if running is None:
+        return plan
+    found = tuple(changes(running, comparable(plan)))
+    return attrs.evolve(plan, action="change" if found else "keep", changes=found)
+
+
+def describe(composition: Composition, origin: Callable[[str], Origin]) -> ServicePlan:
+    """
+    What a service is, without asking where its replicas go.
+
+    Raises:
+        PluginError: A plugin fails to explain itself.
+    """
+    config = composition.config
+    cls = composition.factory.service_class
+    decisions = [
+        _decision("target", composition.target, config),
+        _decision("strategy", composition.strategy, config),
+    ]
+    if composition.balancer is not None:
+        decisions.append(_decision("balancer", composition.balancer, config))
+    decisions += [_decision("monitor", choice, config) for choice in composition.monitors]
+    said = [each for decision in decisions for each in decision.explanation]
+    decisions.append(_queue(config))
+    return ServicePlan(
+        name=composition.name,
+        action="add",
+        service_class=f"{cls.__module__}:{cls.__qualname__}",
+        settings=tuple(settings_of(composition, origin)),
+        decisions=tuple(
+            attrs.evolve(each, explanation=tuple(line for line in each.explanation if line.kind != "timeout"))
+            for each in decisions
+        ),
+        time_outs=tuple(_time_outs(composition, [each.text for each in said if each.kind == "timeout"])),
+        methods=tuple(method.name for method in composition.methods),
+    )
+
+
+def _decision(what: str, choice: Choice, config: Any) -> Decision:
+    registration = choice.registration
+    explanation: tuple[Explanation, ...] = ()
+    if registration.explain is not None:
+        try:
+            explanation = tuple(map(_explanation, registration.explain(config, *choice.settings)))
+        except Exception as error:
+            msg = f"{what} '{choice.id}' from {choice.source} failed to explain itself: {text_of(error)}"
+            raise PluginError(msg) from error
+    return Decision(what, choice.id, choice.source, str(registration.summary), explanation)
+
+
+def _explanation(line: str | Explanation) -> Explanation:
+    """
+    A line that a plugin gave.
+
+    Raises:
+        TypeError: It is none.
+    """
+    found = Explanation(line) if isinstance(line, str) else line
+    if not isinstance(found, Explanation) or not isinstance(found.text, str) or found.kind not in _KINDS:
+        raise TypeError(f"explain gave {line!r:.100}, which is neither a text nor an Explanation of a known kind")
+    return found
+
+
+def _queue(config: Any) -> Decision:
+    full = "a full queue " + ("refuses calls" if config.overload == "reject" else "makes callers wait")
+    limit = f"{config.queue_size} calls may wait, per calling process"
+    return Decision("queue", config.overload, "", f"{limit}; {full}", (Explanation(limit, "enforced"),))
+
+
+def _time_outs(composition: Composition, said: Sequence[str]) -> Iterator[str]:
+    """What the end of a call's time can stop; the strategy knows, and for one that is silent its capabilities do."""
+    timeout = composition.config.timeout
+    own = [method for method in composition.methods if method.name in composition.config.methods]
+    yield "no time limit" if timeout is None else f"{timeout:g} s from call to answer, waiting included"
+    yield from (
+        f"{method.name}: {'no time limit' if method.timeout == float('inf') else f'{method.timeout:g} s'}"
+        for method in own
+        if "timeout" in composition.config.methods[method.name]
+    )
+    yield "a call that still waits never starts"
+    if said:
+        yield from said
+    elif "releases_at_deadline" in composition.strategy.registration.capabilities:
+        yield f"its caller is released; '{composition.strategy.id}' does not say whether the method stops"
+    else:
+        yield f"under '{composition.strategy.id}' a running method may hold its caller until it ends"
+
+
+def _places(composition: Composition) -> list[ReplicaPlan]:
+    target = composition.target
+    specs = [composition.spec(index) for index in range(composition.config.replicas)]
+    try:
+        opened = target.create()
+        try:
+            places: Sequence[Placed | Refused] = list(opened.place(specs))
+        finally:
+            opened.close()
+        return _placed(specs, places)
+    except Exception as error:
+        msg = f"target '{target.id}' from {target.source} failed to say where replicas go: {text_of(error)}"
+        raise PluginError(msg) from error
+
+
+def _placed(specs: Sequence[ReplicaSpec], places: Sequence[Placed | Refused]) -> list[ReplicaPlan]:
+    """
+    What a target says of where the replicas go.
+
+    Raises:
+        ValueError: It says that of more or fewer than there are.
+        TypeError: It says something else.
+    """
+    if len(places) != len(specs):
+        raise ValueError(f"place gave {len(places)} places for {len(specs)} replicas")
+    return [_place(spec.id, place) for spec, place in zip(specs, places, strict=True)]
+
+
+def _place(replica: str, place: Placed | Refused) -> ReplicaPlan:
+    if isinstance(place, Placed):
+        return ReplicaPlan(replica, place.node or "this process", place.reason, dict(place.refused))
+    if isinstance(place, Refused):
+        return ReplicaPlan(replica, None, place.reason, dict(place.nodes), str(place.rule))
+    raise TypeError(f"place gave {place!r:.100}, which is neither Placed nor Refused")

@@ -1,0 +1,23 @@
+"""Which router a service gets; the one that minds limits of methods is imported for services that have such."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_plugins.routing.router import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sage_plugins.values import MethodPlan
+
+__all__ = ["router_class"]
+
+
+def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
+    """The class of the router for a service that serves *methods*: most need nothing of what limits cost."""
+    if any(method.max_concurrency is not None or method.batch is not None for method in methods):
+        from sage_plugins.routing.method_limits import MethodRouter
+
+        return MethodRouter
+    return Router
