@@ -37,6 +37,7 @@ __all__ = [
     "ReplicaState",
     "RunnerStats",
     "Source",
+    "Where",
 ]
 
 
@@ -208,7 +209,8 @@ class Registration:
     Attributes:
         id: What configuration names.
         create: Makes the object: `create(options)`, where *options* is an instance of the class below, or None without
-            one. Must be importable by name, so that it can be pickled; imports whatever is heavy in its body.
+            one. Of a load balancer: `create(options, where)`, with a `Where`. Must be importable by name, so that it
+            can be pickled; imports whatever is heavy in its body.
         summary: One line for `plugins list` and the plan.
         options: attrs class of the service's `options: {<id>: {...}}`, or a function that gives it, so that it is made
             only when it is needed; None if there is nothing to set. A numeric attribute with
@@ -292,9 +294,22 @@ class Choice(NamedTuple):
         reads_more = self.registration.environment_options is not None
         return (self.options, self.environment) if reads_more else (self.options,)
 
-    def create(self) -> Any:
-        """A new object of the plugin's."""
-        return self.registration.create(*self.settings)
+    def create(self, *where: Where) -> Any:
+        """A new object of the plugin's; a load balancer is told *where* it is."""
+        return self.registration.create(self.options, *where, *self.settings[1:])
+
+
+class Where(NamedTuple):
+    """
+    For which service an object of a plugin is made.
+
+    Attributes:
+        service: Name of the service.
+        environment: Name of its environment; None for a task that was made outside any environment.
+    """
+
+    service: str
+    environment: str | None = None
 
 
 class Limits(NamedTuple):

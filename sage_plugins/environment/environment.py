@@ -95,7 +95,7 @@ class Environment:
         """
         self.name = name
         self.id = os.urandom(16).hex()
-        self._catalogue = Catalogue(_checked(options))
+        self._catalogue = Catalogue(_checked(options), name)
         self._registry = registry  # guarded by _lock, as the next three
         self._clock = clock
         self._on_event = on_event

@@ -13,7 +13,13 @@ TYPE_CHECKING = False  # type checkers know it by its name
 
 if TYPE_CHECKING:
     from sage_plugins.interfaces.autoscalers import Autoscaler, Load
-    from sage_plugins.interfaces.balancers import Balancer, Candidate, Picker
+    from sage_plugins.interfaces.balancers import (
+        Balancer,
+        Candidate,
+        KeyedBalancer,
+        ObservingBalancer,
+        Picker,
+    )
     from sage_plugins.interfaces.extensions import Extension
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
     from sage_plugins.interfaces.operations import LogLine, Operations, RecordedEvent
@@ -54,11 +60,13 @@ __all__ = [
     "Entrance",
     "Extension",
     "Keeper",
+    "KeyedBalancer",
     "LifeEvents",
     "Load",
     "LogLine",
     "LoopSeat",
     "Monitor",
+    "ObservingBalancer",
     "Operations",
     "Picker",
     "QuietEvents",
@@ -93,11 +101,13 @@ _HOMES = {
     "Entrance": "reach",
     "Extension": "extensions",
     "Keeper": "reach",
+    "KeyedBalancer": "balancers",
     "Load": "autoscalers",
     "LogLine": "operations",
     "LoopSeat": "strategies",
     "LifeEvents": "targets",
     "Monitor": "monitors",
+    "ObservingBalancer": "balancers",
     "Operations": "operations",
     "Picker": "balancers",
     "RecordedEvent": "operations",

@@ -17,7 +17,7 @@ from sage_plugins.errors import (
 from sage_plugins.planning.composition import compose
 from sage_plugins.planning.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.service.factory import ServiceFactory
-from sage_plugins.values import Problem
+from sage_plugins.values import Problem, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,14 +65,18 @@ class Catalogue:
     All methods are safe from any thread.
     """
 
-    def __init__(self, options: Mapping[str, Mapping[str, Any]] = NO_OPTIONS) -> None:
+    def __init__(
+        self, options: Mapping[str, Mapping[str, Any]] = NO_OPTIONS, environment_name: str | None = None
+    ) -> None:
         """
         Make an empty one.
 
         Args:
             options: Options of plugins for all services together, by ID; they beat those of files.
+            environment_name: Of the environment whose services these are.
         """
         self._options = options
+        self._environment_name = environment_name
         self._factories: dict[str, Any] = {}  # registered in code; guarded by _lock, as the next four
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
         self._files: dict[str, ConfigSource] = {}  # by path
@@ -86,7 +90,7 @@ class Catalogue:
 
     def snapshot(self) -> Catalogue:
         """A copy: what is registered or loaded meanwhile does not change what is made of it."""
-        copy = Catalogue(self._options)
+        copy = Catalogue(self._options, self._environment_name)
         with self._lock:
             copy._factories = dict(self._factories)
             copy._configs = dict(self._configs)
@@ -202,7 +206,7 @@ class Catalogue:
         """
         given = self._given()
         _refuse_options(given.problems(registry))
-        return compose(factory, config, registry, given.values(), name)[0]
+        return compose(factory, config, registry, given.values(), Where(name, self._environment_name))[0]
 
     @property
     def environment_options(self) -> Mapping[str, Mapping[str, Any]]:
@@ -221,7 +225,7 @@ class Catalogue:
 
                 wrong += check_config(name, said.config, registry, environment)
             else:
-                composed = compose(factory, said.config, registry, environment, name)
+                composed = compose(factory, said.config, registry, environment, Where(name, self._environment_name))
         except (PlanError, UnknownPluginError, PluginConflictError) as error:
             if said.given is not None or said.entry is None:
                 raise
