@@ -166,7 +166,17 @@ class ServiceTask:
             cls = self.composition.factory.service_class
             hooks = frozenset(hook for hook in LIFECYCLE_HOOKS if callable(getattr(cls, hook, None)))
             self._watchers.attach(
-                partial(Watched, self.service_name, self._config, self.clock, hooks, lambda: self._replicas.members)
+                partial(
+                    Watched,
+                    self.service_name,
+                    self._config,
+                    self.clock,
+                    hooks,
+                    lambda: self._replicas.members,
+                    self.composition.environment,
+                    lambda: self._router.waiting,
+                ),
+                self._status.counts,
             )
             try:
                 earlier = self.reach.take_over()

@@ -397,6 +397,9 @@ class Recorder:
             raise RuntimeError("snapshot failed")
         return {}
 
+    def close(self):
+        pass
+
 
 @pytest.mark.parametrize("part", ["record", "snapshot", "refused", "event", "summary", "close"])
 def test_monitor_that_fails_hurts_no_call(deploy, strategy, plugged, occupy, part, caplog):  # noqa: PLR0913, PLR0917 - fixtures
