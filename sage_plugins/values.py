@@ -23,6 +23,7 @@ __all__ = [
     "Command",
     "EnvironmentOptions",
     "Event",
+    "EventKind",
     "Explanation",
     "Limits",
     "MethodKind",
@@ -37,6 +38,7 @@ __all__ = [
     "ReplicaState",
     "RunnerStats",
     "Source",
+    "Where",
 ]
 
 
@@ -208,7 +210,8 @@ class Registration:
     Attributes:
         id: What configuration names.
         create: Makes the object: `create(options)`, where *options* is an instance of the class below, or None without
-            one. Must be importable by name, so that it can be pickled; imports whatever is heavy in its body.
+            one. Of a load balancer: `create(options, where)`, with a `Where`. Must be importable by name, so that it
+            can be pickled; imports whatever is heavy in its body.
         summary: One line for `plugins list` and the plan.
         options: attrs class of the service's `options: {<id>: {...}}`, or a function that gives it, so that it is made
             only when it is needed; None if there is nothing to set. A numeric attribute with
@@ -292,9 +295,22 @@ class Choice(NamedTuple):
         reads_more = self.registration.environment_options is not None
         return (self.options, self.environment) if reads_more else (self.options,)
 
-    def create(self) -> Any:
-        """A new object of the plugin's."""
-        return self.registration.create(*self.settings)
+    def create(self, *where: Where) -> Any:
+        """A new object of the plugin's; a load balancer is told *where* it is."""
+        return self.registration.create(self.options, *where, *self.settings[1:])
+
+
+class Where(NamedTuple):
+    """
+    For which service an object of a plugin is made.
+
+    Attributes:
+        service: Name of the service.
+        environment: Name of its environment; None for a task that was made outside any environment.
+    """
+
+    service: str
+    environment: str | None = None
 
 
 class Limits(NamedTuple):
@@ -431,13 +447,78 @@ class RunnerStats(NamedTuple):
     threads: int
 
 
+class EventKind(StrEnum):
+    """
+    What an `Event` can be about; there are no other kinds.
+
+    A later version may add some: a monitor should pass over kinds that it does not know.
+    """
+
+    REPLICA_STARTING = "replica_starting"
+    """A replica is being started."""
+
+    REPLICA_READY = "replica_ready"
+    """A replica got ready, or is well again."""
+
+    REPLICA_UNREADY = "replica_unready"
+    """A replica asks for no calls at the moment."""
+
+    REPLICA_UNHEALTHY = "replica_unhealthy"
+    """A replica does not pass its health checks."""
+
+    REPLICA_FAILED = "replica_failed"
+    """A replica could not be started, or died."""
+
+    REPLICA_DRAINING = "replica_draining"
+    """A replica gets no new calls and finishes what it has."""
+
+    REPLICA_STOPPED = "replica_stopped"
+    """A replica has stopped; the reason says how many calls still run."""
+
+    REPLICA_LEFT = "replica_left"
+    """A replica goes on without this process."""
+
+    REPLACEMENT_DELAYED = "replacement_delayed"
+    """The replacement of a replica waits for its back-off."""
+
+    REPLACEMENT_REFUSED = "replacement_refused"
+    """The target can place no replacement at the moment."""
+
+    REPLACEMENT_FAILED = "replacement_failed"
+    """A replacement did not become ready."""
+
+    CRASH_LOOP = "crash_loop"
+    """A replica is not replaced any more: too many starts have failed."""
+
+    ADOPTED = "adopted"
+    """Replicas of an earlier process go on."""
+
+    SCALED = "scaled"
+    """The number of replicas was changed."""
+
+    RESTARTED = "restarted"
+    """Every replica was replaced."""
+
+    RESTART_FAILED = "restart_failed"
+    """A restart of the service failed; the old replicas go on."""
+
+    BALANCER_CHANGED = "balancer_changed"
+    """Another load balancer chooses from now on."""
+
+    BALANCER_FENCED = "balancer_fenced"
+    """The load balancer failed, and replicas are taken in turn."""
+
+    BALANCING_ENABLED = "balancing_enabled"
+    """The default load balancer is used because there is more than one replica now."""
+
+
 class Event(NamedTuple):
     """
     Something that the core or a plugin decided, with the reason.
 
     Attributes:
         service: Name of the service.
-        kind: What happened, such as `"replica_ready"`.
+        kind: What happened: one of `EventKind`, as a plain string.
         reason: Why, for a human.
         replica: Replica's id, if it is about one.
     """

@@ -55,8 +55,10 @@ if TYPE_CHECKING:
         DetachingTarget,
         EarlierService,
         Keeper,
+        KeyedBalancer,
         LoopSeat,
         Monitor,
+        ObservingBalancer,
         Operations,
         Picker,
         Reach,
@@ -179,19 +181,28 @@ class _First:
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         """Always the first."""
         first = candidates[0]
-        return lambda _key: first
+        return lambda _key, _method: first
+
+
+class _Observes(_First):
+    """It is told how calls end."""
+
+    key_argument = None
+
+    def observe(self, candidate: Candidate, method: str, outcome: int, wait_s: float, run_s: float) -> None:
+        """Nothing is kept."""
 
 
 class _WithoutBinding:
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
-        return lambda _key: candidates[0]
+        return lambda _key, _method: candidates[0]
 
 
 class _PicksAnIndex:
     binding = False
 
-    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], int]:
-        return lambda _key: len(candidates)
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], int]:
+        return lambda _key, _method: len(candidates)
 
 
 class _StopsWithoutGrace:
@@ -210,5 +221,8 @@ def what_does_not_fit_is_refused(inner: Runner) -> None:
     balancer = _WithoutBinding()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     balancer = _PicksAnIndex()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     runner: Runner = _StopsWithoutGrace(inner)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
-    anything: tuple[Any, ...] = (balancer, runner)
+    observing: ObservingBalancer = _Observes()
+    keyed: KeyedBalancer = ConsistentHash(ConsistentHashOptions())
+    observing = _First()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    anything: tuple[Any, ...] = (balancer, runner, observing, keyed)
     print(anything)

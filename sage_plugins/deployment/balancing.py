@@ -6,16 +6,18 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.errors import PluginError, text_of
+from sage_plugins.routing.picking import make_balancer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sage_plugins.deployment.replica_set import ReplicaSet
     from sage_plugins.interfaces import Balancer
+    from sage_plugins.routing.observing import Observe
     from sage_plugins.service.call_key import KeyOf
-    from sage_plugins.values import Choice
+    from sage_plugins.values import Choice, Where
 
-__all__ = ["Balancing"]
+__all__ = ["Balancing", "create_balancer"]
 
 
 class _Made(NamedTuple):
@@ -23,7 +25,8 @@ class _Made(NamedTuple):
 
     choice: Choice
     key_of: KeyOf | None
-    balancer: Balancer
+    balancer: Balancer | None
+    observe: Observe | None
 
 
 class Balancing:
@@ -51,12 +54,12 @@ class Balancing:
             PluginError: The balancer cannot be made.
         """
         choice, key_of = self._replicas.composition.choose_balancer(id, options)
-        return _Made(choice, key_of, _create(choice))
+        return _Made(choice, key_of, *create_balancer(choice, self._replicas.composition.where))
 
     def use(self, made: _Made) -> None:
         """Have it choose from now on; calls that wait are kept."""
         self.choice, self.key_of = made.choice, made.key_of
-        self._replicas.router.set_balancer(made.balancer, made.key_of)
+        self._replicas.router.set_balancer(made.balancer, made.key_of, made.observe)
 
     def continue_with(self, choice: Choice, key_of: KeyOf | None) -> None:
         """
@@ -66,7 +69,7 @@ class Balancing:
             PluginError: The balancer cannot be made.
         """
         if self.choice is None or self.choice[:2] != choice[:2]:
-            self.use(_Made(choice, key_of, _create(choice)))
+            self.use(_Made(choice, key_of, *create_balancer(choice, self._replicas.composition.where)))
 
     def failed(self, error: BaseException) -> None:
         """The balancer raised, and the router uses it no more."""
@@ -77,10 +80,16 @@ class Balancing:
         self._replicas.watchers.tell("balancer_fenced", reason)
 
 
-def _create(choice: Choice) -> Balancer:
+def create_balancer(choice: Choice | None, where: Where) -> tuple[Balancer | None, Observe | None]:
+    """
+    As `make_balancer`.
+
+    Raises:
+        PluginError: The balancer cannot be made.
+    """
     try:
-        balancer: Balancer = choice.create()
+        return make_balancer(choice, where)
     except Exception as error:
+        assert choice is not None  # noqa: S101 - for the type checker
         msg = f"load balancer '{choice.id}' from {choice.source} cannot be made: {text_of(error)}"
         raise PluginError(msg) from error
-    return balancer

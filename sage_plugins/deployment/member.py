@@ -118,6 +118,16 @@ class Member(LaneEvents):
             raise RuntimeError(msg)
         return replica.control(op, arg, timeout=timeout)
 
+    @property
+    def node(self) -> str | None:
+        """As `WatchedReplica.node`."""
+        return self.lane.node
+
+    @property
+    def inflight(self) -> int:
+        """As `WatchedReplica.inflight`."""
+        return self.lane.inflight
+
     # -- transitions; under `ReplicaSet.condition` ------------------------------------------------------------------
 
     def become(self, state: ReplicaState, cause: BaseException | None) -> bool:

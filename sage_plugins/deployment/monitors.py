@@ -7,13 +7,14 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sage_plugins.host.recording import make_recorder
 from sage_plugins.values import Event, ReplicaInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import Monitor, WatchedReplica, WatchedService
+    from sage_plugins.interfaces import Monitor, Recorder, WatchedReplica, WatchedService
     from sage_plugins.values import Choice
 
 __all__ = ["Watched", "Watchers"]
@@ -27,7 +28,15 @@ class Watched(NamedTuple):
     clock: Clock
     hooks: frozenset[str]
     replicas: Callable[[], Sequence[WatchedReplica]]
+    environment: str | None
+    count_queued: Callable[[], int]
     on_given_up: Callable[[Callable[[], None]], None]
+    snapshots: Callable[[], Sequence[Mapping[str, Any]]]
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a slot."""
+        return self.count_queued()
 
 
 class Watchers:
@@ -58,24 +67,40 @@ class Watchers:
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, choice.create()) for choice in choices)
         self._faulty: set[str] = set()  # guarded by _lock
         who = ReplicaInfo(service, None)
-        self._recorders = {choice.id: monitor.recorder(who, methods) for choice, monitor in self._monitors}
+        self._recorders = {
+            choice.id: make_recorder(choice, monitor, who, methods) for choice, monitor in self._monitors
+        }
         self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
         self._writing = threading.RLock()  # writers are for one thread at a time
         #: Told of calls that were given up; replaced as a whole, under _lock.
         self._looking: tuple[tuple[Choice, Callable[[], None]], ...] = ()
         self._lock = threading.Lock()
 
-    def attach(self, service: Callable[[Callable[[Callable[[], None]], None]], WatchedService]) -> None:
+    def attach(
+        self,
+        service: Callable[
+            [Callable[[Callable[[], None]], None], Callable[[], Sequence[Mapping[str, Any]]]], WatchedService
+        ],
+        counts: Callable[[], Sequence[Mapping[str, Any]]],
+    ) -> None:
         """
         Let those that look by themselves look at the service.
 
         Args:
-            service: `service(on_given_up)` makes what one of them sees.
+            service: `service(on_given_up, snapshots)` makes what one of them sees.
+            counts: What all replicas have counted, as for `merge`, those included that left.
         """
         for choice, monitor in self._monitors:
             attach = getattr(monitor, "attach", None)
             if attach is not None:
-                self._fenced(choice, attach, service(partial(self._look, choice)))
+                self._fenced(choice, attach, service(partial(self._look, choice), partial(self._own, choice, counts)))
+
+    def _own(self, choice: Choice, counts: Callable[[], Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
+        """The snapshots of one monitor's recorders, that of the calling side included."""
+        recorder = self._recorders[choice.id]
+        mine = None if recorder is None else self._fenced(choice, recorder.snapshot)
+        own = [each[choice.id] for each in counts() if choice.id in each]
+        return own if mine is None else [*own, mine]
 
     def _look(self, choice: Choice, look: Callable[[], None]) -> None:
         with self._lock:
@@ -131,15 +156,15 @@ class Watchers:
         """What each monitor makes of *snapshots*, mappings as for `merge`, and of its own on the calling side."""
         found = {}
         for choice, monitor in self._monitors:
-            recorder = self._recorders[choice.id]
-            mine = None if recorder is None else self._fenced(choice, recorder.snapshot)
-            own = [each[choice.id] for each in snapshots if choice.id in each]
-            found[choice.id] = self._fenced(choice, monitor.summary, own if mine is None else [*own, mine]) or {}
+            found[choice.id] = self._fenced(choice, monitor.summary, self._own(choice, lambda: snapshots)) or {}
         return found
 
     def close(self) -> None:
         """The service has stopped."""
         for choice, monitor in self._monitors:
+            recorder = self._recorders[choice.id]
+            if recorder is not None:
+                self._fenced(choice, _close, recorder)
             self._fenced(choice, monitor.close)
 
     def _fenced(self, choice: Choice, ask: Callable[..., Any], *arguments: Any) -> Any:
@@ -158,3 +183,8 @@ class Watchers:
                     choice.source,
                 )
             return None
+
+
+def _close(recorder: Recorder) -> None:
+    """Called inside the fence, so that a recorder without `close` cannot keep the service from stopping."""
+    recorder.close()

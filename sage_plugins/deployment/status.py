@@ -47,6 +47,13 @@ class Status:
             changed["load_balancer"] = balancer.id
         return changed
 
+    def counts(self) -> list[Mapping[str, Any]]:
+        """What all replicas have counted, those included that left: {monitor id: snapshot} each."""
+        with self._replicas.condition:  # at one moment: who is gone from the one is counted in the other
+            members, counts_of_left = self._replicas.members, self._replicas.counts_of_left
+        stats = stats_of(members, in_process=not self._is_remote)
+        return [counts_of_left, *(each["recorders"] for each in stats)]
+
     def as_dict(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
         replicas = self._replicas

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.current import current_call
-from sage_plugins.deployment.balancing import Balancing
+from sage_plugins.deployment.balancing import Balancing, create_balancer
 from sage_plugins.deployment.changes import Changes
 from sage_plugins.deployment.departure import Departure
 from sage_plugins.deployment.life import ServiceLife
@@ -85,6 +85,7 @@ class ServiceTask:
         self._watchers = Watchers(
             composition.name, composition.monitors, tuple(method.name for method in composition.methods), on_event
         )
+        balancer, observe = create_balancer(composition.balancer, composition.where)
         self._router = router_class(composition.methods)(
             composition.name,
             clock,
@@ -94,8 +95,9 @@ class ServiceTask:
             count=self._watchers.count,
             refused=self._watchers.refused,
             given_up=self._watchers.given_up,
-            balancer=None if composition.balancer is None else composition.balancer.create(),
+            balancer=balancer,
             key_of=composition.key_of,
+            observe=observe,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
         )
         replicas = self._replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
@@ -166,7 +168,17 @@ class ServiceTask:
             cls = self.composition.factory.service_class
             hooks = frozenset(hook for hook in LIFECYCLE_HOOKS if callable(getattr(cls, hook, None)))
             self._watchers.attach(
-                partial(Watched, self.service_name, self._config, self.clock, hooks, lambda: self._replicas.members)
+                partial(
+                    Watched,
+                    self.service_name,
+                    self._config,
+                    self.clock,
+                    hooks,
+                    lambda: self._replicas.members,
+                    self.composition.environment,
+                    lambda: self._router.waiting,
+                ),
+                self._status.counts,
             )
             try:
                 earlier = self.reach.take_over()

@@ -72,7 +72,7 @@ class Services:
         """Make an empty table; *environment* is closed at the interpreter's exit once it has services."""
         self.name = name
         self.id = environment.id
-        self.catalogue = Catalogue(options)
+        self.catalogue = Catalogue(options, name)
         self.tasks: dict[str, ServiceTask] = {}
         self.closed = False
         self.forked = False

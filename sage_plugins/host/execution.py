@@ -17,7 +17,7 @@ from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 
     from sage_plugins.clock import Clock
     from sage_plugins.host.batches import Batches
@@ -55,7 +55,7 @@ class Execution:
         spec: ReplicaSpec,
         clock: Clock,
         events: ReplicaEvents,
-        recorders: Sequence[Recorder],
+        recorders: Mapping[str, Recorder],
         loop: WorkerLoop,
         inbox: Callable[[Work], None],
     ) -> None:
@@ -66,7 +66,7 @@ class Execution:
             spec: The replica's.
             clock: For deadlines and durations.
             events: Told of slots that are free.
-            recorders: Count the calls.
+            recorders: Count the calls, by the ID of their monitor.
             loop: Runs coroutines in the workers' threads.
             inbox: Gives work to another worker.
         """
@@ -84,7 +84,7 @@ class Execution:
         self.inbox = inbox
         self.handed: set[Work] = set()
         self.running: dict[int, Collection[Call | None]] = {}
-        self._recorder_told = False
+        self._faulty_recorders: set[str] = set()
         self.latest = -inf  # `monotonic()` when a call ended last; written by whichever worker, so it may lag by a call
 
     # -- the instance's methods --------------------------------------------------------------------------------------
@@ -186,32 +186,46 @@ class Execution:
 
     def compose_record(self) -> Record:
         """One function that tells all recorders, for one worker."""
-        recorders = self._recorders
-        if not recorders:
+        if not self._recorders:
             return lambda _method, _outcome, _wait_s, _run_s: None
-        records = [recorder.writer() for recorder in recorders]
+        records = [(recorder.writer(), id) for id, recorder in self._recorders.items()]
         if len(records) == 1:
-            return records[0]
+            return records[0][0]
 
         def record_all(method: int, outcome: int, wait_s: float, run_s: float) -> None:
-            failure: BaseException | None = None
-            for record in records:
+            for record, id in records:
                 try:
                     record(method, outcome, wait_s, run_s)
                 except BaseException as error:  # noqa: BLE001 - the others count on
-                    failure = error
-            if failure is not None:
-                raise failure
+                    self.recorder_failed(error, id)
 
         return record_all
 
-    def recorder_failed(self, error: BaseException) -> None:
-        """Say once that a monitor's recorder raises; its counts are wrong from here on, and nothing else is."""
-        if not self._recorder_told:
-            self._recorder_told = True
+    def recorder_failed(self, error: BaseException, id: str | None = None) -> None:
+        """
+        Log the first fault of each recorder; its counts are wrong from here on, and nothing else is.
+
+        Args:
+            error: What it raised.
+            id: Of its monitor; None for the only one.
+        """
+        whose = next(iter(self._recorders)) if id is None else id
+        if whose not in self._faulty_recorders:
+            self._faulty_recorders.add(whose)
             logging.getLogger("sage_plugins").error(
-                "a recorder of %s raised; it is not told again", self.spec.id, exc_info=error
+                "the recorder of monitor '%s' raised in %s; its further faults are not reported",
+                whose,
+                self.spec.id,
+                exc_info=error,
             )
+
+    def close_recorders(self) -> None:
+        """No call is counted any more."""
+        for id, recorder in self._recorders.items():
+            try:
+                recorder.close()
+            except Exception as error:  # noqa: BLE001 - a plugin's fault must not keep the replica from stopping
+                self.recorder_failed(error, id)
 
     def as_remote_error(self, raised: BaseException, call: Call) -> BaseException:
         """What the caller gets for SystemExit and its kind, which would end the caller's thread or process."""

@@ -15,6 +15,7 @@ from sage_plugins.host.execution import Execution
 from sage_plugins.host.inbox import Inbox
 from sage_plugins.host.lifecycle import Step
 from sage_plugins.host.questions import Questions
+from sage_plugins.host.recording import make_recorder
 from sage_plugins.host.seat import HostSeat
 from sage_plugins.host.thread_loop import WorkerLoop
 from sage_plugins.service.factory import ServiceContext, hook
@@ -71,13 +72,13 @@ class Host:
         who = ReplicaInfo(spec.service, spec.id, node)
         names = tuple(method.name for method in spec.methods)
         monitors = {choice.id: choice.create() for choice in spec.monitors}
-        for id, monitor in monitors.items():
-            recorder = monitor.recorder(who, names)
+        for choice in spec.monitors:
+            recorder = make_recorder(choice, monitors[choice.id], who, names)
             if recorder is not None:
-                self._recorders[id] = recorder
+                self._recorders[choice.id] = recorder
         self._inbox = Inbox()
         self._loop = WorkerLoop()
-        self._execution = Execution(spec, clock, events, list(self._recorders.values()), self._loop, self._inbox.put)
+        self._execution = Execution(spec, clock, events, self._recorders, self._loop, self._inbox.put)
         self._instance: Any = None
         self._life = threading.Lock()
         self._stopping: Step | None = None  # guarded by _life, as the next
@@ -192,6 +193,8 @@ class Host:
         for call in self._execution.calls_of(self._inbox.take_work()):  # nobody has fetched it, and nobody will
             call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
         self._questions.end()
+        if not left:  # else abandoned methods still run, and their workers may count
+            self._execution.close_recorders()
         return left
 
     def compose_record(self) -> Callable[[int, int, float, float], None]:

@@ -82,7 +82,7 @@ class Questions:
             try:
                 snapshots[id] = recorder.snapshot()
             except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
-                self._execution.recorder_failed(error)
+                self._execution.recorder_failed(error, id)
         return {
             "runner": None if runner is None else runner.stats(),
             "recorders": snapshots,

@@ -13,7 +13,13 @@ TYPE_CHECKING = False  # type checkers know it by its name
 
 if TYPE_CHECKING:
     from sage_plugins.interfaces.autoscalers import Autoscaler, Load
-    from sage_plugins.interfaces.balancers import Balancer, Candidate, Picker
+    from sage_plugins.interfaces.balancers import (
+        Balancer,
+        Candidate,
+        KeyedBalancer,
+        ObservingBalancer,
+        Picker,
+    )
     from sage_plugins.interfaces.control import ControlOp
     from sage_plugins.interfaces.extensions import Extension
     from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
@@ -60,12 +66,14 @@ __all__ = [
     "EnvironmentView",
     "Extension",
     "Keeper",
+    "KeyedBalancer",
     "KnownService",
     "LifeEvents",
     "Load",
     "LogLine",
     "LoopSeat",
     "Monitor",
+    "ObservingBalancer",
     "Operations",
     "Picker",
     "QuietEvents",
@@ -105,11 +113,13 @@ _HOMES = {
     "Extension": "extensions",
     "Keeper": "reach",
     "KnownService": "reach",
+    "KeyedBalancer": "balancers",
     "Load": "autoscalers",
     "LogLine": "operations",
     "LoopSeat": "strategies",
     "LifeEvents": "targets",
     "Monitor": "monitors",
+    "ObservingBalancer": "balancers",
     "Operations": "operations",
     "Picker": "balancers",
     "RecordedEvent": "operations",

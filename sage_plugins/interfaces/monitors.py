@@ -34,6 +34,13 @@ class Recorder(Protocol):
     def snapshot(self) -> Mapping[str, Any]:
         """What was counted: picklable; read without stopping the workers, so it may lag by a call."""
 
+    def close(self) -> None:
+        """
+        The replica has stopped, or the service on the calling side: let go of sockets, files and threads.
+
+        Idempotent. What was counted stays readable. A process that is killed does not come to this.
+        """
+
 
 class WatchedReplica(Protocol):
     """A replica as monitors see it."""
@@ -47,8 +54,16 @@ class WatchedReplica(Protocol):
         """Where it is in its life; only replicas that are `ready`, `unready` or `unhealthy` can be checked."""
 
     @property
+    def node(self) -> str | None:
+        """Name of the node; None for this process, or before the replica is placed."""
+
+    @property
     def slots(self) -> int:
         """Calls at once, at most."""
+
+    @property
+    def inflight(self) -> int:
+        """Calls that hold a slot now; may lag by a call."""
 
     @property
     def abandoned(self) -> int:
@@ -84,6 +99,22 @@ class WatchedService(Protocol):
     @property
     def hooks(self) -> frozenset[str]:
         """Names of the life-cycle hooks that the service's class has, such as `"check_health"`."""
+
+    @property
+    def environment(self) -> str | None:
+        """Name of the service's environment; None for a task outside any environment."""
+
+    @property
+    def queued(self) -> int:
+        """Accepted calls that wait for a slot; may lag by a call."""
+
+    def snapshots(self) -> Sequence[Mapping[str, Any]]:
+        """
+        What this monitor's recorders have counted: those of all replicas, and that of the calling side.
+
+        With `merge`, what replicas counted that have left is in it too. Asks replicas in other processes, for at most a
+        second in all; do not call it from `Monitor.event`.
+        """
 
     def replicas(self) -> Sequence[WatchedReplica]:
         """Those that there are now; an object stands for the same replica for as long as that lives."""

@@ -11,7 +11,7 @@ from sage_plugins.planning.choices import Finder, check_config, choose
 from sage_plugins.planning.composition import compose
 from sage_plugins.planning.environment_options import NO_OPTIONS, GivenOptions
 from sage_plugins.service.factory import ServiceFactory
-from sage_plugins.values import Problem
+from sage_plugins.values import Problem, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,14 +66,18 @@ class Catalogue:
     All methods are safe from any thread.
     """
 
-    def __init__(self, options: Mapping[str, Mapping[str, Any]] = NO_OPTIONS) -> None:
+    def __init__(
+        self, options: Mapping[str, Mapping[str, Any]] = NO_OPTIONS, environment_name: str | None = None
+    ) -> None:
         """
         Make an empty one.
 
         Args:
             options: Options of plugins for all services together, by ID; they beat those of files.
+            environment_name: Of the environment whose services these are.
         """
         self._options = options
+        self._environment_name = environment_name
         self._factories: dict[str, Any] = {}  # registered in code; guarded by _lock, as the next four
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
         self._files: dict[str, ConfigSource] = {}  # by path
@@ -87,7 +91,7 @@ class Catalogue:
 
     def snapshot(self) -> Catalogue:
         """A copy: what is registered or loaded meanwhile does not change what is made of it."""
-        copy = Catalogue(self._options)
+        copy = Catalogue(self._options, self._environment_name)
         with self._lock:
             copy._factories = dict(self._factories)
             copy._configs = dict(self._configs)
@@ -202,7 +206,9 @@ class Catalogue:
         Raises:
             UnknownPluginError, PlanError, ConfigError, PluginError: As `compose`.
         """
-        composition, finder = compose(factory, config, registry, self._checked(registry), name)
+        composition, finder = compose(
+            factory, config, registry, self._checked(registry), Where(name, self._environment_name)
+        )
         if composition is None:
             raise finder.refusal()
         return composition
@@ -233,7 +239,9 @@ class Catalogue:
             composition, finder = None, Finder(name, said.config, registry, environment)
             choose(finder, said.config)
         else:
-            composition, finder = compose(factory, said.config, registry, environment, name)
+            composition, finder = compose(
+                factory, said.config, registry, environment, Where(name, self._environment_name)
+            )
         finder.problems[:0] = wrong
         problems = said.placed(finder.problems)
         if composition is None or finder.errors:

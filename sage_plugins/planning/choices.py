@@ -56,6 +56,7 @@ class Finder:
     Looks up plugins for one service and collects what is wrong.
 
     Attributes:
+        config: Of the service.
         problems: Everything found so far, errors and warnings.
         refused: The IDs that no plugin has, or more than one.
     """
@@ -77,7 +78,7 @@ class Finder:
             environment: Options for the whole environment, by ID.
         """
         self._service = service
-        self._config = config
+        self.config = config
         self._registry = registry
         self._environment = environment
         self.problems: list[Problem] = []
@@ -102,7 +103,7 @@ class Finder:
             return None
         registration = found.registration
         id = registration.id  # without the distribution that a configuration may name before it
-        given = self._config.options.get(id, {})
+        given = self.config.options.get(id, {})
         options = environment = None
         wrong: list[Problem] = []
         try:
@@ -121,7 +122,7 @@ class Finder:
         choice = Choice(registration, options, found.plugin, environment)
         if registration.check is not None and not wrong:
             try:
-                self.problems.extend(map(_problem, registration.check(self._config, *choice.settings)))
+                self.problems.extend(map(_problem, registration.check(self.config, *choice.settings)))
             except Exception as error:
                 msg = (
                     f"{kind} '{id}' from {found.plugin.source} failed to check service '{self._service}': "

@@ -11,7 +11,7 @@ from sage_plugins.planning.choices import NO_HEALTH_CHECK, Finder, choose
 from sage_plugins.planning.environment_options import NO_OPTIONS
 from sage_plugins.service.factory import own_factory
 from sage_plugins.service.methods import method_plans
-from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec
+from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +41,7 @@ class Composition(NamedTuple):
             it with its `key_of`; None stands for what the configuration says, or the default. Raises what
             is wrong with it.
         key_of: The key of a call by its arguments, or None without a balancer that names an argument.
+        environment: Name of the service's environment, or None if it has none.
     """
 
     name: str
@@ -54,6 +55,12 @@ class Composition(NamedTuple):
     limits: Limits
     choose_balancer: Callable[[str | None, Mapping[str, Any] | None], tuple[Choice, KeyOf | None]]
     key_of: KeyOf | None = None
+    environment: str | None = None
+
+    @property
+    def where(self) -> Where:
+        """What its balancer is told."""
+        return Where(self.name, self.environment)
 
     def spec(self, index: int, generation: int = 0) -> ReplicaSpec:
         """What the replica at *index* needs to run; *generation* replicas have been there before it."""
@@ -75,7 +82,7 @@ def compose(
     config: ServiceDeploymentConfig,
     registry: Registry,
     environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
-    name: str | None = None,
+    where: Where | None = None,
 ) -> tuple[Composition | None, Finder]:
     """
     Ask the plugins that *config* names and decide everything about a service; starts nothing.
@@ -85,7 +92,8 @@ def compose(
         config: Its configuration.
         registry: The plugins to choose from.
         environment: Options for the whole environment, by ID.
-        name: Of the service; None for that of the factory, which may have been registered by another one.
+        where: The service, whose factory may have another name, and its environment; None for the factory's name and
+            no environment.
 
     Returns:
         The composition, None if anything is wrong; and who has collected all `problems`, errors and warnings, and gives
@@ -95,7 +103,8 @@ def compose(
         PluginError: A plugin breaks its contract.
     """
     factory = own_factory(factory)
-    name, cls = name or factory.service_name, factory.service_class
+    where = where or Where(factory.service_name)
+    name, cls = where.service, factory.service_class
     finder = Finder(name, config, registry, environment)
     choices = choose(finder, config)
     problems = finder.problems
@@ -110,7 +119,7 @@ def compose(
     methods, wrong = method_plans(cls, config)
     problems.extend(wrong)
     problems.extend(_no_coroutines(choices.strategy, cls, methods))
-    key_of = None if choices.balancer is None else _key_of(choices.balancer, cls, methods, config, problems)
+    key_of = None if choices.balancer is None else _key_of(choices.balancer, where, cls, methods, finder)
     if choices.target is None or choices.strategy is None or finder.errors:
         return None, finder
 
@@ -119,7 +128,7 @@ def compose(
         changed = config if options is None else attrs.evolve(config, options={**config.options, chosen: options})
         finder = Finder(name, changed, registry, environment)
         choice = finder.find("load balancer", chosen, "load_balancer")
-        reads = None if choice is None else _key_of(choice, cls, methods, changed, finder.problems)
+        reads = None if choice is None else _key_of(choice, where, cls, methods, finder)
         if choice is None or finder.errors:
             raise finder.refusal()
         return choice, reads
@@ -140,22 +149,25 @@ def compose(
         ),
         choose_balancer=choose_balancer,
         key_of=key_of,
+        environment=where.environment,
     )
     return composition, finder
 
 
 def _key_of(
     balancer: Choice,
+    where: Where,
     cls: type,
     methods: tuple[MethodPlan, ...],
-    config: ServiceDeploymentConfig,
-    problems: list[Problem],
+    finder: Finder,
 ) -> KeyOf | None:
     """What reads the argument that *balancer* names as the key of calls, if it names one."""
+    if "names_key" not in balancer.registration.capabilities:
+        return None
     if balancer.options is None and balancer.registration.options is not None:  # its options are wrong
         return None
     try:
-        argument = getattr(balancer.create(), "key_argument", None)
+        argument = balancer.create(where).key_argument
     except Exception as error:
         msg = f"load balancer '{balancer.id}' from {balancer.source} cannot be made: {text_of(error)}"
         raise PluginError(msg) from error
@@ -166,9 +178,11 @@ def _key_of(
     found = compose_key_of(argument, cls, methods)
     if found is None:
         # The core does not know the plugin's options, but one of them holds the name.
-        given = config.options.get(balancer.id, {})
+        given = finder.config.options.get(balancer.id, {})
         names = [f"options.{balancer.id}.{option}" for option, value in given.items() if value == argument]
-        problems.append(missing_argument(argument, cls, methods, key=names[0] if names else f"options.{balancer.id}"))
+        finder.problems.append(
+            missing_argument(argument, cls, methods, key=names[0] if names else f"options.{balancer.id}")
+        )
     return found
 
 

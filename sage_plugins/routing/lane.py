@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Balancer, Candidate, ReachableReplica, Replica, Work
     from sage_plugins.routing.draining import Closing
+    from sage_plugins.routing.observing import Observe
     from sage_plugins.routing.queue import Queue
     from sage_plugins.service.call_key import KeyOf
 
@@ -172,7 +173,11 @@ class Lanes:
     """
 
     def __init__(
-        self, balancer: Balancer | None, key_of: KeyOf | None, on_balancer_error: Callable[[BaseException], None]
+        self,
+        balancer: Balancer | None,
+        key_of: KeyOf | None,
+        on_balancer_error: Callable[[BaseException], None],
+        observe: Observe | None = None,
     ) -> None:
         """
         Make an empty set.
@@ -181,6 +186,7 @@ class Lanes:
             balancer: Chooses; None has the first lane serve and the others stand by.
             key_of: The key of a call whose caller gave none; None if there is none then.
             on_balancer_error: Told when the balancer failed and turns take its place.
+            observe: Told how calls ended for which the balancer chose; None if it does not want to know.
         """
         self.lock = threading.RLock()
         self.open: tuple[Lane, ...] = ()
@@ -190,12 +196,13 @@ class Lanes:
         self.pick: Callable[[Call], Candidate] | None = None
         self.binding = False
         self._on_balancer_error = on_balancer_error
-        self.choose_by(balancer, key_of)
+        self.choose_by(balancer, key_of, observe)
 
-    def choose_by(self, balancer: Balancer | None, key_of: KeyOf | None) -> None:
+    def choose_by(self, balancer: Balancer | None, key_of: KeyOf | None, observe: Observe | None) -> None:
         """Have *balancer* choose from the next `arrange` on; under the lock once calls can come, as the next four."""
         self._balancer = balancer
         self._key_of = key_of
+        self._observe = observe
         self.binding = balancer is not None and balancer.binding
 
     def arrange(self) -> None:
@@ -206,7 +213,9 @@ class Lanes:
         self.serving = able if self._balancer is not None or first is None else (first,)
         self.pick = None
         if self._balancer is not None and len(self.serving) > 1:
-            self.pick = fenced_picker(self._balancer, self.serving, self._key_of, self._on_balancer_error)
+            self.pick = fenced_picker(
+                self._balancer, self.serving, self._key_of, self._on_balancer_error, self._observe
+            )
 
     def add(self, lane: Lane) -> None:
         """Open *lane*."""

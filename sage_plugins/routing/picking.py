@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_plugins.errors import InvalidKeyError
 
@@ -13,13 +13,27 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Balancer, Candidate
     from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.observing import Observe
     from sage_plugins.service.call_key import KeyOf
+    from sage_plugins.values import Choice, Where
 
-__all__ = ["fenced_picker"]
+__all__ = ["fenced_picker", "make_balancer"]
+
+
+def make_balancer(choice: Choice | None, where: Where) -> tuple[Balancer | None, Observe | None]:
+    """A new balancer, and its `observe` if it declares that it has one; (None, None) for no choice."""
+    if choice is None:
+        return None, None
+    balancer: Any = choice.create(where)
+    return balancer, balancer.observe if "observes" in choice.registration.capabilities else None
 
 
 def fenced_picker(
-    balancer: Balancer, lanes: tuple[Lane, ...], key_of: KeyOf | None, on_error: Callable[[BaseException], None]
+    balancer: Balancer,
+    lanes: tuple[Lane, ...],
+    key_of: KeyOf | None,
+    on_error: Callable[[BaseException], None],
+    observe: Observe | None = None,
 ) -> Callable[[Call], Candidate]:
     """
     What chooses among *lanes* for a call. For a balancer that raises or answers nonsense turns step in.
@@ -31,6 +45,7 @@ def fenced_picker(
         lanes: Among which; at least one.
         key_of: The key of a call that was given none, or None if only callers give keys.
         on_error: Told once, when turns step in.
+        observe: Told how each call ended that was chosen for; None if nobody wants to know.
     """
     turns: Callable[[], Lane] = cycle(lanes).__next__
     try:
@@ -41,14 +56,19 @@ def fenced_picker(
     known = frozenset(lanes)
     fenced = False
 
-    def picked(call: Call) -> Candidate:
+    def fence(error: BaseException) -> None:
         nonlocal fenced
+        if not fenced:
+            fenced = True
+            on_error(error)
+
+    def picked(call: Call) -> Candidate:
         if not fenced:
             key = call.options.key
             if key is None and key_of is not None:
                 key = key_of(call)
             try:
-                lane = pick(key)
+                lane = pick(key, call.method.name)
                 if lane in known:
                     return lane
                 error: Exception = LookupError(f"it chose {lane!r}, which is not among the replicas")
@@ -56,11 +76,35 @@ def fenced_picker(
                 if key is not None and isinstance(raised, InvalidKeyError):
                     raise _invalid_key(call, raised) from None
                 error = raised
-            fenced = True
-            on_error(error)
+            fence(error)
         return turns()
 
-    return picked
+    return picked if observe is None else _observed(picked, observe, fence)
+
+
+def _observed(
+    picked: Callable[[Call], Candidate], observe: Observe, fence: Callable[[BaseException], None]
+) -> Callable[[Call], Candidate]:
+    """*picked*, with *observe* told how each call ended, until it raises."""
+    from sage_plugins.routing.observing import observe_end  # few balancers observe
+
+    faulty = False
+
+    def told(candidate: Candidate, method: str, outcome: int, wait_s: float, run_s: float) -> None:
+        nonlocal faulty
+        if not faulty:
+            try:
+                observe(candidate, method, outcome, wait_s, run_s)
+            except Exception as raised:  # noqa: BLE001 - a plugin's
+                faulty = True
+                fence(raised)
+
+    def picked_and_observed(call: Call) -> Candidate:
+        lane = picked(call)
+        observe_end(call, told)
+        return lane
+
+    return picked_and_observed
 
 
 def _invalid_key(call: Call, wrong: InvalidKeyError) -> InvalidKeyError:

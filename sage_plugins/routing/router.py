@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Balancer, Candidate, Replica, Work
+    from sage_plugins.routing.observing import Observe
     from sage_plugins.service.call_key import KeyOf
 
 __all__ = ["Router"]
@@ -74,6 +75,7 @@ class Router(CallOwner):
         given_up: Callable[[], None] = lambda: None,
         balancer: Balancer | None = None,
         key_of: KeyOf | None = None,
+        observe: Observe | None = None,
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
         aside: Callable[[Callable[[], None], str], None] = in_a_thread,
     ) -> None:
@@ -91,6 +93,7 @@ class Router(CallOwner):
             given_up: Told after each call that a caller gave up, wherever it is counted.
             balancer: Chooses among several replicas; None has the first serve and the others stand by.
             key_of: The key of a call whose caller gave none; None if there is none then.
+            observe: Told how each call ended for which the balancer chose; None if it does not want to know.
             on_balancer_error: Told when the balancer failed and turns take its place.
             aside: `aside(body, name)` runs *body*, which may wait for a new replica, where it holds up nobody
                 who brings one: in a thread of that name unless somebody knows better.
@@ -100,7 +103,7 @@ class Router(CallOwner):
         self.on_change = lambda: None
         self._reject = reject
         self._refused = refused
-        self._lanes = Lanes(balancer, key_of, on_balancer_error)
+        self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
         self._queue = Queue(self._lanes, clock, queue_size)
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
@@ -407,15 +410,17 @@ class Router(CallOwner):
             self._closing.give_back()
         self._changed()
 
-    def set_balancer(self, balancer: Balancer | None, key_of: KeyOf | None = None) -> None:
+    def set_balancer(
+        self, balancer: Balancer | None, key_of: KeyOf | None = None, observe: Observe | None = None
+    ) -> None:
         """
         Have *balancer* choose from now on; None has the first lane serve and the others stand by.
 
-        *key_of* is as for the constructor. Calls that wait move to where the new one has them wait. What the balancer
-        raises here is fenced as always.
+        *key_of* and *observe* are as for the constructor. Calls that wait move to where the new one has them wait. What
+        the balancer raises here is fenced as always.
         """
         with self._lock:
-            self._lanes.choose_by(balancer, key_of)
+            self._lanes.choose_by(balancer, key_of, observe)
             for lane in self._lanes.open:  # what was kept for the old one's choice is for the new one to choose
                 self._queue.take_backlog(lane)
             self._rebind()

@@ -38,7 +38,7 @@ def test_seed_repeats_the_choices(balancer):
 
     def choices(seed):
         pick = balancer(RandomOptions(seed)).picker(candidates(5))
-        return [pick(None).index for _ in range(50)]
+        return [pick(None, "get").index for _ in range(50)]
 
     assert choices(1) == choices(1)
     assert choices(1) != choices(2)
@@ -48,7 +48,9 @@ def test_seed_repeats_the_choices(balancer):
 def test_change_of_the_set_does_not_repeat_the_choices(balancer):
     """The sequence of a seed goes on when replicas change, rather than begin anew."""
     chance = balancer(RandomOptions(7))
-    first, second = ([pick(None).index for _ in range(50)] for pick in (chance.picker(candidates(5)) for _ in "12"))
+    first, second = (
+        [pick(None, "get").index for _ in range(50)] for pick in (chance.picker(candidates(5)) for _ in "12")
+    )
     assert first != second
 
 
@@ -58,7 +60,7 @@ def test_power_of_two_compares_two_different_replicas():
     pick = PowerOfTwo(RandomOptions(1)).picker(pair)
     for busy, free in (pair, pair[::-1]):
         busy.inflight, free.inflight = 1, 0
-        assert {pick(None) for _ in range(100)} == {free}
+        assert {pick(None, "get") for _ in range(100)} == {free}
 
 
 def test_power_of_two_avoids_the_fullest_only():
@@ -67,7 +69,7 @@ def test_power_of_two_avoids_the_fullest_only():
     for each in four:
         each.inflight = each.index
     pick = PowerOfTwo(RandomOptions(1)).picker(four)
-    seen = collections.Counter(pick(None).index for _ in range(6000))
+    seen = collections.Counter(pick(None, "get").index for _ in range(6000))
     # Of the six pairs the emptiest wins three, the next two, then one.
     assert sorted(seen) == [0, 1, 2]
     for index, share in enumerate((3 / 6, 2 / 6, 1 / 6)):
@@ -143,7 +145,7 @@ def test_key_without_a_value_that_others_know_is_refused(key):
 
 def owners(balancer, group):
     pick = balancer.picker(group)
-    return {key: pick(key).id for key in KEYS}
+    return {key: pick(key, "get").id for key in KEYS}
 
 
 @pytest.mark.parametrize("number", [2, 3, 5, 8, 12])
@@ -165,7 +167,7 @@ def test_keys_of_others_stay_whatever_the_names(names, keys):
     group = tuple(FakeCandidate(name, index) for index, name in enumerate(names))
     before, after = ring(vnodes=8).picker(group), ring(vnodes=8).picker(group[1:])
     for key in keys:
-        assert before(key) is group[0] or after(key) is before(key)
+        assert before(key, "get") is group[0] or after(key, "get") is before(key, "get")
 
 
 @pytest.mark.parametrize("number", range(1, 13))
@@ -205,7 +207,7 @@ def test_no_replica_exceeds_the_bound(number, keys, bound, slots):
     group = candidates(number, slots=slots)
     pick = ring(load_bound=bound).picker(group)
     for total, key in enumerate(keys, 1):
-        chosen = pick(key)
+        chosen = pick(key, "get")
         if chosen.inflight < chosen.slots:
             chosen.inflight += 1
         else:
@@ -217,37 +219,37 @@ def test_full_replica_passes_a_key_on_and_gets_it_back():
     """A key that was passed on has one second home, and returns when the load is gone."""
     group = candidates(4)
     pick = ring().picker(group)
-    home = pick("k")
+    home = pick("k", "get")
     home.inflight = 1
-    second = {pick("k") for _ in range(20)}
+    second = {pick("k", "get") for _ in range(20)}
     assert len(second) == 1
     assert home not in second
     home.inflight = 0
-    assert pick("k") is home
+    assert pick("k", "get") is home
 
 
 def test_keys_of_one_full_replica_are_not_all_passed_to_one_other():
     """Each key goes to the next replica from its own place, so the overflow is shared."""
     group = candidates(4)
     pick = ring().picker(group)
-    homes = {key: pick(key) for key in KEYS}
+    homes = {key: pick(key, "get") for key in KEYS}
     group[0].inflight = 1
-    assert {pick(key) for key, home in homes.items() if home is group[0]} == set(group[1:])
+    assert {pick(key, "get") for key, home in homes.items() if home is group[0]} == set(group[1:])
 
 
 def test_without_a_bound_a_key_stays_whatever_the_load():
     """`load_bound: null` is for services that hold state by key."""
     group = candidates(4)
     pick = ring(load_bound=None).picker(group)
-    home = pick("k")
+    home = pick("k", "get")
     home.inflight, home.waiting = 1, 500
-    assert {pick("k") for _ in range(20)} == {home}
+    assert {pick("k", "get") for _ in range(20)} == {home}
 
 
 def test_call_without_a_key_goes_to_the_least_loaded():
     group = candidates(3)
     group[0].inflight = group[2].inflight = 1
-    assert {ring().picker(group)(None) for _ in range(20)} == {group[1]}
+    assert {ring().picker(group)(None, "get") for _ in range(20)} == {group[1]}
 
 
 # -- deployed ----------------------------------------------------------------------------------------------------------

@@ -220,20 +220,20 @@ CREATED = {
 }
 
 
-def create(_options, kind="monitor"):
-    return Registry.discover().find(*CREATED[kind]).registration.create(None)
+def create(_options, *where, kind="monitor"):
+    return Registry.discover().find(*CREATED[kind]).registration.create(None, *where)
 
 
 def create_target(options):
-    return create(options, "target")
+    return create(options, kind="target")
 
 
 def create_strategy(options):
-    return create(options, "threading strategy")
+    return create(options, kind="threading strategy")
 
 
-def create_balancer(options):
-    return create(options, "load balancer")
+def create_balancer(options, where):
+    return create(options, where, kind="load balancer")
 
 
 def raises_at_once(_options):

@@ -220,7 +220,7 @@ class Strange:
         if self.how == "raises at composition":
             raise RuntimeError("cannot compose")
 
-        def pick(_key):
+        def pick(_key, _method):
             self.asked += 1
             if self.how == "raises":
                 raise RuntimeError("cannot choose")
@@ -243,7 +243,7 @@ def plugged():
         class Plugin:
             @hookimpl
             def sage_register_load_balancers(self):
-                return [Registration("strange", lambda _: balancer, "Fails as told")]
+                return [Registration("strange", lambda *_: balancer, "Fails as told")]
 
             @hookimpl
             def sage_register_monitors(self):
@@ -327,7 +327,7 @@ class Loyal:
         first = candidates[0]  # whichever is ready first, before all are
         if self.chosen is None or first.index == 0:
             self.chosen = first
-        return lambda _key: self.chosen
+        return lambda _key, _method: self.chosen
 
 
 @pytest.mark.parametrize("binding", [False, True], ids=["shared", "binding"])
@@ -342,7 +342,7 @@ def test_balancer_that_chooses_a_dead_replica_is_replaced_by_turns(deploy, bindi
 
         @hookimpl
         def sage_register_load_balancers(self):
-            return [Registration("loyal", lambda _: loyal, "Of the tests")]
+            return [Registration("loyal", lambda *_: loyal, "Of the tests")]
 
         @hookimpl
         def sage_register_monitors(self):
@@ -396,6 +396,9 @@ class Recorder:
         if self.part == "snapshot":
             raise RuntimeError("snapshot failed")
         return {}
+
+    def close(self):
+        pass
 
 
 @pytest.mark.parametrize("part", ["record", "snapshot", "refused", "event", "summary", "close"])

@@ -68,12 +68,12 @@ class FirstOfAll:
     binding = True
 
     def picker(self, candidates):
-        return lambda _key: candidates[0]
+        return lambda _key, _method: candidates[0]
 
 
 class LastOfAll(FirstOfAll):
     def picker(self, candidates):
-        return lambda _key: candidates[-1]
+        return lambda _key, _method: candidates[-1]
 
 
 @pytest.fixture(params=["single", "multi", "pool", "async", "inline"])
@@ -98,9 +98,9 @@ def options(noted):
         @hookimpl
         def sage_register_load_balancers(self):
             return [
-                Registration("first", lambda _: FirstOfAll(), "the first"),
-                Registration("last", lambda _: LastOfAll(), "the last"),
-                Registration("broken", lambda _: 1 / 0, "cannot be made"),
+                Registration("first", lambda *_: FirstOfAll(), "the first"),
+                Registration("last", lambda *_: LastOfAll(), "the last"),
+                Registration("broken", lambda *_: 1 / 0, "cannot be made"),
             ]
 
     registry = Registry.of(

@@ -13,10 +13,11 @@ import pytest
 
 import sage_plugins
 from sage_plugins.plugins.registry import Registry
+from sage_plugins.values import Where
 
 FOLDER = Path(__file__).parent.parent.parent / "typing_tests"
 FIRST_PARTY = [
-    pytest.param(entry.registration, id=f"{kind} {id}")
+    pytest.param(kind, entry.registration, id=f"{kind} {id}")
     for (kind, id), entry in Registry.discover().entries().items()
     if entry.plugin.distribution.startswith("sage-deploy")
 ]
@@ -33,9 +34,10 @@ def test_every_public_name_has_its_type_checked(name):
     assert name in names_in("exports.py"), f"typing_tests/exports.py says nothing of {name}"
 
 
-@pytest.mark.parametrize("registration", FIRST_PARTY)
-def test_every_plugin_is_assigned_to_its_interface(registration):
+@pytest.mark.parametrize(("kind", "registration"), FIRST_PARTY)
+def test_every_plugin_is_assigned_to_its_interface(kind, registration):
     options, shared = registration.options_class(), registration.environment_options
     environment = [] if shared is None else [shared.options_class()()]
-    made = type(registration.create(options and options(), *environment)).__name__
+    where = [Where("svc", "env")] if kind == "load balancer" else []
+    made = type(registration.create(options and options(), *where, *environment)).__name__
     assert made in names_in("interfaces.py"), f"typing_tests/interfaces.py does not assign {made} to its protocol"

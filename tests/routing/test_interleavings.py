@@ -90,21 +90,21 @@ class InTurn:
 
     def picker(self, candidates):
         turn = cycle(candidates)
-        return lambda _key: next(turn)
+        return lambda _key, _method: next(turn)
 
 
 class ByKey:
     binding = True
 
     def picker(self, candidates):
-        return lambda key: candidates[key % len(candidates)]
+        return lambda key, _method: candidates[key % len(candidates)]
 
 
 class ToFirst:
     binding = True
 
     def picker(self, candidates):
-        return lambda _key: candidates[0]
+        return lambda _key, _method: candidates[0]
 
 
 class Setting(NamedTuple):

@@ -278,7 +278,7 @@ class Turns:
 
     def picker(self, candidates):
         turn = iter(list(candidates) * 1000)
-        return lambda _key: next(turn)
+        return lambda _key, _method: next(turn)
 
 
 def test_queue_size_0_finds_the_free_slot_beside_the_replica_chosen():
@@ -454,17 +454,17 @@ class ByKey:
     binding = True
 
     def picker(self, candidates):
-        return lambda key: candidates[key % len(candidates)]
+        return lambda key, _method: candidates[key % len(candidates)]
 
 
 class StringsOnly(ByKey):
     def picker(self, candidates):
         pick = super().picker(candidates)
 
-        def strings(key):
+        def strings(key, method):
             if not isinstance(key, str):
                 raise InvalidKeyError("strings only")
-            return pick(int(key))
+            return pick(int(key), method)
 
         return strings
 
@@ -515,7 +515,7 @@ class Broken:
         self.answer = answer
 
     def picker(self, _candidates):
-        return lambda _key: self.answer() if callable(self.answer) else self.answer
+        return lambda _key, _method: self.answer() if callable(self.answer) else self.answer
 
 
 @pytest.mark.parametrize(

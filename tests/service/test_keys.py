@@ -14,6 +14,7 @@ from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
 PATIENCE = 20.0
+KEYED = frozenset({"names_key"})
 
 
 class Service:
@@ -70,7 +71,7 @@ class Spy:
         self.keys = []
 
     def picker(self, candidates):
-        def pick(key):
+        def pick(key, _method):
             self.keys.append(key)
             return candidates[0]
 
@@ -84,14 +85,14 @@ def keyed(deploy):
     def make(argument="user_id", cls=Service, strategy="single", **config):
         spies = []
 
-        def create(options):
+        def create(options, _where):
             spies.append(Spy(options.by))
             return spies[-1]
 
         class Plugin:
             @hookimpl
             def sage_register_load_balancers(self):
-                return [Registration("spy", create, "Keeps keys", options=SpyOptions)]
+                return [Registration("spy", create, "Keeps keys", options=SpyOptions, capabilities=KEYED)]
 
         registry = Registry.of(Plugin(), sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
         fields = {"replicas": 2, "load_balancing": True, "load_balancer": "spy", "options": {"spy": {"by": argument}}}

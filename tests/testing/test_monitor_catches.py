@@ -39,6 +39,9 @@ class SoundRecorder:
     def snapshot(self):
         return dict(sum(map(collections.Counter.copy, tuple(self.counters)), collections.Counter()))
 
+    def close(self):
+        pass
+
 
 class Sound:
     """Counts calls and keeps events: nothing is wrong with it."""
@@ -116,6 +119,14 @@ class CountsTheGivenUpTwice(Sound):
             record = super().writer()
             twice = self.who.replica is None
             return lambda *call: [record(*call) for _ in range(2 if twice and call[3] else 1)]
+
+
+class ForgetsWhenClosed(Sound):
+    """What was counted is gone with the recorder."""
+
+    class Recorder(SoundRecorder):
+        def close(self):
+            self.counters.clear()
 
 
 class FirstOnly(Sound):
@@ -398,6 +409,7 @@ CALLS = {"records_calls", "counts_calls"}
 COUNTS = {*CALLS, "merges_counts"}
 EVENTS = {"records_calls", "keeps_events"}
 FAULTS = [
+    (ForgetsWhenClosed, "test_closed_recorder_keeps_what_it_counted", CALLS),
     (CountsTwice, "test_each_outcome_counts_once", CALLS),
     (CountsTwice, "test_calls_of_many_threads_count_once_each", CALLS),
     (LosesTimeouts, "test_each_outcome_counts_once", CALLS),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from sage_plugins.interfaces import Candidate
+    from sage_plugins.values import Where
 
 
 @attrs.frozen
@@ -47,14 +48,14 @@ class Rendezvous:
 
     binding = True
 
-    def __init__(self, options: RendezvousOptions) -> None:
+    def __init__(self, options: RendezvousOptions, _where: Where) -> None:
         self.key_argument = options.argument
 
-    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
         """Scores every replica for each call, which is quick for the few that a service has."""
         orders = cycle([candidates[start:] + candidates[:start] for start in range(len(candidates))]).__next__
 
-        def pick(key: Hashable | None) -> Candidate:
+        def pick(key: Hashable | None, _method: str) -> Candidate:
             if key is None:
                 return min(orders(), key=lambda each: each.inflight + each.waiting)
             if not isinstance(key, (str, int)):
@@ -73,7 +74,7 @@ def sage_register_load_balancers() -> list[Registration]:
             Rendezvous,
             "each key goes to the replica that it prefers",
             options=RendezvousOptions,
-            capabilities=frozenset({"spreads", "avoids_load", "binds_keys"}),
+            capabilities=frozenset({"spreads", "avoids_load", "binds_keys", "names_key"}),
         ),
     ]
 

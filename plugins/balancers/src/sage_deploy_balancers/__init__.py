@@ -10,34 +10,36 @@ from sage_plugins.values import Registration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sage_plugins.values import Where
+
 __all__ = ["sage_register_load_balancers"]
 
 
-def _create_round_robin(_options: None) -> Any:
+def _create_round_robin(_options: None, _where: Where) -> Any:
     from sage_deploy_balancers.round_robin import RoundRobin  # imported here, as below: keeps discovery cheap
 
     return RoundRobin()
 
 
-def _create_least_loaded(_options: None) -> Any:
+def _create_least_loaded(_options: None, _where: Where) -> Any:
     from sage_deploy_balancers.least_loaded import LeastLoaded
 
     return LeastLoaded()
 
 
-def _create_random(options: Any) -> Any:
+def _create_random(options: Any, _where: Where) -> Any:
     from sage_deploy_balancers.random_choice import RandomChoice
 
     return RandomChoice(options)
 
 
-def _create_power_of_two(options: Any) -> Any:
+def _create_power_of_two(options: Any, _where: Where) -> Any:
     from sage_deploy_balancers.random_choice import PowerOfTwo
 
     return PowerOfTwo(options)
 
 
-def _create_consistent_hash(options: Any) -> Any:
+def _create_consistent_hash(options: Any, _where: Where) -> Any:
     from sage_deploy_balancers.consistent_hash import ConsistentHash
 
     return ConsistentHash(options)
@@ -96,6 +98,6 @@ def sage_register_load_balancers() -> list[Registration]:
             "Equal keys to the same replica, within a bound on its load",
             options=_consistent_hash_options,
             explain=_explain_consistent_hash,
-            capabilities=frozenset({"spreads", "avoids_load", "binds_keys"}),
+            capabilities=frozenset({"spreads", "avoids_load", "binds_keys", "names_key"}),
         ),
     ]

@@ -48,7 +48,7 @@ class ConsistentHash:
         self._vnodes = options.vnodes
         self._bound = options.load_bound
 
-    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
         """Where the call's key belongs, or the next place on the ring whose replica is not too full."""
         # Sorted by place, then by id, so that every process breaks a tie alike.
         ring = sorted(
@@ -63,7 +63,7 @@ class ConsistentHash:
         orders = cycle([candidates[start:] + candidates[:start] for start in range(len(candidates))]).__next__
         bound, count = self._bound, len(candidates)
 
-        def pick(key: Hashable | None) -> Candidate:
+        def pick(key: Hashable | None, _method: str) -> Candidate:
             if key is None:
                 return min(orders(), key=_load)
             start = bisect(places, hash_key(key))

@@ -23,12 +23,12 @@ class LeastLoaded:
 
     binding = False
 
-    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
         """The least loaded one, looking at them from another start each time."""
         # All rotations, made once: taking the next is one step of the interpreter, so threads need no lock.
         orders = cycle([candidates[start:] + candidates[:start] for start in range(len(candidates))]).__next__
 
-        def pick(_key: Hashable | None) -> Candidate:
+        def pick(_key: Hashable | None, _method: str) -> Candidate:
             order = orders()
             best = order[0]
             fewest = best.inflight

@@ -22,10 +22,10 @@ class RandomChoice:
     def __init__(self, options: RandomOptions) -> None:
         self._random = Random(options.seed).random  # noqa: S311 - spreads load, guards nothing
 
-    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
         """Any of them; `Random.random` is one step of the interpreter, so threads need no lock."""
         random, count = self._random, len(candidates)
-        return lambda _key: candidates[int(random() * count)]
+        return lambda _key, _method: candidates[int(random() * count)]
 
 
 class PowerOfTwo:
@@ -42,15 +42,15 @@ class PowerOfTwo:
     def __init__(self, options: RandomOptions) -> None:
         self._random = Random(options.seed).random  # noqa: S311 - spreads load, guards nothing
 
-    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
         """The less loaded of two different ones; the first of the two if they are equal, so equals share."""
         if len(candidates) == 1:
             (only,) = candidates
-            return lambda _key: only
+            return lambda _key, _method: only
         random, count = self._random, len(candidates)
         others = count - 1
 
-        def pick(_key: Hashable | None) -> Candidate:
+        def pick(_key: Hashable | None, _method: str) -> Candidate:
             first = int(random() * count)
             second = int(random() * others)
             one, other = candidates[first], candidates[second + (second >= first)]

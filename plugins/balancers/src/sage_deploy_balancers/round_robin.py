@@ -18,7 +18,7 @@ class RoundRobin:
 
     binding = False
 
-    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None], Candidate]:
+    def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
         """The next one; `cycle.__next__` is one step of the interpreter, so threads need no lock."""
         following = cycle(candidates).__next__
-        return lambda _key: following()
+        return lambda _key, _method: following()

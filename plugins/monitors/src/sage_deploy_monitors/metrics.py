@@ -114,6 +114,9 @@ class MetricsRecorder:
         process = None if self._usage is None else {"node": self._who.node, **self._usage.read()}
         return {"methods": dict(zip(self._methods, total, strict=True)), "process": process}
 
+    def close(self) -> None:
+        """Counts stay readable."""
+
 
 def _compose_replica_side(cells: Sequence[Cells]) -> Callable[[int, int, float, float], None]:
     edges, bisect, width, wait, run, first_outcome = EDGES_S, bisect_left, _WIDTH, _WAIT, _RUN, _OUTCOME

@@ -10,7 +10,7 @@ from sage_plugins import interfaces
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["INTERFACES", "faults_of"]
+__all__ = ["INTERFACES", "OPTIONAL", "faults_of"]
 
 #: The interface of what each kind of registration creates.
 INTERFACES: Mapping[str, type] = {
@@ -21,6 +21,11 @@ INTERFACES: Mapping[str, type] = {
     "autoscaler": interfaces.Autoscaler,
     "extension": interfaces.Extension,
     "file reader": interfaces.ConfigReader,
+}
+
+#: The interface that an object has besides if its registration declares the capability.
+OPTIONAL: Mapping[str, Mapping[str, type]] = {
+    "load balancer": {"names_key": interfaces.KeyedBalancer, "observes": interfaces.ObservingBalancer},
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_deploy_cli.machine.members import INTERFACES, faults_of
+from sage_deploy_cli.machine.members import INTERFACES, OPTIONAL, faults_of
 from sage_deploy_cli.machine.plugin_imports import heavy_imports
 from sage_plugins import hookspecs
 from sage_plugins.config.service_config import ServiceDeploymentConfig
@@ -19,7 +19,7 @@ from sage_plugins.findings import Finding
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.texts import did_you_mean
-from sage_plugins.values import Explanation, Problem
+from sage_plugins.values import Explanation, Problem, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -214,11 +214,17 @@ class Inspection:
     def _members(self, settings: Sequence[Any]) -> Iterator[Finding]:
         """Create the object with default options, and compare it with its interface."""
         try:
-            created = self._registration.create(*settings)
+            where = [Where("service", "environment")] if self._kind == "load balancer" else []
+            created = self._registration.create(settings[0], *where, *settings[1:])
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
             yield self._wrong(f"create raises with default options: {line_of(error)}", "have it work without options")
             return
-        for fault in faults_of(created, INTERFACES[self._kind]):
+        declared = OPTIONAL.get(self._kind, {})
+        wanted = [declared[each] for each in declared if each in self._registration.capabilities]
+        faults = dict.fromkeys(
+            fault for each in (INTERFACES[self._kind], *wanted) for fault in faults_of(created, each)
+        )
+        for fault in faults:
             yield self._wrong(f"what it creates {fault}", "see the interface in docs/hooks.md")
 
     def _run(self, name: str, settings: Sequence[Any]) -> Iterator[Finding]:

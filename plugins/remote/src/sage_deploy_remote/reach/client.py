@@ -21,6 +21,7 @@ from sage_plugins.process_end import find
 from sage_plugins.routing.binding import Binding
 from sage_plugins.routing.handle import ServiceHandle
 from sage_plugins.routing.lane import LaneEvents
+from sage_plugins.routing.picking import make_balancer
 from sage_plugins.routing.router_choice import router_class
 
 if TYPE_CHECKING:
@@ -255,6 +256,7 @@ class ServiceClient:
         self._incarnation = listing.incarnation
         self._attached = {}
         self._balancer = _choice(listing)
+        balancer, observe = make_balancer(listing.balancer, listing.where)
         router = router_class(listing.methods)(
             self._service,
             SYSTEM,
@@ -263,8 +265,9 @@ class ServiceClient:
             retry_lost=listing.retries_lost,
             count=_uncounted,
             refused=_uncounted,
-            balancer=None if listing.balancer is None else listing.balancer.create(),
+            balancer=balancer,
             key_of=listing.key_of,
+            observe=observe,
             on_balancer_error=partial(_balancer_failed, self._service),
         )
         self._binding = Binding(
@@ -288,10 +291,10 @@ class ServiceClient:
             router.close_lane(self._attached.pop(id).lane)
 
     def _follow_balancer(self, router: Router, listing: Listing) -> None:
-        choice = _choice(listing)
-        if choice != self._balancer:
-            self._balancer = choice
-            router.set_balancer(None if listing.balancer is None else listing.balancer.create(), listing.key_of)
+        if self._balancer != _choice(listing):
+            self._balancer = _choice(listing)
+            balancer, observe = make_balancer(listing.balancer, listing.where)
+            router.set_balancer(balancer, listing.key_of, observe)
 
     def _follow_end(self, router: Router, listing: Listing) -> None:
         if listing.stopped:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sage_plugins.values import Where
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -58,6 +60,7 @@ class Listing(NamedTuple):
         replicas: Those that take calls.
         stopped: Completes "service 'kv' ..." if it takes no more calls; else empty.
         unavailable: Why there is no replica and will be none; else empty.
+        environment: Name of the service's environment, for its balancers; None if it has none.
     """
 
     service: str
@@ -74,6 +77,12 @@ class Listing(NamedTuple):
     replicas: tuple[ListedReplica, ...] = ()
     stopped: str = ""
     unavailable: str = ""
+    environment: str | None = None
+
+    @property
+    def where(self) -> Where:
+        """What its balancers are told."""
+        return Where(self.service, self.environment)
 
 
 class Found(NamedTuple):

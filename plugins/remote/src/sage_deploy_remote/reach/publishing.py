@@ -258,6 +258,7 @@ class Publication:
             balancer=now.balancer,
             key_of=now.key_of,
             places=now.places,
+            environment=composition.environment,
             replicas=tuple(
                 ListedReplica(
                     composition.name,

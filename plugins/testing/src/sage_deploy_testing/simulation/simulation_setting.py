@@ -32,7 +32,7 @@ class _Turns:
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         turn = 0
 
-        def pick(_: Hashable | None) -> Candidate:
+        def pick(_: Hashable | None, _method: str) -> Candidate:
             nonlocal turn
             turn += 1
             return candidates[turn % len(candidates)]
@@ -46,7 +46,7 @@ class _Least:
     binding = False
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
-        return lambda _: min(candidates, key=lambda each: each.inflight)
+        return lambda _key, _method: min(candidates, key=lambda each: each.inflight)
 
 
 class _ByKey:
@@ -56,7 +56,7 @@ class _ByKey:
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         # Not hash(None): that differs from process to process.
-        return lambda key: candidates[0 if key is None else hash(key) % len(candidates)]
+        return lambda key, _method: candidates[0 if key is None else hash(key) % len(candidates)]
 
 
 class RaisingBalancer:
@@ -76,7 +76,7 @@ class RaisingBalancer:
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         """Always the first, until it raises."""
 
-        def pick(_: Hashable | None) -> Candidate:
+        def pick(_: Hashable | None, _method: str) -> Candidate:
             self._picks -= 1
             if self._picks < 0:
                 self.mistakes += 1
@@ -99,7 +99,7 @@ class _Stale:
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         self._first = self._first or candidates
-        return lambda _: self._first[0]
+        return lambda _key, _method: self._first[0]
 
 
 BALANCERS: Final[Mapping[str, Callable[[Random], Any]]] = {

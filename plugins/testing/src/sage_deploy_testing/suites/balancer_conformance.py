@@ -28,11 +28,12 @@ from sage_deploy_testing.suites.conformance import needs
 from sage_deploy_testing.suites.recipe import make, recipe
 from sage_deploy_testing.tools.reentry import interrupt, with_switches
 from sage_plugins import errors
+from sage_plugins.values import Outcome, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-    from sage_plugins.interfaces import Balancer, Candidate
+    from sage_plugins.interfaces import Balancer, Candidate, ObservingBalancer, Picker
 
 __all__ = ["BALANCER_CAPABILITIES", "BalancerConformance"]
 
@@ -41,8 +42,11 @@ BALANCER_CAPABILITIES: Final[Mapping[str, str]] = {
     "spreads": "calls without a key are shared evenly by replicas that are loaded alike",
     "avoids_load": "a call without a key never goes to a replica that has more calls than each of the others",
     "binds_keys": "calls with equal keys go to the same replica while none has too many calls, in every process alike",
+    "names_key": "it has `key_argument`: the name of the methods' argument that is a call's key, or None",
+    "observes": "it has `observe`: it is told how each call ended that it placed",
 }
 
+_WHERE: Final = Where("svc", "env")
 _SIZES: Final = (1, 2, 3, 5, 8)
 _KEYS: Final = tuple(f"key-{number}" for number in range(1000))
 #: A key of each kind that callers may give, those included that no balancer can place.
@@ -54,11 +58,11 @@ _KINDS: Final[tuple[Hashable | None, ...]] = (
 #: Run by another interpreter: what it is told to make chooses, as it would in another calling process.
 _ELSEWHERE: Final = """
 import pickle, sys
-path, create, options, group, keys = pickle.load(sys.stdin.buffer)
+path, create, options, where, group, keys = pickle.load(sys.stdin.buffer)
 sys.path[:] = path
 create, options = pickle.loads(create), pickle.loads(options)
-pick = create(options).picker(pickle.loads(group))
-pickle.dump([pick(key).id for key in keys], sys.stdout.buffer)
+pick = create(options, where).picker(pickle.loads(group))
+pickle.dump([pick(key, "get").id for key in keys], sys.stdout.buffer)
 """
 
 
@@ -96,10 +100,10 @@ class BalancerConformance(ReplicaCases):
 
     def balancer(self) -> Balancer:
         """A new balancer, as a service gets it."""
-        made: Balancer = make(self)
+        made: Balancer = make(self, _WHERE)
         return made
 
-    def picker(self, group: tuple[FakeCandidate, ...]) -> Callable[[Hashable | None], Candidate]:
+    def picker(self, group: tuple[FakeCandidate, ...]) -> Picker:
         """What a new balancer composes for *group*."""
         return self.balancer().picker(group)
 
@@ -115,7 +119,7 @@ class BalancerConformance(ReplicaCases):
         pick = self.picker(group)
         for key in _KINDS:
             try:
-                pick(key)
+                pick(key, "get")
             except errors.InvalidKeyError:
                 continue
             yield key
@@ -131,7 +135,7 @@ class BalancerConformance(ReplicaCases):
             for seed in range(5):
                 self._busy(group, seed)
                 for key in keys:
-                    chosen = pick(key)
+                    chosen = pick(key, "get")
                     assert any(chosen is each for each in group), f"of {group} it chose {chosen!r} for {key!r:.50}"
 
     def test_key_is_taken_or_refused_as_such(self) -> None:
@@ -139,7 +143,7 @@ class BalancerConformance(ReplicaCases):
         pick = self.picker(candidates(3))
         for key in _KINDS:
             try:
-                pick(key)
+                pick(key, "get")
             except errors.InvalidKeyError as error:
                 assert type(key).__name__ in str(error), "the message says which type it was"  # noqa: PT017 - either way is right
 
@@ -149,15 +153,15 @@ class BalancerConformance(ReplicaCases):
         for size in _SIZES:
             group = candidates(size)
             pick = self.picker(group)
-            assert {pick(None).id for _ in range(100 * size)} == {each.id for each in group}
-            assert {pick(key).id for key in _KEYS} == {each.id for each in group}
+            assert {pick(None, "get").id for _ in range(100 * size)} == {each.id for each in group}
+            assert {pick(key, "get").id for key in _KEYS} == {each.id for each in group}
 
     @needs("spreads")
     def test_equal_replicas_get_equal_shares(self) -> None:
         """Of calls without a key each idle replica gets the same number, within the slack."""
         group = candidates(4)
         pick = self.picker(group)
-        seen = collections.Counter(pick(None).id for _ in range(self.calls))
+        seen = collections.Counter(pick(None, "get").id for _ in range(self.calls))
         mean = self.calls / len(group)
         assert all(abs(seen[each.id] - mean) <= self.slack * mean for each in group), seen
 
@@ -168,7 +172,7 @@ class BalancerConformance(ReplicaCases):
         for each in group:
             each.inflight, each.waiting = 3, 2
         pick = self.picker(group)
-        seen = collections.Counter(pick(None).id for _ in range(self.calls))
+        seen = collections.Counter(pick(None, "get").id for _ in range(self.calls))
         mean = self.calls / len(group)
         assert all(abs(seen[each.id] - mean) <= self.slack * mean for each in group), seen
 
@@ -181,7 +185,55 @@ class BalancerConformance(ReplicaCases):
                 for each in group:
                     each.inflight = 3 if each.index == full else each.index % 2
                 pick = self.picker(group)
-                assert group[full] not in [pick(None) for _ in range(20 * size)]
+                assert group[full] not in [pick(None, "get") for _ in range(20 * size)]
+
+    # -- what it is told of the service ------------------------------------------------------------------------------
+
+    def test_any_service_and_method_will_do(self) -> None:
+        """It is made for a service in no environment too, and takes the name of any method."""
+        made: Balancer = make(self, Where("other"))
+        group = candidates(3)
+        pick = made.picker(group)
+        for method in ("get", "_", "naïve", "x" * 1000):
+            assert pick(None, method) in group
+            assert pick("k", method) in group
+
+    def test_optional_members_are_there_as_declared(self) -> None:
+        """What it has beside `binding` and `picker` is used only if it declares that."""
+        balancer = self.balancer()
+        assert hasattr(balancer, "key_argument") == self.declares("names_key")
+        assert callable(getattr(balancer, "observe", None)) == self.declares("observes")
+
+    @needs("names_key")
+    def test_key_argument_is_a_name_or_none(self) -> None:
+        """The plan looks for a method that has such an argument."""
+        argument = self.balancer().key_argument  # type: ignore[attr-defined] # declared
+        assert argument is None or argument.isidentifier()
+
+    @needs("observes")
+    def test_every_end_of_a_call_is_taken(self) -> None:
+        """Whatever the outcome and the durations, also of a replica that has left: none makes it raise."""
+        balancer, group = self._observing(), candidates(3)
+        balancer.picker(group)
+        pick = balancer.picker(group[1:])
+        for outcome in range(len(Outcome.NAMES)):
+            for seconds in (0.0, 1e-9, 0.5, 3600.0, 1e9):
+                for candidate in group:
+                    balancer.observe(candidate, "get", outcome, seconds, seconds)
+        assert all(pick(key, "get") in group[1:] for key in (None, *_KEYS[:50]))
+
+    @needs("observes")
+    def test_observing_holds_no_lock(self) -> None:
+        """A call may end, and another one be made, while the same thread is being told of an end."""
+        balancer, group = self._observing(), candidates(3)
+        pick = balancer.picker(group)
+        observe = functools.partial(balancer.observe, group[0], "get", Outcome.OK, 0.25, 0.5)
+        for inside in (functools.partial(pick, None, "get"), observe):
+            interrupt(observe, inside, patience=self.patience)
+
+    def _observing(self) -> ObservingBalancer:
+        balancer: ObservingBalancer = self.balancer()  # type: ignore[assignment] # declared
+        return balancer
 
     # -- a set that changes ------------------------------------------------------------------------------------------
 
@@ -190,37 +242,37 @@ class BalancerConformance(ReplicaCases):
         balancer, group = self.balancer(), candidates(5)
         keys = (None, *_KEYS[:50])
         before = balancer.picker(group)
-        assert all(before(key) in group for key in keys)
+        assert all(before(key, "get") in group for key in keys)
         for gone in group:
             left = tuple(each for each in group if each is not gone)
             pick = balancer.picker(left)
-            assert all(pick(key) in left for key in keys * 4)
+            assert all(pick(key, "get") in left for key in keys * 4)
 
     @needs("spreads")
     def test_replica_that_joined_is_chosen(self) -> None:
         """A new one gets its share of the calls, and so do the others."""
         balancer, group = self.balancer(), candidates(4)
         before = balancer.picker(group[:3])
-        assert {before(key).id for key in _KEYS} == {each.id for each in group[:3]}
+        assert {before(key, "get").id for key in _KEYS} == {each.id for each in group[:3]}
         after = balancer.picker(group)
-        assert {after(key).id for key in _KEYS} == {each.id for each in group}
-        assert {after(None).id for _ in range(400)} == {each.id for each in group}
+        assert {after(key, "get").id for key in _KEYS} == {each.id for each in group}
+        assert {after(None, "get").id for _ in range(400)} == {each.id for each in group}
 
     def test_picker_of_an_older_set_goes_on(self) -> None:
         """While the set changes, callers still ask the older picker: it keeps to its own set."""
         balancer, group = self.balancer(), candidates(4)
         older, newer = balancer.picker(group[:2]), balancer.picker(group[2:])
         for key in (None, *_KEYS[:50]) * 2:
-            assert older(key) in group[:2]
-            assert newer(key) in group[2:]
+            assert older(key, "get") in group[:2]
+            assert newer(key, "get") in group[2:]
 
     def test_balancers_of_two_services_are_apart(self) -> None:
         """Each service has a balancer of its own, which knows nothing of the others' replicas."""
         ours, theirs = candidates(3, "ours"), candidates(2, "theirs")
         pick_ours, pick_theirs = self.picker(ours), self.picker(theirs)
         for key in (None, *_KEYS[:50]):
-            assert pick_ours(key) in ours
-            assert pick_theirs(key) in theirs
+            assert pick_ours(key, "get") in ours
+            assert pick_theirs(key, "get") in theirs
 
     # -- threads -----------------------------------------------------------------------------------------------------
 
@@ -231,7 +283,9 @@ class BalancerConformance(ReplicaCases):
 
         def choose(number: int) -> collections.Counter[str]:
             def some() -> collections.Counter[str]:
-                return collections.Counter(pick(None if turn % 2 else f"{number}-{turn}").id for turn in range(50))
+                return collections.Counter(
+                    pick(None if turn % 2 else f"{number}-{turn}", "get").id for turn in range(50)
+                )
 
             return some() + with_switches(some)
 
@@ -244,7 +298,7 @@ class BalancerConformance(ReplicaCases):
         group = candidates(3)
         pick = self.picker(group)
         for key in (None, "k"):
-            choose = functools.partial(pick, key)
+            choose = functools.partial(pick, key, "get")
             assert interrupt(choose, choose, patience=self.patience) in group
 
     # -- keys --------------------------------------------------------------------------------------------------------
@@ -255,7 +309,7 @@ class BalancerConformance(ReplicaCases):
         group = candidates(5)
         pick, other, reversed_ = self.picker(group), self.picker(group), self.picker(group[::-1])
         for key in _KEYS:
-            assert {pick(key), pick(key), other(key), reversed_(key)} == {pick(key)}
+            assert {pick(key, "get"), pick(key, "get"), other(key, "get"), reversed_(key, "get")} == {pick(key, "get")}
 
     @needs("binds_keys")
     def test_other_processes_choose_the_same_replica(self) -> None:
@@ -263,7 +317,7 @@ class BalancerConformance(ReplicaCases):
         group = candidates(5)
         pick = self.picker(group)
         create, options = recipe(self)
-        told = (sys.path, *map(pickle.dumps, (create, options, group)), _KEYS[:100])
+        told = (sys.path, *map(pickle.dumps, (create, options)), _WHERE, pickle.dumps(group), _KEYS[:100])
         for salt in ("1", "2"):
             done = subprocess.run(  # noqa: S603 - this interpreter
                 [sys.executable, "-c", _ELSEWHERE],
@@ -273,14 +327,14 @@ class BalancerConformance(ReplicaCases):
                 check=False,
             )
             assert done.returncode == 0, done.stderr.decode()
-            assert pickle.loads(done.stdout) == [pick(key).id for key in _KEYS[:100]]  # noqa: S301 - our own child's
+            assert pickle.loads(done.stdout) == [pick(key, "get").id for key in _KEYS[:100]]  # noqa: S301 - our own child's
 
     @needs("binds_keys")
     def test_keys_are_shared_by_all_replicas(self) -> None:
         """No replica owns less than a third of the mean, or more than three times of it."""
         group = candidates(4)
         pick = self.picker(group)
-        seen = collections.Counter(pick(key).id for key in _KEYS)
+        seen = collections.Counter(pick(key, "get").id for key in _KEYS)
         mean = len(_KEYS) / len(group)
         assert all(mean / 3 <= seen[each.id] <= 3 * mean for each in group), seen
 
@@ -309,7 +363,7 @@ class BalancerConformance(ReplicaCases):
     @staticmethod
     def _owners(balancer: Balancer, group: tuple[FakeCandidate, ...]) -> Iterator[tuple[str, Candidate]]:
         pick = balancer.picker(group)
-        return ((key, pick(key)) for key in _KEYS)
+        return ((key, pick(key, "get")) for key in _KEYS)
 
     # -- deployed ----------------------------------------------------------------------------------------------------
 

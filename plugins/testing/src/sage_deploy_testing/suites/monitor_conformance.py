@@ -167,6 +167,18 @@ class MonitorConformance(watched_cases.WatchedCases):
         for _ in range(2):
             assert self.outcomes(monitor.summary([recorder.snapshot()])) == {"ok": 50}
 
+    @needs("records_calls")
+    def test_closed_recorder_keeps_what_it_counted(self) -> None:
+        """A replica that has stopped is asked once more; its recorder is closed once or twice."""
+        for who in (_CALLER, _replica(0)):
+            monitor = self.monitor()
+            recorder = self._recorder(monitor, who)
+            recorder.writer()(0, Outcome.OK, 0.25, 0.5)
+            before = self.lasting(monitor.summary([recorder.snapshot()]))
+            recorder.close()
+            recorder.close()
+            assert self.lasting(monitor.summary([recorder.snapshot()])) == before
+
     # -- what replicas leave behind ----------------------------------------------------------------------------------
 
     def _merge(self, monitor: Monitor, *snapshots: Mapping[str, Any]) -> Mapping[str, Any]:

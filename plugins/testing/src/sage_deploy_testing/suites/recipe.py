@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_testing.suites.conformance import Conformance
+    from sage_plugins.values import Where
 
 __all__ = ["make", "recipe"]
 
 
-def recipe(suite: Conformance) -> tuple[Callable[[Any], Any], Any]:
+def recipe(suite: Conformance) -> tuple[Callable[..., Any], Any]:
     """
     The `create` of the plugin that *suite* is about, and the options for it.
 
@@ -31,7 +32,7 @@ def recipe(suite: Conformance) -> tuple[Callable[[Any], Any], Any]:
     return registration.create, options
 
 
-def make(suite: Conformance) -> Any:
-    """A new object of the plugin that *suite* is about."""
+def make(suite: Conformance, *where: Where) -> Any:
+    """A new object of the plugin that *suite* is about; a load balancer is told *where*."""
     create, options = recipe(suite)
-    return create(options)
+    return create(options, *where)

@@ -1,0 +1,37 @@
+"""The kinds of events are a closed list: the engine tells no other, and each of them is told somewhere."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import sage_plugins.deployment
+from sage_plugins.values import EventKind, ReplicaState
+
+#: States that a target or a monitor reports, each as an event of its own.
+REPORTED = {
+    ReplicaState.STARTING,
+    ReplicaState.READY,
+    ReplicaState.UNREADY,
+    ReplicaState.UNHEALTHY,
+    ReplicaState.FAILED,
+}
+
+
+def kinds_told():
+    """The first string of each `tell(...)`, and of each report (kind, reason, replica's id)."""
+    for path in Path(sage_plugins.deployment.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            first = None
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in {"tell", "_tell"} and node.args:
+                first = node.args[0]
+            elif isinstance(node, ast.Tuple) and len(node.elts) == 3 and getattr(node.elts[2], "attr", "") == "id":
+                first = node.elts[0]
+            if isinstance(first, ast.Constant):
+                yield first.value
+            elif isinstance(first, ast.JoinedStr):
+                yield from (f"replica_{state}" for state in REPORTED)
+
+
+def test_engine_tells_the_documented_kinds_and_no_other():
+    assert set(kinds_told()) == set(EventKind)

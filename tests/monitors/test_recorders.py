@@ -1,0 +1,142 @@
+"""Recorders and what monitors see of a service: counts of replicas that left, and errors that name a monitor."""
+
+from __future__ import annotations
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_threading
+from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
+from sage_plugins.plugins.registry import Registry
+from sage_plugins.values import Registration
+
+
+class Echo:
+    def echo(self, value):
+        return value
+
+
+class Recorder:
+    def __init__(self, who):
+        self.who, self.calls, self.closed = who, 0, 0
+
+    def writer(self):
+        return self.record
+
+    def record(self, _method, _outcome, _wait_s, _run_s):
+        self.calls += 1
+
+    def snapshot(self):
+        return {"count": self.calls}
+
+    def close(self):
+        self.closed += 1
+
+
+class Faulty(Recorder):
+    def record(self, _method, _outcome, _wait_s, _run_s):
+        raise RuntimeError("cannot count")
+
+
+class Counting:
+    """Counts calls; keeps its recorders and the service that it watches."""
+
+    def __init__(self, kind=Recorder):
+        self.kind, self.recorders, self.service = kind, [], None
+
+    def recorder(self, who, _methods):
+        self.recorders.append(self.kind(who))
+        return self.recorders[-1]
+
+    def attach(self, service):
+        self.service = service
+
+    def merge(self, snapshots):
+        return {"count": sum(each["count"] for each in snapshots)}
+
+    summary = merge
+
+    def event(self, event):
+        pass
+
+    def refused(self, method, reason):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def watched():
+    """Deploy a service whose monitor is *monitor*; gives its environment."""
+    opened = []
+
+    def make(monitor, **config):
+        class Plugin:
+            @hookimpl
+            def sage_register_monitors(self):
+                return [Registration("counting", lambda _options: monitor, "Counts")]
+
+        registry = Registry.of(Plugin(), sage_deploy_balancers, sage_deploy_local, sage_deploy_threading)
+        env = Environment("home", registry=registry)
+        opened.append(env)
+        config = ServiceDeploymentConfig(**{"monitors": ["counting"], **config})
+        env.register_service_with_config("svc", Echo, deployment_config=config)
+        env.deploy()
+        return env
+
+    yield make
+    for env in opened:
+        env.close()
+
+
+def test_snapshots_have_what_replicas_counted_that_left(watched):
+    monitor = Counting()
+    env = watched(monitor, replicas=2, load_balancing=True)
+    for number in range(10):
+        env.service("svc").echo(number)
+    env.scale("svc", 1)
+    assert monitor.merge(monitor.service.snapshots()) == {"count": 10}
+
+
+def test_monitor_sees_environment_queue_and_load(watched):
+    monitor = Counting()
+    watched(monitor)
+    (replica,) = monitor.service.replicas()
+    seen = (monitor.service.environment, monitor.service.queued, replica.node, replica.inflight)
+    assert seen == ("home", 0, None, 0)
+
+
+def test_recorders_are_closed_with_their_replicas_and_the_service(watched):
+    monitor = Counting()
+    env = watched(monitor)
+    env.close()
+    assert {(each.who.replica, each.closed > 0) for each in monitor.recorders} == {(None, True), ("svc#0", True)}
+
+
+@pytest.mark.parametrize("side", ["caller", "replica"])
+def test_recorder_that_cannot_be_made_names_its_monitor(watched, side):
+    monitor = Counting()
+
+    def make(who):
+        if (who.replica is None) == (side == "caller"):
+            raise RuntimeError("no socket")
+        return Recorder(who)
+
+    monitor.kind = make
+    with pytest.raises(errors.PluginError, match=r"monitor 'counting' from .* cannot make the recorder .*no socket"):
+        watched(monitor)
+
+
+def test_recorder_without_close_keeps_nothing_from_stopping(watched, caplog, monkeypatch):
+    monkeypatch.delattr(Recorder, "close")
+    env = watched(Counting())
+    env.close()
+    assert "recorder of monitor 'counting'" in caplog.text
+
+
+def test_recorder_that_raises_is_named_and_hurts_no_call(watched, caplog):
+    env = watched(Counting(Faulty))
+    assert [env.service("svc").echo(number) for number in range(3)] == [0, 1, 2]
+    assert [record.getMessage() for record in caplog.records if "recorder of monitor 'counting'" in record.getMessage()]
