@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from sage_plugins import Environment
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
-    from sage_plugins.deployment.member import Member
     from sage_plugins.deployment.reach import OwnProcessOnly, Reachable
+    from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.host.host import Host
     from sage_plugins.interfaces import (
         Balancer,

@@ -11,7 +11,7 @@ from sage_plugins.routing.picking import make_balancer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.interfaces import Balancer
     from sage_plugins.routing.observing import Observe
     from sage_plugins.service.call_key import KeyOf

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sage_plugins.deployment.balancing import Balancing
-    from sage_plugins.deployment.departure import Departure
-    from sage_plugins.deployment.replica_set import ReplicaSet
-    from sage_plugins.deployment.starting import Launcher
-    from sage_plugins.deployment.succession import Succession
+    from sage_plugins.deployment.replicas.departure import Departure
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.succession import Succession
 
 __all__ = ["Changes"]
 

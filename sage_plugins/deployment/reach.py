@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.balancing import Balancing
-    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.interfaces import EarlierReplica, EarlierService, Replica, ReplicaEvents
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, ReplicaSpec

@@ -6,7 +6,7 @@ import logging
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.deployment.waiting import stats_of
+from sage_plugins.deployment.replicas.waiting import stats_of
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import ReplicaState
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sage_plugins.deployment.balancing import Balancing
-    from sage_plugins.deployment.member import Member
-    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.member import Member
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.metrics import ServiceMetrics
 
 __all__ = ["Instances", "Status"]

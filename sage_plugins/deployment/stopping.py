@@ -11,10 +11,10 @@ from sage_plugins.values import ReplicaState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_plugins.deployment.departure import Departure
-    from sage_plugins.deployment.replica_set import ReplicaSet
-    from sage_plugins.deployment.starting import Launcher
-    from sage_plugins.deployment.succession import Succession
+    from sage_plugins.deployment.replicas.departure import Departure
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.succession import Succession
 
 __all__ = ["Stopping"]
 

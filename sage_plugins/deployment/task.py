@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.call.current import current_call
 from sage_plugins.deployment.balancing import Balancing, create_balancer
 from sage_plugins.deployment.changes import Changes
-from sage_plugins.deployment.departure import Departure
 from sage_plugins.deployment.life import ServiceLife
 from sage_plugins.deployment.monitors import Watched, Watchers
 from sage_plugins.deployment.reach import OwnProcessOnly, Reachable
-from sage_plugins.deployment.replica_set import ReplicaSet
-from sage_plugins.deployment.starting import Launcher
+from sage_plugins.deployment.replicas.departure import Departure
+from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+from sage_plugins.deployment.replicas.starting import Launcher
+from sage_plugins.deployment.replicas.succession import Succession
+from sage_plugins.deployment.replicas.waiting import Readiness
 from sage_plugins.deployment.status import Instances, Status
 from sage_plugins.deployment.stopping import Stopping
-from sage_plugins.deployment.succession import Succession
-from sage_plugins.deployment.waiting import Readiness
 from sage_plugins.errors import DeployError
 from sage_plugins.process_end import rest
 from sage_plugins.routing.binding import Binding

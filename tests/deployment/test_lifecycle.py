@@ -25,7 +25,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_plugins import Environment, ServiceDeploymentConfig, ServiceTaskFactory, errors
-from sage_plugins.deployment.waiting import raised_at
+from sage_plugins.deployment.replicas.waiting import raised_at
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.service.factory import ServiceFactory
@@ -50,7 +50,7 @@ def _earlier(monkeypatch):
     EARLIER.clear()
     EARLIER.update(threading.enumerate())
     # What stop hooks get when the drain time is used up; the tests that hang inside a method need not wait so long.
-    monkeypatch.setattr("sage_plugins.deployment.departure._LAST_GRACE_S", 0.1, raising=False)
+    monkeypatch.setattr("sage_plugins.deployment.replicas.departure._LAST_GRACE_S", 0.1, raising=False)
 
 
 def ours():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sage_plugins.deployment.life import ServiceLife
-from sage_plugins.deployment.member import Member
+from sage_plugins.deployment.replicas.member import Member
 from sage_plugins.values import ReplicaState
 
 

@@ -17,7 +17,7 @@ import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import ServiceDeploymentConfig, errors
-from sage_plugins.deployment.member import Care
+from sage_plugins.deployment.replicas.member import Care
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.resilience.restarts import LONGEST_WAIT_S, MOST_STARTS, STEADY_S

@@ -17,8 +17,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from local_machine.machine import LocalMachine
 from sage_plugins.call.call import Call
-from sage_plugins.deployment.member import Member
-from sage_plugins.deployment.succession import Succession
+from sage_plugins.deployment.replicas.member import Member
+from sage_plugins.deployment.replicas.succession import Succession
 from sage_plugins.routing.router import Router
 
 #: The first failure will do: neither shrunk nor explained.

@@ -7,7 +7,7 @@ from concurrent.futures import wait as wait_for
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sage_plugins.deployment.member import ANSWER_S, Member
+from sage_plugins.deployment.replicas.member import ANSWER_S, Member
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.threads import future_of
 from sage_plugins.values import ReplicaState
@@ -15,7 +15,7 @@ from sage_plugins.values import ReplicaState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
 
 __all__ = ["Readiness", "raised_at", "stats_of"]
 

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from sage_plugins.deployment.member import Care
+from sage_plugins.deployment.replicas.member import Care
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.values import Refused, ReplicaState
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
-    from sage_plugins.deployment.departure import Departure
-    from sage_plugins.deployment.member import Member, Report
-    from sage_plugins.deployment.replica_set import ReplicaSet
-    from sage_plugins.deployment.starting import Launcher
-    from sage_plugins.deployment.waiting import Readiness
+    from sage_plugins.deployment.replicas.departure import Departure
+    from sage_plugins.deployment.replicas.member import Member, Report
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.waiting import Readiness
     from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
 
 __all__ = ["Succession"]

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage_plugins.deployment.member import Care
+from sage_plugins.deployment.replicas.member import Care
 from sage_plugins.errors import DeployError, NoReplicaError
 from sage_plugins.values import ReplicaState
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.life import ServiceLife
-    from sage_plugins.deployment.member import Member, Report
     from sage_plugins.deployment.monitors import Watchers
+    from sage_plugins.deployment.replicas.member import Member, Report
     from sage_plugins.interfaces import Reach, Replica
     from sage_plugins.planning.composition import Composition
     from sage_plugins.routing.router import Router

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.deployment.member import Member
+from sage_plugins.deployment.replicas.member import Member
 from sage_plugins.errors import DeployError, SageDeployError, text_of
 from sage_plugins.process_end import close_first
 from sage_plugins.values import Refused
@@ -12,9 +12,9 @@ from sage_plugins.values import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sage_plugins.deployment.departure import Departure
-    from sage_plugins.deployment.replica_set import ReplicaSet
-    from sage_plugins.deployment.waiting import Readiness
+    from sage_plugins.deployment.replicas.departure import Departure
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.waiting import Readiness
     from sage_plugins.interfaces import EarlierService, Replica, Target
     from sage_plugins.values import Placed, ReplicaSpec
 

@@ -12,8 +12,8 @@ from sage_plugins.values import ReplicaState
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sage_plugins.deployment.member import Member
-    from sage_plugins.deployment.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.member import Member
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.interfaces import DetachableReplica, Replica
 
 __all__ = ["Departure"]
