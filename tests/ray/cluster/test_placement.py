@@ -12,12 +12,6 @@ from sage_plugins.errors import DeployError
 
 pytestmark = pytest.mark.ray
 
-
-def wheels(test):
-    """Run *test* against the wheels, too; in one process, so that only one starts a cluster."""
-    return pytest.mark.wheels(pytest.mark.xdist_group("wheels")(test))
-
-
 GROUPS = {"ray": {"groups": {"spare": {"nodes": ["node-a2", "node-gone"], "labels": {"zone": "in(a, b)"}}}}}
 
 
@@ -63,7 +57,7 @@ def names(cluster):
     return deploy
 
 
-@wheels
+@pytest.mark.wheels
 def test_named_nodes_are_taken_in_turn(service, names):
     env = service("remote_specific", 3, target_nodes=["node-b1", "node-a2"])
 
@@ -76,7 +70,7 @@ def test_node_can_be_named_by_its_id(service, names, cluster):
     assert names(service("remote_specific", target_nodes=[cluster.nodes["node-a2"].id])) == ["node-a2"]
 
 
-@wheels
+@pytest.mark.wheels
 def test_replicas_spread_over_the_nodes_with_the_labels(service, names):
     assert sorted(names(service("cluster_group", 2, node_selector={"zone": "a"}))) == ["node-a1", "node-a2"]
 
@@ -92,7 +86,7 @@ def test_named_group_has_the_nodes_that_fit_its_names_and_its_labels(service, na
     assert names(service("cluster_group", 2, options={"cluster_group": {"group": "spare"}})) == ["node-a2", "node-a2"]
 
 
-@wheels
+@pytest.mark.wheels
 def test_packed_replicas_share_a_node_until_it_has_as_many_as_it_may(service, names):
     planned = names(service("remote_any", 3, spread="pack", cpu_cores=1, max_replicas_per_node=2))
 
