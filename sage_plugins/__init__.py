@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.environment.environment import Environment
     from sage_plugins.hookspecs import hookimpl
     from sage_plugins.metrics import ServiceMetrics
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.service.factory import ServiceContext, ServiceFactory
     from sage_plugins.service.methods import batch_of, idempotent
 
@@ -49,7 +49,7 @@ _HOMES = {
     "ServiceContext": "service.factory",
     "ServiceDeploymentConfig": "config.service_config",
     "ServiceFactory": "service.factory",
-    "ServiceHandle": "routing.handle",
+    "ServiceHandle": "routing.handles.handle",
     "ServiceMetrics": "metrics",
     "ServiceMonitor": "compat.service_monitor",
     "ServiceTask": "deployment.task",

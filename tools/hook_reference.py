@@ -36,7 +36,7 @@ INTERFACES = tuple(
         "operations",
     )
 )
-VALUES = ROOT / "sage_plugins" / "values.py"
+VALUES = (ROOT / "sage_plugins" / "values.py", ROOT / "sage_plugins" / "event_kinds.py")
 #: Where what plugins of each kind can declare stands, as mappings from the capability to what it promises.
 CAPABILITIES = {
     "a target": ("TARGET_CAPABILITIES", "service_conformance.py"),
@@ -227,7 +227,7 @@ def reference() -> str:
     parts = [START, _NOTE, "## The hooks"]
     for hook in hooks():
         parts += [f"### `{hook.name}`", f"`{hook.signature}`", _markdown(hook.doc)]
-    for title, paths in (("## The interfaces", INTERFACES), ("## The values", (VALUES,))):
+    for title, paths in (("## The interfaces", INTERFACES), ("## The values", VALUES)):
         parts.append(title)
         for each in (each for path in paths for each in described(path)):
             parts += [f"### `{each.name}`", _markdown(each.doc), *_listed(each.members)]

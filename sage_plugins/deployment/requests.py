@@ -11,7 +11,7 @@ from sage_plugins.errors import ConfigError, text_of
 if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
 
 __all__ = ["start"]
 

@@ -21,8 +21,8 @@ from sage_plugins.deployment.status import Instances, Status
 from sage_plugins.deployment.stopping import Stopping
 from sage_plugins.errors import DeployError
 from sage_plugins.process_end import rest
-from sage_plugins.routing.binding import Binding
-from sage_plugins.routing.handle import ServiceHandle
+from sage_plugins.routing.handles.binding import Binding
+from sage_plugins.routing.handles.handle import ServiceHandle
 from sage_plugins.routing.router_choice import router_class
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import ReplicaState

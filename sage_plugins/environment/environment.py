@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import LogLine, RecordedEvent
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.plugins.registry import Registry
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.values import Event, Problem
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     )
     from sage_plugins.planning.composition import Composition
     from sage_plugins.process_end import LiveEnvironment
-    from sage_plugins.routing.binding import Binding
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.binding import Binding
+    from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.values import Event
 
 __all__ = ["AT_REST", "Services"]
@@ -266,7 +266,7 @@ class Services:
             ServiceNotFoundError: No service of that name is registered.
             ServiceStoppedError: The environment is closed.
         """
-        from sage_plugins.routing.handle import ServiceHandle
+        from sage_plugins.routing.handles.handle import ServiceHandle
 
         with self.lock:
             task = self.tasks.get(name)

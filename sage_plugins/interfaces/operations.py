@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sage_plugins.planning.plan import DeploymentPlan
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.values import Event
 
 __all__ = ["LogLine", "Operations", "RecordedEvent"]

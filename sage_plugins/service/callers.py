@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sage_plugins.call.call import Call
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
 
 __all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "ServiceManager", "ServiceMethods"]
 

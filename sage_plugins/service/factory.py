@@ -14,7 +14,7 @@ from sage_plugins.call.current import CURRENT
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller, ServiceManager
 
 __all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory", "takes_ctx", "takes_factory"]

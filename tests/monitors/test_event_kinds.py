@@ -6,7 +6,8 @@ import ast
 from pathlib import Path
 
 import sage_plugins.deployment
-from sage_plugins.values import EventKind, ReplicaState
+from sage_plugins.event_kinds import EventKind
+from sage_plugins.values import ReplicaState
 
 #: States that a target or a monitor reports, each as an event of its own.
 REPORTED = {

@@ -225,7 +225,7 @@ def test_hook_reference_has_every_hook():
 def undocumented() -> Iterator[str]:
     """Hooks, interfaces and values, and their members, that have no docstring."""
     yield from (hook.name for hook in hook_reference.hooks() if not hook.doc)
-    for path in (*hook_reference.INTERFACES, hook_reference.VALUES):
+    for path in (*hook_reference.INTERFACES, *hook_reference.VALUES):
         for each in hook_reference.described(path):
             if not each.doc:
                 yield each.name

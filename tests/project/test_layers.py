@@ -46,7 +46,7 @@ LAYERS = {
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
     1: {"call", "config", "metrics", "values"},
-    0: {"clock", "errors", "findings", "texts", "threads"},
+    0: {"clock", "errors", "event_kinds", "findings", "texts", "threads"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
@@ -63,6 +63,16 @@ ABOVE = {"sage_deploy_cli", "sage_deploy_testing"}
 LIBRARIES = {
     "sage_deploy_files": {"sage_deploy_cli"},
     "sage_deploy_remote": {"sage_deploy_process", "sage_deploy_ray"},
+}
+
+
+#: Imports that point up and do not run: who names whose types, and which.
+UPWARD_TYPES = {
+    ("errors", "values"): {"Problem"},
+    ("interfaces", "planning"): {"DeploymentPlan"},
+    ("interfaces", "routing"): {"ServiceHandle"},
+    ("service", "routing"): {"ServiceHandle"},
+    ("deployment", "planning"): {"Composition"},
 }
 
 
@@ -206,6 +216,40 @@ def test_core_imports_point_down(offered):
     """No module of the core runs an import of a higher layer."""
     faults = [fault for name, pkg, source in core_sources() for fault in faults_of_core(name, source, offered, pkg)]
     assert not faults, "\n".join(faults)
+
+
+def test_types_point_up_only_where_it_is_said(offered):
+    """An upward import for the type checker stands in the table, and the table has no others."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for name, package, source in core_sources():
+        for each in imports(source, package):
+            imported = core_module(each, offered)
+            if imported in LAYER and each.typing_only and LAYER[imported] > LAYER[name]:
+                found.setdefault((name, imported), set()).add(each.name)
+    assert found == UPWARD_TYPES
+
+
+SOURCES = sorted([*CORE.rglob("*.py"), *ROOT.glob("plugins/*/src/**/*.py")])
+
+
+def test_no_file_is_long():
+    """A file has 500 lines at most; the cases of the testing kit are lists, and may be longer."""
+    long = [path for path in SOURCES if len(path.read_text(encoding="utf-8").splitlines()) > 500]
+    assert [path.name for path in long if path.parent.name != "cases"] == []
+
+
+def test_no_package_is_crowded():
+    """A package has 12 files at most, and says in its docstring what lives there and what it imports."""
+    packages = {path.parent for path in SOURCES}
+    crowded = {package.name: len(list(package.glob("*.py"))) for package in packages if package.name != "starter"}
+    assert {name: files for name, files in crowded.items() if files > 12} == {}
+    silent = [
+        str(package.relative_to(ROOT))
+        for package in packages
+        if (package / "__init__.py").exists()
+        and not ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+    ]
+    assert silent == []
 
 
 def test_core_imports_make_no_circle(offered):

@@ -18,8 +18,8 @@ from sage_deploy_remote.reach import refusals
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import NoReplicaError, text_of
 from sage_plugins.process_end import find
-from sage_plugins.routing.binding import Binding
-from sage_plugins.routing.handle import ServiceHandle
+from sage_plugins.routing.handles.binding import Binding
+from sage_plugins.routing.handles.handle import ServiceHandle
 from sage_plugins.routing.lane import LaneEvents
 from sage_plugins.routing.picking import make_balancer
 from sage_plugins.routing.router_choice import router_class

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.reach.client import ServiceClient
     from sage_deploy_remote.reach.directory import Directory
     from sage_plugins.interfaces import KnownService
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
 
 __all__ = ["ServiceFinder"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Replica,
         ReplicaEvents,
     )
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Publication", "PublishingTarget"]

@@ -11,7 +11,7 @@ import inspect
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Never
 
-from sage_plugins.routing.binding import not_served
+from sage_plugins.routing.handles.binding import not_served
 from sage_plugins.service.methods import is_served, kind_of, served_names
 from sage_plugins.values import GENERATORS, MethodKind
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from sage_plugins.call.stream_reader import AsyncServiceStream
-    from sage_plugins.routing.binding import Binding
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.binding import Binding
+    from sage_plugins.routing.handles.handle import ServiceHandle
 
 __all__ = ["AioMethods", "attribute_call", "find_method", "read_only", "served_by"]
 

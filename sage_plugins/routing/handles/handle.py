@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.event_loops import holds_up_a_loop, running_loop, warn_of_blocking
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
-from sage_plugins.routing.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
-from sage_plugins.routing.binding import ANEW, UNSET, Caller, compose, run_here
+from sage_plugins.routing.handles.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
+from sage_plugins.routing.handles.binding import ANEW, UNSET, Caller, compose, run_here
 from sage_plugins.values import CallOptions, MethodKind
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.call.stream import StreamCall
     from sage_plugins.call.stream_reader import AsyncServiceStream, ServiceStream
-    from sage_plugins.routing.binding import Binding, Bound
+    from sage_plugins.routing.handles.binding import Binding, Bound
     from sage_plugins.routing.router import Router
 
 __all__ = ["ServiceHandle"]

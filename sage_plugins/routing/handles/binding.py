@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.stream import StreamCall
     from sage_plugins.errors import CallError
-    from sage_plugins.routing.handle import ServiceHandle
+    from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.routing.router import Router
     from sage_plugins.values import CallOptions, MethodPlan
 

@@ -1,0 +1,72 @@
+"""What events can be about; apart from the other values, because only monitors ask."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["EventKind"]
+
+
+class EventKind(StrEnum):
+    """
+    What an `Event` can be about; there are no other kinds.
+
+    A later version may add some: a monitor should pass over kinds that it does not know.
+    """
+
+    REPLICA_STARTING = "replica_starting"
+    """A replica is being started."""
+
+    REPLICA_READY = "replica_ready"
+    """A replica got ready, or is well again."""
+
+    REPLICA_UNREADY = "replica_unready"
+    """A replica asks for no calls at the moment."""
+
+    REPLICA_UNHEALTHY = "replica_unhealthy"
+    """A replica does not pass its health checks."""
+
+    REPLICA_FAILED = "replica_failed"
+    """A replica could not be started, or died."""
+
+    REPLICA_DRAINING = "replica_draining"
+    """A replica gets no new calls and finishes what it has."""
+
+    REPLICA_STOPPED = "replica_stopped"
+    """A replica has stopped; the reason says how many calls still run."""
+
+    REPLICA_LEFT = "replica_left"
+    """A replica goes on without this process."""
+
+    REPLACEMENT_DELAYED = "replacement_delayed"
+    """The replacement of a replica waits for its back-off."""
+
+    REPLACEMENT_REFUSED = "replacement_refused"
+    """The target can place no replacement at the moment."""
+
+    REPLACEMENT_FAILED = "replacement_failed"
+    """A replacement did not become ready."""
+
+    CRASH_LOOP = "crash_loop"
+    """A replica is not replaced any more: too many starts have failed."""
+
+    ADOPTED = "adopted"
+    """Replicas of an earlier process go on."""
+
+    SCALED = "scaled"
+    """The number of replicas was changed."""
+
+    RESTARTED = "restarted"
+    """Every replica was replaced."""
+
+    RESTART_FAILED = "restart_failed"
+    """A restart of the service failed; the old replicas go on."""
+
+    BALANCER_CHANGED = "balancer_changed"
+    """Another load balancer chooses from now on."""
+
+    BALANCER_FENCED = "balancer_fenced"
+    """The load balancer failed, and replicas are taken in turn."""
+
+    BALANCING_ENABLED = "balancing_enabled"
+    """The default load balancer is used because there is more than one replica now."""
