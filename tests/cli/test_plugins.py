@@ -71,7 +71,7 @@ def test_show_tells_everything_about_an_id(tmp_path):
         "",
         "  from         acme-strategies 1.2",
         "  entry point  acme_strategies = acme_strategies",
-        "  hooks        sage_register_threading_strategies",
+        "  hooks        sage_register_autoscalers, sage_register_threading_strategies",
         "  checks       nothing",
         "  explains     nothing",
         "  can          one_at_a_time, ordered, releases_at_deadline",
@@ -135,7 +135,7 @@ def test_check_finds_nothing_wrong_with_good_plugins(tmp_path):
     path = installed(tmp_path, "acme-strategies", "acme-balancers")
     done = sage_deploy("plugins", "check", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout == "11 plugins, 20 IDs: all in order\n"
+    assert done.stdout == "12 plugins, 21 IDs: all in order\n"
 
 
 def test_check_names_who_does_not_load_and_who_collides(tmp_path):
