@@ -42,6 +42,10 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+#: Ours that bring Ray and SAGE, which no stranger here needs and which take a minute to install.
+LARGE = {"sage-deploy-ray", "sage-deploy-sage"}
+
+
 class Installation:
     """An environment with our wheels and some strangers'."""
 
@@ -73,7 +77,8 @@ def wheels(tmp_path_factory) -> Callable[..., list[Path]]:
     assert len(built) == len(projects)
 
     def select(*strangers: str) -> list[Path]:
-        return [path for name, path in built.items() if name.startswith("sage-deploy") or name in strangers]
+        ours = (name for name in built if name.startswith("sage-deploy") and name not in LARGE)
+        return [built[name] for name in (*ours, *strangers)]
 
     return select
 

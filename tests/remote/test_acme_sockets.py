@@ -31,7 +31,7 @@ REGISTRY = Registry.of(
 
 class TestSockets(StrategiesInTurn):
     plugin_id = "sockets"
-    one_in = 5  # each starts processes
+    one_in = 20  # each starts processes
     starting = 3.0  # a process takes longer to start than a thread
     patience = 40.0  # some cases start dozens
 
