@@ -363,7 +363,7 @@ def test_strangers_plugin_is_described(registry):
     """Its ID is offered, and its options are checked as its own class does."""
     found = deployment_schema(Registry.of(STRANGER))
     assert found["$defs"]["fields.threading_strategy"]["anyOf"][0]["enum"] == ["dedicated"]
-    (dedicated,) = found["$defs"]["fields.options"]["properties"].values()
+    dedicated = found["$defs"]["fields.options"]["properties"]["dedicated"]
     assert dedicated["description"].startswith("one thread under a name of your choice\nFrom ")
     option = found["$defs"]["acme_strategies.DedicatedOptions"]["properties"]["thread_name"]
     assert option["description"] == 'What the thread is called, after the replica\'s id.\nDefault: "acme".'

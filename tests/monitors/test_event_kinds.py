@@ -21,7 +21,7 @@ REPORTED = {
 
 def kinds_told():
     """The first string of each `tell(...)`, and of each report (kind, reason, replica's id)."""
-    for path in Path(sage_plugins.deployment.__file__).parent.glob("*.py"):
+    for path in Path(sage_plugins.deployment.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             first = None
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in {"tell", "_tell"} and node.args:

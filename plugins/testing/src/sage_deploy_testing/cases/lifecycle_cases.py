@@ -52,6 +52,9 @@ class HookCases(ServiceConformance):
         service.env.close()
         assert _steps(diary) == ["method", *_STOP]
         assert service.status["state"] == "stopped"
+        # The engine fences what a stop raises, and says so in the event.
+        stopped = [each.event.reason for each in service.env.events() if each.event.kind == "replica_stopped"]
+        assert stopped == [""]
 
     def test_async_hooks_are_awaited(self) -> None:
         """Hooks may be coroutines; `start` and `close` stand in for `start_running` and `cleanup`."""
