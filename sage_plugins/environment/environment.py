@@ -417,7 +417,7 @@ class Environment(Registering):
             if self._logs is None:
                 from sage_plugins.environment.log_record import LogRecord  # few look
 
-                self._logs = LogRecord(lambda: self._services.names)
+                self._logs = LogRecord(lambda name: name in self._services.tasks)
             return self._logs
 
     # -- the end -----------------------------------------------------------------------------------------------------

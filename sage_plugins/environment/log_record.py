@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from sage_plugins.interfaces.operations import LogLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 __all__ = ["LogRecord"]
 
@@ -24,10 +24,16 @@ _LOGGER: Final = "sage.service"
 class LogRecord(logging.Handler):
     """The last lines that services of this process have logged. From any thread."""
 
-    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
-        """Remember what the services *names* log from now on, until `close`."""
+    def __init__(self, is_ours: Callable[[str], bool]) -> None:
+        """
+        Remember what services log from now on, until `close`.
+
+        Args:
+            is_ours: Whether a service of that name is one of the environment's. It must take no lock: a line may be
+                logged by a thread that holds any.
+        """
         super().__init__()
-        self._names = names
+        self._is_ours = is_ours
         self._lines: deque[LogLine] = deque(maxlen=_LINES)
         self._numbers = count(1)
         self._guard = threading.RLock()
@@ -36,7 +42,7 @@ class LogRecord(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Remember a line, if it is of a service of this environment."""
         service = record.name.removeprefix(f"{_LOGGER}.")
-        if service in self._names():
+        if self._is_ours(service):
             message = self.format(record)
             with self._guard:
                 self._lines.append(LogLine(next(self._numbers), record.created, record.levelname, service, message))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import attrs
 import pytest
@@ -103,6 +104,17 @@ def test_logs_are_kept_once_somebody_asked(env, environments):
     (line,) = env.logs()
     assert (line.seq, line.level, line.service, line.message) == (1, "WARNING", "mine", "echo 1")
     assert env.logs(after=1) == []
+
+
+def test_a_line_is_kept_while_another_thread_holds_the_locks(env, in_thread):
+    """Importing a service's class under them may log, and so may any other thread meanwhile."""
+    env.register_service("one", Echo)
+    env.deploy()
+    assert env.logs() == []
+    with env._services.lock, env._services.catalogue._lock:
+        logged = in_thread(logging.getLogger("sage.service.one").warning, "heard")
+        logged.result(5)
+    assert [line.message for line in env.logs()] == ["heard"]
 
 
 # -- extensions --------------------------------------------------------------------------------------------------------
