@@ -87,7 +87,6 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         go_on(following)
 
     async def run_batch(batch: Batch) -> None:
-        await batch.agather()
         batches = execution.batches
         assert batches is not None  # noqa: S101 - for the type checker: there are no batches of other services
         start = monotonic()

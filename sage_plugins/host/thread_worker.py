@@ -118,7 +118,6 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
         return execute_batch(work)
 
     def execute_batch(batch: Batch) -> Work | None:
-        batch.gather()
         batches = execution.batches
         assert batches is not None  # noqa: S101 - for the type checker: there are no batches of other services
         start = monotonic()

@@ -61,8 +61,8 @@ class Replica(Protocol):
     """
     Hand over work for which the router holds a slot: a call, or a `batch.Batch` of several. Never blocks.
 
-    Calls may join a batch until it `is_closed`: who runs it waits for that with `gather` or `watch`. Work that is sent
-    to a replica which has died meanwhile is reported through `LifeEvents.lost` as not started.
+    From any thread, the clock's included. Work that is sent to a replica which has died meanwhile is reported through
+    `LifeEvents.lost` as not started.
     """
 
     run_here: Callable[[Call], None] | None

@@ -143,7 +143,6 @@ SETTINGS = {
     "turns, two replicas": Setting(5, balancer=InTurn, replicas=2, methods=ONE_AT_A_TIME),
     "turns, inline": Setting(2, in_callers_thread=True, methods=ONE_AT_A_TIME),
     "a batch is open": Setting(5, slots=3, waiting=-1, methods=BATCHED),
-    "a batch is sent": Setting(5, slots=3, waiting=-1, started=False, methods=BATCHED),
     "batches wait": Setting(5, waiting=5, methods=BATCHED),
     "batches, narrow queue": Setting(1, slots=2, waiting=2, methods=ONE_BATCHED),
     "batches, two replicas": Setting(5, balancer=InTurn, replicas=2, waiting=3, methods=ONE_BATCHED),
@@ -337,7 +336,7 @@ class World:
 
     @operation
     def gather(self):
-        """Workers stop waiting for others to join their batches."""
+        """Batches wait no longer for others to join."""
         self.clock.advance(WAIT)
 
     @operation
@@ -468,7 +467,7 @@ def none_waits_beside_a_free_slot(world):
 def every_turn_is_counted(world):
     if isinstance(world.router, MethodRouter):
         for replica in (replica for replica in world.replicas if replica.alive):
-            works = [*replica.inbox, *replica.gathering, *replica.running]
+            works = [*replica.inbox, *replica.running, *replica.lane.methods.open.values()]
             works += [call for call in world.accepted if "granted" in call.__dict__ and call.lane is replica.lane]
             for method in world.setting.methods:
                 most, turns = method.max_concurrency, sum(work.method is method for work in works)
@@ -477,11 +476,11 @@ def every_turn_is_counted(world):
                     yield f"{turns} of {method.name} run on {replica.lane}, {counted} are counted, {most} may"
 
 
-def a_batch_that_nobody_may_join_waits_for_nobody(world):
-    for replica in (replica for replica in world.replicas if replica.alive):
-        for batch in replica.gathering:
-            if batch._closed:
-                yield f"a batch of {batch.method.name} is closed, and {replica.lane} waits for others to join it"
+def a_batch_waits_for_others_where_one_replica_may_get_them(world):
+    if isinstance(world.router, MethodRouter):
+        for replica in world.replicas:
+            if replica.lane.methods.open and replica.lane not in world.router.lanes:
+                yield f"{replica.lane} is closed, and a batch there waits for others to join it"
 
 
 def none_is_held_back_while_there_is_room(world):
@@ -563,7 +562,7 @@ RULES_BETWEEN = (
     none_waits_beside_a_free_slot,
     none_is_held_back_while_there_is_room,
     every_turn_is_counted,
-    a_batch_that_nobody_may_join_waits_for_nobody,
+    a_batch_waits_for_others_where_one_replica_may_get_them,
 )
 RULES_WHEN_DRAINED = (what_was_accepted_is_served,)
 RULES_AT_THE_END = (
@@ -697,6 +696,7 @@ class Switch:
             sage_plugins.routing.lane,
             sage_plugins.routing.losses,
             sage_plugins.routing.method_limits,
+            sage_plugins.routing.open_batch,
             sage_plugins.routing.queue,
             sage_plugins.routing.router,
         )
@@ -809,9 +809,9 @@ AT_RISK = {
         ("route", "die"),
         ("gather", "cancel"),
         ("gather", "die"),
+        ("gather", "close"),
         ("close", "route"),
     ],
-    "a batch is sent": [("start", "die"), ("start", "close")],
     "batches wait": [("answer", "cancel"), ("answer", "give up running"), ("die", "drain")],
     "ahead": [
         ("answer", "cancel"),

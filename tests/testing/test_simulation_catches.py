@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from itertools import count
+from math import inf
 
 import pytest
 
@@ -345,9 +346,13 @@ class TooManyTogether(MethodRouter):
 class NeverFull(MethodRouter):
     """Lets calls join a batch that is full."""
 
-    def _shut(self, batch, lane):
-        if len(batch.calls) < batch.plan.size:
-            super()._shut(batch, lane)
+    def _send(self, call, lane):
+        batch = lane.methods.open.get(call.method.index)
+        if batch is None:
+            return super()._send(call, lane)
+        call.lane = lane
+        batch.join(call)
+        return True
 
 
 class LosesWhoJoins(MethodRouter):
@@ -370,33 +375,40 @@ class JoinsTwo(MethodRouter):
 
 
 class WaitsForOthersTooLong(MethodRouter):
-    """Doubles the time for which a batch waits for others."""
+    """Has a batch wait for others until it is full."""
 
-    def _start(self, calls, lane, *, opens=False):
-        work = super()._start(calls, lane, opens=opens)
-        if opens and work is not calls[0]:
-            work._until += work.plan.wait + 1
-        return work
+    def _send_open(self, batch, lane):
+        if lane not in self._lanes.open:
+            super()._send_open(batch, lane)
 
 
 class WaitsForNobody(MethodRouter):
-    """Shuts a batch as soon as it is open."""
+    """Sends a batch at once."""
 
-    def _start(self, calls, lane, *, opens=False):
-        work = super()._start(calls, lane, opens=opens)
-        if opens and work is not calls[0]:
-            self._shut(work, lane)
-        return work
+    def _waits_for_others(self, _call, _lane):
+        return False
+
+
+class ShutsAtTheNext(MethodRouter):
+    """Sends a batch as soon as a second call has joined it."""
+
+    def _send(self, call, lane):
+        batch = lane.methods.open.get(call.method.index)
+        sent = super()._send(call, lane)
+        if batch is not None:
+            self._send_open(batch, lane)
+        return sent
 
 
 class WaitsPastItsTime(MethodRouter):
-    """Forgets that the call which opens a batch has a time-out."""
+    """Forgets that the calls of a batch have a time-out."""
 
-    def _start(self, calls, lane, *, opens=False):
-        work = super()._start(calls, lane, opens=opens)
-        if opens and work is not calls[0]:
-            work._until = self.clock.monotonic() + work.plan.wait
-        return work
+    def _send(self, call, lane):
+        expires, call.expires = call.expires, inf
+        try:
+            return super()._send(call, lane)
+        finally:
+            call.expires = expires
 
 
 class TakesASlotForEach(MethodRouter):
@@ -411,10 +423,10 @@ class TakesASlotForEach(MethodRouter):
 class TakesATurnForEach(MethodRouter):
     """Takes one turn for each call of a batch."""
 
-    def _start(self, calls, lane, *, opens=False):
+    def _start(self, calls, lane):
         for call in calls[1:]:
             self._turn(call.method, lane, 1)
-        return super()._start(calls, lane, opens=opens)
+        return super()._start(calls, lane)
 
 
 class CountsEachAbandonedCall(MethodRouter):
@@ -448,13 +460,6 @@ class LeavesOneOut(FakeReplica):
         super()._settle(work, outcomes[:-1] or outcomes)
 
 
-class StartsAtOnce(FakeReplica):
-    """Does not wait for others to join."""
-
-    def _gather(self, batch):
-        self._start_batch(batch)
-
-
 LIMITED_ROUTERS = {
     IgnoresTurns: "at once, which may have",
     KeepsTurns: "and counts",
@@ -468,6 +473,7 @@ LIMITED_ROUTERS = {
     JoinsTwo: "no outcome|has a free slot|does not know it|slots",
     WaitsForOthersTooLong: "waits longer than",
     WaitsForNobody: "was shut though others could join",
+    ShutsAtTheNext: "was shut though others could join",
     WaitsPastItsTime: "missed its time",
     TakesASlotForEach: "slots",
     TakesATurnForEach: "and counts",
@@ -477,7 +483,6 @@ LIMITED_ROUTERS = {
 LIMITED_REPLICAS = {
     MixesAnswersUp: "which is another's",
     LeavesOneOut: "no outcome",
-    StartsAtOnce: "was shut though others could join",
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.outstanding import Outstanding
     from sage_deploy_remote.link.protocol import Notice
     from sage_deploy_remote.link.transport import Transport
-    from sage_plugins.clock import Clock, Timer
+    from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents, Work
 
 __all__ = ["Sending"]
@@ -89,17 +89,8 @@ class Sending:
         self._numbers = count()  # of calls and units; used by one thread at a time, as the next
         self._frames = count()
         self._ahead: dict[int, int] = {}  # calls to a bundle, by method of the first; used by one thread at a time
-        self._gathering: dict[Any, Timer | None] = {}  # batches that wait for calls to join, and what ends that
         self._turns = Turns()
         self._notices: deque[Notice] = deque()
-
-    def take_gathering(self) -> list[Batch]:
-        """The batches that wait for calls to join; their timers are forgotten."""
-        gathering, self._gathering = self._gathering, {}
-        for timer in gathering.values():
-            if timer is not None:
-                timer.cancel()
-        return list(gathering)
 
     def take_unsent(self) -> list[Work]:
         """What was to leave with the next frame; it leaves no more."""
@@ -114,28 +105,11 @@ class Sending:
 
     def send(self, work: Work) -> None:
         """Have a call or a batch leave with the next frame, which is now unless one is being made."""
-        if isinstance(work, Batch) and not work.is_closed:
-            self._gathering[work] = None
-            self._transport.soon(lambda: self._gather(work))
+        if isinstance(work, Batch) and not self.corked:
+            # Its time was over, so that this is the clock's thread: arguments are not pickled there.
+            self._transport.soon(lambda: self._put(work))
         else:
             self._put(work)
-
-    def _gather(self, batch: Batch) -> None:
-        """Send *batch* once nobody joins it any more; in the thread that reads responses."""
-        if batch not in self._gathering:
-            return
-        timer = self._gathering[batch]
-        if timer is not None:  # a batch that is full before its time is not waited for any more
-            timer.cancel()
-
-        def look_again() -> None:
-            self._transport.soon(lambda: self._gather(batch))
-
-        seconds = batch.watch(look_again)
-        if seconds > 0:
-            self._gathering[batch] = self._clock.call_at(self._clock.monotonic() + seconds, look_again)
-        elif self._gathering.pop(batch, self) is not self:  # else it was taken away meanwhile
-            self._put(batch)
 
     def _put(self, item: Any) -> None:
         self._turns.items.append(item)

@@ -257,9 +257,8 @@ class Simulation(Course):
         if place is not None and not place.closed:
             self._tell(f"close {place.lane.id}")
             place.closed = True
-            for call in (*self._at_callers, *place.replica.unstarted()):
-                if call.lane is place.lane:
-                    self._mine(call).overtaken = True
+            for call in (*self._granted(place), *place.unstarted()):
+                self._mine(call).overtaken = True
             self._router.close_lane(place.lane)
 
     def _step_replace(self) -> None:
@@ -379,6 +378,7 @@ class Simulation(Course):
             raise BrokenRuleError(f"route of call {call.number} gave {admitted}, and parked is {call.parked}")
         if not admitted and self.setting.reject:
             raise BrokenRuleError(f"call {call.number} was parked by a service that rejects")
+        self._check_opening(call)
         call.admitted = admitted
         if self.setting.in_callers_thread:
             if not call.over() and call.unstarted():

@@ -300,7 +300,7 @@ class ReplicaServer(CallOwner):
             unit.one_over()
         if not calls:
             return None
-        batch = Batch(calls, self.clock)
+        batch = Batch(calls)
         self._batches[batch] = unit
         return batch
 
