@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.host.lifecycle import Hooks
-    from sage_plugins.interfaces import ControlOp, Recorder, ReplicaEvents, Runner, Work
-    from sage_plugins.values import ReplicaSpec
+    from sage_plugins.interfaces import ControlOp, Recorder, RecorderFactory, ReplicaEvents, Runner, Work
+    from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = ["Host"]
 
@@ -71,9 +71,9 @@ class Host:
         self._recorders: dict[str, Recorder] = {}
         who = ReplicaInfo(spec.service, spec.id, node)
         names = tuple(method.name for method in spec.methods)
-        monitors = {choice.id: choice.create() for choice in spec.monitors}
-        for choice in spec.monitors:
-            recorder = make_recorder(choice, monitors[choice.id], who, names)
+        factories: list[tuple[Choice, RecorderFactory]] = [(choice, choice.create()) for choice in spec.monitors]
+        for choice, factory in factories:
+            recorder = make_recorder(choice, factory, who, names)
             if recorder is not None:
                 self._recorders[choice.id] = recorder
         self._inbox = Inbox()
@@ -86,7 +86,7 @@ class Host:
         self._starting = Step(self._build, self._loop.run)
         self._runner: Runner | None = None
         self._seat = HostSeat(spec, self._inbox, self._execution, events, self._loop)
-        self._questions = Questions(self._execution, self._recorders, monitors, lambda: (self._instance, self._runner))
+        self._questions = Questions(self._execution, self._recorders, lambda: (self._instance, self._runner))
         self.cancel = self._execution.cancel
 
     # -- life --------------------------------------------------------------------------------------------------------

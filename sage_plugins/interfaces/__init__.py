@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     )
     from sage_plugins.interfaces.control import ControlOp
     from sage_plugins.interfaces.extensions import Extension
-    from sage_plugins.interfaces.monitors import Monitor, Recorder, WatchedReplica, WatchedService
+    from sage_plugins.interfaces.monitors import (
+        CallCounter,
+        Monitor,
+        QuietMonitor,
+        Recorder,
+        RecorderFactory,
+        ServiceWatcher,
+        SnapshotMerger,
+        WatchedReplica,
+        WatchedService,
+    )
     from sage_plugins.interfaces.operations import LogLine, Operations, RecordedEvent
     from sage_plugins.interfaces.reach import (
         DetachingTarget,
@@ -54,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Autoscaler",
     "Balancer",
+    "CallCounter",
     "Candidate",
     "ConfigEntry",
     "ConfigReader",
@@ -77,17 +88,21 @@ __all__ = [
     "Operations",
     "Picker",
     "QuietEvents",
+    "QuietMonitor",
     "Reach",
     "ReachableReplica",
     "ReachableService",
     "ReachableTarget",
     "RecordedEvent",
     "Recorder",
+    "RecorderFactory",
     "Replica",
     "ReplicaEvents",
     "Runner",
     "Seat",
+    "ServiceWatcher",
     "SlotEvents",
+    "SnapshotMerger",
     "Strategy",
     "Surroundings",
     "Target",
@@ -100,6 +115,7 @@ __all__ = [
 _HOMES = {
     "Autoscaler": "autoscalers",
     "Balancer": "balancers",
+    "CallCounter": "monitors",
     "Candidate": "balancers",
     "ConfigEntry": "sources",
     "ConfigReader": "sources",
@@ -124,16 +140,20 @@ _HOMES = {
     "Picker": "balancers",
     "RecordedEvent": "operations",
     "QuietEvents": "targets",
+    "QuietMonitor": "monitors",
     "Reach": "reach",
     "ReachableService": "reach",
     "ReachableTarget": "reach",
     "Recorder": "monitors",
+    "RecorderFactory": "monitors",
     "ReachableReplica": "targets",
     "Replica": "targets",
     "ReplicaEvents": "targets",
     "Runner": "strategies",
     "Seat": "strategies",
+    "ServiceWatcher": "monitors",
     "SlotEvents": "targets",
+    "SnapshotMerger": "monitors",
     "Strategy": "strategies",
     "Surroundings": "targets",
     "Target": "targets",

@@ -9,6 +9,7 @@ import pytest
 
 from command_line import installed, register, sage_deploy
 from sage_deploy_cli.machine.plugin_check import Inspection
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Problem, Registration
@@ -186,6 +187,35 @@ def test_objects_without_the_members_of_their_interface_are_found():
         "target 'older': what it creates has a start with other parameters than start(spec, at, events, clock)",
         "target 'older': what it creates has no close()",
     ]
+
+
+class Quiet(QuietMonitor):
+    def __init__(self, _options): ...
+
+
+class Merges(Quiet):
+    def merge(self): ...
+
+
+class Attaches(Quiet):
+    def attach(self, service): ...
+
+
+@pytest.mark.parametrize(
+    ("monitor", "capabilities", "faults"),
+    [
+        (Quiet, {"merges_counts"}, ["has no merge(snapshots)"]),
+        (Quiet, {"watches_service"}, ["has no attach(service)"]),
+        (Merges, {"merges_counts"}, ["has a merge with other parameters than merge(snapshots)"]),
+        (Merges, (), ["has a merge with other parameters than merge(snapshots)"]),
+        (Attaches, {"watches_service"}, []),
+        (Attaches, (), []),
+    ],
+)
+def test_optional_members_of_a_monitor_are_compared(monitor, capabilities, faults):
+    """They must be there if their capability is declared, and fit if they are there."""
+    registration = Registration("mine", monitor, "Mine", capabilities=frozenset(capabilities))
+    assert found(registration) == [f"monitor 'mine': what it creates {fault}" for fault in faults]
 
 
 def test_object_that_cannot_be_created_is_found():

@@ -14,6 +14,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors
 from sage_plugins.hookspecs import hookimpl
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
@@ -33,30 +34,18 @@ class Numbered:
         return function(*args)
 
 
-class Noted:
+class Noted(QuietMonitor):
     """A monitor that notes every event, and who is attached."""
 
     def __init__(self):
         self.events = []
         self.service = None
 
-    def recorder(self, _who, _methods):
-        return None
-
-    def refused(self, _method, _reason):
-        pass
-
     def event(self, event):
         self.events.append(event)
 
     def attach(self, service):
         self.service = service
-
-    def summary(self, _snapshots):
-        return {}
-
-    def close(self):
-        pass
 
     def of(self, kind):
         return [(event.replica, event.reason) for event in tuple(self.events) if event.kind == kind]

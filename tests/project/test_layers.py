@@ -457,7 +457,6 @@ LATE = {
     "host.batches",
     "interfaces.autoscalers",
     "interfaces.balancers",
-    "interfaces.monitors",
     "interfaces.reach",
     "interfaces.strategies",
     "interfaces.targets",

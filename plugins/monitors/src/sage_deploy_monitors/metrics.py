@@ -13,12 +13,13 @@ from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_deploy_monitors.process_usage import ProcessUsage
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sage_plugins.values import Event, ReplicaInfo
+    from sage_plugins.values import ReplicaInfo
 
 __all__ = ["EDGES_S", "Cells", "Metrics", "MetricsRecorder"]
 
@@ -105,14 +106,25 @@ class MetricsRecorder:
 
     def snapshot(self) -> Mapping[str, Any]:
         """What was counted by method, over all workers, and what the replica's process uses."""
+        process = None if self._usage is None else {"node": self._who.node, **self._usage.read()}
+        return {"methods": dict(zip(self._methods, self._total(), strict=True)), "process": process}
+
+    def counts(self) -> Mapping[str, int]:
+        """Of all methods: how many calls ended, and how many of them did not end well."""
+        total = self._total()
+        return {
+            "request_count": sum(sum(cells.histogram.values()) for cells in total),
+            "error_count": int(sum(sum(cells.sums[_OUTCOME + Outcome.OK + 1 :]) for cells in total)),
+        }
+
+    def _total(self) -> Sequence[Cells]:
         total = [_cells() for _ in self._methods]
         with self._lock:
             self._fold()
             for cells in (self._past, *self._live.values()):
                 for mine, theirs in zip(total, cells, strict=True):
                     _add(mine, theirs)
-        process = None if self._usage is None else {"node": self._who.node, **self._usage.read()}
-        return {"methods": dict(zip(self._methods, total, strict=True)), "process": process}
+        return total
 
     def close(self) -> None:
         """Counts stay readable."""
@@ -157,7 +169,7 @@ def _compose_caller_side(cells: Sequence[Cells]) -> Callable[[int, int, float, f
     return record
 
 
-class Metrics:
+class Metrics(QuietMonitor):
     """Counts the calls of a service by method and outcome, with histograms of their time in the queue and running."""
 
     def __init__(self) -> None:
@@ -174,9 +186,6 @@ class Metrics:
         """Count a call that was not accepted."""
         with self._lock:
             self._refused[method] += 1
-
-    def event(self, event: Event) -> None:
-        """Events are not counted."""
 
     def merge(self, snapshots: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         """One snapshot that has the counts of all, of no process."""
@@ -211,9 +220,6 @@ class Metrics:
             "cpu_usage": sum(process["cpu_percent"] for process in processes.values()),
             "memory_usage": sum(process["memory_bytes"] for process in processes.values()),
         }
-
-    def close(self) -> None:
-        """Counts stay readable."""
 
 
 def _measured(cells: Cells, refused: int) -> dict[str, Any]:

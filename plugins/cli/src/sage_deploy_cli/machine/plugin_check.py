@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_deploy_cli.machine.members import INTERFACES, OPTIONAL, faults_of
+from sage_deploy_cli.machine.members import faults_of, interfaces_of
 from sage_deploy_cli.machine.plugin_imports import heavy_imports
 from sage_plugins import hookspecs
 from sage_plugins.config.service_config import ServiceDeploymentConfig
@@ -219,11 +219,8 @@ class Inspection:
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
             yield self._wrong(f"create raises with default options: {line_of(error)}", "have it work without options")
             return
-        declared = OPTIONAL.get(self._kind, {})
-        wanted = [declared[each] for each in declared if each in self._registration.capabilities]
-        faults = dict.fromkeys(
-            fault for each in (INTERFACES[self._kind], *wanted) for fault in faults_of(created, each)
-        )
+        wanted = interfaces_of(created, self._kind, self._registration.capabilities)
+        faults = dict.fromkeys(fault for each in wanted for fault in faults_of(created, each))
         for fault in faults:
             yield self._wrong(f"what it creates {fault}", "see the interface in docs/hooks.md")
 
