@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.host.batches import Batches
+    from sage_plugins.host.inbox import Inbox
     from sage_plugins.host.thread_loop import WorkerLoop
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
@@ -46,7 +47,7 @@ class Execution:
         steps: The steps of the replica's life that run on the event loop.
         handed: Calls and batches that the loop has left to a thread and none has taken yet.
         events: Told of slots that are free.
-        inbox: Gives work to another worker.
+        inbox: Whose `put` gives work to another worker.
         running: For each worker the calls that it runs, by the identity of that list.
     """
 
@@ -57,7 +58,7 @@ class Execution:
         events: ReplicaEvents,
         recorders: Mapping[str, Recorder],
         loop: WorkerLoop,
-        inbox: Callable[[Work], None],
+        inbox: Inbox,
     ) -> None:
         """
         Prepare; nothing can run before `bind`.
@@ -68,7 +69,8 @@ class Execution:
             events: Told of slots that are free.
             recorders: Count the calls, by the ID of their monitor.
             loop: Runs coroutines in the workers' threads.
-            inbox: Gives work to another worker.
+            inbox: Where workers fetch work. Its `put` is to be looked up when it is used: it changes once an event loop
+                fetches from there.
         """
         self.spec = spec
         self.clock = clock

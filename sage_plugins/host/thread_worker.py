@@ -31,7 +31,7 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
     follow = execution.free if execution.on_loop else execution.events.follow
     record = execution.compose_record()
     set_current, ok, failed, finished = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED
-    inbox = execution.inbox
+    inbox = execution.inbox.put
     running: list[Call | None] = [None]
     execution.running[id(running)] = running
 

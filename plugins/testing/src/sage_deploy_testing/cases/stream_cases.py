@@ -169,6 +169,18 @@ class BatchCases(ServiceConformance):
         assert calls["fine"].result(self.patience) == "fine!"
         assert isinstance(calls["bad"].exception(self.patience), ProbeError)
 
+    @unless("in_callers_thread")
+    @pytest.mark.parametrize("method", ["get", "aget"])
+    def test_the_next_batch_runs_although_somebody_watches_this_one(self, method: str) -> None:
+        """Who runs the callbacks of a batch first gives the work that follows to somebody who comes for it."""
+        service = self.deploy(Batching, batch_size=2, max_concurrency=1)
+        occupied = self.occupy(service)
+        calls = {str(number): self.queued(service, method, str(number)) for number in range(8)}
+        for call in calls.values():
+            call.add_done_callback(lambda _: None)
+        occupied.open()
+        assert [call.result(self.patience) for call in calls.values()] == [f"{key}!" for key in calls]
+
     @needs("one_at_a_time")
     @unless("in_callers_thread")
     def test_error_of_the_batch_method_is_everybodys(self) -> None:
