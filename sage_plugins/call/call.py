@@ -30,7 +30,7 @@ from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Generator, Hashable
+    from collections.abc import Generator, Hashable
     from contextvars import Context
 
     from sage_plugins.call.owner import CallOwner
@@ -223,14 +223,7 @@ class Call(LazyFuture):
 
     # -- giving up ---------------------------------------------------------------------------------------------------
 
-    def give_up(
-        self,
-        error: BaseException,
-        outcome: int,
-        *,
-        only_unstarted: bool = False,
-        aside: Callable[[Callable[[], None]], None] | None = None,
-    ) -> bool:
+    def give_up(self, error: BaseException, outcome: int, *, only_unstarted: bool = False) -> bool:
         """
         End the call with *error* from the caller's side; False if its outcome was already decided.
 
@@ -238,8 +231,6 @@ class Call(LazyFuture):
             error: What its waiters get; a `CallTimeoutError` is told here whether the call had started.
             outcome: How to count it, see `values.Outcome`.
             only_unstarted: Leave a call alone that has started.
-            aside: Runs a function in another thread; with it this one runs no callbacks of a user's, which may take
-                their time.
         """
         with _GIVING_UP:
             if only_unstarted:
@@ -256,10 +247,7 @@ class Call(LazyFuture):
         try:
             self.owner.gave_up(self, outcome, started=runs)
         finally:
-            if aside is not None and self.has_callbacks:
-                aside(lambda: self.publish(None, error))
-            else:
-                self.publish(None, error)
+            self.publish(None, error)
         return True
 
     def refuse(self, error: BaseException) -> None:

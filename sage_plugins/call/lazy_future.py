@@ -42,14 +42,14 @@ def after_fork() -> None:
 class _Shared:
     """What a call needs once more than one plain waiter looks at it."""
 
-    __slots__ = ("callbacks", "condition", "foreign", "timer", "told", "waiters")
+    __slots__ = ("callbacks", "condition", "listeners", "timer", "told", "waiters")
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.waiters: list[Any] = []  # guarded by condition; the protocol of concurrent.futures.wait
         self.told = False  # whether they know that the call is over; guarded by condition
-        self.callbacks: list[Callable[[Any], Any]] = []  # each is taken by exactly one `pop`
-        self.foreign = False  # whether one of them is a user's
+        self.callbacks: list[Callable[[Any], Any]] = []  # a user's; each is taken by exactly one `pop`
+        self.listeners: list[Callable[[Any], Any]] = []  # ours, which are quick; likewise
         self.timer: Timer | None = None
 
 
@@ -124,7 +124,10 @@ class LazyFuture(Future[Any]):
             self._tell(shared)
         open_lock(self._latch)
         if shared is not None:
-            self._run_callbacks(shared)
+            self._run(shared.listeners)
+            if shared.callbacks:
+                # Not here: this may be a worker, the clock, or another caller's thread, and they may never return.
+                self.owner.aside(lambda: self._run(shared.callbacks))
 
     def on_settled(self, tell: Callable[[], None]) -> None:
         """
@@ -228,35 +231,28 @@ class LazyFuture(Future[Any]):
         """
         Have *fn* called with this call when it is over; at once if it is.
 
-        It runs in whichever thread ends the call, so it must be quick; what it raises is logged and dropped.
+        It runs in this thread if the call is over, else in one for callbacks, after those that were added before.
+        It holds up nothing but those that were added after it. What it raises is logged and dropped.
         """
-        shared = self._watched()
-        shared.foreign = True
-        self._call_back(shared, fn)
+        self._call_back(self._watched().callbacks, fn)
 
     @property
     def awaited(self) -> bool:
         """Whether somebody waits for its end, or did."""
         return self._latch is not None
 
-    @property
-    def has_callbacks(self) -> bool:
-        """Whether ending the call runs callbacks of a user's, which may take their time."""
-        return self._shared is not None and self._shared.foreign
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether ending the call does more than wake a thread: callbacks run, or `concurrent.futures` is told."""
-        return self._shared is not None
-
     def on_over(self, fn: Callable[[Any], Any]) -> None:
-        """Like `add_done_callback`, for a caller that watches the deadline itself by calling `expire`."""
-        self._call_back(self._share(), fn)
+        """
+        Have *fn* called in the thread that ends the call; it must be quick.
 
-    def _call_back(self, shared: _Shared, fn: Callable[[Any], Any]) -> None:
-        shared.callbacks.append(fn)
+        For a caller that watches the deadline itself by calling `expire`.
+        """
+        self._call_back(self._share().listeners, fn)
+
+    def _call_back(self, callbacks: list[Callable[[Any], Any]], fn: Callable[[Any], Any]) -> None:
+        callbacks.append(fn)
         if self._over:
-            self._run_callbacks(shared)
+            self._run(callbacks)
 
     # -- what concurrent.futures.wait and as_completed reach into ----------------------------------------------------
 
@@ -289,7 +285,6 @@ class LazyFuture(Future[Any]):
                     shared = self._shared = _Shared()
             if self._over:
                 self._tell(shared)
-                self._run_callbacks(shared)
         return shared
 
     def _watched(self) -> _Shared:
@@ -321,15 +316,15 @@ class LazyFuture(Future[Any]):
                         waiter.add_result(self)
                 shared.condition.notify_all()
 
-    def _run_callbacks(self, shared: _Shared) -> None:
-        while shared.callbacks:
+    def _run(self, callbacks: list[Callable[[Any], Any]]) -> None:
+        while callbacks:
             try:
-                callback = shared.callbacks.pop(0)
+                callback = callbacks.pop(0)
             except IndexError:  # another thread took the last one
                 return
             try:
                 callback(self)
-            except BaseException:  # also SystemExit: this may be a worker, or the clock
+            except BaseException:  # also SystemExit
                 import logging
 
                 logging.getLogger("sage_plugins").exception("a done-callback of %r raised", self)

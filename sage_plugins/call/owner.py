@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.threads import CALLBACKS
+
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
@@ -22,10 +24,12 @@ class CallOwner:
     Attributes:
         service: Name of the service, for messages.
         clock: For deadlines and durations.
+        aside: Runs a function in a thread that nobody waits for: a user's callbacks may never return.
     """
 
     service: str
     clock: Clock
+    aside: Callable[[Callable[[], None]], None] = staticmethod(CALLBACKS.run)
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Count *call* as ended and free its place; runs before its waiters are released."""

@@ -111,10 +111,6 @@ class Batches:
             else:
                 call.owner.abandoned_ended(call)
         following = follow(batch)
-        if following is not None and any(call.is_watched for call in calls):
-            # Callbacks run in this thread and may take their time: another worker goes on.
-            self._execution.inbox.put(following)
-            following = None
         for call, result, error in over:
             call.publish(result, error)
         return following

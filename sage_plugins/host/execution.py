@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.host.batches import Batches
-    from sage_plugins.host.inbox import Inbox
     from sage_plugins.host.thread_loop import WorkerLoop
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
@@ -47,18 +46,16 @@ class Execution:
         steps: The steps of the replica's life that run on the event loop.
         handed: Calls and batches that the loop has left to a thread and none has taken yet.
         events: Told of slots that are free.
-        inbox: Whose `put` gives work to another worker.
         running: For each worker the calls that it runs, by the identity of that list.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, by the host
+    def __init__(
         self,
         spec: ReplicaSpec,
         clock: Clock,
         events: ReplicaEvents,
         recorders: Mapping[str, Recorder],
         loop: WorkerLoop,
-        inbox: Inbox,
     ) -> None:
         """
         Prepare; nothing can run before `bind`.
@@ -69,8 +66,6 @@ class Execution:
             events: Told of slots that are free.
             recorders: Count the calls, by the ID of their monitor.
             loop: Runs coroutines in the workers' threads.
-            inbox: Where workers fetch work. Its `put` is to be looked up when it is used: it changes once an event loop
-                fetches from there.
         """
         self.spec = spec
         self.clock = clock
@@ -83,7 +78,6 @@ class Execution:
         self.events = events
         self._recorders = recorders
         self._loop = loop
-        self.inbox = inbox
         self.handed: set[Work] = set()
         self.running: dict[int, Collection[Call | None]] = {}
         self._faulty_recorders: set[str] = set()

@@ -78,7 +78,7 @@ class Host:
                 self._recorders[choice.id] = recorder
         self._inbox = Inbox()
         self._loop = WorkerLoop()
-        self._execution = Execution(spec, clock, events, self._recorders, self._loop, self._inbox)
+        self._execution = Execution(spec, clock, events, self._recorders, self._loop)
         self._instance: Any = None
         self._life = threading.Lock()
         self._stopping: Step | None = None  # guarded by _life, as the next

@@ -31,7 +31,6 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
     follow = execution.free if execution.on_loop else execution.events.follow
     record = execution.compose_record()
     set_current, ok, failed, finished = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED
-    inbox = execution.inbox.put
     running: list[Call | None] = [None]
     execution.running[id(running)] = running
 
@@ -39,7 +38,7 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
         set_current(call)
         return table[call.method.index](*call.args, **call.kwargs)
 
-    def execute(call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - as the comment says
+    def execute(call: Any) -> bool:  # noqa: C901 - as the comment says
         # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
         if call is None:
             execution.running.pop(id(running), None)
@@ -97,10 +96,6 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                     except RuntimeError:  # released before, by a grant
                         pass
                 else:
-                    if following is not None:
-                        # Its callbacks run in this thread and may take their time: another worker goes on.
-                        inbox(following)
-                        following = None
                     call.release()
             call = following
         return True

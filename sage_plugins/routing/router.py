@@ -28,7 +28,7 @@ from sage_plugins.call.owner import CallOwner
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
-from sage_plugins.routing.losses import Losses, in_a_thread
+from sage_plugins.routing.losses import Losses
 from sage_plugins.routing.queue import Queue
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Router(CallOwner):
         key_of: KeyOf | None = None,
         observe: Observe | None = None,
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
-        aside: Callable[[Callable[[], None], str], None] = in_a_thread,
+        aside: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         """
         Make a router without replicas; calls queue until there is one.
@@ -95,11 +95,12 @@ class Router(CallOwner):
             key_of: The key of a call whose caller gave none; None if there is none then.
             observe: Told how each call ended for which the balancer chose; None if it does not want to know.
             on_balancer_error: Told when the balancer failed and turns take its place.
-            aside: `aside(body, name)` runs *body*, which may wait for a new replica, where it holds up nobody
-                who brings one: in a thread of that name unless somebody knows better.
+            aside: As `CallOwner.aside`, unless that will do.
         """
         self.service = service
         self.clock = clock
+        if aside is not None:
+            self.aside = aside
         self.on_change = lambda: None
         self._reject = reject
         self._refused = refused
@@ -118,7 +119,6 @@ class Router(CallOwner):
             retry=retry_lost,
             count=count,
             given_up=given_up,
-            aside=aside,
         )
         self._ahead = self._make_ahead()
         self._refuses_all = False  # whether calls are turned away that are on their way into the queue

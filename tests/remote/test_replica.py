@@ -147,7 +147,7 @@ class Transport:
         self.exchanges = []
         self.frames = []
         self._script = list(script)
-        self.soon = self.aside = lambda do: do()
+        self.soon = lambda do: do()
 
     def start(self, _spec, _receiver):
         pass

@@ -228,6 +228,7 @@ class World:
         self.router = router(
             "kv",
             self.clock,
+            aside=lambda do: do(),
             queue_size=setting.queue_size,
             reject=setting.reject,
             retry_lost=True,

@@ -81,7 +81,6 @@ class SocketTransport:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.soon = dispatcher.soon
-        self.aside = dispatcher.aside
         self._numbers = count()
         self._lock = threading.Lock()
         self._answers: dict[int, Future[bytes]] = {}  # guarded by _lock, as the next

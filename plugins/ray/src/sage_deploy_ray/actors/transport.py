@@ -128,7 +128,6 @@ class RayTransport:
         self._node = node
         self._dispatcher = dispatcher
         self.soon = dispatcher.soon
-        self.aside = dispatcher.aside
         self._stopping: Any = None
         self._id = ""
 

@@ -104,10 +104,7 @@ class Receiving:
         if not wanted:
             return
         self._sending.released += call.awaited
-        if call.has_callbacks:  # a user's, which may take their time
-            self._transport.aside(lambda: call.publish(result, error))
-        else:
-            self._answers.append((call, result, error))
+        self._answers.append((call, result, error))
 
     def _read_item(self, number: int, packed: Any) -> None:
         reading = self._outstanding.readings.get(number)
@@ -119,7 +116,7 @@ class Receiving:
         if call is not None:
             self.counted = call
             try:
-                call.give_up(unpack_error(packed), outcome, aside=self._transport.aside)
+                call.give_up(unpack_error(packed), outcome)
             finally:
                 self.counted = None
 

@@ -216,7 +216,7 @@ class Sending:
                 substrate=self._transport.substrate,
             )
         except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
-            call.give_up(raised, Outcome.ERROR, aside=self._transport.aside)  # responses may be waiting for this thread
+            call.give_up(raised, Outcome.ERROR)
             return None
         self._outstanding.add(number, call)  # first: whoever gives it up from the next line on looks for it there
         if not call.claim():

@@ -90,7 +90,7 @@ class Course:
             refused=lambda _, reason: self._refusals.update((reason,)),
             balancer=balancer,
             on_balancer_error=self._balancer_failed,
-            aside=lambda body, _: body(),  # at once: a thread would run when it likes
+            aside=lambda body: body(),  # at once: a thread would run when it likes
         )
         self._balancer = balancer
         self._binding = balancer is not None and balancer.binding

@@ -35,6 +35,7 @@ class StrategyConformance(
     call_cases.CoroutineCases,
     deadline_cases.QueueDeadlineCases,
     deadline_cases.DeadlineCases,
+    deadline_cases.CallbackCases,
     deadline_cases.TravellingDeadlineCases,
     queue_cases.OverlapCases,
     queue_cases.BoundCases,
