@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
@@ -35,7 +35,8 @@ class WorkerLoop(threading.local):
             return future.result()
         if self._runner is None:
             self._runner = asyncio.Runner()
-            LOOPS_OF_REPLICAS[self._runner.get_loop()] = False
+            # The loop keeps the context in which it is made, and the present one has this call's arguments.
+            LOOPS_OF_REPLICAS[Context().run(self._runner.get_loop)] = False
         return self._runner.run(coroutine, context=copy_context())
 
     def close(self) -> None:

@@ -91,6 +91,7 @@ class Workers:
         # call until there are enough; nobody has to count or to poll.
         execute, idle = self._seat.worker(), self._idle
         while True:
+            work: Work | None
             try:
                 work = self._get_within(self._idle_timeout)
             except Empty:
@@ -103,6 +104,7 @@ class Workers:
                 self.grow()
             if not execute(work):
                 return
+            work = None  # until the next comes, nothing of it may be kept alive
             idle.append(None)
 
     def _leave(self) -> bool:
