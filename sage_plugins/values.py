@@ -49,6 +49,7 @@ if not TYPE_CHECKING:
             raise AttributeError(msg)
         from sage_plugins.problems import Problem
 
+        globals()[name] = Problem  # so that the next access does not come here
         return Problem
 
 

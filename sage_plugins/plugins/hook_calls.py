@@ -141,7 +141,7 @@ class Offer:
         found = [each for results in self._call(hook) for each in results]
         for each in found:
             if not is_right(each):
-                raise _fault(self._plugin, f"returns {each!r} from {hook}, {wrong}")
+                raise _fault(self._plugin, f"has a {hook} that returned {each!r}, {wrong}")
         return found
 
     def _check(self, kind: str, registration: Registration) -> None:
