@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sage_plugins.values import Problem
+    from sage_plugins.problems import Problem
 
 __all__ = [
     "BlockingCallWarning",

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError
-from sage_plugins.values import EnvironmentOptions, Problem, Registration
+from sage_plugins.values import EnvironmentOptions, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sage_plugins.errors import PluginConflictError, UnknownPluginError
     from sage_plugins.findings import Finding
     from sage_plugins.values import Command
 
@@ -114,11 +114,11 @@ class Registry:
         disabled = disabled_names()
         loaded: list[tuple[Plugin, Any]] = []
         failures: list[Failure] = []
-        for plugin, point in sorted(installed(), key=lambda each: (each[0].name, each[0].module)):
+        for plugin in sorted(installed(), key=lambda each: (each.name, each.module)):
             if plugin.name in disabled or not wanted(plugin):
                 continue
             try:
-                loaded.append((plugin, point.load()))
+                loaded.append((plugin, plugin.load()))
             except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's module may do anything
                 failures.append(Failure(plugin, error))
         return cls(loaded, failures)
@@ -137,6 +137,8 @@ class Registry:
             loaded.append((Plugin(name, name), plugin))
         registry = cls(loaded)
         if registry.failures:
+            from sage_plugins.errors import PluginError  # here and below: only what fails needs errors
+
             failure = registry.failures[0]
             raise (
                 failure.error if isinstance(failure.error, PluginError) else PluginError(str(failure))
@@ -205,7 +207,9 @@ class Registry:
         return found
 
     def _unknown(self, kind: str, id: str, ids: tuple[str, ...], service: str) -> UnknownPluginError:
+        from sage_plugins.errors import UnknownPluginError
         from sage_plugins.texts import did_you_mean
+        from sage_plugins.values import Problem
 
         near = did_you_mean(id, ids)
         what = [f"unknown {kind} {id!r}", f"installed: {', '.join(ids) or 'none'}"]
@@ -246,6 +250,9 @@ class Registry:
 def _conflict(
     what: str, kind: str, id: str, found: Sequence[Registered | RegisteredOptions], way_out: str = ""
 ) -> PluginConflictError:
+    from sage_plugins.errors import PluginConflictError
+    from sage_plugins.values import Problem
+
     whose = " and by ".join(f"{each.plugin.source} (plugin {each.plugin.name!r})" for each in found)
     other = f"uninstall one, or set {DISABLED_VARIABLE}={found[-1].plugin.name}"
     fix = f"{way_out}, {other}" if way_out else other

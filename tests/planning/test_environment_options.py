@@ -12,6 +12,7 @@ import sage_deploy_files
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from registrations import changed
 from sage_deploy_cli.machine.plugin_check import Inspection
 from sage_deploy_files import dump, read
 from sage_deploy_files.describing.field_docs import explain
@@ -327,7 +328,7 @@ def test_two_plugins_that_read_one_id_are_refused():
     class Others(Racks):
         @hookimpl
         def sage_register_targets(self):
-            return [attrs.evolve(self.registration, id="other")]
+            return [changed(self.registration, id="other")]
 
     registry = Registry.of(Racks(), Others())
     with pytest.raises(errors.PluginConflictError, match="'racks' of a whole environment are read by Racks"):
@@ -339,7 +340,7 @@ def test_plugin_that_says_two_things_of_one_id_is_refused():
         @hookimpl
         def sage_register_targets(self):
             other = EnvironmentOptions("racks", Demanding, "Other ones")
-            return [self.registration, attrs.evolve(self.registration, id="other", environment_options=other)]
+            return [self.registration, changed(self.registration, id="other", environment_options=other)]
 
     with pytest.raises(errors.PluginError, match="two different environment_options 'racks'"):
         Registry.of(Undecided())
@@ -360,11 +361,11 @@ def test_plugin_that_says_two_things_of_one_id_is_refused():
     ],
 )
 def test_breach_of_the_contract_is_found(change, words):
-    registration = attrs.evolve(Racks().registration, create=_local, **change)
+    registration = changed(Racks().registration, create=_local, **change)
     (finding,) = Inspection("acme 1.0", "target", registration).findings()
     assert words in finding.found
 
 
 def test_plugin_that_keeps_the_contract_is_in_order():
-    registration = attrs.evolve(Racks().registration, create=_local)
+    registration = changed(Racks().registration, create=_local)
     assert list(Inspection("acme 1.0", "target", registration).findings()) == []

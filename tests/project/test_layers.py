@@ -46,7 +46,7 @@ LAYERS = {
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
     1: {"call", "config", "metrics", "values"},
-    0: {"clock", "errors", "event_kinds", "findings", "texts", "threads"},
+    0: {"clock", "errors", "event_kinds", "findings", "problems", "texts", "threads"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
@@ -68,7 +68,6 @@ LIBRARIES = {
 
 #: Imports that point up and do not run: who names whose types, and which.
 UPWARD_TYPES = {
-    ("errors", "values"): {"Problem"},
     ("interfaces", "planning"): {"DeploymentPlan"},
     ("interfaces", "routing"): {"ServiceHandle"},
     ("service", "routing"): {"ServiceHandle"},
@@ -488,4 +487,4 @@ import json; print(json.dumps(sorted(sys.modules)))
     assert {name.partition(".")[0] for name in LATE} <= set(LAYER)
     assert {f"sage_plugins.{name}" for name in LATE}.isdisjoint(modules)
     assert not any(name.startswith(("sage_deploy_files.", "sage_deploy_cli.")) for name in modules)
-    assert "email.parser" not in modules, "the metadata of a distribution was read, which messages need"
+    assert "importlib.metadata" not in modules, "the metadata of a distribution was read, which messages need"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.values import Explanation, Problem, Registration
+from sage_plugins.values import Explanation, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sage_plugins.values import Problem
 
 __all__ = ["sage_register_threading_strategies"]
 
@@ -58,6 +60,8 @@ def _pool_options() -> type:
 
 
 def _no_coroutines(config: Any) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     if config.max_concurrency is not None:
         yield Problem(
             "W12",
@@ -69,6 +73,8 @@ def _no_coroutines(config: Any) -> Iterator[Problem]:
 
 
 def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     for name in _COUNTS:
         count = getattr(config, name)
         if count is not None and count > 1:
@@ -83,6 +89,8 @@ def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
 
 
 def _check_multi(config: Any, _options: None) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     for name in _COUNTS[1:]:
         size = getattr(config, name)
         if size is not None and size != config.thread_count:
@@ -97,6 +105,8 @@ def _check_multi(config: Any, _options: None) -> Iterator[Problem]:
 
 
 def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     size, alias, kept = config.thread_pool_size, config.max_thread_count, config.thread_count
     if size is not None and alias is not None and size != alias:
         yield Problem(

@@ -38,7 +38,7 @@ def list_plugins(*, as_json: bool) -> None:
     registry = Registry.discover()
     entries = sorted(registry.entries().items())
     names = disabled_names()
-    disabled = [plugin for plugin, _ in installed() if plugin.name in names]
+    disabled = [plugin for plugin in installed() if plugin.name in names]
     unknown = sorted(names - {plugin.name for plugin in disabled})
     if as_json:
         write_json(

@@ -69,11 +69,11 @@ def check_plugins() -> PluginReport:
     findings: list[Finding] = []
     plugins: list[Plugin] = []
     offers: dict[tuple[str, str], list[Plugin]] = defaultdict(list)
-    for plugin, point in installed():
+    for plugin in installed():
         if plugin.name in disabled_names():
             continue
         plugins.append(plugin)
-        loaded = _load(plugin, point.load)
+        loaded = _load(plugin)
         if isinstance(loaded, Finding):
             findings.append(loaded)
             continue
@@ -86,10 +86,10 @@ def check_plugins() -> PluginReport:
     return PluginReport(len(plugins), sum(map(len, offers.values())), tuple(findings))
 
 
-def _load(plugin: Plugin, load: Callable[[], Any]) -> Registry | Finding:
+def _load(plugin: Plugin) -> Registry | Finding:
     """A registry of this plugin alone, or why there is none."""
     try:
-        registry = Registry([(plugin, load())])
+        registry = Registry([(plugin, plugin.load())])
     except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's module may do anything
         return _unloaded(plugin, error)
     return _unloaded(plugin, registry.failures[0].error) if registry.failures else registry
