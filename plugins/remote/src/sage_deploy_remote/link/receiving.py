@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.turns import Turns
 from sage_deploy_remote.payloads.errors import unpack_error
-from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.payloads.payload import is_quick
+from sage_deploy_remote.payloads.reading import read
+from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +28,9 @@ __all__ = ["Receiving"]
 class Receiving:
     """
     Reads responses, one at a time, in whichever thread is there. From any thread.
+
+    That thread may be another caller's, or read for all, so it runs no code of users: what is not plain data is
+    unpacked in a thread of its own.
 
     Attributes:
         counted: The call that is being given up here because the replica has given it up, and has counted it.
@@ -49,6 +55,9 @@ class Receiving:
         self._early: dict[int, Response] = {}  # that overtook others; used by one thread at a time, as the next
         self._expected = 0
         self._answers: list[tuple[Call, Any, BaseException | None]] = []  # that were read, and are to be published
+        # Calls whose slots are free and whose answers are being unpacked. Whoever takes one out says that it was
+        # abandoned, if its caller gave it up meanwhile.
+        self._unpacking: dict[Call, None] = {}
 
     def arrived(self, response: Response, driver: Call | None = None) -> None:
         """As `Receiver.arrived`."""
@@ -79,20 +88,21 @@ class Receiving:
         sending.keep_exchange(driver)
 
     def _read_done(self, number: int, packed: Any) -> None:
-        try:
-            result = unpack(packed)
-        except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
-            self._answer(number, None, raised)
-        else:
-            self._answer(number, result, None)
-
-    def _read_failed(self, number: int, packed: Any) -> None:
-        self._answer(number, None, unpack_error(packed))
-
-    def _answer(self, number: int, result: Any, error: BaseException | None) -> None:
         call = self._outstanding.calls.get(number)
         if call is None:  # ended by `stop`
             return
+        reading = self._outstanding.readings.get(number)
+        if is_quick(packed) and (reading is None or reading.idle):
+            self._answer(number, call, *read(packed, call.owner.service, call.method.name))
+        else:
+            self._answer_later(number, call, partial(read, packed, call.owner.service, call.method.name))
+
+    def _read_failed(self, number: int, packed: Any) -> None:
+        call = self._outstanding.calls.get(number)
+        if call is not None:
+            self._answer_later(number, call, lambda: (None, unpack_error(packed)))
+
+    def _answer(self, number: int, call: Call, result: Any, error: BaseException | None) -> None:
         call.answered = True  # first: whoever gives it up at this moment must not count it too
         self._outstanding.forget(number)
         sent = self._outstanding.units.pop(number, None)
@@ -105,6 +115,37 @@ class Receiving:
             return
         self._sending.released += call.awaited
         self._answers.append((call, result, error))
+
+    def _answer_later(self, number: int, call: Call, unpack: Callable[[], tuple[Any, BaseException | None]]) -> None:
+        """Free the slot of *call* now, and end it once *unpack* has its outcome; its deadline may come before."""
+        self._unpacking[call] = None  # first, as in `_answer`
+        call.answered = True
+        reading = self._outstanding.readings.get(number)
+        self._outstanding.forget(number)
+        sent = self._outstanding.units.pop(number, None)
+        if call.settled():
+            self.let_go(call)
+        if sent is not None:
+            self._events.freed(sent.work)
+
+        def end() -> None:
+            result, error = unpack()
+            if call.claim_outcome():
+                self._unpacking.pop(call, None)
+                call.publish(result, error)
+
+        if reading is None:
+            CALLBACKS.run(end)
+        else:
+            reading.then(end)
+
+    def let_go(self, call: Call) -> None:
+        """Nobody wants the answer of *call* any more; its slot is free if it is being unpacked."""
+        try:
+            del self._unpacking[call]
+        except KeyError:
+            return
+        call.owner.abandoned_ended(call)
 
     def _read_item(self, number: int, packed: Any) -> None:
         reading = self._outstanding.readings.get(number)

@@ -176,6 +176,7 @@ class RemoteReplica:
                 reading.close()
             return True
         if call is self._receiving.counted or call.answered:
+            self._receiving.let_go(call)
             return True
         number = self._outstanding.number_of(call)
         if number is None or self.gone:

@@ -258,5 +258,5 @@ class Sending:
                 return
         else:
             self._turns.items.append(_POLL)  # the replica says nothing unless there is an exchange
-        over = driver is not None and driver.over()
+        over = driver is not None and (driver.over() or driver.answered)
         self.flush(None if over else driver, waits=not over)

@@ -33,6 +33,7 @@ from sage_deploy_testing.cases import (
     replica_cases,
     stream_cases,
     supervision_cases,
+    wire_cases,
 )
 from sage_deploy_testing.suites.probes import Late, Living
 from sage_deploy_testing.suites.service_conformance import ServiceConformance
@@ -119,6 +120,7 @@ class TargetConformance(
     lifecycle_cases.LazyCases,
     lifecycle_cases.CloseCases,
     memory_cases.MemoryCases,
+    wire_cases.WireCases,
     replica_cases.ReplicaCases,
     change_cases.ChangeCases,
     change_cases.DrainCases,

@@ -1,0 +1,171 @@
+"""What travels between processes: whatever it does when it is packed or read, it does to its own call alone."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sage_deploy_testing.suites.conformance import unless
+from sage_deploy_testing.suites.service_conformance import ServiceConformance
+from sage_plugins import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sage_deploy_testing.suites.service_conformance import Deployed
+    from sage_deploy_testing.tools.checkpoints import Checkpoint
+
+__all__ = ["WireCases"]
+
+#: What ends a thread, a process or a generator if nobody catches it, and something that nobody expects.
+_ENDS = pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
+
+
+class Explosive(Exception):  # noqa: N818 - a value in most cases
+    """Raises *kind* where its reader unpacks it; the replica's own threads read it unharmed."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        """What raises."""
+        return _explode, (self.kind,)
+
+
+def _explode(kind: type[BaseException]) -> Explosive:
+    if "#" not in threading.current_thread().name:
+        raise kind("while it was unpacked")
+    return Explosive(kind)
+
+
+class Slow:
+    """Is packed, or read, only when its gate is opened."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __reduce__(self) -> Any:
+        """Wait where it is packed."""
+        self._checkpoint.reach()
+        return int, (1,)
+
+
+class SlowToRead:
+    """Is packed at once, and read only when its gate is opened."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __reduce__(self) -> Any:
+        """What waits."""
+        return _read_slowly, (self._checkpoint,)
+
+
+def _read_slowly(checkpoint: Checkpoint) -> int:
+    checkpoint.reach()
+    return 1
+
+
+class Wire:
+    """Answers with what its caller asks for."""
+
+    def echo(self, value: Any = None) -> Any:
+        return value
+
+    def explosive(self, kind: type[BaseException]) -> Explosive:
+        return Explosive(kind)
+
+    def fail(self, kind: type[BaseException]) -> None:
+        raise Explosive(kind)
+
+    def items(self, kind: type[BaseException]) -> Iterator[Any]:
+        yield "first"
+        yield Explosive(kind)
+
+    def slow_to_read(self, checkpoint: Checkpoint) -> SlowToRead:
+        return SlowToRead(checkpoint)
+
+    def hold(self, checkpoint: Checkpoint) -> None:
+        checkpoint.reach()
+
+
+@unless("in_process")
+class WireCases(ServiceConformance):
+    """A value, an argument or an exception that cannot be read, or only slowly, costs its own call and no other."""
+
+    def fails_alone(self, service: Deployed, call: Callable[[], Any]) -> None:
+        """More often than there are slots: *call* raises an error of ours, and the others are answered."""
+        for _ in range(service.slots + 1):
+            with pytest.raises(errors.CallError):
+                call()
+            assert service.handle.echo("alive") == "alive"
+        self.until(lambda: not service.inflight)
+        assert [replica["state"] for replica in service.status["replicas"]] == ["ready"]
+
+    @_ENDS
+    @pytest.mark.parametrize("verb", ["call", "submit", "acall"])
+    def test_result_that_raises_while_it_is_read_fails_its_call_alone(
+        self, verb: str, kind: type[BaseException]
+    ) -> None:
+        """Its caller gets RemoteError, and the slot is free."""
+        service = self.deploy(Wire)
+        self.fails_alone(service, lambda: self.outcome(service.handle, verb, "explosive", kind))
+
+    @_ENDS
+    def test_exception_that_raises_while_it_is_read_fails_its_call_alone(self, kind: type[BaseException]) -> None:
+        """Its caller gets RemoteError, and the slot is free."""
+        service = self.deploy(Wire)
+        self.fails_alone(service, lambda: service.handle.fail(kind))
+
+    @_ENDS
+    def test_argument_that_raises_while_it_is_read_fails_its_call_alone(self, kind: type[BaseException]) -> None:
+        """Its caller gets RemoteError, and the slot is free."""
+        service = self.deploy(Wire)
+        self.fails_alone(service, lambda: service.handle.echo(Explosive(kind)))
+
+    @_ENDS
+    def test_item_that_raises_while_it_is_read_ends_its_stream_alone(self, kind: type[BaseException]) -> None:
+        """Items before it arrive, and the slot is free."""
+        service = self.deploy(Wire)
+
+        def read() -> None:
+            with service.handle.stream("items", kind) as stream:
+                assert next(stream) == "first"
+                next(stream)
+
+        self.fails_alone(service, read)
+
+    @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+    def test_others_with_which_it_arrives_are_answered(self, kind: type[BaseException]) -> None:
+        """One value in a response cannot be read; whatever else the response says counts."""
+        service = self.deploy(Wire, at_once=4)
+        calls = [service.handle.submit("explosive" if number % 2 else "echo", kind) for number in range(12)]
+        assert [call.result(self.patience) for call in calls[::2]] == [kind] * 6
+        assert all(isinstance(call.exception(self.patience), errors.RemoteError) for call in calls[1::2])
+
+    def test_result_that_is_read_slowly_delays_no_other_call(self) -> None:
+        """It is read in no thread that another caller needs."""
+        service, gate = self.deploy(Wire), self.watch()
+        slow = service.handle.submit("slow_to_read", gate.checkpoint)
+        gate.wait(1)
+        assert service.handle.echo("quick") == "quick"
+        assert service.handle.submit("echo", "quick").result(self.patience) == "quick"
+        assert not slow.done()
+        gate.open()
+        assert slow.result(self.patience) == 1
+
+    def test_caller_is_released_at_its_deadline_while_its_result_is_read(self) -> None:
+        """The slot is free meanwhile, and nothing is counted as still running."""
+        service, gate = self.deploy(Wire), self.watch()
+        hasty = service.handle.with_options(timeout=5 * self.while_running)
+        slow = [hasty.submit("slow_to_read", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(len(slow))
+        for call in slow:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(self.patience)
+        self.until(lambda: not service.inflight)
+        assert service.handle.echo("alive") == "alive"
+        assert [replica["state"] for replica in service.status["replicas"]] == ["ready"]
