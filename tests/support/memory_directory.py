@@ -111,8 +111,8 @@ class Entrance:
 
 
 class Attached(LoopTransport):
-    def __init__(self, owner, responses, callbacks):
-        super().__init__(responses, callbacks, None)
+    def __init__(self, owner, responses):
+        super().__init__(responses, None)
         self.owner = owner
 
     def start(self, spec, receiver):
