@@ -135,10 +135,13 @@ class LoopTarget:
     def place(self, specs):
         return [Placed("loop", "there is no other") for _ in specs]
 
-    def start(self, spec, at, events, clock):
+    def responses(self):
         if self._responses is None:
             self._responses = Line("responses")
-        return RemoteReplica(spec, at.node, events, clock, LoopTransport(self._responses, events.service))
+        return self._responses
+
+    def start(self, spec, at, events, clock):
+        return RemoteReplica(spec, at.node, events, clock, LoopTransport(self.responses(), events.service))
 
     def close(self):
         if self._responses is not None:
