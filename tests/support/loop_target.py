@@ -74,6 +74,9 @@ class LoopExchange:
             self._response.get(timeout=seconds)
         except Empty:
             self.leave()
+        except BaseException:
+            self.leave()
+            raise
         else:
             self._transport.receiver.arrived(self._arrived, call)
 

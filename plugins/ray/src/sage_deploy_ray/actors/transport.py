@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from sage_deploy_ray.actors import wire
 from sage_deploy_ray.actors.references import RAY
 from sage_deploy_ray.cluster.connection import check_not_shut_down
 from sage_deploy_ray.cluster.death_reasons import why_gone
+from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.payload import unpack
@@ -46,20 +48,35 @@ class _RayExchange:
         """As `Exchange.wait`."""
         receiver = self._transport.receiver
         try:
-            response = wire.read_response(ray.get(self._ref, timeout=seconds))
+            response = wire.read_response(self._get(seconds))
         except GetTimeoutError:
             self.leave()
-        except Exception as error:  # noqa: BLE001 - whatever Ray says, the frame will not be answered
+        except RayError as error:  # the frame will not be answered
             receiver.lost(self._transport.death(error))
-        except BaseException:
+        except BaseException:  # a signal handler's, whose business the replica is not
             self.leave()
             raise
         else:
-            receiver.arrived(response, call)
+            try:
+                receiver.arrived(response, call)
+            except BaseException:  # as above; perhaps before it was taken in, and then it comes once more
+                self.leave()
+                raise
+
+    def _get(self, seconds: float | None) -> Any:
+        """The response, on its way; a signal handler that raises ends the wait, within the second in which Ray looks."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while True:
+            # Of exceptions in a handler Ray minds KeyboardInterrupt only: with any other it waits on, and then fails.
+            with Shield(waits=True):
+                return ray.get(self._ref, timeout=None if until is None else max(0.0, until - time.monotonic()))
 
     def leave(self) -> None:
         """As `Exchange.leave`."""
-        self._ref.future().add_done_callback(self._done)
+        try:
+            self._ref.future().add_done_callback(self._done)
+        except Exception as error:  # noqa: BLE001 - Ray was shut down in this process
+            _Undelivered(self._transport, error).leave()
 
     def _done(self, future: Any) -> None:
         self._transport.soon(lambda: self._read(future))

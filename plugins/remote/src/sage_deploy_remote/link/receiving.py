@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.turns import Turns
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.payload import is_quick
@@ -60,9 +61,10 @@ class Receiving:
         self._unpacking: dict[Call, None] = {}
 
     def arrived(self, response: Response, driver: Call | None = None) -> None:
-        """As `Receiver.arrived`."""
-        self._turns.items.append(response)
-        self._turns.drain(lambda: self._read(driver))
+        """As `Receiver.arrived`. In the main thread signal handlers wait until everything is read."""
+        with Shield():
+            self._turns.items.append(response)
+            self._turns.drain(lambda: self._read(driver))
 
     def _read(self, driver: Call | None) -> None:
         """Read all responses that have come; for one thread at a time."""
@@ -72,6 +74,8 @@ class Receiving:
         try:
             while items:
                 response = items.popleft()
+                if response.number < self._expected or response.number in self._early:
+                    continue  # the thread that had brought it was interrupted, and left it to another
                 with outstanding.lock:
                     outstanding.exchanges -= 1
                 self._early[response.number] = response

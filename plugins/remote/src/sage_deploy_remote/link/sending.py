@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link.outstanding import SentUnit
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.stream_reading import StreamReading
 from sage_deploy_remote.link.turns import Turns
 from sage_deploy_remote.payloads.packing import pack_arguments
@@ -108,8 +109,22 @@ class Sending:
         if isinstance(work, Batch) and not self.corked:
             # Its time was over, so that this is the clock's thread: arguments are not pickled there.
             self._transport.soon(lambda: self._put(work))
-        else:
-            self._put(work)
+            return
+        try:
+            with Shield():
+                self._put(work)
+        except BaseException:  # a signal handler's, as soon as the work had left
+            self._leave(work)
+            raise
+
+    def _leave(self, work: Work) -> None:
+        """Its caller's thread was interrupted, and waits no more."""
+        if isinstance(work, Batch):
+            return
+        exchange, work.exchange = work.exchange, None
+        if exchange is not None:
+            exchange.leave()
+        work.abandon()
 
     def _put(self, item: Any) -> None:
         self._turns.items.append(item)
@@ -232,8 +247,9 @@ class Sending:
 
     def notify(self, notice: Notice) -> None:
         """Have *notice* leave now."""
-        self._notices.append(notice)
-        self._put(_POLL)
+        with Shield():
+            self._notices.append(notice)
+            self._put(_POLL)
 
     def say(self, notice: Notice) -> None:
         """Have *notice* leave with the next frame."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,10 @@ def _explode(kind: type[BaseException]) -> Explosive:
     return Explosive(kind)
 
 
+class Alarm(Exception):  # noqa: N818 - what timeout decorators raise in a signal handler
+    """No error of a call."""
+
+
 class Slow:
     """Is packed, or read, only when its gate is opened."""
 
@@ -71,6 +77,13 @@ def _read_slowly(checkpoint: Checkpoint) -> int:
 
 class Wire:
     """Answers with what its caller asks for."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid(), id(self)
+
+    def process(self) -> tuple[int, int]:
+        """Where it runs, and which instance it is."""
+        return self._process
 
     def echo(self, value: Any = None) -> Any:
         return value
@@ -169,3 +182,33 @@ class WireCases(ServiceConformance):
         self.until(lambda: not service.inflight)
         assert service.handle.echo("alive") == "alive"
         assert [replica["state"] for replica in service.status["replicas"]] == ["ready"]
+
+    @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no signals for threads")
+    @pytest.mark.parametrize("kind", [Alarm, KeyboardInterrupt])
+    def test_signal_handler_that_raises_ends_the_callers_wait_and_nothing_else(self, kind: type[BaseException]) -> None:
+        """The caller gets the handler's own exception; other calls are answered by the same replica."""
+        service, gate = self.deploy(Wire), self.watch()
+        process = service.handle.process()
+        others = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots - 1)]
+        main = threading.main_thread().ident
+        assert main == threading.get_ident()
+
+        def interrupt() -> None:
+            gate.wait(service.slots)
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        def ring(*_: object) -> None:
+            raise kind
+
+        before = signal.signal(signal.SIGUSR1, ring)
+        try:
+            self.in_thread(interrupt)
+            with pytest.raises(kind):
+                service.handle.call("hold", gate.checkpoint)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        gate.open()
+        assert [other.result(self.patience) for other in others] == [None] * len(others)
+        self.until(lambda: not service.inflight)
+        assert service.handle.echo("alive") == "alive"
+        assert service.handle.process() == process
