@@ -108,7 +108,7 @@ class TestGoodFiles:
             batch_size=10,
         )
         assert file.services["llm_service"].config().gpu_count == 1
-        assert {problem.id for problem in file.warnings} == {"W03"}
+        assert {problem.id for problem in file.problems} == {"W03"}
 
     def test_groups_and_flat_fields_mix(self, load):
         flat = load(service("thread_count: 4\nresources: {cpu_cores: 1}\ntimeout: 5")).services["kv"]
@@ -218,7 +218,7 @@ class TestGoodFiles:
 
     def test_warnings_do_not_stop_the_reading(self, load):
         file = load(service("load_balancing: true"))
-        (warning,) = file.warnings
+        (warning,) = file.problems
         assert str(warning) == (
             f"{file.path}:3:21: warning W11: services.kv.load_balancing: "
             "has nothing to balance with one replica [replicas has its default] (set replicas to 2 or more)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from sage_deploy_cli.environment_of import FILE, PROFILE, environment_of
+from sage_deploy_cli.environment_of import FILE, PROFILE, environment_of, load
 from sage_deploy_cli.exit_codes import ExitCode
 from sage_deploy_cli.output import complain, duration, printable, progress, table, write, write_result
 
@@ -256,7 +256,7 @@ def _apply(env: Environment, file: Path, profile: str | None) -> None:
 
     progress(f"{file} has changed")
     try:
-        env.load_service_deployment_config(file, profile=profile)
+        load(env, file, profile)
         plan = env.plan()
         show_plan(plan)
         _refuse_unplaced(plan)

@@ -51,7 +51,7 @@ def load_class(entry: ServiceEntry) -> tuple[type | None, list[Problem]]:
         lacks = ", ".join(sorted(map(repr, getattr(found, "__abstractmethods__", ()))))
         fix = "name a class that implements them"
         return None, [Problem("E703", "class", f"{path!r} is an abstract class: it does not implement {lacks}", fix)]
-    return found, list(init_problems(found, entry.args, entry.kwargs))
+    return found, [] if "init" in entry.bad else list(init_problems(found, entry.args, entry.kwargs))
 
 
 def _cannot_import(path: str, error: BaseException) -> Problem:
