@@ -1,5 +1,5 @@
 """
-What the parts of a file say about one service, and what comes of it: its entry over a profile over the defaults.
+What the parts of a file say about one service, and what comes of it: a profile over the entry over the defaults.
 
 Mappings are merged key by key, everything else is taken as a whole. Places are looked up when somebody asks, because
 defaults are shared by all services of a file and may be large.

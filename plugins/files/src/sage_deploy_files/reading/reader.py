@@ -60,8 +60,8 @@ def read(path: str | os.PathLike[str], *, profile: str | None = None) -> Deploym
 
     Args:
         path: The file.
-        profile: Name of a profile of the file, whose values stand in where a service's own entry has none; the file's
-            `defaults` stand in for what is left. Mappings are merged key by key.
+        profile: Name of a profile of the file, whose values beat those of a service's own entry; the entry beats the
+            `defaults` of the profile, and these beat those of the file. Mappings are merged key by key.
 
     Raises:
         ConfigError: The file cannot be read or is not valid. `problems` has every `FileProblem`, errors first; the
@@ -273,7 +273,7 @@ class _Reader:
                 if not self._mapping(child, "", section):
                     continue
                 self._fill(layer, child, section)
-            layers = (layer, profile_services.get(name), profile_defaults, base)
+            layers = (profile_services.get(name), layer, profile_defaults, base)
             try:
                 entries[name] = self._entry(name, at, tuple(each for each in layers if each is not None))
             except TooMuchError:
