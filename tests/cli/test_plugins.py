@@ -124,7 +124,7 @@ def test_show_has_every_kind_that_has_the_id(tmp_path):
     assert "Options of the monitor 'pool' from acme-twice 1.0: it has none." in explained.stdout
 
 
-@pytest.mark.parametrize(("id", "hint"), [("poool", "did you mean 'pool'?"), ("prometheus", "sage-deploy[prometheus]")])
+@pytest.mark.parametrize(("id", "hint"), [("poool", "did you mean 'pool'?"), ("ray", "did you mean 'remote_any'?")])
 def test_show_of_an_unknown_id_is_bad_input(id, hint, tmp_path):
     done = sage_deploy("plugins", "show", id, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
