@@ -45,7 +45,9 @@ def advice(  # noqa: PLR0913 - an ID, and all that is known about plugins
     if found := _of_extra(kind, id, ids, failures, disabled):
         return found
     near = did_you_mean(id, ids) or next(
-        (each for plugin, each in own if each in ids and id in {plugin.name, plugin.distribution}),  # the plugin's name for its ID
+        (
+            each for plugin, each in own if each in ids and id in {plugin.name, plugin.distribution}
+        ),  # the plugin's name for its ID
         None,
     )
     if near:
