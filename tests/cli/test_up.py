@@ -168,7 +168,7 @@ def test_watch_applies_a_changed_file_and_survives_a_broken_one(folder, running_
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "    ~ timeout: 30 -> 5" in out
-    assert "- new  (things:Keeper) runs, and is not configured any more" in out
+    assert "- new: runs, and is not configured any more" in out
 
 
 def test_watch_notes_what_it_has_applied(folder, running_up):

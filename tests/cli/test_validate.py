@@ -205,7 +205,7 @@ def test_a_class_that_hides_its_signature_or_a_name_can_be_deployed(tmp_path, na
     """What cannot be looked at is not checked."""
     (tmp_path / "odd.py").write_text(ODD)
     file = deployment(tmp_path, f"services: {{kv: {{class: 'odd:{name}'}}}}\n")
-    done = sage_deploy("plan", file, cwd=tmp_path)
+    done = sage_deploy("plan", "-v", file, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "methods   process\n" in done.stdout
 

@@ -82,4 +82,5 @@ def load(env: Environment, file: Path, profile: str | None, *, import_classes: b
 def _folders(file: Path) -> Iterator[str]:
     with suppress(FileNotFoundError):  # a working directory can be deleted under a process
         yield str(Path.cwd())
-    yield os.path.dirname(os.path.realpath(file))  # noqa: PTH120 - a Path would be made for its text only
+    with suppress(FileNotFoundError):
+        yield os.path.dirname(os.path.realpath(file))  # noqa: PTH120 - a Path would be made for its text only

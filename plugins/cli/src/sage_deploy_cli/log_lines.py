@@ -12,10 +12,8 @@ from sage_deploy_cli.output import complain
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LEVELS", "log_lines"]
+__all__ = ["log_lines"]
 
-#: The levels that can be chosen.
-LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 #: Where services log, each below it by its name.
 _SERVICES: Final = "sage.service"
 #: A replica's threads are called by it: `kv#0-main`.

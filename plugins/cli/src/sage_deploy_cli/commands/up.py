@@ -12,7 +12,6 @@ import click
 
 from sage_deploy_cli.environment_of import FILE, PROFILE, environment_of, load
 from sage_deploy_cli.exit_codes import ExitCode
-from sage_deploy_cli.log_lines import LEVELS, log_lines
 from sage_deploy_cli.output import complain, duration, printable, progress, table, write, write_result
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ __all__ = ["command"]
 
 #: Seconds from one look at a watched file to the next.
 _LOOK_S: Final = 1.0
+#: The levels from which on logs can be shown.
+_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 #: Signals that end the command as Ctrl-C does: of whoever supervises it, and of a terminal that is closed.
 _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -63,7 +64,7 @@ _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") i
 )
 @click.option(
     "--log-level",
-    type=click.Choice(LEVELS, case_sensitive=False),
+    type=click.Choice(_LEVELS, case_sensitive=False),
     default="info",
     show_default=True,
     help="Show what services log from this level on.",
@@ -89,6 +90,7 @@ def command(  # noqa: PLR0913 - a parameter for each option
     if once and watch:
         raise click.UsageError("--once ends after the job: there is nothing to watch")
     # The library is imported in the functions that need it: `up --help` does without.
+    from sage_deploy_cli.log_lines import log_lines
     from sage_deploy_cli.runs.plan_file import read_plan
     from sage_deploy_cli.show_plan import show_plan
 
