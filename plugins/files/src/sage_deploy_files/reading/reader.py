@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_deploy_files.reading.bounded_file import UnreadableError, read_bounded
+from sage_deploy_files.bounded_file import UnreadableError, read_bounded
 from sage_deploy_files.reading.layers import Budget, Layer, TooMuchError, merged, walk
 from sage_deploy_files.reading.mistakes import without_wrong_parts, wrong_fields
 from sage_deploy_files.reading.nodes import MAX_BYTES, read_nodes
