@@ -161,5 +161,8 @@ class Registering:
         Raises:
             ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
         """
+        self._services.load(self._reader().read(path, profile=profile))
+
+    def _reader(self) -> ConfigReader:
         reader: ConfigReader = self._services.registry.find("file reader", "yaml").registration.create(None)
-        self._services.load(reader.read(path, profile=profile))
+        return reader

@@ -289,6 +289,7 @@ class Catalogue:
         """
         with self._lock:
             names = list(dict.fromkeys([*self._factories, *self._entries]))
+            read = [problem for file in self._files.values() for problem in file.problems]
         given = self._given()
         problems = given.problems(registry)
         environment = _right(given, problems)
@@ -298,7 +299,12 @@ class Catalogue:
                 problems += self._compose(name, said, registry, environment)[1]
             elif said.entry is not None:  # else another file was loaded meanwhile, and does not have it
                 problems += said.placed(check_config(name, said.config, registry, environment))
-        return problems + self.notes(registry)
+        if any(problem.severity == "error" for problem in read):
+            # Once the file is mended, the warnings may be others.
+            found = [problem for problem in problems if problem.severity == "error"]
+        else:
+            found = problems + self.notes(registry)
+        return list(dict.fromkeys([*read, *found]))
 
     def notes(self, registry: Registry) -> list[Problem]:
         """What files and the environment's options say without effect."""

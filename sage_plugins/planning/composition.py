@@ -11,12 +11,14 @@ from sage_plugins.planning.choices import NO_HEALTH_CHECK, Finder, choose
 from sage_plugins.planning.environment_options import NO_OPTIONS
 from sage_plugins.service.factory import own_factory
 from sage_plugins.service.methods import method_plans
+from sage_plugins.texts import one_line
 from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.planning.choices import Choices
     from sage_plugins.plugins.registry import Registry
     from sage_plugins.service.call_key import KeyOf
 
@@ -107,18 +109,14 @@ def compose(
     name, cls = where.service, factory.service_class
     finder = Finder(name, config, registry, environment)
     choices = choose(finder, config)
-    problems = finder.problems
-    if callable(getattr(cls, "reconfigure", None)):
-        problems.append(Problem("W13", "class", "its reconfigure() is not called in this version"))
-    if not choices.check_health:
-        problems.extend(
-            Problem("W12", "class", f"its {hook}() is not called: {NO_HEALTH_CHECK}", "add 'health' to monitors")
-            for hook in ("check_health", "check_ready")
-            if callable(getattr(cls, hook, None))
-        )
-    methods, wrong = method_plans(cls, config)
-    problems.extend(wrong)
-    problems.extend(_no_coroutines(choices.strategy, cls, methods))
+    try:
+        methods = _methods(cls, choices, finder)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything when its class is looked at
+        message = f"{type.__repr__(cls)} cannot be looked at: {one_line(text_of(error))}"
+        finder.problems.append(Problem("E703", "class", message, "correct its metaclass"))
+        return None, finder
     key_of = None if choices.balancer is None else _key_of(choices.balancer, where, cls, methods, finder)
     if choices.target is None or choices.strategy is None or finder.errors:
         return None, finder
@@ -152,6 +150,23 @@ def compose(
         environment=where.environment,
     )
     return composition, finder
+
+
+def _methods(cls: type, choices: Choices, finder: Finder) -> tuple[MethodPlan, ...]:
+    """What a class serves; what is to be said of it is noted."""
+    problems = finder.problems
+    if callable(getattr(cls, "reconfigure", None)):
+        problems.append(Problem("W13", "class", "its reconfigure() is not called in this version"))
+    if not choices.check_health:
+        problems.extend(
+            Problem("W12", "class", f"its {hook}() is not called: {NO_HEALTH_CHECK}", "add 'health' to monitors")
+            for hook in ("check_health", "check_ready")
+            if callable(getattr(cls, hook, None))
+        )
+    methods, wrong = method_plans(cls, finder.config)
+    problems.extend(wrong)
+    problems.extend(_no_coroutines(choices.strategy, cls, methods))
+    return methods
 
 
 def _key_of(

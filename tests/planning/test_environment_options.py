@@ -249,6 +249,11 @@ def test_required_option_is_asked_for_where_the_plugin_is_named(tmp_path):
         ("options: {rakcs: {}}\n" + SERVICE, "no installed plugin reads options", "did you mean 'racks'?"),
         ("options: {acme: {}}\n" + SERVICE, "no installed plugin reads options", "remove it"),
         ("options: {ray: {}}\n" + SERVICE, "no installed plugin", "install it with: pip install 'sage-deploy[ray]'"),
+        (
+            "options: {local: {}}\n" + SERVICE,
+            "belong to each service",
+            "move it to the options of the services, or to defaults",
+        ),
         ("options: {racks: {}}\nservices: {kv: {}}\n", "no service uses a plugin of Racks that reads it", "remove it"),
     ],
 )
@@ -257,6 +262,23 @@ def test_options_that_nobody_reads_are_a_warning(deployment, text, words, fix):
     assert words in note.message
     assert note.fix == fix
     assert note.line == 1
+
+
+@pytest.mark.parametrize(
+    ("id_", "words", "fix"),
+    [
+        ("rakced", "no such plugin is installed", "did you mean 'racked'?"),
+        ("kafka", "no such plugin is installed", "remove them"),
+        ("remote_any", "no such plugin is installed", "install it with: pip install 'sage-deploy[ray]'"),
+        ("racks", "these options are for all services together", "move them to the top of the file"),
+        ("random", "the service does not use that plugin", "remove them"),
+    ],
+)
+def test_options_of_a_service_that_nobody_reads_say_why(deployment, id_, words, fix):
+    """Whether there is no such plugin, or the service does not use it, or they belong elsewhere."""
+    text = f"services: {{kv: {{class: 'things:Keeper', options: {{{id_}: {{a: 1}}}}}}}}\n"
+    (note,) = [each for each in deployment(text).check() if each.key.startswith("options.")]
+    assert (note.id, note.message, note.fix) == ("W12", f"has no effect: {words}", fix)
 
 
 def test_options_given_in_code_that_nobody_reads_are_a_warning(deployment):

@@ -204,7 +204,7 @@ def refusal(name: str) -> ConfigError | PlanError | UnknownPluginError | None:
 def outcome(name: str) -> str:
     """What a good file of the current directory comes to."""
     file = read(name, profile=profile_of(Path(name)))
-    return "".join(f"# {warning}\n" for warning in file.warnings) + dump(file)
+    return "".join(f"# {warning}\n" for warning in file.problems) + dump(file)
 
 
 def expected_refusals() -> dict[str, str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sage_plugins.plugins.discovery import Plugin
     from sage_plugins.values import Registration
 
-__all__ = ["Inspection", "PluginReport", "check_plugins"]
+__all__ = ["Inspection", "PluginReport", "check_plugins", "unknown_disabled"]
 
 #: Stands for options of which some must be given.
 _REQUIRED: Final = object()
@@ -52,7 +52,7 @@ class PluginReport:
     Attributes:
         plugins: How many plugins were looked at.
         registrations: How many IDs they offer.
-        findings: What is wrong, by plugin; empty if they all keep the contract.
+        findings: What is wrong, by plugin; empty if they all keep the contract. Warnings are about the surroundings.
     """
 
     plugins: int
@@ -81,6 +81,7 @@ def check_plugins() -> PluginReport:
         for (kind, id), entry in loaded.entries().items():
             offers[kind, id].append(plugin)
             findings += Inspection(plugin.source, kind, entry.registration).findings()
+    findings += _unknown_names()
     findings += _conflicts(offers)
     findings += _heavy(plugins)
     return PluginReport(len(plugins), sum(map(len, offers.values())), tuple(findings))
@@ -109,6 +110,20 @@ def _unknown_hooks(plugin: Plugin) -> Iterator[Finding]:
         near = did_you_mean(hook, known)
         fix = f"did you mean {near!r}?" if near else "a newer sage-deploy may know it"
         yield Finding(plugin.source, "failure", f"plugin '{plugin.name}' has the hook {hook!r}, which is unknown", fix)
+
+
+def unknown_disabled() -> Iterator[tuple[str, str]]:
+    """The names of no plugin that `SAGE_DEPLOY_DISABLED_PLUGINS` has, each with what to do about it."""
+    names = [plugin.name for plugin in installed()]
+    for name in sorted(disabled_names().difference(names)):
+        near = did_you_mean(name, names)
+        yield name, f"did you mean {near!r}?" if near else f"name one of {', '.join(sorted(set(names)))}"
+
+
+def _unknown_names() -> Iterator[Finding]:
+    """What disables nothing."""
+    for name, fix in unknown_disabled():
+        yield Finding(DISABLED_VARIABLE, "warning", f"names {name!r}, but no plugin is called that", fix)
 
 
 def _conflicts(offers: Mapping[tuple[str, str], Sequence[Plugin]]) -> Iterator[Finding]:

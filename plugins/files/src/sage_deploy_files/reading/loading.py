@@ -45,13 +45,24 @@ def load_class(entry: ServiceEntry) -> tuple[type | None, list[Problem]]:
         return None, [Problem("E703", "class", f"cannot import {path!r}: {owner} has no {part!r}", fix)]
     except BaseException as error:  # noqa: BLE001 - a module's own `__getattr__` may do anything as well
         return None, [_cannot_import(path, error)]
+    try:
+        return _judged(entry, found)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything when its class is looked at
+        message = f"{path!r} cannot be looked at: {one_line(text_of(error))}"
+        return None, [Problem("E703", "class", message, "correct its metaclass")]
+
+
+def _judged(entry: ServiceEntry, found: Any) -> tuple[type | None, list[Problem]]:
+    path = entry.class_path
     if not isinstance(found, type):
         return None, [Problem("E703", "class", f"{path!r} is {_kind(found)}, not a class", "name a class")]
     if inspect.isabstract(found):
         lacks = ", ".join(sorted(map(repr, getattr(found, "__abstractmethods__", ()))))
         fix = "name a class that implements them"
         return None, [Problem("E703", "class", f"{path!r} is an abstract class: it does not implement {lacks}", fix)]
-    return found, list(init_problems(found, entry.args, entry.kwargs))
+    return found, [] if "init" in entry.bad else list(init_problems(found, entry.args, entry.kwargs))
 
 
 def _cannot_import(path: str, error: BaseException) -> Problem:
