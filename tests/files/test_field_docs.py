@@ -167,7 +167,7 @@ def test_options_of_an_unknown_plugin_say_what_keeps_it_from_being_used(monkeypa
     monkeypatch.setenv(DISABLED_VARIABLE, "ray")
     with pytest.raises(errors.UnknownPluginError, match="did you mean 'pool'"):
         explain("options.poool")
-    with pytest.raises(errors.UnknownPluginError, match=r"sage-deploy\[ray\]"):
+    with pytest.raises(errors.UnknownPluginError, match="sage-deploy-ray is installed, but disabled"):
         explain("options.remote_any")
 
 
