@@ -67,11 +67,12 @@ def test_a_wrong_value_hides_nothing_and_blames_nothing_else(check, wrong):
         ("target: 5", "target_nodes: [a], cpu_cores: 2, memory_mb: 5"),
         ("threading_strategy: 5", "thread_count: 4, max_concurrency: 7"),
         ("monitors: 5", "failure_threshold: 7"),
+        ("target_nodes: 5", "target: remote_specific"),
         ("replicas: '2'", "load_balancing: true, load_balancer: random"),
     ],
 )
-def test_a_plugin_that_is_not_known_says_nothing(check, field, others):
-    """Where the plugin's name is wrong, the default's opinion of the values for it is no problem of the file."""
+def test_nothing_is_said_of_the_default_in_a_wrong_values_place(check, field, others):
+    """Neither that it is missing, nor what another plugin than the one that is meant says of its values."""
     found = check(f"services: {{first: {{class: 'bookshop:Counter', {field}, {others}}}}}\n")
     assert [problem for problem in found if problem[0].startswith("E")] == [("E102", field.partition(":")[0])]
 

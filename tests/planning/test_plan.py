@@ -448,7 +448,7 @@ class TestProblems:
         with pytest.raises(errors.UnknownPluginError) as caught:
             env.plan()
         assert str(caught.value).startswith(f"{file}:4:13: error E207: services.kv.target: unknown target 'remote_any'")
-        assert "pip install 'sage-deploy[ray]'" in str(caught.value)
+        assert "sage-deploy-ray is installed, but disabled" in str(caught.value)
         assert caught.value.id == "remote_any"
 
     def test_warnings_of_a_file_have_their_places(self, planned, env, tmp_path):

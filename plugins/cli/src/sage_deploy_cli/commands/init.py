@@ -21,9 +21,7 @@ _DEPLOYMENT: Final = "service_deployment.yaml"
 #: Where the first line of the deployment file tells editors to look for its schema.
 _SCHEMA: Final = "service_deployment.schema.json"
 #: Two equal files, so that the services have something to find.
-_SAMPLES: Final = dict.fromkeys(
-    ("sample_1.txt", "sample_2.txt"), "This text is in two files. The services find both.\n"
-)
+_SAMPLES: Final = ("sample_1.txt", "sample_2.txt")
 
 
 @click.command("init")
@@ -59,8 +57,8 @@ def starter_files() -> dict[str, str]:
     from sage_plugins.plugins.registry import Registry
 
     folder = files("sage_deploy_cli") / "starter"
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in (_DEPLOYMENT, "services.py")}
-    return texts | _SAMPLES | {_SCHEMA: f"{schema_text(Registry.discover())}\n"}
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in (_DEPLOYMENT, "services.py", *_SAMPLES)}
+    return texts | {_SCHEMA: f"{schema_text(Registry.discover())}\n"}
 
 
 def write_all(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
