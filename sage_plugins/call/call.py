@@ -112,6 +112,7 @@ class Call(LazyFuture):
     # Replicas in other processes, and callers there.
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
     exchange: Any = None  # what brings its answer, see `hold_driving`
+    packed: Any = None  # its arguments, ready to travel, until it is sent
     answered: bool = False  # whether a replica in another process has answered and counted it
     stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain
 

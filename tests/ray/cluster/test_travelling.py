@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 
+def _pid(_: object) -> int:
+    return os.getpid()
+
+
 class Relay(Calling):
     """A service that calls others by the handles that it is given."""
 
@@ -261,13 +265,17 @@ class TestChanges(Travelling):
         places = [svc.handle.with_options(key=key).do(key) for key in keys]
         assert relay.handle.place(svc.handle, keys) == places
 
-    def test_services_are_found_again_when_the_directory_has_died(self) -> None:
+    @pytest.mark.parametrize("by", ["ray", "signal"])
+    def test_services_are_found_again_when_the_directory_has_died(self, by: str) -> None:
         """Those who know the service go on meanwhile, and learn what changes afterwards."""
         svc, relay = self.pair()
         relay.handle.keep(svc.handle)
         assert relay.handle.use_kept("do", 0) == 0
         directory = svc.env.task("svc").reach.directory.actor()
-        ray.kill(directory)
+        if by == "ray":
+            ray.kill(directory)
+        else:  # Ray does not free the name of an actor that died so
+            os.kill(ray.get(directory.__ray_call__.remote(_pid)), signal.SIGKILL)
         assert relay.handle.use_kept("do", 0) == 0
         svc.env.scale("svc", 2)
         self.until(lambda: relay.handle.use_kept("do", 1) == 1)

@@ -64,7 +64,7 @@ class _RayExchange:
                 raise
 
     def _get(self, seconds: float | None) -> Any:
-        """The response, on its way; a signal handler that raises ends the wait within a second."""
+        """The response; a signal handler that raises ends the wait, within the second in which Ray looks."""
         until = None if seconds is None else time.monotonic() + seconds
         while True:
             # Of exceptions in a handler Ray minds KeyboardInterrupt only: with any other it waits on, and then fails.

@@ -6,6 +6,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import ray
+
 if TYPE_CHECKING:
     from sage_deploy_remote.payloads.payload import Payload
 
@@ -50,8 +52,9 @@ class DirectoryActor:
         self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
         self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when one of them comes
 
+    @ray.method(max_task_retries=0)
     async def wait_ended(self) -> None:
-        """Wait for ever; ends with an error if the process dies."""
+        """Wait for ever; ends with an error if the process dies, also if Ray starts it again."""
         await asyncio.Event().wait()
 
     async def announce(self, environment: str, known: Payload) -> None:

@@ -228,7 +228,9 @@ class _RayEntrance:
             self._actor = None
             return None
 
-    def _read(self, answer: Any) -> Found:
+    def _read(self, answer: Any) -> Found | None:
+        if answer.known is None and answer.listing is None:  # it was started a moment ago, and is told soon
+            return None
         try:
             listing = None if answer.listing is None else unpack(answer.listing)
             known = {} if answer.known is None else unpack(answer.known)

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,14 +15,16 @@ from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
 from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.stream_reading import StreamReading
 from sage_deploy_remote.link.turns import Turns
-from sage_deploy_remote.payloads.packing import pack_arguments
+from sage_deploy_remote.payloads.packing import is_plain, pack_arguments
+from sage_deploy_remote.payloads.payload import is_quick
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 from sage_plugins.call.stream import StreamCall
+from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sage_deploy_remote.link.outstanding import Outstanding
     from sage_deploy_remote.link.protocol import Notice
@@ -51,6 +54,9 @@ class Sending:
     Sends what a replica gets, one frame at a time, in whichever thread is there. From any thread.
 
     What is sent while a frame is being made, or while a response is being read, leaves together in the next frame.
+
+    Arguments that are no plain data are packed before the frame is made, by the caller's own thread if it waits in
+    `call`, else by a thread of their own: that may take long, and then it holds up no other call.
 
     Attributes:
         caller: Who sends, for the replica.
@@ -106,16 +112,43 @@ class Sending:
 
     def send(self, work: Work) -> None:
         """Have a call or a batch leave with the next frame, which is now unless one is being made."""
+        calls = work.calls if isinstance(work, Batch) else (work,)
+        slow = [call for call in calls if call.packed is None and not is_plain(call.args, call.kwargs)]
+        if slow and not (isinstance(work, Call) and work.driver == threading.get_ident()):
+            CALLBACKS.run(partial(self._send_slow, work, slow))
+            return
         if isinstance(work, Batch) and not self.corked:
-            # Its time was over, so that this is the clock's thread: arguments are not pickled there.
+            # Its time was over, so that this is the clock's thread: it sends nothing.
             self._transport.soon(lambda: self._put(work))
             return
         try:
+            for call in slow:
+                self._pack(call)
             with Shield():
                 self._put(work)
         except BaseException:  # a signal handler's, as soon as the work had left
             self._leave(work)
             raise
+
+    def _send_slow(self, work: Work, slow: Sequence[Call]) -> None:
+        for call in slow:
+            self._pack(call)
+        self._put(work)
+
+    def _pack(self, call: Call) -> bool:
+        """Pack the arguments of *call*; if that fails it is over, and this is False."""
+        try:
+            call.packed = pack_arguments(
+                call.args,
+                call.kwargs,
+                service=self._service,
+                method=call.method.name,
+                substrate=self._transport.substrate,
+            )
+        except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            call.give_up(raised, Outcome.ERROR)
+            return False
+        return True
 
     def _leave(self, work: Work) -> None:
         """Its caller's thread was interrupted, and waits no more."""
@@ -205,11 +238,18 @@ class Sending:
         """Add to *items*, which has *call*, what may run in its slot after it; gives all calls if there are others."""
         most = self._ahead.get(call.method.index, _FEWEST)
         bundle = {items[0].id: call}
-        for other in self._events.ahead(call, most - 1):
+        slow = []
+        # Who sends what has to be packed elsewhere sends more of it, most likely.
+        for other in self._events.ahead(call, most - 1) if is_quick(items[0].payload) else ():
+            if other.packed is None and not is_plain(other.args, other.kwargs):
+                slow.append(other)
+                continue
             item = self._item(other, next(self._numbers))
             if item is not None:
                 items.append(item)
                 bundle[item.id] = other
+        if slow:
+            self._events.returned(slow)
         return bundle if len(bundle) > 1 else None
 
     def learn(self, method: int, size: int, seconds: float) -> None:
@@ -222,17 +262,9 @@ class Sending:
         if now >= call.expires:
             call.expire()
             return None
-        try:
-            packed = pack_arguments(
-                call.args,
-                call.kwargs,
-                service=self._service,
-                method=call.method.name,
-                substrate=self._transport.substrate,
-            )
-        except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
-            call.give_up(raised, Outcome.ERROR)
+        if call.packed is None and (call.settled() or not self._pack(call)):
             return None
+        packed, call.packed = call.packed, None
         self._outstanding.add(number, call)  # first: whoever gives it up from the next line on looks for it there
         if not call.claim():
             self._outstanding.forget(number)

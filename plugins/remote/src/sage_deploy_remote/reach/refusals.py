@@ -39,7 +39,10 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
     """
     where = f"environment '{environment}'"
     if found is None:
-        msg = f"service '{service}' cannot be found: the process that deploys {where} has ended, or not yet begun"
+        msg = (
+            f"service '{service}' cannot be found: the process that deploys {where} has ended, or not yet begun, or "
+            "its directory of services has died and is being started again"
+        )
         raise NoReplicaError(msg, service=service)
     if found.listing is not None:
         return found

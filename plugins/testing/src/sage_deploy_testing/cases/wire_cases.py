@@ -183,6 +183,27 @@ class WireCases(ServiceConformance):
         assert service.handle.echo("alive") == "alive"
         assert [replica["state"] for replica in service.status["replicas"]] == ["ready"]
 
+    @pytest.mark.parametrize("queued", [False, True])
+    def test_argument_that_is_packed_slowly_delays_no_other_call(self, *, queued: bool) -> None:
+        """It is packed in no thread that another caller needs, whether its call found a free slot or had to wait."""
+        service, gate = self.deploy(Wire), self.watch()
+        occupied = [self.watch() for _ in range(service.slots)] if queued else []
+        for each in occupied:
+            service.handle.submit("hold", each.checkpoint)
+            each.wait(1)
+        slow = self.in_thread(service.handle.call, "echo", Slow(gate.checkpoint))
+        if queued:
+            self.until(lambda: service.waiting or gate.seen())
+            for each in occupied:
+                each.open()
+        gate.wait(1)
+        if service.slots > 1:
+            assert service.handle.echo("quick") == "quick"
+            assert service.handle.submit("echo", "quick").result(self.patience) == "quick"
+        assert not slow.done()
+        gate.open()
+        assert slow.result(self.patience) == 1
+
     @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no signals for threads")
     @pytest.mark.parametrize("kind", [Alarm, KeyboardInterrupt])
     def test_signal_handler_that_raises_ends_the_callers_wait_and_nothing_else(self, kind: type[BaseException]) -> None:
