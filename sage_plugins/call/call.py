@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 from contextvars import copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call import deadlock, lazy_future
 from sage_plugins.call.current import CURRENT
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from sage_plugins.errors import ServiceStoppedError
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["Call", "after_fork"]
+__all__ = ["WONDERS_AFTER_S", "Call", "after_fork"]
+
+#: Seconds after which a caller whose call has not started has the router look whether it was lost.
+WONDERS_AFTER_S: Final = 0.5
 
 # Taken by cancellers and deadlines, never by a worker. Re-entrant because a signal handler may close an environment
 # meanwhile.
@@ -306,6 +309,11 @@ class Call(LazyFuture):
         """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
         return self.give_up(self._cancelled_error(), Outcome.CANCELLED)
 
+    def interrupted(self) -> None:
+        """An exception was raised in the caller's thread, which waited: nobody waits any more."""
+        self.owner.suspect()
+        self.abandon()
+
     def _cancelled_error(self) -> BaseException:
         from sage_plugins.call.endings import cancelled_error
 
@@ -341,8 +349,8 @@ class Call(LazyFuture):
         if waiter is None:
             self.hold()
             return
-        deadlock.guard(self, waiter)
         try:
+            deadlock.guard(self, waiter)
             self.hold()
         finally:
             deadlock.went_on(waiter)
@@ -360,10 +368,12 @@ class Call(LazyFuture):
             while not self._over:
                 if self._take_grant():
                     self.lane.run_here(self.batch or self)
-                else:
+                elif not self.unstarted():
                     self._wait_for(latch, inf)
+                elif not self._wait_for(latch, self.owner.clock.monotonic() + WONDERS_AFTER_S):
+                    self.owner.suspect_loss_of(self)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             # Given up and granted a slot at the same time: running it now does nothing but free that slot.
@@ -383,7 +393,7 @@ class Call(LazyFuture):
                 until = self.deadline
                 exchange.wait(self, None if until == inf else max(0.0, until - self.owner.clock.monotonic()))
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             self.driver = None
@@ -394,6 +404,7 @@ class Call(LazyFuture):
     def grant(self, lane: Any) -> bool:
         """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""
         self.lane = lane
+        lane.granted.add(self)
         self.__dict__["granted"] = True
         open_lock(self._latch)
         # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays
@@ -401,7 +412,10 @@ class Call(LazyFuture):
         return not (self.settled() and self._take_grant())
 
     def _take_grant(self) -> bool:
-        return self.__dict__.pop("granted", False) is True
+        if self.__dict__.pop("granted", False) is not True:
+            return False
+        self.lane.granted.discard(self)
+        return True
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
@@ -410,8 +424,8 @@ class Call(LazyFuture):
             return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
         if timeout is not None:  # it does not wait for ever
             return self._wait_until(self.owner.clock.monotonic() + timeout)
-        deadlock.guard(self, waiter)
         try:
+            deadlock.guard(self, waiter)
             return self._wait_until(inf)
         finally:
             deadlock.went_on(waiter)
@@ -439,13 +453,13 @@ class Call(LazyFuture):
         """
         admission = closed_lock()
         self._admission = admission
-        if self.outer is not None:
-            deadlock.guard(self, self.outer)
         try:
+            if self.outer is not None:
+                deadlock.guard(self, self.outer)
             while self.parked and not self.returned:
                 self._wait_for(admission, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             if self.outer is not None:

@@ -167,6 +167,11 @@ class Losses:
         self.take_back(calls)
         self._closing.tell_watch()  # what is left of the bundle may be abandoned
 
+    def queue_again(self, call: Call) -> None:
+        """Queue *call* again, which was lost on its way to a slot."""
+        if not call.expire():
+            self._return(call)
+
     def take_back(self, calls: Sequence[Call]) -> None:
         """Queue calls again that were sent and did not start."""
         for call in reversed(calls):
