@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 from contextvars import copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call import deadlock, lazy_future
 from sage_plugins.call.current import CURRENT
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
     from sage_plugins.errors import ServiceStoppedError
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["WONDERS_AFTER_S", "Call", "after_fork"]
-
-#: Seconds after which a caller whose call has not started has the router look whether it was lost.
-WONDERS_AFTER_S: Final = 0.5
+__all__ = ["Call", "after_fork"]
 
 # Taken by cancellers and deadlines, never by a worker. Re-entrant because a signal handler may close an environment
 # meanwhile.
@@ -220,6 +217,10 @@ class Call(LazyFuture):
         """Whether nobody has claimed the call."""
         return hasattr(self, "_unstarted")
 
+    def runs(self) -> bool:
+        """Whether a replica has started it, as far as is known, and its outcome is not decided."""
+        return self.lane is not None and not self.unstarted() and not self.settled()
+
     def settled(self) -> bool:
         """Whether the outcome is decided; it may still be on its way to being published."""
         return not hasattr(self, "_unsettled")
@@ -303,18 +304,19 @@ class Call(LazyFuture):
         # One that was started before its replica died may have had its effect: it is not as if it had never been
         # called.
         stops = self.method.kind in COROUTINES and self.batch is None
-        return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
+        return not self.attempts and self.give_up(self.cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
 
     def abandon(self) -> bool:
         """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
-        return self.give_up(self._cancelled_error(), Outcome.CANCELLED)
+        return self.give_up(self.cancelled_error(), Outcome.CANCELLED)
 
     def interrupted(self) -> None:
         """An exception was raised in the caller's thread, which waited: nobody waits any more."""
         self.owner.suspect()
         self.abandon()
 
-    def _cancelled_error(self) -> BaseException:
+    def cancelled_error(self) -> BaseException:
+        """The error of a call that its caller cancelled."""
         from sage_plugins.call.endings import cancelled_error
 
         return cancelled_error(self)
@@ -368,10 +370,8 @@ class Call(LazyFuture):
             while not self._over:
                 if self._take_grant():
                     self.lane.run_here(self.batch or self)
-                elif not self.unstarted():
-                    self._wait_for(latch, inf)
-                elif not self._wait_for(latch, self.owner.clock.monotonic() + WONDERS_AFTER_S):
-                    self.owner.suspect_loss_of(self)
+                else:
+                    self._wait_some_time(latch, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
             self.interrupted()
             raise

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Timer
 
-__all__ = ["CANCELLED", "FINISHED", "MAX_WAIT_S", "LazyFuture", "after_fork", "closed_lock", "open_lock"]
+__all__ = [
+    "CANCELLED",
+    "FINISHED",
+    "MAX_WAIT_S",
+    "WONDERS_AFTER_S",
+    "LazyFuture",
+    "after_fork",
+    "closed_lock",
+    "open_lock",
+]
 
 # What `LazyFuture._over` holds once it is over.
 FINISHED: Final = 1  # with a result or an exception
@@ -27,6 +36,9 @@ CANCELLED: Final = 2
 
 #: The longest that a lock is waited for at once.
 MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
+
+#: Seconds after which who waits for work that nobody seems to do has it looked for.
+WONDERS_AFTER_S: Final = 0.5
 
 # Guards the creation of a latch and of `_Shared`. Re-entrant because a signal handler may close an environment in the
 # middle of it.
@@ -87,6 +99,10 @@ class LazyFuture(Future[Any]):
 
     def unstarted(self) -> bool:
         """Whether nobody has started the work."""
+        raise NotImplementedError
+
+    def runs(self) -> bool:
+        """Whether the work has been started and goes on, as far as is known."""
         raise NotImplementedError
 
     def expire(self) -> bool:
@@ -156,13 +172,21 @@ class LazyFuture(Future[Any]):
             return True
         if self.expire():
             return True
-        if self.settled():
-            return latch.acquire()  # the outcome was decided at the last moment and is being published
+        if self.settled() and latch.acquire(timeout=WONDERS_AFTER_S):
+            return True  # the outcome was decided at the last moment and was being published
         return clock.monotonic() < give_in
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
         return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
+
+    def _wait_some_time(self, latch: threading.Lock, give_in: float) -> bool:
+        """`_wait_for`; if the work does not seem to run, it is looked at now and then whether it was lost."""
+        soon = give_in if self.runs() else min(give_in, self.owner.clock.monotonic() + WONDERS_AFTER_S)
+        if self._wait_for(latch, soon):
+            return True
+        self.owner.suspect_loss_of(self)
+        return soon < give_in
 
     def _wait_until(self, give_in: float) -> bool:
         while not self._over:
@@ -170,7 +194,7 @@ class LazyFuture(Future[Any]):
             if latch is None:
                 self._make_latch()
                 continue
-            if not self._wait_for(latch, give_in):
+            if not self._wait_some_time(latch, give_in):
                 return False
             open_lock(latch)  # hand it on to the next waiter
         return True

@@ -30,7 +30,7 @@ class CallOwner:
     """
 
     suspect: Callable[[], None] = staticmethod(lambda: None)
-    suspect_loss_of: Callable[[Call], None] = staticmethod(lambda _: None)
+    suspect_loss_of: Callable[[Any], None] = staticmethod(lambda _: None)
     service: str
     clock: Clock
     aside: Callable[[Callable[[], None]], None] = staticmethod(CALLBACKS.run)

@@ -121,8 +121,8 @@ class Router(CallOwner):
             count=count,
             given_up=given_up,
         )
-        healing = Healing(clock, self._lanes, self._queue, again=self._losses.queue_again, match=self._slot_is_free)
-        self.suspect, self.suspect_loss_of = healing.suspect, healing.suspect_loss_of
+        self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
+        self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()
         self._refuses_all = False  # whether calls are turned away that are on their way into the queue
         self._superseded: list[None] = []  # no longer empty once the route that knows it is out of date
@@ -462,6 +462,7 @@ class Router(CallOwner):
     def end(self) -> None:
         """As `Closing.end`."""
         self._closing.end()
+        self._healing.close()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: refuse every call with a new *error*; threads that are not here may hold its locks."""

@@ -7,11 +7,11 @@ from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from sage_plugins.call.call import WONDERS_AFTER_S, Call
+from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.deadlock import note, went_on
 from sage_plugins.call.event_loops import quickest_running_loop
-from sage_plugins.call.lazy_future import closed_lock
+from sage_plugins.call.lazy_future import WONDERS_AFTER_S, closed_lock
 from sage_plugins.errors import CallError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import GENERATORS

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.call.call import Call
-    from sage_plugins.clock import Clock
+    from sage_plugins.clock import Clock, Timer
     from sage_plugins.routing.healing.census import Census
     from sage_plugins.routing.lane import Lane, Lanes
     from sage_plugins.routing.queue import Queue
@@ -26,9 +26,9 @@ class Healing:
 
     def __init__(
         self,
-        clock: Clock,
         lanes: Lanes,
         queue: Queue,
+        clock: Clock,
         *,
         again: Callable[[Call], None],
         match: Callable[[], None],
@@ -37,10 +37,10 @@ class Healing:
         Suspect nothing.
 
         Args:
-            clock: Says when to look.
             lanes: Their slots.
             queue: Its places and calls.
-            again: Queues a call again that waits nowhere.
+            clock: Says when to look.
+            again: Queues a call again that waits nowhere, or ends one that has no outcome.
             match: Tells who waits for slots that there may be some.
         """
         self._clock = clock
@@ -49,6 +49,7 @@ class Healing:
         self._again = again
         self._match = match
         self._due = 0.0
+        self._timer: Timer | None = None
         self._missing: list[Call] = []  # whose callers wait without knowing what for
 
     def suspect_loss_of(self, call: Call) -> None:
@@ -60,8 +61,16 @@ class Healing:
         """Look soon, on the clock's thread, whether something was lost; from any thread, and at little cost."""
         now = self._clock.monotonic()
         if now >= self._due:  # else somebody looks then
-            self._due = now + _LOOK_AFTER_S
-            self._clock.call_at(self._due, self.look)
+            self._look_later(now)
+
+    def _look_later(self, now: float) -> None:
+        self._due = now + _LOOK_AFTER_S
+        self._timer = self._clock.call_at(self._due, self.look)
+
+    def close(self) -> None:
+        """Look no more for what was suspected so far."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def look(self) -> None:
         """Give back what nothing holds, or look again later if that cannot be told yet."""
@@ -77,8 +86,7 @@ class Healing:
                 self._heal_queue(census)
                 lost = self._find_lost(census)
         if not census.quiet:
-            self._due = self._clock.monotonic() + _LOOK_AFTER_S
-            self._clock.call_at(self._due, self.look)
+            self._look_later(self._clock.monotonic())
             return
         for call in lost:
             self._again(call)
@@ -126,8 +134,7 @@ class Healing:
             call
             for call in dict.fromkeys(missing)
             if call not in known
-            and call.unstarted()
-            and not call.settled()
+            and not call.over()
             and "granted" not in call.__dict__
             and (call.lane is None or census.held.get(call.lane, 1) == 0)
         ]
