@@ -159,7 +159,7 @@ class LazyFuture(Future[Any]):
 
     def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
         """
-        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain and it goes on.
+        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain.
         """
         clock = self.owner.clock
         # A call that has started no longer minds `expires`.
@@ -172,21 +172,23 @@ class LazyFuture(Future[Any]):
             return True
         if self.expire():
             return True
-        if self.settled() and latch.acquire(timeout=WONDERS_AFTER_S):
-            return True  # the outcome was decided at the last moment and was being published
-        return clock.monotonic() < give_in
+        # Its outcome may have been decided at the last moment, and is being published.
+        return self.settled() and latch.acquire(timeout=WONDERS_AFTER_S)
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
         return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
 
     def _wait_some_time(self, latch: threading.Lock, give_in: float) -> bool:
-        """`_wait_for`; if the work does not seem to run, it is looked at now and then whether it was lost."""
-        soon = give_in if self.runs() else min(give_in, self.owner.clock.monotonic() + WONDERS_AFTER_S)
-        if self._wait_for(latch, soon):
+        """`_wait_for`, but work that does not seem to run is looked for after some time: then, too, it is False."""
+        if self.runs():
+            return self._wait_for(latch, give_in)
+        soon = self.owner.clock.monotonic() + WONDERS_AFTER_S
+        if self._wait_for(latch, min(give_in, soon)):
             return True
-        self.owner.suspect_loss_of(self)
-        return soon < give_in
+        if soon < give_in:
+            self.owner.suspect_loss_of(self)
+        return False
 
     def _wait_until(self, give_in: float) -> bool:
         while not self._over:
@@ -194,9 +196,10 @@ class LazyFuture(Future[Any]):
             if latch is None:
                 self._make_latch()
                 continue
-            if not self._wait_some_time(latch, give_in):
+            if self._wait_some_time(latch, give_in):
+                open_lock(latch)  # hand it on to the next waiter
+            elif self.owner.clock.monotonic() >= give_in:
                 return False
-            open_lock(latch)  # hand it on to the next waiter
         return True
 
     def _make_latch(self) -> None:
