@@ -218,6 +218,10 @@ class Call(LazyFuture):
         """Whether nobody has claimed the call."""
         return hasattr(self, "_unstarted")
 
+    def runs(self) -> bool:
+        """Whether a replica has started it, as far as is known, and its outcome is not decided."""
+        return self.lane is not None and not self.unstarted() and not self.settled()
+
     def settled(self) -> bool:
         """Whether the outcome is decided; it may still be on its way to being published."""
         return not hasattr(self, "_unsettled")
@@ -301,13 +305,19 @@ class Call(LazyFuture):
         # One that was started before its replica died may have had its effect: it is not as if it had never been
         # called.
         stops = self.method.kind in COROUTINES and self.batch is None
-        return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
+        return not self.attempts and self.give_up(self.cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
 
     def abandon(self) -> bool:
         """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
-        return self.give_up(self._cancelled_error(), Outcome.CANCELLED)
+        return self.give_up(self.cancelled_error(), Outcome.CANCELLED)
 
-    def _cancelled_error(self) -> BaseException:
+    def interrupted(self) -> None:
+        """An exception was raised in the caller's thread, which waited: nobody waits any more."""
+        self.owner.suspect()
+        self.abandon()
+
+    def cancelled_error(self) -> BaseException:
+        """The error of a call that its caller cancelled."""
         from sage_plugins.call.endings import cancelled_error
 
         return cancelled_error(self)
@@ -342,8 +352,8 @@ class Call(LazyFuture):
         if waiter is None:
             self.hold()
             return
-        deadlock.guard(self, waiter)
         try:
+            deadlock.guard(self, waiter)
             self.hold()
         finally:
             deadlock.went_on(waiter)
@@ -362,9 +372,9 @@ class Call(LazyFuture):
                 if self._take_grant():
                     self.lane.run_here(self.batch or self)
                 else:
-                    self._wait_for(latch, inf)
+                    self._wait_some_time(latch, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             # Given up and granted a slot at the same time: running it now does nothing but free that slot.
@@ -384,7 +394,7 @@ class Call(LazyFuture):
                 until = self.deadline
                 exchange.wait(self, None if until == inf else max(0.0, until - self.owner.clock.monotonic()))
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             self.driver = None
@@ -395,6 +405,7 @@ class Call(LazyFuture):
     def grant(self, lane: Any) -> bool:
         """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""
         self.lane = lane
+        lane.granted.add(self)
         self.__dict__["granted"] = True
         open_lock(self._latch)
         # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays
@@ -402,7 +413,10 @@ class Call(LazyFuture):
         return not (self.settled() and self._take_grant())
 
     def _take_grant(self) -> bool:
-        return self.__dict__.pop("granted", False) is True
+        if self.__dict__.pop("granted", False) is not True:
+            return False
+        self.lane.granted.discard(self)
+        return True
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
@@ -411,8 +425,8 @@ class Call(LazyFuture):
             return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
         if timeout is not None:  # it does not wait for ever
             return self._wait_until(self.owner.clock.monotonic() + timeout)
-        deadlock.guard(self, waiter)
         try:
+            deadlock.guard(self, waiter)
             return self._wait_until(inf)
         finally:
             deadlock.went_on(waiter)
@@ -440,13 +454,13 @@ class Call(LazyFuture):
         """
         admission = closed_lock()
         self._admission = admission
-        if self.outer is not None:
-            deadlock.guard(self, self.outer)
         try:
+            if self.outer is not None:
+                deadlock.guard(self, self.outer)
             while self.parked and not self.returned:
                 self._wait_for(admission, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             if self.outer is not None:

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Timer
 
-__all__ = ["CANCELLED", "FINISHED", "MAX_WAIT_S", "LazyFuture", "after_fork", "closed_lock", "open_lock"]
+__all__ = [
+    "CANCELLED",
+    "FINISHED",
+    "MAX_WAIT_S",
+    "WONDERS_AFTER_S",
+    "LazyFuture",
+    "after_fork",
+    "closed_lock",
+    "open_lock",
+]
 
 # What `LazyFuture._over` holds once it is over.
 FINISHED: Final = 1  # with a result or an exception
@@ -27,6 +36,9 @@ CANCELLED: Final = 2
 
 #: The longest that a lock is waited for at once.
 MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
+
+#: Seconds after which who waits for work that nobody seems to do has it looked for.
+WONDERS_AFTER_S: Final = 0.5
 
 # Guards the creation of a latch and of `_Shared`. Re-entrant because a signal handler may close an environment in the
 # middle of it.
@@ -89,6 +101,10 @@ class LazyFuture(Future[Any]):
         """Whether nobody has started the work."""
         raise NotImplementedError
 
+    def runs(self) -> bool:
+        """Whether the work has been started and goes on, as far as is known."""
+        raise NotImplementedError
+
     def expire(self) -> bool:
         """End it if its time is over; True if it is over after this."""
         raise NotImplementedError
@@ -143,7 +159,7 @@ class LazyFuture(Future[Any]):
 
     def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
         """
-        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain and it goes on.
+        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain.
         """
         clock = self.owner.clock
         # A call that has started no longer minds `expires`.
@@ -156,13 +172,23 @@ class LazyFuture(Future[Any]):
             return True
         if self.expire():
             return True
-        if self.settled():
-            return latch.acquire()  # the outcome was decided at the last moment and is being published
-        return clock.monotonic() < give_in
+        # Its outcome may have been decided at the last moment, and is being published.
+        return self.settled() and latch.acquire(timeout=WONDERS_AFTER_S)
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
         return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
+
+    def _wait_some_time(self, latch: threading.Lock, give_in: float) -> bool:
+        """`_wait_for`, but work that does not seem to run is looked for after some time: then, too, it is False."""
+        if self.runs():
+            return self._wait_for(latch, give_in)
+        soon = self.owner.clock.monotonic() + WONDERS_AFTER_S
+        if self._wait_for(latch, min(give_in, soon)):
+            return True
+        if soon < give_in:
+            self.owner.suspect_loss_of(self)
+        return False
 
     def _wait_until(self, give_in: float) -> bool:
         while not self._over:
@@ -170,9 +196,10 @@ class LazyFuture(Future[Any]):
             if latch is None:
                 self._make_latch()
                 continue
-            if not self._wait_for(latch, give_in):
+            if self._wait_some_time(latch, give_in):
+                open_lock(latch)  # hand it on to the next waiter
+            elif self.owner.clock.monotonic() >= give_in:
                 return False
-            open_lock(latch)  # hand it on to the next waiter
         return True
 
     def _make_latch(self) -> None:

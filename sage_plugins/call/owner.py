@@ -24,9 +24,13 @@ class CallOwner:
     Attributes:
         service: Name of the service, for messages.
         clock: For deadlines and durations.
+        suspect: Told that an exception, raised between two steps of a thread, may have lost something on its way.
+        suspect_loss_of: Told of a call whose caller waits, and which nobody has started for some time.
         aside: Runs a function in a thread that nobody waits for: a user's callbacks may never return.
     """
 
+    suspect: Callable[[], None] = staticmethod(lambda: None)
+    suspect_loss_of: Callable[[Any], None] = staticmethod(lambda _: None)
     service: str
     clock: Clock
     aside: Callable[[Callable[[], None]], None] = staticmethod(CALLBACKS.run)

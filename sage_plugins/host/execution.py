@@ -43,6 +43,7 @@ class Execution:
         table: Bound methods by index, once the instance exists.
         batches: Runs calls that are answered together, once the instance exists; None if no method has a batch.
         tasks: The running calls that are coroutines.
+        batch_tasks: The tasks in which batches run on the event loop.
         steps: The steps of the replica's life that run on the event loop.
         handed: Calls and batches that the loop has left to a thread and none has taken yet.
         events: Told of slots that are free.
@@ -74,6 +75,7 @@ class Execution:
         self.table: list[Callable[..., Any]] = []
         self.batches: Batches | None = None
         self.tasks: set[Call] = set()
+        self.batch_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
         self.steps: set[asyncio.Task[None]] = set()
         self.events = events
         self._recorders = recorders
@@ -224,9 +226,17 @@ class Execution:
                 self.recorder_failed(error, id)
 
     def as_remote_error(self, raised: BaseException, call: Call) -> BaseException:
-        """What the caller gets for SystemExit and its kind, which would end the caller's thread or process."""
+        """
+        What the caller gets for SystemExit and its kind, which would end the caller's thread or process.
+
+        What a signal handler raised while the method ran in its caller's thread is that thread's own: it stays itself.
+        """
         import traceback
 
+        from sage_plugins.call.endings import raised_by_signal
+
+        if raised_by_signal(raised):
+            return raised
         text = text_of(raised)
         return RemoteError(
             f"{self.spec.service}.{call.method.name} raised {text}; it was kept from ending the replica. Raise an "

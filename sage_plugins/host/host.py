@@ -49,6 +49,7 @@ class Host:
         run_here: Run a call in the calling thread, for strategies without workers; else None.
         slots: Calls at once, at most.
         cancel: Stop the coroutine of a call that was given up; never blocks.
+        holds: What it holds, for who counts its slots.
     """
 
     put: Callable[[Work], None]
@@ -88,6 +89,7 @@ class Host:
         self._seat = HostSeat(spec, self._inbox, self._execution, events, self._loop)
         self._questions = Questions(self._execution, self._recorders, lambda: (self._instance, self._runner))
         self.cancel = self._execution.cancel
+        self.holds = self._seat.holds
 
     # -- life --------------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,6 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
     begin = _compose_begin(loop)
     monotonic, table, tasks = execution.clock.monotonic, execution.table, execution.tasks
     record, set_current = execution.compose_record(), CURRENT.set
-    other_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
     batched: set[Call] = set()
     execution.running[id(batched)] = batched
     deadlines = _Deadlines(loop, execution)
@@ -109,8 +108,8 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
 
     def keep(coroutine: Coroutine[Any, Any, None]) -> bool:
         task = loop.create_task(coroutine)
-        other_tasks.add(task)
-        task.add_done_callback(other_tasks.discard)
+        execution.batch_tasks.add(task)
+        task.add_done_callback(execution.batch_tasks.discard)
         return True
 
     def start(work: Work) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
@@ -25,6 +26,7 @@ __all__ = [
     "ReachableReplica",
     "Replica",
     "ReplicaEvents",
+    "ReplicaHolds",
     "SlotEvents",
     "Surroundings",
     "Target",
@@ -110,6 +112,24 @@ class Replica(Protocol):
 
         If it raises, the error is logged, and the replica counts as stopped.
         """
+
+
+class ReplicaHolds(Protocol):
+    """
+    What a replica holds at one instant; the attribute `holds` of replicas that can say so.
+
+    The router compares it with its own count, when an exception between two steps of a thread, such as that of a signal
+    handler, may have lost a slot. Every piece of work that was sent and has not ended counts at least once.
+    """
+
+    counts: Sequence[Callable[[], int]]
+    """Built-in functions without arguments; together the pieces of work that are in no thread's hands."""
+
+    def busy(self, stacks: Mapping[int, FrameType]) -> int:
+        """How many threads have one in their hands; *stacks* is what `sys._current_frames` gave at that instant."""
+
+    def nudge(self) -> None:
+        """Whoever sent work may not have come to say so: have the workers look; from any thread."""
 
 
 class WaitingReplica(Replica, Protocol):

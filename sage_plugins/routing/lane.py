@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sage_plugins.call.call import Call
-    from sage_plugins.interfaces import Balancer, Candidate, ReachableReplica, Replica, Work
+    from sage_plugins.interfaces import Balancer, Candidate, ReachableReplica, Replica, ReplicaHolds, Work
     from sage_plugins.routing.draining import Closing
     from sage_plugins.routing.observing import Observe
     from sage_plugins.routing.queue import Queue
@@ -47,6 +47,8 @@ class Lane:
         "follow",
         "free",
         "give_up",
+        "granted",
+        "holds",
         "id",
         "index",
         "methods",
@@ -73,6 +75,8 @@ class Lane:
         self.withdrawn = 0
         self.abandoned = 0  # slots held by nothing but calls whose callers gave up
         self.dead = False  # whether the replica died with whatever it ran
+        self.granted: set[Call] = set()  # calls that were given a slot to run in their callers' threads
+        self.holds: ReplicaHolds | None = None  # what the replica holds, if it can say so at any instant
         self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
@@ -91,6 +95,7 @@ class Lane:
         self.send = replica.send
         self.run_here = replica.run_here
         self.give_up = replica.give_up
+        self.holds = getattr(replica, "holds", None)
         self.replica = replica
 
     def freed(self, ended: Call | None) -> None:

@@ -167,6 +167,15 @@ class Losses:
         self.take_back(calls)
         self._closing.tell_watch()  # what is left of the bundle may be abandoned
 
+    def again(self, call: Call) -> None:
+        """Queue *call* again, which was lost on its way to a slot; or end it, if it was lost on its way to its end."""
+        if call.unstarted():
+            if not call.expire():
+                self._return(call)
+        elif not call.over():
+            call.claim_outcome()
+            call.publish(None, call.cancelled_error())
+
     def take_back(self, calls: Sequence[Call]) -> None:
         """Queue calls again that were sent and did not start."""
         for call in reversed(calls):

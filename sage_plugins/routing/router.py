@@ -27,6 +27,7 @@ from sage_plugins.call.current import CURRENT
 from sage_plugins.call.owner import CallOwner
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing
+from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
 from sage_plugins.routing.losses import Losses
 from sage_plugins.routing.queue import Queue
@@ -120,6 +121,8 @@ class Router(CallOwner):
             count=count,
             given_up=given_up,
         )
+        self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
+        self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()
         self._refuses_all = False  # whether calls are turned away that are on their way into the queue
         self._superseded: list[None] = []  # no longer empty once the route that knows it is out of date
@@ -227,6 +230,8 @@ class Router(CallOwner):
         if queue.parked or not queue.take_room():
             if self._send_elsewhere(call):
                 return True
+            if queue.waiting < queue.size:  # it says that it is full and is not
+                self.suspect()
             if queue.sweep() and not queue.parked and queue.take_room():
                 queue.join(call, lane)
                 self._joined(call)
@@ -457,6 +462,7 @@ class Router(CallOwner):
     def end(self) -> None:
         """As `Closing.end`."""
         self._closing.end()
+        self._healing.close()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: refuse every call with a new *error*; threads that are not here may hold its locks."""

@@ -171,6 +171,74 @@ class LosesCount(Router):
         pass
 
 
+class NeverHeals(Router):
+    """Looks for nothing that is lost."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.suspect = lambda: None
+
+
+class GivesWhatIsHeld(Router):
+    """Takes the slots for lost that calls hold."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        heal = self._healing._heal_lane
+        self._healing._heal_lane = lambda lane, _held, free: heal(lane, 0, free)
+
+
+class GivesTwice(Router):
+    """Gives each lost slot back twice."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        heal = self._healing._heal_lane
+
+        def heal_twice(*found):
+            heal(*found)
+            heal(*found)
+
+        self._healing._heal_lane = heal_twice
+
+
+class GivesWhatIsGranted(Router):
+    """Takes the slot of a call for lost whose caller is about to run it."""
+
+    def lane(self, id, index, seniority=0):
+        lane = super().lane(id, index, seniority)
+        lane.granted = Forgetful()
+        return lane
+
+
+class Forgetful(set):
+    def add(self, _):
+        pass
+
+
+class GivesRoomOfWaitingCalls(Router):
+    """Takes the places for lost that calls have."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        heal = self._healing._heal_queue
+
+        def forget_who_waits(census):
+            census.waiting = census.parked = []
+            heal(census)
+
+        self._healing._heal_queue = forget_who_waits
+
+
+class QueuesAgainWhatIsThere(Router):
+    """Takes any call for lost whose caller wonders where it is."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        missing = self._healing._missing
+        self._healing._find_lost = lambda _: [call for call in missing if not call.over()]
+
+
 # -- replicas ----------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +332,12 @@ ROUTERS = {
     ServesWhenItDrains: "takes no more",
     StopsWhatItAccepted: "no cause to end as stopped",
     LosesCount: "abandoned calls run, counted are",
+    NeverHeals: "slots free|places in the queue|there is room|refused without cause|has a free slot",
+    GivesWhatIsHeld: "slots",
+    GivesTwice: "slots",
+    GivesWhatIsGranted: "slots",
+    GivesRoomOfWaitingCalls: "places in the queue|calls wait and queue_size is|refused|there is room",
+    QueuesAgainWhatIsThere: "no outcome|second outcome|calls wait|started|InvalidStateError|not counted",
 }
 REPLICAS = {
     RunsWhatExpired: "started when its time to start was over",

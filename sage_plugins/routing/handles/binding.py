@@ -11,21 +11,21 @@ from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.deadlock import note, went_on
 from sage_plugins.call.event_loops import quickest_running_loop
-from sage_plugins.call.lazy_future import MAX_WAIT_S, closed_lock
-from sage_plugins.errors import MethodNotFoundError, ServiceStoppedError
+from sage_plugins.call.lazy_future import WONDERS_AFTER_S, closed_lock
+from sage_plugins.errors import CallError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import GENERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sage_plugins.call.owner import CallOwner
     from sage_plugins.call.stream import StreamCall
-    from sage_plugins.errors import CallError
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.routing.router import Router
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["ANEW", "UNSET", "Binding", "Bound", "Caller", "compose", "not_served", "run_here"]
+__all__ = ["ANEW", "UNSET", "Binding", "Bound", "Caller", "compose", "look_what_is_lost", "not_served", "run_here"]
 
 #: In place of a time-out: each method has the one that the configuration says.
 UNSET: Final[Any] = object()
@@ -125,6 +125,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
                 route_inside(made)
         except ANEW as error:
             return bound_anew(router, error).call(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
         try:
             return made.wait_alone()
         except ServiceStoppedError as error:
@@ -138,19 +141,21 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             # The latch is made before the call is sent, and nothing is done between sending and waiting: the worker
             # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
             latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
-            longest = made.expires - made.since
-            if not 0 < longest < MAX_WAIT_S:
-                longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
+            # Not longer at first: then `wait_alone` has the router look for a call that does not start.
+            longest = max(0.0, min(made.expires - made.since, WONDERS_AFTER_S))
             router.route(made)
         except ANEW as error:
             return bound_anew(router, error).call(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
         try:
             if made.outer is not None:
                 return made.wait_inside()
             try:
                 latch.acquire(timeout=longest)
             except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-                made.abandon()
+                made.interrupted()
                 raise
             return made.wait_alone()
         except ServiceStoppedError as error:
@@ -166,6 +171,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             router.route(made)
         except ANEW as error:
             return bound_anew(router, error).call(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
         try:
             if made.outer is not None:
                 return made.wait_inside()
@@ -180,6 +188,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             accepted = router.route(made)
         except ANEW as error:
             return bound_anew(router, error).submit(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
         if not accepted:
             try:
                 wait_for_room(made)
@@ -192,7 +203,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             try:
                 blocks(made.method.name)
             except BaseException:  # the warning was turned into an error: the caller gets no call
-                made.abandon()
+                made.interrupted()
                 raise
         made.wait_admitted()
 
@@ -207,6 +218,15 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
                 route_inside(made)
         except ANEW as error:
             return bound_anew(router, error).submit(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
+        raised = made.exception_now()
+        if raised is not None:
+            from sage_plugins.call.endings import raised_by_signal
+
+            if raised_by_signal(raised):  # it is this thread's, not the method's
+                raise raised
         if made.was_turned_away():
             stopped = made.exception_now()
             if isinstance(stopped, ServiceStoppedError):
@@ -217,8 +237,8 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
         """Route a call that a method makes, which runs in the same thread: the method waits from now on."""
         waiter = made.outer
         assert waiter is not None  # noqa: S101 - for the type checker
-        note(made, waiter)
         try:
+            note(made, waiter)
             router.route(made)
             if not made.over():
                 made.hold_inside()
@@ -317,6 +337,12 @@ def not_served(service: str, method: str, served: Mapping[str, Any]) -> MethodNo
         why = f"did you mean {near!r}?" if near else f"its methods are {names}"
     msg = f"service {service!r} serves no method {method!r}: {why}"
     return MethodNotFoundError(msg, service=service, method=str(method))
+
+
+def look_what_is_lost(router: CallOwner, error: BaseException) -> None:
+    """*error* was raised while *router* took up a call: unless it says why, it may have been between any two steps."""
+    if not isinstance(error, CallError):
+        router.suspect()
 
 
 def run_here(call: Call, router: Router) -> None:
