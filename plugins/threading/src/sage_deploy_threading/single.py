@@ -34,6 +34,7 @@ class _SingleRunner:
         get, execute = self._seat.get, self._seat.worker()
         for work in iter(get, None):
             execute(work)
+            del work  # until the next comes, nothing of it may be kept alive
         execute(None)
 
     def stats(self) -> RunnerStats:
