@@ -48,6 +48,7 @@ class StrategyConformance(
     lifecycle_cases.LazyCases,
     lifecycle_cases.CloseCases,
     replica_cases.ReplicaCases,
+    replica_cases.InterruptionCases,
     change_cases.ChangeCases,
     change_cases.DrainCases,
     change_cases.CheckCases,
