@@ -50,6 +50,7 @@ class StrategyConformance(
     lifecycle_cases.CloseCases,
     memory_cases.MemoryCases,
     replica_cases.ReplicaCases,
+    replica_cases.InterruptionCases,
     change_cases.ChangeCases,
     change_cases.DrainCases,
     change_cases.CheckCases,
