@@ -96,6 +96,7 @@ class Call(LazyFuture):
 
     # The handle that made the call.
     outer: Call | None = None  # the call by whose method this one was made
+    prepares: bool = False  # whether it stands for the start hooks of a replica, see `host.lifecycle.StartHooks`
     driver: int | None = None  # the thread that waits for it and will read what `exchange` brings
     # The router, which may have to make room for it, move it, or start it again.
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue

@@ -57,10 +57,12 @@ class Router(CallOwner):
             look it up for each call.
         on_change: Told, in whichever thread it happens and outside the router's lock, when the set of replicas or the
             balancer has changed.
+        coming: Gives the lanes of replicas that are not open yet and may be soon; must not wait.
     """
 
     route: Callable[[Call], bool]
     on_change: Callable[[], None]
+    coming: Callable[[], Collection[Lane]]
 
     def __init__(  # noqa: PLR0913 - the settings of one service
         self,
@@ -102,6 +104,7 @@ class Router(CallOwner):
         if aside is not None:
             self.aside = aside
         self.on_change = lambda: None
+        self.coming = lambda: ()
         self._reject = reject
         self._refused = refused
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
@@ -318,16 +321,8 @@ class Router(CallOwner):
         self._losses.batch_started(batch, number)
 
     def can_start(self, call: Call, holders: Collection[Work], *, beside: Lane | None = None) -> bool:
-        """Whether *call*, which waits, can get a slot of a lane other than *beside* while *holders* keep theirs."""
-        with self._lock:
-            lanes: Sequence[Lane] = self._lanes.serving
-            if self._lanes.is_bound(call):
-                lanes = [lane for lane in lanes if call in tuple(lane.backlog)] or lanes
-            return not lanes or any(
-                self._has_way(call, lane, [holder for holder in holders if holder.lane is lane])
-                for lane in lanes
-                if lane is not beside
-            )
+        """As `Lanes.can_start`."""
+        return self._lanes.can_start(call, holders, beside, self.coming(), self._has_way)
 
     def _has_way(self, call: Call, lane: Lane, holders: Collection[Work]) -> bool:  # noqa: ARG002 - for methods' limits
         """Whether *call* can get a slot of *lane* while *holders* keep theirs."""
