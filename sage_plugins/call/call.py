@@ -101,6 +101,7 @@ class Call(LazyFuture):
     # The router, which may have to make room for it, move it, or start it again.
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
     parked: bool = False  # waits for room in the queue
+    taken: float = 0.0  # `monotonic()` when it got its slot from the queue, if that is measured
     turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
     returned: bool = False  # was sent, and came back when its replica died
     attempts: int = 0  # times that it was started and its replica died

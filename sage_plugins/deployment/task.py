@@ -100,6 +100,8 @@ class ServiceTask:
             key_of=composition.key_of,
             observe=observe,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
+            refuses_late=self._config.overload == "reject",
+            overloaded=partial(self._watchers.tell, "overloaded"),
         )
         replicas = self._replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
         self._balancing = Balancing(replicas)
@@ -116,12 +118,8 @@ class ServiceTask:
         )
         self._changes = Changes(replicas, launcher, departure, succession, self._balancing)
         self._stopping = Stopping(replicas, launcher, departure, succession)
-        self._first_calls = FirstCalls(
-            replicas,
-            self.begin,
-            self.wait_ready,
-            lambda: self._stopping.end(0, background=True, leaves=self._has_left),
-        )
+        undo = lambda: self._stopping.end(0, background=True, leaves=self._has_left)  # noqa: E731 - no method for one line
+        self._first_calls = FirstCalls(replicas, self.begin, self.wait_ready, undo)
         self._status = Status(replicas, self._balancing)
         self._instances = Instances(replicas)
         self._binding = Binding(

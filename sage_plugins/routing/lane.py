@@ -281,7 +281,7 @@ class Lanes:
             return self.serving[0]
 
 
-def compose_follow(
+def compose_follow(  # noqa: C901 - on the path of every call
     lane: Lane, queue: Queue, closing: Closing, slot_is_free: Callable[[], None]
 ) -> Callable[[Any], Call | None]:
     """
@@ -294,15 +294,21 @@ def compose_follow(
         slot_is_free: Called when there is a free slot that somebody may be waiting for.
     """
     free, return_room, parked, unbound = lane.free, queue.room.append, queue.parked, queue.unbound
+    measures = queue.admission is not None
 
-    def follow(_ended: Call | None) -> Call | None:
+    def follow(ended: Call | None) -> Call | None:
         backlog = lane.backlog
-        if backlog:
+        if measures and backlog and ended is not None:
+            queue.worked(ended)
+        while backlog:
             try:
                 call = backlog.popleft()
             except IndexError:
-                pass
+                break
             else:
+                if measures and lane.run_here is None and queue.pass_over(call):
+                    backlog = lane.backlog
+                    continue
                 # The slot goes straight on to the oldest waiting call.
                 if lane.run_here is not None:
                     granted = call.grant(lane)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.owner import CallOwner
+from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
@@ -80,6 +81,8 @@ class Router(CallOwner):
         observe: Observe | None = None,
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
         aside: Callable[[Callable[[], None]], None] | None = None,
+        refuses_late: bool = False,
+        overloaded: Callable[[str], None] = lambda _: None,
     ) -> None:
         """
         Make a router without replicas; calls queue until there is one.
@@ -98,6 +101,8 @@ class Router(CallOwner):
             observe: Told how each call ended for which the balancer chose; None if it does not want to know.
             on_balancer_error: Told when the balancer failed and turns take its place.
             aside: As `CallOwner.aside`, unless that will do.
+            refuses_late: Turn calls away that cannot be answered in time, rather than let them wait.
+            overloaded: Told why, when one is turned away for the first time since a calm.
         """
         self.service = service
         self.clock = clock
@@ -109,7 +114,8 @@ class Router(CallOwner):
         self._refused = refused
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
-        self._queue = Queue(self._lanes, clock, queue_size)
+        admission = Admission() if refuses_late else None
+        self._queue = Queue(self._lanes, clock, queue_size, service, admission, overloaded)
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
         self._losses = Losses(
             service,
@@ -159,7 +165,7 @@ class Router(CallOwner):
         free, take, backlog, wait = lane.free, lane.free.pop, lane.backlog, self._wait
         run = lane.run_here or lane.send
         parked, take_room, join = queue.parked, queue.room.pop, queue.shared.append
-        shared, superseded = backlog is queue.shared, self._superseded
+        shared, superseded = backlog is queue.shared and queue.admission is None, self._superseded
 
         def route(call: Call) -> bool:
             # A caller that finds calls waiting queues behind them, even if a slot is free: so calls keep their order.
@@ -227,6 +233,9 @@ class Router(CallOwner):
     def _wait(self, call: Call, lane: Lane | None = None) -> bool:
         """Let the call wait for a slot, or for room to wait."""
         queue = self._queue
+        if queue.admission is not None and (error := queue.hopeless(call, lane)) is not None:
+            self._refused(call.method.index, "overloaded")
+            raise error
         if queue.parked or not queue.take_room():
             if self._send_elsewhere(call):
                 return True
@@ -235,7 +244,7 @@ class Router(CallOwner):
                 self._joined(call)
             elif self._reject:
                 self._refused(call.method.index, "overloaded")
-                raise queue.overload(self.service, call)
+                raise queue.overload(call)
             else:
                 queue.park(call)
                 queue.join(call, lane)
