@@ -96,10 +96,12 @@ class Call(LazyFuture):
 
     # The handle that made the call.
     outer: Call | None = None  # the call by whose method this one was made
+    prepares: bool = False  # whether it stands for the start hooks of a replica, see `host.lifecycle.StartHooks`
     driver: int | None = None  # the thread that waits for it and will read what `exchange` brings
     # The router, which may have to make room for it, move it, or start it again.
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
     parked: bool = False  # waits for room in the queue
+    taken: float = 0.0  # `monotonic()` when it got its slot from the queue, if that is measured
     turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
     returned: bool = False  # was sent, and came back when its replica died
     attempts: int = 0  # times that it was started and its replica died

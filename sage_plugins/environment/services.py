@@ -253,7 +253,7 @@ class Services:
         """For the first call of a handle: deploys the service if that has not happened."""
         task = self.task(name)
         try:
-            return task.bind()
+            return task.bind(lambda: self.forget(task))
         except DeployError:
             self.forget(task)
             raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.host.execution import Execution
 from sage_plugins.host.inbox import Inbox
-from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.lifecycle import StartHooks, Step
 from sage_plugins.host.questions import Questions
 from sage_plugins.host.recording import make_recorder
 from sage_plugins.host.seat import HostSeat
@@ -122,12 +122,14 @@ class Host:
                 return
             self._building = True
         failure: BaseException | None = None
+        hooks = StartHooks(spec.service, self._clock, getattr(self._events, "lane", None))
         try:
-            instance = self._instance = spec.factory.create_service(context)
-            self._execution.bind(instance)
-            yield from hook(instance, "setup")
-            yield from hook(instance, "start_running", "start")
-            yield from hook(instance, "warmup")
+            with hooks:
+                instance = self._instance = spec.factory.create_service(context)
+                self._execution.bind(instance)
+                for names in (("setup",), ("start_running", "start"), ("warmup",)):
+                    for coroutine in hook(instance, *names):
+                        yield hooks.follow(coroutine)
         except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
             failure = error
         with self._life:

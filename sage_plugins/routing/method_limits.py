@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import Call
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.lane import remove
 from sage_plugins.routing.open_batch import OpenBatch
@@ -24,7 +25,6 @@ from sage_plugins.routing.router import Router
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Candidate, Work
     from sage_plugins.routing.lane import Lane
     from sage_plugins.values import MethodPlan
@@ -148,6 +148,8 @@ class MethodRouter(Router):
             with self._lock:
                 if ended is not None:
                     self._turn(ended.method, lane, -1)
+                    if lane.backlog and isinstance(ended, Call):  # how long a batch takes says little of a call
+                        self._queue.worked(ended)
                 found, following = self._next(lane)
                 if not found:
                     lane.free.append(None)
@@ -169,6 +171,8 @@ class MethodRouter(Router):
             if call is None:
                 return False, None
             if lane.run_here is None:
+                if self._queue.pass_over(call):
+                    continue
                 calls = [call, *self._companions(call, lane)]
                 work = self._start(calls, lane)
                 for each in calls:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.owner import CallOwner
+from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing
 from sage_plugins.routing.healing.healing import Healing
@@ -58,10 +59,12 @@ class Router(CallOwner):
             look it up for each call.
         on_change: Told, in whichever thread it happens and outside the router's lock, when the set of replicas or the
             balancer has changed.
+        coming: Gives the lanes of replicas that are not open yet and may be soon; must not wait.
     """
 
     route: Callable[[Call], bool]
     on_change: Callable[[], None]
+    coming: Callable[[], Collection[Lane]]
 
     def __init__(  # noqa: PLR0913 - the settings of one service
         self,
@@ -79,6 +82,8 @@ class Router(CallOwner):
         observe: Observe | None = None,
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
         aside: Callable[[Callable[[], None]], None] | None = None,
+        refuses_late: bool = False,
+        overloaded: Callable[[str], None] = lambda _: None,
     ) -> None:
         """
         Make a router without replicas; calls queue until there is one.
@@ -97,17 +102,21 @@ class Router(CallOwner):
             observe: Told how each call ended for which the balancer chose; None if it does not want to know.
             on_balancer_error: Told when the balancer failed and turns take its place.
             aside: As `CallOwner.aside`, unless that will do.
+            refuses_late: Turn calls away that cannot be answered in time, rather than let them wait.
+            overloaded: Told why, when one is turned away for the first time since a calm.
         """
         self.service = service
         self.clock = clock
         if aside is not None:
             self.aside = aside
         self.on_change = lambda: None
+        self.coming = lambda: ()
         self._reject = reject
         self._refused = refused
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
-        self._queue = Queue(self._lanes, clock, queue_size)
+        admission = Admission() if refuses_late else None
+        self._queue = Queue(self._lanes, clock, queue_size, service, admission, overloaded)
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
         self._losses = Losses(
             service,
@@ -159,7 +168,7 @@ class Router(CallOwner):
         free, take, backlog, wait = lane.free, lane.free.pop, lane.backlog, self._wait
         run = lane.run_here or lane.send
         parked, take_room, join = queue.parked, queue.room.pop, queue.shared.append
-        shared, superseded = backlog is queue.shared, self._superseded
+        shared, superseded = backlog is queue.shared and queue.admission is None, self._superseded
 
         def route(call: Call) -> bool:
             # A caller that finds calls waiting queues behind them, even if a slot is free: so calls keep their order.
@@ -227,6 +236,9 @@ class Router(CallOwner):
     def _wait(self, call: Call, lane: Lane | None = None) -> bool:
         """Let the call wait for a slot, or for room to wait."""
         queue = self._queue
+        if queue.admission is not None and (error := queue.hopeless(call, lane)) is not None:
+            self._refused(call.method.index, "overloaded")
+            raise error
         if queue.parked or not queue.take_room():
             if self._send_elsewhere(call):
                 return True
@@ -237,7 +249,7 @@ class Router(CallOwner):
                 self._joined(call)
             elif self._reject:
                 self._refused(call.method.index, "overloaded")
-                raise queue.overload(self.service, call)
+                raise queue.overload(call)
             else:
                 queue.park(call)
                 queue.join(call, lane)
@@ -323,16 +335,8 @@ class Router(CallOwner):
         self._losses.batch_started(batch, number)
 
     def can_start(self, call: Call, holders: Collection[Work], *, beside: Lane | None = None) -> bool:
-        """Whether *call*, which waits, can get a slot of a lane other than *beside* while *holders* keep theirs."""
-        with self._lock:
-            lanes: Sequence[Lane] = self._lanes.serving
-            if self._lanes.is_bound(call):
-                lanes = [lane for lane in lanes if call in tuple(lane.backlog)] or lanes
-            return not lanes or any(
-                self._has_way(call, lane, [holder for holder in holders if holder.lane is lane])
-                for lane in lanes
-                if lane is not beside
-            )
+        """As `Lanes.can_start`."""
+        return self._lanes.can_start(call, holders, beside, self.coming(), self._has_way)
 
     def _has_way(self, call: Call, lane: Lane, holders: Collection[Work]) -> bool:  # noqa: ARG002 - for methods' limits
         """Whether *call* can get a slot of *lane* while *holders* keep theirs."""

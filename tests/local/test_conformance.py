@@ -71,6 +71,7 @@ class CopyingEvents:
 
     def __init__(self, events):
         self.freed, self.changed, self.lost, self.service = events.freed, events.changed, events.lost, events.service
+        self.lane = events.lane  # whose slots the start hooks hold
         self._events = events
 
     def follow(self, work):

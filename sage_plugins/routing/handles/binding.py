@@ -46,11 +46,12 @@ class Binding:
         queue_timeout: Seconds that a call may wait for its start, None for no limit.
         runs_here: Whether calls run in the calling thread.
         driven: Whether replicas are in other processes, and a waiting caller reads what comes from there.
+        seconds_to_start: How much longer a call of a replica's start hooks may take, because the service is starting.
     """
 
-    __slots__ = ("driven", "methods", "queue_timeout", "router", "runs_here")
+    __slots__ = ("driven", "methods", "queue_timeout", "router", "runs_here", "seconds_to_start")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all are for keeping
         self,
         router: Router,
         methods: tuple[MethodPlan, ...],
@@ -58,12 +59,14 @@ class Binding:
         queue_timeout: float | None,
         runs_here: bool,
         driven: bool = False,
+        seconds_to_start: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.router = router
         self.methods: Mapping[str, MethodPlan] = {method.name: method for method in methods}
         self.queue_timeout = queue_timeout
         self.runs_here = runs_here
         self.driven = driven
+        self.seconds_to_start = seconds_to_start
 
 
 class Bound(NamedTuple):
@@ -254,7 +257,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
     )
 
 
-def _compose_make(binding: Binding, caller: Caller) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
+def _compose_make(  # noqa: C901 - as `compose`
+    binding: Binding, caller: Caller
+) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
     """What makes the calls of a handle, and of its streams."""
     router, options, service, methods = binding.router, caller.options, caller.service, binding.methods
     monotonic = router.clock.monotonic
@@ -278,6 +283,8 @@ def _compose_make(binding: Binding, caller: Caller) -> tuple[Callable[..., Call]
         made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
         if outer is not None:
             made.outer = outer
+            if outer.prepares:
+                _postpone(made, binding)
         return made
 
     def make_stream(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
@@ -293,11 +300,21 @@ def _compose_make(binding: Binding, caller: Caller) -> tuple[Callable[..., Call]
         fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
         made = StreamCall(*fields, item_timeout=timeout)
         made.outer = outer
+        if outer is not None and outer.prepares:
+            made.item_timeout += _postpone(made, binding)
         return made
 
     if caller.latest is None:
         return make, make_stream
     return _not_after(caller.latest, make), _not_after(caller.latest, make_stream)
+
+
+def _postpone(made: Call, binding: Binding) -> float:
+    """Give a call of start hooks the seconds more, which are returned, that its service may need to get ready."""
+    seconds = binding.seconds_to_start()
+    made.deadline += seconds
+    made.expires += seconds
+    return seconds
 
 
 def _not_after(latest: tuple[float, float], make: Callable[..., _Made]) -> Callable[..., _Made]:
