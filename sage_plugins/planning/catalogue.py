@@ -336,4 +336,4 @@ def _is_set(config: ServiceDeploymentConfig, path: str) -> bool:
                 return False
             found = found[part]
         return True
-    return bool(getattr(config, name) != fields()[name].default)
+    return name not in config.derived and bool(getattr(config, name) != fields()[name].default)

@@ -203,7 +203,7 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
                 "W12",
                 "load_balancer",
                 "has no effect: there is nothing to balance",
-                "set load_balancing, and replicas to 2 or more",
+                "set replicas to 2 or more" if config.load_balancing else "remove load_balancing: false",
                 other="replicas" if config.load_balancing else "load_balancing",
             )
         )
@@ -255,7 +255,7 @@ def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[P
     return [
         Problem(id, name, message, fix)
         for name, (id, message, fix) in effects.items()
-        if getattr(config, name) != fields()[name].default
+        if name not in config.derived and getattr(config, name) != fields()[name].default
     ]
 
 

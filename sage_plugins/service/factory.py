@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.call.current import CURRENT
+from sage_plugins.config.entries import check_service_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
@@ -156,11 +157,10 @@ class ServiceFactory:
         Remember how to build; builds nothing.
 
         Raises:
-            ValueError: The name is empty or the class is no class.
+            ConfigError: The service cannot have that name.
+            ValueError: The class is no class.
         """
-        if not service_name or not isinstance(service_name, str):
-            msg = f"a service needs a name, got {service_name!r}"
-            raise ValueError(msg)
+        check_service_name(service_name)
         if not isinstance(service_class, type):
             msg = f"service {service_name!r}: give the class itself, got {service_class!r}"
             raise ValueError(msg)  # noqa: TRY004 - as in SAGE, and as for the name

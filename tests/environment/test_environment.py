@@ -154,7 +154,7 @@ def test_name_and_class_are_checked_when_registered(env, name, cls):
     assert env.service_factories == {}
 
 
-@pytest.mark.parametrize("config", [None, {}, "local"])
+@pytest.mark.parametrize("config", [None, [], "local"])
 def test_configuration_is_checked_when_registered(env, given, config):
     with pytest.raises(errors.ConfigError, match="deployment_config"):
         env.register_service_with_config("svc", given, deployment_config=config)
@@ -186,7 +186,7 @@ def test_factory_serves_under_the_name_that_it_is_registered_by(env):
         def name(self):
             return self.ctx.name
 
-    factory = ServiceFactory("made as", Named)
+    factory = ServiceFactory("made-as", Named)
     env.register_service_factory("first", factory)
     env.register_service_factory("second", factory)
     env.deploy()
