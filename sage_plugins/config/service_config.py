@@ -29,8 +29,6 @@ from sage_plugins.config.field_checks import (
     value_problems,
 )
 from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
-from sage_plugins.config.secrets import masked
-from sage_plugins.config.units import without_units
 from sage_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -241,6 +239,8 @@ class ServiceDeploymentConfig:
 
     def __repr__(self) -> str:
         """Only what differs from the defaults; secrets are masked."""
+        from sage_plugins.config.secrets import masked
+
         changed = [
             f"{name}={masked(plain(value) if isinstance(value, Mapping) else value, name)!r}"
             for name, info in _FIELDS.items()
@@ -395,6 +395,10 @@ def read_value(name: str, value: Any) -> tuple[Any, list[Problem]]:
     info = _FIELDS.get(name)
     if info is None:
         return value, [unknown_key(name, name, _FIELDS)]
-    number, found = without_units(info, name, value)
+    found: list[Problem] = []
+    if (info.unit and isinstance(value, str)) or (info.keys and isinstance(value, Mapping)):
+        from sage_plugins.config.units import without_units  # most configurations made in code have no units
+
+        value, found = without_units(info, name, value)
     known = {problem.key for problem in found}
-    return number, [*found, *(each for each in value_problems(info, name, number) if each.key not in known)]
+    return value, [*found, *(each for each in value_problems(info, name, value) if each.key not in known)]
