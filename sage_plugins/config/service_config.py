@@ -30,6 +30,7 @@ from sage_plugins.config.field_checks import (
 )
 from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
 from sage_plugins.errors import ConfigError
+from sage_plugins.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -313,11 +314,10 @@ def refuse(what: str, problems: Sequence[Problem]) -> NoReturn:
     Raises:
         ConfigError: Always.
     """
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [
         f"\n  {problem.key}: {problem.message}" + (f" ({problem.fix})" if problem.fix else "") for problem in problems
     ]
-    raise ConfigError(f"{what} has {count}:" + "".join(lines), problems=problems)
+    raise ConfigError(f"{what} has {counted(len(problems), 'problem')}:" + "".join(lines), problems=problems)
 
 
 # Normal form of one valid value.

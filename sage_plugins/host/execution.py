@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["Execution", "Record"]
+__all__ = ["UNRUN", "Execution", "Record"]
+
+#: What has yet to run when a method returns it: handed to the caller, it would run there, beside the replica's slots.
+#: A method gives one although its kind says otherwise if a decorator hides what it is.
+UNRUN: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 #: `record(method, outcome, wait_s, run_s)`, for one worker.
 Record: TypeAlias = "Callable[[int, int, float, float], None]"
@@ -121,6 +126,43 @@ class Execution:
             return bound
         run = self._loop.run
         return lambda *args, **kwargs: run(self._stoppable(bound(*args, **kwargs)))
+
+    def finish(self, unrun: Any, method: str) -> Any:
+        """
+        What comes of something that *method* gave and that has yet to run; for a worker's thread.
+
+        A coroutine is run here, on the replica's event loop if it has one.
+
+        Raises:
+            TypeError: It is a generator, whose items nobody would make here.
+            BaseException: What the coroutine raises.
+        """
+        if not isinstance(unrun, CoroutineType):
+            raise self.refuse_generator(unrun, method)
+        if self.event_loop is None:
+            result = self._loop.run(self._stoppable(unrun))
+        else:
+            import asyncio
+
+            result = asyncio.run_coroutine_threadsafe(self._stoppable(unrun), self.event_loop).result()
+        return self.finish(result, method) if type(result) in UNRUN else result
+
+    async def afinish(self, unrun: Any, method: str) -> Any:
+        """`finish` for a task of the replica's event loop."""
+        if not isinstance(unrun, CoroutineType):
+            raise self.refuse_generator(unrun, method)
+        result = await unrun
+        return await self.afinish(result, method) if type(result) in UNRUN else result
+
+    def refuse_generator(self, generator: Any, method: str) -> TypeError:
+        """The error that *method* returned a generator, which is closed."""
+        if isinstance(generator, GeneratorType):
+            generator.close()
+        return TypeError(
+            f"{self.spec.service}.{method} returned a generator, whose items would be made by the caller, not in the "
+            "replica. Return a list. Or make the method itself a generator function, with `yield from` in it and no "
+            "decorator that hides it, and read it with stream()"
+        )
 
     async def _stoppable(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """*coroutine*, on a worker's own loop, ended when its call is given up and at its deadline."""
