@@ -19,7 +19,12 @@ __all__ = ["Registering"]
 
 
 class Registering:
-    """The part of an environment where services are registered. All methods are safe from any thread."""
+    """
+    The part of an environment where services are registered. All methods are safe from any thread.
+
+    Registering a name again replaces what it stood for. A service that runs goes on as it is: `plan` shows what would
+    change, and `apply` changes it.
+    """
 
     _services: Services
 
@@ -32,7 +37,6 @@ class Registering:
         Raises:
             ConfigError: The service cannot have that name.
             ValueError: The class is no class.
-            DeployError: A service of that name is deployed.
         """
         factory = ServiceFactory(service_name, service_class, args, kwargs)
         self._services.register(service_name, factory, None)
@@ -62,7 +66,6 @@ class Registering:
         Raises:
             ConfigError: The service cannot have that name, or *deployment_config* is not valid.
             ValueError: The class is no class.
-            DeployError: A service of that name is deployed.
         """
         config = config_of(deployment_config)
         factory = ServiceFactory(service_name, service_class, args, kwargs)
@@ -94,7 +97,6 @@ class Registering:
             ConfigError: The service cannot have that name.
             ValueError: The class is no class.
             ConfigError: A setting is not valid, or *nodes* decides it already.
-            DeployError: A service of that name is deployed.
         """
         from sage_plugins.config.shorthand import on_nodes, split
 
@@ -128,7 +130,6 @@ class Registering:
             ConfigError: The service cannot have that name.
             ValueError: The class is no class.
             ConfigError: A setting is not valid, or *pool_size* decides it already.
-            DeployError: A service of that name is deployed.
         """
         from sage_plugins.config.shorthand import local_pool, split
 
@@ -143,7 +144,6 @@ class Registering:
         Raises:
             ConfigError: The service cannot have that name.
             TypeError: It lacks one of these.
-            DeployError: A service of that name is deployed.
         """
         check_service_name(service_name)
         missing = [

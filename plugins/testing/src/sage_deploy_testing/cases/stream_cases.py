@@ -160,6 +160,19 @@ class DisguisedCases(ServiceConformance):
             with pytest.raises(TypeError, match=f"svc.together returned a {hidden}"):
                 service.handle.single(hidden)
 
+    @VERBS
+    def test_call_is_no_argument(self, verb: str) -> None:
+        """A call that has not been answered is refused where its answer is meant, and nothing is started."""
+        service = self.deploy()
+        asked = service.handle.submit("echo", 5)
+        for args in ((asked,), (1, asked)):
+            with pytest.raises(TypeError, match=r"svc.echo was given a Call of 'echo'.*call.result\(\)"):
+                self.outcome(service.handle, verb, "echo", *args)
+        with pytest.raises(TypeError, match="was given a Call"):
+            service.handle.stream("produce_and_fail", asked)
+        assert asked.result(self.patience) == 5
+        assert service.outcomes == {"ok": 1}
+
 
 class BatchCases(ServiceConformance):
     """`batch_size` has the calls of a method answered together, by the method that is declared for that."""

@@ -63,7 +63,7 @@ class Disguised:
         self._ran.append(threading.get_ident())
         yield value
 
-    async def agives(self, value: Any) -> Iterator[Any]:
+    async def agives(self, value: Any) -> Any:
         return self.generator(value)
 
     def single(self, value: Any) -> Any:
