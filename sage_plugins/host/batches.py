@@ -6,7 +6,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import binder
-from sage_plugins.host.execution import UNRUN
+from sage_plugins.host.thread_loop import UNRUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from math import inf
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from types import CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import RemoteError, text_of
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["UNRUN", "Execution", "Record"]
-
-#: What has yet to run when a method returns it: handed to the caller, it would run there, beside the replica's slots.
-#: A method gives one although its kind says otherwise if a decorator hides what it is.
-UNRUN: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
+__all__ = ["Execution", "Record"]
 
 #: `record(method, outcome, wait_s, run_s)`, for one worker.
 Record: TypeAlias = "Callable[[int, int, float, float], None]"

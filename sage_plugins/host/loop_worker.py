@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
-from sage_plugins.host.execution import UNRUN
 from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import COROUTINES, MethodKind
 
 if TYPE_CHECKING:

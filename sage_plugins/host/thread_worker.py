@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.lazy_future import FINISHED
-from sage_plugins.host.execution import UNRUN
 from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:

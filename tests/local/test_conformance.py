@@ -13,7 +13,7 @@ from sage_deploy_local.target import LocalTarget
 from sage_deploy_testing import TargetConformance
 from sage_plugins import hookimpl
 from sage_plugins.call.call import Call
-from sage_plugins.host.execution import UNRUN
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
