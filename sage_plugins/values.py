@@ -290,6 +290,10 @@ class Choice(NamedTuple):
         """The registered ID."""
         return self.registration.id
 
+    def __repr__(self) -> str:
+        """The ID alone: options may hold secrets."""
+        return f"<Choice {self.id!r} from {self.source!r}>"
+
     @property
     def source(self) -> str:
         """Who brings it, such as `"sage-deploy-threading 0.1.0"`."""

@@ -17,6 +17,7 @@ from sage_plugins.errors import (
     SageDeployError,
 )
 from sage_plugins.process_end import forget
+from sage_plugins.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -480,7 +481,7 @@ class Environment(Registering):
 
     def __repr__(self) -> str:
         """Name and number of services."""
-        return f"<Environment {self.name!r} with {len(self._services.catalogue.names)} services>"
+        return f"<Environment {self.name!r} with {counted(len(self._services.catalogue.names), 'service')}>"
 
 
 def _checked(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:

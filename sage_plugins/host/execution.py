@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from math import inf
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import RemoteError, text_of
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
@@ -117,6 +119,43 @@ class Execution:
             return bound
         run = self._loop.run
         return lambda *args, **kwargs: run(self._stoppable(bound(*args, **kwargs)))
+
+    def finish(self, unrun: Any, method: str) -> Any:
+        """
+        What comes of something that *method* gave and that has yet to run; for a worker's thread.
+
+        A coroutine is run here, on the replica's event loop if it has one.
+
+        Raises:
+            TypeError: It is a generator, whose items nobody would make here.
+            BaseException: What the coroutine raises.
+        """
+        if not isinstance(unrun, CoroutineType):
+            raise self.refuse_generator(unrun, method)
+        if self.event_loop is None:
+            result = self._loop.run(self._stoppable(unrun))
+        else:
+            import asyncio
+
+            result = asyncio.run_coroutine_threadsafe(self._stoppable(unrun), self.event_loop).result()
+        return self.finish(result, method) if type(result) in UNRUN else result
+
+    async def afinish(self, unrun: Any, method: str) -> Any:
+        """`finish` for a task of the replica's event loop."""
+        if not isinstance(unrun, CoroutineType):
+            raise self.refuse_generator(unrun, method)
+        result = await unrun
+        return await self.afinish(result, method) if type(result) in UNRUN else result
+
+    def refuse_generator(self, generator: Any, method: str) -> TypeError:
+        """The error that *method* returned a generator, which is closed."""
+        if isinstance(generator, GeneratorType):
+            generator.close()
+        return TypeError(
+            f"{self.spec.service}.{method} returned a generator, whose items would be made by the caller, not in the "
+            "replica. Return a list. Or make the method itself a generator function, with `yield from` in it and no "
+            "decorator that hides it, and read it with stream()"
+        )
 
     async def _stoppable(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """*coroutine*, on a worker's own loop, ended when its call is given up and at its deadline."""

@@ -15,6 +15,7 @@ from sage_plugins.call.batch import Batch
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
 from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import COROUTINES, MethodKind
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             error: BaseException | None = None
             try:
                 result = await table[call.method.index](*call.args, **call.kwargs)
+                if type(result) in UNRUN:
+                    result = await execution.afinish(result, call.method.name)
             except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
                 error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
             ended(call)

@@ -12,6 +12,7 @@ from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.lazy_future import FINISHED
 from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
     monotonic, table = execution.clock.monotonic, execution.table
     follow = execution.free if execution.on_loop else execution.events.follow
     record = execution.compose_record()
-    set_current, ok, failed, finished = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED
+    set_current, ok, failed, finished, unrun = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED, UNRUN
     running: list[Call | None] = [None]
     execution.running[id(running)] = running
 
     def invoke(call: Call) -> Any:
         set_current(call)
-        return table[call.method.index](*call.args, **call.kwargs)
+        result = table[call.method.index](*call.args, **call.kwargs)
+        return execution.finish(result, call.method.name) if type(result) in unrun else result
 
     def execute(call: Any) -> bool:  # noqa: C901 - as the comment says
         # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
@@ -129,7 +131,10 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
 
     def invoke_batch(batches: Batches, calls: list[Call], rows: list[tuple[Any, ...]]) -> list[Any]:
         set_current(batches.longest(calls))
-        return batches.results(calls, batches.call(calls, rows))
+        results = batches.call(calls, rows)
+        if type(results) in unrun:
+            results = execution.finish(results, batches.name(calls))
+        return batches.results(calls, results)
 
     if not execution.on_loop:
         return execute

@@ -34,7 +34,7 @@ class ConfigEntry(Protocol):
         """How the service is deployed."""
 
     def load_class(self) -> tuple[type | None, list[Problem]]:
-        """Import the class; gives None if that fails, and what is wrong with it or with the arguments for it."""
+        """Import the class; gives None if that fails, and what is wrong with it. The core checks the arguments."""
 
     def origin(self, path: str) -> Origin:
         """Who set the value at a path such as `"timeout"`, `"methods.get.timeout"` or `"init.kwargs.backend"`."""

@@ -239,9 +239,8 @@ class Catalogue:
             composition, finder = None, Finder(name, said.config, registry, environment)
             choose(finder, said.config)
         else:
-            composition, finder = compose(
-                factory, said.config, registry, environment, Where(name, self._environment_name)
-            )
+            where = Where(name, self._environment_name)
+            composition, finder = compose(factory, said.config, registry, environment, where, in_code=said.in_code)
         finder.problems[:0] = wrong
         problems = said.placed(finder.problems)
         if composition is None or finder.errors:
@@ -342,4 +341,4 @@ def _is_set(config: ServiceDeploymentConfig, path: str) -> bool:
                 return False
             found = found[part]
         return True
-    return bool(getattr(config, name) != fields()[name].default)
+    return name not in config.derived and bool(getattr(config, name) != fields()[name].default)

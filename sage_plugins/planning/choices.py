@@ -11,6 +11,7 @@ from sage_plugins.config.service_config import fields
 from sage_plugins.config.structure import structure
 from sage_plugins.errors import ConfigError, PlanError, PluginConflictError, PluginError, UnknownPluginError, text_of
 from sage_plugins.planning.environment_options import NO_OPTIONS, environment_options
+from sage_plugins.texts import counted
 from sage_plugins.values import Choice, Problem
 
 if TYPE_CHECKING:
@@ -177,8 +178,7 @@ class Finder:
         if placed is not None:
             return ConfigError("\n".join(map(str, errors)), problems=problems)
         lines = "".join(f"\n  {problem}" for problem in errors)
-        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-        return PlanError(f"service '{self._service}' has {count}:{lines}", problems=problems)
+        return PlanError(f"service '{self._service}' has {counted(len(errors), 'problem')}:{lines}", problems=problems)
 
 
 def _of_environment(found: Problem, key: str) -> Problem:
@@ -225,7 +225,7 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
                 "W12",
                 "load_balancer",
                 "has no effect: there is nothing to balance",
-                "set load_balancing, and replicas to 2 or more",
+                "set replicas to 2 or more" if config.load_balancing else "remove load_balancing: false",
                 other="replicas" if config.load_balancing else "load_balancing",
             )
         )
@@ -272,7 +272,7 @@ def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[P
     return [
         Problem(id, name, message, fix)
         for name, (id, message, fix) in effects.items()
-        if getattr(config, name) != fields()[name].default
+        if name not in config.derived and getattr(config, name) != fields()[name].default
     ]
 
 

@@ -9,7 +9,8 @@ import attrs
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.planning.choices import NO_HEALTH_CHECK, Finder, choose
 from sage_plugins.planning.environment_options import NO_OPTIONS
-from sage_plugins.service.factory import own_factory
+from sage_plugins.service.constructor import init_problems
+from sage_plugins.service.factory import ServiceFactory, own_factory
 from sage_plugins.service.methods import method_plans
 from sage_plugins.texts import one_line
 from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec, Where
@@ -79,12 +80,14 @@ class Composition(NamedTuple):
         )
 
 
-def compose(
+def compose(  # noqa: PLR0913 - a service and all that it is composed from
     factory: Any,
     config: ServiceDeploymentConfig,
     registry: Registry,
     environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
     where: Where | None = None,
+    *,
+    in_code: bool = True,
 ) -> tuple[Composition | None, Finder]:
     """
     Ask the plugins that *config* names and decide everything about a service; starts nothing.
@@ -96,6 +99,7 @@ def compose(
         environment: Options for the whole environment, by ID.
         where: The service, whose factory may have another name, and its environment; None for the factory's name and
             no environment.
+        in_code: Whether the class was registered in code, rather than by a file.
 
     Returns:
         The composition, None if anything is wrong; and who has collected all `problems`, errors and warnings, and gives
@@ -110,6 +114,8 @@ def compose(
     finder = Finder(name, config, registry, environment)
     choices = choose(finder, config)
     try:
+        if isinstance(factory, ServiceFactory):  # what another one gives to the constructor is its own matter
+            finder.problems.extend(init_problems(cls, factory.service_args, factory.service_kwargs, in_code=in_code))
         methods = _methods(cls, choices, finder)
     except KeyboardInterrupt:
         raise

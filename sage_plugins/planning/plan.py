@@ -13,7 +13,7 @@ import attrs
 
 from sage_plugins.config.service_config import plain
 from sage_plugins.planning.settings import Setting
-from sage_plugins.texts import one_line
+from sage_plugins.texts import counted, one_line
 from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:
@@ -289,22 +289,18 @@ def _where(service: ServicePlan) -> str:
         counts = [one_line(str(names[0]), 40)]
     elif len(names) > _PLACES:
         counts = [*counts[:_PLACES], f"{len(names) - _PLACES} more places"]
-    return f"{_count(len(places), 'replica')} -> {' and '.join(counts)}"
+    return f"{counted(len(places), 'replica')} -> {' and '.join(counts)}"
 
 
 def _total(plan: DeploymentPlan) -> str:
     counts = {action: sum(service.action == action for service in plan.services) for action in _SIGNS}
     if counts["add"] == len(plan.services):
         replicas = sum(len(service.replicas) for service in plan.services)
-        return f"Plan: {_count(counts['add'], 'service')}, {_count(replicas, 'replica')} to start."
+        return f"Plan: {counted(counts['add'], 'service')}, {counted(replicas, 'replica')} to start."
     if counts["keep"] == len(plan.services):
-        return f"Plan: nothing to do, {_count(counts['keep'], 'service')} as configured."
+        return f"Plan: nothing to do, {counted(counts['keep'], 'service')} as configured."
     words = f"{counts['add']} to start, {counts['change']} to replace, {counts['remove']} to stop"
     return f"Plan: {words}, {counts['keep']} unchanged."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:

@@ -60,8 +60,8 @@ def balanced(deploy):
 
 
 def test_replicas_without_balancing_are_primary_and_standby(deploy):
-    """Without `load_balancing` the first replica serves; the others stand by."""
-    service = deploy("single", Numbered, replicas=2, failover_enabled=True)
+    """With `load_balancing: false` the first replica serves; the others stand by."""
+    service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True)
     assert [service.handle.index() for _ in range(6)] == [0] * 6
 
 

@@ -145,7 +145,7 @@ def test_replicas_that_leave_say_why(deploy, options, noted):
 
 def test_standby_replicas_serve_once_there_are_more(deploy, options):
     """A primary with a standby that is scaled up becomes balanced."""
-    service = deploy("single", Numbered, replicas=2, failover_enabled=True, **options)
+    service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True, **options)
     assert {service.handle.index() for _ in range(6)} == {0}
     service.env.scale("svc", 3)
     assert {service.handle.index() for _ in range(6)} == {0, 1, 2}
@@ -439,7 +439,7 @@ def test_marked_replica_gets_no_calls_while_there_is_another(deploy, strategy, o
 
 
 def test_standby_serves_while_the_primary_is_unhealthy(deploy, options, noted):
-    service = deploy("single", Numbered, replicas=2, failover_enabled=True, **options)
+    service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True, **options)
     noted.service.replicas()[0].mark("unhealthy", "it smells")
     assert service.handle.index() == 1
 

@@ -127,12 +127,32 @@ def test_last_registration_before_deployment_counts(env, given):
     assert given.made == 1
 
 
-def test_deployed_service_cannot_be_registered_again(env, given):
-    env.register_service("svc", given)
+def test_deployed_service_is_registered_again(env, given):
+    """What runs goes on; `plan` shows the difference, `deploy` leaves it, and `apply` makes it so."""
+    env.register_service("svc", given, 1)
     env.deploy()
-    with pytest.raises(errors.DeployError, match="svc"):
-        env.register_service("svc", given)
-    assert env.service("svc").given() == ((), {})
+    env.register_service_with_config("svc", given, 2, word="w", deployment_config={"timeout": "5s"})
+    handle = env.service("svc")
+    assert handle.given() == ((1,), {})
+    (service,) = env.plan().services
+    assert service.action == "change"
+    assert {change.key for change in service.changes} == {"timeout", "init.args.0", "init.kwargs.word"}
+    env.deploy()
+    assert (handle.given(), given.made) == (((1,), {}), 1)
+    env.apply()
+    assert (handle.given(), given.made) == (((2,), {"word": "w"}), 2)
+    assert env.get_service_status("svc")["deployment_config"].timeout == 5.0
+    assert not env.plan().has_changes
+
+
+def test_bad_registration_of_a_deployed_service(env, given):
+    """One that cannot be composed changes nothing: what runs goes on."""
+    env.register_service("svc", given, 1)
+    env.deploy()
+    env.register_service_with_config("svc", given, deployment_config={"target": "nowhere"})
+    with pytest.raises(errors.UnknownPluginError):
+        env.apply()
+    assert env.service("svc").given() == ((1,), {})
 
 
 def test_services_registered_later_are_deployed_later(env, given):
@@ -154,7 +174,7 @@ def test_name_and_class_are_checked_when_registered(env, name, cls):
     assert env.service_factories == {}
 
 
-@pytest.mark.parametrize("config", [None, {}, "local"])
+@pytest.mark.parametrize("config", [None, [], "local"])
 def test_configuration_is_checked_when_registered(env, given, config):
     with pytest.raises(errors.ConfigError, match="deployment_config"):
         env.register_service_with_config("svc", given, deployment_config=config)
@@ -186,7 +206,7 @@ def test_factory_serves_under_the_name_that_it_is_registered_by(env):
         def name(self):
             return self.ctx.name
 
-    factory = ServiceFactory("made as", Named)
+    factory = ServiceFactory("made-as", Named)
     env.register_service_factory("first", factory)
     env.register_service_factory("second", factory)
     env.deploy()

@@ -324,7 +324,7 @@ services:
         assert refused("profiles: {dev: {services: {kv: {replicas: 0}}}}\nservices: {kv: {}}")[0] == ["1:44 E103"]
 
     def test_rules_between_fields_see_the_merged_values(self, load, refused):
-        text = "defaults: {replicas: 2}\nservices:\n  kv: {}\n"
+        text = "defaults: {replicas: 2, load_balancing: false}\nservices:\n  kv: {}\n"
         assert refused(text)[0] == ["1:22 E402"]
         assert load(text.replace("{}", "{load_balancing: true}")).services["kv"].values["replicas"] == 2
         assert refused("defaults: {load_balancing: x}\nservices: {kv: {replicas: 2}}")[0] == ["1:28 E102"]
@@ -416,10 +416,10 @@ BAD_BODIES = [
     ("methods: {get: {}, put: {}, get: {}}", ["3:33 E104"]),
     ("user_config: {a: {b: 1, 'b': 2}}", ["3:29 E104"]),
     # Between fields.
-    ("replicas: 2", ["3:15 E402"]),
+    ("replicas: 2\nload_balancing: false", ["3:15 E402"]),
     ("replicas: 2\nautoscale: {min: 1}", ["3:15 E404"]),
     ("autoscale:\n  min: 3\n  max: 1", ["5:12 E405"]),
-    ("health: {health_check_interval: 1}", ["3:37 E603"]),
+    ("health: {health_check_interval: 1, health_check_timeout: 2}", ["3:62 E603"]),
     ("health_check_timeout: 11", ["3:27 E603"]),
     ("queue_timeout: 31", ["3:20 E605"]),
     ("batch_wait: 30", ["3:17 E503"]),

@@ -16,6 +16,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from registrations import changed
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
+from sage_plugins.config.service_config import fields
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Explanation, Placed, Problem, Refused, Registration
@@ -172,7 +173,7 @@ class TestSettings:
 
     def test_every_field_is_there(self, planned):
         found = settings(planned().plan())
-        names = {attribute.name for attribute in attrs.fields(ServiceDeploymentConfig)} - {"options"}
+        names = set(fields()) - {"options"}
         assert {key.partition(".")[0] for key in found} == names | {"options", "init"}
 
     def test_values_given_in_code_are_arguments(self, on_nodes):

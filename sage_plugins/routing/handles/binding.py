@@ -257,7 +257,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
     )
 
 
-def _compose_make(  # noqa: C901 - as `compose`
+def _compose_make(  # noqa: C901 - a function for each check would cost every call
     binding: Binding, caller: Caller
 ) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
     """What makes the calls of a handle, and of its streams."""
@@ -268,11 +268,18 @@ def _compose_make(  # noqa: C901 - as `compose`
     entries = {name: entry for name, entry in timed.items() if entry[0].kind not in GENERATORS}
     current, queue_timeout = CURRENT.get, binding.queue_timeout
 
-    def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: C901 - a function for each check would cost every call
         try:
             plan, timeout = entries[method]
         except KeyError:
             raise _refused(service, method, methods) from None
+        for each in args:
+            if type(each) is Call:
+                raise _no_argument(service, method, each)
+        if kwargs:
+            for each in kwargs.values():
+                if type(each) is Call:
+                    raise _no_argument(service, method, each)
         now = monotonic()
         expires = deadline = now + timeout
         outer = current()
@@ -291,6 +298,9 @@ def _compose_make(  # noqa: C901 - as `compose`
         plan, timeout = timed.get(method, (None, 0.0))
         if plan is None or plan.kind not in GENERATORS:
             raise _refused(service, method, methods)
+        for each in (*args, *kwargs.values()):
+            if type(each) is Call:
+                raise _no_argument(service, method, each)
         from sage_plugins.call.stream import StreamCall
 
         now = monotonic()
@@ -338,6 +348,14 @@ def _refused(service: str, method: str, methods: Mapping[str, MethodPlan]) -> Ex
     else:
         msg = f"{service}.{method} is no generator method: it gives one answer, to call() or acall()"
     return TypeError(msg)
+
+
+def _no_argument(service: str, method: str, given: Call) -> TypeError:
+    """Why a call cannot be an argument of another one."""
+    return TypeError(
+        f"{service}.{method} was given a Call of {given.method.name!r} as an argument, not what it answers: give "
+        "`call.result()`, or `await call` in a coroutine"
+    )
 
 
 def not_served(service: str, method: str, served: Mapping[str, Any]) -> MethodNotFoundError:

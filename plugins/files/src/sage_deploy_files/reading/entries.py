@@ -17,7 +17,8 @@ from sage_deploy_files.reading.problems import (
     placed,
 )
 from sage_plugins.config.origins import DEFAULT
-from sage_plugins.config.service_config import ServiceDeploymentConfig
+from sage_plugins.config.secrets import masked
+from sage_plugins.config.service_config import ServiceDeploymentConfig, plain
 
 if TYPE_CHECKING:
     from sage_deploy_files.reading.layers import Place
@@ -30,6 +31,10 @@ __all__ = ["DeploymentFile", "ServiceEntry", "file_problem"]
 
 #: Problems that are about a key, not about its value.
 ABOUT_KEYS: Final = frozenset({"E101", "E104", "E107", "E505", "E704"})
+
+
+def _repr_masked(values: Mapping[str, Any]) -> str:
+    return repr(masked(plain(values)))
 
 
 @attrs.frozen
@@ -52,10 +57,10 @@ class ServiceEntry:
     """
 
     name: str
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = attrs.field(repr=_repr_masked)
     class_path: str | None
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    args: tuple[Any, ...] = attrs.field(repr=False)  # nothing names them, so any may be a secret
+    kwargs: Mapping[str, Any] = attrs.field(repr=_repr_masked)
     path: str = attrs.field(eq=False, repr=False)
     at: Position = attrs.field(eq=False, repr=False)
     layers: tuple[Layer, ...] = attrs.field(eq=False, repr=False)
@@ -119,7 +124,7 @@ class DeploymentFile:
 
     path: str = attrs.field(eq=False)
     services: Mapping[str, ServiceEntry]
-    options: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, Mapping[str, Any]] = attrs.field(repr=_repr_masked)
     problems: tuple[FileProblem, ...] = attrs.field(eq=False)
     profile: str | None = attrs.field(eq=False)
     layer: Layer = attrs.field(eq=False, repr=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config.cross_rules import cross_problems
-from sage_plugins.config.service_config import field_problems, fields
+from sage_plugins.config.service_config import completed, field_problems, fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -51,8 +51,7 @@ def without_mistakes(values: Mapping[str, Any], bad: Iterable[str]) -> tuple[dic
         unknown |= {name for name, info in fields().items() if info.role in roles}
         for name in unknown:
             sound.pop(name, None)
-        whole = {name: info.default for name, info in fields().items()} | sound
-        wrong = wrong_fields(cross_problems(whole))
+        wrong = wrong_fields(cross_problems(completed(sound)))
         if wrong <= unknown:  # as it is in the end: the defaults go together
             return sound, frozenset(unknown)
         unknown |= wrong

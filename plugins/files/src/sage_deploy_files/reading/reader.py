@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -25,9 +24,9 @@ from sage_deploy_files.reading.problems import (
     shown_from,
 )
 from sage_plugins.config.cross_rules import cross_problems
-from sage_plugins.config.field_checks import known_keys, shown, unknown_key
-from sage_plugins.config.service_config import GROUPS, field_problems, fields, group_of, plain
-from sage_plugins.config.units import without_units
+from sage_plugins.config.entries import misplaced_key, name_problem
+from sage_plugins.config.field_checks import shown, unknown_key
+from sage_plugins.config.service_config import GROUPS, completed, field_problems, fields, plain, read_value
 from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Problem
 
@@ -41,7 +40,6 @@ from sage_deploy_files.reading.entries import ABOUT_KEYS, DeploymentFile, Servic
 
 __all__ = ["FileProblem", "Position", "YamlReader", "examine", "read"]
 
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _TOP: Final = ("version", "services", "options", "defaults", "profiles")
 _PROFILE: Final = ("defaults", "services")
 _INIT: Final = ("args", "kwargs")
@@ -191,7 +189,8 @@ class _Reader:
         if node is None:
             return {}
         walk(node, "options", Position(*root.keys["options"]), layer.places)
-        return {} if self._check("options", node.value, node, "", layer.places) else node.value
+        found = self._check("options", node.value, field_problems("options", node.value), node, "", layer.places)
+        return {} if found else node.value
 
     def _defaults(self, parent: Node, section: str, layer: Layer) -> Layer:
         node = parent.entries.get("defaults")
@@ -297,18 +296,17 @@ class _Reader:
             layers=layers,
         )
         bad = {path for layer in layers for path in layer.bad}
-        whole = {field: info.default for field, info in fields().items()} | values
-        found = cross_problems({field: value for field, value in whole.items() if field not in bad})
+        good = completed({field: value for field, value in values.items() if field not in bad}, bad)
+        found = cross_problems(good)
         self.problems += [file_problem(entry, problem) for problem in found]
         bad |= wrong_fields(found)
         return attrs.evolve(entry, bad=frozenset(bad)) if bad else entry
 
     def _name(self, kind: str, name: str, at: Position, section: str) -> bool:
-        if _NAME.fullmatch(name):
-            return True
-        fix = "use a letter, then at most 62 letters, digits, '_' and '-'"
-        self._add("E103", at, section.partition(".")[0], "", f"{shown(name)} is not the name of a {kind}", fix)
-        return False
+        problem = name_problem(kind, name)
+        if problem is not None:
+            self.problems.append(placed(problem, self._path, at, section.partition(".")[0]))
+        return problem is None
 
     # One mapping with a service's configuration.
 
@@ -336,41 +334,26 @@ class _Reader:
                 message, fix = "belongs to the entry of a service, not to defaults", "move it to services"
                 self._add("E101", key_at, section, name, message, fix)
             else:
-                self._unknown_in_entry(layer, key_at, section, name, own)
+                self._key(layer, key_at, section, name, None, own)
 
-    def _unknown_in_entry(self, layer: Layer, at: Position, section: str, name: str, own: Sequence[str]) -> None:
-        near = did_you_mean(name, [*own, *GROUPS, *fields()]) if self._suggest() else None
-        layer.bad.update(_in_group(near) if near in GROUPS else {near} if near else ())
-        fix = f"did you mean {near!r}?" if near else f"keys: {', '.join([*own, *GROUPS])}, and all fields"
-        self._add("E101", at, section, name, f"unknown key {shown(name)}", fix)
+    def _key(  # noqa: PLR0913, PLR0917 - a key, and where it stands
+        self, layer: Layer, at: Position, section: str, name: str, group: str | None, own: Sequence[str]
+    ) -> bool:
+        """Report a key that does not belong where it stands; True if it does."""
+        suggest = self._suggest()
+        problem = misplaced_key(name, group, own, suggest=suggest)
+        if problem is None:
+            return True
+        layer.bad.update(_meant(name, group, own, suggest=suggest))
+        self.problems.append(placed(problem, self._path, at, section))
+        return False
 
     def _group(self, layer: Layer, section: str, group: str, node: Node) -> None:
         layer.bad.update(_left_out(node, group))
         for name, child in node.entries.items():
             key_at = Position(*node.keys[name])
-            if name in GROUPS or name in _OWN:
-                message = f"belongs {_home_words(None)}, not to {group}"
-                self._add("E101", key_at, section, f"{group}.{name}", message, f"move it {_home_words(None)}")
-            elif name not in fields():
-                self._unknown_in_group(layer, key_at, section, group, name)
-            elif (home := group_of(name)) != group:
-                message = f"belongs {_home_words(home)}, not to {group}"
-                self._add("E101", key_at, section, f"{group}.{name}", message, f"move it {_home_words(home)}")
-                layer.bad.add(name)
-            else:
+            if self._key(layer, key_at, section, name, group, _OWN):
                 self._take(layer, section, name, key_at, child)
-
-    def _unknown_in_group(self, layer: Layer, at: Position, section: str, group: str, name: str) -> None:
-        inside = [field for field, info in fields().items() if info.group == group]
-        key = f"{group}.{name}"
-        near = did_you_mean(name, inside) if self._suggest() else None
-        fix = f"did you mean {near!r}?" if near else ""
-        if not near and self._suggest():
-            near = did_you_mean(name, fields())
-            home = f"did you mean {near!r}, which belongs {_home_words(group_of(near))}?" if near else ""
-            fix = home or known_keys(inside)
-        layer.bad.update({near} if near else ())
-        self._add("E101", at, section, key, f"unknown key {shown(name)}", fix)
 
     def _take(self, layer: Layer, section: str, name: str, key_at: Position, node: Node) -> None:
         if name in layer.places:
@@ -380,8 +363,8 @@ class _Reader:
             self._add("E104", second, section, name, message, "remove one of them")
             return
         walk(node, name, key_at, layer.places)
-        value, problems = without_units(fields()[name], name, node.value)
-        found = self._check(name, value, node, section, layer.places, problems)
+        value, problems = read_value(name, node.value)
+        found = self._check(name, value, problems, node, section, layer.places)
         if found and name in {"methods", "options"}:
             value, wrong = without_wrong_parts(name, value, found)
             layer.bad |= wrong
@@ -394,26 +377,20 @@ class _Reader:
         self,
         name: str,
         value: Any,
+        problems: Sequence[Problem],
         node: Node,
         section: str,
         places: Mapping[str, Place],
-        problems: Sequence[Problem] = (),
-    ) -> list[Problem]:
-        """
-        Report what is wrong with one field's value, each problem at its place, and give it.
-
-        *problems*: what is known already.
-        """
-        known = {problem.key for problem in problems}
-        found = [*problems, *(problem for problem in field_problems(name, value) if problem.key not in known)]
-        for problem in found:
+    ) -> Sequence[Problem]:
+        """Report what is wrong with one field's value, each problem at its place; gives *problems*."""
+        for problem in problems:
             place = places.get(problem.key, places[name])
             about_key = problem.id in ABOUT_KEYS or _names_method(problem, value)
             at = place.key if about_key else place.value
             path = problem.key.split(".")[1:]
             written = as_written(problem, _below(value, path), _below(node.value, path), place.variables)
             self.problems.append(placed(written, self._path, at, section))
-        return found
+        return problems
 
     def _class(self, node: Node, section: str) -> str | None:
         text = node.value
@@ -457,8 +434,17 @@ def _left_out(node: Node, group: str | None) -> set[str]:
     return groups.union(name for name in keys if name in fields() or name in _OWN)
 
 
-def _home_words(group: str | None) -> str:
-    return "to the service's own level" if group is None else f"to {group}"
+def _meant(name: str, group: str | None, own: Sequence[str], *, suggest: bool) -> set[str]:
+    """The fields that may have been meant by a key that does not belong where it stands."""
+    if name in fields():
+        return {name}
+    if name in GROUPS or name in own or not suggest:
+        return set()
+    if group is None:
+        near = did_you_mean(name, [*own, *GROUPS, *fields()])
+        return _in_group(near) if near in GROUPS else {near} if near else set()
+    near = did_you_mean(name, _in_group(group)) or did_you_mean(name, fields())
+    return {near} if near else set()
 
 
 def _names_method(problem: Problem, value: Any) -> bool:

@@ -43,6 +43,7 @@ class StrategyConformance(
     queue_cases.StormCases,
     limit_cases.LimitCases,
     stream_cases.StreamCases,
+    stream_cases.DisguisedCases,
     stream_cases.BatchCases,
     lifecycle_cases.HookCases,
     lifecycle_cases.FailedStartCases,
