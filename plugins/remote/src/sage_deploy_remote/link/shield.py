@@ -19,7 +19,7 @@ _HELD_BACK: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGALRM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
-# Where there is one, the module in C behind `signal`: that makes enumerations of numbers, which takes ten times as long.
+# The module in C, if there is one: `signal` makes enumerations of numbers, which takes ten times as long.
 _QUICK: Final[Any] = sys.modules.get("_signal", signal)
 _get_handler: Final = _QUICK.getsignal
 _set_handler: Final = _QUICK.signal
