@@ -46,30 +46,34 @@ class _RayExchange:
 
     def wait(self, call: Call, seconds: float | None) -> None:
         """As `Exchange.wait`."""
+        until = None if seconds is None else time.monotonic() + seconds
+        read = False
+        try:
+            while not read:
+                # Ray ends a wait for KeyboardInterrupt only; with any other exception it waits on, and then fails.
+                with Shield(waits=True) as shield:
+                    self._read_here(call, until, shield)
+                    read = True
+        except BaseException:  # a signal handler's, whose business the replica is not
+            if not read:
+                self.leave()
+            raise
+
+    def _read_here(self, call: Call, until: float | None, shield: Shield) -> None:
+        """Wait for the response; what is done then is done to its end."""
         receiver = self._transport.receiver
         try:
-            response = wire.read_response(self._get(seconds))
+            answer = ray.get(self._ref, timeout=None if until is None else max(0.0, until - time.monotonic()))
+            shield.waited()
+            response = wire.read_response(answer)
         except GetTimeoutError:
+            shield.waited()
             self.leave()
         except RayError as error:  # the frame will not be answered
+            shield.waited()
             receiver.lost(self._transport.death(error))
-        except BaseException:  # a signal handler's, whose business the replica is not
-            self.leave()
-            raise
         else:
-            try:
-                receiver.arrived(response, call)
-            except BaseException:  # as above; perhaps before it was taken in, and then it comes once more
-                self.leave()
-                raise
-
-    def _get(self, seconds: float | None) -> Any:
-        """The response; a signal handler that raises ends the wait, within the second in which Ray looks."""
-        until = None if seconds is None else time.monotonic() + seconds
-        while True:
-            # Of exceptions in a handler Ray minds KeyboardInterrupt only: with any other it waits on, and then fails.
-            with Shield(waits=True):
-                return ray.get(self._ref, timeout=None if until is None else max(0.0, until - time.monotonic()))
+            receiver.arrived(response, call)
 
     def leave(self) -> None:
         """As `Exchange.leave`."""

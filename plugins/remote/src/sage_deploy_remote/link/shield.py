@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -12,43 +13,49 @@ if TYPE_CHECKING:
 
 __all__ = ["Shield"]
 
-#: Signals whose handlers raise in practice: Ctrl-C, timeouts, and requests to end or to do something.
+#: Signals whose handlers raise in practice, and the program goes on: Ctrl-C, timeouts, and what users define. Each one
+#: costs every call something.
 _HELD_BACK: Final = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGALRM", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-    if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGINT", "SIGALRM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
-# Without what makes enumerations of numbers, which takes ten times as long.
-_get_handler: Final[Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set_handler: Final[Any] = getattr(signal.signal, "__wrapped__", signal.signal)
+# The module in C, if there is one: `signal` makes enumerations of numbers, which takes ten times as long.
+_QUICK: Final[Any] = sys.modules.get("_signal", signal)
+_get_handler: Final = _QUICK.getsignal
+_set_handler: Final = _QUICK.signal
 
 
 class Shield:
     """
     Holds back Python's handlers of signals in a `with` block; they run when it ends, and may raise then.
 
-    Python runs handlers in the main thread only, between any two of its steps. In other threads this does nothing.
+    Python runs handlers in the main thread only, between any two of its steps. In other threads this does nothing, and
+    inside another block neither.
     """
 
-    __slots__ = ("_came", "_handlers", "_waits")
+    _entered: ClassVar[bool] = False  # by the main thread
+
+    __slots__ = ("_came", "_handlers", "_mine", "_waits")
 
     def __init__(self, *, waits: bool = False) -> None:
         """
         Hold back nothing yet.
 
         Args:
-            waits: Whether the block does nothing but wait: then a signal ends it with KeyboardInterrupt. That is the
-                one exception for which every wait ends; if no handler raises another one, it goes no further.
+            waits: Whether the block begins with a wait: then a signal ends it with KeyboardInterrupt until `waited` is
+                called. That is the one exception for which every wait ends; if no handler raises another one, it goes
+                no further.
         """
         self._waits = waits
+        self._mine = False  # whether it is this one that holds back
         self._came: list[int] = []
         self._handlers: list[tuple[int, Any]] = []
 
     def __enter__(self) -> Self:
         """Begin to hold back."""
-        if threading.current_thread() is threading.main_thread():
+        if not Shield._entered and threading.get_ident() == threading.main_thread().ident:
             try:
+                Shield._entered = self._mine = True
                 for number in _HELD_BACK:
                     handler = _get_handler(number)
                     if callable(handler):
@@ -60,6 +67,10 @@ class Shield:
                 raise
         return self
 
+    def waited(self) -> None:
+        """The wait is over: what follows is not to be interrupted."""
+        self._waits = False
+
     def _hold_back(self, number: int, _: Any) -> None:
         self._came.append(number)
         if self._waits:
@@ -69,11 +80,11 @@ class Shield:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Put the handlers back, and run those of what came."""
-        waited, self._waits = self._waits, False
-        if not self._handlers:
+        waits, self._waits = self._waits, False
+        if not self._mine:
             return False
         came = self._restore()
-        return waited and came and kind is not None and issubclass(kind, KeyboardInterrupt)
+        return waits and came and kind is not None and issubclass(kind, KeyboardInterrupt)
 
     def _restore(self) -> bool:
         """Whether anything came; raises what the handlers raise, but only once all is as it was."""
@@ -85,6 +96,7 @@ class Shield:
                 self._handlers.pop()
             except BaseException as by_handler:  # noqa: BLE001 - of one that is back already
                 raised = by_handler
+        Shield._entered = False
         came = bool(self._came)
         while self._came:
             try:
