@@ -13,8 +13,6 @@ has the picture. In short:
 Tokens are items of lists: `pop` and `append` are one step of the interpreter each, so taking a slot or a place in the
 queue needs no lock and the bounds are exact. Every pair "make room, then look for who waits" / "wait, then look for
 room" is done in these two orders, so that of two threads at least one sees the other.
-
-Here slots and calls come together; the rest is in the parts, see `docs/design/parts-of-the-router.md`.
 """
 
 from __future__ import annotations
@@ -47,9 +45,8 @@ __all__ = ["Router"]
 
 class Router(CallOwner):
     """
-    Accepts the calls of one service and gives each to a replica.
-
-    All methods are safe from any thread.
+    Accepts the calls of one service and gives each to a replica; safe from any thread. See also its parts, in
+    `docs/design/parts-of-the-router.md`.
 
     Attributes:
         route: Accept a call: `route(call)` is True if it was sent or queued, False if it is parked until there is room,

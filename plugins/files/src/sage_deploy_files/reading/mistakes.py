@@ -70,6 +70,8 @@ def wrong_fields(problems: Iterable[Problem]) -> set[str]:
 
 def concerns(problem: Problem, unknown: Collection[str]) -> bool:
     """Whether a problem is about a value that is *unknown*: it would only repeat what is said of that, or be wrong."""
+    if problem.id == "E704" and "init" in unknown:  # an argument that is said to be missing may be there
+        return True
     return any(
         path.startswith(f"{name}.") or (path == name and "." not in name)
         for name in unknown
