@@ -2,7 +2,7 @@
 Who takes a call: the way to a free slot, or to a place in the queue.
 
 The router is a state machine without threads: callers, workers and timers drive it. `docs/design/who-waits-where.md`
-has the picture. In short:
+has the picture, `docs/design/parts-of-the-router.md` the parts. In short:
 
 * Each replica is a *lane* with one token for each free slot. A caller who takes a token sends its call there.
 * Without a free slot a call joins the *backlog*, if it can take one of the `queue_size` tokens of *room*; whoever frees
@@ -45,8 +45,7 @@ __all__ = ["Router"]
 
 class Router(CallOwner):
     """
-    Accepts the calls of one service and gives each to a replica; safe from any thread. See also its parts, in
-    `docs/design/parts-of-the-router.md`.
+    Accepts the calls of one service and gives each to a replica; safe from any thread.
 
     Attributes:
         route: Accept a call: `route(call)` is True if it was sent or queued, False if it is parked until there is room,
