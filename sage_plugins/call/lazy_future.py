@@ -38,7 +38,7 @@ CANCELLED: Final = 2
 MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
 
 #: Seconds after which who waits for work that nobody seems to do has it looked for.
-WONDERS_AFTER_S: Final = 0.5
+WONDERS_AFTER_S: Final = 0.25
 
 # Guards the creation of a latch and of `_Shared`. Re-entrant because a signal handler may close an environment in the
 # middle of it.

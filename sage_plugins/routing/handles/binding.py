@@ -145,7 +145,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
             latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
             # Not longer at first: then `wait_alone` has the router look for a call that does not start.
-            longest = max(0.0, min(made.expires - made.since, WONDERS_AFTER_S))
+            longest = made.expires - made.since
+            if not 0 < longest < WONDERS_AFTER_S:
+                longest = 0 if longest <= 0 else WONDERS_AFTER_S
             router.route(made)
         except ANEW as error:
             return bound_anew(router, error).call(method, *args, **kwargs)

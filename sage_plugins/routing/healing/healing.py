@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Healing"]
 
 #: Seconds from a suspicion to the look, and from one look to the next while somebody is in the middle of something.
-_LOOK_AFTER_S: Final = 0.25
+_LOOK_AFTER_S: Final = 0.1
 
 
 class Healing:
