@@ -58,6 +58,8 @@ class FirstCalls:
         life = self._replicas.life
         if life.state is ReplicaState.READY:
             return
+        # Who begins it stops it if it fails: before that, somebody else may still have to hear why.
+        begins = life.state is ReplicaState.PENDING
         self._begin()
         with life.condition:
             if life.state is not ReplicaState.STARTING:
@@ -65,18 +67,20 @@ class FirstCalls:
             caller = current_call()
             if caller is not None and caller.prepares:
                 if self._watched.acquire(blocking=False):
-                    life.in_background(lambda: self._watch(failed), "first-call")
+                    life.in_background(lambda: self._watch(failed, begins=begins), "first-call")
                 return
         start_running()
 
-    def _watch(self, failed: Callable[[], None]) -> None:
+    def _watch(self, failed: Callable[[], None], *, begins: bool) -> None:
         """Tell the calls that wait if there will be no replica; whoever made the first may be waiting for it."""
         try:
             self._wait_ready()
         except DeployError as error:
+            if begins:
+                failed()  # first: who hears of it may call again
             self._replicas.router.unavailable(partial(self._not_ready, error))
-            self._undo()
-            failed()
+            if begins:
+                self._undo()
 
     def _not_ready(self, why: DeployError) -> DeployError:
         """A new error for each call that waited."""

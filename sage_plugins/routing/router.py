@@ -21,7 +21,6 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.current import CURRENT
 from sage_plugins.call.owner import CallOwner
 from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
@@ -111,8 +110,7 @@ class Router(CallOwner):
         self._refused = refused
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
-        admission = Admission() if refuses_late else None
-        self._queue = Queue(self._lanes, clock, queue_size, service, admission, overloaded)
+        self._queue = Queue(self._lanes, clock, queue_size, service, Admission() if refuses_late else None, overloaded)
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
         self._losses = Losses(
             service,
@@ -154,7 +152,7 @@ class Router(CallOwner):
         else:
             self.route = self._compose_balanced(lanes.pick)
         if self._closing.stopped_to_outsiders is not None and not self._refuses_all:
-            self.route = self._only_from_services(self.route)
+            self.route = self._closing.only_from_services(self.route, self._refuse)
         # Last: a caller that still finds its way by an old route looks at this after it queued its call, and then at
         # the rest.
         superseded.append(None)
@@ -209,12 +207,6 @@ class Router(CallOwner):
                     (lane.run_here or lane.send)(call)
                     return True
             return wait(call, lane)
-
-        return route
-
-    def _only_from_services(self, inside: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        def route(call: Call) -> bool:
-            return inside(call) if CURRENT.get() is not None else self._refuse(call)
 
         return route
 
