@@ -51,6 +51,7 @@ class Healing:
         self._due = 0.0
         self._timer: Timer | None = None
         self._missing: list[Call] = []  # whose callers wait without knowing what for
+        self._ending: set[Call] = set()  # those of them that had an outcome at the last look, and had not ended
 
     def suspect_loss_of(self, call: Call) -> None:
         """As `suspect`, for a call that waits for a slot and may be what was lost."""
@@ -130,7 +131,7 @@ class Healing:
         for lane in census.free:
             if lane.methods is not None:
                 known.update(call for batch in lane.methods.open.values() for call in batch.calls)
-        return [
+        lost = [
             call
             for call in dict.fromkeys(missing)
             if call not in known
@@ -138,3 +139,10 @@ class Healing:
             and "granted" not in call.__dict__
             and (call.lane is None or census.held.get(call.lane, 1) == 0)
         ]
+        # Somebody may be about to end one whose outcome is decided: only the next look tells.
+        ending = {call for call in lost if call.settled()}
+        unsure, self._ending = ending - self._ending, ending
+        if unsure:
+            self._missing += unsure
+            self._look_later(self._clock.monotonic())
+        return [call for call in lost if call not in unsure]
