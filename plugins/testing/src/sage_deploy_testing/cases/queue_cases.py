@@ -21,6 +21,7 @@ _OUTCOMES = {
     "NoneType": "ok",
     "ProbeError": "error",
     "CallTimeoutError": "timeout",
+    "OverloadedError": "timeout",  # it was accepted, and would not have been answered in time
     "ServiceStoppedError": "stopped",
 }
 

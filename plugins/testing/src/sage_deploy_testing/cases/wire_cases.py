@@ -105,7 +105,6 @@ class Wire:
         checkpoint.reach()
 
 
-@unless("in_process")
 class WireCases(ServiceConformance):
     """A value, an argument or an exception that cannot be read, or only slowly, costs its own call and no other."""
 
@@ -118,6 +117,7 @@ class WireCases(ServiceConformance):
         self.until(lambda: not service.inflight)
         assert [replica["state"] for replica in service.status["replicas"]] == ["ready"]
 
+    @unless("in_process")
     @_ENDS
     @pytest.mark.parametrize("verb", ["call", "submit", "acall"])
     def test_result_that_raises_while_it_is_read_fails_its_call_alone(
@@ -127,18 +127,21 @@ class WireCases(ServiceConformance):
         service = self.deploy(Wire)
         self.fails_alone(service, lambda: self.outcome(service.handle, verb, "explosive", kind))
 
+    @unless("in_process")
     @_ENDS
     def test_exception_that_raises_while_it_is_read_fails_its_call_alone(self, kind: type[BaseException]) -> None:
         """Its caller gets RemoteError, and the slot is free."""
         service = self.deploy(Wire)
         self.fails_alone(service, lambda: service.handle.fail(kind))
 
+    @unless("in_process")
     @_ENDS
     def test_argument_that_raises_while_it_is_read_fails_its_call_alone(self, kind: type[BaseException]) -> None:
         """Its caller gets RemoteError, and the slot is free."""
         service = self.deploy(Wire)
         self.fails_alone(service, lambda: service.handle.echo(Explosive(kind)))
 
+    @unless("in_process")
     @_ENDS
     def test_item_that_raises_while_it_is_read_ends_its_stream_alone(self, kind: type[BaseException]) -> None:
         """Items before it arrive, and the slot is free."""
@@ -151,6 +154,7 @@ class WireCases(ServiceConformance):
 
         self.fails_alone(service, read)
 
+    @unless("in_process")
     @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
     def test_others_with_which_it_arrives_are_answered(self, kind: type[BaseException]) -> None:
         """One value in a response cannot be read; whatever else the response says counts."""
@@ -159,6 +163,7 @@ class WireCases(ServiceConformance):
         assert [call.result(self.patience) for call in calls[::2]] == [kind] * 6
         assert all(isinstance(call.exception(self.patience), errors.RemoteError) for call in calls[1::2])
 
+    @unless("in_process")
     def test_result_that_is_read_slowly_delays_no_other_call(self) -> None:
         """It is read in no thread that another caller needs."""
         service, gate = self.deploy(Wire), self.watch()
@@ -170,6 +175,7 @@ class WireCases(ServiceConformance):
         gate.open()
         assert slow.result(self.patience) == 1
 
+    @unless("in_process")
     def test_caller_is_released_at_its_deadline_while_its_result_is_read(self) -> None:
         """The slot is free meanwhile, and nothing is counted as still running."""
         service, gate = self.deploy(Wire), self.watch()
@@ -183,6 +189,7 @@ class WireCases(ServiceConformance):
         assert service.handle.echo("alive") == "alive"
         assert [replica["state"] for replica in service.status["replicas"]] == ["ready"]
 
+    @unless("in_process")
     @pytest.mark.parametrize("queued", [False, True])
     def test_argument_that_is_packed_slowly_delays_no_other_call(self, *, queued: bool) -> None:
         """It is packed in no thread that another caller needs, whether its call found a free slot or had to wait."""
@@ -204,6 +211,7 @@ class WireCases(ServiceConformance):
         gate.open()
         assert slow.result(self.patience) == 1
 
+    @unless("in_process")
     @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no signals for threads")
     @pytest.mark.parametrize("kind", [Alarm, KeyboardInterrupt])
     def test_signal_handler_that_raises_ends_the_callers_wait_and_nothing_else(self, kind: type[BaseException]) -> None:

@@ -40,6 +40,9 @@ def needs_any(*capabilities: str) -> Callable[[_Case], _Case]:
     """Run the case only for plugins that declare at least one of *capabilities*."""
 
     def mark(case: _Case) -> _Case:
+        if isinstance(case, type):
+            msg = f"{case.__name__} is a class: mark each of its cases"
+            raise TypeError(msg)
         setattr(case, _NEEDS_ANY, capabilities)
         return case
 
