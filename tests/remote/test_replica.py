@@ -24,6 +24,7 @@ from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 from sage_plugins.call.lazy_future import closed_lock
+from sage_plugins.call.owner import CallOwner
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.plugins.registry import Registry
@@ -103,11 +104,12 @@ def elsewhere(do):
     thread.join()
 
 
-class Owner:
+class Owner(CallOwner):
+    service = "svc"
     clock = SYSTEM
 
-    def __getattr__(self, name):
-        return lambda *_, **__: None
+    def gave_up(self, call, outcome, *, started):
+        pass
 
 
 class Events:

@@ -198,7 +198,7 @@ def test_fault_is_caught(fault, words):
     part = {"supervisor" if issubclass(fault, Supervisor) else "router": fault}
 
     def play_some():
-        for seed in range(100):
+        for seed in range(500):
             SupervisedSimulation(seed, **part).run()
 
     with pytest.raises(SimulationFailure, match=words):

@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from sage_plugins.call.call import Call
+from sage_plugins.call.owner import CallOwner
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ReplicaDiedError
 from sage_plugins.host.host import Host
@@ -197,14 +198,14 @@ class ProcessReplica:
 # -- in the child ------------------------------------------------------------------------------------------------------
 
 
-class Owner:
+class Owner(CallOwner):
     """What a call in the child needs of the router that it has not."""
 
     service = "child"
     clock = SYSTEM
 
-    def __getattr__(self, name):
-        return lambda *_, **__: None
+    def gave_up(self, call, outcome, *, started):
+        """It is counted where the router is."""
 
 
 class Events:
