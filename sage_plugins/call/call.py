@@ -104,6 +104,7 @@ class Call(LazyFuture):
     taken: float = 0.0  # `monotonic()` when it got its slot from the queue, if that is measured
     turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
     returned: bool = False  # was sent, and came back when its replica died
+    left: bool = False  # whether an exception took its caller away that was to run it in its own thread
     attempts: int = 0  # times that it was started and its replica died
     batch: Any = None  # the `batch.Batch` that it runs in
     bundle: Any = None  # the `ahead.Bundle` in which it was sent ahead
@@ -366,21 +367,22 @@ class Call(LazyFuture):
 
         If a replica that runs calls in their callers' threads gives this call its slot meanwhile, it runs here.
         """
-        latch = self._latch
-        if latch is None:
-            latch = self._latch = closed_lock()
         try:
+            latch = self._latch
+            if latch is None:
+                latch = self._latch = closed_lock()
             while not self._over:
-                if self._take_grant():
+                if self.take_grant():
                     self.lane.run_here(self.batch or self)
                 else:
                     self._wait_some_time(latch, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+            self.left = True  # first, and not in a call: that may fail as well
             self.interrupted()
             raise
         finally:
             # Given up and granted a slot at the same time: running it now does nothing but free that slot.
-            if "granted" in self.__dict__ and self._take_grant():
+            if "granted" in self.__dict__ and self.take_grant():
                 self.lane.run_here(self.batch or self)
 
     def hold_driving(self) -> None:
@@ -412,9 +414,10 @@ class Call(LazyFuture):
         open_lock(self._latch)
         # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays
         # here.
-        return not (self.settled() and self._take_grant())
+        return not (self.settled() and self.take_grant())
 
-    def _take_grant(self) -> bool:
+    def take_grant(self) -> bool:
+        """Take the slot that was given to the call; True for exactly one caller."""
         if self.__dict__.pop("granted", False) is not True:
             return False
         self.lane.granted.discard(self)

@@ -335,7 +335,7 @@ class World:
     def take_turns(self, *calls):
         """Where calls run in their callers' threads: callers who were given a slot take it up, as in `Call.hold`."""
         for call in calls or tuple(self.accepted):
-            if call._take_grant():
+            if call.take_grant():
                 call.lane.run_here(call)
 
     # Replicas

@@ -135,6 +135,11 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             return made.wait_alone()
         except ServiceStoppedError as error:
             return moved(made, error).call(method, *args, **kwargs)
+        except BaseException:
+            made.left = True
+            if not made.over():
+                router.suspect()
+            raise
 
     def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
         if running_loop() is not None:
@@ -217,8 +222,12 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             made = make(method, args, kwargs)
             if made.outer is None:
                 router.route(made)
-                if not made.over():  # it waits for its turn, to run in this thread
-                    made.hold()
+                try:
+                    if not made.over():  # it waits for its turn, to run in this thread
+                        made.hold()
+                except BaseException:
+                    made.left = True
+                    raise
             else:
                 route_inside(made)
         except ANEW as error:
@@ -247,6 +256,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             router.route(made)
             if not made.over():
                 made.hold_inside()
+        except BaseException:
+            made.left = True
+            raise
         finally:
             went_on(waiter)
 

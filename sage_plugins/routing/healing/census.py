@@ -47,6 +47,7 @@ class Census:
         room: Tokens of room.
         held: For each lane whose replica tells it, the slots that are used there.
         free: For each lane its tokens.
+        left: Calls that were given a slot and whose callers, who were to run them, are gone.
     """
 
     def __init__(
@@ -78,8 +79,11 @@ class Census:
         sums = [None if each is None else sum(next(numbers) for _ in each.counts) for each in holds]
         self.free: dict[Lane, int] = {lane: next(numbers) for lane in lanes}
         self.held: dict[Lane, int] = {}
+        self.left: list[Call] = []
         for lane, each, number in zip(lanes, holds, sums, strict=True):
-            taken = sum("granted" in call.__dict__ for call in next(numbers))
+            granted_calls: list[Call] = next(numbers)
+            taken = sum("granted" in call.__dict__ and not call.left for call in granted_calls)
+            self.left += [call for call in granted_calls if call.left]
             if each is not None and number is not None:
                 self.held[lane] = number + each.busy(stacks) + taken
         self.parked: list[Call] = next(numbers)

@@ -82,6 +82,8 @@ class Healing:
             census = Census(lanes, self._queue.room, self._queue.parked, self._queue.backlogs())
             lost: list[Call] = []
             if census.quiet:
+                for call in census.left:
+                    call.take_grant()
                 for lane, held in census.held.items():
                     self._heal_lane(lane, held, census.free[lane])
                 self._heal_queue(census)
@@ -89,6 +91,8 @@ class Healing:
         if not census.quiet:
             self._look_later(self._clock.monotonic())
             return
+        for call in census.left:  # its slot was given back
+            call.abandon()
         for call in lost:
             self._again(call)
         self._queue.admit_parked()

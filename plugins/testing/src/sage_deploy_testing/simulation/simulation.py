@@ -416,7 +416,7 @@ class Simulation(Course):
     def _take_turn(self, call: SimulatedCall) -> None:
         """What `Call.hold` does in the caller's thread."""
         self._at_callers.remove(call)
-        if call._take_grant() and call.lane.run_here is not None:  # noqa: SLF001
+        if call.take_grant() and call.lane.run_here is not None:
             call.lane.run_here(call.batch or call)
 
     def _wake_callers(self) -> None:
