@@ -323,7 +323,7 @@ def test_nodes_on_which_a_replica_could_not_be_reached_are_the_last_choice(clust
     suspects = ray_target._Suspects()
     monkeypatch.setattr(ray_target, "_SUSPECTS", suspects)
     config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
-    task = ServiceTaskFactory(ServiceFactory("svc", Witness), config).create_service_task()
+    task = ServiceTaskFactory(ServiceFactory("svc", Witness, ("unused",)), config).create_service_task()
     target, spec = task.composition.target.create(), task.composition.spec(0)
     for name in ("node-a1", "node-b1"):
         suspects.add(cluster.nodes[name].id)
