@@ -235,9 +235,8 @@ class RayCluster:
     def _workers(self) -> Iterator[str]:
         for node in self.nodes.values():
             for pid, title in node.children.items():
-                if title.startswith("ray::") and not title.startswith(
-                    (*_IDLE, *(f"ray::{each}" for each in _DIRECTORIES))
-                ):
+                directory = any(f"{sign}{each}" in title for each in _DIRECTORIES for sign in ("ray::", ":"))
+                if title.startswith("ray::") and not directory and not title.startswith(_IDLE):
                     yield f"worker process {pid} on {node.name}: {title}"
 
 
