@@ -120,7 +120,10 @@ def compose(  # noqa: PLR0913 - a service and all that it is composed from
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything when its class is looked at
-        message = f"{type.__repr__(cls)} cannot be looked at: {one_line(text_of(error))}"
+        path = ":".join(
+            type.__getattribute__(cls, name) for name in ("__module__", "__qualname__")
+        )  # not the metaclass's
+        message = f"{path!r} cannot be looked at: {one_line(text_of(error))}"
         finder.problems.append(Problem("E703", "class", message, "correct its metaclass"))
         return None, finder
     key_of = None if choices.balancer is None else _key_of(choices.balancer, where, cls, methods, finder)

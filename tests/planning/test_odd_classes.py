@@ -70,7 +70,7 @@ def test_a_class_that_was_registered_is_no_other(odd, way, error):
             env.register_service("echo", Service)
         except Exception:  # noqa: BLE001 - the class may be refused at once
             return
-        with pytest.raises(errors.PlanError, match=r"odd_classes\.Service'> cannot be looked at"):
+        with pytest.raises(errors.PlanError, match=r"odd_classes:Service' cannot be looked at"):
             env.plan()
 
 
