@@ -21,7 +21,6 @@ _OUTCOMES = {
     "NoneType": "ok",
     "ProbeError": "error",
     "CallTimeoutError": "timeout",
-    "OverloadedError": "timeout",  # it was accepted, and would not have been answered in time
     "ServiceStoppedError": "stopped",
 }
 
