@@ -11,6 +11,7 @@ from math import inf
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import RemoteError, text_of
@@ -19,7 +20,7 @@ from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from sage_plugins.clock import Clock
     from sage_plugins.host.batches import Batches
@@ -49,7 +50,8 @@ class Execution:
         steps: The steps of the replica's life that run on the event loop.
         handed: Calls and batches that the loop has left to a thread and none has taken yet.
         events: Told of slots that are free.
-        running: For each worker the calls that it runs, by the identity of that list.
+        hands: For each worker thread the one piece of work that it does, or None; by the identity of that list.
+        batched: The calls of batches that run on the event loop.
     """
 
     def __init__(
@@ -83,7 +85,8 @@ class Execution:
         self._recorders = recorders
         self._loop = loop
         self.handed: set[Work] = set()
-        self.running: dict[int, Collection[Call | None]] = {}
+        self.hands: dict[int, list[Any]] = {}
+        self.batched: set[Call] = set()
         self._faulty_recorders: set[str] = set()
         self.latest = -inf  # `monotonic()` when a call ended last; written by whichever worker, so it may lag by a call
 
@@ -193,8 +196,9 @@ class Execution:
 
     def calls_running(self) -> list[Call]:
         """The calls that were started, or left to a thread, and have not ended."""
-        cells = [call for cell in tuple(self.running.values()) for call in tuple(cell) if call is not None]
-        return list(dict.fromkeys([*cells, *tuple(self.tasks), *self.calls_of(tuple(self.handed))]))
+        works = [work for hand in list(self.hands.values()) for work in hand if isinstance(work, (Call, Batch))]
+        on_loop = (*self.tasks.copy(), *self.batched.copy())
+        return list(dict.fromkeys([*self.calls_of([*works, *self.handed.copy()]), *on_loop]))
 
     @staticmethod
     def calls_of(works: Iterable[Work]) -> list[Call]:

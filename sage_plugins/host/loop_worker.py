@@ -45,8 +45,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
     begin = _compose_begin(loop)
     monotonic, table, tasks = execution.clock.monotonic, execution.table, execution.tasks
     record, set_current = execution.compose_record(), CURRENT.set
-    batched: set[Call] = set()
-    execution.running[id(batched)] = batched
+    batched = execution.batched
     deadlines = _Deadlines(loop, execution)
 
     async def run(call: Call) -> None:
@@ -66,15 +65,13 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
                     result = await execution.afinish(result, call.method.name)
             except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
                 error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
-            ended(call)
+            call.task = None
             end_call(call, result, error, start)
             return
-        ended(call)
-        go_on(follow(call))
-
-    def ended(call: Call) -> None:
-        tasks.discard(call)
         call.task = None
+        following = follow(call)
+        tasks.discard(call)  # it counts as held until its slot is free
+        go_on(following)
 
     def end_call(call: Call, result: Any, error: BaseException | None, start: float) -> None:
         end = monotonic()
@@ -84,6 +81,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         if not settled:
             call.owner.abandoned_ended(call)
         following = follow(call)
+        tasks.discard(call)
         if settled:
             call.publish(result, error)
         go_on(following)

@@ -32,74 +32,76 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
     follow = execution.free if execution.on_loop else execution.events.follow
     record = execution.compose_record()
     set_current, ok, failed, finished, unrun = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED, UNRUN
-    running: list[Call | None] = [None]
-    execution.running[id(running)] = running
+    hand: list[Any] = [None]
+    execution.hands[id(hand)] = hand
 
     def invoke(call: Call) -> Any:
         set_current(call)
         result = table[call.method.index](*call.args, **call.kwargs)
         return execution.finish(result, call.method.name) if type(result) in unrun else result
 
-    def execute(call: Any) -> bool:  # noqa: C901 - as the comment says
+    def execute(call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - as the comment says
         # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
         if call is None:
-            execution.running.pop(id(running), None)
+            execution.hands.pop(id(hand), None)
             return False
-        while call is not None:
-            start = monotonic()
-            if start >= call.expires:
-                call = execute_other(call)
-                continue
-            try:
-                del call._unstarted
-            except AttributeError:  # given up while it was queued
-                call = follow(call)
-                continue
-            running[0] = call
-            context = call.context
-            # The context is about to refer to the call: keeping both ways would leave every call to the collector.
-            call.context = None
-            result: Any = None
-            error: BaseException | None = None
-            try:
-                result = context.run(invoke, call)
-            except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
-                error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
-            end = execution.latest = monotonic()
-            running[0] = None
-            late = end >= call.deadline
-            try:
-                del call._unsettled
-            except AttributeError:  # given up while it ran
-                call.owner.abandoned_ended(call)
-                call = follow(call)
-                continue
-            if late:  # nobody had given it up yet, but the result goes nowhere all the same
-                result, error = None, call.timeout_error(ended=True)
-            try:
-                record(
-                    call.method.index,
-                    ok if error is None else Outcome.TIMEOUT if late else failed,
-                    start - call.since,
-                    end - start,
-                )
-            except BaseException as raised:  # noqa: BLE001 - a plugin's fault must reach neither worker nor caller
-                execution.recorder_failed(raised)
-            # The slot first, the caller second: a caller that calls again at once must find the slot free.
-            following = follow(call)
-            call._result = result
-            call._exception = error
-            call._over = finished
-            latch = call._latch
-            if latch is not None:
-                if call._shared is None:
-                    try:  # noqa: SIM105 - nothing is done that its caller would have to wait for
-                        latch.release()
-                    except RuntimeError:  # released before, by a grant
-                        pass
-                else:
-                    call.release()
-            call = following
+        try:
+            while call is not None:
+                hand[0] = call
+                start = monotonic()
+                if start >= call.expires:
+                    call = execute_other(call)
+                    continue
+                try:
+                    del call._unstarted
+                except AttributeError:  # given up while it was queued
+                    call = follow(call)
+                    continue
+                context = call.context
+                # The context is about to refer to the call: keeping both ways would leave every call to the collector.
+                call.context = None
+                result: Any = None
+                error: BaseException | None = None
+                try:
+                    result = context.run(invoke, call)
+                except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
+                    error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
+                end = execution.latest = monotonic()
+                late = end >= call.deadline
+                try:
+                    del call._unsettled
+                except AttributeError:  # given up while it ran
+                    call.owner.abandoned_ended(call)
+                    call = follow(call)
+                    continue
+                if late:  # nobody had given it up yet, but the result goes nowhere all the same
+                    result, error = None, call.timeout_error(ended=True)
+                try:
+                    record(
+                        call.method.index,
+                        ok if error is None else Outcome.TIMEOUT if late else failed,
+                        start - call.since,
+                        end - start,
+                    )
+                except BaseException as raised:  # noqa: BLE001 - a plugin's fault must reach neither worker nor caller
+                    execution.recorder_failed(raised)
+                # The slot first, the caller second: a caller that calls again at once must find the slot free.
+                following = follow(call)
+                call._result = result
+                call._exception = error
+                call._over = finished
+                latch = call._latch
+                if latch is not None:
+                    if call._shared is None:
+                        try:  # noqa: SIM105 - nothing is done that its caller would have to wait for
+                            latch.release()
+                        except RuntimeError:  # released before, by a grant
+                            pass
+                    else:
+                        call.release()
+                call = following
+        finally:
+            hand[0] = None
         return True
 
     def execute_other(work: Any) -> Work | None:
@@ -121,12 +123,10 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
         calls, rows = batches.start(batch, start, record)
         outcomes: list[Any] = []
         if calls:
-            running.extend(calls)
             try:
                 outcomes = batches.context(calls).run(invoke_batch, batches, calls, rows)
             except BaseException as raised:  # noqa: BLE001 - as in `execute`
                 outcomes = batches.all_failed(calls, raised)
-            del running[1:]
         return batches.end(batch, calls, outcomes, start, record, follow)
 
     def invoke_batch(batches: Batches, calls: list[Call], rows: list[tuple[Any, ...]]) -> list[Any]:

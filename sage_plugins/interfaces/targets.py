@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import FrameType
+    from collections.abc import Callable, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
@@ -119,14 +118,16 @@ class ReplicaHolds(Protocol):
     What a replica holds at one instant; the attribute `holds` of replicas that can say so.
 
     The router compares it with its own count, when an exception between two steps of a thread, such as that of a signal
-    handler, may have lost a slot. Every piece of work that was sent and has not ended counts at least once.
+    handler, may have lost a slot. Every piece of work that was sent and has not ended counts at least once, but for the
+    instants in which a thread passes it on.
     """
 
-    counts: Sequence[Callable[[], int]]
-    """Built-in functions without arguments; together the pieces of work that are in no thread's hands."""
+    def counts(self) -> Sequence[Callable[[], int]]:
+        """
+        Built-in functions without arguments, to be called once; their sum is the pieces of work.
 
-    def busy(self, stacks: Mapping[int, FrameType]) -> int:
-        """How many threads have one in their hands; *stacks* is what `sys._current_frames` gave at that instant."""
+        They are called in one step of the interpreter, so that all numbers are of the same moment.
+        """
 
     def nudge(self) -> None:
         """Whoever sent work may not have come to say so: have the workers look; from any thread."""

@@ -913,25 +913,19 @@ class NeverLooksAgain(Router):
         pass
 
 
-class LooksTooEarly(Router):
-    """Takes for lost what a thread is about to pass on."""
+class LooksOnlyOnce(Router):
+    """Takes for lost what is missing at one look, which a thread may be about to pass on."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        heal = self._healing._heal_lane
-
-        def look():
-            (lane,) = self.lanes
-            heal(lane, sum(count() for count in lane.holds.counts), len(lane.free))
-
-        self._healing.look = look
+        self._healing._looks_needed = 1
 
 
 @pytest.mark.parametrize(
     ("router", "setting", "first", "second", "rule"),
     [
         (
-            LooksTooEarly,
+            LooksOnlyOnce,
             "a slot is free",
             "route",
             "suspect",

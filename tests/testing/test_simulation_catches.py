@@ -184,8 +184,13 @@ class GivesWhatIsHeld(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        heal = self._healing._heal_lane
-        self._healing._heal_lane = lambda lane, _held, free: heal(lane, 0, free)
+        missing = self._healing._missing_slots
+
+        def forget_what_is_held(census):
+            census.held = dict.fromkeys(census.held, 0)
+            return missing(census)
+
+        self._healing._missing_slots = forget_what_is_held
 
 
 class GivesTwice(Router):
@@ -193,13 +198,13 @@ class GivesTwice(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        heal = self._healing._heal_lane
+        give_back = self._healing._give_back
 
-        def heal_twice(*found):
-            heal(*found)
-            heal(*found)
+        def give_twice(amounts, calls):
+            give_back(amounts, calls)
+            give_back(amounts, calls)
 
-        self._healing._heal_lane = heal_twice
+        self._healing._give_back = give_twice
 
 
 class GivesWhatIsGranted(Router):
@@ -221,13 +226,13 @@ class GivesRoomOfWaitingCalls(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        heal = self._healing._heal_queue
+        missing = self._healing._missing_slots
 
         def forget_who_waits(census):
             census.waiting = census.parked = []
-            heal(census)
+            return missing(census)
 
-        self._healing._heal_queue = forget_who_waits
+        self._healing._missing_slots = forget_who_waits
 
 
 class QueuesAgainWhatIsThere(Router):
@@ -235,8 +240,8 @@ class QueuesAgainWhatIsThere(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        missing = self._healing._missing
-        self._healing._find_lost = lambda _: [call for call in missing if not call.over()]
+        healing = self._healing
+        healing._lost_calls = lambda _: {("lost", call) for call in healing._asked if not call.over()}
 
 
 # -- replicas ----------------------------------------------------------------------------------------------------------
@@ -337,7 +342,7 @@ ROUTERS = {
     GivesTwice: "slots",
     GivesWhatIsGranted: "slots",
     GivesRoomOfWaitingCalls: "places in the queue|calls wait and queue_size is|refused|there is room",
-    QueuesAgainWhatIsThere: "no outcome|second outcome|calls wait|started|InvalidStateError|not counted",
+    QueuesAgainWhatIsThere: "admitted|no outcome|second outcome|calls wait|started|InvalidStateError|not counted",
 }
 REPLICAS = {
     RunsWhatExpired: "started when its time to start was over",

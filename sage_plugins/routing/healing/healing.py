@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections import Counter
+from math import inf
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sage_plugins.routing.lane import remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
@@ -17,12 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Healing"]
 
-#: Seconds from a suspicion to the look, and from one look to the next while somebody is in the middle of something.
-_LOOK_AFTER_S: Final = 0.1
+#: Looks in a row at which something must be missing before it counts as lost.
+_LOOKS: Final = 10
+
+#: Seconds from a suspicion to the first look, and from one look to the next.
+_LOOK_EVERY_S: Final = 0.05
+
+#: By what is missing, and where: how much of it.
+_Amounts: TypeAlias = "Counter[tuple[str, Lane | None, int]]"
+
+#: What is wrong with a call, and the call.
+_Calls: TypeAlias = "set[tuple[str, Call]]"
 
 
 class Healing:
-    """Looks, when something may have been lost, what is held; and gives back what is not."""
+    """Looks, when something may have been lost, what is missing; and gives back what is missing at every look."""
 
     def __init__(
         self,
@@ -48,10 +59,17 @@ class Healing:
         self._queue = queue
         self._again = again
         self._match = match
-        self._due = 0.0
+        self._due = -inf
         self._timer: Timer | None = None
+        self._suspected = -inf
         self._missing: list[Call] = []  # whose callers wait without knowing what for
-        self._ending: set[Call] = set()  # those of them that had an outcome at the last look, and had not ended
+        # Of the looks in a row, guarded by the lock of the lanes:
+        self._began = -inf
+        self._looks_needed = _LOOKS
+        self._looks = 0
+        self._asked: list[Call] = []  # those of the missing calls that were known when the first look began
+        self._amounts: _Amounts = Counter()
+        self._calls: _Calls = set()
 
     def suspect_loss_of(self, call: Call) -> None:
         """As `suspect`, for a call that waits for a slot and may be what was lost."""
@@ -60,93 +78,114 @@ class Healing:
 
     def suspect(self) -> None:
         """Look soon, on the clock's thread, whether something was lost; from any thread, and at little cost."""
-        now = self._clock.monotonic()
+        now = self._suspected = self._clock.monotonic()
         if now >= self._due:  # else somebody looks then
-            self._look_later(now)
+            with self._lanes.lock:
+                self._look_later(now)
 
     def _look_later(self, now: float) -> None:
-        self._due = now + _LOOK_AFTER_S
-        self._timer = self._clock.call_at(self._due, self.look)
+        """Look some time after *now*; under the lock."""
+        if now >= self._due:
+            self._due = now + _LOOK_EVERY_S
+            self._timer = self._clock.call_at(self._due, self.look)
 
     def close(self) -> None:
         """Look no more for what was suspected so far."""
-        if self._timer is not None:
-            self._timer.cancel()
+        with self._lanes.lock:
+            self._looks, self._suspected = 0, -inf
+            if self._timer is not None:
+                self._timer.cancel()
 
     def look(self) -> None:
-        """Give back what nothing holds, or look again later if that cannot be told yet."""
+        """Look once; give back what was missing at this look and at all before it, if they were enough."""
         from sage_plugins.routing.healing.census import Census  # few services need it
 
+        now = self._clock.monotonic()
         with self._lanes.lock:
             lanes = [lane for lane in (*self._lanes.open, *self._lanes.closed) if not lane.dead]
+            if not self._looks:
+                self._began = now
+                self._asked, self._missing = self._missing, []
             census = Census(lanes, self._queue.room, self._queue.parked, self._queue.backlogs())
-            lost: list[Call] = []
-            if census.quiet:
-                for call in census.left:
-                    call.take_grant()
-                for lane, held in census.held.items():
-                    self._heal_lane(lane, held, census.free[lane])
-                self._heal_queue(census)
-                lost = self._find_lost(census)
-        if not census.quiet:
-            self._look_later(self._clock.monotonic())
-            return
-        for call in census.left:  # its slot was given back
-            call.abandon()
-        for call in lost:
-            self._again(call)
+            amounts, calls = self._missing_slots(census), self._lost_calls(census)
+            self._amounts = self._amounts & amounts if self._looks else amounts
+            self._calls = self._calls & calls if self._looks else calls
+            self._looks += 1
+            lost: _Calls = set()
+            if self._looks >= self._looks_needed or not (self._amounts or self._calls):
+                lost = self._calls
+                self._give_back(self._amounts, lost)
+                self._looks, self._asked, self._calls = 0, [], set()
+            if self._looks or self._suspected > self._began:
+                self._look_later(now)
+        for kind, call in lost:
+            if kind == "left":  # its slot was given back
+                call.abandon()
+            elif kind == "lost":
+                self._again(call)
         self._queue.admit_parked()
         self._match()
         for lane in lanes:
             if lane.holds is not None:
                 lane.holds.nudge()
 
-    @staticmethod
-    def _heal_lane(lane: Lane, held: int, free: int) -> None:
-        """Give back the slots of *lane* that are neither free nor held, and what else is counted of those."""
-        open_batches = () if lane.methods is None else tuple(lane.methods.open)
-        held += len(open_batches)
-        lost = lane.slots - lane.withdrawn - free - held
-        lane.abandoned = min(max(lane.abandoned, 0), held)
-        if lane.methods is not None:
-            running = lane.methods.running
-            running.update({method: held for method, number in running.items() if number > held})
-        if lost > 0:
-            lane.free.extend([None] * lost)
-
-    def _heal_queue(self, census: Census) -> None:
-        """Give back places that no call has, and make calls that are half in the queue all or none of it."""
+    def _missing_slots(self, census: Census) -> _Amounts:
+        """Slots, and places in the queue, that are neither free nor held; and what counts more than there are."""
         queue = self._queue
-        waiting, parked = set(census.waiting), set(census.parked)
-        for call in parked - waiting:  # its caller never came to put it into a backlog
-            remove(queue.parked, call)
-            call.admit()
-        for call in waiting - parked:
-            if call.parked:  # it has got its place, and was not told
-                call.admit()
-        lost = queue.size - queue.unminted - census.room - len(waiting - parked)
-        if lost > 0:
-            queue.room.extend([None] * lost)
+        with_place = set(census.waiting) - set(census.parked)
+        amounts: _Amounts = Counter()
+        amounts["place", None, 0] = queue.size - queue.unminted - census.room - len(with_place)
+        for lane, held in census.held.items():
+            taken = lane.slots - lane.withdrawn - census.free[lane]
+            open_batches = 0 if lane.methods is None else len(lane.methods.open)
+            amounts["slot", lane, 0] = lost = taken - held - open_batches
+            taken -= max(lost, 0)
+            amounts["surplus", lane, 0] = -taken
+            amounts["abandoned", lane, 0] = lane.abandoned - max(taken, 0)
+            amounts["ended", lane, 0] = -lane.abandoned
+            if lane.methods is not None:
+                for method, number in lane.methods.running.items():
+                    amounts["turn", lane, method] = number - max(taken, 0)
+        return +amounts
 
-    def _find_lost(self, census: Census) -> list[Call]:
-        """Those of the missing calls that nobody has."""
-        missing, self._missing = self._missing, []
-        known = {*census.waiting}
+    def _lost_calls(self, census: Census) -> _Calls:
+        """Calls that nobody has, or that are half in the queue."""
+        waiting, parked = set(census.waiting), set(census.parked)
+        known = {*waiting}
         for lane in census.free:
             if lane.methods is not None:
                 known.update(call for batch in lane.methods.open.values() for call in batch.calls)
-        lost = [
-            call
-            for call in dict.fromkeys(missing)
-            if call not in known
-            and not call.over()
-            and "granted" not in call.__dict__
-            and (call.lane is None or census.held.get(call.lane, 1) == 0)
-        ]
-        # Somebody may be about to end one whose outcome is decided: only the next look tells.
-        ending = {call for call in lost if call.settled()}
-        unsure, self._ending = ending - self._ending, ending
-        if unsure:
-            self._missing += unsure
-            self._look_later(self._clock.monotonic())
-        return [call for call in lost if call not in unsure]
+        return {
+            *(("left", call) for call in census.left),
+            *(("unqueued", call) for call in parked - waiting),  # its caller never came to put it into a backlog
+            *(("untold", call) for call in waiting - parked if call.parked),  # it has its place, and does not know
+            *(("lost", call) for call in self._asked if call not in known and _nobody_has(call, census)),
+        }
+
+    def _give_back(self, amounts: _Amounts, calls: Collection[tuple[str, Call]]) -> None:
+        """Give back what was lost; under the lock."""
+        for (kind, lane, method), number in amounts.items():
+            if lane is None:
+                self._queue.room.extend([None] * number)
+            elif kind == "slot":
+                lane.free.extend([None] * number)
+            elif kind == "surplus":
+                del lane.free[:number]
+            elif kind == "turn":
+                lane.methods.running[method] -= number
+            else:
+                lane.abandoned += number if kind == "ended" else -number
+        for kind, call in calls:
+            if kind == "left":
+                call.take_grant()
+            elif kind == "unqueued":
+                remove(self._queue.parked, call)
+                call.admit()
+            elif kind == "untold":
+                call.admit()
+
+
+def _nobody_has(call: Call, census: Census) -> bool:
+    return (
+        not call.over() and "granted" not in call.__dict__ and (call.lane is None or census.held.get(call.lane, 1) == 0)
+    )

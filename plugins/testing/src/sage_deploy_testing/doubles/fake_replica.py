@@ -23,8 +23,7 @@ from sage_plugins.routing.lane import LaneEvents
 from sage_plugins.values import Outcome, RunnerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-    from types import FrameType
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
@@ -75,10 +74,10 @@ class _Holds:
     """As `interfaces.ReplicaHolds`, for lists."""
 
     def __init__(self, *held: Collection[Work]) -> None:
-        self.counts: Sequence[Callable[[], int]] = [each.__len__ for each in held]
+        self._counts: Sequence[Callable[[], int]] = [each.__len__ for each in held]
 
-    def busy(self, stacks: Mapping[int, FrameType]) -> int:  # noqa: ARG002 - what it runs is in no thread's hands
-        return 0
+    def counts(self) -> Sequence[Callable[[], int]]:
+        return self._counts
 
     def nudge(self) -> None:
         pass
@@ -146,8 +145,7 @@ class FakeReplica:
         self.running: dict[Work, Timer | None] = {}
         self.started: dict[Work, Sequence[Call]] = {}
         self.starting: Batch | None = None
-        self._hands: list[Work] = []  # work on its way from one of these to another, or to its end
-        self.holds = _Holds(self.inbox, self.running, self._hands)
+        self.holds = _Holds(self.inbox, self.running)
         self.send: Callable[[Work], None] = self._send
         self.run_here: Callable[[Work], None] | None = self._run_here if in_callers_thread else None
         self._events = events
@@ -212,7 +210,6 @@ class FakeReplica:
         if act.behaviour is Behaviour.DIE_BEFORE and work.unstarted():
             self.die()
             return
-        self._hands.append(work)
         self.inbox.popleft()
         if not self.claim(work):
             self.free(work)
@@ -233,7 +230,6 @@ class FakeReplica:
         now = self._clock.monotonic()
         self.started[work] = calls
         self.running[work] = None
-        self._put_down(work)
         for call in calls:
             self._tell_started(call)
         if act.behaviour is Behaviour.HANG:
@@ -252,7 +248,6 @@ class FakeReplica:
         if behaviour in (Behaviour.DIE_DURING, Behaviour.DIE_AFTER):
             self.die()
             return
-        self._hands.append(work)
         del self.running[work], self.started[work]
         bad = calls[0] if behaviour is Behaviour.RAISE else None
         self._settle(work, [(call, *self._outcome(call, raises=call is bad)) for call in calls])
@@ -291,13 +286,8 @@ class FakeReplica:
     def free(self, work: Work) -> None:
         """Report that the slot of *work* is free, and go on to the work that gets it next."""
         following = self._events.follow(work)
-        self._put_down(work)
         if following is not None:
             self._take(following, 0.0)
-
-    def _put_down(self, work: Work) -> None:
-        if work in self._hands:
-            self._hands.remove(work)
 
     # -- batches -----------------------------------------------------------------------------------------------------
 
@@ -325,7 +315,6 @@ class FakeReplica:
         if calls:
             self._start(batch, calls, act)
         else:
-            self._hands.append(batch)
             del self.running[batch], self.started[batch]
             self.free(batch)
 
@@ -353,7 +342,7 @@ class FakeReplica:
     def _report(self) -> None:
         self._reported = True
         not_started, maybe = tuple(self.inbox), self._maybe()
-        for held in (self.inbox, self.running, self.started, self._hands):
+        for held in (self.inbox, self.running, self.started):
             held.clear()
         self._events.lost(not_started, maybe, self._cause)
 
