@@ -1,0 +1,41 @@
+"""Calls of actors' methods, with what they will answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from sage_deploy_ray.cluster.connection import check_not_shut_down
+from sage_deploy_remote.link.rpc_transport import failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_deploy_remote.link.rpc_transport import Answer
+
+__all__ = ["RayAnswer", "request"]
+
+
+class RayAnswer:
+    """A task of an actor as an `Answer`; Ray's GetTimeoutError is a TimeoutError."""
+
+    def __init__(self, ref: Any) -> None:
+        self._ref = ref
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As `Answer.result`; fetched in this thread."""
+        return ray.get(self._ref, timeout=timeout)
+
+    def add_done_callback(self, fn: Callable[[Any], Any], /) -> None:
+        """As `Answer.add_done_callback`; *fn* is called in Ray's own thread."""
+        self._ref.future().add_done_callback(fn)
+
+
+def request(begin: Callable[[], Any]) -> Answer:
+    """The answer of the task that *begin* starts; never blocks or raises."""
+    try:
+        check_not_shut_down()
+        return RayAnswer(begin())
+    except Exception as error:  # noqa: BLE001 - whatever Ray says, nothing was sent
+        return failed(error)
