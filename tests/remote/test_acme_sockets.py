@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import acme_sockets
 import pytest
@@ -75,9 +76,16 @@ with Environment("test", registry=registry) as env:
 """  # noqa: E501 - a program
 
 
-def test_replica_ends_when_the_program_is_killed():
+@pytest.fixture
+def short_folder():
+    """For what a program leaves that is killed: the path of a socket must be short."""
+    with TemporaryDirectory() as folder:
+        yield folder
+
+
+def test_replica_ends_when_the_program_is_killed(short_folder):
     """The end of its connection ends it, and it leaves no socket behind."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(acme_sockets.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(acme_sockets.__file__).parent.parent), "TMPDIR": short_folder}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, env=environment) as program:
         pid, path = program.stdout.readline().decode().split()
         assert Path(path).exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import acme_sockets
 import pytest
@@ -42,8 +43,11 @@ class OverSockets(Travelling):
 
     @pytest.fixture(autouse=True)
     def importable_in_other_processes(self, monkeypatch):
-        """They import the target from where this process has it."""
+        """They import the target from where this process has it; what those leave that are killed is removed."""
         monkeypatch.setenv("PYTHONPATH", str(Path(acme_sockets.__file__).parent.parent))
+        with TemporaryDirectory() as folder:  # the path of a socket must be short
+            monkeypatch.setenv("TMPDIR", folder)
+            yield
 
     def registry(self):
         return REGISTRY
