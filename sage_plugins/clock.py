@@ -65,18 +65,20 @@ class SystemClock:
     def __init__(self) -> None:
         self.monotonic = time.monotonic
         self._order = count()  # breaks ties, so that two alarms never get compared
-        self._condition = threading.Condition()
-        self._alarms: list[tuple[float, int, _Alarm]] = []  # guarded by _condition, as the next two
+        # Taken by itself: in the middle of `Condition.__enter__` a signal's exception would leave it locked for ever.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
+        self._alarms: list[tuple[float, int, _Alarm]] = []  # guarded by _lock, as the next two
         self._thread: threading.Thread | None = None
         self._resting = False
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Run *callback* at *when* on the clock's own thread."""
         alarm = _Alarm(callback)
-        with self._condition:
+        with self._lock:
             heappush(self._alarms, (when, next(self._order), alarm))
             self._resting = False
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # a signal may have kept it from starting
                 self._thread = threading.Thread(target=self._run, name="sage-deploy-clock", daemon=True)
                 self._thread.start()
             elif self._alarms[0][2] is alarm:
@@ -85,7 +87,7 @@ class SystemClock:
 
     def _run(self) -> None:
         while True:
-            with self._condition:
+            with self._lock:
                 while self._alarms and self._alarms[0][2].callback is None:
                     heappop(self._alarms)
                 if not self._alarms:
@@ -108,7 +110,7 @@ class SystemClock:
 
     def rest(self) -> None:
         """End the thread now if no timer is set, rather than after `IDLE_S` seconds; the next timer starts another."""
-        with self._condition:
+        with self._lock:
             thread = self._thread
             if thread is None or any(alarm.callback is not None for _, _, alarm in self._alarms):
                 return
@@ -120,7 +122,8 @@ class SystemClock:
 
     def after_fork(self) -> None:
         """Start anew in a forked child, where the clock's thread does not exist and its lock may be held for ever."""
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._alarms = []
         self._thread = None
         self._resting = False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sage_plugins.values import Problem
+    from sage_plugins.problems import Problem
 
 __all__ = [
     "BlockingCallWarning",
@@ -210,10 +210,10 @@ class CallCancelledError(CallError, CancelledError):
 
 class OverloadedError(CallError):
     """
-    The queue is full and `overload` is `reject`; the call was not accepted and did not run.
+    The queue is full, or the call could not be answered in time, and `overload` is `reject`; the call did not run.
 
     Attributes:
-        retry_after: Seconds after which a slot is likely to be free, or None if nothing is known yet.
+        retry_after: Seconds after which a call is likely to be accepted, or None if nothing is known yet.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, **where: str | None) -> None:

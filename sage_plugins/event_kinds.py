@@ -62,6 +62,9 @@ class EventKind(StrEnum):
     RESTART_FAILED = "restart_failed"
     """A restart of the service failed; the old replicas go on."""
 
+    OVERLOADED = "overloaded"
+    """Calls are turned away because they could not be answered in time; told once, and again after 10 s of calm."""
+
     BALANCER_CHANGED = "balancer_changed"
     """Another load balancer chooses from now on."""
 

@@ -80,7 +80,8 @@ def sage_register_monitors() -> list[Registration]:  # type: ignore[empty-body]
     """
     Offer monitors: what is recorded of a service. Called once per registry, when it is first looked at.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Monitor`.
+    Return a registration for each ID; `create(options)` makes an `interfaces.Monitor`. It is also called in each
+    replica's process, which needs only an `interfaces.RecorderFactory`.
 
     Example:
         ```python

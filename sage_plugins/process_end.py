@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sage_plugins.call import call, deadlock
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ForkedRuntimeError
+from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
     from sage_plugins.errors import SageDeployError
@@ -54,15 +55,16 @@ def find(id: str) -> LiveEnvironment | None:
 
 
 def forget(environment: LiveEnvironment) -> None:
-    """The environment was closed; after the last one the clock's thread ends. From any thread."""
+    """The environment was closed; after the last one our idle threads end. From any thread."""
     _live.discard(environment)
     rest()
 
 
 def rest() -> None:
-    """End the clock's thread if no environment has services and no timer is set. From any thread."""
+    """End our threads that have nothing to do, if no environment has services. From any thread."""
     if not _live:
         SYSTEM.rest()
+        CALLBACKS.rest()
 
 
 def forked_error(name: str) -> SageDeployError:
@@ -92,6 +94,7 @@ def close_first() -> None:
 
 def _after_fork() -> None:
     SYSTEM.after_fork()
+    CALLBACKS.after_fork()
     call.after_fork()
     deadlock.after_fork()
     for environment in list(_live):

@@ -1,4 +1,4 @@
-"""Texts for messages: the nearest spelling of a mistyped name, and a foreign text on one line."""
+"""Texts for messages: numbers of things, the nearest spelling of a mistyped name, a foreign text on one line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "one_line"]
+__all__ = ["counted", "did_you_mean", "one_line"]
 
 #: Longer words are no typing mistakes, and the comparison's cost grows with the square of the length.
 _LONGEST = 80
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words: `"1 call"`, `"2 calls"`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:

@@ -1,17 +1,18 @@
 """
-Values that cross the line between the core and its plugins: frozen, picklable, next to no behaviour.
+Values that cross the line between the core and its plugins: read-only, picklable, next to no behaviour.
 
-Most are named tuples, because making an attrs class takes five times as long and every process start pays for it.
+Every process start pays for what is made here. So most are named tuples: an attrs class takes five times as long, and
+the one that there is, `Problem`, is made when it is first used. Their annotations are no texts, which named tuples
+would compile one by one.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
-import attrs
+if TYPE_CHECKING:
+    from sage_plugins.problems import Problem
 
 __all__ = [
     "API",
@@ -40,36 +41,16 @@ __all__ = [
     "Where",
 ]
 
+if not TYPE_CHECKING:
 
-@attrs.frozen
-class Problem:
-    """
-    One wrong thing in a configuration; problems are collected and reported together, never raised one by one.
+    def __getattr__(name: str) -> object:
+        if name != "Problem":
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        from sage_plugins.problems import Problem
 
-    Attributes:
-        id: Stable rule id such as `"E301"` or `"W05"`; docs/errors.md says what each means.
-        key: Path of the offending value inside the service's configuration, such as `"thread_count"` or
-            `"options.round_robin.weight"`.
-        message: What is wrong, with the offending value; reads on from the key: `"must be 1 or more, got 0"`.
-        fix: What to do, as a short imperative; may be empty.
-        other: Path of another value that this one disagrees with; may be empty. A message about a file says where both
-            stand.
-    """
-
-    id: str
-    key: str
-    message: str
-    fix: str = ""
-    other: str = ""
-
-    @property
-    def severity(self) -> Literal["error", "warning"]:
-        """`"error"` for ids that start with E, `"warning"` for W."""
-        return "warning" if self.id.startswith("W") else "error"
-
-    def __str__(self) -> str:
-        """The problem as one line, without a place: `error E103: replicas: must be 1 or more, got 0 (fix)`."""
-        return f"{self.severity} {self.id}: {self.key}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+        globals()[name] = Problem  # so that the next access does not come here
+        return Problem
 
 
 class Outcome:
@@ -201,7 +182,20 @@ class EnvironmentOptions(NamedTuple):
         return self.options if isinstance(self.options, type) else self.options()
 
 
-@attrs.frozen
+class Explanation(NamedTuple):
+    """
+    A line of the plan in which a plugin says what it makes of a configuration.
+
+    Attributes:
+        text: What it says, in one line.
+        kind: `"decides"`: what will be. `"enforced"`: a limit that is kept whatever happens. `"advisory"`: a setting
+            that is noted, but that nothing here keeps. `"timeout"`: what the end of a call's time can stop.
+    """
+
+    text: str
+    kind: Literal["decides", "enforced", "advisory", "timeout"] = "decides"
+
+
 class Registration:
     """
     What a plugin returns from a `sage_register_*` hook for each ID that it offers.
@@ -224,34 +218,34 @@ class Registration:
         api: Version of the plugin contract that the plugin is written for; others than `API` are refused.
     """
 
-    id: str
-    create: Callable[..., Any]
-    summary: str
-    options: type | Callable[[], type] | None = attrs.field(default=None, kw_only=True)
-    check: Callable[..., Iterable[Problem]] | None = attrs.field(default=None, kw_only=True)
-    explain: Callable[..., Iterable[str | Explanation]] | None = attrs.field(default=None, kw_only=True)
-    capabilities: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
-    environment_options: EnvironmentOptions | None = attrs.field(default=None, kw_only=True)
-    api: int = attrs.field(default=API, kw_only=True)
+    def __init__(  # noqa: PLR0913 - what is not given has a default
+        self,
+        id: str,
+        create: Callable[..., Any],
+        summary: str,
+        *,
+        options: type | Callable[[], type] | None = None,
+        check: Callable[..., Iterable["Problem"]] | None = None,
+        explain: Callable[..., Iterable[str | Explanation]] | None = None,
+        capabilities: frozenset[str] = frozenset(),
+        environment_options: EnvironmentOptions | None = None,
+        api: int = API,
+    ) -> None:
+        """Set the attributes."""
+        self.id = id
+        self.create = create
+        self.summary = summary
+        self.options = options
+        self.check = check
+        self.explain = explain
+        self.capabilities = capabilities
+        self.environment_options = environment_options
+        self.api = api
 
     def options_class(self) -> type | None:
         """The attrs class of the options, or None if there is nothing to set."""
         options = self.options
         return options if options is None or isinstance(options, type) else options()
-
-
-class Explanation(NamedTuple):
-    """
-    A line of the plan in which a plugin says what it makes of a configuration.
-
-    Attributes:
-        text: What it says, in one line.
-        kind: `"decides"`: what will be. `"enforced"`: a limit that is kept whatever happens. `"advisory"`: a setting
-            that is noted, but that nothing here keeps. `"timeout"`: what the end of a call's time can stop.
-    """
-
-    text: str
-    kind: Literal["decides", "enforced", "advisory", "timeout"] = "decides"
 
 
 class Source(Protocol):
@@ -260,6 +254,19 @@ class Source(Protocol):
     @property
     def source(self) -> str:
         """Such as `"sage-deploy-threading 0.1.0"`."""
+
+
+class Where(NamedTuple):
+    """
+    For which service an object of a plugin is made.
+
+    Attributes:
+        service: Name of the service.
+        environment: Name of its environment; None for a task that was made outside any environment.
+    """
+
+    service: str
+    environment: str | None = None
 
 
 class Choice(NamedTuple):
@@ -283,6 +290,10 @@ class Choice(NamedTuple):
         """The registered ID."""
         return self.registration.id
 
+    def __repr__(self) -> str:
+        """The ID alone: options may hold secrets."""
+        return f"<Choice {self.id!r} from {self.source!r}>"
+
     @property
     def source(self) -> str:
         """Who brings it, such as `"sage-deploy-threading 0.1.0"`."""
@@ -297,19 +308,6 @@ class Choice(NamedTuple):
     def create(self, *where: Where) -> Any:
         """A new object of the plugin's; a load balancer is told *where* it is."""
         return self.registration.create(self.options, *where, *self.settings[1:])
-
-
-class Where(NamedTuple):
-    """
-    For which service an object of a plugin is made.
-
-    Attributes:
-        service: Name of the service.
-        environment: Name of its environment; None for a task that was made outside any environment.
-    """
-
-    service: str
-    environment: str | None = None
 
 
 class Limits(NamedTuple):

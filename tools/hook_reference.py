@@ -36,7 +36,7 @@ INTERFACES = tuple(
         "operations",
     )
 )
-VALUES = (ROOT / "sage_plugins" / "values.py", ROOT / "sage_plugins" / "event_kinds.py")
+VALUES = tuple(ROOT / "sage_plugins" / name for name in ("problems.py", "values.py", "event_kinds.py"))
 #: Where what plugins of each kind can declare stands, as mappings from the capability to what it promises.
 CAPABILITIES = {
     "a target": ("TARGET_CAPABILITIES", "service_conformance.py"),
@@ -93,19 +93,20 @@ def hooks() -> list[Member]:
 
 
 def described(path: Path) -> list[Described]:
-    """Whatever the module *path* exports, in the order of the source."""
+    """Whatever the module *path* exports and does not import, in the order of the source."""
     source = path.read_text(encoding="utf-8")
-    body = ast.parse(source).body
+    tree = ast.parse(source)
     public = next(
-        ast.literal_eval(node.value) for node in body if isinstance(node, ast.Assign) and _named(node, "__all__")
+        ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and _named(node, "__all__")
     )
     found = []
-    for node in body:
+    for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name in public:
             found.append(Described(node.name, ast.get_docstring(node) or "", tuple(_members(node))))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in public:
             found.append(Described(node.target.id, _comment_before(source, node.lineno), ()))
-    missing = set(public) - {each.name for each in found}
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    missing = set(public) - imported - {each.name for each in found}
     assert not missing, f"{path} exports {missing}, which this tool does not find"
     return found
 

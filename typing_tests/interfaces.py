@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sage_plugins.host.host import Host
     from sage_plugins.interfaces import (
         Balancer,
+        CallCounter,
         Candidate,
         ConfigEntry,
         ConfigReader,
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
         Replica,
         ReplicaEvents,
         Runner,
+        ServiceWatcher,
+        SnapshotMerger,
         Strategy,
         Target,
         WaitingReplica,
@@ -118,6 +121,11 @@ def balancers() -> tuple[Balancer, ...]:
 def monitors(who: ReplicaInfo) -> tuple[Monitor, Monitor, Monitor, Recorder]:
     """Of `sage-deploy-monitors`."""
     return Metrics(), Health(), Events(EventsOptions()), MetricsRecorder(who, (), None)
+
+
+def what_monitors_declare(who: ReplicaInfo) -> tuple[SnapshotMerger, ServiceWatcher, CallCounter]:
+    """The optional members of the same."""
+    return Metrics(), Health(), MetricsRecorder(who, (), None)
 
 
 def replicas(member: Member) -> tuple[ReplicaEvents, WatchedReplica]:

@@ -30,7 +30,7 @@ from sage_plugins.values import COROUTINES, Outcome
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Generator, Hashable
+    from collections.abc import Generator, Hashable
     from contextvars import Context
 
     from sage_plugins.call.owner import CallOwner
@@ -96,10 +96,12 @@ class Call(LazyFuture):
 
     # The handle that made the call.
     outer: Call | None = None  # the call by whose method this one was made
+    prepares: bool = False  # whether it stands for the start hooks of a replica, see `host.lifecycle.StartHooks`
     driver: int | None = None  # the thread that waits for it and will read what `exchange` brings
     # The router, which may have to make room for it, move it, or start it again.
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
     parked: bool = False  # waits for room in the queue
+    taken: float = 0.0  # `monotonic()` when it got its slot from the queue, if that is measured
     turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
     returned: bool = False  # was sent, and came back when its replica died
     attempts: int = 0  # times that it was started and its replica died
@@ -112,6 +114,7 @@ class Call(LazyFuture):
     # Replicas in other processes, and callers there.
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
     exchange: Any = None  # what brings its answer, see `hold_driving`
+    packed: Any = None  # its arguments, ready to travel, until it is sent
     answered: bool = False  # whether a replica in another process has answered and counted it
     stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain
 
@@ -217,20 +220,17 @@ class Call(LazyFuture):
         """Whether nobody has claimed the call."""
         return hasattr(self, "_unstarted")
 
+    def runs(self) -> bool:
+        """Whether a replica has started it, as far as is known, and its outcome is not decided."""
+        return self.lane is not None and not self.unstarted() and not self.settled()
+
     def settled(self) -> bool:
         """Whether the outcome is decided; it may still be on its way to being published."""
         return not hasattr(self, "_unsettled")
 
     # -- giving up ---------------------------------------------------------------------------------------------------
 
-    def give_up(
-        self,
-        error: BaseException,
-        outcome: int,
-        *,
-        only_unstarted: bool = False,
-        aside: Callable[[Callable[[], None]], None] | None = None,
-    ) -> bool:
+    def give_up(self, error: BaseException, outcome: int, *, only_unstarted: bool = False) -> bool:
         """
         End the call with *error* from the caller's side; False if its outcome was already decided.
 
@@ -238,8 +238,6 @@ class Call(LazyFuture):
             error: What its waiters get; a `CallTimeoutError` is told here whether the call had started.
             outcome: How to count it, see `values.Outcome`.
             only_unstarted: Leave a call alone that has started.
-            aside: Runs a function in another thread; with it this one runs no callbacks of a user's, which may take
-                their time.
         """
         with _GIVING_UP:
             if only_unstarted:
@@ -256,10 +254,7 @@ class Call(LazyFuture):
         try:
             self.owner.gave_up(self, outcome, started=runs)
         finally:
-            if aside is not None and self.has_callbacks:
-                aside(lambda: self.publish(None, error))
-            else:
-                self.publish(None, error)
+            self.publish(None, error)
         return True
 
     def refuse(self, error: BaseException) -> None:
@@ -312,13 +307,19 @@ class Call(LazyFuture):
         # One that was started before its replica died may have had its effect: it is not as if it had never been
         # called.
         stops = self.method.kind in COROUTINES and self.batch is None
-        return not self.attempts and self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
+        return not self.attempts and self.give_up(self.cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
 
     def abandon(self) -> bool:
         """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
-        return self.give_up(self._cancelled_error(), Outcome.CANCELLED)
+        return self.give_up(self.cancelled_error(), Outcome.CANCELLED)
 
-    def _cancelled_error(self) -> BaseException:
+    def interrupted(self) -> None:
+        """An exception was raised in the caller's thread, which waited: nobody waits any more."""
+        self.owner.suspect()
+        self.abandon()
+
+    def cancelled_error(self) -> BaseException:
+        """The error of a call that its caller cancelled."""
         from sage_plugins.call.endings import cancelled_error
 
         return cancelled_error(self)
@@ -353,8 +354,8 @@ class Call(LazyFuture):
         if waiter is None:
             self.hold()
             return
-        deadlock.guard(self, waiter)
         try:
+            deadlock.guard(self, waiter)
             self.hold()
         finally:
             deadlock.went_on(waiter)
@@ -373,9 +374,9 @@ class Call(LazyFuture):
                 if self._take_grant():
                     self.lane.run_here(self.batch or self)
                 else:
-                    self._wait_for(latch, inf)
+                    self._wait_some_time(latch, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             # Given up and granted a slot at the same time: running it now does nothing but free that slot.
@@ -395,7 +396,7 @@ class Call(LazyFuture):
                 until = self.deadline
                 exchange.wait(self, None if until == inf else max(0.0, until - self.owner.clock.monotonic()))
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             self.driver = None
@@ -406,6 +407,7 @@ class Call(LazyFuture):
     def grant(self, lane: Any) -> bool:
         """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""
         self.lane = lane
+        lane.granted.add(self)
         self.__dict__["granted"] = True
         open_lock(self._latch)
         # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays
@@ -413,7 +415,10 @@ class Call(LazyFuture):
         return not (self.settled() and self._take_grant())
 
     def _take_grant(self) -> bool:
-        return self.__dict__.pop("granted", False) is True
+        if self.__dict__.pop("granted", False) is not True:
+            return False
+        self.lane.granted.discard(self)
+        return True
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
@@ -422,8 +427,8 @@ class Call(LazyFuture):
             return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
         if timeout is not None:  # it does not wait for ever
             return self._wait_until(self.owner.clock.monotonic() + timeout)
-        deadlock.guard(self, waiter)
         try:
+            deadlock.guard(self, waiter)
             return self._wait_until(inf)
         finally:
             deadlock.went_on(waiter)
@@ -451,13 +456,13 @@ class Call(LazyFuture):
         """
         admission = closed_lock()
         self._admission = admission
-        if self.outer is not None:
-            deadlock.guard(self, self.outer)
         try:
+            if self.outer is not None:
+                deadlock.guard(self, self.outer)
             while self.parked and not self.returned:
                 self._wait_for(admission, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.abandon()
+            self.interrupted()
             raise
         finally:
             if self.outer is not None:

@@ -5,6 +5,8 @@ A method that calls its own service, directly or through others, holds a slot wh
 slot that could help is held by a method that waits in this way, none gets free again: without a look at the whole they
 would wait until their time-outs. Only calls made from within a call are looked at.
 
+The start hooks of a replica are such a method, too: they hold every slot that the replica is to have until they end.
+
 Each method that waits is an edge, from the work that holds its slot to the call that it waits for. A new edge closes a
 dead-lock or none is closed, for nothing else makes a method wait; so every new one is looked at, and no other moment.
 """
@@ -65,7 +67,15 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
             _waits.get(work) is awaited for work, awaited in waits.items() if _queued_for(awaited, waits) in stuck
         ):
             return
-    path = " -> ".join([*(_name(each) for each in reversed(list(_chain(queued.outer or waiter)))), _name(queued)])
+    chain = list(_chain(queued.outer or waiter))
+    path = " -> ".join([*(_name(each) for each in reversed(chain)), _name(queued)])
+    if any(each.prepares for each in chain):
+        _refuse(
+            queued,
+            f"a replica gets no calls before its start hooks have ended, and those that could take it wait: {path}. "
+            "Use `submit` in the hook and do not wait for the result, or make the call once the service is ready",
+        )
+        return
     _refuse(
         queued,
         f"every slot that it could get is held by a method that itself waits for one: {path}. Give the service more "

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import threading
+from opcode import opname
 from typing import TYPE_CHECKING
 
 from sage_plugins.errors import CallCancelledError, CallTimeoutError, ServiceStoppedError
 from sage_plugins.values import COROUTINES
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from sage_plugins.call.call import Call
 
-__all__ = ["cancelled_error", "no_item_text", "stopped_error", "timeout_error", "timeout_text"]
+__all__ = ["cancelled_error", "no_item_text", "raised_by_signal", "stopped_error", "timeout_error", "timeout_text"]
+
+
+def raised_by_signal(error: BaseException) -> bool:
+    """
+    Whether a signal handler raised *error* in this thread, in the middle of other code.
+
+    A handler is known by its argument: the frame that it interrupted, which comes before it in the traceback. Python's
+    own handler for Ctrl-C has no frame: its KeyboardInterrupt comes from a place without `raise`.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other thread runs handlers
+        return False
+    entry: TracebackType | None = error.__traceback__
+    outer = None
+    instruction = ""
+    while entry is not None:
+        frame = entry.tb_frame
+        for value in frame.f_locals.values():
+            if outer is not None and (value is outer or (isinstance(value, tuple) and any(x is outer for x in value))):
+                return True
+        instruction = opname[frame.f_code.co_code[entry.tb_lasti]]
+        outer, entry = frame, entry.tb_next
+    return type(error) is KeyboardInterrupt and instruction not in {"RAISE_VARARGS", "RERAISE"}
 
 
 def timeout_error(call: Call, text: str, *, ended: bool) -> CallTimeoutError:

@@ -51,7 +51,7 @@ def holds_up_a_loop(loop: asyncio.AbstractEventLoop, outer: Call | None) -> bool
         outer: The call that is being answered here, if any.
     """
     shared = LOOPS_OF_REPLICAS.get(loop)
-    return shared is None or (shared and outer is not None)
+    return shared is None or (shared and outer is not None and not outer.prepares)
 
 
 def warn_of_blocking(service: str, method: str | None) -> None:

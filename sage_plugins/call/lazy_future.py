@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Timer
 
-__all__ = ["CANCELLED", "FINISHED", "MAX_WAIT_S", "LazyFuture", "after_fork", "closed_lock", "open_lock"]
+__all__ = [
+    "CANCELLED",
+    "FINISHED",
+    "MAX_WAIT_S",
+    "WONDERS_AFTER_S",
+    "LazyFuture",
+    "after_fork",
+    "closed_lock",
+    "open_lock",
+]
 
 # What `LazyFuture._over` holds once it is over.
 FINISHED: Final = 1  # with a result or an exception
@@ -27,6 +36,9 @@ CANCELLED: Final = 2
 
 #: The longest that a lock is waited for at once.
 MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
+
+#: Seconds after which who waits for work that nobody seems to do has it looked for.
+WONDERS_AFTER_S: Final = 0.25
 
 # Guards the creation of a latch and of `_Shared`. Re-entrant because a signal handler may close an environment in the
 # middle of it.
@@ -42,14 +54,14 @@ def after_fork() -> None:
 class _Shared:
     """What a call needs once more than one plain waiter looks at it."""
 
-    __slots__ = ("callbacks", "condition", "foreign", "timer", "told", "waiters")
+    __slots__ = ("callbacks", "condition", "listeners", "timer", "told", "waiters")
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.waiters: list[Any] = []  # guarded by condition; the protocol of concurrent.futures.wait
         self.told = False  # whether they know that the call is over; guarded by condition
-        self.callbacks: list[Callable[[Any], Any]] = []  # each is taken by exactly one `pop`
-        self.foreign = False  # whether one of them is a user's
+        self.callbacks: list[Callable[[Any], Any]] = []  # a user's; each is taken by exactly one `pop`
+        self.listeners: list[Callable[[Any], Any]] = []  # ours, which are quick; likewise
         self.timer: Timer | None = None
 
 
@@ -89,6 +101,10 @@ class LazyFuture(Future[Any]):
         """Whether nobody has started the work."""
         raise NotImplementedError
 
+    def runs(self) -> bool:
+        """Whether the work has been started and goes on, as far as is known."""
+        raise NotImplementedError
+
     def expire(self) -> bool:
         """End it if its time is over; True if it is over after this."""
         raise NotImplementedError
@@ -124,7 +140,10 @@ class LazyFuture(Future[Any]):
             self._tell(shared)
         open_lock(self._latch)
         if shared is not None:
-            self._run_callbacks(shared)
+            self._run(shared.listeners)
+            if shared.callbacks:
+                # Not here: this may be a worker, the clock, or another caller's thread, and they may never return.
+                self.owner.aside(lambda: self._run(shared.callbacks))
 
     def on_settled(self, tell: Callable[[], None]) -> None:
         """
@@ -140,7 +159,7 @@ class LazyFuture(Future[Any]):
 
     def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
         """
-        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain and it goes on.
+        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain.
         """
         clock = self.owner.clock
         # A call that has started no longer minds `expires`.
@@ -153,13 +172,23 @@ class LazyFuture(Future[Any]):
             return True
         if self.expire():
             return True
-        if self.settled():
-            return latch.acquire()  # the outcome was decided at the last moment and is being published
-        return clock.monotonic() < give_in
+        # Its outcome may have been decided at the last moment, and is being published.
+        return self.settled() and latch.acquire(timeout=WONDERS_AFTER_S)
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most *timeout* seconds and never past the deadline; True if the call is over."""
         return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
+
+    def _wait_some_time(self, latch: threading.Lock, give_in: float) -> bool:
+        """`_wait_for`, but work that does not seem to run is looked for after some time: then, too, it is False."""
+        if self.runs():
+            return self._wait_for(latch, give_in)
+        soon = self.owner.clock.monotonic() + WONDERS_AFTER_S
+        if self._wait_for(latch, min(give_in, soon)):
+            return True
+        if soon < give_in:
+            self.owner.suspect_loss_of(self)
+        return False
 
     def _wait_until(self, give_in: float) -> bool:
         while not self._over:
@@ -167,9 +196,10 @@ class LazyFuture(Future[Any]):
             if latch is None:
                 self._make_latch()
                 continue
-            if not self._wait_for(latch, give_in):
+            if self._wait_some_time(latch, give_in):
+                open_lock(latch)  # hand it on to the next waiter
+            elif self.owner.clock.monotonic() >= give_in:
                 return False
-            open_lock(latch)  # hand it on to the next waiter
         return True
 
     def _make_latch(self) -> None:
@@ -228,35 +258,28 @@ class LazyFuture(Future[Any]):
         """
         Have *fn* called with this call when it is over; at once if it is.
 
-        It runs in whichever thread ends the call, so it must be quick; what it raises is logged and dropped.
+        It runs in this thread if the call is over, else in one for callbacks, after those that were added before.
+        It holds up nothing but those that were added after it. What it raises is logged and dropped.
         """
-        shared = self._watched()
-        shared.foreign = True
-        self._call_back(shared, fn)
+        self._call_back(self._watched().callbacks, fn)
 
     @property
     def awaited(self) -> bool:
         """Whether somebody waits for its end, or did."""
         return self._latch is not None
 
-    @property
-    def has_callbacks(self) -> bool:
-        """Whether ending the call runs callbacks of a user's, which may take their time."""
-        return self._shared is not None and self._shared.foreign
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether ending the call does more than wake a thread: callbacks run, or `concurrent.futures` is told."""
-        return self._shared is not None
-
     def on_over(self, fn: Callable[[Any], Any]) -> None:
-        """Like `add_done_callback`, for a caller that watches the deadline itself by calling `expire`."""
-        self._call_back(self._share(), fn)
+        """
+        Have *fn* called in the thread that ends the call; it must be quick.
 
-    def _call_back(self, shared: _Shared, fn: Callable[[Any], Any]) -> None:
-        shared.callbacks.append(fn)
+        For a caller that watches the deadline itself by calling `expire`.
+        """
+        self._call_back(self._share().listeners, fn)
+
+    def _call_back(self, callbacks: list[Callable[[Any], Any]], fn: Callable[[Any], Any]) -> None:
+        callbacks.append(fn)
         if self._over:
-            self._run_callbacks(shared)
+            self._run(callbacks)
 
     # -- what concurrent.futures.wait and as_completed reach into ----------------------------------------------------
 
@@ -289,7 +312,6 @@ class LazyFuture(Future[Any]):
                     shared = self._shared = _Shared()
             if self._over:
                 self._tell(shared)
-                self._run_callbacks(shared)
         return shared
 
     def _watched(self) -> _Shared:
@@ -321,15 +343,15 @@ class LazyFuture(Future[Any]):
                         waiter.add_result(self)
                 shared.condition.notify_all()
 
-    def _run_callbacks(self, shared: _Shared) -> None:
-        while shared.callbacks:
+    def _run(self, callbacks: list[Callable[[Any], Any]]) -> None:
+        while callbacks:
             try:
-                callback = shared.callbacks.pop(0)
+                callback = callbacks.pop(0)
             except IndexError:  # another thread took the last one
                 return
             try:
                 callback(self)
-            except BaseException:  # also SystemExit: this may be a worker, or the clock
+            except BaseException:  # also SystemExit
                 import logging
 
                 logging.getLogger("sage_plugins").exception("a done-callback of %r raised", self)

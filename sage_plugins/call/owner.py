@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.threads import CALLBACKS
+
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
@@ -22,10 +24,16 @@ class CallOwner:
     Attributes:
         service: Name of the service, for messages.
         clock: For deadlines and durations.
+        suspect: Told that an exception, raised between two steps of a thread, may have lost something on its way.
+        suspect_loss_of: Told of a call whose caller waits, and which nobody has started for some time.
+        aside: Runs a function in a thread that nobody waits for: a user's callbacks may never return.
     """
 
+    suspect: Callable[[], None] = staticmethod(lambda: None)
+    suspect_loss_of: Callable[[Any], None] = staticmethod(lambda _: None)
     service: str
     clock: Clock
+    aside: Callable[[Callable[[], None]], None] = staticmethod(CALLBACKS.run)
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Count *call* as ended and free its place; runs before its waiters are released."""

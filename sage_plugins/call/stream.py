@@ -164,7 +164,7 @@ class StreamCall(Call):
 
     def stop_producing(self) -> None:
         """End the stream from the consumer's side, as `break` does: that is no failure."""
-        if self.over() or self.give_up(self._cancelled_error(), Outcome.CANCELLED, only_unstarted=True):
+        if self.over() or self.give_up(self.cancelled_error(), Outcome.CANCELLED, only_unstarted=True):
             return
         self.channel.close()
         self.cancel_coroutine()

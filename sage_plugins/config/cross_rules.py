@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config.field_checks import shown
@@ -11,12 +12,15 @@ from sage_plugins.config.nested_keys import UPDATE_FIELDS
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["BATCH_WAIT", "NOT_YET", "cross_problems"]
+__all__ = ["BATCH_WAIT", "DERIVED", "HEALTH_CHECK_TIMEOUT", "NOT_YET", "cross_problems"]
 
 #: Seconds that a batch waits to fill, if nothing else is said.
 BATCH_WAIT: Final = 0.01
+
+#: Seconds that a health check may take, if nothing else is said and the interval is no shorter.
+HEALTH_CHECK_TIMEOUT: Final = 5.0
 
 #: Fields that this version reads and checks but does not act on yet; set to something else than the default they are
 #: reported, because nothing may be ignored in silence.
@@ -39,11 +43,29 @@ def _can_be_several(replicas: int, autoscale: Mapping[str, Any] | None) -> bool:
     return not isinstance(most, int) or most > 1
 
 
+def _balances(replicas: int, autoscale: Mapping[str, Any] | None, load_balancer: str | None) -> bool:
+    return load_balancer is not None or _can_be_several(replicas, autoscale)
+
+
+def _within_interval(health_check_interval: float) -> float:
+    return min(HEALTH_CHECK_TIMEOUT, health_check_interval)
+
+
+#: What a field is that nobody has set: a function, and the fields whose values it gets.
+DERIVED: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = MappingProxyType(
+    {
+        "load_balancing": (_balances, ("replicas", "autoscale", "load_balancer")),
+        "health_check_timeout": (_within_interval, ("health_check_interval",)),
+    }
+)
+
+
 def _replicas_serve(
     replicas: int,
     load_balancing: bool,  # noqa: FBT001 - the value of a field
     failover_enabled: bool,  # noqa: FBT001 - the value of a field
     autoscale: Mapping[str, Any] | None,
+    load_balancer: str | None,
 ) -> Iterable[Problem]:
     several = _can_be_several(replicas, autoscale)
     if autoscale is None and replicas > 1 and not load_balancing and not failover_enabled:
@@ -51,10 +73,10 @@ def _replicas_serve(
             "E402",
             "replicas",
             f"is {replicas}, but without load_balancing and failover_enabled only the first replica would ever serve",
-            "set load_balancing: true or failover_enabled: true",
+            "remove load_balancing: false, or set failover_enabled: true",
             other="load_balancing",
         )
-    if load_balancing and not several:
+    if load_balancing and not several and load_balancer is None:  # a balancer that has no effect is reported itself
         fix = "set replicas to 2 or more"
         yield Problem("W11", "load_balancing", "has nothing to balance with one replica", fix, other="replicas")
     if failover_enabled and not several:
@@ -166,7 +188,7 @@ def _scale_by_what_is_measured(
 
 
 _CROSS_RULES: Final[Sequence[tuple[Callable[..., Iterable[Problem]], tuple[str, ...]]]] = (
-    (_replicas_serve, ("replicas", "load_balancing", "failover_enabled", "autoscale")),
+    (_replicas_serve, ("replicas", "load_balancing", "failover_enabled", "autoscale", "load_balancer")),
     (_fixed_or_scaled, ("replicas", "autoscale")),
     (_scale_in_order, ("autoscale",)),
     (_check_in_time, ("health_check_timeout", "health_check_interval")),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-__all__ = ["HIDDEN", "is_secret"]
+__all__ = ["HIDDEN", "is_secret", "masked"]
 
 #: What is shown instead of a secret.
 HIDDEN: Final = "(hidden)"
@@ -30,11 +31,35 @@ _SECRET: Final = frozenset(
 _ENDINGS: Final = ("credential", "credentials", "passphrase", "passwd", "password", "secret", "token")
 #: A key is a secret if the name says what it opens: `api_key`, but not the `key` by which calls are spread.
 _KEYS: Final = frozenset({"access", "api", "auth", "encryption", "private", "secret", "signing", "ssh"})
+#: Below these stand names that somebody chose for something else: a method `get_token`, a plugin `token_bucket`.
+_NAMED_BELOW: Final = frozenset({"environment", "methods", "options"})
 
 
 def is_secret(path: str) -> bool:
-    """Whether a part of the dotted *path*, such as `init.kwargs.db_password`, is the name of a secret."""
-    return any(_names_secret(part) for part in path.split("."))
+    """
+    Whether a part of the dotted *path*, such as `init.kwargs.db_password`, is the name of a secret.
+
+    The names of methods and plugins do not count.
+    """
+    first, *rest = path.split(".")
+    return _names_secret(first) or any(map(_names_secret, rest[1:] if first in _NAMED_BELOW else rest))
+
+
+def masked(value: Any, path: str = "") -> Any:
+    """
+    *value* with `HIDDEN` in place of each secret, going by the names of the keys; mappings become dictionaries.
+
+    Args:
+        value: A mapping, or what stands at *path*.
+        path: Path of the value, such as `"user_config"`; "" if its keys are names of fields.
+    """
+    if isinstance(value, Mapping):
+        return {name: masked(child, f"{path}.{name}" if path else str(name)) for name, child in value.items()}
+    if value is not None and not isinstance(value, bool) and is_secret(path):
+        return HIDDEN
+    if isinstance(value, tuple):
+        return tuple([masked(child, path) for child in value])
+    return [masked(child, path) for child in value] if isinstance(value, list) else value
 
 
 def _names_secret(name: str) -> bool:

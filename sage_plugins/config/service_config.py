@@ -9,6 +9,7 @@ in `field_checks`, the keys of mappings in `config_keys`, and what the fields as
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cache
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import attrs
 
-from sage_plugins.config.cross_rules import BATCH_WAIT, cross_problems
+from sage_plugins.config.cross_rules import BATCH_WAIT, DERIVED, HEALTH_CHECK_TIMEOUT, cross_problems
 from sage_plugins.config.field_checks import (
     LONGEST,
     MOST,
@@ -29,8 +30,11 @@ from sage_plugins.config.field_checks import (
 )
 from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
 from sage_plugins.errors import ConfigError
+from sage_plugins.texts import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from sage_plugins.config.field_checks import Kind
     from sage_plugins.values import Problem
 
@@ -39,10 +43,14 @@ __all__ = [
     "DeploymentTarget",
     "ServiceDeploymentConfig",
     "ThreadingStrategy",
+    "checked",
+    "completed",
     "field_problems",
     "fields",
     "group_of",
     "plain",
+    "read_value",
+    "refuse",
 ]
 
 
@@ -71,6 +79,9 @@ GROUPS: Final = ("deployment", "resources", "performance", "health", "monitoring
 _THREADS: Final = 1024
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+#: What the constructor calls the attribute `derived`; no field has such a name.
+_DERIVED: Final = "_derived"
 
 
 def _field(
@@ -102,9 +113,10 @@ class ServiceDeploymentConfig:
     How one service is deployed: where, on which threads, how many replicas, within which limits, and who watches.
 
     Every field has a default; `ServiceDeploymentConfig()` is one replica in this process that runs one call at a time.
-    Values are checked strictly (no `"4"`, `4.0` or `True` for an integer) and become read-only: enum members become
-    plain strings, lists tuples, mappings read-only deep copies. The config is compared by value and can be pickled;
-    `attrs.evolve(config, timeout=5.0)` gives a changed copy.
+    Values are checked strictly (no `"4"`, `4.0` or `True` for an integer). Durations and sizes may have a unit, as in a
+    file: `timeout="5s"`, `memory_mb="2Gi"`. Values become read-only: enum members become plain strings, lists tuples,
+    mappings read-only deep copies. The config is compared by value and can be pickled; `attrs.evolve(config,
+    timeout=5.0)` gives a changed copy.
 
     Plugin IDs are accepted as they are: `plan`, `validate` and `deploy` say whether they are installed, and check what
     a target or a strategy asks of its own fields.
@@ -120,9 +132,9 @@ class ServiceDeploymentConfig:
             methods.
         max_concurrency: Coroutines of each replica at once under async; null: thread_count if above 1, else 100.
         replicas: Number of replicas of the service.
-        load_balancing: Whether calls are spread over all replicas; if not, only the first serves.
-        load_balancer: ID of the load balancer if load_balancing is on; null: the target's default (least_loaded in
-            process).
+        load_balancing: Whether calls are spread over all replicas. Left out: true if there can be several or
+            load_balancer is set. With false only the first serves.
+        load_balancer: ID of the load balancer; null: the target's default (least_loaded in process).
         failover_enabled: Whether another replica takes over: hot standby, and retry of idempotent calls.
         spread: How remote replicas are placed: over as many nodes as possible, or on as few.
         max_replicas_per_node: Most replicas of the service on one node; null: no limit.
@@ -139,7 +151,8 @@ class ServiceDeploymentConfig:
         startup_timeout: Longest time until a replica is ready, in seconds.
         drain_timeout: Longest time that a stopping replica gives to calls it has accepted, in seconds.
         health_check_interval: Time from one health check to the next, in seconds.
-        health_check_timeout: Longest time of one health check, in seconds; at most health_check_interval.
+        health_check_timeout: Longest time of one health check, in seconds; at most health_check_interval. Left out: 5,
+            or health_check_interval if that is shorter.
         failure_threshold: Failed health checks in a row that make a replica unhealthy.
         success_threshold: Passed health checks in a row that make an unhealthy replica ready again.
         enable_metrics: Whether calls are counted and timed; without it `metrics` among the monitors is left out.
@@ -155,6 +168,12 @@ class ServiceDeploymentConfig:
         ConfigError: Values are not valid, do not go together, or have an unknown name; the message lists all of them,
             `problems` has them one by one.
     """
+
+    # The names of the fields in `DERIVED` that nobody has set. `attrs.evolve` hands it to the constructor: see there.
+    if TYPE_CHECKING:  # checkers and editors need not know that
+        derived: frozenset[str] = attrs.field(init=False)
+    else:
+        derived: frozenset[str] = attrs.field(default=frozenset(), eq=False, alias=_DERIVED)
 
     target: str = _field("deployment", "string", default="local", role="target")
     target_nodes: Sequence[str] | None = _field("deployment", "strings", default=None, role="target")
@@ -186,7 +205,9 @@ class ServiceDeploymentConfig:
     startup_timeout: float = _field("performance", "number", default=60.0, above=0, unit="seconds")
     drain_timeout: float = _field("performance", "number", default=30.0, minimum=0, unit="seconds")
     health_check_interval: float = _field("health", "number", default=10.0, above=0, unit="seconds", role="monitors")
-    health_check_timeout: float = _field("health", "number", default=5.0, above=0, unit="seconds", role="monitors")
+    health_check_timeout: float = _field(
+        "health", "number", default=HEALTH_CHECK_TIMEOUT, above=0, unit="seconds", role="monitors"
+    )
     failure_threshold: int = _field("health", "integer", default=3, minimum=1, role="monitors")
     success_threshold: int = _field("health", "integer", default=2, minimum=1, role="monitors")
     enable_metrics: bool = _field("monitoring", "boolean", default=True, role="monitors")
@@ -204,23 +225,36 @@ class ServiceDeploymentConfig:
     if not TYPE_CHECKING:  # checkers and editors see the signature that attrs makes from the fields
 
         def __init__(self, **given: Any) -> None:
-            values, problems = _checked(given)
+            if _DERIVED in given:
+                # From `attrs.evolve`. It puts what it copies behind what it was told, in the order of the fields, so
+                # this comes before all other copies. What nobody has set is not copied, but derived once more.
+                names = list(given)
+                copied = set(names[names.index(_DERIVED) :])
+                for name in copied.intersection(given.pop(_DERIVED)):
+                    del given[name]
+            values, problems = checked(given)
             if problems:
-                _refuse(type(self).__name__, problems)
-            self.__attrs_init__(**values)
+                refuse(type(self).__name__, problems)
+            whole = completed(values)
+            self.__attrs_init__(**whole, **{_DERIVED: DERIVED.keys() - values.keys()})
 
     def __repr__(self) -> str:
-        """Only what differs from the defaults."""
+        """Only what differs from the defaults; secrets are masked."""
+        from sage_plugins.config.secrets import masked
+
         changed = [
-            f"{name}={plain(value)!r}" if isinstance(value, Mapping) else f"{name}={value!r}"
+            f"{name}={masked(plain(value) if isinstance(value, Mapping) else value, name)!r}"
             for name, info in _FIELDS.items()
-            if (value := getattr(self, name)) != info.default
+            if name not in self.derived and (value := getattr(self, name)) != info.default
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Read-only mappings do not pickle; plain ones do, and become read-only again in the constructor.
-        return _rebuild, (type(self), self.to_dict())
+        return _rebuild, (
+            type(self),
+            {name: value for name, value in self.to_dict().items() if name not in self.derived},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values: dictionaries, lists, strings and numbers, fit for JSON if `user_config` is."""
@@ -228,37 +262,62 @@ class ServiceDeploymentConfig:
 
 
 if not TYPE_CHECKING:
-    # What inspect and help() follow to the signature with all the fields.
-    ServiceDeploymentConfig.__init__.__wrapped__ = ServiceDeploymentConfig.__attrs_init__
+    # What inspect and help() show: all the fields.
+    _signature = inspect.signature(ServiceDeploymentConfig.__attrs_init__)
+    ServiceDeploymentConfig.__init__.__signature__ = _signature.replace(
+        parameters=[each for each in _signature.parameters.values() if each.name != _DERIVED]
+    )
 
 
 def _rebuild(cls: type[ServiceDeploymentConfig], values: dict[str, Any]) -> ServiceDeploymentConfig:
     return cls(**values)
 
 
-def _checked(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The given values in normal form, and every error in them."""
+def checked(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The given values in normal form, by field, and every error in them."""
     values: dict[str, Any] = {}
     problems: list[Problem] = []
-    whole = {name: info.default for name, info in _FIELDS.items()}
     for name, value in given.items():
-        found = field_problems(name, value)
+        read, found = read_value(name, value)
         problems += found
-        if found:
-            # A cross-field rule would only repeat what is said already.
-            whole.pop(name, None)
-        else:
-            values[name] = whole[name] = _normal(_FIELDS[name], value)
+        if not found:
+            values[name] = _normal(_FIELDS[name], read)
+    # A cross-field rule would only repeat what is said already of a field that is wrong on its own.
+    whole = completed(values, given.keys() - values.keys())
     problems += [problem for problem in cross_problems(whole) if problem.severity == "error"]
     return values, problems
 
 
-def _refuse(what: str, problems: Sequence[Problem]) -> NoReturn:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+def completed(values: Mapping[str, Any], bad: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+    """
+    All fields: those in *values*, and for the others what follows from these, or else their default.
+
+    Args:
+        values: What was set, each field valid on its own.
+        bad: Fields that were set wrongly. They are left out, and so is what would follow from them.
+    """
+    whole = {name: info.default for name, info in _FIELDS.items() if name not in bad} | dict(values)
+    for name, (follows, names) in DERIVED.items():
+        if name in values or name in bad:
+            continue
+        if bad.isdisjoint(names):
+            whole[name] = follows(*[whole[each] for each in names])
+        else:
+            del whole[name]
+    return whole
+
+
+def refuse(what: str, problems: Sequence[Problem]) -> NoReturn:
+    """
+    Raise the ConfigError that lists *problems* of *what*, such as `"ServiceDeploymentConfig"`.
+
+    Raises:
+        ConfigError: Always.
+    """
     lines = [
         f"\n  {problem.key}: {problem.message}" + (f" ({problem.fix})" if problem.fix else "") for problem in problems
     ]
-    raise ConfigError(f"{what} has {count}:" + "".join(lines), problems=problems)
+    raise ConfigError(f"{what} has {counted(len(problems), 'problem')}:" + "".join(lines), problems=problems)
 
 
 # Normal form of one valid value.
@@ -294,7 +353,11 @@ def _normal(info: FieldInfo, value: Any) -> Any:
 
 #: Without what only documents say.
 _FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
-    {each.name: each.metadata["info"]._replace(name=each.name) for each in attrs.fields(ServiceDeploymentConfig)}
+    {
+        each.name: each.metadata["info"]._replace(name=each.name)
+        for each in attrs.fields(ServiceDeploymentConfig)
+        if each.name != "derived"
+    }
 )
 
 
@@ -325,3 +388,17 @@ def field_problems(name: str, value: Any) -> list[Problem]:
     if info is None:
         return [unknown_key(name, name, _FIELDS)]
     return value_problems(info, name, value)
+
+
+def read_value(name: str, value: Any) -> tuple[Any, list[Problem]]:
+    """The value of one field with a number for each duration and size in it, and everything wrong with it."""
+    info = _FIELDS.get(name)
+    if info is None:
+        return value, [unknown_key(name, name, _FIELDS)]
+    found: list[Problem] = []
+    if (info.unit and isinstance(value, str)) or (info.keys and isinstance(value, Mapping)):
+        from sage_plugins.config.units import without_units  # most configurations made in code have no units
+
+        value, found = without_units(info, name, value)
+    known = {problem.key for problem in found}
+    return value, [*found, *(each for each in value_problems(info, name, value) if each.key not in known)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from sage_plugins.config.field_checks import shown
 from sage_plugins.config.service_config import ServiceDeploymentConfig, fields
 from sage_plugins.errors import ConfigError
 
@@ -35,7 +36,7 @@ def on_nodes(nodes: Iterable[str], threads: int, settings: Mapping[str, Any]) ->
     """
     _refuse_decided("nodes", settings)
     if isinstance(nodes, str) or not isinstance(nodes, Iterable):
-        raise ConfigError(f"nodes: must be a list of names, got {nodes!r:.50}")
+        raise ConfigError(f"nodes: must be a list of names, got {shown(nodes)}")
     names = list(nodes)
     if not names:
         raise ConfigError("nodes: must have at least one name")
@@ -43,7 +44,6 @@ def on_nodes(nodes: Iterable[str], threads: int, settings: Mapping[str, Any]) ->
         "target": "remote_specific",
         "target_nodes": names,
         "replicas": len(names),
-        "load_balancing": len(names) > 1,
         **_threads(_positive("threads", threads)),
     }
     return ServiceDeploymentConfig(**{**derived, **settings})
@@ -67,7 +67,6 @@ def local_pool(pool_size: int, max_threads: int | None, settings: Mapping[str, A
     derived = {
         "target": "local",
         "replicas": replicas,
-        "load_balancing": replicas > 1,
         **_threads(max(1, threads // replicas)),
     }
     return ServiceDeploymentConfig(**{**derived, **settings})
@@ -79,7 +78,7 @@ def _threads(count: int) -> dict[str, Any]:
 
 def _positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}: must be an integer, 1 or more, got {value!r:.50}")
+        raise ConfigError(f"{name}: must be an integer, 1 or more, got {shown(value)}")
     return value
 
 

@@ -1,7 +1,7 @@
 """
-Durations and sizes as a file may spell them: `250ms`, `1h30m`, `4Gi`.
+Durations and sizes as people spell them: `250ms`, `1h30m`, `4Gi`.
 
-In Python a duration is a number of seconds and a size a number of MiB; only what reads text takes these spellings.
+Files and Python take the same spellings. Once read, a duration is a number of seconds and a size a number of MiB.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.config.field_checks import FieldInfo, shown
+from sage_plugins.config.field_checks import FieldInfo, Wrong, shown
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def number_of(info: FieldInfo, key: str, text: str) -> tuple[float, Problem | No
     if number is None:
         kinds = ["an integer" if info.kind == "integer" else "a number", _WORDS[info.unit]]
         words = f"{', '.join(kinds)} or null" if info.optional else " or ".join(kinds)
-        return 0, Problem("E102", key, f"must be {words}, got {shown(text)}", _fix(info, text))
+        return 0, Wrong(words, _fix(info, text)).problem(key, text)
     if info.kind == "integer":
         if number != int(number):
             message = f"must be a whole number of {info.unit}, got {shown(text)}, which is {number:g}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.current import current_call
 from sage_plugins.errors import ConfigError, DeployError, text_of
+from sage_plugins.texts import counted
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Changes:
         self._begin("scaled")
         try:
             before = len(self._replicas.places)
-            reason = f"scaled from {before} to {replicas} replicas"
+            reason = f"scaled from {before} to {counted(replicas, 'replica')}"
             if replicas > before:
                 self._grow(replicas)
             finish = self._departure.leave(self._succession.retire(keep=replicas), reason)

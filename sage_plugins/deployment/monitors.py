@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.host.recording import make_recorder
+from sage_plugins.interfaces import ServiceWatcher, SnapshotMerger
 from sage_plugins.values import Event, ReplicaInfo
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ class Watchers:
             counts: What all replicas have counted, as for `merge`, those included that left.
         """
         for choice, monitor in self._monitors:
-            attach = getattr(monitor, "attach", None)
-            if attach is not None:
-                self._fenced(choice, attach, service(partial(self._look, choice), partial(self._own, choice, counts)))
+            if isinstance(monitor, ServiceWatcher):
+                seen = service(partial(self._look, choice), partial(self._own, choice, counts))
+                self._fenced(choice, monitor.attach, seen)
 
     def _own(self, choice: Choice, counts: Callable[[], Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
         """The snapshots of one monitor's recorders, that of the calling side included."""
@@ -144,10 +145,9 @@ class Watchers:
         """
         merged = {}
         for choice, monitor in self._monitors:
-            merge = getattr(monitor, "merge", None)
             own = [each[choice.id] for each in snapshots if choice.id in each]
-            if merge is not None and own:
-                whole = self._fenced(choice, merge, own)
+            if own and isinstance(monitor, SnapshotMerger):
+                whole = self._fenced(choice, monitor.merge, own)
                 if whole is not None:
                     merged[choice.id] = whole
         return merged

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.call.current import current_call
 from sage_plugins.deployment.balancing import Balancing, create_balancer
 from sage_plugins.deployment.changes import Changes
+from sage_plugins.deployment.first_calls import FirstCalls
 from sage_plugins.deployment.life import ServiceLife
 from sage_plugins.deployment.monitors import Watched, Watchers
 from sage_plugins.deployment.reach import OwnProcessOnly, Reachable
@@ -99,6 +100,8 @@ class ServiceTask:
             key_of=composition.key_of,
             observe=observe,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
+            refuses_late=self._config.overload == "reject",
+            overloaded=partial(self._watchers.tell, "overloaded"),
         )
         replicas = self._replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
         self._balancing = Balancing(replicas)
@@ -115,6 +118,8 @@ class ServiceTask:
         )
         self._changes = Changes(replicas, launcher, departure, succession, self._balancing)
         self._stopping = Stopping(replicas, launcher, departure, succession)
+        undo = lambda: self._stopping.end(0, background=True, leaves=self._has_left)  # noqa: E731 - no method for one line
+        self._first_calls = FirstCalls(replicas, self.begin, self.wait_ready, undo)
         self._status = Status(replicas, self._balancing)
         self._instances = Instances(replicas)
         self._binding = Binding(
@@ -123,6 +128,7 @@ class ServiceTask:
             queue_timeout=self._config.queue_timeout,
             runs_here="in_callers_thread" in composition.strategy.registration.capabilities,
             driven="in_process" not in composition.target.registration.capabilities,
+            seconds_to_start=self._first_calls.seconds_to_start,
         )
         self.handle = ServiceHandle(
             composition.name,
@@ -230,14 +236,13 @@ class ServiceTask:
         """
         self._instances.wait_healthy(self._config.startup_timeout if timeout is None else timeout)
 
-    def bind(self) -> Binding:
-        """For the first call of a handle: the way to the replicas, once they are there."""
-        if self._life.state is not ReplicaState.READY:
-            self.begin()
-            with self._life.condition:
-                waits = self._life.state is ReplicaState.STARTING
-            if waits:
-                self.start_running()
+    def bind(self, failed: Callable[[], None] = lambda: None) -> Binding:
+        """
+        For the first call of a handle: the way to the replicas, once they are there; for a start hook at once.
+
+        *failed* is told if a hook was not kept waiting and the service does not become ready.
+        """
+        self._first_calls.prepare(self.start_running, failed)
         return self._binding
 
     # -- stopping ----------------------------------------------------------------------------------------------------

@@ -17,9 +17,11 @@ from sage_plugins.errors import (
     SageDeployError,
 )
 from sage_plugins.process_end import forget
+from sage_plugins.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from os import PathLike
     from types import TracebackType
     from typing import Self
 
@@ -131,18 +133,25 @@ class Environment(Registering):
         gone = [ServicePlan(name, "remove", str(known[name].get("class", ""))) for name in known if name not in names]
         return DeploymentPlan((*services, *gone), tuple(catalogue.notes(self.registry)))
 
-    def check(self, *, import_classes: bool = True) -> list[Problem]:
+    def check(
+        self, file: str | PathLike[str] | None = None, *, profile: str | None = None, import_classes: bool = True
+    ) -> list[Problem]:
         """
         Everything that is wrong or doubtful with any service, errors and warnings; starts and places nothing.
 
         Args:
+            file: A deployment file to check as if it was loaded, whatever is wrong with it.
+            profile: Which of the file's `profiles` to apply.
             import_classes: Whether to import the classes that files name, which runs their modules; if not, what can
                 only be told from a class is left out.
 
         Raises:
             PluginError: A plugin breaks its contract.
         """
-        return self._services.catalogue.snapshot().check(self.registry, import_classes=import_classes)
+        catalogue = self._services.catalogue.snapshot()
+        if file is not None:
+            catalogue.load(self._reader().examine(file, profile=profile))
+        return catalogue.check(self.registry, import_classes=import_classes)
 
     def running(self) -> dict[str, dict[str, Any]]:
         """
@@ -472,7 +481,7 @@ class Environment(Registering):
 
     def __repr__(self) -> str:
         """Name and number of services."""
-        return f"<Environment {self.name!r} with {len(self._services.catalogue.names)} services>"
+        return f"<Environment {self.name!r} with {counted(len(self._services.catalogue.names), 'service')}>"
 
 
 def _checked(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from sage_plugins.config.secrets import HIDDEN, is_secret
+from sage_plugins.config.secrets import HIDDEN, is_secret, masked
+from sage_plugins.config.service_config import ServiceDeploymentConfig
 
 __all__ = ["plain"]
 
@@ -22,6 +23,8 @@ def plain(value: object, path: str = "") -> Any:
     """
     if path and value is not None and not isinstance(value, (bool, Mapping)) and is_secret(path.rpartition(".")[2]):
         return HIDDEN
+    if isinstance(value, ServiceDeploymentConfig):
+        return plain(masked(value.to_dict()), path)  # by whole paths: below a secret's name everything is secret
     cls: Any = type(value)
     if attrs.has(cls):
         value = {field.name: getattr(value, field.name) for field in attrs.fields(cls)}
@@ -29,8 +32,6 @@ def plain(value: object, path: str = "") -> Any:
         return {str(key): plain(each, f"{path}.{key}" if path else str(key)) for key, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(each, path) for each in value]
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and abs(value) < float("inf")):
         return value
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else str(value)
     return str(value)

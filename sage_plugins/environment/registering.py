@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.config.service_config import ServiceDeploymentConfig
-from sage_plugins.errors import (
-    ConfigError,
-)
+from sage_plugins.config.entries import check_service_name, config_of
 from sage_plugins.service.factory import ServiceFactory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.environment.services import Services
     from sage_plugins.interfaces import ConfigReader
 
@@ -21,7 +19,12 @@ __all__ = ["Registering"]
 
 
 class Registering:
-    """The part of an environment where services are registered. All methods are safe from any thread."""
+    """
+    The part of an environment where services are registered. All methods are safe from any thread.
+
+    Registering a name again replaces what it stood for. A service that runs goes on as it is: `plan` shows what would
+    change, and `apply` changes it.
+    """
 
     _services: Services
 
@@ -32,8 +35,8 @@ class Registering:
         It is deployed as a loaded file says, else as one replica in this process that runs one call at a time.
 
         Raises:
-            ValueError: The name is empty or the class is no class.
-            DeployError: A service of that name is deployed.
+            ConfigError: The service cannot have that name.
+            ValueError: The class is no class.
         """
         factory = ServiceFactory(service_name, service_class, args, kwargs)
         self._services.register(service_name, factory, None)
@@ -45,7 +48,7 @@ class Registering:
         service_class: type,
         /,
         *args: Any,
-        deployment_config: ServiceDeploymentConfig,
+        deployment_config: ServiceDeploymentConfig | Mapping[str, Any],
         **kwargs: Any,
     ) -> ServiceFactory:
         """
@@ -53,16 +56,20 @@ class Registering:
 
         The configuration given here beats any file.
 
+        Args:
+            service_name: Name of the service.
+            service_class: Its class.
+            *args: For its constructor.
+            deployment_config: How it is deployed; a mapping is read and checked like the service's entry in a file.
+            **kwargs: For its constructor.
+
         Raises:
-            ValueError: The name is empty or the class is no class.
-            ConfigError: *deployment_config* is no `ServiceDeploymentConfig`.
-            DeployError: A service of that name is deployed.
+            ConfigError: The service cannot have that name, or *deployment_config* is not valid.
+            ValueError: The class is no class.
         """
-        if not isinstance(deployment_config, ServiceDeploymentConfig):
-            msg = f"deployment_config must be a ServiceDeploymentConfig, got {deployment_config!r}"
-            raise ConfigError(msg)
+        config = config_of(deployment_config)
         factory = ServiceFactory(service_name, service_class, args, kwargs)
-        self._services.register(service_name, factory, deployment_config)
+        self._services.register(service_name, factory, config)
         return factory
 
     def register_service_on_nodes(
@@ -87,9 +94,9 @@ class Registering:
             **rest: Names of configuration fields, such as `memory_mb`, set these; all others go to the constructor.
 
         Raises:
-            ValueError: The name is empty or the class is no class.
+            ConfigError: The service cannot have that name.
+            ValueError: The class is no class.
             ConfigError: A setting is not valid, or *nodes* decides it already.
-            DeployError: A service of that name is deployed.
         """
         from sage_plugins.config.shorthand import on_nodes, split
 
@@ -120,9 +127,9 @@ class Registering:
             **rest: Names of configuration fields, such as `gpu_count`, set these; all others go to the constructor.
 
         Raises:
-            ValueError: The name is empty or the class is no class.
+            ConfigError: The service cannot have that name.
+            ValueError: The class is no class.
             ConfigError: A setting is not valid, or *pool_size* decides it already.
-            DeployError: A service of that name is deployed.
         """
         from sage_plugins.config.shorthand import local_pool, split
 
@@ -135,9 +142,10 @@ class Registering:
         Register a factory: anything with `create_service(ctx)`, `service_name` and `service_class`; returns it.
 
         Raises:
+            ConfigError: The service cannot have that name.
             TypeError: It lacks one of these.
-            DeployError: A service of that name is deployed.
         """
+        check_service_name(service_name)
         missing = [
             part for part in ("create_service", "service_name", "service_class") if not hasattr(service_factory, part)
         ]
@@ -161,5 +169,8 @@ class Registering:
         Raises:
             ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
         """
+        self._services.load(self._reader().read(path, profile=profile))
+
+    def _reader(self) -> ConfigReader:
         reader: ConfigReader = self._services.registry.find("file reader", "yaml").registration.create(None)
-        self._services.load(reader.read(path, profile=profile))
+        return reader

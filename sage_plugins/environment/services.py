@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AT_REST", "Services"]
 
-#: States in which a service may be registered again.
+#: States in which nothing of a service runs.
 AT_REST = ("pending", "stopped")
 
 
@@ -94,19 +94,13 @@ class Services:
         """
         Have *factory* build a service, deployed as *config* says; None for a file or the default.
 
-        Raises:
-            DeployError: A service of that name is deployed.
+        One that runs goes on as it is, until `apply`.
         """
         with self.lock:
             self.check_open(name)
             task = self.tasks.get(name)
-            if task is not None and task.state not in AT_REST:
-                msg = (
-                    f"service {name!r} is deployed ({task.state}) and cannot be registered again: close "
-                    "the environment first"
-                )
-                raise DeployError(msg, service=name)
-            self.tasks.pop(name, None)
+            if task is not None and task.state in AT_REST:
+                del self.tasks[name]
             self.catalogue.register(name, factory, config)
 
     def task(self, name: str) -> ServiceTask:
@@ -253,7 +247,7 @@ class Services:
         """For the first call of a handle: deploys the service if that has not happened."""
         task = self.task(name)
         try:
-            return task.bind()
+            return task.bind(lambda: self.forget(task))
         except DeployError:
             self.forget(task)
             raise

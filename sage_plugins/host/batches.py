@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import binder
+from sage_plugins.host.thread_loop import UNRUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,15 +77,33 @@ class Batches:
 
     def results(self, calls: Sequence[Call], results: Any) -> list[Any]:
         """Check what the batch method gave: one result for each call."""
-        plan = calls[0].method.batch
         if not isinstance(results, (list, tuple)) or len(results) != len(calls):
             given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
             msg = (
-                f"{self._execution.spec.service}.{plan.name if plan else ''} must return a list with one result for "
+                f"{self._execution.spec.service}.{self.name(calls)} must return a list with one result for "
                 f"each call, in their order: it got {len(calls)} and returned {given}"
             )
             raise TypeError(msg)
-        return list(results)
+        found = list(results)
+        if not UNRUN.isdisjoint(map(type, found)):
+            name = self.name(calls)
+            found = [self._refused(each, name) if type(each) in UNRUN else each for each in found]
+        return found
+
+    def _refused(self, unrun: Any, name: str) -> TypeError:
+        """The error in place of a result that has yet to run."""
+        if not isinstance(unrun, CoroutineType):
+            return self._execution.refuse_generator(unrun, name)
+        unrun.close()
+        return TypeError(
+            f"{self._execution.spec.service}.{name} returned a coroutine among its results: await it there"
+        )
+
+    @staticmethod
+    def name(calls: Sequence[Call]) -> str:
+        """Name of the batch method of *calls*."""
+        plan = calls[0].method.batch
+        return plan.name if plan else ""
 
     def all_failed(self, calls: Sequence[Call], raised: BaseException) -> list[Any]:
         """The outcomes of calls whose batch method raised."""
@@ -111,10 +131,6 @@ class Batches:
             else:
                 call.owner.abandoned_ended(call)
         following = follow(batch)
-        if following is not None and any(call.is_watched for call in calls):
-            # Callbacks run in this thread and may take their time: another worker goes on.
-            self._execution.inbox(following)
-            following = None
         for call, result, error in over:
             call.publish(result, error)
         return following

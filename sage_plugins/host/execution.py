@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from math import inf
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import RemoteError, text_of
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import MethodKind, Outcome
 
 if TYPE_CHECKING:
@@ -43,21 +45,20 @@ class Execution:
         table: Bound methods by index, once the instance exists.
         batches: Runs calls that are answered together, once the instance exists; None if no method has a batch.
         tasks: The running calls that are coroutines.
+        batch_tasks: The tasks in which batches run on the event loop.
         steps: The steps of the replica's life that run on the event loop.
         handed: Calls and batches that the loop has left to a thread and none has taken yet.
         events: Told of slots that are free.
-        inbox: Gives work to another worker.
         running: For each worker the calls that it runs, by the identity of that list.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, by the host
+    def __init__(
         self,
         spec: ReplicaSpec,
         clock: Clock,
         events: ReplicaEvents,
         recorders: Mapping[str, Recorder],
         loop: WorkerLoop,
-        inbox: Callable[[Work], None],
     ) -> None:
         """
         Prepare; nothing can run before `bind`.
@@ -68,7 +69,6 @@ class Execution:
             events: Told of slots that are free.
             recorders: Count the calls, by the ID of their monitor.
             loop: Runs coroutines in the workers' threads.
-            inbox: Gives work to another worker.
         """
         self.spec = spec
         self.clock = clock
@@ -77,11 +77,11 @@ class Execution:
         self.table: list[Callable[..., Any]] = []
         self.batches: Batches | None = None
         self.tasks: set[Call] = set()
+        self.batch_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
         self.steps: set[asyncio.Task[None]] = set()
         self.events = events
         self._recorders = recorders
         self._loop = loop
-        self.inbox = inbox
         self.handed: set[Work] = set()
         self.running: dict[int, Collection[Call | None]] = {}
         self._faulty_recorders: set[str] = set()
@@ -119,6 +119,43 @@ class Execution:
             return bound
         run = self._loop.run
         return lambda *args, **kwargs: run(self._stoppable(bound(*args, **kwargs)))
+
+    def finish(self, unrun: Any, method: str) -> Any:
+        """
+        What comes of something that *method* gave and that has yet to run; for a worker's thread.
+
+        A coroutine is run here, on the replica's event loop if it has one.
+
+        Raises:
+            TypeError: It is a generator, whose items nobody would make here.
+            BaseException: What the coroutine raises.
+        """
+        if not isinstance(unrun, CoroutineType):
+            raise self.refuse_generator(unrun, method)
+        if self.event_loop is None:
+            result = self._loop.run(self._stoppable(unrun))
+        else:
+            import asyncio
+
+            result = asyncio.run_coroutine_threadsafe(self._stoppable(unrun), self.event_loop).result()
+        return self.finish(result, method) if type(result) in UNRUN else result
+
+    async def afinish(self, unrun: Any, method: str) -> Any:
+        """`finish` for a task of the replica's event loop."""
+        if not isinstance(unrun, CoroutineType):
+            raise self.refuse_generator(unrun, method)
+        result = await unrun
+        return await self.afinish(result, method) if type(result) in UNRUN else result
+
+    def refuse_generator(self, generator: Any, method: str) -> TypeError:
+        """The error that *method* returned a generator, which is closed."""
+        if isinstance(generator, GeneratorType):
+            generator.close()
+        return TypeError(
+            f"{self.spec.service}.{method} returned a generator, whose items would be made by the caller, not in the "
+            "replica. Return a list. Or make the method itself a generator function, with `yield from` in it and no "
+            "decorator that hides it, and read it with stream()"
+        )
 
     async def _stoppable(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """*coroutine*, on a worker's own loop, ended when its call is given up and at its deadline."""
@@ -228,9 +265,17 @@ class Execution:
                 self.recorder_failed(error, id)
 
     def as_remote_error(self, raised: BaseException, call: Call) -> BaseException:
-        """What the caller gets for SystemExit and its kind, which would end the caller's thread or process."""
+        """
+        What the caller gets for SystemExit and its kind, which would end the caller's thread or process.
+
+        What a signal handler raised while the method ran in its caller's thread is that thread's own: it stays itself.
+        """
         import traceback
 
+        from sage_plugins.call.endings import raised_by_signal
+
+        if raised_by_signal(raised):
+            return raised
         text = text_of(raised)
         return RemoteError(
             f"{self.spec.service}.{call.method.name} raised {text}; it was kept from ending the replica. Raise an "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.host.execution import Execution
 from sage_plugins.host.inbox import Inbox
-from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.lifecycle import StartHooks, Step
 from sage_plugins.host.questions import Questions
 from sage_plugins.host.recording import make_recorder
 from sage_plugins.host.seat import HostSeat
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.host.lifecycle import Hooks
-    from sage_plugins.interfaces import ControlOp, Recorder, ReplicaEvents, Runner, Work
-    from sage_plugins.values import ReplicaSpec
+    from sage_plugins.interfaces import ControlOp, Recorder, RecorderFactory, ReplicaEvents, Runner, Work
+    from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = ["Host"]
 
@@ -49,6 +49,7 @@ class Host:
         run_here: Run a call in the calling thread, for strategies without workers; else None.
         slots: Calls at once, at most.
         cancel: Stop the coroutine of a call that was given up; never blocks.
+        holds: What it holds, for who counts its slots.
     """
 
     put: Callable[[Work], None]
@@ -71,14 +72,14 @@ class Host:
         self._recorders: dict[str, Recorder] = {}
         who = ReplicaInfo(spec.service, spec.id, node)
         names = tuple(method.name for method in spec.methods)
-        monitors = {choice.id: choice.create() for choice in spec.monitors}
-        for choice in spec.monitors:
-            recorder = make_recorder(choice, monitors[choice.id], who, names)
+        factories: list[tuple[Choice, RecorderFactory]] = [(choice, choice.create()) for choice in spec.monitors]
+        for choice, factory in factories:
+            recorder = make_recorder(choice, factory, who, names)
             if recorder is not None:
                 self._recorders[choice.id] = recorder
         self._inbox = Inbox()
         self._loop = WorkerLoop()
-        self._execution = Execution(spec, clock, events, self._recorders, self._loop, self._inbox.put)
+        self._execution = Execution(spec, clock, events, self._recorders, self._loop)
         self._instance: Any = None
         self._life = threading.Lock()
         self._stopping: Step | None = None  # guarded by _life, as the next
@@ -86,8 +87,9 @@ class Host:
         self._starting = Step(self._build, self._loop.run)
         self._runner: Runner | None = None
         self._seat = HostSeat(spec, self._inbox, self._execution, events, self._loop)
-        self._questions = Questions(self._execution, self._recorders, monitors, lambda: (self._instance, self._runner))
+        self._questions = Questions(self._execution, self._recorders, lambda: (self._instance, self._runner))
         self.cancel = self._execution.cancel
+        self.holds = self._seat.holds
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -120,12 +122,14 @@ class Host:
                 return
             self._building = True
         failure: BaseException | None = None
+        hooks = StartHooks(spec.service, self._clock, getattr(self._events, "lane", None))
         try:
-            instance = self._instance = spec.factory.create_service(context)
-            self._execution.bind(instance)
-            yield from hook(instance, "setup")
-            yield from hook(instance, "start_running", "start")
-            yield from hook(instance, "warmup")
+            with hooks:
+                instance = self._instance = spec.factory.create_service(context)
+                self._execution.bind(instance)
+                for names in (("setup",), ("start_running", "start"), ("warmup",)):
+                    for coroutine in hook(instance, *names):
+                        yield hooks.follow(coroutine)
         except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
             failure = error
         with self._life:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,11 @@ class Inbox:
         queue: SimpleQueue[Any] = SimpleQueue()
         self.put: Callable[[Work | None], None] = queue.put
         self.get: Callable[[], Work | None] = queue.get
+        self.get_within: Callable[[float], Work | None] = partial(queue.get, True)  # noqa: FBT003 - `block`
         self.size: Callable[[], int] = queue.qsize
         self._queue = queue
         self._asleep: list[None] = []  # a token while the loop has seen it empty
-        self._wake: Callable[[], None]
-
-    def get_within(self, seconds: float) -> Work | None:
-        """The next work; raises queue.Empty if there is none for so long."""
-        return self._queue.get(timeout=seconds)
+        self._wake: Callable[[], None] = lambda: None
 
     def notify(self, wake: Callable[[], None]) -> None:
         """Have *wake* called, from any thread, when work comes and `get_nowait` has found none before."""
@@ -45,6 +43,11 @@ class Inbox:
                 self._asleep.pop()
             except IndexError:  # somebody else wakes it
                 return
+            self._wake()
+
+    def nudge(self) -> None:
+        """Wake the loop if work waits: an exception may have kept its sender from doing so."""
+        if self._queue.qsize():
             self._wake()
 
     def take_work(self) -> list[Work]:

@@ -1,6 +1,8 @@
 """
 Steps of a replica's life, done by its workers as if they were calls, so that hooks run where calls run.
 
+While the start hooks run, `StartHooks` is the current call: what they call knows by whom it was called.
+
 A step is a generator that yields the coroutines of `async def` hooks: in a thread they are run to their end, on an
 event loop they are awaited.
 """
@@ -9,12 +11,23 @@ from __future__ import annotations
 
 import threading
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sage_plugins.call.call import Call
+from sage_plugins.call.current import CURRENT
+from sage_plugins.call.owner import CallOwner
+from sage_plugins.values import CallOptions, MethodKind, MethodPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
+    from contextvars import Token
 
-__all__ = ["Hooks", "Step"]
+    from sage_plugins.clock import Clock
+
+__all__ = ["Hooks", "StartHooks", "Step"]
+
+#: What the start hooks are called in messages.
+_PLAN: Final = MethodPlan(-1, "start hooks", MethodKind.SYNC, idempotent=False, timeout=inf)
 
 #: Runs hooks and yields the coroutines among them.
 Hooks: TypeAlias = "Generator[Coroutine[Any, Any, Any], None, None]"
@@ -89,3 +102,46 @@ class Step:
             self.error = error
         finally:
             self.done.set()
+
+
+class StartHooks(Call):
+    """
+    The constructor and the start hooks of one replica, as the call that holds all its slots until it is ready.
+
+    A context manager: inside, it is the current call. Nobody waits for it, and it never ends as a call does.
+    """
+
+    prepares = True
+
+    def __init__(self, service: str, clock: Clock, lane: Any) -> None:
+        """
+        Stand for the hooks of a replica that is about to be built.
+
+        Args:
+            service: Name of the service.
+            clock: Its time.
+            lane: The router's side of the replica; None if the router is in another process.
+        """
+        owner = CallOwner()
+        owner.service, owner.clock = service, clock
+        super().__init__(owner, _PLAN, (), {}, CallOptions(), clock.monotonic(), inf, inf, None)
+        self.lane = lane
+
+    def __enter__(self) -> None:
+        """The hooks begin, in this thread or task."""
+        self._token: Token[Call | None] = CURRENT.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        """They have ended: tasks that they started may go on, but hold no slot."""
+        self.lane = None
+        CURRENT.reset(self._token)
+
+    async def follow(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run the coroutine of a hook: what it awaits itself, the hook waits for."""
+        import asyncio
+
+        self.task = asyncio.current_task()
+        try:
+            await coroutine
+        finally:
+            self.task = None

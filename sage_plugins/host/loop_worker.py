@@ -7,6 +7,7 @@ Everything here runs on that loop.
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ from sage_plugins.call.batch import Batch
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
 from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import COROUTINES, MethodKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from contextvars import Context
 
     from sage_plugins.call.call import Call
     from sage_plugins.host.batches import Batches
@@ -44,7 +45,6 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
     begin = _compose_begin(loop)
     monotonic, table, tasks = execution.clock.monotonic, execution.table, execution.tasks
     record, set_current = execution.compose_record(), CURRENT.set
-    other_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
     batched: set[Call] = set()
     execution.running[id(batched)] = batched
     deadlines = _Deadlines(loop, execution)
@@ -62,6 +62,8 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             error: BaseException | None = None
             try:
                 result = await table[call.method.index](*call.args, **call.kwargs)
+                if type(result) in UNRUN:
+                    result = await execution.afinish(result, call.method.name)
             except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
                 error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
             ended(call)
@@ -87,7 +89,6 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         go_on(following)
 
     async def run_batch(batch: Batch) -> None:
-        await batch.agather()
         batches = execution.batches
         assert batches is not None  # noqa: S101 - for the type checker: there are no batches of other services
         start = monotonic()
@@ -110,8 +111,8 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
 
     def keep(coroutine: Coroutine[Any, Any, None]) -> bool:
         task = loop.create_task(coroutine)
-        other_tasks.add(task)
-        task.add_done_callback(other_tasks.discard)
+        execution.batch_tasks.add(task)
+        task.add_done_callback(execution.batch_tasks.discard)
         return True
 
     def start(work: Work) -> bool:
@@ -148,12 +149,18 @@ def _compose_begin(loop: asyncio.AbstractEventLoop) -> Callable[[Call, Coroutine
 
     A task made by `create_task` takes its first step in the loop's next turn: one more look at the selector, for calls
     that mostly end with that step. `eager_start` exists from Python 3.12 and knows the task only after the step. So a
-    task that is being made finds another `call_soon` here, which keeps the step that it wants to have called.
+    task that is being made finds another `call_soon` here, which keeps the step that it wants to have called. What else
+    is to be called, by a finalizer that runs just then, goes on to the loop.
     """
     steps: list[Callable[[], None]] = []
+    schedule = loop.call_soon
+    begun: list[Context] = []
 
-    def keep(step: Callable[[], None], *, context: Context) -> None:  # noqa: ARG001 - the call's, which `begin` has
-        steps.append(step)
+    def keep(do: Callable[..., None], *args: Any, context: Context | None = None) -> asyncio.Handle | None:
+        if context is None or context is not begun[-1]:
+            return schedule(do, *args, context=context)
+        steps.append(do)
+        return None
 
     def begin(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
         context = call.context
@@ -161,11 +168,13 @@ def _compose_begin(loop: asyncio.AbstractEventLoop) -> Callable[[Call, Coroutine
         if asyncio.current_task(loop) is not None:  # one task cannot step in another's step
             call.task = loop.create_task(coroutine, context=context)
             return
+        begun.append(context)
         loop.call_soon = keep  # type: ignore[method-assign,assignment] # for the next line only
         try:
             call.task = asyncio.Task(coroutine, loop=loop, context=context)
         finally:
             del loop.call_soon  # the instance's, which hid the method
+            begun.clear()
         context.run(steps.pop())
 
     def begin_later(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -187,13 +196,14 @@ class _Deadlines:
         self._loop = loop
         self._execution = execution
         self._timer: asyncio.TimerHandle | None = None
+        self._context = Context()  # not that of the call that is watched, which the timer would keep
 
     def watch(self, deadline: float, now: float) -> None:
         """Look at *deadline*, which is earlier than the next look."""
         if self._timer is not None:
             self._timer.cancel()
         self.due = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - now), self._look)
+        self._timer = self._loop.call_later(max(0.0, deadline - now), self._look, context=self._context)
 
     def _look(self) -> None:
         self._timer = None
@@ -204,4 +214,4 @@ class _Deadlines:
                 self.due = call.deadline
         if self.due < inf:
             # A virtual clock may stand still.
-            self._timer = self._loop.call_later(max(0.001, self.due - now), self._look)
+            self._timer = self._loop.call_later(max(0.001, self.due - now), self._look, context=self._context)

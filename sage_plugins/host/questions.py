@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.interfaces import ControlOp
+from sage_plugins.interfaces import CallCounter, ControlOp
 from sage_plugins.service.factory import hook
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from sage_plugins.host.execution import Execution
-    from sage_plugins.interfaces import Monitor, Recorder, Runner
+    from sage_plugins.interfaces import Recorder, Runner
 
 __all__ = ["Questions"]
 
@@ -34,7 +34,6 @@ class Questions:
         self,
         execution: Execution,
         recorders: Mapping[str, Recorder],
-        monitors: Mapping[str, Monitor],
         life: Callable[[], tuple[Any, Runner | None]],
     ) -> None:
         """
@@ -43,12 +42,10 @@ class Questions:
         Args:
             execution: Of the same replica: knows the event loop, and when a call ended last.
             recorders: What has counted the calls, by the ID of its monitor.
-            monitors: What made them.
             life: Gives the instance, None before it is built and after its end, and the runner, None before the start.
         """
         self._execution = execution
         self._recorders = recorders
-        self._monitors = monitors
         self._life = life
         self._lock = threading.Lock()
         self._closed = False  # guarded by _lock, as the next
@@ -92,12 +89,10 @@ class Questions:
             else self._execution.clock.monotonic() - self._execution.latest,
         }
 
-    def counts(self) -> Mapping[str, Any]:
+    def counts(self) -> Mapping[str, int]:
         """What the monitor `metrics` has counted here; empty without it."""
-        if "metrics" not in self._recorders:
-            return {}
-        counts: Mapping[str, Any] = self._monitors["metrics"].summary([self._recorders["metrics"].snapshot()])
-        return counts
+        recorder = self._recorders.get("metrics")
+        return recorder.counts() if isinstance(recorder, CallCounter) else {}
 
     def _access(self, op: ControlOp, arg: Any) -> Any:
         instance, _ = self._life()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from opcode import opmap
+from typing import TYPE_CHECKING, Final
 
 from sage_plugins.host.thread_worker import compose_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from types import FrameType
 
     from sage_plugins.host.execution import Execution
     from sage_plugins.host.inbox import Inbox
@@ -17,7 +19,51 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import ReplicaEvents, Work
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["HostSeat"]
+__all__ = ["HostHolds", "HostSeat"]
+
+#: What a worker does that waits in `for work in iter(get, None)`. Python lets no other thread run between the end of
+#: that step and the first of `execute`.
+_FETCHES: Final = opmap["FOR_ITER"]
+
+#: Modules whose code runs while a thread has a piece of work in its hands.
+_AT_WORK: Final = frozenset(f"sage_plugins.host.{name}" for name in ("inbox", "loop_worker", "thread_worker"))
+
+
+class HostHolds:
+    """
+    `interfaces.ReplicaHolds` for one host: what waits in its inbox, runs on its loop, or is in a thread's hands.
+
+    Attributes:
+        counts: As `ReplicaHolds.counts`.
+        workers: The workers' threads, by identity; of each, whether it runs an event loop.
+    """
+
+    def __init__(self, inbox: Inbox, execution: Execution) -> None:
+        """Say what *inbox* and *execution* hold."""
+        self.counts: tuple[Callable[[], int], ...] = (inbox.size,)
+        self.workers: dict[int, bool] = {}
+        self._execution = execution
+        self.nudge = inbox.nudge
+
+    def on_loop(self) -> None:
+        """Coroutines run on an event loop, rather than in the workers' hands."""
+        execution = self._execution
+        self.counts = (*self.counts, execution.tasks.__len__, execution.batch_tasks.__len__, execution.handed.__len__)
+
+    def busy(self, stacks: Mapping[int, FrameType]) -> int:
+        """As `ReplicaHolds.busy`."""
+        return sum(self._is_busy(thread, innermost) for thread, innermost in stacks.items())
+
+    def _is_busy(self, thread: int, innermost: FrameType) -> bool:
+        ours = thread in self.workers
+        frame: FrameType | None = innermost
+        while frame is not None:
+            if frame.f_globals.get("__name__") in _AT_WORK and (
+                ours or frame.f_locals.get("execution") is self._execution
+            ):
+                return True
+            frame = frame.f_back
+        return ours and not self.workers[thread] and innermost.f_code.co_code[innermost.f_lasti] != _FETCHES
 
 
 class HostSeat:
@@ -37,6 +83,7 @@ class HostSeat:
         self._execution = execution
         self._events = events
         self._loop = loop
+        self.holds = HostHolds(inbox, execution)
 
     def end_worker(self) -> None:
         """Make one `get` return None."""
@@ -45,12 +92,14 @@ class HostSeat:
     def on_ready(self, wake: Callable[[], None]) -> None:
         """Have *wake* called when there is work for the loop."""
         self._execution.on_loop = True
+        self.holds.on_loop()
         self._inbox.notify(wake)
 
     def starter(self, in_thread: Callable[[Work], None]) -> Callable[[Work], bool]:
         """Gives what starts work as a task of the running loop."""
         from sage_plugins.host.loop_worker import compose_start  # imports asyncio
 
+        self.holds.workers[threading.get_ident()] = True
         return compose_start(self._execution, self._events.follow, in_thread)
 
     async def steps_over(self) -> None:
@@ -69,7 +118,9 @@ class HostSeat:
 
     def _work(self, run: Callable[[], None]) -> None:
         self._loop.kept = True
+        self.holds.workers[threading.get_ident()] = False
         try:
             run()
         finally:
             self._loop.close()
+            del self.holds.workers[threading.get_ident()]

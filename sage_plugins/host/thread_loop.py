@@ -1,10 +1,15 @@
-"""The event loop of a worker thread, for `async def` methods and hooks under strategies with threads."""
+"""
+The event loop of a worker thread, for `async def` methods and hooks under strategies with threads.
+
+Also says which results of a method have yet to run.
+"""
 
 from __future__ import annotations
 
 import threading
-from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from contextvars import Context, copy_context
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call.event_loops import LOOPS_OF_REPLICAS
 from sage_plugins.threads import future_of
@@ -12,7 +17,11 @@ from sage_plugins.threads import future_of
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["WorkerLoop"]
+__all__ = ["UNRUN", "WorkerLoop"]
+
+#: What has yet to run when a method returns it: handed to the caller, it would run there, beside the replica's slots.
+#: A method gives one although its kind says otherwise if a decorator hides what it is.
+UNRUN: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 
 class WorkerLoop(threading.local):
@@ -35,7 +44,8 @@ class WorkerLoop(threading.local):
             return future.result()
         if self._runner is None:
             self._runner = asyncio.Runner()
-            LOOPS_OF_REPLICAS[self._runner.get_loop()] = False
+            # The loop keeps the context in which it is made, and the present one has this call's arguments.
+            LOOPS_OF_REPLICAS[Context().run(self._runner.get_loop)] = False
         return self._runner.run(coroutine, context=copy_context())
 
     def close(self) -> None:

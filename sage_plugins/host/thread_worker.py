@@ -12,6 +12,7 @@ from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.lazy_future import FINISHED
 from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -30,16 +31,16 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
     monotonic, table = execution.clock.monotonic, execution.table
     follow = execution.free if execution.on_loop else execution.events.follow
     record = execution.compose_record()
-    set_current, ok, failed, finished = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED
-    inbox = execution.inbox
+    set_current, ok, failed, finished, unrun = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED, UNRUN
     running: list[Call | None] = [None]
     execution.running[id(running)] = running
 
     def invoke(call: Call) -> Any:
         set_current(call)
-        return table[call.method.index](*call.args, **call.kwargs)
+        result = table[call.method.index](*call.args, **call.kwargs)
+        return execution.finish(result, call.method.name) if type(result) in unrun else result
 
-    def execute(call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - as the comment says
+    def execute(call: Any) -> bool:  # noqa: C901 - as the comment says
         # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
         if call is None:
             execution.running.pop(id(running), None)
@@ -97,10 +98,6 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                     except RuntimeError:  # released before, by a grant
                         pass
                 else:
-                    if following is not None:
-                        # Its callbacks run in this thread and may take their time: another worker goes on.
-                        inbox(following)
-                        following = None
                     call.release()
             call = following
         return True
@@ -118,7 +115,6 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
         return execute_batch(work)
 
     def execute_batch(batch: Batch) -> Work | None:
-        batch.gather()
         batches = execution.batches
         assert batches is not None  # noqa: S101 - for the type checker: there are no batches of other services
         start = monotonic()
@@ -135,7 +131,10 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
 
     def invoke_batch(batches: Batches, calls: list[Call], rows: list[tuple[Any, ...]]) -> list[Any]:
         set_current(batches.longest(calls))
-        return batches.results(calls, batches.call(calls, rows))
+        results = batches.call(calls, rows)
+        if type(results) in unrun:
+            results = execution.finish(results, batches.name(calls))
+        return batches.results(calls, results)
 
     if not execution.on_loop:
         return execute

@@ -1,8 +1,8 @@
-"""Who watches: the monitor, its recorders, and the service as it sees it."""
+"""Who watches: the two roles of a monitor, its recorders, and the service as it sees it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,21 @@ if TYPE_CHECKING:
     )
 
 
-__all__ = ["Monitor", "Recorder", "WatchedReplica", "WatchedService"]
+__all__ = [
+    "CallCounter",
+    "Monitor",
+    "QuietMonitor",
+    "Recorder",
+    "RecorderFactory",
+    "ServiceWatcher",
+    "SnapshotMerger",
+    "WatchedReplica",
+    "WatchedService",
+]
 
 
 class Recorder(Protocol):
-    """Counts the calls of one replica; lives in the replica's process."""
+    """Counts the calls of one replica, in its process, or those that are given up on the calling side."""
 
     def writer(self) -> Callable[[int, int, float, float], None]:
         """
@@ -40,6 +50,34 @@ class Recorder(Protocol):
 
         Idempotent. What was counted stays readable. A process that is killed does not come to this.
         """
+
+
+@runtime_checkable
+class CallCounter(Protocol):
+    """
+    The optional member of a recorder that can say how many calls it has counted.
+
+    The core asks only the recorder of the monitor `metrics`, in the replica's process.
+    """
+
+    def counts(self) -> Mapping[str, int]:
+        """
+        The calls that were counted so far, for `ctx.statistics()` of the service.
+
+        Returns:
+            `request_count`: calls that ended; `error_count`: those of them that did not end well.
+        """
+
+
+class RecorderFactory(Protocol):
+    """
+    The role of a monitor in each replica's process: it makes the recorder there.
+
+    The process calls `recorder` once and nothing else, and keeps only the recorder.
+    """
+
+    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
+        """A recorder for one replica, or for the calling side; None if this monitor counts no calls."""
 
 
 class WatchedReplica(Protocol):
@@ -112,8 +150,8 @@ class WatchedService(Protocol):
         """
         What this monitor's recorders have counted: those of all replicas, and that of the calling side.
 
-        With `merge`, what replicas counted that have left is in it too. Asks replicas in other processes, for at most a
-        second in all; do not call it from `Monitor.event`.
+        For a `SnapshotMerger`, what replicas counted that have left is in it too. Asks replicas in other processes, for
+        at most a second in all; do not call it from `Monitor.event`.
         """
 
     def replicas(self) -> Sequence[WatchedReplica]:
@@ -123,29 +161,71 @@ class WatchedService(Protocol):
         """Have *look* called whenever a caller has given up a call, which may still run; any thread, must not block."""
 
 
-class Monitor(Protocol):
+class Monitor(RecorderFactory, Protocol):
     """
-    Watches a service: one object on the calling side, and one in each replica's process.
+    The role of a monitor on the calling side: it is told what happens to a service, and sums up what was counted.
 
-    It may also have two methods that are used if they are there:
+    A registration's `create(options)` makes one object on the calling side, and one in each replica's process. They may
+    be of the same class, because each process uses only the members of its role:
 
-    * `attach(service: WatchedService) -> None`, called once on the calling side, before the service starts, lets it
-      look at the replicas by itself.
-    * `merge(snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]` gives one snapshot for several. With it, what
-      replicas have counted is kept when they leave; without it, their counts leave with them.
+    * On the calling side: all members of `Monitor`, and those of `ServiceWatcher` and `SnapshotMerger` if they are
+      there. `recorder` is called once, for calls that are given up there.
+    * In each replica's process: `recorder`, as `RecorderFactory` says.
     """
-
-    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
-        """A recorder for one replica, or for the calling side; None if this monitor counts no calls."""
 
     def refused(self, method: int, reason: str, /) -> None:
-        """A call was not accepted; *reason* is `"overloaded"` or `"stopped"`. Calling side, any thread."""
+        """A call was not accepted; *reason* is `"overloaded"` or `"stopped"`. Any thread."""
 
     def event(self, event: Event) -> None:
-        """Something was decided. Calling side, any thread; must not block."""
+        """Something was decided. Any thread; must not block."""
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """What `get_service_status` shows, merged from the recorders' snapshots."""
 
     def close(self) -> None:
         """The service stopped. Idempotent."""
+
+
+@runtime_checkable
+class ServiceWatcher(Protocol):
+    """
+    The optional member of a monitor that looks at the service by itself.
+
+    Used on the calling side only. The monitor's registration declares the capability `watches_service`.
+    """
+
+    def attach(self, service: WatchedService) -> None:
+        """Begin to watch *service*. Called once, before the service starts."""
+
+
+@runtime_checkable
+class SnapshotMerger(Protocol):
+    """
+    The optional member of a monitor that keeps the counts of replicas that leave.
+
+    Used on the calling side only. The monitor's registration declares the capability `merges_counts`. Without `merge`,
+    the counts of a replica leave with it.
+    """
+
+    def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """One snapshot that says what *snapshots* say together; they may be merged ones. Any thread."""
+
+
+class QuietMonitor(Monitor):
+    """A base for monitors that use only some members of `Monitor`: the others do nothing."""
+
+    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
+        """No call is counted."""
+
+    def refused(self, method: int, reason: str, /) -> None:
+        """Nothing is kept."""
+
+    def event(self, event: Event) -> None:
+        """Nothing is kept."""
+
+    def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002 - as in Monitor
+        """Nothing to show."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""

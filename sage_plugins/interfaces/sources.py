@@ -34,7 +34,7 @@ class ConfigEntry(Protocol):
         """How the service is deployed."""
 
     def load_class(self) -> tuple[type | None, list[Problem]]:
-        """Import the class; gives None if that fails, and what is wrong with it or with the arguments for it."""
+        """Import the class; gives None if that fails, and what is wrong with it. The core checks the arguments."""
 
     def origin(self, path: str) -> Origin:
         """Who set the value at a path such as `"timeout"`, `"methods.get.timeout"` or `"init.kwargs.backend"`."""
@@ -58,6 +58,10 @@ class ConfigSource(Protocol):
     def options(self) -> Mapping[str, Mapping[str, Any]]:
         """The options of plugins for the whole environment, by ID; the plugins check them."""
 
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """What reading found wrong or doubtful; of a file that was read without ConfigError, warnings only."""
+
     def origin(self, path: str) -> Origin:
         """Who set the value at a path such as `"options.ray.address"`."""
 
@@ -78,4 +82,11 @@ class ConfigReader(Protocol):
 
         Raises:
             ConfigError: With every problem of the file, each with its place.
+        """
+
+    def examine(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
+        """
+        As `read`, but raises nothing because of the file: `problems` of what it gives has the errors, too.
+
+        What an error is about is left out of the source, and the source gives no problem of it a place.
         """

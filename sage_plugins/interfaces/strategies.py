@@ -43,7 +43,8 @@ class Seat(Protocol):
 
     `execute(work)` does one piece of work, from claiming it to releasing its caller, and the waiting calls that get its
     slot afterwards. It never raises, and is False for None: then the worker ends. So a worker is
-    `get, execute = seat.get, seat.worker()` and `while execute(get()): pass`.
+    `get, execute = seat.get, seat.worker()`, `for work in iter(get, None): execute(work)` and `execute(None)`.
+    With that loop slots that an exception has lost are found again, see `docs/design/lost-slots.md`.
     """
 
     end_worker: Callable[[], None]

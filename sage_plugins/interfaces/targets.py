@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
@@ -25,6 +26,7 @@ __all__ = [
     "ReachableReplica",
     "Replica",
     "ReplicaEvents",
+    "ReplicaHolds",
     "SlotEvents",
     "Surroundings",
     "Target",
@@ -61,8 +63,8 @@ class Replica(Protocol):
     """
     Hand over work for which the router holds a slot: a call, or a `batch.Batch` of several. Never blocks.
 
-    Calls may join a batch until it `is_closed`: who runs it waits for that with `gather` or `watch`. Work that is sent
-    to a replica which has died meanwhile is reported through `LifeEvents.lost` as not started.
+    From any thread, the clock's included. Work that is sent to a replica which has died meanwhile is reported through
+    `LifeEvents.lost` as not started.
     """
 
     run_here: Callable[[Call], None] | None
@@ -110,6 +112,24 @@ class Replica(Protocol):
 
         If it raises, the error is logged, and the replica counts as stopped.
         """
+
+
+class ReplicaHolds(Protocol):
+    """
+    What a replica holds at one instant; the attribute `holds` of replicas that can say so.
+
+    The router compares it with its own count, when an exception between two steps of a thread, such as that of a signal
+    handler, may have lost a slot. Every piece of work that was sent and has not ended counts at least once.
+    """
+
+    counts: Sequence[Callable[[], int]]
+    """Built-in functions without arguments; together the pieces of work that are in no thread's hands."""
+
+    def busy(self, stacks: Mapping[int, FrameType]) -> int:
+        """How many threads have one in their hands; *stacks* is what `sys._current_frames` gave at that instant."""
+
+    def nudge(self) -> None:
+        """Whoever sent work may not have come to say so: have the workers look; from any thread."""
 
 
 class WaitingReplica(Replica, Protocol):

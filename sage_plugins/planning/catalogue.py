@@ -239,9 +239,8 @@ class Catalogue:
             composition, finder = None, Finder(name, said.config, registry, environment)
             choose(finder, said.config)
         else:
-            composition, finder = compose(
-                factory, said.config, registry, environment, Where(name, self._environment_name)
-            )
+            where = Where(name, self._environment_name)
+            composition, finder = compose(factory, said.config, registry, environment, where, in_code=said.in_code)
         finder.problems[:0] = wrong
         problems = said.placed(finder.problems)
         if composition is None or finder.errors:
@@ -289,6 +288,7 @@ class Catalogue:
         """
         with self._lock:
             names = list(dict.fromkeys([*self._factories, *self._entries]))
+            read = [problem for file in self._files.values() for problem in file.problems]
         given = self._given()
         problems = given.problems(registry)
         environment = _right(given, problems)
@@ -298,7 +298,12 @@ class Catalogue:
                 problems += self._compose(name, said, registry, environment)[1]
             elif said.entry is not None:  # else another file was loaded meanwhile, and does not have it
                 problems += said.placed(check_config(name, said.config, registry, environment))
-        return problems + self.notes(registry)
+        if any(problem.severity == "error" for problem in read):
+            # Once the file is mended, the warnings may be others.
+            found = [problem for problem in problems if problem.severity == "error"]
+        else:
+            found = problems + self.notes(registry)
+        return list(dict.fromkeys([*read, *found]))
 
     def notes(self, registry: Registry) -> list[Problem]:
         """What files and the environment's options say without effect."""
@@ -336,4 +341,4 @@ def _is_set(config: ServiceDeploymentConfig, path: str) -> bool:
                 return False
             found = found[part]
         return True
-    return bool(getattr(config, name) != fields()[name].default)
+    return name not in config.derived and bool(getattr(config, name) != fields()[name].default)

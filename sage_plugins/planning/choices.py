@@ -11,6 +11,7 @@ from sage_plugins.config.service_config import fields
 from sage_plugins.config.structure import structure
 from sage_plugins.errors import ConfigError, PlanError, PluginConflictError, PluginError, UnknownPluginError, text_of
 from sage_plugins.planning.environment_options import NO_OPTIONS, environment_options
+from sage_plugins.texts import counted
 from sage_plugins.values import Choice, Problem
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ __all__ = ["NO_HEALTH_CHECK", "Choices", "Finder", "check_config", "choose"]
 
 #: Why what is for health checks has no effect.
 NO_HEALTH_CHECK: Final = "no monitor of the service checks health"
+
+#: Kinds of plugins that a service chooses.
+_KINDS: Final = frozenset({"target", "threading strategy", "load balancer", "monitor"})
 
 _HEALTH_FIELDS: Final = ("health_check_interval", "health_check_timeout", "failure_threshold", "success_threshold")
 
@@ -131,6 +135,25 @@ class Finder:
                 raise PluginError(msg) from error
         return choice
 
+    def unused_options(self, choices: Choices) -> list[Problem]:
+        """The options that none of the chosen plugins reads; nothing may be ignored in silence."""
+        config = self.config
+        used = {each.id for each in (*choices[:3], *choices.monitors) if each is not None}
+        named = {config.target, config.threading_strategy, config.load_balancer, *config.monitors}
+        known = {id for kind, id in self._registry.entries() if kind in _KINDS} if config.options else set()
+        problems: list[Problem] = []
+        for id in config.options:
+            if id in used or (id in named and id != config.load_balancer):
+                continue
+            message, fix = "the service does not use that plugin", "remove them"
+            if id in self._registry.environment_options():
+                message, fix = "these options are for all services together", "move them to the top of the file"
+            elif id not in known:
+                message = "no such plugin is installed"
+                fix = self._registry.advice("plugin", id, sorted(known)) or fix
+            problems.append(Problem("W12", f"options.{id}", f"has no effect: {message}", fix))
+        return problems
+
     @property
     def errors(self) -> list[Problem]:
         """The problems for which the service cannot be deployed."""
@@ -155,8 +178,7 @@ class Finder:
         if placed is not None:
             return ConfigError("\n".join(map(str, errors)), problems=problems)
         lines = "".join(f"\n  {problem}" for problem in errors)
-        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-        return PlanError(f"service '{self._service}' has {count}:{lines}", problems=problems)
+        return PlanError(f"service '{self._service}' has {counted(len(errors), 'problem')}:{lines}", problems=problems)
 
 
 def _of_environment(found: Problem, key: str) -> Problem:
@@ -203,7 +225,7 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
                 "W12",
                 "load_balancer",
                 "has no effect: there is nothing to balance",
-                "set load_balancing, and replicas to 2 or more",
+                "set replicas to 2 or more" if config.load_balancing else "remove load_balancing: false",
                 other="replicas" if config.load_balancing else "load_balancing",
             )
         )
@@ -213,21 +235,16 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
         if id != "metrics" or config.enable_metrics
     ]
     choices = Choices(target, strategy, balancer, tuple(each for each in monitors if each), default_balancer)
-    finder.problems += _together(choices, config)
+    finder.problems += finder.unused_options(choices)
+    finder.problems += _together(choices)
     finder.problems += _without_effect(choices, config)
     return choices
 
 
-def _together(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
+def _together(choices: Choices) -> list[Problem]:
     """What the chosen plugins make of each other."""
     target, strategy = choices.target, choices.strategy
-    used = {each.id for each in (target, strategy, choices.balancer, *choices.monitors) if each is not None}
-    named = {config.target, config.threading_strategy, config.load_balancer, *config.monitors}
-    problems = [
-        Problem("W12", f"options.{id}", "has no effect: the service does not use that plugin", "remove them")
-        for id in config.options
-        if id not in used and (id not in named or id == config.load_balancer)
-    ]
+    problems: list[Problem] = []
     if (
         target is not None
         and strategy is not None
@@ -255,7 +272,7 @@ def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[P
     return [
         Problem(id, name, message, fix)
         for name, (id, message, fix) in effects.items()
-        if getattr(config, name) != fields()[name].default
+        if name not in config.derived and getattr(config, name) != fields()[name].default
     ]
 
 

@@ -9,14 +9,17 @@ import attrs
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.planning.choices import NO_HEALTH_CHECK, Finder, choose
 from sage_plugins.planning.environment_options import NO_OPTIONS
-from sage_plugins.service.factory import own_factory
+from sage_plugins.service.constructor import init_problems
+from sage_plugins.service.factory import ServiceFactory, own_factory
 from sage_plugins.service.methods import method_plans
+from sage_plugins.texts import one_line
 from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.planning.choices import Choices
     from sage_plugins.plugins.registry import Registry
     from sage_plugins.service.call_key import KeyOf
 
@@ -77,12 +80,14 @@ class Composition(NamedTuple):
         )
 
 
-def compose(
+def compose(  # noqa: PLR0913 - a service and all that it is composed from
     factory: Any,
     config: ServiceDeploymentConfig,
     registry: Registry,
     environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
     where: Where | None = None,
+    *,
+    in_code: bool = True,
 ) -> tuple[Composition | None, Finder]:
     """
     Ask the plugins that *config* names and decide everything about a service; starts nothing.
@@ -94,6 +99,7 @@ def compose(
         environment: Options for the whole environment, by ID.
         where: The service, whose factory may have another name, and its environment; None for the factory's name and
             no environment.
+        in_code: Whether the class was registered in code, rather than by a file.
 
     Returns:
         The composition, None if anything is wrong; and who has collected all `problems`, errors and warnings, and gives
@@ -107,18 +113,16 @@ def compose(
     name, cls = where.service, factory.service_class
     finder = Finder(name, config, registry, environment)
     choices = choose(finder, config)
-    problems = finder.problems
-    if callable(getattr(cls, "reconfigure", None)):
-        problems.append(Problem("W13", "class", "its reconfigure() is not called in this version"))
-    if not choices.check_health:
-        problems.extend(
-            Problem("W12", "class", f"its {hook}() is not called: {NO_HEALTH_CHECK}", "add 'health' to monitors")
-            for hook in ("check_health", "check_ready")
-            if callable(getattr(cls, hook, None))
-        )
-    methods, wrong = method_plans(cls, config)
-    problems.extend(wrong)
-    problems.extend(_no_coroutines(choices.strategy, cls, methods))
+    try:
+        if isinstance(factory, ServiceFactory):  # what another one gives to the constructor is its own matter
+            finder.problems.extend(init_problems(cls, factory.service_args, factory.service_kwargs, in_code=in_code))
+        methods = _methods(cls, choices, finder)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything when its class is looked at
+        message = f"{type.__repr__(cls)} cannot be looked at: {one_line(text_of(error))}"
+        finder.problems.append(Problem("E703", "class", message, "correct its metaclass"))
+        return None, finder
     key_of = None if choices.balancer is None else _key_of(choices.balancer, where, cls, methods, finder)
     if choices.target is None or choices.strategy is None or finder.errors:
         return None, finder
@@ -152,6 +156,23 @@ def compose(
         environment=where.environment,
     )
     return composition, finder
+
+
+def _methods(cls: type, choices: Choices, finder: Finder) -> tuple[MethodPlan, ...]:
+    """What a class serves; what is to be said of it is noted."""
+    problems = finder.problems
+    if callable(getattr(cls, "reconfigure", None)):
+        problems.append(Problem("W13", "class", "its reconfigure() is not called in this version"))
+    if not choices.check_health:
+        problems.extend(
+            Problem("W12", "class", f"its {hook}() is not called: {NO_HEALTH_CHECK}", "add 'health' to monitors")
+            for hook in ("check_health", "check_ready")
+            if callable(getattr(cls, hook, None))
+        )
+    methods, wrong = method_plans(cls, finder.config)
+    problems.extend(wrong)
+    problems.extend(_no_coroutines(choices.strategy, cls, methods))
+    return methods
 
 
 def _key_of(

@@ -96,9 +96,6 @@ class GivenOptions(NamedTuple):
         """What is said without effect: options that no installed plugin reads, and those that no service needs."""
         if not self.values():
             return []
-        from sage_plugins.plugins.registry import how_to_install
-        from sage_plugins.texts import did_you_mean
-
         readers = registry.environment_options()
         used = {
             entry.registration.environment_options.id
@@ -112,10 +109,11 @@ class GivenOptions(NamedTuple):
             fix = "remove it"
             if id in readers:
                 message = f"has no effect: no service uses a plugin of {readers[id].plugin.source} that reads it"
-            elif near := did_you_mean(id, readers):
-                fix = f"did you mean {near!r}?"
-            elif extra := how_to_install(id):
-                fix = extra
+            elif any(id == known for _, known in registry.entries()):
+                message = "has no effect: it is the ID of a plugin whose options belong to each service"
+                fix = "move it to the options of the services, or to defaults"
+            else:
+                fix = registry.advice("options", id, readers) or fix
             if id not in used:
                 notes += self._placed_everywhere(Problem("W12", f"options.{id}", message, fix))
         return notes

@@ -13,7 +13,7 @@ import attrs
 
 from sage_plugins.config.service_config import plain
 from sage_plugins.planning.settings import Setting
-from sage_plugins.texts import one_line
+from sage_plugins.texts import counted, one_line
 from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:
@@ -180,6 +180,10 @@ class DeploymentPlan:
         """
         return _text(self, all_settings=all_settings)
 
+    def summary(self) -> str:
+        """The plan in short, for people: a line for each service, and below it what changes and what is doubtful."""
+        return _summary(self)
+
     def __str__(self) -> str:
         """The plan for people, without what has its default."""
         return self.text()
@@ -245,6 +249,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
 # -- text for people ---------------------------------------------------------------------------------------------------
 
 _SIGNS: Final = {"add": "+", "change": "~", "keep": " ", "remove": "-"}
+#: So many places are named in a line of a summary.
+_PLACES: Final = 3
 _LABELS: Final = {"decides": "", "enforced": "enforced: ", "advisory": "advisory: ", "timeout": ""}
 
 
@@ -254,19 +260,47 @@ def _text(plan: DeploymentPlan, *, all_settings: bool) -> str:
     return "\n\n".join([*blocks, *(f"! {note}" for note in plan.notes), _total(plan)])
 
 
+def _summary(plan: DeploymentPlan) -> str:
+    lines = [line for service in plan.services for line in _short(service)]
+    return "\n".join([*lines, *(f"! {note}" for note in plan.notes), "", _total(plan)])
+
+
+def _short(service: ServicePlan) -> Iterator[str]:
+    sign = _SIGNS[service.action]
+    if service.action == "remove":
+        yield f"{sign} {service.name}: runs, and is not configured any more"
+        return
+    chosen = {each.what: each.id for each in service.decisions}
+    parts = [f"{chosen.get('target', '')}, {chosen.get('strategy', '')}", _where(service)]
+    parts += [f"balanced by {chosen['balancer']}"] if "balancer" in chosen else []
+    parts += ["runs as configured"] if service.action == "keep" else []
+    yield f"{sign} {service.name}: {', '.join(parts)}"
+    yield from (f"    ~ {one_line(each.key)}: {_value(each.old)} -> {_value(each.new)}" for each in service.changes)
+    yield from (line for replica in service.replicas if replica.where is None for line in _replica(replica))
+    yield from _warnings(service)
+
+
+def _where(service: ServicePlan) -> str:
+    """How many replicas go where, the places in the order of the replicas."""
+    places = [replica.where or "nowhere" for replica in service.replicas]
+    names = list(dict.fromkeys(places))
+    counts = [f"{places.count(name)} x {one_line(str(name), 40)}" for name in names]
+    if len(names) == 1:
+        counts = [one_line(str(names[0]), 40)]
+    elif len(names) > _PLACES:
+        counts = [*counts[:_PLACES], f"{len(names) - _PLACES} more places"]
+    return f"{counted(len(places), 'replica')} -> {' and '.join(counts)}"
+
+
 def _total(plan: DeploymentPlan) -> str:
     counts = {action: sum(service.action == action for service in plan.services) for action in _SIGNS}
     if counts["add"] == len(plan.services):
         replicas = sum(len(service.replicas) for service in plan.services)
-        return f"Plan: {_count(counts['add'], 'service')}, {_count(replicas, 'replica')} to start."
+        return f"Plan: {counted(counts['add'], 'service')}, {counted(replicas, 'replica')} to start."
     if counts["keep"] == len(plan.services):
-        return f"Plan: nothing to do, {_count(counts['keep'], 'service')} as configured."
+        return f"Plan: nothing to do, {counted(counts['keep'], 'service')} as configured."
     words = f"{counts['add']} to start, {counts['change']} to replace, {counts['remove']} to stop"
     return f"Plan: {words}, {counts['keep']} unchanged."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:

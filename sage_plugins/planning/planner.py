@@ -13,6 +13,7 @@ import attrs
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.planning.plan import Decision, ReplicaPlan, ServicePlan, changes, comparable
 from sage_plugins.planning.settings import settings_of
+from sage_plugins.texts import counted
 from sage_plugins.values import Explanation, Placed, Refused
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _explanation(line: str | Explanation) -> Explanation:
 
 def _queue(config: Any) -> Decision:
     full = "a full queue " + ("refuses calls" if config.overload == "reject" else "makes callers wait")
-    limit = f"{config.queue_size} calls may wait, per calling process"
+    limit = f"{counted(config.queue_size, 'call')} may wait, per calling process"
     return Decision("queue", config.overload, "", f"{limit}; {full}", (Explanation(limit, "enforced"),))
 
 

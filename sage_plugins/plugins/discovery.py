@@ -1,14 +1,18 @@
-"""The entry points of the group `sage_deploy`: which plugins are installed, disabled, or failed to load."""
+"""Which plugins are installed, disabled, or failed to load."""
 
 from __future__ import annotations
 
 import os
-from functools import cached_property
-from importlib import metadata
-from typing import Any, Final, NamedTuple
+from functools import cached_property, reduce
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_plugins.errors import line_of
 from sage_plugins.hookspecs import PROJECT
+from sage_plugins.plugins.entry_points import entry_points
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from importlib.metadata import Distribution
 
 __all__ = ["DISABLED_VARIABLE", "Failure", "Plugin", "disabled_names", "installed"]
 
@@ -28,35 +32,40 @@ class Plugin:
         unknown_hooks: What it marks as hooks and this version does not know, so that it is skipped.
     """
 
-    def __init__(self, name: str, module: str, dist: metadata.Distribution | None = None) -> None:
+    def __init__(self, name: str, module: str, find_distribution: Callable[[], Distribution] | None = None) -> None:
         """
         Describe a plugin.
 
         Args:
             name: Name of its entry point.
             module: What the entry point names.
-            dist: The distribution that brings it, or None for a plugin that was given as an object.
+            find_distribution: Gives the distribution that brings it; None for a plugin that was given as an object.
         """
         self.name = name
         self.module = module
         self.hooks: tuple[str, ...] = ()
         self.unknown_hooks: tuple[str, ...] = ()
-        self._dist = dist
+        self._find_distribution = find_distribution
 
     @cached_property
     def distribution(self) -> str:
         """Name of the distribution that brings it, "" if none does. Read when first asked for: that takes a file."""
-        return "" if self._dist is None else self._dist.name
+        return "" if self._find_distribution is None else self._find_distribution().name
 
     @cached_property
     def version(self) -> str:
         """Version of that distribution."""
-        return "" if self._dist is None else self._dist.version
+        return "" if self._find_distribution is None else self._find_distribution().version
 
     @property
     def source(self) -> str:
         """`"acme-gpu 1.2"`, or the module for a plugin given as an object."""
         return f"{self.distribution} {self.version}" if self.distribution else self.module
+
+    def load(self) -> Any:
+        """Import what the entry point names: a module, or an object in one."""
+        module, _, path = self.module.partition("[")[0].partition(":")  # extras in brackets name dependencies
+        return reduce(getattr, filter(None, path.strip().split(".")), import_module(module.strip()))
 
     def __getstate__(self) -> dict[str, Any]:
         """The distribution's path means nothing elsewhere; its name and version do."""
@@ -65,7 +74,7 @@ class Plugin:
             "module": self.module,
             "hooks": self.hooks,
             "unknown_hooks": self.unknown_hooks,
-            "_dist": None,
+            "_find_distribution": None,
             "distribution": self.distribution,
             "version": self.version,
         }
@@ -90,6 +99,8 @@ class Failure(NamedTuple):
     @property
     def reason(self) -> str:
         """Why, on one line."""
+        from sage_plugins.errors import line_of  # only what fails needs errors
+
         return line_of(self.error)
 
     def __str__(self) -> str:
@@ -104,15 +115,15 @@ def disabled_names() -> frozenset[str]:
     return frozenset(name for name in names if name)
 
 
-def installed() -> list[tuple[Plugin, metadata.EntryPoint]]:
-    """The installed plugins with their entry points, the disabled ones too; none is imported."""
-    found: list[tuple[Plugin, metadata.EntryPoint]] = []
-    for point in metadata.entry_points(group=PROJECT):
-        plugin = Plugin(point.name, point.value, point.dist)
+def installed() -> list[Plugin]:
+    """The installed plugins, the disabled ones too; none is imported."""
+    found: list[Plugin] = []
+    for point in entry_points(PROJECT):
+        plugin = Plugin(*point)
         # An editable install may be listed twice, under the same distribution.
         if not any(
             known.name == plugin.name and (known.distribution, known.module) == (plugin.distribution, plugin.module)
-            for known, _ in found
+            for known in found
         ):
-            found.append((plugin, point))
+            found.append(plugin)
     return found

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pluggy
 
 from sage_plugins import hookspecs
-from sage_plugins.errors import PluginError, line_of
 from sage_plugins.hookspecs import PROJECT
 from sage_plugins.values import API, Command, EnvironmentOptions, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sage_plugins.errors import PluginError
     from sage_plugins.findings import Finding
     from sage_plugins.plugins.discovery import Plugin
 
@@ -63,10 +63,9 @@ class Hooks:
         except Exception as error:
             if not known and manager.is_registered(module):
                 manager.unregister(module)
-            msg = (
-                f"plugin {plugin.name!r} from {plugin.source} does not fit the hooks of this version: {line_of(error)}"
-            )
-            raise PluginError(msg) from error
+            from sage_plugins.errors import line_of  # here and below: only a fault needs errors
+
+            raise _fault(plugin, f"does not fit the hooks of this version: {line_of(error)}") from error
         plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
         plugin.unknown_hooks = tuple(sorted(manager.unknown))
         return Offer(plugin, lambda hook: self._own(module, hook) if hook in plugin.hooks else [])
@@ -129,7 +128,7 @@ class Offer:
         keys = [(kind, registration.id) for kind, registration in self.registrations]
         for kind, id in keys:
             if keys.count((kind, id)) > 1:
-                raise PluginError(f"{self._who} registers the {kind} {id!r} twice")
+                raise _fault(plugin, f"registers the {kind} {id!r} twice")
         self._check_agreement()
         self.commands: list[Command] = self._results(
             "sage_register_commands", lambda each: isinstance(each, Command), "not a Command"
@@ -142,32 +141,32 @@ class Offer:
         found = [each for results in self._call(hook) for each in results]
         for each in found:
             if not is_right(each):
-                raise PluginError(f"{hook} of {self._who} returned {each!r}, {wrong}")
+                raise _fault(self._plugin, f"has a {hook} that returned {each!r}, {wrong}")
         return found
 
     def _check(self, kind: str, registration: Registration) -> None:
         if registration.api != API:
             newer = "newer" if registration.api > API else "older"
-            raise PluginError(
-                f"{self._who} is written for version {registration.api} of the plugin contract, and this sage-deploy "
-                f"knows version {API}: install a version of the plugin for it, or a {newer} sage-deploy"
+            what = (
+                f"is written for version {registration.api} of the plugin contract, and this sage-deploy knows version"
             )
+            fix = f"install a version of the plugin for it, or a {newer} sage-deploy"
+            raise _fault(self._plugin, f"{what} {API}: {fix}")
         if not isinstance(registration.id, str) or not _ID.fullmatch(registration.id):
-            raise PluginError(
-                f"{self._who} registers the {kind} {registration.id!r}: an ID begins with a small letter and has small "
-                "letters, digits and underscores only"
-            )
+            rule = "an ID begins with a small letter and has small letters, digits and underscores only"
+            raise _fault(self._plugin, f"registers the {kind} {registration.id!r}: {rule}")
 
     def _check_agreement(self) -> None:
         """A plugin must say one thing only of the options that it reads for a whole environment."""
         known: dict[str, EnvironmentOptions] = {}
         for shared in filter(None, (registration.environment_options for _, registration in self.registrations)):
             if known.setdefault(shared.id, shared) != shared:
-                raise PluginError(
-                    f"{self._who} registers two different environment_options {shared.id!r}: give all registrations "
-                    "the same"
-                )
+                what = f"registers two different environment_options {shared.id!r}: give all registrations the same"
+                raise _fault(self._plugin, what)
 
-    @property
-    def _who(self) -> str:
-        return f"plugin {self._plugin.name!r} from {self._plugin.source}"
+
+def _fault(plugin: Plugin, what: str) -> PluginError:
+    """The error for a plugin that breaks the contract; *what* it does reads on from its name."""
+    from sage_plugins.errors import PluginError
+
+    return PluginError(f"plugin {plugin.name!r} from {plugin.source} {what}")

@@ -8,31 +8,21 @@ one ID none is chosen in silence.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sage_plugins.errors import PluginConflictError, PluginError, UnknownPluginError
-from sage_plugins.values import EnvironmentOptions, Problem, Registration
+from sage_plugins.values import EnvironmentOptions, Registration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from sage_plugins.errors import PluginConflictError, UnknownPluginError
     from sage_plugins.findings import Finding
     from sage_plugins.values import Command
 
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE, Failure, Plugin, disabled_names, installed
 from sage_plugins.plugins.hook_calls import KINDS, Hooks
 
-__all__ = ["Registered", "RegisteredOptions", "Registry", "how_to_install"]
-
-
-#: IDs of first-party plugins that may not be installed: the extra that brings them.
-_EXTRAS: Final = {
-    "remote_any": "ray",
-    "remote_specific": "ray",
-    "cluster_group": "ray",
-    "prometheus": "prometheus",
-    "ray": "ray",  # options for a whole environment
-}
+__all__ = ["Registered", "RegisteredOptions", "Registry"]
 
 
 class Registered(NamedTuple):
@@ -70,16 +60,23 @@ class Registry:
     Attributes:
         plugins: The plugins that were loaded.
         failures: Those that were not, with the reason; they hurt only who needs them.
+        disabled: Those that were not even imported, because `SAGE_DEPLOY_DISABLED_PLUGINS` names them.
         checks: What they have `sage-deploy doctor` look at, each with its plugin.
         commands: What they add to the command line, each with its plugin.
     """
 
     plugins: tuple[Plugin, ...]
     failures: tuple[Failure, ...]
+    disabled: tuple[Plugin, ...]
     checks: tuple[tuple[Plugin, Callable[[], Iterable[Finding]]], ...]
     commands: tuple[tuple[Plugin, Command], ...]
 
-    def __init__(self, loaded: Iterable[tuple[Plugin, Any]], failures: Iterable[Failure] = ()) -> None:
+    def __init__(
+        self,
+        loaded: Iterable[tuple[Plugin, Any]],
+        failures: Iterable[Failure] = (),
+        disabled: Iterable[Plugin] = (),
+    ) -> None:
         """Collect what *loaded* plugins register; use `discover` or `of`."""
         hooks = Hooks()
         self._offered: dict[tuple[str, str], list[Registered]] = {}
@@ -101,6 +98,7 @@ class Registry:
                 self._add(kind, Registered(registration, plugin))
         self.plugins = tuple(plugins)
         self.failures = tuple(failed)
+        self.disabled = tuple(disabled)
         self.checks = tuple(checks)
         self.commands = tuple(commands)
 
@@ -111,17 +109,21 @@ class Registry:
 
         Entry points named in the variable `SAGE_DEPLOY_DISABLED_PLUGINS` (separated by commas) are left out.
         """
-        disabled = disabled_names()
+        names = disabled_names()
+        disabled: list[Plugin] = []
         loaded: list[tuple[Plugin, Any]] = []
         failures: list[Failure] = []
-        for plugin, point in sorted(installed(), key=lambda each: (each[0].name, each[0].module)):
-            if plugin.name in disabled or not wanted(plugin):
+        for plugin in sorted(installed(), key=lambda each: (each.name, each.module)):
+            if plugin.name in names:
+                disabled.append(plugin)
+                continue
+            if not wanted(plugin):
                 continue
             try:
-                loaded.append((plugin, point.load()))
+                loaded.append((plugin, plugin.load()))
             except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's module may do anything
                 failures.append(Failure(plugin, error))
-        return cls(loaded, failures)
+        return cls(loaded, failures, disabled)
 
     @classmethod
     def of(cls, *plugins: Any) -> Registry:
@@ -137,6 +139,8 @@ class Registry:
             loaded.append((Plugin(name, name), plugin))
         registry = cls(loaded)
         if registry.failures:
+            from sage_plugins.errors import PluginError  # here and below: only what fails needs errors
+
             failure = registry.failures[0]
             raise (
                 failure.error if isinstance(failure.error, PluginError) else PluginError(str(failure))
@@ -205,22 +209,36 @@ class Registry:
         return found
 
     def _unknown(self, kind: str, id: str, ids: tuple[str, ...], service: str) -> UnknownPluginError:
-        from sage_plugins.texts import did_you_mean
+        from sage_plugins.errors import UnknownPluginError
+        from sage_plugins.values import Problem
 
-        near = did_you_mean(id, ids)
         what = [f"unknown {kind} {id!r}", f"installed: {', '.join(ids) or 'none'}"]
         failures = [str(failure) for failure in self.failures]
-        hints = []
-        if near:
-            hints.append(f"did you mean {near!r}?")
-        if id in _EXTRAS:
-            hints.append(how_to_install(id))
-        lines = [*what, *hints, *failures]
+        hint = self.advice(kind, id, ids)
+        lines = [*what, *([hint] if hint else []), *failures]
         if service:
             lines[0] = f"service {service!r}: {lines[0]}"
-        fix = hints[-1] if hints else "install the plugin that has it: sage-deploy plugins list"
-        problem = Problem("E207", "", "; ".join([*what, *failures]), fix)
+        fix = "name one that is installed" if ids else "install a plugin that has one"
+        problem = Problem("E207", "", "; ".join([*what, *failures]), hint or fix)
         return UnknownPluginError("\n  ".join(lines), kind=kind, id=id, problems=[problem])
+
+    def advice(self, kind: str, id: str, ids: Collection[str]) -> str:
+        """
+        What to do about *id*, which is none of the *ids* of *kind*; empty if nothing is known that would help.
+
+        Args:
+            kind: A key of `KINDS`, `"options"` for those of a whole environment, or anything else if any kind will do.
+            id: What somebody wrote.
+            ids: What there is.
+        """
+        from sage_plugins.plugins.advice import advice
+
+        own = [
+            (entry.plugin, each)
+            for (found, each), entry in self.entries().items()
+            if found == kind or kind not in KINDS
+        ]
+        return advice(kind, id, ids, own=own, failures=self.failures, disabled=self.disabled)
 
     def ids(self, kind: str) -> tuple[str, ...]:
         """What a configuration can name of *kind*, in alphabetical order."""
@@ -246,13 +264,11 @@ class Registry:
 def _conflict(
     what: str, kind: str, id: str, found: Sequence[Registered | RegisteredOptions], way_out: str = ""
 ) -> PluginConflictError:
+    from sage_plugins.errors import PluginConflictError
+    from sage_plugins.values import Problem
+
     whose = " and by ".join(f"{each.plugin.source} (plugin {each.plugin.name!r})" for each in found)
     other = f"uninstall one, or set {DISABLED_VARIABLE}={found[-1].plugin.name}"
     fix = f"{way_out}, {other}" if way_out else other
     problem = Problem("E207", "", f"{what} {whose}", fix)
     return PluginConflictError(f"{what} {whose}; {fix}", kind=kind, id=id, problems=[problem])
-
-
-def how_to_install(id: str) -> str:
-    """What to do to get what is called *id*; empty if nothing of ours is."""
-    return f"install it with: pip install 'sage-deploy[{_EXTRAS[id]}]'" if id in _EXTRAS else ""

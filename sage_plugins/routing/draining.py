@@ -140,6 +140,11 @@ class Closing:
         )
         return ServiceStoppedError(msg, service=self._service, method=call.method.name)
 
+    @staticmethod
+    def only_from_services(route: Callable[[Call], bool], refuse: Callable[[Call], bool]) -> Callable[[Call], bool]:
+        """*route* for calls that a service's method makes, *refuse* for all others."""
+        return lambda call: route(call) if CURRENT.get() is not None else refuse(call)
+
     def turn_away(self, call: Call) -> None:
         """End a call whose caller is still waiting to hear that it was accepted, unless it has started."""
         if not self.refuses:  # a replica has come meanwhile

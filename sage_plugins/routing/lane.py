@@ -14,10 +14,10 @@ from sage_plugins.errors import InvalidKeyError
 from sage_plugins.routing.picking import fenced_picker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sage_plugins.call.call import Call
-    from sage_plugins.interfaces import Balancer, Candidate, ReachableReplica, Replica, Work
+    from sage_plugins.interfaces import Balancer, Candidate, ReachableReplica, Replica, ReplicaHolds, Work
     from sage_plugins.routing.draining import Closing
     from sage_plugins.routing.observing import Observe
     from sage_plugins.routing.queue import Queue
@@ -47,6 +47,8 @@ class Lane:
         "follow",
         "free",
         "give_up",
+        "granted",
+        "holds",
         "id",
         "index",
         "methods",
@@ -73,6 +75,8 @@ class Lane:
         self.withdrawn = 0
         self.abandoned = 0  # slots held by nothing but calls whose callers gave up
         self.dead = False  # whether the replica died with whatever it ran
+        self.granted: set[Call] = set()  # calls that were given a slot to run in their callers' threads
+        self.holds: ReplicaHolds | None = None  # what the replica holds, if it can say so at any instant
         self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
@@ -91,6 +95,7 @@ class Lane:
         self.send = replica.send
         self.run_here = replica.run_here
         self.give_up = replica.give_up
+        self.holds = getattr(replica, "holds", None)
         self.replica = replica
 
     def freed(self, ended: Call | None) -> None:
@@ -241,6 +246,36 @@ class Lanes:
         except InvalidKeyError:  # accepted when there was nothing to choose, as in `choice`
             return True
 
+    def can_start(
+        self,
+        call: Call,
+        holders: Collection[Work],
+        beside: Lane | None,
+        coming: Collection[Lane],
+        has_way: Callable[[Call, Lane, Collection[Work]], bool],
+    ) -> bool:
+        """
+        Whether *call*, which waits, can get a slot of a lane other than *beside* while *holders* keep theirs.
+
+        Args:
+            call: What waits.
+            holders: Work that keeps its slots. A replica's start hooks keep all that it is to have.
+            beside: A lane whose slots do not count.
+            coming: Lanes of replicas that are not open yet and may be soon.
+            has_way: Whether a call can get a slot of one lane while its holders keep theirs.
+        """
+        if any(all(holder.lane is not lane for holder in holders) for lane in coming):
+            return True
+        with self.lock:
+            lanes: Sequence[Lane] = self.serving
+            if self.is_bound(call):
+                lanes = [lane for lane in lanes if call in tuple(lane.backlog)] or lanes
+            return not (lanes or coming) or any(
+                has_way(call, lane, [holder for holder in holders if holder.lane is lane])
+                for lane in lanes
+                if lane is not beside
+            )
+
     def choice(self, call: Call) -> Any:
         """The lane for whose slots *call* is to wait; None if none serves. Under the lock."""
         if not self.serving:
@@ -251,7 +286,7 @@ class Lanes:
             return self.serving[0]
 
 
-def compose_follow(
+def compose_follow(  # noqa: C901 - on the path of every call
     lane: Lane, queue: Queue, closing: Closing, slot_is_free: Callable[[], None]
 ) -> Callable[[Any], Call | None]:
     """
@@ -264,15 +299,21 @@ def compose_follow(
         slot_is_free: Called when there is a free slot that somebody may be waiting for.
     """
     free, return_room, parked, unbound = lane.free, queue.room.append, queue.parked, queue.unbound
+    measures = queue.admission is not None
 
-    def follow(_ended: Call | None) -> Call | None:
+    def follow(ended: Call | None) -> Call | None:
         backlog = lane.backlog
-        if backlog:
+        if measures and backlog and ended is not None:
+            queue.worked(ended)
+        while backlog:
             try:
                 call = backlog.popleft()
             except IndexError:
-                pass
+                break
             else:
+                if measures and lane.run_here is None and queue.pass_over(call):
+                    backlog = lane.backlog
+                    continue
                 # The slot goes straight on to the oldest waiting call.
                 if lane.run_here is not None:
                     granted = call.grant(lane)

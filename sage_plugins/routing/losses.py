@@ -7,7 +7,6 @@ start once more. A call that was given up while it ran is *abandoned*: it holds 
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from sage_plugins.errors import ReentrantCallError, ReplicaDiedError
@@ -24,12 +23,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.lane import Lane, Lanes
     from sage_plugins.routing.queue import Queue
 
-__all__ = ["Losses", "in_a_thread"]
-
-
-def in_a_thread(body: Callable[[], None], name: str) -> None:
-    """Run *body* in a new thread of that name."""
-    threading.Thread(target=body, name=name, daemon=True).start()
+__all__ = ["Losses"]
 
 
 class Losses:
@@ -48,7 +42,6 @@ class Losses:
         retry: bool,
         count: Callable[[int, int, float, float], None],
         given_up: Callable[[], None],
-        aside: Callable[[Callable[[], None], str], None],
     ) -> None:
         """
         Nothing is lost yet.
@@ -64,7 +57,6 @@ class Losses:
             retry: Start idempotent calls once more when their replica died.
             count: As for `Router`, as the next two.
             given_up: Told after each call that a caller gave up.
-            aside: Runs what may wait for a new replica.
         """
         self._service = service
         self._clock = clock
@@ -76,7 +68,6 @@ class Losses:
         self._retry = retry
         self._count = count
         self._given_up = given_up
-        self._aside = aside
 
     # -- a caller gave up --------------------------------------------------------------------------------------------
 
@@ -121,14 +112,12 @@ class Losses:
             self._queue.returning += 1
         self._close_lane(lane)
         again: list[Call] = list(not_started)
-        untold: list[Callable[[], None]] = []
         for call in maybe:
             if self._retry and may_run_twice(call) and call.attempts == 0:
                 call.attempts += 1
                 again.append(call)
                 continue
-            # Callbacks may wait for the replica that takes this one's place, and this thread may be what brings it.
-            call.give_up(self._death(call, lane, cause), Outcome.DIED, aside=untold.append)
+            call.give_up(self._death(call, lane, cause), Outcome.DIED)
         with self._lanes.lock:
             # Nothing runs there any more, and its slots never come back.
             lane.dead = True
@@ -143,13 +132,6 @@ class Losses:
             self._closing.give_back()  # closing the lane found nothing waiting and took them back
         self._match()
         self._closing.tell_watch()
-        if untold:
-
-            def tell() -> None:
-                for each in untold:
-                    each()
-
-            self._aside(tell, f"{lane.id}-lost")
 
     def _death(self, call: Call, lane: Lane, cause: BaseException) -> ReplicaDiedError:
         msg = (
@@ -184,6 +166,15 @@ class Losses:
         """As `interfaces.SlotEvents.returned`."""
         self.take_back(calls)
         self._closing.tell_watch()  # what is left of the bundle may be abandoned
+
+    def again(self, call: Call) -> None:
+        """Queue *call* again, which was lost on its way to a slot; or end it, if it was lost on its way to its end."""
+        if call.unstarted():
+            if not call.expire():
+                self._return(call)
+        elif not call.over():
+            call.claim_outcome()
+            call.publish(None, call.cancelled_error())
 
     def take_back(self, calls: Sequence[Call]) -> None:
         """Queue calls again that were sent and did not start."""

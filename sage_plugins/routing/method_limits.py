@@ -6,7 +6,8 @@ for such methods pay for it. Under that lock these hold:
 
 * A lane with a free slot has no call waiting that could take it. So a call may go ahead of those that wait for their
   method's turn.
-* A batch takes one slot, and one turn of its method. While it is open, the lane's other calls of the method join it.
+* A batch takes one slot, and one turn of its method. A slot that gets free takes the calls that wait, as many as fit. A
+  call that finds a slot free opens a batch, which waits here for others: the lane's other calls of the method join it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import Call
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.lane import remove
+from sage_plugins.routing.open_batch import OpenBatch
 from sage_plugins.routing.router import Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Candidate, Work
     from sage_plugins.routing.lane import Lane
     from sage_plugins.values import MethodPlan
@@ -37,7 +39,7 @@ class LaneMethods:
 
     def __init__(self) -> None:
         self.running: dict[int, int] = {}  # calls and batches at once, by method, where that is limited
-        self.open: dict[int, Batch] = {}  # the batch that calls of a method may join
+        self.open: dict[int, OpenBatch] = {}  # the batch that calls of a method may join
 
 
 class MethodRouter(Router):
@@ -60,19 +62,31 @@ class MethodRouter(Router):
 
     def _send(self, call: Call, lane: Lane) -> bool:
         """Have *lane* run the call now, or with the batch that is open there; False if it cannot."""
+        index = call.method.index
         with self._lock:
-            batch = lane.methods.open.get(call.method.index)
+            batch = lane.methods.open.get(index)
             if batch is not None:
                 call.lane = lane
-                if batch.join(call):
-                    self._shut(batch, lane)
-                return True
-            if not lane.free or not self._has_turn(call, lane):
-                return False
-            lane.free.pop()
-            work = self._start([call], lane, opens=lane.run_here is None)
+                if not batch.join(call):
+                    return True
+                work = self._close(batch, lane)
+            else:
+                if not lane.free or not self._has_turn(call, lane):
+                    return False
+                lane.free.pop()
+                if self._waits_for_others(call, lane):
+                    call.lane = lane
+                    lane.methods.open[index] = OpenBatch(call, self.clock, lambda batch: self._send_open(batch, lane))
+                    self._turn(call.method, lane, 1)
+                    return True
+                work = self._start([call], lane)
         (lane.run_here or lane.send)(work)
         return True
+
+    def _waits_for_others(self, call: Call, lane: Lane) -> bool:
+        batch = call.method.batch
+        may = batch is not None and batch.size > 1 and batch.wait > 0
+        return may and lane.run_here is None and not self._closing.refuses
 
     def _fill_slots(self) -> None:
         for lane in self._lanes.serving:
@@ -90,26 +104,23 @@ class MethodRouter(Router):
 
     # -- taking a slot, under the lock -------------------------------------------------------------------------------
 
-    def _start(self, calls: list[Call], lane: Lane, *, opens: bool = False) -> Work:
+    def _start(self, calls: list[Call], lane: Lane) -> Work:
         """Take a turn of the method for *calls*, for which a slot of *lane* was taken; gives the work to send."""
-        method = calls[0].method
-        for call in calls:
-            call.lane = lane
-        self._turn(method, lane, 1)
-        if method.batch is None:
-            return calls[0]
-        batch = Batch(calls, self.clock)
-        if opens:
-            lane.methods.open[method.index] = batch
-            batch.open(lambda batch: self._shut(batch, lane))
-        return batch
+        self._turn(calls[0].method, lane, 1)
+        return _work(calls, lane)
 
-    def _shut(self, batch: Batch, lane: Lane) -> None:
-        """Have nobody join *batch* any more. Idempotent."""
+    def _close(self, batch: OpenBatch, lane: Lane) -> Work:
+        """Have nobody join *batch*, which is open, any more; gives the work to send."""
+        del lane.methods.open[batch.method.index]
+        return _work(batch.close(), lane)
+
+    def _send_open(self, batch: OpenBatch, lane: Lane) -> None:
+        """Send *batch*, unless somebody has done so."""
         with self._lock:
-            if lane.methods.open.get(batch.method.index) is batch:
-                del lane.methods.open[batch.method.index]
-            batch.closed()
+            if batch not in lane.methods.open.values():
+                return
+            work = self._close(batch, lane)
+        lane.send(work)
 
     def _has_turn(self, call: Call, lane: Lane) -> bool:
         most = call.method.max_concurrency
@@ -137,6 +148,8 @@ class MethodRouter(Router):
             with self._lock:
                 if ended is not None:
                     self._turn(ended.method, lane, -1)
+                    if lane.backlog and isinstance(ended, Call):  # how long a batch takes says little of a call
+                        self._queue.worked(ended)
                 found, following = self._next(lane)
                 if not found:
                     lane.free.append(None)
@@ -158,6 +171,8 @@ class MethodRouter(Router):
             if call is None:
                 return False, None
             if lane.run_here is None:
+                if self._queue.pass_over(call):
+                    continue
                 calls = [call, *self._companions(call, lane)]
                 work = self._start(calls, lane)
                 for each in calls:
@@ -215,14 +230,14 @@ class MethodRouter(Router):
     def close_lane(self, lane: Lane) -> None:
         """As `Router.close_lane`; its batches wait for nobody any more."""
         super().close_lane(lane)
-        with self._lock:
-            self._shut_all(lane)
+        self._send_all_open(lane)
 
     def lost(self, lane: Lane, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
-        """The replica of *lane* died, with batches and calls."""
-        with self._lock:  # nobody joins a batch from now on whose calls are given back below
-            self._shut_all(lane)
+        """The replica of *lane* died, with batches and calls; those that waited here for others go back, too."""
+        with self._lock:
             waiting, running = _calls(not_started), _calls(maybe)
+            while lane.methods.open:
+                waiting += lane.methods.open.popitem()[1].close()
         super().lost(lane, waiting, running, cause)
 
     def refused(self, lane: Lane, work: Work, *, stuck: bool = False) -> None:
@@ -235,16 +250,21 @@ class MethodRouter(Router):
         else:
             self._losses.take_back(calls)
 
+    def close_to_outsiders(self, why: str, watch: Callable[[], None]) -> None:
+        """As `Router.close_to_outsiders`; batches wait for nobody any more."""
+        super().close_to_outsiders(why, watch)
+        for lane in self._lanes.open:
+            self._send_all_open(lane)
+
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """As `Router.drain`; batches wait for nobody any more."""
         super().drain(why, on_idle)
-        with self._lock:
-            for lane in self._lanes.open:
-                self._shut_all(lane)
+        for lane in self._lanes.open:
+            self._send_all_open(lane)
 
-    def _shut_all(self, lane: Lane) -> None:
+    def _send_all_open(self, lane: Lane) -> None:
         for batch in tuple(lane.methods.open.values()):
-            self._shut(batch, lane)
+            self._send_open(batch, lane)
 
 
 class _UnlimitedAhead(Ahead):
@@ -257,6 +277,13 @@ class _UnlimitedAhead(Ahead):
     def _take_oldest(self, lane: Lane, most: int) -> list[Call]:
         with self._lanes.lock:
             return super()._take_oldest(lane, most)
+
+
+def _work(calls: list[Call], lane: Lane) -> Work:
+    """What is sent to *lane* for *calls* of one method, several of which are answered together."""
+    for call in calls:
+        call.lane = lane
+    return calls[0] if calls[0].method.batch is None else Batch(calls)
 
 
 def _calls(works: Sequence[Work]) -> list[Call]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.errors import OverloadedError
 from sage_plugins.routing.lane import remove
+from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.resilience.admission import Admission
     from sage_plugins.routing.lane import Lane, Lanes
 
 __all__ = ["Queue"]
@@ -48,11 +50,33 @@ class Queue:
         room: A token for each place that is free; see `unminted`.
         unminted: Tokens that have not been made yet; guarded by the lanes' lock, as `returning`.
         returning: Replicas that died and whose calls are on their way back here.
+        admission: Says which calls cannot be answered in time; None if all may wait.
     """
 
-    def __init__(self, lanes: Lanes, clock: Clock, size: int) -> None:
-        """Make an empty queue of so many places, for calls that wait for *lanes*."""
+    def __init__(  # noqa: PLR0913, PLR0917 - the settings of one service
+        self,
+        lanes: Lanes,
+        clock: Clock,
+        size: int,
+        service: str,
+        admission: Admission | None,
+        overloaded: Callable[[str], None],
+    ) -> None:
+        """
+        Make an empty queue.
+
+        Args:
+            lanes: For which calls wait.
+            clock: For deadlines.
+            size: Calls that may wait.
+            service: Name of the service, for messages.
+            admission: As the attribute.
+            overloaded: Told why a call is turned away for the first time since a calm.
+        """
         self._lanes = lanes
+        self._service = service
+        self.admission = admission
+        self._overloaded = overloaded
         self._clock = clock
         self.size = size
         self.shared: deque[Call] = deque()
@@ -117,13 +141,68 @@ class Queue:
         expired = [call for backlog in self.backlogs() for call in tuple(backlog) if call.expire()]
         return bool(expired)
 
-    def overload(self, service: str, call: Call) -> OverloadedError:
+    def overload(self, call: Call) -> OverloadedError:
         """The error for *call*, for which there is no room."""
-        msg = (
-            f"{service}.{call.method.name} was not accepted: the queue is full (queue_size={self.size}). Call again "
-            "later, raise `queue_size`, or add threads or replicas"
+        return self._error(
+            call,
+            f"was not accepted: the queue is full (queue_size={self.size}). Call again later, raise `queue_size`, or "
+            "add threads or replicas",
+            self._seconds_to_room(),
         )
-        return OverloadedError(msg, service=service, method=call.method.name)
+
+    def _seconds_to_room(self) -> float | None:
+        slots = sum(lane.slots for lane in self._lanes.serving)
+        return None if self.admission is None else self.admission.seconds_for(1, slots, self._clock.monotonic())
+
+    def hopeless(self, call: Call, lane: Lane | None) -> OverloadedError | None:
+        """The error for *call* if those that wait before it, for *lane* or for all, take longer than it has."""
+        admission, lanes = self.admission, self._lanes.serving
+        if admission is None or any(each.free for each in lanes):
+            return None
+        ours = (lane,) if lane is not None and self._lanes.binding else lanes
+        backlog = self.shared if lane is None else lane.backlog
+        queue = len(backlog), sum(each.slots for each in ours)
+        found = admission.excess(call.method.index, self._clock.monotonic(), (call.expires, call.deadline), queue)
+        if found is None:
+            return None
+        why = (
+            f"those that wait before it take about {found.wait:.3g} s, and it would have to start within "
+            f"{max(0.0, found.time):.3g} s to end in time"
+        )
+        return self._turned_away(call, f"was not accepted: {why}", max(0.0, found.wait - found.time))
+
+    def worked(self, ended: Any) -> None:
+        """The slot of *ended* is free: note how long it was held, if that began when it was taken from here."""
+        if self.admission is not None and ended.taken and ended.bundle is None:
+            now = self._clock.monotonic()
+            self.admission.ended(ended.method.index, now - ended.taken, now)
+
+    def pass_over(self, call: Call) -> bool:
+        """Whether *call*, which was taken out of its backlog for a slot, has too little time left: then it ends."""
+        admission = self.admission
+        if admission is None:
+            return False
+        now = call.taken = self._clock.monotonic()
+        if call.settled() or not admission.is_too_late(call.method.index, call.since, call.deadline, now):
+            return False
+        self.leave(call)
+        waited, left = now - call.since, max(0.0, call.deadline - now)
+        why = f"was not started: {waited:.3g} s in the queue left it {left:.3g} s, less than its method is seen to need"
+        error = self._turned_away(call, why, 0.0)
+        call.give_up(error, Outcome.TIMEOUT, only_unstarted=True)
+        return True
+
+    def _turned_away(self, call: Call, why: str, retry_after: float) -> OverloadedError:
+        assert self.admission is not None  # noqa: S101 - for the type checker: nobody else turns calls away
+        if self.admission.is_news(self._clock.monotonic()):
+            self._overloaded(f"{call.method.name} {why}")
+        return self._error(call, f"{why}. Call again later, raise `timeout`, or add threads or replicas", retry_after)
+
+    def _error(self, call: Call, why: str, retry_after: float | None) -> OverloadedError:
+        name = call.method.name
+        return OverloadedError(
+            f"{self._service}.{name} {why}", retry_after=retry_after, service=self._service, method=name
+        )
 
     # -- backlogs ----------------------------------------------------------------------------------------------------
 

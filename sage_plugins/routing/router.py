@@ -2,7 +2,7 @@
 Who takes a call: the way to a free slot, or to a place in the queue.
 
 The router is a state machine without threads: callers, workers and timers drive it. `docs/design/who-waits-where.md`
-has the picture. In short:
+has the picture, `docs/design/parts-of-the-router.md` the parts. In short:
 
 * Each replica is a *lane* with one token for each free slot. A caller who takes a token sends its call there.
 * Without a free slot a call joins the *backlog*, if it can take one of the `queue_size` tokens of *room*; whoever frees
@@ -13,8 +13,6 @@ has the picture. In short:
 Tokens are items of lists: `pop` and `append` are one step of the interpreter each, so taking a slot or a place in the
 queue needs no lock and the bounds are exact. Every pair "make room, then look for who waits" / "wait, then look for
 room" is done in these two orders, so that of two threads at least one sees the other.
-
-Here slots and calls come together; the rest is in the parts, see `docs/design/parts-of-the-router.md`.
 """
 
 from __future__ import annotations
@@ -23,12 +21,13 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.current import CURRENT
 from sage_plugins.call.owner import CallOwner
+from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing
+from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
-from sage_plugins.routing.losses import Losses, in_a_thread
+from sage_plugins.routing.losses import Losses
 from sage_plugins.routing.queue import Queue
 
 if TYPE_CHECKING:
@@ -45,9 +44,7 @@ __all__ = ["Router"]
 
 class Router(CallOwner):
     """
-    Accepts the calls of one service and gives each to a replica.
-
-    All methods are safe from any thread.
+    Accepts the calls of one service and gives each to a replica; safe from any thread.
 
     Attributes:
         route: Accept a call: `route(call)` is True if it was sent or queued, False if it is parked until there is room,
@@ -57,10 +54,12 @@ class Router(CallOwner):
             look it up for each call.
         on_change: Told, in whichever thread it happens and outside the router's lock, when the set of replicas or the
             balancer has changed.
+        coming: Gives the lanes of replicas that are not open yet and may be soon; must not wait.
     """
 
     route: Callable[[Call], bool]
     on_change: Callable[[], None]
+    coming: Callable[[], Collection[Lane]]
 
     def __init__(  # noqa: PLR0913 - the settings of one service
         self,
@@ -77,7 +76,9 @@ class Router(CallOwner):
         key_of: KeyOf | None = None,
         observe: Observe | None = None,
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
-        aside: Callable[[Callable[[], None], str], None] = in_a_thread,
+        aside: Callable[[Callable[[], None]], None] | None = None,
+        refuses_late: bool = False,
+        overloaded: Callable[[str], None] = lambda _: None,
     ) -> None:
         """
         Make a router without replicas; calls queue until there is one.
@@ -95,17 +96,21 @@ class Router(CallOwner):
             key_of: The key of a call whose caller gave none; None if there is none then.
             observe: Told how each call ended for which the balancer chose; None if it does not want to know.
             on_balancer_error: Told when the balancer failed and turns take its place.
-            aside: `aside(body, name)` runs *body*, which may wait for a new replica, where it holds up nobody
-                who brings one: in a thread of that name unless somebody knows better.
+            aside: As `CallOwner.aside`, unless that will do.
+            refuses_late: Turn calls away that cannot be answered in time, rather than let them wait.
+            overloaded: Told why, when one is turned away for the first time since a calm.
         """
         self.service = service
         self.clock = clock
+        if aside is not None:
+            self.aside = aside
         self.on_change = lambda: None
+        self.coming = lambda: ()
         self._reject = reject
         self._refused = refused
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
-        self._queue = Queue(self._lanes, clock, queue_size)
+        self._queue = Queue(self._lanes, clock, queue_size, service, Admission() if refuses_late else None, overloaded)
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
         self._losses = Losses(
             service,
@@ -118,8 +123,9 @@ class Router(CallOwner):
             retry=retry_lost,
             count=count,
             given_up=given_up,
-            aside=aside,
         )
+        self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
+        self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()
         self._refuses_all = False  # whether calls are turned away that are on their way into the queue
         self._superseded: list[None] = []  # no longer empty once the route that knows it is out of date
@@ -146,7 +152,7 @@ class Router(CallOwner):
         else:
             self.route = self._compose_balanced(lanes.pick)
         if self._closing.stopped_to_outsiders is not None and not self._refuses_all:
-            self.route = self._only_from_services(self.route)
+            self.route = self._closing.only_from_services(self.route, self._refuse)
         # Last: a caller that still finds its way by an old route looks at this after it queued its call, and then at
         # the rest.
         superseded.append(None)
@@ -156,7 +162,7 @@ class Router(CallOwner):
         free, take, backlog, wait = lane.free, lane.free.pop, lane.backlog, self._wait
         run = lane.run_here or lane.send
         parked, take_room, join = queue.parked, queue.room.pop, queue.shared.append
-        shared, superseded = backlog is queue.shared, self._superseded
+        shared, superseded = backlog is queue.shared and queue.admission is None, self._superseded
 
         def route(call: Call) -> bool:
             # A caller that finds calls waiting queues behind them, even if a slot is free: so calls keep their order.
@@ -204,12 +210,6 @@ class Router(CallOwner):
 
         return route
 
-    def _only_from_services(self, inside: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        def route(call: Call) -> bool:
-            return inside(call) if CURRENT.get() is not None else self._refuse(call)
-
-        return route
-
     def _refuse(self, call: Call, lane: Lane | None = None) -> bool:  # noqa: ARG002 - stands in for _wait
         closing = self._closing
         if not closing.refuses:  # a replica has come since this was the way; it may not be composed to the end yet
@@ -224,15 +224,20 @@ class Router(CallOwner):
     def _wait(self, call: Call, lane: Lane | None = None) -> bool:
         """Let the call wait for a slot, or for room to wait."""
         queue = self._queue
+        if queue.admission is not None and (error := queue.hopeless(call, lane)) is not None:
+            self._refused(call.method.index, "overloaded")
+            raise error
         if queue.parked or not queue.take_room():
             if self._send_elsewhere(call):
                 return True
+            if queue.waiting < queue.size:  # it says that it is full and is not
+                self.suspect()
             if queue.sweep() and not queue.parked and queue.take_room():
                 queue.join(call, lane)
                 self._joined(call)
             elif self._reject:
                 self._refused(call.method.index, "overloaded")
-                raise queue.overload(self.service, call)
+                raise queue.overload(call)
             else:
                 queue.park(call)
                 queue.join(call, lane)
@@ -318,16 +323,8 @@ class Router(CallOwner):
         self._losses.batch_started(batch, number)
 
     def can_start(self, call: Call, holders: Collection[Work], *, beside: Lane | None = None) -> bool:
-        """Whether *call*, which waits, can get a slot of a lane other than *beside* while *holders* keep theirs."""
-        with self._lock:
-            lanes: Sequence[Lane] = self._lanes.serving
-            if self._lanes.is_bound(call):
-                lanes = [lane for lane in lanes if call in tuple(lane.backlog)] or lanes
-            return not lanes or any(
-                self._has_way(call, lane, [holder for holder in holders if holder.lane is lane])
-                for lane in lanes
-                if lane is not beside
-            )
+        """As `Lanes.can_start`."""
+        return self._lanes.can_start(call, holders, beside, self.coming(), self._has_way)
 
     def _has_way(self, call: Call, lane: Lane, holders: Collection[Work]) -> bool:  # noqa: ARG002 - for methods' limits
         """Whether *call* can get a slot of *lane* while *holders* keep theirs."""
@@ -457,6 +454,7 @@ class Router(CallOwner):
     def end(self) -> None:
         """As `Closing.end`."""
         self._closing.end()
+        self._healing.close()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: refuse every call with a new *error*; threads that are not here may hold its locks."""

@@ -10,14 +10,16 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.call.current import CURRENT
+from sage_plugins.config.entries import check_service_name
+from sage_plugins.service.constructor import takes_ctx, takes_factory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Mapping
 
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller, ServiceManager
 
-__all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory", "takes_ctx", "takes_factory"]
+__all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory"]
 
 _Service = TypeVar("_Service")
 
@@ -156,11 +158,10 @@ class ServiceFactory:
         Remember how to build; builds nothing.
 
         Raises:
-            ValueError: The name is empty or the class is no class.
+            ConfigError: The service cannot have that name.
+            ValueError: The class is no class.
         """
-        if not service_name or not isinstance(service_name, str):
-            msg = f"a service needs a name, got {service_name!r}"
-            raise ValueError(msg)
+        check_service_name(service_name)
         if not isinstance(service_class, type):
             msg = f"service {service_name!r}: give the class itself, got {service_class!r}"
             raise ValueError(msg)  # noqa: TRY004 - as in SAGE, and as for the name
@@ -216,19 +217,15 @@ class ServiceFactory:
 
     def _hint(self, error: TypeError) -> None:
         """Add the way out to an error over an argument that was meant for the deployment."""
-        from sage_plugins.config.service_config import fields
+        from sage_plugins.service.constructor import deployment_words, names_deployment
 
         # Python names the argument, unless the class has no constructor at all.
         nameless = self.service_class.__init__ is object.__init__  # type: ignore[misc] # looked at, not called
         meant = sorted(
-            name for name in self.service_kwargs if name in fields() and (nameless or f"'{name}'" in str(error))
+            name for name in self.service_kwargs if names_deployment(name) and (nameless or f"'{name}'" in str(error))
         )
         if meant:
-            error.add_note(
-                f"{meant[0]!r} is a deployment setting: register_service passes all its arguments to the constructor. "
-                f"Give it as register_service_with_config(..., "
-                f"deployment_config=ServiceDeploymentConfig({meant[0]}=...))"
-            )
+            error.add_note(f"{meant[0]!r} is a deployment setting: {deployment_words(meant[0])}")
 
     def __repr__(self) -> str:
         """Name and class, without the arguments: they may hold secrets."""
@@ -256,32 +253,8 @@ def own_factory(factory: Any) -> Any:
     return made
 
 
-def takes_factory(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the constructor's first parameter is `service_factory`, and nothing is given for it."""
-    if args or "service_factory" in kwargs:
-        return False
-    first = next(iter(_constructor(cls)), None)
-    return first is not None and first.name == "service_factory" and first.kind is first.POSITIONAL_OR_KEYWORD
-
-
-def _constructor(cls: type) -> list[inspect.Parameter]:
-    """What the constructor takes; nothing if it does not say."""
-    try:
-        return list(inspect.signature(cls).parameters.values())
-    except Exception:  # noqa: BLE001 - a class in C without a signature, or one whose own signature raises anything
-        return []
-
-
 def _set_ctx(instance: Any, ctx: ServiceContext | None) -> None:
     if ctx is None:
         return
     with suppress(AttributeError):  # a class with __slots__ and no place for it; it may still take ctx as an argument
         instance.ctx = ctx
-
-
-def takes_ctx(cls: type, positional: int) -> bool:
-    """Whether the constructor has a parameter `ctx`, to be given by name, that the positional arguments leave free."""
-    for index, parameter in enumerate(_constructor(cls)):
-        if parameter.name == "ctx" and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
-            return parameter.kind is parameter.KEYWORD_ONLY or index >= positional
-    return False

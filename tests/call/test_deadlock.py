@@ -19,6 +19,7 @@ from sage_plugins.call import deadlock
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import ReentrantCallError
+from sage_plugins.host.lifecycle import StartHooks
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan
 
@@ -292,6 +293,71 @@ def test_a_call_that_waits_for_a_service_without_replicas_is_not_refused(world):
     world.routers[0].close_lane(world.routers[0].lanes[0])
     inner = world.call(0, 0, outer=outer)
     world.wait(outer, inner)
+    assert not refused(inner)
+
+
+def starting(world, service, *others):
+    """The start hooks of a replica of *service* that is about to come, beside *others* that are about to come too."""
+    router = world.routers[service]
+    for lane in router.lanes:
+        router.close_lane(lane)
+    lane = router.lane("starting", 9)
+    router.coming = lambda: (lane, *others)
+    return StartHooks(router.service, world.clock, lane)
+
+
+def test_start_hooks_that_wait_for_their_own_service_are_told_so(world):
+    """They hold every slot that the replica is to have, however many."""
+    world = world(3)
+    hooks = starting(world, 0)
+    call = world.call(0, 0, outer=hooks)
+    world.wait(hooks, call)
+    assert refused(call)
+
+
+def test_start_hooks_may_wait_for_another_replica_that_starts(world):
+    """It will be ready, for its own hooks wait for nothing; once they wait too, the last call is refused."""
+    world = world(1)
+    second = world.routers[0].lane("second", 8)
+    hooks, others = starting(world, 0, second), StartHooks("s0", world.clock, second)
+    first = world.call(0, 0, outer=hooks)
+    world.wait(hooks, first)
+    assert not refused(first)
+    last = world.call(0, 0, outer=others)
+    world.wait(others, last)
+    assert refused(last)
+    assert not refused(first)
+
+
+def test_start_hooks_of_two_services_that_wait_for_each_other_are_told_so(world):
+    world = world(1, 1)
+    first, second = starting(world, 0), starting(world, 1)
+    to_second, to_first = world.call(1, 0, outer=first), world.call(0, 0, outer=second)
+    world.wait(first, to_second)
+    assert not refused(to_second)
+    world.wait(second, to_first)
+    assert refused(to_first)
+
+
+def test_a_method_may_wait_for_a_replica_that_starts(world):
+    """All slots are held by methods that wait, and another replica is about to bring more."""
+    world = world(1)
+    outer, router = world.call(0, 0), world.routers[0]
+    coming = router.lane("starting", 9)
+    router.coming = lambda: (coming,)
+    inner = world.call(0, 0, outer=outer)
+    world.wait(outer, inner)
+    assert not refused(inner)
+
+
+def test_what_start_hooks_have_left_behind_holds_no_slot(world):
+    """A task that they started goes on when the replica is ready; it waits, and takes no slot from anybody."""
+    world = world(1)
+    hooks = starting(world, 0)
+    with hooks:
+        pass
+    inner = world.call(0, 0, outer=hooks)
+    world.wait(hooks, inner)
     assert not refused(inner)
 
 

@@ -179,6 +179,19 @@ def test_help_imports_nothing_but_click_and_the_command(arguments, needed):
     assert not modules & (HEAVY - {"click"} | {"attr", "concurrent.futures", "importlib.metadata", "json", "pluggy"})
 
 
+def test_list_of_commands_imports_little_beside_plugins():
+    """Who installs no plugin that needs more does not wait for it: the list is what a user types first."""
+    program = (
+        "import sys; from sage_deploy_cli.main import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    modules = set(done.stderr.split())
+    assert "sage_plugins.plugins.registry" in modules
+    assert not modules & (HEAVY - {"click"} | {"attr", "concurrent.futures", "importlib.metadata", "json", "pathlib"})
+
+
 # -- outputs -----------------------------------------------------------------------------------------------------------
 
 UP = """

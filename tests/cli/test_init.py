@@ -12,7 +12,7 @@ import yaml
 from command_line import ROOT, sage_deploy
 from sage_deploy_cli.commands.init import starter_files
 
-FILES = ["service_deployment.schema.json", "service_deployment.yaml", "services.py"]
+FILES = ["sample_1.txt", "sample_2.txt", "service_deployment.schema.json", "service_deployment.yaml", "services.py"]
 
 
 def content(folder):
@@ -36,7 +36,8 @@ def test_what_it_writes_runs_without_a_change(tmp_path):
 
     ran = sage_deploy("up", "service_deployment.yaml", "--once", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "1 group of equal files" in ran.stdout
+    assert "2 groups of equal files" in ran.stdout
+    assert "  sample_1.txt\n  sample_2.txt\n" in ran.stdout, "in an empty folder, too"
     assert "  one.txt\n  two.txt\n" in ran.stdout
     assert "three.txt" not in ran.stdout
 
@@ -124,7 +125,7 @@ def test_wheel_holds_the_files(tmp_path):
 
     (wheel,) = WheelBuilder(str(ROOT / "plugins" / "cli")).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
-        texts = {name: text for name, text in starter_files().items() if name != FILES[0]}  # that is made anew
+        texts = {name: text for name, text in starter_files().items() if name != FILES[2]}  # that is made anew
         for name, text in texts.items():
             assert archive.read(f"sage_deploy_cli/starter/{name}").decode() == text
 
@@ -132,9 +133,9 @@ def test_wheel_holds_the_files(tmp_path):
 def test_schema_that_it_writes_takes_the_file_beside_it(tmp_path):
     """And refuses a mistake in it: it is the schema of the installed plugins, which the file's first line names."""
     assert sage_deploy("init", cwd=tmp_path).returncode == 0
-    schema = json.loads((tmp_path / FILES[0]).read_text(encoding="utf-8"))
-    text = (tmp_path / FILES[1]).read_text(encoding="utf-8")
-    assert text.startswith(f"# yaml-language-server: $schema={FILES[0]}\n")
+    schema = json.loads((tmp_path / FILES[2]).read_text(encoding="utf-8"))
+    text = (tmp_path / FILES[3]).read_text(encoding="utf-8")
+    assert text.startswith(f"# yaml-language-server: $schema={FILES[2]}\n")
     content = yaml.safe_load(text)
     jsonschema.validate(content, schema)
     content["services"]["duplicates"]["deployment"]["thread_cout"] = 4

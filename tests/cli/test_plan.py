@@ -7,7 +7,14 @@ import json
 import pytest
 
 from command_line import sage_deploy
+from sage_deploy_cli.show_plan import show_plan
+from sage_plugins import Environment
 from things import deployment, write_things
+
+
+class Wide:
+    def process(self):
+        return 1
 
 
 @pytest.fixture
@@ -18,11 +25,45 @@ def folder(tmp_path):
 def test_plan_starts_nothing(folder):
     """`plan` imports the class and shows who decides what, but a constructor that fails is not run."""
     file = deployment(folder, "services: {failing: {class: 'things:Failing'}}\n")
-    done = sage_deploy("plan", file, cwd=folder)
+    done = sage_deploy("plan", "-v", file, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "sage-deploy-local" in done.stdout
     assert "sage-deploy-threading" in done.stdout
     assert "Plan: 1 service, 1 replica to start." in done.stdout
+
+
+def test_plan_is_a_line_for_each_service_and_the_rest_with_v(folder):
+    """And below it what is doubtful: nothing that a person must know is hidden."""
+    file = deployment(
+        folder,
+        """\
+        services:
+          keeper: {class: 'things:Keeper', memory_mb: 1Gi}
+          counter: {class: 'things:Counter', init: {args: [1]}, replicas: 2, load_balancing: true}
+        """,
+    )
+    short, long = (sage_deploy("plan", file, *options, cwd=folder).stdout for options in ((), ("-v",)))
+    first, warning, second, blank, total = short.splitlines()
+    assert first == "+ keeper: local, single, 1 replica -> this process"
+    assert warning.startswith(f"    ! {file}:2:47: warning W05: services.keeper.memory_mb: ")
+    assert second == "+ counter: local, single, 2 replicas -> this process, balanced by least_loaded"
+    assert (blank, total) == ("", "Plan: 2 services, 3 replicas to start.")
+    for words in ("[sage-deploy-local ", "    queue ", "    settings ", warning.strip(), total):
+        assert words in long
+
+
+@pytest.mark.parametrize("options", [(), ("-v",), ("--all",)])
+def test_at_a_terminal_every_line_fits(options, monkeypatch, capsys):
+    """A wide one too: prose of 300 columns is not read."""
+    monkeypatch.setattr("sage_deploy_cli.output._at_terminal", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "300")
+    with Environment("wide") as env:
+        env.register_service("kv", Wide)
+        show_plan(env.plan(), verbose="-v" in options, all_settings="--all" in options)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any("Plan: 1 service" in line for line in lines)
 
 
 def test_plan_as_json_is_for_programs(folder):
@@ -82,7 +123,7 @@ def test_unknown_id_and_class_are_bad_input(folder):
     done = sage_deploy("plan", file, cwd=folder, SAGE_DEPLOY_DISABLED_PLUGINS="ray")
     assert done.returncode == 2
     assert "unknown target 'remote_any'" in done.stderr
-    assert "sage-deploy[ray]" in done.stderr
+    assert "sage-deploy-ray is installed, but disabled: change SAGE_DEPLOY_DISABLED_PLUGINS" in done.stderr
 
 
 # -- differences, plan files -------------------------------------------------------------------------------------------
@@ -102,14 +143,14 @@ def test_plan_is_the_difference_from_what_another_process_runs(folder, running_u
     process = running_up(file)
     done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
     assert (done.returncode, "Plan: nothing to do, 2 services as configured." in done.stdout) == (0, True)
-    assert f"compared with what process {process.pid} runs" in done.stderr
+    assert f"process {process.pid} runs {file} already" in done.stderr
     deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}, new: {class: 'things:Keeper'}}\n")
     done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
     assert done.returncode == 3
     assert [line for line in done.stdout.splitlines() if line[:1] in {"+", "~", "-"}] == [
-        "~ keeper  (things:Keeper)",
-        "+ new  (things:Keeper)",
-        "- old  (things:Keeper) runs, and is not configured any more",
+        "~ keeper: local, single, 1 replica -> this process",
+        "+ new: local, single, 1 replica -> this process",
+        "- old: runs, and is not configured any more",
     ]
     assert "    ~ timeout: 30 -> 5" in done.stdout
     assert done.stdout.endswith("Plan: 1 to start, 1 to replace, 1 to stop, 0 unchanged.\n")

@@ -9,6 +9,7 @@ import pytest
 
 from command_line import installed, register, sage_deploy
 from sage_deploy_cli.machine.plugin_check import Inspection
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Problem, Registration
@@ -34,7 +35,10 @@ def test_list_shows_what_did_not_load_and_what_is_disabled(tmp_path):
     assert done.returncode == 1
     assert "dedicated" not in done.stdout
     assert "- plugin 'acme_strategies' from acme-strategies 1.2 is disabled\n" in done.stdout
-    assert f"! {DISABLED_VARIABLE} names 'acme_strategy', but no plugin is called that\n" in done.stdout
+    assert (
+        f"! {DISABLED_VARIABLE} names 'acme_strategy', but no plugin is called that (did you mean 'acme_strategies'?)\n"
+        in done.stdout
+    )
     assert (
         "! plugin 'acme_broken' from acme-broken 1.2 (acme_broken) failed to load: ModuleNotFoundError" in done.stdout
     )
@@ -123,7 +127,7 @@ def test_show_has_every_kind_that_has_the_id(tmp_path):
     assert "Options of the monitor 'pool' from acme-twice 1.0: it has none." in explained.stdout
 
 
-@pytest.mark.parametrize(("id", "hint"), [("poool", "did you mean 'pool'?"), ("prometheus", "sage-deploy[prometheus]")])
+@pytest.mark.parametrize(("id", "hint"), [("poool", "did you mean 'pool'?"), ("ray", "did you mean 'remote_any'?")])
 def test_show_of_an_unknown_id_is_bad_input(id, hint, tmp_path):
     done = sage_deploy("plugins", "show", id, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -159,6 +163,19 @@ def test_fix_for_what_check_finds_works(tmp_path):
     assert sage_deploy("plugins", "check", cwd=tmp_path, **variables).returncode == 0
 
 
+def test_check_and_doctor_warn_of_a_disabled_name_that_no_plugin_has(tmp_path):
+    """A misspelt name disables nothing, and no plugin is to blame: the exit code stays 0."""
+    variables = {DISABLED_VARIABLE: "balancerz,kafka,"}
+    done = sage_deploy("plugins", "check", "--json", cwd=tmp_path, **variables)
+    assert done.returncode == 0
+    near, far = json.loads(done.stdout)["findings"]
+    assert (near["name"], near["status"], near["fix"]) == (DISABLED_VARIABLE, "warning", "did you mean 'balancers'?")
+    assert far["found"] == "names 'kafka', but no plugin is called that"
+    assert "balancers" in far["fix"]
+    doctor = json.loads(sage_deploy("doctor", "--json", cwd=tmp_path, **variables).stdout)["findings"]
+    assert [finding["status"] for finding in doctor if finding["name"] == "plugins"] == ["warning", "warning"]
+
+
 def test_unknown_hooks_are_found_with_a_guess(tmp_path):
     """A misspelt hook is named with the right one; a hook that resembles none gets no guess."""
     hooks = "".join(f"\n@hookimpl\ndef {name}():\n    return []\n" for name in ("sage_register_monitor", "sage_dream"))
@@ -186,6 +203,35 @@ def test_objects_without_the_members_of_their_interface_are_found():
         "target 'older': what it creates has a start with other parameters than start(spec, at, events, clock)",
         "target 'older': what it creates has no close()",
     ]
+
+
+class Quiet(QuietMonitor):
+    def __init__(self, _options): ...
+
+
+class Merges(Quiet):
+    def merge(self): ...
+
+
+class Attaches(Quiet):
+    def attach(self, service): ...
+
+
+@pytest.mark.parametrize(
+    ("monitor", "capabilities", "faults"),
+    [
+        (Quiet, {"merges_counts"}, ["has no merge(snapshots)"]),
+        (Quiet, {"watches_service"}, ["has no attach(service)"]),
+        (Merges, {"merges_counts"}, ["has a merge with other parameters than merge(snapshots)"]),
+        (Merges, (), ["has a merge with other parameters than merge(snapshots)"]),
+        (Attaches, {"watches_service"}, []),
+        (Attaches, (), []),
+    ],
+)
+def test_optional_members_of_a_monitor_are_compared(monitor, capabilities, faults):
+    """They must be there if their capability is declared, and fit if they are there."""
+    registration = Registration("mine", monitor, "Mine", capabilities=frozenset(capabilities))
+    assert found(registration) == [f"monitor 'mine': what it creates {fault}" for fault in faults]
 
 
 def test_object_that_cannot_be_created_is_found():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -84,11 +85,71 @@ def test_nobody_is_found_where_nobody_runs(file):
     assert find_run(file) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1}', "[" * 100_000, "\0"])
 def test_a_note_that_cannot_be_understood_is_none(file, runner, text):
     (note,) = (file.parent / "state").rglob("*.json")
     note.write_text(text)
     assert find_run(file) is None
+
+
+@pytest.mark.parametrize("value", [None, 7, "text", [1, 2], {"a": 5}, {"a": None}, {"a": [1]}, 1.5])
+@pytest.mark.parametrize("key", ["version", "pid", "file", "profile", "services"])
+def test_a_note_of_another_shape_is_none(file, runner, key, value):
+    """Who reads it may rely on its types, whatever somebody has written there."""
+    (note,) = (file.parent / "state").rglob("*.json")
+    note.write_text(json.dumps(json.loads(note.read_text()) | {key: value}))
+    right = {"pid": int, "file": str, "profile": (str, type(None))}
+    assert (find_run(file) is not None) == isinstance(value, right.get(key, ()))
+
+
+HOSTILE = {
+    "a link to a file": lambda path, other: path.symlink_to(other),
+    "a link to nothing": lambda path, other: path.symlink_to("nothing"),
+    "a FIFO": lambda path, other: os.mkfifo(path),
+    "a directory": lambda path, other: path.mkdir(),
+    "a device": lambda path, other: path.symlink_to("/dev/zero"),
+    "a file that others can write": lambda path, other: (path.write_bytes(other.read_bytes()), path.chmod(0o666)),
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("kind", ["json", "lock"])
+def test_only_a_file_of_the_users_own_is_read(file, runner, kind, hostile):
+    """What lies in a note's place is not followed, not waited for, and not believed."""
+    (path,) = (file.parent / "state").rglob(f"*.{kind}")
+    other = path.rename(file.parent / "other")
+    hostile(path, other)
+    assert find_run(file) is None
+
+
+def test_a_note_without_end_is_not_read(file, runner, monkeypatch):
+    """A file may be larger than the memory."""
+    monkeypatch.setattr("sage_deploy_cli.runs.run_record._MAX_BYTES", 100)
+    (note,) = (file.parent / "state").rglob("*.json")
+    note.write_text(note.read_text() + " " * 100)
+    assert find_run(file) is None
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+def test_what_lies_in_its_place_is_replaced_or_said_to_be_in_the_way(file, tmp_path, hostile):
+    """No other file is ever written."""
+    record = RunRecord.take(file, None)
+    record.note({})
+    (note,) = (file.parent / "state").rglob("*.json")
+    precious = note.rename(tmp_path / "precious")
+    before = precious.read_bytes()
+    hostile(note, precious)
+    try:
+        record.note({"kv": {}})
+    except OSError as error:
+        assert "is not a regular file" in str(error)  # noqa: PT017 - one of two good ends
+    else:
+        assert stat.S_ISREG(note.lstat().st_mode)
+        assert json.loads(note.read_text())["services"] == {"kv": {}}
+    assert precious.read_bytes() == before
+    if note.is_dir():
+        note.rmdir()
+    record.close()
 
 
 def test_nobody_else_can_read_or_write_it(file, runner):

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from click.testing import CliRunner
 
 from command_line import PATIENCE, ROOT, SCRIPT, sage_deploy
 from sage_deploy_cli.commands import up
+from sage_deploy_cli.runs.plan_file import save_plan
 from sage_deploy_cli.signal_wait import signals_wake
+from sage_plugins import Environment
+from sage_plugins.errors import DeployError, PlanError
 from things import deployment, write_things
 
 EXAMPLE = ROOT / "examples" / "stdlib_search" / "service_deployment.yaml"
@@ -163,7 +168,7 @@ def test_watch_applies_a_changed_file_and_survives_a_broken_one(folder, running_
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "    ~ timeout: 30 -> 5" in out
-    assert "- new  (things:Keeper) runs, and is not configured any more" in out
+    assert "- new: runs, and is not configured any more" in out
 
 
 def test_watch_notes_what_it_has_applied(folder, running_up):
@@ -219,12 +224,46 @@ def test_watch_and_once_do_not_go_together(folder):
 # -- beside each other -------------------------------------------------------------------------------------------------
 
 
-def test_a_second_process_with_the_same_file_says_so(folder, running_up):
-    file = deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [1]}}}\n")
+@pytest.fixture
+def invoke(monkeypatch):
+    """Run `up` in this process, and give what it raised, and what it wrote."""
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which it adds
+    return lambda *arguments: CliRunner().invoke(up.command, [str(each) for each in arguments])
+
+
+def test_a_second_copy_is_started_only_if_asked_for(folder, running_up, invoke, monkeypatch):
+    """Else it is refused with the process that runs the first, before anything is read; a plan file no less."""
+    file = deployment(folder, "services: {queue: {class: 'queue:Queue'}}\n")
+    with Environment("first") as env:
+        env.load_service_deployment_config(file)
+        save_plan(folder / "first.plan", env.plan(), file, None)
     first = running_up(file)
+    words = f"process {first.pid} runs {file} already"
+    refused = invoke(file, "--once")
+    assert isinstance(refused.exception, DeployError)
+    assert words in str(refused.exception)
+    assert "Plan:" not in refused.output
+    assert isinstance(invoke(folder / "first.plan", "--once").exception, PlanError)
+    # Of two that start at once, one has taken the note while the other one read the file.
+    with monkeypatch.context() as patch:
+        patch.setattr(up, "_refuse_second", lambda file: None)
+        refused = invoke(file, "--once")
+    assert words in str(refused.exception)
+    assert "Plan:" in refused.output
+    assert "queue#0 starting" not in refused.output
+    for what in (file, folder / "first.plan"):
+        started = invoke(what, "--once", "--another")
+        assert started.exit_code == 0, started.output
+        assert words in started.output
+        assert "queue#0 ready" in started.output
+
+
+def test_up_says_who_can_call_and_once_that_there_is_no_job(folder, running_up):
+    """Whoever has started services wants to know what to do with them."""
+    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert f"process {first.pid} runs {file} already" in done.stderr
+    assert "no service has a method process() without arguments" in done.stderr
+    assert "only services of this process can call keeper" in running_up(file).said
 
 
 def test_services_run_also_where_nothing_can_be_noted(folder):

@@ -63,13 +63,22 @@ def test_everything_that_is_wrong_is_said_at_once_with_its_place(folder):
         assert words in done.stderr
 
 
-def test_the_values_come_first(folder):
-    """Plugins and classes are asked only once the values are right: they could not be asked of wrong ones."""
-    file = deployment(folder, "services: {kv: {class: 'nowhere:KV', replicas: 0}}\n")
-    done = sage_deploy("validate", file, cwd=folder)
+@pytest.mark.parametrize("command", ["validate", "plan", "up"])
+def test_a_wrong_value_hides_no_problem_of_plugins_and_classes(folder, command):
+    """Every command that reads the file says all of it."""
+    file = deployment(folder, "services: {kv: {class: 'nowhere:KV', replicas: 0, threading_strategy: pol}}\n")
+    done = sage_deploy(command, file, cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()[1:]] == ["error E703", "error E103", "error E207"]
+
+
+def test_a_wrong_value_imports_no_class_with_no_import(folder):
+    """What is wrong with the file changes nothing about what may be imported."""
+    (folder / "loud.py").write_text("raise SystemExit('imported')\n")
+    file = deployment(folder, "services: {kv: {class: 'loud:KV', replicas: 0, threading_strategy: pol}}\n")
+    done = sage_deploy("validate", file, "--no-import", cwd=folder)
     assert done.returncode == 2
-    assert "E103" in done.stderr
-    assert "E703" not in done.stderr
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()[1:]] == ["error E103", "error E207"]
 
 
 def test_without_import_no_module_is_run_and_plugins_are_asked_all_the_same(folder):
@@ -196,7 +205,7 @@ def test_a_class_that_hides_its_signature_or_a_name_can_be_deployed(tmp_path, na
     """What cannot be looked at is not checked."""
     (tmp_path / "odd.py").write_text(ODD)
     file = deployment(tmp_path, f"services: {{kv: {{class: 'odd:{name}'}}}}\n")
-    done = sage_deploy("plan", file, cwd=tmp_path)
+    done = sage_deploy("plan", "-v", file, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "methods   process\n" in done.stdout
 

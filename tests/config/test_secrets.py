@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_plugins.config.secrets import is_secret
+from sage_plugins.config.secrets import HIDDEN, is_secret, masked
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,8 @@ from sage_plugins.config.secrets import is_secret
         "user_config.API_KEY",
         "options.acme.apiKey",
         "options.acme.apikey",
-        "options.auth.credentials.user",
+        "options.acme.credentials.user",
+        "options.token_bucket.api_key",
         "accessToken",
         "SECRET",
         "private-key",
@@ -40,8 +41,33 @@ def test_names_of_secrets(path):
         "keyboard",
         "monkey",
         "",
+        "methods.get_token.timeout",
+        "options.token_bucket.rate",
+        "environment.token_bucket.rate",
     ],
 )
 def test_names_of_other_things(path):
-    """Words that only contain such a word are none, nor is the key by which calls are spread."""
+    """Words that only contain such a word are none, nor is the key by which calls are spread, nor a method's name."""
     assert not is_secret(path)
+
+
+def test_masked_copy():
+    """A masked copy has every secret hidden, whatever it is and wherever it stands, and all else as it was."""
+    value = {
+        "user_config": {
+            "password": "p",
+            "tokens_per_s": 3,
+            "credentials": {"user": "u", "all": ["a", 1], "on": True, "none": None},
+            "peers": [{"host": "h", "secret": 7}, ("x", {"api_key": 1.5})],
+        },
+        "methods": {"get_token": {"timeout": 1.0}},
+    }
+    assert masked(value) == {
+        "user_config": {
+            "password": HIDDEN,
+            "tokens_per_s": 3,
+            "credentials": {"user": HIDDEN, "all": HIDDEN, "on": True, "none": None},
+            "peers": [{"host": "h", "secret": HIDDEN}, ("x", {"api_key": HIDDEN})],
+        },
+        "methods": {"get_token": {"timeout": 1.0}},
+    }

@@ -22,6 +22,7 @@ from sage_plugins.config.service_config import (
     DeploymentTarget,
     ServiceDeploymentConfig,
     ThreadingStrategy,
+    completed,
     field_problems,
     fields,
     group_of,
@@ -84,7 +85,7 @@ def ids(problems):
 
 
 def whole(**changed):
-    return {name: info.default for name, info in fields().items()} | changed
+    return completed(changed)
 
 
 class TestFields:
@@ -361,11 +362,11 @@ class TestRefusals:
 
     def test_all_errors_are_in_one_message(self):
         with pytest.raises(ConfigError) as caught:
-            ServiceDeploymentConfig(thread_count=0, timeout="30")
+            ServiceDeploymentConfig(thread_count=0, batch_size="30")
         assert str(caught.value) == (
             "ServiceDeploymentConfig has 2 problems:\n"
             "  thread_count: must be 1 or more, got 0\n"
-            "  timeout: must be a number or null, got '30' (write the number without quotes)"
+            "  batch_size: must be an integer or null, got '30' (write the number without quotes)"
         )
         assert ids(caught.value.problems) == ["E103", "E102"]
 
@@ -424,8 +425,11 @@ class TestRefusals:
 
 
 CROSS = [
-    ({"replicas": 2}, "E402", "replicas"),
+    ({"replicas": 2, "load_balancing": False}, "E402", "replicas"),
+    ({"replicas": 2, "load_balancing": False, "failover_enabled": True}, None, None),
+    ({"replicas": 2}, None, None),
     ({"replicas": 2, "load_balancing": True}, None, None),
+    ({"load_balancer": "random"}, None, None),
     ({"replicas": 2, "failover_enabled": True}, None, None),
     ({"load_balancing": True}, "W11", "load_balancing"),
     ({"load_balancing": True, "autoscale": {"max": 3}}, None, None),
@@ -437,7 +441,9 @@ CROSS = [
     ({"autoscale": {"min": 2, "initial": 1, "max": 3}}, "E405", "autoscale.initial"),
     ({"autoscale": {"initial": 5, "max": 3}}, "E405", "autoscale.max"),
     ({"autoscale": {"min": 1, "initial": 1, "max": 1}}, None, None),
-    ({"health_check_interval": 2.0}, "E603", "health_check_timeout"),
+    ({"health_check_interval": 2.0, "health_check_timeout": 5.0}, "E603", "health_check_timeout"),
+    ({"health_check_timeout": 11.0}, "E603", "health_check_timeout"),
+    ({"health_check_interval": 2.0}, None, None),
     ({"health_check_interval": 5.0}, None, None),
     ({"queue_timeout": 31.0}, "E605", "queue_timeout"),
     ({"queue_timeout": 30.0}, None, None),
@@ -476,6 +482,100 @@ class TestCrossRules:
         assert cross_problems(whole()) == []
 
     def test_a_rule_that_lacks_a_field_is_left_out(self):
-        values = whole(replicas=2)
+        values = whole(replicas=2, load_balancing=False)
         del values["load_balancing"]
         assert cross_problems(values) == []
+
+
+#: Values that nobody set, by what was set.
+DERIVED_VALUES = [
+    ({}, {"load_balancing": False, "health_check_timeout": 5.0}),
+    ({"replicas": 2}, {"load_balancing": True}),
+    ({"replicas": 2, "failover_enabled": True}, {"load_balancing": True}),
+    ({"autoscale": {"max": 2}}, {"load_balancing": True}),
+    ({"autoscale": {"max": 1}}, {"load_balancing": False}),
+    ({"load_balancer": "random"}, {"load_balancing": True}),
+    ({"health_check_interval": 1.0}, {"health_check_timeout": 1.0}),
+    ({"health_check_interval": "500ms"}, {"health_check_timeout": 0.5}),
+    ({"health_check_interval": 60.0}, {"health_check_timeout": 5.0}),
+]
+
+
+class TestDerived:
+    @pytest.mark.parametrize(("values", "derived"), DERIVED_VALUES)
+    def test_what_nobody_sets_follows_from_the_rest(self, values, derived):
+        """It is as if it were set so, and no copy takes it for set."""
+        config = ServiceDeploymentConfig(**values)
+        assert {name: getattr(config, name) for name in derived} == derived
+        assert config == ServiceDeploymentConfig(**values, **derived)
+        assert config.derived == {"load_balancing", "health_check_timeout"}
+        for twin in (pickle.loads(pickle.dumps(config)), copy.copy(config), attrs.evolve(config)):  # noqa: S301 - as above
+            assert twin.derived == config.derived
+        assert not any(name in repr(config) for name in derived)
+
+    @pytest.mark.parametrize(("values", "derived"), DERIVED_VALUES)
+    def test_evolve_derives_it_once_more(self, values, derived):
+        changed = attrs.evolve(ServiceDeploymentConfig(), **values)
+        assert {name: getattr(changed, name) for name in derived} == derived
+        assert attrs.evolve(changed, timeout=7.0) == ServiceDeploymentConfig(**values, timeout=7.0)
+
+    def test_what_is_set_stays(self):
+        """Also in copies, and if it is what would follow anyway."""
+        standby = ServiceDeploymentConfig(replicas=2, load_balancing=False, failover_enabled=True)
+        assert not attrs.evolve(standby, replicas=3).load_balancing
+        single = ServiceDeploymentConfig(load_balancing=False)
+        with pytest.raises(ConfigError, match="only the first replica would ever serve"):
+            attrs.evolve(single, replicas=2)
+        with pytest.raises(ConfigError, match="only the first replica would ever serve"):
+            attrs.evolve(ServiceDeploymentConfig(), load_balancing=False, replicas=2)
+        checked = ServiceDeploymentConfig(health_check_timeout=5.0)
+        with pytest.raises(ConfigError, match="must be at most health_check_interval"):
+            attrs.evolve(checked, health_check_interval=1.0)
+
+    @pytest.mark.parametrize(
+        ("values", "bad", "missing"),
+        [
+            ({}, {"replicas"}, {"replicas", "load_balancing"}),
+            ({"load_balancing": True}, {"replicas"}, {"replicas"}),
+            ({}, {"health_check_interval"}, {"health_check_interval", "health_check_timeout"}),
+            ({"replicas": 3}, {"load_balancing"}, {"load_balancing"}),
+        ],
+    )
+    def test_nothing_follows_from_a_wrong_value(self, values, bad, missing):
+        assert set(fields()) - set(completed(values, bad)) == missing
+
+
+class TestUnits:
+    """Durations and sizes are spelled in Python as in a file."""
+
+    @pytest.mark.parametrize(
+        ("name", "text", "value"),
+        [
+            ("timeout", "5s", 5.0),
+            ("timeout", "1h30m", 5400.0),
+            ("batch_wait", "250ms", 0.25),
+            ("memory_mb", "2Gi", 2048),
+            ("update", {"progress_deadline": "2m", "max_surge": 2}, {"progress_deadline": 120.0, "max_surge": 2}),
+            ("methods", {"get": {"timeout": "10ms"}}, {"get": {"timeout": 0.01}}),
+        ],
+    )
+    def test_a_text_with_a_unit_becomes_a_number(self, name, text, value):
+        config = ServiceDeploymentConfig(**{name: text})
+        assert plain(getattr(config, name)) == value
+        assert type(plain(getattr(config, name))) is type(value)
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("timeout", "5 s", "must be a number, a duration or null, got '5 s'"),
+            ("memory_mb", "2GB", "GB means powers of 1000"),
+            ("memory_mb", "1Ki", "must be a whole number of MiB"),
+            ("timeout", "0s", "must be more than 0, got 0.0"),
+            ("replicas", "2s", "must be an integer, got '2s'"),
+        ],
+    )
+    def test_any_other_text_is_refused(self, name, text, message):
+        with pytest.raises(ConfigError) as caught:
+            ServiceDeploymentConfig(**{name: text})
+        assert message in str(caught.value)
+        assert len(caught.value.problems) == 1

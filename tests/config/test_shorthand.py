@@ -45,7 +45,7 @@ def config_of(env, name="svc"):
         ),
         (
             {"nodes": ["a", "b"], "load_balancing": False, "failover_enabled": True},
-            {"target_nodes": ["a", "b"], "replicas": 2, "failover_enabled": True},
+            {"target_nodes": ["a", "b"], "replicas": 2, "load_balancing": False, "failover_enabled": True},
         ),
     ],
 )
@@ -66,7 +66,7 @@ def test_everything_else_goes_to_the_constructor(env):
     ("given", "text"),
     [
         ({"nodes": "node-1"}, "nodes: must be a list of names, got 'node-1'"),
-        ({"nodes": None}, "nodes: must be a list of names, got None"),
+        ({"nodes": None}, "nodes: must be a list of names, got null"),
         ({"nodes": []}, "nodes: must have at least one name"),
         ({"nodes": ["a", 1]}, "target_nodes"),
         ({"nodes": ["a"], "threads": 0}, "threads: must be an integer, 1 or more, got 0"),

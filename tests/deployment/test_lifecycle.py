@@ -231,18 +231,15 @@ def test_classes_of_every_make_can_be_served(deploy):
     assert deploy("single", Frozen, 3).handle.answer() == 3
 
 
-@pytest.mark.parametrize("constructor", ["with", "without"])
-def test_setting_given_to_the_constructor_gets_a_hint(env, constructor):
+def test_setting_given_to_the_constructor_gets_a_hint(env):
     """A constructor's TypeError over the name of a configuration field says where that belongs."""
 
     class Plain:
-        if constructor == "with":
+        def __init__(self, **settings):  # takes anything, going by its signature
+            self.set(**settings)
 
-            def __init__(self, word="word"):
-                self.word = word
-
-        def method(self):
-            pass
+        def set(self, word="word"):
+            self.word = word
 
     env.register_service("svc", Plain, thread_count=4)
     with pytest.raises(errors.DeployError) as caught:
@@ -294,6 +291,8 @@ def test_constructor_without_its_argument_names_no_line_of_ours(environments, st
     """Only our frames are in that traceback, some of them in other wings than the one that reports it."""
 
     class Needy:
+        __signature__ = inspect.Signature()  # so that nobody knows beforehand
+
         def __init__(self, path):
             """Not called."""
 
@@ -868,3 +867,23 @@ def test_fork(program, strategy, held):
         "child ends",
         "parent lives 0",
     ]
+
+
+@pytest.mark.parametrize(("calls", "text"), [(1, "1 call still runs"), (2, "2 calls still run")])
+def test_calls_that_outlive_their_replica_are_counted(environments, gates, calls, text):
+    """The event of a stop says how many calls run on; one of them is one call."""
+
+    class Asked:
+        def run(self, gate):
+            gate()
+
+    said = []
+    env = environments("counting", on_event=lambda event: said.append(event.reason))
+    held = [gates() for _ in range(calls)]
+    config = {"threading_strategy": "multi", "thread_count": 2, "drain_timeout": 0}
+    env.register_service_with_config("svc", Asked, deployment_config=config)
+    for gate in held:
+        env.service("svc").submit("run", gate)
+        gate.wait_entered()
+    env.close()
+    assert text in said

@@ -17,6 +17,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import errors
 from sage_plugins.hookspecs import hookimpl
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Placed, Refused, Registration
 
@@ -59,8 +60,8 @@ def balanced(deploy):
 
 
 def test_replicas_without_balancing_are_primary_and_standby(deploy):
-    """Without `load_balancing` the first replica serves; the others stand by."""
-    service = deploy("single", Numbered, replicas=2, failover_enabled=True)
+    """With `load_balancing: false` the first replica serves; the others stand by."""
+    service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True)
     assert [service.handle.index() for _ in range(6)] == [0] * 6
 
 
@@ -186,25 +187,13 @@ def test_metrics_are_summed_over_the_replicas(balanced, strategy):
 
 
 @attrs.define
-class Watcher:
+class Watcher(QuietMonitor):
     """A monitor that keeps what it is told."""
 
     events: list[Any] = attrs.field(factory=list)
 
-    def recorder(self, _who, _methods):
-        return None
-
-    def refused(self, _method, _reason):
-        pass
-
     def event(self, event):
         self.events.append(event)
-
-    def summary(self, _snapshots):
-        return {}
-
-    def close(self):
-        pass
 
 
 class Strange:

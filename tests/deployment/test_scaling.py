@@ -14,6 +14,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors
 from sage_plugins.hookspecs import hookimpl
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
@@ -33,30 +34,18 @@ class Numbered:
         return function(*args)
 
 
-class Noted:
+class Noted(QuietMonitor):
     """A monitor that notes every event, and who is attached."""
 
     def __init__(self):
         self.events = []
         self.service = None
 
-    def recorder(self, _who, _methods):
-        return None
-
-    def refused(self, _method, _reason):
-        pass
-
     def event(self, event):
         self.events.append(event)
 
     def attach(self, service):
         self.service = service
-
-    def summary(self, _snapshots):
-        return {}
-
-    def close(self):
-        pass
 
     def of(self, kind):
         return [(event.replica, event.reason) for event in tuple(self.events) if event.kind == kind]
@@ -156,7 +145,7 @@ def test_replicas_that_leave_say_why(deploy, options, noted):
 
 def test_standby_replicas_serve_once_there_are_more(deploy, options):
     """A primary with a standby that is scaled up becomes balanced."""
-    service = deploy("single", Numbered, replicas=2, failover_enabled=True, **options)
+    service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True, **options)
     assert {service.handle.index() for _ in range(6)} == {0}
     service.env.scale("svc", 3)
     assert {service.handle.index() for _ in range(6)} == {0, 1, 2}
@@ -450,7 +439,7 @@ def test_marked_replica_gets_no_calls_while_there_is_another(deploy, strategy, o
 
 
 def test_standby_serves_while_the_primary_is_unhealthy(deploy, options, noted):
-    service = deploy("single", Numbered, replicas=2, failover_enabled=True, **options)
+    service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True, **options)
     noted.service.replicas()[0].mark("unhealthy", "it smells")
     assert service.handle.index() == 1
 

@@ -639,7 +639,7 @@ def test_service_may_be_closed_by_who_is_told_of_an_end(stage):
 
 def test_standby_takes_over_and_keeps_the_calls(stage):
     """Without balancing the replacement stands by, so that calls change sides once for each death, not twice."""
-    stage = stage(replicas=2, failover_enabled=True)
+    stage = stage(replicas=2, load_balancing=False, failover_enabled=True)
     assert stage.handle.index() == 0
     stage.kill("svc#0")
     assert stage.handle.index() == 1
@@ -652,7 +652,7 @@ def test_standby_takes_over_and_keeps_the_calls(stage):
 
 
 def test_restart_makes_the_first_replica_the_primary_again(stage):
-    stage = stage(replicas=2, failover_enabled=True)
+    stage = stage(replicas=2, load_balancing=False, failover_enabled=True)
     stage.kill("svc#0")
     stage.ready("svc#0.1", "svc#1")
     stage.env.restart("svc")

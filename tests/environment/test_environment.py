@@ -127,12 +127,32 @@ def test_last_registration_before_deployment_counts(env, given):
     assert given.made == 1
 
 
-def test_deployed_service_cannot_be_registered_again(env, given):
-    env.register_service("svc", given)
+def test_deployed_service_is_registered_again(env, given):
+    """What runs goes on; `plan` shows the difference, `deploy` leaves it, and `apply` makes it so."""
+    env.register_service("svc", given, 1)
     env.deploy()
-    with pytest.raises(errors.DeployError, match="svc"):
-        env.register_service("svc", given)
-    assert env.service("svc").given() == ((), {})
+    env.register_service_with_config("svc", given, 2, word="w", deployment_config={"timeout": "5s"})
+    handle = env.service("svc")
+    assert handle.given() == ((1,), {})
+    (service,) = env.plan().services
+    assert service.action == "change"
+    assert {change.key for change in service.changes} == {"timeout", "init.args.0", "init.kwargs.word"}
+    env.deploy()
+    assert (handle.given(), given.made) == (((1,), {}), 1)
+    env.apply()
+    assert (handle.given(), given.made) == (((2,), {"word": "w"}), 2)
+    assert env.get_service_status("svc")["deployment_config"].timeout == 5.0
+    assert not env.plan().has_changes
+
+
+def test_bad_registration_of_a_deployed_service(env, given):
+    """One that cannot be composed changes nothing: what runs goes on."""
+    env.register_service("svc", given, 1)
+    env.deploy()
+    env.register_service_with_config("svc", given, deployment_config={"target": "nowhere"})
+    with pytest.raises(errors.UnknownPluginError):
+        env.apply()
+    assert env.service("svc").given() == ((1,), {})
 
 
 def test_services_registered_later_are_deployed_later(env, given):
@@ -154,7 +174,7 @@ def test_name_and_class_are_checked_when_registered(env, name, cls):
     assert env.service_factories == {}
 
 
-@pytest.mark.parametrize("config", [None, {}, "local"])
+@pytest.mark.parametrize("config", [None, [], "local"])
 def test_configuration_is_checked_when_registered(env, given, config):
     with pytest.raises(errors.ConfigError, match="deployment_config"):
         env.register_service_with_config("svc", given, deployment_config=config)
@@ -186,7 +206,7 @@ def test_factory_serves_under_the_name_that_it_is_registered_by(env):
         def name(self):
             return self.ctx.name
 
-    factory = ServiceFactory("made as", Named)
+    factory = ServiceFactory("made-as", Named)
     env.register_service_factory("first", factory)
     env.register_service_factory("second", factory)
     env.deploy()
@@ -737,21 +757,144 @@ def test_constructors_may_call_services(env, strategy, first, lazily):
     assert env.service("front").get() == "from the other"
 
 
-def test_constructors_that_wait_for_each_other_do_not_hang(env):
-    """Two constructors that call each other's service end in DeployError when the time is over."""
+class Early:
+    """Calls a service before it is ready itself; `waits` says how."""
 
-    class Waiting:
-        def __init__(self, other):
-            self.ctx.service(other).method()
+    def __init__(self, hook, waits, other):
+        self.hook, self.waits, self.other, self.notes = hook, waits, other, []
+        self._come_to("__init__")
 
-        def method(self):
+    def _come_to(self, hook):
+        if hook == self.hook:
+            handle = self.ctx.service(self.other)
+            if self.waits == "call":
+                handle.note(hook)
+            elif self.waits == "result":
+                handle.submit("note", hook).result()
+            elif self.waits == "stream":
+                list(handle.stream("notes_one_by_one"))
+            elif self.waits == "submit":
+                handle.submit("note", hook)
+
+    def setup(self):
+        self._come_to("setup")
+
+    async def start_running(self):
+        if self.hook == "start_running":
+            handle = self.ctx.service(self.other)
+            await (handle.acall("note", "start_running") if self.waits == "call" else self._never())
+
+    async def _never(self):
+        raise AssertionError
+
+    def warmup(self):
+        self._come_to("warmup")
+
+    def note(self, value):
+        self.notes.append(value)
+
+    def notes_one_by_one(self):
+        yield from self.notes
+
+    def read(self):
+        return self.notes
+
+
+def early(env, strategy, hook, waits, circle):
+    """Register the services of *circle*, each of which calls the next one when it comes to *hook*."""
+    config = ServiceDeploymentConfig(threading_strategy=strategy, startup_timeout=PATIENCE, timeout=PATIENCE)
+    for name, other in zip(circle, [*circle[1:], circle[0]], strict=True):
+        env.register_service_with_config(name, Early, hook, waits, other, deployment_config=config)
+
+
+@pytest.mark.parametrize("circle", [["svc-a"], ["svc-a", "svc-b"], ["svc-a", "svc-b", "svc-c"]], ids=len)
+@pytest.mark.parametrize(
+    ("hook", "waits"),
+    [
+        ("__init__", "call"),
+        ("setup", "call"),
+        ("setup", "result"),
+        ("setup", "stream"),
+        ("start_running", "call"),
+        ("warmup", "call"),
+    ],
+)
+def test_start_hooks_that_wait_for_each_other_are_told_so_at_once(env, strategy, hook, waits, circle):
+    """A call that waits for the end of the start hooks which wait for it ends with ReentrantCallError, not by time."""
+    early(env, strategy, hook, waits, circle)
+    with pytest.raises(errors.DeployError, match=r"svc-a.*never start: a replica gets no calls before its start hooks"):
+        env.deploy()
+
+
+@pytest.mark.parametrize("circle", [["svc-a"], ["svc-a", "svc-b"]], ids=len)
+def test_start_hooks_may_submit_calls_for_later(env, threaded, circle):
+    """`submit` in a start hook queues the call, also for the own service and in a circle; it runs after the hooks."""
+    early(env, threaded, "setup", "submit", circle)
+    env.deploy()
+    assert env.service("svc-a").read() == ["setup"]
+
+
+def test_start_hook_may_call_another_replica_of_its_service(env):
+    """The call of the second replica's hook is answered by the first one, when that is ready."""
+    called, answered = threading.Event(), []
+
+    class Second:
+        def setup(self):
+            if self.ctx.replica_index == 1:
+                future = self.ctx.service("svc").submit("note", "early")
+                called.set()
+                future.result()
+            else:
+                assert called.wait(PATIENCE)
+
+        def note(self, value):
+            answered.append((self.ctx.replica_index, value))
+
+    config = ServiceDeploymentConfig(replicas=2, load_balancing=True, startup_timeout=PATIENCE, timeout=PATIENCE)
+    env.register_service_with_config("svc", Second, deployment_config=config)
+    env.deploy()
+    assert answered == [(0, "early")]
+
+
+def test_start_hook_hears_that_the_service_it_calls_cannot_start(env):
+    """It gets the DeployError of that service, at once."""
+
+    class Broken:
+        def __init__(self):
+            msg = "no"
+            raise RuntimeError(msg)
+
+        def note(self, _value):
             pass
 
-    config = ServiceDeploymentConfig(startup_timeout=0.1)
-    env.register_service_with_config("svc-a", Waiting, "svc-b", deployment_config=config)
-    env.register_service_with_config("svc-b", Waiting, "svc-a", deployment_config=config)
-    with pytest.raises(errors.DeployError):
-        env.deploy()
+    config = ServiceDeploymentConfig(startup_timeout=PATIENCE, timeout=PATIENCE)
+    env.register_service_with_config("svc-a", Early, "setup", "call", "svc-b", deployment_config=config)
+    env.register_service_with_config("svc-b", Broken, deployment_config=config)
+    with pytest.raises(errors.DeployError, match=r"service 'svc-a'.*DeployError.*'svc-b'.*no"):
+        env.service("svc-a").read()
+    with pytest.raises(errors.DeployError, match="service 'svc-b'"):
+        env.service("svc-b").note(1)
+
+
+def test_call_of_a_start_hook_has_its_time_once_the_other_service_is_ready(env):
+    """The time in which the other service starts is none of the call's, as for a first call from elsewhere."""
+    called = threading.Event()
+
+    class Front:
+        def setup(self):
+            future = self.ctx.service("svc-b").with_options(timeout=1e-6).submit("note", "early")
+            called.set()
+            future.result()
+
+    class Slow(Early):
+        def setup(self):
+            assert called.wait(PATIENCE)
+
+    config = ServiceDeploymentConfig(startup_timeout=PATIENCE)
+    env.register_service_with_config("svc-a", Front, deployment_config=config)
+    env.register_service_with_config("svc-b", Slow, "", "", "", deployment_config=config)
+    env.deploy()
+    assert env.service("svc-b").read() == ["early"]
 
 
 @pytest.mark.parametrize("through", ["itself", "another"])

@@ -100,8 +100,8 @@ def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypat
     assert sum(walked) <= MAX_NODES
 
 
-#: Reads every file of its directory with little memory, and says how many are refused. They take some 15 seconds; a reader
-#: that took the square of their length would take hours, so that the limit needs no more than to be far from both.
+#: Reads every file of its directory with little memory, and says how many are refused. They take some 15 seconds; a
+#: reader that took the square of their length would take hours: the limit needs no more than to be far from both.
 PROGRAM = """\
 import pathlib
 import resource
@@ -123,7 +123,7 @@ print(refused)
 
 @pytest.mark.timeout(300)
 def test_no_file_takes_much_memory_or_time_whatever_it_asks_for(folder):
-    """All that are written, bombs and devices among them, are refused within 512 MiB, and none by endless work."""
+    """All, bombs and devices among them, are refused with little memory and without endless work."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=folder,

@@ -108,7 +108,7 @@ class TestGoodFiles:
             batch_size=10,
         )
         assert file.services["llm_service"].config().gpu_count == 1
-        assert {problem.id for problem in file.warnings} == {"W03"}
+        assert {problem.id for problem in file.problems} == {"W03"}
 
     def test_groups_and_flat_fields_mix(self, load):
         flat = load(service("thread_count: 4\nresources: {cpu_cores: 1}\ntimeout: 5")).services["kv"]
@@ -218,7 +218,7 @@ class TestGoodFiles:
 
     def test_warnings_do_not_stop_the_reading(self, load):
         file = load(service("load_balancing: true"))
-        (warning,) = file.warnings
+        (warning,) = file.problems
         assert str(warning) == (
             f"{file.path}:3:21: warning W11: services.kv.load_balancing: "
             "has nothing to balance with one replica [replicas has its default] (set replicas to 2 or more)"
@@ -235,7 +235,7 @@ profiles:
       kv: {queue_size: 9, thread_count: 3, class: dev:Fake}
   prod: {}
 services:
-  kv: {thread_count: 4}
+  kv: {thread_count: 4, replicas: 1}
   vdb: {class: real:VDB}
 """
 
@@ -244,10 +244,11 @@ services:
         [
             (None, (4, 5, 7), (2, 5, 7)),
             ("prod", (4, 5, 7), (2, 5, 7)),
-            ("dev", (4, 6, 9), (2, 6, 8)),
+            ("dev", (3, 6, 9), (2, 6, 8)),
         ],
     )
-    def test_the_entry_beats_the_profile_and_the_profile_the_defaults(self, load, profile, kv, vdb):
+    def test_the_profile_beats_the_entry_and_the_entry_all_defaults(self, load, profile, kv, vdb):
+        """Of the defaults, those of the profile beat those of the file."""
         services = load(self.FILE, profile=profile).services
         for name, expected in (("kv", kv), ("vdb", vdb)):
             values = services[name].values
@@ -257,7 +258,8 @@ services:
 
     def test_places_are_those_of_the_layer_that_won(self, load):
         entry = load(self.FILE, profile="dev").services["kv"]
-        assert entry.place("thread_count").value.line == 9
+        assert entry.place("thread_count").value.line == 6
+        assert entry.place("replicas").value.line == 9
         assert entry.place("timeout").value.line == 4
         assert entry.place("queue_size").value.line == 6
         assert entry.place("class").value.line == 6
@@ -293,8 +295,8 @@ services:
             "timeout": ":4, profile dev, defaults",
             "queue_size": ":6, profile dev",
         }
-        assert str(entry.origin("replicas")) == "default"
-        assert entry.origin("thread_count")[:4] == ("file", file.path, 9, 22)
+        assert str(entry.origin("max_concurrency")) == "default"
+        assert entry.origin("replicas")[:4] == ("file", file.path, 9, 35)
 
     def test_defaults_that_all_services_would_copy_are_bounded(self, refused):
         """Thousands of services that each add a key to thousands of defaults are refused, not merged for minutes."""
@@ -322,7 +324,7 @@ services:
         assert refused("profiles: {dev: {services: {kv: {replicas: 0}}}}\nservices: {kv: {}}")[0] == ["1:44 E103"]
 
     def test_rules_between_fields_see_the_merged_values(self, load, refused):
-        text = "defaults: {replicas: 2}\nservices:\n  kv: {}\n"
+        text = "defaults: {replicas: 2, load_balancing: false}\nservices:\n  kv: {}\n"
         assert refused(text)[0] == ["1:22 E402"]
         assert load(text.replace("{}", "{load_balancing: true}")).services["kv"].values["replicas"] == 2
         assert refused("defaults: {load_balancing: x}\nservices: {kv: {replicas: 2}}")[0] == ["1:28 E102"]
@@ -414,10 +416,10 @@ BAD_BODIES = [
     ("methods: {get: {}, put: {}, get: {}}", ["3:33 E104"]),
     ("user_config: {a: {b: 1, 'b': 2}}", ["3:29 E104"]),
     # Between fields.
-    ("replicas: 2", ["3:15 E402"]),
+    ("replicas: 2\nload_balancing: false", ["3:15 E402"]),
     ("replicas: 2\nautoscale: {min: 1}", ["3:15 E404"]),
     ("autoscale:\n  min: 3\n  max: 1", ["5:12 E405"]),
-    ("health: {health_check_interval: 1}", ["3:37 E603"]),
+    ("health: {health_check_interval: 1, health_check_timeout: 2}", ["3:62 E603"]),
     ("health_check_timeout: 11", ["3:27 E603"]),
     ("queue_timeout: 31", ["3:20 E605"]),
     ("batch_wait: 30", ["3:17 E503"]),

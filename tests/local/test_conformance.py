@@ -13,6 +13,7 @@ from sage_deploy_local.target import LocalTarget
 from sage_deploy_testing import TargetConformance
 from sage_plugins import hookimpl
 from sage_plugins.call.call import Call
+from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
@@ -26,6 +27,8 @@ class TestLocal(TargetConformance):
 
 
 def copied(value):
+    if any(type(each) in UNRUN for each in (value if isinstance(value, list) else [value])):
+        return value  # the host decides what becomes of it
     return pickle.loads(pickle.dumps(value))  # noqa: S301 - it was made in this process, a moment ago
 
 
@@ -50,7 +53,7 @@ def copying(method):
             outcome = method(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - it is copied like everything else
             raise copied(error) from None
-        return outcome if inspect.isgenerator(outcome) or inspect.isasyncgen(outcome) else copied(outcome)
+        return copied(outcome)
 
     return wrapper
 
@@ -71,6 +74,7 @@ class CopyingEvents:
 
     def __init__(self, events):
         self.freed, self.changed, self.lost, self.service = events.freed, events.changed, events.lost, events.service
+        self.lane = events.lane  # whose slots the start hooks hold
         self._events = events
 
     def follow(self, work):

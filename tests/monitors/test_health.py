@@ -14,6 +14,7 @@ import sage_deploy_threading
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.hookspecs import hookimpl
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
@@ -116,11 +117,8 @@ def ward(environments, until):
     def make(cls=Both, *, replicas=1, strategy="single", monitors=("health", "noted"), **config):
         events, answers, clock = [], Answers(), VirtualClock()
 
-        class Noted:
-            recorder = staticmethod(lambda *_: None)
-            refused = close = staticmethod(lambda *_: None)
+        class Noted(QuietMonitor):
             event = staticmethod(events.append)
-            summary = staticmethod(lambda *_: {})
 
         class Plugin:
             @hookimpl

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
@@ -39,7 +42,7 @@ class Faulty(Recorder):
         raise RuntimeError("cannot count")
 
 
-class Counting:
+class Counting(QuietMonitor):
     """Counts calls; keeps its recorders and the service that it watches."""
 
     def __init__(self, kind=Recorder):
@@ -56,15 +59,6 @@ class Counting:
         return {"count": sum(each["count"] for each in snapshots)}
 
     summary = merge
-
-    def event(self, event):
-        pass
-
-    def refused(self, method, reason):
-        pass
-
-    def close(self):
-        pass
 
 
 @pytest.fixture
@@ -98,6 +92,76 @@ def test_snapshots_have_what_replicas_counted_that_left(watched):
         env.service("svc").echo(number)
     env.scale("svc", 1)
     assert monitor.merge(monitor.service.snapshots()) == {"count": 10}
+
+
+class Plain:
+    """A monitor that inherits from nothing and has no optional member."""
+
+    def recorder(self, who, _methods):
+        return Recorder(who)
+
+    def refused(self, _method, _reason):
+        pass
+
+    def event(self, _event):
+        pass
+
+    def summary(self, snapshots):
+        return {"count": sum(each["count"] for each in snapshots)}
+
+    def close(self):
+        pass
+
+
+def test_counts_of_replicas_leave_with_them_without_merge(watched, caplog):
+    """A monitor without `attach` and `merge` is used as it is, and nothing is reported."""
+    env = watched(Plain(), replicas=2, load_balancing=True)
+    for number in range(10):
+        env.service("svc").echo(number)
+    assert env.get_service_status("svc")["monitors"]["counting"] == {"count": 10}
+    env.scale("svc", 1)
+    assert env.get_service_status("svc")["monitors"]["counting"] == {"count": 5}
+    assert not caplog.records
+
+
+class Counted(Recorder):
+    def counts(self):
+        return {"request_count": self.calls, "error_count": 0}
+
+
+class Statistics:
+    def __init__(self, ctx):
+        self.ctx = ctx
+
+    def statistics(self):
+        return self.ctx.statistics()
+
+
+@pytest.mark.parametrize(("recorder", "counted"), [(Counted, 3), (Recorder, 0)])
+def test_replica_asks_its_monitor_for_the_recorder_only(environments, caplog, recorder, counted):
+    """What a replica creates may have `recorder` alone, whatever is asked of the replica afterwards."""
+    monitor, made = Counting(recorder), []
+
+    def create(_options):
+        made.append(monitor if not made else SimpleNamespace(recorder=monitor.recorder))
+        return made[-1]
+
+    class Plugin:
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("metrics", create, "Has the name that statistics go by")]
+
+    registry = Registry.of(Plugin(), sage_deploy_balancers, sage_deploy_local, sage_deploy_threading)
+    with environments("home", registry=registry) as env:
+        config = ServiceDeploymentConfig(monitors=["metrics"])
+        env.register_service_with_config("svc", Statistics, deployment_config=config)
+        for _ in range(3):
+            env.service("svc").statistics()
+        assert env.service("svc").statistics()["request_count"] == counted
+        env.restart("svc")
+        assert monitor.merge(monitor.service.snapshots()) == {"count": 4}
+    assert len(made) == 3, "one for the calling side and one for each replica"
+    assert not caplog.records
 
 
 def test_monitor_sees_environment_queue_and_load(watched):

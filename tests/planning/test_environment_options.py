@@ -12,6 +12,7 @@ import sage_deploy_files
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from registrations import changed
 from sage_deploy_cli.machine.plugin_check import Inspection
 from sage_deploy_files import dump, read
 from sage_deploy_files.describing.field_docs import explain
@@ -248,6 +249,11 @@ def test_required_option_is_asked_for_where_the_plugin_is_named(tmp_path):
         ("options: {rakcs: {}}\n" + SERVICE, "no installed plugin reads options", "did you mean 'racks'?"),
         ("options: {acme: {}}\n" + SERVICE, "no installed plugin reads options", "remove it"),
         ("options: {ray: {}}\n" + SERVICE, "no installed plugin", "install it with: pip install 'sage-deploy[ray]'"),
+        (
+            "options: {local: {}}\n" + SERVICE,
+            "belong to each service",
+            "move it to the options of the services, or to defaults",
+        ),
         ("options: {racks: {}}\nservices: {kv: {}}\n", "no service uses a plugin of Racks that reads it", "remove it"),
     ],
 )
@@ -256,6 +262,23 @@ def test_options_that_nobody_reads_are_a_warning(deployment, text, words, fix):
     assert words in note.message
     assert note.fix == fix
     assert note.line == 1
+
+
+@pytest.mark.parametrize(
+    ("id_", "words", "fix"),
+    [
+        ("rakced", "no such plugin is installed", "did you mean 'racked'?"),
+        ("kafka", "no such plugin is installed", "remove them"),
+        ("remote_any", "no such plugin is installed", "install it with: pip install 'sage-deploy[ray]'"),
+        ("racks", "these options are for all services together", "move them to the top of the file"),
+        ("random", "the service does not use that plugin", "remove them"),
+    ],
+)
+def test_options_of_a_service_that_nobody_reads_say_why(deployment, id_, words, fix):
+    """Whether there is no such plugin, or the service does not use it, or they belong elsewhere."""
+    text = f"services: {{kv: {{class: 'things:Keeper', options: {{{id_}: {{a: 1}}}}}}}}\n"
+    (note,) = [each for each in deployment(text).check() if each.key.startswith("options.")]
+    assert (note.id, note.message, note.fix) == ("W12", f"has no effect: {words}", fix)
 
 
 def test_options_given_in_code_that_nobody_reads_are_a_warning(deployment):
@@ -327,7 +350,7 @@ def test_two_plugins_that_read_one_id_are_refused():
     class Others(Racks):
         @hookimpl
         def sage_register_targets(self):
-            return [attrs.evolve(self.registration, id="other")]
+            return [changed(self.registration, id="other")]
 
     registry = Registry.of(Racks(), Others())
     with pytest.raises(errors.PluginConflictError, match="'racks' of a whole environment are read by Racks"):
@@ -339,7 +362,7 @@ def test_plugin_that_says_two_things_of_one_id_is_refused():
         @hookimpl
         def sage_register_targets(self):
             other = EnvironmentOptions("racks", Demanding, "Other ones")
-            return [self.registration, attrs.evolve(self.registration, id="other", environment_options=other)]
+            return [self.registration, changed(self.registration, id="other", environment_options=other)]
 
     with pytest.raises(errors.PluginError, match="two different environment_options 'racks'"):
         Registry.of(Undecided())
@@ -360,11 +383,11 @@ def test_plugin_that_says_two_things_of_one_id_is_refused():
     ],
 )
 def test_breach_of_the_contract_is_found(change, words):
-    registration = attrs.evolve(Racks().registration, create=_local, **change)
+    registration = changed(Racks().registration, create=_local, **change)
     (finding,) = Inspection("acme 1.0", "target", registration).findings()
     assert words in finding.found
 
 
 def test_plugin_that_keeps_the_contract_is_in_order():
-    registration = attrs.evolve(Racks().registration, create=_local)
+    registration = changed(Racks().registration, create=_local)
     assert list(Inspection("acme 1.0", "target", registration).findings()) == []

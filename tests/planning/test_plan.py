@@ -14,7 +14,9 @@ import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
+from registrations import changed
 from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
+from sage_plugins.config.service_config import fields
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Explanation, Placed, Problem, Refused, Registration
@@ -171,7 +173,7 @@ class TestSettings:
 
     def test_every_field_is_there(self, planned):
         found = settings(planned().plan())
-        names = {attribute.name for attribute in attrs.fields(ServiceDeploymentConfig)} - {"options"}
+        names = set(fields()) - {"options"}
         assert {key.partition(".")[0] for key in found} == names | {"options", "init"}
 
     def test_values_given_in_code_are_arguments(self, on_nodes):
@@ -294,7 +296,7 @@ class TestExplanations:
     def test_what_plugins_and_files_say_stays_on_its_line(self, on_nodes):
         """Else a line could pose as another one of the plan."""
         plugin = NodesPlugin(explain=lambda config, options: ["explained\nlie"])
-        plugin.registration = attrs.evolve(plugin.registration, summary="nodes\nlie", create=Lying)
+        plugin.registration = changed(plugin.registration, summary="nodes\nlie", create=Lying)
         plan = on_nodes(plugin, user_config={"key\nlie": 1}, replicas=2, load_balancing=True).plan()
         assert plan.text(all_settings=True).count("\\nlie") == 6
         assert not any(line.startswith("lie") for line in str(plan).splitlines())
@@ -447,7 +449,7 @@ class TestProblems:
         with pytest.raises(errors.UnknownPluginError) as caught:
             env.plan()
         assert str(caught.value).startswith(f"{file}:4:13: error E207: services.kv.target: unknown target 'remote_any'")
-        assert "pip install 'sage-deploy[ray]'" in str(caught.value)
+        assert "sage-deploy-ray is installed, but disabled" in str(caught.value)
         assert caught.value.id == "remote_any"
 
     def test_warnings_of_a_file_have_their_places(self, planned, env, tmp_path):
@@ -561,7 +563,7 @@ class TestValuesOfAllKinds:
             thing: object = attrs.Factory(object)
 
         plugin = NodesPlugin(explain=lambda config, options: [])
-        plugin.registration = attrs.evolve(plugin.registration, options=Options)
+        plugin.registration = changed(plugin.registration, options=Options)
         env = on_nodes(plugin)
         text = env.plan().to_json()
 
@@ -581,7 +583,7 @@ class TestChecksOfPlugins:
     @pytest.mark.parametrize("found", [[1], "text", None, [Problem(5, "timeout", "is odd")]], ids=str)
     def test_a_plugin_whose_check_gives_no_problems_is_named(self, on_nodes, found):
         plugin = NodesPlugin()
-        plugin.registration = attrs.evolve(plugin.registration, check=lambda config, options: found)
+        plugin.registration = changed(plugin.registration, check=lambda config, options: found)
         env = on_nodes(plugin)
         for look in (env.plan, env.check):
             with pytest.raises(errors.PluginError, match=r"target 'nodes' .* failed to check service 'kv'"):
@@ -590,6 +592,6 @@ class TestChecksOfPlugins:
     @pytest.mark.parametrize("options", [lambda: 1 / 0, lambda: "text", int], ids=["raises", "text", "int"])
     def test_a_plugin_without_an_options_class_that_can_be_used_is_named(self, on_nodes, options):
         plugin = NodesPlugin()
-        plugin.registration = attrs.evolve(plugin.registration, options=options)
+        plugin.registration = changed(plugin.registration, options=options)
         with pytest.raises(errors.PluginError, match=r"target 'nodes' .* has no options class that can be used"):
             on_nodes(plugin).plan()

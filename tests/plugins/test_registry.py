@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +17,11 @@ import sage_deploy_threading
 from sage_plugins import Environment, ServiceDeploymentConfig, errors
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
+from sage_plugins.plugins.hook_calls import KINDS
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
 
 
@@ -140,12 +145,56 @@ def test_unknown_id_says_what_there_is(install):
         ("target", "remote_any", "ray"),
         ("target", "remote_specific", "ray"),
         ("target", "cluster_group", "ray"),
-        ("monitor", "prometheus", "prometheus"),
     ],
 )
 def test_id_of_an_extra_says_how_to_get_it(kind, id_, extra):
     with pytest.raises(errors.UnknownPluginError, match=rf"pip install 'sage-deploy\[{extra}\]'"):
         Registry.of(*FIRST_PARTY).find(kind, id_)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "plugin", "options"])
+@pytest.mark.parametrize("id_", ["ray", "sage-deploy-ray", "remote_any", "poool", "prometheus", "balancers", "nothing"])
+@pytest.mark.parametrize("state", ["all", "disabled", "first-party", "none"])
+def test_advice_names_only_what_exists(monkeypatch, state, kind, id_):
+    """A suggested ID is installed or comes with an extra that there is; nothing installed is to be installed."""
+    if state == "disabled":
+        monkeypatch.setenv(DISABLED_VARIABLE, "ray")
+    registry = {"first-party": Registry.of(*FIRST_PARTY), "none": Registry.of()}.get(state) or Registry.discover()
+    ids = registry.ids(kind) if kind in KINDS else sorted({id for _, id in registry.entries()})
+    ids = sorted(registry.environment_options()) if kind == "options" else ids
+    advice = registry.advice(kind, id_, ids)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = re.findall(r"sage-deploy\[(.+)\]", advice)
+    assert set(extras) <= set(project["optional-dependencies"])
+    suggested = set(re.findall(r"did you mean '(.+?)'", advice))
+    assert suggested <= (set(ids) if state == "all" else {*ids, "remote_any"})
+    assert bool(extras) <= (state in {"first-party", "none"}), "what is installed is not to be installed"
+
+
+def test_a_plugins_name_for_its_id_is_understood(install):
+    """`ray` is the name of a plugin, not an ID of it; the same holds for every stranger's plugin."""
+    install("acme-balance", "acme_balance", REGISTERS.format(id="one"))
+    registry = Registry.discover()
+    for name in ("acme-balance", "acme_balance"):
+        assert registry.advice("load balancer", name, registry.ids("load balancer")) == "did you mean 'one'?"
+        assert "one" not in registry.advice("target", name, registry.ids("target"))
+    assert registry.advice("target", "ray", registry.ids("target")) == "did you mean 'remote_any'?"
+
+
+def test_what_is_disabled_or_broken_is_not_to_be_installed(install, monkeypatch):
+    """The advice is about what keeps the plugin from being used."""
+    monkeypatch.setenv(DISABLED_VARIABLE, "ray")
+    with pytest.raises(
+        errors.UnknownPluginError, match="is installed, but disabled: change SAGE_DEPLOY_DISABLED_PLUGINS"
+    ):
+        Registry.discover().find("target", "remote_any")
+    with pytest.raises(errors.UnknownPluginError, match=r"DISABLED_PLUGINS disables.* It names ray"):
+        Registry.discover().find("target", "nowhere")
+    install("sage-deploy-ray", "broken_ray", "import no_such_module\n")
+    monkeypatch.delenv(DISABLED_VARIABLE)
+    registry = Registry.discover(lambda plugin: plugin.name == "broken_ray")
+    with pytest.raises(errors.UnknownPluginError, match="is installed, but failed to load"):
+        registry.find("target", "remote_any")
 
 
 @pytest.mark.parametrize("id_", ["", "x" * 10_000, "weird\nname", "Single", "local"])

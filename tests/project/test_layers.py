@@ -46,7 +46,7 @@ LAYERS = {
     3: {"hookspecs", "host", "plugins"},
     2: {"interfaces", "service"},
     1: {"call", "config", "metrics", "values"},
-    0: {"clock", "errors", "event_kinds", "findings", "texts", "threads"},
+    0: {"clock", "errors", "event_kinds", "findings", "problems", "texts", "threads"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
@@ -68,7 +68,6 @@ LIBRARIES = {
 
 #: Imports that point up and do not run: who names whose types, and which.
 UPWARD_TYPES = {
-    ("errors", "values"): {"Problem"},
     ("interfaces", "planning"): {"DeploymentPlan"},
     ("interfaces", "routing"): {"ServiceHandle"},
     ("service", "routing"): {"ServiceHandle"},
@@ -239,10 +238,10 @@ def test_no_file_is_long():
 
 
 def test_no_package_is_crowded():
-    """A package has 12 files at most, and says in its docstring what lives there and what it imports."""
+    """A package has 12 files at most, and says in its docstring what lives there; the suites' cases may be more."""
     packages = {path.parent for path in SOURCES}
-    crowded = {package.name: len(list(package.glob("*.py"))) for package in packages if package.name != "starter"}
-    assert {name: files for name, files in crowded.items() if files > 12} == {}
+    sizes = {package.name: len(list(package.glob("*.py"))) for package in packages}
+    assert {name: files for name, files in sizes.items() if files > 12 and name not in {"cases", "starter"}} == {}
     silent = [
         str(package.relative_to(ROOT))
         for package in packages
@@ -457,7 +456,6 @@ LATE = {
     "host.batches",
     "interfaces.autoscalers",
     "interfaces.balancers",
-    "interfaces.monitors",
     "interfaces.reach",
     "interfaces.strategies",
     "interfaces.targets",
@@ -489,4 +487,4 @@ import json; print(json.dumps(sorted(sys.modules)))
     assert {name.partition(".")[0] for name in LATE} <= set(LAYER)
     assert {f"sage_plugins.{name}" for name in LATE}.isdisjoint(modules)
     assert not any(name.startswith(("sage_deploy_files.", "sage_deploy_cli.")) for name in modules)
-    assert "email.parser" not in modules, "the metadata of a distribution was read, which messages need"
+    assert "importlib.metadata" not in modules, "the metadata of a distribution was read, which messages need"

@@ -464,7 +464,29 @@ def test_an_exception_that_cannot_travel_is_told_of(error, why):
     "error", [ExitsError("text"), NoCauseError("text"), ReturnsError.__new__(ReturnsError, "again")]
 )
 def test_nothing_that_an_exception_does_escapes(error):
-    assert isinstance(travelled_error(error), (RemoteError, NoCauseError))
+    assert isinstance(travelled_error(error), (RemoteError, NoCauseError, ExitsError))
+
+
+class ExitsThereError(Exception):
+    def __reduce__(self):
+        return _exit_there, ()
+
+
+def _exit_there():
+    if threading.current_thread() is not threading.main_thread():
+        raise SystemExit(3)
+    return ExitsThereError()
+
+
+def test_exception_that_exits_where_it_arrives_is_told_of():
+    """It was looked at where it left, and behaved well there."""
+    packed, arrived = pack_error(raised(ExitsThereError()), **AT), []
+    thread = threading.Thread(target=lambda: arrived.append(unpack_error(packed)))
+    thread.start()
+    thread.join()
+    (error,) = arrived
+    assert isinstance(error, RemoteError)
+    assert "SystemExit: 3" in str(error)
 
 
 def test_an_exception_whose_class_is_missing_here_is_told_of(monkeypatch):

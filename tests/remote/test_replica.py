@@ -147,7 +147,7 @@ class Transport:
         self.exchanges = []
         self.frames = []
         self._script = list(script)
-        self.soon = self.aside = lambda do: do()
+        self.soon = lambda do: do()
 
     def start(self, _spec, _receiver):
         pass
@@ -211,8 +211,8 @@ def test_next_batch_leaves_before_the_callers_of_the_last_one_are_woken():
     woken = []
     transport = Transport(lambda: None, lambda: woken.extend(call.over() for call in first))
     events = a_replica(transport)
-    events.replica.send(Batch(first, SYSTEM))
-    events.following = Batch(second, SYSTEM)
+    events.replica.send(Batch(first))
+    events.following = Batch(second)
 
     events.replica.arrived(Response(0, answers(transport.frames[0].units[0])))
 

@@ -195,6 +195,7 @@ class Stage:
         self.router = Router(
             "kv",
             self.clock,
+            aside=lambda do: do(),
             **{"queue_size": 10, "reject": False, "retry_lost": False} | settings,
             count=lambda _method, outcome, _wait_s, _run_s: self.counted.append(outcome),
             refused=lambda _method, reason: self.refused.append(reason),

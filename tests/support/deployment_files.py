@@ -89,8 +89,8 @@ def _bombs() -> dict[str, str]:
         + "".join(f"      m{number}: &m{number} {{<<: *m{number - 1}, a{number}: 1}}\n" for number in range(1, 1000)),
         "E108-variable-twice": _HEAD + 'target: "${LONG}${LONG}"\n',
         "E108-variables": _HEAD + "user_config: [" + '"${LONG}", ' * 10_000 + "]\n",
-        "E402-thousands": "defaults: {replicas: 2, update: {max_surge: 0}, queue_timeout: 90}\nservices:\n"
-        + "".join(f"  s{number}:\n" for number in range(20_000)),
+        "E402-thousands": "defaults: {replicas: 2, load_balancing: false, update: {max_surge: 0}, queue_timeout: 90}\n"
+        "services:\n" + "".join(f"  s{number}:\n" for number in range(20_000)),
         "E110-escapes": _HEAD + 'user_config: {a: "' + "\\u0061" * 10_000 + '", b: "\\ud800"}\n',
         "E110-open-quote": _HEAD + "user_config: 'a" + "\n" * 200_000,
         "E110-colons": "services: " + "a: " * 80_000,
@@ -204,7 +204,7 @@ def refusal(name: str) -> ConfigError | PlanError | UnknownPluginError | None:
 def outcome(name: str) -> str:
     """What a good file of the current directory comes to."""
     file = read(name, profile=profile_of(Path(name)))
-    return "".join(f"# {warning}\n" for warning in file.warnings) + dump(file)
+    return "".join(f"# {warning}\n" for warning in file.problems) + dump(file)
 
 
 def expected_refusals() -> dict[str, str]:

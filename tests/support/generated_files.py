@@ -141,9 +141,10 @@ def expected(document, profile):
     chosen = document["profiles"][profile] if profile else {}
     services = {}
     for name, entry in document["services"].items():
-        for under in (chosen.get("services", {}).get(name, {}), chosen.get("defaults", {}), document["defaults"]):
-            entry = merged(entry, under)  # noqa: PLW2901 - layer by layer
-        services[name] = dict(entry)
+        found = chosen.get("services", {}).get(name, {})
+        for under in (entry, chosen.get("defaults", {}), document["defaults"]):
+            found = merged(found, under)
+        services[name] = dict(found)
         init = {key: value for key, value in services[name].pop("init", {}).items() if value}
         if init:
             services[name]["init"] = init

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 
-from loop_target import Line, LoopTransport
+from loop_target import LoopTransport
 from memory_directory import Book, MemoryTarget
 from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_remote.reach.snapshot import ReplicaSnapshot, ServiceSnapshot
@@ -88,17 +88,12 @@ class KeepingTarget(MemoryTarget):
         super().__init__(world.book)
         self.world = world
 
-    def lines(self):
-        if not self._lines:
-            self._lines = [Line("responses"), Line("callbacks")]
-        return self._lines
-
     def start(self, spec, at, events, clock):
-        transport = Transport(self.world, *self.lines(), events.service)
+        transport = Transport(self.world, self.responses(), events.service)
         return RemoteReplica(spec, at.node, events, clock, transport)
 
     def adopt(self, spec, found, events, clock):
-        transport = Adopted(found.address, *self.lines(), events.service)
+        transport = Adopted(found.address, self.responses(), events.service)
         return RemoteReplica(spec, found.node, events, clock, transport)
 
     def keeper(self, environment, name):

@@ -74,6 +74,9 @@ class LoopExchange:
             self._response.get(timeout=seconds)
         except Empty:
             self.leave()
+        except BaseException:
+            self.leave()
+            raise
         else:
             self._transport.receiver.arrived(self._arrived, call)
 
@@ -88,10 +91,9 @@ class LoopExchange:
 class LoopTransport:
     substrate = RAY
 
-    def __init__(self, responses, callbacks, find_service):
+    def __init__(self, responses, find_service):
         self._find_service = find_service
         self.soon = responses.put
-        self.aside = callbacks.put
 
     def run(self, do):
         threading.Thread(target=do, name="loop", daemon=True).start()
@@ -131,20 +133,23 @@ class LoopTransport:
 
 class LoopTarget:
     def __init__(self):
-        self._lines = []
+        self._responses = None
 
     def place(self, specs):
         return [Placed("loop", "there is no other") for _ in specs]
 
+    def responses(self):
+        if self._responses is None:
+            self._responses = Line("responses")
+        return self._responses
+
     def start(self, spec, at, events, clock):
-        if not self._lines:
-            self._lines = [Line("responses"), Line("callbacks")]
-        return RemoteReplica(spec, at.node, events, clock, LoopTransport(*self._lines, events.service))
+        return RemoteReplica(spec, at.node, events, clock, LoopTransport(self.responses(), events.service))
 
     def close(self):
-        for line in self._lines:
-            line.end()
-        self._lines = []
+        if self._responses is not None:
+            self._responses.end()
+        self._responses = None
 
 
 class Plugin:

@@ -85,7 +85,7 @@ class Entrance:
     def __init__(self, book, service):
         self.book = book
         self.service = service
-        self.lines = [Line(f"{service}-responses"), Line(f"{service}-callbacks"), Line(f"{service}-changes")]
+        self.responses, self.changes = Line(f"{service}-responses"), Line(f"{service}-changes")
 
     def look_up(self, seen, timeout):
         return self.book.found(self.service)
@@ -95,24 +95,24 @@ class Entrance:
             listing = self.book.listings.get(self.service)
             if not self.book.gone and (listing is None or listing.version == seen):
                 tells = self.book.told.setdefault(self.service, [])
-                tells.append(lambda found: self.lines[2].put(lambda: tell(found)))
+                tells.append(lambda found: self.changes.put(lambda: tell(found)))
                 return
-        self.lines[2].put(lambda: tell(self.book.found(self.service)))
+        self.changes.put(lambda: tell(self.book.found(self.service)))
 
     def attach(self, replica, events, clock):
-        transport = Attached(replica.address, *self.lines[:2])
+        transport = Attached(replica.address, self.responses)
         found = RemoteReplica(replica, replica.node, events, clock, transport)
         found.slots = replica.slots
         return found
 
     def close(self):
-        for line in self.lines:
-            line.end()
+        self.responses.end()
+        self.changes.end()
 
 
 class Attached(LoopTransport):
-    def __init__(self, owner, responses, callbacks):
-        super().__init__(responses, callbacks, None)
+    def __init__(self, owner, responses):
+        super().__init__(responses, None)
         self.owner = owner
 
     def start(self, spec, receiver):
@@ -163,9 +163,7 @@ class MemoryTarget(LoopTarget, DirectoryTarget):
         self.book = book
 
     def start(self, spec, at, events, clock):
-        if not self._lines:
-            self._lines = [Line("responses"), Line("callbacks")]
-        transport = self.transports[spec.id] = Transport(*self._lines, events.service)
+        transport = self.transports[spec.id] = Transport(self.responses(), events.service)
         return RemoteReplica(spec._replace(find_service=None), at.node, events, clock, transport)
 
     def directory(self, environment):

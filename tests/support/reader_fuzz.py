@@ -24,6 +24,8 @@ import attrs
 
 import deployment_files
 from sage_deploy_files import dump, read
+from sage_deploy_files.reading.problems import refuse
+from sage_deploy_files.reading.reader import examine
 from sage_plugins.config.service_config import GROUPS, fields
 from sage_plugins.errors import ConfigError
 
@@ -142,11 +144,15 @@ def check(data: bytes, path: Path) -> str:
         `"accepted"` or the rule of the first error.
     """
     path.write_bytes(data)
+    file = examine(path, profile=deployment_files.profile_of(path))
     try:
-        file = read(path, profile=deployment_files.profile_of(path))
+        if any(problem.severity == "error" for problem in file.problems):
+            refuse(file.path, file.problems)  # as `read` does
     except ConfigError as error:
         lines = _BREAK.split(data.decode("utf-8-sig", "replace"))
         _check_refusal(error, lines)
+        for entry in file.services.values():
+            entry.config()
         return error.problems[0].id
     for entry in file.services.values():
         entry.config()

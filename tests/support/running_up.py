@@ -24,7 +24,7 @@ class RunningUp(subprocess.Popen[str]):
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.read_until("press Ctrl-C")
+        self.said = self.read_until("press Ctrl-C")
 
     def read_until(self, words: str) -> str:
         """What it says on stderr up to a line with *words*."""

@@ -16,6 +16,7 @@ import sage_deploy_threading
 from sage_deploy_testing.suites.monitor_conformance import MONITOR_CAPABILITIES, MonitorConformance
 from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins.hookspecs import hookimpl
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Outcome, Registration
 
@@ -43,7 +44,7 @@ class SoundRecorder:
         pass
 
 
-class Sound:
+class Sound(QuietMonitor):
     """Counts calls and keeps events: nothing is wrong with it."""
 
     Recorder = SoundRecorder
@@ -71,8 +72,23 @@ class Sound:
     def merge(self, snapshots):
         return dict(sum(map(collections.Counter, snapshots), collections.Counter()))
 
-    def close(self):
+    def attach(self, _service):
         pass
+
+
+# -- optional members --------------------------------------------------------------------------------------------------
+
+
+class CannotMerge(Sound):
+    """It declares `merge` and has none."""
+
+    merge = None
+
+
+class CannotAttach(Sound):
+    """It declares `attach` and has none."""
+
+    attach = None
 
 
 # -- what is counted ---------------------------------------------------------------------------------------------------
@@ -136,6 +152,21 @@ class FirstOnly(Sound):
         return super().summary(snapshots[:1])
 
 
+class SumsItsOwn(Sound):
+    """It sums up what its own recorders have counted, wherever those of the replicas are."""
+
+    def __init__(self, _options=None):
+        super().__init__()
+        self.recorders = []
+
+    def recorder(self, who, methods):
+        self.recorders.append(super().recorder(who, methods))
+        return self.recorders[-1]
+
+    def summary(self, _snapshots):
+        return super().summary([each.snapshot() for each in self.recorders])
+
+
 class OneCell(Sound):
     """All workers count in one cell, and one may overwrite what another wrote."""
 
@@ -179,12 +210,6 @@ class Mortal(Sound):
 
 
 # -- what replicas leave behind ----------------------------------------------------------------------------------------
-
-
-class CannotMerge(Sound):
-    """It declares `merge` and has none."""
-
-    merge = None
 
 
 class MergesTheLatest(Sound):
@@ -424,7 +449,11 @@ FAULTS = [
     (Narrow, "test_every_outcome_and_duration_is_taken", CALLS),
     (Stationary, "test_snapshot_travels", CALLS),
     (Torn, "test_snapshot_is_taken_while_calls_are_recorded", CALLS),
-    (CannotMerge, "test_merge_is_there_as_declared", COUNTS),
+    (SumsItsOwn, "test_replicas_have_monitors_of_their_own", CALLS),
+    (CannotMerge, "test_optional_members_are_there_as_declared", COUNTS),
+    (CannotAttach, "test_optional_members_are_there_as_declared", ALL),
+    (Sound, "test_optional_members_are_there_as_declared", COUNTS),  # undeclared `attach`
+    (Sound, "test_optional_members_are_there_as_declared", {*CALLS, "watches_service"}),  # undeclared `merge`
     (MergesTheLatest, "test_merge_says_what_its_parts_say", COUNTS),
     (MergesTheLatest, "test_counts_of_replicas_that_left_stay", COUNTS),
     (KeepsParts, "test_merge_needs_bounded_memory", COUNTS),

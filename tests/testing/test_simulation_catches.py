@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from itertools import count
+from math import inf
 
 import pytest
 
@@ -170,6 +171,74 @@ class LosesCount(Router):
         pass
 
 
+class NeverHeals(Router):
+    """Looks for nothing that is lost."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.suspect = lambda: None
+
+
+class GivesWhatIsHeld(Router):
+    """Takes the slots for lost that calls hold."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        heal = self._healing._heal_lane
+        self._healing._heal_lane = lambda lane, _held, free: heal(lane, 0, free)
+
+
+class GivesTwice(Router):
+    """Gives each lost slot back twice."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        heal = self._healing._heal_lane
+
+        def heal_twice(*found):
+            heal(*found)
+            heal(*found)
+
+        self._healing._heal_lane = heal_twice
+
+
+class GivesWhatIsGranted(Router):
+    """Takes the slot of a call for lost whose caller is about to run it."""
+
+    def lane(self, id, index, seniority=0):
+        lane = super().lane(id, index, seniority)
+        lane.granted = Forgetful()
+        return lane
+
+
+class Forgetful(set):
+    def add(self, _):
+        pass
+
+
+class GivesRoomOfWaitingCalls(Router):
+    """Takes the places for lost that calls have."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        heal = self._healing._heal_queue
+
+        def forget_who_waits(census):
+            census.waiting = census.parked = []
+            heal(census)
+
+        self._healing._heal_queue = forget_who_waits
+
+
+class QueuesAgainWhatIsThere(Router):
+    """Takes any call for lost whose caller wonders where it is."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        missing = self._healing._missing
+        self._healing._find_lost = lambda _: [call for call in missing if not call.over()]
+
+
 # -- replicas ----------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +332,12 @@ ROUTERS = {
     ServesWhenItDrains: "takes no more",
     StopsWhatItAccepted: "no cause to end as stopped",
     LosesCount: "abandoned calls run, counted are",
+    NeverHeals: "slots free|places in the queue|there is room|refused without cause|has a free slot",
+    GivesWhatIsHeld: "slots",
+    GivesTwice: "slots",
+    GivesWhatIsGranted: "slots",
+    GivesRoomOfWaitingCalls: "places in the queue|calls wait and queue_size is|refused|there is room",
+    QueuesAgainWhatIsThere: "no outcome|second outcome|calls wait|started|InvalidStateError|not counted",
 }
 REPLICAS = {
     RunsWhatExpired: "started when its time to start was over",
@@ -345,9 +420,13 @@ class TooManyTogether(MethodRouter):
 class NeverFull(MethodRouter):
     """Lets calls join a batch that is full."""
 
-    def _shut(self, batch, lane):
-        if len(batch.calls) < batch.plan.size:
-            super()._shut(batch, lane)
+    def _send(self, call, lane):
+        batch = lane.methods.open.get(call.method.index)
+        if batch is None:
+            return super()._send(call, lane)
+        call.lane = lane
+        batch.join(call)
+        return True
 
 
 class LosesWhoJoins(MethodRouter):
@@ -370,33 +449,40 @@ class JoinsTwo(MethodRouter):
 
 
 class WaitsForOthersTooLong(MethodRouter):
-    """Doubles the time for which a batch waits for others."""
+    """Has a batch wait for others until it is full."""
 
-    def _start(self, calls, lane, *, opens=False):
-        work = super()._start(calls, lane, opens=opens)
-        if opens and work is not calls[0]:
-            work._until += work.plan.wait + 1
-        return work
+    def _send_open(self, batch, lane):
+        if lane not in self._lanes.open:
+            super()._send_open(batch, lane)
 
 
 class WaitsForNobody(MethodRouter):
-    """Shuts a batch as soon as it is open."""
+    """Sends a batch at once."""
 
-    def _start(self, calls, lane, *, opens=False):
-        work = super()._start(calls, lane, opens=opens)
-        if opens and work is not calls[0]:
-            self._shut(work, lane)
-        return work
+    def _waits_for_others(self, _call, _lane):
+        return False
+
+
+class ShutsAtTheNext(MethodRouter):
+    """Sends a batch as soon as a second call has joined it."""
+
+    def _send(self, call, lane):
+        batch = lane.methods.open.get(call.method.index)
+        sent = super()._send(call, lane)
+        if batch is not None:
+            self._send_open(batch, lane)
+        return sent
 
 
 class WaitsPastItsTime(MethodRouter):
-    """Forgets that the call which opens a batch has a time-out."""
+    """Forgets that the calls of a batch have a time-out."""
 
-    def _start(self, calls, lane, *, opens=False):
-        work = super()._start(calls, lane, opens=opens)
-        if opens and work is not calls[0]:
-            work._until = self.clock.monotonic() + work.plan.wait
-        return work
+    def _send(self, call, lane):
+        expires, call.expires = call.expires, inf
+        try:
+            return super()._send(call, lane)
+        finally:
+            call.expires = expires
 
 
 class TakesASlotForEach(MethodRouter):
@@ -411,10 +497,10 @@ class TakesASlotForEach(MethodRouter):
 class TakesATurnForEach(MethodRouter):
     """Takes one turn for each call of a batch."""
 
-    def _start(self, calls, lane, *, opens=False):
+    def _start(self, calls, lane):
         for call in calls[1:]:
             self._turn(call.method, lane, 1)
-        return super()._start(calls, lane, opens=opens)
+        return super()._start(calls, lane)
 
 
 class CountsEachAbandonedCall(MethodRouter):
@@ -448,13 +534,6 @@ class LeavesOneOut(FakeReplica):
         super()._settle(work, outcomes[:-1] or outcomes)
 
 
-class StartsAtOnce(FakeReplica):
-    """Does not wait for others to join."""
-
-    def _gather(self, batch):
-        self._start_batch(batch)
-
-
 LIMITED_ROUTERS = {
     IgnoresTurns: "at once, which may have",
     KeepsTurns: "and counts",
@@ -468,6 +547,7 @@ LIMITED_ROUTERS = {
     JoinsTwo: "no outcome|has a free slot|does not know it|slots",
     WaitsForOthersTooLong: "waits longer than",
     WaitsForNobody: "was shut though others could join",
+    ShutsAtTheNext: "was shut though others could join",
     WaitsPastItsTime: "missed its time",
     TakesASlotForEach: "slots",
     TakesATurnForEach: "and counts",
@@ -477,7 +557,6 @@ LIMITED_ROUTERS = {
 LIMITED_REPLICAS = {
     MixesAnswersUp: "which is another's",
     LeavesOneOut: "no outcome",
-    StartsAtOnce: "was shut though others could join",
 }
 
 

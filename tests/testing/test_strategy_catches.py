@@ -206,7 +206,6 @@ class RunsCancelledItems(Workers):
 
     def do(self, execute, work):
         if isinstance(work, Batch):
-            work.gather()
             for call in work.calls:
                 if call.cancelled():
                     call._unstarted = True
@@ -228,8 +227,6 @@ class MergesBatches(Workers):
         except Empty:
             return execute(work)
         if isinstance(other, Batch):
-            work.gather()
-            other.gather()
             work.calls, other.calls = work.calls + other.calls, []
         return execute(work) and execute(other)
 

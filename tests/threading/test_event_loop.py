@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
 
-from sage_plugins import errors
+from sage_plugins import Environment, ServiceDeploymentConfig, errors
 
 PATIENCE = 20.0
 #: What a blocked loop comes to is the subject, not that it is warned of.
@@ -263,3 +264,40 @@ def test_stop_hooks_run_even_if_the_loop_gets_no_turn_until_everybody_has_given_
     goes_on.set()
     thread.join(PATIENCE)
     assert ended.get_nowait() == "stopped"
+
+
+def test_what_is_scheduled_while_a_task_is_made_runs():
+    """A finalizer may run in that moment; the loop takes from it what it takes from anybody."""
+
+    class Scheduler:
+        def __init__(self, loop, ran):
+            self.loop, self.ran, self.own = loop, ran, self
+
+        def __del__(self):
+            self.loop.call_soon(self.ran.append, None)
+
+    class Maker:
+        def __init__(self):
+            self.made, self.ran = 0, []
+
+        async def make(self):
+            Scheduler(asyncio.get_running_loop(), self.ran)
+            self.made += 1
+
+        async def counts(self):
+            gc.collect()
+            await asyncio.sleep(0)
+            return self.made, len(self.ran)
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        with Environment("soon") as env:
+            config = ServiceDeploymentConfig(threading_strategy="async")
+            env.register_service_with_config("maker", Maker, deployment_config=config)
+            for _ in range(500):
+                env.service("maker").call("make")
+            made, ran = env.service("maker").call("counts")
+    finally:
+        gc.set_threshold(*threshold)
+    assert made == ran == 500

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Final, cast
 
 from sage_plugins.errors import text_of
+from sage_plugins.texts import counted
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _finish_stop(replica: Replica, grace: float) -> str:
     except Exception as error:  # noqa: BLE001 - see above
         _log(replica, error)
         return f"stopping it failed: {text_of(error)}"
-    return f"{left} calls still run" if left else ""
+    return f"{counted(left, 'call')} still {'runs' if left == 1 else 'run'}" if left else ""
 
 
 def _log(replica: Replica, error: Exception) -> None:

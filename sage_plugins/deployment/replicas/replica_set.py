@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.member import Member, Report
     from sage_plugins.interfaces import Reach, Replica
     from sage_plugins.planning.composition import Composition
+    from sage_plugins.routing.lane import Lane
     from sage_plugins.routing.router import Router
 
 __all__ = ["ReplicaSet", "Supervision"]
@@ -84,6 +85,7 @@ class ReplicaSet:
         self.starting = threading.RLock()
         self.members: tuple[Member, ...] = ()  # guarded by condition, as the next
         self.counts_of_left: Mapping[str, Any] = {}
+        router.coming = lambda: self.coming
 
     @property
     def condition(self) -> threading.Condition:
@@ -120,6 +122,11 @@ class ReplicaSet:
     def serving(self) -> list[Member]:
         """Those that have started and were not told to leave."""
         return [member for member in self.members if member.up]
+
+    @property
+    def coming(self) -> list[Lane]:
+        """The lanes of replicas that get no calls yet and may soon; what takes the place of one counts as it."""
+        return [member.lane for member in self.members if member.is_coming and not member.in_service]
 
     @property
     def state(self) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.deployment.replicas.member import Member
 from sage_plugins.errors import DeployError, SageDeployError, text_of
 from sage_plugins.process_end import close_first
+from sage_plugins.texts import counted
 from sage_plugins.values import Refused
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Launcher:
         missing = free[: earlier.places - len(taken)]
         if missing:
             self.start(missing)
-        reason = f"{len(taken)} replicas of an earlier process go on, {len(missing)} are started"
+        reason = f"{counted(len(taken), 'replica')} of an earlier process taken over, {len(missing)} to start"
         replicas.watchers.tell("adopted", reason)
 
     # -- one at a time -----------------------------------------------------------------------------------------------

@@ -11,21 +11,21 @@ from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.deadlock import note, went_on
 from sage_plugins.call.event_loops import quickest_running_loop
-from sage_plugins.call.lazy_future import MAX_WAIT_S, closed_lock
-from sage_plugins.errors import MethodNotFoundError, ServiceStoppedError
+from sage_plugins.call.lazy_future import WONDERS_AFTER_S, closed_lock
+from sage_plugins.errors import CallError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import GENERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sage_plugins.call.owner import CallOwner
     from sage_plugins.call.stream import StreamCall
-    from sage_plugins.errors import CallError
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.routing.router import Router
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["ANEW", "UNSET", "Binding", "Bound", "Caller", "compose", "not_served", "run_here"]
+__all__ = ["ANEW", "UNSET", "Binding", "Bound", "Caller", "compose", "look_what_is_lost", "not_served", "run_here"]
 
 #: In place of a time-out: each method has the one that the configuration says.
 UNSET: Final[Any] = object()
@@ -46,11 +46,12 @@ class Binding:
         queue_timeout: Seconds that a call may wait for its start, None for no limit.
         runs_here: Whether calls run in the calling thread.
         driven: Whether replicas are in other processes, and a waiting caller reads what comes from there.
+        seconds_to_start: How much longer a call of a replica's start hooks may take, because the service is starting.
     """
 
-    __slots__ = ("driven", "methods", "queue_timeout", "router", "runs_here")
+    __slots__ = ("driven", "methods", "queue_timeout", "router", "runs_here", "seconds_to_start")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all are for keeping
         self,
         router: Router,
         methods: tuple[MethodPlan, ...],
@@ -58,12 +59,14 @@ class Binding:
         queue_timeout: float | None,
         runs_here: bool,
         driven: bool = False,
+        seconds_to_start: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.router = router
         self.methods: Mapping[str, MethodPlan] = {method.name: method for method in methods}
         self.queue_timeout = queue_timeout
         self.runs_here = runs_here
         self.driven = driven
+        self.seconds_to_start = seconds_to_start
 
 
 class Bound(NamedTuple):
@@ -125,6 +128,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
                 route_inside(made)
         except ANEW as error:
             return bound_anew(router, error).call(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
         try:
             return made.wait_alone()
         except ServiceStoppedError as error:
@@ -138,19 +144,23 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             # The latch is made before the call is sent, and nothing is done between sending and waiting: the worker
             # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
             latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
+            # Not longer at first: then `wait_alone` has the router look for a call that does not start.
             longest = made.expires - made.since
-            if not 0 < longest < MAX_WAIT_S:
-                longest = 0 if longest <= 0 else -1  # over before it began, or no limit: as a lock spells it
+            if not 0 < longest < WONDERS_AFTER_S:
+                longest = 0 if longest <= 0 else WONDERS_AFTER_S
             router.route(made)
         except ANEW as error:
             return bound_anew(router, error).call(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
         try:
             if made.outer is not None:
                 return made.wait_inside()
             try:
                 latch.acquire(timeout=longest)
             except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-                made.abandon()
+                made.interrupted()
                 raise
             return made.wait_alone()
         except ServiceStoppedError as error:
@@ -166,6 +176,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             router.route(made)
         except ANEW as error:
             return bound_anew(router, error).call(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
         try:
             if made.outer is not None:
                 return made.wait_inside()
@@ -180,6 +193,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             accepted = router.route(made)
         except ANEW as error:
             return bound_anew(router, error).submit(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
         if not accepted:
             try:
                 wait_for_room(made)
@@ -192,7 +208,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             try:
                 blocks(made.method.name)
             except BaseException:  # the warning was turned into an error: the caller gets no call
-                made.abandon()
+                made.interrupted()
                 raise
         made.wait_admitted()
 
@@ -207,6 +223,15 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
                 route_inside(made)
         except ANEW as error:
             return bound_anew(router, error).submit(method, *args, **kwargs)
+        except BaseException as error:
+            look_what_is_lost(router, error)
+            raise
+        raised = made.exception_now()
+        if raised is not None:
+            from sage_plugins.call.endings import raised_by_signal
+
+            if raised_by_signal(raised):  # it is this thread's, not the method's
+                raise raised
         if made.was_turned_away():
             stopped = made.exception_now()
             if isinstance(stopped, ServiceStoppedError):
@@ -217,8 +242,8 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
         """Route a call that a method makes, which runs in the same thread: the method waits from now on."""
         waiter = made.outer
         assert waiter is not None  # noqa: S101 - for the type checker
-        note(made, waiter)
         try:
+            note(made, waiter)
             router.route(made)
             if not made.over():
                 made.hold_inside()
@@ -234,7 +259,9 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
     )
 
 
-def _compose_make(binding: Binding, caller: Caller) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
+def _compose_make(  # noqa: C901 - a function for each check would cost every call
+    binding: Binding, caller: Caller
+) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
     """What makes the calls of a handle, and of its streams."""
     router, options, service, methods = binding.router, caller.options, caller.service, binding.methods
     monotonic = router.clock.monotonic
@@ -243,11 +270,18 @@ def _compose_make(binding: Binding, caller: Caller) -> tuple[Callable[..., Call]
     entries = {name: entry for name, entry in timed.items() if entry[0].kind not in GENERATORS}
     current, queue_timeout = CURRENT.get, binding.queue_timeout
 
-    def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: C901 - a function for each check would cost every call
         try:
             plan, timeout = entries[method]
         except KeyError:
             raise _refused(service, method, methods) from None
+        for each in args:
+            if type(each) is Call:
+                raise _no_argument(service, method, each)
+        if kwargs:
+            for each in kwargs.values():
+                if type(each) is Call:
+                    raise _no_argument(service, method, each)
         now = monotonic()
         expires = deadline = now + timeout
         outer = current()
@@ -258,12 +292,17 @@ def _compose_make(binding: Binding, caller: Caller) -> tuple[Callable[..., Call]
         made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
         if outer is not None:
             made.outer = outer
+            if outer.prepares:
+                _postpone(made, binding)
         return made
 
     def make_stream(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
         plan, timeout = timed.get(method, (None, 0.0))
         if plan is None or plan.kind not in GENERATORS:
             raise _refused(service, method, methods)
+        for each in (*args, *kwargs.values()):
+            if type(each) is Call:
+                raise _no_argument(service, method, each)
         from sage_plugins.call.stream import StreamCall
 
         now = monotonic()
@@ -273,11 +312,21 @@ def _compose_make(binding: Binding, caller: Caller) -> tuple[Callable[..., Call]
         fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
         made = StreamCall(*fields, item_timeout=timeout)
         made.outer = outer
+        if outer is not None and outer.prepares:
+            made.item_timeout += _postpone(made, binding)
         return made
 
     if caller.latest is None:
         return make, make_stream
     return _not_after(caller.latest, make), _not_after(caller.latest, make_stream)
+
+
+def _postpone(made: Call, binding: Binding) -> float:
+    """Give a call of start hooks the seconds more, which are returned, that its service may need to get ready."""
+    seconds = binding.seconds_to_start()
+    made.deadline += seconds
+    made.expires += seconds
+    return seconds
 
 
 def _not_after(latest: tuple[float, float], make: Callable[..., _Made]) -> Callable[..., _Made]:
@@ -303,6 +352,14 @@ def _refused(service: str, method: str, methods: Mapping[str, MethodPlan]) -> Ex
     return TypeError(msg)
 
 
+def _no_argument(service: str, method: str, given: Call) -> TypeError:
+    """Why a call cannot be an argument of another one."""
+    return TypeError(
+        f"{service}.{method} was given a Call of {given.method.name!r} as an argument, not what it answers: give "
+        "`call.result()`, or `await call` in a coroutine"
+    )
+
+
 def not_served(service: str, method: str, served: Mapping[str, Any]) -> MethodNotFoundError:
     """Why a service that has the methods *served* has no *method*."""
     if method in LIFECYCLE_HOOKS:
@@ -317,6 +374,12 @@ def not_served(service: str, method: str, served: Mapping[str, Any]) -> MethodNo
         why = f"did you mean {near!r}?" if near else f"its methods are {names}"
     msg = f"service {service!r} serves no method {method!r}: {why}"
     return MethodNotFoundError(msg, service=service, method=str(method))
+
+
+def look_what_is_lost(router: CallOwner, error: BaseException) -> None:
+    """*error* was raised while *router* took up a call: unless it says why, it may have been between any two steps."""
+    if not isinstance(error, CallError):
+        router.suspect()
 
 
 def run_here(call: Call, router: Router) -> None:

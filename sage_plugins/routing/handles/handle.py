@@ -9,7 +9,7 @@ from sage_plugins.call.current import CURRENT
 from sage_plugins.call.event_loops import holds_up_a_loop, running_loop, warn_of_blocking
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.routing.handles.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
-from sage_plugins.routing.handles.binding import ANEW, UNSET, Caller, compose, run_here
+from sage_plugins.routing.handles.binding import ANEW, UNSET, Caller, compose, look_what_is_lost, run_here
 from sage_plugins.values import CallOptions, MethodKind
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ class ServiceHandle:
             binding.router.route(call)
         except ANEW as error:
             return self._bound_anew(binding.router, error).start(method, args, kwargs)
+        except BaseException as error:
+            look_what_is_lost(binding.router, error)
+            raise
         if binding.runs_here and not call.over():
             call.hold()
         return call
@@ -261,8 +264,12 @@ class ServiceHandle:
             from sage_plugins.call import aio
 
             aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-acall")
-        else:
+            return call
+        try:
             binding.router.route(call)
+        except BaseException as error:
+            look_what_is_lost(binding.router, error)
+            raise
         return call
 
     def _begin(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

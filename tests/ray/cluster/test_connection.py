@@ -383,6 +383,7 @@ def test_version_with_known_holes_is_refused(in_process, cluster):
     assert "Ray 2.53.0 is older than 2.54" in said
 
 
+@pytest.mark.slow  # half a minute, most of it Ray's own
 def test_token_is_asked_for_and_its_file_is_looked_at(in_process, ray_folder, tmp_path):
     token = tmp_path / "token"
     token.write_text("c0ffee" * 8, encoding="ascii")

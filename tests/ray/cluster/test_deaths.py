@@ -254,6 +254,7 @@ def test_poison_takes_no_more_replicas_than_it_may_start_on(deploy, history, unt
     assert not found.failed
 
 
+@pytest.mark.slow  # half a minute, most of it Ray's own
 def test_constructor_whose_process_the_system_kills_fails_its_start(register, tmp_path, until):
     """A deployment fails at once; a replacement is tried again and again, until that is a crash loop."""
     deadly, clock = tmp_path / "deadly", VirtualClock()

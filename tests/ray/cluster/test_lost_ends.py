@@ -44,6 +44,7 @@ def test_replicas_of_a_driver_that_is_killed_are_gone_within_10_s(cluster, drive
     assert not [name for name in ray.util.list_named_actors(all_namespaces=True) if "svc" in str(name)]
 
 
+@pytest.mark.slow  # half a minute, most of it Ray's own
 def test_service_goes_on_without_the_head_and_cannot_be_scaled(ray_folder, driver, until):
     """What needs the head says so in time; what runs is known, also which of it has died since."""
     with OwnHead(ray_folder) as head:

@@ -47,7 +47,10 @@ def threads(cluster, environments, tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(("cores", "number"), [(2.0, "2"), (0.5, "1"), (None, "1")])
+@pytest.mark.parametrize(
+    ("cores", "number"),
+    [(2.0, "2"), pytest.param(0.5, "1", marks=pytest.mark.slow), pytest.param(None, "1", marks=pytest.mark.slow)],
+)
 def test_library_finds_as_many_threads_as_whole_cores_are_reserved(threads, cores, number):
     assert threads(cores) == number
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from importlib.metadata import version
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+
+def _pid(_: object) -> int:
+    return os.getpid()
 
 
 class OnRay(Travelling):
@@ -92,13 +98,17 @@ class TestHandles(HandleCases, OnRay):
 
 
 class TestChanges(ChangeCases, OnRay):
-    def test_services_are_found_again_when_the_directory_has_died(self) -> None:
+    @pytest.mark.parametrize("by", ["ray", "signal"])
+    def test_services_are_found_again_when_the_directory_has_died(self, by: str) -> None:
         """Those who know the service go on meanwhile, and learn what changes afterwards."""
         svc, relay = self.pair()
         relay.handle.keep(svc.handle)
         assert relay.handle.use_kept("do", 0) == 0
         directory = svc.env.task("svc").reach.directory.actor()
-        ray.kill(directory)
+        if by == "ray":
+            ray.kill(directory)
+        else:  # Ray does not free the name of an actor that died so
+            os.kill(ray.get(directory.__ray_call__.remote(_pid)), signal.SIGKILL)
         assert relay.handle.use_kept("do", 0) == 0
         svc.env.scale("svc", 2)
         self.until(lambda: relay.handle.use_kept("do", 1) == 1)

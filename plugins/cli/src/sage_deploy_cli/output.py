@@ -30,6 +30,7 @@ __all__ = [
     "progress",
     "state",
     "table",
+    "wrapped",
     "write",
     "write_json",
     "write_result",
@@ -160,6 +161,18 @@ def paragraph(text: str, indent: str = "") -> str:
 
     width = min(shutil.get_terminal_size().columns, _WIDEST)
     return textwrap.fill(text, max(width, 40), initial_indent=indent, subsequent_indent=indent)
+
+
+def wrapped(line: str) -> list[str]:
+    """One line in parts that fit for people, the later ones further in; whole for programs."""
+    if not _at_terminal():
+        return [line]
+    import shutil
+    import textwrap
+
+    indent = " " * (len(line) - len(line.lstrip()) + 6)
+    width = max(min(shutil.get_terminal_size().columns, _WIDEST), 40)
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], states: Collection[str] = ()) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from sage_deploy_cli.output import coloured, printable, write
+from sage_deploy_cli.output import coloured, printable, wrapped, write
 
 if TYPE_CHECKING:
     from sage_plugins.planning.plan import DeploymentPlan
@@ -18,15 +18,17 @@ _SERVICES: Final = {"+ ": "green", "~ ": "yellow", "- ": "red", "! ": "yellow"}
 _DETAILS: Final = {"~ ": "yellow", "! ": "yellow"}
 
 
-def show_plan(plan: DeploymentPlan, *, all_settings: bool = False) -> None:
+def show_plan(plan: DeploymentPlan, *, verbose: bool = False, all_settings: bool = False) -> None:
     """
-    Write a plan to stdout.
+    Write a plan to stdout, a line for each service and one for each change or warning.
 
     Args:
         plan: The plan.
-        all_settings: Show the settings that have their defaults, too.
+        verbose: Show all of it: who decides what, where every value comes from, what is enforced.
+        all_settings: Show all of it, with the settings that have their defaults.
     """
-    write("\n".join(map(_coloured, plan.text(all_settings=all_settings).split("\n"))))
+    text = plan.text(all_settings=all_settings) if verbose or all_settings else plan.summary()
+    write("\n".join(_coloured(part) for line in text.split("\n") for part in wrapped(line)))
 
 
 def _coloured(line: str) -> str:

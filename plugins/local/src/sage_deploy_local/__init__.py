@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.values import Explanation, Problem, Registration
+from sage_plugins.values import Explanation, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sage_plugins.values import Problem
 
 __all__ = ["sage_register_targets"]
 
@@ -20,6 +22,8 @@ def _create(_options: None) -> Any:
 
 
 def _check(config: Any, _options: None) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     for name in ("target_nodes", "node_selector"):
         if getattr(config, name) is not None:
             yield Problem(

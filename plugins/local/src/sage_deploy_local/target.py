@@ -34,6 +34,7 @@ class LocalReplica:
         self.slots: int = host.slots
         self.send: Callable[[Work], None] = host.put
         self.run_here: Callable[[Call], None] | None = host.run_here
+        self.holds = host.holds
 
     def give_up(self, call: Call, outcome: int, spent: float) -> bool:  # noqa: ARG002 - the calling side counts it
         """Stop the coroutine that answers *call*, if one does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
+from sage_plugins.texts import counted
 from sage_plugins.values import Registration
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def _explain_health(config: Any, _options: None) -> Iterator[str]:
         f"{config.health_check_timeout:g} s; nothing is asked of a class that has neither"
     )
     yield (
-        f"unhealthy after {config.failure_threshold} failures in a row, ready again after {config.success_threshold} "
-        "passes; check_ready() counts at once"
+        f"unhealthy after {counted(config.failure_threshold, 'failure')} in a row, ready again after "
+        f"{config.success_threshold} in a row that pass; check_ready() counts at once"
     )
 
 
@@ -70,6 +71,6 @@ def sage_register_monitors() -> list[Registration]:
             _create_health,
             "Asks replicas how they are; calls avoid those that are not well",
             explain=_explain_health,
-            capabilities=frozenset({"checks_health"}),
+            capabilities=frozenset({"checks_health", "watches_service"}),
         ),
     ]

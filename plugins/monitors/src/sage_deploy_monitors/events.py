@@ -7,11 +7,13 @@ from collections import deque
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sage_plugins.interfaces import QuietMonitor
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sage_deploy_monitors.options import EventsOptions
-    from sage_plugins.values import Event, ReplicaInfo
+    from sage_plugins.values import Event
 
 __all__ = ["Events", "Recorded"]
 
@@ -35,7 +37,7 @@ class Recorded(NamedTuple):
     replica: str | None
 
 
-class Events:
+class Events(QuietMonitor):
     """
     Keeps the latest events of one service in a ring of fixed size, and counts the calls that were not accepted.
 
@@ -48,9 +50,6 @@ class Events:
         self._ring: deque[Recorded] = deque(maxlen=options.size)  # guarded by _lock, as the next two
         self._told = 0
         self._refused: dict[str, int] = {}
-
-    def recorder(self, _who: ReplicaInfo, _methods: tuple[str, ...]) -> None:
-        """Calls are not recorded, so this costs them nothing."""
 
     def refused(self, _method: int, reason: str) -> None:
         """Count a call that was not accepted, by reason."""
@@ -78,6 +77,3 @@ class Events:
             "dropped": told - len(kept),
             "refused": refused,
         }
-
-    def close(self) -> None:
-        """Events stay readable."""

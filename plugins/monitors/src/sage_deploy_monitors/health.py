@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.errors import text_of
-from sage_plugins.interfaces import ControlOp
+from sage_plugins.interfaces import ControlOp, QuietMonitor
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import WatchedReplica, WatchedService
-    from sage_plugins.values import Event, ReplicaInfo
+    from sage_plugins.values import Event
 
 __all__ = ["Health"]
 
@@ -33,7 +33,7 @@ _UP: Final = frozenset({ReplicaState.READY, ReplicaState.UNREADY, ReplicaState.U
 _GRACE_S: Final = 0.5
 
 
-class Health:
+class Health(QuietMonitor):
     """
     Marks replicas unhealthy, unready, and ready again.
 
@@ -51,12 +51,6 @@ class Health:
         """Begin to watch."""
         self._service = service
         service.on_given_up(self._look_for_abandoned)
-
-    def recorder(self, _who: ReplicaInfo, _methods: tuple[str, ...]) -> None:
-        """No call is counted here."""
-
-    def refused(self, _method: int, _reason: str) -> None:
-        """Says nothing about a replica."""
 
     def event(self, event: Event) -> None:
         """A replica became ready: begin to ask it."""

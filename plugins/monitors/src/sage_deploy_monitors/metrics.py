@@ -10,20 +10,22 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections import defaultdict, deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from sage_deploy_monitors.process_usage import ProcessUsage
+from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sage_plugins.values import Event, ReplicaInfo
+    from sage_plugins.values import ReplicaInfo
 
 __all__ = ["EDGES_S", "Cells", "Metrics", "MetricsRecorder"]
 
 #: Upper edges of the histogram's buckets in seconds: from 1 us, each a fifth above the one before, to some 1,000 s. A
-#: percentile read from them is therefore at most 20 % too high, or 1 us.
+#: percentile read from them is therefore at most 20 % off, or 1 us.
 EDGES_S: Final[tuple[float, ...]] = tuple(1e-6 * 1.2**power for power in range(115))
 
 # Waiting and running are counted together, in one histogram of two dimensions: so the time from call to answer, their
@@ -31,7 +33,11 @@ EDGES_S: Final[tuple[float, ...]] = tuple(1e-6 * 1.2**power for power in range(1
 # one after that for a duration that there was not or that nobody knows.
 _NONE: Final = len(EDGES_S) + 1
 _WIDTH: Final = _NONE + 1
-_UPPER_S: Final = (*EDGES_S, EDGES_S[-1], 0.0)
+_UPPER_S: Final = (*EDGES_S, inf, 0.0)
+_LOWER_S: Final = (0.0, *EDGES_S, 0.0)
+
+#: Upper and lower edge of a bucket in seconds.
+_Range: TypeAlias = tuple[float, float]
 
 # What is summed of a method's calls: seconds by what they were spent on, then calls by outcome. How many went well is
 # not summed: it is what the others leave of the histogram.
@@ -105,14 +111,25 @@ class MetricsRecorder:
 
     def snapshot(self) -> Mapping[str, Any]:
         """What was counted by method, over all workers, and what the replica's process uses."""
+        process = None if self._usage is None else {"node": self._who.node, **self._usage.read()}
+        return {"methods": dict(zip(self._methods, self._total(), strict=True)), "process": process}
+
+    def counts(self) -> Mapping[str, int]:
+        """Of all methods: how many calls ended, and how many of them did not end well."""
+        total = self._total()
+        return {
+            "request_count": sum(sum(cells.histogram.values()) for cells in total),
+            "error_count": int(sum(sum(cells.sums[_OUTCOME + Outcome.OK + 1 :]) for cells in total)),
+        }
+
+    def _total(self) -> Sequence[Cells]:
         total = [_cells() for _ in self._methods]
         with self._lock:
             self._fold()
             for cells in (self._past, *self._live.values()):
                 for mine, theirs in zip(total, cells, strict=True):
                     _add(mine, theirs)
-        process = None if self._usage is None else {"node": self._who.node, **self._usage.read()}
-        return {"methods": dict(zip(self._methods, total, strict=True)), "process": process}
+        return total
 
     def close(self) -> None:
         """Counts stay readable."""
@@ -157,7 +174,7 @@ def _compose_caller_side(cells: Sequence[Cells]) -> Callable[[int, int, float, f
     return record
 
 
-class Metrics:
+class Metrics(QuietMonitor):
     """Counts the calls of a service by method and outcome, with histograms of their time in the queue and running."""
 
     def __init__(self) -> None:
@@ -174,9 +191,6 @@ class Metrics:
         """Count a call that was not accepted."""
         with self._lock:
             self._refused[method] += 1
-
-    def event(self, event: Event) -> None:
-        """Events are not counted."""
 
     def merge(self, snapshots: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         """One snapshot that has the counts of all, of no process."""
@@ -212,23 +226,20 @@ class Metrics:
             "memory_usage": sum(process["memory_bytes"] for process in processes.values()),
         }
 
-    def close(self) -> None:
-        """Counts stay readable."""
-
 
 def _measured(cells: Cells, refused: int) -> dict[str, Any]:
     """The fields of `MethodMetrics`."""
     sums = cells.sums
-    by_wait: dict[float, int] = defaultdict(int)
-    by_run: dict[float, int] = defaultdict(int)
-    by_total: dict[float, int] = defaultdict(int)
+    by_wait: dict[_Range, int] = defaultdict(int)
+    by_run: dict[_Range, int] = defaultdict(int)
+    by_total: dict[_Range, int] = defaultdict(int)
     for bucket, number in cells.histogram.items():
         wait, run = divmod(bucket, _WIDTH)
         if wait != _NONE:
-            by_wait[_UPPER_S[wait]] += number
+            by_wait[_UPPER_S[wait], _LOWER_S[wait]] += number
         if _NONE not in (wait, run):
-            by_run[_UPPER_S[run]] += number
-        by_total[_UPPER_S[wait] + _UPPER_S[run]] += number
+            by_run[_UPPER_S[run], _LOWER_S[run]] += number
+        by_total[_UPPER_S[wait] + _UPPER_S[run], _LOWER_S[wait] + _LOWER_S[run]] += number
     count = sum(cells.histogram.values())
     outcomes = [int(number) for number in sums[_OUTCOME:]]
     errors = sum(outcomes[Outcome.OK + 1 :])
@@ -241,9 +252,9 @@ def _measured(cells: Cells, refused: int) -> dict[str, Any]:
         "avg_response_time": _mean(sums[_WAIT] + sums[_RUN] + sums[_GIVEN_UP], count),
         "avg_queue_time": _mean(sums[_WAIT], sum(by_wait.values())),
         "avg_run_time": _mean(sums[_RUN], sum(by_run.values())),
-        **_percentiles("", by_total),
-        **_percentiles("queue_", by_wait),
-        **_percentiles("run_", by_run),
+        **_percentiles("", by_total, sums[_WAIT] + sums[_RUN] + sums[_GIVEN_UP]),
+        **_percentiles("queue_", by_wait, sums[_WAIT]),
+        **_percentiles("run_", by_run, sums[_RUN]),
     }
 
 
@@ -251,15 +262,31 @@ def _mean(seconds: float, number: int) -> float:
     return seconds / number if number else 0.0
 
 
-def _percentiles(prefix: str, histogram: Mapping[float, int]) -> dict[str, float]:
-    """The upper edges of the buckets in which 50, 95 and 99 % of the counts are reached; 0 without counts."""
+def _percentiles(prefix: str, histogram: Mapping[_Range, int], seconds: float) -> dict[str, float]:
+    """
+    The upper edges of the ranges in which 50, 95 and 99 % of the durations are reached; 0 if there are none.
+
+    The longest duration is not known: noting it would cost every call. But it is no shorter than the mean, than the
+    lower edge of any range, and than what the highest range has left of the sum. No percentile is above that.
+
+    Args:
+        prefix: Begins the names.
+        histogram: How many durations were in each range.
+        seconds: Sum of all durations.
+    """
     total = sum(histogram.values())
     found = {f"{prefix}p{share}": 0.0 for share in (50, 95, 99)}
+    if not total:
+        return found
+    ranges = sorted(histogram)
+    others = sum(histogram[each] * each[0] for each in ranges[:-1])
+    left = (seconds - others) / histogram[ranges[-1]]
+    longest = max(seconds / total, left, *(lower for _, lower in ranges))
     for share in (50, 95, 99):
         reached = 0
-        for edge in sorted(histogram):
-            reached += histogram[edge]
+        for upper, lower in ranges:
+            reached += histogram[upper, lower]
             if reached * 100 >= total * share:
-                found[f"{prefix}p{share}"] = edge
+                found[f"{prefix}p{share}"] = min(upper, longest)
                 break
     return found

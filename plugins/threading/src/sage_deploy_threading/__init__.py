@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.values import Explanation, Problem, Registration
+from sage_plugins.texts import counted
+from sage_plugins.values import Explanation, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sage_plugins.values import Problem
 
 __all__ = ["sage_register_threading_strategies"]
 
@@ -58,6 +61,8 @@ def _pool_options() -> type:
 
 
 def _no_coroutines(config: Any) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     if config.max_concurrency is not None:
         yield Problem(
             "W12",
@@ -69,6 +74,8 @@ def _no_coroutines(config: Any) -> Iterator[Problem]:
 
 
 def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     for name in _COUNTS:
         count = getattr(config, name)
         if count is not None and count > 1:
@@ -83,6 +90,8 @@ def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
 
 
 def _check_multi(config: Any, _options: None) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     for name in _COUNTS[1:]:
         size = getattr(config, name)
         if size is not None and size != config.thread_count:
@@ -97,6 +106,8 @@ def _check_multi(config: Any, _options: None) -> Iterator[Problem]:
 
 
 def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
     size, alias, kept = config.thread_pool_size, config.max_thread_count, config.thread_count
     if size is not None and alias is not None and size != alias:
         yield Problem(
@@ -129,7 +140,7 @@ def _explain_single(_config: Any, _options: None) -> Iterator[str | Explanation]
 
 
 def _explain_multi(config: Any, _options: None) -> Iterator[str | Explanation]:
-    yield Explanation(f"exactly {config.thread_count} calls at once, on as many threads", "enforced")
+    yield Explanation(f"exactly {counted(config.thread_count, 'call')} at once, on as many threads", "enforced")
     yield _SHARED
     yield _THREADS_RUN_ON
 
@@ -152,10 +163,10 @@ def _explain_pool(config: Any, options: Any) -> Iterator[str | Explanation]:
     size = pool_size(config.thread_count, config.thread_pool_size or config.max_thread_count)
     given = config.thread_pool_size or config.max_thread_count or config.thread_count > 1
     why = "" if given else " (min(32, cores + 4): neither thread_pool_size nor thread_count is given)"
-    first = "1 thread" if config.thread_count == 1 else f"{config.thread_count} threads"
+    first = counted(config.thread_count, "thread")
     more = f"; {first} at first, more under load until they are idle for {options.idle_timeout:g} s"
     more = "" if config.thread_count >= size else more
-    yield Explanation(f"up to {size} calls at once{why}{more}", "enforced")
+    yield Explanation(f"up to {counted(size, 'call')} at once{why}{more}", "enforced")
     yield _SHARED
     yield _THREADS_RUN_ON
 

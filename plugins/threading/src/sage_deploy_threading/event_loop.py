@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class _LoopRunner:
             idle_timeout=_IDLE_S,
             name="helper",
             get=self._blocking.get,
-            get_within=lambda seconds: self._blocking.get(timeout=seconds),
+            get_within=partial(self._blocking.get, True),  # noqa: FBT003 - takes it by position only in a partial
         )
         self._loop = asyncio.new_event_loop()
         self._end = self._loop.create_future()

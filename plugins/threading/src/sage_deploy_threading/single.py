@@ -32,8 +32,10 @@ class _SingleRunner:
 
     def _work(self) -> None:
         get, execute = self._seat.get, self._seat.worker()
-        while execute(get()):
-            pass
+        for work in iter(get, None):
+            execute(work)
+            del work  # until the next comes, nothing of it may be kept alive
+        execute(None)
 
     def stats(self) -> RunnerStats:
         return RunnerStats(threads=int(self._thread.is_alive()))

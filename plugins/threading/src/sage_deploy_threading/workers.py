@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from itertools import count
 from queue import Empty
 from time import monotonic
@@ -83,27 +84,31 @@ class Workers:
 
     def _work_fixed(self) -> None:
         get, execute = self._get, self._seat.worker()
-        while execute(get()):
-            pass
+        for work in iter(get, None):
+            execute(work)
+            del work  # until the next comes, nothing of it may be kept alive
+        execute(None)
 
     def _work_elastic(self) -> None:
         # The last idle thread to take work starts the next one before it begins, so somebody always waits for the next
         # call until there are enough; nobody has to count or to poll.
         execute, idle = self._seat.worker(), self._idle
+        works = iter(partial(self._get_within, self._idle_timeout), None)
         while True:
             try:
-                work = self._get_within(self._idle_timeout)
+                for work in works:
+                    idle.pop()
+                    if not idle:
+                        self.grow()
+                    execute(work)
+                    del work  # as in _work_fixed
+                    idle.append(None)
+                idle.pop()
+                break
             except Empty:
                 if self._leave():
-                    execute(None)  # says that this worker ends
-                    return
-                continue
-            idle.pop()
-            if not idle and work is not None:
-                self.grow()
-            if not execute(work):
-                return
-            idle.append(None)
+                    break
+        execute(None)  # says that this worker ends
 
     def _leave(self) -> bool:
         """Whether this thread, which found no work, may end: others must be kept, and one of them must be idle."""

@@ -20,6 +20,8 @@ __all__ = ["command", "starter_files", "write_all"]
 _DEPLOYMENT: Final = "service_deployment.yaml"
 #: Where the first line of the deployment file tells editors to look for its schema.
 _SCHEMA: Final = "service_deployment.schema.json"
+#: Two equal files, so that the services have something to find.
+_SAMPLES: Final = ("sample_1.txt", "sample_2.txt")
 
 
 @click.command("init")
@@ -29,7 +31,8 @@ def command(folder: Path, *, force: bool) -> None:
     """
     Write a commented deployment file and two services to start from into FOLDER.
 
-    Beside them stands the file's JSON Schema, for editors; `schema` writes it anew when plugins come or go.
+    Beside them stands the JSON Schema of such files, for editors; `schema` writes it anew when plugins come or go. Two
+    small text files of equal content give the services something to find.
 
     Without FOLDER: into the working directory. No file is overwritten unless --force is given: if one is in the way,
     nothing is written.
@@ -54,7 +57,7 @@ def starter_files() -> dict[str, str]:
     from sage_plugins.plugins.registry import Registry
 
     folder = files("sage_deploy_cli") / "starter"
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in (_DEPLOYMENT, "services.py")}
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in (_DEPLOYMENT, "services.py", *_SAMPLES)}
     return texts | {_SCHEMA: f"{schema_text(Registry.discover())}\n"}
 
 

@@ -19,7 +19,10 @@ __all__ = ["command"]
 @FILE
 @PROFILE
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-@click.option("--all", "all_settings", is_flag=True, help="Show the settings that have their defaults, too.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Show all of it: who decides what, where values come from, what is enforced."
+)
+@click.option("--all", "all_settings", is_flag=True, help="As -v, with the settings that have their defaults, too.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -31,7 +34,14 @@ __all__ = ["command"]
     help="End with 3 if there is anything to start, replace or stop, and with 0 if there is not.",
 )
 def command(  # noqa: PLR0913 - a parameter for each option
-    file: Path, profile: str | None, out: Path | None, *, as_json: bool, all_settings: bool, detailed_exitcode: bool
+    file: Path,
+    profile: str | None,
+    out: Path | None,
+    *,
+    as_json: bool,
+    verbose: bool,
+    all_settings: bool,
+    detailed_exitcode: bool,
 ) -> None:
     """
     Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.
@@ -49,11 +59,11 @@ def command(  # noqa: PLR0913 - a parameter for each option
     with environment_of(file, profile) as env, redirect_stdout(sys.stderr):
         plan = env.plan(None if run is None else run.services)
     if run is not None:
-        progress(f"compared with what process {run.pid} runs")
+        progress(f"process {run.pid} runs {file} already: this is what is different. `up` refuses a second copy")
     if as_json:
         write(plan.to_json())
     else:
-        show_plan(plan, all_settings=all_settings)
+        show_plan(plan, verbose=verbose, all_settings=all_settings)
     if out is not None:
         from sage_deploy_cli.runs.plan_file import save_plan
 

@@ -32,20 +32,22 @@ def command() -> None:
 @_JSON
 def list_plugins(*, as_json: bool) -> None:
     """List what the installed plugins offer, those that did not load with the reason, and those that are disabled."""
+    from sage_deploy_cli.machine.plugin_check import unknown_disabled
     from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
     from sage_plugins.plugins.registry import Registry
 
     registry = Registry.discover()
     entries = sorted(registry.entries().items())
     names = disabled_names()
-    disabled = [plugin for plugin, _ in installed() if plugin.name in names]
-    unknown = sorted(names - {plugin.name for plugin in disabled})
+    disabled = [plugin for plugin in installed() if plugin.name in names]
+    unknown = dict(unknown_disabled())
     if as_json:
         write_json(
             {
                 "plugins": [_offer(kind, entry) for (kind, _), entry in entries],
                 "failures": [{**_origin(failure.plugin), "reason": failure.reason} for failure in registry.failures],
                 "disabled": [_origin(plugin) for plugin in disabled],
+                "unknown_disabled": list(unknown),
             }
         )
     else:
@@ -58,8 +60,8 @@ def list_plugins(*, as_json: bool) -> None:
                 write(printable(f"! plugin {plugin.name!r} from {plugin.source} has an unknown hook, {hook!r}"))
         for plugin in disabled:
             write(printable(f"- plugin {plugin.name!r} from {plugin.source} is disabled"))
-        for name in unknown:
-            write(printable(f"! {DISABLED_VARIABLE} names {name!r}, but no plugin is called that"))
+        for name, fix in unknown.items():
+            write(printable(f"! {DISABLED_VARIABLE} names {name!r}, but no plugin is called that ({fix})"))
     if registry.failures:
         sys.exit(ExitCode.FAILED)
 
@@ -94,7 +96,7 @@ def check_installed(*, as_json: bool) -> None:
             write("\n".join(finding_lines(finding)))
         wrong = f"{len(report.findings)} to mend" if report.findings else "all in order"
         write(f"{report.plugins} plugins, {report.registrations} IDs: {wrong}")
-    if report.findings:
+    if any(finding.status == "failure" for finding in report.findings):
         sys.exit(ExitCode.FAILED)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from sage_deploy_cli.environment_of import FILE, PROFILE, environment_of
+from sage_deploy_cli.environment_of import FILE, PROFILE, environment_of, load
 from sage_deploy_cli.exit_codes import ExitCode
 from sage_deploy_cli.output import complain, duration, printable, progress, table, write, write_result
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_cli.runs.plan_file import SavedPlan
     from sage_plugins.environment.environment import Environment
+    from sage_plugins.errors import DeployError
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.values import Event
 
@@ -30,6 +31,8 @@ __all__ = ["command"]
 
 #: Seconds from one look at a watched file to the next.
 _LOOK_S: Final = 1.0
+#: The levels from which on logs can be shown.
+_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 #: Signals that end the command as Ctrl-C does: of whoever supervises it, and of a terminal that is closed.
 _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -54,7 +57,30 @@ _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") i
     help="Look at FILE every second, and apply it when it has changed and is no longer being written. Classes are not "
     "imported anew.",
 )
-def command(file: Path, profile: str | None, *, once: bool, wait: bool, watch: bool) -> None:
+@click.option(
+    "--another",
+    is_flag=True,
+    help="Start the services although another process of yours runs FILE: a second copy, beside the first.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="Show what services log from this level on.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show the whole plan, as `plan -v` does.")
+def command(  # noqa: PLR0913 - a parameter for each option
+    file: Path,
+    profile: str | None,
+    *,
+    once: bool,
+    wait: bool,
+    watch: bool,
+    another: bool,
+    log_level: str,
+    verbose: bool,
+) -> None:
     """
     Deploy the services of FILE and keep them running until interrupted.
 
@@ -64,6 +90,7 @@ def command(file: Path, profile: str | None, *, once: bool, wait: bool, watch: b
     if once and watch:
         raise click.UsageError("--once ends after the job: there is nothing to watch")
     # The library is imported in the functions that need it: `up --help` does without.
+    from sage_deploy_cli.log_lines import log_lines
     from sage_deploy_cli.runs.plan_file import read_plan
     from sage_deploy_cli.show_plan import show_plan
 
@@ -74,11 +101,18 @@ def command(file: Path, profile: str | None, *, once: bool, wait: bool, watch: b
         file, profile = saved.file, saved.profile
     # Before it is read: what is changed from then on, while services start for instance, is still to be applied.
     seen = _fingerprint(file) if watch else None
-    with _interrupted_by_signals(), environment_of(file, profile, on_event=_report) as env:
-        plan = env.plan() if saved is None else _planned(saved, env)
-        show_plan(plan)
+    if saved is None and not another:
+        _refuse_second(file)
+    with (
+        _interrupted_by_signals(),
+        log_lines(log_level),
+        environment_of(file, profile, on_event=_report) as env,
+    ):
+        plan = env.plan() if saved is None else _planned(saved, env, another=another)
+        show_plan(plan, verbose=verbose)
         _refuse_unplaced(plan)
-        _serve(env, plan, file, profile, once=once, wait=wait, seen=seen)
+        with _recorded(file, profile, env, another=another) as note:
+            _serve(env, plan, file, profile, note, once=once, wait=wait, seen=seen)
 
 
 @contextmanager
@@ -102,31 +136,62 @@ def _serve(  # noqa: PLR0913 - what the command was asked for
     plan: DeploymentPlan,
     file: Path,
     profile: str | None,
+    note: Note,
     *,
     once: bool,
     wait: bool,
     seen: tuple[int, ...] | None,
 ) -> None:
-    with _recorded(file, profile, env) as note:
-        _deploy(env, [service.name for service in plan.services], wait=wait)
-        note()
-        if once:
-            for service in plan.services:
-                _run_job(env, service.name)
-        else:
-            _run(env, file, profile, note, seen)
-        write()
-        write(_status_table(env))
-        progress("stopping ...")
+    names = [service.name for service in plan.services]
+    _deploy(env, names, wait=wait)
+    note()
+    if once:
+        if not [name for name in names if _run_job(env, name)]:
+            progress("no service has a method process() without arguments: --once has nothing to call")
+    else:
+        _say_who_can_call(env, names)
+        _run(env, file, profile, note, seen)
+    write()
+    write(_status_table(env))
+    progress("stopping ...")
 
 
-def _planned(saved: SavedPlan, env: Environment) -> DeploymentPlan:
+def _say_who_can_call(env: Environment, names: list[str]) -> None:
+    """Tell who has started services, and now wants to call them, what can."""
+    targets = {name: env.task(name).composition.target.registration for name in names}
+    here = [name for name in names if "reachable" not in targets[name].capabilities]
+    beyond = [name for name in names if name not in here]
+    if here:
+        progress(f"only services of this process can call {', '.join(here)}")
+    if beyond:
+        progress(f"services of other processes on the same cluster can call {', '.join(beyond)}, too")
+
+
+def _second(pid: int, file: Path) -> DeployError:
+    from sage_plugins.errors import DeployError
+
+    return DeployError(
+        f"process {pid} runs {file} already; stop it first, have it apply changes with --watch, or start a second copy "
+        "beside it with --another"
+    )
+
+
+def _refuse_second(file: Path) -> None:
+    """Before anything is read or imported, refuse a second copy of what another process of this user runs."""
+    from sage_deploy_cli.runs.run_record import find_run
+
+    run = find_run(file)
+    if run is not None:
+        raise _second(run.pid, file)
+
+
+def _planned(saved: SavedPlan, env: Environment, *, another: bool) -> DeploymentPlan:
     """The plan of what is configured now, if it is still the one that was saved."""
     from sage_deploy_cli.runs.plan_file import check_fresh
     from sage_deploy_cli.runs.run_record import find_run
     from sage_plugins.errors import DeployError
 
-    run = find_run(saved.file)
+    run = None if another else find_run(saved.file)
     plan = env.plan(None if run is None else run.services)
     check_fresh(saved, plan)
     if run is not None:
@@ -145,8 +210,13 @@ def _report(event: Event) -> None:
 
 
 @contextmanager
-def _recorded(file: Path, profile: str | None, env: Environment) -> Iterator[Note]:
-    """Note for plans made beside this process what it runs; services run all the same if that cannot be noted."""
+def _recorded(file: Path, profile: str | None, env: Environment, *, another: bool) -> Iterator[Note]:
+    """
+    Note for plans made beside this process what it runs; services run all the same if that cannot be noted.
+
+    Raises:
+        DeployError: Another process runs the file, and no second copy is wanted.
+    """
     from sage_deploy_cli.runs.run_record import RunRecord, find_run
 
     try:
@@ -156,6 +226,8 @@ def _recorded(file: Path, profile: str | None, env: Environment) -> Iterator[Not
         record = None
     else:
         run = find_run(file) if record is None else None
+        if run is not None and not another:  # it was started a moment ago
+            raise _second(run.pid, file)
         if run is not None:
             progress(f"process {run.pid} runs {file} already; its services stay as they are, these run beside them")
 
@@ -256,7 +328,7 @@ def _apply(env: Environment, file: Path, profile: str | None) -> None:
 
     progress(f"{file} has changed")
     try:
-        env.load_service_deployment_config(file, profile=profile)
+        load(env, file, profile)
         plan = env.plan()
         show_plan(plan)
         _refuse_unplaced(plan)
@@ -268,15 +340,20 @@ def _apply(env: Environment, file: Path, profile: str | None) -> None:
         progress("applied" if plan.has_changes else "nothing to do")
 
 
-def _run_job(env: Environment, name: str) -> None:
-    """Call `process()` of a service that serves it and needs no argument; of a generator, read all items."""
+def _run_job(env: Environment, name: str) -> bool:
+    """
+    Call `process()` of a service that serves it and needs no argument; of a generator, read all items.
+
+    Returns:
+        Whether it serves it.
+    """
     from sage_plugins.service.methods import needs_no_argument
     from sage_plugins.values import MethodKind
 
     composition = env.task(name).composition
     kind = {method.name: method.kind for method in composition.methods}.get("process")
     if kind is None or not needs_no_argument(composition.factory.service_class, "process"):
-        return
+        return False
     progress(f"{name}.process() ...")
     started = monotonic()
     if kind in {MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR}:
@@ -288,6 +365,7 @@ def _run_job(env: Environment, name: str) -> None:
     if answer is not None:
         write()
         write_result(answer)
+    return True
 
 
 def _status_table(env: Environment) -> str:

@@ -104,7 +104,7 @@ def _plugins() -> Iterator[Finding]:
 
     report = check_plugins()
     for finding in report.findings:
-        yield Finding("plugins", "failure", f"{finding.name}: {finding.found}", finding.fix)
+        yield Finding("plugins", finding.status, f"{finding.name}: {finding.found}", finding.fix)
     if not report.findings:
         yield Finding("plugins", "ok", f"{report.plugins} plugins with {report.registrations} IDs keep the contract")
 

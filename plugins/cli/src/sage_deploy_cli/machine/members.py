@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins import interfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
-__all__ = ["INTERFACES", "OPTIONAL", "faults_of"]
+__all__ = ["faults_of", "interfaces_of"]
 
 #: The interface of what each kind of registration creates.
-INTERFACES: Mapping[str, type] = {
+_INTERFACES: Mapping[str, type] = {
     "target": interfaces.Target,
     "threading strategy": interfaces.Strategy,
     "load balancer": interfaces.Balancer,
@@ -24,9 +24,23 @@ INTERFACES: Mapping[str, type] = {
 }
 
 #: The interface that an object has besides if its registration declares the capability.
-OPTIONAL: Mapping[str, Mapping[str, type]] = {
+_OPTIONAL: Mapping[str, Mapping[str, type]] = {
     "load balancer": {"names_key": interfaces.KeyedBalancer, "observes": interfaces.ObservingBalancer},
+    "monitor": {"merges_counts": interfaces.SnapshotMerger, "watches_service": interfaces.ServiceWatcher},
 }
+
+#: Those of them that the core also uses if their members are there and the capability is not declared.
+_LOOKED_FOR: Collection[type] = (interfaces.SnapshotMerger, interfaces.ServiceWatcher)
+
+
+def interfaces_of(created: object, kind: str, capabilities: Collection[str]) -> list[type]:
+    """The protocols by which the core uses *created*, from a registration of that *kind* with these *capabilities*."""
+    optional = [
+        each
+        for capability, each in _OPTIONAL.get(kind, {}).items()
+        if capability in capabilities or (each in _LOOKED_FOR and isinstance(created, each))
+    ]
+    return [_INTERFACES[kind], *optional]
 
 
 def faults_of(created: object, interface: type) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_deploy_cli.machine.members import INTERFACES, OPTIONAL, faults_of
+from sage_deploy_cli.machine.members import faults_of, interfaces_of
 from sage_deploy_cli.machine.plugin_imports import heavy_imports
 from sage_plugins import hookspecs
 from sage_plugins.config.service_config import ServiceDeploymentConfig
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sage_plugins.plugins.discovery import Plugin
     from sage_plugins.values import Registration
 
-__all__ = ["Inspection", "PluginReport", "check_plugins"]
+__all__ = ["Inspection", "PluginReport", "check_plugins", "unknown_disabled"]
 
 #: Stands for options of which some must be given.
 _REQUIRED: Final = object()
@@ -52,7 +52,7 @@ class PluginReport:
     Attributes:
         plugins: How many plugins were looked at.
         registrations: How many IDs they offer.
-        findings: What is wrong, by plugin; empty if they all keep the contract.
+        findings: What is wrong, by plugin; empty if they all keep the contract. Warnings are about the surroundings.
     """
 
     plugins: int
@@ -69,11 +69,11 @@ def check_plugins() -> PluginReport:
     findings: list[Finding] = []
     plugins: list[Plugin] = []
     offers: dict[tuple[str, str], list[Plugin]] = defaultdict(list)
-    for plugin, point in installed():
+    for plugin in installed():
         if plugin.name in disabled_names():
             continue
         plugins.append(plugin)
-        loaded = _load(plugin, point.load)
+        loaded = _load(plugin)
         if isinstance(loaded, Finding):
             findings.append(loaded)
             continue
@@ -81,15 +81,16 @@ def check_plugins() -> PluginReport:
         for (kind, id), entry in loaded.entries().items():
             offers[kind, id].append(plugin)
             findings += Inspection(plugin.source, kind, entry.registration).findings()
+    findings += _unknown_names()
     findings += _conflicts(offers)
     findings += _heavy(plugins)
     return PluginReport(len(plugins), sum(map(len, offers.values())), tuple(findings))
 
 
-def _load(plugin: Plugin, load: Callable[[], Any]) -> Registry | Finding:
+def _load(plugin: Plugin) -> Registry | Finding:
     """A registry of this plugin alone, or why there is none."""
     try:
-        registry = Registry([(plugin, load())])
+        registry = Registry([(plugin, plugin.load())])
     except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's module may do anything
         return _unloaded(plugin, error)
     return _unloaded(plugin, registry.failures[0].error) if registry.failures else registry
@@ -109,6 +110,20 @@ def _unknown_hooks(plugin: Plugin) -> Iterator[Finding]:
         near = did_you_mean(hook, known)
         fix = f"did you mean {near!r}?" if near else "a newer sage-deploy may know it"
         yield Finding(plugin.source, "failure", f"plugin '{plugin.name}' has the hook {hook!r}, which is unknown", fix)
+
+
+def unknown_disabled() -> Iterator[tuple[str, str]]:
+    """The names of no plugin that `SAGE_DEPLOY_DISABLED_PLUGINS` has, each with what to do about it."""
+    names = [plugin.name for plugin in installed()]
+    for name in sorted(disabled_names().difference(names)):
+        near = did_you_mean(name, names)
+        yield name, f"did you mean {near!r}?" if near else f"name one of {', '.join(sorted(set(names)))}"
+
+
+def _unknown_names() -> Iterator[Finding]:
+    """What disables nothing."""
+    for name, fix in unknown_disabled():
+        yield Finding(DISABLED_VARIABLE, "warning", f"names {name!r}, but no plugin is called that", fix)
 
 
 def _conflicts(offers: Mapping[tuple[str, str], Sequence[Plugin]]) -> Iterator[Finding]:
@@ -219,11 +234,8 @@ class Inspection:
         except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
             yield self._wrong(f"create raises with default options: {line_of(error)}", "have it work without options")
             return
-        declared = OPTIONAL.get(self._kind, {})
-        wanted = [declared[each] for each in declared if each in self._registration.capabilities]
-        faults = dict.fromkeys(
-            fault for each in (INTERFACES[self._kind], *wanted) for fault in faults_of(created, each)
-        )
+        wanted = interfaces_of(created, self._kind, self._registration.capabilities)
+        faults = dict.fromkeys(fault for each in wanted for fault in faults_of(created, each))
         for fault in faults:
             yield self._wrong(f"what it creates {fault}", "see the interface in docs/hooks.md")
 

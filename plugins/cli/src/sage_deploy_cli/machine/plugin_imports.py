@@ -49,10 +49,10 @@ def heavy_imports(names: Iterable[str]) -> list[str] | None:
 def _main(request: str) -> None:
     wanted = json.loads(request)
     sys.path[:] = wanted["path"]
-    for plugin, point in installed():
+    for plugin in installed():
         if plugin.name in wanted["names"]:
             with contextlib.suppress(Exception, SystemExit):  # why it does not load is said elsewhere
-                Registry([(plugin, point.load())])
+                Registry([(plugin, plugin.load())])
     print(json.dumps(sorted(HEAVY & sys.modules.keys())))  # noqa: T201 - the answer to the process that asks
 
 

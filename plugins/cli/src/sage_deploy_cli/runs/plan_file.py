@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_deploy_cli.runs.whole_file import write_whole
-from sage_deploy_files.reading.bounded_file import UnreadableError, read_bounded
+from sage_deploy_files.bounded_file import UnreadableError, read_bounded
 from sage_deploy_files.reading.problems import LISTED, FileProblem
 from sage_plugins.errors import ConfigError, PlanError
 

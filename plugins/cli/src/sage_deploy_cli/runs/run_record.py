@@ -7,6 +7,7 @@ which the operating system lets go however the process ends. Who finds the lock 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_deploy_cli.runs.whole_file import write_whole
+from sage_deploy_files.bounded_file import UnreadableError, is_own, read_bounded
 
 try:
     import fcntl
@@ -32,6 +34,8 @@ __all__ = ["Run", "RunRecord", "find_run"]
 
 #: Version of what is noted; notes of other versions are not understood.
 _VERSION: Final = 1
+#: Larger notes are not read: a service takes a few KB.
+_MAX_BYTES: Final = 64 * 1024 * 1024
 #: Seconds between tries to take a lock: somebody who only looks whether it is taken holds it for a moment.
 _PAUSES: Final = (0.01, 0.02, 0.05, 0.0)
 
@@ -105,11 +109,9 @@ class RunRecord:
             return None
         place = _place(file)
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = place.parent.stat()
-        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        if not is_own(place.parent.stat()):
             raise PermissionError(f"{place.parent} can be written by others; make it your own: chmod 700")
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(place.with_suffix(".lock"), flags, 0o600)
+        descriptor = _open_lock(place, os.O_CREAT)
         for pause in _PAUSES:
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +142,7 @@ class RunRecord:
             "profile": self._profile,
             "services": services,
         }
-        write_whole(self._place.with_suffix(".json"), json.dumps(content), private=True)
+        write_whole(self._place.with_suffix(".json"), json.dumps(content), private=True, follow_link=False)
 
     def close(self) -> None:
         """Note nothing any more. Idempotent."""
@@ -156,7 +158,7 @@ def find_run(file: Path) -> Run | None:
         return None
     try:
         place = _place(file)
-        descriptor = os.open(place.with_suffix(".lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _open_lock(place)
     except (OSError, ValueError):  # nobody can have noted anything, or the path is none: reading the file says why
         return None
     try:
@@ -168,9 +170,34 @@ def find_run(file: Path) -> Run | None:
     finally:
         os.close(descriptor)
     try:
-        content = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
-        if content["version"] != _VERSION:
-            return None
-        return Run(content["pid"], content["file"], content["profile"], content["services"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _run(json.loads(read_bounded(place.with_suffix(".json"), _MAX_BYTES, own=True)))
+    except (UnreadableError, ValueError, RecursionError):  # cut off, if it is too long
         return None
+
+
+def _open_lock(place: Path, more: int = 0) -> int:
+    """
+    Open the file whose lock is held while a file's services run.
+
+    Raises:
+        OSError: It cannot be opened, or is not this user's regular file.
+    """
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | more
+    descriptor = os.open(place.with_suffix(".lock"), flags, 0o600)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or not is_own(found):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "the lock is not a regular file of the user's own")
+    return descriptor
+
+
+def _run(content: object) -> Run | None:
+    """What a process has noted, or None if that has another shape."""
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
+        return None
+    pid, file, profile, services = (content.get(name) for name in ("pid", "file", "profile", "services"))
+    if not (isinstance(pid, int) and isinstance(file, str) and isinstance(profile, (str, type(None)))):
+        return None
+    if not isinstance(services, dict) or not all(isinstance(each, dict) for each in services.values()):
+        return None
+    return Run(pid, file, profile, services)

@@ -9,20 +9,22 @@ from pathlib import Path
 __all__ = ["write_whole"]
 
 
-def write_whole(path: Path, text: str, *, private: bool = False) -> None:
+def write_whole(path: Path, text: str, *, private: bool = False, follow_link: bool = True) -> None:
     """
     Write *text* to a file, in UTF-8; what was there is replaced in one step.
 
     Args:
-        path: The file. If it is a link, what it points to is replaced.
+        path: The file.
         text: Its contents.
         private: Whether only its owner may read it; else the process's umask decides.
+        follow_link: Whether, if the file is a link, what it points to is replaced; else the link is.
 
     Raises:
         OSError: It cannot be written, or is no regular file.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():  # a device must not be replaced, which is what root could do
+    if follow_link:
+        path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_symlink() and not path.is_file():  # root could replace a device
         raise OSError(errno.EINVAL, "is not a regular file")
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)  # of a process that had this number and was killed

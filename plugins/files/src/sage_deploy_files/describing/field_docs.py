@@ -201,7 +201,7 @@ def _file(method: str) -> FieldDoc:
             ),
             FieldDoc(
                 "profiles",
-                "By name, defaults and services that stand in for what an entry leaves out; --profile chooses one.",
+                "By name, defaults and services that are different in one place of use; --profile chooses one.",
                 snippet={
                     **_under(_ENTRY, {"class": _CLASS}),
                     "profiles": {_PROFILE: {"defaults": deployment}},

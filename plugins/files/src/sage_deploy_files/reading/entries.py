@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from sage_deploy_files.reading.layers import Layer, find_place, origin_of
+from sage_deploy_files.reading.mistakes import concerns, without_mistakes
 from sage_deploy_files.reading.problems import (
     FileProblem,
     Position,
@@ -15,7 +17,8 @@ from sage_deploy_files.reading.problems import (
     placed,
 )
 from sage_plugins.config.origins import DEFAULT
-from sage_plugins.config.service_config import ServiceDeploymentConfig
+from sage_plugins.config.secrets import masked
+from sage_plugins.config.service_config import ServiceDeploymentConfig, plain
 
 if TYPE_CHECKING:
     from sage_deploy_files.reading.layers import Place
@@ -28,6 +31,10 @@ __all__ = ["DeploymentFile", "ServiceEntry", "file_problem"]
 
 #: Problems that are about a key, not about its value.
 ABOUT_KEYS: Final = frozenset({"E101", "E104", "E107", "E505", "E704"})
+
+
+def _repr_masked(values: Mapping[str, Any]) -> str:
+    return repr(masked(plain(values)))
 
 
 @attrs.frozen
@@ -46,16 +53,22 @@ class ServiceEntry:
         path: The file, as it was named by the caller.
         at: Where the file names the service.
         layers: The parts of the file that say something about the service, the highest first.
+        bad: The paths of values that are wrong; a file that `read` gives has none.
     """
 
     name: str
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = attrs.field(repr=_repr_masked)
     class_path: str | None
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    args: tuple[Any, ...] = attrs.field(repr=False)  # nothing names them, so any may be a secret
+    kwargs: Mapping[str, Any] = attrs.field(repr=_repr_masked)
     path: str = attrs.field(eq=False, repr=False)
     at: Position = attrs.field(eq=False, repr=False)
     layers: tuple[Layer, ...] = attrs.field(eq=False, repr=False)
+    bad: frozenset[str] = attrs.field(default=frozenset(), eq=False, repr=False)
+
+    @cached_property
+    def _sound(self) -> tuple[Mapping[str, Any], frozenset[str]]:
+        return without_mistakes(self.values, self.bad) if self.bad else (self.values, self.bad)
 
     @property
     def section(self) -> str:
@@ -72,8 +85,8 @@ class ServiceEntry:
         return origin_of(self.layers, path, self.path) or DEFAULT
 
     def config(self) -> ServiceDeploymentConfig:
-        """The configuration that the file gives to the service."""
-        return ServiceDeploymentConfig(**self.values)
+        """The configuration that the file gives to the service; what it sets wrongly has its default."""
+        return ServiceDeploymentConfig(**self._sound[0])
 
     def load_class(self) -> tuple[type | None, list[Problem]]:
         """
@@ -84,8 +97,13 @@ class ServiceEntry:
         return load_class(self)
 
     def placed(self, problems: Sequence[Problem]) -> list[FileProblem]:
-        """Give the problems of the service their places, and put them in the order of the file."""
-        return in_order(file_problem(self, problem) for problem in problems)
+        """
+        Give the problems of the service their places, and put them in the order of the file.
+
+        Problems of what the file sets wrongly are left out: they are known, or come from the default in its place.
+        """
+        unknown = self._sound[1]
+        return in_order(file_problem(self, problem) for problem in problems if not concerns(problem, unknown))
 
 
 @attrs.frozen
@@ -99,15 +117,15 @@ class DeploymentFile:
         path: The file, as it was named by the caller.
         services: The services by name, in the order of the file.
         options: The options of plugins for the whole environment, by plugin ID; the plugins check them.
-        warnings: What is doubtful, but not wrong.
+        problems: Everything found wrong or doubtful, errors first; a file that `read` gives has no errors.
         profile: Name of the profile that was chosen, or None.
         layer: Where the values under `options` stand.
     """
 
     path: str = attrs.field(eq=False)
     services: Mapping[str, ServiceEntry]
-    options: Mapping[str, Mapping[str, Any]]
-    warnings: tuple[FileProblem, ...] = attrs.field(eq=False)
+    options: Mapping[str, Mapping[str, Any]] = attrs.field(repr=_repr_masked)
+    problems: tuple[FileProblem, ...] = attrs.field(eq=False)
     profile: str | None = attrs.field(eq=False)
     layer: Layer = attrs.field(eq=False, repr=False)
 

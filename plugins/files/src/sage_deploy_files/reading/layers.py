@@ -1,5 +1,5 @@
 """
-What the parts of a file say about one service, and what comes of it: its entry over a profile over the defaults.
+What the parts of a file say about one service, and what comes of it: a profile over the entry over the defaults.
 
 Mappings are merged key by key, everything else is taken as a whole. Places are looked up when somebody asks, because
 defaults are shared by all services of a file and may be large.
@@ -53,7 +53,8 @@ class Layer:
         profile: Name of the profile that it belongs to, or "".
         values: The fields that it sets, by name, and `class` and `init`.
         places: Place of each value, by its path.
-        bad: The fields that it sets wrongly; they are not among the values.
+        bad: The fields that it sets wrongly, `class` and `init`, which are not among the values; `methods.get` or
+            `options.pool` for an empty mapping that stands in for a wrong one.
     """
 
     source: Literal["file", "profile", "defaults"] = "file"

@@ -65,6 +65,7 @@ class Node:
         height: Lists and mappings in each other, itself included: 0 for a scalar, 1 for a list of scalars.
         variables: Names of the variables of the environment from which a scalar comes, in the order of their first use;
             also of those that are not set, whose default was taken.
+        lacks: Whether something in it is left out because it is wrong.
     """
 
     kind: Literal["scalar", "list", "mapping"]
@@ -77,6 +78,7 @@ class Node:
     size: int = 1
     height: int = 0
     variables: tuple[str, ...] = ()
+    lacks: bool = False
 
 
 @attrs.define(eq=False)
@@ -367,6 +369,8 @@ class _Builder:
 
     def _place_dropped(self) -> None:
         """Go on behind something that is left out of the tree."""
+        if self._open:
+            self._open[-1].node.lacks = True
         if self._open and self._open[-1].node.kind == "mapping":
             self._open[-1].key = _DROPPED if self._open[-1].key is None else None
 
@@ -389,6 +393,7 @@ def _enter(mapping: Node, key: str, node: Node) -> None:
 def _grow(parent: Node, child: Node) -> None:
     parent.size += child.size
     parent.height = max(parent.height, child.height + 1)
+    parent.lacks = parent.lacks or child.lacks
 
 
 def _merge(mapping: Node, source: Node) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_deploy_files.reading.bounded_file import UnreadableError, read_bounded
+from sage_deploy_files.bounded_file import UnreadableError, read_bounded
 from sage_deploy_files.reading.layers import Budget, Layer, TooMuchError, merged, walk
+from sage_deploy_files.reading.mistakes import without_wrong_parts, wrong_fields
 from sage_deploy_files.reading.nodes import MAX_BYTES, read_nodes
 from sage_deploy_files.reading.problems import (
     LISTED,
@@ -24,9 +24,9 @@ from sage_deploy_files.reading.problems import (
     shown_from,
 )
 from sage_plugins.config.cross_rules import cross_problems
-from sage_plugins.config.field_checks import known_keys, shown, unknown_key
-from sage_plugins.config.service_config import GROUPS, field_problems, fields, group_of, plain
-from sage_plugins.config.units import without_units
+from sage_plugins.config.entries import misplaced_key, name_problem
+from sage_plugins.config.field_checks import shown, unknown_key
+from sage_plugins.config.service_config import GROUPS, completed, field_problems, fields, plain, read_value
 from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Problem
 
@@ -38,9 +38,8 @@ if TYPE_CHECKING:
 
 from sage_deploy_files.reading.entries import ABOUT_KEYS, DeploymentFile, ServiceEntry, file_problem
 
-__all__ = ["FileProblem", "Position", "YamlReader", "read"]
+__all__ = ["FileProblem", "Position", "YamlReader", "examine", "read"]
 
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _TOP: Final = ("version", "services", "options", "defaults", "profiles")
 _PROFILE: Final = ("defaults", "services")
 _INIT: Final = ("args", "kwargs")
@@ -59,14 +58,24 @@ def read(path: str | os.PathLike[str], *, profile: str | None = None) -> Deploym
 
     Args:
         path: The file.
-        profile: Name of a profile of the file, whose values stand in where a service's own entry has none; the file's
-            `defaults` stand in for what is left. Mappings are merged key by key.
+        profile: Name of a profile of the file, whose values beat those of a service's own entry; the entry beats the
+            `defaults` of the profile, and these beat those of the file. Mappings are merged key by key.
 
     Raises:
         ConfigError: The file cannot be read or is not valid. `problems` has every `FileProblem`, errors first; the
             message has a line for each of the first 20.
     """
-    return _Reader(os.fsdecode(path), profile).read()
+    file = examine(path, profile=profile)
+    if any(problem.severity == "error" for problem in file.problems):
+        refuse(file.path, file.problems)
+    return file
+
+
+def examine(path: str | os.PathLike[str], *, profile: str | None = None) -> DeploymentFile:
+    """As `read`, but errors are only listed: what they are about is left out of what the file says."""
+    reader = _Reader(os.fsdecode(path), profile)
+    file = reader.read()
+    return attrs.evolve(file, problems=tuple(in_order(reader.problems)))
 
 
 class YamlReader:
@@ -76,6 +85,10 @@ class YamlReader:
         """As `read`."""
         return read(path, profile=profile)
 
+    def examine(self, path: str | os.PathLike[str], *, profile: str | None = None) -> DeploymentFile:
+        """As `examine`."""
+        return examine(path, profile=profile)
+
 
 class _Reader:
     """Reads one file once; problems are collected, and end the reading only where there is nothing left to read."""
@@ -83,7 +96,7 @@ class _Reader:
     def __init__(self, path: str, profile: str | None) -> None:
         self._path = path
         self._wanted = profile
-        self._problems: list[FileProblem] = []
+        self.problems: list[FileProblem] = []
         self._budget = Budget()
 
     def read(self) -> DeploymentFile:
@@ -91,17 +104,12 @@ class _Reader:
             data = read_bounded(self._path, MAX_BYTES)
         except UnreadableError as error:
             self._add("E109", Position(1, 1), "", "", str(error), "check the path, and that the file may be read")
-            self._refuse()
+            return self._file(None)
         root, flaws = read_nodes(data, os.environ)
         for flaw in flaws:
             problem = Problem(flaw.id, "", flaw.message, flaw.fix)
-            self._problems.append(placed(problem, self._path, Position(flaw.line, flaw.column)))
-        if root is None:
-            self._refuse()
-        file = self._file(root)
-        if any(problem.severity == "error" for problem in self._problems):
-            self._refuse()
-        return attrs.evolve(file, warnings=tuple(in_order(self._problems)))
+            self.problems.append(placed(problem, self._path, Position(flaw.line, flaw.column)))
+        return self._file(root)
 
     # Reporting.
 
@@ -114,26 +122,25 @@ class _Reader:
         message: str,
         fix: str = "",
     ) -> None:
-        self._problems.append(placed(Problem(id, key, message, fix), self._path, at, section))
+        self.problems.append(placed(Problem(id, key, message, fix), self._path, at, section))
 
     def _unknown(self, at: Position, section: str, name: str, candidates: Iterable[str]) -> None:
         problem = unknown_key(name, name, candidates, suggest=self._suggest())
-        self._problems.append(placed(problem, self._path, at, section))
+        self.problems.append(placed(problem, self._path, at, section))
 
     def _suggest(self) -> bool:
         # Nobody sees more, and a file may have thousands of unknown keys.
-        return len(self._problems) < LISTED
-
-    def _refuse(self) -> NoReturn:
-        refuse(self._path, self._problems)
+        return len(self.problems) < LISTED
 
     # The file's parts.
 
-    def _file(self, root: Node) -> DeploymentFile:
+    def _file(self, root: Node | None) -> DeploymentFile:
         services: dict[str, ServiceEntry] = {}
         options: Mapping[str, Mapping[str, Any]] = {}
         layer = Layer()
-        if root.kind != "mapping":
+        if root is None:
+            pass  # nothing could be read, and that is said already
+        elif root.kind != "mapping":
             found = "nothing but null" if root.value is None else _shown(root)
             self._add(
                 "E102", _position(root), "", "", f"the file must be a mapping, got {found}", "start with services:"
@@ -148,7 +155,7 @@ class _Reader:
             path=self._path,
             services=MappingProxyType(services),
             options=MappingProxyType(dict(options)),
-            warnings=(),
+            problems=(),
             profile=self._wanted,
             layer=layer,
         )
@@ -182,13 +189,16 @@ class _Reader:
         if node is None:
             return {}
         walk(node, "options", Position(*root.keys["options"]), layer.places)
-        return node.value if self._check("options", node.value, node, "", layer.places) else {}
+        found = self._check("options", node.value, field_problems("options", node.value), node, "", layer.places)
+        return {} if found else node.value
 
     def _defaults(self, parent: Node, section: str, layer: Layer) -> Layer:
         node = parent.entries.get("defaults")
         path = f"{section}.defaults" if section else "defaults"
         if node is not None and self._mapping(node, "", path):
             self._fill(layer, node, path)
+        elif path.rpartition(".")[2] in parent.keys:
+            layer.bad.update(fields())
         return layer
 
     def _profiles(self, root: Node) -> tuple[Layer, dict[str, Layer]]:
@@ -226,9 +236,12 @@ class _Reader:
                     near = did_you_mean(name, known) if self._suggest() else None
                     fix = f"did you mean {near!r}?" if near else "a profile changes services, it does not add any"
                     self._add("E101", at, f"{section}.services", name, f"there is no service {shown(name)}", fix)
-                elif self._mapping(child, f"{section}.services", name):
+                else:
                     layers[name] = Layer("profile", profile)
-                    self._fill(layers[name], child, f"{section}.services.{name}")
+                    if self._mapping(child, f"{section}.services", name):
+                        self._fill(layers[name], child, f"{section}.services.{name}")
+                    else:
+                        layers[name].bad.update(fields())
         return self._defaults(node, section, Layer("defaults", profile)), layers
 
     def _services(
@@ -242,11 +255,11 @@ class _Reader:
         if not self._mapping(node, "", "services"):
             return {}
         entries: dict[str, ServiceEntry] = {}
-        known, errors = len(self._problems), 0
+        known, errors = len(self.problems), 0
         for name, child in node.entries.items():
             section, at = f"services.{name}", Position(*node.keys[name])
-            errors += sum(problem.severity == "error" for problem in self._problems[known:])
-            known = len(self._problems)
+            errors += sum(problem.severity == "error" for problem in self.problems[known:])
+            known = len(self.problems)
             if errors >= MOST_ERRORS:
                 message = f"not checked: the services before it have {errors} errors"
                 self._add("E108", at, section, "", message, "correct the others first")
@@ -259,7 +272,7 @@ class _Reader:
                 if not self._mapping(child, "", section):
                     continue
                 self._fill(layer, child, section)
-            layers = (layer, profile_services.get(name), profile_defaults, base)
+            layers = (profile_services.get(name), layer, profile_defaults, base)
             try:
                 entries[name] = self._entry(name, at, tuple(each for each in layers if each is not None))
             except TooMuchError:
@@ -282,23 +295,24 @@ class _Reader:
             at=at,
             layers=layers,
         )
-        bad = {field for layer in layers for field in layer.bad}
-        whole = {field: info.default for field, info in fields().items()} | values
-        good = {field: value for field, value in whole.items() if field not in bad}
-        self._problems += [file_problem(entry, problem) for problem in cross_problems(good)]
-        return entry
+        bad = {path for layer in layers for path in layer.bad}
+        good = completed({field: value for field, value in values.items() if field not in bad}, bad)
+        found = cross_problems(good)
+        self.problems += [file_problem(entry, problem) for problem in found]
+        bad |= wrong_fields(found)
+        return attrs.evolve(entry, bad=frozenset(bad)) if bad else entry
 
     def _name(self, kind: str, name: str, at: Position, section: str) -> bool:
-        if _NAME.fullmatch(name):
-            return True
-        fix = "use a letter, then at most 62 letters, digits, '_' and '-'"
-        self._add("E103", at, section.partition(".")[0], "", f"{shown(name)} is not the name of a {kind}", fix)
-        return False
+        problem = name_problem(kind, name)
+        if problem is not None:
+            self.problems.append(placed(problem, self._path, at, section.partition(".")[0]))
+        return problem is None
 
     # One mapping with a service's configuration.
 
     def _fill(self, layer: Layer, node: Node, section: str) -> None:
         own = () if layer.source == "defaults" else _OWN
+        layer.bad.update(_left_out(node, None))
         for name, child in node.entries.items():
             key_at = Position(*node.keys[name])
             if name in fields():
@@ -306,46 +320,40 @@ class _Reader:
             elif name in GROUPS:
                 if self._mapping(child, section, name):
                     self._group(layer, section, name, child)
+                else:
+                    layer.bad.update(_in_group(name))
             elif name in own:
                 walk(child, name, key_at, layer.places)
+                known = len(self.problems)
                 value = self._class(child, section) if name == "class" else self._init(child, section)
                 if value is not None:
                     layer.values[name] = value
+                if len(self.problems) > known or child.lacks:
+                    layer.bad.add(name)
             elif name in _OWN:
                 message, fix = "belongs to the entry of a service, not to defaults", "move it to services"
                 self._add("E101", key_at, section, name, message, fix)
             else:
-                self._unknown_in_entry(key_at, section, name, own)
+                self._key(layer, key_at, section, name, None, own)
 
-    def _unknown_in_entry(self, at: Position, section: str, name: str, own: Sequence[str]) -> None:
-        near = did_you_mean(name, [*own, *GROUPS, *fields()]) if self._suggest() else None
-        fix = f"did you mean {near!r}?" if near else f"keys: {', '.join([*own, *GROUPS])}, and all fields"
-        self._add("E101", at, section, name, f"unknown key {shown(name)}", fix)
+    def _key(  # noqa: PLR0913, PLR0917 - a key, and where it stands
+        self, layer: Layer, at: Position, section: str, name: str, group: str | None, own: Sequence[str]
+    ) -> bool:
+        """Report a key that does not belong where it stands; True if it does."""
+        suggest = self._suggest()
+        problem = misplaced_key(name, group, own, suggest=suggest)
+        if problem is None:
+            return True
+        layer.bad.update(_meant(name, group, own, suggest=suggest))
+        self.problems.append(placed(problem, self._path, at, section))
+        return False
 
     def _group(self, layer: Layer, section: str, group: str, node: Node) -> None:
+        layer.bad.update(_left_out(node, group))
         for name, child in node.entries.items():
             key_at = Position(*node.keys[name])
-            if name in GROUPS or name in _OWN:
-                message = f"belongs {_home_words(None)}, not to {group}"
-                self._add("E101", key_at, section, f"{group}.{name}", message, f"move it {_home_words(None)}")
-            elif name not in fields():
-                self._unknown_in_group(key_at, section, group, name)
-            elif (home := group_of(name)) != group:
-                message = f"belongs {_home_words(home)}, not to {group}"
-                self._add("E101", key_at, section, f"{group}.{name}", message, f"move it {_home_words(home)}")
-            else:
+            if self._key(layer, key_at, section, name, group, _OWN):
                 self._take(layer, section, name, key_at, child)
-
-    def _unknown_in_group(self, at: Position, section: str, group: str, name: str) -> None:
-        inside = [field for field, info in fields().items() if info.group == group]
-        key = f"{group}.{name}"
-        near = did_you_mean(name, inside) if self._suggest() else None
-        fix = f"did you mean {near!r}?" if near else ""
-        if not near and self._suggest():
-            near = did_you_mean(name, fields())
-            home = f"did you mean {near!r}, which belongs {_home_words(group_of(near))}?" if near else ""
-            fix = home or known_keys(inside)
-        self._add("E101", at, section, key, f"unknown key {shown(name)}", fix)
 
     def _take(self, layer: Layer, section: str, name: str, key_at: Position, node: Node) -> None:
         if name in layer.places:
@@ -355,32 +363,34 @@ class _Reader:
             self._add("E104", second, section, name, message, "remove one of them")
             return
         walk(node, name, key_at, layer.places)
-        value, problems = without_units(fields()[name], name, node.value)
-        if self._check(name, value, node, section, layer.places, problems):
-            layer.values[name] = value
-        else:
+        value, problems = read_value(name, node.value)
+        found = self._check(name, value, problems, node, section, layer.places)
+        if found and name in {"methods", "options"}:
+            value, wrong = without_wrong_parts(name, value, found)
+            layer.bad |= wrong
+        elif found or node.lacks:
             layer.bad.add(name)
+        if name not in layer.bad or not found:
+            layer.values[name] = value
 
     def _check(  # noqa: PLR0913, PLR0917 - a value, and all that is known about it
         self,
         name: str,
         value: Any,
+        problems: Sequence[Problem],
         node: Node,
         section: str,
         places: Mapping[str, Place],
-        problems: Sequence[Problem] = (),
-    ) -> bool:
-        """Report what is wrong with one field's value, each problem at its place; *problems*: what is known already."""
-        known = {problem.key for problem in problems}
-        found = [*problems, *(problem for problem in field_problems(name, value) if problem.key not in known)]
-        for problem in found:
+    ) -> Sequence[Problem]:
+        """Report what is wrong with one field's value, each problem at its place; gives *problems*."""
+        for problem in problems:
             place = places.get(problem.key, places[name])
             about_key = problem.id in ABOUT_KEYS or _names_method(problem, value)
             at = place.key if about_key else place.value
             path = problem.key.split(".")[1:]
             written = as_written(problem, _below(value, path), _below(node.value, path), place.variables)
-            self._problems.append(placed(written, self._path, at, section))
-        return not found
+            self.problems.append(placed(written, self._path, at, section))
+        return problems
 
     def _class(self, node: Node, section: str) -> str | None:
         text = node.value
@@ -401,7 +411,7 @@ class _Reader:
         for name, child in node.entries.items():
             if name not in _INIT:
                 problem = unknown_key(f"init.{name}", name, _INIT, suggest=self._suggest())
-                self._problems.append(placed(problem, self._path, Position(*node.keys[name]), section))
+                self.problems.append(placed(problem, self._path, Position(*node.keys[name]), section))
             elif name == "kwargs":
                 if self._mapping(child, section, "init.kwargs"):
                     good[name] = child.value
@@ -413,8 +423,28 @@ class _Reader:
         return good
 
 
-def _home_words(group: str | None) -> str:
-    return "to the service's own level" if group is None else f"to {group}"
+def _in_group(group: str | None) -> set[str]:
+    return {name for name, info in fields().items() if info.group == group}
+
+
+def _left_out(node: Node, group: str | None) -> set[str]:
+    """The fields of a mapping whose values are no part of the tree, because they are wrong as YAML."""
+    keys = [name for name in node.keys if name not in node.entries]
+    groups = {field for name in keys if group is None and name in GROUPS for field in _in_group(name)}
+    return groups.union(name for name in keys if name in fields() or name in _OWN)
+
+
+def _meant(name: str, group: str | None, own: Sequence[str], *, suggest: bool) -> set[str]:
+    """The fields that may have been meant by a key that does not belong where it stands."""
+    if name in fields():
+        return {name}
+    if name in GROUPS or name in own or not suggest:
+        return set()
+    if group is None:
+        near = did_you_mean(name, [*own, *GROUPS, *fields()])
+        return _in_group(near) if near in GROUPS else {near} if near else set()
+    near = did_you_mean(name, _in_group(group)) or did_you_mean(name, fields())
+    return {near} if near else set()
 
 
 def _names_method(problem: Problem, value: Any) -> bool:

@@ -41,7 +41,7 @@ def fetch_present(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | 
         return args, kwargs
     try:
         return _with_values(args, kwargs, ray.get(references, timeout=0))
-    except Exception:  # noqa: BLE001 - whatever Ray says is found out by `fetch`, which has the time
+    except BaseException:  # noqa: BLE001 - whatever Ray or the value says is found out by `fetch`, which has the time
         return None
 
 

@@ -161,8 +161,11 @@ class Lease:
                 return
             if self._asked is not None and self._asked.done():
                 answer, self._asked = self._asked, None
-                if answer.exception() is None:
+                error = answer.exception()
+                if error is None:
                     self._read(answer.result(), self._asked_at)
+                else:  # if Ray starts it again itself, it is there
+                    self._client.start_again()
             if self._asked is None and not self._lost_to:
                 asking: Any = self._client
                 self._asked_at = SYSTEM.monotonic()

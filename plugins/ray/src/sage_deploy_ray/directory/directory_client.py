@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
+from ray.exceptions import ActorDiedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sage_deploy_ray.cluster.connection import is_connected
@@ -26,6 +28,9 @@ __all__ = ["DirectoryClient", "client_for"]
 
 #: Those who may wait for a change at the same time, one for each service in each process.
 _WAITING: Final = 10_000
+
+#: Seconds until the actor is started again if that failed; twice as long each time, up to the second.
+_START_AGAIN_S: Final = (0.25, 5.0)
 
 _clients: dict[tuple[str, str], DirectoryClient] = {}  # guarded by _lock
 _lock = threading.Lock()
@@ -118,11 +123,12 @@ class DirectoryClient:
                 max_task_retries=-1,
                 enable_task_events=False,
             )
-            .remote()
+            .remote(self._namespace)
         )
 
     def _start_directory(self) -> Any:
-        # Beside the process that deploys: no other node's end takes it away.
+        # Beside the process that deploys: no other node's end takes it away. Ray starts it again if it dies, and what
+        # was asked of it is asked again: a dead actor's name is not free for another one.
         here = ray.get_runtime_context().get_node_id()
         actor: Any = (
             ray.remote(DirectoryActor)
@@ -131,27 +137,56 @@ class DirectoryClient:
                 namespace=self._namespace,
                 num_cpus=0,
                 max_concurrency=_WAITING,
+                max_restarts=-1,
+                max_task_retries=-1,
                 enable_task_events=False,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
             )
             .remote()
         )
-        actor.wait_ended.remote().future().add_done_callback(lambda _: self._ended(actor))
+        self._watch(actor)
         return actor
 
-    def _ended(self, actor: Any) -> None:
-        """The actor has died; told in Ray's own thread, which must not wait."""
-        with suppress(RuntimeError):  # the interpreter is shutting down
-            start_thread(lambda: self._replace(actor), "sage-ray-directory")
+    def _watch(self, actor: Any) -> None:
+        ended = actor.wait_ended.remote().future()
+        ended.add_done_callback(lambda done: self._ended(actor, done.exception()))
 
-    def _replace(self, actor: Any) -> None:
-        with self._starting:
-            if self._actor != actor or not ray.is_initialized():
-                return
-            try:
-                self._begin()
-            except Exception:
-                logging.getLogger("sage_plugins.ray").exception(
-                    "the directory of services died and was not started again: other processes find no services that "
-                    "they do not know; the next service that is deployed starts it"
-                )
+    def _ended(self, actor: Any, error: BaseException | None) -> None:
+        """The actor's process has died; told in Ray's own thread, which must not wait."""
+        with suppress(RuntimeError):  # the interpreter is shutting down
+            start_thread(lambda: self._bring_back(actor, error), "sage-ray-directory")
+
+    def _bring_back(self, actor: Any, error: BaseException | None) -> None:
+        """Have the next process of *actor* know what was said; if it has none, start another actor in its place."""
+        wait, longest = _START_AGAIN_S
+        while True:
+            with self._starting:
+                if self._actor != actor or not is_connected():
+                    return
+                try:
+                    if isinstance(error, ActorDiedError):
+                        self._begin()
+                    else:
+                        self._watch(actor)
+                        self.say_again()
+                except Exception:
+                    logging.getLogger("sage_plugins.ray").exception(
+                        "the directory of services died and could not be started again, so other processes find no "
+                        "services that they do not know; the next try is in %g s",
+                        wait,
+                    )
+                else:
+                    return
+            time.sleep(wait)
+            wait = min(2 * wait, longest)
+
+    def start_again(self) -> None:
+        """Have the actor started again if it was killed for good; never blocks."""
+
+        def start() -> None:
+            if is_connected():
+                with suppress(Exception):  # whoever needs it asks again
+                    self.start()
+
+        with suppress(RuntimeError):  # the interpreter is shutting down
+            start_thread(start, "sage-ray-directory")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 from sage_deploy_ray.directory.directory_actor import DirectoryActor
@@ -16,6 +18,9 @@ __all__ = ["REGISTRY", "Deployment", "Held", "RegistryActor"]
 
 #: Name of the actor. Each protocol has its own: what one says to another could not be read.
 REGISTRY: Final = f"sage-deploy-registry-{versions.NUMBER}"
+
+#: Where the cluster's head keeps who holds what.
+_STORE: Final = b"sage-deploy"
 
 #: Seconds after which a process that has not said that it still holds an environment is taken for dead.
 _LEASE_S: Final = 10.0
@@ -49,6 +54,33 @@ class Deployment(NamedTuple):
     listing: Payload | None
 
 
+class HolderStore:
+    """
+    Who holds each environment, kept where it outlives the registry: in the store of the cluster's head.
+
+    One for each namespace. Written when the holder changes, and read by the next registry.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        """Read nothing yet."""
+        self._key = f"{REGISTRY}/{namespace}".encode()
+
+    def load(self) -> dict[str, tuple[str, str]]:
+        """ID and text of the holder, by environment."""
+        found = self._store()._internal_kv_get(self._key, namespace=_STORE)  # noqa: SLF001 - there is no public way
+        return {} if found is None else {name: (id, text) for name, (id, text) in json.loads(found).items()}
+
+    def save(self, holders: dict[str, tuple[str, str]]) -> None:
+        """Keep *holders* in place of what was kept before."""
+        kept = json.dumps(holders).encode()
+        self._store()._internal_kv_put(self._key, kept, overwrite=True, namespace=_STORE)  # noqa: SLF001 - as above
+
+    def _store(self) -> Any:
+        from ray.experimental import internal_kv
+
+        return internal_kv
+
+
 class _Holder:
     def __init__(self, id: str, text: str) -> None:
         self.id = id
@@ -67,15 +99,20 @@ class RegistryActor(DirectoryActor):
     A directory that lives as long as the cluster, for all environments of its namespace.
 
     Ray starts it again if it dies, and then it knows nothing: whoever holds an environment says everything again, and
-    where nobody does, the replicas know what they are.
+    where nobody does, the replicas know what they are. Only who holds what it knows from the one before, so that
+    nobody else can take over from a holder that lives.
     """
 
-    def __init__(self) -> None:
-        """Make an empty one."""
+    def __init__(self, namespace: str) -> None:
+        """Make one that knows nothing but who holds the environments of *namespace*."""
         super().__init__()
+        self._store = HolderStore(namespace)
         self._memory = uuid4().hex
         self._deployments: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._holders: dict[str, _Holder] = {}
+        for environment, (holder, text) in self._store.load().items():
+            mine = self._holders[environment] = _Holder(holder, text)
+            mine.renew(time.monotonic())  # it gets the time to say that it lives
 
     async def hold(self, environment: str, holder: str, text: str, wait_s: float = 0.0) -> Held:
         """
@@ -88,11 +125,10 @@ class RegistryActor(DirectoryActor):
             wait_s: Seconds to wait for another one that may have died. One that says that it still holds it ends the
                 wait.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait_s
+        until = time.monotonic() + wait_s
         while (other := self._holders.get(environment)) is not None and other.id != holder:
-            left = min(until, other.until) - loop.time()
-            if loop.time() >= other.until:
+            left = min(until, other.until) - time.monotonic()
+            if time.monotonic() >= other.until:
                 break
             if left <= 0:
                 return Held(other.text, self._memory)
@@ -104,7 +140,8 @@ class RegistryActor(DirectoryActor):
         mine = self._holders.get(environment)
         if mine is None or mine.id != holder:
             mine = self._holders[environment] = _Holder(holder, text)
-        mine.renew(loop.time())
+            self._save()
+        mine.renew(time.monotonic())
         return Held("", self._memory)
 
     async def let_go(self, environment: str, holder: str) -> None:
@@ -112,6 +149,10 @@ class RegistryActor(DirectoryActor):
         mine = self._holders.get(environment)
         if mine is not None and mine.id == holder:
             del self._holders[environment]
+            self._save()
+
+    def _save(self) -> None:
+        self._store.save({environment: (each.id, each.text) for environment, each in self._holders.items()})
 
     async def deployed(self, environment: str, service: str, deployment: str, spec: bytes) -> None:
         """Remember what a service is, from when its first replica starts until it stops; see `Deployment`."""

@@ -21,7 +21,7 @@ class Dispatcher:
     The threads on which a service's callers read what comes from its replicas, one set for each service.
 
     The substrate's own thread must not read it: that would have to unpickle, and a wait in it would hold up every other
-    answer. A user's callbacks run on a second thread, so that one that waits holds up callbacks only.
+    answer.
     """
 
     def __init__(self, name: str) -> None:
@@ -36,12 +36,8 @@ class Dispatcher:
         """Do something quick on the thread of the responses."""
         self._queue("responses").put(do)
 
-    def aside(self, do: Callable[[], None]) -> None:
-        """Do something on the thread of callbacks."""
-        self._queue("callbacks").put(do)
-
     def apart(self, do: Callable[[], None]) -> None:
-        """Do something on a thread that neither answers nor callbacks wait for."""
+        """Do something on a thread for which no answer waits."""
         self._queue("changes").put(do)
 
     def _queue(self, kind: str) -> SimpleQueue[Callable[[], None] | None]:
@@ -67,7 +63,7 @@ class Dispatcher:
             threads, self._threads = self._threads, []
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(_JOIN_S)  # a user's callback may never end
+                thread.join(_JOIN_S)
 
 
 def _run(queue: SimpleQueue[Callable[[], None] | None]) -> None:

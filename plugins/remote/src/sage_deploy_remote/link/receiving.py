@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.turns import Turns
 from sage_deploy_remote.payloads.errors import unpack_error
-from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.payloads.payload import is_quick
+from sage_deploy_remote.payloads.reading import read
+from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +29,9 @@ __all__ = ["Receiving"]
 class Receiving:
     """
     Reads responses, one at a time, in whichever thread is there. From any thread.
+
+    That thread may be another caller's, or read for all, so it runs no code of users: what is not plain data is
+    unpacked in a thread of its own.
 
     Attributes:
         counted: The call that is being given up here because the replica has given it up, and has counted it.
@@ -49,11 +56,15 @@ class Receiving:
         self._early: dict[int, Response] = {}  # that overtook others; used by one thread at a time, as the next
         self._expected = 0
         self._answers: list[tuple[Call, Any, BaseException | None]] = []  # that were read, and are to be published
+        # Calls whose slots are free and whose answers are being unpacked. Whoever takes one out says that it was
+        # abandoned, if its caller gave it up meanwhile.
+        self._unpacking: dict[Call, None] = {}
 
     def arrived(self, response: Response, driver: Call | None = None) -> None:
-        """As `Receiver.arrived`."""
-        self._turns.items.append(response)
-        self._turns.drain(lambda: self._read(driver))
+        """As `Receiver.arrived`. In the main thread signal handlers wait until everything is read."""
+        with Shield():
+            self._turns.items.append(response)
+            self._turns.drain(lambda: self._read(driver))
 
     def _read(self, driver: Call | None) -> None:
         """Read all responses that have come; for one thread at a time."""
@@ -63,6 +74,8 @@ class Receiving:
         try:
             while items:
                 response = items.popleft()
+                if response.number < self._expected or response.number in self._early:
+                    continue  # the thread that had brought it was interrupted, and left it to another
                 with outstanding.lock:
                     outstanding.exchanges -= 1
                 self._early[response.number] = response
@@ -79,20 +92,21 @@ class Receiving:
         sending.keep_exchange(driver)
 
     def _read_done(self, number: int, packed: Any) -> None:
-        try:
-            result = unpack(packed)
-        except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
-            self._answer(number, None, raised)
-        else:
-            self._answer(number, result, None)
-
-    def _read_failed(self, number: int, packed: Any) -> None:
-        self._answer(number, None, unpack_error(packed))
-
-    def _answer(self, number: int, result: Any, error: BaseException | None) -> None:
         call = self._outstanding.calls.get(number)
         if call is None:  # ended by `stop`
             return
+        reading = self._outstanding.readings.get(number)
+        if is_quick(packed) and (reading is None or reading.idle):
+            self._answer(number, call, *read(packed, call.owner.service, call.method.name))
+        else:
+            self._answer_later(number, call, partial(read, packed, call.owner.service, call.method.name))
+
+    def _read_failed(self, number: int, packed: Any) -> None:
+        call = self._outstanding.calls.get(number)
+        if call is not None:
+            self._answer_later(number, call, lambda: (None, unpack_error(packed)))
+
+    def _answer(self, number: int, call: Call, result: Any, error: BaseException | None) -> None:
         call.answered = True  # first: whoever gives it up at this moment must not count it too
         self._outstanding.forget(number)
         sent = self._outstanding.units.pop(number, None)
@@ -104,10 +118,38 @@ class Receiving:
         if not wanted:
             return
         self._sending.released += call.awaited
-        if call.has_callbacks:  # a user's, which may take their time
-            self._transport.aside(lambda: call.publish(result, error))
+        self._answers.append((call, result, error))
+
+    def _answer_later(self, number: int, call: Call, unpack: Callable[[], tuple[Any, BaseException | None]]) -> None:
+        """Free the slot of *call* now, and end it once *unpack* has its outcome; its deadline may come before."""
+        self._unpacking[call] = None  # first, as in `_answer`
+        call.answered = True
+        reading = self._outstanding.readings.get(number)
+        self._outstanding.forget(number)
+        sent = self._outstanding.units.pop(number, None)
+        if call.settled():
+            self.let_go(call)
+        if sent is not None:
+            self._events.freed(sent.work)
+
+        def end() -> None:
+            result, error = unpack()
+            if call.claim_outcome():
+                self._unpacking.pop(call, None)
+                call.publish(result, error)
+
+        if reading is None:
+            CALLBACKS.run(end)
         else:
-            self._answers.append((call, result, error))
+            reading.then(end)
+
+    def let_go(self, call: Call) -> None:
+        """Nobody wants the answer of *call* any more; its slot is free if it is being unpacked."""
+        try:
+            del self._unpacking[call]
+        except KeyError:
+            return
+        call.owner.abandoned_ended(call)
 
     def _read_item(self, number: int, packed: Any) -> None:
         reading = self._outstanding.readings.get(number)
@@ -119,7 +161,7 @@ class Receiving:
         if call is not None:
             self.counted = call
             try:
-                call.give_up(unpack_error(packed), outcome, aside=self._transport.aside)
+                call.give_up(unpack_error(packed), outcome)
             finally:
                 self.counted = None
 

@@ -100,7 +100,7 @@ class RemoteReplica:
         """Tell what the process had, and what was to go there."""
         cause = self._outstanding.dead
         assert cause is not None  # noqa: S101 - for the type checker
-        unsent = [*self._sending.take_gathering(), *self._sending.take_unsent()]
+        unsent = self._sending.take_unsent()
         units = self._outstanding.take_units()
         self._events.lost(unsent, [work for sent in units for work in sent.works()], cause)
 
@@ -161,7 +161,7 @@ class RemoteReplica:
             self._last_stats = {**stats, "runner": RunnerStats(0)}
         for call in tuple(self._outstanding.calls.values()):
             call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
-        for work in [*self._sending.take_gathering(), *self._sending.take_unsent()]:
+        for work in self._sending.take_unsent():
             for call in work.calls if isinstance(work, Batch) else (work,):
                 call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
         self._outstanding.take_units()
@@ -176,6 +176,7 @@ class RemoteReplica:
                 reading.close()
             return True
         if call is self._receiving.counted or call.answered:
+            self._receiving.let_go(call)
             return True
         number = self._outstanding.number_of(call)
         if number is None or self.gone:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.payload import unpack
@@ -35,6 +37,9 @@ class Answer(Protocol):
     def result(self, timeout: float | None = None) -> Any:
         """Wait for it, at most *timeout* seconds; then raise TimeoutError."""
 
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait as `result` does; gives what that would raise, or None. What this raises is not the method's."""
+
     def add_done_callback(self, fn: Callable[[Any], Any], /) -> object:
         """Call *fn* with something that has its `result`, in any thread; *fn* must not block."""
 
@@ -62,18 +67,33 @@ class RpcExchange:
 
     def wait(self, call: Call, seconds: float | None) -> None:
         """As `Exchange.wait`."""
+        until = None if seconds is None else time.monotonic() + seconds
+        read = False
+        try:
+            while not read:
+                # A wait ends well for KeyboardInterrupt only: some substrates wait on for any other exception.
+                with Shield(waits=True) as shield:
+                    self._read_here(call, until, shield)
+                    read = True
+        except BaseException:  # a signal handler's, whose business the replica is not
+            if not read:
+                self.leave()
+            raise
+
+    def _read_here(self, call: Call, until: float | None, shield: Shield) -> None:
+        """Wait for the response; what is done then is done to its end."""
         transport = self._transport
         try:
-            response = transport.read(self._answer.result(seconds))
+            error = self._answer.exception(None if until is None else max(0.0, until - time.monotonic()))
         except TimeoutError:
+            shield.waited()
             self.leave()
-        except Exception as error:  # noqa: BLE001 - whatever the substrate says, the frame will not be answered
+            return
+        shield.waited()
+        if error is None:
+            transport.receiver.arrived(transport.read(self._answer.result()), call)
+        else:  # whatever the substrate says, the frame will not be answered
             transport.receiver.lost(transport.death(error))
-        except BaseException:  # such as KeyboardInterrupt: the response is still to be read
-            self.leave()
-            raise
-        else:
-            transport.receiver.arrived(response, call)
 
     def leave(self) -> None:
         """As `Exchange.leave`."""
@@ -108,7 +128,6 @@ class RpcTransport:
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""
         self.soon = dispatcher.soon
-        self.aside = dispatcher.aside
 
     # -- what a subclass brings --------------------------------------------------------------------------------------
 

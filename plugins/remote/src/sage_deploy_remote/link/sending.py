@@ -6,26 +6,30 @@ import threading
 import time
 import uuid
 from collections import deque
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link.outstanding import SentUnit
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.stream_reading import StreamReading
 from sage_deploy_remote.link.turns import Turns
-from sage_deploy_remote.payloads.packing import pack_arguments
+from sage_deploy_remote.payloads.packing import is_plain, pack_arguments
+from sage_deploy_remote.payloads.payload import is_quick
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 from sage_plugins.call.stream import StreamCall
+from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sage_deploy_remote.link.outstanding import Outstanding
     from sage_deploy_remote.link.protocol import Notice
     from sage_deploy_remote.link.transport import Transport
-    from sage_plugins.clock import Clock, Timer
+    from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents, Work
 
 __all__ = ["Sending"]
@@ -50,6 +54,9 @@ class Sending:
     Sends what a replica gets, one frame at a time, in whichever thread is there. From any thread.
 
     What is sent while a frame is being made, or while a response is being read, leaves together in the next frame.
+
+    Arguments that are no plain data are packed before the frame is made, by the caller's own thread if it waits in
+    `call`, else by a thread of their own: that may take long, and then it holds up no other call.
 
     Attributes:
         caller: Who sends, for the replica.
@@ -89,17 +96,8 @@ class Sending:
         self._numbers = count()  # of calls and units; used by one thread at a time, as the next
         self._frames = count()
         self._ahead: dict[int, int] = {}  # calls to a bundle, by method of the first; used by one thread at a time
-        self._gathering: dict[Any, Timer | None] = {}  # batches that wait for calls to join, and what ends that
         self._turns = Turns()
         self._notices: deque[Notice] = deque()
-
-    def take_gathering(self) -> list[Batch]:
-        """The batches that wait for calls to join; their timers are forgotten."""
-        gathering, self._gathering = self._gathering, {}
-        for timer in gathering.values():
-            if timer is not None:
-                timer.cancel()
-        return list(gathering)
 
     def take_unsent(self) -> list[Work]:
         """What was to leave with the next frame; it leaves no more."""
@@ -114,28 +112,52 @@ class Sending:
 
     def send(self, work: Work) -> None:
         """Have a call or a batch leave with the next frame, which is now unless one is being made."""
-        if isinstance(work, Batch) and not work.is_closed:
-            self._gathering[work] = None
-            self._transport.soon(lambda: self._gather(work))
-        else:
-            self._put(work)
-
-    def _gather(self, batch: Batch) -> None:
-        """Send *batch* once nobody joins it any more; in the thread that reads responses."""
-        if batch not in self._gathering:
+        calls = work.calls if isinstance(work, Batch) else (work,)
+        slow = [call for call in calls if call.packed is None and not is_plain(call.args, call.kwargs)]
+        if slow and not (isinstance(work, Call) and work.driver == threading.get_ident()):
+            CALLBACKS.run(partial(self._send_slow, work, slow))
             return
-        timer = self._gathering[batch]
-        if timer is not None:  # a batch that is full before its time is not waited for any more
-            timer.cancel()
+        if isinstance(work, Batch) and not self.corked:
+            # Its time was over, so that this is the clock's thread: it sends nothing.
+            self._transport.soon(lambda: self._put(work))
+            return
+        try:
+            for call in slow:
+                self._pack(call)
+            with Shield():
+                self._put(work)
+        except BaseException:  # a signal handler's, as soon as the work had left
+            self._leave(work)
+            raise
 
-        def look_again() -> None:
-            self._transport.soon(lambda: self._gather(batch))
+    def _send_slow(self, work: Work, slow: Sequence[Call]) -> None:
+        for call in slow:
+            self._pack(call)
+        self._put(work)
 
-        seconds = batch.watch(look_again)
-        if seconds > 0:
-            self._gathering[batch] = self._clock.call_at(self._clock.monotonic() + seconds, look_again)
-        elif self._gathering.pop(batch, self) is not self:  # else it was taken away meanwhile
-            self._put(batch)
+    def _pack(self, call: Call) -> bool:
+        """Pack the arguments of *call*; if that fails it is over, and this is False."""
+        try:
+            call.packed = pack_arguments(
+                call.args,
+                call.kwargs,
+                service=self._service,
+                method=call.method.name,
+                substrate=self._transport.substrate,
+            )
+        except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            call.give_up(raised, Outcome.ERROR)
+            return False
+        return True
+
+    def _leave(self, work: Work) -> None:
+        """Its caller's thread was interrupted, and waits no more."""
+        if isinstance(work, Batch):
+            return
+        exchange, work.exchange = work.exchange, None
+        if exchange is not None:
+            exchange.leave()
+        work.abandon()
 
     def _put(self, item: Any) -> None:
         self._turns.items.append(item)
@@ -216,11 +238,18 @@ class Sending:
         """Add to *items*, which has *call*, what may run in its slot after it; gives all calls if there are others."""
         most = self._ahead.get(call.method.index, _FEWEST)
         bundle = {items[0].id: call}
-        for other in self._events.ahead(call, most - 1):
+        slow = []
+        # Who sends what has to be packed elsewhere sends more of it, most likely.
+        for other in self._events.ahead(call, most - 1) if is_quick(items[0].payload) else ():
+            if other.packed is None and not is_plain(other.args, other.kwargs):
+                slow.append(other)
+                continue
             item = self._item(other, next(self._numbers))
             if item is not None:
                 items.append(item)
                 bundle[item.id] = other
+        if slow:
+            self._events.returned(slow)
         return bundle if len(bundle) > 1 else None
 
     def learn(self, method: int, size: int, seconds: float) -> None:
@@ -233,17 +262,9 @@ class Sending:
         if now >= call.expires:
             call.expire()
             return None
-        try:
-            packed = pack_arguments(
-                call.args,
-                call.kwargs,
-                service=self._service,
-                method=call.method.name,
-                substrate=self._transport.substrate,
-            )
-        except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
-            call.give_up(raised, Outcome.ERROR, aside=self._transport.aside)  # responses may be waiting for this thread
+        if call.packed is None and (call.settled() or not self._pack(call)):
             return None
+        packed, call.packed = call.packed, None
         self._outstanding.add(number, call)  # first: whoever gives it up from the next line on looks for it there
         if not call.claim():
             self._outstanding.forget(number)
@@ -258,8 +279,9 @@ class Sending:
 
     def notify(self, notice: Notice) -> None:
         """Have *notice* leave now."""
-        self._notices.append(notice)
-        self._put(_POLL)
+        with Shield():
+            self._notices.append(notice)
+            self._put(_POLL)
 
     def say(self, notice: Notice) -> None:
         """Have *notice* leave with the next frame."""
@@ -284,5 +306,5 @@ class Sending:
                 return
         else:
             self._turns.items.append(_POLL)  # the replica says nothing unless there is an exchange
-        over = driver is not None and driver.over()
+        over = driver is not None and (driver.over() or driver.answered)
         self.flush(None if over else driver, waits=not over)

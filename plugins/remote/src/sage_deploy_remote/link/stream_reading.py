@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.link import protocol
-from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.link.turns import Turns
+from sage_deploy_remote.payloads.payload import is_quick
+from sage_deploy_remote.payloads.reading import read
+from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -51,6 +55,7 @@ class StreamReading:
         self._acknowledged = 0  # guarded by _lock
         self._lock = threading.Lock()
         self._listening = False
+        self._arrivals = Turns()  # what is to be done with items that are not plain data, and with what came after them
         self._listen()
 
     def _listen(self) -> None:
@@ -59,11 +64,29 @@ class StreamReading:
             self._call.channel.on_room(self._read_on)
 
     def deliver(self, packed: Any) -> None:
-        """One more item has come."""
-        try:
-            item = unpack(packed)
-        except BaseException as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
-            self._call.give_up(raised, Outcome.ERROR)
+        """One more item has come; one thread at a time says so."""
+        if is_quick(packed) and self.idle:
+            self._deliver(packed)
+        else:
+            self.then(partial(self._deliver, packed))
+
+    @property
+    def idle(self) -> bool:
+        """Whether all items that have come were delivered."""
+        return self._arrivals.idle
+
+    def then(self, do: Callable[[], None]) -> None:
+        """Have *do* done in a thread of its own, once all that has come was delivered."""
+        self._arrivals.items.append(do)
+        CALLBACKS.run(partial(self._arrivals.drain, self._do_next))
+
+    def _do_next(self) -> None:
+        self._arrivals.items.popleft()()
+
+    def _deliver(self, packed: Any) -> None:
+        item, error = read(packed, self._call.owner.service, self._call.method.name)
+        if error is not None:
+            self._call.give_up(error, Outcome.ERROR)
             return
         self._delivered += 1
         self._listen()  # first: the consumer may read the item, and then no other, at any moment

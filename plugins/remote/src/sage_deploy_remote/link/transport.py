@@ -151,9 +151,6 @@ class Transport(Protocol):
     def soon(self, do: Callable[[], None]) -> None:
         """Have the thread that reads responses do something quick, as `dispatcher.Dispatcher.soon`; never blocks."""
 
-    def aside(self, do: Callable[[], None]) -> None:
-        """Have a thread for that do something that may take its time, as `Dispatcher.aside`; never blocks."""
-
 
 class Receiver(Protocol):
     """What a transport tells; `RemoteReplica` is one. Each method may be called from any thread."""

@@ -19,6 +19,11 @@ class Turns:
         self.items: deque[Any] = deque()
         self._busy = threading.Lock()
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to take, and nobody is at it."""
+        return not (self.items or self._busy.locked())
+
     def drain(self, take: Callable[[], None], over: Callable[[], bool] = lambda: False) -> None:
         """Have *take* empty `items`, unless *over*; if another thread is at it, that one looks again before it goes."""
         while self.items and not over() and self._busy.acquire(blocking=False):

@@ -113,7 +113,7 @@ def unpack_error(packed: PackedError) -> BaseException:
     where, ones = packed
     try:
         return _unpack_chain(where, ones)
-    except Exception as raised:  # noqa: BLE001 - groups may be nested too deeply
+    except BaseException as raised:  # noqa: BLE001 - groups may be nested too deeply, and a class may raise anything
         return _remote_error(ones[0], where, f"unpacking it here raised {text_of(raised)}")
 
 
@@ -156,7 +156,7 @@ def _pack_one(error: BaseException, substrate: Substrate) -> _One:
         payload = _payload_of(error, substrate)
     except _Unlike as unlike:
         why = str(unlike)
-    except Exception as raised:  # noqa: BLE001 - a user's exception may do anything
+    except BaseException as raised:  # noqa: BLE001 - a user's exception may do anything
         why = _short(describe(error, "error", raised, substrate))
     return _One(
         payload=payload,
@@ -173,7 +173,7 @@ def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
     The exception as its class pickles it, or else as what it consists of; members of a group are left out.
 
     Raises:
-        Exception: Neither gives a copy that is like it.
+        BaseException: Neither gives a copy that is like it.
     """
     cls = type(error)
     if isinstance(error, _ENDS_THE_CALLER):
@@ -185,11 +185,11 @@ def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
     ways: list[tuple[Any, ...]] = [(None, error) if whole else (_call, cls, args, error.__dict__)]
     # Without its __init__, which may want other arguments than those that it left in `args`.
     ways.append((rebuild, cls, args, error.__dict__))
-    reasons: list[Exception] = []
+    reasons: list[BaseException] = []
     for way in ways:
         try:
             return _tried(way, error, args, substrate)
-        except Exception as raised:  # noqa: BLE001 - as the class makes it; there may be another way
+        except BaseException as raised:  # noqa: BLE001 - as the class makes it; there may be another way
             reasons.append(raised)
     raise reasons[0]
 
@@ -229,14 +229,14 @@ def _lines(where: TracebackType | None) -> str:
         while where is not None and where.tb_next is not None and _OURS.match(where.tb_frame.f_globals["__name__"]):
             where = where.tb_next
         return _cut_start("".join(traceback.format_tb(where)))
-    except Exception:  # noqa: BLE001 - the source may be gone, or be read in a strange way
+    except BaseException:  # noqa: BLE001 - the source may be gone, or be read in a strange way
         return ""
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a user's __str__ may do anything
+    except BaseException:  # noqa: BLE001 - a user's __str__ may do anything
         return "<its text cannot be read>"
 
 
@@ -269,7 +269,7 @@ def _unpack_chain(where: _Where, ones: Sequence[_One]) -> BaseException:
 
     for index, one in enumerate(ones):
         error = build(index)
-        with suppress(Exception):  # a class may forbid it
+        with suppress(BaseException):  # a class may forbid it
             error.__cause__ = build(one.cause) if one.cause >= 0 else None
             error.__context__ = build(one.context) if one.context >= 0 else None
             error.__suppress_context__ = one.suppress_context
@@ -282,13 +282,13 @@ def _unpack_one(one: _One, where: _Where, members: Sequence[BaseException]) -> B
     if one.payload is not None:
         try:
             error = _open(one.payload, members)
-        except Exception as raised:  # noqa: BLE001 - it was opened where it was packed; here something is missing
+        except BaseException as raised:  # noqa: BLE001 - it was opened where it was packed; here something is missing
             why = f"unpacking it here raised {text_of(raised)}"
     if error is None:
         error = _remote_error(one, where, why)
     if one.lines:
         on = f" ({where})" if str(where) else ""
-        with suppress(Exception):  # a class may have no room for notes
+        with suppress(BaseException):  # a class may have no room for notes
             error.add_note(f"remote traceback{on}:\n{one.lines.rstrip()}")
     return error
 

@@ -9,7 +9,7 @@ substrate's store stay references: the substrate's transport carries them.
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.payloads.substrate import PLAIN, dumps
 from sage_plugins.errors import ResultNotSerializableError, line_of
@@ -21,14 +21,35 @@ if TYPE_CHECKING:
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
 
-__all__ = ["pack", "pack_arguments", "pack_result", "write"]
+__all__ = ["is_plain", "pack", "pack_arguments", "pack_result", "write"]
 
 #: Values of exactly these types have nothing that a payload leaves out, and no class or function that is elsewhere.
 #: Most arguments and results are such, and the pickler that looks for those things takes four times as long.
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 
+#: Parts of arguments that are looked at before they count as something that may take long to pack.
+_MOST: Final = 1000
+_LONGEST: Final = 2**16
+
 #: How a pickle names the module which is another one in every process; few other pickles have it.
 _MAIN = b"\x8c\x08__main__"
+
+
+def is_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether packing the arguments runs no code of their classes, and takes no time; False if that is not certain."""
+    waiting: list[Any] = [*args, *kwargs.values()]
+    for looked_at, value in enumerate(waiting):  # grows
+        kind = type(value)
+        if kind in {list, tuple, set}:
+            waiting += value
+        elif kind is dict:
+            waiting += value
+            waiting += value.values()
+        elif kind not in _PLAIN or (kind in {str, bytes} and len(value) > _LONGEST):
+            return False
+        if looked_at == _MOST:
+            return False
+    return True
 
 
 def pack(value: Any, substrate: Substrate = PLAIN) -> Payload:

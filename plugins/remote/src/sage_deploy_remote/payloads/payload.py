@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sage_deploy_remote.payloads.substrate import loads
 
-__all__ = ["Payload", "unpack"]
+__all__ = ["Payload", "is_quick", "unpack"]
 
 #: A pickle, the buffers that it leaves out, and the substrate's references that it leaves out. Whoever writes it with
 #: pickle protocol 5 need not copy the buffers. Only the transport of the references' substrate can carry them.
 Payload: TypeAlias = tuple[bytes, Sequence[Any], Sequence[Any]]
+
+#: Bytes of a pickle that is read at once.
+_QUICK: Final = 2**16
+#: What a pickle begins with where it names a class or function: each way that protocol 5 has.
+_NAMES: Final = (b"\x93", b"\x82", b"\x83", b"\x84")
+
+
+def is_quick(payload: Payload) -> bool:
+    """Whether unpacking *payload* takes no time and runs no code of its classes; False if that is not certain."""
+    data, buffers, references = payload
+    return not (buffers or references or len(data) > _QUICK or any(name in data for name in _NAMES))
 
 
 def unpack(payload: Payload) -> Any:

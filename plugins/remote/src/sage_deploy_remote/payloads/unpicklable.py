@@ -83,7 +83,7 @@ def _written_until_it_failed(value: Any, substrate: Substrate) -> list[Any]:
 
     try:
         dumps(value, Witness, substrate)
-    except Exception:  # noqa: BLE001 - that it fails is known
+    except BaseException:  # noqa: BLE001 - that it fails is known; a user's __reduce__ may raise anything
         return list(seen)
     return []
 
@@ -104,7 +104,7 @@ def _paths(value: Any, wanted: set[int]) -> dict[int, str]:
                     known.add(id(child))
                     kept.append(child)
                     queue.append((child, path + step))
-        except Exception:  # noqa: BLE001, S112 - a user's mapping may do anything; the path then ends above it
+        except BaseException:  # noqa: BLE001, S112 - a user's mapping may do anything; the path then ends above it
             continue
     return found
 

@@ -141,8 +141,12 @@ class ServiceClient:
     @property
     def handle(self) -> ServiceHandle:
         """A handle to it."""
+        return self.handle_for(None)
+
+    def handle_for(self, caller: str | None) -> ServiceHandle:
+        """A handle to it for a replica of the service *caller*, of the same environment; None for any other program."""
         travels = partial(_travelling, self._directory, self._environment, self._service)
-        return ServiceHandle(self._service, self.bind, travels=travels)
+        return ServiceHandle(self._service, partial(self.bind, own=caller == self._service), travels=travels)
 
     # -- finding the service -----------------------------------------------------------------------------------------
 
@@ -158,13 +162,17 @@ class ServiceClient:
         if self._binding is None:
             self._check_found(self._entrance.look_up(self._seen, 0.0), caller)
 
-    def bind(self) -> Binding:
+    def bind(self, *, own: bool = False) -> Binding:
         """
         For the first call of a handle: the way to the replicas; waits for a service that is not deployed yet.
 
         That is at most as long as its replicas get to start, and as the call that is being answered has left.
 
+        Args:
+            own: Whether a replica of the service itself asks.
+
         Raises:
+            ReentrantCallError: The start hooks of that replica ask, and the service is not deployed before they end.
             ServiceStoppedError: It has stopped.
             CallTimeoutError: The time of the call that is being answered is over.
             NoReplicaError: It was not deployed in time, or the process that could do so has ended.
@@ -185,6 +193,8 @@ class ServiceClient:
                     if self._binding is None:
                         raise refusals.stopped(self._service, self._stopped)
                 else:
+                    if own:
+                        refusals.check_not_starting(self._service)
                     known = found.known[self._service]
                     limit = refusals.seconds_left(self._service, self._environment, begun, known.startup_timeout)
             self._listen()
@@ -269,6 +279,7 @@ class ServiceClient:
             key_of=listing.key_of,
             observe=observe,
             on_balancer_error=partial(_balancer_failed, self._service),
+            refuses_late=listing.rejects,
         )
         self._binding = Binding(
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, driven=True

@@ -65,7 +65,7 @@ class ServiceFinder:
             if known is None or not known.reachable:  # that may be otherwise by now
                 client.check(self._caller)
             self._found[name] = client
-        return client.handle
+        return client.handle_for(self._caller)
 
     def __reduce__(self) -> Any:
         """With what is known now; what was found stays where it is."""

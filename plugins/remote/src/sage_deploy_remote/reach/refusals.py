@@ -11,6 +11,7 @@ from sage_plugins.errors import (
     CallTimeoutError,
     ForkedRuntimeError,
     NoReplicaError,
+    ReentrantCallError,
     ServiceNotFoundError,
     ServiceStoppedError,
 )
@@ -19,7 +20,7 @@ from sage_plugins.texts import did_you_mean
 if TYPE_CHECKING:
     from sage_deploy_remote.reach.listing import Found
 
-__all__ = ["check_found", "forked", "seconds_left", "stopped"]
+__all__ = ["check_found", "check_not_starting", "forked", "seconds_left", "stopped"]
 
 
 def check_found(found: Found | None, service: str, environment: str, caller: str | None) -> Found:
@@ -39,7 +40,10 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
     """
     where = f"environment '{environment}'"
     if found is None:
-        msg = f"service '{service}' cannot be found: the process that deploys {where} has ended, or not yet begun"
+        msg = (
+            f"service '{service}' cannot be found: the process that deploys {where} has ended, or not yet begun, or "
+            "its directory of services has died and is being started again"
+        )
         raise NoReplicaError(msg, service=service)
     if found.listing is not None:
         return found
@@ -57,6 +61,22 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
         )
         raise CallError(msg, service=service)
     return found
+
+
+def check_not_starting(service: str) -> None:
+    """
+    See that whoever asks for *service*, of which this process has a replica, does not wait for its own end.
+
+    Raises:
+        ReentrantCallError: The replica runs its start hooks, and the service is deployed once these have ended.
+    """
+    outer = current_call()
+    if outer is not None and outer.prepares:
+        msg = (
+            f"a call of {service} would never start: a replica calls its own service in its start hooks, and in "
+            "another process the service is reached once all of them have ended. Call it in a method instead"
+        )
+        raise ReentrantCallError(msg, service=service)
 
 
 def seconds_left(service: str, environment: str, begun: float, startup_timeout: float) -> float:

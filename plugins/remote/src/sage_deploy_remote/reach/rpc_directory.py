@@ -142,19 +142,21 @@ class RpcEntrance:
             return None
         limit = self._directory.answers_within_s
         try:
-            answer = asked.result(timeout + limit)
-        except TimeoutError as error:
+            error = asked.exception(timeout + limit)
+        except TimeoutError as late:
             msg = (
                 f"the directory of services did not answer within {limit:g} s, so service '{self._service}' was not "
                 "found: its node is overloaded or cut off"
             )
-            raise ClusterUnavailableError(msg) from error
-        except Exception:  # noqa: BLE001 - it has died, and with it most likely the process that kept it
+            raise ClusterUnavailableError(msg) from late
+        if error is not None:  # it has died, and with it most likely the process that kept it
             self._request = None
             return None
-        return self._read(answer)
+        return self._read(asked.result())
 
-    def _read(self, answer: Any) -> Found:
+    def _read(self, answer: Any) -> Found | None:
+        if answer.known is None and answer.listing is None:  # it was started a moment ago, and is told soon
+            return None
         try:
             listing = None if answer.listing is None else unpack(answer.listing)
             known = {} if answer.known is None else unpack(answer.known)

@@ -177,7 +177,7 @@ def _interpreter() -> tuple[str, ...]:
 @lru_cache(1)
 def _of_plugins() -> frozenset[str]:
     """They are installed wherever replicas run, be it in editable mode."""
-    return frozenset({"sage_plugins", *(_top(plugin.module) for plugin, _ in installed())})
+    return frozenset({"sage_plugins", *(_top(plugin.module) for plugin in installed())})
 
 
 # -- where replicas run ----------------------------------------------------------------------------------------------

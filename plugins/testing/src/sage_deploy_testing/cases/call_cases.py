@@ -344,7 +344,7 @@ class FutureCases(ServiceConformance):
         assert future.cancel()
         assert future.cancel(), "a second time"
         assert (future.cancelled(), future.done(), future.running()) == (True, True, False)
-        assert seen == [future]
+        self.until(lambda: seen == [future])
         assert service.waiting == 0
         with pytest.raises(errors.CallCancelledError) as caught:
             future.result(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,7 +14,7 @@ from sage_deploy_testing.suites.probes import Calling
 from sage_deploy_testing.suites.service_conformance import INNER_CALLS, VERBS, Deployed, ServiceConformance
 from sage_plugins import errors
 
-__all__ = ["DeadlineCases", "QueueDeadlineCases", "TravellingDeadlineCases"]
+__all__ = ["CallbackCases", "DeadlineCases", "QueueDeadlineCases", "TravellingDeadlineCases"]
 
 
 class QueueDeadlineCases(ServiceConformance):
@@ -78,6 +79,44 @@ class QueueDeadlineCases(ServiceConformance):
         service.handle.with_options(timeout=self.short).submit("echo").add_done_callback(ended.set_result)
         assert ended.result(self.patience).exception(0).stage == "queue"
         occupied.open()
+
+
+class CallbackCases(ServiceConformance):
+    """Done-callbacks that never return: they hold up nothing, however their calls end."""
+
+    @unless("in_callers_thread")
+    @pytest.mark.parametrize("end", ["answer", "deadline", "cancel", "close"])
+    def test_callback_that_never_returns_holds_up_nothing(self, end: str) -> None:
+        """Neither the worker or the clock that ended its call, nor other calls and their callbacks, nor `close`."""
+        service = self.deploy()
+        begun, released = threading.Event(), threading.Event()
+
+        def hang(_: Any) -> None:
+            begun.set()
+            released.wait()
+
+        occupied = self.occupy(service)
+        hasty = service.handle.with_options(timeout=self.short if end == "deadline" else self.patience)
+        call = hasty.submit("echo")
+        call.add_done_callback(hang)
+        try:
+            if end == "cancel":
+                assert call.cancel()
+            elif end == "answer":
+                occupied.open()
+            elif end == "close":
+                service.env.close(drain_timeout=0)
+            assert begun.wait(self.patience)
+            if end != "close":
+                ended: Future[Any] = Future()
+                service.handle.with_options(timeout=self.short).submit("echo").add_done_callback(ended.set_result)
+                assert ended.result(self.patience).done()
+                occupied.open()
+                assert service.handle.echo("alive") == "alive"
+                service.env.close()
+        finally:
+            occupied.open()
+            released.set()
 
 
 class DeadlineCases(ServiceConformance):

@@ -14,6 +14,7 @@ from sage_deploy_testing.suites.probes import (
     AsyncLiving,
     Calling,
     Connected,
+    Early,
     Failing,
     FailingOnce,
     Late,
@@ -55,6 +56,13 @@ class HookCases(ServiceConformance):
         # The engine fences what a stop raises, and says so in the event.
         stopped = [each.event.reason for each in service.env.events() if each.event.kind == "replica_stopped"]
         assert stopped == [""]
+
+    @needs("in_process")
+    @unless("in_callers_thread")
+    def test_start_hook_may_submit_calls_for_later(self) -> None:
+        """`submit` queues a call of the own service, which runs once the replica is ready."""
+        service = self.deploy(Early, "submit", "svc")
+        assert service.handle.done() == ["early"]
 
     def test_async_hooks_are_awaited(self) -> None:
         """Hooks may be coroutines; `start` and `close` stand in for `start_running` and `cleanup`."""
@@ -206,6 +214,22 @@ class FailedStartCases(ServiceConformance):
         with pytest.raises(errors.DeployError, match=rf"svc#0 not ready after {self.short:g} s"):
             service.env.deploy()
         gate.open()
+
+    @needs_any(*INNER_CALLS)
+    def test_start_hook_that_waits_for_its_own_end_fails_the_deployment(self) -> None:
+        """It calls its own service, which has no other replica: that is told at once, as ReentrantCallError."""
+        service = self.register(Early, "call", "svc", startup_timeout=self.patience)
+        with pytest.raises(errors.DeployError, match=r"ReentrantCallError: .*svc.* would never start") as caught:
+            service.env.deploy()
+        assert isinstance(caught.value.__cause__, errors.ReentrantCallError)
+
+    @needs("in_process")
+    def test_start_hooks_that_wait_for_each_other_fail_the_deployment(self) -> None:
+        """Two services call each other before they are ready: that is told at once, as ReentrantCallError."""
+        service = self.register(Early, "call", "other", startup_timeout=self.patience)
+        self.register(Early, "call", "svc", name="other", env=service.env, startup_timeout=self.patience)
+        with pytest.raises(errors.DeployError, match=r"ReentrantCallError: \w+\.note would never start"):
+            service.env.deploy()
 
     @needs("in_process")
     def test_instance_that_is_ready_too_late_is_cleaned_up(self) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import random
+import signal
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -11,7 +16,65 @@ from sage_deploy_testing.suites.probes import Failing, Living, Probe
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
 from sage_plugins import errors
 
-__all__ = ["ReplicaCases"]
+__all__ = ["InterruptionCases", "ReplicaCases"]
+
+
+class _Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def _depth() -> int:
+    frame: Any = sys._getframe()  # noqa: SLF001 - documented
+    depth = 0
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth
+
+
+class InterruptionCases(ServiceConformance):
+    """What is raised between two steps of a caller's thread loses nothing."""
+
+    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that signal")
+    def test_no_signal_that_raises_loses_a_slot(self) -> None:
+        """What a signal handler raises in the middle of a call ends as itself, and every slot goes on."""
+        if threading.current_thread() is not threading.main_thread():
+            pytest.skip("signals are handled in the main thread")
+        service = self.deploy()
+        rung: list[None] = []
+
+        def interrupt(_number: int, _frame: object) -> None:
+            rung.append(None)
+            raise _Interrupt
+
+        before = signal.signal(signal.SIGPROF, interrupt)
+        moments = random.Random(1)  # noqa: S311 - no secret
+        try:
+            for _ in range(300):
+                rung.clear()
+                # Python drops what is raised in a finalizer, so the list tells too.
+                with contextlib.suppress(_Interrupt):
+                    signal.setitimer(signal.ITIMER_PROF, moments.uniform(0.0003, 0.002))
+                    while not rung:
+                        assert service.handle.echo(1) == 1
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
+        assert service.handle.echo("alive") == "alive"
+        self.occupy(service).open()
+
+    def test_the_recursion_limit_loses_no_slot(self) -> None:
+        """After calls that raise RecursionError near the limit, every slot goes on."""
+        service = self.deploy()
+
+        def call_at(depth: int) -> Any:
+            return service.handle.echo(depth) if depth == 0 else call_at(depth - 1)
+
+        left = sys.getrecursionlimit() - _depth()
+        for depth in range(left - 40, left):
+            with contextlib.suppress(RecursionError):
+                call_at(depth)
+        assert service.handle.echo("alive") == "alive"
+        self.occupy(service).open()
 
 
 class ReplicaCases(ServiceConformance):

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from sage_deploy_testing.suites.conformance import needs, unless
+from sage_deploy_testing.suites.disguised import Disguised
 from sage_deploy_testing.suites.probes import Batching, ProbeError
 from sage_deploy_testing.suites.service_conformance import VERBS, ServiceConformance
 from sage_plugins import errors
 from sage_plugins.call.stream import AHEAD
 
-__all__ = ["BatchCases", "StreamCases"]
+__all__ = ["BatchCases", "DisguisedCases", "StreamCases"]
 
 _PRODUCERS = pytest.mark.parametrize("method", ["produce", "aproduce"])
 
@@ -126,6 +127,53 @@ class StreamCases(ServiceConformance):
             self.deploy().handle.stream("echo", 3)
 
 
+class DisguisedCases(ServiceConformance):
+    """Methods that give something which has yet to run, although they look plain: it never runs at the caller's."""
+
+    @VERBS
+    @pytest.mark.parametrize("method", ["coroutine", "nested"])
+    def test_hidden_coroutine_is_run_in_the_replica(self, verb: str, method: str) -> None:
+        """Its caller gets what it returns."""
+        service = self.deploy(Disguised)
+        assert self.outcome(service.handle, verb, method, 5) == 5
+        assert len(service.handle.ran()) == 1
+
+    @VERBS
+    def test_hidden_coroutine_raises_its_error(self, verb: str) -> None:
+        with pytest.raises(LookupError, match="five"):
+            self.outcome(self.deploy(Disguised).handle, verb, "failing", "five")
+
+    @VERBS
+    @pytest.mark.parametrize("method", ["generator", "expression", "agenerator", "agives"])
+    def test_hidden_generator_is_refused(self, verb: str, method: str) -> None:
+        """The error says what to do; the slot is free again."""
+        service = self.deploy(Disguised)
+        with pytest.raises(TypeError, match=f"svc.{method} returned a generator.*stream"):
+            self.outcome(service.handle, verb, method, 5)
+        assert self.outcome(service.handle, verb, "coroutine", 6) == 6
+
+    def test_hidden_coroutine_answers_a_batch(self) -> None:
+        """A result of the batch that has yet to run fails its own call."""
+        service = self.deploy(Disguised, batch_size=4)
+        assert service.handle.single("plain") == "plain"
+        for hidden in ("generator", "coroutine"):
+            with pytest.raises(TypeError, match=f"svc.together returned a {hidden}"):
+                service.handle.single(hidden)
+
+    @VERBS
+    def test_call_is_no_argument(self, verb: str) -> None:
+        """A call that has not been answered is refused where its answer is meant, and nothing is started."""
+        service = self.deploy()
+        asked = service.handle.submit("echo", 5)
+        for args in ((asked,), (1, asked)):
+            with pytest.raises(TypeError, match=r"svc.echo was given a Call of 'echo'.*call.result\(\)"):
+                self.outcome(service.handle, verb, "echo", *args)
+        with pytest.raises(TypeError, match="was given a Call"):
+            service.handle.stream("produce_and_fail", asked)
+        assert asked.result(self.patience) == 5
+        assert service.outcomes == {"ok": 1}
+
+
 class BatchCases(ServiceConformance):
     """`batch_size` has the calls of a method answered together, by the method that is declared for that."""
 
@@ -168,6 +216,18 @@ class BatchCases(ServiceConformance):
         assert calls["good"].result(self.patience) == "good!"
         assert calls["fine"].result(self.patience) == "fine!"
         assert isinstance(calls["bad"].exception(self.patience), ProbeError)
+
+    @unless("in_callers_thread")
+    @pytest.mark.parametrize("method", ["get", "aget"])
+    def test_the_next_batch_runs_although_somebody_watches_this_one(self, method: str) -> None:
+        """Who runs the callbacks of a batch first gives the work that follows to somebody who comes for it."""
+        service = self.deploy(Batching, batch_size=2, max_concurrency=1)
+        occupied = self.occupy(service)
+        calls = {str(number): self.queued(service, method, str(number)) for number in range(8)}
+        for call in calls.values():
+            call.add_done_callback(lambda _: None)
+        occupied.open()
+        assert [call.result(self.patience) for call in calls.values()] == [f"{key}!" for key in calls]
 
     @needs("one_at_a_time")
     @unless("in_callers_thread")

@@ -264,7 +264,7 @@ class SupervisionCases(ServiceConformance):
     @needs("can_kill")
     def test_standby_takes_over_and_stays(self) -> None:
         """Without a load balancer the first replica serves; when it dies the second does, and its heir stands by."""
-        service = self.deploy(replicas=2, **_FAILOVER)
+        service = self.deploy(replicas=2, load_balancing=False, **_FAILOVER)
         assert service.handle.do(1) == 0
         self.kill(service, "svc#0")
         self.until_ready(service, "svc#0.1", "svc#1")

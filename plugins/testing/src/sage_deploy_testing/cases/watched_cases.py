@@ -136,7 +136,7 @@ class WatchedCases(MonitorSuite):
         assert latest[-2][0] == "balancing_enabled"
         service.env.scale(service.name, 1)
         latest = self.events(self.summary(service))[-3:]
-        assert set(latest) >= {(kind, "scaled from 2 to 1 replicas") for kind in ("scaled", "replica_draining")}
+        assert set(latest) >= {(kind, "scaled from 2 to 1 replica") for kind in ("scaled", "replica_draining")}
         service.env.restart(service.name)
         latest = self.events(self.summary(service))[-4:]
         assert ("replica_draining", "replaced by svc#0.1") in latest

@@ -112,6 +112,7 @@ class BundlingReplica(FakeReplica):
                 return
         if work not in self._waiting:
             return
+        self._hands.append(work)
         del self.running[work], self.started[work]
         self._forget(work)
         self.free(work)

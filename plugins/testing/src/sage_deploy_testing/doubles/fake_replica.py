@@ -23,7 +23,8 @@ from sage_plugins.routing.lane import LaneEvents
 from sage_plugins.values import Outcome, RunnerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from types import FrameType
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
@@ -70,14 +71,27 @@ class Act:
     seconds: float = 0.0
 
 
+class _Holds:
+    """As `interfaces.ReplicaHolds`, for lists."""
+
+    def __init__(self, *held: Collection[Work]) -> None:
+        self.counts: Sequence[Callable[[], int]] = [each.__len__ for each in held]
+
+    def busy(self, stacks: Mapping[int, FrameType]) -> int:  # noqa: ARG002 - what it runs is in no thread's hands
+        return 0
+
+    def nudge(self) -> None:
+        pass
+
+
 class FakeReplica:
     """
     An `interfaces.Replica` whose methods take virtual time and end as a script says; for one thread.
 
     It keeps to what a host promises the router: a call is claimed when it starts, one whose time is over never starts,
-    its slot is free before the caller learns the outcome, and once. A batch that is open is gathered, its calls are
-    claimed together, and each gets its own answer. An answer is `("answer", args)`. From being sent to its end a piece
-    of work is in exactly one of `inbox`, `gathering` and `running`, as whoever sends to a host knows at every moment
+    its slot is free before the caller learns the outcome, and once. The calls of a batch are claimed together, and each
+    gets its own answer. An answer is `("answer", args)`. From being sent to its end a piece
+    of work is in exactly one of `inbox` and `running`, as whoever sends to a host knows at every moment
     what the host has: so a death, whenever it comes, is reported with all work.
 
     Attributes:
@@ -85,8 +99,6 @@ class FakeReplica:
         run_here: Start a call at once, as if in its caller's thread; None unless it has no workers.
         alive: Whether it has not died.
         inbox: Work that it has and no worker has come to.
-        gathering: Batches that a worker has come to and not started, with the timer of its next look; None while it
-            looks.
         running: Work whose methods run, that included which its callers gave up; with the timer of its end.
         started: For each batch that runs, the calls in it that were started.
         starting: The batch whose calls are being started; its method does not run yet.
@@ -131,10 +143,11 @@ class FakeReplica:
         self.give_up: Callable[[Call, int, float], bool] = lambda *_: False  # its methods are no coroutines: they go on
         self.alive = True
         self.inbox: deque[Work] = deque()
-        self.gathering: dict[Batch, Timer | None] = {}
         self.running: dict[Work, Timer | None] = {}
         self.started: dict[Work, Sequence[Call]] = {}
         self.starting: Batch | None = None
+        self._hands: list[Work] = []  # work on its way from one of these to another, or to its end
+        self.holds = _Holds(self.inbox, self.running, self._hands)
         self.send: Callable[[Work], None] = self._send
         self.run_here: Callable[[Work], None] | None = self._run_here if in_callers_thread else None
         self._events = events
@@ -150,7 +163,7 @@ class FakeReplica:
     @property
     def taken(self) -> int:
         """Slots that are not free."""
-        return len(self.inbox) + len(self.gathering) + len(self.running)
+        return len(self.inbox) + len(self.running)
 
     @property
     def runs(self) -> Collection[Sequence[Call]]:
@@ -159,7 +172,7 @@ class FakeReplica:
 
     def unstarted(self) -> list[Call]:
         """The calls that it has and has not started."""
-        return [call for work in (*self.gathering, *self.inbox) for call in calls_of(work)]
+        return [call for work in self.inbox for call in calls_of(work)]
 
     def _send(self, work: Work) -> None:
         self._take(work, self._pick_up_after())
@@ -193,14 +206,13 @@ class FakeReplica:
             return
         work = self.inbox[0]
         if isinstance(work, Batch):
-            self.inbox.popleft()
-            self.gathering[work] = None
-            self._gather(work)
+            self._start_batch(work)
             return
         act = self._script(work)
         if act.behaviour is Behaviour.DIE_BEFORE and work.unstarted():
             self.die()
             return
+        self._hands.append(work)
         self.inbox.popleft()
         if not self.claim(work):
             self.free(work)
@@ -220,10 +232,11 @@ class FakeReplica:
     def _start(self, work: Work, calls: Sequence[Call], act: Act) -> None:
         now = self._clock.monotonic()
         self.started[work] = calls
+        self.running[work] = None
+        self._put_down(work)
         for call in calls:
             self._tell_started(call)
         if act.behaviour is Behaviour.HANG:
-            self.running[work] = None
             return
         until = now + act.seconds
         last = max(call.deadline for call in calls)
@@ -239,6 +252,7 @@ class FakeReplica:
         if behaviour in (Behaviour.DIE_DURING, Behaviour.DIE_AFTER):
             self.die()
             return
+        self._hands.append(work)
         del self.running[work], self.started[work]
         bad = calls[0] if behaviour is Behaviour.RAISE else None
         self._settle(work, [(call, *self._outcome(call, raises=call is bad)) for call in calls])
@@ -277,42 +291,22 @@ class FakeReplica:
     def free(self, work: Work) -> None:
         """Report that the slot of *work* is free, and go on to the work that gets it next."""
         following = self._events.follow(work)
+        self._put_down(work)
         if following is not None:
             self._take(following, 0.0)
 
+    def _put_down(self, work: Work) -> None:
+        if work in self._hands:
+            self._hands.remove(work)
+
     # -- batches -----------------------------------------------------------------------------------------------------
-
-    def _gather(self, batch: Batch) -> None:
-        """What a worker does in `Batch.gather`, where it would wait for others to join."""
-        if not self.alive:
-            return
-        self.gathering[batch] = None
-        now, remaining = self._clock.monotonic(), 0.0
-        woken: list[None] = []
-        if not batch._closed:  # noqa: SLF001 - the worker's side of the batch, as in `Batch.gather`; the next two too
-            batch._wake = lambda: self._wake(batch, woken)  # noqa: SLF001
-            remaining = batch._remaining()  # noqa: SLF001
-        if not self.alive:  # it died meanwhile
-            return
-        if remaining > 0:
-            when = now if woken else now + remaining
-            self.gathering[batch] = self._clock.call_at(when, lambda: self._gather(batch))
-        else:
-            self._start_batch(batch)
-
-    def _wake(self, batch: Batch, woken: list[None]) -> None:
-        woken.append(None)  # for a worker that has not begun to wait
-        timer = self.gathering.get(batch)
-        if timer is not None:
-            timer.cancel()
-            self.gathering[batch] = self._clock.call_at(self._clock.monotonic(), lambda: self._gather(batch))
 
     def _start_batch(self, batch: Batch) -> None:
         act = self._script(batch.calls[0])
         if act.behaviour is Behaviour.DIE_BEFORE:
             self.die()
             return
-        del self.gathering[batch]
+        self.inbox.popleft()
         calls: list[Call] = []
         self.running[batch], self.started[batch] = None, calls  # those who learn here that they expired look at it
         self.starting = batch
@@ -331,6 +325,7 @@ class FakeReplica:
         if calls:
             self._start(batch, calls, act)
         else:
+            self._hands.append(batch)
             del self.running[batch], self.started[batch]
             self.free(batch)
 
@@ -350,15 +345,15 @@ class FakeReplica:
         """
         if self.alive:
             self.alive = False
-            for timer in (*self.running.values(), *self.gathering.values()):
+            for timer in self.running.values():
                 if timer is not None:
                     timer.cancel()
             self._clock.call_at(self._clock.monotonic() + report_after, self._report)
 
     def _report(self) -> None:
         self._reported = True
-        not_started, maybe = (*self.gathering, *self.inbox), self._maybe()  # as they came
-        for held in (self.inbox, self.gathering, self.running, self.started):
+        not_started, maybe = tuple(self.inbox), self._maybe()
+        for held in (self.inbox, self.running, self.started, self._hands):
             held.clear()
         self._events.lost(not_started, maybe, self._cause)
 

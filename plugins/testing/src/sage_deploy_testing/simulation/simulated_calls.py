@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Any, cast
 
+from sage_deploy_testing.doubles.fake_replica import calls_of
+from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 
 if TYPE_CHECKING:
@@ -11,9 +14,8 @@ if TYPE_CHECKING:
 
     from sage_deploy_testing.doubles.fake_replica import FakeReplica
     from sage_deploy_testing.simulation.simulation_rules import Course
-    from sage_plugins.call.batch import Batch
-    from sage_plugins.interfaces import Work
     from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.open_batch import OpenBatch
     from sage_plugins.values import MethodPlan
 
 
@@ -41,6 +43,7 @@ class SimulatedCall(Call):
     sent_ahead = False  # to a replica that runs others before it
     overtaken = False  # later calls may have started before it
     given_up = False  # by its caller
+    may_wait_until = -inf  # for others to join the batch that it is in
     waking = False  # its caller's thread is about to notice that it has a slot
     poison = False  # whenever it starts its replica dies
 
@@ -77,21 +80,30 @@ class Place:
         self.replica: FakeReplica
         self.closed = False
         self.lost_already = False
-        self._held: frozenset[Work] = frozenset()
+        self._held: frozenset[Call] = frozenset()
         self._served = True
-        self._opened: dict[Batch, float] = {}  # when batches that wait for others were first seen
-        self._gathered: dict[Batch, float] = {}  # when workers were first seen to wait for them
+        self._opened: dict[OpenBatch, float] = {}  # when batches that wait for others were first seen
         self._course = course
 
     @property
-    def works(self) -> list[Work]:
-        """What holds a slot of the replica."""
-        replica = self.replica
-        return [*replica.inbox, *replica.gathering, *replica.running]
+    def open(self) -> tuple[OpenBatch, ...]:
+        """The batches that wait for others on the router's side."""
+        methods = self.lane.methods
+        return () if methods is None else tuple(methods.open.values())
+
+    @property
+    def taken(self) -> int:
+        """Slots that are not free."""
+        return self.replica.taken + len(self.open)
+
+    def unstarted(self) -> list[Call]:
+        """The calls that have a slot and have not started."""
+        return [*(call for batch in self.open for call in batch.calls), *self.replica.unstarted()]
 
     def check_standby(self, granted: Sequence[Call], *, serves: bool) -> None:
         """It gets no calls while it stands by."""
-        held = frozenset((*(call.batch or call for call in granted), *self.works))
+        running = (call for work in self.replica.running for call in calls_of(work))
+        held = frozenset((*granted, *self.unstarted(), *running))
         if not serves and not self._served and not held <= self._held:
             raise BrokenRuleError(f"{self.lane!r} stands by and was sent a call")
         self._held, self._served = held, serves
@@ -112,7 +124,7 @@ class Place:
 
     def turns(self, method: MethodPlan, granted: Sequence[Call]) -> int:
         """Calls and batches of *method* that hold a slot here."""
-        return sum(work.method is method for work in (*granted, *self.works))
+        return sum(work.method is method for work in (*granted, *self.open, *self.replica.inbox, *self.replica.running))
 
     def has_turn(self, method: MethodPlan, granted: Sequence[Call]) -> bool:
         """Whether one more call of *method* may run here."""
@@ -132,30 +144,28 @@ class Place:
 
     def check_batches(self, now: float, *, all_done: bool) -> None:
         """Who is in a batch, and how long it waits for others; *all_done* if nothing is due any more."""
-        replica = self.replica
-        for batch in (work for work in self.works if work.method.batch is not None):
+        for batch in (*self.replica.inbox, *self.replica.running):
+            if isinstance(batch, Batch):
+                self._check_members(batch)
+                for call in batch.calls:
+                    if call.batch is not batch or call.lane is not self.lane:
+                        raise BrokenRuleError(f"{call!r} is in a batch of {self.lane!r} and does not know it")
+        for batch in self.open:
             self._check_members(batch)
-            if batch._closed:  # noqa: SLF001 - no view of it is public, nor of the next
-                continue
             opened = self._opened.setdefault(batch, now)
-            if batch not in replica.gathering:
-                continue
-            gathered = self._gathered.setdefault(batch, now)
-            if not all_done or not replica.alive:
-                continue
-            if now >= max(opened + batch.plan.wait, gathered):
-                raise BrokenRuleError(
-                    f"a batch of {batch.method.name} waits longer than {batch.plan.wait} s for others"
-                )
+            wait = batch.plan.wait
+            if all_done and now >= opened + wait:
+                raise BrokenRuleError(f"a batch of {batch.method.name} waits longer than {wait} s for others")
             for call in batch.calls:
-                if not call.settled() and max(gathered, call.since) < call.expires <= now:
+                cast("SimulatedCall", call).may_wait_until = batch.until
+                if all_done and not call.settled() and call.since < call.expires <= now:
                     raise BrokenRuleError(f"{call!r} missed its time while its batch waited for others")
 
-    def _check_members(self, batch: Batch) -> None:
-        if len(batch.calls) > batch.plan.size:
-            raise BrokenRuleError(f"{len(batch.calls)} calls are in a batch for {batch.plan.size}")
+    @staticmethod
+    def _check_members(batch: Batch | OpenBatch) -> None:
+        size = batch.plan.size
+        if len(batch.calls) > size:
+            raise BrokenRuleError(f"{len(batch.calls)} calls are in a batch for {size}")
         for call in batch.calls:
             if call.method is not batch.method:
                 raise BrokenRuleError(f"a call of {call.method.name} is in a batch of {batch.method.name}")
-            if call.batch is not batch or call.lane is not self.lane:
-                raise BrokenRuleError(f"{call!r} is in a batch of {self.lane!r} and does not know it")

@@ -23,6 +23,7 @@ The rules:
   order, and those that have not started go back to the queue if that slot is slow.
 * A call that somebody watches ends at its deadline at the latest; every done-callback runs once.
 * Draining finishes what was accepted, and says that the service is idle exactly when it is.
+* What an exception between two steps of a thread loses is found within a second, and nothing is found that is not lost.
 * At the end nothing is left: no waiting call, no taken room, no taken slot, no timer.
 
 It simulates no threads: what happens between two steps of a router method is not tried.
@@ -36,9 +37,8 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Final
 
-import attrs
-
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, FakeReplica
+from sage_deploy_testing.simulation.report import Report, SimulationFailure
 from sage_deploy_testing.simulation.simulated_calls import BrokenRuleError, Place, SimulatedCall
 from sage_deploy_testing.simulation.simulation_rules import Course
 from sage_deploy_testing.simulation.simulation_setting import TICK, Setting
@@ -53,37 +53,8 @@ if TYPE_CHECKING:
 __all__ = ["Report", "Setting", "Simulation", "SimulationFailure"]
 
 
-class SimulationFailure(AssertionError):  # noqa: N818 - pytest and its readers know it as a failed assertion
-    """A rule was broken; the message has the seed, the settings and the last steps."""
-
-
-@attrs.frozen
-class Report:
-    """
-    What happened in a simulation; for tests that want to know that something did.
-
-    Attributes:
-        calls: Calls made.
-        refused: Calls not accepted.
-        outcomes: Ended calls by `Outcome`.
-        started: Methods that were started.
-        batches: Batches by the number of their calls that were started.
-        sent_ahead: Calls that were sent ahead of their turn, with another one.
-        returned: How many of them came back.
-        behaviours: What the replicas were told to do, how often.
-        steps: Steps by name.
-    """
-
-    calls: int
-    refused: int
-    outcomes: Counter[int]
-    started: int
-    batches: Counter[int]
-    sent_ahead: int
-    returned: int
-    behaviours: Counter[str]
-    steps: Counter[str]
-
+#: Seconds within which lost slots and places in the queue are found.
+HEALED_AFTER_S: Final = 1.0
 
 #: What happens in a step, and how often.
 _STEPS: Final = (
@@ -95,6 +66,8 @@ _STEPS: Final = (
     ("cancel", 6),
     ("abandon", 6),
     ("release", 6),
+    ("lose", 3),
+    ("suspect", 3),
     ("replace", 8),
     ("kill", 2),
     ("close", 1),
@@ -202,6 +175,26 @@ class Simulation(Course):
         self._tell(f"advance {ticks * TICK:g} s")
         self._move(ticks * TICK)
 
+    def _step_lose(self) -> None:
+        """An exception between two steps of a caller's thread loses what it had in its hands; then it is looked for."""
+        router, queue = self._router, self._router._queue  # noqa: SLF001 - what is lost shows nowhere else
+        tokens = [each for each in (queue.room, *(lane.free for lane in router.lanes)) if each]
+        if tokens:
+            self._tell("lose a slot, or a place in the queue")
+            self._random.choice(tokens).pop()
+        router.suspect()
+        calm, self._calm = self._calm, True  # callbacks make no calls: what is lost may have one refused
+        self._clock.run_until(self._clock.monotonic() + HEALED_AFTER_S)
+        self._calm = calm
+
+    def _step_suspect(self) -> None:
+        """An exception was raised somewhere and nothing was lost; or, likewise, a caller wonders where its call is."""
+        call = self._some_call()
+        if call is None:
+            self._router.suspect()
+        else:
+            self._router.suspect_loss_of(call)
+
     def _step_watch(self) -> None:
         call = self._some_call()
         if call is not None and not self.setting.in_callers_thread:
@@ -257,9 +250,8 @@ class Simulation(Course):
         if place is not None and not place.closed:
             self._tell(f"close {place.lane.id}")
             place.closed = True
-            for call in (*self._at_callers, *place.replica.unstarted()):
-                if call.lane is place.lane:
-                    self._mine(call).overtaken = True
+            for call in (*self._granted(place), *place.unstarted()):
+                self._mine(call).overtaken = True
             self._router.close_lane(place.lane)
 
     def _step_replace(self) -> None:
@@ -379,6 +371,7 @@ class Simulation(Course):
             raise BrokenRuleError(f"route of call {call.number} gave {admitted}, and parked is {call.parked}")
         if not admitted and self.setting.reject:
             raise BrokenRuleError(f"call {call.number} was parked by a service that rejects")
+        self._check_opening(call)
         call.admitted = admitted
         if self.setting.in_callers_thread:
             if not call.over() and call.unstarted():

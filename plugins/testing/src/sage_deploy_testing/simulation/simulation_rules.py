@@ -90,7 +90,7 @@ class Course:
             refused=lambda _, reason: self._refusals.update((reason,)),
             balancer=balancer,
             on_balancer_error=self._balancer_failed,
-            aside=lambda body, _: body(),  # at once: a thread would run when it likes
+            aside=lambda body: body(),  # at once: a thread would run when it likes
         )
         self._balancer = balancer
         self._binding = balancer is not None and balancer.binding
@@ -163,9 +163,13 @@ class Course:
         batch = call.batch
         if batch is not None:
             self._together[batch] += 1
-            early = self._clock.monotonic() < batch._until < inf  # noqa: SLF001 - inf if nobody could ever join
-            stays = not self._draining and call.lane in self._router.lanes
-            if early and len(batch.calls) < batch.plan.size and stays:
+            stays = not self._draining and not self._outsiders_out and call.lane in self._router.lanes
+            halves = (each.since + (each.expires - each.since) / 2 for each in batch.calls)
+            if (
+                self._clock.monotonic() < min(call.may_wait_until, *halves)
+                and len(batch.calls) < batch.plan.size
+                and stays
+            ):
                 raise BrokenRuleError(f"the batch of call {call.number} was shut though others could join")
         call.starts += 1
         self._starts += 1
@@ -182,6 +186,14 @@ class Course:
             if call.order < self._last_start[row]:
                 raise BrokenRuleError(f"call {call.number} started after a call that came later")
             self._last_start[row] = call.order
+
+    def _check_opening(self, call: SimulatedCall) -> None:
+        """A call that has found a free slot waits for others to join, if all slots there are those of one replica."""
+        batch = call.batch
+        if batch is None or self._balancer is not None or self.setting.in_callers_thread or self._outsiders_out:
+            return
+        if len(batch.calls) == 1 < batch.plan.size and batch.plan.wait > 0:
+            raise BrokenRuleError(f"the batch of call {call.number} was shut though others could join")
 
     def _executed(self, executed: Call) -> None:
         call = self._mine(executed)
@@ -225,15 +237,16 @@ class Course:
         waited = [self._mine(call) for work in not_started for call in calls_of(work)]
         ran = [self._mine(call) for work in maybe for call in calls_of(work)]
         self._tell(f"{place.lane.id} is lost with {self._name(waited)} not started and maybe {self._name(ran)}")
-        for call in (*waited, *ran):
-            call.came_back = True
+        gathered = [self._mine(call) for batch in place.open for call in batch.calls]
+        for call in (*waited, *ran, *gathered):
+            call.came_back, call.may_wait_until = True, -inf
             # Others have taken over from that replica before, or were started there beside it.
-            call.overtaken = place.closed or place.lane.slots > 1 or call.batch is not None
+            call.overtaken = place.closed or place.lane.slots > 1 or call.batch is not None or call in gathered
         place.closed = place.lost_already = True
         self._router.lost(place.lane, not_started, maybe, cause)
         if place.lane.abandoned or place.lane.inflight:
             raise BrokenRuleError(f"{place.lane!r} is dead and has {place.lane.abandoned} abandoned calls")
-        for call in (*waited, *ran):
+        for call in (*waited, *ran, *gathered):
             if not call.over() and call.lane is place.lane:
                 raise BrokenRuleError(f"call {call.number} still belongs to {place.lane.id}, which is dead")
         for call in ran:
@@ -267,9 +280,7 @@ class Course:
         if self._router.waiting or self._router.parked or any(call.granted for call in self._at_callers):
             return False
         return not any(
-            place.replica.inbox
-            or place.replica.gathering
-            or not all(call.settled() for calls in place.replica.runs for call in calls)
+            place.unstarted() or not all(call.settled() for calls in place.replica.runs for call in calls)
             for place in self._places
             if not place.lost_already
         )
@@ -390,12 +401,12 @@ class Course:
         for place in self._places:
             lane, replica = place.lane, place.replica
             runs = replica.runs
-            held += sum(not call.over() for calls in (replica.unstarted(), *runs) for call in calls)
+            held += sum(not call.over() for calls in (place.unstarted(), *runs) for call in calls)
             abandoned = sum(all(call.over() for call in calls) for calls in runs)
             if place.lost_already:
                 continue
             granted = self._granted(place)
-            taken = replica.taken + len(granted)
+            taken = place.taken + len(granted)
             if len(lane.free) + lane.withdrawn + taken != lane.slots:
                 raise BrokenRuleError(
                     f"{lane!r}: {len(lane.free)} slots free, {lane.withdrawn} withdrawn, {taken} taken, of {lane.slots}"

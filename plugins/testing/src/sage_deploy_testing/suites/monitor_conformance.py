@@ -23,6 +23,7 @@ from sage_deploy_testing.cases import watched_cases
 from sage_deploy_testing.suites.conformance import needs
 from sage_deploy_testing.suites.monitor_suite import MONITOR_CAPABILITIES
 from sage_deploy_testing.tools.reentry import interrupt, with_switches
+from sage_plugins.interfaces import ServiceWatcher, SnapshotMerger
 from sage_plugins.values import Event, Outcome, ReplicaInfo
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ class MonitorConformance(watched_cases.WatchedCases):
     what is not kept of replicas that left, `lasting`. The
     services run on target `local`.
     """
+
+    # -- members -----------------------------------------------------------------------------------------------------
+
+    def test_optional_members_are_there_as_declared(self) -> None:
+        """A monitor has `merge` and `attach` if it declares their capabilities, and only then."""
+        monitor = self.monitor()
+        assert isinstance(monitor, SnapshotMerger) == self.declares("merges_counts"), "merge"
+        assert isinstance(monitor, ServiceWatcher) == self.declares("watches_service"), "attach"
 
     # -- recorders ---------------------------------------------------------------------------------------------------
 
@@ -140,6 +149,17 @@ class MonitorConformance(watched_cases.WatchedCases):
             assert self.outcomes(monitor.summary(order)) == expected
 
     @needs("counts_calls")
+    def test_replicas_have_monitors_of_their_own(self) -> None:
+        """A replica's process makes the monitor anew, asks only for the recorder, and only snapshots come back."""
+        monitor = self.monitor()
+        snapshots = [self._recorder(monitor, _CALLER).snapshot()]
+        for index in range(2):
+            recorder = self._recorder(self.monitor(), _replica(index))
+            recorder.writer()(0, Outcome.OK, 0.25, 0.5)
+            snapshots.append(pickle.loads(pickle.dumps(recorder.snapshot())))  # noqa: S301 - made here
+        assert self.outcomes(monitor.summary(snapshots)) == {"ok": 2}
+
+    @needs("counts_calls")
     def test_no_call_is_lost_among_workers(self) -> None:
         """Each worker has a writer of its own; together they count every call."""
         monitor = self.monitor()
@@ -182,8 +202,8 @@ class MonitorConformance(watched_cases.WatchedCases):
     # -- what replicas leave behind ----------------------------------------------------------------------------------
 
     def _merge(self, monitor: Monitor, *snapshots: Mapping[str, Any]) -> Mapping[str, Any]:
-        merged: Mapping[str, Any] = monitor.merge(snapshots)  # type: ignore[attr-defined] # declared; it is optional
-        return merged
+        assert isinstance(monitor, SnapshotMerger), "it declares 'merges_counts' and has no merge"
+        return monitor.merge(snapshots)
 
     def _counted(self, monitor: Monitor, *calls: int) -> list[Mapping[str, Any]]:
         """The snapshots of replicas that have run so many *calls* each, in other ways and with other durations."""
@@ -195,10 +215,6 @@ class MonitorConformance(watched_cases.WatchedCases):
                 record(turn % 3, (index + turn) % len(_OUTCOMES), 0.125 * index, 0.25 * turn)
             snapshots.append(recorder.snapshot())
         return snapshots
-
-    def test_merge_is_there_as_declared(self) -> None:
-        """A monitor that keeps the counts of replicas that left says so, and any other has no `merge`."""
-        assert callable(getattr(self.monitor(), "merge", None)) == self.declares("merges_counts")
 
     @needs("records_calls", "merges_counts")
     def test_merge_says_what_its_parts_say(self) -> None:

@@ -247,6 +247,24 @@ class Calling:
         return self.ask(name, method, *args)
 
 
+class Early(Calling):
+    """Makes a call before it is ready: waits for the result, or not."""
+
+    def __init__(self, verb: str, name: str) -> None:
+        self._verb = verb
+        self._name = name
+        self._done: list[Any] = []
+
+    def setup(self) -> None:
+        getattr(self.ctx.service(self._name), self._verb)("note", "early")
+
+    def note(self, value: Any) -> None:
+        self._done.append(value)
+
+    def done(self) -> list[Any]:
+        return self._done
+
+
 class Living:
     """A service with every hook; each reports its name, the replica and where it runs."""
 

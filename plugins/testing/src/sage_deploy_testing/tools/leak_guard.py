@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import pytest
 
 from sage_plugins.clock import SYSTEM
+from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
     import asyncio
@@ -252,7 +253,8 @@ class LeakGuard:
             return []
         # What only a reference cycle keeps alive is not leaked; its own ResourceWarning, if it has one, fails the test.
         gc.collect()
-        SYSTEM.rest()  # its thread waits a while for the next timer
+        SYSTEM.rest()  # its thread waits a while for the next timer, and the next ones for more callbacks
+        CALLBACKS.rest()
         deadline = time.monotonic() + GRACE_S
         for thread in self._new(item).threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -183,7 +183,7 @@ def _defaults(docs: Mapping[str, str]) -> dict[str, Any]:
 def _profile() -> dict[str, Any]:
     return {
         "title": "profile",
-        "description": "What services have if this profile is chosen, unless their own entry says otherwise.",
+        "description": "What is different with it: its services beat the entries, its defaults those of the file.",
         "type": "object",
         "properties": {
             "defaults": {"$ref": "#/$defs/defaults"},

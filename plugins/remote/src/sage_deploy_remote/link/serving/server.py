@@ -14,7 +14,7 @@ from sage_deploy_remote.link.serving.report import HostEvents, Report, ServedCal
 from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.payloads.packing import pack_result
-from sage_deploy_remote.payloads.payload import Payload, unpack
+from sage_deploy_remote.payloads.reading import read
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.link.protocol import CallItem, Frame, Notice, Response, Unit
     from sage_deploy_remote.link.serving.late_calls import ArgumentSource
+    from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import ControlOp, Work
@@ -300,7 +301,7 @@ class ReplicaServer(CallOwner):
             unit.one_over()
         if not calls:
             return None
-        batch = Batch(calls, self.clock)
+        batch = Batch(calls)
         self._batches[batch] = unit
         return batch
 
@@ -341,14 +342,14 @@ class ReplicaServer(CallOwner):
     def _call(self, box: Outbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call | None:
         """The call of *item*; None if its arguments cannot be read, which its caller is told."""
         method = self.spec.methods[item.method]
-        try:
-            args, kwargs = unpack(item.payload)
-            found = self._source.fetch_present(args, kwargs) if item.payload[-1] else (args, kwargs)
-        except BaseException as error:  # noqa: BLE001 - whatever unpickling does is the caller's to know
+        found, error = read(item.payload, self.service, method.name, "its arguments")
+        if error is not None:
             box.post((protocol.FAILED, item.id, self.packed(error, method.name)))
             return None
-        if found is not None:
-            args, kwargs = found
+        args, kwargs = found
+        if item.payload[-1]:
+            found = self._source.fetch_present(args, kwargs)
+            args, kwargs = found or (args, kwargs)
         now = self.clock.monotonic()
         deadline = now + item.remaining
         since, context = now - item.waited, Context()

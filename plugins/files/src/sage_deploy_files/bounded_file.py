@@ -5,29 +5,42 @@ from __future__ import annotations
 import os
 import stat
 
-__all__ = ["UnreadableError", "read_bounded"]
+__all__ = ["UnreadableError", "is_own", "read_bounded"]
 
 
 class UnreadableError(Exception):
     """The path does not lead to a file that can be read; the text says why and reads on from the path."""
 
 
-def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
+def is_own(found: os.stat_result) -> bool:
+    """Whether what was found is this user's, and nobody else can write it."""
+    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o022)
+
+
+def read_bounded(path: str | os.PathLike[str], limit: int, *, own: bool = False) -> bytes:
     """
     The bytes of a regular file, at most *limit* + 1 of them, so that a larger one can be told.
+
+    Args:
+        path: The file.
+        limit: Most bytes that are expected.
+        own: Whether it must be this user's own file, that nobody else can write, and no link to one.
 
     Raises:
         UnreadableError: There is no such file, it is a directory, a FIFO or a device, or it may not be read.
     """
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | (getattr(os, "O_NOFOLLOW", 0) if own else 0)
     try:
         # Opening a FIFO must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
         try:
-            mode = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(mode):
+            found = os.fstat(descriptor)
+            if stat.S_ISDIR(found.st_mode):
                 raise UnreadableError("is a directory")
-            if not stat.S_ISREG(mode):
+            if not stat.S_ISREG(found.st_mode):
                 raise UnreadableError("is not a regular file")
+            if own and not is_own(found):
+                raise UnreadableError("is not the user's own file, or can be written by others")
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read(limit + 1)
         finally:

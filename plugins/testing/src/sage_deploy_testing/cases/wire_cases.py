@@ -1,0 +1,235 @@
+"""What travels between processes: whatever it does when it is packed or read, it does to its own call alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sage_deploy_testing.suites.conformance import unless
+from sage_deploy_testing.suites.service_conformance import ServiceConformance
+from sage_plugins import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sage_deploy_testing.suites.service_conformance import Deployed
+    from sage_deploy_testing.tools.checkpoints import Checkpoint
+
+__all__ = ["WireCases"]
+
+#: What ends a thread, a process or a generator if nobody catches it, and something that nobody expects.
+_ENDS = pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
+
+
+class Explosive(Exception):  # noqa: N818 - a value in most cases
+    """Raises *kind* where its reader unpacks it; the replica's own threads read it unharmed."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        """What raises."""
+        return _explode, (self.kind,)
+
+
+def _explode(kind: type[BaseException]) -> Explosive:
+    if "#" not in threading.current_thread().name:
+        raise kind("while it was unpacked")
+    return Explosive(kind)
+
+
+class Alarm(Exception):  # noqa: N818 - what timeout decorators raise in a signal handler
+    """No error of a call."""
+
+
+class Slow:
+    """Is packed, or read, only when its gate is opened."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __reduce__(self) -> Any:
+        """Wait where it is packed."""
+        self._checkpoint.reach()
+        return int, (1,)
+
+
+class SlowToRead:
+    """Is packed at once, and read only when its gate is opened."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __reduce__(self) -> Any:
+        """What waits."""
+        return _read_slowly, (self._checkpoint,)
+
+
+def _read_slowly(checkpoint: Checkpoint) -> int:
+    checkpoint.reach()
+    return 1
+
+
+class Wire:
+    """Answers with what its caller asks for."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid(), id(self)
+
+    def process(self) -> tuple[int, int]:
+        """Where it runs, and which instance it is."""
+        return self._process
+
+    def echo(self, value: Any = None) -> Any:
+        return value
+
+    def explosive(self, kind: type[BaseException]) -> Explosive:
+        return Explosive(kind)
+
+    def fail(self, kind: type[BaseException]) -> None:
+        raise Explosive(kind)
+
+    def items(self, kind: type[BaseException]) -> Iterator[Any]:
+        yield "first"
+        yield Explosive(kind)
+
+    def slow_to_read(self, checkpoint: Checkpoint) -> SlowToRead:
+        return SlowToRead(checkpoint)
+
+    def hold(self, checkpoint: Checkpoint) -> None:
+        checkpoint.reach()
+
+
+@unless("in_process")
+class WireCases(ServiceConformance):
+    """A value, an argument or an exception that cannot be read, or only slowly, costs its own call and no other."""
+
+    def fails_alone(self, service: Deployed, call: Callable[[], Any]) -> None:
+        """More often than there are slots: *call* raises an error of ours, and the others are answered."""
+        for _ in range(service.slots + 1):
+            with pytest.raises(errors.CallError):
+                call()
+            assert service.handle.echo("alive") == "alive"
+        self.until(lambda: not service.inflight)
+        assert [replica["state"] for replica in service.status["replicas"]] == ["ready"]
+
+    @_ENDS
+    @pytest.mark.parametrize("verb", ["call", "submit", "acall"])
+    def test_result_that_raises_while_it_is_read_fails_its_call_alone(
+        self, verb: str, kind: type[BaseException]
+    ) -> None:
+        """Its caller gets RemoteError, and the slot is free."""
+        service = self.deploy(Wire)
+        self.fails_alone(service, lambda: self.outcome(service.handle, verb, "explosive", kind))
+
+    @_ENDS
+    def test_exception_that_raises_while_it_is_read_fails_its_call_alone(self, kind: type[BaseException]) -> None:
+        """Its caller gets RemoteError, and the slot is free."""
+        service = self.deploy(Wire)
+        self.fails_alone(service, lambda: service.handle.fail(kind))
+
+    @_ENDS
+    def test_argument_that_raises_while_it_is_read_fails_its_call_alone(self, kind: type[BaseException]) -> None:
+        """Its caller gets RemoteError, and the slot is free."""
+        service = self.deploy(Wire)
+        self.fails_alone(service, lambda: service.handle.echo(Explosive(kind)))
+
+    @_ENDS
+    def test_item_that_raises_while_it_is_read_ends_its_stream_alone(self, kind: type[BaseException]) -> None:
+        """Items before it arrive, and the slot is free."""
+        service = self.deploy(Wire)
+
+        def read() -> None:
+            with service.handle.stream("items", kind) as stream:
+                assert next(stream) == "first"
+                next(stream)
+
+        self.fails_alone(service, read)
+
+    @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+    def test_others_with_which_it_arrives_are_answered(self, kind: type[BaseException]) -> None:
+        """One value in a response cannot be read; whatever else the response says counts."""
+        service = self.deploy(Wire, at_once=4)
+        calls = [service.handle.submit("explosive" if number % 2 else "echo", kind) for number in range(12)]
+        assert [call.result(self.patience) for call in calls[::2]] == [kind] * 6
+        assert all(isinstance(call.exception(self.patience), errors.RemoteError) for call in calls[1::2])
+
+    def test_result_that_is_read_slowly_delays_no_other_call(self) -> None:
+        """It is read in no thread that another caller needs."""
+        service, gate = self.deploy(Wire), self.watch()
+        slow = service.handle.submit("slow_to_read", gate.checkpoint)
+        gate.wait(1)
+        assert service.handle.echo("quick") == "quick"
+        assert service.handle.submit("echo", "quick").result(self.patience) == "quick"
+        assert not slow.done()
+        gate.open()
+        assert slow.result(self.patience) == 1
+
+    def test_caller_is_released_at_its_deadline_while_its_result_is_read(self) -> None:
+        """The slot is free meanwhile, and nothing is counted as still running."""
+        service, gate = self.deploy(Wire), self.watch()
+        hasty = service.handle.with_options(timeout=5 * self.while_running)
+        slow = [hasty.submit("slow_to_read", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(len(slow))
+        for call in slow:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(self.patience)
+        self.until(lambda: not service.inflight)
+        assert service.handle.echo("alive") == "alive"
+        assert [replica["state"] for replica in service.status["replicas"]] == ["ready"]
+
+    @pytest.mark.parametrize("queued", [False, True])
+    def test_argument_that_is_packed_slowly_delays_no_other_call(self, *, queued: bool) -> None:
+        """It is packed in no thread that another caller needs, whether its call found a free slot or had to wait."""
+        service, gate = self.deploy(Wire), self.watch()
+        occupied = [self.watch() for _ in range(service.slots)] if queued else []
+        for each in occupied:
+            service.handle.submit("hold", each.checkpoint)
+            each.wait(1)
+        slow = self.in_thread(service.handle.call, "echo", Slow(gate.checkpoint))
+        if queued:
+            self.until(lambda: service.waiting or gate.seen())
+            for each in occupied:
+                each.open()
+        gate.wait(1)
+        if service.slots > 1:
+            assert service.handle.echo("quick") == "quick"
+            assert service.handle.submit("echo", "quick").result(self.patience) == "quick"
+        assert not slow.done()
+        gate.open()
+        assert slow.result(self.patience) == 1
+
+    @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no signals for threads")
+    @pytest.mark.parametrize("kind", [Alarm, KeyboardInterrupt])
+    def test_signal_handler_that_raises_ends_the_callers_wait_and_nothing_else(self, kind: type[BaseException]) -> None:
+        """The caller gets the handler's own exception; other calls are answered by the same replica."""
+        service, gate = self.deploy(Wire), self.watch()
+        process = service.handle.process()
+        others = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots - 1)]
+        main = threading.main_thread().ident
+        assert main == threading.get_ident()
+
+        def interrupt() -> None:
+            gate.wait(service.slots)
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        def ring(*_: object) -> None:
+            raise kind
+
+        before = signal.signal(signal.SIGUSR1, ring)
+        try:
+            self.in_thread(interrupt)
+            with pytest.raises(kind):
+                service.handle.call("hold", gate.checkpoint)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        gate.open()
+        assert [other.result(self.patience) for other in others] == [None] * len(others)
+        self.until(lambda: not service.inflight)
+        assert service.handle.echo("alive") == "alive"
+        assert service.handle.process() == process

@@ -1,0 +1,40 @@
+"""What can be wrong with a configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+__all__ = ["Problem"]
+
+
+@attrs.frozen
+class Problem:
+    """
+    One wrong thing in a configuration; problems are collected and reported together, never raised one by one.
+
+    Attributes:
+        id: Stable rule id such as `"E301"` or `"W05"`; docs/errors.md says what each means.
+        key: Path of the offending value inside the service's configuration, such as `"thread_count"` or
+            `"options.round_robin.weight"`.
+        message: What is wrong, with the offending value; reads on from the key: `"must be 1 or more, got 0"`.
+        fix: What to do, as a short imperative; may be empty.
+        other: Path of another value that this one disagrees with; may be empty. A message about a file says where both
+            stand.
+    """
+
+    id: str
+    key: str
+    message: str
+    fix: str = ""
+    other: str = ""
+
+    @property
+    def severity(self) -> Literal["error", "warning"]:
+        """`"error"` for ids that start with E, `"warning"` for W."""
+        return "warning" if self.id.startswith("W") else "error"
+
+    def __str__(self) -> str:
+        """The problem as one line, without a place: `error E103: replicas: must be 1 or more, got 0 (fix)`."""
+        return f"{self.severity} {self.id}: {self.key}: {self.message}" + (f" ({self.fix})" if self.fix else "")

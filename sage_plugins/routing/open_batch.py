@@ -1,0 +1,75 @@
+"""The calls of a batch that others may still join."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Clock, Timer
+
+__all__ = ["OpenBatch"]
+
+
+class OpenBatch:
+    """
+    Calls of one method that wait on this side for others, with a slot that was taken for them.
+
+    It closes when it is full or its time is over, which is never so late that a call in it would miss its own. All of
+    it is guarded by the router's lock.
+
+    Attributes:
+        method: The method that the callers called.
+        plan: How its calls are answered together.
+        calls: Those in it, in the order in which they came.
+        until: When it closes if it is not full before, in seconds of the clock.
+    """
+
+    __slots__ = ("_clock", "_is_over", "_timer", "calls", "method", "plan", "until")
+
+    def __init__(self, call: Call, clock: Clock, is_over: Callable[[OpenBatch], None]) -> None:
+        """
+        Open a batch with *call*.
+
+        Args:
+            call: The first in it.
+            clock: For its time.
+            is_over: Told on the clock's thread, without the lock, when it must close.
+        """
+        assert call.method.batch is not None  # noqa: S101 - for the type checker: only calls of such methods get here
+        self.method = call.method
+        self.calls = [call]
+        self._clock = clock
+        self._is_over = is_over
+        self.plan = call.method.batch
+        self.until = clock.monotonic() + self.plan.wait
+        self._timer: Timer | None = None
+        self._hurry(call)
+
+    def join(self, call: Call) -> bool:
+        """Take *call* in; True if the batch is full with it."""
+        if len(self.calls) + 1 >= self.plan.size:
+            self.calls = [each for each in self.calls if not each.settled()]
+        self.calls.append(call)
+        if len(self.calls) >= self.plan.size:
+            return True
+        self._hurry(call)
+        return False
+
+    def close(self) -> list[Call]:
+        """Wait for nobody any more; gives the calls."""
+        if self._timer is not None:
+            self._timer.cancel()
+        return self.calls
+
+    def _hurry(self, call: Call) -> None:
+        """Wait for others at most half of the time that *call* has left."""
+        now = self._clock.monotonic()
+        latest = min(self.until, now + (call.expires - now) / 2)
+        if self._timer is None or latest < self.until:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.until = latest
+            self._timer = self._clock.call_at(latest, lambda: self._is_over(self))

@@ -1,0 +1,119 @@
+"""Whether the arguments of a service fit the constructor of its class, and what that constructor is given besides."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.config.service_config import fields
+from sage_plugins.texts import did_you_mean
+from sage_plugins.values import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["deployment_words", "init_problems", "names_deployment", "takes_ctx", "takes_factory"]
+
+
+def init_problems(
+    cls: type, args: Sequence[Any], kwargs: Mapping[str, Any], *, in_code: bool = False
+) -> Iterator[Problem]:
+    """
+    What is wrong with arguments for the constructor of *cls*, going by its signature; nothing is called.
+
+    A parameter `ctx` that no argument takes gets the context, as in `ServiceFactory.create_service`.
+
+    Args:
+        cls: The class.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        in_code: Whether the class was registered in code, rather than by a file.
+    """
+    if inspect.isabstract(cls):
+        lacks = ", ".join(sorted(map(repr, getattr(cls, "__abstractmethods__", ()))))
+        message = f"{cls.__qualname__} is an abstract class: it does not implement {lacks}"
+        yield Problem("E703", "class", message, "register a class that implements them")
+        return
+    try:
+        signature = inspect.signature(cls)
+    except Exception:  # noqa: BLE001 - a class in C without a signature, or one whose own signature raises anything
+        return
+    parameters = dict(signature.parameters)
+    by_position = [
+        each for each in parameters.values() if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
+    ]
+    takes_more = any(each.kind is each.VAR_POSITIONAL for each in parameters.values())
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    by_name = {
+        name: each for name, each in parameters.items() if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}
+    }
+    taken = {each.name for each in by_position[: len(args)]}
+    who = f"the constructor of {cls.__qualname__}"
+    if len(args) > len(by_position) and not takes_more:
+        most = f"at most {len(by_position)} positional" if by_position else "no positional"
+        message = f"{who} takes {most} {'argument' if len(by_position) == 1 else 'arguments'}, got {len(args)}"
+        yield Problem("E704", f"init.args.{len(by_position)}", message, _signature_words(signature))
+    for name in kwargs:
+        if name in by_name and name in taken:
+            position = [each.name for each in by_position].index(name)
+            message = f"is given twice to {who}: by name and as args item {position}"
+            yield Problem("E704", f"init.kwargs.{name}", message, "remove one of them", other=f"init.args.{position}")
+        elif name not in by_name and not takes_any:
+            near = did_you_mean(name, by_name)
+            fix = f"did you mean {near!r}?" if near else _signature_words(signature)
+            if in_code and names_deployment(name):
+                fix = deployment_words(name)
+            yield Problem("E704", f"init.kwargs.{name}", f"{who} has no argument {name!r}", fix)
+    given = taken | set(kwargs) | ({"ctx"} if takes_ctx(cls, len(args)) else set())
+    given |= {"service_factory"} if takes_factory(cls, args, kwargs) else set()
+    needed = [*by_position, *(each for each in by_name.values() if each.kind is each.KEYWORD_ONLY)]
+    missing = [each.name for each in needed if each.default is each.empty and each.name not in given]
+    if missing:
+        key = "init.kwargs" if kwargs else "init.args" if args else "class"
+        names = ", ".join(repr(name) for name in missing)
+        add = f"kwargs: {{{missing[0]}: ...}}" if missing[0] in by_name else "args: [...]"
+        fix = f"give it where {cls.__qualname__} is registered" if in_code else f"add to init: {{{add}}}"
+        yield Problem("E704", key, f"{who} needs {names}", fix)
+
+
+def _signature_words(signature: inspect.Signature) -> str:
+    names = [str(each).partition(":")[0].partition("=")[0].strip() for each in signature.parameters.values()]
+    return f"it takes {', '.join(names)}" if names else "it takes none"
+
+
+def names_deployment(name: str) -> bool:
+    """Whether an argument that a constructor does not take was meant for the deployment."""
+    return name == "deployment_config" or name in fields()
+
+
+def deployment_words(name: str) -> str:
+    """What to do about an argument *name* of a constructor that was meant for the deployment."""
+    given = "..." if name == "deployment_config" else f"ServiceDeploymentConfig({name}=...)"
+    return (
+        "register_service passes all its arguments to the constructor: use "
+        f"register_service_with_config(..., deployment_config={given})"
+    )
+
+
+def takes_factory(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the constructor's first parameter is `service_factory`, and nothing is given for it."""
+    if args or "service_factory" in kwargs:
+        return False
+    first = next(iter(_constructor(cls)), None)
+    return first is not None and first.name == "service_factory" and first.kind is first.POSITIONAL_OR_KEYWORD
+
+
+def takes_ctx(cls: type, positional: int) -> bool:
+    """Whether the constructor has a parameter `ctx`, to be given by name, that the positional arguments leave free."""
+    for index, parameter in enumerate(_constructor(cls)):
+        if parameter.name == "ctx" and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
+            return parameter.kind is parameter.KEYWORD_ONLY or index >= positional
+    return False
+
+
+def _constructor(cls: type) -> list[inspect.Parameter]:
+    """What the constructor takes; nothing if it does not say."""
+    try:
+        return list(inspect.signature(cls).parameters.values())
+    except Exception:  # noqa: BLE001 - a class in C without a signature, or one whose own signature raises anything
+        return []
