@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 
-def _pid(_: object) -> int:
-    return os.getpid()
-
-
 class OnRay(Travelling):
     """On a cluster, which another program joins by itself."""
 
@@ -108,7 +104,7 @@ class TestChanges(ChangeCases, OnRay):
         if by == "ray":
             ray.kill(directory)
         else:  # Ray does not free the name of an actor that died so
-            os.kill(ray.get(directory.__ray_call__.remote(_pid)), signal.SIGKILL)
+            os.kill(ray.get(directory.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         assert relay.handle.use_kept("do", 0) == 0
         svc.env.scale("svc", 2)
         self.until(lambda: relay.handle.use_kept("do", 1) == 1)
