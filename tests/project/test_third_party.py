@@ -140,7 +140,7 @@ print(sum("mine" in thread.name for thread in threading.enumerate()))
 
 #: Which cases run here, for pytest's `-k`. Each starts a process; tests/remote/test_acme_sockets.py has the others.
 SELECTED = {
-    "acme-sockets": "its_own_process or status_file or declared or replica_that_dies or items_come or bad_item",
+    "acme-sockets": "own_process or status_file or declared or replica_that_dies or items_come or error_of_an_inner",
 }
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import acme_sockets
 import pytest
@@ -33,6 +34,7 @@ class TestSockets(StrategiesInTurn):
     plugin_id = "sockets"
     one_in = 20  # each starts processes
     starting = 3.0  # a process takes longer to start than a thread
+    while_running = 1.0  # a replica's first call of another service imports what that takes
     patience = 40.0  # some cases start dozens
 
     @pytest.fixture(autouse=True)
@@ -68,18 +70,45 @@ with Environment("test", registry=registry) as env:
     config = ServiceDeploymentConfig(target="sockets", threading_strategy="single")
     env.register_service_with_config("svc", Probe, deployment_config=config)
     env.deploy()
-    print(env.get_service_status("svc")["replicas"][0]["pid"], flush=True)
+    (lane,) = env.task("svc")._router.lanes
+    print(env.get_service_status("svc")["replicas"][0]["pid"], lane.address.path, flush=True)
     time.sleep(100)
 """  # noqa: E501 - a program
 
 
-def test_replica_ends_when_the_program_is_killed():
-    """The end of its socket ends it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(acme_sockets.__file__).parent.parent)}
+@pytest.fixture
+def short_folder():
+    """For what a program leaves that is killed: the path of a socket must be short."""
+    with TemporaryDirectory() as folder:
+        yield folder
+
+
+def test_replica_ends_when_the_program_is_killed(short_folder):
+    """The end of its connection ends it, and it leaves no socket behind."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(acme_sockets.__file__).parent.parent), "TMPDIR": short_folder}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, env=environment) as program:
-        pid = int(program.stdout.readline())
+        pid, path = program.stdout.readline().decode().split()
+        assert Path(path).exists()
         program.kill()
     until = time.monotonic() + 20
-    while not is_gone(pid):
+    while not is_gone(int(pid)):
         assert time.monotonic() < until
         time.sleep(0.01)
+    assert not Path(path).parent.exists()
+
+
+def test_sockets_are_removed_with_what_they_lead_to(monkeypatch):
+    """Those of replicas that are stopped or killed, and the directory's with the last service of its environment."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(acme_sockets.__file__).parent.parent))
+    with Environment("test", registry=REGISTRY) as env:
+        for name in ("kept", "svc"):
+            config = ServiceDeploymentConfig(target="sockets", threading_strategy="single")
+            env.register_service_with_config(name, Probe, deployment_config=config)
+        env.deploy()
+        folders = {name: Path(env.task(name)._router.lanes[0].address.path).parent for name in ("kept", "svc")}
+        directory = Path(env.task("svc").reach.directory._address.path).parent
+        env.drain("svc")
+        assert (folders["svc"].exists(), folders["kept"].exists(), directory.exists()) == (False, True, True)
+        kill_replica(env.get_service_status("kept"), "kept#0")
+        env.drain("kept")
+        assert (folders["kept"].exists(), directory.exists()) == (False, False)

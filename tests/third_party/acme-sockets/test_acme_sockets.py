@@ -13,6 +13,7 @@ from sage_deploy_testing.suites.probes import Probe
 class TestSockets(TargetConformance):
     plugin_id = "sockets"
     starting = 3.0  # a process takes longer to start than a thread
+    while_running = 1.0  # a replica's first call of another service imports what that takes
     patience = 40.0  # some cases start dozens of processes
     in_turn = True
 

@@ -50,7 +50,7 @@ def sage_register_targets() -> list[Registration]:
             create_target,
             "child processes of this machine",
             explain=explain_target,
-            capabilities=frozenset({"can_kill", "replaces_unhealthy"}),
+            capabilities=frozenset({"can_kill", "reachable", "replaces_unhealthy"}),
         ),
     ]
 

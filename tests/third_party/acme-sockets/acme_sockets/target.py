@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from acme_sockets import directory
 from acme_sockets.transport import SocketTransport
 from sage_deploy_remote.link.dispatcher import Dispatcher
 from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.reach.target import DirectoryTarget
 from sage_deploy_remote.shipping.specs import problems
 from sage_plugins.values import Placed, Refused
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from sage_plugins.values import ReplicaSpec
 
 
-class SocketTarget:
+class SocketTarget(DirectoryTarget):
     """Starts a child process for each replica of a service."""
 
     def __init__(self) -> None:
@@ -42,9 +44,14 @@ class SocketTarget:
             transport = SocketTransport(self._dispatcher)
         return RemoteReplica(spec, at.node, events, clock, transport)
 
+    def directory(self, environment: str) -> directory.SocketDirectory:
+        """Where other processes find the services of that environment."""
+        return directory.SocketDirectory(environment, user=self)
+
     def close(self) -> None:
-        """End the threads that the service's replicas share."""
+        """End the threads that the service's replicas share, and the directory after the last service."""
         with self._lock:
             dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
             dispatcher.close()
+        directory.leave(self)

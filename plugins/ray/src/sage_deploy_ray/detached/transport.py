@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_ray.actors.references import RAY
+from sage_deploy_ray.actors.requests import request
 from sage_deploy_ray.actors.transport import RayTransport
 from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.shipping import versions
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_ray.detached.services import DetachedServices
+    from sage_deploy_remote.link.rpc_transport import Answer
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["AdoptedTransport", "DetachedTransport"]
@@ -27,10 +29,12 @@ class DetachedTransport(RayTransport):
         super().__init__(*way)
         self._detached = detached
 
-    def _begin(self, spec: ReplicaSpec) -> Any:
+    def begin(self, spec: ReplicaSpec) -> Answer:
+        """As `RpcTransport.begin`."""
+        self.reach(spec.id)
         packed = pack_spec(spec, RAY)
         self._detached.remember(spec.service, packed)
-        return self._actor.start.remote(versions.spoken(), packed, self._node, remember=True)
+        return request(lambda: self._actor.start.remote(versions.spoken(), packed, self._node, remember=True))
 
     def vacate(self) -> Callable[[float], None]:
         """As `Transport.vacate`."""
@@ -49,8 +53,10 @@ class DetachedTransport(RayTransport):
 class AdoptedTransport(DetachedTransport):
     """A `DetachedTransport` to an actor that has begun to build its replica, or has it."""
 
-    def _begin(self, spec: ReplicaSpec) -> Any:  # noqa: ARG002 - it knows
-        return self._actor.wait_started.remote(versions.spoken())
+    def begin(self, spec: ReplicaSpec) -> Answer:
+        """As `RpcTransport.begin`: the actor knows what to run."""
+        self.reach(spec.id)
+        return self.request("wait_started", versions.spoken())
 
 
 def _go_on(limit: float) -> None:

@@ -1,138 +1,20 @@
-"""The directory of services: a small actor without user code, which keeps what it is told and tells who asks."""
+"""The directory of services as an actor."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 import ray
 
-if TYPE_CHECKING:
-    from sage_deploy_remote.payloads.payload import Payload
+from sage_deploy_remote.reach.directory_server import DirectoryServer
 
-__all__ = ["Answer", "DirectoryActor"]
-
-#: Services that have stopped and are remembered, so that who still has a handle is told so.
-_REMEMBERED: Final = 1000
+__all__ = ["DirectoryActor"]
 
 
-class Answer(NamedTuple):
-    """
-    What the directory says of a service; whoever asks unpacks it.
-
-    Attributes:
-        listing: The service's `Listing` as a payload; None if it has not been deployed.
-        known: The services of its environment as a payload; None if nothing was announced.
-    """
-
-    listing: Payload | None
-    known: Payload | None
-
-
-class _Entry(NamedTuple):
-    rank: tuple[int, int]
-    listing: Payload
-    over: bool
-
-
-class DirectoryActor:
-    """
-    Listings by environment and service.
-
-    It unpacks nothing, so no module of a user's is needed where it runs. All methods are coroutines of one event loop:
-    those who wait for a change cost no thread.
-    """
-
-    def __init__(self) -> None:
-        """Make an empty one."""
-        self._known: dict[str, Payload] = {}
-        self._entries: dict[tuple[str, str], _Entry] = {}
-        self._changed: dict[tuple[str, str], asyncio.Event] = {}
-        self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
-        self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when one of them comes
+class DirectoryActor(DirectoryServer):
+    """A `DirectoryServer` that a process which deploys keeps, without user code."""
 
     @ray.method(max_task_retries=0)
     async def wait_ended(self) -> None:
         """Wait for ever; ends with an error if the process dies, also if Ray starts it again."""
         await asyncio.Event().wait()
-
-    async def announce(self, environment: str, known: Payload) -> None:
-        """Remember which services an environment has."""
-        self._known[environment] = known
-
-    async def publish(
-        self, environment: str, service: str, rank: tuple[int, int], listing: Payload, *, over: bool
-    ) -> None:
-        """
-        Remember what a service is like now, unless something later is known.
-
-        Args:
-            environment: ID of its environment.
-            service: Its name.
-            rank: Incarnation and version of the listing.
-            listing: The listing as a payload.
-            over: Whether the service has stopped.
-        """
-        key = environment, service
-        before = self._entries.get(key)
-        if before is not None and rank < before.rank:
-            return
-        self._entries.pop(key, None)  # the latest are the last
-        self._entries[key] = _Entry(rank, listing, over)
-        changed = self._changed.pop(key, None)
-        if changed is not None:
-            changed.set()
-        self._forget()
-
-    def _forget(self) -> None:
-        over = [key for key, entry in self._entries.items() if entry.over]
-        for key in over[: max(0, len(over) - _REMEMBERED)]:
-            del self._entries[key]
-            self._seen.pop(key, None)
-        running = {environment for environment, _ in self._entries}
-        for environment in [each for each in self._known if each not in running][:-_REMEMBERED]:
-            del self._known[environment]
-
-    async def ask(self, environment: str, service: str, seen: int, wait_s: float, follower: str = "") -> Answer:
-        """
-        What is known of a service.
-
-        Args:
-            environment: ID of its environment.
-            service: Its name.
-            seen: Version of the listing that is known already, and has been taken in; 0 for none.
-            wait_s: Seconds to wait for another one.
-            follower: Who asks, if it will ask again; else empty.
-        """
-        key = environment, service
-        if follower:
-            self._seen.setdefault(key, {})[follower] = seen
-            came = self._came.pop(key, None)
-            if came is not None:
-                came.set()
-        entry = self._entries.get(key)
-        # One that has forgotten the service is told of it again, by whoever keeps it.
-        if (entry is None or entry.rank[1] == seen) and wait_s > 0:
-            changed = self._changed.setdefault(key, asyncio.Event())
-            try:
-                await asyncio.wait_for(changed.wait(), wait_s)
-            except TimeoutError:  # if it has ended it does not come again
-                self._seen.get(key, {}).pop(follower, None)
-            entry = self._entries.get(key)
-        return Answer(None if entry is None else entry.listing, self._known.get(environment))
-
-    async def wait_seen(self, environment: str, service: str, version: int, wait_s: float) -> None:
-        """
-        Wait until all who follow a service know a version of its listing; at most *wait_s* seconds.
-
-        Those who do not come within that time have ended, most likely, and are waited for no more.
-        """
-        key = environment, service
-        followers = self._seen.get(key, {})
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                while any(seen < version for seen in followers.values()):
-                    await self._came.setdefault(key, asyncio.Event()).wait()
-        for follower in [each for each, seen in followers.items() if seen < version]:
-            del followers[follower]

@@ -66,10 +66,10 @@ class DirectoryClient:
             self._said[about] = method, args, kwargs
             self._call(method, *args, **kwargs)
 
-    def ask(self, method: str, *args: Any) -> Any | None:
+    def ask(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
         """The answer of a method of the actor, on its way; None if there is no actor."""
         with self._lock:
-            return self._call(method, *args)
+            return self._call(method, *args, **kwargs)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
         """What a method of the actor will answer; None if there is none, or it was of a Ray that was shut down."""

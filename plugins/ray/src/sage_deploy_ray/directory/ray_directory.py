@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -17,41 +16,40 @@ from sage_deploy_ray.actors.references import RAY
 from sage_deploy_ray.cluster import connection as cluster
 from sage_deploy_ray.directory import revive
 from sage_deploy_ray.directory.registry_actor import REGISTRY
-from sage_deploy_remote.payloads.packing import pack
-from sage_deploy_remote.payloads.payload import unpack
-from sage_deploy_remote.reach.listing import Found
+from sage_deploy_remote.reach.rpc_directory import RpcDirectory
 from sage_deploy_remote.shipping import versions
-from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
+from sage_plugins.errors import CallError, ClusterUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
+    from sage_deploy_ray.actors.attached import AttachedTransport
+    from sage_deploy_ray.directory.directory_client import DirectoryClient
     from sage_deploy_ray.options import RayOptions
+    from sage_deploy_remote.link.dispatcher import Dispatcher
+    from sage_deploy_remote.link.rpc_transport import Answer
     from sage_deploy_remote.reach.listing import ListedReplica, Listing
     from sage_deploy_remote.shipping.versions import Spoken
-    from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import KnownService, ReplicaEvents
+    from sage_plugins.interfaces import KnownService
 
 __all__ = ["RayDirectory"]
 
 #: Who this process is; a forked child cannot use Ray, so it may have the same.
 _PROCESS: Final = uuid4().hex
 
-#: Seconds after which one who waits for a change asks anew, in case it is forgotten that it waits.
-_ASK_AGAIN_S: Final = 60.0
-
 _lock = threading.Lock()
 _client_connection: cluster.Connection | None = None  # of a process that deploys nothing; guarded by _lock
 
 
-class RayDirectory:
+class RayDirectory(RpcDirectory):
     """
     `Directory` of one environment. Equal ones say and look up the same.
 
     Attributes:
-        environment: ID of the environment.
         spoken: What the process speaks that deploys it.
     """
+
+    substrate = RAY
 
     def __init__(
         self,
@@ -71,8 +69,9 @@ class RayDirectory:
             connect: Gives that process's connection; None in others.
             spoken: What that process speaks; None if it is this one.
         """
+        super().__init__(environment)
         self.spoken = versions.spoken() if spoken is None else spoken
-        self.environment = environment
+        self.answers_within_s = options.control_timeout
         self._options = options
         self._process = process
         self._connect = connect
@@ -87,38 +86,49 @@ class RayDirectory:
         """As `Directory.announce`; starts the actor if there is none."""
         assert self._connect is not None  # noqa: S101 - for the type checker: only who deploys has something to say
         connection = self._connect()
-        client = self._client()
-        connection.ask("its directory of services", client.start)
-        client.say(self.environment, "announce", self.environment, pack(dict(known), RAY))
+        connection.ask("its directory of services", self._client().start)
+        super().announce(known)
 
     def publish(self, listing: Listing) -> None:
         """As `Directory.publish`."""
-        client, about = self._client(), (self.environment, listing.service)
-        rank, over = (listing.incarnation, listing.version), bool(listing.stopped)
-        client.say(about, "publish", self.environment, listing.service, rank, pack(listing, RAY), over=over)
-        if over and not listing.replicas:
-            client.forget(about)
+        super().publish(listing)
+        if listing.stopped and not listing.replicas:
+            self._client().forget((self.environment, listing.service))
 
-    def wait_seen(self, service: str, version: int, timeout: float) -> None:
-        """As `Directory.wait_seen`."""
-        import ray
+    def say(self, about: Hashable, method: str, *arguments: Any, **named: Any) -> None:
+        """As `RpcDirectory.say`; what was said last of the same thing is said again if the actor dies."""
+        self._client().say(about, method, *arguments, **named)
 
-        # Asked after all that was said, and answered after that too: an actor takes what one process says in its order.
-        answer = self._client().ask("wait_seen", self.environment, service, version, timeout)
-        if answer is not None:
-            with suppress(Exception):  # it has died, or takes too long: nobody must wait for that
-                ray.get(answer, timeout=timeout)
+    def ask(self, method: str, *arguments: Any, **named: Any) -> Answer | None:
+        """As `RpcDirectory.ask`: an actor takes what one process says in its order."""
+        from sage_deploy_ray.actors.requests import RayAnswer
 
-    def _client(self) -> Any:
+        task = self._client().ask(method, *arguments, **named)
+        return None if task is None else RayAnswer(task)
+
+    def _client(self) -> DirectoryClient:
         from sage_deploy_ray.directory.directory_client import client_for
 
         return client_for(self._name, self._options.namespace)
 
     # -- other processes ---------------------------------------------------------------------------------------------
 
-    def open(self, service: str) -> _RayEntrance:
-        """As `Directory.open`."""
-        return _RayEntrance(self, service)
+    def connect(self, service: str) -> Callable[..., Answer] | None:
+        """As `RpcDirectory.connect`."""
+        problem = versions.difference("the process that deployed it", self.spoken)
+        if problem is not None:
+            msg = f"service '{service}' cannot be called from this process: {problem}"
+            raise CallError(msg, service=service)
+        from sage_deploy_ray.actors.requests import request
+
+        actor = self.actor()
+        return None if actor is None else lambda method, *args: request(lambda: getattr(actor, method).remote(*args))
+
+    def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> AttachedTransport:
+        """As `RpcDirectory.transport`."""
+        from sage_deploy_ray.actors.attached import AttachedTransport
+
+        return AttachedTransport(replica, dispatcher)
 
     def connection(self) -> cluster.Connection:
         """
@@ -165,112 +175,6 @@ class RayDirectory:
         except ValueError:  # there is none of that name
             return None
 
-    def __eq__(self, other: object) -> bool:
-        """Whether they are of the same environment."""
-        return isinstance(other, RayDirectory) and other.environment == self.environment
-
-    def __hash__(self) -> int:
-        """Of the environment."""
-        return hash(self.environment)
-
     def __reduce__(self) -> Any:
         """Without this process's connection."""
         return revive, (self.spoken, self.environment, self._options, self._process)
-
-    @property
-    def wait_s(self) -> float:
-        """Seconds that the directory gets to answer."""
-        return self._options.control_timeout
-
-
-class _RayEntrance:
-    """`Entrance` of one service."""
-
-    def __init__(self, directory: RayDirectory, service: str) -> None:
-        from sage_deploy_remote.link.dispatcher import Dispatcher
-
-        self._directory = directory
-        self._service = service
-        self._dispatcher = Dispatcher(service)
-        self._actor: Any = None  # of the directory, once it was found
-        self._follower = uuid4().hex
-
-    def _ask(self, seen: int, wait_s: float, follower: str = "") -> Any | None:
-        """The directory's answer, on its way; None if there is no directory."""
-        if self._actor is None:
-            problem = versions.difference("the process that deployed it", self._directory.spoken)
-            if problem is not None:
-                msg = f"service '{self._service}' cannot be called from this process: {problem}"
-                raise CallError(msg, service=self._service)
-            self._actor = self._directory.actor()
-        if self._actor is None:
-            return None
-        return self._actor.ask.remote(self._directory.environment, self._service, seen, wait_s, follower)
-
-    def look_up(self, seen: int, timeout: float) -> Found | None:
-        """As `Entrance.look_up`."""
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError
-
-        answer = self._ask(seen, timeout)
-        if answer is None:
-            return None
-        limit = self._directory.wait_s
-        try:
-            return self._read(ray.get(answer, timeout=timeout + limit))
-        except GetTimeoutError as error:
-            msg = (
-                f"the directory of services on the Ray cluster did not answer within {limit:g} s, so service "
-                f"'{self._service}' was not found: its node is overloaded or cut off"
-            )
-            raise ClusterUnavailableError(msg) from error
-        except RayError:  # it has died, and with it most likely the process that kept it
-            self._actor = None
-            return None
-
-    def _read(self, answer: Any) -> Found | None:
-        if answer.known is None and answer.listing is None:  # it was started a moment ago, and is told soon
-            return None
-        try:
-            listing = None if answer.listing is None else unpack(answer.listing)
-            known = {} if answer.known is None else unpack(answer.known)
-        except Exception as error:
-            msg = (
-                f"service '{self._service}' cannot be called from this process, because what its load balancer is made "
-                f"of cannot be read here: {line_of(error)}. Have the same distributions in both places"
-            )
-            raise CallError(msg, service=self._service) from error
-        return Found(listing, known)
-
-    def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
-        """As `Entrance.watch`."""
-        self._dispatcher.apart(lambda: self._watch(seen, tell))
-
-    def _watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
-        try:
-            answer = self._ask(seen, _ASK_AGAIN_S, self._follower)
-        except ClusterUnavailableError:  # it is asked again later
-            answer = None
-        if answer is None:
-            tell(None)
-        else:
-            answer.future().add_done_callback(lambda done: self._dispatcher.apart(lambda: self._tell(done, tell)))
-
-    def _tell(self, done: Any, tell: Callable[[Found | None], None]) -> None:
-        try:
-            answer = done.result()
-        except Exception:  # noqa: BLE001 - whatever Ray says, it is not there any more
-            self._actor = None
-            tell(None)
-        else:
-            tell(self._read(answer))
-
-    def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Any:
-        """As `Entrance.attach`."""
-        from sage_deploy_ray.actors.attached import attach
-
-        return attach(replica, events, clock, self._dispatcher)
-
-    def close(self) -> None:
-        """As `Entrance.close`."""
-        self._dispatcher.close()

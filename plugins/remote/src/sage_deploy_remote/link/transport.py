@@ -4,7 +4,8 @@ What a substrate implements to carry calls to replicas in other processes: `Tran
 A substrate is whatever starts processes and moves bytes between them: a cluster framework, sockets, pipes. Its target
 makes one transport for each replica and gives it to `replica.RemoteReplica`, which does everything else on the caller's
 side. In the replica's process the substrate makes a `serving.server.ReplicaServer` of what `shipping` has packed, calls
-its methods for what the transport asks, and sends back what they return.
+its methods for what the transport asks, and sends back what they return. `rpc_transport.RpcTransport` and
+`serving.endpoint.ReplicaEndpoint` are most of that for a substrate that can call a method in another process.
 """
 
 from __future__ import annotations

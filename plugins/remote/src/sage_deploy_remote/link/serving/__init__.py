@@ -3,5 +3,6 @@ The replica's side of the link, in the replica's own process.
 
 `server.ReplicaServer` has the host, admits what frames bring, and says what responses tell. `outbox` has what one
 caller is to be told, `report` answers one call, `units` are what takes one slot, `late_calls` wait for their arguments.
-Modules here import `link.protocol`, `payloads` and the core's public modules; nothing of the caller's side.
+`endpoint` is the server as remote calls of methods. Modules here import `link.protocol`, `payloads`, `shipping` and the
+core's public modules; nothing of the caller's side.
 """

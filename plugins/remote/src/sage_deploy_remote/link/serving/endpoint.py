@@ -1,0 +1,103 @@
+"""The methods of a replica's process that its callers use through a `rpc_transport.RpcTransport`."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_remote.link.serving.server import ReplicaServer
+from sage_deploy_remote.payloads.errors import pack_error
+from sage_deploy_remote.payloads.substrate import PLAIN
+from sage_deploy_remote.shipping.specs import unpack_spec
+from sage_plugins.errors import ServiceNotFoundError
+from sage_plugins.interfaces import ControlOp
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from sage_deploy_remote.link.protocol import Frame, Notice, Response
+    from sage_deploy_remote.link.serving.late_calls import ArgumentSource
+    from sage_deploy_remote.payloads.errors import PackedError
+    from sage_deploy_remote.payloads.substrate import Substrate
+
+__all__ = ["ReplicaEndpoint"]
+
+
+class ReplicaEndpoint:
+    """
+    Builds the replica of this process, and hands on to it what its callers ask.
+
+    Each method may block, so each call of one needs a thread: `control` and `stop` must be answered while exchanges
+    wait. What the service raises is returned, packed.
+    """
+
+    def __init__(self, source: ArgumentSource | None = None, substrate: Substrate = PLAIN) -> None:
+        """Prepare; *source* and *substrate* are as for `ReplicaServer`."""
+        self._source = source
+        self._substrate = substrate
+        self._lock = threading.Lock()
+        self._server: ReplicaServer | None = None  # guarded by _lock, as the next
+        self._stopped = False
+
+    def start(self, packed: bytes, node: str | None) -> tuple[int, PackedError | None]:
+        """
+        Build the replica; gives its slots, 0 if it was stopped meanwhile, and what its constructor or a hook raised.
+
+        Args:
+            packed: What to run, from `pack_spec`.
+            node: Name of the node that this is.
+        """
+        service = replica = ""
+        try:
+            spec = unpack_spec(packed)
+            service, replica = spec.service, spec.id
+            with self._lock:
+                if self._stopped:
+                    return 0, None
+                find_service = spec.find_service or partial(_no_other, spec.service)
+                server = self._server = ReplicaServer(spec, node, find_service, self._source, self._substrate)
+            return server.start(), None
+        except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
+            return 0, self._packed(error, "__init__", service, replica, node)
+
+    def exchange(self, frame: Frame) -> Response:
+        """As `ReplicaServer.exchange`."""
+        assert self._server is not None  # noqa: S101 - callers wait for `start`
+        return self._server.exchange(frame)
+
+    def control(
+        self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]
+    ) -> tuple[Any, PackedError | None]:
+        """As `ReplicaServer.control`; gives the answer, and what it raised."""
+        server = self._server
+        if server is None:
+            return None, self._packed(RuntimeError("it is still being built"), str(op))
+        try:
+            answer = server.control(op, arg, notices)
+            # What is the service's own travels as a result does: by value where it must, and refused in the same words.
+            return server.packed_result(answer, str(arg)) if op is ControlOp.GET else answer, None
+        except BaseException as error:  # noqa: BLE001 - a check may raise anything
+            return None, server.packed(error, str(op))
+
+    def vacate(self) -> None:
+        """As `ReplicaServer.vacate`."""
+        if self._server is not None:
+            self._server.vacate()
+
+    def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
+        """Stop the replica; gives how many calls still run, and its last statistics."""
+        with self._lock:  # what has not been built by now never will
+            self._stopped = True
+            server = self._server
+        return (0, None) if server is None else (server.stop(grace), server.host.control(ControlOp.STATS))
+
+    def _packed(
+        self, error: BaseException, method: str, service: str = "", replica: str = "", node: str | None = None
+    ) -> PackedError:
+        return pack_error(error, service=service, method=method, replica=replica, node=node, substrate=self._substrate)
+
+
+def _no_other(caller: str, name: str) -> Any:
+    msg = f"service '{caller}' was made outside any environment, so it cannot find service '{name}'"
+    raise ServiceNotFoundError(msg, service=name)

@@ -1,0 +1,170 @@
+"""The server of a directory: keeps what it is told of services, without reading it, and tells who asks."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sage_plugins.threads import start_thread
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from sage_deploy_remote.payloads.payload import Payload
+
+__all__ = ["DirectoryAnswer", "DirectoryServer", "DirectoryThread"]
+
+#: Services that have stopped and are remembered, so that who still has a handle is told so.
+_REMEMBERED: Final = 1000
+
+
+class DirectoryAnswer(NamedTuple):
+    """
+    What the directory says of a service; whoever asks unpacks it.
+
+    Attributes:
+        listing: The service's `Listing` as a payload; None if it has not been deployed.
+        known: The services of its environment as a payload; None if nothing was announced.
+    """
+
+    listing: Payload | None
+    known: Payload | None
+
+
+class _Entry(NamedTuple):
+    rank: tuple[int, int]
+    listing: Payload
+    over: bool
+
+
+class DirectoryServer:
+    """
+    Listings by environment and service.
+
+    It unpacks nothing, so it needs no module of a user's. All methods are coroutines of one event loop: those who wait
+    for a change cost no thread.
+    """
+
+    def __init__(self) -> None:
+        """Make an empty one."""
+        self._known: dict[str, Payload] = {}
+        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._changed: dict[tuple[str, str], asyncio.Event] = {}
+        self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
+        self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when one of them comes or leaves
+
+    async def announce(self, environment: str, known: Payload) -> None:
+        """Remember which services an environment has."""
+        self._known[environment] = known
+
+    async def publish(
+        self, environment: str, service: str, rank: tuple[int, int], listing: Payload, *, over: bool
+    ) -> None:
+        """
+        Remember what a service is like now, unless something later is known.
+
+        Args:
+            environment: ID of its environment.
+            service: Its name.
+            rank: Incarnation and version of the listing.
+            listing: The listing as a payload.
+            over: Whether the service has stopped.
+        """
+        key = environment, service
+        before = self._entries.get(key)
+        if before is not None and rank < before.rank:
+            return
+        self._entries.pop(key, None)  # the latest are the last
+        self._entries[key] = _Entry(rank, listing, over)
+        changed = self._changed.pop(key, None)
+        if changed is not None:
+            changed.set()
+        self._forget()
+
+    def _forget(self) -> None:
+        over = [key for key, entry in self._entries.items() if entry.over]
+        for key in over[: max(0, len(over) - _REMEMBERED)]:
+            del self._entries[key]
+            self._seen.pop(key, None)
+        running = {environment for environment, _ in self._entries}
+        for environment in [each for each in self._known if each not in running][:-_REMEMBERED]:
+            del self._known[environment]
+
+    async def ask(
+        self, environment: str, service: str, seen: int, wait_s: float, follower: str = ""
+    ) -> DirectoryAnswer:
+        """
+        What is known of a service.
+
+        Args:
+            environment: ID of its environment.
+            service: Its name.
+            seen: Version of the listing that is known already, and has been taken in; 0 for none.
+            wait_s: Seconds to wait for another one.
+            follower: Who asks, if it will ask again; else empty.
+        """
+        key = environment, service
+        if follower:
+            self._seen.setdefault(key, {})[follower] = seen
+            self._tell_came(key)
+        entry = self._entries.get(key)
+        # One that has forgotten the service is told of it again, by whoever keeps it.
+        if (entry is None or entry.rank[1] == seen) and wait_s > 0:
+            changed = self._changed.setdefault(key, asyncio.Event())
+            try:
+                await asyncio.wait_for(changed.wait(), wait_s)
+            except TimeoutError:  # if it has ended it does not come again
+                self._leaves(key, follower)
+            except asyncio.CancelledError:  # its connection has ended
+                self._leaves(key, follower)
+                raise
+            entry = self._entries.get(key)
+        return DirectoryAnswer(None if entry is None else entry.listing, self._known.get(environment))
+
+    def _leaves(self, key: tuple[str, str], follower: str) -> None:
+        self._seen.get(key, {}).pop(follower, None)
+        self._tell_came(key)
+
+    def _tell_came(self, key: tuple[str, str]) -> None:
+        came = self._came.pop(key, None)
+        if came is not None:
+            came.set()
+
+    async def wait_seen(self, environment: str, service: str, version: int, wait_s: float) -> None:
+        """
+        Wait until all who follow a service know a version of its listing; at most *wait_s* seconds.
+
+        Those who do not come within that time have ended, most likely, and are waited for no more.
+        """
+        key = environment, service
+        followers = self._seen.get(key, {})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while any(seen < version for seen in followers.values()):
+                    await self._came.setdefault(key, asyncio.Event()).wait()
+        for follower in [each for each, seen in followers.items() if seen < version]:
+            del followers[follower]
+
+
+class DirectoryThread:
+    """A `DirectoryServer` in this process, with an event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        """Start the thread."""
+        self._server = DirectoryServer()
+        self._loop = asyncio.new_event_loop()
+        self._thread = start_thread(self._run, "directory")
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop):  # at the end it cancels those who still wait
+            self._loop.run_forever()
+
+    def request(self, method: str, *arguments: Any, **named: Any) -> Future[Any]:
+        """Call a method of the server; calls begin in their order."""
+        return asyncio.run_coroutine_threadsafe(getattr(self._server, method)(*arguments, **named), self._loop)
+
+    def close(self) -> None:
+        """End the thread; those who still wait find their futures cancelled."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()

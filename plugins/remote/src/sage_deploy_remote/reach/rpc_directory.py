@@ -1,0 +1,206 @@
+"""A directory that is kept by a `directory_server.DirectoryServer`, whatever carries the calls of its methods."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from sage_deploy_remote.payloads.packing import pack
+from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.payloads.substrate import PLAIN
+from sage_deploy_remote.reach.listing import Found
+from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from sage_deploy_remote.link.dispatcher import Dispatcher
+    from sage_deploy_remote.link.replica import RemoteReplica
+    from sage_deploy_remote.link.rpc_transport import Answer
+    from sage_deploy_remote.link.transport import Transport
+    from sage_deploy_remote.payloads.substrate import Substrate
+    from sage_deploy_remote.reach.listing import ListedReplica, Listing
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import KnownService, ReplicaEvents
+
+__all__ = ["RpcDirectory", "RpcEntrance"]
+
+#: Seconds after which one who waits for a change asks again, in case it is forgotten that it waits.
+_ASK_AGAIN_S: Final = 60.0
+
+
+class RpcDirectory:
+    """
+    A base for the `Directory` of one environment. Equal ones are of the same environment.
+
+    A subclass brings `ask` for the process that deploys, which starts the server in `announce`, and `connect` and
+    `transport` for the others. It can be pickled.
+
+    Attributes:
+        environment: ID of the environment.
+        substrate: What carries listings.
+        answers_within_s: Seconds that the server gets to answer.
+    """
+
+    substrate: Substrate = PLAIN
+    answers_within_s: float = 10.0
+
+    def __init__(self, environment: str) -> None:
+        """Prepare; connects to nothing."""
+        self.environment = environment
+
+    # -- what a subclass brings --------------------------------------------------------------------------------------
+
+    def ask(self, method: str, *arguments: Any, **named: Any) -> Answer | None:
+        """Call a method of the server, in the order of these calls; never blocks. None if there is no server."""
+        raise NotImplementedError
+
+    def say(self, about: Hashable, method: str, *arguments: Any, **named: Any) -> None:  # noqa: ARG002 - for subclasses
+        """The same if nobody waits for the answer. It replaces what was said of *about* before."""
+        self.ask(method, *arguments, **named)
+
+    def connect(self, service: str) -> Callable[..., Answer] | None:
+        """
+        What calls a method of the server from this process, and never blocks; None if there is no server.
+
+        It lets go of its connection when nobody refers to it.
+
+        Args:
+            service: What is looked up, for messages.
+
+        Raises:
+            ClusterUnavailableError: It is not known whether there is one.
+            CallError: What it says cannot be read here.
+        """
+        raise NotImplementedError
+
+    def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> Transport:
+        """The way to a replica that runs; its `start` gets *replica*, and reports nothing but its end."""
+        raise NotImplementedError
+
+    # -- the process that deploys ------------------------------------------------------------------------------------
+
+    def announce(self, known: Mapping[str, KnownService]) -> None:
+        """As `Directory.announce`; a subclass also sees that there is a server."""
+        self.say(self.environment, "announce", self.environment, pack(dict(known), self.substrate))
+
+    def publish(self, listing: Listing) -> None:
+        """As `Directory.publish`."""
+        about = self.environment, listing.service
+        rank, packed = (listing.incarnation, listing.version), pack(listing, self.substrate)
+        self.say(about, "publish", *about, rank, packed, over=bool(listing.stopped))
+
+    def wait_seen(self, service: str, version: int, timeout: float) -> None:
+        """As `Directory.wait_seen`."""
+        answer = self.ask("wait_seen", self.environment, service, version, timeout)
+        if answer is not None:
+            with suppress(Exception):  # the server has died, or takes too long: nobody must wait for that
+                answer.result(timeout)
+
+    # -- other processes ---------------------------------------------------------------------------------------------
+
+    def open(self, service: str) -> RpcEntrance:
+        """As `Directory.open`."""
+        return RpcEntrance(self, service)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether they are of the same environment."""
+        return isinstance(other, type(self)) and other.environment == self.environment
+
+    def __hash__(self) -> int:
+        """Of the environment."""
+        return hash(self.environment)
+
+
+class RpcEntrance:
+    """`Entrance` of one service."""
+
+    def __init__(self, directory: RpcDirectory, service: str) -> None:
+        """Prepare; connects to nothing."""
+        from sage_deploy_remote.link.dispatcher import Dispatcher  # most processes only pass a directory on
+
+        self._directory = directory
+        self._service = service
+        self._dispatcher = Dispatcher(service)
+        self._request: Callable[..., Answer] | None = None  # once the server was found
+        self._follower = uuid4().hex
+
+    def _ask(self, seen: int, wait_s: float, follower: str = "") -> Answer | None:
+        """The directory's answer, on its way; None if there is no directory."""
+        request = self._request
+        if request is None:
+            request = self._request = self._directory.connect(self._service)
+        if request is None:
+            return None
+        return request("ask", self._directory.environment, self._service, seen, wait_s, follower)
+
+    def look_up(self, seen: int, timeout: float) -> Found | None:
+        """As `Entrance.look_up`."""
+        asked = self._ask(seen, timeout)
+        if asked is None:
+            return None
+        limit = self._directory.answers_within_s
+        try:
+            error = asked.exception(timeout + limit)
+        except TimeoutError as late:
+            msg = (
+                f"the directory of services did not answer within {limit:g} s, so service '{self._service}' was not "
+                "found: its node is overloaded or cut off"
+            )
+            raise ClusterUnavailableError(msg) from late
+        if error is not None:  # it has died, and with it most likely the process that kept it
+            self._request = None
+            return None
+        return self._read(asked.result())
+
+    def _read(self, answer: Any) -> Found | None:
+        if answer.known is None and answer.listing is None:  # it was started a moment ago, and is told soon
+            return None
+        try:
+            listing = None if answer.listing is None else unpack(answer.listing)
+            known = {} if answer.known is None else unpack(answer.known)
+        except Exception as error:
+            msg = (
+                f"service '{self._service}' cannot be called from this process, because what its load balancer is made "
+                f"of cannot be read here: {line_of(error)}. Have the same distributions in both places"
+            )
+            raise CallError(msg, service=self._service) from error
+        return Found(listing, known)
+
+    def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
+        """As `Entrance.watch`."""
+        self._dispatcher.apart(lambda: self._watch(seen, tell))
+
+    def _watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
+        try:
+            asked = self._ask(seen, _ASK_AGAIN_S, self._follower)
+        except ClusterUnavailableError:  # it is asked again later
+            asked = None
+        if asked is None:
+            tell(None)
+        else:
+            asked.add_done_callback(lambda done: self._dispatcher.apart(lambda: self._tell(done, tell)))
+
+    def _tell(self, done: Answer, tell: Callable[[Found | None], None]) -> None:
+        try:
+            answer = done.result()
+        except BaseException:  # noqa: BLE001 - whatever the substrate says, it is not there any more
+            self._request = None
+            tell(None)
+        else:
+            tell(self._read(answer))
+
+    def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
+        """As `Entrance.attach`."""
+        from sage_deploy_remote.link.replica import RemoteReplica  # as above
+
+        transport = self._directory.transport(replica, self._dispatcher)
+        attached = RemoteReplica(replica, replica.node, events, clock, transport)
+        attached.slots = replica.slots
+        return attached
+
+    def close(self) -> None:
+        """As `Entrance.close`."""
+        self._request = None
+        self._dispatcher.close()

@@ -1,0 +1,60 @@
+"""Where a process listens, and how another one connects to it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from multiprocessing.connection import Client
+from pathlib import Path
+from socket import SHUT_RDWR, socket
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+__all__ = ["Address", "hang_up"]
+
+
+@attrs.frozen
+class Address:
+    """
+    A Unix socket in a folder of its own, which only this user may enter; picklable.
+
+    Attributes:
+        path: The socket.
+        key: A secret that both sides prove to know before they read anything else.
+    """
+
+    path: str
+    key: bytes = attrs.field(repr=False)
+
+    @classmethod
+    def new(cls) -> Address:
+        """One that nobody else has; creates nothing."""
+        folder = Path(gettempdir(), f"sage-deploy-{secrets.token_hex(16)}")
+        return cls(str(folder / "socket"), secrets.token_bytes(32))
+
+    def connect(self) -> Connection[Any, Any]:
+        """
+        Connect to the process that listens there.
+
+        Raises:
+            OSError, EOFError: No process does.
+            AuthenticationError: It does not know the secret.
+        """
+        return Client(self.path, "AF_UNIX", self.key)
+
+    def remove(self) -> None:
+        """Remove the socket and its folder, after the process that listened has ended."""
+        shutil.rmtree(Path(self.path).parent, ignore_errors=True)
+
+
+def hang_up(connection: Connection[Any, Any]) -> None:
+    """End a connection; whoever reads from it or writes to it on either side finds that. The caller closes it."""
+    with suppress(OSError), socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(SHUT_RDWR)

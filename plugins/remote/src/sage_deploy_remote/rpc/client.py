@@ -1,0 +1,155 @@
+"""The side that calls: requests go out in their order, and each reply finds its future."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import weakref
+from concurrent.futures import Future
+from contextlib import suppress
+from copy import copy
+from functools import partial
+from itertools import count
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_remote.link.rpc_transport import failed
+from sage_deploy_remote.payloads.errors import unpack_error
+from sage_deploy_remote.rpc.address import hang_up
+from sage_deploy_remote.rpc.messages import join, split
+from sage_plugins.threads import start_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+__all__ = ["RpcClient"]
+
+#: Seconds for a thread to end that has been told to; one may wait for a process that stands still.
+_JOIN_S: Final = 1.0
+
+
+class RpcClient:
+    """
+    Calls methods in another process. The connection ends with `close`, and when nobody refers to this any more.
+
+    Safe from any thread. Two threads belong to it: one reads, one writes, so that no caller waits for a process that
+    stands still.
+
+    Attributes:
+        ended: Fails when the connection ends, or cannot be made.
+    """
+
+    def __init__(self, connect: Callable[[], Connection[Any, Any]], name: str) -> None:
+        """
+        Begin to connect; returns at once.
+
+        Args:
+            connect: Makes the connection, in a thread of this.
+            name: Of the threads.
+        """
+        self._channel = _Channel(name)
+        self.ended = self._channel.ended
+        self._channel.let_go = weakref.finalize(self, self._channel.hang_up)
+        self._channel.let_go.atexit = False
+        self._thread = start_thread(partial(self._channel.run, connect), f"{name}-reader")
+
+    def request(self, method: str, *arguments: Any) -> Future[Any]:
+        """Call a method there; gives what it will return or raise. Never blocks, and never raises."""
+        return self._channel.request(method, arguments)
+
+    def close(self) -> None:
+        """End the connection; what has not been answered fails."""
+        self._channel.hang_up()
+        self._thread.join(_JOIN_S)
+
+
+class _Channel:
+    """What a client shares with its threads, which must not keep it."""
+
+    let_go: weakref.finalize[..., RpcClient]
+
+    def __init__(self, name: str) -> None:
+        self.ended: Future[None] = Future()
+        self._name = name
+        self._process = os.getpid()
+        self._numbers = count()
+        self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
+        self._lock = threading.RLock()  # re-entrant because a garbage collection may hang up in the middle of anything
+        self._answers: dict[int, Future[Any]] = {}  # guarded by _lock, as all that follows
+        self._gone: Exception | None = None
+        self._connection: Connection[Any, Any] | None = None
+        self._closed = False
+
+    def request(self, method: str, arguments: tuple[Any, ...]) -> Future[Any]:
+        answer: Future[Any] = Future()
+        number = next(self._numbers)
+        try:
+            message = join(number, (method, arguments))
+        except Exception as error:  # noqa: BLE001 - an argument may raise anything while it is pickled
+            return failed(error)
+        with self._lock:
+            if self._gone is not None:
+                return failed(copy(self._gone))  # each time it is raised its traceback grows
+            self._answers[number] = answer
+            self._outgoing.put(message)
+        return answer
+
+    def hang_up(self) -> None:
+        if os.getpid() != self._process:  # in a forked child: the connection is the parent's
+            return
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                hang_up(self._connection)
+
+    def run(self, connect: Callable[[], Connection[Any, Any]]) -> None:
+        """Read until the connection ends."""
+        try:
+            connection = connect()
+        except Exception as error:  # noqa: BLE001 - nobody listens, or it is another one
+            self._end(error)
+            return
+        with self._lock:
+            self._connection = connection
+        if self._closed:
+            hang_up(connection)
+        writer = start_thread(partial(self._write, connection), f"{self._name}-writer")
+        with suppress(EOFError, OSError):
+            while True:
+                self._arrived(connection.recv_bytes())
+        self._outgoing.put(None)
+        hang_up(connection)  # the other process may have closed one direction only
+        writer.join()
+        with self._lock:
+            self._connection = None
+            connection.close()
+        self._end(ConnectionResetError("the process at the other end has closed the connection, or has ended"))
+
+    def _arrived(self, message: bytes) -> None:
+        number, body = split(message)
+        with self._lock:
+            answer = self._answers.pop(number)
+        try:
+            result, error = pickle.loads(body)  # noqa: S301 - from a process of this deployment
+        except Exception as unreadable:  # noqa: BLE001 - a module that is missing here may raise anything
+            answer.set_exception(unreadable)
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(unpack_error(error))
+
+    def _write(self, connection: Connection[Any, Any]) -> None:
+        with suppress(OSError):  # the connection has ended, and the reader finds it too
+            while (message := self._outgoing.get()) is not None:
+                connection.send_bytes(message)
+
+    def _end(self, cause: Exception) -> None:
+        with self._lock:
+            self._gone, answers = cause, tuple(self._answers.values())
+            self._answers.clear()
+        for answer in (*answers, self.ended):
+            answer.set_exception(cause)
+        self.let_go.detach()  # it keeps this, and the errors above lead to whoever waits for them

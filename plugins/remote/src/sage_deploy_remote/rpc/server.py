@@ -1,0 +1,144 @@
+"""The side that answers: at an address for whoever connects, or at one end of a pipe."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Listener
+from pathlib import Path
+from socket import AF_UNIX, socket
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_remote.link.rpc_transport import failed
+from sage_deploy_remote.payloads.errors import pack_error
+from sage_deploy_remote.rpc.address import hang_up
+from sage_deploy_remote.rpc.messages import join, split
+from sage_plugins.threads import start_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from multiprocessing.connection import Connection
+
+    from sage_deploy_remote.rpc.address import Address
+
+__all__ = ["RpcServer", "in_threads", "serve"]
+
+#: More than a process has requests at once: one that waited for a thread might be what others wait for.
+_MOST_THREADS: Final = 10_000
+
+#: Who may wait to be accepted.
+_BACKLOG: Final = 64
+
+#: Seconds after which others are accepted again when that has failed, such as for want of file descriptors.
+_AGAIN_S: Final = 0.05
+
+#: Seconds for a thread to end that has been told to; one may wait for a process that stands still.
+_JOIN_S: Final = 1.0
+
+
+def in_threads(methods: object) -> Callable[..., Future[Any]]:
+    """
+    What calls a method of *methods*, each call in a thread of its own, so that a long one holds up no other.
+
+    Threads are used again. The interpreter joins them when it exits, so a process in which a method may hang ends with
+    `os._exit`.
+    """
+    pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="rpc")
+
+    def call(method: str, *arguments: Any) -> Future[Any]:
+        return pool.submit(getattr(methods, method), *arguments)
+
+    return call
+
+
+def serve(connection: Connection[Any, Any], call: Callable[..., Future[Any]]) -> None:
+    """
+    Answer the requests that come over *connection*, until it ends; the caller closes it.
+
+    Args:
+        connection: Leads to an `RpcClient`.
+        call: Given the name of a method and its arguments, what the method will return or raise; must not block. At the
+            end those futures are cancelled that can be.
+    """
+    sending = threading.Lock()
+    waiting: set[Future[Any]] = set()  # single steps, which need no lock
+    over = False
+
+    def reply(number: int, done: Future[Any]) -> None:
+        waiting.discard(done)
+        try:
+            message = join(number, (done.result(), None))
+        except BaseException as error:  # noqa: BLE001 - whatever the method, or pickling what it gave, has raised
+            message = join(number, (None, pack_error(error, service="", method="", replica=None, node=None)))
+        with sending, suppress(OSError):  # nobody reads it any more
+            if not over:  # else it may be closed, and its number another file's
+                connection.send_bytes(message)
+
+    with suppress(EOFError, OSError):
+        while True:
+            number, body = split(connection.recv_bytes())
+            try:
+                method, arguments = pickle.loads(body)  # noqa: S301 - from a process of this deployment
+                answer = call(method, *arguments)
+            except Exception as error:  # noqa: BLE001 - a module that is missing here may raise anything
+                answer = failed(error)
+            waiting.add(answer)
+            answer.add_done_callback(partial(reply, number))
+    with sending:
+        over = True
+    for answer in tuple(waiting):
+        answer.cancel()
+
+
+class RpcServer:
+    """Listens at an address, and answers whoever connects there and knows its secret."""
+
+    def __init__(self, address: Address, call: Callable[..., Future[Any]]) -> None:
+        """
+        Begin to listen; *call* is as for `serve`.
+
+        Raises:
+            OSError: The folder or the socket cannot be made.
+        """
+        self._address = address
+        self._call = call
+        self._lock = threading.Lock()
+        self._connections: dict[Connection[Any, Any], threading.Thread] = {}  # guarded by _lock
+        self._closing = threading.Event()
+        Path(address.path).parent.mkdir(mode=0o700)
+        self._listener = Listener(address.path, "AF_UNIX", _BACKLOG, address.key)
+        self._thread = start_thread(self._accept, "rpc-accept")
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                connection = self._listener.accept()
+                with self._lock:
+                    self._connections[connection] = start_thread(partial(self._serve, connection), "rpc-serve")
+            except Exception:  # noqa: BLE001 - it has gone again, or knows no secret, or there are no descriptors left
+                self._closing.wait(_AGAIN_S)
+
+    def _serve(self, connection: Connection[Any, Any]) -> None:
+        serve(connection, self._call)
+        with self._lock:
+            del self._connections[connection]
+        connection.close()
+
+    def close(self) -> None:
+        """End all connections, and listen no more."""
+        self._closing.set()
+        with suppress(OSError), socket(AF_UNIX) as waking:
+            waking.connect(self._address.path)
+        self._thread.join(_JOIN_S)
+        with self._lock:
+            threads = list(self._connections.values())
+            for connection in self._connections:
+                hang_up(connection)
+        for thread in threads:
+            thread.join(_JOIN_S)
+        self._listener.close()
+        self._address.remove()

@@ -1,0 +1,109 @@
+"""What the server of a directory remembers, and whom it tells."""
+
+from __future__ import annotations
+
+import pytest
+
+from sage_deploy_remote.reach.directory_server import DirectoryThread
+
+PATIENCE = 20.0
+#: Longer than anybody waits here.
+LONG = 1000.0
+
+
+class Directory:
+    """One environment's."""
+
+    def __init__(self, thread):
+        self._request = thread.request
+
+    def publish(self, version, *, over=False, service="svc"):
+        listing = f"{service} {version}"
+        self._request("publish", "env", service, (1, version), listing, over=over).result(PATIENCE)
+
+    def ask(self, seen=0, wait_s=LONG, follower="", service="svc"):
+        return self._request("ask", "env", service, seen, wait_s, follower)
+
+    def wait_seen(self, version, wait_s=LONG):
+        return self._request("wait_seen", "env", "svc", version, wait_s)
+
+    def listing(self, *args, **kwargs):
+        return self.ask(*args, **kwargs).result(PATIENCE).listing
+
+
+@pytest.fixture
+def directory():
+    thread = DirectoryThread()
+    yield Directory(thread)
+    thread.close()
+
+
+def test_listing_that_is_older_is_left_out(directory):
+    """They may overtake each other on their way."""
+    directory.publish(2)
+    directory.publish(1)
+    assert directory.listing() == "svc 2"
+
+
+def test_who_waits_for_another_version_is_told_at_once(directory):
+    """Who knows an older one does not wait."""
+    waiting = directory.ask(seen=0)
+    assert not waiting.done()
+    directory.publish(1)
+    assert waiting.result(PATIENCE).listing == "svc 1"
+    assert directory.listing(seen=7) == "svc 1"
+
+
+def test_who_has_waited_long_enough_gets_what_is_known(directory):
+    assert directory.listing(wait_s=0.01) is None
+    directory.publish(1)
+    assert directory.listing(seen=1, wait_s=0.01) == "svc 1"
+
+
+def test_owner_waits_until_followers_have_taken_in_a_version(directory):
+    """A follower says so when it asks for the next one; nobody waits for those who ask once."""
+    directory.publish(1)
+    directory.ask(seen=1)
+    directory.ask(seen=1, follower="a")
+    directory.publish(2)
+    waiting = directory.wait_seen(2)
+    assert directory.listing(wait_s=0) == "svc 2"
+    assert not waiting.done()
+    directory.ask(seen=2, follower="a")
+    waiting.result(PATIENCE)
+
+
+def test_nobody_waits_for_a_follower_whose_connection_has_ended(directory):
+    """Its request is cancelled then; also while the owner waits already."""
+    first, second = directory.ask(follower="a"), directory.ask(follower="b")
+    first.cancel()
+    waiting = directory.wait_seen(1)
+    assert directory.listing(wait_s=0) is None
+    assert not waiting.done()
+    second.cancel()
+    waiting.result(PATIENCE)
+
+
+def test_follower_that_does_not_come_is_waited_for_once(directory):
+    """It has ended, most likely, with a version that it was told."""
+    directory.publish(1)
+    assert directory.listing(follower="a") == "svc 1"
+    directory.wait_seen(2, 0.01).result(PATIENCE)
+    directory.wait_seen(2).result(PATIENCE)
+
+
+def test_services_that_stopped_long_ago_are_forgotten(directory):
+    """Those that run are remembered, however many there are."""
+    directory.publish(1, service="runs")
+    for number in range(1001):
+        directory.publish(1, over=True, service=f"stopped{number}")
+    assert directory.listing(service="runs") == "runs 1"
+    assert directory.listing(wait_s=0, service="stopped0") is None
+    assert directory.listing(service="stopped1") == "stopped1 1"
+
+
+def test_those_who_wait_are_cancelled_at_the_end():
+    thread = DirectoryThread()
+    waiting = Directory(thread).ask()
+    thread.close()
+    assert waiting.cancelled()

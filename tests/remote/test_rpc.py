@@ -1,0 +1,226 @@
+"""Methods of another process are called over a socket; here both processes are one."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import stat
+import threading
+import weakref
+from concurrent.futures import Future
+from multiprocessing import Pipe
+from multiprocessing.context import AuthenticationError
+from pathlib import Path
+
+import attrs
+import pytest
+
+from sage_deploy_remote.rpc.address import Address, hang_up
+from sage_deploy_remote.rpc.client import RpcClient
+from sage_deploy_remote.rpc.server import RpcServer, serve
+
+PATIENCE = 20.0
+
+
+class Unreadable:
+    """Can be sent, and not be read."""
+
+    def __reduce__(self):
+        return _fail, ()
+
+
+def _fail():
+    raise ImportError("no module named so")
+
+
+class Methods:
+    """What is called; `hold` is answered when the test says so."""
+
+    def __init__(self):
+        self.held = []
+        self.came = threading.Semaphore(0)
+
+    def __call__(self, method, *arguments):
+        answer = Future()
+        if method == "hold":
+            self.held.append(answer)
+            self.came.release()
+            return answer
+        try:
+            answer.set_result(getattr(self, method)(*arguments))
+        except Exception as error:  # noqa: BLE001 - the caller's
+            answer.set_exception(error)
+        return answer
+
+    def echo(self, value):
+        return value
+
+    def fail(self):
+        raise LookupError("there is none")
+
+    def give(self):
+        return Unreadable()
+
+    def give_lock(self):
+        return threading.Lock()
+
+    def wait_held(self):
+        assert self.came.acquire(timeout=PATIENCE)
+
+
+@pytest.fixture
+def methods():
+    return Methods()
+
+
+@pytest.fixture
+def address():
+    return Address.new()
+
+
+@pytest.fixture
+def server(address, methods):
+    server = RpcServer(address, methods)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(server, address):
+    client = RpcClient(address.connect, "client")
+    yield client
+    client.close()
+
+
+def failure(answer):
+    return answer.exception(PATIENCE)
+
+
+def test_each_answer_finds_its_request(client, methods):
+    """Also if a later request is answered first."""
+    first = client.request("hold")
+    assert client.request("echo", {"a": 1}).result(PATIENCE) == {"a": 1}
+    methods.wait_held()
+    methods.held[0].set_result("first")
+    assert first.result(PATIENCE) == "first"
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (("fail",), LookupError),
+        (("echo", threading.Lock()), TypeError),
+        (("echo", Unreadable()), ImportError),
+        (("give",), ImportError),
+        (("give_lock",), TypeError),
+        (("unknown",), AttributeError),
+    ],
+    ids=["raises", "cannot be sent", "cannot be read there", "cannot be read here", "cannot be sent back", "unknown"],
+)
+def test_request_that_fails_fails_alone(client, request_, error):
+    """Its future has the error; the connection goes on."""
+    assert isinstance(failure(client.request(*request_)), error)
+    assert client.request("echo", 1).result(PATIENCE) == 1
+
+
+def test_requests_fail_when_the_other_end_is_closed(methods):
+    """Those on their way, later ones, and `ended`, which tells of it though nobody asks."""
+    ours, theirs = Pipe()
+    serving = threading.Thread(target=serve, args=(theirs, methods))
+    serving.start()
+    client = RpcClient(lambda: ours, "client")
+    answer = client.request("hold")
+    methods.wait_held()
+    hang_up(theirs)
+    serving.join(PATIENCE)
+    theirs.close()
+    for failed in (answer, client.ended, client.request("echo", 1)):
+        assert isinstance(failure(failed), ConnectionResetError)
+    client.close()
+
+
+def test_request_to_nobody_fails(address):
+    """It does not matter whether it is made before that is found out."""
+    client = RpcClient(address.connect, "client")
+    assert isinstance(failure(client.request("echo", 1)), FileNotFoundError)
+    assert isinstance(failure(client.request("echo", 1)), FileNotFoundError)
+    client.close()
+
+
+def test_who_does_not_know_the_secret_is_refused(client, address):
+    """The others do not notice."""
+    stranger = RpcClient(attrs.evolve(address, key=b"guessed").connect, "stranger")
+    assert isinstance(failure(stranger.request("echo", 1)), AuthenticationError)
+    stranger.close()
+    assert client.request("echo", 1).result(PATIENCE) == 1
+
+
+def test_address_is_private_and_leaves_nothing(server, address):
+    """Only this user may enter the folder; the secret is in the pickle and in no text; the end removes all."""
+    folder = Path(address.path).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert repr(address.key) not in repr(address)
+    assert pickle.loads(pickle.dumps(address)) == address  # noqa: S301 - our own
+    server.close()
+    assert not folder.exists()
+
+
+def test_end_of_the_server_ends_its_connections(server, client, methods):
+    """Those who wait for an answer find it."""
+    answer = client.request("hold")
+    methods.wait_held()
+    server.close()
+    assert isinstance(failure(answer), ConnectionResetError)
+
+
+def test_request_whose_caller_is_gone_is_cancelled(client, methods, until):
+    """Whoever answers need not go on."""
+    client.request("hold")
+    methods.wait_held()
+    client.close()
+    until(methods.held[0].cancelled)
+
+
+def test_client_that_nobody_uses_is_let_go_of(server, address, methods, until):
+    """Its connection and its threads end, even while a request is not answered."""
+    client = RpcClient(address.connect, "forgotten")
+    client.request("hold")
+    methods.wait_held()
+    gone = weakref.ref(client)
+    del client
+    gc.collect()
+    assert gone() is None
+    until(lambda: not any(thread.name.startswith("forgotten") for thread in threading.enumerate()))
+    until(methods.held[0].cancelled)
+
+
+def test_client_whose_end_was_noticed_is_let_go_of(server, address):
+    """An error leads to the frames that it was raised through, and these to the client."""
+
+    class User:
+        def __init__(self):
+            self.client = RpcClient(address.connect, "forgotten")
+
+        def wait(self):
+            with pytest.raises(ConnectionResetError):
+                self.client.ended.result(PATIENCE)
+
+    user = User()
+    server.close()
+    user.wait()
+    gone = weakref.ref(user)
+    del user
+    gc.collect()
+    assert gone() is None
+
+
+def test_client_in_a_forked_child_leaves_the_connection_alone(client):
+    """It is the parent's."""
+    assert client.request("echo", 0).result(PATIENCE) == 0
+    child = os.fork()
+    if not child:
+        client._channel.hang_up()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert client.request("echo", 1).result(PATIENCE) == 1

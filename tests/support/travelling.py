@@ -1,0 +1,438 @@
+"""
+Cases about handles that travel to other processes, and services there that call each other, for any such target.
+
+A test file inherits the classes of cases together with a `Travelling` that says where: on which target, and how another
+program gets there.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import pytest
+
+from sage_deploy_remote.link.serving import server
+from sage_deploy_testing.suites.probes import Calling, Probe
+from sage_deploy_testing.suites.service_conformance import ServiceConformance
+from sage_plugins import errors
+from sage_plugins.clock import SYSTEM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sage_plugins import ServiceHandle
+
+
+class Relay(Calling):
+    """A service that calls others by the handles that it is given."""
+
+    def __init__(self, handle: ServiceHandle | None = None) -> None:
+        self._kept = handle
+
+    def use(self, handle: ServiceHandle, method: str, /, *args: Any) -> Any:
+        return handle.call(method, *args)
+
+    def keep(self, handle: ServiceHandle) -> None:
+        self._kept = handle
+
+    def use_kept(self, method: str, /, *args: Any) -> Any:
+        return self._kept.call(method, *args)
+
+    def give_back(self, handle: ServiceHandle) -> ServiceHandle:
+        return handle
+
+    def flood(self, handle: ServiceHandle, name: str, count: int) -> list[Any]:
+        """Make so many calls at once; what each gave, or as what error it ended."""
+        calls = [handle.submit("do", [name, number]) for number in range(count)]
+        return [call.result() if call.exception() is None else type(call.exception()).__name__ for call in calls]
+
+    def place(self, handle: ServiceHandle, keys: list[int]) -> list[int]:
+        """Which replica gets each key."""
+        return [handle.with_options(key=key).call("do", key) for key in keys]
+
+    def cancel(self, handle: ServiceHandle) -> None:
+        """Make a call, and cancel it as soon as that can be done."""
+        call = handle.submit("do", "cancelled")
+        while not call.cancel():
+            threading.Event().wait(0.001)
+
+    def overflow(self, handle: ServiceHandle, count: int) -> str:
+        """Make calls until one is refused."""
+        calls = []
+        try:
+            for number in range(count):
+                calls.append(handle.submit("do", number))  # noqa: PERF401 - those before one that is refused count
+        except errors.OverloadedError as error:
+            return f"{len(calls)} accepted: {error}"
+        finally:
+            for call in calls:
+                call.cancel()
+        return "all accepted"
+
+
+class Impatient:
+    """A service whose replica gives up at once what a caller has there that is gone."""
+
+    def __init__(self) -> None:
+        server._LOOK_AFTER_S, server._GONE_AFTER_S = 0.05, 0.2
+        self._closed = 0
+
+    def numbers(self) -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            self._closed += 1
+
+    def closed(self) -> int:
+        """Streams that have ended."""
+        return self._closed
+
+
+#: For a `Program`: what a function gives, or raises, in a forked child.
+FORKING = """
+        def forked(function):
+            import os
+            reading, writing = os.pipe()
+            if not os.fork():
+                try:
+                    answer = str(function())
+                except Exception as error:
+                    answer = f"{type(error).__name__}: {error}"
+                os.write(writing, answer.encode())
+                os._exit(0)
+            os.close(writing)
+            with open(reading) as answers:
+                return answers.read()
+"""
+
+
+class Program:
+    """Another Python process, which evaluates expressions; after the statements of *begin*."""
+
+    TAKE = """
+        handle = pickle.loads(open("handle", "rb").read())
+    """
+    STREAM = """
+        stream = handle.stream("numbers")
+    """
+    SOURCE = """
+        for line in sys.stdin:
+            try:
+                answer = str(eval(line))
+            except Exception as error:
+                answer = f"{type(error).__name__}: {error}".replace("\\n", " ")
+            print("answer", answer, flush=True)
+    """
+
+    def __init__(self, folder: Path, *begin: str) -> None:
+        parts = ["import logging, pickle, sys\n", *begin, self.SOURCE]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "".join(map(dedent, parts))],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, expression: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(expression, file=self._process.stdin, flush=True)
+        for line in self._process.stdout:
+            if line.startswith("answer "):
+                return line.removeprefix("answer ").strip()
+        raise AssertionError("the program has ended")
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=30)
+
+
+class Travelling(ServiceConformance):
+    """
+    Two services, of which one calls the other from its own process.
+
+    Attributes:
+        owner: Statements of a program that deploys a service `svc` with a `Probe` and writes its handle to a file.
+    """
+
+    kind: ClassVar[str] = "target"
+    strategy = "single"
+    owner: ClassVar[str]
+
+    def program(self, folder: Path, begin: str = Program.TAKE) -> Program:
+        """Another program in *folder*, which takes the handle in the file there or begins with *begin*."""
+        return Program(folder, begin)
+
+    def pair(self, *, relays: int = 1, **fields: Any) -> Any:
+        """The service `svc`, and one or more that call it."""
+        svc = self.register(**fields)
+        names = ["relay", *(f"relay{number}" for number in range(1, relays))]
+        found = [self.register(Relay, name=name, env=svc.env) for name in names]
+        svc.env.deploy()
+        return svc, *found
+
+
+class HandleCases(Travelling):
+    """Handles as arguments and in files."""
+
+    def test_handle_as_an_argument_calls_the_service_from_there(self) -> None:
+        """Its options travel with it; calls from elsewhere are counted where they run."""
+        svc, relay = self.pair()
+        own, _ = svc.handle.where()
+        assert relay.handle.use(svc.handle, "where")[0] == own
+        assert 0 < relay.handle.use(svc.handle.with_options(timeout=3), "remaining") < 3
+        assert svc.outcomes == {"ok": 3}
+
+    def test_handle_in_a_constructor_waits_for_the_service(self) -> None:
+        """It is pickled before the service is deployed."""
+        env = self.environment()
+        svc = self.register(env=env)
+        relay = self.register(Relay, svc.handle, name="relay", env=env)
+        env.deploy()
+        assert relay.handle.use_kept("echo", 7) == 7
+
+    def test_handle_that_comes_home_is_one_of_that_very_service(self) -> None:
+        """Its calls wait in the queue of this process."""
+        svc, relay = self.pair()
+        back = relay.handle.give_back(svc.handle.with_options(timeout=self.patience))
+        occupied = self.occupy(svc)
+        waiting = back.submit("echo", 1)
+        assert svc.waiting == 1
+        occupied.open()
+        assert waiting.result(self.patience) == 1
+
+    def test_handle_in_a_file_is_used_by_another_program(self, tmp_path: Path) -> None:
+        """Also when the service has been restarted meanwhile."""
+        svc, _ = self.pair()
+        (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
+        with self.program(tmp_path) as program:
+            assert program.ask("handle.echo(5)") == "5"
+            svc.env.restart("svc")
+            assert program.ask("handle.who()[0]") == "svc"
+            svc.env.drain("svc")
+            assert program.ask("handle.echo(6)").startswith("ServiceStoppedError: svc.echo was not run")
+
+    def test_handle_in_a_forked_child_is_refused_at_once(self, tmp_path: Path) -> None:
+        """Whether it has been used before or not; the parent goes on."""
+        svc, _ = self.pair()
+        (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
+        with self.program(tmp_path, Program.TAKE + FORKING) as program:
+            assert program.ask("forked(lambda: handle.echo(5))").startswith("ForkedRuntimeError")
+            assert program.ask("handle.echo(5)") == "5"
+            assert program.ask("forked(lambda: handle.echo(5))").startswith("ForkedRuntimeError")
+            assert program.ask("handle.echo(6)") == "6"
+
+    def test_stream_of_a_process_that_is_killed_gives_its_slot_back(self, tmp_path: Path) -> None:
+        """Nobody says that it is gone: its replica finds that it keeps no exchange there any more."""
+        svc = self.register(Impatient)
+        svc.env.deploy()
+        (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
+        begin = Program.TAKE + Program.STREAM
+        with self.program(tmp_path, begin) as program:
+            assert program.ask("[next(stream) for _ in range(3)]") == "[0, 1, 2]"
+            program.kill()
+        assert svc.handle.with_options(timeout=self.patience).closed() == 1
+        assert svc.outcomes == {"cancelled": 1, "ok": 1}
+
+
+class ChangeCases(Travelling):
+    """What other processes see of a service that changes."""
+
+    def test_traveller_goes_on_when_a_replica_is_killed(self) -> None:
+        """Its next call goes to the replica that takes the dead one's place, and waits for that."""
+        svc, relay = self.pair()
+        relay.handle.keep(svc.handle)
+        before, _ = relay.handle.use_kept("where")
+        os.kill(before, signal.SIGKILL)
+        self.until(lambda: svc.status["replicas"][0]["id"] != "svc#0")
+        after, _ = relay.handle.use_kept("where")
+        assert after != before
+
+    def test_traveller_uses_replicas_that_are_added_and_none_that_leave(self) -> None:
+        svc, relay = self.pair()
+        relay.handle.keep(svc.handle)
+        assert relay.handle.use_kept("do", 0) == 0
+        svc.env.scale("svc", 2)
+        assert {relay.handle.place(svc.handle, [number])[0] for number in range(24)} == {0, 1}
+        svc.env.scale("svc", 1)
+        assert [relay.handle.use_kept("do", 2) for _ in range(4)] == [0] * 4
+
+    def test_call_of_a_traveller_is_finished_before_its_replica_leaves(self) -> None:
+        """Scaling down waits for calls of other processes too, within the drain time."""
+        svc, relay = self.pair(drain_timeout=self.patience, **self.several(2))
+        relay.handle.keep(svc.handle)
+        gate = self.watch()
+        own = svc.handle.submit("hold", gate.checkpoint)
+        (first,) = gate.wait()
+        theirs = relay.handle.submit("use_kept", "hold", gate.checkpoint, "theirs")
+        (second,) = gate.wait()
+        assert {first, second} == {0, 1}
+        scaling = self.in_thread(svc.env.scale, "svc", 1)
+        self.until(lambda: any(each["state"] == "draining" for each in svc.status["replicas"]))
+        gate.open()
+        assert (own.result(self.patience), theirs.result(self.patience)) == (first, second)
+        scaling.result(self.patience)
+
+    def test_traveller_keeps_to_the_balancer_that_is_set(self) -> None:
+        """Equal keys go to the same replica, whoever calls."""
+        svc, relay = self.pair(**self.several(2))
+        keys = list(range(24))
+        relay.handle.place(svc.handle, keys)
+        svc.env.set_load_balancer("svc", "consistent_hash")
+        places = [svc.handle.with_options(key=key).do(key) for key in keys]
+        assert relay.handle.place(svc.handle, keys) == places
+
+
+class BoundCases(Travelling):
+    """Slots and queues that several processes share."""
+
+    def test_two_callers_of_one_slot_lose_nothing_and_run_nothing_twice(self) -> None:
+        """The replica refuses what exceeds its slot; what it refused is sent again, once there is room."""
+        svc, relay, other = self.pair(relays=2)
+        calls = [each.handle.submit("flood", svc.handle, each.name, 40) for each in (relay, other)]
+        mine = [svc.handle.submit("do", ["own", number]) for number in range(40)]
+        assert [call.result(self.patience) for call in mine] == [0] * 40
+        assert [call.result(self.patience) for call in calls] == [[0] * 40] * 2
+        ran = Counter(name for name, _ in svc.handle.done())
+        assert ran == {"own": 40, "relay": 40, "relay1": 40}
+        assert len({tuple(each) for each in svc.handle.done()}) == 120
+        assert svc.outcomes["ok"] == 122
+
+    def test_replica_holds_no_more_calls_than_it_has_slots(self) -> None:
+        """What it has no slot for waits at its caller, where it can be cancelled: then it never runs."""
+        svc, relay = self.pair()
+        occupied = self.occupy(svc)
+        relay.handle.cancel(svc.handle)
+        occupied.open()
+        assert svc.handle.echo(1) == 1
+        assert svc.handle.done() == [None]
+
+    def test_queue_of_a_traveller_is_bounded_as_that_of_the_owner(self) -> None:
+        svc, relay = self.pair(queue_size=3, overload="reject")
+        occupied = self.occupy(svc)
+        said = relay.handle.call("overflow", svc.handle, 100)
+        assert "accepted: svc.do was not accepted: the queue is full (queue_size=3)" in said
+        assert int(said.split()[0]) <= 4
+        occupied.open()
+
+
+class CallCases(Travelling):
+    """Services that call each other."""
+
+    def test_chain_of_three_services(self) -> None:
+        env = self.environment()
+        first, *_ = [self.register(Calling, name=name, env=env) for name in ("a", "b")]
+        self.register(name="c", env=env)
+        env.deploy()
+        assert first.handle.call("ask", "b", "ask", "c", "echo", "innermost") == "innermost"
+
+    def test_environments_with_the_same_names_are_kept_apart(self) -> None:
+        """A service finds those of its own environment."""
+        pairs = [self.pair() for _ in range(2)]
+        for svc, relay in pairs:
+            relay.handle.ask("svc", "do", id(svc))
+        assert [svc.handle.done() for svc, _ in pairs] == [[id(svc)] for svc, _ in pairs]
+
+    def test_service_that_is_not_deployed_is_waited_for(self) -> None:
+        """Until its start-up time is over, or that of the call that waits; other processes do not deploy it."""
+        env = self.environment()
+        relay = self.register(Relay, name="relay", env=env)
+        self.register(env=env, startup_timeout=0.05)
+        with pytest.raises(errors.NoReplicaError, match=r"'svc' was not deployed in 0\.05 s.*Call `deploy\(\)`"):
+            relay.handle.ask("svc", "echo", 1)
+        late = self.register(Probe, name="late", env=env)
+        with pytest.raises(errors.ServiceNotFoundError):
+            relay.handle.ask("laet", "echo", 1)
+        asking = relay.handle.submit("ask", "svc", "echo", 1)
+        assert isinstance(asking.exception(self.patience), errors.NoReplicaError)
+        assert late.handle.echo(2) == 2
+        assert relay.handle.ask("late", "echo", 3) == 3
+
+    def test_service_of_the_deploying_process_is_refused_by_name(self) -> None:
+        env = self.environment()
+        relay = self.register(Relay, name="relay", env=env)
+        env.register_service("home", Probe)
+        env.deploy()
+        with pytest.raises(errors.CallError, match=r"'home' runs in the process that deployed it.*'relay'") as caught:
+            relay.handle.ask("home", "echo", 1)
+        assert caught.value.service == "home"
+        with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'home'"):
+            relay.handle.ask("hoem", "echo", 1)
+
+    def test_stopped_service_is_refused(self) -> None:
+        svc, relay = self.pair()
+        assert relay.handle.ask("svc", "echo", 1) == 1
+        svc.env.drain("svc")
+        with pytest.raises(errors.ServiceStoppedError):
+            relay.handle.ask("svc", "echo", 1)
+
+    def test_circle_over_processes_gets_as_far_as_there_are_slots(self) -> None:
+        """a -> b -> a, where a has one slot and holds it: the call that no slot can take is told so, and at once."""
+        env = self.environment()
+        first, second = (self.register(Calling, name=name, env=env, timeout=None) for name in ("a", "b"))
+        env.deploy()
+        with pytest.raises(errors.ReentrantCallError, match=r"a\.echo would never start"):
+            first.handle.call("ask", "b", "ask", "a", "echo", 1)
+        self.until(lambda: (first.inflight, second.inflight) == (0, 0))
+        env.set_load_balancer("a", "round_robin")
+        env.scale("a", 2)
+        limited = first.handle.with_options(timeout=self.patience)
+        assert limited.call("ask", "b", "ask", "a", "echo", 2) == 2
+
+
+class OwnerCases(Travelling):
+    """What another program sees of the process that deploys."""
+
+    def test_caller_is_told_that_the_process_that_deployed_has_ended(self, tmp_path: Path) -> None:
+        """Its replicas end with it, and nobody is left to replace them."""
+        with self.program(tmp_path, self.owner) as owner:
+            assert owner.ask("handle.echo(1)") == "1"
+            handles = [self.found(tmp_path)]
+            assert handles[0].echo(2) == 2
+            owner.kill()
+        self.until(lambda: "the process that deploys environment 'theirs' has ended" in self.failure(*handles))
+        handles.clear()
+        self.until(lambda: self.threads() == [])
+        SYSTEM.rest()
+
+    def found(self, folder: Path) -> ServiceHandle:
+        return pickle.loads((folder / "handle").read_bytes())  # noqa: S301 - our own
+
+    def failure(self, handle: ServiceHandle) -> str:
+        try:
+            return handle.echo(3) * ""
+        except (errors.ReplicaDiedError, errors.NoReplicaError) as error:
+            return str(error)
+
+    def threads(self) -> list[str]:
+        """Those that wait for what comes from the service, once all is let go of that nobody uses."""
+        gc.collect()
+        return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("svc-"))
+
+    def test_service_that_is_not_called_any_more_is_let_go_of(self, tmp_path: Path) -> None:
+        """Its threads end when the last handle and the last call are gone."""
+        with self.program(tmp_path, self.owner) as owner:
+            assert owner.ask("handle.echo(1)") == "1"
+            first, second = self.found(tmp_path), self.found(tmp_path)
+            assert (first.echo(2), second.submit("echo", 3).result(self.patience)) == (2, 3)
+            assert self.threads() == ["svc-changes", "svc-responses"], "one set for both handles"
+            assert owner.ask("handle.echo(4)") == "4"
+            del first, second
+            self.until(lambda: self.threads() == [])
