@@ -11,10 +11,10 @@ from math import inf
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import RemoteError, text_of
+from sage_plugins.host.lifecycle import Step
 from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.values import MethodKind, Outcome
 
@@ -196,7 +196,8 @@ class Execution:
 
     def calls_running(self) -> list[Call]:
         """The calls that were started, or left to a thread, and have not ended."""
-        works = [work for hand in list(self.hands.values()) for work in hand if isinstance(work, (Call, Batch))]
+        hands = [work for hand in list(self.hands.values()) for work in hand]
+        works = [work for work in hands if work is not None and not isinstance(work, Step)]
         on_loop = (*self.tasks.copy(), *self.batched.copy())
         return list(dict.fromkeys([*self.calls_of([*works, *self.handed.copy()]), *on_loop]))
 

@@ -217,7 +217,7 @@ def test_strangers_strategy_is_deployed_from_yaml(beside_broken, tmp_path):
         beside_broken.python.with_name("sage-deploy"), "up", "service_deployment.yaml", "--once", cwd=tmp_path
     )
     assert "where#0-mine" in printed
-    assert "strategy  dedicated  [acme-strategies" in printed
+    assert "where: local, dedicated, 1 replica" in printed
 
 
 def test_strangers_options_are_checked_by_their_own_class(beside_broken):
