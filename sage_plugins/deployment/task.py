@@ -100,7 +100,8 @@ class ServiceTask:
             key_of=composition.key_of,
             observe=observe,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
-            overloaded=lambda why: self._watchers.tell("overloaded", why),
+            refuses_late=self._config.overload == "reject",
+            overloaded=partial(self._watchers.tell, "overloaded"),
         )
         replicas = self._replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
         self._balancing = Balancing(replicas)

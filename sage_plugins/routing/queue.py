@@ -12,7 +12,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.errors import OverloadedError
+from sage_plugins.errors import CallTimeoutError, OverloadedError
 from sage_plugins.routing.lane import remove
 from sage_plugins.values import Outcome
 
@@ -31,6 +31,8 @@ _SWEEP_EVERY_S: Final = 0.05
 
 #: Tokens of room are minted in portions, so that a bound of a million waiting calls costs nothing until they wait.
 _PORTION: Final = 1024
+
+_WHAT_TO_DO: Final = "Call again later, raise `timeout`, or add threads or replicas"
 
 
 class Queue:
@@ -169,7 +171,9 @@ class Queue:
             f"those that wait before it take about {found.wait:.3g} s, and it would have to start within "
             f"{max(0.0, found.time):.3g} s to end in time"
         )
-        return self._turned_away(call, f"was not accepted: {why}", max(0.0, found.wait - found.time))
+        why = f"was not accepted: {why}"
+        self._tell(admission, call, why)
+        return self._error(call, f"{why}. {_WHAT_TO_DO}", max(0.0, found.wait - found.time))
 
     def worked(self, ended: Any) -> None:
         """The slot of *ended* is free: note how long it was held, if that began when it was taken from here."""
@@ -188,15 +192,22 @@ class Queue:
         self.leave(call)
         waited, left = now - call.since, max(0.0, call.deadline - now)
         why = f"was not started: {waited:.3g} s in the queue left it {left:.3g} s, less than its method is seen to need"
-        error = self._turned_away(call, why, 0.0)
-        call.give_up(error, Outcome.TIMEOUT, only_unstarted=True)
+        self._tell(admission, call, why)
+        call.give_up(
+            CallTimeoutError(
+                f"{self._service}.{call.method.name} {why}. {_WHAT_TO_DO}",
+                stage="queue",
+                service=self._service,
+                method=call.method.name,
+            ),
+            Outcome.TIMEOUT,
+            only_unstarted=True,
+        )
         return True
 
-    def _turned_away(self, call: Call, why: str, retry_after: float) -> OverloadedError:
-        assert self.admission is not None  # noqa: S101 - for the type checker: nobody else turns calls away
-        if self.admission.is_news(self._clock.monotonic()):
+    def _tell(self, admission: Admission, call: Call, why: str) -> None:
+        if admission.is_news(self._clock.monotonic()):
             self._overloaded(f"{call.method.name} {why}")
-        return self._error(call, f"{why}. Call again later, raise `timeout`, or add threads or replicas", retry_after)
 
     def _error(self, call: Call, why: str, retry_after: float | None) -> OverloadedError:
         name = call.method.name

@@ -10,7 +10,7 @@ import pytest
 from sage_deploy_testing.doubles.fake_replica import Act, open_replica
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins.call.call import Call
-from sage_plugins.errors import OverloadedError
+from sage_plugins.errors import CallTimeoutError, OverloadedError
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan
@@ -58,15 +58,17 @@ class World:
     def ended(self, call, timeout, tries):
         error = call.exception_now()
         self.good += error is None
-        if isinstance(error, OverloadedError):
-            self.turned_away(error, timeout, tries)
+        if error is not None:
+            assert (type(error), error.stage) == (CallTimeoutError, "queue"), error
+            self.try_again(WORK_S, timeout, tries)
 
     def turned_away(self, error, timeout, tries):
         self.refused.append(error)
+        self.try_again(error.retry_after, timeout, tries)
+
+    def try_again(self, seconds, timeout, tries):
         if tries > 1:
-            self.clock.call_at(
-                self.clock.monotonic() + (error.retry_after or WORK_S), lambda: self.call(timeout, tries - 1)
-            )
+            self.clock.call_at(self.clock.monotonic() + seconds, lambda: self.call(timeout, tries - 1))
 
     def offer(self, factor, *, tries=1):
         """Goodput, in calls per second, under so many times the full load."""

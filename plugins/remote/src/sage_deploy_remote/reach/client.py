@@ -279,6 +279,7 @@ class ServiceClient:
             key_of=listing.key_of,
             observe=observe,
             on_balancer_error=partial(_balancer_failed, self._service),
+            refuses_late=listing.rejects,
         )
         self._binding = Binding(
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, driven=True
