@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Generator, Hashable
     from contextvars import Context
+    from weakref import WeakValueDictionary
 
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.errors import ServiceStoppedError
@@ -96,6 +97,7 @@ class Call(LazyFuture):
 
     # The handle that made the call.
     outer: Call | None = None  # the call by whose method this one was made
+    inner: WeakValueDictionary[int, Call] | None = None  # the calls that its method has made
     prepares: bool = False  # whether it stands for the start hooks of a replica, see `host.lifecycle.StartHooks`
     driver: int | None = None  # the thread that waits for it and will read what `exchange` brings
     # The router, which may have to make room for it, move it, or start it again.
@@ -256,6 +258,10 @@ class Call(LazyFuture):
             self.owner.gave_up(self, outcome, started=runs)
         finally:
             self.publish(None, error)
+            if outcome == Outcome.CANCELLED and self.inner is not None:
+                from sage_plugins.call.endings import abandon_inner
+
+                abandon_inner(self)
         return True
 
     def refuse(self, error: BaseException) -> None:

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
 
-__all__ = ["cancelled_error", "no_item_text", "raised_by_signal", "stopped_error", "timeout_error", "timeout_text"]
+__all__ = [
+    "abandon_inner",
+    "cancelled_error",
+    "no_item_text",
+    "raised_by_signal",
+    "stopped_error",
+    "timeout_error",
+    "timeout_text",
+]
 
 
 def raised_by_signal(error: BaseException) -> bool:
@@ -37,6 +45,19 @@ def raised_by_signal(error: BaseException) -> bool:
         instruction = opname[frame.f_code.co_code[entry.tb_lasti]]
         outer, entry = frame, entry.tb_next
     return type(error) is KeyboardInterrupt and instruction not in {"RAISE_VARARGS", "RERAISE"}
+
+
+def abandon_inner(outer: Call) -> None:
+    """
+    Give up the calls that were made for *outer*, which was cancelled, and have not ended.
+
+    A call that its method makes from now on is not given up: it may be there to tidy up.
+    """
+    if outer.inner is not None:
+        for found in outer.inner.valuerefs():
+            call = found()
+            if call is not None:
+                call.abandon()
 
 
 def timeout_error(call: Call, text: str, *, ended: bool) -> CallTimeoutError:

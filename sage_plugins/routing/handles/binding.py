@@ -6,6 +6,7 @@ from contextvars import copy_context
 from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
@@ -303,7 +304,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
             expires = now + queue_timeout
         made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
         if outer is not None:
-            made.outer = outer
+            _note_inner(outer, made)
             if outer.prepares:
                 _postpone(made, binding)
         return made
@@ -323,14 +324,24 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         expires = min(now + (timeout if queue_timeout is None else min(timeout, queue_timeout)), deadline)
         fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
         made = StreamCall(*fields, item_timeout=timeout)
-        made.outer = outer
-        if outer is not None and outer.prepares:
-            made.item_timeout += _postpone(made, binding)
+        if outer is not None:
+            _note_inner(outer, made)
+            if outer.prepares:
+                made.item_timeout += _postpone(made, binding)
         return made
 
     if caller.latest is None:
         return make, make_stream
     return _not_after(caller.latest, make), _not_after(caller.latest, make_stream)
+
+
+def _note_inner(outer: Call, made: Call) -> None:
+    """Note that the method that answers *outer* has made the call *made*."""
+    made.outer = outer
+    inner = outer.inner
+    if inner is None:
+        inner = outer.inner = WeakValueDictionary()  # it keeps no argument and no result alive
+    inner[id(made)] = made
 
 
 def _postpone(made: Call, binding: Binding) -> float:

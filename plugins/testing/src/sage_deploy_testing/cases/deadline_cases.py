@@ -374,6 +374,36 @@ class TravellingDeadlineCases(ServiceConformance):
         assert inner.handle.done() == []
 
     @needs_any(*INNER_CALLS)
+    @unless("in_callers_thread")
+    def test_calls_of_a_cancelled_call_are_given_up_with_it(self) -> None:
+        """A call that nobody waits for is given up too, and never starts if it has not."""
+        outer, inner = self.pair()
+        occupied = self.occupy(inner)
+        made, ended = self.watch(), self.watch(held=False)
+        call = outer.handle.submit("submit_and_report", made.checkpoint, ended.checkpoint, "inner", "do", "given up")
+        made.wait()
+        call.abandon()
+        assert ended.wait() == ["cancelled"]
+        made.open()
+        occupied.open()
+        self.occupy(inner).open()
+        assert "given up" not in inner.handle.done()
+
+    @needs_any(*INNER_CALLS)
+    @unless("in_callers_thread")
+    def test_calls_of_a_call_that_ended_go_on(self) -> None:
+        """What a method has submitted runs after the method has answered, whatever its caller does then."""
+        outer, inner = self.pair()
+        occupied = self.occupy(inner)
+        made, ended = self.watch(held=False), self.watch(held=False)
+        call = outer.handle.submit("submit_and_report", made.checkpoint, ended.checkpoint, "inner", "do", "goes on")
+        call.result(self.patience)
+        assert not call.abandon()
+        occupied.open()
+        assert ended.wait() == ["ended"]
+        assert "goes on" in inner.handle.done()
+
+    @needs_any(*INNER_CALLS)
     def test_error_of_an_inner_call_arrives_outside(self) -> None:
         outer, _ = self.pair()
         with pytest.raises(errors.MethodNotFoundError, match="did you mean 'echo'"):

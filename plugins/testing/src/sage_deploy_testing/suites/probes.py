@@ -235,6 +235,12 @@ class Calling:
             raise
         checkpoint.reach(None)
 
+    def submit_and_report(self, made: Checkpoint, ended: Checkpoint, name: str, method: str, /, *args: Any) -> None:
+        """Make a call without waiting for it, and report how it ended."""
+        call = self.ctx.service(name).submit(method, *args)
+        call.add_done_callback(lambda done: ended.reach("cancelled" if done.cancelled() else "ended"))
+        made.reach()
+
     def ask_too_late(self, checkpoint: Checkpoint, name: str, method: str, /, *args: Any) -> None:
         """Call when the time of the own call is over."""
         while self.ctx.remaining() != 0:
