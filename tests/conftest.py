@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import signal
 import sys
 import textwrap
 import threading
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 leak_guard.add_runtime(SageThreads())
+
+# Whoever runs the tests in the background or under nohup ignores these, and so would the programs that tests start.
+for _name in ("SIGINT", "SIGHUP"):
+    if signal.getsignal(getattr(signal, _name, signal.SIGINT)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
 #: Seconds after which something that must happen counts as not happened; no test that passes waits for it.
 PATIENCE = 20.0

@@ -243,7 +243,7 @@ def test_the_working_directory_comes_first_whatever_the_path_says(tmp_path):
         folder.mkdir()
         (folder / "stored.py").write_text(text)
     file = deployment(beside, "services: {kv: {class: 'stored:KV'}}\n")
-    done = sage_deploy("plan", file, cwd=here, PYTHONPATH=here)
+    done = sage_deploy("plan", file, "-v", cwd=here, PYTHONPATH=here)
     assert "methods   here\n" in done.stdout
 
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 #: Makes the terminal on stdin the one that controls the process, so that keys such as Ctrl-C become signals.
 _CONTROLLED = (
-    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "signal.signal(signal.SIGINT, signal.SIG_DFL); "  # whoever runs the tests in the background may ignore it
-    "os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
 
 
