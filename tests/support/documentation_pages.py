@@ -10,8 +10,8 @@ The blocks of a page are taken in their order, in one working folder and one nam
 - `toml` is parsed.
 - `console`: `sage-deploy` gets its arguments checked, and runs where that ends by itself; so does `python FILE`. What
   stands below the command is compared with what it prints, and a command on a file called `broken...` must fail.
-  `make` must have the target, `ray` the command and its options, and files that are named must exist. `export` sets
-  variables for the commands after it.
+  So does `pytest` on a file. `make` must have the target, `ray` the command and its options, and files that are named
+  must exist. `export` sets variables for the commands after it. `uvicorn` runs in tests/project/test_web_guide.py.
 - `text` is nobody's promise; blocks such as `{literalinclude}` are Sphinx's.
 """
 
@@ -128,6 +128,7 @@ class Page:
     def _take_python(self, block: Block) -> None:
         # Empty lines before it, so that a traceback points into the page.
         source = "\n" * (block.line - 1) + block.text
+        self._namespace["__file__"] = str(Path(block.name or self._path).absolute())
         exec(compile(source, str(self._path), "exec", dont_inherit=True), self._namespace)  # noqa: S102 - our own pages
 
     def _take_pycon(self, block: Block) -> None:
@@ -172,10 +173,12 @@ class Page:
             )
         elif program == "make":
             assert set(arguments) <= make_targets(), where
-        elif program == "python":
-            ends = Path(arguments[0]).exists()
+        elif program in {"python", "pytest"}:
+            ends = Path(arguments[-1 if program == "pytest" else 0]).exists()
         elif program == "ray":
             self._parse_ray(arguments)
+        elif program == "uvicorn":
+            assert Path(arguments[0].partition(":")[0] + ".py").exists(), where
         elif program == "export":
             self._export(arguments)
         else:

@@ -7,6 +7,8 @@ The conformance suites below are imported when they are first used. Everything e
 * `doubles.fake_replica`: `FakeReplica`, which answers, hangs or dies in virtual time as a script says.
 * `doubles.fake_candidate`: `FakeCandidate`, a replica as balancers see it, whose load a test sets.
 * `simulation.simulation`: `Simulation`, a router with such replicas, callers and accidents, from one seed.
+* `tools.fixtures`: the pytest fixture `sage_environment`, there in every run of pytest.
+* `tools.fakes`: `SageEnvironment`, which that fixture gives; services can be replaced by fakes in it.
 * `tools.leak_guard`: a pytest plugin that fails every test which leaves threads, files, tasks or processes.
 * `tools.reentry`: interrupts a function at each of its lines, to enter it again or to switch threads.
 """
