@@ -101,7 +101,7 @@ class ServiceTask:
             observe=observe,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
             refuses_late=self._config.overload == "reject",
-            overloaded=partial(self._watchers.tell, "overloaded"),
+            overloaded=lambda why: self._watchers.tell("overloaded", why),
         )
         replicas = self._replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
         self._balancing = Balancing(replicas)

@@ -63,7 +63,10 @@ class Healing:
         self._timer: Timer | None = None
         self._suspected = -inf
         self._missing: list[Call] = []  # whose callers wait without knowing what for
-        # Of the looks in a row, guarded by the lock of the lanes:
+        self._given: Counter[Lane] = (
+            Counter()
+        )  # slots that were given back; guarded by the lock of the lanes, as the next
+        # Of the looks in a row:
         self._began = -inf
         self._looks_needed = _LOOKS
         self._looks = 0
@@ -140,7 +143,7 @@ class Healing:
             open_batches = 0 if lane.methods is None else len(lane.methods.open)
             amounts["slot", lane, 0] = lost = taken - held - open_batches
             taken -= max(lost, 0)
-            amounts["surplus", lane, 0] = -taken
+            amounts["surplus", lane, 0] = min(-taken, self._given[lane])  # somebody had them in their hands after all
             amounts["abandoned", lane, 0] = lane.abandoned - max(taken, 0)
             amounts["ended", lane, 0] = -lane.abandoned
             if lane.methods is not None:
@@ -169,8 +172,10 @@ class Healing:
                 self._queue.room.extend([None] * number)
             elif kind == "slot":
                 lane.free.extend([None] * number)
+                self._given[lane] += number
             elif kind == "surplus":
                 del lane.free[:number]
+                self._given[lane] -= number
             elif kind == "turn":
                 lane.methods.running[method] -= number
             else:
