@@ -63,10 +63,8 @@ class Healing:
         self._timer: Timer | None = None
         self._suspected = -inf
         self._missing: list[Call] = []  # whose callers wait without knowing what for
-        self._given: Counter[Lane] = (
-            Counter()
-        )  # slots that were given back; guarded by the lock of the lanes, as the next
-        # Of the looks in a row:
+        # Guarded by the lock of the lanes: slots that were given back, and what the looks in a row have found.
+        self._given: Counter[Lane] = Counter()
         self._began = -inf
         self._looks_needed = _LOOKS
         self._looks = 0
@@ -119,6 +117,7 @@ class Healing:
                 lost = self._calls
                 self._give_back(self._amounts, lost)
                 self._looks, self._asked, self._calls = 0, [], set()
+                self._given = Counter({lane: self._given[lane] for lane in lanes})
             if self._looks or self._suspected > self._began:
                 self._look_later(now)
         for kind, call in lost:
