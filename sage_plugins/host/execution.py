@@ -201,6 +201,10 @@ class Execution:
         on_loop = (*self.tasks.copy(), *self.batched.copy())
         return list(dict.fromkeys([*self.calls_of([*works, *self.handed.copy()]), *on_loop]))
 
+    def at_work(self) -> int:
+        """Pieces of work that workers do; not those that wait for one."""
+        return sum(map(any, list(self.hands.values()))) + len(self.tasks) + len(self.batch_tasks)
+
     @staticmethod
     def calls_of(works: Iterable[Work]) -> list[Call]:
         """The calls in pieces of work."""

@@ -84,6 +84,7 @@ class Questions:
             "runner": None if runner is None else runner.stats(),
             "recorders": snapshots,
             "pid": os.getpid(),
+            "running": self._execution.at_work(),
             "idle": None
             if self._execution.latest == -inf
             else self._execution.clock.monotonic() - self._execution.latest,

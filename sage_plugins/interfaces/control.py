@@ -19,8 +19,8 @@ class ControlOp(StrEnum):
     STATS = "stats"
     """
     A mapping: `runner` (RunnerStats), `recorders` ({monitor id: snapshot}), `pid` (of its process) and, if it does not
-    answer and these are those that it gave last, `age` (seconds since then). `idle` is how many seconds ago a call
-    ended last, None if none has.
+    answer and these are those that it gave last, `age` (seconds since then). `running` is how many calls and batches
+    its workers do, `idle` how many seconds ago a call ended last, None if none has.
     """
 
     GET = "get"

@@ -16,6 +16,7 @@ from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
+from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.values import Registration
 
 PATIENCE = 20.0
@@ -425,6 +426,41 @@ def test_replica_whose_slots_are_all_abandoned_is_unhealthy(ward, gates, threade
     handle.index()
     service.advance(INTERVAL)
     assert service.states == ["ready"]
+
+
+def test_replica_whose_slots_are_taken_and_that_runs_nothing_is_unhealthy(ward, monkeypatch):
+    """Whatever has lost the work: its calls end at their time-outs, and nobody would notice."""
+    monkeypatch.setattr(Healing, "look", lambda _: None)
+    service = ward(Patient, timeout=1.0)
+    (lane,) = service.env.task("svc")._router.lanes
+    lane.free.clear()
+    call = service.env.service("svc").submit("index")
+    service.advance(INTERVAL)
+    assert call.expire()
+    for _ in range(2):
+        service.advance(INTERVAL)
+        assert service.states == ["ready"]
+    service.advance(INTERVAL)
+    assert service.states == ["unhealthy"]
+    assert "all its 1 slots are taken and no worker runs anything" in service.told[-1][2]
+    lane.free.append(None)
+    service.advance(2 * INTERVAL)
+    assert service.states == ["ready"]
+
+
+def test_replica_that_runs_a_call_for_long_is_well(ward, gate):
+    """Its slots are taken, and a worker is busy."""
+    service = ward(Patient, timeout=1.0)
+    service.env.service("svc").with_options(timeout=1000).submit("run", gate)
+    gate.wait_entered()
+    call = service.env.service("svc").submit("index")
+    service.advance(INTERVAL)
+    assert call.expire()
+    for _ in range(5):
+        service.advance(INTERVAL)
+        assert service.monitor._probes
+        assert service.states == ["ready"]
+    gate.open()
 
 
 def test_nothing_is_looked_at_once_no_call_is_abandoned(ward, gate):

@@ -38,7 +38,8 @@ class Health(QuietMonitor):
     Marks replicas unhealthy, unready, and ready again.
 
     A replica is first asked as soon as it is ready, and then every `health_check_interval`. Services without
-    `check_health` and `check_ready` are looked at only while they hold abandoned calls.
+    `check_health` and `check_ready` are looked at only after a call was given up, while a replica holds abandoned calls
+    or all its slots are taken.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class Health(QuietMonitor):
         service = self._service
         if service is not None:
             for replica in service.replicas():
-                if replica.abandoned:
+                if replica.abandoned or _is_full(replica):
                     self._probe(service, replica, after=service.config.health_check_interval)
 
     def _probe(self, service: WatchedService, replica: WatchedReplica, *, after: float) -> None:
@@ -78,7 +79,8 @@ class Health(QuietMonitor):
         """Whether there is nothing more to ask a replica, whose probe is forgotten then."""
         replica = probe.replica
         with self._lock:
-            over = self._closed or replica.state not in _UP or not (probe.asks or probe.unwell or replica.abandoned)
+            reasons = probe.asks or probe.unwell or replica.abandoned or _is_full(replica)
+            over = self._closed or replica.state not in _UP or not reasons
             if over:
                 self._probes.pop(replica.id, None)
             return over
@@ -172,7 +174,7 @@ class _Probe:
             self._judge(ControlOp.CHECK, f"all its {slots} slots are held by calls that were given up and still run")
         elif hanging is not None:
             self._judge(hanging.asked, f"{_ASKED[hanging.asked]}() has not returned since the last check")
-        elif self.asks:
+        elif self.asks or _is_full(self.replica):
             self._ask()
         else:
             self._judge(ControlOp.CHECK, "")
@@ -190,6 +192,8 @@ class _Probe:
     def _answer(self, current: _Round) -> None:
         """Put the questions; on a thread of its own."""
         try:
+            if _is_full(self.replica) and self._does_nothing(current):
+                return
             for op in self.asks:
                 with self._lock:
                     if current.late:
@@ -211,6 +215,20 @@ class _Probe:
                 self._round = None
             if current.timer is not None:
                 current.timer.cancel()
+
+    def _does_nothing(self, current: _Round) -> bool:
+        """Whether no worker has any of the calls that hold all slots: then that is the outcome of the check."""
+        try:
+            stats = self.replica.control(ControlOp.STATS, timeout=self._timeout)
+        except Exception:  # noqa: BLE001 - a replica that says nothing may be at work; its own checks tell more
+            return False
+        if stats.get("running") != 0 or "age" in stats or not _is_full(self.replica):
+            return False
+        with self._lock:
+            if current.late:
+                return True
+        self._judge(ControlOp.CHECK, f"all its {self.replica.slots} slots are taken and no worker runs anything")
+        return True
 
     def _give_up(self, current: _Round) -> None:
         """The time for a check is over; it is not put again before it has ended."""
@@ -259,6 +277,10 @@ class _Probe:
         """Readiness is what the service itself says, so it counts at once, either way."""
         self.unready = failure
         return "check_ready() passed"
+
+
+def _is_full(replica: WatchedReplica) -> bool:
+    return 0 < replica.slots <= replica.inflight
 
 
 def _in_a_row(count: int) -> str:
