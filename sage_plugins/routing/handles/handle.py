@@ -110,7 +110,7 @@ class ServiceHandle:
 
         Raises:
             CallTimeoutError: There was no answer within the time-out, the time in the queue included.
-            OverloadedError: The queue is full and the service rejects.
+            OverloadedError: The service rejects, and the queue is full or the call could not be answered in time.
             ServiceStoppedError: The service is draining or has stopped.
             ReplicaDiedError: The replica died while the method ran.
             MethodNotFoundError: The service serves no such method.
