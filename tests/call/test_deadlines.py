@@ -67,7 +67,7 @@ class Jumping(SystemClock):
 def test_deadline_at_the_moment_of_the_start(deploy, threaded, occupy, until):
     """A call that a worker takes up when its time is over never runs, and its caller is told so."""
     clock = Jumping()
-    service = deploy(threaded, env_options={"clock": clock})
+    service = deploy(threaded, env_options={"clock": clock}, monitors=["metrics"])  # `health` would set a timer
     handle = service.handle.with_options(timeout=1000)
     workers = set()
     start = threading.Barrier(service.slots)

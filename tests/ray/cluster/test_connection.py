@@ -212,6 +212,7 @@ def test_released_connection_is_refused_and_says_so(connected):
 # -- a Ray of our own ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runtime_of_its_own_ends_with_the_last_user(in_process):
     """Without any address; a second environment shares it, and with it end the processes."""
     said = in_process(
@@ -230,6 +231,7 @@ def test_runtime_of_its_own_ends_with_the_last_user(in_process):
     assert said.splitlines() == ["True [True]", "True", "False []"]
 
 
+@pytest.mark.slow
 def test_forgotten_connection_keeps_no_process_and_does_not_hang_the_interpreter(in_process, ray_folder):
     said = in_process("mine = connect(); import ray; print(ray.nodes()[0]['RayletSocketName'])")
 

@@ -237,6 +237,7 @@ def test_calls_survive_the_death_of_all_replicas(deploy, history, board, until):
     until(lambda: service.ready == 2)
 
 
+@pytest.mark.slow
 def test_poison_takes_no_more_replicas_than_it_may_start_on(deploy, history, until):
     """One, and two if it is idempotent; the calls beside it are answered."""
     service = deploy(Witness, history.file, replicas=3, **BALANCED)
@@ -284,6 +285,7 @@ def test_constructor_whose_process_the_system_kills_fails_its_start(register, tm
 # -- nodes -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_replicas_of_a_node_that_dies_are_placed_elsewhere_unless_they_belong_there(
     cluster, register, history, tmp_path, until
 ):
@@ -337,6 +339,7 @@ def test_nodes_on_which_a_replica_could_not_be_reached_are_the_last_choice(clust
     target.close()
 
 
+@pytest.mark.slow
 def test_callers_of_a_frozen_node_are_released_at_their_deadlines(cluster, deploy, history, until, frozen):
     """Its replica is replaced on another one."""
     node = cluster.add("node-x1", cpus=64)
@@ -405,6 +408,7 @@ def test_replica_whose_slots_are_all_abandoned_is_killed_and_replaced(deploy, hi
     assert service.status["metrics"].abandoned_count == 0
 
 
+@pytest.mark.slow
 def test_status_of_a_frozen_replica_is_what_it_said_last(deploy, history, until, frozen):
     """It takes a second at most for all of them, and says how old that is; the health check has it replaced."""
     service = deploy(Witness, history.file, replicas=2, **BALANCED, **WATCHED)

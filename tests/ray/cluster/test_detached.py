@@ -121,6 +121,7 @@ def test_after_its_process_was_killed_a_service_goes_on_and_is_taken_over(driver
     env.drain("svc")
 
 
+@pytest.mark.slow
 def test_replicas_are_taken_over_after_the_registry_died_with_their_process(driver, environment, until):
     """They know themselves what they are."""
     driver.do("scale", 3)
@@ -138,6 +139,7 @@ def test_replicas_are_taken_over_after_the_registry_died_with_their_process(driv
     until(lambda: all(map(is_gone, before)))
 
 
+@pytest.mark.slow
 def test_replicas_of_another_protocol_are_not_taken_over_and_that_is_said(driver, environment, until):
     """They go on, and a process of their version can still take them over."""
     driver.kill()
@@ -181,6 +183,7 @@ def test_registry_that_dies_is_told_everything_again(environment, until):
     env.drain("svc")
 
 
+@pytest.mark.slow
 def test_service_without_replicas_is_started_again_from_what_the_registry_remembers(environment, until):
     env = environment(registered=True, replicas=1, load_balancing=False)
     env.deploy()
@@ -236,6 +239,7 @@ def test_service_that_runs_otherwise_is_changed_only_by_who_says_so(environment,
     env.drain("svc")
 
 
+@pytest.mark.slow
 def test_process_that_stood_still_while_another_took_over_stops_nothing(driver, environment, until):
     env = environment()
     os.kill(driver.pid, signal.SIGSTOP)
@@ -270,6 +274,7 @@ def test_calls_of_others_are_not_disturbed_when_a_service_changes_hands(environm
     env.drain("svc")
 
 
+@pytest.mark.slow
 def test_services_that_outlive_the_program_call_each_other(environment):
     """Also after they have changed hands, in which nothing of them changes."""
     env = environment(registered=True)

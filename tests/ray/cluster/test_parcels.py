@@ -57,6 +57,7 @@ DRIVER = """
 """
 
 
+@pytest.mark.slow
 def test_parcels_travel_through_ray():
     """To the object store, to a task and back; with a class of the script's, and without a copy of its buffers."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:

@@ -93,6 +93,7 @@ class TestHandles(HandleCases, OnRay):
             )
 
 
+@pytest.mark.slow  # `make test` has the same cases over sockets
 class TestChanges(ChangeCases, OnRay):
     @pytest.mark.parametrize("by", ["ray", "signal"])
     def test_services_are_found_again_when_the_directory_has_died(self, by: str) -> None:
@@ -112,6 +113,7 @@ class TestChanges(ChangeCases, OnRay):
         assert late.handle.ask("svc", "echo", 2) == 2
 
 
+@pytest.mark.slow  # `make test` has the same cases over sockets
 class TestBounds(BoundCases, OnRay):
     pass
 
@@ -120,5 +122,6 @@ class TestServicesThatCall(CallCases, OnRay):
     pass
 
 
+@pytest.mark.slow  # `make test` has the same cases over sockets
 class TestOwners(OwnerCases, OnRay):
     pass

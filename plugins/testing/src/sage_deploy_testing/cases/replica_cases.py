@@ -49,7 +49,7 @@ class InterruptionCases(ServiceConformance):
         before = signal.signal(signal.SIGPROF, interrupt)
         moments = random.Random(1)  # noqa: S311 - no secret
         try:
-            for _ in range(300):
+            for _ in range(100):
                 rung.clear()
                 # Python drops what is raised in a finalizer, so the list tells too.
                 with contextlib.suppress(_Interrupt):
