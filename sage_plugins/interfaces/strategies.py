@@ -45,7 +45,7 @@ class Seat(Protocol):
     slot afterwards. It never raises, and is False for None: then the worker ends. So a worker is
     `get, execute = seat.get, seat.worker()`, `for work in iter(get, None): execute(work)` and `execute(None)`.
     Work that was fetched goes to `execute` at once: the router may take the slot of work for lost that is kept back for
-    half a second, see `docs/design/lost-slots.md`.
+    some tenths of a second, see `docs/design/lost-slots.md`.
     """
 
     end_worker: Callable[[], None]

@@ -23,7 +23,7 @@ __all__ = ["Healing"]
 _LOOKS: Final = 10
 
 #: Seconds from a suspicion to the first look, and from one look to the next.
-_LOOK_EVERY_S: Final = 0.05
+_LOOK_EVERY_S: Final = 0.03
 
 #: By what is missing, and where: how much of it.
 _Amounts: TypeAlias = "Counter[tuple[str, Lane | None, int]]"
