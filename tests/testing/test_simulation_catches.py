@@ -187,8 +187,10 @@ class GivesWhatIsHeld(Router):
         missing = self._healing._missing_slots
 
         def forget_what_is_held(census):
-            census.held = dict.fromkeys(census.held, 0)
-            return missing(census)
+            held, census.held = census.held, dict.fromkeys(census.held, 0)
+            found = missing(census)
+            census.held = held
+            return found
 
         self._healing._missing_slots = forget_what_is_held
 
