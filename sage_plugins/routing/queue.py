@@ -43,6 +43,7 @@ class Queue:
     then looks whether a slot is free.
 
     Attributes:
+        service: Name of the service.
         size: Calls that may wait, parked ones aside.
         shared: The backlog of all lanes, oldest first. Under a binding balancer only calls for which no lane is open
             wait here.
@@ -76,7 +77,7 @@ class Queue:
             overloaded: Told why a call is turned away for the first time since a calm.
         """
         self._lanes = lanes
-        self._service = service
+        self.service = service
         self.admission = admission
         self._overloaded = overloaded
         self._clock = clock
@@ -195,9 +196,9 @@ class Queue:
         self._tell(admission, call, why)
         call.give_up(
             CallTimeoutError(
-                f"{self._service}.{call.method.name} {why}. {_WHAT_TO_DO}",
+                f"{self.service}.{call.method.name} {why}. {_WHAT_TO_DO}",
                 stage="queue",
-                service=self._service,
+                service=self.service,
                 method=call.method.name,
             ),
             Outcome.TIMEOUT,
@@ -212,7 +213,7 @@ class Queue:
     def _error(self, call: Call, why: str, retry_after: float | None) -> OverloadedError:
         name = call.method.name
         return OverloadedError(
-            f"{self._service}.{name} {why}", retry_after=retry_after, service=self._service, method=name
+            f"{self.service}.{name} {why}", retry_after=retry_after, service=self.service, method=name
         )
 
     # -- backlogs ----------------------------------------------------------------------------------------------------

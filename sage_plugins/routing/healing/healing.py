@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -24,6 +25,24 @@ _LOOKS: Final = 10
 
 #: Seconds from a suspicion to the first look, and from one look to the next.
 _LOOK_EVERY_S: Final = 0.03
+
+#: The next look comes after so many times what the last one took, at least: where very many calls wait, it takes long.
+_RESTS: Final = 20
+
+_LOG: Final = logging.getLogger("sage_plugins.healing")
+
+#: What is missing, as the log says it.
+_WORDS: Final = {
+    "slot": "slot",
+    "place": "place in the queue",
+    "abandoned": "abandoned call that has ended",
+    "ended": "ended call that was not abandoned",
+    "turn": "turn of a method with a limit",
+    "left": "call whose caller is gone",
+    "unqueued": "call that was not queued",
+    "untold": "caller who was not let in",
+    "lost": "call",
+}
 
 #: By what is missing, and where: how much of it.
 _Amounts: TypeAlias = "Counter[tuple[str, Lane | None, int]]"
@@ -60,6 +79,7 @@ class Healing:
         self._again = again
         self._match = match
         self._due = -inf
+        self._took = 0.0  # seconds of the last look
         self._timer: Timer | None = None
         self._suspected = -inf
         self._missing: list[Call] = []  # whose callers wait without knowing what for
@@ -87,7 +107,7 @@ class Healing:
     def _look_later(self, now: float) -> None:
         """Look some time after *now*; under the lock."""
         if now >= self._due:
-            self._due = now + _LOOK_EVERY_S
+            self._due = now + max(_LOOK_EVERY_S, _RESTS * self._took)
             self._timer = self._clock.call_at(self._due, self.look)
 
     def close(self) -> None:
@@ -112,14 +132,17 @@ class Healing:
             self._amounts = self._amounts & amounts if self._looks else amounts
             self._calls = self._calls & calls if self._looks else calls
             self._looks += 1
+            found: _Amounts = Counter()
             lost: _Calls = set()
             if self._looks >= self._looks_needed or not (self._amounts or self._calls):
-                lost = self._calls
-                self._give_back(self._amounts, lost)
+                found, lost = self._amounts, self._calls
+                self._give_back(found, lost)
                 self._looks, self._asked, self._calls = 0, [], set()
                 self._given = Counter({lane: self._given[lane] for lane in lanes})
+            self._took = self._clock.monotonic() - now
             if self._looks or self._suspected > self._began:
                 self._look_later(now)
+        self._tell(found, lost)
         for kind, call in lost:
             if kind == "left":  # its slot was given back
                 call.abandon()
@@ -130,6 +153,18 @@ class Healing:
         for lane in lanes:
             if lane.holds is not None:
                 lane.holds.nudge()
+
+    def _tell(self, found: _Amounts, lost: _Calls) -> None:
+        counts = Counter(kind for kind, _ in lost)
+        for (kind, _, _), number in found.items():
+            counts[kind] += number
+        del counts["surplus"]  # it was told when it was given back
+        if counts:
+            _LOG.warning(
+                "service %s: gave back what an exception, a strategy or a target had lost: %s",
+                self._queue.service,
+                ", ".join(f"{number} x {_WORDS[kind]}" for kind, number in counts.items()),
+            )
 
     def _missing_slots(self, census: Census) -> _Amounts:
         """Slots, and places in the queue, that are neither free nor held; and what counts more than there are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from concurrent.futures import Future
@@ -50,6 +51,20 @@ INNER_CALLS = ("in_process", "reachable")
 
 #: For cases that hold for each way to make a call.
 VERBS = pytest.mark.parametrize("verb", ["call", "submit", "acall"])
+
+
+@contextlib.contextmanager
+def _losses() -> Iterator[list[str]]:
+    """What routers say meanwhile of things that were lost and that they gave back."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("sage_plugins.healing")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 class Deployed:
@@ -151,11 +166,13 @@ class ServiceConformance(Conformance):
         """
         What the helpers below need; pytest enters it around each case.
 
-        At the end every gate is opened, every thread joined and every environment closed.
+        At the end every gate is opened, every thread joined and every environment closed. Then the case fails if the
+        router had to give back what was lost: else that would hide faults of the plugin.
         """
+        self.may_lose = False  # a case that has something lost says so
         self._environments: list[Environment] = []
         self._threads: list[threading.Thread] = []
-        with Switchboard(self.patience) as self._switchboard:
+        with _losses() as losses, Switchboard(self.patience) as self._switchboard:
             self._before = frozenset(threading.enumerate())
             try:
                 yield
@@ -165,6 +182,8 @@ class ServiceConformance(Conformance):
                 for env in reversed(self._environments):
                     env.close(drain_timeout=0)
                 self._join_threads()  # those that only the end of their service released
+        if losses and not self.may_lose:
+            pytest.fail("\n".join(losses), pytrace=False)
 
     def _join_threads(self) -> None:
         until = time.monotonic() + self.patience

@@ -253,14 +253,12 @@ class LeakGuard:
             return []
         # What only a reference cycle keeps alive is not leaked; its own ResourceWarning, if it has one, fails the test.
         gc.collect()
-        SYSTEM.rest()  # its thread waits a while for the next timer, and the next ones for more callbacks
-        CALLBACKS.rest()
         deadline = time.monotonic() + GRACE_S
-        for thread in self._new(item).threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        # Files, tasks and children end in somebody else's thread, which tells nobody.
+        # Most of what is left ends in somebody else's thread, which tells nobody.
         pause = threading.Event()
         while any(self._new(item)) and (remains := deadline - time.monotonic()) > 0:
+            SYSTEM.rest()  # its thread waits a while for the next timer, and the next ones for more callbacks
+            CALLBACKS.rest()
             pause.wait(min(0.01, remains))
         return list(self._new(item).describe())
 
