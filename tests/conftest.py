@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 leak_guard.add_runtime(SageThreads())
 
-# Whoever runs the tests in the background or under nohup ignores these, and so would the programs that tests start.
+# In the background or under nohup these are ignored, and the programs that tests start would ignore them, too.
 for _name in ("SIGINT", "SIGHUP"):
     if signal.getsignal(getattr(signal, _name, signal.SIGINT)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.SIG_DFL)

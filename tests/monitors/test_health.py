@@ -429,7 +429,7 @@ def test_replica_whose_slots_are_all_abandoned_is_unhealthy(ward, gates, threade
 
 
 def test_replica_whose_slots_are_taken_and_that_runs_nothing_is_unhealthy(ward, monkeypatch):
-    """Whatever has lost the work: its calls end at their time-outs, and nobody would notice."""
+    """Whatever has lost the work: its calls end at their timeouts, and nobody would notice."""
     monkeypatch.setattr(Healing, "look", lambda _: None)
     service = ward(Patient, timeout=1.0)
     (lane,) = service.env.task("svc")._router.lanes

@@ -34,7 +34,7 @@ class SageEnvironment(Environment):
         """
         Have *fake* answer the calls of a service, from the next `deploy` or `apply` on.
 
-        It runs in this process, as one replica, on the threads and with the time-outs and limits of the queue that the
+        It runs in this process, as one replica, on the threads and with the timeouts and limits of the queue that the
         service has. What else is configured for the service does not count: its place, its constructor's arguments,
         its `methods`, of which a fake need not have all.
 
