@@ -167,8 +167,9 @@ def keeps_slots_closed(patch):
 
 #: Each with what the machine must say of it. Those that show only by something that does not happen cost its patience.
 FAULTS = {
-    frees_twice: "more calls than it has slots|slots are taken|that it does not",
-    frees_too_early: "more calls than it has slots|slots are taken|that it does not",
+    # The last: a replica that leaves counts as idle while its call runs.
+    frees_twice: "more calls than it has slots|slots are taken|that it does not|ended as 'stopped'",
+    frees_too_early: "more calls than it has slots|slots are taken|that it does not|ended as 'stopped'",
     accepts_too_many: "model says 'overloaded'|calls wait; the model|places in the queue",
     serves_the_newest: "runs; the model says that it does not|; the model says None|the model says 'ok'",
     publishes_twice: "ended twice|the model says",
