@@ -104,6 +104,10 @@ class Wire:
     def hold(self, checkpoint: Checkpoint) -> None:
         checkpoint.reach()
 
+    def held_by(self, value: Any, checkpoint: Checkpoint) -> Any:
+        checkpoint.reach()
+        return value
+
 
 class WireCases(ServiceConformance):
     """A value, an argument or an exception that cannot be read, or only slowly, costs its own call and no other."""
@@ -210,6 +214,35 @@ class WireCases(ServiceConformance):
         assert not slow.done()
         gate.open()
         assert slow.result(self.patience) == 1
+
+    @unless("in_process")
+    def test_argument_read_slowly_delays_no_other_call(self) -> None:
+        """It is read in no thread that another call of the replica needs; those that arrive with it run."""
+        service, gate = self.deploy(Wire, at_once=3), self.watch()
+        slow = service.handle.submit("echo", SlowToRead(gate.checkpoint))
+        gate.wait(1)
+        others = [service.handle.submit("echo", number) for number in range(20)]
+        if service.slots > 1:
+            assert [call.result(self.patience) for call in others] == list(range(20))
+        assert not slow.done()
+        gate.open()
+        assert slow.result(self.patience) == 1
+        assert [call.result(self.patience) for call in others] == list(range(20))
+
+    @unless("in_process")
+    def test_caller_is_released_at_its_deadline_while_its_argument_is_read(self) -> None:
+        """Its method never starts, and its slot is free as soon as the argument has been read."""
+        service, gate, ran = self.deploy(Wire), self.watch(), self.watch()
+        hasty = service.handle.with_options(timeout=5 * self.while_running)
+        slow = [hasty.submit("held_by", SlowToRead(gate.checkpoint), ran.checkpoint) for _ in range(service.slots)]
+        gate.wait(len(slow))
+        for call in slow:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(self.patience)
+        gate.open()
+        self.until(lambda: not service.inflight)
+        assert service.handle.echo("alive") == "alive"
+        assert not ran.seen()
 
     @unless("in_process")
     @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no signals for threads")

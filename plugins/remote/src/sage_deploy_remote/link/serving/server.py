@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextvars import Context
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from sage_deploy_remote.link.serving.report import HostEvents, Report, ServedCal
 from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.payloads.packing import pack_result
+from sage_deploy_remote.payloads.payload import is_quick
 from sage_deploy_remote.payloads.reading import read
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_plugins.call.batch import Batch
@@ -22,6 +24,7 @@ from sage_plugins.call.owner import CallOwner
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host.host import Host
+from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import CallOptions, Outcome, ReplicaState
 
 if TYPE_CHECKING:
@@ -269,27 +272,60 @@ class ReplicaServer(CallOwner):
             return
         box.begin()
         alone = len(unit.items) == 1 and not unit.batch
-        report = None if alone else (BatchUnit if unit.batch else Together)(box, unit.id)
-        calls = [call for item in unit.items if (call := self._call(box, item, report, holder)) is not None]
-        if not calls:
-            self.slot_free(holder)
-            box.end(None if alone else (protocol.ENDED, unit.id, 0.0))
-            return
-        if report is not None:
-            report.open = len(calls) + 1
-            if isinstance(report, BatchUnit):
-                self._admit_batch(report, calls)
-                return
-            report.waiting.extend(calls[1:])
-            box.watch(report)
-        self._put(calls[0])
+        together = None if alone else (BatchUnit if unit.batch else Together)(box, unit.id, len(unit.items))
+        calls = [self._call(box, item, together, holder) for item in unit.items]
+        begin = partial(self._begin, box, unit, together, calls)
+        if all(is_quick(item.payload) for item in unit.items):
+            begin()
+        else:
+            CALLBACKS.run(begin)  # the code of an argument's class may take long; no other call waits for it
 
-    def _admit_batch(self, unit: BatchUnit, calls: Sequence[Call]) -> None:
-        """Begin a batch with what has its arguments; the others run when they have theirs, in the same slot."""
+    def _begin(self, box: Outbox, unit: Unit, together: Together | None, calls: Sequence[Call]) -> None:
+        """Run the calls of *unit* in the slot that it has; those whose arguments cannot be read fail."""
+        able: list[Call] = []
+        failed: list[tuple[Call, BaseException]] = []
+        for call, item in zip(calls, unit.items, strict=True):
+            error = self._read_arguments(call, item.payload)
+            if error is not None and self._claim_failed(call):
+                failed.append((call, error))
+            else:  # a worker takes one, too, that was given up meanwhile: it finds that, and frees its slot
+                able.append(call)
+        if isinstance(together, BatchUnit):
+            self._admit_batch(together, able, calls[0])
+        elif able:
+            if together is not None:
+                together.waiting.extend(able[1:])
+                box.watch(together)
+            self._put(able[0])
+        else:
+            self._put(self.work_ended(calls[0]))
+        # Their slot first, as after a call that has run.
+        for call, error in failed:
+            call.publish(None, error)
+
+    def _read_arguments(self, call: Call, payload: Payload) -> BaseException | None:
+        """Give *call* its arguments, or references that stand for them; what is returned is why it has none."""
+        if call.over():
+            return None
+        found, error = read(payload, self.service, call.method.name, "its arguments")
+        if error is not None:
+            return error
+        if payload[-1]:
+            try:
+                present = self._source.fetch_present(*found)
+            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is for the caller
+                return raised
+            report_of(call).late = present is None
+            found = present or found
+        call.args, call.kwargs = found
+        return None
+
+    def _admit_batch(self, unit: BatchUnit, calls: Sequence[Call], first: Call) -> None:
+        """Begin a batch with what has its arguments; the others run when they have theirs, in the slot of *first*."""
         late = [call for call in calls if report_of(call).late]
         unit.late = len(late)
         unit.present.extend(call for call in calls if not report_of(call).late)
-        self._put(self._next_batch(unit, calls[0]))
+        self._put(self._next_batch(unit, first))
         for call in late:
             self.late.add(call)
 
@@ -324,11 +360,9 @@ class ReplicaServer(CallOwner):
 
     def _arguments_failed(self, call: Call, error: BaseException) -> None:
         """There is an argument that *call* cannot have: its method does not start."""
-        if not (call.claim() and call.claim_outcome()):
+        if not self._claim_failed(call):
             self._arguments_arrived(call)
             return
-        with self._counting:
-            self._record(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
         # The slot first, as after a call that has run.
         report = report_of(call)
         report.late = False
@@ -339,21 +373,21 @@ class ReplicaServer(CallOwner):
             self._put(self.work_ended(call))
         call.publish(None, error)
 
-    def _call(self, box: Outbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call | None:
-        """The call of *item*; None if its arguments cannot be read, which its caller is told."""
+    def _claim_failed(self, call: Call) -> bool:
+        """Count *call* as one that failed before its method started, unless it is over already."""
+        if not (call.claim() and call.claim_outcome()):
+            return False
+        with self._counting:
+            self._record(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
+        return True
+
+    def _call(self, box: Outbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call:
+        """The call of *item*, which has no arguments yet."""
         method = self.spec.methods[item.method]
-        found, error = read(item.payload, self.service, method.name, "its arguments")
-        if error is not None:
-            box.post((protocol.FAILED, item.id, self.packed(error, method.name)))
-            return None
-        args, kwargs = found
-        if item.payload[-1]:
-            found = self._source.fetch_present(args, kwargs)
-            args, kwargs = found or (args, kwargs)
         now = self.clock.monotonic()
         deadline = now + item.remaining
         since, context = now - item.waited, Context()
-        fields: tuple[Any, ...] = (self, method, args, kwargs, _NO_OPTIONS, since, deadline, deadline, context)
+        fields: tuple[Any, ...] = (self, method, (), {}, _NO_OPTIONS, since, deadline, deadline, context)
         call: ServedCall | ServedStream
         if item.streams:
             call = ServedStream(*fields, item_timeout=inf)
@@ -361,7 +395,6 @@ class ReplicaServer(CallOwner):
         else:
             call = ServedCall(*fields)
         report = call.report = Report(self, box, item.id, call, unit)
-        report.late = found is None
         call.on_settled(report.send)
         call.chain = (*item.chain, holder)
         box.calls[item.id] = call

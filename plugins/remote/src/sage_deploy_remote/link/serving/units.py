@@ -36,8 +36,8 @@ class Together:
         ends: Whether all its answers are about to come, and then its end.
     """
 
-    def __init__(self, box: Outbox, id: int) -> None:
-        self.open = 0
+    def __init__(self, box: Outbox, id: int, calls: int) -> None:
+        self.open = calls + 1
         self.waiting: deque[Call] = deque()
         self.ends = False
         self._begun = time.monotonic()
@@ -90,8 +90,8 @@ class BatchUnit(Together):
         late: How many cannot yet.
     """
 
-    def __init__(self, box: Outbox, id: int) -> None:
-        super().__init__(box, id)
+    def __init__(self, box: Outbox, id: int, calls: int) -> None:
+        super().__init__(box, id, calls)
         self.present: list[Call] = []  # guarded by _lock, as the next
         self.late = 0
         self._runs = False
