@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sage_plugins.call.current import current_call
@@ -11,7 +13,7 @@ from sage_plugins.errors import (
     ConfigError,
     DeployError,
 )
-from sage_plugins.threads import start_thread
+from sage_plugins.threads import future_of, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,8 +58,7 @@ class Deploying:
         try:
             for task in started:
                 task.begin()
-            for task in tasks:
-                task.wait_ready(timeout)
+            _wait_ready(tasks, timeout)
             if then is not None:
                 then()
         except BaseException:
@@ -170,3 +171,12 @@ class Deploying:
     def after_fork(self) -> None:
         """In a forked child: whoever applied is not here to let go of the lock."""
         self._applying = threading.Lock()
+
+
+def _wait_ready(tasks: Sequence[ServiceTask], timeout: float | None) -> None:
+    """Wait until all are ready. The first that fails ends that: others may be waiting for it."""
+    waits = [future_of(partial(task.wait_ready, timeout), f"{task.service_name}-ready") for task in tasks]
+    wait(waits, return_when=FIRST_EXCEPTION)
+    for each in waits:
+        if each.done():
+            each.result()

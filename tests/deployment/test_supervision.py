@@ -425,6 +425,7 @@ def test_crash_loop_of_the_only_replica_refuses_calls_and_ends_those_that_wait(s
     assert status["state"] == "crash_loop"
     assert "test_supervision.py" in status["replicas"][0]["error"]
     assert "LookupError: no database" in status["health"]["missing"]["svc#0.5"]
+    stage.until(lambda: "crash_loop" in stage.kinds)
     assert "no database" in stage.reason("crash_loop")
     assert stage.clock.pending == 0
     stage.heal()

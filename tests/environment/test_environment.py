@@ -822,8 +822,28 @@ def early(env, strategy, hook, waits, circle):
 def test_start_hooks_that_wait_for_each_other_are_told_so_at_once(env, strategy, hook, waits, circle):
     """A call that waits for the end of the start hooks which wait for it ends with ReentrantCallError, not by time."""
     early(env, strategy, hook, waits, circle)
-    with pytest.raises(errors.DeployError, match=r"svc-a.*never start: a replica gets no calls before its start hooks"):
+    with pytest.raises(errors.DeployError, match=r"never start: a replica gets no calls before its start hooks"):
         env.deploy()
+
+
+def test_first_service_that_fails_ends_the_deployment(env):
+    """However long another one takes to start, and whichever was registered first: that may be waiting for it."""
+    gate = threading.Event()
+
+    class Slow:
+        def setup(self):
+            gate.wait(PATIENCE)
+
+    class Fails:
+        def setup(self):
+            raise LookupError("no database")
+
+    config = ServiceDeploymentConfig(startup_timeout=PATIENCE)
+    for name, each in [("slow", Slow), ("fails", Fails)]:
+        env.register_service_with_config(name, each, deployment_config=config)
+    with pytest.raises(errors.DeployError, match="service 'fails' replica 0: LookupError: no database"):
+        env.deploy()
+    gate.set()
 
 
 @pytest.mark.parametrize("circle", [["svc-a"], ["svc-a", "svc-b"]], ids=len)

@@ -21,8 +21,12 @@ class Directory:
         listing = f"{service} {version}"
         self._request("publish", "env", service, (1, version), listing, over=over).result(PATIENCE)
 
-    def ask(self, seen=0, wait_s=LONG, follower="", service="svc"):
-        return self._request("ask", "env", service, seen, wait_s, follower)
+    def ask(self, seen=0, wait_s=LONG, follower="", service="svc", starting=""):
+        return self._request("ask", "env", service, seen, wait_s, follower, starting)
+
+    def circle(self, starting, service):
+        """What start hooks are told that ask for a service, and do not wait."""
+        return self.ask(wait_s=0, starting=starting, service=service).result(PATIENCE).circle
 
     def wait_seen(self, version, wait_s=LONG):
         return self._request("wait_seen", "env", "svc", version, wait_s)
@@ -107,3 +111,31 @@ def test_those_who_wait_are_cancelled_at_the_end():
     waiting = Directory(thread).ask()
     thread.close()
     assert waiting.cancelled()
+
+
+def test_start_hooks_that_wait_for_each_other_are_told_at_once(directory):
+    """The last one to ask is told of the whole circle, also if it asks for itself; the others wait on."""
+    waiting = [directory.ask(service="b", starting="a"), directory.ask(service="c", starting="b")]
+    assert directory.circle("c", "a") == ("c", "a", "b", "c")
+    assert directory.circle("c", "c") == ("c", "c")
+    assert directory.circle("c", "d") == directory.circle("d", "a") == ()
+    assert not any(each.done() for each in waiting)
+
+
+def test_service_that_is_deployed_is_part_of_no_circle(directory):
+    """Its methods answer, whatever its other replicas wait for."""
+    directory.ask(service="b", starting="a")
+    assert directory.circle("b", "a") == ("b", "a", "b")
+    directory.publish(1, service="a")
+    assert directory.circle("b", "a") == ()
+
+
+def test_start_hooks_that_wait_no_more_are_part_of_no_circle(directory):
+    directory.ask(service="b", starting="a", wait_s=0.01).result(PATIENCE)
+    assert directory.circle("b", "a") == ()
+
+
+def test_who_is_no_start_hook_is_told_of_no_circle(directory):
+    """A method of a replica may wait until the other has started."""
+    directory.ask(service="b", starting="a")
+    assert directory.ask(service="a", wait_s=0).result(PATIENCE).circle == ()

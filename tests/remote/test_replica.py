@@ -46,6 +46,7 @@ class TestByMessage(StrategiesInTurn):
 
     # Its replicas call by the handles of this process, so that nobody sees that they wait for themselves.
     test_start_hook_that_waits_for_its_own_end_fails_the_deployment = None
+    test_start_hooks_that_wait_for_each_other_fail_the_deployment = None
 
 
 def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at_that_moment():

@@ -87,8 +87,10 @@ class Entrance:
         self.service = service
         self.responses, self.changes = Line(f"{service}-responses"), Line(f"{service}-changes")
 
-    def look_up(self, seen, timeout):
-        return self.book.found(self.service)
+    def look_up(self, seen, timeout, starting=""):
+        found = self.book.found(self.service)
+        waits_for_itself = starting == self.service and found is not None and found.listing is None
+        return found._replace(circle=(starting, starting)) if waits_for_itself else found
 
     def watch(self, seen, tell):
         with self.book.lock:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.reach import refusals
+from sage_plugins.call.current import current_call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import NoReplicaError, text_of
 from sage_plugins.process_end import find
@@ -146,7 +147,7 @@ class ServiceClient:
     def handle_for(self, caller: str | None) -> ServiceHandle:
         """A handle to it for a replica of the service *caller*, of the same environment; None for any other program."""
         travels = partial(_travelling, self._directory, self._environment, self._service)
-        return ServiceHandle(self._service, partial(self.bind, own=caller == self._service), travels=travels)
+        return ServiceHandle(self._service, partial(self.bind, caller), travels=travels)
 
     # -- finding the service -----------------------------------------------------------------------------------------
 
@@ -162,17 +163,17 @@ class ServiceClient:
         if self._binding is None:
             self._check_found(self._entrance.look_up(self._seen, 0.0), caller)
 
-    def bind(self, *, own: bool = False) -> Binding:
+    def bind(self, caller: str | None) -> Binding:
         """
         For the first call of a handle: the way to the replicas; waits for a service that is not deployed yet.
 
         That is at most as long as its replicas get to start, and as the call that is being answered has left.
 
         Args:
-            own: Whether a replica of the service itself asks.
+            caller: The service whose replica asks; None if it is another program.
 
         Raises:
-            ReentrantCallError: The start hooks of that replica ask, and the service is not deployed before they end.
+            ReentrantCallError: Its start hooks ask, and the service waits itself until they have ended.
             ServiceStoppedError: It has stopped.
             CallTimeoutError: The time of the call that is being answered is over.
             NoReplicaError: It was not deployed in time, or the process that could do so has ended.
@@ -185,16 +186,17 @@ class ServiceClient:
             return binding
         with self._binding_now:
             begun, seen, limit = SYSTEM.monotonic(), self._seen, 0.0
+            outer = current_call()
+            starting = caller if caller is not None and outer is not None and outer.prepares else ""
             while self._binding is None:
-                found = self._check_found(self._entrance.look_up(seen, limit), None)
+                found = self._check_found(self._entrance.look_up(seen, limit, starting), None)
+                refusals.check_no_circle(found, self._service)
                 if found.listing is not None:
                     self._take_in(found.listing)
                     seen = found.listing.version
                     if self._binding is None:
                         raise refusals.stopped(self._service, self._stopped)
                 else:
-                    if own:
-                        refusals.check_not_starting(self._service)
                     known = found.known[self._service]
                     limit = refusals.seconds_left(self._service, self._environment, begun, known.startup_timeout)
             self._listen()

@@ -66,9 +66,16 @@ class Directory(Protocol):
 class Entrance(Protocol):
     """One process's way to one service that another process has deployed."""
 
-    def look_up(self, seen: int, timeout: float) -> Found | None:
+    def look_up(self, seen: int, timeout: float, starting: str = "") -> Found | None:
         """
         What is known of the service; waits at most *timeout* seconds for another version than *seen*, 0 for none.
+
+        It does not wait for a service that waits itself for *starting*.
+
+        Args:
+            seen: Version that is known; 0 for none.
+            timeout: Seconds.
+            starting: The service whose start hooks wait for this one; empty if none do.
 
         Returns:
             None if there is no directory: nothing has been deployed yet, or the process that did has ended.

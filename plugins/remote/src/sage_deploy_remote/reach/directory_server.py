@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections import deque
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import Future
 
     from sage_deploy_remote.payloads.payload import Payload
@@ -26,10 +28,12 @@ class DirectoryAnswer(NamedTuple):
     Attributes:
         listing: The service's `Listing` as a payload; None if it has not been deployed.
         known: The services of its environment as a payload; None if nothing was announced.
+        circle: As `Found.circle`.
     """
 
     listing: Payload | None
     known: Payload | None
+    circle: tuple[str, ...] = ()
 
 
 class _Entry(NamedTuple):
@@ -53,6 +57,7 @@ class DirectoryServer:
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
         self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
         self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when one of them comes or leaves
+        self._awaited: dict[tuple[str, str], list[str]] = {}  # services for which the start hooks of one wait
 
     async def announce(self, environment: str, known: Payload) -> None:
         """Remember which services an environment has."""
@@ -91,8 +96,8 @@ class DirectoryServer:
         for environment in [each for each in self._known if each not in running][:-_REMEMBERED]:
             del self._known[environment]
 
-    async def ask(
-        self, environment: str, service: str, seen: int, wait_s: float, follower: str = ""
+    async def ask(  # noqa: PLR0913, PLR0917 - what is asked, by whom and for how long
+        self, environment: str, service: str, seen: int, wait_s: float, follower: str = "", starting: str = ""
     ) -> DirectoryAnswer:
         """
         What is known of a service.
@@ -103,8 +108,12 @@ class DirectoryServer:
             seen: Version of the listing that is known already, and has been taken in; 0 for none.
             wait_s: Seconds to wait for another one.
             follower: Who asks, if it will ask again; else empty.
+            starting: The service whose start hooks ask, and wait for this one to be deployed; else empty.
         """
         key = environment, service
+        circle = self._circle(environment, service, starting)
+        if circle:
+            return DirectoryAnswer(None, self._known.get(environment), circle)
         if follower:
             self._seen.setdefault(key, {})[follower] = seen
             self._tell_came(key)
@@ -113,7 +122,8 @@ class DirectoryServer:
         if (entry is None or entry.rank[1] == seen) and wait_s > 0:
             changed = self._changed.setdefault(key, asyncio.Event())
             try:
-                await asyncio.wait_for(changed.wait(), wait_s)
+                with self._waits(environment, service, starting) if starting else nullcontext():
+                    await asyncio.wait_for(changed.wait(), wait_s)
             except TimeoutError:  # if it has ended it does not come again
                 self._leaves(key, follower)
             except asyncio.CancelledError:  # its connection has ended
@@ -121,6 +131,30 @@ class DirectoryServer:
                 raise
             entry = self._entries.get(key)
         return DirectoryAnswer(None if entry is None else entry.listing, self._known.get(environment))
+
+    @contextmanager
+    def _waits(self, environment: str, service: str, starting: str) -> Iterator[None]:
+        """Meanwhile the start hooks of *starting* wait for *service*."""
+        awaited = self._awaited.setdefault((environment, starting), [])
+        awaited.append(service)
+        try:
+            yield
+        finally:
+            awaited.remove(service)
+            if not awaited:
+                self._awaited.pop((environment, starting), None)
+
+    def _circle(self, environment: str, service: str, starting: str) -> tuple[str, ...]:
+        """Services that are not deployed, each waiting for the next, from *starting* over *service* to itself."""
+        ways: deque[tuple[str, ...]] = deque([(starting, service)] if starting else [])
+        while ways:
+            way = ways.popleft()
+            if (environment, way[-1]) in self._entries:  # its methods answer
+                continue
+            if way[-1] == starting:
+                return way
+            ways.extend((*way, each) for each in self._awaited.get((environment, way[-1]), ()) if each not in way[1:])
+        return ()
 
     def _leaves(self, key: tuple[str, str], follower: str) -> None:
         self._seen.get(key, {}).pop(follower, None)

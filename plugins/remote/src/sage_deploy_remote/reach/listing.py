@@ -92,7 +92,10 @@ class Found(NamedTuple):
     Attributes:
         listing: The service that was asked for; None if it has not been deployed.
         known: The services of its environment by name, as they were when one of them was last started.
+        circle: The way from the service whose start hooks ask back to itself: each waits in its start hooks for the
+            next to be deployed. Empty if there is none.
     """
 
     listing: Listing | None
     known: Mapping[str, KnownService]
+    circle: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from sage_plugins.texts import did_you_mean
 if TYPE_CHECKING:
     from sage_deploy_remote.reach.listing import Found
 
-__all__ = ["check_found", "check_not_starting", "forked", "seconds_left", "stopped"]
+__all__ = ["check_found", "check_no_circle", "forked", "seconds_left", "stopped"]
 
 
 def check_found(found: Found | None, service: str, environment: str, caller: str | None) -> Found:
@@ -63,18 +63,18 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
     return found
 
 
-def check_not_starting(service: str) -> None:
+def check_no_circle(found: Found, service: str) -> None:
     """
-    See that whoever asks for *service*, of which this process has a replica, does not wait for its own end.
+    See that the start hooks which ask for *service* do not wait for their own end.
 
     Raises:
-        ReentrantCallError: The replica runs its start hooks, and the service is deployed once these have ended.
+        ReentrantCallError: They do, for it is deployed once they have ended.
     """
-    outer = current_call()
-    if outer is not None and outer.prepares:
+    if found.circle:
         msg = (
-            f"a call of {service} would never start: a replica calls its own service in its start hooks, and in "
-            "another process the service is reached once all of them have ended. Call it in a method instead"
+            f"a call of {service} would never start: services that other processes have are reached once all their "
+            f"start hooks have ended, and these wait for each other: {' -> '.join(found.circle)}. Call it in a method "
+            "instead"
         )
         raise ReentrantCallError(msg, service=service)
 

@@ -29,6 +29,9 @@ __all__ = ["RpcDirectory", "RpcEntrance"]
 #: Seconds after which one who waits for a change asks again, in case it is forgotten that it waits.
 _ASK_AGAIN_S: Final = 60.0
 
+#: Seconds after which start hooks that wait for a service ask again.
+_STARTING_ASKS_AGAIN_S: Final = 5.0
+
 
 class RpcDirectory:
     """
@@ -126,18 +129,20 @@ class RpcEntrance:
         self._request: Callable[..., Answer] | None = None  # once the server was found
         self._follower = uuid4().hex
 
-    def _ask(self, seen: int, wait_s: float, follower: str = "") -> Answer | None:
+    def _ask(self, seen: int, wait_s: float, follower: str = "", starting: str = "") -> Answer | None:
         """The directory's answer, on its way; None if there is no directory."""
         request = self._request
         if request is None:
             request = self._request = self._directory.connect(self._service)
         if request is None:
             return None
-        return request("ask", self._directory.environment, self._service, seen, wait_s, follower)
+        return request("ask", self._directory.environment, self._service, seen, wait_s, follower, starting)
 
-    def look_up(self, seen: int, timeout: float) -> Found | None:
+    def look_up(self, seen: int, timeout: float, starting: str = "") -> Found | None:
         """As `Entrance.look_up`."""
-        asked = self._ask(seen, timeout)
+        if starting:  # one that has died meanwhile, and waits no more, must not stand in the way of another for long
+            timeout = min(timeout, _STARTING_ASKS_AGAIN_S)
+        asked = self._ask(seen, timeout, starting=starting)
         if asked is None:
             return None
         limit = self._directory.answers_within_s
@@ -166,7 +171,7 @@ class RpcEntrance:
                 f"of cannot be read here: {line_of(error)}. Have the same distributions in both places"
             )
             raise CallError(msg, service=self._service) from error
-        return Found(listing, known)
+        return Found(listing, known, answer.circle)
 
     def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         """As `Entrance.watch`."""
