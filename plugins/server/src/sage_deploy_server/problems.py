@@ -1,0 +1,78 @@
+"""What went wrong, as a client of HTTP is told: a status, and `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from sage_plugins import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Problem", "problem_of", "response_of"]
+
+#: The first that fits counts.
+_STATUS: Final = (
+    (errors.ServiceNotFoundError, 404),
+    (errors.MethodNotFoundError, 404),
+    (errors.OverloadedError, 429),
+    (errors.CallTimeoutError, 504),
+    (errors.ReplicaDiedError, 502),
+    (errors.NoReplicaError, 503),
+    (errors.ServiceStoppedError, 503),
+)
+
+#: Attributes of an error that a client gets to know.
+_TOLD: Final = ("service", "method", "replica", "stage", "retry_after", "maybe_executed")
+
+
+class Problem(Exception):  # noqa: N818 - it is one for the client
+    """
+    A request that is answered with an error.
+
+    Attributes:
+        status: The status of HTTP.
+        code: Class of the error, or an ID of ours.
+        detail: What is wrong, and what to do.
+        more: Further members of the answer.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, **more: Any) -> None:
+        """Answer with *status*."""
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.more = more
+
+
+def problem_of(error: BaseException) -> Problem:
+    """The problem as which a client is told *error*: one of ours by its class, the method's own as 500."""
+    if isinstance(error, Problem):
+        return error
+    name = type(error).__name__
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            told = {key: value for key in _TOLD if (value := getattr(error, key, None)) is not None}
+            return Problem(status, name, str(error), **told)
+    return Problem(500, name, str(error))
+
+
+def response_of(problem: Problem, headers: Mapping[str, str]) -> Response:
+    """The answer to a request that had *problem*."""
+    body = {"title": problem.code, "status": problem.status, "code": problem.code, "detail": problem.detail}
+    more = dict(headers)
+    retry_after = problem.more.get("retry_after")
+    if problem.status == 429:  # noqa: PLR2004 - too many requests
+        more["Retry-After"] = str(max(1, round(retry_after or 1)))
+    if problem.status == 401:  # noqa: PLR2004 - unauthorized
+        more["WWW-Authenticate"] = "Bearer"
+    return Response(
+        msgspec.json.encode(body | problem.more),
+        status_code=problem.status,
+        headers=more,
+        media_type="application/problem+json",
+    )

@@ -1,0 +1,126 @@
+"""Arguments from JSON, and results to JSON, by the annotations of a method."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from sage_deploy_server.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Shape", "encode"]
+
+_MANY: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+
+class Shape:
+    """
+    What a method takes. Made once for each method; for any thread.
+
+    Dataclasses, attrs classes, enums, dates and times, and bytes as base64 are made of JSON, as msgspec does. A
+    parameter without an annotation, or with one that msgspec does not know, takes the JSON value as it is.
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        """Read the signature of *method*, which is bound."""
+        try:
+            self.signature = inspect.signature(method)
+        except (TypeError, ValueError):  # built-in code does not tell
+            self.signature = inspect.signature(lambda *args, **kwargs: None)
+        try:
+            hints = typing.get_type_hints(inspect.unwrap(method), include_extras=True)
+        except Exception:  # noqa: BLE001 - a name that is not there any more; whatever an annotation does
+            hints = {}
+        self._types = {name: kind for name, kind in hints.items() if _is_known(kind)}
+
+    def bind(self, body: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """
+        The arguments of a call with *body*: an object has them by name, an array in their order, None is none.
+
+        Raises:
+            Problem: 400, with the argument that does not fit and what is expected.
+        """
+        if body is None:
+            args, kwargs = [], {}
+        elif isinstance(body, list):
+            args, kwargs = body, {}
+        elif isinstance(body, dict):
+            args, kwargs = [], body
+        else:
+            raise Problem(400, "arguments", "give an object with the arguments by name, or an array of them")
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise Problem(400, "arguments", f"{error}; it takes {self.signature}") from None
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = self._converted(name, value)
+        return bound.args, bound.kwargs
+
+    def _converted(self, name: str, value: Any) -> Any:
+        kind = self._types.get(name)
+        if kind is None:
+            return value
+        which = self.signature.parameters[name].kind
+        if which is inspect.Parameter.VAR_POSITIONAL:
+            return tuple(self._one(f"{name}[{index}]", each, kind) for index, each in enumerate(value))
+        if which is inspect.Parameter.VAR_KEYWORD:
+            return {key: self._one(key, each, kind) for key, each in value.items()}
+        return self._one(name, value, kind)
+
+    @staticmethod
+    def _one(name: str, value: Any, kind: Any) -> Any:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise Problem(400, "arguments", f"argument {name!r}: {error}", argument=name) from None
+
+
+def _is_known(kind: Any) -> bool:
+    try:
+        msgspec.json.schema(kind)
+    except TypeError:
+        return False
+    return True
+
+
+def encode(result: Any, what: str) -> bytes:
+    """
+    *result* as JSON.
+
+    Raises:
+        Problem: 500, with the type that JSON cannot have.
+    """
+    try:
+        return msgspec.json.encode(result)
+    except (TypeError, OverflowError, RecursionError) as error:
+        detail = f"{what} returned a {type(result).__qualname__} that JSON cannot have: {error}"
+        raise Problem(500, "result", detail) from None
+
+
+def headers_of(given: Mapping[str, str]) -> dict[str, Any]:
+    """
+    The options of a call that its headers ask for, as `ServiceHandle.with_options` takes them.
+
+    Raises:
+        Problem: 400, for a header that is none.
+    """
+    options: dict[str, Any] = {}
+    if (timeout := given.get("x-timeout")) is not None:
+        try:
+            options["timeout"] = float(timeout)
+        except ValueError:
+            options["timeout"] = 0.0
+        if not 0 < options["timeout"] < float("inf"):
+            raise Problem(400, "header", f"X-Timeout must be a positive number of seconds, got {timeout!r}")
+    if (key := given.get("x-key")) is not None:
+        options["key"] = key
+    if (idempotent := given.get("x-idempotent")) is not None:
+        if idempotent not in {"true", "false"}:
+            raise Problem(400, "header", f"X-Idempotent must be true or false, got {idempotent!r}")
+        options["idempotent"] = idempotent == "true"
+    return options

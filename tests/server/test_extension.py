@@ -1,0 +1,69 @@
+"""The extension `server`: started by an environment's options, with a token of its own."""
+
+from __future__ import annotations
+
+import http.client
+import stat
+
+import pytest
+
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_server
+import sage_deploy_threading
+from sage_plugins import Environment
+from sage_plugins.plugins.registry import Registry
+
+
+class Desk:
+    def greet(self, name):
+        return f"hello {name}"
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """An environment with the server at a free port."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    registry = Registry.of(
+        sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_server, sage_deploy_threading
+    )
+
+    def serve(**options):
+        env = Environment("served", registry=registry, options={"server": {"http": "127.0.0.1:0", **options}})
+        env.register_service("desk", Desk)
+        env.deploy()
+        return env
+
+    return serve
+
+
+def status_of(env, token):
+    url = env._extensions._running["server"].url.removeprefix("http://")
+    connection = http.client.HTTPConnection(url, timeout=20)
+    connection.request("POST", "/services/desk/greet", b'["Ada"]', {"Authorization": f"Bearer {token}"})
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_the_token_lies_in_a_file_of_the_user_and_goes_with_the_environment(serve, tmp_path):
+    with serve() as env:
+        (file,) = (tmp_path / "sage-deploy").iterdir()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert status_of(env, file.read_text()) == 200
+        assert status_of(env, "x" * 64) == 401
+    assert not file.exists()
+
+
+def test_a_token_may_be_given(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAGE_DEPLOY_TOKEN", "mine")
+    with serve() as env:
+        assert status_of(env, "mine") == 200
+        assert not (tmp_path / "sage-deploy").exists()
+
+
+@pytest.mark.parametrize("http_at", ["0.0.0.0:0", "here", "1.2.3.4:99999"])
+def test_an_address_that_will_not_do_is_refused(serve, http_at):
+    with pytest.raises(Exception, match=r"allow_hosts|is no address"):
+        serve(http=http_at)
