@@ -1,27 +1,38 @@
 """
-Calls to the services of an environment over HTTP.
+A running environment, reached from outside its process: over HTTP, and by commands over a socket of the user's own.
 
-`problems` says what clients are told of errors, `shapes` makes arguments of JSON and JSON of results, `calls` answers
-requests, `access` lets them in, `app` is the ASGI application, `serving` runs it, and `extension` starts
-it with an environment. Imports `Operations`, the errors and
-the hooks of the core, and nothing else of it.
+`web` answers requests, `running` listens, `commands` are those of `sage-deploy` that talk to it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins import hookimpl
-from sage_plugins.values import Registration
+from sage_plugins.values import Command, Registration
 
 if TYPE_CHECKING:
-    from sage_deploy_server.app import asgi
-    from sage_deploy_server.serving import Server, serve
+    from sage_deploy_server.running.serving import Server, serve
+    from sage_deploy_server.web.app import asgi
 
 __all__ = ["Server", "asgi", "serve"]
 
-_HOMES: Final = {"Server": "serving", "asgi": "app", "serve": "serving"}
+_HOMES: Final = {"Server": "running.serving", "asgi": "web.app", "serve": "running.serving"}
+
+_COMMANDS: Final = {
+    "apply": "Have a running environment read its file again, and change what is different.",
+    "call": "Call a method of a running service.",
+    "describe": "Show everything about one running service.",
+    "down": "Stop a running environment: calls that were accepted are answered first.",
+    "drain": "Have a running service finish what it has accepted, and stop.",
+    "events": "Show what happened to the services of a running environment.",
+    "logs": "Show what the services of a running environment have logged.",
+    "restart": "Replace the replicas of a running service, or one of them.",
+    "scale": "Change the number of replicas of a running service.",
+    "status": "Show the services of a running environment.",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -34,14 +45,14 @@ def __getattr__(name: str) -> Any:
 
 def create_server(options: Any) -> Any:
     """Make the extension of one environment."""
-    from sage_deploy_server.extension import ServerExtension
+    from sage_deploy_server.running.extension import ServerExtension
 
     return ServerExtension(options)
 
 
 def server_options() -> type:
     """Give the class of the extension's options."""
-    from sage_deploy_server.extension import ServerOptions
+    from sage_deploy_server.running.extension import ServerOptions
 
     return ServerOptions
 
@@ -49,4 +60,14 @@ def server_options() -> type:
 @hookimpl
 def sage_register_extensions() -> list[Registration]:
     """Offer `server`."""
-    return [Registration("server", create_server, "answers calls of services over HTTP", options=server_options)]
+    return [Registration("server", create_server, "Reach an environment from outside", options=server_options)]
+
+
+def _load(name: str) -> Any:
+    return import_module(f"{__name__}.commands.{name}").command
+
+
+@hookimpl
+def sage_register_commands() -> list[Command]:
+    """Offer the commands that reach a running environment."""
+    return [Command(name, partial(_load, name), summary) for name, summary in _COMMANDS.items()]

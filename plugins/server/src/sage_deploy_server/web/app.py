@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sage_deploy_server.calls import Calls
-from sage_deploy_server.problems import Problem, response_of
+from sage_deploy_server.web.calls import Calls
+from sage_deploy_server.web.problems import Problem, response_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from sage_deploy_server.problems import Problem, response_of
+from sage_deploy_server.web.problems import Problem, response_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from sage_deploy_server.access import make_token
-from sage_deploy_server.addresses import is_loopback, parse
+from sage_deploy_server.web.access import make_token
+from sage_deploy_server.running.addresses import is_loopback, parse
 
 if TYPE_CHECKING:
-    from sage_deploy_server.serving import Server
+    from sage_deploy_server.running.serving import Server
     from sage_plugins.interfaces.operations import Operations
 
 __all__ = ["ServerExtension", "ServerOptions"]
@@ -68,7 +68,7 @@ class ServerExtension:
         Raises:
             OSError: The port is taken.
         """
-        from sage_deploy_server.serving import Server
+        from sage_deploy_server.running.serving import Server
 
         host, port = parse(self._options.http)
         token = os.environ.get("SAGE_DEPLOY_TOKEN") or self._new_token(operations.name)

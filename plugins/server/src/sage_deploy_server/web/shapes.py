@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sage_deploy_server.problems import Problem
+from sage_deploy_server.web.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
-from sage_deploy_server.access import Gate
-from sage_deploy_server.addresses import parse
-from sage_deploy_server.app import MAX_BODY, asgi
+from sage_deploy_server.web.access import Gate
+from sage_deploy_server.running.addresses import parse
+from sage_deploy_server.web.app import MAX_BODY, asgi
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -10,8 +10,8 @@ from uuid import uuid4
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from sage_deploy_server.problems import Problem, problem_of, response_of
-from sage_deploy_server.shapes import Shape, encode, headers_of
+from sage_deploy_server.web.problems import Problem, problem_of, response_of
+from sage_deploy_server.web.shapes import Shape, encode, headers_of
 from sage_plugins.errors import MethodNotFoundError
 
 if TYPE_CHECKING:
