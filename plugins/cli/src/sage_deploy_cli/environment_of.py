@@ -6,12 +6,12 @@ import os
 import sys
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from sage_plugins.environment.environment import Environment
     from sage_plugins.values import Event
@@ -28,6 +28,7 @@ def environment_of(
     on_event: Callable[[Event], None] | None = None,
     *,
     import_classes: bool = True,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Environment:
     """
     Load *file* into an environment of its own; nothing is imported and nothing started yet.
@@ -40,13 +41,14 @@ def environment_of(
         on_event: Told what becomes of each replica.
         import_classes: Whether they will be; if not, nothing is ever imported from these two folders, in which a module
             may have the name of one that this project needs.
+        options: Of plugins for the whole environment, by ID; they beat the file's.
 
     Raises:
         ConfigError: The file has problems.
     """
     from sage_plugins.environment.environment import Environment
 
-    env = Environment(file.stem, on_event=on_event)
+    env = Environment(file.stem, on_event=on_event, options=options)
     if import_classes:
         folders = list(dict.fromkeys(_folders(file)))
         sys.path[:] = [*folders, *(folder for folder in sys.path if folder not in folders)]

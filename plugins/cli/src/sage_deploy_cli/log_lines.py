@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["log_lines"]
 
-#: Where services log, each below it by its name.
+#: Where services log, each below it by its name, and extensions by their IDs.
 _SERVICES: Final = "sage.service"
+_EXTENSIONS: Final = "sage.extension"
 #: A replica's threads are called by it: `kv#0-main`.
 _REPLICA: Final = re.compile(r"(?P<service>.+)#\d+(?=-)")
 
@@ -39,7 +40,7 @@ class _Lines(logging.Handler):
 def _who(record: logging.LogRecord) -> str:
     """The replica if one of its threads has logged, else the service; for what is no service's, the logger too."""
     replica = _REPLICA.match(record.threadName or "")
-    service = record.name.removeprefix(f"{_SERVICES}.")
+    service = record.name.removeprefix(f"{_EXTENSIONS}.").removeprefix(f"{_SERVICES}.")
     if service == record.name:
         return f"{replica[0]} {record.name}" if replica else record.name
     return replica[0] if replica and replica["service"] == service else service
@@ -52,16 +53,18 @@ def log_lines(level: str) -> Iterator[None]:
 
     A module that sets up logging itself, with `logging.basicConfig` for instance, gets it all instead.
     """
-    services, lines = logging.getLogger(_SERVICES), _Lines()
-    before = services.level, logging.lastResort
-    services.setLevel(level.upper())
+    loggers, lines = [logging.getLogger(name) for name in (_SERVICES, _EXTENSIONS)], _Lines()
+    before = [each.level for each in loggers], logging.lastResort
     lines.setLevel(level.upper())
-    services.addHandler(lines)
+    for each in loggers:
+        each.setLevel(level.upper())
+        each.addHandler(lines)
     # Python writes bare messages with this one where nobody has set up logging.
     logging.lastResort = lines
     try:
         yield
     finally:
-        services.removeHandler(lines)
-        services.setLevel(before[0])
+        for each, its_level in zip(loggers, before[0], strict=True):
+            each.removeHandler(lines)
+            each.setLevel(its_level)
         logging.lastResort = before[1]

@@ -21,17 +21,18 @@ __all__ = ["Server", "asgi", "serve"]
 
 _HOMES: Final = {"Server": "running.serving", "asgi": "web.app", "serve": "running.serving"}
 
+#: By name: the module that has it, and what `sage-deploy --help` says of it.
 _COMMANDS: Final = {
-    "apply": "Have a running environment read its file again, and change what is different.",
-    "call": "Call a method of a running service.",
-    "describe": "Show everything about one running service.",
-    "down": "Stop a running environment: calls that were accepted are answered first.",
-    "drain": "Have a running service finish what it has accepted, and stop.",
-    "events": "Show what happened to the services of a running environment.",
-    "logs": "Show what the services of a running environment have logged.",
-    "restart": "Replace the replicas of a running service, or one of them.",
-    "scale": "Change the number of replicas of a running service.",
-    "status": "Show the services of a running environment.",
+    "apply": ("changing", "Have a running environment read its file again, and change what is different."),
+    "call": ("calling", "Call a method of a running service."),
+    "describe": ("looking", "Show everything about one running service."),
+    "down": ("changing", "Stop a running environment; calls that were accepted are answered first."),
+    "drain": ("changing", "Have a running service finish what it has accepted, and stop."),
+    "events": ("following", "Show what happened to the services of a running environment."),
+    "logs": ("following", "Show what the services of a running environment have logged."),
+    "restart": ("changing", "Replace the replicas of a running service."),
+    "scale": ("changing", "Change the number of replicas of a running service."),
+    "status": ("looking", "Show the services of a running environment."),
 }
 
 
@@ -63,11 +64,11 @@ def sage_register_extensions() -> list[Registration]:
     return [Registration("server", create_server, "Reach an environment from outside", options=server_options)]
 
 
-def _load(name: str) -> Any:
-    return import_module(f"{__name__}.commands.{name}").command
+def _load(module: str, name: str) -> Any:
+    return getattr(import_module(f"{__name__}.commands.{module}"), name)
 
 
 @hookimpl
 def sage_register_commands() -> list[Command]:
     """Offer the commands that reach a running environment."""
-    return [Command(name, partial(_load, name), summary) for name, summary in _COMMANDS.items()]
+    return [Command(name, partial(_load, module, name), summary) for name, (module, summary) in _COMMANDS.items()]

@@ -6,7 +6,7 @@ import signal
 import sys
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -69,6 +69,7 @@ _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") i
     show_default=True,
     help="Show what services log from this level on.",
 )
+@click.option("--http", metavar="[HOST:]PORT", help="Answer calls of services over HTTP there.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the whole plan, as `plan -v` does.")
 def command(  # noqa: PLR0913 - a parameter for each option
     file: Path,
@@ -79,6 +80,7 @@ def command(  # noqa: PLR0913 - a parameter for each option
     watch: bool,
     another: bool,
     log_level: str,
+    http: str | None,
     verbose: bool,
 ) -> None:
     """
@@ -106,13 +108,26 @@ def command(  # noqa: PLR0913 - a parameter for each option
     with (
         _interrupted_by_signals(),
         log_lines(log_level),
-        environment_of(file, profile, on_event=_report) as env,
+        environment_of(file, profile, on_event=_report, options=_server(http, once=once)) as env,
     ):
         plan = env.plan() if saved is None else _planned(saved, env, another=another)
         show_plan(plan, verbose=verbose)
         _refuse_unplaced(plan)
         with _recorded(file, profile, env, another=another) as note:
             _serve(env, plan, file, profile, note, once=once, wait=wait, seen=seen)
+
+
+def _server(http: str | None, *, once: bool) -> dict[str, dict[str, Any]]:
+    """The options that have this process reached from others, if what does that is installed."""
+    from sage_plugins.plugins.registry import Registry
+
+    if "server" not in Registry.discover().ids("extension"):
+        if http is None:
+            return {}
+        raise click.UsageError("--http is brought by sage-deploy-server: pip install 'sage-deploy[server]'")
+    if http is not None:
+        return {"server": {"http": http}}
+    return {} if once else {"server": {}}
 
 
 @contextmanager

@@ -14,13 +14,13 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from sage_deploy_cli.runs.whole_file import write_whole
 from sage_deploy_files.bounded_file import UnreadableError, is_own, read_bounded
+from sage_deploy_files.state_folder import make_private, state_folder
 
 try:
     import fcntl
@@ -28,6 +28,7 @@ except ImportError:  # Windows has no such locks: there, plans do not know of ot
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
 __all__ = ["Run", "RunRecord", "find_run"]
@@ -58,28 +59,10 @@ class Run:
     services: Mapping[str, Mapping[str, Any]]
 
 
-def _folder() -> Path:
-    """
-    Where runs are noted.
-
-    Raises:
-        FileNotFoundError: This user has no home directory.
-    """
-    state = os.environ.get("XDG_STATE_HOME") or ""
-    if Path(state).is_absolute():
-        base = Path(state)
-    else:
-        try:
-            base = Path.home() / ".local" / "state"
-        except RuntimeError:  # without HOME, and not in the list of users, as in many containers
-            raise FileNotFoundError("this user has no home directory; set HOME or XDG_STATE_HOME") from None
-    return base / "sage-deploy" / "runs"
-
-
 def _place(file: Path) -> Path:
     """Where a file's run is noted; the same for every way to name the file."""
     name = hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:20]
-    return _folder() / name
+    return state_folder() / "runs" / name
 
 
 class RunRecord:
@@ -108,9 +91,7 @@ class RunRecord:
         if fcntl is None:
             return None
         place = _place(file)
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_own(place.parent.stat()):
-            raise PermissionError(f"{place.parent} can be written by others; make it your own: chmod 700")
+        make_private(place.parent)
         descriptor = _open_lock(place, os.O_CREAT)
         for pause in _PAUSES:
             try:

@@ -1,4 +1,5 @@
 """
-The commands of `sage-deploy` that work on a running environment, one module each, and `client`, which reaches it. They
-know the API alone: nothing of the core, nothing of `web` and `running` but where the sockets are.
+The commands of `sage-deploy` that work on a running environment, and `client`, which reaches it.
+
+They know the API alone: nothing of the core, and of `running` only where the sockets are.
 """

@@ -1,17 +1,18 @@
-"""The extension `server`: the server of an environment whose options have that ID."""
+"""The extension `server`: has an environment reached by commands of its user, and over HTTP."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
-from contextlib import suppress
-from pathlib import Path
+import socket
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from sage_deploy_server.web.access import make_token
 from sage_deploy_server.running.addresses import is_loopback, parse
+from sage_deploy_server.running.places import Place
+from sage_deploy_server.web.access import make_token
 
 if TYPE_CHECKING:
     from sage_deploy_server.running.serving import Server
@@ -19,30 +20,33 @@ if TYPE_CHECKING:
 
 __all__ = ["ServerExtension", "ServerOptions"]
 
-_LOG: Final = logging.getLogger("sage_deploy_server")
+_LOG: Final = logging.getLogger("sage.extension.server")
 
 
-def _check_http(_self: ServerOptions, _attribute: attrs.Attribute[str], value: str) -> None:
-    parse(value)
+def _check_http(_self: ServerOptions, _attribute: attrs.Attribute[str | None], value: str | None) -> None:
+    if value is not None:
+        parse(value)
 
 
 @attrs.frozen
 class ServerOptions:
     """
-    Where the server listens, and what it takes.
+    Where the server listens, and what it takes. The user's own commands reach it in any case, by a socket.
 
     Attributes:
-        http: `HOST:PORT`, or a port at the loopback interface; port 0 takes a free one.
+        http: `HOST:PORT`, or a port at the loopback interface; port 0 takes a free one. None for no HTTP.
         allow_hosts: Names under which clients on other machines know this one. Needed for a host that is not loopback.
         max_body: Bytes of a request's body, at most.
     """
 
-    http: str = attrs.field(default="127.0.0.1:8400", validator=_check_http)
+    http: str | None = attrs.field(default=None, validator=_check_http)
     allow_hosts: tuple[str, ...] = ()
     max_body: int = attrs.field(default=2**20, validator=attrs.validators.ge(1))
 
     def __attrs_post_init__(self) -> None:
         """Refuse to be reached from elsewhere unless that is said twice."""
+        if self.http is None:
+            return
         host, _ = parse(self.http)
         if not is_loopback(host) and not self.allow_hosts:
             msg = f"http: other machines can reach {host}; say in allow_hosts under which names, or use 127.0.0.1"
@@ -56,49 +60,81 @@ class ServerExtension:
         """Listen nowhere yet."""
         self._options = options
         self._server: Server | None = None
-        self._file: Path | None = None
+        self._place: Place | None = None
 
     def start(self, operations: Operations) -> None:
         """
         Listen.
 
-        The token is that of the variable SAGE_DEPLOY_TOKEN, else a new one in a file that only its owner can read, in
-        the user's state directory.
+        The token for HTTP is that of the variable SAGE_DEPLOY_TOKEN, else a new one in a file that only its owner can
+        read, beside the socket.
 
         Raises:
-            OSError: The port is taken.
+            OSError: The port is taken, or the socket cannot be made.
         """
         from sage_deploy_server.running.serving import Server
 
-        host, port = parse(self._options.http)
-        token = os.environ.get("SAGE_DEPLOY_TOKEN") or self._new_token(operations.name)
-        self._server = Server(
-            operations,
-            host=host,
-            port=port,
-            token=token,
-            read_token=os.environ.get("SAGE_DEPLOY_READ_TOKEN") or None,
-            hosts=self._options.allow_hosts,
-            max_body=self._options.max_body,
-        )
-        where = "of SAGE_DEPLOY_TOKEN" if self._file is None else f"in {self._file}"
-        _LOG.info("environment %s answers at %s with the token %s", operations.name, self._server.url, where)
+        options = self._options
+        self._place = Place(operations.id)
+        try:
+            http = None if options.http is None else parse(options.http)
+            unix = self._place.listen() if hasattr(socket, "AF_UNIX") else None
+            try:
+                self._server = Server(
+                    operations,
+                    http=http,
+                    unix=unix,
+                    token="" if http is None else self._token(),
+                    read_token=os.environ.get("SAGE_DEPLOY_READ_TOKEN") or None,
+                    hosts=options.allow_hosts,
+                    max_body=options.max_body,
+                )
+            except BaseException:
+                if unix is not None:
+                    unix.close()
+                raise
+        except BaseException:
+            self._place.remove()
+            raise
+        if self._server.url is not None:
+            self._tell(operations, self._server.url)
 
-    def _new_token(self, name: str) -> str:
-        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "sage-deploy"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file = folder / f"{name}-{os.getpid()}.token"
-        return make_token(self._file)
+    def _token(self) -> str:
+        given = os.environ.get("SAGE_DEPLOY_TOKEN")
+        assert self._place is not None  # noqa: S101 - for the type checker: made by `start`
+        return given or make_token(self._place.token)
+
+    def _tell(self, operations: Operations, url: str) -> None:
+        """Say how the services are called; a line that can be copied."""
+        assert self._place is not None  # noqa: S101 - as above
+        token = f"$(cat {self._place.token})" if self._place.token.exists() else "$SAGE_DEPLOY_TOKEN"
+        _LOG.info(
+            'services answer at %s, for instance:\ncurl -X POST -H "Authorization: Bearer %s" %s/services/%s',
+            url,
+            token,
+            url,
+            _example(operations),
+        )
 
     @property
     def url(self) -> str | None:
-        """Where it answers; None before `start`."""
+        """Where it answers over HTTP; None if it does not."""
         return None if self._server is None else self._server.url
 
     def close(self) -> None:
         """Answer what was accepted, then listen no more, and forget the token."""
         if self._server is not None:
             self._server.close()
-        if self._file is not None:
-            with suppress(FileNotFoundError):
-                self._file.unlink()
+        if self._place is not None:
+            self._place.remove()
+
+
+def _example(operations: Operations) -> str:
+    """A method that can be called, one that takes no argument if there is any."""
+    name = next(iter(operations.status()["services"]), None)
+    if name is None:
+        return "SERVICE/METHOD"
+    handle = operations.service(name)
+    methods = sorted(set(dir(handle)) - set(dir(type(handle))))
+    simple = [each for each in methods if not inspect.signature(getattr(handle, each)).parameters]
+    return f"{name}/{next(iter([*simple, *methods]), 'METHOD')}"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from sage_deploy_server.web.access import Gate
 from sage_deploy_server.running.addresses import parse
-from sage_deploy_server.web.app import MAX_BODY, asgi
+from sage_deploy_server.web.access import Gate
+from sage_deploy_server.web.app import MAX_BODY, Application
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -31,9 +32,9 @@ class Server:
         self,
         operations: Operations,
         *,
-        host: str = "127.0.0.1",
-        port: int = 8400,
-        token: str,
+        http: tuple[str, int] | None = ("127.0.0.1", 8400),
+        unix: socket.socket | None = None,
+        token: str = "",
         read_token: str | None = None,
         hosts: Collection[str] = (),
         max_body: int = MAX_BODY,
@@ -43,9 +44,9 @@ class Server:
 
         Args:
             operations: The environment whose services are called.
-            host: Address to listen at.
-            port: Its port; 0 for a free one.
-            token: Lets in.
+            http: Address and port to listen at, port 0 for a free one; None for none.
+            unix: A listening socket whose clients need no token; it is closed with the server. None for none.
+            token: Lets in those who come over HTTP.
             read_token: Lets in those who only look; None for nobody.
             hosts: Further names under which clients know this server.
             max_body: Bytes of a request's body, at most.
@@ -53,40 +54,63 @@ class Server:
         Raises:
             OSError: The port is taken, or the address is none of this machine's.
         """
-        self._socket = socket.create_server((host, port), reuse_port=False)
-        self.address = self._socket.getsockname()[:2]
-        app = Gate(asgi(operations, max_body=max_body), token=token, read_token=read_token, hosts=hosts)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_GRACE_S,
-            server_header=False,
-        )
-        self._server = uvicorn.Server(config)
+        self._application = Application(operations, max_body=max_body)
+        self._servers: list[tuple[uvicorn.Server, socket.socket]] = []
+        self.address: tuple[str, int] | None = None
+        if http is not None:
+            listening = socket.create_server(http, family=_family(http[0]))
+            self.address = listening.getsockname()[:2]
+            gate = Gate(self._application.asgi, token=token, read_token=read_token, hosts=hosts)
+            self._servers.append((_server(gate), listening))
+        if unix is not None:
+            self._servers.append((_server(self._application.asgi), unix))
         self._thread = threading.Thread(target=self._run, name="sage-deploy-server", daemon=True)
         self._thread.start()
 
     @property
-    def url(self) -> str:
-        """Such as `http://127.0.0.1:8400`."""
+    def url(self) -> str | None:
+        """Such as `http://127.0.0.1:8400`; None without HTTP."""
+        if self.address is None:
+            return None
         host, port = self.address
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def _run(self) -> None:
-        # Signals are the business of the program, not of this thread.
-        self._server.run(sockets=[self._socket])
+        async def serve() -> None:
+            # Signals are the business of the program: in this thread uvicorn asks for none.
+            await asyncio.gather(*(server.serve(sockets=[listening]) for server, listening in self._servers))
+
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            runner.run(serve())
 
     def close(self) -> None:
-        """Answer what was accepted, at most for some time, then end; idempotent."""
-        self._server.should_exit = True
+        """Say that the environment is not ready any more, answer what was accepted, then end; idempotent."""
+        self._application.close()
+        for server, _ in self._servers:
+            server.should_exit = True
         self._thread.join()
-        self._socket.close()
+        for _, listening in self._servers:
+            listening.close()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _server(app: Any) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+        server_header=False,
+    )
+    return uvicorn.Server(config)
 
 
 @contextmanager
-def serve(operations: Operations, http: str = "127.0.0.1:8400", *, token: str, **more: object) -> Iterator[Server]:
+def serve(operations: Operations, http: str = "127.0.0.1:8400", *, token: str, **more: Any) -> Iterator[Server]:
     """
     Answer requests for the services of an environment inside a `with` block; the environment lives on after it.
 
@@ -96,8 +120,7 @@ def serve(operations: Operations, http: str = "127.0.0.1:8400", *, token: str, *
         token: Lets in.
         **more: As for `Server`.
     """
-    host, port = parse(http)
-    server = Server(operations, host=host, port=port, token=token, **more)  # type: ignore[arg-type] # as `Server` says
+    server = Server(operations, http=parse(http), token=token, **more)
     try:
         yield server
     finally:

@@ -4,24 +4,62 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.routing import Route
 
 from sage_deploy_server.web.calls import Calls
-from sage_deploy_server.web.problems import Problem, response_of
+from sage_deploy_server.web.management import Management
+from sage_deploy_server.web.problems import Problem, json_response, response_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from sage_plugins.interfaces.operations import Operations
 
-__all__ = ["MAX_BODY", "asgi"]
+__all__ = ["MAX_BODY", "Application", "asgi"]
 
 #: Bytes of a request's body, at most, unless something else is said.
 MAX_BODY: Final = 2**20
+
+
+class Application:
+    """
+    What answers requests.
+
+    Attributes:
+        asgi: The application itself.
+    """
+
+    def __init__(self, operations: Operations, *, max_body: int = MAX_BODY) -> None:
+        """Put it together; see `asgi`."""
+        self._operations = operations
+        self._closing = False
+        calls = Calls(operations, max_body=max_body)
+        self.asgi = Starlette(
+            routes=[
+                Route("/services/{service}/{method}", calls.answer, methods=["POST"]),
+                Route("/healthz", self._health),
+                Route("/readyz", self._ready),
+                *Management(operations, max_body=max_body).routes,
+            ],
+            exception_handlers={HTTPException: _problem},
+        )
+
+    async def _health(self, _: Request) -> Response:
+        return json_response({"status": "alive"})
+
+    def _ready(self, _: Request) -> Response:
+        if self._closing:
+            return json_response({"ready": False, "not_ready": {}, "reason": "the environment is being closed"}, 503)
+        services = self._operations.status()["services"]
+        reasons = {name: said["state"] for name, said in services.items() if said["state"] != "ready"}
+        return json_response({"ready": not reasons, "not_ready": reasons}, 503 if reasons else 200)
+
+    def close(self) -> None:
+        """Turn not ready, for good."""
+        self._closing = True
 
 
 def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
@@ -34,30 +72,9 @@ def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
         operations: The environment.
         max_body: Bytes of a request's body, at most.
     """
-    calls = Calls(operations, max_body=max_body)
-
-    async def health(_: Request) -> Response:
-        return _json({"status": "alive"})
-
-    async def ready(_: Request) -> Response:
-        services = operations.status()["services"]
-        reasons = {name: said["state"] for name, said in services.items() if said["state"] != "ready"}
-        return _json({"ready": not reasons, "not_ready": reasons}, 503 if reasons else 200)
-
-    async def problem(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker: it is registered for these
-        found = Problem(error.status_code, "http", error.detail)
-        return response_of(found, dict(error.headers or {}))
-
-    return Starlette(
-        routes=[
-            Route("/services/{service}/{method}", calls.answer, methods=["POST"]),
-            Route("/healthz", health),
-            Route("/readyz", ready),
-        ],
-        exception_handlers={HTTPException: problem},
-    )
+    return Application(operations, max_body=max_body).asgi
 
 
-def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, {"Cache-Control": "no-store"}, "application/json")
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker: it is registered for these
+    return response_of(Problem(error.status_code, "http", error.detail), dict(error.headers or {}))

@@ -10,7 +10,8 @@ from uuid import uuid4
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from sage_deploy_server.web.problems import Problem, problem_of, response_of
+from sage_deploy_server.web.bodies import read
+from sage_deploy_server.web.problems import problem_of, response_of
 from sage_deploy_server.web.shapes import Shape, encode, headers_of
 from sage_plugins.errors import MethodNotFoundError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls"]
 
-_LOG: Final = logging.getLogger("sage_deploy_server")
+_LOG: Final = logging.getLogger("sage.extension.server")
 
 
 class Calls:
@@ -57,7 +58,7 @@ class Calls:
     async def _call(self, request: Request, service: str, method: str, headers: dict[str, str]) -> Response:
         options = headers_of(request.headers)
         handle = self._operations.service(service)
-        body = await self._body(request)
+        body = await read(request, self._max_body)
         shape = self._shape(handle, service, method)
         args, kwargs = shape.bind(body)
         found = getattr((handle.with_options(**options) if options else handle).aio, method)(*args, **kwargs)
@@ -83,29 +84,6 @@ class Calls:
         if known is None or getattr(known[0], "__func__", known[0]) is not getattr(own, "__func__", own):
             known = self._shapes[service, method] = own, Shape(own)
         return known[1]
-
-    async def _body(self, request: Request) -> Any:
-        """The body as JSON, None if there is none; no more of it is read than may be."""
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > self._max_body:
-            raise self._too_large()
-        parts: list[bytes] = []
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self._max_body:
-                raise self._too_large()
-            parts.append(part)
-        data = b"".join(parts)
-        if not data.strip():
-            return None
-        try:
-            return msgspec.json.decode(data)
-        except msgspec.DecodeError as error:
-            raise Problem(400, "json", f"the body is not JSON: {error}") from None
-
-    def _too_large(self) -> Problem:
-        return Problem(413, "body", f"the body is larger than {self._max_body} bytes; raise the option `max_body`")
 
     async def _stream(
         self, request: Request, items: AsyncIterator[Any], what: str, headers: dict[str, str]

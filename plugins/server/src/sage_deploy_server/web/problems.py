@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -12,7 +13,7 @@ from sage_plugins import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Problem", "problem_of", "response_of"]
+__all__ = ["Problem", "json_response", "problem_of", "response_of"]
 
 #: The first that fits counts.
 _STATUS: Final = (
@@ -23,6 +24,10 @@ _STATUS: Final = (
     (errors.ReplicaDiedError, 502),
     (errors.NoReplicaError, 503),
     (errors.ServiceStoppedError, 503),
+    (errors.ConfigError, 422),
+    (errors.PlanError, 422),
+    (errors.PluginError, 422),
+    (errors.DeployError, 409),
 )
 
 #: Attributes of an error that a client gets to know.
@@ -75,4 +80,11 @@ def response_of(problem: Problem, headers: Mapping[str, str]) -> Response:
         status_code=problem.status,
         headers=more,
         media_type="application/problem+json",
+    )
+
+
+def json_response(value: object, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
+    """*value* as the body of an answer that nobody keeps."""
+    return Response(
+        msgspec.json.encode(value, enc_hook=str), status, {"Cache-Control": "no-store", **headers}, "application/json"
     )

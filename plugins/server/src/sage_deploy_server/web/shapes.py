@@ -31,7 +31,7 @@ class Shape:
         try:
             self.signature = inspect.signature(method)
         except (TypeError, ValueError):  # built-in code does not tell
-            self.signature = inspect.signature(lambda *args, **kwargs: None)
+            self.signature = inspect.signature(lambda *_args, **_kwargs: None)
         try:
             hints = typing.get_type_hints(inspect.unwrap(method), include_extras=True)
         except Exception:  # noqa: BLE001 - a name that is not there any more; whatever an annotation does

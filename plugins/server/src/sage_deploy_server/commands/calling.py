@@ -1,0 +1,90 @@
+"""`sage-deploy call SERVICE.METHOD`: one call."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from sage_deploy_cli.output import progress, write_result
+from sage_deploy_server.commands.client import RefusedError, Running, environment_options
+
+__all__ = ["call"]
+
+
+@click.command("call", context_settings={"ignore_unknown_options": True})
+@click.argument("method", metavar="SERVICE.METHOD")
+@click.argument("arguments", nargs=-1, metavar="[JSON | KEY=VALUE ...]")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the call.")
+@click.option("--key", help="What a balancer that goes by a key sends it by.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr how long it took.")
+@environment_options
+def call(  # noqa: PLR0913 - a parameter for each option
+    running: Running, method: str, arguments: tuple[str, ...], timeout: float | None, key: str | None, *, verbose: bool
+) -> None:
+    """
+    Call METHOD of a running SERVICE, and print its result as JSON.
+
+    Arguments are one JSON object or array, or KEY=VALUE pairs whose values are JSON, or text if they are none. Items of
+    a stream are printed as they come, one a line.
+    """
+    service, dot, name = method.rpartition(".")
+    if not dot or not service or not name:
+        raise click.UsageError(f"{method}: name the service and its method, such as greeter.greet")
+    headers = {"Accept": "application/x-ndjson, application/json"}
+    if timeout is not None:
+        headers["X-Timeout"] = str(timeout)
+    if key is not None:
+        headers["X-Key"] = key
+    began = time.monotonic()
+    answer = running.ask(
+        "POST",
+        f"/services/{quote(service, safe='')}/{quote(name, safe='')}",
+        _arguments(arguments),
+        headers=headers,
+        silent_s=3600.0 if timeout is None else timeout + 10,  # the service's own time-out ends it
+    )
+    kind = answer.headers.get_content_type()
+    if kind == "application/x-ndjson":
+        for line in answer:
+            _print_item(line)
+    elif kind == "application/octet-stream":
+        sys.stdout.buffer.write(answer.read())
+    else:
+        write_result(answer.read().decode())
+    if verbose:
+        progress(f"answered after {(time.monotonic() - began) * 1e3:.1f} ms, request {answer.headers['X-Request-Id']}")
+
+
+def _print_item(line: bytes) -> None:
+    item = json.loads(line)
+    if isinstance(item, dict) and item.keys() == {"error"}:
+        raise RefusedError(500, item["error"])
+    write_result(line.decode().rstrip("\n"))
+    sys.stdout.flush()
+
+
+def _arguments(given: tuple[str, ...]) -> Any:
+    if not given:
+        return {}
+    if len(given) == 1 and given[0].lstrip()[:1] in {"{", "["}:
+        try:
+            return json.loads(given[0])
+        except ValueError as error:
+            raise click.UsageError(f"{given[0]}: this is not JSON: {error}") from None
+    pairs = [each.partition("=") for each in given]
+    for name, equals, _ in pairs:
+        if not equals or not name.isidentifier():
+            raise click.UsageError(f"{name}: give KEY=VALUE, or one JSON object or array")
+    return {name: _value(text) for name, _, text in pairs}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

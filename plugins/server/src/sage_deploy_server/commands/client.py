@@ -1,0 +1,198 @@
+"""A client of one running environment: over its socket, or over HTTP with a token."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+import click
+
+from sage_deploy_server.running.places import connect, listening_sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["RefusedError", "Running", "environment_options", "path_of"]
+
+#: Seconds without a byte after which an environment does not answer; a call may take longer if it says so.
+_SILENT_S: Final = 60.0
+
+
+class RefusedError(click.ClickException):
+    """
+    The environment's answer is an error.
+
+    Attributes:
+        status: Of HTTP.
+        problem: The answer.
+    """
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        """Say what it answered."""
+        super().__init__(f"{problem.get('code', status)}: {problem.get('detail', 'no reason given')}")
+        self.status = status
+        self.problem = problem
+        self.exit_code = 2 if status in {400, 404, 413, 422} else 1
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket instead of a host."""
+        self.sock = connect(self._path, self.timeout or _SILENT_S)
+
+
+class Running:
+    """One running environment."""
+
+    def __init__(self, connection: Callable[[float], http.client.HTTPConnection], token: str | None = None) -> None:
+        """
+        Prepare.
+
+        Args:
+            connection: Makes a connection that waits so many seconds.
+            token: What it asks for; None for none.
+        """
+        self._connection = connection
+        self._token = token
+
+    @classmethod
+    def at_url(cls, url: str, token: str | None) -> Running:
+        """
+        The environment that answers at *url*.
+
+        Raises:
+            click.ClickException: It is no address of HTTP.
+        """
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise click.UsageError(f"--url {url}: give http://HOST:PORT")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        host, port = parts.hostname, parts.port
+        return cls(lambda timeout: kind(host, port, timeout=timeout), token)
+
+    @classmethod
+    def at_socket(cls, path: Path) -> Running:
+        """The environment that listens at *path*."""
+        return cls(lambda timeout: _UnixConnection(path, timeout))
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        silent_s: float = _SILENT_S,
+    ) -> http.client.HTTPResponse:
+        """
+        Send a request; gives the answer, whose body has not been read.
+
+        Raises:
+            RefusedError: The answer is an error.
+            click.ClickException: There is no answer.
+        """
+        sent = dict(headers or {})
+        if self._token is not None:
+            sent["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            connection = self._connection(silent_s)
+            connection.request(method, path, data, sent)
+            answer = connection.getresponse()
+            if answer.status >= 400:  # noqa: PLR2004 - where errors begin
+                raise RefusedError(answer.status, _problem(answer.read()))
+        except (OSError, http.client.HTTPException) as error:
+            raise click.ClickException(f"the environment does not answer: {error or type(error).__name__}") from error
+        return answer
+
+    def get(self, path: str, **query: Any) -> Any:
+        """What a path shows; as `ask`."""
+        asked = {name: value for name, value in query.items() if value is not None}
+        return json.loads(self.ask("GET", f"{path}?{urlencode(asked)}" if asked else path).read())
+
+    def change(self, path: str, body: Any = None, *, dry_run: bool = False, generation: str | None = None) -> Any:
+        """
+        Have something changed, and wait until that is done; gives what was done, or would be.
+
+        Raises:
+            RefusedError: It failed; otherwise as `ask`.
+        """
+        headers = {} if generation is None else {"If-Match": generation}
+        answer = self.ask("POST", f"{path}?dry_run=1" if dry_run else path, body or {}, headers=headers)
+        done = json.loads(answer.read())
+        while done.get("state") == "running":
+            done = self.get(f"/api/v1/operations/{done['id']}", wait=30)
+        if done.get("state") == "failed":
+            raise RefusedError(done["error"]["status"], done["error"])
+        return done
+
+
+def _problem(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def path_of(service: str, *more: str) -> str:
+    """The path of a service in the API."""
+    return "/".join(["/api/v1/services", quote(service, safe=""), *more])
+
+
+def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which environment, and the argument `running` with it."""
+
+    @click.option("--environment", "-e", help="Name of the environment, if several run.")
+    @click.option("--url", help="Where an environment answers over HTTP, such as http://host:8400.")
+    @click.option(
+        "--token", envvar="SAGE_DEPLOY_TOKEN", help="The token for --url; by default the variable SAGE_DEPLOY_TOKEN."
+    )
+    @click.pass_context
+    def with_running(
+        context: click.Context, /, environment: str | None, url: str | None, token: str | None, **more: Any
+    ) -> Any:
+        running = Running.at_url(url, token) if url is not None else _find(environment)
+        return context.invoke(command, running=running, **more)
+
+    with_running.__doc__ = command.__doc__
+    with_running.__click_params__ = [  # type: ignore[attr-defined] # where click collects what decorators add
+        *getattr(command, "__click_params__", []),
+        *getattr(with_running, "__click_params__", []),
+    ]
+    return with_running
+
+
+def _find(name: str | None) -> Running:
+    """
+    The one environment that runs, or the one of that name.
+
+    Raises:
+        click.ClickException: None does, or several and none was named.
+    """
+    found = list(_running())
+    wanted = [running for each, running in found if name in {None, each["name"]}]
+    if len(wanted) == 1:
+        return wanted[0]
+    names = ", ".join(f"{each['name']} (process {each['pid']})" for each, _ in found)
+    if not found:
+        raise click.ClickException("no environment of yours runs; start one with `sage-deploy up FILE`")
+    if not wanted:
+        raise click.ClickException(f"no environment {name!r} runs; running: {names}")
+    raise click.ClickException(f"several environments run: {names}; name one with --environment")
+
+
+def _running() -> Iterator[tuple[dict[str, Any], Running]]:
+    for path in listening_sockets():
+        running = Running.at_socket(path)
+        try:
+            yield running.get("/api/v1/environment"), running
+        except click.ClickException:  # it has just ended, or only just begun
+            continue

@@ -1,0 +1,122 @@
+"""Where running environments of this user are reached: a socket each, in a folder that only the user can enter."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from sage_deploy_files.bounded_file import is_own
+from sage_deploy_files.state_folder import make_private, state_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Place", "connect", "listening_sockets"]
+
+#: Bytes of a path, at most, that the address of a Unix socket holds everywhere.
+_LONGEST: Final = 100
+
+
+def _folder() -> Path:
+    return state_folder() / "environments"
+
+
+class Place:
+    """The files of one running environment; they go when it ends."""
+
+    def __init__(self, id: str) -> None:
+        """
+        Prepare a folder that only the user can enter.
+
+        Args:
+            id: ID of the environment.
+
+        Raises:
+            OSError: There is no such folder, and it cannot be made.
+        """
+        folder = _folder()
+        make_private(folder)
+        self.socket = folder / f"{os.getpid()}-{id[:8]}.sock"
+        self.token = self.socket.with_suffix(".token")
+
+    def listen(self) -> socket.socket:
+        """A socket that only this user can connect to; its folder's mode is the permission."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _address(self.socket) as address:
+                listening.bind(address)
+            self.socket.chmod(0o600)
+            listening.listen(128)
+        except BaseException:
+            listening.close()
+            raise
+        return listening
+
+    def remove(self) -> None:
+        """Take the files away. Idempotent."""
+        for file in (self.socket, self.token):
+            file.unlink(missing_ok=True)
+
+
+def listening_sockets() -> list[Path]:
+    """
+    The sockets of environments that may run, the latest last; what processes have left that were killed is removed.
+
+    Whoever wants to know whether one runs connects to it.
+    """
+    try:
+        folder = _folder()
+        if not is_own(folder.stat()):
+            return []
+        found = sorted(folder.glob("*.sock"), key=lambda each: each.stat().st_mtime)
+    except OSError:
+        return []
+    return [each for each in found if _is_alive(each)]
+
+
+def _is_alive(path: Path) -> bool:
+    pid = path.name.partition("-")[0]
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        with suppress(OSError):
+            path.unlink()
+            path.with_suffix(".token").unlink()
+        return False
+    except PermissionError:
+        return False
+    return True
+
+
+def connect(path: Path, timeout: float) -> socket.socket:
+    """
+    A connection to the environment whose socket is at *path*.
+
+    Raises:
+        OSError: Nobody listens there.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        with _address(path) as address:
+            connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """The address of a socket at *path*, by way of its folder if the path is too long for one."""
+    if len(os.fsencode(path)) <= _LONGEST:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

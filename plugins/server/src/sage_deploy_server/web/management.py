@@ -1,0 +1,316 @@
+"""`/api/v1`: an environment looked at and changed, by its `Operations` alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.routing import Route
+
+from sage_deploy_server.web.actions import Actions
+from sage_deploy_server.web.bodies import read_as
+from sage_deploy_server.web.problems import Problem, json_response, problem_of, response_of
+from sage_plugins.errors import ServiceNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from sage_deploy_server.web.actions import Action
+    from sage_plugins.interfaces.operations import Operations
+
+__all__ = ["Management"]
+
+#: Events that tell of a change which somebody has made.
+_CHANGES: Final = frozenset({"scaled", "restarted", "balancer_changed", "balancing_enabled", "adopted"})
+
+#: Seconds that a client may ask to wait for the end of an action at a time.
+_LONGEST_WAIT_S: Final = 60.0
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """No fields."""
+
+
+class _Scale(msgspec.Struct, forbid_unknown_fields=True):
+    replicas: int
+
+
+class _Drain(msgspec.Struct, forbid_unknown_fields=True):
+    timeout: float | None = None
+
+
+class _Balancer(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    options: dict[str, Any] | None = None
+
+
+class Management:
+    """The routes of the management API. All methods are safe from any thread."""
+
+    def __init__(self, operations: Operations, *, max_body: int) -> None:
+        """
+        Prepare.
+
+        Args:
+            operations: The environment.
+            max_body: Bytes of a request's body, at most.
+        """
+        self._operations = operations
+        self._max_body = max_body
+        self._actions = Actions()
+        self._began = time.time()
+        self._generations: dict[str, int] = {}  # the highest that was seen, by service
+        self._made: dict[str, int] = {}  # changes made here that no event tells of
+        service = "/api/v1/services/{service}"
+        self.routes = [
+            *(_look(path, look) for path, look in self._looks().items()),
+            self._change(f"{service}/scale", _Scale, self._scale),
+            self._change(f"{service}/restart", _Nothing, self._restart),
+            self._change(f"{service}/drain", _Drain, self._drain),
+            self._change(f"{service}/balancer", _Balancer, self._balancer),
+            self._change("/api/v1/plan", _Nothing, self._plan),
+            self._change("/api/v1/apply", _Nothing, self._apply),
+            self._change("/api/v1/down", _Nothing, self._down),
+        ]
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def _looks(self) -> dict[str, Callable[[Request], Any]]:
+        return {
+            "/api/v1/environment": lambda _: self._environment(),
+            "/api/v1/services": lambda _: self._rows(),
+            "/api/v1/services/{service}": self._service,
+            "/api/v1/services/{service}/replicas": lambda request: self._service(request).get("replicas", []),
+            "/api/v1/services/{service}/plan": self._service_plan,
+            "/api/v1/operations/{id}": self._action,
+            "/api/v1/events": self._events,
+            "/api/v1/logs": self._logs,
+        }
+
+    def _environment(self) -> dict[str, Any]:
+        operations = self._operations
+        return {"name": operations.name, "id": operations.id, "pid": os.getpid(), "serving_since": self._began}
+
+    def _services(self) -> dict[str, Any]:
+        services: dict[str, Any] = self._operations.status()["services"]
+        return services
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [_row_of(name, said, self._generation(name)) for name, said in self._services().items()]
+
+    def _found(self, request: Request) -> tuple[str, dict[str, Any]]:
+        name = request.path_params["service"]
+        self._operations.service(name)  # says what is near if there is none of that name
+        said = self._services().get(name)
+        if said is None:
+            raise ServiceNotFoundError(f"no service {name!r}", service=name)
+        return name, said
+
+    def _service(self, request: Request) -> dict[str, Any]:
+        name, said = self._found(request)
+        return {**said, "generation": self._generation(name)}
+
+    def _service_plan(self, request: Request) -> Any:
+        name, _ = self._found(request)
+        plan = json.loads(self._operations.plan().to_json())
+        return next((each for each in plan["services"] if each["name"] == name), None)
+
+    def _action(self, request: Request) -> dict[str, Any]:
+        id = request.path_params["id"]
+        action = self._actions.find(int(id)) if id.isdecimal() else None
+        if action is None:
+            raise Problem(404, "operation", f"there is no operation {id!r}; the last 100 are known")
+        action.over.wait(min(_number(request, "wait", 0.0), _LONGEST_WAIT_S))
+        return action.shown()
+
+    def _events(self, request: Request) -> list[dict[str, Any]]:
+        found = self._operations.events(int(_number(request, "after", 0)), request.query_params.get("service"))
+        return [
+            {
+                "seq": each.seq,
+                "time": each.time_s,
+                "kind": each.event.kind,
+                "service": each.event.service,
+                "replica": each.event.replica,
+                "reason": each.event.reason,
+            }
+            for each in found
+        ]
+
+    def _logs(self, request: Request) -> list[dict[str, Any]]:
+        found = self._operations.logs(int(_number(request, "after", 0)), request.query_params.get("service"))
+        return [
+            {
+                "seq": each.seq,
+                "time": each.time_s,
+                "level": each.level,
+                "service": each.service,
+                "message": each.message,
+            }
+            for each in found
+        ]
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    def _generation(self, name: str) -> int:
+        """Higher after each change of the service that was asked for."""
+        told = max((each.seq for each in self._operations.events(0, name) if each.event.kind in _CHANGES), default=0)
+        self._generations[name] = max(self._generations.get(name, 0), told)
+        return self._generations[name] + self._made.get(name, 0)
+
+    def _change(self, path: str, kind: type[Any], change: Callable[[Request, Any], Any]) -> Route:
+        async def answer(request: Request) -> Response:
+            try:
+                body = await read_as(kind, request, self._max_body)
+                return await run_in_threadpool(lambda: self._answer(request, body, change))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the client is to know
+                return response_of(problem_of(error), {"Cache-Control": "no-store"})
+
+        return Route(path, answer, methods=["POST"])
+
+    def _answer(self, request: Request, body: Any, change: Callable[[Request, Any], Any]) -> Response:
+        self._check_generation(request)
+        done = change(request, body)
+        if isinstance(done, dict):
+            return json_response(done)
+        action: Action = done
+        where = f"/api/v1/operations/{action.id}"
+        return json_response({"operation": where, **action.shown()}, 202, {"Location": where})
+
+    def _check_generation(self, request: Request) -> None:
+        wanted = request.headers.get("if-match")
+        if wanted is None:
+            return
+        name = request.path_params.get("service")
+        if name is None:
+            raise Problem(400, "header", "If-Match is for changes of one service")
+        now = self._generation(name)
+        if wanted.strip('"') != str(now):
+            raise Problem(412, "generation", f"{name} has changed meanwhile: its generation is {now}, not {wanted}")
+
+    def _start(self, request: Request, what: str, details: dict[str, Any], do: Callable[[], None]) -> Any:
+        """Begin an action, unless the client only wants to know what would happen."""
+        name = request.path_params.get("service")
+        if _flag(request, "dry_run"):
+            return {"dry_run": True, "what": what, "service": name, **details}
+
+        def made() -> None:
+            do()
+            if name is not None:
+                self._made[name] = self._made.get(name, 0) + 1
+
+        return self._actions.start(what, name, request.scope.get("sage_caller", "socket"), details, made)
+
+    def _scale(self, request: Request, body: _Scale) -> Any:
+        name, said = self._found(request)
+        if body.replicas < 1:
+            raise Problem(400, "body", f"replicas must be 1 or more, got {body.replicas}")
+        details = {"replicas": body.replicas, "before": said.get("health", {}).get("replicas")}
+        return self._start(request, "scale", details, lambda: self._operations.scale(name, body.replicas))
+
+    def _restart(self, request: Request, _: _Nothing) -> Any:
+        name, said = self._found(request)
+        details = {"replicas": [each["id"] for each in said.get("replicas", [])]}
+        return self._start(request, "restart", details, lambda: self._operations.restart(name))
+
+    def _drain(self, request: Request, body: _Drain) -> Any:
+        name, _said = self._found(request)
+        details = {"timeout": body.timeout}
+        return self._start(request, "drain", details, lambda: self._operations.drain(name, body.timeout))
+
+    def _balancer(self, request: Request, body: _Balancer) -> Any:
+        name, _ = self._found(request)
+        details = {"balancer": body.id}
+        return self._start(
+            request,
+            "balancer",
+            details,
+            lambda: self._operations.set_load_balancer(name, body.id, body.options),
+        )
+
+    def _plan(self, _request: Request, _: _Nothing) -> Any:
+        self._operations.reload()
+        return json.loads(self._operations.plan().to_json())
+
+    def _apply(self, request: Request, _: _Nothing) -> Any:
+        plan = self._plan(request, _)
+        if _flag(request, "dry_run"):
+            return plan
+        changes = {each["name"]: each["action"] for each in plan["services"] if each["action"] != "keep"}
+
+        def apply() -> None:
+            self._operations.apply()
+            for name in changes:
+                self._made[name] = self._made.get(name, 0) + 1
+
+        return self._start(request, "apply", {"changes": changes}, apply)
+
+    def _down(self, request: Request, _: _Nothing) -> Any:
+        """End the process, as its supervisor would: a program that does not handle SIGTERM is left alone."""
+        if not callable(signal.getsignal(signal.SIGTERM)):
+            raise Problem(
+                409,
+                "down",
+                f"process {os.getpid()} does not handle SIGTERM, so it would not close its environment; end it itself",
+            )
+        return self._start(request, "down", {"pid": os.getpid()}, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _look(path: str, look: Callable[[Request], Any]) -> Route:
+    """A route that only looks; in a thread, because replicas elsewhere may be asked."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return json_response(await run_in_threadpool(lambda: look(request)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is to know
+            return response_of(problem_of(error), {"Cache-Control": "no-store"})
+
+    found: Callable[[Request], Awaitable[Response]] = answer
+    return Route(path, found, methods=["GET"])
+
+
+def _row_of(name: str, said: dict[str, Any], generation: int) -> dict[str, Any]:
+    metrics, health = said.get("metrics", {}), said.get("health", {})
+    return {
+        "name": name,
+        "state": said.get("state"),
+        "ready": health.get("ready", 0),
+        "replicas": health.get("replicas", 0),
+        "calls": metrics.get("request_count", 0),
+        "errors": metrics.get("error_count", 0),
+        "p50": metrics.get("p50"),
+        "p95": metrics.get("p95"),
+        "p99": metrics.get("p99"),
+        "queue": metrics.get("queue_size", 0),
+        "threads": metrics.get("active_threads", 0),
+        "why": "; ".join(str(each) for each in health.get("missing", {}).values()) or said.get("error", ""),
+        "generation": generation,
+    }
+
+
+def _flag(request: Request, name: str) -> bool:
+    given = request.query_params.get(name, "0")
+    if given not in {"0", "1"}:
+        raise Problem(400, "query", f"{name} must be 0 or 1, got {given!r}")
+    return given == "1"
+
+
+def _number(request: Request, name: str, default: float) -> float:
+    given = request.query_params.get(name)
+    if given is None:
+        return default
+    try:
+        number = float(given)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise Problem(400, "query", f"{name} must be a number that is not negative, got {given!r}")
+    return number
