@@ -106,7 +106,7 @@ class Environment(Registering):
 
     # -- deploying ---------------------------------------------------------------------------------------------------
 
-    def plan(self, running: Mapping[str, Mapping[str, Any]] | None = None) -> DeploymentPlan:
+    def plan(self, running: Mapping[str, Mapping[str, Any]] | None = None, *, reread: bool = False) -> DeploymentPlan:
         """
         What `deploy` and `apply` would do, which plugin decides it, and what is different from what runs.
 
@@ -115,23 +115,18 @@ class Environment(Registering):
         Args:
             running: What else is known to run, by service, as `running()` of that environment gave it; for those who
                 plan for another process.
+            reread: Whether to plan for what the files say now, rather than for what they said when they were loaded.
 
         Raises:
             PlanError, ConfigError, UnknownPluginError: As `deploy` would.
             PluginError: A plugin fails to explain itself, or to say where replicas go.
         """
-        from sage_plugins.planning.plan import DeploymentPlan, ServicePlan
-        from sage_plugins.planning.planner import plan_service
+        from sage_plugins.planning.planner import plan_all
 
         catalogue = self._services.catalogue.snapshot()
-        names = catalogue.names
-        known = {**(running or {}), **self.running()}
-        services = [
-            plan_service(composition, warnings, catalogue.origin(name), known.get(name))
-            for name, (composition, warnings) in zip(names, catalogue.compose_all(names, self.registry), strict=True)
-        ]
-        gone = [ServicePlan(name, "remove", str(known[name].get("class", ""))) for name in known if name not in names]
-        return DeploymentPlan((*services, *gone), tuple(catalogue.notes(self.registry)))
+        for source in self._read_again() if reread else ():
+            catalogue.load(source)
+        return plan_all(catalogue, self.registry, {**(running or {}), **self.running()})
 
     def check(
         self, file: str | PathLike[str] | None = None, *, profile: str | None = None, import_classes: bool = True

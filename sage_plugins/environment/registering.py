@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.environment.services import Services
-    from sage_plugins.interfaces import ConfigReader
+    from sage_plugins.interfaces import ConfigReader, ConfigSource
 
 __all__ = ["Registering"]
 
@@ -180,9 +180,12 @@ class Registering:
         Raises:
             ConfigError: With every problem of a file; then what they all said before counts.
         """
-        reader = self._reader()
-        for source in [reader.read(path, profile=profile) for path, profile in self._services.profiles.items()]:
+        for source in self._read_again():
             self._services.load(source)
+
+    def _read_again(self) -> list[ConfigSource]:
+        reader, profiles = self._reader(), self._services.profiles
+        return [reader.read(path, profile=profile) for path, profile in profiles.items()]
 
     def _reader(self) -> ConfigReader:
         reader: ConfigReader = self._services.registry.find("file reader", "yaml").registration.create(None)

@@ -71,9 +71,12 @@ class Operations(Protocol):
             ServiceStoppedError: The environment is closed.
         """
 
-    def plan(self) -> DeploymentPlan:
+    def plan(self, *, reread: bool = False) -> DeploymentPlan:
         """
         What `apply` would do; starts nothing.
+
+        Args:
+            reread: Whether for what the files say now, rather than for what they said when they were loaded.
 
         Raises:
             PlanError, ConfigError, PluginError: A service cannot be composed.

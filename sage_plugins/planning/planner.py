@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 import attrs
 
 from sage_plugins.errors import PluginError, text_of
-from sage_plugins.planning.plan import Decision, ReplicaPlan, ServicePlan, changes, comparable
+from sage_plugins.planning.plan import Decision, DeploymentPlan, ReplicaPlan, ServicePlan, changes, comparable
 from sage_plugins.planning.settings import settings_of
 from sage_plugins.texts import counted
 from sage_plugins.values import Explanation, Placed, Refused
@@ -20,15 +20,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sage_plugins.config.origins import Origin
+    from sage_plugins.planning.catalogue import Catalogue
     from sage_plugins.planning.composition import Composition
+    from sage_plugins.plugins.registry import Registry
     from sage_plugins.values import Choice, Problem, ReplicaSpec
 
-__all__ = ["describe", "plan_service"]
+__all__ = ["describe", "plan_all"]
 
 _KINDS: Final = get_args(get_type_hints(Explanation)["kind"])
 
 
-def plan_service(
+def plan_all(catalogue: Catalogue, registry: Registry, running: Mapping[str, Mapping[str, Any]]) -> DeploymentPlan:
+    """
+    What to do to have run what *catalogue* says.
+
+    Args:
+        catalogue: What is registered, which nobody else changes meanwhile.
+        registry: The plugins.
+        running: What runs, by service, as `Environment.running` gives it.
+
+    Raises:
+        PlanError, ConfigError, UnknownPluginError, PluginError: As `Environment.plan`.
+    """
+    names = catalogue.names
+    services = [
+        _plan_service(composition, warnings, catalogue.origin(name), running.get(name))
+        for name, (composition, warnings) in zip(names, catalogue.compose_all(names, registry), strict=True)
+    ]
+    gone = [ServicePlan(name, "remove", str(running[name].get("class", ""))) for name in running if name not in names]
+    return DeploymentPlan((*services, *gone), tuple(catalogue.notes(registry)))
+
+
+def _plan_service(
     composition: Composition,
     warnings: Sequence[Problem],
     origin: Callable[[str], Origin],

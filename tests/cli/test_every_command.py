@@ -64,18 +64,37 @@ def test_unknown_word_is_answered_with_the_nearest(arguments, near, tmp_path):
     assert near in sage_deploy(*arguments, cwd=tmp_path).stderr
 
 
+WITHOUT_SERVER = {"SAGE_DEPLOY_DISABLED_PLUGINS": "server"}
+
+
 @pytest.mark.parametrize("name", sorted(cli.ELSEWHERE))
-def test_command_that_is_not_part_of_this_version_says_so(name, tmp_path):
+def test_command_that_is_not_installed_says_how_to_get_it(name, tmp_path):
     """Whoever has read of a command learns why it is not there."""
-    done = sage_deploy(name, "some-service", cwd=tmp_path)
+    done = sage_deploy(name, "some-service", cwd=tmp_path, **WITHOUT_SERVER)
     assert done.returncode == 2
-    assert f"The command '{name}' is not part of this version." in done.stderr
+    extra = cli.ELSEWHERE[name]
+    why = f"installed: pip install 'sage-deploy[{extra}]'" if extra else "part of this version."
+    assert f"The command '{name}' is not {why}" in done.stderr
+
+
+def test_commands_of_extras_are_those_that_they_bring(tmp_path):
+    """Each is listed where its distribution is installed."""
+    listed = sage_deploy("--help", cwd=tmp_path).stdout
+    for name, extra in cli.ELSEWHERE.items():
+        assert (re.search(rf"^  {name} ", listed, re.MULTILINE) is not None) == bool(extra), name
 
 
 @pytest.mark.parametrize("word", ["statsu", "stop", "drian"])
 def test_commands_that_are_not_there_are_not_suggested(word, tmp_path):
     """A suggestion is a command that works."""
-    assert "Did you mean" not in sage_deploy(word, cwd=tmp_path).stderr
+    assert "Did you mean" not in sage_deploy(word, cwd=tmp_path, **WITHOUT_SERVER).stderr
+
+
+def test_http_without_the_server_says_how_to_get_it(tmp_path):
+    write_things(tmp_path)
+    done = sage_deploy("up", "service_deployment.yaml", "--http", "8400", cwd=tmp_path, **WITHOUT_SERVER)
+    assert done.returncode == 2
+    assert "pip install 'sage-deploy[server]'" in done.stderr
 
 
 ADDED = """

@@ -13,6 +13,7 @@ The rules, for every import statement of the sources, also those inside function
 - `sage_deploy_remote` also imports `routing` and `process_end`. A client in another process is the calling side of a
   service: it needs the same router and handles. A handle that comes back to the process that deployed its service finds
   the environment there.
+- The commands that a plugin brings write as those of `sage_deploy_cli` do, by its modules in `WRITING`.
 - A plugin that adapts another framework stands above the core, as its users do: it also imports what `sage_plugins`
   itself offers, whatever the layer.
 - `sage_deploy_cli` and `sage_deploy_testing` stand above the core and import any public module of it.
@@ -61,10 +62,11 @@ ADAPTERS = {"sage_deploy_sage"}
 ABOVE = {"sage_deploy_cli", "sage_deploy_testing"}
 #: Libraries, and the distributions that may import them.
 LIBRARIES = {
-    "sage_deploy_files": {"sage_deploy_cli"},
+    "sage_deploy_files": {"sage_deploy_cli", "sage_deploy_server"},
     "sage_deploy_remote": {"sage_deploy_process", "sage_deploy_ray"},
 }
-
+#: What commands import, whoever brings them: in a package `commands`.
+WRITING = {"sage_deploy_cli.exit_codes", "sage_deploy_cli.output"}
 
 #: Imports that point up and do not run: who names whose types, and which.
 UPWARD_TYPES = {
@@ -170,7 +172,8 @@ def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: st
     for found in imports(source, package):
         where = f"{package}:{found.line}"
         top = found.module.partition(".")[0]
-        if top.startswith("sage_deploy") and top != own and own not in LIBRARIES.get(top, ()):
+        writes = package.endswith(".commands") and found.module in WRITING
+        if top.startswith("sage_deploy") and top != own and own not in LIBRARIES.get(top, ()) and not writes:
             faults.append(f"{where} imports another plugin: {found.module}")
         if own in LIBRARIES and top in SUBSTRATES:
             faults.append(f"{where} imports the runtime {top}")

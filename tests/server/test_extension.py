@@ -49,18 +49,20 @@ def status_of(env, token):
 
 def test_the_token_lies_in_a_file_of_the_user_and_goes_with_the_environment(serve, tmp_path):
     with serve() as env:
-        (file,) = (tmp_path / "sage-deploy").iterdir()
+        folder = tmp_path / "sage-deploy" / "environments"
+        socket, file = sorted(folder.iterdir())
+        assert [stat.S_IMODE(each.stat().st_mode) for each in (folder, socket, file)] == [0o700, 0o600, 0o600]
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert status_of(env, file.read_text()) == 200
         assert status_of(env, "x" * 64) == 401
-    assert not file.exists()
+    assert list(folder.iterdir()) == []
 
 
 def test_a_token_may_be_given(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("SAGE_DEPLOY_TOKEN", "mine")
     with serve() as env:
         assert status_of(env, "mine") == 200
-        assert not (tmp_path / "sage-deploy").exists()
+        assert [each.suffix for each in (tmp_path / "sage-deploy" / "environments").iterdir()] == [".sock"]
 
 
 @pytest.mark.parametrize("http_at", ["0.0.0.0:0", "here", "1.2.3.4:99999"])

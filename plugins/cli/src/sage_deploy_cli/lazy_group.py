@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sage_deploy_cli.suggesting_group import SuggestingGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     import click
 
@@ -30,7 +30,7 @@ class LazyGroup(SuggestingGroup):
         *args: Any,
         package: str,
         summaries: Mapping[str, str],
-        elsewhere: Collection[str],
+        elsewhere: Mapping[str, str],
         more: Callable[[], Mapping[str, Command]],
         **settings: Any,
     ) -> None:

@@ -36,24 +36,13 @@ COMMANDS: Final = {
     "plugins": "Look at the installed plugins.",
 }
 
-#: Commands that are not part of any distribution yet.
-ELSEWHERE: Final = frozenset(
-    {
-        "apply",
-        "call",
-        "dashboard",
-        "describe",
-        "down",
-        "drain",
-        "events",
-        "logs",
-        "report",
-        "restart",
-        "scale",
-        "status",
-        "top",
-    }
-)
+#: Commands that other distributions bring, with the extra that installs them; "" if none has them yet.
+ELSEWHERE: Final = {
+    **dict.fromkeys(("dashboard", "report", "top"), ""),
+    **dict.fromkeys(
+        ("apply", "call", "describe", "down", "drain", "events", "logs", "restart", "scale", "status"), "server"
+    ),
+}
 
 
 def plugin_commands() -> dict[str, Command]:

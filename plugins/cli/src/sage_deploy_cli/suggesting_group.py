@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,7 @@ import click
 from sage_deploy_cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
 __all__ = ["SuggestingGroup"]
 
@@ -19,10 +20,10 @@ class SuggestingGroup(click.Group):
     As `click.Group`, whose own answers to these depend on its version.
 
     Attributes:
-        elsewhere: Commands that no distribution brings yet.
+        elsewhere: Commands that are not installed, with the extra that brings them; "" if none does yet.
     """
 
-    elsewhere: Collection[str] = ()
+    elsewhere: Mapping[str, str] = MappingProxyType({})
 
     def summaries(self, ctx: click.Context) -> Mapping[str, str]:
         """What the list of commands says of each: the first paragraph of its help, all of it."""
@@ -49,7 +50,10 @@ class SuggestingGroup(click.Group):
         if name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None:
             return super().resolve_command(ctx, args)
         if name in self.elsewhere:
-            msg = f"The command {name!r} is not part of this version."
+            extra = self.elsewhere[name]
+            msg = f"The command {name!r} is not " + (
+                f"installed: pip install 'sage-deploy[{extra}]'" if extra else "part of this version."
+            )
             raise click.UsageError(msg, ctx)
         from sage_plugins.texts import did_you_mean
 

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import click
 
+from sage_deploy_cli.exit_codes import ExitCode
 from sage_deploy_server.running.places import connect, listening_sockets
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["RefusedError", "Running", "environment_options", "path_of"]
+
+#: Statuses of requests that cannot succeed as they are.
+_BAD_INPUT: Final = frozenset({400, 404, 413, 422})
 
 #: Seconds without a byte after which an environment does not answer; a call may take longer if it says so.
 _SILENT_S: Final = 60.0
@@ -35,7 +39,11 @@ class RefusedError(click.ClickException):
         super().__init__(f"{problem.get('code', status)}: {problem.get('detail', 'no reason given')}")
         self.status = status
         self.problem = problem
-        self.exit_code = 2 if status in {400, 404, 413, 422} else 1
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override] # click reads it only
+        """2 if what was asked for is wrong, 1 if it failed."""
+        return ExitCode.BAD_INPUT if self.status in _BAD_INPUT else ExitCode.FAILED
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -109,7 +117,7 @@ class Running:
             if answer.status >= 400:  # noqa: PLR2004 - where errors begin
                 raise RefusedError(answer.status, _problem(answer.read()))
         except (OSError, http.client.HTTPException) as error:
-            raise click.ClickException(f"the environment does not answer: {error or type(error).__name__}") from error
+            raise click.ClickException(f"the environment does not answer: {_text_of(error)}") from error
         return answer
 
     def get(self, path: str, **query: Any) -> Any:
@@ -132,6 +140,11 @@ class Running:
         if done.get("state") == "failed":
             raise RefusedError(done["error"]["status"], done["error"])
         return done
+
+
+def _text_of(error: BaseException) -> str:
+    """What an error says, or its class if it says nothing."""
+    return str(error) or type(error).__name__
 
 
 def _problem(data: bytes) -> dict[str, Any]:

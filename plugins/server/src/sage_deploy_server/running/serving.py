@@ -54,6 +54,7 @@ class Server:
         Raises:
             OSError: The port is taken, or the address is none of this machine's.
         """
+        operations.logs()  # lines are kept from the first time that somebody asks
         self._application = Application(operations, max_body=max_body)
         self._servers: list[tuple[uvicorn.Server, socket.socket]] = []
         self.address: tuple[str, int] | None = None

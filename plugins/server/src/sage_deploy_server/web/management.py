@@ -237,8 +237,7 @@ class Management:
         )
 
     def _plan(self, _request: Request, _: _Nothing) -> Any:
-        self._operations.reload()
-        return json.loads(self._operations.plan().to_json())
+        return json.loads(self._operations.plan(reread=True).to_json())
 
     def _apply(self, request: Request, _: _Nothing) -> Any:
         plan = self._plan(request, _)
@@ -247,6 +246,7 @@ class Management:
         changes = {each["name"]: each["action"] for each in plan["services"] if each["action"] != "keep"}
 
         def apply() -> None:
+            self._operations.reload()
             self._operations.apply()
             for name in changes:
                 self._made[name] = self._made.get(name, 0) + 1

@@ -45,13 +45,9 @@ class Shape:
         Raises:
             Problem: 400, with the argument that does not fit and what is expected.
         """
-        if body is None:
-            args, kwargs = [], {}
-        elif isinstance(body, list):
-            args, kwargs = body, {}
-        elif isinstance(body, dict):
-            args, kwargs = [], body
-        else:
+        args: list[Any] = body if isinstance(body, list) else []
+        kwargs: dict[str, Any] = body if isinstance(body, dict) else {}
+        if body is not None and body is not args and body is not kwargs:
             raise Problem(400, "arguments", "give an object with the arguments by name, or an array of them")
         try:
             bound = self.signature.bind(*args, **kwargs)

@@ -1,0 +1,227 @@
+"""The commands in a second terminal, on a real `sage-deploy up` in another process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+SAGE_DEPLOY = str(Path(sys.executable).with_name("sage-deploy"))
+PATIENCE = 60
+
+SERVICES = """
+import threading
+
+
+class Greeter:
+    def greet(self, name: str, times: int = 1) -> str:
+        self.ctx.logger.info("greeting %s", name)
+        return f"hello {name} " * times
+
+    def count(self, to: int):
+        yield from range(to)
+
+    def break_off(self):
+        yield 1
+        raise LookupError("broke off")
+
+    def fail(self):
+        raise LookupError("no such thing")
+
+    def raw(self):
+        return b"\\x00\\x01"
+
+    def hold(self):
+        self.ctx.logger.info("held")
+        threading.Event().wait(2)
+        return "held to the end"
+"""
+
+FILE = """
+version: 1
+services:
+  greeter:
+    class: "greeters:Greeter"
+    deployment: {threading_strategy: pool, thread_count: 2}
+"""
+
+
+class Terminal:
+    """A folder with a deployment file, what runs it, and the commands beside it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.file = folder / "greeting.yaml"
+        self.file.write_text(FILE, encoding="utf-8")
+        (folder / "greeters.py").write_text(SERVICES, encoding="utf-8")
+        self.variables = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
+        self.ups = []
+
+    def up(self, *options, file=None):
+        """Start `sage-deploy up`; returns once it runs."""
+        up = subprocess.Popen(
+            [SAGE_DEPLOY, "up", file or self.file.name, *options],
+            cwd=self.folder,
+            env=self.variables,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        self.ups.append(up)
+        up.said = []
+        for line in up.stderr:
+            up.said.append(line)
+            if line.startswith("running"):
+                break
+        reader = threading.Thread(target=lambda: up.said.extend(up.stderr))
+        reader.start()
+        up.reader = reader
+        return up
+
+    def run(self, *arguments, code=0):
+        """What a command prints on stdout, and on stderr."""
+        done = subprocess.run(
+            [SAGE_DEPLOY, *arguments],
+            cwd=self.folder,
+            env=self.variables,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr.decode()
+        assert not (code and done.stdout and arguments[0] not in {"call", "status"}), "a failure leaves stdout empty"
+        return done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode()
+
+    def close(self):
+        for up in self.ups:
+            if up.poll() is None:
+                up.send_signal(signal.SIGTERM)
+            up.wait(PATIENCE)
+            up.reader.join(PATIENCE)
+            up.stderr.close()
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+def test_a_second_terminal_needs_no_set_up(terminal):
+    """Calls, streams, bytes, errors, states, logs and events, from another process of the same user."""
+    terminal.up()
+    assert terminal.run("call", "greeter.greet", "name=Ada", "times=2")[0] == '"hello Ada hello Ada "\n'
+    assert terminal.run("call", "greeter.greet", '["Bob"]')[0] == '"hello Bob "\n'
+    assert terminal.run("call", "greeter.count", "to=3")[0] == "0\n1\n2\n"
+    assert terminal.run("call", "greeter.raw")[0] == "\x00\x01"
+    out, said = terminal.run("call", "greeter.break_off", code=1)
+    assert (out, "LookupError: broke off" in said) == ("1\n", True)
+    assert "LookupError: no such thing" in terminal.run("call", "greeter.fail", code=1)[1]
+    assert "did you mean 'greet'" in terminal.run("call", "greeter.gret", code=2)[1]
+    assert "missing a required argument: 'name'" in terminal.run("call", "greeter.greet", code=2)[1]
+    assert "name the service and its method" in terminal.run("call", "greet", code=2)[1]
+    assert "this is not JSON" in terminal.run("call", "greeter.greet", '{"name": ', code=2)[1]
+
+    (row,) = json.loads(terminal.run("status", "-o", "json")[0])
+    assert (row["name"], row["state"], row["calls"]) == ("greeter", "ready", 6)
+    assert "greeter  ready  1/1" in terminal.run("status")[0]
+    assert "greeter#0" in terminal.run("describe", "greeter")[0]
+    assert "greeting Ada" in terminal.run("logs", "greeter")[0]
+    assert "greeter#0 replica_ready" in terminal.run("events")[0]
+    assert "did you mean 'greeter'" in terminal.run("logs", "greter", code=2)[1]
+
+
+def test_what_runs_is_changed_from_a_second_terminal(terminal):
+    """Replicas, the file, and the end; nothing is changed by a dry run."""
+    up = terminal.up()
+    assert terminal.run("scale", "greeter", "2", "--dry-run")[0] == "would scale greeter from 1 to 2\n"
+    assert terminal.run("scale", "greeter", "2")[0] == "scaled greeter from 1 to 2\n"
+    assert terminal.run("restart", "greeter")[0] == "replaced greeter#0, greeter#1\n"
+    assert "0 is not in the range" in terminal.run("scale", "greeter", "0", code=2)[1]
+
+    terminal.file.write_text(FILE + '  second: {class: "greeters:Greeter"}\n', encoding="utf-8")
+    assert "+ second: add" in terminal.run("apply", "--dry-run")[0]
+    assert [row["name"] for row in json.loads(terminal.run("status", "-o", "json")[0])] == ["greeter"]
+    assert terminal.run("apply")[0].endswith("applied\n")
+    assert [row["name"] for row in json.loads(terminal.run("status", "-o", "json")[0])] == ["greeter", "second"]
+    terminal.file.write_text(FILE.replace("class", "clas"), encoding="utf-8")
+    assert "greeting.yaml:5:5: error E101" in terminal.run("apply", code=2)[1]
+
+    assert terminal.run("drain", "second")[0] == "stopped second\n"
+    (second, first) = json.loads(terminal.run("status", "-o", "json", code=4)[0])
+    assert (second["name"], second["state"], first["state"]) == ("second", "stopped", "ready")
+    assert terminal.run("down", "--dry-run")[0].startswith("would stop environment greeting")
+    assert terminal.run("down")[0].startswith("stopped environment greeting")
+    assert up.wait(PATIENCE) == 0
+    assert "no environment of yours runs" in terminal.run("status", code=1)[1]
+
+
+def test_calls_that_were_accepted_are_answered_when_the_environment_is_stopped(terminal):
+    up = terminal.up()
+    held = subprocess.Popen(
+        [SAGE_DEPLOY, "call", "greeter.hold"], cwd=terminal.folder, env=terminal.variables, stdout=subprocess.PIPE
+    )
+    while "held" not in terminal.run("logs")[0]:
+        pass
+    terminal.run("down")
+    assert held.communicate(timeout=PATIENCE)[0] == b'"held to the end"\n'
+    assert (held.returncode, up.wait(PATIENCE)) == (0, 0)
+
+
+def test_over_http_the_line_that_up_prints_works(terminal):
+    """And the commands reach the environment there with its token."""
+    up = terminal.up("--http", "0")
+    (line,) = [line.strip() for line in up.said if line.strip().startswith("curl ")]
+    url = line.rpartition(" ")[2]
+    address = url.removesuffix("/services/greeter/break_off")
+    assert url != address
+    curl = line.replace("break_off", "greet") + """ -s -d '{"name": "Ada"}'"""
+    said = subprocess.run(["sh", "-c", curl], capture_output=True, timeout=PATIENCE, check=True)  # noqa: S607 - a shell of the path
+    assert said.stdout == b'"hello Ada "'
+    token = Path(line.partition("cat ")[2].partition(")")[0]).read_text(encoding="ascii")
+    assert terminal.run("call", "greeter.greet", "name=Bob", "--url", address, "--token", token)[0] == '"hello Bob "\n'
+    assert "send the header" in terminal.run("status", "--url", address, "--token", "wrong", code=1)[1]
+
+
+def test_of_several_environments_one_is_named(terminal):
+    terminal.up()
+    (terminal.folder / "other.yaml").write_text(FILE, encoding="utf-8")
+    terminal.up(file="other.yaml")
+    said = terminal.run("status", code=1)[1]
+    assert "greeting (process " in said
+    assert "--environment" in said
+    assert terminal.run("status", "-e", "other")[0]
+    assert "no environment 'another' runs" in terminal.run("status", "-e", "another", code=1)[1]
+
+
+def test_what_a_killed_environment_leaves_is_no_environment(terminal):
+    """Its socket is there, and nobody listens."""
+    up = terminal.up("--http", "0")
+    up.kill()
+    up.wait(PATIENCE)
+    assert "no environment of yours runs" in terminal.run("status", code=1)[1]
+    assert list((terminal.folder / "state" / "sage-deploy" / "environments").iterdir()) == []
+
+
+def test_logs_are_followed_until_the_environment_ends(terminal):
+    terminal.up()
+    follower = subprocess.Popen(
+        [SAGE_DEPLOY, "logs", "-f", "--json"],
+        cwd=terminal.folder,
+        env=terminal.variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    terminal.run("call", "greeter.greet", "name=Ada")
+    assert json.loads(follower.stdout.readline())["message"] == "greeting Ada"
+    terminal.run("down")
+    follower.wait(PATIENCE)
+    follower.stdout.close()

@@ -1,0 +1,166 @@
+"""The management API of a real server: what it shows, and what it changes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+SERVICE = "/api/v1/services/desk"
+
+
+@pytest.fixture
+def change(ask):
+    """Ask for a change, and wait for its end."""
+
+    def change(path, body=None, **headers):
+        status, said, answer = ask("POST", path, body, **headers)
+        if status != 202:
+            return status, said
+        assert answer["Location"] == said["operation"]
+        while said["state"] == "running":
+            _, said, _ = ask("GET", f"/api/v1/operations/{said['id']}?wait=10")
+        return status, said
+
+    return change
+
+
+def test_a_service_is_shown_at_a_glance_and_in_full(ask, env):
+    env.service("desk").add(1, 2)
+    (row,) = ask("GET", "/api/v1/services")[1]
+    assert (row["name"], row["state"], row["ready"], row["replicas"], row["calls"]) == ("desk", "ready", 1, 1, 1)
+    full = ask("GET", SERVICE)[1]
+    assert full["deployment_config"]["threading_strategy"] == "pool"
+    assert [each["id"] for each in ask("GET", f"{SERVICE}/replicas")[1]] == ["desk#0"]
+    assert ask("GET", f"{SERVICE}/plan")[1]["action"] == "keep"
+
+
+def test_the_environment_says_who_it_is(ask, env):
+    said = ask("GET", "/api/v1/environment")[1]
+    assert (said["name"], said["id"]) == ("served", env.id)
+
+
+@pytest.mark.parametrize("path", [SERVICE, f"{SERVICE}/replicas", f"{SERVICE}/plan"])
+def test_a_service_that_is_not_there_is_not_found(ask, path):
+    status, problem, _ = ask("GET", path.replace("desk", "desc"))
+    assert (status, problem["code"]) == (404, "ServiceNotFoundError")
+    assert "did you mean 'desk'" in problem["detail"]
+
+
+def test_scaling_is_an_operation_that_ends_when_the_replicas_are_ready(change, ask):
+    status, done = change(f"{SERVICE}/scale", {"replicas": 3})
+    assert (status, done["state"], done["what"], done["by"]) == (202, "done", "scale", "token")
+    assert ask("GET", SERVICE)[1]["health"]["ready"] == 3
+
+
+def test_restart_replaces_every_replica(change, ask):
+    assert change(f"{SERVICE}/restart")[1]["state"] == "done"
+    assert [each["id"] for each in ask("GET", f"{SERVICE}/replicas")[1]] == ["desk#0.1"]
+
+
+def test_another_balancer_takes_over_and_one_that_is_not_there_does_not(change, ask):
+    assert change(f"{SERVICE}/balancer", {"id": "round_robin"})[1]["state"] == "done"
+    failed = change(f"{SERVICE}/balancer", {"id": "roundrobin"})[1]
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "UnknownPluginError")
+    assert "did you mean 'round_robin'" in failed["error"]["detail"]
+
+
+def test_a_drained_service_is_not_ready_any_more(change, ask):
+    assert change(f"{SERVICE}/drain")[1]["state"] == "done"
+    status, said, _ = ask("GET", "/readyz", token=None)
+    assert (status, said["not_ready"]) == (503, {"desk": "stopped"})
+
+
+@pytest.mark.parametrize(
+    ("what", "body"), [("scale", {"replicas": 3}), ("restart", {}), ("drain", {}), ("balancer", {"id": "random"})]
+)
+def test_a_dry_run_changes_nothing(ask, what, body):
+    before = ask("GET", SERVICE)[1]
+    status, said, _ = ask("POST", f"{SERVICE}/{what}?dry_run=1", body)
+    assert (status, said["dry_run"], said["what"]) == (200, True, what)
+    after = ask("GET", SERVICE)[1]
+    assert [each["id"] for each in after["replicas"]] == [each["id"] for each in before["replicas"]]
+    assert after["generation"] == before["generation"]
+
+
+def test_who_has_not_seen_the_last_change_changes_nothing(change, ask):
+    """Two who change a service at once do not undo each other's work unawares."""
+    seen = ask("GET", SERVICE)[1]["generation"]
+    assert change(f"{SERVICE}/scale", {"replicas": 2}, If_Match=str(seen))[0] == 202
+    status, problem, _ = ask("POST", f"{SERVICE}/scale", {"replicas": 3}, If_Match=f'"{seen}"')
+    assert (status, problem["code"]) == (412, "generation")
+    now = ask("GET", SERVICE)[1]
+    assert now["health"]["replicas"] == 2
+    assert now["generation"] > seen
+
+
+def test_changes_that_others_make_count_too(ask, env):
+    seen = ask("GET", SERVICE)[1]["generation"]
+    env.scale("desk", 2)
+    assert ask("POST", f"{SERVICE}/scale", {"replicas": 3}, If_Match=str(seen))[0] == 412
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("scale", {}, "replicas"),
+        ("scale", {"replicas": 0}, "1 or more"),
+        ("scale", {"replicas": True}, "int"),
+        ("scale", {"replicas": "3"}, "int"),
+        ("scale", {"replicas": 3, "class": "os:system"}, "class"),
+        ("scale", [3], "object"),
+        ("restart", {"file": "/etc/passwd"}, "file"),
+        ("drain", {"timeout": "long"}, "float"),
+        ("balancer", {}, "id"),
+        ("scale?dry_run=yes", {"replicas": 1}, "dry_run"),
+    ],
+)
+def test_a_body_that_says_something_else_is_refused(ask, path, body, words):
+    status, problem, _ = ask("POST", f"{SERVICE}/{path}", body)
+    assert status == 400
+    assert words in problem["detail"]
+
+
+def test_a_changed_file_is_applied(change, ask, env, tmp_path):
+    """The file that the environment has loaded, and no other; a broken one changes nothing and is named."""
+    file = tmp_path / "more.yaml"
+    entry = "services: {second: {class: 'served_desk:Desk', deployment: {replicas: %s}}}\n"
+    file.write_text(entry % 1)
+    env.load_service_deployment_config(file)
+    file.write_text(entry % 2)
+    plan = ask("POST", "/api/v1/plan")[1]
+    assert {each["name"]: each["action"] for each in plan["services"]} == {"desk": "keep", "second": "add"}
+    assert change("/api/v1/apply")[1]["details"] == {"changes": {"second": "add"}}
+    assert ask("GET", "/api/v1/services/second")[1]["health"]["ready"] == 2
+    file.write_text("services: {second: {clas: 'x:Y'}}\n")
+    status, problem, _ = ask("POST", "/api/v1/apply")
+    assert status == 422
+    assert f"{file}:1:" in problem["detail"]
+    assert ask("GET", "/api/v1/services/second")[1]["health"]["ready"] == 2
+
+
+def test_events_and_logs_have_numbers_from_which_to_go_on(change, ask, env, caplog):
+    caplog.set_level("INFO", "sage.service")
+    change(f"{SERVICE}/scale", {"replicas": 2})
+    events = ask("GET", "/api/v1/events?service=desk")[1]
+    assert "scaled" in [each["kind"] for each in events]
+    assert [each["seq"] for each in events] == sorted({each["seq"] for each in events})
+    assert ask("GET", f"/api/v1/events?after={events[-1]['seq']}")[1] == []
+    assert "scale by token: replicas 2, before 1" in [each["message"] for each in ask("GET", "/api/v1/logs")[1]]
+    for wrong in ("after=soon", "after=-1", "after=nan"):
+        assert ask("GET", f"/api/v1/events?{wrong}")[0] == 400
+
+
+def test_an_operation_that_is_not_known_is_not_found(ask):
+    assert ask("GET", "/api/v1/operations/77")[0] == 404
+    assert ask("GET", "/api/v1/operations/first")[0] == 404
+
+
+def test_secrets_are_shown_nowhere(ask, env, tmp_path):
+    file = tmp_path / "secret.yaml"
+    file.write_text("services: {s: {class: 'served_desk:Desk', user_config: {api_key: canary-in-a-coal-mine}}}\n")
+    env.load_service_deployment_config(file)
+    env.deploy()
+    shown = [ask("GET", path)[1] for path in ("/api/v1/services", "/api/v1/services/s", "/api/v1/services/s/plan")]
+    shown.append(ask("POST", "/api/v1/plan")[1])
+    assert "canary-in-a-coal-mine" not in json.dumps(shown)
