@@ -63,9 +63,23 @@ help: ## this list
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | sed 's/test-%/test-AREA/' | expand -t 20
 	@echo "AREA is one of: $(AREAS)"
 
+DEMO := examples/stdlib_search/service_deployment.yaml
+
 .PHONY: demo
-demo: $(ENV)/.stamp-run ## deploy the example service, call it, stop
-	$(BIN)/sage-deploy up examples/stdlib_search/service_deployment.yaml --once
+demo: $(ENV)/.stamp-run ## deploy the example service, call it, stop; KEEP=1 leaves it running instead
+ifdef KEEP
+	@printf '%s\n' "" "Once it runs, in another terminal:" "" \
+		"  $(BIN)/sage-deploy call demo.process" \
+		"  $(BIN)/sage-deploy call search.query text='split a path' limit=3" \
+		"  $(BIN)/sage-deploy status" ""
+	$(BIN)/sage-deploy up $(DEMO) --http 8400
+else
+	$(BIN)/sage-deploy up $(DEMO) --once
+	@printf '%s\n' "" "To leave it running, at http://127.0.0.1:8400: make demo KEEP=1" \
+		"Then, in another terminal:" "" \
+		"  $(BIN)/sage-deploy call demo.process" \
+		"  $(BIN)/sage-deploy call search.query text='split a path' limit=3" ""
+endif
 
 .PHONY: demo-ray
 demo-ray: $(ENV)/.stamp-all ## the same on a Ray cluster on this machine, and what happens when a node is killed

@@ -263,7 +263,7 @@ def test_up_says_who_can_call_and_once_that_there_is_no_job(folder, running_up):
     file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder)
     assert "no service has a method process() without arguments" in done.stderr
-    assert "only services of this process can call keeper" in running_up(file).said
+    assert "in another terminal: sage-deploy status" in running_up(file).said
 
 
 def test_services_run_also_where_nothing_can_be_noted(folder):

@@ -164,19 +164,21 @@ def _serve(  # noqa: PLR0913 - what the command was asked for
         if not [name for name in names if _run_job(env, name)]:
             progress("no service has a method process() without arguments: --once has nothing to call")
     else:
-        _say_who_can_call(env, names)
+        _say_who_can_call(env, names, reached="server" in env.registry.ids("extension"))
         _run(env, file, profile, note, seen)
     write()
     write(_status_table(env))
     progress("stopping ...")
 
 
-def _say_who_can_call(env: Environment, names: list[str]) -> None:
+def _say_who_can_call(env: Environment, names: list[str], *, reached: bool) -> None:
     """Tell who has started services, and now wants to call them, what can."""
+    if reached and names:
+        progress("in another terminal: sage-deploy status | call SERVICE.METHOD | logs -f | scale | apply | down")
     targets = {name: env.task(name).composition.target.registration for name in names}
     here = [name for name in names if "reachable" not in targets[name].capabilities]
     beyond = [name for name in names if name not in here]
-    if here:
+    if here and not reached:
         progress(f"only services of this process can call {', '.join(here)}")
     if beyond:
         progress(f"services of other processes on the same cluster can call {', '.join(beyond)}, too")

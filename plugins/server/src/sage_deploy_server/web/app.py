@@ -36,10 +36,9 @@ class Application:
         """Put it together; see `asgi`."""
         self._operations = operations
         self._closing = False
-        calls = Calls(operations, max_body=max_body)
         self.asgi = Starlette(
             routes=[
-                Route("/services/{service}/{method}", calls.answer, methods=["POST"]),
+                *_calls(operations, "/services", max_body),
                 Route("/healthz", self._health),
                 Route("/readyz", self._ready),
                 *Management(operations, max_body=max_body).routes,
@@ -64,15 +63,20 @@ class Application:
 
 def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
     """
-    An ASGI application that calls the services of an environment; to be mounted into yours, behind your own checks.
+    An ASGI application that calls the services of an environment, to be mounted into yours, behind your own checks.
 
-    It asks for no token: whoever reaches it can call. `serve` puts that before it.
+    `POST /SERVICE/METHOD` below where it is mounted calls a method. It asks for no token: whoever reaches it can call.
 
     Args:
         operations: The environment.
         max_body: Bytes of a request's body, at most.
     """
-    return Application(operations, max_body=max_body).asgi
+    return Starlette(routes=_calls(operations, "", max_body), exception_handlers={HTTPException: _problem})
+
+
+def _calls(operations: Operations, prefix: str, max_body: int) -> list[Route]:
+    calls = Calls(operations, max_body=max_body)
+    return [Route(f"{prefix}/{{service}}/{{method}}", calls.answer, methods=["POST"])]
 
 
 async def _problem(_: Request, error: Exception) -> Response:
