@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sage_deploy_server.web.calls import Calls
+from sage_deploy_server.web.metrics import Metrics
+from sage_deploy_server.web.openapi import Descriptions
 from sage_deploy_server.web.problems import Problem, response_of
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
         max_body: Bytes of a request's body, at most.
     """
     calls = Calls(operations, max_body=max_body)
+    descriptions = Descriptions(operations, {})
 
     async def health(_: Request) -> Response:
         return _json({"status": "alive"})
@@ -52,6 +55,8 @@ def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
     return Starlette(
         routes=[
             Route("/services/{service}/{method}", calls.answer, methods=["POST"]),
+            *descriptions.routes,
+            Route("/metrics", Metrics(operations).answer),
             Route("/healthz", health),
             Route("/readyz", ready),
         ],
