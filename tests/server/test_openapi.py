@@ -37,6 +37,13 @@ class Place:
     y: int = 0
 
 
+@dataclass
+class Halfway:
+    """As one whose field names a class that only type checkers import."""
+
+    value: Missing  # noqa: F821
+
+
 class Unknown:
     """Nothing that msgspec knows."""
 
@@ -87,6 +94,9 @@ class Desk:
         return value
 
     def broken(self, value: Missing) -> None:  # noqa: F821 - as a name that only type checkers import
+        pass
+
+    def halfway(self, value: Halfway) -> None:
         pass
 
     def call(self, number: int) -> int:
@@ -211,6 +221,7 @@ def takes(document, schema, value):
         ("anything", {"value": {"a": [1]}}),
         ("anything", {"value": 1, "unknown": "x"}),
         ("broken", {"value": 1}),
+        ("halfway", {"value": 1}),
         ("call", {"number": 1}),
         ("call", {"number": "1"}),
     ],
