@@ -145,6 +145,13 @@ def test_service_that_cannot_be_composed_is_shown_as_not_ready(env):
     assert [key for key in samples if ("service", "bad") in key] == [("sage_service_ready", ("service", "bad"))]
 
 
+def test_replicas_that_are_ready_are_told_even_if_there_are_none(said):
+    failed = said | {"replicas": [each | {"state": "crash_loop"} for each in said["replicas"]]}
+    samples = samples_of(text_of(Operations({"desk": failed})))
+    assert value(samples, "sage_replicas", service="desk", state="ready") == 0
+    assert value(samples, "sage_replicas", service="desk", state="crash_loop") == 2
+
+
 def test_service_without_metrics_has_the_rest(env):
     config = ServiceDeploymentConfig(enable_metrics=False, monitors=())
     env.register_service_with_config("plain", Desk, deployment_config=config)

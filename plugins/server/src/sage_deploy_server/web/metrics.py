@@ -139,6 +139,7 @@ class _Numbers:
         for name, (_, read) in _GAUGES.items():
             self.gauges[name] += read(said)
         self.restarts += said["replaced"]
+        self.replicas["ready"] += 0  # told even if there is none, so that an alert can compare it
         self.replicas.update(replica["state"] for replica in said["replicas"])
         self.events.update(said["monitors"].get("events", {}).get("counts", {}))
         metrics = said["metrics"]
