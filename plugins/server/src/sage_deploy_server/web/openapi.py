@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
@@ -15,7 +16,6 @@ from starlette.routing import Route
 from sage_deploy_server.web.problems import problem_of, response_of
 from sage_deploy_server.web.schemas import Schemas, arguments_of
 from sage_deploy_server.web.shapes import Shape
-from sage_plugins import __version__
 from sage_plugins.errors import SageDeployError
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def openapi(operations: Operations, more_paths: Mapping[str, Any]) -> dict[str, 
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": operations.name, "version": __version__},
+        "info": {"title": operations.name, "version": version("sage-deploy")},
         "security": [{"bearer": []}],
         "tags": [{"name": service.name, "description": service.text} for service in services],
         "paths": {**_OWN_PATHS, **paths, **more_paths},
