@@ -189,6 +189,15 @@ def test_services_beyond_the_limit_are_added_up(said, monkeypatch, most):
     assert value(samples, "sage_service_ready", service="other") == 40 - len(own)
 
 
+def test_service_that_is_too_large_leaves_the_others_their_series(said, monkeypatch):
+    monkeypatch.setattr(metrics, "MAX_SERIES", 300)
+    methods = {f"m{number}": said["metrics"]["methods"]["add"] for number in range(30)}
+    large = said | {"metrics": said["metrics"] | {"methods": methods}}
+    samples = samples_of(text_of(Operations({"large": large, "small": said})))
+    assert value(samples, "sage_requests_total", service="other", method="other", outcome="ok") == 30 * 5
+    assert value(samples, "sage_requests_total", service="small", method="add", outcome="ok") == 5
+
+
 def test_service_that_is_called_other_shares_the_series_of_the_rest(said, monkeypatch):
     monkeypatch.setattr(metrics, "MAX_SERIES", 200)
     samples = samples_of(text_of(Operations({"other": said, **{f"s{number}": said for number in range(9)}})))

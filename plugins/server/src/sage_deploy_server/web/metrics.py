@@ -147,13 +147,14 @@ class _Numbers:
         if metrics["histograms"]:
             self.waits.add(metrics["histograms"]["queue"])
         for name, measured in metrics["methods"].items():
-            if measured["histograms"]:
+            if measured["request_count"]:
                 self._add_method(method or name, measured)
 
     def _add_method(self, method: str, measured: Mapping[str, Any]) -> None:
         for outcome in Outcome.NAMES:
             self.requests[method, outcome] += measured["outcomes"].get(outcome, 0)
-        self.durations.setdefault(method, _Histogram()).add(measured["histograms"]["duration"])
+        if measured["histograms"]:
+            self.durations.setdefault(method, _Histogram()).add(measured["histograms"]["duration"])
 
     @property
     def series(self) -> int:
@@ -174,11 +175,11 @@ class _Snapshot:
         for name, said in status["services"].items():
             numbers = _Numbers()
             numbers.add(said)
-            left -= numbers.series
-            if left < 0 or name == _OTHER:
+            if numbers.series > left or name == _OTHER:
                 other.add(said, _OTHER)
                 self._services[_OTHER] = other
                 continue
+            left -= numbers.series
             self._services[name] = numbers
             if said.get("metrics", {}).get("memory_usage"):
                 self._processes.append((name, said))
