@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Final
 
 import attrs
 
-__all__ = ["MethodMetrics", "ServiceMetrics"]
+__all__ = ["HISTOGRAM_EDGES_S", "MethodMetrics", "ServiceMetrics"]
+
+#: Upper edges in seconds of the buckets of `MethodMetrics.histograms`; one more bucket, `inf`, is for longer calls.
+HISTOGRAM_EDGES_S: Final = (0.0005, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -23,6 +27,7 @@ class MethodMetrics:
         request_count: Accepted calls that have ended, each once; counted before its caller is released.
         error_count: Those of them that did not end with a result.
         rejected_count: Calls that were not accepted.
+        rejections: Number of calls that were not accepted, by reason: `overloaded` or `stopped`.
         outcomes: Number of ended calls by outcome.
         avg_response_time: Mean time from call to answer, queue included.
         p50, p95, p99: Time from call to answer within which that share of the calls ended.
@@ -30,11 +35,16 @@ class MethodMetrics:
         queue_p50, queue_p95, queue_p99: Time in the queue within which that share of the calls left it.
         avg_run_time: Mean time from start to end of the method.
         run_p50, run_p95, run_p99: Time from start to end of the method, for that share of the calls.
+        histograms: The distributions behind the means: `duration` (call to answer), `queue` and `run`, each with the
+            `sum` in seconds and `buckets`, the number of calls by upper edge. The edges are `HISTOGRAM_EDGES_S`; empty
+            buckets are left out. A bucket has no call that took longer than its edge. A call that took at least 83 % of
+            the edge may be in the next one. Empty if there were no calls.
     """
 
     request_count: int = 0
     error_count: int = 0
     rejected_count: int = 0
+    rejections: Mapping[str, int] = attrs.field(factory=dict)
     outcomes: Mapping[str, int] = attrs.field(factory=dict)
     avg_response_time: float = 0.0
     p50: float = 0.0
@@ -48,6 +58,7 @@ class MethodMetrics:
     run_p50: float = 0.0
     run_p95: float = 0.0
     run_p99: float = 0.0
+    histograms: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)

@@ -96,6 +96,7 @@ class Status:
                 }
                 for member, number, said, (state, error) in zip(members, threads, stats, states, strict=True)
             ],
+            "replaced": replicas.supervision.replaced,
             "monitors": summaries,
         }
 

@@ -220,6 +220,7 @@ def test_the_more_replicas_die_the_longer_it_takes(stage):
     stage.clock.advance(STEADY_S + 1)  # sums of fractions are not exact
     stage.kill("svc#0.2")
     stage.ready("svc#0.3")
+    assert stage.status["replaced"] == 3
 
 
 def test_second_report_of_an_end_changes_nothing(stage):

@@ -498,10 +498,13 @@ def test_call_service_has_a_deadline(env, probe, gate):
 
 
 def test_status_at_a_glance(deploy, strategy):
-    """The status has the service's name, state, configuration, metrics, health, replicas and other monitors."""
+    """The status has the service's name, state, configuration, metrics, health, replicas, restarts, other monitors."""
     service = deploy(strategy, replicas=2, load_balancing=True)
     status = service.env.get_service_status("svc")
-    assert list(status) == ["service_name", "state", "deployment_config", "metrics", "health", "replicas", "monitors"]
+    assert list(status) == [
+        *("service_name", "state", "deployment_config", "metrics"),
+        *("health", "replicas", "replaced", "monitors"),
+    ]
     assert (status["service_name"], status["state"]) == ("svc", "ready")
     assert isinstance(status["deployment_config"], ServiceDeploymentConfig)
     assert isinstance(status["metrics"], ServiceMetrics)

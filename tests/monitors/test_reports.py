@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import pickle
 import sys
@@ -19,7 +20,7 @@ from sage_deploy_monitors.metrics import EDGES_S, Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
 from sage_deploy_monitors.process_usage import ProcessUsage
 from sage_plugins import errors
-from sage_plugins.metrics import MethodMetrics, ServiceMetrics
+from sage_plugins.metrics import HISTOGRAM_EDGES_S, MethodMetrics, ServiceMetrics
 from sage_plugins.values import Event, Outcome, ReplicaInfo
 
 PATIENCE = 20.0
@@ -88,6 +89,32 @@ def test_percentiles_lie_within_what_was_measured(share, calls):
         assert low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
 
 
+@given(
+    calls=st.lists(
+        st.tuples(st.floats(min_value=0, max_value=100), st.floats(min_value=1e-9, max_value=100)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_histograms_have_every_call_and_none_in_a_bucket_that_is_too_fast(calls):
+    """Up to each edge, no more calls are counted than were that fast, and at least those that were a fifth faster."""
+    found = summarised(*((0, Outcome.OK, wait, run) for wait, run in calls))
+    durations = {
+        "duration": [wait + run for wait, run in calls],
+        "queue": [wait for wait, _ in calls],
+        "run": [run for _, run in calls],
+    }
+    for name, each in durations.items():
+        histogram = found["histograms"][name]
+        assert sum(histogram["buckets"].values()) == found["request_count"]
+        assert set(histogram["buckets"]) <= {*HISTOGRAM_EDGES_S, math.inf}
+        assert histogram["sum"] == pytest.approx(sum(each), abs=1e-6)
+        for edge in HISTOGRAM_EDGES_S:
+            counted = sum(number for upper, number in histogram["buckets"].items() if upper <= edge)
+            fast = sum(duration <= (edge - 2e-6) / 1.2 for duration in each)
+            assert fast <= counted <= sum(duration <= edge * (1 + 1e-9) for duration in each)
+
+
 def test_durations_beyond_the_edges_are_counted():
     found = summarised((0, Outcome.OK, 0.0, 0.0), (0, Outcome.OK, 1e9, 1e9))
     assert found["request_count"] == 2
@@ -138,6 +165,7 @@ def test_methods_have_numbers_of_their_own(deploy, strategy):
     metrics = service.metrics
     echo, run, unused = (metrics.methods[name] for name in ("echo", "run", "given"))
     assert (echo.request_count, echo.error_count, echo.rejected_count) == (3, 0, 1)
+    assert echo.rejections == metrics.rejections == {"stopped": 1}
     assert (run.request_count, run.error_count, dict(run.outcomes)) == (1, 1, {"error": 1})
     assert echo.p99 >= echo.run_p50 > 0
     assert unused == MethodMetrics()
@@ -279,6 +307,7 @@ def test_oldest_events_are_dropped_and_counted():
     summary = told(10, size=4).summary([])
     assert [event["number"] for event in summary["latest"]] == [7, 8, 9, 10]
     assert summary["dropped"] == 6
+    assert sum(summary["counts"].values()) == 10
 
 
 def test_events_from_many_threads_are_all_counted():

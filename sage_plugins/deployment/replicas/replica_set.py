@@ -29,6 +29,10 @@ __all__ = ["ReplicaSet", "Supervision"]
 class Supervision(Protocol):
     """Who decides what becomes of a replica: `Succession`."""
 
+    @property
+    def replaced(self) -> int:
+        """How many replicas were started in the place of one that had ended or was unhealthy."""
+
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """Its target reports its state."""
 

@@ -67,7 +67,7 @@ class Succession:
         self._replaces_unhealthy = "replaces_unhealthy" in target.registration.capabilities
         # All are guarded by ReplicaSet.condition.
         self._supervisor: Supervisor | None = None  # made when the first replica ends
-        self._replaced = 0  # replicas that took the place of others
+        self.replaced = 0  # replicas that took the place of others
         self._due: dict[int, Timer] = {}  # by position: when the next replica is to be started there
         self._late: dict[Member, Timer] = {}  # when one that is being started has to be ready
         self._jobs: deque[Callable[[], None]] = deque()
@@ -339,8 +339,8 @@ class Succession:
             with replicas.condition:
                 if not self._may_succeed(old, beside=beside):  # it may take long to place a replica
                     return None
-                self._replaced += 1
-                member = self._launcher.make(index, self._replaced)
+                self.replaced += 1
+                member = self._launcher.make(index, self.replaced)
                 now = self._clock.monotonic()
                 self._made_supervisor().started(index, now)
                 if beside:

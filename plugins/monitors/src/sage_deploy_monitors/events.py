@@ -47,8 +47,9 @@ class Events(QuietMonitor):
     def __init__(self, options: EventsOptions) -> None:
         # Re-entrant, because a signal handler may stop the service; held for some instructions, so nobody waits.
         self._lock = threading.RLock()
-        self._ring: deque[Recorded] = deque(maxlen=options.size)  # guarded by _lock, as the next two
+        self._ring: deque[Recorded] = deque(maxlen=options.size)  # guarded by _lock, as the next three
         self._told = 0
+        self._counts: dict[str, int] = {}
         self._refused: dict[str, int] = {}
 
     def refused(self, _method: int, reason: str) -> None:
@@ -60,6 +61,7 @@ class Events(QuietMonitor):
         """Keep it, and drop the oldest if there are too many."""
         with self._lock:
             self._told += 1
+            self._counts[event.kind] = self._counts.get(event.kind, 0) + 1
             self._ring.append(Recorded(self._told, wall_clock(), event.kind, event.reason, event.replica))
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002 - as in Monitor
@@ -68,12 +70,14 @@ class Events(QuietMonitor):
 
         Returns:
             `latest`: the events that are kept, a dictionary each with the fields of `Recorded`, the oldest first;
-            `dropped`: how many older ones are not; `refused`: calls that were not accepted, by reason.
+            `dropped`: how many older ones are not; `counts`: events by kind, dropped ones included; `refused`: calls
+            that were not accepted, by reason.
         """
         with self._lock:
-            kept, told, refused = tuple(self._ring), self._told, dict(self._refused)
+            kept, told, counts, refused = tuple(self._ring), self._told, dict(self._counts), dict(self._refused)
         return {
             "latest": tuple(recorded._asdict() for recorded in kept),
             "dropped": told - len(kept),
+            "counts": counts,
             "refused": refused,
         }

@@ -179,7 +179,7 @@ class Metrics(QuietMonitor):
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # re-entrant: a signal handler may stop the service
-        self._refused: defaultdict[int, int] = defaultdict(int)  # by method; guarded by _lock
+        self._refused: defaultdict[tuple[int, str], int] = defaultdict(int)  # by method and reason; guarded by _lock
         self._methods: tuple[str, ...] = ()
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...]) -> MetricsRecorder:
@@ -187,10 +187,10 @@ class Metrics(QuietMonitor):
         self._methods = methods
         return MetricsRecorder(who, methods, None if who.replica is None else ProcessUsage.of_this_process())
 
-    def refused(self, method: int, _reason: str) -> None:
+    def refused(self, method: int, reason: str) -> None:
         """Count a call that was not accepted."""
         with self._lock:
-            self._refused[method] += 1
+            self._refused[method, reason] += 1
 
     def merge(self, snapshots: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         """One snapshot that has the counts of all, of no process."""
@@ -203,8 +203,12 @@ class Metrics(QuietMonitor):
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """The fields of `ServiceMetrics` that are measured here."""
         methods: Mapping[str, Cells] = self.merge(snapshots)["methods"]
+        refused: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        refused_in_all: defaultdict[str, int] = defaultdict(int)
         with self._lock:
-            refused = {self._methods[index]: number for index, number in self._refused.items()}
+            for (index, reason), number in self._refused.items():
+                refused[self._methods[index]][reason] = number
+                refused_in_all[reason] += number
         service = _cells()
         for cells in methods.values():
             _add(service, cells)
@@ -217,18 +221,17 @@ class Metrics(QuietMonitor):
         from sage_plugins.metrics import MethodMetrics  # made of attrs, and only a status needs it
 
         return {
-            **_measured(service, sum(refused.values())),
+            **_measured(service, refused_in_all),
             "methods": {
-                name: MethodMetrics(**_measured(methods.get(name, _cells()), refused.get(name, 0)))
-                for name in self._methods
+                name: MethodMetrics(**_measured(methods.get(name, _cells()), refused[name])) for name in self._methods
             },
             "cpu_usage": sum(process["cpu_percent"] for process in processes.values()),
             "memory_usage": sum(process["memory_bytes"] for process in processes.values()),
         }
 
 
-def _measured(cells: Cells, refused: int) -> dict[str, Any]:
-    """The fields of `MethodMetrics`."""
+def _measured(cells: Cells, refused: Mapping[str, int]) -> dict[str, Any]:
+    """The fields of `MethodMetrics`; *refused* are the calls that were not accepted, by reason."""
     sums = cells.sums
     by_wait: dict[_Range, int] = defaultdict(int)
     by_run: dict[_Range, int] = defaultdict(int)
@@ -244,18 +247,40 @@ def _measured(cells: Cells, refused: int) -> dict[str, Any]:
     outcomes = [int(number) for number in sums[_OUTCOME:]]
     errors = sum(outcomes[Outcome.OK + 1 :])
     outcomes[Outcome.OK] = count - errors
+    total_s = sums[_WAIT] + sums[_RUN] + sums[_GIVEN_UP]
     return {
         "request_count": count,
         "error_count": errors,
-        "rejected_count": refused,
+        "rejected_count": sum(refused.values()),
+        "rejections": dict(refused),
         "outcomes": {name: number for name, number in zip(Outcome.NAMES, outcomes, strict=True) if number},
-        "avg_response_time": _mean(sums[_WAIT] + sums[_RUN] + sums[_GIVEN_UP], count),
+        "avg_response_time": _mean(total_s, count),
         "avg_queue_time": _mean(sums[_WAIT], sum(by_wait.values())),
         "avg_run_time": _mean(sums[_RUN], sum(by_run.values())),
-        **_percentiles("", by_total, sums[_WAIT] + sums[_RUN] + sums[_GIVEN_UP]),
+        **_percentiles("", by_total, total_s),
         **_percentiles("queue_", by_wait, sums[_WAIT]),
         **_percentiles("run_", by_run, sums[_RUN]),
+        "histograms": {
+            "duration": _histogram(by_total, total_s),
+            "queue": _histogram(by_wait, sums[_WAIT]),
+            "run": _histogram(by_run, sums[_RUN]),
+        }
+        if count
+        else {},
     }
+
+
+def _histogram(ranges: Mapping[_Range, int], seconds: float) -> dict[str, Any]:
+    """What `MethodMetrics.histograms` has; *seconds* is the sum of all durations."""
+    from sage_plugins.metrics import HISTOGRAM_EDGES_S  # as in `summary`
+
+    buckets: dict[float, int] = defaultdict(int)
+    for (upper, _), number in sorted(ranges.items()):
+        at = bisect_left(HISTOGRAM_EDGES_S, upper)
+        buckets[HISTOGRAM_EDGES_S[at] if at < len(HISTOGRAM_EDGES_S) else inf] += number
+    # Workers are added up in changing order, which changes the last digits. A sum must not fall: readers of a counter
+    # take that for a restart.
+    return {"sum": round(seconds, 6), "buckets": dict(buckets)}
 
 
 def _mean(seconds: float, number: int) -> float:

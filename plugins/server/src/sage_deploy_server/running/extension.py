@@ -135,6 +135,6 @@ def _example(operations: Operations) -> str:
     if name is None:
         return "SERVICE/METHOD"
     handle = operations.service(name)
-    methods = sorted(set(dir(handle)) - set(dir(type(handle))))
+    methods = [each for each in dir(handle.aio) if not each.startswith("_")]
     simple = [each for each in methods if not inspect.signature(getattr(handle, each)).parameters]
     return f"{name}/{next(iter([*simple, *methods]), 'METHOD')}"

@@ -10,6 +10,8 @@ from starlette.routing import Route
 
 from sage_deploy_server.web.calls import Calls
 from sage_deploy_server.web.management import Management
+from sage_deploy_server.web.metrics import Metrics
+from sage_deploy_server.web.openapi import Descriptions
 from sage_deploy_server.web.problems import Problem, json_response, response_of
 
 if TYPE_CHECKING:
@@ -36,12 +38,15 @@ class Application:
         """Put it together; see `asgi`."""
         self._operations = operations
         self._closing = False
+        management = Management(operations, max_body=max_body)
         self.asgi = Starlette(
             routes=[
                 *_calls(operations, "/services", max_body),
+                *Descriptions(operations, management.paths()).routes,
+                Route("/metrics", Metrics(operations).answer),
                 Route("/healthz", self._health),
                 Route("/readyz", self._ready),
-                *Management(operations, max_body=max_body).routes,
+                *management.routes,
             ],
             exception_handlers={HTTPException: _problem},
         )

@@ -74,7 +74,7 @@ class Calls:
         if method.startswith("_"):
             raise MethodNotFoundError(f"{service} has no method {method!r}", service=service, method=method)
         try:
-            bound = getattr(handle, method)
+            bound = getattr(handle.aio, method)  # the handle itself has methods of its own, such as `call`
         except AttributeError as error:
             if isinstance(error, MethodNotFoundError):
                 raise

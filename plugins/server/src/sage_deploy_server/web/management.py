@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -69,30 +70,43 @@ class Management:
         self._began = time.time()
         self._generations: dict[str, int] = {}  # the highest that was seen, by service
         self._made: dict[str, int] = {}  # changes made here that no event tells of
-        service = "/api/v1/services/{service}"
         self.routes = [
-            *(_look(path, look) for path, look in self._looks().items()),
-            self._change(f"{service}/scale", _Scale, self._scale),
-            self._change(f"{service}/restart", _Nothing, self._restart),
-            self._change(f"{service}/drain", _Drain, self._drain),
-            self._change(f"{service}/balancer", _Balancer, self._balancer),
-            self._change("/api/v1/plan", _Nothing, self._plan),
-            self._change("/api/v1/apply", _Nothing, self._apply),
-            self._change("/api/v1/down", _Nothing, self._down),
+            *(_look(path, look) for path, (_, look) in self._looks().items()),
+            *(self._change(path, kind, change) for path, (_, kind, change) in self._changes().items()),
         ]
+
+    def paths(self) -> dict[str, Any]:
+        """The routes as OpenAPI describes them."""
+        return {
+            **{path: {"get": _described(path, summary, None)} for path, (summary, _) in self._looks().items()},
+            **{path: {"post": _described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()},
+        }
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def _looks(self) -> dict[str, Callable[[Request], Any]]:
+    def _looks(self) -> dict[str, tuple[str, Callable[[Request], Any]]]:
+        service = "/api/v1/services/{service}"
         return {
-            "/api/v1/environment": lambda _: self._environment(),
-            "/api/v1/services": lambda _: self._rows(),
-            "/api/v1/services/{service}": self._service,
-            "/api/v1/services/{service}/replicas": lambda request: self._service(request).get("replicas", []),
-            "/api/v1/services/{service}/plan": self._service_plan,
-            "/api/v1/operations/{id}": self._action,
-            "/api/v1/events": self._events,
-            "/api/v1/logs": self._logs,
+            "/api/v1/environment": ("The environment", lambda _: self._environment()),
+            "/api/v1/services": ("A row a service", lambda _: self._rows()),
+            service: ("One service in full", self._service),
+            f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
+            f"{service}/plan": ("What an apply would do with it", self._service_plan),
+            "/api/v1/operations/{id}": ("A change that was begun; `wait` seconds for its end", self._action),
+            "/api/v1/events": ("What happened, `after` a number, to a `service`", self._events),
+            "/api/v1/logs": ("What services have logged, `after` a number, of a `service`", self._logs),
+        }
+
+    def _changes(self) -> dict[str, tuple[str, type[Any], Callable[[Request, Any], Any]]]:
+        service = "/api/v1/services/{service}"
+        return {
+            f"{service}/scale": ("Change the number of replicas", _Scale, self._scale),
+            f"{service}/restart": ("Replace every replica by a new one", _Nothing, self._restart),
+            f"{service}/drain": ("Finish what was accepted, and stop", _Drain, self._drain),
+            f"{service}/balancer": ("Have another load balancer choose", _Balancer, self._balancer),
+            "/api/v1/plan": ("What an apply would do", _Nothing, self._plan),
+            "/api/v1/apply": ("Have run what the files say now", _Nothing, self._apply),
+            "/api/v1/down": ("End the process, as SIGTERM would", _Nothing, self._down),
         }
 
     def _environment(self) -> dict[str, Any]:
@@ -275,6 +289,24 @@ def _look(path: str, look: Callable[[Request], Any]) -> Route:
 
     found: Callable[[Request], Awaitable[Response]] = answer
     return Route(path, found, methods=["GET"])
+
+
+def _described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]:
+    names = re.findall(r"{(\w+)}", path)
+    errors = {which: {"$ref": "#/components/responses/problem"} for which in ("4XX", "5XX")}
+    done = "200" if body is None else "2XX"
+    described: dict[str, Any] = {
+        "operationId": path.removeprefix("/").replace("/", ".").translate(str.maketrans("", "", "{}")),
+        "summary": summary,
+        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
+        "responses": {done: {"description": summary, "content": {"application/json": {"schema": {}}}}, **errors},
+    }
+    if body is not None:
+        # By value: these are small, and have no names that a service's classes could have.
+        schema = msgspec.json.schema(body)
+        content = {"application/json": {"schema": next(iter(schema["$defs"].values()))}}
+        described["requestBody"] = {"required": bool(body.__struct_fields__), "content": content}
+    return described
 
 
 def _row_of(name: str, said: dict[str, Any], generation: int) -> dict[str, Any]:

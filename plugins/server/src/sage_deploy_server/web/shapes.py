@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections import abc
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from sage_deploy_server.web.problems import Problem
+from sage_plugins.service.methods import kind_of
+from sage_plugins.values import GENERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = ["Shape", "encode"]
 
-_MANY: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+#: Annotations of generators, whose items are of the first type in the brackets.
+_ITERATORS: Final = frozenset(
+    {abc.AsyncGenerator, abc.AsyncIterable, abc.AsyncIterator, abc.Generator, abc.Iterable, abc.Iterator}
+)
 
 
 class Shape:
@@ -24,6 +30,12 @@ class Shape:
 
     Dataclasses, attrs classes, enums, dates and times, and bytes as base64 are made of JSON, as msgspec does. A
     parameter without an annotation, or with one that msgspec does not know, takes the JSON value as it is.
+
+    Attributes:
+        signature: Of the method.
+        streams: Whether it is a generator.
+        types: Annotations that msgspec knows, by the name of the parameter; `return` is that of the result, or of the
+            items of a stream.
     """
 
     def __init__(self, method: Callable[..., Any]) -> None:
@@ -31,12 +43,18 @@ class Shape:
         try:
             self.signature = inspect.signature(method)
         except (TypeError, ValueError):  # built-in code does not tell
-            self.signature = inspect.signature(lambda *_args, **_kwargs: None)
+            self.signature = inspect.signature(lambda *args, **kwargs: None)  # noqa: ARG005 - for its signature
         try:
             hints = typing.get_type_hints(inspect.unwrap(method), include_extras=True)
         except Exception:  # noqa: BLE001 - a name that is not there any more; whatever an annotation does
             hints = {}
-        self._types = {name: kind for name, kind in hints.items() if _is_known(kind)}
+        self.streams = kind_of(method) in GENERATORS
+        returned = hints.pop("return", inspect.Parameter.empty)
+        if not self.streams:
+            hints["return"] = returned
+        elif typing.get_origin(returned) in _ITERATORS:
+            hints["return"] = typing.get_args(returned)[0]
+        self.types = {name: kind for name, kind in hints.items() if _is_known(kind)}
 
     def bind(self, body: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """
@@ -45,9 +63,13 @@ class Shape:
         Raises:
             Problem: 400, with the argument that does not fit and what is expected.
         """
-        args: list[Any] = body if isinstance(body, list) else []
-        kwargs: dict[str, Any] = body if isinstance(body, dict) else {}
-        if body is not None and body is not args and body is not kwargs:
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        if isinstance(body, list):
+            args = body
+        elif isinstance(body, dict):
+            kwargs = body
+        elif body is not None:
             raise Problem(400, "arguments", "give an object with the arguments by name, or an array of them")
         try:
             bound = self.signature.bind(*args, **kwargs)
@@ -58,7 +80,7 @@ class Shape:
         return bound.args, bound.kwargs
 
     def _converted(self, name: str, value: Any) -> Any:
-        kind = self._types.get(name)
+        kind = self.types.get(name)
         if kind is None:
             return value
         which = self.signature.parameters[name].kind
@@ -79,7 +101,7 @@ class Shape:
 def _is_known(kind: Any) -> bool:
     try:
         msgspec.json.schema(kind)
-    except TypeError:
+    except Exception:  # noqa: BLE001 - not only TypeError: a dataclass may name a class that is not there at run time
         return False
     return True
 

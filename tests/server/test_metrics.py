@@ -1,0 +1,228 @@
+"""What /metrics prints agrees with the status, reads as Prometheus reads it, and stays small."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from http_get import TOKEN, get
+from sage_deploy_server import serve
+from sage_deploy_server.web import metrics
+from sage_plugins import Environment, ServiceDeploymentConfig, errors
+from sage_plugins.values import Outcome
+
+
+class Desk:
+    def add(self, a, b):
+        return a + b
+
+    def fail(self):
+        raise LookupError("no such thing")
+
+
+class Operations:
+    """An environment of which only the status is known."""
+
+    def __init__(self, services):
+        self._services = services
+
+    def status(self):
+        return {"environment": "e", "id": "1", "services": self._services}
+
+
+def text_of(operations):
+    return generate_latest(metrics.Metrics(operations)._registry()).decode()
+
+
+def samples_of(text):
+    """Values by name and labels; a sample that is there twice would be refused by Prometheus."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = sample.name, *sorted(sample.labels.items())
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def value(samples, name, **labels):
+    return samples[(name, *sorted(labels.items()))]
+
+
+@pytest.fixture
+def env():
+    with Environment("shown") as env:
+        config = ServiceDeploymentConfig(
+            threading_strategy="pool", thread_count=2, replicas=2, queue_size=7, overload="reject"
+        )
+        env.register_service_with_config("desk", Desk, deployment_config=config)
+        env.deploy()
+        yield env
+
+
+@pytest.fixture
+def said(env):
+    """The status of a service that was called."""
+    desk = env.service("desk")
+    for number in range(5):
+        desk.add(number, 1)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            desk.fail()
+    return env.status()["services"]["desk"]
+
+
+def test_every_number_is_that_of_the_status(env, said):
+    samples = samples_of(text_of(env))
+    measured = said["metrics"]
+    for name, method in measured["methods"].items():
+        labels = {"service": "desk", "method": name}
+        told = {outcome: value(samples, "sage_requests_total", **labels, outcome=outcome) for outcome in Outcome.NAMES}
+        assert +Counter(told) == Counter(method["outcomes"])
+        number = method["request_count"]
+        assert value(samples, "sage_request_duration_seconds_count", **labels) == number > 0
+        total = value(samples, "sage_request_duration_seconds_sum", **labels)
+        assert total == pytest.approx(method["avg_response_time"] * number, abs=1e-6)
+    assert value(samples, "sage_queue_wait_seconds_count", service="desk") == measured["request_count"] == 7
+    for name, expected in {
+        "sage_service_ready": 1,
+        "sage_requests_in_flight": 0,
+        "sage_slots": 4,
+        "sage_queue_depth": 0,
+        "sage_queue_capacity": 7,
+        "sage_abandoned_calls": 0,
+        "sage_threads": 4,
+        "sage_desired_replicas": 2,
+        "sage_replica_restarts_total": 0,
+    }.items():
+        assert value(samples, name, service="desk") == expected
+    assert value(samples, "sage_replicas", service="desk", state="ready") == 2
+    assert value(samples, "sage_events_total", service="desk", kind="replica_ready") == 2
+    assert value(samples, "sage_environment_info", environment="shown") == 1
+    assert value(samples, "sage_process_resident_memory_bytes", service="desk") > 1e6
+
+
+def test_buckets_count_up_to_the_number_of_calls(env, said):
+    samples = samples_of(text_of(env))
+    buckets = [
+        number
+        for key, number in samples.items()
+        if key[0] == "sage_request_duration_seconds_bucket" and ("method", "add") in key
+    ]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == 5
+
+
+def test_refused_calls_are_told_by_reason(env, said):
+    desk = env.service("desk")
+    env.close()
+    with pytest.raises(errors.ServiceStoppedError):
+        desk.add(1, 2)
+    samples = samples_of(text_of(env))
+    assert value(samples, "sage_rejected_total", service="desk", reason="stopped") == 1
+    assert value(samples, "sage_rejected_total", service="desk", reason="overloaded") == 0
+
+
+def test_counts_of_replicas_that_left_stay(env, said):
+    before = samples_of(text_of(env))
+    env.restart("desk")
+    env.scale("desk", 1)
+    after = samples_of(text_of(env))
+    assert value(after, "sage_desired_replicas", service="desk") == 1
+    counters = [key for key in before if key[0].endswith(("_total", "_bucket", "_count", "_sum"))]
+    assert counters
+    assert [key for key in counters if after[key] < before[key]] == []
+
+
+def test_service_that_cannot_be_composed_is_shown_as_not_ready(env):
+    env.register_service_with_config("bad", Desk, deployment_config=ServiceDeploymentConfig(target="nowhere"))
+    samples = samples_of(text_of(env))
+    assert value(samples, "sage_service_ready", service="bad") == 0
+    assert value(samples, "sage_service_ready", service="desk") == 1
+    assert [key for key in samples if ("service", "bad") in key] == [("sage_service_ready", ("service", "bad"))]
+
+
+def test_replicas_that_are_ready_are_told_even_if_there_are_none(said):
+    failed = said | {"replicas": [each | {"state": "crash_loop"} for each in said["replicas"]]}
+    samples = samples_of(text_of(Operations({"desk": failed})))
+    assert value(samples, "sage_replicas", service="desk", state="ready") == 0
+    assert value(samples, "sage_replicas", service="desk", state="crash_loop") == 2
+
+
+def test_service_without_metrics_has_the_rest(env):
+    config = ServiceDeploymentConfig(enable_metrics=False, monitors=())
+    env.register_service_with_config("plain", Desk, deployment_config=config)
+    env.deploy()
+    env.service("plain").add(1, 2)
+    samples = samples_of(text_of(env))
+    assert value(samples, "sage_replicas", service="plain", state="ready") == 1
+    assert not [key for key in samples if key[0] == "sage_requests_total" and ("service", "plain") in key]
+
+
+HOSTILE = 'a"b\\c\nsage_service_ready{service="forged"} 1\n# x'
+
+
+def test_no_name_can_forge_a_line(said):
+    methods = {HOSTILE: said["metrics"]["methods"]["add"]}
+    hostile = said | {"metrics": said["metrics"] | {"methods": methods}}
+    samples = samples_of(text_of(Operations({HOSTILE: hostile})))
+    assert value(samples, "sage_service_ready", service=HOSTILE) == 1
+    assert value(samples, "sage_requests_total", service=HOSTILE, method=HOSTILE, outcome="ok") == 5
+    assert {dict(key[1:]).get("service") for key in samples} == {HOSTILE, None}
+
+
+@pytest.mark.parametrize("most", [200, 300, 1000])
+def test_services_beyond_the_limit_are_added_up(said, monkeypatch, most):
+    """No call is left out, and the first services of the configuration keep their series."""
+    monkeypatch.setattr(metrics, "MAX_SERIES", most)
+    services = {f"s{number}": said for number in range(40)}
+    samples = samples_of(text_of(Operations(services)))
+    assert len(samples) <= most
+    ok = [number for key, number in samples.items() if key[0] == "sage_requests_total" and ("outcome", "ok") in key]
+    assert sum(ok) == 40 * 5
+    assert value(samples, "sage_requests_total", service="other", method="other", outcome="error") >= 2
+    own = [service for key in samples if key[0] == "sage_slots" and (service := key[1][1]) != "other"]
+    assert own == list(services)[: len(own)]
+    assert value(samples, "sage_service_ready", service="other") == 40 - len(own)
+
+
+def test_service_that_is_too_large_leaves_the_others_their_series(said, monkeypatch):
+    monkeypatch.setattr(metrics, "MAX_SERIES", 300)
+    methods = {f"m{number}": said["metrics"]["methods"]["add"] for number in range(30)}
+    large = said | {"metrics": said["metrics"] | {"methods": methods}}
+    samples = samples_of(text_of(Operations({"large": large, "small": said})))
+    assert value(samples, "sage_requests_total", service="other", method="other", outcome="ok") == 30 * 5
+    assert value(samples, "sage_requests_total", service="small", method="add", outcome="ok") == 5
+
+
+def test_service_that_is_called_other_shares_the_series_of_the_rest(said, monkeypatch):
+    monkeypatch.setattr(metrics, "MAX_SERIES", 200)
+    samples = samples_of(text_of(Operations({"other": said, **{f"s{number}": said for number in range(9)}})))
+    ok = [number for key, number in samples.items() if key[0] == "sage_requests_total" and ("outcome", "ok") in key]
+    assert sum(ok) == 10 * 5
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [("*/*", "text/plain; version="), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
+)
+def test_who_may_look_gets_the_format_that_it_asks_for(env, accept, kind):
+    with serve(env, "127.0.0.1:0", token=TOKEN, read_token="r" * 64) as server:
+        status, text, headers = get(server, "/metrics", token="r" * 64, Accept=accept)
+        assert (status, headers["Content-Type"].startswith(kind)) == (200, True)
+        assert 'sage_service_ready{service="desk"} 1.0' in text
+        assert get(server, "/metrics", token="x" * 64)[0] == 401
+
+
+def test_two_hundred_services_are_told_quickly(said):
+    """Goal: 50 ms of processor time on a quiet machine, besides the status; the limit here allows for a slow one."""
+    import time
+
+    operations = Operations({f"s{number}": said for number in range(200)})
+    started = time.thread_time()
+    text = text_of(operations)
+    assert time.thread_time() - started < 1
+    assert text.count("\nsage_slots{") > 100
