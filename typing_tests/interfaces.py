@@ -25,6 +25,7 @@ from sage_deploy_ray.options import RayOptions
 from sage_deploy_ray.target import RayTarget
 from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_remote.link.transport import Receiver, Transport
+from sage_deploy_server.running.extension import ServerExtension, ServerOptions
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_threading.event_loop import EventLoop
 from sage_deploy_threading.inline import Inline
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         DetachableReplica,
         DetachingTarget,
         EarlierService,
+        Extension,
         Keeper,
         KeyedBalancer,
         LoopSeat,
@@ -91,6 +93,11 @@ def strategies(seat: LoopSeat) -> tuple[Strategy, ...]:
     runner = Inline().start(seat)
     print(runner)
     return Single(), Multi(), Pool(PoolOptions()), EventLoop(), Inline()
+
+
+def extensions() -> Extension:
+    """Of `sage-deploy-server`."""
+    return ServerExtension(ServerOptions())
 
 
 def operations(environment: Environment) -> Operations:

@@ -1,4 +1,4 @@
-"""Which call the present code answers."""
+"""Which call the present code answers, and on behalf of which request."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sage_plugins.call.call import Call
 
-__all__ = ["CURRENT", "current_call"]
+__all__ = ["CURRENT", "REQUEST_ID", "current_call"]
 
 #: The call that runs in this context, if any: gives services their remaining time and their inner calls a deadline.
 CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
+
+#: The request on whose behalf the present code runs, if any: its ID goes along with the calls that are made from here.
+REQUEST_ID: ContextVar[str | None] = ContextVar("sage_deploy_request", default=None)
 
 
 def current_call() -> Call | None:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from sage_plugins.call.current import REQUEST_ID
 from sage_plugins.interfaces.operations import LogLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LogRecord"]
+__all__ = ["LogRecord", "replica_of"]
 
 #: Lines that are kept, of all services together.
 _LINES: Final = 10_000
 #: Where `ServiceContext.logger` writes.
 _LOGGER: Final = "sage.service"
+#: A replica's threads are called by it: `kv#0-main`, `kv#0.2-pool-1`.
+_REPLICA: Final = re.compile(r".+#\d+(?:\.\d+)?(?=-)")
+
+
+def replica_of(record: logging.LogRecord) -> str | None:
+    """ID of the replica one of whose threads has logged *record*; None if it was another thread."""
+    found = _REPLICA.match(record.threadName or "")
+    return None if found is None else found[0]
 
 
 class LogRecord(logging.Handler):
@@ -43,9 +53,9 @@ class LogRecord(logging.Handler):
         """Remember a line, if it is of a service of this environment."""
         service = record.name.removeprefix(f"{_LOGGER}.")
         if self._is_ours(service):
-            message = self.format(record)
+            said = record.levelname, service, self.format(record), replica_of(record), REQUEST_ID.get()
             with self._guard:
-                self._lines.append(LogLine(next(self._numbers), record.created, record.levelname, service, message))
+                self._lines.append(LogLine(next(self._numbers), record.created, *said))
 
     def after(self, seq: int, service: str | None) -> list[LogLine]:
         """Those with numbers above *seq*, of one service or of all."""

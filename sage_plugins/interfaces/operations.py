@@ -39,6 +39,8 @@ class LogLine(NamedTuple):
         level: Such as `"INFO"`.
         service: Name of the service.
         message: The text, with its traceback if it has one.
+        replica: ID of the replica, if one of its threads has logged it; else None.
+        request_id: ID of the request on whose behalf it was logged; None if there is none.
     """
 
     seq: int
@@ -46,6 +48,8 @@ class LogLine(NamedTuple):
     level: str
     service: str
     message: str
+    replica: str | None = None
+    request_id: str | None = None
 
 
 class Operations(Protocol):

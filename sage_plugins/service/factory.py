@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.call.current import CURRENT
+from sage_plugins.call.current import CURRENT, REQUEST_ID
 from sage_plugins.config.entries import check_service_name
 from sage_plugins.service.constructor import takes_ctx, takes_factory
 
@@ -119,6 +119,11 @@ class ServiceContext:
         """Whether the caller has given up the call that is being answered; long methods look at it and return early."""
         call = CURRENT.get()
         return call is not None and call.done()
+
+    @property
+    def request_id(self) -> str | None:
+        """ID of the request on whose behalf the present call was made, such as one of HTTP; None if there is none."""
+        return REQUEST_ID.get()
 
     def remaining(self) -> float | None:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 
@@ -63,3 +64,18 @@ def test_a_module_that_sets_up_logging_itself_gets_all_of_it(folder):
     assert done.stderr.count("careful") == 1
     assert "OWN careful" in done.stderr
     assert "OWN old version" in done.stderr
+
+
+def test_lines_for_programs_are_objects(folder):
+    """One a line, whatever the message holds; what is no log stays text."""
+    (folder / "talkers.py").write_text(textwrap.dedent(TALKER))
+    file = deployment(folder, "services: {talker: {class: 'talkers:Talker'}}\n")
+    done = sage_deploy("up", file, "--once", "--log-format", "json", cwd=folder)
+    found = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [(each["level"], each["service"], each["replica"], each["message"]) for each in found] == [
+        ("info", "talker", "talker#0", "all is well"),
+        ("warning", "talker", "talker#0", "careful\n\x1b[31mwarning other#0: forged"),
+        ("warning", "library", "talker#0", "old version"),
+    ]
+    assert all(each["time"] > 0 and each["request_id"] is None for each in found)
+    assert "\x1b" not in done.stderr

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from served_desk import Inner
+
 
 @pytest.mark.parametrize(
     ("method", "body", "result"),
@@ -62,6 +64,18 @@ def test_streams_come_as_lines_or_events(post):
     assert post("/services/desk/count", {"to": 2}, Accept="text/event-stream")[1] == b"data: 0\n\ndata: 1\n\n"
     first, last, _ = post("/services/desk/break_off")[1].split(b"\n")
     assert (first, json.loads(last)["error"]["detail"]) == (b"1", "broke off")
+
+
+def test_the_requests_id_goes_along_into_inner_calls_and_logs(ask, post, env, caplog):
+    """So that one can be followed through all services; one is made for a request that brings none."""
+    caplog.set_level("INFO", "sage.service")
+    env.register_service("inner", Inner)
+    _, found, headers = post("/services/desk/request", X_Request_Id="mine")
+    assert (found, headers["X-Request-Id"]) == (["mine", "mine"], "mine")
+    line = ask("GET", "/api/v1/logs?service=desk")[1][-1]
+    assert (line["message"], line["request_id"], line["replica"]) == ("asked", "mine", "desk#0")
+    _, found, headers = post("/services/desk/request")
+    assert found == [headers["X-Request-Id"]] * 2 != ["mine", "mine"]
 
 
 def test_a_body_that_is_too_large_is_refused(post):

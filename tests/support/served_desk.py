@@ -51,6 +51,15 @@ class Desk:
         yield 1
         raise LookupError("broke off")
 
+    def request(self) -> list[str | None]:
+        self.ctx.logger.info("asked")
+        return [self.ctx.request_id, self.ctx.service("inner").own()]
+
     def hold(self) -> None:
         while not self.ctx.cancelled:
             threading.Event().wait(0.01)
+
+
+class Inner:
+    def own(self) -> str | None:
+        return self.ctx.request_id

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from sage_deploy_cli.output import complain
+from sage_deploy_cli.output import complain, progress
+from sage_plugins.call.current import REQUEST_ID
+from sage_plugins.environment.log_record import replica_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,43 +19,69 @@ __all__ = ["log_lines"]
 #: Where services log, each below it by its name, and extensions by their IDs.
 _SERVICES: Final = "sage.service"
 _EXTENSIONS: Final = "sage.extension"
-#: A replica's threads are called by it: `kv#0-main`.
-_REPLICA: Final = re.compile(r"(?P<service>.+)#\d+(?=-)")
-
-
 _MESSAGE: Final = logging.Formatter("%(message)s")
 
 
 class _Lines(logging.Handler):
     """Writes lines, unless a module of the user's has set up logging itself."""
 
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
+        if logging.getLogger().handlers:
+            return
+        if self._as_json:
+            progress(self._object(record))
+        else:
             complain(self.format(record))
 
     def format(self, record: logging.LogRecord) -> str:
         """Such as `14:03:22.123 warning kv#0: careful`, and a traceback below it."""
         moment = f"{_MESSAGE.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03}"
-        return f"{moment} {record.levelname.lower()} {_who(record)}: {_MESSAGE.format(record)}"
+        request = REQUEST_ID.get()
+        asked = "" if request is None else f" [{request}]"
+        return f"{moment} {record.levelname.lower()} {_who(record)}{asked}: {_MESSAGE.format(record)}"
+
+    @staticmethod
+    def _object(record: logging.LogRecord) -> str:
+        content = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "service": _named(record),
+            "replica": replica_of(record),
+            "request_id": REQUEST_ID.get(),
+            "message": _MESSAGE.format(record),
+        }
+        return json.dumps(content, default=str)
+
+
+def _named(record: logging.LogRecord) -> str:
+    """The service or the extension that has logged; else the logger."""
+    return record.name.removeprefix(f"{_EXTENSIONS}.").removeprefix(f"{_SERVICES}.")
 
 
 def _who(record: logging.LogRecord) -> str:
     """The replica if one of its threads has logged, else the service; for what is no service's, the logger too."""
-    replica = _REPLICA.match(record.threadName or "")
-    service = record.name.removeprefix(f"{_EXTENSIONS}.").removeprefix(f"{_SERVICES}.")
+    replica, service = replica_of(record), _named(record)
     if service == record.name:
-        return f"{replica[0]} {record.name}" if replica else record.name
-    return replica[0] if replica and replica["service"] == service else service
+        return f"{replica} {record.name}" if replica else record.name
+    return replica if replica and replica.rpartition("#")[0] == service else service
 
 
 @contextmanager
-def log_lines(level: str) -> Iterator[None]:
+def log_lines(level: str, form: str = "text") -> Iterator[None]:
     """
     Show what services log, at *level* and above, and warnings of other loggers in the same form.
 
     A module that sets up logging itself, with `logging.basicConfig` for instance, gets it all instead.
+
+    Args:
+        level: Such as `"info"`.
+        form: `"text"`, or `"json"` for an object a line.
     """
-    loggers, lines = [logging.getLogger(name) for name in (_SERVICES, _EXTENSIONS)], _Lines()
+    loggers, lines = [logging.getLogger(name) for name in (_SERVICES, _EXTENSIONS)], _Lines(as_json=form == "json")
     before = [each.level for each in loggers], logging.lastResort
     lines.setLevel(level.upper())
     for each in loggers:

@@ -69,6 +69,13 @@ _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") i
     show_default=True,
     help="Show what services log from this level on.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to show it: lines for people, or a JSON object a line.",
+)
 @click.option("--http", metavar="[HOST:]PORT", help="Answer calls of services over HTTP there.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the whole plan, as `plan -v` does.")
 def command(  # noqa: PLR0913 - a parameter for each option
@@ -80,6 +87,7 @@ def command(  # noqa: PLR0913 - a parameter for each option
     watch: bool,
     another: bool,
     log_level: str,
+    log_format: str,
     http: str | None,
     verbose: bool,
 ) -> None:
@@ -107,7 +115,7 @@ def command(  # noqa: PLR0913 - a parameter for each option
         _refuse_second(file)
     with (
         _interrupted_by_signals(),
-        log_lines(log_level),
+        log_lines(log_level, log_format),
         environment_of(file, profile, on_event=_report, options=_server(http, once=once)) as env,
     ):
         plan = env.plan() if saved is None else _planned(saved, env, another=another)

@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from sage_deploy_server.web.bodies import read
 from sage_deploy_server.web.problems import problem_of, response_of
 from sage_deploy_server.web.shapes import Shape, encode, headers_of
+from sage_plugins.call.current import REQUEST_ID
 from sage_plugins.errors import MethodNotFoundError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Calls:
     async def answer(self, request: Request) -> Response:
         """The response to one request; every error is an answer, too."""
         request_id = request.headers.get("x-request-id") or uuid4().hex
+        REQUEST_ID.set(request_id)  # goes along with the call, and with those that its method makes
         headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
         service, method = request.path_params["service"], request.path_params["method"]
         try:

@@ -167,6 +167,8 @@ class Management:
                 "time": each.time_s,
                 "level": each.level,
                 "service": each.service,
+                "replica": each.replica,
+                "request_id": each.request_id,
                 "message": each.message,
             }
             for each in found

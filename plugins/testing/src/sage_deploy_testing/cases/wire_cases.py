@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sage_deploy_testing.suites.conformance import unless
-from sage_deploy_testing.suites.service_conformance import ServiceConformance
+from sage_deploy_testing.suites.service_conformance import VERBS, ServiceConformance
 from sage_plugins import errors
+from sage_plugins.call.current import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,6 +106,10 @@ class Wire:
     def hold(self, checkpoint: Checkpoint) -> None:
         checkpoint.reach()
 
+    def request(self) -> str | None:
+        request_id: str | None = self.ctx.request_id  # type: ignore[attr-defined] # set before the constructor runs
+        return request_id
+
     def held_by(self, value: Any, checkpoint: Checkpoint) -> Any:
         checkpoint.reach()
         return value
@@ -111,6 +117,19 @@ class Wire:
 
 class WireCases(ServiceConformance):
     """A value, an argument or an exception that cannot be read, or only slowly, costs its own call and no other."""
+
+    @VERBS
+    def test_request_on_whose_behalf_a_call_is_made_goes_along(self, verb: str) -> None:
+        """Its method knows the ID, and so do those of later calls theirs; without a request there is none."""
+        service = self.deploy(Wire)
+
+        def ask(request: str) -> Any:
+            REQUEST_ID.set(request)
+            return self.outcome(service.handle, verb, "request")
+
+        assert copy_context().run(ask, "first") == "first"
+        assert copy_context().run(ask, "second") == "second"
+        assert self.outcome(service.handle, verb, "request") is None
 
     def fails_alone(self, service: Deployed, call: Callable[[], Any]) -> None:
         """More often than there are slots: *call* raises an error of ours, and the others are answered."""
