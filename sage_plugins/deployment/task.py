@@ -29,12 +29,13 @@ from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.interfaces import Reach, ReachableService
     from sage_plugins.planning.composition import Composition
     from sage_plugins.values import Event
@@ -432,12 +433,13 @@ class ServiceTask:
         """The service at a glance; see `Environment.get_service_status`."""
         return self._status.as_dict()
 
-    def get_statistics(self) -> dict[str, Any]:
-        """
-        The service by the keys that SAGE's tasks have; see `Status.statistics`.
+    @property
+    def elsewhere(self) -> Sequence[Member]:
+        """Its replicas in other processes."""
+        return self._status.elsewhere
 
-        Replicas in other processes are asked, as for `status`.
-        """
+    def get_statistics(self) -> dict[str, Any]:
+        """The service by the keys that SAGE's tasks have, see `Status.statistics`; it asks as `status` does."""
         return self._status.statistics(type(self).__name__)
 
     # -- calling -----------------------------------------------------------------------------------------------------

@@ -407,15 +407,20 @@ class Environment(Registering):
 
     def logs(self, after: int = 0, service: str | None = None) -> list[LogLine]:
         """
-        What services in this process have logged, at most the last 10,000 lines, the oldest first.
+        What the services have logged, at most the last 10,000 lines, the oldest first.
 
-        Lines are kept from the first call of this method on, or from the start of the first extension.
+        Lines are kept from the first call of this method on, or from the start of the first extension. Replicas in
+        other processes are asked for theirs, for at most 1 s; these are logged here, too.
 
         Args:
             after: Number of the last line that is known already; 0 for none.
             service: Name of the service; None for all.
         """
-        return self._record_logs().after(after, service)
+        from sage_plugins.deployment.replicas.waiting import tell_logs
+
+        record = self._record_logs()
+        tell_logs([member for task in tuple(self._services.tasks.values()) for member in task.elsewhere])
+        return record.after(after, service)
 
     def _record_logs(self) -> LogRecord:
         with self._services.lock:

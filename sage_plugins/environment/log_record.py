@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from sage_plugins.call.current import REQUEST_ID
 from sage_plugins.interfaces.operations import LogLine
+from sage_plugins.service.logs import LOGGER, replica_of, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LogRecord", "replica_of"]
+__all__ = ["LogRecord"]
 
 #: Lines that are kept, of all services together.
 _LINES: Final = 10_000
-#: Where `ServiceContext.logger` writes.
-_LOGGER: Final = "sage.service"
-#: A replica's threads are called by it: `kv#0-main`, `kv#0.2-pool-1`.
-_REPLICA: Final = re.compile(r".+#\d+(?:\.\d+)?(?=-)")
-
-
-def replica_of(record: logging.LogRecord) -> str | None:
-    """ID of the replica one of whose threads has logged *record*; None if it was another thread."""
-    found = _REPLICA.match(record.threadName or "")
-    return None if found is None else found[0]
 
 
 class LogRecord(logging.Handler):
@@ -47,13 +36,13 @@ class LogRecord(logging.Handler):
         self._lines: deque[LogLine] = deque(maxlen=_LINES)
         self._numbers = count(1)
         self._guard = threading.RLock()
-        logging.getLogger(_LOGGER).addHandler(self)
+        logging.getLogger(LOGGER).addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Remember a line, if it is of a service of this environment."""
-        service = record.name.removeprefix(f"{_LOGGER}.")
+        service = record.name.removeprefix(f"{LOGGER}.")
         if self._is_ours(service):
-            said = record.levelname, service, self.format(record), replica_of(record), REQUEST_ID.get()
+            said = record.levelname, service, self.format(record), replica_of(record), request_of(record)
             with self._guard:
                 self._lines.append(LogLine(next(self._numbers), record.created, *said))
 
@@ -65,5 +54,5 @@ class LogRecord(logging.Handler):
 
     def close(self) -> None:
         """Remember no more lines."""
-        logging.getLogger(_LOGGER).removeHandler(self)
+        logging.getLogger(LOGGER).removeHandler(self)
         super().close()

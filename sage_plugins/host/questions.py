@@ -67,6 +67,8 @@ class Questions:
             return self._check("check_health")
         if op is ControlOp.READY:
             return self._check("check_ready")
+        if op is ControlOp.LOGS:
+            return ()
         if op in {ControlOp.GET, ControlOp.SET, ControlOp.TERMINATE}:
             return self._access(op, arg)
         msg = f"unknown control operation {op!r}"

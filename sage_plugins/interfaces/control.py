@@ -23,6 +23,12 @@ class ControlOp(StrEnum):
     its workers do, `idle` how many seconds ago a call ended last, None if none has.
     """
 
+    LOGS = "logs"
+    """
+    What the replica has logged in its process, a sequence of `service.logs.RemoteLine` with numbers above the argument;
+    empty for one in this process, whose records are here.
+    """
+
     GET = "get"
     """The attribute of the instance whose name is the argument."""
 

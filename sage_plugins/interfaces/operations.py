@@ -157,7 +157,7 @@ class Operations(Protocol):
 
     def logs(self, after: int = 0, service: str | None = None) -> Sequence[LogLine]:
         """
-        What services in this process have logged, with numbers above *after*, the oldest first.
+        What services have logged, those in other processes too, with numbers above *after*, the oldest first.
 
         The environment keeps the last 10,000 since this was first called, or since it first started an extension.
         """

@@ -149,14 +149,14 @@ def test_an_answer_never_comes_with_a_response_to_an_earlier_frame(deployed):
 def test_answers_of_a_batch_come_with_its_end(deployed, monkeypatch):
     """In one response: else the slot would be free only with the second, a message there and one back later."""
     monkeypatch.setattr(outbox, "_LINGER_S", 0.0)
-    packed_result = deployed.server.packed_result
+    result = deployed.server.answers.result
 
     def packed_and_yielding(*what):
         for _ in range(100):  # whoever was woken gets its turn
             time.sleep(0)
-        return packed_result(*what)
+        return result(*what)
 
-    monkeypatch.setattr(deployed.server, "packed_result", packed_and_yielding)
+    monkeypatch.setattr(deployed.server.answers, "result", packed_and_yielding)
     for number in range(0, 200, 10):
         items = tuple(deployed.item(number + index, "double", index) for index in range(8))
         frame = Frame("another", number // 10, (Unit(number + 9, items, batch=True),), (), fresh=True)

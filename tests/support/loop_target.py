@@ -108,7 +108,7 @@ class LoopTransport:
         try:
             slots = self.server.start()
         except BaseException as error:  # noqa: BLE001
-            packed = self.server.packed(error, "")
+            packed = self.server.answers.error(error, "")
             self.soon(lambda: self.receiver.failed(unpack_error(packed)))
         else:
             if slots:

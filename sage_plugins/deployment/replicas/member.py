@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 from sage_plugins.errors import text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.routing.lane import LaneEvents
+from sage_plugins.service.logs import tell
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Member(LaneEvents):
         self.replica: Replica | None = None
         self.held = False  # whether it gets no calls yet although it is ready
         self._owner = owner
+        self._logged = 0  # number of the line that was told last
         self._said: Mapping[str, Any] = _NOTHING_SAID  # its statistics, when it was asked last
         self._said_at = 0.0
 
@@ -258,6 +260,19 @@ class Member(LaneEvents):
         gone = self.ended or self.state is ReplicaState.STOPPED
         runner = None if gone else said["runner"]
         return {"pid": None, **said, "runner": runner, "age": self._owner.clock.monotonic() - self._said_at}
+
+    def tell_logs(self) -> None:
+        """Log here what it has logged in its process since the last time; it gets a second to say so."""
+        if self.replica is None:
+            return
+        try:
+            lines = self.replica.control(ControlOp.LOGS, self._logged, timeout=ANSWER_S)
+        except Exception:  # noqa: BLE001 - it may be gone, with its process
+            return
+        for line in lines:
+            if line.number > self._logged:  # not told by another thread meanwhile
+                self._logged = line.number
+                tell(self.spec.service, self.id, line)
 
     def counts(self) -> Mapping[str, Any]:
         """Its recorders' snapshots."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
 
-__all__ = ["Readiness", "raised_at", "stats_of"]
+__all__ = ["Readiness", "raised_at", "stats_of", "tell_logs"]
 
 _Answer = TypeVar("_Answer")
 
@@ -107,6 +107,11 @@ def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str
         return [member.stats() for member in members]
     answers = _ask(members, Member.stats, ANSWER_S)
     return [answers.get(member) or member.said for member in members]
+
+
+def tell_logs(members: Sequence[Member]) -> None:
+    """Log here what *members*, in other processes, have logged there; waits a second at most."""
+    _ask(members, Member.tell_logs, ANSWER_S)
 
 
 def _ask(members: Sequence[Member], question: Callable[[Member], _Answer], limit: float) -> Mapping[Member, _Answer]:

@@ -8,16 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sage_deploy_cli.output import complain, progress
-from sage_plugins.call.current import REQUEST_ID
-from sage_plugins.environment.log_record import replica_of
+from sage_plugins.service.logs import LOGGER, replica_of, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["log_lines"]
 
-#: Where services log, each below it by its name, and extensions by their IDs.
-_SERVICES: Final = "sage.service"
+#: Where extensions log, each below it by its ID.
 _EXTENSIONS: Final = "sage.extension"
 _MESSAGE: Final = logging.Formatter("%(message)s")
 
@@ -40,7 +38,7 @@ class _Lines(logging.Handler):
     def format(self, record: logging.LogRecord) -> str:
         """Such as `14:03:22.123 warning kv#0: careful`, and a traceback below it."""
         moment = f"{_MESSAGE.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03}"
-        request = REQUEST_ID.get()
+        request = request_of(record)
         asked = "" if request is None else f" [{request}]"
         return f"{moment} {record.levelname.lower()} {_who(record)}{asked}: {_MESSAGE.format(record)}"
 
@@ -51,7 +49,7 @@ class _Lines(logging.Handler):
             "level": record.levelname.lower(),
             "service": _named(record),
             "replica": replica_of(record),
-            "request_id": REQUEST_ID.get(),
+            "request_id": request_of(record),
             "message": _MESSAGE.format(record),
         }
         return json.dumps(content, default=str)
@@ -59,7 +57,7 @@ class _Lines(logging.Handler):
 
 def _named(record: logging.LogRecord) -> str:
     """The service or the extension that has logged; else the logger."""
-    return record.name.removeprefix(f"{_EXTENSIONS}.").removeprefix(f"{_SERVICES}.")
+    return record.name.removeprefix(f"{_EXTENSIONS}.").removeprefix(f"{LOGGER}.")
 
 
 def _who(record: logging.LogRecord) -> str:
@@ -81,7 +79,7 @@ def log_lines(level: str, form: str = "text") -> Iterator[None]:
         level: Such as `"info"`.
         form: `"text"`, or `"json"` for an object a line.
     """
-    loggers, lines = [logging.getLogger(name) for name in (_SERVICES, _EXTENSIONS)], _Lines(as_json=form == "json")
+    loggers, lines = [logging.getLogger(name) for name in (LOGGER, _EXTENSIONS)], _Lines(as_json=form == "json")
     before = [each.level for each in loggers], logging.lastResort
     lines.setLevel(level.upper())
     for each in loggers:

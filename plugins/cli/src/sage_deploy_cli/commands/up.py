@@ -171,6 +171,7 @@ def _serve(  # noqa: PLR0913 - what the command was asked for
     if once:
         if not [name for name in names if _run_job(env, name)]:
             progress("no service has a method process() without arguments: --once has nothing to call")
+        _show_logs(env)
     else:
         _say_who_can_call(env, names, reached="server" in env.registry.ids("extension"))
         _run(env, file, profile, note, seen)
@@ -317,12 +318,14 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
 
     numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     last = seen
+    elsewhere = any(env.task(name).elsewhere for name in env.running())
     with signals_wake() as wait:
         before = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGINT)}
         progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")
         try:
             while True:
-                wait(None if seen is None else _LOOK_S)
+                wait(_LOOK_S if seen is not None or elsewhere else None)
+                _show_logs(env)
                 if stopped:
                     break
                 now, before_now = _fingerprint(file), last
@@ -335,6 +338,11 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
         finally:
             for number in numbers:
                 signal.signal(number, before[number])
+
+
+def _show_logs(env: Environment) -> None:
+    """Show what replicas in other processes have logged since the last time; the others' lines are shown at once."""
+    env.logs(after=sys.maxsize)
 
 
 def _fingerprint(file: Path) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -110,6 +111,9 @@ class Wire:
         request_id: str | None = self.ctx.request_id  # type: ignore[attr-defined] # set before the constructor runs
         return request_id
 
+    def log(self, text: str) -> None:
+        self.ctx.logger.info(text)  # type: ignore[attr-defined] # as above
+
     def held_by(self, value: Any, checkpoint: Checkpoint) -> Any:
         checkpoint.reach()
         return value
@@ -130,6 +134,27 @@ class WireCases(ServiceConformance):
         assert copy_context().run(ask, "first") == "first"
         assert copy_context().run(ask, "second") == "second"
         assert self.outcome(service.handle, verb, "request") is None
+
+    def test_what_a_replica_logs_is_in_the_logs_of_its_environment(self) -> None:
+        """With its level, its replica, and the request on whose behalf it was logged, wherever the replica is."""
+        log = logging.getLogger("sage.service")
+        before = log.level
+        log.setLevel(logging.INFO)
+        try:
+            service = self.deploy(Wire)
+            service.env.logs()  # lines are kept from now on
+            copy_context().run(lambda: (REQUEST_ID.set("mine"), service.handle.log("first")))
+            service.handle.log("second")
+            found = [line for line in service.env.logs() if line.service == "svc"]
+            said = [(line.message, line.level, line.request_id) for line in found]
+            assert ("first", "INFO", "mine") in said
+            assert ("second", "INFO", None) in said
+            (replica,) = service.status["replicas"]
+            if not self.declares("in_callers_thread"):
+                assert {line.replica for line in found} == {replica["id"]}
+            assert service.env.logs(after=found[-1].seq) == []
+        finally:
+            log.setLevel(before)
 
     def fails_alone(self, service: Deployed, call: Callable[[], Any]) -> None:
         """More often than there are slots: *call* raises an error of ours, and the others are answered."""

@@ -76,9 +76,9 @@ class ReplicaEndpoint:
         try:
             answer = server.control(op, arg, notices)
             # What is the service's own travels as a result does: by value where it must, and refused in the same words.
-            return server.packed_result(answer, str(arg)) if op is ControlOp.GET else answer, None
+            return server.answers.result(answer, str(arg)) if op is ControlOp.GET else answer, None
         except BaseException as error:  # noqa: BLE001 - a check may raise anything
-            return None, server.packed(error, str(op))
+            return None, server.answers.error(error, str(op))
 
     def vacate(self) -> None:
         """As `ReplicaServer.vacate`."""

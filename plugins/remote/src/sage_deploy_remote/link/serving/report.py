@@ -89,7 +89,7 @@ class Report:
         if self.outcome is not None:
             if not self.told:
                 assert error is not None  # noqa: S101 - for the type checker: who gives up says why
-                self.box.post((protocol.GAVE_UP, self.id, self._server.packed(error, name), self.outcome))
+                self.box.post((protocol.GAVE_UP, self.id, self._server.answers.error(error, name), self.outcome))
             if self.unit is not None:
                 self.box.forget(self.id)
                 self.unit.one_over()
@@ -97,11 +97,11 @@ class Report:
         reply: Reply
         if error is None:
             try:
-                reply = (protocol.DONE, self.id, self._server.packed_result(call.result_now(), name))
+                reply = (protocol.DONE, self.id, self._server.answers.result(call.result_now(), name))
             except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
                 error = raised
         if error is not None:
-            reply = (protocol.FAILED, self.id, self._server.packed(error, name))
+            reply = (protocol.FAILED, self.id, self._server.answers.error(error, name))
         self.box.forget(self.id)
         if self.unit is None:  # its slot is free with its answer
             self.box.end(reply)

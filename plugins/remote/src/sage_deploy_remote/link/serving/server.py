@@ -9,12 +9,12 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.serving.answers import Answers
 from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
+from sage_deploy_remote.link.serving.log_lines import LogLines
 from sage_deploy_remote.link.serving.outbox import FORGOTTEN_AFTER_S, ForgottenError, Outbox
 from sage_deploy_remote.link.serving.report import HostEvents, Report, ServedCall, ServedStream, report_of
 from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
-from sage_deploy_remote.payloads.errors import pack_error
-from sage_deploy_remote.payloads.packing import pack_result
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_deploy_remote.payloads.reading import read
 from sage_deploy_remote.payloads.substrate import PLAIN
@@ -25,6 +25,7 @@ from sage_plugins.call.owner import CallOwner
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host.host import Host
+from sage_plugins.interfaces import ControlOp
 from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import CallOptions, Outcome, ReplicaState
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.clock import Timer
-    from sage_plugins.interfaces import ControlOp, Work
+    from sage_plugins.interfaces import Work
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["ReplicaServer"]
@@ -93,13 +94,14 @@ class ReplicaServer(CallOwner):
         self._looking: Timer | None = None  # what looks after callers next; guarded by _lock
         self._batches: dict[Any, BatchUnit] = {}  # of those that run
         self._source: ArgumentSource = NoReferences() if source is None else source
-        self._substrate = substrate
+        self.answers = Answers(spec, node, substrate)
         self.late = LateCalls(spec.service, SYSTEM, self._source, self._arguments_arrived, self._arguments_failed)
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
         self._stopped = False  # guarded by _lock
         self._counting = threading.Lock()
+        self._logs = LogLines(spec.service, spec.id)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class ReplicaServer(CallOwner):
             BaseException: What the constructor or a hook raised.
         """
         self._record = self.host.compose_record()
+        self._logs.begin()
         with self._lock:
             if self._stopped:
                 return 0
@@ -133,7 +136,7 @@ class ReplicaServer(CallOwner):
             box = self._boxes.get(caller)
             if box is not None:  # else it has no call here
                 self._take_notice(box, notice)
-        return self.host.control(op, arg)
+        return self._logs.after(arg or 0) if op is ControlOp.LOGS else self.host.control(op, arg)
 
     def vacate(self) -> None:
         """
@@ -172,6 +175,7 @@ class ReplicaServer(CallOwner):
         for call in self.late.waiting:  # first: none of them may begin after the stop hooks
             call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
+        self._logs.end()
         self._start_over.set()
         return left
 
@@ -393,7 +397,7 @@ class ReplicaServer(CallOwner):
         call: ServedCall | ServedStream
         if item.streams:
             call = ServedStream(*fields, item_timeout=inf)
-            call.channel = Outlet(box, item.id, lambda value: self.packed_result(value, method.name))
+            call.channel = Outlet(box, item.id, lambda value: self.answers.result(value, method.name))
         else:
             call = ServedCall(*fields)
         report = call.report = Report(self, box, item.id, call, unit)
@@ -462,30 +466,6 @@ class ReplicaServer(CallOwner):
                 self._refused.remove(box)
         for box in boxes:
             box.post((protocol.ROOM, 1))
-
-    def packed(self, error: BaseException, method: str) -> Any:
-        """*error*, ready to travel."""
-        spec = self.spec
-        return pack_error(
-            error,
-            service=spec.service,
-            method=method,
-            replica=spec.id,
-            node=self.node,
-            substrate=self._substrate,
-        )
-
-    def packed_result(self, value: Any, method: str) -> Payload:
-        """*value*, ready to travel; raises ResultNotSerializableError if it cannot."""
-        spec = self.spec
-        return pack_result(
-            value,
-            service=spec.service,
-            method=method,
-            replica=spec.id,
-            node=self.node,
-            substrate=self._substrate,
-        )
 
     # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
 
