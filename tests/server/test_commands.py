@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -128,6 +129,15 @@ def test_over_http_the_line_that_up_prints_works(terminal):
     token = Path(line.partition("cat ")[2].partition(")")[0]).read_text(encoding="ascii")
     assert terminal.run("call", "greeter.greet", "name=Bob", "--url", address, "--token", token)[0] == '"hello Bob "\n'
     assert "send the header" in terminal.run("status", "--url", address, "--token", "wrong", code=1)[1]
+
+
+def test_what_changes_is_shown_as_it_does(terminal):
+    """Calls a second, and a service by its own name, whatever that is."""
+    terminal.file.write_text(FILE.replace("greeter:", "greeter-2:"), encoding="utf-8")
+    terminal.up()
+    shown = terminal.run("top", "--count", "2", "--interval", "0.2")[0]
+    assert "CALLS/S" in shown
+    assert re.search(r"greeter-2 +ready +1/1 +0\.0 +0\.0", shown)
 
 
 def test_of_several_environments_one_is_named(terminal):

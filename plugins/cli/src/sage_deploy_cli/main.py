@@ -38,9 +38,9 @@ COMMANDS: Final = {
 
 #: Commands that other distributions bring, with the extra that installs them; "" if none has them yet.
 ELSEWHERE: Final = {
-    **dict.fromkeys(("dashboard", "report", "top"), ""),
+    **dict.fromkeys(("dashboard", "report"), ""),
     **dict.fromkeys(
-        ("apply", "call", "describe", "down", "drain", "events", "logs", "restart", "scale", "status"), "server"
+        ("apply", "call", "describe", "down", "drain", "events", "logs", "restart", "scale", "status", "top"), "server"
     ),
 }
 

@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "logs": ("following", "Show what the services of a running environment have logged."),
     "restart": ("changing", "Replace the replicas of a running service."),
     "scale": ("changing", "Change the number of replicas of a running service."),
+    "top": ("live", "Show the services of a running environment as they change."),
     "status": ("looking", "Show the services of a running environment."),
 }
 

@@ -1,0 +1,71 @@
+"""The command that shows what runs as it changes: `top`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from sage_deploy_cli.output import duration, printable, table, write
+from sage_deploy_server.commands.client import Running, environment_options
+
+__all__ = ["top"]
+
+
+@click.command("top")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--count", type=click.IntRange(min=1), help="How many times to look; until Ctrl-C by default.")
+@environment_options
+def top(running: Running, interval: float, count: int | None) -> None:
+    """Show the services of a running environment as they change: calls and errors a second, times, queues."""
+    before, then = _rows(running), time.monotonic()
+    while count is None or count > 0:
+        time.sleep(interval)
+        now, at = _rows(running), time.monotonic()
+        if sys.stdout.isatty():
+            click.clear()
+        write(_table(now, before, at - then))
+        before, then = now, at
+        count = None if count is None else count - 1
+
+
+def _rows(running: Running) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in running.get("/api/v1/services")}
+
+
+def _table(now: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], seconds: float) -> str:
+    """
+    A line a service, those that are not ready first.
+
+    Args:
+        now: The rows of the services, by name.
+        before: Those of *seconds* ago.
+        seconds: How long ago that was.
+    """
+    rows = []
+    for name, row in sorted(now.items(), key=lambda item: (item[1]["state"] == "ready", item[0])):
+        earlier = before.get(name, row)
+        rows.append(
+            (
+                name,
+                str(row["state"]),
+                f"{row['ready']}/{row['replicas']}",
+                _rate(row["calls"], earlier["calls"], seconds),
+                _rate(row["errors"], earlier["errors"], seconds),
+                *(duration(row[share] or 0) for share in ("p50", "p95", "p99")),
+                str(row["queue"]),
+                str(row["threads"]),
+                printable(row["why"]),
+            )
+        )
+    head = ("SERVICE", "STATE", "READY", "CALLS/S", "ERRORS/S", "P50", "P95", "P99", "QUEUE", "THREADS", "WHY")
+    return table(head, rows, states=("STATE",))
+
+
+def _rate(now: int, before: int, seconds: float) -> str:
+    """Of calls a second; counts begin anew with a service that was replaced."""
+    return f"{max(0, now - before) / seconds:.1f}"
