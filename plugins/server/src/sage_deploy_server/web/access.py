@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["Gate", "make_token"]
+__all__ = ["OPEN", "Gate", "make_token"]
 
 #: Paths that need no token: whether the process lives, and whether it is ready.
-_OPEN: Final = frozenset({"/healthz", "/readyz"})
+OPEN: Final = frozenset({"/healthz", "/readyz"})
 
 #: What only looks.
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -73,7 +73,7 @@ class Gate:
             return Problem(
                 421, "host", f"this server is not {host!r}; name it in allow_hosts to have it answer for that"
             )
-        if scope["path"] in _OPEN:
+        if scope["path"] in OPEN:
             return None
         if self._is_cross_site(headers, host):
             return Problem(403, "cross-site", "requests of other sites are refused")

@@ -1,0 +1,10 @@
+"""The service of this example."""
+
+
+class Greeter:
+    """Greets."""
+
+    def greet(self, name: str) -> str:
+        """Greet somebody."""
+        self.ctx.logger.info("greeting %s", name)  # type: ignore[attr-defined] # whoever deploys it sets it
+        return f"Hello, {name}!"
