@@ -43,8 +43,8 @@ def ask(server):
                 said["Authorization"] = f"Bearer {token}"
             connection.request(method, path, data, said)
             answer = connection.getresponse()
-            text = answer.read()
             kind = answer.headers["Content-Type"] or ""
+            text = b"" if "event-stream" in kind and method == "GET" else answer.read()  # such a stream has no end
             return answer.status, json.loads(text) if "json" in kind and "nd" not in kind else text, answer.headers
         finally:
             connection.close()

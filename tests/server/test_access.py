@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_deploy_server.web.app import Application
+from sage_deploy_server.running.app import Application
 
 TOKEN, READ_TOKEN = "t" * 64, "r" * 64
 

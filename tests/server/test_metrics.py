@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from http_get import TOKEN, get
 from sage_deploy_server import serve
-from sage_deploy_server.web import metrics
+from sage_deploy_server.description import metrics
 from sage_plugins import Environment, ServiceDeploymentConfig, errors
 from sage_plugins.values import Outcome
 

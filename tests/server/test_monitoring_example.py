@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from sage_deploy_server.web import metrics
+from sage_deploy_server.description import metrics
 from sage_plugins import Environment
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.values import Outcome, ReplicaState

@@ -16,7 +16,7 @@ import pytest
 
 from http_get import TOKEN, get
 from sage_deploy_server import serve
-from sage_deploy_server.web.openapi import openapi
+from sage_deploy_server.description.openapi import openapi
 from sage_plugins import Environment, ServiceDeploymentConfig
 
 

@@ -1,7 +1,8 @@
 """
 A running environment, reached from outside its process: over HTTP, and by commands over a socket of the user's own.
 
-`web` answers requests, `running` listens, `commands` are those of `sage-deploy` that talk to it.
+`calling`, `management` and `description` answer requests by what `web` has in common; `running` listens; `commands` are those of
+`sage-deploy` that talk to it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from sage_plugins import hookimpl
 from sage_plugins.values import Command, Registration
 
 if TYPE_CHECKING:
+    from sage_deploy_server.running.app import asgi
     from sage_deploy_server.running.serving import Server, serve
-    from sage_deploy_server.web.app import asgi
 
 __all__ = ["Server", "asgi", "serve"]
 
-_HOMES: Final = {"Server": "running.serving", "asgi": "web.app", "serve": "running.serving"}
+_HOMES: Final = {"Server": "running.serving", "asgi": "running.app", "serve": "running.serving"}
 
 #: By name: the module that has it, and what `sage-deploy --help` says of it.
 _COMMANDS: Final = {

@@ -1,5 +1,5 @@
 """
-Where the application is reached: `serving` runs it in a thread, and `extension` does so for an environment.
+The server as it runs: `app` is the application, `serving` runs it in a thread, `extension` does so for an environment.
 
-An environment asks for that by its options. `places` and `addresses` say at which socket and address. Imports `web`.
+`places` and `addresses` say at which socket and address. Imports all but `commands`.
 """

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 
 from sage_deploy_server.running.addresses import parse
+from sage_deploy_server.running.app import MAX_BODY, Application
 from sage_deploy_server.web.access import Gate
-from sage_deploy_server.web.app import MAX_BODY, Application
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

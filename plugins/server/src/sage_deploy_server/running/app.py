@@ -8,10 +8,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from sage_deploy_server.web.calls import Calls
-from sage_deploy_server.web.management import Management
-from sage_deploy_server.web.metrics import Metrics
-from sage_deploy_server.web.openapi import Descriptions
+from sage_deploy_server.calling.calls import Calls
+from sage_deploy_server.description.metrics import Metrics
+from sage_deploy_server.description.openapi import Descriptions
+from sage_deploy_server.management.management import Management
+from sage_deploy_server.management.stream import Stream
 from sage_deploy_server.web.problems import Problem, json_response, response_of
 
 if TYPE_CHECKING:
@@ -39,10 +40,12 @@ class Application:
         self._operations = operations
         self._closing = False
         management = Management(operations, max_body=max_body)
+        self._stream = Stream(management.picture)
         self.asgi = Starlette(
             routes=[
                 *_calls(operations, "/services", max_body),
                 *Descriptions(operations, management.paths()).routes,
+                Route("/api/v1/stream", self._stream.answer),
                 Route("/metrics", Metrics(operations).answer),
                 Route("/healthz", self._health),
                 Route("/readyz", self._ready),
@@ -62,8 +65,9 @@ class Application:
         return json_response({"ready": not reasons, "not_ready": reasons}, 503 if reasons else 200)
 
     def close(self) -> None:
-        """Turn not ready, for good."""
+        """Turn not ready, for good, and keep nobody who only watches."""
         self._closing = True
+        self._stream.close()
 
 
 def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:

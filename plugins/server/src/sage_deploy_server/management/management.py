@@ -13,7 +13,7 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
-from sage_deploy_server.web.actions import Actions
+from sage_deploy_server.management.actions import Actions
 from sage_deploy_server.web.bodies import read_as
 from sage_deploy_server.web.problems import Problem, json_response, problem_of, response_of
 from sage_plugins.errors import ServiceNotFoundError
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from sage_deploy_server.web.actions import Action
-    from sage_plugins.interfaces.operations import Operations
+    from sage_deploy_server.management.actions import Action
+    from sage_plugins.interfaces.operations import Operations, RecordedEvent
 
 __all__ = ["Management"]
 
@@ -74,6 +74,11 @@ class Management:
             *(_look(path, look) for path, (_, look) in self._looks().items()),
             *(self._change(path, kind, change) for path, (_, kind, change) in self._changes().items()),
         ]
+
+    def picture(self, after: int) -> tuple[dict[str, Any], int]:
+        """What a viewer is shown: a row a service, and the events with numbers above *after*; with the last number."""
+        events = [_event(each) for each in self._operations.events(after)]
+        return {"services": self._rows(), "events": events}, events[-1]["seq"] if events else after
 
     def paths(self) -> dict[str, Any]:
         """The routes as OpenAPI describes them."""
@@ -147,17 +152,7 @@ class Management:
 
     def _events(self, request: Request) -> list[dict[str, Any]]:
         found = self._operations.events(int(_number(request, "after", 0)), request.query_params.get("service"))
-        return [
-            {
-                "seq": each.seq,
-                "time": each.time_s,
-                "kind": each.event.kind,
-                "service": each.event.service,
-                "replica": each.event.replica,
-                "reason": each.event.reason,
-            }
-            for each in found
-        ]
+        return [_event(each) for each in found]
 
     def _logs(self, request: Request) -> list[dict[str, Any]]:
         found = self._operations.logs(int(_number(request, "after", 0)), request.query_params.get("service"))
@@ -309,6 +304,18 @@ def _described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any
         content = {"application/json": {"schema": next(iter(schema["$defs"].values()))}}
         described["requestBody"] = {"required": bool(body.__struct_fields__), "content": content}
     return described
+
+
+def _event(found: RecordedEvent) -> dict[str, Any]:
+    event = found.event
+    return {
+        "seq": found.seq,
+        "time": found.time_s,
+        "kind": event.kind,
+        "service": event.service,
+        "replica": event.replica,
+        "reason": event.reason,
+    }
 
 
 def _row_of(name: str, said: dict[str, Any], generation: int) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from uuid import uuid4
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
+from sage_deploy_server.calling.shapes import Shape, encode, headers_of
 from sage_deploy_server.web.bodies import read
 from sage_deploy_server.web.problems import problem_of, response_of
-from sage_deploy_server.web.shapes import Shape, encode, headers_of
 from sage_plugins.call.current import REQUEST_ID
 from sage_plugins.errors import MethodNotFoundError
 

@@ -13,9 +13,9 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sage_deploy_server.calling.shapes import Shape
+from sage_deploy_server.description.schemas import Schemas, arguments_of
 from sage_deploy_server.web.problems import problem_of, response_of
-from sage_deploy_server.web.schemas import Schemas, arguments_of
-from sage_deploy_server.web.shapes import Shape
 from sage_plugins.errors import SageDeployError
 
 if TYPE_CHECKING:

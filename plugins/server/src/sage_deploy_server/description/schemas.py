@@ -12,7 +12,7 @@ from sage_plugins.config.secrets import is_secret
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sage_deploy_server.web.shapes import Shape
+    from sage_deploy_server.calling.shapes import Shape
 
 __all__ = ["Schemas", "arguments_of"]
 

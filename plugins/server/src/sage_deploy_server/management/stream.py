@@ -1,0 +1,97 @@
+"""`GET /api/v1/stream`: what changes, for whoever watches, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.responses import StreamingResponse
+
+from sage_deploy_server.web.problems import Problem, response_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+__all__ = ["Stream"]
+
+#: Seconds from one picture to the next.
+_EVERY_S: Final = 1.0
+
+#: Who watches at once, at most.
+_VIEWERS: Final = 64
+
+#: Pictures that wait for a viewer who reads slowly, at most; such a one misses others.
+_WAITING: Final = 2
+
+
+class Stream:
+    """
+    A picture a second, made once for all who watch, and none if nobody does.
+
+    `answer` runs on the event loop of the server; `close` may be called from any thread.
+    """
+
+    def __init__(self, picture: Callable[[int], tuple[dict[str, Any], int]]) -> None:
+        """
+        Watch nothing yet.
+
+        Args:
+            picture: Gives what to show, and the number of the last event in it; told the number of the one before.
+                It runs in a thread, since replicas elsewhere may be asked.
+        """
+        self._picture = picture
+        self._viewers: set[asyncio.Queue[bytes | None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drawing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def answer(self, _: Request) -> Response:
+        """One viewer; it comes in at the next picture."""
+        if len(self._viewers) >= _VIEWERS or self._closed:
+            problem = Problem(503, "stream", f"{_VIEWERS} watch already, or the server is being closed")
+            return response_of(problem, {"Cache-Control": "no-store"})
+        viewer: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        self._viewers.add(viewer)
+        self._loop = asyncio.get_running_loop()
+        if self._drawing is None or self._drawing.done():
+            self._drawing = self._loop.create_task(self._draw())
+        return StreamingResponse(
+            self._pictures(viewer), headers={"Cache-Control": "no-store"}, media_type="text/event-stream"
+        )
+
+    async def _pictures(self, viewer: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
+        try:
+            while (picture := await viewer.get()) is not None:
+                yield picture
+        finally:
+            self._viewers.discard(viewer)
+
+    async def _draw(self) -> None:
+        seq = 0
+        while self._viewers and not self._closed:
+            began = time.monotonic()
+            shown, seq = await asyncio.to_thread(self._picture, seq)
+            data = b"id: %d\ndata: %b\n\n" % (seq, msgspec.json.encode(shown, enc_hook=str))
+            for viewer in self._viewers:
+                if not viewer.full():
+                    viewer.put_nowait(data)
+            await asyncio.sleep(max(0.0, _EVERY_S - (time.monotonic() - began)))
+
+    def close(self) -> None:
+        """End all streams: who watches is waited for by nobody. Idempotent."""
+        first, self._closed = not self._closed, True
+        if first and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if self._drawing is not None:
+            self._drawing.cancel()
+        for viewer in self._viewers:
+            while viewer.full():
+                viewer.get_nowait()
+            viewer.put_nowait(None)

@@ -1,0 +1,95 @@
+"""Who watches is shown what changes, once a second; nobody else pays for it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+
+import pytest
+
+from sage_deploy_server.management import stream as streaming
+
+TOKEN = "t" * 64
+PATIENCE = 20
+
+
+class Viewer:
+    def __init__(self, server):
+        self.connection = http.client.HTTPConnection(*server.address, timeout=PATIENCE)
+        self.connection.request("GET", "/api/v1/stream", headers={"Authorization": f"Bearer {TOKEN}"})
+        self.answer = self.connection.getresponse()
+
+    def picture(self):
+        """The next one; None at the end."""
+        lines = []
+        while (line := self.answer.readline()) not in {b"\n", b""}:
+            lines.append(line)
+        return json.loads(lines[-1].removeprefix(b"data: ")) if lines else None
+
+    def close(self):
+        self.answer.close()
+        self.connection.close()
+
+
+@pytest.fixture
+def watch(server, monkeypatch):
+    monkeypatch.setattr(streaming, "_EVERY_S", 0.02)
+    viewers = []
+
+    def watch():
+        viewers.append(Viewer(server))
+        return viewers[-1]
+
+    yield watch
+    for viewer in viewers:
+        viewer.close()
+
+
+def test_each_picture_has_all_services_and_the_events_since_the_last(watch, env):
+    viewer = watch()
+    first = viewer.picture()
+    assert [row["name"] for row in first["services"]] == ["desk"]
+    assert "replica_ready" in [event["kind"] for event in first["events"]]
+    env.scale("desk", 2)
+    seen = []
+    while "scaled" not in [event["kind"] for event in seen]:
+        seen += viewer.picture()["events"]
+    assert min(event["seq"] for event in seen) > max(event["seq"] for event in first["events"])
+
+
+def test_a_picture_is_made_once_for_all_who_watch_and_never_for_nobody(watch, env, monkeypatch):
+    """The environment is asked as often for ten as for one."""
+    asked, numbers, status = [], threading.Semaphore(0), env.status
+
+    def counting():
+        asked.append(threading.current_thread().name)
+        numbers.release()
+        return status()
+
+    monkeypatch.setattr(env, "status", counting)
+    assert asked == []
+    viewers = [watch() for _ in range(10)]
+    shown = [[viewer.picture() for _ in range(3)] for viewer in viewers]
+    assert all(picture["services"] for pictures in shown for picture in pictures)
+    assert len(asked) < 3 * len(viewers)
+    for viewer in viewers:
+        viewer.close()
+    while numbers.acquire(timeout=0.5):  # those that were on their way; then there are no more
+        pass
+    before = len(asked)
+    assert not numbers.acquire(timeout=0.2)
+    assert len(asked) == before
+
+
+def test_no_more_than_so_many_watch(watch, monkeypatch):
+    monkeypatch.setattr(streaming, "_VIEWERS", 2)
+    assert [watch().answer.status for _ in range(3)] == [200, 200, 503]
+
+
+def test_the_end_of_the_server_waits_for_no_viewer(watch, server):
+    viewer = watch()
+    assert viewer.picture() is not None
+    server.close()
+    while viewer.picture() is not None:
+        pass
