@@ -175,3 +175,26 @@ def test_logs_are_followed_until_the_environment_ends(terminal):
     terminal.run("down")
     follower.wait(PATIENCE)
     follower.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("describe gr", ["greeter"]),
+        ("describe x", []),
+        ("call greeter.h", ["greeter.hold"]),
+        ("logs -e gree", ["greeting"]),
+        ("scale -e greeting g", ["greeter"]),
+        ("scale -e another g", []),
+    ],
+)
+def test_shells_complete_the_names_of_what_runs(terminal, line, completed):
+    """Of environments, services and methods; where nothing runs of that name, nothing."""
+    terminal.up()
+    words = ["sage-deploy", *line.split()]
+    terminal.variables |= {
+        "_SAGE_DEPLOY_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    assert [each.partition(",")[2] for each in terminal.run()[0].split()] == completed

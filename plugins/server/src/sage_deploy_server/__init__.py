@@ -1,8 +1,8 @@
 """
 A running environment, reached from outside its process: over HTTP, and by commands over a socket of the user's own.
 
-`calling`, `management` and `description` answer requests by what `web` has in common; `running` listens; `commands` are those of
-`sage-deploy` that talk to it.
+`calling`, `management` and `description` answer requests, by what `web` has for all of them; `running` listens;
+`commands` are those of `sage-deploy` that talk to it.
 """
 
 from __future__ import annotations

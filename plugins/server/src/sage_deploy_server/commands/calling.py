@@ -11,13 +11,14 @@ from urllib.parse import quote
 import click
 
 from sage_deploy_cli.output import progress, write_result
-from sage_deploy_server.commands.client import RefusedError, Running, environment_options
+from sage_deploy_server.commands.choosing import METHOD, environment_options
+from sage_deploy_server.commands.client import RefusedError, Running
 
 __all__ = ["call"]
 
 
 @click.command("call", context_settings={"ignore_unknown_options": True})
-@click.argument("method", metavar="SERVICE.METHOD")
+@click.argument("method", type=METHOD, metavar="SERVICE.METHOD")
 @click.argument("arguments", nargs=-1, metavar="[JSON | KEY=VALUE ...]")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the call.")
 @click.option("--key", help="What a balancer that goes by a key sends it by.")

@@ -8,7 +8,8 @@ from typing import Final
 import click
 
 from sage_deploy_cli.output import printable, write
-from sage_deploy_server.commands.client import Running, environment_options, path_of
+from sage_deploy_server.commands.choosing import SERVICE, environment_options
+from sage_deploy_server.commands.client import Running, path_of
 from sage_deploy_server.commands.output import DRY_RUN, YES, confirm, done
 
 __all__ = ["apply", "down", "drain", "restart", "scale"]
@@ -21,7 +22,7 @@ _LOOK_S: Final = 0.1
 
 
 @click.command("scale")
-@click.argument("service")
+@click.argument("service", type=SERVICE)
 @click.argument("replicas", type=click.IntRange(min=1))
 @DRY_RUN
 @YES
@@ -39,7 +40,7 @@ def scale(running: Running, service: str, replicas: int, *, dry_run: bool, yes: 
 
 
 @click.command("restart")
-@click.argument("service")
+@click.argument("service", type=SERVICE)
 @DRY_RUN
 @YES
 @environment_options
@@ -55,7 +56,7 @@ def restart(running: Running, service: str, *, dry_run: bool, yes: bool) -> None
 
 
 @click.command("drain")
-@click.argument("service")
+@click.argument("service", type=SERVICE)
 @click.option(
     "--timeout", type=click.FloatRange(min=0), help="Seconds for the accepted calls; by default its drain_timeout."
 )

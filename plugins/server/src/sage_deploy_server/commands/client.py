@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["RefusedError", "Running", "environment_options", "path_of"]
+__all__ = ["RefusedError", "Running", "find", "path_of", "running_environments"]
 
 #: Statuses of requests that cannot succeed as they are.
 _BAD_INPUT: Final = frozenset({400, 404, 413, 422})
@@ -160,37 +160,14 @@ def path_of(service: str, *more: str) -> str:
     return "/".join(["/api/v1/services", quote(service, safe=""), *more])
 
 
-def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which environment, and the argument `running` with it."""
-
-    @click.option("--environment", "-e", help="Name of the environment, if several run.")
-    @click.option("--url", help="Where an environment answers over HTTP, such as http://host:8400.")
-    @click.option(
-        "--token", envvar="SAGE_DEPLOY_TOKEN", help="The token for --url; by default the variable SAGE_DEPLOY_TOKEN."
-    )
-    @click.pass_context
-    def with_running(
-        context: click.Context, /, environment: str | None, url: str | None, token: str | None, **more: Any
-    ) -> Any:
-        running = Running.at_url(url, token) if url is not None else _find(environment)
-        return context.invoke(command, running=running, **more)
-
-    with_running.__doc__ = command.__doc__
-    with_running.__click_params__ = [  # type: ignore[attr-defined] # where click collects what decorators add
-        *getattr(command, "__click_params__", []),
-        *getattr(with_running, "__click_params__", []),
-    ]
-    return with_running
-
-
-def _find(name: str | None) -> Running:
+def find(name: str | None) -> Running:
     """
     The one environment that runs, or the one of that name.
 
     Raises:
         click.ClickException: None does, or several and none was named.
     """
-    found = list(_running())
+    found = list(running_environments())
     wanted = [running for each, running in found if name in {None, each["name"]}]
     if len(wanted) == 1:
         return wanted[0]
@@ -202,7 +179,8 @@ def _find(name: str | None) -> Running:
     raise click.ClickException(f"several environments run: {names}; name one with --environment")
 
 
-def _running() -> Iterator[tuple[dict[str, Any], Running]]:
+def running_environments() -> Iterator[tuple[dict[str, Any], Running]]:
+    """What runs of this user on this machine: what each environment says of itself, and a client of it."""
     for path in listening_sockets():
         running = Running.at_socket(path)
         try:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sage_deploy_cli.output import printable, printable_text, write
-from sage_deploy_server.commands.client import Running, environment_options, path_of
+from sage_deploy_server.commands.choosing import SERVICE, environment_options
+from sage_deploy_server.commands.client import Running, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["events", "logs"]
 
-_SERVICE = click.argument("service", required=False)
+_SERVICE = click.argument("service", type=SERVICE, required=False)
 _FOLLOW = click.option(
     "-f", "--follow", is_flag=True, help="Go on as more come, until Ctrl-C or the environment's end."
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sage_deploy_cli.output import duration, printable, table, write
-from sage_deploy_server.commands.client import Running, environment_options
+from sage_deploy_server.commands.choosing import environment_options
+
+if TYPE_CHECKING:
+    from sage_deploy_server.commands.client import Running
 
 __all__ = ["top"]
 

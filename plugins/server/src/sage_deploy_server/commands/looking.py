@@ -10,7 +10,8 @@ import click
 
 from sage_deploy_cli.exit_codes import ExitCode
 from sage_deploy_cli.output import heading, printable, table, write
-from sage_deploy_server.commands.client import Running, environment_options, path_of
+from sage_deploy_server.commands.choosing import SERVICE, environment_options
+from sage_deploy_server.commands.client import Running, path_of
 from sage_deploy_server.commands.output import FORMAT, service_table, show
 
 __all__ = ["describe", "status"]
@@ -38,7 +39,7 @@ def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @click.command("describe")
-@click.argument("service")
+@click.argument("service", type=SERVICE)
 @FORMAT
 @environment_options
 def describe(running: Running, service: str, form: str) -> None:

@@ -1,0 +1,80 @@
+"""Which environment a command works on, and what of it; shells complete the names of what runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sage_deploy_server.commands.client import Running, find, running_environments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["METHOD", "SERVICE", "environment_options"]
+
+
+class _Running(click.ParamType):  # type: ignore[type-arg] # only the latest click has them
+    """A text that the shell completes by what runs; whatever goes wrong then, nothing is completed."""
+
+    name = "text"
+
+    def __init__(self, names: Callable[[click.Context], Iterable[str]]) -> None:
+        self._names = names
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002 - click's interface
+        incomplete: str,
+    ) -> list[Any]:
+        """Those that begin so."""
+        from click.shell_completion import CompletionItem
+
+        try:
+            return [CompletionItem(name) for name in self._names(ctx) if name.startswith(incomplete)]
+        except click.ClickException:
+            return []
+
+
+def _services(ctx: click.Context) -> list[str]:
+    return [row["name"] for row in _chosen(**ctx.params).get("/api/v1/services")]
+
+
+def _methods(ctx: click.Context) -> list[str]:
+    services = _chosen(**ctx.params).get("/services")["services"]
+    return [f"{service['name']}.{method['name']}" for service in services for method in service["methods"]]
+
+
+#: The types of arguments: a service, and `SERVICE.METHOD`.
+_ENVIRONMENT = _Running(lambda _: [about["name"] for about, _ in running_environments()])
+SERVICE = _Running(_services)
+METHOD = _Running(_methods)
+
+
+def _chosen(environment: str | None = None, url: str | None = None, token: str | None = None, **_: Any) -> Running:
+    """The environment that a command line names."""
+    return Running.at_url(url, token) if url is not None else find(environment)
+
+
+def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which environment, and the argument `running` with it."""
+
+    @click.option("--environment", "-e", type=_ENVIRONMENT, help="Name of the environment, if several run.")
+    @click.option("--url", help="Where an environment answers over HTTP, such as http://host:8400.")
+    @click.option(
+        "--token", envvar="SAGE_DEPLOY_TOKEN", help="The token for --url; by default the variable SAGE_DEPLOY_TOKEN."
+    )
+    @click.pass_context
+    def with_running(
+        context: click.Context, /, environment: str | None, url: str | None, token: str | None, **more: Any
+    ) -> Any:
+        running = _chosen(environment, url, token)
+        return context.invoke(command, running=running, **more)
+
+    with_running.__doc__ = command.__doc__
+    with_running.__click_params__ = [  # type: ignore[attr-defined] # where click collects what decorators add
+        *getattr(command, "__click_params__", []),
+        *getattr(with_running, "__click_params__", []),
+    ]
+    return with_running
