@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 from sage_plugins.errors import text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.routing.lane import LaneEvents
-from sage_plugins.service.logs import tell
+from sage_plugins.service.logs import RemoteLine, tell
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -261,18 +261,21 @@ class Member(LaneEvents):
         runner = None if gone else said["runner"]
         return {"pid": None, **said, "runner": runner, "age": self._owner.clock.monotonic() - self._said_at}
 
-    def tell_logs(self) -> None:
-        """Log here what it has logged in its process since the last time; it gets a second to say so."""
+    def logs(self) -> Sequence[RemoteLine]:
+        """What it has logged in its process since `tell_log`; none if it does not say so in a second."""
         if self.replica is None:
-            return
+            return ()
         try:
-            lines = self.replica.control(ControlOp.LOGS, self._logged, timeout=ANSWER_S)
+            lines: Sequence[RemoteLine] = self.replica.control(ControlOp.LOGS, self._logged, timeout=ANSWER_S)
         except Exception:  # noqa: BLE001 - it may be gone, with its process
-            return
-        for line in lines:
-            if line.number > self._logged:  # not told by another thread meanwhile
-                self._logged = line.number
-                tell(self.spec.service, self.id, line)
+            return ()
+        return lines
+
+    def tell_log(self, line: RemoteLine) -> None:
+        """Log a line of it here, unless that was done meanwhile."""
+        if line.number > self._logged:
+            self._logged = line.number
+            tell(self.spec.service, self.id, line)
 
     def counts(self) -> Mapping[str, Any]:
         """Its recorders' snapshots."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import wait as wait_for
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sage_plugins.deployment.replicas.member import ANSWER_S, Member
@@ -110,8 +111,11 @@ def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str
 
 
 def tell_logs(members: Sequence[Member]) -> None:
-    """Log here what *members*, in other processes, have logged there; waits a second at most."""
-    _ask(members, Member.tell_logs, ANSWER_S)
+    """Log here what *members*, in other processes, have logged there, the oldest first; waits a second at most."""
+    found = _ask(members, Member.logs, ANSWER_S)
+    lines = [(line.time_s, member, line) for member, each in found.items() for line in each]
+    for _, member, line in sorted(lines, key=itemgetter(0)):
+        member.tell_log(line)
 
 
 def _ask(members: Sequence[Member], question: Callable[[Member], _Answer], limit: float) -> Mapping[Member, _Answer]:
