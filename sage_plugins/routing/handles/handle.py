@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from contextvars import copy_context
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
 
 from sage_plugins.call.current import CURRENT
@@ -10,6 +11,7 @@ from sage_plugins.call.event_loops import holds_up_a_loop, running_loop, warn_of
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.routing.handles.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
 from sage_plugins.routing.handles.binding import ANEW, UNSET, Caller, compose, look_what_is_lost, run_here
+from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import CallOptions, MethodKind
 
 if TYPE_CHECKING:
@@ -261,9 +263,7 @@ class ServiceHandle:
         binding = bound.binding
         call = bound.make(method, args, kwargs)
         if binding.runs_here:
-            from sage_plugins.call import aio
-
-            aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-acall")
+            CALLBACKS.run(partial(copy_context().run, run_here, call, binding.router))
             return call
         try:
             binding.router.route(call)
@@ -321,7 +321,11 @@ class ServiceHandle:
             key=self._options.key if key is UNSET else key,
             idempotent=self._options.idempotent if idempotent is UNSET else idempotent,
         )
-        return self._again(options, self._timeout if timeout is UNSET else timeout)
+        again = self._again(options, self._timeout if timeout is UNSET else timeout)
+        bound = self._bound
+        if bound is not None:  # it need not wait for the way to the replicas, nor leave an event loop for that
+            again._bind_to(bound.binding)  # noqa: SLF001 - as self
+        return again
 
     def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
         """A second handle to the same service."""
@@ -387,7 +391,10 @@ class ServiceHandle:
             return bound
         if running_loop() is not None and self._origin.waits_to_bind():
             self._blocks(None)
-        binding = self._origin.bind()
+        return self._bind_to(self._origin.bind())
+
+    def _bind_to(self, binding: Binding) -> Bound:
+        """Compose the verbs for *binding*."""
         caller = Caller(
             self._name, self._options, self._timeout, self._latest, self._bound_anew, self._moved, self._blocks
         )

@@ -60,11 +60,13 @@ class Server:
         self.address: tuple[str, int] | None = None
         if http is not None:
             listening = socket.create_server(http, family=_family(http[0]))
+            # An answer's head and body are written apart: else the body waits 40 ms for the client's acknowledgement.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.address = listening.getsockname()[:2]
-            gate = Gate(self._application.asgi, token=token, read_token=read_token, hosts=hosts)
+            gate = Gate(self._application, token=token, read_token=read_token, hosts=hosts)
             self._servers.append((_server(gate), listening))
         if unix is not None:
-            self._servers.append((_server(self._application.asgi), unix))
+            self._servers.append((_server(self._application), unix))
         self._thread = threading.Thread(target=self._run, name="sage-deploy-server", daemon=True)
         self._thread.start()
 
