@@ -59,6 +59,7 @@ class ServiceHandle:
     _timeout: Any
     _bound: Bound | None
     _latest: tuple[float, float] | None  # `expires` and `deadline` of a call that is made once more
+    _made_by: ServiceHandle | None  # the handle whose `with_options` made this one
     _warned: bool  # whether the `BlockingCallWarning` was given
 
     def __init__(  # noqa: PLR0913 - a user never makes one
@@ -94,6 +95,7 @@ class ServiceHandle:
             _timeout=timeout,
             _bound=None,
             _latest=None,
+            _made_by=None,
             _warned=False,
         )
 
@@ -325,6 +327,8 @@ class ServiceHandle:
         bound = self._bound
         if bound is not None:  # it need not wait for the way to the replicas, nor leave an event loop for that
             again._bind_to(bound.binding)  # noqa: SLF001 - as self
+        else:
+            again._set(_made_by=self)  # noqa: SLF001 - as self
         return again
 
     def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
@@ -391,7 +395,11 @@ class ServiceHandle:
             return bound
         if running_loop() is not None and self._origin.waits_to_bind():
             self._blocks(None)
-        return self._bind_to(self._origin.bind())
+        binding = self._origin.bind()
+        made_by = self._made_by
+        if made_by is not None and made_by._bound is None:  # noqa: SLF001 - as self
+            made_by._bind_to(binding)  # noqa: SLF001 - and so the next that it makes need not wait either
+        return self._bind_to(binding)
 
     def _bind_to(self, binding: Binding) -> Bound:
         """Compose the verbs for *binding*."""
