@@ -51,8 +51,12 @@ class _Client(asyncio.Protocol):
         head, found, body = self._received.partition(b"\r\n\r\n")
         if not found:
             return
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        if len(body) < int(length[15:]):
+        length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), None)
+        if length is None:  # it comes in chunks, the last of which is empty
+            if not body.endswith(b"0\r\n\r\n"):
+                return
+            body = body.split(b"\r\n")[1]
+        elif len(body) < int(length[15:]):
             return
         self._run.took.append(time.perf_counter() - self._since)
         if not head.startswith(b"HTTP/1.1 200") or body != self._answer:
