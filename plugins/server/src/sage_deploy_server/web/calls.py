@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from starlette.requests import ClientDisconnect
 
-from sage_deploy_server.web.bodies import read
-from sage_deploy_server.web.leaving import UnlessLeft
+from sage_deploy_server.web.bodies import UnlessLeft, read
 from sage_deploy_server.web.problems import problem_of, response_of
 from sage_deploy_server.web.shapes import Shape, encode, headers_of
 from sage_plugins.errors import MethodNotFoundError
