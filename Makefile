@@ -137,6 +137,10 @@ bench: $(ENV)/.stamp-test ## what a call costs, against its peers
 bench-ray: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs on Ray, against plain actors and Ray Serve
 	$(BIN)/python benchmarks/ray_calls.py
 
+.PHONY: bench-server
+bench-server: $(ENV)/.stamp-test ## what a call over HTTP costs, against a bare application on the same server
+	$(BIN)/python benchmarks/server_calls.py
+
 .PHONY: bench-plot
 bench-plot: $(ENV)/.stamp-bench ## draw the curves of docs/performance.md anew
 	$(BIN)/python benchmarks/curves.py --plot docs/images/callers-and-replicas.svg

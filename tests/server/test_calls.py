@@ -81,3 +81,40 @@ def test_the_requests_id_goes_along_into_inner_calls_and_logs(ask, post, env, ca
 def test_a_body_that_is_too_large_is_refused(post):
     assert post("/services/desk/greet", {"name": "x" * 2**21})[0] == 413
     assert post("/services/desk/greet", raw=b"{")[0] == 400
+
+
+class Before:
+    def answer(self, value: int) -> int:
+        return value
+
+    def gone(self) -> None:
+        pass
+
+
+class After:
+    def answer(self, value: str):
+        yield value
+        yield len(value)
+
+    def new(self) -> str:
+        return "new"
+
+
+def test_a_service_that_is_deployed_anew_has_the_methods_of_its_new_class(env, post):
+    env.register_service("changing", Before)
+    env.deploy()
+    assert post("/services/changing/answer", [1])[:2] == (200, 1)
+    assert post("/services/changing/gone")[0] == 200
+    env.drain("changing")
+    env.register_service("changing", After)
+    env.deploy()
+    assert post("/services/changing/answer", {"value": "ab"})[1] == b'"ab"\n2\n'
+    assert post("/services/changing/new")[:2] == (200, "new")
+    assert post("/services/changing/gone")[0] == 404
+    assert post("/services/changing/answer", [1])[0] == 400
+
+
+def test_a_service_that_has_stopped_is_said_to_have(env, post):
+    assert post("/services/desk/add", [1, 2])[0] == 200
+    env.drain("desk")
+    assert post("/services/desk/add", [1, 2])[0] == 503

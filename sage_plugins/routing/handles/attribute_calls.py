@@ -131,20 +131,26 @@ class AioMethods:
     even while the queue is full or the service is being deployed.
     """
 
-    __slots__ = ("_handle",)
+    __slots__ = ("_handle", "_made")
 
     _handle: ServiceHandle
+    _made: dict[str, tuple[Any, Callable[..., Any]]]  # by name: what was found of a method, and the method
 
     def __init__(self, handle: ServiceHandle) -> None:
         """For *handle*."""
         object.__setattr__(self, "_handle", handle)
+        object.__setattr__(self, "_made", {})
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """The served method *name*."""
         if name.startswith("_"):
             raise AttributeError(name)
         handle = self._handle
-        return aio_call(handle, name, *handle._find_method(name))  # noqa: SLF001 - is part of the handle
+        found = handle._find_method(name)  # noqa: SLF001 - is part of the handle
+        made = self._made.get(name)
+        if made is None or made[0] != found:
+            made = self._made[name] = found, aio_call(handle, name, *found)
+        return made[1]
 
     def __setattr__(self, name: str, value: Never) -> Never:
         """Refuse."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from contextvars import copy_context
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
 
 from sage_plugins.call.current import CURRENT
@@ -10,6 +11,7 @@ from sage_plugins.call.event_loops import holds_up_a_loop, running_loop, warn_of
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.routing.handles.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
 from sage_plugins.routing.handles.binding import ANEW, UNSET, Caller, compose, look_what_is_lost, run_here
+from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import CallOptions, MethodKind
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class ServiceHandle:
     _timeout: Any
     _bound: Bound | None
     _latest: tuple[float, float] | None  # `expires` and `deadline` of a call that is made once more
+    _made_by: ServiceHandle | None  # the handle whose `with_options` made this one
     _warned: bool  # whether the `BlockingCallWarning` was given
 
     def __init__(  # noqa: PLR0913 - a user never makes one
@@ -92,6 +95,7 @@ class ServiceHandle:
             _timeout=timeout,
             _bound=None,
             _latest=None,
+            _made_by=None,
             _warned=False,
         )
 
@@ -261,9 +265,7 @@ class ServiceHandle:
         binding = bound.binding
         call = bound.make(method, args, kwargs)
         if binding.runs_here:
-            from sage_plugins.call import aio
-
-            aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-acall")
+            CALLBACKS.run(partial(copy_context().run, run_here, call, binding.router))
             return call
         try:
             binding.router.route(call)
@@ -321,7 +323,13 @@ class ServiceHandle:
             key=self._options.key if key is UNSET else key,
             idempotent=self._options.idempotent if idempotent is UNSET else idempotent,
         )
-        return self._again(options, self._timeout if timeout is UNSET else timeout)
+        again = self._again(options, self._timeout if timeout is UNSET else timeout)
+        bound = self._bound
+        if bound is not None:  # it need not wait for the way to the replicas, nor leave an event loop for that
+            again._bind_to(bound.binding)  # noqa: SLF001 - as self
+        else:
+            again._set(_made_by=self)  # noqa: SLF001 - as self
+        return again
 
     def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
         """A second handle to the same service."""
@@ -388,6 +396,13 @@ class ServiceHandle:
         if running_loop() is not None and self._origin.waits_to_bind():
             self._blocks(None)
         binding = self._origin.bind()
+        made_by = self._made_by
+        if made_by is not None and made_by._bound is None:  # noqa: SLF001 - as self
+            made_by._bind_to(binding)  # noqa: SLF001 - and so the next that it makes need not wait either
+        return self._bind_to(binding)
+
+    def _bind_to(self, binding: Binding) -> Bound:
+        """Compose the verbs for *binding*."""
         caller = Caller(
             self._name, self._options, self._timeout, self._latest, self._bound_anew, self._moved, self._blocks
         )

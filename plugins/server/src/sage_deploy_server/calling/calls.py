@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import random
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from sage_deploy_server.calling.shapes import Shape, encode, headers_of
-from sage_deploy_server.web.bodies import read
+from sage_deploy_server.web.bodies import UnlessLeft, read
 from sage_deploy_server.web.problems import problem_of, response_of
 from sage_plugins.call.current import REQUEST_ID
 from sage_plugins.errors import MethodNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
-    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from sage_plugins.interfaces.operations import Operations
+    from sage_plugins.routing.handles.handle import ServiceHandle
 
 __all__ = ["Calls"]
 
 _LOG: Final = logging.getLogger("sage.extension.server")
 
+_JSON: Final = b"application/json"
+_BYTES: Final = b"application/octet-stream"
+_LINES: Final = b"application/x-ndjson"
+_EVENTS: Final = b"text/event-stream"
+
 
 class Calls:
-    """Answers requests with calls of the services of one environment; on the event loop of the server."""
+    """
+    An ASGI application that calls the services of one environment, on the event loop of its server.
+
+    It needs `service` and `method` in the `path_params` of a request's scope.
+    """
 
     def __init__(self, operations: Operations, *, max_body: int) -> None:
         """
@@ -41,101 +51,132 @@ class Calls:
         """
         self._operations = operations
         self._max_body = max_body
+        self._handles: dict[str, ServiceHandle] = {}
         self._shapes: dict[tuple[str, str], tuple[Any, Shape]] = {}
 
-    async def answer(self, request: Request) -> Response:
-        """The response to one request; every error is an answer, too."""
-        request_id = request.headers.get("x-request-id") or uuid4().hex
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every error is an answer, too."""
+        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request_id = given.get("x-request-id") or _new_id()
         REQUEST_ID.set(request_id)  # goes along with the call, and with those that its method makes
-        headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
-        service, method = request.path_params["service"], request.path_params["method"]
+        service, method = scope["path_params"]["service"], scope["path_params"]["method"]
         try:
-            return await self._call(request, service, method, headers)
+            await self._answer(_Exchange(given, request_id, receive, send), service, method)
+        except ClientDisconnect:
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is to know
             problem = problem_of(error)
             if problem.status == 500:  # noqa: PLR2004 - the method's own, whose traceback the client does not get
                 _LOG.error("%s.%s failed, request %s", service, method, request_id, exc_info=error)
-            return response_of(problem, headers)
+            headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
+            await response_of(problem, headers)(scope, receive, send)
 
-    async def _call(self, request: Request, service: str, method: str, headers: dict[str, str]) -> Response:
-        options = headers_of(request.headers)
-        handle = self._operations.service(service)
-        body = await read(request, self._max_body)
-        shape = self._shape(handle, service, method)
+    async def _answer(self, exchange: _Exchange, service: str, method: str) -> None:
+        options = headers_of(exchange.given)
+        body = await read(exchange.given, exchange.receive, self._max_body)
+        handle, called, shape = self._method(service, method)
         args, kwargs = shape.bind(body)
-        found = getattr((handle.with_options(**options) if options else handle).aio, method)(*args, **kwargs)
+        if options:
+            called = getattr(handle.with_options(**options).aio, method)
+        found = called(*args, **kwargs)
         if hasattr(found, "__aiter__"):
-            return await self._stream(request, found, f"{service}.{method}", headers)
-        result = await _unless_left(request, found)
+            await self._stream(exchange, found, f"{service}.{method}")
+            return
+        with UnlessLeft(exchange.receive) as client:
+            result = await found
+        if client.left:
+            return
         if isinstance(result, (bytes, bytearray, memoryview)):
-            return Response(bytes(result), headers=headers, media_type="application/octet-stream")
-        return Response(encode(result, f"{service}.{method}"), headers=headers, media_type="application/json")
+            await exchange.answer(bytes(result), _BYTES)
+        else:
+            await exchange.answer(encode(result, f"{service}.{method}"), _JSON)
 
-    def _shape(self, handle: Any, service: str, method: str) -> Shape:
-        """What the method takes; found out once, and again when the service has another class."""
-        if method.startswith("_"):
-            raise MethodNotFoundError(f"{service} has no method {method!r}", service=service, method=method)
-        try:
-            bound = getattr(handle.aio, method)  # the handle itself has methods of its own, such as `call`
-        except AttributeError as error:
-            if isinstance(error, MethodNotFoundError):
-                raise
-            raise MethodNotFoundError(f"{service} has no method {method!r}", service=service, method=method) from None
-        own = getattr(bound, "__wrapped__", bound)
+    def _method(self, service: str, method: str) -> tuple[ServiceHandle, Any, Shape]:
+        """A handle, its method, and what that takes: found out once, and again when the service has another class."""
+        handle = self._handles.get(service)
+        if handle is None:
+            handle = self._handles[service] = self._operations.service(service)
+        called = _method_of(handle, service, method)
+        own = getattr(called, "__wrapped__", called)
+        function = getattr(own, "__func__", own)
         known = self._shapes.get((service, method))
-        if known is None or getattr(known[0], "__func__", known[0]) is not getattr(own, "__func__", own):
-            known = self._shapes[service, method] = own, Shape(own)
-        return known[1]
+        if known is None or known[0] is not function:
+            # The handle may be bound to the replicas of the class before.
+            handle = self._handles[service] = self._operations.service(service)
+            called = _method_of(handle, service, method)
+            known = self._shapes[service, method] = function, Shape(own)
+        return handle, called, known[1]
 
-    async def _stream(
-        self, request: Request, items: AsyncIterator[Any], what: str, headers: dict[str, str]
-    ) -> Response:
+    async def _stream(self, exchange: _Exchange, items: AsyncIterator[Any], what: str) -> None:
         """The items as they come: a line of JSON for each, or server-sent events if the client prefers them."""
-        events = "text/event-stream" in request.headers.get("accept", "")
-        try:
-            first = await _unless_left(request, anext(items))
-        except StopAsyncIteration:
-            return Response(b"", headers=headers, media_type="text/event-stream" if events else "application/x-ndjson")
-
-        async def lines() -> AsyncIterator[bytes]:
-            item = first
-            try:
-                while True:
-                    data = encode(item, what)
-                    yield b"data: %b\n\n" % data if events else data + b"\n"
-                    item = await anext(items)
-            except StopAsyncIteration:
-                return
-            except Exception as error:  # noqa: BLE001 - the status has been sent, so the stream tells
-                problem = problem_of(error)
-                data = msgspec.json.encode({"code": problem.code, "detail": problem.detail} | problem.more)
-                yield b"event: error\ndata: %b\n\n" % data if events else b'{"error":%b}\n' % data
-            finally:
-                await _close(items)
-
-        media = "text/event-stream" if events else "application/x-ndjson"
-        return StreamingResponse(lines(), headers=headers, media_type=media)
-
-
-async def _close(items: AsyncIterator[Any]) -> None:
-    close: Callable[[], Awaitable[None]] | None = getattr(items, "aclose", None)
-    if close is not None:
-        await close()
+        events = "text/event-stream" in exchange.given.get("accept", "")
+        media_type = _EVENTS if events else _LINES
+        with UnlessLeft(exchange.receive) as client:
+            async with aclosing(items):  # type: ignore[type-var] # a stream of ours, which has `aclose`
+                started = False
+                try:
+                    async for item in items:
+                        data = encode(item, what)
+                        if not started:
+                            await exchange.start(media_type)
+                            started = True
+                        await exchange.send_part(b"data: %b\n\n" % data if events else data + b"\n")
+                except Exception as error:
+                    if not started:
+                        raise
+                    problem = problem_of(error)  # the status has been sent, so the stream tells
+                    data = msgspec.json.encode({"code": problem.code, "detail": problem.detail} | problem.more)
+                    await exchange.send_part(
+                        b"event: error\ndata: %b\n\n" % data if events else b'{"error":%b}\n' % data
+                    )
+        if client.left:
+            return
+        if not started:
+            await exchange.answer(b"", media_type)
+        else:
+            await exchange.send({"type": "http.response.body", "body": b""})
 
 
-async def _unless_left(request: Request, call: Awaitable[Any]) -> Any:
-    """The outcome of *call*; if the client leaves before it, the call is given up."""
-    calling = asyncio.ensure_future(call)
-    leaving = asyncio.ensure_future(_left(request))
+def _new_id() -> str:
+    """An ID for a request: no secret, so no system call, which would let other threads go first."""
+    return f"{random.getrandbits(128):032x}"
+
+
+def _method_of(handle: ServiceHandle, service: str, method: str) -> Any:
     try:
-        await asyncio.wait((calling, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not calling.done():
-            calling.cancel()
-        return await calling
-    finally:
-        leaving.cancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+        if not method.startswith("_"):
+            return getattr(handle.aio, method)  # the handle itself has methods of its own, such as `call`
+    except MethodNotFoundError:
+        raise
+    except AttributeError:
         pass
+    raise MethodNotFoundError(f"{service} has no method {method!r}", service=service, method=method)
+
+
+class _Exchange:
+    """One request, and the way back to its client."""
+
+    def __init__(self, given: dict[str, str], request_id: str, receive: Receive, send: Send) -> None:
+        self.given = given
+        self.receive = receive
+        self.send = send
+        self._request_id = request_id
+
+    async def start(self, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
+        """Send the head of an answer that is no error."""
+        headers = [
+            (b"x-request-id", self._request_id.encode("latin-1")),
+            (b"cache-control", b"no-store"),
+            (b"content-type", media_type),
+            *more,
+        ]
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def answer(self, body: bytes, media_type: bytes) -> None:
+        """Send a whole answer that is no error."""
+        await self.start(media_type, (b"content-length", b"%d" % len(body)))
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def send_part(self, data: bytes) -> None:
+        """Send some of a body; waits while the client reads too slowly."""
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})

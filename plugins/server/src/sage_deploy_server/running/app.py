@@ -18,6 +18,7 @@ from sage_deploy_server.web.problems import Problem, json_response, response_of
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
     from sage_plugins.interfaces.operations import Operations
 
@@ -26,24 +27,28 @@ __all__ = ["MAX_BODY", "Application", "asgi"]
 #: Bytes of a request's body, at most, unless something else is said.
 MAX_BODY: Final = 2**20
 
+#: What a slash parts in `/services/{service}/{method}`.
+_PARTS: Final = 4
+
 
 class Application:
     """
-    What answers requests.
+    What answers requests: an ASGI application.
 
     Attributes:
-        asgi: The application itself.
+        asgi: The same as an application of Starlette.
     """
 
     def __init__(self, operations: Operations, *, max_body: int = MAX_BODY) -> None:
         """Put it together; see `asgi`."""
         self._operations = operations
         self._closing = False
+        self._calls = Calls(operations, max_body=max_body)
         management = Management(operations, max_body=max_body)
         self._stream = Stream(management.picture)
         self.asgi = Starlette(
             routes=[
-                *_calls(operations, "/services", max_body),
+                _route_of(self._calls, "/services"),
                 *Descriptions(operations, management.paths()).routes,
                 Route("/api/v1/stream", self._stream.answer),
                 Route("/metrics", Metrics(operations).answer),
@@ -53,6 +58,16 @@ class Application:
             ],
             exception_handlers={HTTPException: _problem},
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a call does not pass through Starlette, which would take as long as the call itself."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            parts = scope["path"].split("/")
+            if len(parts) == _PARTS and parts[1] == "services" and parts[2] and parts[3]:
+                scope["path_params"] = {"service": parts[2], "method": parts[3]}
+                await self._calls(scope, receive, send)
+                return
+        await self.asgi(scope, receive, send)
 
     async def _health(self, _: Request) -> Response:
         return json_response({"status": "alive"})
@@ -80,12 +95,12 @@ def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
         operations: The environment.
         max_body: Bytes of a request's body, at most.
     """
-    return Starlette(routes=_calls(operations, "", max_body), exception_handlers={HTTPException: _problem})
-
-
-def _calls(operations: Operations, prefix: str, max_body: int) -> list[Route]:
     calls = Calls(operations, max_body=max_body)
-    return [Route(f"{prefix}/{{service}}/{{method}}", calls.answer, methods=["POST"])]
+    return Starlette(routes=[_route_of(calls, "")], exception_handlers={HTTPException: _problem})
+
+
+def _route_of(calls: Calls, prefix: str) -> Route:
+    return Route(f"{prefix}/{{service}}/{{method}}", calls, methods=["POST"])
 
 
 async def _problem(_: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
@@ -23,6 +23,10 @@ __all__ = ["Server", "serve"]
 
 #: Seconds within which accepted requests are answered at the end.
 _GRACE_S: Final = 30
+
+#: Seconds at the end without a byte from or to a client after which it is waited for no longer, and between two looks.
+_SILENT_S: Final = 1.0
+_LOOK_S: Final = 0.1
 
 
 class Server:
@@ -60,11 +64,15 @@ class Server:
         self.address: tuple[str, int] | None = None
         if http is not None:
             listening = socket.create_server(http, family=_family(http[0]))
+            # An answer's head and body are written apart: else the body waits 40 ms for the client's acknowledgement.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.address = listening.getsockname()[:2]
-            gate = Gate(self._application.asgi, token=token, read_token=read_token, hosts=hosts)
+            gate = Gate(self._application, token=token, read_token=read_token, hosts=hosts)
             self._servers.append((_server(gate), listening))
         if unix is not None:
-            self._servers.append((_server(self._application.asgi), unix))
+            self._servers.append((_server(self._application), unix))
+        self._loop = asyncio.new_event_loop()
+        self._ending: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="sage-deploy-server", daemon=True)
         self._thread.start()
 
@@ -80,18 +88,52 @@ class Server:
         async def serve() -> None:
             # Signals are the business of the program: in this thread uvicorn asks for none.
             await asyncio.gather(*(server.serve(sockets=[listening]) for server, listening in self._servers))
+            if self._ending is not None:
+                self._ending.cancel()
 
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(serve())
 
     def close(self) -> None:
-        """Say that the environment is not ready any more, answer what was accepted, then end; idempotent."""
+        """
+        Say that the environment is not ready any more, answer what was accepted, then end; idempotent.
+
+        It waits neither for the rest of a request nor for a client that has stopped reading.
+        """
         self._application.close()
-        for server, _ in self._servers:
-            server.should_exit = True
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._end)
         self._thread.join()
         for _, listening in self._servers:
             listening.close()
+
+    def _end(self) -> None:
+        for server, _ in self._servers:
+            server.should_exit = True
+        if self._ending is None:
+            self._ending = self._loop.create_task(self._end_silent())
+
+    async def _end_silent(self) -> None:
+        """Break connections whose client neither sends the rest of its request nor reads, `_SILENT_S` long."""
+        before: dict[Any, tuple[int, int]] = {}  # bytes to be sent, and how often that was the same
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for connection in [each for server, _ in self._servers for each in server.server_state.connections]:
+                waits, same = self._waits_for(connection), 0
+                if waits and before.get(connection, (0, 0))[0] == waits:
+                    same = before[connection][1] + 1
+                before[connection] = waits, same
+                if same * _LOOK_S >= _SILENT_S:
+                    connection.transport.abort()
+
+    @staticmethod
+    def _waits_for(connection: Any) -> int:
+        """Bytes that the client has not read, -1 if some of its request is missing, 0 if it owes nothing."""
+        cycle = connection.cycle
+        if cycle is not None and cycle.more_body and not cycle.response_complete:
+            return -1
+        size: int = connection.transport.get_write_buffer_size()
+        return size
 
 
 def _family(host: str) -> socket.AddressFamily:

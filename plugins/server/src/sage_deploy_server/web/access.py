@@ -60,7 +60,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or have it answered."""
         if scope["type"] == "http":
-            headers = {name.lower(): value for name, value in scope["headers"]}
+            headers = dict(scope["headers"])  # their names are in lower case, as ASGI has it
             problem = self._refusal(scope, headers)
             if problem is not None:
                 await response_of(problem, {"Cache-Control": "no-store"})(scope, receive, send)

@@ -1,30 +1,41 @@
-"""Bodies of requests, as JSON."""
+"""What clients send: bodies, as JSON, and the news that they have left."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import msgspec
+from starlette.requests import ClientDisconnect
 
 from sage_deploy_server.web.problems import Problem
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
+    from collections.abc import Mapping
+    from types import TracebackType
 
-__all__ = ["read", "read_as"]
+    from starlette.requests import Request
+    from starlette.types import Receive
+
+__all__ = ["LOOK_AFTER_S", "UnlessLeft", "read", "read_as"]
 
 _Body = TypeVar("_Body")
 
+#: Seconds after which somebody looks whether the client is still there. Most calls have been answered by then, and cost
+#: no task for that.
+LOOK_AFTER_S: Final = 0.02
 
-async def read(request: Request, most: int) -> Any:
+
+async def read(headers: Mapping[str, str], receive: Receive, most: int) -> Any:
     """
-    The body as JSON, None if there is none; no more than *most* bytes of it are read.
+    The body of a request as JSON, None if there is none; no more than *most* bytes of it are read.
 
     Raises:
         Problem: 413 if it is larger, 400 if it is not JSON.
+        ClientDisconnect: The client has left.
     """
-    data = await _bytes(request, most)
-    if not data.strip():
+    data = await _bytes(headers, receive, most)
+    if not data or data.isspace():
         return None
     try:
         return msgspec.json.decode(data)
@@ -38,26 +49,77 @@ async def read_as(kind: type[_Body], request: Request, most: int) -> _Body:
 
     Raises:
         Problem: 413 if it is larger than *most* bytes, 400 if it is something else.
+        ClientDisconnect: The client has left.
     """
-    body = await read(request, most)
+    body = await read(request.headers, request.receive, most)
     try:
         return msgspec.convert({} if body is None else body, kind)
     except msgspec.ValidationError as error:
         raise Problem(400, "body", f"the body does not fit: {error}") from None
 
 
-async def _bytes(request: Request, most: int) -> bytes:
+async def _bytes(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
     def too_large() -> Problem:
         return Problem(413, "body", f"the body is larger than {most} bytes; raise the option `max_body`")
 
-    announced = request.headers.get("content-length", "")
+    announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > most:
         raise too_large()
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part: bytes = message.get("body", b"")
         size += len(part)
         if size > most:
             raise too_large()
+        if not message.get("more_body", False):
+            return b"".join((*parts, part)) if parts else part
         parts.append(part)
-    return b"".join(parts)
+
+
+class UnlessLeft:
+    """
+    A `with` block that is cancelled if the client leaves meanwhile, and then ends without an error.
+
+    Attributes:
+        left: Whether the client has left.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        """For the request whose messages *receive* gives; its body has been read."""
+        self.left = False
+        self._receive = receive
+        self._looking: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        """Begin, in the task that is to be cancelled."""
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task(self._loop)
+        self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
+        return self
+
+    def _look(self) -> None:
+        self._looking = self._loop.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        assert self._task is not None  # noqa: S101 - for the type checker: a request is answered by a task
+        self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Look no longer."""
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        if not self.left:
+            return False
+        assert self._task is not None  # noqa: S101 - as above
+        # Somebody else may have cancelled the task, too: that is not for this block to hide.
+        return self._task.uncancel() == 0 and kind is asyncio.CancelledError
