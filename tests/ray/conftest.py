@@ -8,7 +8,6 @@ from importlib.util import find_spec
 if find_spec("ray") is None:
     collect_ignore_glob = ["*"]
 
-# Ray reads these when it is imported, which the test modules do. What it prints of workers that are killed comes at any
-# moment, such as amid the output of an example.
-os.environ.update(RAY_AUTH_MODE="disabled", RAY_LOG_TO_DRIVER="0", RAY_USAGE_STATS_ENABLED="0")
+# Ray reads these when it is imported, which the test modules do.
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 os.environ.pop("RAY_ADDRESS", None)

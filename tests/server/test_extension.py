@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import stat
 
 import pytest
@@ -12,7 +13,7 @@ import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_server
 import sage_deploy_threading
-from sage_plugins import Environment
+from sage_plugins import Environment, errors
 from sage_plugins.plugins.registry import Registry
 
 
@@ -50,8 +51,8 @@ def status_of(env, token):
 def test_the_token_lies_in_a_file_of_the_user_and_goes_with_the_environment(serve, tmp_path):
     with serve() as env:
         folder = tmp_path / "sage-deploy" / "environments"
-        socket, file = sorted(folder.iterdir())
-        assert [stat.S_IMODE(each.stat().st_mode) for each in (folder, socket, file)] == [0o700, 0o600, 0o600]
+        listening, file = sorted(folder.iterdir())
+        assert [stat.S_IMODE(each.stat().st_mode) for each in (folder, listening, file)] == [0o700, 0o600, 0o600]
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert status_of(env, file.read_text()) == 200
         assert status_of(env, "x" * 64) == 401
@@ -63,6 +64,26 @@ def test_a_token_may_be_given(serve, tmp_path, monkeypatch):
     with serve() as env:
         assert status_of(env, "mine") == 200
         assert [each.suffix for each in (tmp_path / "sage-deploy" / "environments").iterdir()] == [".sock"]
+
+
+def test_services_run_where_no_socket_can_be_made(serve, monkeypatch, caplog):
+    """Nobody in another terminal reaches them, which is said; over HTTP they are reached if there is a token."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")
+    with serve(http=None) as env:
+        assert env.service("desk").greet("Ada") == "hello Ada"
+    assert "cannot reach" in caplog.text
+    with pytest.raises(errors.DeployError, match="SAGE_DEPLOY_TOKEN"):
+        serve()
+    monkeypatch.setenv("SAGE_DEPLOY_TOKEN", "mine")
+    with serve() as env:
+        assert status_of(env, "mine") == 200
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_is_left(serve, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(errors.DeployError, match="in use"):
+            serve(http="{}:{}".format(*taken.getsockname()))
+        assert list((tmp_path / "sage-deploy" / "environments").iterdir()) == []
 
 
 @pytest.mark.parametrize("http_at", ["0.0.0.0:0", "here", "1.2.3.4:99999"])

@@ -91,6 +91,15 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+class _Checker(doctest.OutputChecker):
+    """Leaves out what Ray prints of workers that are killed: it comes at any moment, amid the output of an example."""
+
+    RAYLET = re.compile(r"^(\x1b\[\d+m)?\(raylet\).*\n", re.MULTILINE)
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        return super().check_output(want, self.RAYLET.sub("", got), optionflags)
+
+
 class Page:
     """Takes the blocks of one page; works in the current folder."""
 
@@ -134,7 +143,9 @@ class Page:
     def _take_pycon(self, block: Block) -> None:
         name, said = self._at(block), []
         test = doctest.DocTestParser().get_doctest(block.text, self._namespace, name, str(self._path), block.line - 1)
-        result = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=said.append, clear_globs=False)
+        result = doctest.DocTestRunner(checker=_Checker(), optionflags=FLAGS).run(
+            test, out=said.append, clear_globs=False
+        )
         self._namespace.update(test.globs)
         assert result.attempted, f"{name}: no >>>"
         assert not result.failed, f"{name}\n{''.join(said)}"

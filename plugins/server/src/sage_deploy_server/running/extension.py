@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -67,47 +68,58 @@ class ServerExtension:
         Listen.
 
         The token for HTTP is that of the variable SAGE_DEPLOY_TOKEN, else a new one in a file that only its owner can
-        read, beside the socket.
+        read, beside the socket. Where no socket can be made, services run all the same, and a warning is logged.
 
         Raises:
-            OSError: The port is taken, or the socket cannot be made.
+            OSError: The port is taken, or there is no place for the file of the token.
         """
         from sage_deploy_server.running.serving import Server
 
         options = self._options
-        self._place = Place(operations.id)
-        try:
-            http = None if options.http is None else parse(options.http)
-            unix = self._place.listen() if hasattr(socket, "AF_UNIX") else None
-            try:
-                self._server = Server(
-                    operations,
-                    http=http,
-                    unix=unix,
-                    token="" if http is None else self._token(),
-                    read_token=os.environ.get("SAGE_DEPLOY_READ_TOKEN") or None,
-                    hosts=options.allow_hosts,
-                    max_body=options.max_body,
-                )
-            except BaseException:
-                if unix is not None:
-                    unix.close()
-                raise
-        except BaseException:
-            self._place.remove()
-            raise
+        http = None if options.http is None else parse(options.http)
+        with ExitStack() as undo:
+            unix = self._listen(operations.id, undo)
+            if unix is None and http is None:
+                return
+            self._server = Server(
+                operations,
+                http=http,
+                unix=unix,
+                token="" if http is None else self._token(),
+                read_token=os.environ.get("SAGE_DEPLOY_READ_TOKEN") or None,
+                hosts=options.allow_hosts,
+                max_body=options.max_body,
+            )
+            undo.pop_all()
         if self._server.url is not None:
             self._tell(operations, self._server.url)
 
+    def _listen(self, id: str, undo: ExitStack) -> socket.socket | None:
+        """The socket for the user's commands; None if there can be none."""
+        if not hasattr(socket, "AF_UNIX"):
+            return None
+        try:
+            place = Place(id)
+            undo.callback(place.remove)
+            unix = undo.enter_context(place.listen())
+        except OSError as error:
+            _LOG.warning("commands in other terminals cannot reach environment %s: %s", id[:8], error)
+            return None
+        self._place = place
+        return unix
+
     def _token(self) -> str:
         given = os.environ.get("SAGE_DEPLOY_TOKEN")
-        assert self._place is not None  # noqa: S101 - for the type checker: made by `start`
-        return given or make_token(self._place.token)
+        if given:
+            return given
+        if self._place is None:
+            raise OSError("there is no place for the file of the token; give one in the variable SAGE_DEPLOY_TOKEN")
+        return make_token(self._place.token)
 
     def _tell(self, operations: Operations, url: str) -> None:
         """Say how the services are called; a line that can be copied."""
-        assert self._place is not None  # noqa: S101 - as above
-        token = f"$(cat {self._place.token})" if self._place.token.exists() else "$SAGE_DEPLOY_TOKEN"
+        place = None if os.environ.get("SAGE_DEPLOY_TOKEN") else self._place
+        token = "$SAGE_DEPLOY_TOKEN" if place is None else f"$(cat {place.token})"
         _LOG.info(
             'services answer at %s, for instance:\ncurl -X POST -H "Authorization: Bearer %s" %s/services/%s',
             url,
