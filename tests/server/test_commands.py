@@ -74,7 +74,7 @@ def test_a_second_terminal_needs_no_set_up(terminal):
     assert (row["name"], row["state"], row["calls"]) == ("greeter", "ready", 6)
     assert "greeter  ready  1/1" in terminal.run("status")[0]
     assert "greeter#0" in terminal.run("describe", "greeter")[0]
-    assert "greeting Ada" in terminal.run("logs", "greeter")[0]
+    assert re.search(r"info greeter#0 \[[0-9a-f]{32}\]: greeting Ada", terminal.run("logs", "greeter")[0])
     assert "greeter#0 replica_ready" in terminal.run("events")[0]
     assert "did you mean 'greeter'" in terminal.run("logs", "greter", code=2)[1]
 

@@ -134,7 +134,7 @@ def other_item():
     return Shelf
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def env():
     with Environment("described") as env:
         config = ServiceDeploymentConfig(threading_strategy="pool", timeout=20)
@@ -146,13 +146,13 @@ def env():
         yield env
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(env):
     with serve(env, "127.0.0.1:0", token=TOKEN, read_token="r" * 64) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def document(server):
     status, document, _ = get(server, "/openapi.json", token="r" * 64)
     assert status == 200

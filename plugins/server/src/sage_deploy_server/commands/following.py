@@ -92,5 +92,6 @@ def logs(running: Running, service: str | None, *, follow: bool, as_json: bool) 
 
 def _log_line(line: dict[str, Any]) -> str:
     when = time.strftime("%H:%M:%S", time.localtime(line["time"]))
+    request = f" [{printable(line['request_id'])}]" if line["request_id"] else ""
     text = printable_text(line["message"]).replace("\n", "\n  ")
-    return f"{when} {line['level'].lower()} {printable_text(line['service'])}: {text}"
+    return f"{when} {line['level'].lower()} {printable(line['replica'] or line['service'])}{request}: {text}"

@@ -65,7 +65,7 @@ def service_table(rows: Sequence[dict[str, Any]], *, wide: bool) -> str:
 
 def confirm(question: str, *, yes: bool) -> None:
     """
-    Ask whoever sits at the terminal whether to go on; without one nobody is asked.
+    Ask at the terminal whether to go on; without a terminal, go on.
 
     Raises:
         click.Abort: The answer is no.
@@ -76,4 +76,4 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def done(what: dict[str, Any], text: str) -> None:
     """Say what was done, or would be."""
-    write(f"would {text}" if what.get("dry_run") else printable(text))
+    write(printable(f"would {text}" if what.get("dry_run") else text))

@@ -1,4 +1,4 @@
-"""`GET /api/v1/stream`: what changes, for whoever watches, as server-sent events."""
+"""`GET /api/v1/stream`: what changes, as server-sent events."""
 
 from __future__ import annotations
 
