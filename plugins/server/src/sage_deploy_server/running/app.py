@@ -89,7 +89,7 @@ def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
     """
     An ASGI application that calls the services of an environment, to be mounted into yours, behind your own checks.
 
-    `POST /SERVICE/METHOD` below where it is mounted calls a method. It asks for no token: everybody who reaches it can call.
+    `POST /SERVICE/METHOD` below where it is mounted calls a method. It asks for no token: all who reach it can call.
 
     Args:
         operations: The environment.
