@@ -53,11 +53,14 @@ class EventKind(StrEnum):
     ADOPTED = "adopted"
     """Replicas of an earlier process go on."""
 
+    CHANGE_REQUESTED = "change_requested"
+    """Somebody asked for a change from outside the process; the reason says who, and for what."""
+
     SCALED = "scaled"
     """The number of replicas was changed."""
 
     RESTARTED = "restarted"
-    """Every replica was replaced."""
+    """Every replica was replaced, or the one that the reason names."""
 
     RESTART_FAILED = "restart_failed"
     """A restart of the service failed; the old replicas go on."""

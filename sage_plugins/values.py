@@ -449,7 +449,7 @@ class Event(NamedTuple):
     Something that the core or a plugin decided, with the reason.
 
     Attributes:
-        service: Name of the service.
+        service: Name of the service; empty if it is about all.
         kind: What happened: one of `event_kinds.EventKind`, as a plain string.
         reason: Why, for a human.
         replica: Replica's id, if it is about one.

@@ -87,29 +87,33 @@ class Changes:
             self._tell("balancing_enabled", f"'{default.choice.id}', because there is more than one replica now")
         self._succession.admit(added)
 
-    def restart(self) -> None:
+    def restart(self, replica: str | None = None) -> None:
         """As `ServiceTask.restart`."""
         self._begin("restarted")
         if current_call() is None:
             try:
-                self._restart()
+                self._restart(replica)
             finally:
                 self._changing.release()
         else:
-            self._replicas.life.in_background(self._restart_unattended, "restart")
+            self._replicas.life.in_background(lambda: self._restart_unattended(replica), "restart")
 
-    def _restart_unattended(self) -> None:
+    def _restart_unattended(self, replica: str | None) -> None:
         try:
-            self._restart()
+            self._restart(replica)
         except Exception as error:
             self._tell("restart_failed", text_of(error))
             logging.getLogger("sage_plugins").exception("service '%s' was not restarted", self._service)
         finally:
             self._changing.release()
 
-    def _restart(self) -> None:
+    def _restart(self, replica: str | None) -> None:
         succession = self._succession
-        for index in sorted(member.spec.index for member in self._replicas.places):
+        indexes = {member.id: member.spec.index for member in self._replicas.places}
+        if replica is not None and replica not in indexes:
+            msg = f"service '{self._service}' has no replica {replica!r}: it has {', '.join(indexes)}"
+            raise DeployError(msg, service=self._service)
+        for index in sorted(indexes.values()) if replica is None else [indexes[replica]]:
             claim = succession.claim(index)
             if claim is None:
                 continue
@@ -121,7 +125,7 @@ class Changes:
                 raise
             succession.admit(added)
             self._departure.leave([member], f"replaced by {added[0].id}")(self._config.drain_timeout)
-        self._tell("restarted", "every replica was replaced")
+        self._tell("restarted", f"{'every replica' if replica is None else replica} was replaced")
 
     def set_load_balancer(self, id: str, options: Mapping[str, Any] | None) -> None:
         """As `ServiceTask.set_load_balancer`."""

@@ -324,12 +324,7 @@ class ServiceTask:
         self._life.after_fork()
 
     def drain(self, timeout: float | None = None) -> None:
-        """
-        Accept no more calls, let those accepted finish, then stop: `stop`, by the name that operators know.
-
-        Args:
-            timeout: Seconds for the accepted calls; None for the configuration's `drain_timeout`.
-        """
+        """As `stop`, by the name that operators know."""
         self.stop(timeout)
 
     # -- changing what runs ------------------------------------------------------------------------------------------
@@ -358,24 +353,26 @@ class ServiceTask:
         """
         self._changes.scale(replicas)
 
-    def restart(self) -> None:
+    def restart(self, replica: str | None = None) -> None:
         """
-        Replace every replica by a new one, in turn.
+        Replace one replica by a new one, or every one in turn.
 
         The new one starts first and gets calls once it is ready; then the old one gets no more, finishes those that it
-        has, within the configuration's `drain_timeout`, and stops. No call is refused or lost. For as long as that
-        takes there is one replica more. A replica that has ended gets its successor now, also if it was in a crash
-        loop.
+        has, within the configuration's `drain_timeout`, and stops. No call is refused or lost. A replica that has ended
+        gets its successor now, also if it was in a crash loop.
 
         Waits for a change that another thread is making, and until everything is done. From within a service's call it
         returns at once and goes on by itself; if it fails then, an event `restart_failed` and the log say so.
 
+        Args:
+            replica: ID of the one; None for all.
+
         Raises:
             DeployError: A new replica did not become ready (raised from its constructor's error): the old one goes on
-                serving, as do those that were replaced before it. Or the service does not run; or it is being changed
-                and this comes from within a service's call.
+                serving, as do those that were replaced before it. Or there is no such replica; or the service does not
+                run; or it is being changed and this comes from within a service's call.
         """
-        self._changes.restart()
+        self._changes.restart(replica)
 
     def set_load_balancer(self, id: str, options: Mapping[str, Any] | None = None) -> None:
         """

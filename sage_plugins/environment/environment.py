@@ -7,17 +7,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.clock import SYSTEM
-from sage_plugins.config.service_config import field_problems, plain
 from sage_plugins.environment.deploying import Deploying
 from sage_plugins.environment.event_record import EventRecord
+from sage_plugins.environment.logs import Logs
 from sage_plugins.environment.registering import Registering
 from sage_plugins.environment.services import AT_REST, Services
-from sage_plugins.errors import (
-    ConfigError,
-    SageDeployError,
-)
+from sage_plugins.errors import SageDeployError
 from sage_plugins.process_end import forget
 from sage_plugins.texts import counted
+from sage_plugins.values import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,13 +26,12 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.environment.extensions import Extensions
-    from sage_plugins.environment.log_record import LogRecord
     from sage_plugins.interfaces import LogLine, RecordedEvent
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.plugins.registry import Registry
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
-    from sage_plugins.values import Event, Problem
+    from sage_plugins.values import Problem
 
 __all__ = ["Environment"]
 
@@ -87,10 +84,10 @@ class Environment(Registering):
         self.name = name
         self.id = os.urandom(16).hex()
         self._events = EventRecord(on_event)
-        self._logs: LogRecord | None = None  # made when somebody asks; guarded by Services.lock
-        self._services = Services(self, name, registry, clock, self._events.tell, _checked(options))
+        self._services = Services(self, name, registry, clock, self._events.tell, options)
+        self._logs = Logs(self._services)
         self._deploying = Deploying(self._services)
-        self._extensions: Extensions | None = None  # as _logs
+        self._extensions: Extensions | None = None  # guarded by Services.lock
 
     # -- resolving ---------------------------------------------------------------------------------------------------
 
@@ -237,7 +234,7 @@ class Environment(Registering):
 
         with self._services.lock:
             extensions = self._extensions = self._extensions or Extensions()
-        self._record_logs()
+        self._logs.keep()
         extensions.start(self.registry, options, self)
 
     # -- calling -----------------------------------------------------------------------------------------------------
@@ -302,15 +299,20 @@ class Environment(Registering):
         """
         self.task(name).scale(replicas)
 
-    def restart(self, name: str) -> None:
+    def restart(self, name: str, replica: str | None = None) -> None:
         """
-        Replace every replica of a service by a new one, in turn; no call is refused or lost. See `ServiceTask.restart`.
+        Replace one replica of a service by a new one, or every one in turn; no call is refused or lost.
+
+        Args:
+            name: Name of the service.
+            replica: ID of the one, such as `"kv#1"`; None for all. See `ServiceTask.restart`.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
-            DeployError: The service does not run, or a new replica did not become ready; the old one goes on serving.
+            DeployError: The service does not run or has no such replica, or a new one did not become ready; the old one
+                goes on serving.
         """
-        self.task(name).restart()
+        self.task(name).restart(replica)
 
     def drain(self, name: str, timeout: float | None = None) -> None:
         """
@@ -395,6 +397,16 @@ class Environment(Registering):
                 services[name] = {"service_name": name, "state": "refused", "error": str(error)}
         return {"environment": self.name, "id": self.id, "services": services}
 
+    def record_request(self, what: str, service: str | None = None) -> None:
+        """
+        Have the events tell who asked for a change, before it is made.
+
+        Args:
+            what: Who asked, and for what, for a human.
+            service: Name of the service; None if it is about all.
+        """
+        self._events.tell(Event(service or "", "change_requested", what))
+
     def events(self, after: int = 0, service: str | None = None) -> list[RecordedEvent]:
         """
         The last events of the services, at most 1,000, the oldest first.
@@ -416,19 +428,7 @@ class Environment(Registering):
             after: Number of the last line that is known already; 0 for none.
             service: Name of the service; None for all.
         """
-        from sage_plugins.deployment.replicas.waiting import tell_logs
-
-        record = self._record_logs()
-        tell_logs([member for task in tuple(self._services.tasks.values()) for member in task.elsewhere])
-        return record.after(after, service)
-
-    def _record_logs(self) -> LogRecord:
-        with self._services.lock:
-            if self._logs is None:
-                from sage_plugins.environment.log_record import LogRecord  # few look
-
-                self._logs = LogRecord(lambda name: name in self._services.tasks)
-            return self._logs
+        return self._logs.after(after, service)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -447,8 +447,7 @@ class Environment(Registering):
         self._deploying.close(drain_timeout, self._closed)
 
     def _closed(self) -> None:
-        if self._logs is not None:
-            self._logs.close()
+        self._logs.close()
         forget(self)
 
     def __enter__(self) -> Self:
@@ -483,18 +482,3 @@ class Environment(Registering):
     def __repr__(self) -> str:
         """Name and number of services."""
         return f"<Environment {self.name!r} with {counted(len(self._services.catalogue.names), 'service')}>"
-
-
-def _checked(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
-    """
-    A copy of the environment's options.
-
-    Raises:
-        ConfigError: They are no mapping of IDs to mappings.
-    """
-    given = {} if options is None else options
-    problems = field_problems("options", given)
-    if problems:
-        raise ConfigError("\n".join(map(str, problems)), problems=problems)
-    copy: dict[str, dict[str, Any]] = plain(given)
-    return copy

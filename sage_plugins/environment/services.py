@@ -68,7 +68,7 @@ class Services:
         registry: Registry | None,
         clock: Clock,
         on_event: Callable[[Event], None],
-        options: Mapping[str, Mapping[str, Any]],
+        options: Mapping[str, Mapping[str, Any]] | None,
     ) -> None:
         """Make an empty table; *environment* is closed at the interpreter's exit once it has services."""
         self.name = name

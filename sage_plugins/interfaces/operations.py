@@ -116,13 +116,17 @@ class Operations(Protocol):
             DeployError: The service does not run, or a new replica did not become ready.
         """
 
-    def restart(self, name: str) -> None:
+    def restart(self, name: str, replica: str | None = None) -> None:
         """
-        Replace every replica of a service by a new one, in turn.
+        Replace one replica of a service by a new one, or every one in turn.
+
+        Args:
+            name: Name of the service.
+            replica: ID of the replica; None for all.
 
         Raises:
             ServiceNotFoundError: There is no service of that name.
-            DeployError: The service does not run, or a new replica did not become ready.
+            DeployError: The service does not run or has no such replica, or a new one did not become ready.
         """
 
     def drain(self, name: str, timeout: float | None = None) -> None:
@@ -146,6 +150,15 @@ class Operations(Protocol):
             UnknownPluginError: No plugin has that ID.
             PlanError, ConfigError, PluginError: The balancer refuses its options or cannot be made.
             DeployError: The service does not run.
+        """
+
+    def record_request(self, what: str, service: str | None = None) -> None:
+        """
+        Have the events tell who asked for a change, before it is made.
+
+        Args:
+            what: Who asked, and for what, for a human.
+            service: Name of the service; None if it is about all.
         """
 
     def events(self, after: int = 0, service: str | None = None) -> Sequence[RecordedEvent]:

@@ -9,7 +9,7 @@ from sage_plugins.config.service_config import ServiceDeploymentConfig, fields
 from sage_plugins.errors import ConfigError, PlanError, PluginError, ServiceNotFoundError
 from sage_plugins.planning.choices import Finder, check_config, choose
 from sage_plugins.planning.composition import compose
-from sage_plugins.planning.environment_options import NO_OPTIONS, GivenOptions
+from sage_plugins.planning.environment_options import GivenOptions, checked
 from sage_plugins.service.factory import ServiceFactory
 from sage_plugins.values import Problem, Where
 
@@ -67,7 +67,7 @@ class Catalogue:
     """
 
     def __init__(
-        self, options: Mapping[str, Mapping[str, Any]] = NO_OPTIONS, environment_name: str | None = None
+        self, options: Mapping[str, Mapping[str, Any]] | None = None, environment_name: str | None = None
     ) -> None:
         """
         Make an empty one.
@@ -75,8 +75,11 @@ class Catalogue:
         Args:
             options: Options of plugins for all services together, by ID; they beat those of files.
             environment_name: Of the environment whose services these are.
+
+        Raises:
+            ConfigError: *options* is no mapping of IDs to mappings.
         """
-        self._options = options
+        self._options = checked(options)
         self._environment_name = environment_name
         self._factories: dict[str, Any] = {}  # registered in code; guarded by _lock, as the next four
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code

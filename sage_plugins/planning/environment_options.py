@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sage_plugins.config.service_config import field_problems, plain
 from sage_plugins.config.structure import structure
-from sage_plugins.errors import PluginError, text_of
+from sage_plugins.errors import ConfigError, PluginError, text_of
 from sage_plugins.values import Problem
 
 if TYPE_CHECKING:
@@ -18,10 +19,25 @@ if TYPE_CHECKING:
     from sage_plugins.plugins.registry import Registry
     from sage_plugins.values import EnvironmentOptions
 
-__all__ = ["NO_OPTIONS", "GivenOptions", "environment_options"]
+__all__ = ["NO_OPTIONS", "GivenOptions", "checked", "environment_options"]
 
 #: Options for a whole environment, if nothing says any.
 NO_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+
+
+def checked(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """
+    A copy of the options of plugins, by ID; empty for None.
+
+    Raises:
+        ConfigError: They are no mapping of IDs to mappings.
+    """
+    given = {} if options is None else options
+    problems = field_problems("options", given)
+    if problems:
+        raise ConfigError("\n".join(map(str, problems)), problems=problems)
+    copy: dict[str, dict[str, Any]] = plain(given)
+    return copy
 
 
 def environment_options(

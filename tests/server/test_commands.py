@@ -186,10 +186,11 @@ def test_logs_are_followed_until_the_environment_ends(terminal):
         ("logs -e gree", ["greeting"]),
         ("scale -e greeting g", ["greeter"]),
         ("scale -e another g", []),
+        ("restart greeter --replica gr", ["greeter#0"]),
     ],
 )
 def test_shells_complete_the_names_of_what_runs(terminal, line, completed):
-    """Of environments, services and methods; where nothing runs of that name, nothing."""
+    """Of environments, services, replicas and methods; where nothing runs of that name, nothing."""
     terminal.up()
     words = ["sage-deploy", *line.split()]
     terminal.variables |= {

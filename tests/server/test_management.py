@@ -58,6 +58,16 @@ def test_restart_replaces_every_replica(change, ask):
     assert [each["id"] for each in ask("GET", f"{SERVICE}/replicas")[1]] == ["desk#0.1"]
 
 
+def test_restart_replaces_one_replica_and_leaves_the_others(change, ask):
+    """One that is not there is not found, and nothing happens."""
+    change(f"{SERVICE}/scale", {"replicas": 2})
+    status, problem, _ = ask("POST", f"{SERVICE}/restart", {"replica": "desk#7"})
+    assert (status, problem["code"]) == (404, "replica")
+    assert "it has desk#0, desk#1" in problem["detail"]
+    assert change(f"{SERVICE}/restart", {"replica": "desk#1"})[1]["state"] == "done"
+    assert [each["id"] for each in ask("GET", f"{SERVICE}/replicas")[1]] == ["desk#0", "desk#1.1"]
+
+
 def test_another_balancer_takes_over_and_one_that_is_not_there_does_not(change, ask):
     assert change(f"{SERVICE}/balancer", {"id": "round_robin"})[1]["state"] == "done"
     failed = change(f"{SERVICE}/balancer", {"id": "roundrobin"})[1]
@@ -146,7 +156,8 @@ def test_events_and_logs_have_numbers_from_which_to_go_on(change, ask, env, capl
     assert "scaled" in [each["kind"] for each in events]
     assert [each["seq"] for each in events] == sorted({each["seq"] for each in events})
     assert ask("GET", f"/api/v1/events?after={events[-1]['seq']}")[1] == []
-    assert "scale by token: replicas 2, before 1" in [each["message"] for each in ask("GET", "/api/v1/logs")[1]]
+    (asked,) = (each for each in events if each["kind"] == "change_requested")
+    assert asked["reason"] == "scale by token: replicas 2, before 1"
     for wrong in ("after=soon", "after=-1", "after=nan"):
         assert ask("GET", f"/api/v1/events?{wrong}")[0] == 400
 
@@ -164,3 +175,26 @@ def test_secrets_are_shown_nowhere(ask, env, tmp_path):
     shown = [ask("GET", path)[1] for path in ("/api/v1/services", "/api/v1/services/s", "/api/v1/services/s/plan")]
     shown.append(ask("POST", "/api/v1/plan")[1])
     assert "canary-in-a-coal-mine" not in json.dumps(shown)
+
+
+@pytest.mark.parametrize("what", ["scale", "restart", "drain", "balancer"])
+def test_each_change_of_a_service_is_an_event_that_names_who_asked(change, ask, what):
+    """Before it is made, and not for a dry run."""
+    bodies = {"scale": {"replicas": 2}, "balancer": {"id": "random"}}
+    ask("POST", f"{SERVICE}/{what}?dry_run=1", bodies.get(what))
+    change(f"{SERVICE}/{what}", bodies.get(what))
+    requests = [each for each in ask("GET", "/api/v1/events")[1] if each["kind"] == "change_requested"]
+    assert [(each["service"], each["reason"].split(":")[0]) for each in requests] == [("desk", f"{what} by token")]
+
+
+def test_an_apply_is_an_event_of_all_services(change, ask):
+    change("/api/v1/apply")
+    (event,) = (each for each in ask("GET", "/api/v1/events")[1] if each["kind"] == "change_requested")
+    assert (event["service"], event["reason"]) == ("", "apply by token: changes {}")
+
+
+def test_plugins_and_doctor_say_what_the_commands_say(ask):
+    plugins = ask("GET", "/api/v1/plugins")[1]
+    assert ("extension", "server") in [(each["kind"], each["id"]) for each in plugins["plugins"]]
+    names = {each["name"] for each in ask("GET", "/api/v1/doctor")[1]["findings"]}
+    assert {"Python", "plugins", "memory"} <= names

@@ -15,7 +15,6 @@ from sage_deploy_cli.suggesting_group import SuggestingGroup
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sage_plugins.plugins.discovery import Plugin
     from sage_plugins.plugins.registry import Registered
 
 __all__ = ["command"]
@@ -32,25 +31,16 @@ def command() -> None:
 @_JSON
 def list_plugins(*, as_json: bool) -> None:
     """List what the installed plugins offer, those that did not load with the reason, and those that are disabled."""
+    from sage_deploy_cli.machine.installed import disabled, installed_plugins
     from sage_deploy_cli.machine.plugin_check import unknown_disabled
-    from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
+    from sage_plugins.plugins.discovery import DISABLED_VARIABLE
     from sage_plugins.plugins.registry import Registry
 
     registry = Registry.discover()
-    entries = sorted(registry.entries().items())
-    names = disabled_names()
-    disabled = [plugin for plugin in installed() if plugin.name in names]
-    unknown = dict(unknown_disabled())
     if as_json:
-        write_json(
-            {
-                "plugins": [_offer(kind, entry) for (kind, _), entry in entries],
-                "failures": [{**_origin(failure.plugin), "reason": failure.reason} for failure in registry.failures],
-                "disabled": [_origin(plugin) for plugin in disabled],
-                "unknown_disabled": list(unknown),
-            }
-        )
+        write_json(installed_plugins(registry))
     else:
+        entries = sorted(registry.entries().items())
         rows = [(kind, id, entry.plugin.source, entry.registration.summary) for (kind, id), entry in entries]
         write(table(("KIND", "ID", "FROM", "WHAT"), rows))
         for failure in registry.failures:
@@ -58,9 +48,9 @@ def list_plugins(*, as_json: bool) -> None:
         for plugin in registry.plugins:
             for hook in plugin.unknown_hooks:
                 write(printable(f"! plugin {plugin.name!r} from {plugin.source} has an unknown hook, {hook!r}"))
-        for plugin in disabled:
+        for plugin in disabled():
             write(printable(f"- plugin {plugin.name!r} from {plugin.source} is disabled"))
-        for name, fix in unknown.items():
+        for name, fix in unknown_disabled():
             write(printable(f"! {DISABLED_VARIABLE} names {name!r}, but no plugin is called that ({fix})"))
     if registry.failures:
         sys.exit(ExitCode.FAILED)
@@ -100,29 +90,16 @@ def check_installed(*, as_json: bool) -> None:
         sys.exit(ExitCode.FAILED)
 
 
-def _origin(plugin: Plugin) -> dict[str, str]:
-    return {
-        "plugin": plugin.name,
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "module": plugin.module,
-    }
-
-
-def _offer(kind: str, entry: Registered) -> dict[str, Any]:
-    registration = entry.registration
-    return {"kind": kind, "id": registration.id, "summary": registration.summary, **_origin(entry.plugin)}
-
-
 def _details(kind: str, entry: Registered) -> dict[str, Any]:
     import attrs
 
+    from sage_deploy_cli.machine.installed import offer
     from sage_deploy_files.describing.option_docs import registered_options
 
     registration = entry.registration
     shared = registration.environment_options
     return {
-        **_offer(kind, entry),
+        **offer(kind, entry),
         "hooks": list(entry.plugin.hooks),
         "capabilities": sorted(registration.capabilities),
         "checks": registration.check is not None,

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from sage_deploy_cli.output import printable, write
-from sage_deploy_server.commands.choosing import SERVICE, environment_options
+from sage_deploy_server.commands.choosing import REPLICA, SERVICE, environment_options
 from sage_deploy_server.commands.client import Running, path_of
 from sage_deploy_server.commands.output import DRY_RUN, YES, confirm, done
 
@@ -41,17 +41,18 @@ def scale(running: Running, service: str, replicas: int, *, dry_run: bool, yes: 
 
 @click.command("restart")
 @click.argument("service", type=SERVICE)
+@click.option("--replica", type=REPLICA, help="ID of the only one to replace.")
 @DRY_RUN
 @YES
 @environment_options
-def restart(running: Running, service: str, *, dry_run: bool, yes: bool) -> None:
-    """Replace every replica of SERVICE by a new one, in turn. No call is lost."""
-    path = path_of(service, "restart")
-    what = running.change(path, dry_run=True)
+def restart(running: Running, service: str, replica: str | None, *, dry_run: bool, yes: bool) -> None:
+    """Replace every replica of SERVICE by a new one, in turn, or only one. No call is lost."""
+    path, body = path_of(service, "restart"), {"replica": replica}
+    what = running.change(path, body, dry_run=True)
     replicas = ", ".join(what["replicas"])
     if not dry_run:
         confirm(f"Replace {replicas}?", yes=yes)
-        what = running.change(path)
+        what = running.change(path, body)
     done(what, f"{'replace' if dry_run else 'replaced'} {replicas}")
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sage_deploy_server.commands.client import Running, find, running_environments
+from sage_deploy_server.commands.client import Running, find, path_of, running_environments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["METHOD", "SERVICE", "environment_options"]
+__all__ = ["METHOD", "REPLICA", "SERVICE", "environment_options"]
 
 
 class _Running(click.ParamType):  # type: ignore[type-arg] # only the latest click has them
@@ -46,9 +46,17 @@ def _methods(ctx: click.Context) -> list[str]:
     return [f"{service['name']}.{method['name']}" for service in services for method in service["methods"]]
 
 
-#: The types of arguments: a service, and `SERVICE.METHOD`.
+def _replicas(ctx: click.Context) -> list[str]:
+    service = ctx.params.get("service")
+    services = _services(ctx) if service is None else [service]
+    running = _chosen(**ctx.params)
+    return [each["id"] for name in services for each in running.get(path_of(name, "replicas"))]
+
+
+#: The types of arguments: an environment, a service, one of its replicas, and `SERVICE.METHOD`.
 _ENVIRONMENT = _Running(lambda _: [about["name"] for about, _ in running_environments()])
 SERVICE = _Running(_services)
+REPLICA = _Running(_replicas)
 METHOD = _Running(_methods)
 
 

@@ -71,7 +71,7 @@ def events(running: Running, service: str | None, *, follow: bool, as_json: bool
 def _event(event: dict[str, Any]) -> str:
     when = time.strftime("%H:%M:%S", time.localtime(event["time"]))
     reason = f": {printable(event['reason'])}" if event["reason"] else ""
-    return f"{when} {printable(event['replica'] or event['service'])} {event['kind']}{reason}"
+    return f"{when} {printable(event['replica'] or event['service'] or '-')} {event['kind']}{reason}"
 
 
 @click.command("logs")

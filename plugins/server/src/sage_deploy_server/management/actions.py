@@ -76,8 +76,6 @@ class Actions:
             while len(self._latest) > _REMEMBERED:
                 self._latest.popitem(last=False)
         log = _SERVER if service is None else _SERVICES.getChild(service)
-        said = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
-        log.info("%s by %s%s", what, by, f": {said}" if said else "")
 
         def run() -> None:
             try:

@@ -9,6 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
@@ -42,6 +43,10 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Scale(msgspec.Struct, forbid_unknown_fields=True):
     replicas: int
+
+
+class _Restart(msgspec.Struct, forbid_unknown_fields=True):
+    replica: str | None = None
 
 
 class _Drain(msgspec.Struct, forbid_unknown_fields=True):
@@ -93,6 +98,8 @@ class Management:
         service = "/api/v1/services/{service}"
         return {
             "/api/v1/environment": ("The environment", lambda _: self._environment()),
+            "/api/v1/plugins": ("The installed plugins", lambda _: _plugins()),
+            "/api/v1/doctor": ("Whether this machine and this Python are fit to run services", lambda _: _doctor()),
             "/api/v1/services": ("A row a service", lambda _: self._rows()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
@@ -106,7 +113,7 @@ class Management:
         service = "/api/v1/services/{service}"
         return {
             f"{service}/scale": ("Change the number of replicas", _Scale, self._scale),
-            f"{service}/restart": ("Replace every replica by a new one", _Nothing, self._restart),
+            f"{service}/restart": ("Replace a replica by a new one, or every one", _Restart, self._restart),
             f"{service}/drain": ("Finish what was accepted, and stop", _Drain, self._drain),
             f"{service}/balancer": ("Have another load balancer choose", _Balancer, self._balancer),
             "/api/v1/plan": ("What an apply would do", _Nothing, self._plan),
@@ -218,7 +225,9 @@ class Management:
             if name is not None:
                 self._made[name] = self._made.get(name, 0) + 1
 
-        return self._actions.start(what, name, request.scope.get("sage_caller", "socket"), details, made)
+        by = request.scope.get("sage_caller", "socket")
+        self._operations.record_request(_said(what, by, details), name)
+        return self._actions.start(what, name, by, details, made)
 
     def _scale(self, request: Request, body: _Scale) -> Any:
         name, said = self._found(request)
@@ -227,10 +236,13 @@ class Management:
         details = {"replicas": body.replicas, "before": said.get("health", {}).get("replicas")}
         return self._start(request, "scale", details, lambda: self._operations.scale(name, body.replicas))
 
-    def _restart(self, request: Request, _: _Nothing) -> Any:
+    def _restart(self, request: Request, body: _Restart) -> Any:
         name, said = self._found(request)
-        details = {"replicas": [each["id"] for each in said.get("replicas", [])]}
-        return self._start(request, "restart", details, lambda: self._operations.restart(name))
+        running = [each["id"] for each in said.get("replicas", [])]
+        if body.replica is not None and body.replica not in running:
+            raise Problem(404, "replica", f"{name} has no replica {body.replica!r}: it has {', '.join(running)}")
+        details = {"replicas": running if body.replica is None else [body.replica]}
+        return self._start(request, "restart", details, lambda: self._operations.restart(name, body.replica))
 
     def _drain(self, request: Request, body: _Drain) -> Any:
         name, _said = self._found(request)
@@ -306,6 +318,19 @@ def _described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any
     return described
 
 
+def _plugins() -> dict[str, Any]:
+    from sage_deploy_cli.machine.installed import installed_plugins
+    from sage_plugins.plugins.registry import Registry
+
+    return installed_plugins(Registry.discover())
+
+
+def _doctor() -> dict[str, Any]:
+    from sage_deploy_cli.machine.checks import examine
+
+    return {"findings": [attrs.asdict(finding) for finding in examine()]}
+
+
 def _event(found: RecordedEvent) -> dict[str, Any]:
     event = found.event
     return {
@@ -335,6 +360,12 @@ def _row_of(name: str, said: dict[str, Any], generation: int) -> dict[str, Any]:
         "why": "; ".join(str(each) for each in health.get("missing", {}).values()) or said.get("error", ""),
         "generation": generation,
     }
+
+
+def _said(what: str, by: str, details: dict[str, Any]) -> str:
+    """A change in words: what, by whom, how."""
+    how = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
+    return f"{what} by {by}{f': {how}' if how else ''}"
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -271,6 +271,15 @@ class ChangeCases(ServiceConformance):
         assert seen == [(step, index) for index in (0, 1) for step in (*_START, *_STOP)]
         assert _ids(service) == ["svc#0.1", "svc#1.1"]
 
+    def test_restart_of_one_replica_leaves_the_others(self) -> None:
+        """One that the service does not have is refused, by its name, and nothing changes."""
+        service = self.deploy(**self.several(2))
+        with pytest.raises(errors.DeployError, match=r"no replica 'svc#7': it has svc#0, svc#1"):
+            service.env.restart(service.name, "svc#7")
+        assert _ids(service) == ["svc#0", "svc#1"]
+        service.env.restart(service.name, "svc#1")
+        assert _ids(service) == ["svc#0", "svc#1.1"]
+
     def test_restart_whose_constructor_fails_keeps_the_old_replica(self, tmp_path: Path) -> None:
         """It goes on serving, and a later restart replaces it."""
         broken = tmp_path / "broken"

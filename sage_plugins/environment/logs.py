@@ -1,0 +1,43 @@
+"""The log lines of an environment's services, kept once somebody wants to look at them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sage_plugins.environment.log_record import LogRecord
+    from sage_plugins.environment.services import Services
+    from sage_plugins.interfaces import LogLine
+
+__all__ = ["Logs"]
+
+
+class Logs:
+    """What the services of one environment log. All methods are safe from any thread."""
+
+    def __init__(self, services: Services) -> None:
+        """Keep nothing yet of *services*."""
+        self._services = services
+        self._record: LogRecord | None = None  # guarded by Services.lock
+
+    def keep(self) -> LogRecord:
+        """Keep the lines from now on."""
+        with self._services.lock:
+            if self._record is None:
+                from sage_plugins.environment.log_record import LogRecord  # few look
+
+                self._record = LogRecord(lambda name: name in self._services.tasks)
+            return self._record
+
+    def after(self, seq: int, service: str | None) -> list[LogLine]:
+        """As `Environment.logs`."""
+        from sage_plugins.deployment.replicas.waiting import tell_logs
+
+        record = self.keep()
+        tell_logs([member for task in tuple(self._services.tasks.values()) for member in task.elsewhere])
+        return record.after(seq, service)
+
+    def close(self) -> None:
+        """Keep no more lines."""
+        if self._record is not None:
+            self._record.close()
