@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "drain": ("changing", "Have a running service finish what it has accepted, and stop."),
     "events": ("following", "Show what happened to the services of a running environment."),
     "logs": ("following", "Show what the services of a running environment have logged."),
+    "report": ("reporting", "Write how a running environment is into one HTML file."),
     "restart": ("changing", "Replace the replicas of a running service."),
     "scale": ("changing", "Change the number of replicas of a running service."),
     "top": ("live", "Show the services of a running environment as they change."),

@@ -364,7 +364,8 @@ def _row_of(name: str, said: dict[str, Any], generation: int) -> dict[str, Any]:
 
 def _said(what: str, by: str, details: dict[str, Any]) -> str:
     """A change in words: what, by whom, how."""
-    how = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
+    plain = {name: " ".join(value) if isinstance(value, list) else value for name, value in details.items()}
+    how = ", ".join(f"{name} {value}" for name, value in plain.items() if value is not None)
     return f"{what} by {by}{f': {how}' if how else ''}"
 
 
