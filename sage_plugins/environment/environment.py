@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.environment.extensions import Extensions
+    from sage_plugins.findings import Finding
     from sage_plugins.interfaces import LogLine, RecordedEvent
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.plugins.registry import Registry
@@ -396,6 +397,18 @@ class Environment(Registering):
             except (SageDeployError, ValueError) as error:
                 services[name] = {"service_name": name, "state": "refused", "error": str(error)}
         return {"environment": self.name, "id": self.id, "services": services}
+
+    def plugins(self) -> dict[str, Any]:
+        """What the plugins of this environment offer, what did not load and why, what is disabled; as plain values."""
+        from sage_plugins.plugins.listing import listing
+
+        return listing(self.registry)
+
+    def doctor(self) -> list[Finding]:
+        """What the checks of all plugins find of this machine and this Python; may take seconds."""
+        from sage_plugins.plugins.listing import examine
+
+        return examine(self.registry)
 
     def record_request(self, what: str, service: str | None = None) -> None:
         """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sage_plugins.findings import Finding
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.values import Event
@@ -151,6 +152,12 @@ class Operations(Protocol):
             PlanError, ConfigError, PluginError: The balancer refuses its options or cannot be made.
             DeployError: The service does not run.
         """
+
+    def plugins(self) -> dict[str, Any]:
+        """What the plugins offer, what did not load and why, and what is disabled; as values that JSON has."""
+
+    def doctor(self) -> list[Finding]:
+        """What the checks of all plugins find of this machine and this Python; may take seconds."""
 
     def record_request(self, what: str, service: str | None = None) -> None:
         """

@@ -15,6 +15,7 @@ from sage_deploy_cli.machine.control_groups import ControlGroups
 from sage_plugins import hookimpl
 from sage_plugins.errors import PluginError
 from sage_plugins.findings import Finding
+from sage_plugins.plugins.listing import examine
 from sage_plugins.plugins.registry import Registry
 
 
@@ -49,7 +50,7 @@ def test_everything_is_looked_at(tmp_path):
 
 
 def test_findings_that_are_not_ok_have_a_fix():
-    for finding in checks.examine():
+    for finding in checks.check_machine():
         assert finding.found
         assert bool(finding.fix) == (finding.status != "ok"), finding
 
@@ -148,7 +149,7 @@ def test_check_that_cannot_be_run_does_not_hide_the_others(monkeypatch):
         raise RuntimeError("odd\nmachine")
 
     monkeypatch.setitem(checks.CHECKS, "memory", check)
-    found = {finding.name: finding for finding in checks.examine()}
+    found = {finding.name: finding for finding in checks.check_machine()}
     assert found["memory"].status == "warning"
     assert found["memory"].found == "could not be looked at: RuntimeError: odd machine"
     assert "encoding" in found
@@ -230,7 +231,7 @@ def test_narrow_container_is_a_warning(name, files, words, tmp_path, monkeypatch
     assert finding.found.startswith(words)
 
 
-def test_checks_of_plugins_are_run(monkeypatch):
+def test_checks_of_plugins_are_run():
     """What one finds stands there, and one that cannot be run hides nothing."""
 
     class Plugin:
@@ -239,9 +240,8 @@ def test_checks_of_plugins_are_run(monkeypatch):
             return [lambda: 1 / 0, lambda: [Finding("GPU", "ok", "none is needed")]]
 
     registry = Registry.of(Plugin())
-    monkeypatch.setattr(Registry, "discover", lambda: registry)
 
-    *_, broken, found = checks.examine()
+    broken, found = examine(registry)
 
     assert (broken.name, broken.status) == ("plugin Plugin", "warning")
     assert "ZeroDivisionError" in broken.found

@@ -15,7 +15,7 @@ from sage_plugins.plugins.registry import Registry
 
 pytestmark = pytest.mark.wheels
 
-PACKAGES = sorted({point.module for point in entry_points(group="sage_deploy")} | {"sage_plugins"})
+PACKAGES = sorted({point.module.partition(".")[0] for point in entry_points(group="sage_deploy")} | {"sage_plugins"})
 STRATEGIES = sorted(id for kind, id in Registry.discover().entries() if kind == "threading strategy")
 
 

@@ -489,5 +489,6 @@ import json; print(json.dumps(sorted(sys.modules)))
     assert HEAVY.isdisjoint(modules)
     assert {name.partition(".")[0] for name in LATE} <= set(LAYER)
     assert {f"sage_plugins.{name}" for name in LATE}.isdisjoint(modules)
-    assert not any(name.startswith(("sage_deploy_files.", "sage_deploy_cli.")) for name in modules)
+    others = {name for name in modules if name.startswith(("sage_deploy_files.", "sage_deploy_cli."))}
+    assert others == {"sage_deploy_cli.plugin"}
     assert "importlib.metadata" not in modules, "the metadata of a distribution was read, which messages need"

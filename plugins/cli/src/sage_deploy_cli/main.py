@@ -38,9 +38,23 @@ COMMANDS: Final = {
 
 #: Commands that other distributions bring, with the extra that installs them; "" if none has them yet.
 ELSEWHERE: Final = {
-    **dict.fromkeys(("dashboard", "report"), ""),
+    "dashboard": "",
     **dict.fromkeys(
-        ("apply", "call", "describe", "down", "drain", "events", "logs", "restart", "scale", "status", "top"), "server"
+        (
+            "apply",
+            "call",
+            "describe",
+            "down",
+            "drain",
+            "events",
+            "logs",
+            "report",
+            "restart",
+            "scale",
+            "status",
+            "top",
+        ),
+        "server",
     ),
 }
 

@@ -19,9 +19,15 @@ def command(*, as_json: bool) -> None:
     """Check whether this machine and this Python are fit to run services; each finding says what to do."""
     import attrs
 
-    from sage_deploy_cli.machine.checks import examine
+    from sage_deploy_cli.machine.checks import check_machine
+    from sage_plugins.errors import PluginConflictError
+    from sage_plugins.plugins.listing import examine
+    from sage_plugins.plugins.registry import Registry
 
-    findings = examine()
+    try:
+        findings = examine(Registry.discover())
+    except PluginConflictError:  # which the check of the plugins reports
+        findings = check_machine()
     count = {status: sum(finding.status == status for finding in findings) for status in ("failure", "warning")}
     if as_json:
         write_json({"findings": [attrs.asdict(finding) for finding in findings]})

@@ -31,14 +31,13 @@ def command() -> None:
 @_JSON
 def list_plugins(*, as_json: bool) -> None:
     """List what the installed plugins offer, those that did not load with the reason, and those that are disabled."""
-    from sage_deploy_cli.machine.installed import disabled, installed_plugins
-    from sage_deploy_cli.machine.plugin_check import unknown_disabled
     from sage_plugins.plugins.discovery import DISABLED_VARIABLE
+    from sage_plugins.plugins.listing import disabled, listing, unknown_disabled
     from sage_plugins.plugins.registry import Registry
 
     registry = Registry.discover()
     if as_json:
-        write_json(installed_plugins(registry))
+        write_json(listing(registry))
     else:
         entries = sorted(registry.entries().items())
         rows = [(kind, id, entry.plugin.source, entry.registration.summary) for (kind, id), entry in entries]
@@ -93,8 +92,8 @@ def check_installed(*, as_json: bool) -> None:
 def _details(kind: str, entry: Registered) -> dict[str, Any]:
     import attrs
 
-    from sage_deploy_cli.machine.installed import offer
     from sage_deploy_files.describing.option_docs import registered_options
+    from sage_plugins.plugins.listing import offer
 
     registration = entry.registration
     shared = registration.environment_options

@@ -1,8 +1,7 @@
 """
 Whether this machine and this Python are fit to run services.
 
-Each check looks at one thing and gives findings; `CHECKS` has those of the core, and plugins bring more. A check starts
-nothing and changes nothing that outlives it.
+Each check looks at one thing and gives findings; a check starts nothing and changes nothing that outlives it.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sage_deploy_cli.machine.control_groups import ControlGroups
-from sage_plugins.errors import PluginConflictError, line_of
+from sage_plugins.errors import line_of
 from sage_plugins.findings import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sage_plugins.findings import Status
 
-__all__ = ["CHECKS", "examine"]
+__all__ = ["CHECKS", "check_machine"]
 
 _MEBIBYTE: Final = 1024 * 1024
 
@@ -40,26 +39,15 @@ _DAY: Final = 86_400.0
 _NOT_HERE: Final = "does not apply to this system"
 
 
-def examine() -> list[Finding]:
-    """What all checks find, those of `CHECKS` in their order first; one that cannot be run is a warning."""
+def check_machine() -> list[Finding]:
+    """What all of `CHECKS` find, in their order; one that cannot be run is a warning."""
     found: list[Finding] = []
-    for name, check in (*CHECKS.items(), *_checks_of_plugins()):
+    for name, check in CHECKS.items():
         try:
             found += check()
         except Exception as error:  # noqa: BLE001 - what is odd about this machine must not keep the other checks from it
             found.append(Finding(name, "warning", f"could not be looked at: {line_of(error)}", "look at it by hand"))
     return found
-
-
-def _checks_of_plugins() -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
-    from sage_plugins.plugins.registry import Registry
-
-    try:
-        registry = Registry.discover()
-    except PluginConflictError:  # which the check of the plugins reports
-        return
-    for plugin, check in registry.checks:
-        yield f"plugin {plugin.name}", check
 
 
 def _python() -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from sage_plugins.config.structure import structure
 from sage_plugins.errors import line_of
 from sage_plugins.findings import Finding
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
+from sage_plugins.plugins.listing import unknown_disabled
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Explanation, Problem, Where
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sage_plugins.plugins.discovery import Plugin
     from sage_plugins.values import Registration
 
-__all__ = ["Inspection", "PluginReport", "check_plugins", "unknown_disabled"]
+__all__ = ["Inspection", "PluginReport", "check_plugins"]
 
 #: Stands for options of which some must be given.
 _REQUIRED: Final = object()
@@ -110,14 +111,6 @@ def _unknown_hooks(plugin: Plugin) -> Iterator[Finding]:
         near = did_you_mean(hook, known)
         fix = f"did you mean {near!r}?" if near else "a newer sage-deploy may know it"
         yield Finding(plugin.source, "failure", f"plugin '{plugin.name}' has the hook {hook!r}, which is unknown", fix)
-
-
-def unknown_disabled() -> Iterator[tuple[str, str]]:
-    """The names of no plugin that `SAGE_DEPLOY_DISABLED_PLUGINS` has, each with what to do about it."""
-    names = [plugin.name for plugin in installed()]
-    for name in sorted(disabled_names().difference(names)):
-        near = did_you_mean(name, names)
-        yield name, f"did you mean {near!r}?" if near else f"name one of {', '.join(sorted(set(names)))}"
 
 
 def _unknown_names() -> Iterator[Finding]:

@@ -98,8 +98,11 @@ class Management:
         service = "/api/v1/services/{service}"
         return {
             "/api/v1/environment": ("The environment", lambda _: self._environment()),
-            "/api/v1/plugins": ("The installed plugins", lambda _: _plugins()),
-            "/api/v1/doctor": ("Whether this machine and this Python are fit to run services", lambda _: _doctor()),
+            "/api/v1/plugins": ("The installed plugins", lambda _: self._operations.plugins()),
+            "/api/v1/doctor": (
+                "Whether this machine and this Python are fit to run services",
+                lambda _: self._doctor(),
+            ),
             "/api/v1/services": ("A row a service", lambda _: self._rows()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
@@ -124,6 +127,9 @@ class Management:
     def _environment(self) -> dict[str, Any]:
         operations = self._operations
         return {"name": operations.name, "id": operations.id, "pid": os.getpid(), "serving_since": self._began}
+
+    def _doctor(self) -> dict[str, Any]:
+        return {"findings": [attrs.asdict(finding) for finding in self._operations.doctor()]}
 
     def _services(self) -> dict[str, Any]:
         services: dict[str, Any] = self._operations.status()["services"]
@@ -316,19 +322,6 @@ def _described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any
         content = {"application/json": {"schema": next(iter(schema["$defs"].values()))}}
         described["requestBody"] = {"required": bool(body.__struct_fields__), "content": content}
     return described
-
-
-def _plugins() -> dict[str, Any]:
-    from sage_deploy_cli.machine.installed import installed_plugins
-    from sage_plugins.plugins.registry import Registry
-
-    return installed_plugins(Registry.discover())
-
-
-def _doctor() -> dict[str, Any]:
-    from sage_deploy_cli.machine.checks import examine
-
-    return {"findings": [attrs.asdict(finding) for finding in examine()]}
 
 
 def _event(found: RecordedEvent) -> dict[str, Any]:
