@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.clock import SYSTEM
 from sage_plugins.environment.deploying import Deploying
+from sage_plugins.environment.elsewhere import Elsewhere
 from sage_plugins.environment.event_record import EventRecord
 from sage_plugins.environment.logs import Logs
 from sage_plugins.environment.registering import Registering
 from sage_plugins.environment.services import AT_REST, Services
-from sage_plugins.errors import SageDeployError
 from sage_plugins.process_end import forget
 from sage_plugins.texts import counted
 from sage_plugins.values import Event
@@ -87,6 +87,7 @@ class Environment(Registering):
         self._events = EventRecord(on_event)
         self._services = Services(self, name, registry, clock, self._events.tell, options)
         self._logs = Logs(self._services)
+        self._elsewhere = Elsewhere(self._services)
         self._deploying = Deploying(self._services)
         self._extensions: Extensions | None = None  # guarded by Services.lock
 
@@ -386,17 +387,13 @@ class Environment(Registering):
 
         Returns:
             `environment`, its `id`, and `services`: by name what `get_service_status` gives. A service that cannot be
-            composed has a `state` of `"refused"` and the `error`.
+            composed has a `state` of `"refused"` and the `error`. One that another process has deployed for an
+            environment of this name, see `adopt`, has only `state`, `health`, `replicas` and `held_by`: that process,
+            empty for none. `problem` says why such services are not known, if they are not.
         """
-        from sage_plugins.environment.plain_status import plain
+        from sage_plugins.environment.plain_status import status_of
 
-        services = {}
-        for name in self._services.names:
-            try:
-                services[name] = plain(self.task(name).status())
-            except (SageDeployError, ValueError) as error:
-                services[name] = {"service_name": name, "state": "refused", "error": str(error)}
-        return {"environment": self.name, "id": self.id, "services": services}
+        return {"environment": self.name, "id": self.id, **status_of(self._services, self._elsewhere)}
 
     def plugins(self) -> dict[str, Any]:
         """What the plugins of this environment offer, what did not load and why, what is disabled; as plain values."""
@@ -461,6 +458,7 @@ class Environment(Registering):
 
     def _closed(self) -> None:
         self._logs.close()
+        self._elsewhere.close()
         forget(self)
 
     def __enter__(self) -> Self:

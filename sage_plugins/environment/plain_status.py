@@ -1,16 +1,34 @@
-"""The status of services as values that JSON has."""
+"""The status of an environment's services as values that JSON has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from sage_plugins.config.secrets import HIDDEN, is_secret, masked
 from sage_plugins.config.service_config import ServiceDeploymentConfig
+from sage_plugins.errors import SageDeployError
 
-__all__ = ["plain"]
+if TYPE_CHECKING:
+    from sage_plugins.environment.elsewhere import Elsewhere
+    from sage_plugins.environment.services import Services
+
+__all__ = ["plain", "status_of"]
+
+
+def status_of(services: Services, elsewhere: Elsewhere) -> dict[str, Any]:
+    """`services` and `problem` of `Environment.status`."""
+    found: dict[str, Any] = {}
+    for name in services.names:
+        try:
+            found[name] = plain(services.task(name).status())
+        except (SageDeployError, ValueError) as error:
+            found[name] = {"service_name": name, "state": "refused", "error": str(error)}
+    kept, problem = elsewhere.look()
+    found.update((name, plain(said)) for name, said in kept.items() if name not in found)
+    return {"services": found, **({"problem": problem} if problem else {})}
 
 
 def plain(value: object, path: str = "") -> Any:

@@ -198,6 +198,36 @@ class Reach(Protocol):
         """
 
 
+class KeptReplica(NamedTuple):
+    """
+    A replica that takes calls, as those see it who do not hold its service.
+
+    Attributes:
+        id: Such as `"kv#0"`.
+        node: Name of its node.
+        slots: Calls at once, at most.
+    """
+
+    id: str
+    node: str | None
+    slots: int
+
+
+class KeptService(NamedTuple):
+    """
+    A service that is kept, as those see it who do not hold it.
+
+    Attributes:
+        held_by: The process that decides about it, in words; empty for none.
+        places: How many replicas it should have; None if that is not known.
+        replicas: Those that take calls.
+    """
+
+    held_by: str
+    places: int | None
+    replicas: Sequence[KeptReplica]
+
+
 class Keeper(Protocol):
     """
     What is kept of the services of one environment whose replicas outlive the processes that deploy them.
@@ -216,6 +246,14 @@ class Keeper(Protocol):
 
         Raises:
             DeployError: Another one does.
+            ClusterUnavailableError: That is not known.
+        """
+
+    def look(self) -> Mapping[str, KeptService]:
+        """
+        The services that were deployed and not stopped, by whomever, by name; holds and starts nothing.
+
+        Raises:
             ClusterUnavailableError: That is not known.
         """
 

@@ -16,17 +16,17 @@ from sage_plugins.service.methods import is_served, kind_of, served_names
 from sage_plugins.values import GENERATORS, MethodKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
     from sage_plugins.call.stream_reader import AsyncServiceStream
-    from sage_plugins.routing.handles.binding import Binding
     from sage_plugins.routing.handles.handle import ServiceHandle
+    from sage_plugins.values import MethodPlan
 
 __all__ = ["AioMethods", "attribute_call", "find_method", "read_only", "served_by"]
 
 
 def find_method(
-    service: str, name: str, binding: Binding | None, cls: type | None
+    service: str, name: str, plans: Mapping[str, MethodPlan] | None, cls: type | None
 ) -> tuple[MethodKind | None, type | None]:
     """
     What calling the method *name* gives, None if that is not known yet, and the class that has it.
@@ -34,13 +34,13 @@ def find_method(
     Args:
         service: Name of the service.
         name: Name of the method.
-        binding: Has the plans of the methods; None if the handle is not bound.
+        plans: Those of the methods, as far as they are known.
         cls: The service's class; None if it is not known in this process.
 
     Raises:
         MethodNotFoundError: The service has no such method.
     """
-    plan = None if binding is None else binding.methods.get(name)
+    plan = None if plans is None else plans.get(name)
     has = cls if cls is not None and is_served(cls, name) else None
     if plan is not None:
         return plan.kind, has
@@ -51,11 +51,9 @@ def find_method(
     raise not_served(service, name, dict.fromkeys(served_names(cls)))
 
 
-def served_by(binding: Binding | None, cls: type | None) -> list[str]:
+def served_by(plans: Mapping[str, MethodPlan] | None, cls: type | None) -> list[str]:
     """Names of the methods that a service has, as far as they are known."""
-    if cls is not None:
-        return served_names(cls)
-    return [] if binding is None else list(binding.methods)
+    return list(plans or ()) if cls is None else served_names(cls)
 
 
 def attribute_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cls: type | None) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import CallOptions, MethodKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Mapping
 
     from sage_plugins.call.call import Call
     from sage_plugins.call.owner import CallOwner
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.stream_reader import AsyncServiceStream, ServiceStream
     from sage_plugins.routing.handles.binding import Binding, Bound
     from sage_plugins.routing.router import Router
+    from sage_plugins.values import MethodPlan
 
 __all__ = ["ServiceHandle"]
 
@@ -39,6 +40,7 @@ class _Origin(NamedTuple):
     travels: Callable[[], tuple[Callable[..., ServiceHandle], tuple[Any, ...]]] | None
     service_class: Callable[[], type | None]
     waits_to_bind: Callable[[], bool]
+    methods: Callable[[], Mapping[str, MethodPlan] | None]
 
 
 class ServiceHandle:
@@ -72,6 +74,7 @@ class ServiceHandle:
         travels: Callable[[], tuple[Callable[..., ServiceHandle], tuple[Any, ...]]] | None = None,
         service_class: Callable[[], type | None] = lambda: None,
         waits_to_bind: Callable[[], bool] = lambda: False,
+        methods: Callable[[], Mapping[str, MethodPlan] | None] = lambda: None,
     ) -> None:
         """
         Make a handle.
@@ -87,10 +90,11 @@ class ServiceHandle:
                 from elsewhere. None if the handle belongs to this process.
             service_class: Gives the service's class, None if it is not known in this process; must not wait.
             waits_to_bind: Says whether *bind* has to wait for the service to start; must not wait itself.
+            methods: Gives the plans of the methods as far as they are known before it is bound; must not wait.
         """
         self._set(
             _name=name,
-            _origin=_Origin(bind, travels, service_class, waits_to_bind),
+            _origin=_Origin(bind, travels, service_class, waits_to_bind, methods),
             _options=options or CallOptions(),
             _timeout=timeout,
             _bound=None,
@@ -354,8 +358,12 @@ class ServiceHandle:
 
     def _find_method(self, name: str) -> tuple[MethodKind | None, type | None]:
         """What calling the method *name* gives, and the class that has it, each None if it is not known."""
+        return find_method(self._name, name, self._plans(), self._origin.service_class())
+
+    def _plans(self) -> Mapping[str, MethodPlan] | None:
+        """Those of the methods, as far as they are known."""
         bound = self._bound
-        return find_method(self._name, name, None if bound is None else bound.binding, self._origin.service_class())
+        return self._origin.methods() if bound is None else bound.binding.methods
 
     def _bound_kind(self, name: str) -> MethodKind:
         """What calling the method *name* gives; binds to the service for that."""
@@ -364,8 +372,7 @@ class ServiceHandle:
 
     def _served(self) -> list[str]:
         """Names of the served methods, as far as they are known."""
-        bound = self._bound
-        return served_by(None if bound is None else bound.binding, self._origin.service_class())
+        return served_by(self._plans(), self._origin.service_class())
 
     def __dir__(self) -> list[str]:
         """The verbs and the served methods."""

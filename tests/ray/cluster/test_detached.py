@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import signal
 import time
@@ -14,12 +16,13 @@ import ray
 import sage_deploy_ray.cluster.connection
 from driver import OPTIONS, Driver
 from killing import is_gone
-from sage_deploy_ray.detached.services import environment_id
+from sage_deploy_ray.detached.services import DetachedServices, environment_id
 from sage_deploy_ray.directory.registry_actor import REGISTRY
 from sage_deploy_remote.shipping import versions
+from sage_deploy_server import serve
 from sage_deploy_testing.suites.probes import Calling
 from sage_plugins import Environment, ServiceDeploymentConfig
-from sage_plugins.errors import ConfigError, DeployError, NoReplicaError, ServiceNotFoundError
+from sage_plugins.errors import ClusterUnavailableError, ConfigError, DeployError, NoReplicaError, ServiceNotFoundError
 from witness import Witness
 
 pytestmark = pytest.mark.ray
@@ -119,6 +122,57 @@ def test_after_its_process_was_killed_a_service_goes_on_and_is_taken_over(driver
     assert driver.pids[0] not in pids(env)
     assert [guest.run(number) for number in range(6, 10)] == [6, 7, 8, 9]
     env.drain("svc")
+
+
+def test_service_that_another_process_holds_is_shown_and_called_and_changed_by_that_alone(driver, environment, until):
+    """Over HTTP too; once nobody holds it, how it can be taken over is said."""
+    env = environment()
+
+    def ask(method, path, body=None):
+        connection = http.client.HTTPConnection(*server.address, timeout=20)
+        with contextlib.closing(connection):
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Authorization": "Bearer secret"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    with serve(env, "127.0.0.1:0", token="secret") as server:  # noqa: S106 - for this test alone
+        until(lambda: ask("GET", "/readyz") == (200, {"ready": True, "not_ready": {}}))
+        (row,) = ask("GET", "/api/v1/services")[1]
+        assert (row["name"], row["state"], row["ready"], row["replicas"]) == ("svc", "ready", 2, 2)
+        assert row["held_by"].startswith(f"process {driver.pid} on ")
+        assert [each["id"] for each in ask("GET", "/api/v1/services/svc/replicas")[1]] == ["svc#0", "svc#1"]
+        assert ask("POST", "/services/svc/run", [7]) == (200, 7)
+        assert "run" in [each["name"] for each in ask("GET", "/services/svc")[1]["methods"]]
+        for what, body in {"scale": {"replicas": 3}, "restart": {}, "drain": {}, "balancer": {"id": "random"}}.items():
+            status, problem = ask("POST", f"/api/v1/services/svc/{what}", body)
+            assert (status, problem["detail"]) == (
+                409,
+                f"svc is held by {row['held_by']}, and only that process changes it",
+            )
+
+        driver.do("close")
+        assert env.status()["services"]["svc"]["held_by"] == ""
+        assert "take it over with `adopt()`" in ask("POST", "/api/v1/services/svc/drain")[1]["detail"]
+        env.adopt()
+        assert ask("POST", "/api/v1/services/svc/scale?dry_run=1", {"replicas": 3})[0] == 200
+        assert len(env.status()["services"]["svc"]["replicas"]) == 2
+        env.drain("svc")
+
+
+def test_services_of_others_that_cannot_be_looked_at_are_no_end_of_a_status(environment, monkeypatch):
+    """It says why they are not known, and the registry is not asked again at once."""
+    env = environment()
+    looked = []
+
+    def look(_self):
+        looked.append(1)
+        raise ClusterUnavailableError("the cluster does not answer")
+
+    monkeypatch.setattr(DetachedServices, "look", look)
+    for _ in range(3):
+        assert env.status()["problem"] == "the cluster does not answer"
+    assert len(looked) == 1
 
 
 @pytest.mark.slow

@@ -25,12 +25,15 @@ from sage_deploy_remote.reach.snapshot import ReplicaSnapshot, ServiceSnapshot
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.specs import unpack_spec
 from sage_plugins.errors import DeployError
+from sage_plugins.interfaces import KeptReplica, KeptService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_deploy_ray.directory.registry_actor import Deployment
     from sage_deploy_ray.options import RayOptions
+    from sage_deploy_remote.payloads.payload import Payload
+    from sage_deploy_remote.reach.listing import Listing
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["DetachedServices", "environment_id"]
@@ -42,6 +45,9 @@ _PREFIX: Final = "sage-deploy-replica"
 
 #: Seconds that a replica gets which is of no use any more: to answer its callers, and to run its stop hooks.
 _LAST_GRACE_S: Final = 1.0
+
+#: Seconds that the registry gets to say what there is, while somebody only looks.
+_LOOK_S: Final = 1.0
 
 _leases: dict[tuple[str, str, str], Lease] = {}  # by namespace, environment and who holds it; guarded by _lock
 _lock = threading.Lock()
@@ -170,6 +176,25 @@ class DetachedServices:
                 specs.setdefault(found.named.service, found.spec)
         return {service: unpack_spec(spec) for service, spec in specs.items()}
 
+    def look(self) -> Mapping[str, KeptService]:
+        """As `Keeper.look`."""
+        import ray
+
+        if cluster.would_be_private(self._address):
+            return {}
+
+        def ask() -> tuple[str, Mapping[str, Deployment]]:
+            try:
+                registry = ray.get_actor(REGISTRY, self._namespace)
+            except ValueError:  # nobody has deployed anything
+                return "", {}
+            asked: Any = registry.holder.remote(self.environment), registry.deployments.remote(self.environment)
+            holder, deployments = ray.get(list(asked))
+            return holder, deployments
+
+        holder, found = self._connect().ask("what its registry remembers", ask, timeout=_LOOK_S)
+        return {service: _kept(holder, each.listing) for service, each in found.items()}
+
     def snapshot(self, service: str) -> ServiceSnapshot | None:
         """As `Keeper.snapshot`."""
         self.hold()
@@ -274,6 +299,14 @@ class DetachedServices:
     def _deployment(self, service: str) -> str:
         # Begins with the time, so that of two the later one is known; ends with what nobody else has.
         return self._deployments.setdefault(service, f"{time.time_ns():016x}-{uuid4().hex[:8]}")
+
+
+def _kept(holder: str, listing: Payload | None) -> KeptService:
+    if listing is None:
+        return KeptService(holder, None, ())
+    found: Listing = unpack(listing)
+    replicas = [KeptReplica(each.id, each.node, each.slots) for each in found.replicas]
+    return KeptService(holder, found.places, replicas)
 
 
 def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:

@@ -144,6 +144,11 @@ class RegistryActor(DirectoryActor):
         mine.renew(time.monotonic())
         return Held("", self._memory)
 
+    async def holder(self, environment: str) -> str:
+        """The process that holds an environment, in words; empty for none."""
+        mine = self._holders.get(environment)
+        return "" if mine is None or time.monotonic() >= mine.until else mine.text
+
     async def let_go(self, environment: str, holder: str) -> None:
         """Let others hold an environment."""
         mine = self._holders.get(environment)

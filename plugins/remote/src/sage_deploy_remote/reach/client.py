@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import Work
     from sage_plugins.routing.router import Router
-    from sage_plugins.values import Choice, ReplicaState
+    from sage_plugins.values import Choice, MethodPlan, ReplicaState
 
 __all__ = ["ServiceClient", "client_for", "revive"]
 
@@ -124,6 +124,7 @@ class ServiceClient:
         self._entrance: Entrance = directory.open(service)
         self._lock = threading.RLock()  # what it learns is taken in by one thread at a time
         self._binding: Binding | None = None  # guarded by _lock, as all that follows
+        self._methods: Mapping[str, MethodPlan] | None = None
         self._incarnation = 0
         self._seen = 0
         self._stopped = ""  # completes "service 'kv' ..." if that was so when it was first found
@@ -147,7 +148,7 @@ class ServiceClient:
     def handle_for(self, caller: str | None) -> ServiceHandle:
         """A handle to it for a replica of the service *caller*, of the same environment; None for any other program."""
         travels = partial(_travelling, self._directory, self._environment, self._service)
-        return ServiceHandle(self._service, partial(self.bind, caller), travels=travels)
+        return ServiceHandle(self._service, partial(self.bind, caller), travels=travels, methods=lambda: self._methods)
 
     # -- finding the service -----------------------------------------------------------------------------------------
 
@@ -161,7 +162,9 @@ class ServiceClient:
         """
         self._refuse_forked()
         if self._binding is None:
-            self._check_found(self._entrance.look_up(self._seen, 0.0), caller)
+            found = self._check_found(self._entrance.look_up(self._seen, 0.0), caller)
+            if found.listing is not None:
+                self._know_methods(found.listing)
 
     def bind(self, caller: str | None) -> Binding:
         """
@@ -246,6 +249,9 @@ class ServiceClient:
             )
         self._listen()
 
+    def _know_methods(self, listing: Listing) -> None:
+        self._methods = {method.name: method for method in listing.methods}
+
     def _take_in(self, listing: Listing) -> None:
         with self._lock:
             if listing.version <= self._seen:
@@ -266,6 +272,7 @@ class ServiceClient:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
         before = self._binding
         self._incarnation = listing.incarnation
+        self._know_methods(listing)
         self._attached = {}
         self._balancer = _choice(listing)
         balancer, observe = make_balancer(listing.balancer, listing.where)

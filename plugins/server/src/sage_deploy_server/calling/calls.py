@@ -79,7 +79,7 @@ class Calls:
         if options:
             called = getattr(handle.with_options(**options).aio, method)
         found = called(*args, **kwargs)
-        if hasattr(found, "__aiter__"):
+        if not hasattr(found, "__await__"):
             await self._stream(exchange, found, f"{service}.{method}")
             return
         with UnlessLeft(exchange.receive) as client:

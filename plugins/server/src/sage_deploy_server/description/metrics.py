@@ -134,7 +134,7 @@ class _Numbers:
     def add(self, said: Mapping[str, Any], method: str | None = None) -> None:
         """Add the status of a service; with *method*, all its methods count as that one."""
         self.ready += said["state"] == "ready"
-        if "replicas" not in said:  # it cannot be composed
+        if "metrics" not in said:  # it cannot be composed, or is another process's
             return
         for name, (_, read) in _GAUGES.items():
             self.gauges[name] += read(said)

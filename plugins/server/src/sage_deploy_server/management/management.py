@@ -146,6 +146,16 @@ class Management:
             raise ServiceNotFoundError(f"no service {name!r}", service=name)
         return name, said
 
+    def _changeable(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """As `_found`, of a service that is this process's."""
+        name, said = self._found(request)
+        held_by = said.get("held_by")
+        if held_by is None:
+            return name, said
+        if held_by:
+            raise Problem(409, "held", f"{name} is held by {held_by}, and only that process changes it")
+        raise Problem(409, "held", f"no process holds {name}; take it over with `adopt()` to change it")
+
     def _service(self, request: Request) -> dict[str, Any]:
         name, said = self._found(request)
         return {**said, "generation": self._generation(name)}
@@ -236,14 +246,14 @@ class Management:
         return self._actions.start(what, name, by, details, made)
 
     def _scale(self, request: Request, body: _Scale) -> Any:
-        name, said = self._found(request)
+        name, said = self._changeable(request)
         if body.replicas < 1:
             raise Problem(400, "body", f"replicas must be 1 or more, got {body.replicas}")
         details = {"replicas": body.replicas, "before": said.get("health", {}).get("replicas")}
         return self._start(request, "scale", details, lambda: self._operations.scale(name, body.replicas))
 
     def _restart(self, request: Request, body: _Restart) -> Any:
-        name, said = self._found(request)
+        name, said = self._changeable(request)
         running = [each["id"] for each in said.get("replicas", [])]
         if body.replica is not None and body.replica not in running:
             raise Problem(404, "replica", f"{name} has no replica {body.replica!r}: it has {', '.join(running)}")
@@ -251,12 +261,12 @@ class Management:
         return self._start(request, "restart", details, lambda: self._operations.restart(name, body.replica))
 
     def _drain(self, request: Request, body: _Drain) -> Any:
-        name, _said = self._found(request)
+        name, _said = self._changeable(request)
         details = {"timeout": body.timeout}
         return self._start(request, "drain", details, lambda: self._operations.drain(name, body.timeout))
 
     def _balancer(self, request: Request, body: _Balancer) -> Any:
-        name, _ = self._found(request)
+        name, _ = self._changeable(request)
         details = {"balancer": body.id}
         return self._start(
             request,
@@ -352,6 +362,7 @@ def _row_of(name: str, said: dict[str, Any], generation: int) -> dict[str, Any]:
         "threads": metrics.get("active_threads", 0),
         "why": "; ".join(str(each) for each in health.get("missing", {}).values()) or said.get("error", ""),
         "generation": generation,
+        "held_by": said.get("held_by"),
     }
 
 
