@@ -218,7 +218,7 @@ class Execution:
 
     def settles(self, call: Call, error: BaseException | None, start: float, end: float, record: Record) -> bool:
         """Decide the outcome of a call that has run, and count it; False if it was given up meanwhile."""
-        self.latest = end
+        self.latest = call.ended = end
         if not call.claim_outcome():
             return False
         how = Outcome.OK if error is None else Outcome.TIMEOUT if end >= call.deadline else Outcome.ERROR

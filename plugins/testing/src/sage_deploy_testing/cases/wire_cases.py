@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,32 @@ class WireCases(ServiceConformance):
         assert copy_context().run(ask, "first") == "first"
         assert copy_context().run(ask, "second") == "second"
         assert self.outcome(service.handle, verb, "request") is None
+
+    @unless("in_callers_thread")
+    def test_timing_of_a_call_has_its_wait_and_its_run(self) -> None:
+        """Each at least as long as the test saw it last, and both together no longer than the call took."""
+        service = self.deploy(Wire)
+        gate = self.watch()
+        holding = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(service.slots)
+        began = time.monotonic()
+        waiting = service.handle.submit("echo")
+        accepted = time.monotonic()
+        assert waiting.timing is None
+        self.until(lambda: service.waiting == 1)  # by the status, which takes a while
+        released = time.monotonic()
+        gate.open()
+        waiting.result(self.patience)
+        holding[0].result(self.patience)
+        over = time.monotonic()
+        assert waiting.timing is not None
+        assert waiting.timing.run_s is not None
+        assert waiting.timing.queue_s > released - accepted
+        assert waiting.timing.run_s >= 0
+        assert waiting.timing.queue_s + waiting.timing.run_s < over - began
+        assert holding[0].timing is not None
+        assert holding[0].timing.run_s is not None
+        assert holding[0].timing.run_s > released - began
 
     def test_what_a_replica_logs_is_in_the_logs_of_its_environment(self) -> None:
         """With its level, its replica, and the request on whose behalf it was logged, wherever the replica is."""
