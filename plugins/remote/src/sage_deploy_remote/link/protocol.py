@@ -56,7 +56,7 @@ class CallItem(NamedTuple):
         streams: Whether its answer is a stream of items.
         chain: The slots that are held until it is answered, by the calls from within which it was made: for each the
             caller and the unit as they are in its replica.
-        request: ID of the request on whose behalf it was made; None if there is none.
+        carried: Short texts by name that go along with it, and with the calls that its method makes; None for none.
     """
 
     id: int
@@ -66,7 +66,7 @@ class CallItem(NamedTuple):
     remaining: float
     streams: bool = False
     chain: tuple[tuple[str, int], ...] = ()
-    request: str | None = None
+    carried: dict[str, str] | None = None
 
 
 class Unit(NamedTuple):

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from sage_deploy_server.calling.shapes import Shape, encode, headers_of
 from sage_deploy_server.web.bodies import UnlessLeft, read
 from sage_deploy_server.web.problems import problem_of, response_of
-from sage_plugins.call.current import CALL_LISTENER, REQUEST_ID
+from sage_plugins.call.current import CALL_LISTENER, carry
 from sage_plugins.errors import MethodNotFoundError
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Calls"]
 
 _LOG: Final = logging.getLogger("sage.extension.server")
+
+#: Headers by which a trace goes on, as W3C Trace Context and Baggage name them.
+_TRACE: Final = ("traceparent", "tracestate", "baggage")
 
 _JSON: Final = b"application/json"
 _BYTES: Final = b"application/octet-stream"
@@ -59,7 +62,7 @@ class Calls:
         """Answer one request; every error is an answer, too."""
         given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = given.get("x-request-id") or _new_id()
-        REQUEST_ID.set(request_id)  # goes along with the call, and with those that its method makes
+        carry(request_id=request_id, **{name: given[name] for name in _TRACE if name in given})
         exchange = _Exchange(given, request_id, receive, send)
         CALL_LISTENER.set(exchange.note)
         service, method = scope["path_params"]["service"], scope["path_params"]["method"]
