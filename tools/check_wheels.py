@@ -30,7 +30,19 @@ PROJECTS = [ROOT, *sorted(pyproject.parent for pyproject in ROOT.glob("plugins/*
 STRANGER = ROOT / "tests" / "third_party" / "acme-strategies"
 
 #: What a bare `pip install sage-deploy` must not bring: the cluster, SAGE and the web servers belong to extras.
-OPTIONAL = {"aiohttp", "daphne", "fastapi", "hypercorn", "isage", "ray", "sanic", "starlette", "tornado", "uvicorn"}
+OPTIONAL = {
+    "aiohttp",
+    "daphne",
+    "fastapi",
+    "hypercorn",
+    "isage",
+    "opentelemetry-api",
+    "ray",
+    "sanic",
+    "starlette",
+    "tornado",
+    "uvicorn",
+}
 
 
 def main(pytest_arguments: list[str]) -> None:

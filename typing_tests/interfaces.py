@@ -20,6 +20,8 @@ from sage_deploy_monitors.events import Events
 from sage_deploy_monitors.health import Health
 from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
+from sage_deploy_otel.options import OtelOptions
+from sage_deploy_otel.tracing import Spans, Tracing
 from sage_deploy_ray.actors.transport import RayTransport
 from sage_deploy_ray.options import RayOptions
 from sage_deploy_ray.target import RayTarget
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import (
         Balancer,
         CallCounter,
+        CallSurrounder,
         Candidate,
         ConfigEntry,
         ConfigReader,
@@ -133,6 +136,11 @@ def monitors(who: ReplicaInfo) -> tuple[Monitor, Monitor, Monitor, Recorder]:
 def what_monitors_declare(who: ReplicaInfo) -> tuple[SnapshotMerger, ServiceWatcher, CallCounter]:
     """The optional members of the same."""
     return Metrics(), Health(), MetricsRecorder(who, (), None)
+
+
+def tracing(who: ReplicaInfo) -> tuple[Monitor, Recorder, CallSurrounder]:
+    """Of `sage-deploy-otel`."""
+    return Tracing(OtelOptions()), Spans(who), Spans(who)
 
 
 def replicas(member: Member) -> tuple[ReplicaEvents, WatchedReplica]:

@@ -26,7 +26,7 @@ from sage_plugins.call import deadlock, lazy_future
 from sage_plugins.call.current import CURRENT
 from sage_plugins.call.lazy_future import CANCELLED, LazyFuture, closed_lock, open_lock
 from sage_plugins.errors import CallTimeoutError
-from sage_plugins.values import COROUTINES, Outcome
+from sage_plugins.values import COROUTINES, Outcome, Timing
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,17 +71,21 @@ class Call(LazyFuture):
         options: Key and idempotence.
         since: `monotonic()` when it was made.
         deadline: `monotonic()` at which its caller is released; inf for none.
-        expires: `monotonic()` after which it must not start.
+        expires: `monotonic()` after which it must not start; at most *deadline*.
         context: The caller's context variables; None once a worker has taken them.
         lane: Where it was sent; None before.
+        began: `monotonic()` when its method started; unset before.
+        ended: `monotonic()` when its method ended; unset before.
     """
 
     __slots__ = (
         "_unsettled",
         "_unstarted",
         "args",
+        "began",
         "context",
         "deadline",
+        "ended",
         "expires",
         "kwargs",
         "lane",
@@ -90,6 +94,9 @@ class Call(LazyFuture):
         "owner",
         "since",
     )
+
+    began: float
+    ended: float
 
     # Few calls need these, so they are in no slot: they are in the instance's __dict__ once somebody sets them. Each is
     # written by one room, and is here because another reads it. So is `granted`, a token like the two above: a replica
@@ -133,20 +140,7 @@ class Call(LazyFuture):
         expires: float,
         context: Context | None,
     ) -> None:
-        """
-        Make a call that nobody has accepted yet.
-
-        Args:
-            owner: The router that will be told if the call is given up.
-            method: The method's plan.
-            args: Positional arguments.
-            kwargs: Keyword arguments.
-            options: Key and idempotence, shared by all calls of a handle.
-            since: `monotonic()` when the call was made.
-            deadline: `monotonic()` at which the caller is released; inf for none.
-            expires: `monotonic()` after which the call must not start; at most *deadline*.
-            context: The caller's context variables, in which the method runs.
-        """
+        """Make a call that nobody has accepted yet, of what the attributes of the class are."""
         # Future.__init__ would make a condition, a lock and two lists; see `lazy_future`.
         self.owner = owner
         self.method = method
@@ -167,6 +161,14 @@ class Call(LazyFuture):
     def key(self) -> Hashable | None:
         """The key that the caller gave for the balancer, if any."""
         return self.options.key
+
+    @property
+    def timing(self) -> Timing | None:
+        """How long it waited for its start and has run, as far as that is known; None before it starts."""
+        if not hasattr(self, "began"):
+            return None
+        ended = getattr(self, "ended", None)
+        return Timing(self.began - self.since, None if ended is None else ended - self.began)
 
     # -- the worker's side -------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class Batches:
             if now >= call.expires:
                 call.expire()
             elif call.claim():
+                call.began = now
                 try:
                     rows.append(bind(call.args, call.kwargs))
                 except TypeError as error:  # its own fault, and not the others'

@@ -15,8 +15,9 @@ from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.errors import RemoteError, text_of
 from sage_plugins.host.lifecycle import Step
+from sage_plugins.host.recording import surrounded
 from sage_plugins.host.thread_loop import UNRUN
-from sage_plugins.values import MethodKind, Outcome
+from sage_plugins.values import COROUTINES, MethodKind, Outcome
 
 if TYPE_CHECKING:
     import asyncio
@@ -106,6 +107,14 @@ class Execution:
                 self.batches.bind(method.index, bound, getattr(instance, method.name))
 
     def _bound(self, instance: Any, name: str, kind: MethodKind) -> Callable[..., Any]:
+        run = self._runnable(instance, name, kind)
+        for recorder in self._recorders.values():
+            around = getattr(recorder, "around", None)
+            if around is not None:
+                run = surrounded(run, around, self, name, awaits=self.on_loop and kind in COROUTINES)
+        return run
+
+    def _runnable(self, instance: Any, name: str, kind: MethodKind) -> Callable[..., Any]:
         bound: Callable[..., Any] = getattr(instance, name)
         if kind is MethodKind.GENERATOR:
             from sage_plugins.call.stream import produce
@@ -218,7 +227,7 @@ class Execution:
 
     def settles(self, call: Call, error: BaseException | None, start: float, end: float, record: Record) -> bool:
         """Decide the outcome of a call that has run, and count it; False if it was given up meanwhile."""
-        self.latest = end
+        self.latest = call.ended = end
         if not call.claim_outcome():
             return False
         how = Outcome.OK if error is None else Outcome.TIMEOUT if end >= call.deadline else Outcome.ERROR

@@ -54,6 +54,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
             call.expire()
         elif call.claim():
             set_current(call)
+            call.began = start
             call.context = None  # as in `thread_worker`
             if call.deadline < deadlines.due:
                 deadlines.watch(call.deadline, start)

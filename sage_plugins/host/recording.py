@@ -1,16 +1,23 @@
-"""The recorders of monitors: how they are made, and how one that fails is named."""
+"""The recorders of monitors: how they are made, how one that fails is named, and what they have around methods."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sage_plugins.call.current import current_call
 from sage_plugins.errors import PluginError, text_of
+from sage_plugins.host.thread_loop import UNRUN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.host.execution import Execution
     from sage_plugins.interfaces import Recorder, RecorderFactory
     from sage_plugins.values import Choice, ReplicaInfo
 
-__all__ = ["make_recorder"]
+__all__ = ["make_recorder", "surrounded"]
 
 
 def make_recorder(
@@ -28,3 +35,41 @@ def make_recorder(
         whom = f"the calling side of service '{who.service}'" if who.replica is None else f"replica {who.replica}"
         msg = f"monitor '{choice.id}' from {choice.source} cannot make the recorder for {whom}: {text_of(error)}"
         raise PluginError(msg) from error
+
+
+def surrounded(
+    run: Callable[..., Any],
+    around: Callable[[Call], AbstractContextManager[object]],
+    execution: Execution,
+    name: str,
+    *,
+    awaits: bool,
+) -> Callable[..., Any]:
+    """
+    A function that does *run* inside *around*.
+
+    Args:
+        run: A method as its worker calls it.
+        around: Gives what surrounds a call.
+        execution: Finishes a coroutine that the method returns although it is no coroutine function.
+        name: Of the method.
+        awaits: Whether the worker awaits what *run* gives.
+    """
+
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with around(_running()):
+            result = run(*args, **kwargs)
+            return execution.finish(result, name) if type(result) in UNRUN else result
+
+    async def inside_task(*args: Any, **kwargs: Any) -> Any:
+        with around(_running()):
+            result = await run(*args, **kwargs)
+            return await execution.afinish(result, name) if type(result) in UNRUN else result
+
+    return inside_task if awaits else inside
+
+
+def _running() -> Call:
+    call = current_call()
+    assert call is not None  # noqa: S101 - for the type checker: a worker calls this for a call
+    return call

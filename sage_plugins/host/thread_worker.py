@@ -58,6 +58,7 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                     call = follow(call)
                     continue
                 context = call.context
+                call.began = start
                 # The context is about to refer to the call: keeping both ways would leave every call to the collector.
                 call.context = None
                 result: Any = None
@@ -66,7 +67,7 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                     result = context.run(invoke, call)
                 except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
                     error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
-                end = execution.latest = monotonic()
+                end = execution.latest = call.ended = monotonic()
                 late = end >= call.deadline
                 try:
                     del call._unsettled

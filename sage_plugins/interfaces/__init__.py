@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.extensions import Extension
     from sage_plugins.interfaces.monitors import (
         CallCounter,
+        CallSurrounder,
         Monitor,
         QuietMonitor,
         Recorder,
@@ -68,6 +69,7 @@ __all__ = [
     "Autoscaler",
     "Balancer",
     "CallCounter",
+    "CallSurrounder",
     "Candidate",
     "ConfigEntry",
     "ConfigReader",
@@ -122,6 +124,7 @@ _HOMES = {
     "Autoscaler": "autoscalers",
     "Balancer": "balancers",
     "CallCounter": "monitors",
+    "CallSurrounder": "monitors",
     "Candidate": "balancers",
     "ConfigEntry": "sources",
     "ConfigReader": "sources",

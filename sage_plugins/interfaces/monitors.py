@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces.control import ControlOp
     from sage_plugins.values import (
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallCounter",
+    "CallSurrounder",
     "Monitor",
     "QuietMonitor",
     "Recorder",
@@ -66,6 +69,23 @@ class CallCounter(Protocol):
 
         Returns:
             `request_count`: calls that ended; `error_count`: those of them that did not end well.
+        """
+
+
+@runtime_checkable
+class CallSurrounder(Protocol):
+    """
+    The optional member of a recorder that is there while a method runs, such as one that traces calls.
+
+    Used in the replica's process only. Without such a recorder, methods are called as they are.
+    """
+
+    def around(self, call: Call, /) -> AbstractContextManager[object]:
+        """
+        What surrounds the method that answers *call*, in the thread or task that runs it.
+
+        It sees what the method raises. What it raises itself is the call's. For a stream it surrounds all of the
+        generator, and for calls that are answered together it is asked once, with the one that has the most time left.
         """
 
 

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.call.current import CURRENT, REQUEST_ID
+from sage_plugins.call.current import CURRENT, request_id
 from sage_plugins.config.entries import check_service_name
 from sage_plugins.service.constructor import takes_ctx, takes_factory
 
@@ -123,7 +123,7 @@ class ServiceContext:
     @property
     def request_id(self) -> str | None:
         """ID of the request on whose behalf the present call was made, such as one of HTTP; None if there is none."""
-        return REQUEST_ID.get()
+        return request_id()
 
     def remaining(self) -> float | None:
         """

@@ -6,7 +6,7 @@ import logging
 import re
 from typing import Final, NamedTuple
 
-from sage_plugins.call.current import REQUEST_ID
+from sage_plugins.call.current import request_id
 
 __all__ = ["LOGGER", "RemoteLine", "is_told", "replica_of", "request_of", "tell"]
 
@@ -50,7 +50,7 @@ def request_of(record: logging.LogRecord) -> str | None:
     if hasattr(record, "sage_request"):
         told: str | None = record.sage_request
         return told
-    return REQUEST_ID.get()
+    return request_id()
 
 
 def is_told(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_threading
-from sage_plugins import Environment, ServiceDeploymentConfig, errors, hookimpl
+from sage_plugins import Environment, ServiceDeploymentConfig, batch_of, errors, hookimpl
 from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
@@ -66,7 +67,7 @@ def watched():
     """Deploy a service whose monitor is *monitor*; gives its environment."""
     opened = []
 
-    def make(monitor, **config):
+    def make(monitor, service=Echo, **config):
         class Plugin:
             @hookimpl
             def sage_register_monitors(self):
@@ -76,7 +77,7 @@ def watched():
         env = Environment("home", registry=registry)
         opened.append(env)
         config = ServiceDeploymentConfig(**{"monitors": ["counting"], **config})
-        env.register_service_with_config("svc", Echo, deployment_config=config)
+        env.register_service_with_config("svc", service, deployment_config=config)
         env.deploy()
         return env
 
@@ -204,3 +205,85 @@ def test_recorder_that_raises_is_named_and_hurts_no_call(watched, caplog):
     env = watched(Counting(Faulty))
     assert [env.service("svc").echo(number) for number in range(3)] == [0, 1, 2]
     assert [record.getMessage() for record in caplog.records if "recorder of monitor 'counting'" in record.getMessage()]
+
+
+class Surrounding(Recorder):
+    """Notes the calls around whose methods it was, and how those ended."""
+
+    def __init__(self, who):
+        super().__init__(who)
+        self.seen = []
+
+    @contextmanager
+    def around(self, call):
+        name = f"{call.owner.service}.{call.method.name}"
+        try:
+            yield
+        except BaseException as error:
+            self.seen.append((name, type(error)))
+            raise
+        self.seen.append((name, None))
+
+
+class Shapes:
+    """A method of each kind."""
+
+    def plain(self, value):
+        return value
+
+    async def later(self, value):
+        return value
+
+    def hidden(self, value):
+        return self.later(value)
+
+    def count(self, to):
+        yield from range(to)
+
+    async def count_later(self, to):
+        for number in range(to):
+            yield number
+
+    def fail(self):
+        raise LookupError("no such thing")
+
+    async def fail_later(self):
+        raise LookupError("no such thing")
+
+
+@pytest.mark.parametrize("strategy", ["single", "pool", "async", "inline"])
+def test_a_recorder_can_be_around_methods_of_every_kind(watched, strategy):
+    """Once around each, whatever runs it, and it sees what the method raises."""
+    monitor = Counting(Surrounding)
+    env = watched(monitor, service=Shapes, threading_strategy=strategy)
+    handle = env.service("svc")
+    assert [handle.call(method, 5) for method in ("plain", "later", "hidden")] == [5, 5, 5]
+    assert list(handle.stream("count", 3)) == list(handle.stream("count_later", 3)) == [0, 1, 2]
+    for method in ("fail", "fail_later"):
+        with pytest.raises(LookupError):
+            handle.call(method)
+    methods = ("plain", "later", "hidden", "count", "count_later")
+    replica = next(each for each in monitor.recorders if each.who.replica)
+    assert sorted(replica.seen, key=str) == sorted(
+        [*((f"svc.{each}", None) for each in methods), ("svc.fail", LookupError), ("svc.fail_later", LookupError)],
+        key=str,
+    )
+
+
+class Together:
+    def double(self, value):
+        return 2 * value
+
+    @batch_of("double")
+    def double_all(self, values):
+        return [2 * each for each in values]
+
+
+def test_a_recorder_is_around_a_batch_once(watched):
+    """It is asked with one of the calls."""
+    monitor = Counting(Surrounding)
+    env = watched(monitor, service=Together, threading_strategy="single", batch_size=2, batch_wait=20.0)
+    double = [env.service("svc").submit("double", number) for number in range(2)]
+    assert [each.result(20) for each in double] == [0, 2]
+    replica = next(each for each in monitor.recorders if each.who.replica)
+    assert replica.seen == [("svc.double", None)]

@@ -55,6 +55,14 @@ def terminal(tmp_path):
     terminal.close()
 
 
+def milliseconds(said):
+    """The durations in what `call -v` says."""
+    assert re.search(
+        r"answered after .* ms \(queue .* ms, (run .* ms, wire|run and wire) .* ms\), request [0-9a-f]+", said
+    )
+    return [float(each) for each in re.findall(r"([0-9.]+) ms", said)]
+
+
 def test_a_second_terminal_needs_no_set_up(terminal):
     """Calls, streams, bytes, errors, states, logs and events, from another process of the same user."""
     terminal.up()
@@ -64,6 +72,9 @@ def test_a_second_terminal_needs_no_set_up(terminal):
     assert terminal.run("call", "greeter.raw")[0] == "\x00\x01"
     out, said = terminal.run("call", "greeter.break_off", code=1)
     assert (out, "LookupError: broke off" in said) == ("1\n", True)
+    spent, queue, run, wire = milliseconds(terminal.run("call", "-v", "greeter.greet", "name=Ada")[1])
+    assert abs(spent - queue - run - wire) < 0.3  # each is rounded
+    assert len(milliseconds(terminal.run("call", "-v", "greeter.count", "to=100")[1])) == 3  # `run and wire` is one
     assert "LookupError: no such thing" in terminal.run("call", "greeter.fail", code=1)[1]
     assert "did you mean 'greet'" in terminal.run("call", "greeter.gret", code=2)[1]
     assert "missing a required argument: 'name'" in terminal.run("call", "greeter.greet", code=2)[1]
@@ -71,7 +82,7 @@ def test_a_second_terminal_needs_no_set_up(terminal):
     assert "this is not JSON" in terminal.run("call", "greeter.greet", '{"name": ', code=2)[1]
 
     (row,) = json.loads(terminal.run("status", "-o", "json")[0])
-    assert (row["name"], row["state"], row["calls"]) == ("greeter", "ready", 6)
+    assert (row["name"], row["state"], row["calls"]) == ("greeter", "ready", 8)
     assert "greeter  ready  1/1" in terminal.run("status")[0]
     assert "greeter#0" in terminal.run("describe", "greeter")[0]
     assert re.search(r"info greeter#0 \[[0-9a-f]{32}\]: greeting Ada", terminal.run("logs", "greeter")[0])

@@ -6,7 +6,7 @@ from contextvars import copy_context
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
 
-from sage_plugins.call.current import CURRENT
+from sage_plugins.call.current import CALL_LISTENER, CURRENT
 from sage_plugins.call.event_loops import holds_up_a_loop, running_loop, warn_of_blocking
 from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.routing.handles.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
@@ -230,6 +230,7 @@ class ServiceHandle:
         except MethodNotFoundError as error:
             await self._abound_anew(binding.router, error)
             return await self._astart_stream(method, args, kwargs)
+        _tell_listener(call)
         if binding.runs_here:
             aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-stream")
             return call
@@ -268,6 +269,7 @@ class ServiceHandle:
         """Make a call and send it on its way, without ever waiting."""
         binding = bound.binding
         call = bound.make(method, args, kwargs)
+        _tell_listener(call)
         if binding.runs_here:
             CALLBACKS.run(partial(copy_context().run, run_here, call, binding.router))
             return call
@@ -485,3 +487,9 @@ class ServiceHandle:
         if self._timeout is not UNSET:
             given["timeout"] = self._timeout
         return revive, (*arguments, given)
+
+
+def _tell_listener(call: Call) -> None:
+    listener = CALL_LISTENER.get()
+    if listener is not None and call.outer is None:  # a method has its caller's context, and calls of its own
+        listener(call)

@@ -56,7 +56,7 @@ class CallItem(NamedTuple):
         streams: Whether its answer is a stream of items.
         chain: The slots that are held until it is answered, by the calls from within which it was made: for each the
             caller and the unit as they are in its replica.
-        request: ID of the request on whose behalf it was made; None if there is none.
+        carried: Short texts by name that go along with it, and with the calls that its method makes; None for none.
     """
 
     id: int
@@ -66,7 +66,7 @@ class CallItem(NamedTuple):
     remaining: float
     streams: bool = False
     chain: tuple[tuple[str, int], ...] = ()
-    request: str | None = None
+    carried: dict[str, str] | None = None
 
 
 class Unit(NamedTuple):
@@ -123,11 +123,11 @@ class Frame(NamedTuple):
 Reply: TypeAlias = tuple[Any, ...]
 
 DONE: Final = 0
-"""`(DONE, call, payload)`: the method gave a result."""
+"""`(DONE, call, payload, timing)`: the method gave a result; *timing*: seconds until it started, and that it ran."""
 FAILED: Final = 1
-"""`(FAILED, call, error)`: the method raised."""
+"""`(FAILED, call, error, timing)`: the method raised; without *timing* it could not start."""
 ITEM: Final = 2
-"""`(ITEM, call, payload)`: the next item of a stream."""
+"""`(ITEM, call, payload)`: the next item of a stream; the first is followed by the seconds until the method started."""
 GAVE_UP: Final = 3
 """`(GAVE_UP, call, error, outcome)`: the replica ended the call, and has counted it; its method may run on."""
 ENDED: Final = 4

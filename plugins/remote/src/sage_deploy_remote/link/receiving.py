@@ -91,19 +91,21 @@ class Receiving:
                 call.publish(result, error)
         sending.keep_exchange(driver)
 
-    def _read_done(self, number: int, packed: Any) -> None:
+    def _read_done(self, number: int, packed: Any, timing: tuple[float, float] | None = None) -> None:
         call = self._outstanding.calls.get(number)
         if call is None:  # ended by `stop`
             return
+        _note(call, timing)
         reading = self._outstanding.readings.get(number)
         if is_quick(packed) and (reading is None or reading.idle):
             self._answer(number, call, *read(packed, call.owner.service, call.method.name))
         else:
             self._answer_later(number, call, partial(read, packed, call.owner.service, call.method.name))
 
-    def _read_failed(self, number: int, packed: Any) -> None:
+    def _read_failed(self, number: int, packed: Any, timing: tuple[float, float] | None = None) -> None:
         call = self._outstanding.calls.get(number)
         if call is not None:
+            _note(call, timing)
             self._answer_later(number, call, lambda: (None, unpack_error(packed)))
 
     def _answer(self, number: int, call: Call, result: Any, error: BaseException | None) -> None:
@@ -151,7 +153,10 @@ class Receiving:
             return
         call.owner.abandoned_ended(call)
 
-    def _read_item(self, number: int, packed: Any) -> None:
+    def _read_item(self, number: int, packed: Any, queue_s: float | None = None) -> None:
+        call = self._outstanding.calls.get(number)
+        if call is not None and queue_s is not None:
+            call.began = call.since + queue_s
         reading = self._outstanding.readings.get(number)
         if reading is not None:
             reading.deliver(packed)
@@ -221,3 +226,11 @@ class Receiving:
         protocol.ROOM: _read_room,
         protocol.RETURNED: _read_returned,
     }
+
+
+def _note(call: Call, timing: tuple[float, float] | None) -> None:
+    """Give *call* the times that its replica has measured, by the clock of this process."""
+    if timing is not None:
+        queue_s, run_s = timing
+        call.began = call.since + queue_s
+        call.ended = call.began + run_s

@@ -19,7 +19,7 @@ from sage_deploy_remote.payloads.packing import is_plain, pack_arguments
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
-from sage_plugins.call.current import REQUEST_ID
+from sage_plugins.call.current import leaving_with
 from sage_plugins.call.stream import StreamCall
 from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import Outcome
@@ -270,7 +270,7 @@ class Sending:
         if not call.claim():
             self._outstanding.forget(number)
             return None
-        request = None if call.context is None else call.context.get(REQUEST_ID)
+        carried = leaving_with(call.context)
         call.context = None  # the rest of it does not travel
         streams = isinstance(call, StreamCall)
         if isinstance(call, StreamCall):
@@ -278,7 +278,7 @@ class Sending:
             self._outstanding.readings[number] = reading
         chain = () if call.outer is None else call.outer.chain
         since, left = now - call.since, call.deadline - now
-        return CallItem(number, call.method.index, packed, since, left, streams, chain, request)
+        return CallItem(number, call.method.index, packed, since, left, streams, chain, carried)
 
     def notify(self, notice: Notice) -> None:
         """Have *notice* leave now."""

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from sage_deploy_server.calling.shapes import Shape, encode, headers_of
 from sage_deploy_server.web.bodies import UnlessLeft, read
 from sage_deploy_server.web.problems import problem_of, response_of
-from sage_plugins.call.current import REQUEST_ID
+from sage_plugins.call.current import CALL_LISTENER, carry
 from sage_plugins.errors import MethodNotFoundError
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from sage_plugins.call.call import Call
     from sage_plugins.interfaces.operations import Operations
     from sage_plugins.routing.handles.handle import ServiceHandle
 
 __all__ = ["Calls"]
 
 _LOG: Final = logging.getLogger("sage.extension.server")
+
+#: Headers by which a trace goes on, as W3C Trace Context and Baggage name them.
+_TRACE: Final = ("traceparent", "tracestate", "baggage")
 
 _JSON: Final = b"application/json"
 _BYTES: Final = b"application/octet-stream"
@@ -58,10 +62,12 @@ class Calls:
         """Answer one request; every error is an answer, too."""
         given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = given.get("x-request-id") or _new_id()
-        REQUEST_ID.set(request_id)  # goes along with the call, and with those that its method makes
+        carry(request_id=request_id, **{name: given[name] for name in _TRACE if name in given})
+        exchange = _Exchange(given, request_id, receive, send)
+        CALL_LISTENER.set(exchange.note)
         service, method = scope["path_params"]["service"], scope["path_params"]["method"]
         try:
-            await self._answer(_Exchange(given, request_id, receive, send), service, method)
+            await self._answer(exchange, service, method)
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is to know
@@ -69,6 +75,8 @@ class Calls:
             if problem.status == 500:  # noqa: PLR2004 - the method's own, whose traceback the client does not get
                 _LOG.error("%s.%s failed, request %s", service, method, request_id, exc_info=error)
             headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
+            if timing := exchange.timing():
+                headers["Server-Timing"] = timing.decode("latin-1")
             await response_of(problem, headers)(scope, receive, send)
 
     async def _answer(self, exchange: _Exchange, service: str, method: str) -> None:
@@ -161,6 +169,19 @@ class _Exchange:
         self.receive = receive
         self.send = send
         self._request_id = request_id
+        self._call: Call | None = None
+
+    def note(self, call: Call) -> None:
+        """The request is answered by *call*."""
+        self._call = call
+
+    def timing(self) -> bytes:
+        """What is known of how long the call waited and ran, as the header `Server-Timing` says it; may be empty."""
+        found = None if self._call is None else self._call.timing
+        if found is None:
+            return b""
+        queue, run = b"queue;dur=%.3f" % (found.queue_s * 1e3), found.run_s
+        return queue if run is None else b"%b, run;dur=%.3f" % (queue, run * 1e3)
 
     async def start(self, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
         """Send the head of an answer that is no error."""
@@ -170,6 +191,8 @@ class _Exchange:
             (b"content-type", media_type),
             *more,
         ]
+        if timing := self.timing():
+            headers.append((b"server-timing", timing))
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def answer(self, body: bytes, media_type: bytes) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import click
@@ -16,13 +17,16 @@ from sage_deploy_server.commands.client import RefusedError, Running
 
 __all__ = ["call"]
 
+#: One entry of the header `Server-Timing`.
+_DURATION: Final = re.compile(r"(queue|run);dur=([0-9.]+)")
+
 
 @click.command("call", context_settings={"ignore_unknown_options": True})
 @click.argument("method", type=METHOD, metavar="SERVICE.METHOD")
 @click.argument("arguments", nargs=-1, metavar="[JSON | KEY=VALUE ...]")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the call.")
 @click.option("--key", help="What a balancer that goes by a key sends it by.")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr how long it took.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr how long it took, and what on.")
 @environment_options
 def call(  # noqa: PLR0913 - a parameter for each option
     running: Running, method: str, arguments: tuple[str, ...], timeout: float | None, key: str | None, *, verbose: bool
@@ -58,7 +62,19 @@ def call(  # noqa: PLR0913 - a parameter for each option
     else:
         write_result(answer.read().decode())
     if verbose:
-        progress(f"answered after {(time.monotonic() - began) * 1e3:.1f} ms, request {answer.headers['X-Request-Id']}")
+        spent = (time.monotonic() - began) * 1e3
+        parts = _parts(answer.headers.get("Server-Timing", ""), spent)
+        progress(f"answered after {spent:.1f} ms{parts}, request {answer.headers['X-Request-Id']}")
+
+
+def _parts(timing: str, spent: float) -> str:
+    """What the *spent* milliseconds went to: what the environment says in *timing*, and the rest."""
+    known = {name: float(value) for name, value in _DURATION.findall(timing)}
+    if not known:
+        return ""
+    rest = max(0.0, spent - sum(known.values()))
+    known["wire" if "run" in known else "run and wire"] = rest  # a stream's run is not over when its answer begins
+    return f" ({', '.join(f'{name} {value:.1f} ms' for name, value in known.items())})"
 
 
 def _print_item(line: bytes) -> None:

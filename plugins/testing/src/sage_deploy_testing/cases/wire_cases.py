@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pytest
 from sage_deploy_testing.suites.conformance import unless
 from sage_deploy_testing.suites.service_conformance import VERBS, ServiceConformance
 from sage_plugins import errors
-from sage_plugins.call.current import REQUEST_ID
+from sage_plugins.call.current import CARRIED, INJECTORS, carry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,6 +108,9 @@ class Wire:
     def hold(self, checkpoint: Checkpoint) -> None:
         checkpoint.reach()
 
+    def carried(self) -> dict[str, str]:
+        return dict(CARRIED.get())
+
     def request(self) -> str | None:
         request_id: str | None = self.ctx.request_id  # type: ignore[attr-defined] # set before the constructor runs
         return request_id
@@ -128,12 +132,60 @@ class WireCases(ServiceConformance):
         service = self.deploy(Wire)
 
         def ask(request: str) -> Any:
-            REQUEST_ID.set(request)
+            carry(request_id=request)
             return self.outcome(service.handle, verb, "request")
 
         assert copy_context().run(ask, "first") == "first"
         assert copy_context().run(ask, "second") == "second"
         assert self.outcome(service.handle, verb, "request") is None
+
+    @VERBS
+    def test_what_is_carried_goes_along_with_a_call(self, verb: str) -> None:
+        """All of it, and to another process what injectors add when the call leaves; nothing by default."""
+        service = self.deploy(Wire)
+
+        def inject(carried: dict[str, str]) -> None:
+            carried["added"] = carried.get("tenant", "nobody")
+
+        def ask() -> Any:
+            carry(tenant="acme")
+            carry(trace="1")
+            return self.outcome(service.handle, verb, "carried")
+
+        assert self.outcome(service.handle, verb, "carried") == {}
+        assert copy_context().run(ask) == {"tenant": "acme", "trace": "1"}
+        INJECTORS.append(inject)
+        try:
+            found = copy_context().run(ask)
+        finally:
+            INJECTORS.remove(inject)
+        assert found == {"tenant": "acme", "trace": "1"} | ({} if self.declares("in_process") else {"added": "acme"})
+
+    @unless("in_callers_thread")
+    def test_timing_of_a_call_has_its_wait_and_its_run(self) -> None:
+        """Each at least as long as the test saw it last, and both together no longer than the call took."""
+        service = self.deploy(Wire)
+        gate = self.watch()
+        holding = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(service.slots)
+        began = time.monotonic()
+        waiting = service.handle.submit("echo")
+        accepted = time.monotonic()
+        assert waiting.timing is None
+        self.until(lambda: service.waiting == 1)  # by the status, which takes a while
+        released = time.monotonic()
+        gate.open()
+        waiting.result(self.patience)
+        holding[0].result(self.patience)
+        over = time.monotonic()
+        assert waiting.timing is not None
+        assert waiting.timing.run_s is not None
+        assert waiting.timing.queue_s > released - accepted
+        assert waiting.timing.run_s >= 0
+        assert waiting.timing.queue_s + waiting.timing.run_s < over - began
+        assert holding[0].timing is not None
+        assert holding[0].timing.run_s is not None
+        assert holding[0].timing.run_s > released - began
 
     def test_what_a_replica_logs_is_in_the_logs_of_its_environment(self) -> None:
         """With its level, its replica, and the request on whose behalf it was logged, wherever the replica is."""
@@ -143,7 +195,9 @@ class WireCases(ServiceConformance):
         try:
             service = self.deploy(Wire)
             service.env.logs()  # lines are kept from now on
-            copy_context().run(lambda: (REQUEST_ID.set("mine"), service.handle.log("first")))
+            mine = copy_context()
+            mine.run(carry, request_id="mine")
+            mine.run(service.handle.log, "first")
             service.handle.log("second")
             found = [line for line in service.env.logs() if line.service == "svc"]
             said = [(line.message, line.level, line.request_id) for line in found]

@@ -95,13 +95,18 @@ class Report:
                 self.unit.one_over()
             return
         reply: Reply
+        timing: tuple[Any, ...]
+        try:
+            timing = ((call.began - call.since, call.ended - call.began),)
+        except AttributeError:  # its method did not start
+            timing = ()
         if error is None:
             try:
-                reply = (protocol.DONE, self.id, self._server.answers.result(call.result_now(), name))
+                reply = (protocol.DONE, self.id, self._server.answers.result(call.result_now(), name), *timing)
             except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
                 error = raised
         if error is not None:
-            reply = (protocol.FAILED, self.id, self._server.answers.error(error, name))
+            reply = (protocol.FAILED, self.id, self._server.answers.error(error, name), *timing)
         self.box.forget(self.id)
         if self.unit is None:  # its slot is free with its answer
             self.box.end(reply)

@@ -20,7 +20,7 @@ from sage_deploy_remote.payloads.reading import read
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
-from sage_plugins.call.current import REQUEST_ID
+from sage_plugins.call.current import CARRIED
 from sage_plugins.call.owner import CallOwner
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
@@ -391,8 +391,8 @@ class ReplicaServer(CallOwner):
         method = self.spec.methods[item.method]
         now = self.clock.monotonic()
         since, deadline, context = now - item.waited, now + item.remaining, Context()
-        if item.request is not None:
-            context.run(REQUEST_ID.set, item.request)
+        if item.carried is not None:
+            context.run(CARRIED.set, item.carried)
         fields: tuple[Any, ...] = (self, method, (), {}, _NO_OPTIONS, since, deadline, deadline, context)
         call: ServedCall | ServedStream
         if item.streams:

@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
+from sage_plugins.call.current import current_call
 from sage_plugins.call.stream import Channel
 
 if TYPE_CHECKING:
@@ -129,19 +130,22 @@ class BatchUnit(Together):
 class Outlet(Channel):
     """The producer's end of a stream whose consumer is elsewhere; what it holds are items not yet acknowledged."""
 
-    __slots__ = ("_box", "_id", "_pack")
+    __slots__ = ("_box", "_first", "_id", "_pack")
 
     def __init__(self, box: Outbox, id: int, pack: Callable[[Any], Payload]) -> None:
         super().__init__()
         self._pack = pack
         self._box = box
         self._id = id
+        self._first = True
 
     def deliver(self, item: Any) -> None:
         """Send *item*; what is kept here is its place."""
         packed = self._pack(item)
         super().deliver(None)  # first: once it is posted it may be acknowledged at any moment
-        self._box.post((protocol.ITEM, self._id, packed))
+        call = current_call() if self._first else None  # the one whose generator gives the item
+        self._first = False
+        self._box.post((protocol.ITEM, self._id, packed, *(() if call is None else (call.began - call.since,))))
 
     def acknowledge(self, number: int) -> None:
         """So many more have been read: there is room for others."""

@@ -1,0 +1,145 @@
+"""Spans around methods, and the context of a trace that goes along with calls."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context, propagate, trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from sage_plugins.call.current import CARRIED, INJECTORS, request_id
+from sage_plugins.interfaces import QuietMonitor
+from sage_plugins.threads import future_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from opentelemetry.trace import Span, Tracer
+
+    from sage_deploy_otel.options import OtelOptions
+    from sage_plugins.call.call import Call
+    from sage_plugins.values import ReplicaInfo
+
+__all__ = ["Spans", "Tracing"]
+
+#: Seconds that a replica which stops waits until its spans are exported.
+_FLUSH_S: Final = 1.0
+
+_LOCK: Final = threading.Lock()
+_SET_UP: Final[set[str]] = set()
+
+
+class Tracing(QuietMonitor):
+    """A span for each call, where its method runs; see `interfaces.Monitor`."""
+
+    def __init__(self, options: OtelOptions) -> None:
+        """
+        Have the context of a trace go along with calls that leave this process, and call what sets up the SDK.
+
+        Raises:
+            ImportError, AttributeError: There is no such function as `setup` names.
+        """
+        with _LOCK:
+            if _inject not in INJECTORS:
+                INJECTORS.append(_inject)
+            if options.setup is not None and options.setup not in _SET_UP:
+                module, _, function = options.setup.partition(":")
+                getattr(import_module(module), function)()
+                _SET_UP.add(options.setup)
+
+    def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Spans:  # noqa: ARG002 - as in Monitor
+        """What traces the calls of one replica; the calling side's does nothing, so what never starts has no span."""
+        return Spans(who)
+
+
+class Spans:
+    """Traces the calls of one replica, in its process; see `interfaces.CallSurrounder`."""
+
+    def __init__(self, who: ReplicaInfo) -> None:
+        """For the replica *who*."""
+        self._tracer: Tracer = trace.get_tracer("sage_deploy")
+        self._about: dict[str, str | float] = {
+            "rpc.system": "sage_deploy",
+            "rpc.service": who.service,
+            "sage_deploy.replica": str(who.replica),
+        }
+        if who.node is not None:
+            self._about["sage_deploy.node"] = who.node
+
+    def writer(self) -> Callable[[int, int, float, float], None]:
+        """Nothing is counted."""
+        return _count_nothing
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Nothing is counted."""
+        return {}
+
+    def close(self) -> None:
+        """Have spans exported that are not yet: the process of the replica may end without asking for that."""
+        flush = getattr(trace.get_tracer_provider(), "force_flush", None)
+        if flush is not None:
+            with suppress(Exception):  # it is logged by the SDK, if at all; a collector may not answer for long
+                future_of(flush, "sage-deploy-otel-flush").result(_FLUSH_S)
+
+    @contextmanager
+    def around(self, call: Call, /) -> Iterator[None]:
+        """A span from when *call* was accepted to when its method ends, with the event `run` when the method starts."""
+        # Both clocks now, so that the past is told by the one that spans go by.
+        offset = time.time_ns() - int(call.owner.clock.monotonic() * 1e9)
+        carried = CARRIED.get()
+        parent = None if _is_in_span() else propagate.extract(carried)  # a caller in this process comes first
+        about: dict[str, str | float] = {
+            **self._about,
+            "rpc.method": call.method.name,
+            "sage_deploy.queue_s": call.began - call.since,
+        }
+        request = request_id()
+        if request is not None:
+            about["sage_deploy.request_id"] = request
+        span = self._tracer.start_span(
+            f"{call.owner.service}.{call.method.name}",
+            parent,
+            SpanKind.INTERNAL if parent is None or not carried else SpanKind.SERVER,
+            about,
+            start_time=offset + int(call.since * 1e9),
+        )
+        span.add_event("run", timestamp=offset + int(call.began * 1e9))
+        token = context.attach(trace.set_span_in_context(span, parent))
+        try:
+            yield
+            if call.settled():
+                span.set_status(Status(StatusCode.ERROR, "given up by its caller before the method ended"))
+        except BaseException as error:
+            _note_failure(span, error)
+            raise
+        finally:
+            context.detach(token)
+            span.end()
+
+
+def _inject(carried: dict[str, str]) -> None:
+    """Have a call that leaves this process carry the present span; without one it carries what it was given."""
+    if _is_in_span():
+        for field in propagate.get_global_textmap().fields:
+            carried.pop(field, None)
+        propagate.inject(carried)
+
+
+def _is_in_span() -> bool:
+    return trace.get_current_span().get_span_context().is_valid
+
+
+def _note_failure(span: Span, error: BaseException) -> None:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    span.set_attribute("error.type", name)
+    span.record_exception(error)
+    span.set_status(Status(StatusCode.ERROR, f"{kind.__qualname__}: {error}"))
+
+
+def _count_nothing(_method: int, _outcome: int, _wait_s: float, _run_s: float) -> None:
+    pass

@@ -1,0 +1,14 @@
+"""A service whose methods take time, fail and stream; importable in a replica's process."""
+
+from __future__ import annotations
+
+
+class TimedDesk:
+    def spin(self, turns: int) -> int:
+        return sum(range(turns))
+
+    def fail(self) -> None:
+        raise LookupError("no such thing")
+
+    def count(self, to: int):
+        yield from range(to)
