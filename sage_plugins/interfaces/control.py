@@ -25,8 +25,9 @@ class ControlOp(StrEnum):
 
     LOGS = "logs"
     """
-    What the replica has logged in its process, a sequence of `service.logs.RemoteLine` with numbers above the argument;
-    empty for one in this process, whose records are here.
+    What the replica has logged in its process, a sequence of `service.logs.RemoteLine`; empty for one in this process,
+    whose records are here. The argument is the number above which lines are wanted, and the level from which on the
+    service is to log from now on.
     """
 
     GET = "get"

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from sage_plugins.call.current import request_id
 
-__all__ = ["LOGGER", "RemoteLine", "is_told", "replica_of", "request_of", "tell"]
+__all__ = ["LOGGER", "RemoteLine", "is_told", "level_of", "replica_of", "request_of", "tell"]
 
 #: Where `ServiceContext.logger` writes, each service below it by its name.
 LOGGER: Final = "sage.service"
@@ -56,6 +56,11 @@ def request_of(record: logging.LogRecord) -> str | None:
 def is_told(record: logging.LogRecord) -> bool:
     """Whether *record* was logged in another process, and here by `tell`."""
     return hasattr(record, "sage_replica")
+
+
+def level_of(service: str) -> int:
+    """Number of the level from which on this process takes what *service* logs."""
+    return logging.getLogger(f"{LOGGER}.{service}").getEffectiveLevel()
 
 
 def tell(service: str, replica: str, line: RemoteLine) -> None:

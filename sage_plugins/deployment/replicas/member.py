@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 from sage_plugins.errors import text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.routing.lane import LaneEvents
-from sage_plugins.service.logs import RemoteLine, tell
+from sage_plugins.service.logs import RemoteLine, level_of, tell
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -265,8 +265,9 @@ class Member(LaneEvents):
         """What it has logged in its process since `tell_log`; none if it does not say so in a second."""
         if self.replica is None:
             return ()
+        wanted = self._logged, level_of(self.spec.service)
         try:
-            lines: Sequence[RemoteLine] = self.replica.control(ControlOp.LOGS, self._logged, timeout=ANSWER_S)
+            lines: Sequence[RemoteLine] = self.replica.control(ControlOp.LOGS, wanted, timeout=ANSWER_S)
         except Exception:  # noqa: BLE001 - it may be gone, with its process
             return ()
         return lines

@@ -115,8 +115,8 @@ class Wire:
         request_id: str | None = self.ctx.request_id  # type: ignore[attr-defined] # set before the constructor runs
         return request_id
 
-    def log(self, text: str) -> None:
-        self.ctx.logger.info(text)  # type: ignore[attr-defined] # as above
+    def log(self, text: str, level: int = logging.INFO) -> None:
+        self.ctx.logger.log(level, text)  # type: ignore[attr-defined] # as above
 
     def held_by(self, value: Any, checkpoint: Checkpoint) -> Any:
         checkpoint.reach()
@@ -207,6 +207,21 @@ class WireCases(ServiceConformance):
             if not self.declares("in_callers_thread"):
                 assert {line.replica for line in found} == {replica["id"]}
             assert service.env.logs(after=found[-1].seq) == []
+        finally:
+            log.setLevel(before)
+
+    def test_a_replica_logs_from_the_level_that_its_environment_takes(self) -> None:
+        """Debugging too, once that is asked for; without it, nothing is logged there that nobody takes here."""
+        log = logging.getLogger("sage.service")
+        before = log.level
+        try:
+            service = self.deploy(Wire)
+            for level, kept in ((logging.INFO, set()), (logging.DEBUG, {"debugged"})):
+                log.setLevel(level)
+                seen = [line.seq for line in service.env.logs()]
+                service.handle.log("debugged", logging.DEBUG)
+                found = service.env.logs(after=seen[-1] if seen else 0, service="svc")
+                assert {line.message for line in found if line.level == "DEBUG"} == kept
         finally:
             log.setLevel(before)
 

@@ -136,7 +136,7 @@ class ReplicaServer(CallOwner):
             box = self._boxes.get(caller)
             if box is not None:  # else it has no call here
                 self._take_notice(box, notice)
-        return self._logs.after(arg or 0) if op is ControlOp.LOGS else self.host.control(op, arg)
+        return self._logs.after(*arg) if op is ControlOp.LOGS else self.host.control(op, arg)
 
     def vacate(self) -> None:
         """
