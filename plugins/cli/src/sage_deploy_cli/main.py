@@ -40,7 +40,8 @@ COMMANDS: Final = {
 ELSEWHERE: Final = {
     **dict.fromkeys(("dashboard", "report"), ""),
     **dict.fromkeys(
-        ("apply", "call", "describe", "down", "drain", "events", "logs", "restart", "scale", "status", "top"), "server"
+        ("apply", "call", "describe", "down", "drain", "events", "login", "logs", "restart", "scale", "status", "top"),
+        "server",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -14,7 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from sage_deploy_server.management.actions import Actions
+from sage_deploy_server.web.access import LOGIN_LINK
 from sage_deploy_server.web.bodies import read_as
+from sage_deploy_server.web.logins import LINK_LIFE_S, Access
 from sage_deploy_server.web.problems import Problem, json_response, problem_of, response_of
 from sage_plugins.errors import ServiceNotFoundError
 
@@ -25,9 +28,12 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from sage_deploy_server.management.actions import Action
+    from sage_deploy_server.web.logins import Logins
     from sage_plugins.interfaces.operations import Operations, RecordedEvent
 
 __all__ = ["Management"]
+
+_LOG: Final = logging.getLogger("sage.extension.server")
 
 #: Events that tell of a change which somebody has made.
 _CHANGES: Final = frozenset({"scaled", "restarted", "balancer_changed", "balancing_enabled", "adopted"})
@@ -53,18 +59,24 @@ class _Balancer(msgspec.Struct, forbid_unknown_fields=True):
     options: dict[str, Any] | None = None
 
 
+class _LoginLink(msgspec.Struct, forbid_unknown_fields=True):
+    read: bool | None = None
+
+
 class Management:
     """The routes of the management API. All methods are safe from any thread."""
 
-    def __init__(self, operations: Operations, *, max_body: int) -> None:
+    def __init__(self, operations: Operations, *, max_body: int, logins: Logins) -> None:
         """
         Prepare.
 
         Args:
             operations: The environment.
             max_body: Bytes of a request's body, at most.
+            logins: Gives links that log browsers in.
         """
         self._operations = operations
+        self._logins = logins
         self._max_body = max_body
         self._actions = Actions()
         self._began = time.time()
@@ -92,7 +104,7 @@ class Management:
     def _looks(self) -> dict[str, tuple[str, Callable[[Request], Any]]]:
         service = "/api/v1/services/{service}"
         return {
-            "/api/v1/environment": ("The environment", lambda _: self._environment()),
+            "/api/v1/environment": ("The environment, and what the caller may do", self._environment),
             "/api/v1/services": ("A row a service", lambda _: self._rows()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
@@ -111,12 +123,14 @@ class Management:
             f"{service}/balancer": ("Have another load balancer choose", _Balancer, self._balancer),
             "/api/v1/plan": ("What an apply would do", _Nothing, self._plan),
             "/api/v1/apply": ("Have run what the files say now", _Nothing, self._apply),
+            LOGIN_LINK: ("A link that logs a browser in, once", _LoginLink, self._login_link),
             "/api/v1/down": ("End the process, as SIGTERM would", _Nothing, self._down),
         }
 
-    def _environment(self) -> dict[str, Any]:
+    def _environment(self, request: Request) -> dict[str, Any]:
         operations = self._operations
-        return {"name": operations.name, "id": operations.id, "pid": os.getpid(), "serving_since": self._began}
+        about = {"name": operations.name, "id": operations.id, "pid": os.getpid(), "serving_since": self._began}
+        return {**about, "access": _access_of(request)}
 
     def _services(self) -> dict[str, Any]:
         services: dict[str, Any] = self._operations.status()["services"]
@@ -218,7 +232,7 @@ class Management:
             if name is not None:
                 self._made[name] = self._made.get(name, 0) + 1
 
-        return self._actions.start(what, name, request.scope.get("sage_caller", "socket"), details, made)
+        return self._actions.start(what, name, _caller_of(request), details, made)
 
     def _scale(self, request: Request, body: _Scale) -> Any:
         name, said = self._found(request)
@@ -264,6 +278,17 @@ class Management:
 
         return self._start(request, "apply", {"changes": changes}, apply)
 
+    def _login_link(self, request: Request, body: _LoginLink) -> dict[str, Any]:
+        may = _access_of(request)
+        wanted = may if body.read is None else Access.READ if body.read else Access.FULL
+        if wanted is Access.FULL and may is Access.READ:
+            raise Problem(403, "token", "this token may look, and so may those that log in with its links")
+        over_http = "sage_access" in request.scope
+        base = f"{request.url.scheme}://{request.headers['host']}" if over_http else None
+        link = self._logins.link(wanted, base)
+        _LOG.info("login link by %s: %s access", _caller_of(request), wanted)
+        return {"link": link, "access": wanted, "expires_in": LINK_LIFE_S}
+
     def _down(self, request: Request, _: _Nothing) -> Any:
         """End the process, as its supervisor would: a program that does not handle SIGTERM is left alone."""
         if not callable(signal.getsignal(signal.SIGTERM)):
@@ -273,6 +298,17 @@ class Management:
                 f"process {os.getpid()} does not handle SIGTERM, so it would not close its environment; end it itself",
             )
         return self._start(request, "down", {"pid": os.getpid()}, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _access_of(request: Request) -> Access:
+    """What the caller may do; everything, if it came over the socket of the user."""
+    access: Access = request.scope.get("sage_access", Access.FULL)
+    return access
+
+
+def _caller_of(request: Request) -> str:
+    caller: str = request.scope.get("sage_caller", "socket")
+    return caller
 
 
 def _look(path: str, look: Callable[[Request], Any]) -> Route:
