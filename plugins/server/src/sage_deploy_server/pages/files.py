@@ -16,12 +16,27 @@ if TYPE_CHECKING:
 __all__ = ["page_routes"]
 
 #: Where a browser begins.
-_FIRST: Final = "/services"
+_FIRST: Final = "/try"
 
-#: By path: the file, and what is in it.
-_FILES: Final = {
-    "/static/style.css": ("style.css", "text/css"),
-}
+#: Pages, by path.
+_PAGES: Final = {"/try": "try.html"}
+
+#: What they load, below `/static`.
+_LOADED: Final = (
+    "style.css",
+    "try.css",
+    "try.js",
+    "api.js",
+    "fields.js",
+    "form.js",
+    "method.js",
+    "outcome.js",
+    "text.js",
+    "icon.svg",
+    "vendor/preact-htm.js",
+)
+
+_MEDIA_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 def page_routes() -> list[Route]:
@@ -30,11 +45,13 @@ def page_routes() -> list[Route]:
     async def first(_: Request) -> Response:
         return RedirectResponse(_FIRST, 303, PAGE_HEADERS)
 
-    return [Route("/", first), *(_route(path, *file) for path, file in _FILES.items())]
+    loaded = {f"/static/{file}": file for file in _LOADED}
+    return [Route("/", first), *(_route(path, file) for path, file in (_PAGES | loaded).items())]
 
 
-def _route(path: str, file: str, media_type: str) -> Route:
+def _route(path: str, file: str) -> Route:
     content = files(__package__).joinpath("static", file).read_bytes()
+    media_type = _MEDIA_TYPES[file.rpartition(".")[2]]
 
     async def answer(_: Request) -> Response:
         return Response(content, headers=PAGE_HEADERS, media_type=media_type)
