@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import signal
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from sage_deploy_server.management.actions import Actions
+from sage_deploy_server.management.described import described
 from sage_deploy_server.web.access import LOGIN_LINK
 from sage_deploy_server.web.bodies import read_as
 from sage_deploy_server.web.logins import LINK_LIFE_S, Access
@@ -47,7 +47,7 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Scale(msgspec.Struct, forbid_unknown_fields=True):
-    replicas: int
+    replicas: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Drain(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,8 +95,8 @@ class Management:
     def paths(self) -> dict[str, Any]:
         """The routes as OpenAPI describes them."""
         return {
-            **{path: {"get": _described(path, summary, None)} for path, (summary, _) in self._looks().items()},
-            **{path: {"post": _described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()},
+            **{path: {"get": described(path, summary, None)} for path, (summary, _) in self._looks().items()},
+            **{path: {"post": described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()},
         }
 
     # -- looking -----------------------------------------------------------------------------------------------------
@@ -217,8 +217,9 @@ class Management:
         name = request.path_params.get("service")
         if name is None:
             raise Problem(400, "header", "If-Match is for changes of one service")
+        self._found(request)
         now = self._generation(name)
-        if wanted.strip('"') != str(now):
+        if wanted != "*" and wanted.strip('"') != str(now):
             raise Problem(412, "generation", f"{name} has changed meanwhile: its generation is {now}, not {wanted}")
 
     def _start(self, request: Request, what: str, details: dict[str, Any], do: Callable[[], None]) -> Any:
@@ -236,8 +237,6 @@ class Management:
 
     def _scale(self, request: Request, body: _Scale) -> Any:
         name, said = self._found(request)
-        if body.replicas < 1:
-            raise Problem(400, "body", f"replicas must be 1 or more, got {body.replicas}")
         details = {"replicas": body.replicas, "before": said.get("health", {}).get("replicas")}
         return self._start(request, "scale", details, lambda: self._operations.scale(name, body.replicas))
 
@@ -322,24 +321,6 @@ def _look(path: str, look: Callable[[Request], Any]) -> Route:
 
     found: Callable[[Request], Awaitable[Response]] = answer
     return Route(path, found, methods=["GET"])
-
-
-def _described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]:
-    names = re.findall(r"{(\w+)}", path)
-    errors = {which: {"$ref": "#/components/responses/problem"} for which in ("4XX", "5XX")}
-    done = "200" if body is None else "2XX"
-    described: dict[str, Any] = {
-        "operationId": path.removeprefix("/").replace("/", ".").translate(str.maketrans("", "", "{}")),
-        "summary": summary,
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
-        "responses": {done: {"description": summary, "content": {"application/json": {"schema": {}}}}, **errors},
-    }
-    if body is not None:
-        # By value: these are small, and have no names that a service's classes could have.
-        schema = msgspec.json.schema(body)
-        content = {"application/json": {"schema": next(iter(schema["$defs"].values()))}}
-        described["requestBody"] = {"required": bool(body.__struct_fields__), "content": content}
-    return described
 
 
 def _event(found: RecordedEvent) -> dict[str, Any]:
