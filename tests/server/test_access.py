@@ -37,9 +37,10 @@ class Nothing:
 def _routes():
     """Each route of the application, with names that are there or not."""
     for route in Application(Nothing()).asgi.routes:
-        path = route.path.replace("{service}", "desk").replace("{method}", "add").replace("{id}", "1")
-        for method in sorted(route.methods - {"HEAD"}):
-            yield pytest.param(method, path, id=f"{method} {route.path}")
+        named = route.path.replace("{service}", "desk").replace("{method}", "add").replace("{id}", "1")
+        for path in dict.fromkeys(named.replace("{file:path}", file) for file in ("style.css", "try.js")):
+            for method in sorted(route.methods - {"HEAD"}):
+                yield pytest.param(method, path, id=f"{method} {path}")
 
 
 each_route = pytest.mark.parametrize(("method", "path"), list(_routes()))

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import sage_deploy_server.pages
-from sage_deploy_server.pages.files import page_routes
+from sage_deploy_server.pages.files import LOADED, page_routes
 
 STATIC = Path(str(files(sage_deploy_server.pages) / "static"))
 VENDORED = json.loads((STATIC / "vendor" / "vendored.json").read_text("utf-8"))
 #: What browsers never load.
 KEPT = {"vendor/vendored.json", *(f"vendor/{each['file']}" for each in VENDORED if each["file"].endswith(".txt"))}
-PATHS = [route.path for route in page_routes()]
+PAGES = [route.path for route in page_routes() if "{" not in route.path and route.path != "/"]
 
 TEXTS = [path for path in STATIC.iterdir() if path.suffix in {".html", ".js", ".css"}]
 
@@ -39,14 +39,20 @@ def test_nothing_of_others_is_unrecorded():
 
 def test_every_file_is_served():
     there = {path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file()}
-    loaded = {path.removeprefix("/static/") for path in PATHS if path.startswith("/static/")}
-    pages = {f"{path[1:]}.html" for path in PATHS if "/" not in path[1:] and path != "/"}
-    assert there == loaded | pages | KEPT
+    assert there == {*LOADED, *(f"{path[1:]}.html" for path in PAGES), *KEPT}
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/static/", "/static/files.py", "/static/../files.py", "/static/%2e%2e/files.py", "/static/vendor/vendored.json"],
+    [
+        "/static/",
+        "/static//etc/hostname",
+        "/static/try.html",
+        "/static/files.py",
+        "/static/../files.py",
+        "/static/%2e%2e/files.py",
+        "/static/vendor/vendored.json",
+    ],
 )
 def test_nothing_else_is_served(ask, path):
     assert ask("GET", path)[0] == 404
@@ -55,7 +61,7 @@ def test_nothing_else_is_served(ask, path):
 def test_files_have_their_media_types(ask):
     """A browser takes no other for a script: the answer forbids it to guess."""
     kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-    for path in PATHS[1:]:
+    for path in (*PAGES, *(f"/static/{file}" for file in LOADED)):
         status, _, headers = ask("GET", path)
         expected = kinds.get(path.rpartition(".")[2], "text/html")
         assert (status, headers["Content-Type"].partition(";")[0]) == (200, expected)
@@ -77,5 +83,4 @@ def test_our_files_name_no_other_host_and_make_no_html_of_texts(file):
 
 def test_all_files_together_are_small():
     """As a page on loopback that shows at once."""
-    loaded = [STATIC / path.removeprefix("/static/") for path in PATHS if path.startswith("/static/")]
-    assert sum(path.stat().st_size for path in loaded) <= 120 * 1024
+    assert sum((STATIC / file).stat().st_size for file in LOADED) <= 120 * 1024

@@ -125,6 +125,7 @@ def opened(browser, server):
     yield opened
     for each in watched:
         assert each.faults() == []
+        assert 404 not in each.answered
         each.context.close()
 
 

@@ -1,10 +1,11 @@
-"""The pages, and the files that they load: read once, and each a route of its own, so that no other file is reached."""
+"""The pages, and the files that they load: read once, and no file but those that are listed here is reached."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
@@ -13,7 +14,7 @@ from sage_deploy_server.web.pages import PAGE_HEADERS
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["page_routes"]
+__all__ = ["LOADED", "page_routes"]
 
 #: Where a browser begins.
 _FIRST: Final = "/try"
@@ -22,7 +23,7 @@ _FIRST: Final = "/try"
 _PAGES: Final = {"/try": "try.html"}
 
 #: What they load, below `/static`.
-_LOADED: Final = (
+LOADED: Final = (
     "style.css",
     "try.css",
     "try.js",
@@ -41,19 +42,37 @@ _MEDIA_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javas
 
 def page_routes() -> list[Route]:
     """The routes of all pages and files, and the way from `/` to the first page."""
+    loaded = {file: _read(file) for file in LOADED}
 
     async def first(_: Request) -> Response:
         return RedirectResponse(_FIRST, 303, PAGE_HEADERS)
 
-    loaded = {f"/static/{file}": file for file in _LOADED}
-    return [Route("/", first), *(_route(path, file) for path, file in (_PAGES | loaded).items())]
+    async def file(request: Request) -> Response:
+        found = loaded.get(request.path_params["file"])
+        if found is None:
+            raise HTTPException(404)
+        return _answer(*found)
+
+    return [
+        Route("/", first),
+        Route("/static/{file:path}", file),
+        *(_page(path, name) for path, name in _PAGES.items()),
+    ]
 
 
-def _route(path: str, file: str) -> Route:
-    content = files(__package__).joinpath("static", file).read_bytes()
-    media_type = _MEDIA_TYPES[file.rpartition(".")[2]]
+def _page(path: str, file: str) -> Route:
+    found = _read(file)
 
-    async def answer(_: Request) -> Response:
-        return Response(content, headers=PAGE_HEADERS, media_type=media_type)
+    async def page(_: Request) -> Response:
+        return _answer(*found)
 
-    return Route(path, answer)
+    return Route(path, page)
+
+
+def _answer(content: bytes, media_type: str) -> Response:
+    return Response(content, headers=PAGE_HEADERS, media_type=media_type)
+
+
+def _read(file: str) -> tuple[bytes, str]:
+    """What is in a file, and its media type."""
+    return files(__package__).joinpath("static", file).read_bytes(), _MEDIA_TYPES[file.rpartition(".")[2]]
