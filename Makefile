@@ -162,7 +162,7 @@ $(ENV)/.stamp-all: $(OPTIONAL:=/pyproject.toml) | $(ENV)/.stamp-run
 	@touch $@
 
 $(ENV)/.stamp-test: $(ENV)/.stamp-run $(ENV)/.stamp-all
-	$(PIP) install --group test
+	$(PIP) install --group test --group web
 	@touch $@
 
 $(ENV)/.stamp-examples: Makefile $(ENV)/.stamp-test

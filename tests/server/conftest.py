@@ -45,11 +45,25 @@ def ask(server):
             answer = connection.getresponse()
             kind = answer.headers["Content-Type"] or ""
             text = b"" if "event-stream" in kind and method == "GET" else answer.read()  # such a stream has no end
-            return answer.status, json.loads(text) if "json" in kind and "nd" not in kind else text, answer.headers
+            is_json = text and "json" in kind and "nd" not in kind
+            return answer.status, json.loads(text) if is_json else text, answer.headers
         finally:
             connection.close()
 
     return ask
+
+
+@pytest.fixture
+def log_in(server, ask):
+    """Open a login link; gives the cookie."""
+
+    def log_in(*, read_only=False):
+        path = server.login_link(read_only=read_only).removeprefix(server.url)
+        status, _, headers = ask("GET", path, token=None)
+        assert status == 303
+        return headers["Set-Cookie"].partition(";")[0]
+
+    return log_in
 
 
 @pytest.fixture

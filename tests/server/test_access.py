@@ -11,6 +11,24 @@ TOKEN, READ_TOKEN = "t" * 64, "r" * 64
 #: Paths that need no token.
 OPEN = {"/healthz", "/readyz"}
 
+#: Paths that a browser needs before it has logged in, and what it gets there without a ticket.
+BEFORE_LOGIN = {"/login": 401, "/static/style.css": 200}
+
+#: What the read token may have done, though that is no looking.
+LOGIN_LINK = "/api/v1/login-link"
+
+#: Headers with which browsers say that another site asks.
+ELSEWHERE = (
+    {"Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "same-site"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "http://localhost.evil.example"},
+    {"Origin": "null"},
+)
+
+#: A body that is refused by whoever reads it: a request that is let in has no effect.
+BROKEN = b'{"a": '
+
 
 class Nothing:
     """The routes do not depend on the environment."""
@@ -19,9 +37,10 @@ class Nothing:
 def _routes():
     """Each route of the application, with names that are there or not."""
     for route in Application(Nothing()).asgi.routes:
-        path = route.path.replace("{service}", "desk").replace("{method}", "add").replace("{id}", "1")
-        for method in sorted(route.methods - {"HEAD"}):
-            yield pytest.param(method, path, id=f"{method} {route.path}")
+        named = route.path.replace("{service}", "desk").replace("{method}", "add").replace("{id}", "1")
+        for path in dict.fromkeys(named.replace("{file:path}", file) for file in ("style.css", "try.js")):
+            for method in sorted(route.methods - {"HEAD"}):
+                yield pytest.param(method, path, id=f"{method} {path}")
 
 
 each_route = pytest.mark.parametrize(("method", "path"), list(_routes()))
@@ -38,6 +57,8 @@ def test_nobody_gets_in_without_the_token(ask, method, path):
         status, _, headers = ask(method, path, token=token)
         if path in OPEN:
             assert status == 200
+        elif path in BEFORE_LOGIN:
+            assert status == BEFORE_LOGIN[path]
         else:
             assert (status, headers["WWW-Authenticate"]) == (401, "Bearer"), token
 
@@ -45,8 +66,13 @@ def test_nobody_gets_in_without_the_token(ask, method, path):
 @each_route
 def test_the_read_token_looks_and_changes_nothing(ask, method, path):
     status, body, _ = ask(method, path, token=READ_TOKEN)
-    assert status == 403 if method != "GET" else status in {200, 404}
-    assert status != 403 or "may look" in body["detail"]
+    if method == "GET":
+        assert status == BEFORE_LOGIN.get(path) or status in {200, 303, 404}
+    elif path == LOGIN_LINK:
+        assert (status, body["access"]) == (200, "read")
+    else:
+        assert status == 403
+        assert "may look" in body["detail"]
 
 
 @each_route
@@ -58,13 +84,56 @@ def test_another_hosts_name_is_refused(ask, method, path):
 
 @each_route
 def test_other_sites_are_refused_though_they_have_the_token(ask, method, path):
-    for headers in (
-        {"Sec_Fetch_Site": "cross-site"},
-        {"Sec_Fetch_Site": "same-site"},
-        {"Origin": "http://evil.example"},
-        {"Origin": "null"},
-    ):
+    for headers in ELSEWHERE:
         assert ask(method, path, **headers)[0] == (200 if path in OPEN else 403), headers
+
+
+@each_route
+def test_with_a_login_other_sites_are_refused_whatever_the_method(ask, log_in, server, method, path):
+    """A browser sends the cookie for whoever makes it ask; also with methods that no route has."""
+    cookie = log_in()
+    for tried in (method, *sorted({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"} - {method})):
+        for headers in ELSEWHERE:
+            status = ask(tried, path, token=None, raw=BROKEN, Cookie=cookie, **headers)[0]
+            assert status in ({200, 405} if path in OPEN else {403}), (tried, headers)
+
+
+@each_route
+def test_with_a_login_pages_of_this_server_are_let_in(ask, log_in, server, method, path):
+    """What is not safe needs the browser's word that such a page asks; that it says nothing is not enough."""
+    cookie = log_in()
+    own = {"Origin": server.url, "Host": server.url.removeprefix("http://")}
+    for headers in ({"Sec_Fetch_Site": "same-origin"}, own):
+        status = ask(method, path, token=None, raw=BROKEN, Cookie=cookie, **headers)[0]
+        assert status == 400 if method == "POST" else status in {200, 303, 404, BEFORE_LOGIN.get(path)}
+    for headers in ({}, {"Sec_Fetch_Site": "none"}):
+        status = ask(method, path, token=None, raw=BROKEN, Cookie=cookie, **headers)[0]
+        assert status == 403 if method == "POST" else status in {200, 303, 404, BEFORE_LOGIN.get(path)}
+
+
+@each_route
+def test_a_login_that_may_only_look_changes_nothing(ask, log_in, method, path):
+    cookie = log_in(read_only=True)
+    status, body, _ = ask(method, path, token=None, Cookie=cookie, Sec_Fetch_Site="same-origin")
+    if method == "POST":
+        assert status == 403
+        assert "this login may look" in body["detail"]
+    else:
+        assert status in {200, 303, 404, BEFORE_LOGIN.get(path)}
+
+
+@each_route
+def test_another_cookie_lets_nobody_in(ask, log_in, method, path):
+    name, _, session = log_in().partition("=")
+    for cookie in (f"{name}=", f"{name}={session[:-1]}", f"{name}={TOKEN}", f"other={session}", session, f"{name}"):
+        status = ask(method, path, token=None, Cookie=cookie, Sec_Fetch_Site="same-origin")[0]
+        assert status == (200 if path in OPEN else BEFORE_LOGIN.get(path, 401)), cookie
+
+
+@each_route
+def test_a_wrong_token_is_not_made_good_by_a_cookie(ask, log_in, method, path):
+    status = ask(method, path, token="x" * 64, Cookie=log_in(), Sec_Fetch_Site="same-origin")[0]
+    assert status == (200 if path in OPEN else BEFORE_LOGIN.get(path, 401))
 
 
 @each_route
@@ -79,7 +148,7 @@ def test_a_body_that_is_too_large_or_no_json_is_refused(ask, method, path):
     if method == "POST":
         status, body, _ = ask(method, path, raw=b"x" * 2**21)
         assert (status, body["code"]) == (413, "body")
-        status, body, _ = ask(method, path, raw=b'{"a": ')
+        status, body, _ = ask(method, path, raw=BROKEN)
         assert (status, body["code"]) == (400, "json")
 
 

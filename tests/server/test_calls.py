@@ -56,7 +56,14 @@ def test_an_error_says_what_is_wrong(post, path, body, status, words):
 def test_a_time_limit_of_the_client_holds(post):
     status, problem, _ = post("/services/desk/hold", X_Timeout="0.2")
     assert (status, problem["code"], problem["stage"]) == (504, "CallTimeoutError", "run")
-    assert post("/services/desk/hold", X_Timeout="soon")[0] == 400
+    for wrong in ("soon", "0", "-1", "nan", "inf", "1e10"):
+        assert post("/services/desk/hold", X_Timeout=wrong)[0] == 400, wrong
+
+
+def test_a_body_that_is_null_is_not_an_empty_one(post):
+    """It is neither an object nor an array."""
+    assert post("/services/desk/raw", raw=b"")[0] == 200
+    assert post("/services/desk/raw", raw=b" null ")[0] == 400
 
 
 def test_streams_come_as_lines_or_events(post):

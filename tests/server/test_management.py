@@ -104,6 +104,13 @@ def test_who_has_not_seen_the_last_change_changes_nothing(change, ask):
     assert now["generation"] > seen
 
 
+def test_who_wants_any_generation_changes_what_there_is(ask):
+    """As RFC 9110 has it; of a service that there is not, no generation is the wrong one."""
+    assert ask("POST", f"{SERVICE}/scale?dry_run=1", {"replicas": 3}, If_Match="*")[0] == 200
+    for generation in ("*", "0", "7"):
+        assert ask("POST", "/api/v1/services/desc/restart", {}, If_Match=generation)[0] == 404
+
+
 def test_changes_that_others_make_count_too(ask, env):
     seen = ask("GET", SERVICE)[1]["generation"]
     env.scale("desk", 2)
@@ -114,7 +121,7 @@ def test_changes_that_others_make_count_too(ask, env):
     ("path", "body", "words"),
     [
         ("scale", {}, "replicas"),
-        ("scale", {"replicas": 0}, "1 or more"),
+        ("scale", {"replicas": 0}, ">= 1"),
         ("scale", {"replicas": True}, "int"),
         ("scale", {"replicas": "3"}, "int"),
         ("scale", {"replicas": 3, "class": "os:system"}, "class"),

@@ -201,6 +201,9 @@ def takes(document, schema, value):
         ("day", {"day": 20260228}),
         ("size", {"data": "AAEC"}),
         ("size", {"data": 3}),
+        ("size", {"data": "AA"}),
+        ("size", {"data": "@@=="}),
+        ("size", {"data": ""}),
         ("maybe", {}),
         ("maybe", {"number": None}),
         ("maybe", {"number": 3}),
@@ -273,6 +276,28 @@ def test_document_is_complete(document):
     for id in ids:
         if id.startswith("desk."):
             jsonschema.Draft202012Validator.check_schema(body_of(document, id.removeprefix("desk.")))
+
+
+def test_changes_say_what_they_take(server):
+    """Each parameter that a route reads, and whether there must be a body."""
+    paths = get(server, "/openapi.json", token="r" * 64)[1]["paths"]
+    taken = {
+        path: ([each["name"] for each in found["post"]["parameters"]], found["post"]["requestBody"]["required"])
+        for path, found in paths.items()
+        if path.startswith("/api/v1/") and "post" in found
+    }
+    service = "/api/v1/services/{service}"
+    assert taken[f"{service}/scale"] == (["service", "dry_run", "If-Match"], True)
+    assert taken[f"{service}/drain"] == (["service", "dry_run", "If-Match"], False)
+    assert taken["/api/v1/apply"] == (["dry_run"], False)
+    assert taken["/api/v1/login-link"] == taken["/api/v1/plan"] == ([], False)
+    names = {
+        path: [each["name"] for each in paths[path]["get"]["parameters"]]
+        for path in paths
+        if "get" in paths[path] and path.startswith("/api/v1/")
+    }
+    assert names["/api/v1/events"] == names["/api/v1/logs"] == ["after", "service"]
+    assert names["/api/v1/operations/{id}"] == ["id", "wait"]
 
 
 def test_operation_says_what_the_docstring_says(document):

@@ -316,7 +316,7 @@ class ServiceHandle:
         """
         if timeout is not UNSET and timeout is not None:
             if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _LONGEST_S:
-                msg = f"timeout: must be a number of seconds above 0, or None for no limit, got {timeout!r:.50}"
+                msg = f"timeout: must be a number of seconds above 0, at most 1e9, or None, got {timeout!r:.50}"
                 raise ConfigError(msg)
             timeout = float(timeout)
         try:

@@ -47,6 +47,7 @@ ELSEWHERE: Final = {
             "down",
             "drain",
             "events",
+            "login",
             "logs",
             "report",
             "restart",

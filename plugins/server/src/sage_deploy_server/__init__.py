@@ -1,8 +1,8 @@
 """
 A running environment, reached from outside its process: over HTTP, and by commands over a socket of the user's own.
 
-`calling`, `management` and `description` answer requests, by what `web` has for all of them; `running` listens;
-`commands` are those of `sage-deploy` that talk to it.
+`calling`, `management`, `description` and `pages` answer requests, by what `web` has for all of them; `running`
+listens; `commands` are those of `sage-deploy` that talk to it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "down": ("changing", "Stop a running environment; calls that were accepted are answered first."),
     "drain": ("changing", "Have a running service finish what it has accepted, and stop."),
     "events": ("following", "Show what happened to the services of a running environment."),
+    "login": ("login", "Print a link that logs a browser in."),
     "logs": ("following", "Show what the services of a running environment have logged."),
     "report": ("reporting", "Write how a running environment is into one HTML file."),
     "restart": ("changing", "Replace the replicas of a running service."),

@@ -133,9 +133,10 @@ def _server(http: str | None, *, once: bool) -> dict[str, dict[str, Any]]:
         if http is None:
             return {}
         raise click.UsageError("--http is brought by sage-deploy-server: pip install 'sage-deploy[server]'")
-    if http is not None:
-        return {"server": {"http": http}}
-    return {} if once else {"server": {}}
+    given = {} if http is None else {"http": http}
+    if once:  # nobody has the time to log in
+        return {"server": given} if given else {}
+    return {"server": {**given, "login_link": True}}
 
 
 @contextmanager

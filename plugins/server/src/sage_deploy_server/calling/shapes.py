@@ -16,7 +16,10 @@ from sage_plugins.values import GENERATORS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Shape", "encode"]
+__all__ = ["LONGEST_S", "Shape", "encode", "headers_of"]
+
+#: Seconds that `X-Timeout` may say, at most: as many as a handle takes.
+LONGEST_S: Final = 1e9
 
 #: Annotations of generators, whose items are of the first type in the brackets.
 _ITERATORS: Final = frozenset(
@@ -144,8 +147,12 @@ def headers_of(given: Mapping[str, str]) -> dict[str, Any]:
             options["timeout"] = float(timeout)
         except ValueError:
             options["timeout"] = 0.0
-        if not 0 < options["timeout"] < float("inf"):
-            raise Problem(400, "header", f"X-Timeout must be a positive number of seconds, got {timeout!r}")
+        if not 0 < options["timeout"] <= LONGEST_S:
+            raise Problem(
+                400,
+                "header",
+                f"X-Timeout must be a positive number of seconds, at most {LONGEST_S:.0f}, got {timeout!r}",
+            )
     if (key := given.get("x-key")) is not None:
         options["key"] = key
     if (idempotent := given.get("x-idempotent")) is not None:

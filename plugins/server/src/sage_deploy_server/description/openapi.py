@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sage_deploy_server.calling.shapes import Shape
+from sage_deploy_server.calling.shapes import LONGEST_S, Shape
 from sage_deploy_server.description.schemas import Schemas, arguments_of
 from sage_deploy_server.web.problems import problem_of, response_of
 from sage_plugins.errors import SageDeployError
@@ -30,7 +30,10 @@ __all__ = ["Descriptions", "openapi"]
 _BYTES: Final = (bytes, bytearray, memoryview)
 
 _HEADERS: Final = {
-    "X-Timeout": ({"type": "number", "exclusiveMinimum": 0}, "Seconds from the call to its answer."),
+    "X-Timeout": (
+        {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
+        "Seconds from the call to its answer.",
+    ),
     "X-Key": ({"type": "string"}, "Calls with equal keys go to the same replica, if the load balancer uses keys."),
     "X-Idempotent": ({"enum": ["true", "false"]}, "Whether the call may run twice."),
     "X-Request-Id": ({"type": "string"}, "Name of the call in logs; made up if missing. The answer has it, too."),

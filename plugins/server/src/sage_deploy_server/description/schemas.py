@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Schemas", "arguments_of"]
 
+#: Base64 with its padding, as bytes come.
+_BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
 _ANY_NUMBER: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 _BY_ORDER: Final = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL}
 
@@ -38,6 +41,8 @@ class Schemas:
         """
         kinds = [kind for shape in shapes for kind in shape.types.values()]
         found, self.components = msgspec.json.schema_components(kinds, ref_template=ref_template)
+        for schema in (*found, self.components):
+            _say_what_base64_is(schema)
         # By identity: an annotation need not be hashable, and the shapes keep it alive.
         self._found = {id(kind): schema for kind, schema in zip(kinds, found, strict=True)}
 
@@ -48,6 +53,18 @@ class Schemas:
     def complete(self, schema: dict[str, Any]) -> dict[str, Any]:
         """*schema* with all components, for references to `#/$defs/{name}`."""
         return {**schema, "$defs": self.components} if self.components else schema
+
+
+def _say_what_base64_is(schema: Any) -> None:
+    """Add the pattern to all that is encoded so: the encoding alone does not say what is refused."""
+    if isinstance(schema, list):
+        for each in schema:
+            _say_what_base64_is(each)
+    elif isinstance(schema, dict):
+        if schema.get("contentEncoding") == "base64":
+            schema["pattern"] = _BASE64
+        for each in schema.values():
+            _say_what_base64_is(each)
 
 
 def arguments_of(shape: Shape, schemas: Schemas) -> tuple[dict[str, Any], bool]:

@@ -35,7 +35,7 @@ class Action:
         id: Counts up from 1.
         what: Such as `"scale"`.
         service: Name of the service; None if it is about all.
-        by: Who asked: `"socket"` or `"token"`.
+        by: Who asked: `"socket"`, `"token"` or `"login"`.
         details: What was asked for.
         state: `"running"`, `"done"` or `"failed"`.
         error: Of a failed one: `status`, `code` and `detail`.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import attrs
 import msgspec
@@ -15,7 +14,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from sage_deploy_server.management.actions import Actions
+from sage_deploy_server.management.described import described
+from sage_deploy_server.web.access import LOGIN_LINK
 from sage_deploy_server.web.bodies import read_as
+from sage_deploy_server.web.logins import LINK_LIFE_S, Access
 from sage_deploy_server.web.problems import Problem, json_response, problem_of, response_of
 from sage_plugins.errors import ServiceNotFoundError
 
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from sage_deploy_server.management.actions import Action
+    from sage_deploy_server.web.logins import Logins
     from sage_plugins.interfaces.operations import Operations, RecordedEvent
 
 __all__ = ["Management"]
+
 
 #: Events that tell of a change which somebody has made.
 _CHANGES: Final = frozenset({"scaled", "restarted", "balancer_changed", "balancing_enabled", "adopted"})
@@ -42,7 +46,7 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Scale(msgspec.Struct, forbid_unknown_fields=True):
-    replicas: int
+    replicas: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Restart(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,18 +62,24 @@ class _Balancer(msgspec.Struct, forbid_unknown_fields=True):
     options: dict[str, Any] | None = None
 
 
+class _LoginLink(msgspec.Struct, forbid_unknown_fields=True):
+    read: bool | None = None
+
+
 class Management:
     """The routes of the management API. All methods are safe from any thread."""
 
-    def __init__(self, operations: Operations, *, max_body: int) -> None:
+    def __init__(self, operations: Operations, *, max_body: int, logins: Logins) -> None:
         """
         Prepare.
 
         Args:
             operations: The environment.
             max_body: Bytes of a request's body, at most.
+            logins: Gives links that log browsers in.
         """
         self._operations = operations
+        self._logins = logins
         self._max_body = max_body
         self._actions = Actions()
         self._began = time.time()
@@ -88,8 +98,8 @@ class Management:
     def paths(self) -> dict[str, Any]:
         """The routes as OpenAPI describes them."""
         return {
-            **{path: {"get": _described(path, summary, None)} for path, (summary, _) in self._looks().items()},
-            **{path: {"post": _described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()},
+            **{path: {"get": described(path, summary, None)} for path, (summary, _) in self._looks().items()},
+            **{path: {"post": described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()},
         }
 
     # -- looking -----------------------------------------------------------------------------------------------------
@@ -97,7 +107,7 @@ class Management:
     def _looks(self) -> dict[str, tuple[str, Callable[[Request], Any]]]:
         service = "/api/v1/services/{service}"
         return {
-            "/api/v1/environment": ("The environment", lambda _: self._environment()),
+            "/api/v1/environment": ("The environment, and what the caller may do", self._environment),
             "/api/v1/plugins": ("The installed plugins", lambda _: self._operations.plugins()),
             "/api/v1/doctor": (
                 "Whether this machine and this Python are fit to run services",
@@ -121,12 +131,14 @@ class Management:
             f"{service}/balancer": ("Have another load balancer choose", _Balancer, self._balancer),
             "/api/v1/plan": ("What an apply would do", _Nothing, self._plan),
             "/api/v1/apply": ("Have run what the files say now", _Nothing, self._apply),
+            LOGIN_LINK: ("A link that logs a browser in, once", _LoginLink, self._login_link),
             "/api/v1/down": ("End the process, as SIGTERM would", _Nothing, self._down),
         }
 
-    def _environment(self) -> dict[str, Any]:
+    def _environment(self, request: Request) -> dict[str, Any]:
         operations = self._operations
-        return {"name": operations.name, "id": operations.id, "pid": os.getpid(), "serving_since": self._began}
+        about = {"name": operations.name, "id": operations.id, "pid": os.getpid(), "serving_since": self._began}
+        return {**about, "access": _access_of(request)}
 
     def _doctor(self) -> dict[str, Any]:
         return {"findings": [attrs.asdict(finding) for finding in self._operations.doctor()]}
@@ -226,8 +238,9 @@ class Management:
         name = request.path_params.get("service")
         if name is None:
             raise Problem(400, "header", "If-Match is for changes of one service")
+        self._found(request)
         now = self._generation(name)
-        if wanted.strip('"') != str(now):
+        if wanted != "*" and wanted.strip('"') != str(now):
             raise Problem(412, "generation", f"{name} has changed meanwhile: its generation is {now}, not {wanted}")
 
     def _start(self, request: Request, what: str, details: dict[str, Any], do: Callable[[], None]) -> Any:
@@ -241,14 +254,12 @@ class Management:
             if name is not None:
                 self._made[name] = self._made.get(name, 0) + 1
 
-        by = request.scope.get("sage_caller", "socket")
+        by = _caller_of(request)
         self._operations.record_request(_said(what, by, details), name)
         return self._actions.start(what, name, by, details, made)
 
     def _scale(self, request: Request, body: _Scale) -> Any:
         name, said = self._changeable(request)
-        if body.replicas < 1:
-            raise Problem(400, "body", f"replicas must be 1 or more, got {body.replicas}")
         details = {"replicas": body.replicas, "before": said.get("health", {}).get("replicas")}
         return self._start(request, "scale", details, lambda: self._operations.scale(name, body.replicas))
 
@@ -292,6 +303,17 @@ class Management:
 
         return self._start(request, "apply", {"changes": changes}, apply)
 
+    def _login_link(self, request: Request, body: _LoginLink) -> dict[str, Any]:
+        may = _access_of(request)
+        wanted = may if body.read is None else Access.READ if body.read else Access.FULL
+        if wanted is Access.FULL and may is Access.READ:
+            raise Problem(403, "token", "this token may look, and so may those that log in with its links")
+        over_http = "sage_access" in request.scope
+        base = f"{request.url.scheme}://{request.headers['host']}" if over_http else None
+        link = self._logins.link(wanted, base)
+        self._operations.record_request(f"login link by {_caller_of(request)}: {wanted} access")
+        return {"link": link, "access": wanted, "expires_in": LINK_LIFE_S}
+
     def _down(self, request: Request, _: _Nothing) -> Any:
         """End the process, as its supervisor would: a program that does not handle SIGTERM is left alone."""
         if not callable(signal.getsignal(signal.SIGTERM)):
@@ -301,6 +323,17 @@ class Management:
                 f"process {os.getpid()} does not handle SIGTERM, so it would not close its environment; end it itself",
             )
         return self._start(request, "down", {"pid": os.getpid()}, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _access_of(request: Request) -> Access:
+    """What the caller may do; everything, if it came over the socket of the user."""
+    access: Access = request.scope.get("sage_access", Access.FULL)
+    return access
+
+
+def _caller_of(request: Request) -> str:
+    caller: str = request.scope.get("sage_caller", "socket")
+    return caller
 
 
 def _look(path: str, look: Callable[[Request], Any]) -> Route:
@@ -314,24 +347,6 @@ def _look(path: str, look: Callable[[Request], Any]) -> Route:
 
     found: Callable[[Request], Awaitable[Response]] = answer
     return Route(path, found, methods=["GET"])
-
-
-def _described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]:
-    names = re.findall(r"{(\w+)}", path)
-    errors = {which: {"$ref": "#/components/responses/problem"} for which in ("4XX", "5XX")}
-    done = "200" if body is None else "2XX"
-    described: dict[str, Any] = {
-        "operationId": path.removeprefix("/").replace("/", ".").translate(str.maketrans("", "", "{}")),
-        "summary": summary,
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
-        "responses": {done: {"description": summary, "content": {"application/json": {"schema": {}}}}, **errors},
-    }
-    if body is not None:
-        # By value: these are small, and have no names that a service's classes could have.
-        schema = msgspec.json.schema(body)
-        content = {"application/json": {"schema": next(iter(schema["$defs"].values()))}}
-        described["requestBody"] = {"required": bool(body.__struct_fields__), "content": content}
-    return described
 
 
 def _event(found: RecordedEvent) -> dict[str, Any]:

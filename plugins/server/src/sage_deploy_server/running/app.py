@@ -13,6 +13,9 @@ from sage_deploy_server.description.metrics import Metrics
 from sage_deploy_server.description.openapi import Descriptions
 from sage_deploy_server.management.management import Management
 from sage_deploy_server.management.stream import Stream
+from sage_deploy_server.pages.files import page_routes
+from sage_deploy_server.pages.login import login_route
+from sage_deploy_server.web.logins import Logins
 from sage_deploy_server.web.problems import Problem, json_response, response_of
 
 if TYPE_CHECKING:
@@ -39,18 +42,21 @@ class Application:
         asgi: The same as an application of Starlette.
     """
 
-    def __init__(self, operations: Operations, *, max_body: int = MAX_BODY) -> None:
-        """Put it together; see `asgi`."""
+    def __init__(self, operations: Operations, *, max_body: int = MAX_BODY, logins: Logins | None = None) -> None:
+        """Put it together; see `asgi`. *logins* are those that the `Gate` before it knows."""
+        logins = logins or Logins()
         self._operations = operations
         self._closing = False
         self._calls = Calls(operations, max_body=max_body)
-        management = Management(operations, max_body=max_body)
+        management = Management(operations, max_body=max_body, logins=logins)
         self._stream = Stream(management.picture)
         self.asgi = Starlette(
             routes=[
                 _route_of(self._calls, "/services"),
                 *Descriptions(operations, management.paths()).routes,
                 Route("/api/v1/stream", self._stream.answer),
+                login_route(logins),
+                *page_routes(),
                 Route("/metrics", Metrics(operations).answer),
                 Route("/healthz", self._health),
                 Route("/readyz", self._ready),

@@ -6,7 +6,8 @@ import inspect
 import logging
 import os
 import socket
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -38,11 +39,13 @@ class ServerOptions:
         http: `HOST:PORT`, or a port at the loopback interface; port 0 takes a free one. None for no HTTP.
         allow_hosts: Names under which clients on other machines know this one. Needed for a host that is not loopback.
         max_body: Bytes of a request's body, at most.
+        login_link: Whether a link that logs a browser in is written to stderr when HTTP begins; `up` turns it on.
     """
 
     http: str | None = attrs.field(default=None, validator=_check_http)
     allow_hosts: tuple[str, ...] = ()
     max_body: int = attrs.field(default=2**20, validator=attrs.validators.ge(1))
+    login_link: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse to be reached from elsewhere unless that is said twice."""
@@ -93,6 +96,8 @@ class ServerExtension:
             undo.pop_all()
         if self._server.url is not None:
             self._tell(operations, self._server.url)
+            if options.login_link:
+                _show(self._server.login_link())
 
     def _listen(self, id: str, undo: ExitStack) -> socket.socket | None:
         """The socket for the user's commands; None if there can be none."""
@@ -139,6 +144,15 @@ class ServerExtension:
             self._server.close()
         if self._place is not None:
             self._place.remove()
+
+
+def _show(link: str) -> None:
+    """Write a login link to stderr; to no log, which others may read and which is kept."""
+    with suppress(AttributeError, OSError, ValueError):  # there is no stderr, or it is closed
+        sys.stderr.write(
+            f"to log in with a browser, once, within an hour (`sage-deploy login` prints another link):\n{link}\n"
+        )
+        sys.stderr.flush()
 
 
 def _example(operations: Operations) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from sage_deploy_server.running.addresses import parse
+from sage_deploy_server.running.addresses import is_loopback, parse
 from sage_deploy_server.running.app import MAX_BODY, Application
 from sage_deploy_server.web.access import Gate
+from sage_deploy_server.web.logins import Access, Logins
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -62,7 +63,8 @@ class Server:
             OSError: The port is taken, or the address is none of this machine's.
         """
         operations.logs()  # lines are kept from the first time that somebody asks
-        self._application = Application(operations, max_body=max_body)
+        self._logins = Logins()
+        self._application = Application(operations, max_body=max_body, logins=self._logins)
         self._servers: list[tuple[_Uvicorn, socket.socket]] = []
         self.address: tuple[str, int] | None = None
         if http is not None:
@@ -70,7 +72,8 @@ class Server:
             # An answer's head and body are written apart: else the body waits 40 ms for the client's acknowledgement.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.address = listening.getsockname()[:2]
-            gate = Gate(self._application, token=token, read_token=read_token, hosts=hosts)
+            self._logins.url = _reached_at(self.address, hosts)
+            gate = Gate(self._application, token=token, read_token=read_token, hosts=hosts, logins=self._logins)
             self._servers.append((_server(gate), listening))
         if unix is not None:
             self._servers.append((_server(self._application), unix))
@@ -84,8 +87,19 @@ class Server:
         """Such as `http://127.0.0.1:8400`; None without HTTP."""
         if self.address is None:
             return None
-        host, port = self.address
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return _url(*self.address)
+
+    def login_link(self, *, read_only: bool = False) -> str:
+        """
+        A link that logs a browser in, once, within an hour.
+
+        Args:
+            read_only: Whether the browser may only look.
+
+        Raises:
+            Problem: There is no HTTP.
+        """
+        return self._logins.link(Access.READ if read_only else Access.FULL)
 
     def _run(self) -> None:
         async def serve() -> None:
@@ -137,6 +151,16 @@ class Server:
             return -1
         size: int = connection.transport.get_write_buffer_size()
         return size
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _reached_at(address: tuple[str, int], hosts: Collection[str]) -> str:
+    """The address as a browser has it: by a name that is let in, if the server listens where others reach it."""
+    host, port = address
+    return _url(host if is_loopback(host) else next(iter(hosts), "localhost"), port)
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -8,7 +8,11 @@ import secrets
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from sage_deploy_server.web.problems import Problem, response_of
+from starlette.requests import cookie_parser
+
+from sage_deploy_server.web.logins import LOGIN, Access, Logins, cookie_name, hide_ticket
+from sage_deploy_server.web.pages import STYLE, refusal, wants_page
+from sage_deploy_server.web.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -16,10 +20,16 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["OPEN", "Gate", "make_token"]
+__all__ = ["LOGIN_LINK", "OPEN", "Gate", "make_token"]
 
 #: Paths that need no token: whether the process lives, and whether it is ready.
 OPEN: Final = frozenset({"/healthz", "/readyz"})
+
+#: Paths that a browser needs before it has logged in; unlike `OPEN`, other sites do not reach them.
+_BEFORE_LOGIN: Final = frozenset({LOGIN, STYLE})
+
+#: Makes a login link; the token that may only look gets one, too, that may only look.
+LOGIN_LINK: Final = "/api/v1/login-link"
 
 #: What only looks.
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -37,12 +47,21 @@ def make_token(file: Path) -> str:
 
 class Gate:
     """
-    ASGI middleware: refuses requests for another host, from another site, or without the token.
+    ASGI middleware: refuses requests for another host, from another site, or without a token or a login.
 
-    A token that may only look is refused whatever changes or calls. Tokens come in the header `Authorization` alone.
+    What a request may do stands in its scope then, as `sage_access`, and who has sent it as `sage_caller`. A token or a
+    login that may only look is refused whatever changes or calls. Tokens come in the header `Authorization` alone.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str, read_token: str | None = None, hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str,
+        read_token: str | None = None,
+        hosts: Collection[str] = (),
+        logins: Logins | None = None,
+    ) -> None:
         """
         Guard *app*.
 
@@ -51,33 +70,47 @@ class Gate:
             token: Lets in.
             read_token: Lets in those who only look; None for nobody.
             hosts: Names of this server besides those of the loopback interface.
+            logins: Browsers that have logged in; None for none.
         """
         self._app = app
         self._token = token.encode()
         self._read_token = None if read_token is None else read_token.encode()
         self._hosts = _HERE | {host.lower() for host in hosts}
+        self._logins = logins or Logins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or have it answered."""
         if scope["type"] == "http":
             headers = dict(scope["headers"])  # their names are in lower case, as ASGI has it
-            problem = self._refusal(scope, headers)
-            if problem is not None:
-                await response_of(problem, {"Cache-Control": "no-store"})(scope, receive, send)
+            if scope["path"] == LOGIN:
+                hide_ticket(scope)
+            try:
+                self._check(scope, headers)
+            except Problem as problem:
+                page = wants_page(scope["method"], headers.get(b"accept", b"").decode("latin-1"))
+                await refusal(problem, page=page)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
         if _name(host) not in self._hosts:
-            return Problem(
+            raise Problem(
                 421, "host", f"this server is not {host!r}; name it in allow_hosts to have it answer for that"
             )
-        if scope["path"] in OPEN:
-            return None
+        path = scope["path"]
+        if path in OPEN:
+            return
         if self._is_cross_site(headers, host):
-            return Problem(403, "cross-site", "requests of other sites are refused")
-        return self._check_token(scope, headers)
+            raise Problem(403, "cross-site", "requests of other sites are refused")
+        if path in _BEFORE_LOGIN and scope["method"] in _SAFE:
+            return
+        # A token that is wrong is not made good by a cookie: who sends one means it.
+        access = self._check_token(scope, headers) if b"authorization" in headers else self._check_login(scope, headers)
+        looks = scope["method"] in _SAFE or (scope["sage_caller"] == "token" and path == LOGIN_LINK)
+        if access is Access.READ and not looks:
+            raise Problem(403, "token", f"this {scope['sage_caller']} may look, and not call or change anything")
+        scope["sage_access"] = access
 
     @staticmethod
     def _is_cross_site(headers: dict[bytes, bytes], host: str) -> bool:
@@ -87,17 +120,29 @@ class Gate:
         origin = headers.get(b"origin")
         return origin is not None and urlsplit(origin.decode("latin-1")).netloc != host
 
-    def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> Access:
+        scheme, _, given = headers[b"authorization"].partition(b" ")
         given = given.strip() if scheme.lower() == b"bearer" else b""
+        scope["sage_caller"] = "token"  # for the record of who changed what
         if hmac.compare_digest(given, self._token):
-            scope["sage_caller"] = "token"  # for the record of who changed what
-            return None
+            return Access.FULL
         if self._read_token is not None and hmac.compare_digest(given, self._read_token):
-            if scope["method"] in _SAFE:
-                return None
-            return Problem(403, "token", "this token may look, and not call or change anything")
-        return Problem(401, "token", "send the header `Authorization: Bearer TOKEN`")
+            return Access.READ
+        raise Problem(401, "token", "send the header `Authorization: Bearer TOKEN`")
+
+    def _check_login(self, scope: Scope, headers: dict[bytes, bytes]) -> Access:
+        cookies = cookie_parser(headers.get(b"cookie", b"").decode("latin-1"))
+        access = self._logins.access_of(cookies.get(cookie_name(scope), ""))
+        if access is None:
+            raise Problem(401, "token", "send the header `Authorization: Bearer TOKEN`")
+        # A browser sends the cookie whoever makes it ask, so it has to be said that a page of this server does. The
+        # origin of another site was refused before.
+        site = headers.get(b"sec-fetch-site")
+        is_from_here = b"origin" in headers if site is None else site == b"same-origin"
+        if scope["method"] not in _SAFE and not is_from_here:
+            raise Problem(403, "cross-site", "with a login, calls and changes come from pages of this server")
+        scope["sage_caller"] = "login"
+        return access
 
 
 def _name(host: str) -> str:

@@ -31,16 +31,19 @@ async def read(headers: Mapping[str, str], receive: Receive, most: int) -> Any:
     The body of a request as JSON, None if there is none; no more than *most* bytes of it are read.
 
     Raises:
-        Problem: 413 if it is larger, 400 if it is not JSON.
+        Problem: 413 if it is larger, 400 if it is not JSON, or null.
         ClientDisconnect: The client has left.
     """
     data = await _bytes(headers, receive, most)
     if not data or data.isspace():
         return None
     try:
-        return msgspec.json.decode(data)
+        body = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Problem(400, "json", f"the body is not JSON: {error}") from None
+    if body is None:
+        raise Problem(400, "json", "the body is null: send nothing, or what it stands for")
+    return body
 
 
 async def read_as(kind: type[_Body], request: Request, most: int) -> _Body:

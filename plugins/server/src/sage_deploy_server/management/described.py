@@ -1,0 +1,68 @@
+"""The routes of the management API, as OpenAPI describes them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from sage_deploy_server.web.access import LOGIN_LINK
+
+__all__ = ["described"]
+
+_NUMBER: Final[dict[str, Any]] = {"type": "number", "minimum": 0}
+
+#: What a route that only looks takes in its query, by the path.
+_QUERIES: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "/api/v1/events": {"after": _NUMBER, "service": {"type": "string"}},
+    "/api/v1/logs": {"after": _NUMBER, "service": {"type": "string"}},
+    "/api/v1/operations/{id}": {"wait": _NUMBER},
+}
+
+#: Changes that are none, so that there is nothing to try.
+_AT_ONCE: Final = frozenset({"/api/v1/plan", LOGIN_LINK})
+
+_DRY_RUN: Final[dict[str, dict[str, Any]]] = {"dry_run": {"enum": ["0", "1"]}}
+_ERRORS: Final = {which: {"$ref": "#/components/responses/problem"} for which in ("4XX", "5XX")}
+
+
+def described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]:
+    """
+    One operation.
+
+    Args:
+        path: Of its route.
+        summary: What it does.
+        body: The class of msgspec that its body stands for; None if it only looks.
+    """
+    parameters = [
+        *(_parameter(name, "path", {"type": "string"}) for name in re.findall(r"{(\w+)}", path)),
+        *(_parameter(name, "query", schema) for name, schema in _query_of(path, changes=body is not None).items()),
+    ]
+    if body is not None and "{service}" in path:
+        generation = "The generation that the service must have; else 412."
+        parameters.append({**_parameter("If-Match", "header", {"type": "string"}), "description": generation})
+    done = "200" if body is None else "2XX"
+    operation: dict[str, Any] = {
+        "operationId": path.removeprefix("/").replace("/", ".").translate(str.maketrans("", "", "{}")),
+        "summary": summary,
+        "parameters": parameters,
+        "responses": {done: {"description": summary, "content": {"application/json": {"schema": {}}}}, **_ERRORS},
+    }
+    if body is not None:
+        # By value: these are small, and have no names that a service's classes could have.
+        schema = next(iter(msgspec.json.schema(body)["$defs"].values()))
+        required = len(body.__struct_defaults__) < len(body.__struct_fields__)
+        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def _query_of(path: str, *, changes: bool) -> dict[str, dict[str, Any]]:
+    if not changes:
+        return _QUERIES.get(path, {})
+    return {} if path in _AT_ONCE else _DRY_RUN
+
+
+def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}

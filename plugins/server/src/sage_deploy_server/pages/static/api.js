@@ -1,0 +1,82 @@
+/** Requests to the server that the page comes from; the browser adds the login's cookie. */
+
+import { pathOf } from "./text.js";
+
+/** An answer that is an error. */
+export class Refused extends Error {
+  constructor(status, problem) {
+    super(problem.detail ?? `status ${status}`);
+    this.status = status;
+    this.problem = problem;
+  }
+}
+
+/** What a path shows. Throws `Refused` for an error, and the browser's own error if there is no answer. */
+export async function look(path) {
+  const answer = await fetch(path, { headers: { Accept: "application/json" } });
+  if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
+  return answer.json();
+}
+
+/**
+ * Call a method; gives what has come of it, whatever it is: `status`, `requestId`, `kind`, `ms`, and one of `text`, `bytes` and `problem`.
+ *
+ * `onItem` gets each item of a stream, as text; the last of one that breaks is the outcome's `problem` instead.
+ * It throws the browser's own error if there is no answer, or if `signal` ends it.
+ */
+export async function call({ service, method, body, timeout, key }, { signal, onHead, onItem }) {
+  const headers = { Accept: "application/x-ndjson, application/json", "Content-Type": "application/json" };
+  if (timeout) headers["X-Timeout"] = timeout;
+  if (key) headers["X-Key"] = key;
+  const began = performance.now();
+  const answer = await fetch(pathOf(service, method), { method: "POST", headers, body, signal });
+  const kind = kindOf(answer.headers.get("Content-Type") ?? "");
+  const outcome = { status: answer.status, requestId: answer.headers.get("X-Request-Id") ?? "", kind };
+  onHead({ ...outcome, ms: performance.now() - began });
+  if (kind === "problem") outcome.problem = await problemOf(answer);
+  else if (kind === "stream") outcome.problem = await readItems(answer.body, onItem);
+  else if (kind === "bytes") outcome.bytes = new Uint8Array(await answer.arrayBuffer());
+  else outcome.text = await answer.text();
+  return { ...outcome, ms: performance.now() - began };
+}
+
+function kindOf(mediaType) {
+  if (mediaType.startsWith("application/problem+json")) return "problem";
+  if (mediaType.startsWith("application/x-ndjson")) return "stream";
+  return mediaType.startsWith("application/octet-stream") ? "bytes" : "json";
+}
+
+async function problemOf(answer) {
+  try {
+    const problem = await answer.json();
+    return typeof problem === "object" && problem !== null ? problem : {};
+  } catch {
+    return {};
+  }
+}
+
+/** Give each line to `onItem`; returns the problem with which the stream broke, if it did. */
+async function readItems(body, onItem) {
+  if (body === null) return undefined;
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
+  let rest = "";
+  let problem;
+  for (;;) {
+    const { done, value } = await reader.read();
+    rest += decoder.decode(value, { stream: !done });
+    const lines = rest.split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      problem = brokenBy(line);
+      if (problem === undefined) onItem(line);
+    }
+    if (done) return problem;
+  }
+}
+
+function brokenBy(line) {
+  if (!line.startsWith('{"error":')) return undefined;
+  const item = JSON.parse(line);
+  return Object.keys(item).length === 1 && typeof item.error?.code === "string" ? item.error : undefined;
+}

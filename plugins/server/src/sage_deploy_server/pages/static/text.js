@@ -1,0 +1,80 @@
+/** Texts: JSON for people, and commands for a terminal. */
+
+/** Columns that a value may take to stand on one line. */
+const COLUMNS = 80;
+const STEP = "  ";
+const TOKENS = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
+
+/** JSON text with line breaks. Numbers stay as they are: JSON.parse would round those of more than 53 bits. */
+export function indented(text) {
+  const tokens = text.match(TOKENS) ?? [];
+  let at = 0;
+
+  function value(indent) {
+    const token = tokens[at++];
+    if (token !== "{" && token !== "[") return token;
+    const close = token === "{" ? "}" : "]";
+    const inner = indent + STEP;
+    const parts = [];
+    while (tokens[at] !== close) {
+      if (at >= tokens.length) throw new SyntaxError("the text ends within a value");
+      let name = "";
+      if (token === "{") {
+        name = `${tokens[at]}: `;
+        at += 2;
+      }
+      parts.push(name + value(inner));
+      if (tokens[at] === ",") at++;
+    }
+    at++;
+    const line = token + parts.join(", ") + close;
+    if (!parts.length || (line.length + indent.length <= COLUMNS && !line.includes("\n"))) return line;
+    return `${token}\n${inner}${parts.join(`,\n${inner}`)}\n${indent}${close}`;
+  }
+
+  try {
+    return value("") ?? text;
+  } catch {
+    return text; // it is no JSON, or deeper than the browser's stack
+  }
+}
+
+/** *text* as one word of a shell. */
+export function quoted(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** The path of a method. */
+export function pathOf(service, method) {
+  return `/services/${encodeURIComponent(service)}/${encodeURIComponent(method)}`;
+}
+
+/** The call as curl makes it. The token is the variable's: a page never knows it. */
+export function curlOf({ service, method, body, timeout, key }, streams, origin) {
+  const words = ["curl", streams ? "-N" : "-s", '-H "Authorization: Bearer $SAGE_DEPLOY_TOKEN"'];
+  if (timeout) words.push(`-H ${quoted(`X-Timeout: ${timeout}`)}`);
+  if (key) words.push(`-H ${quoted(`X-Key: ${key}`)}`);
+  words.push(body === "" ? "-X POST" : `--data-raw ${quoted(body)}`);
+  return [...words, quoted(origin + pathOf(service, method))].join(" ");
+}
+
+/** The call as `sage-deploy call` makes it, in another terminal of the same user or, by *url*, from elsewhere. */
+export function commandOf({ service, method, body, timeout, key }, environment, url) {
+  const words = ["sage-deploy", "call", url ? `--url ${quoted(url)}` : `-e ${quoted(environment)}`];
+  if (timeout) words.push(`--timeout ${quoted(timeout)}`);
+  if (key) words.push(`--key ${quoted(key)}`);
+  words.push(quoted(`${service}.${method}`));
+  if (body !== "") words.push(quoted(body));
+  return words.join(" ");
+}
+
+/** Whether only this machine has a host of that name. */
+export function isLoopback(hostname) {
+  return ["localhost", "127.0.0.1", "[::1]"].includes(hostname);
+}
+
+/** Milliseconds for people. */
+export function duration(ms) {
+  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  return ms < 10_000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+}
