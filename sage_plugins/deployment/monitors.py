@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Monitor, Recorder, WatchedReplica, WatchedService
+    from sage_plugins.interfaces.families import Family
     from sage_plugins.values import Choice
 
 __all__ = ["Watched", "Watchers"]
@@ -157,6 +158,16 @@ class Watchers:
         found = {}
         for choice, monitor in self._monitors:
             found[choice.id] = self._fenced(choice, monitor.summary, self._own(choice, lambda: snapshots)) or {}
+        return found
+
+    def families(self, snapshots: Sequence[Mapping[str, Any]]) -> list[Family]:
+        """What the monitors have for `/metrics`, of *snapshots*, mappings as for `merge`, and of their own."""
+        found: list[Family] = []
+        for choice, monitor in self._monitors:
+            families = getattr(monitor, "families", None)  # `MetricsExporter`; isinstance would take long
+            if families is not None:
+                own = self._own(choice, lambda: snapshots)
+                found += self._fenced(choice, lambda ask, of: list(ask(of)), families, own) or ()
         return found
 
     def close(self) -> None:

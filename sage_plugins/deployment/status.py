@@ -12,7 +12,7 @@ from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from sage_plugins.deployment.balancing import Balancing
     from sage_plugins.deployment.replicas.member import Member
@@ -53,11 +53,6 @@ class Status:
             members, counts_of_left = self._replicas.members, self._replicas.counts_of_left
         stats = stats_of(members, in_process=not self._is_remote)
         return [counts_of_left, *(each["recorders"] for each in stats)]
-
-    @property
-    def elsewhere(self) -> Sequence[Member]:
-        """The replicas in other processes."""
-        return self._replicas.members if self._is_remote else ()
 
     def as_dict(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     )
     from sage_plugins.interfaces.control import ControlOp
     from sage_plugins.interfaces.extensions import Extension
+    from sage_plugins.interfaces.families import Families, Family
     from sage_plugins.interfaces.monitors import (
         CallCounter,
+        MetricsExporter,
         Monitor,
         QuietMonitor,
         Recorder,
@@ -77,6 +79,8 @@ __all__ = [
     "EarlierService",
     "EnvironmentView",
     "Extension",
+    "Families",
+    "Family",
     "Keeper",
     "KeyedBalancer",
     "KnownService",
@@ -84,6 +88,7 @@ __all__ = [
     "Load",
     "LogLine",
     "LoopSeat",
+    "MetricsExporter",
     "Monitor",
     "ObservingBalancer",
     "Operations",
@@ -129,6 +134,8 @@ _HOMES = {
     "EarlierService": "reach",
     "EnvironmentView": "reach",
     "Extension": "extensions",
+    "Families": "families",
+    "Family": "families",
     "Keeper": "reach",
     "KnownService": "reach",
     "KeyedBalancer": "balancers",
@@ -136,6 +143,7 @@ _HOMES = {
     "LogLine": "operations",
     "LoopSeat": "strategies",
     "LifeEvents": "targets",
+    "MetricsExporter": "monitors",
     "Monitor": "monitors",
     "ObservingBalancer": "balancers",
     "Operations": "operations",

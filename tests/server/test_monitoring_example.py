@@ -38,12 +38,11 @@ class Desk:
 @pytest.fixture(scope="module")
 def printed():
     """Labels by the name of each metric, of a service that was called."""
-    from prometheus_client import generate_latest
 
     with Environment("shown") as env:
         env.register_service("desk", Desk)
         env.service("desk").add(1, 2)
-        text = generate_latest(metrics.Metrics(env)._registry()).decode()
+        text = metrics.Metrics(env).text()
     return {
         sample.name: set(sample.labels) for family in text_string_to_metric_families(text) for sample in family.samples
     }

@@ -1,0 +1,91 @@
+"""What is measured of one service, as metric families; cheaper than its status, which says more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.deployment.replicas.waiting import stats_of
+from sage_plugins.interfaces.families import Family
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sage_plugins.deployment.replicas.member import Member
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.interfaces.families import Families
+
+__all__ = ["Measuring", "not_composed"]
+
+
+_GAUGES: Final = {
+    "sage_service_ready": "1 if the service is ready; of `other`: how many are.",
+    "sage_requests_in_flight": "Calls that hold a slot.",
+    "sage_slots": "Calls that the replicas run at once, at most.",
+    "sage_queue_depth": "Calls that wait for a slot.",
+    "sage_queue_capacity": "Calls that may wait for a slot.",
+    "sage_abandoned_calls": "Calls that hold a slot although their caller has given up.",
+    "sage_threads": "Threads of the replicas.",
+    "sage_desired_replicas": "Replicas that the service is to have; those that are leaving do not count.",
+}
+_RESTARTS: Final = "Replicas that were started in the place of one that had ended or was unhealthy."
+
+
+def not_composed() -> Families:
+    """The families of a service that cannot be composed."""
+    name = "sage_service_ready"
+    return {name: Family(name, "gauge", _GAUGES[name], (), {(): 0})}
+
+
+class Measuring:
+    """Measures one service when it is asked. From any thread."""
+
+    def __init__(self, replicas: ReplicaSet) -> None:
+        """Measure *replicas*."""
+        self._replicas = replicas
+        self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
+
+    @property
+    def elsewhere(self) -> Sequence[Member]:
+        """The replicas in other processes."""
+        return self._replicas.members if self._is_remote else ()
+
+    def families(self) -> Families:
+        """Everything; replicas in other processes are asked, as for a status."""
+        replicas = self._replicas
+        with replicas.condition:  # at one moment: who is gone from the one is counted in the other
+            members, counts_of_left = replicas.members, replicas.counts_of_left
+        stats = stats_of(members, in_process=not self._is_remote)
+        snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
+        families = [*self._own(stats), *replicas.watchers.families(snapshots)]
+        return {each.name: each for each in families}
+
+    def _own(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
+        replicas = self._replicas
+        with replicas.condition:
+            members = replicas.members
+            states = Counter(str(member.state) for member in members)
+            desired = sum(not each.is_leaving for each in members)
+        inflight = slots = abandoned = threads = 0
+        for member in members:
+            inflight += member.lane.inflight
+            slots += member.lane.slots
+            abandoned += member.lane.abandoned
+        for said in stats:
+            threads += 0 if said["runner"] is None else said["runner"].threads
+        states[str(ReplicaState.READY)] += 0  # told even if there is none, so that an alert can compare it
+        for name, value in {
+            "sage_service_ready": replicas.state == ReplicaState.READY,
+            "sage_requests_in_flight": inflight,
+            "sage_slots": slots,
+            "sage_queue_depth": replicas.router.waiting,
+            "sage_queue_capacity": replicas.composition.config.queue_size,
+            "sage_abandoned_calls": abandoned,
+            "sage_threads": threads,
+            "sage_desired_replicas": desired,
+        }.items():
+            yield Family(name, "gauge", _GAUGES[name], (), {(): value})
+        by_state = {(state,): number for state, number in states.items()}
+        yield Family("sage_replicas", "gauge", "Replicas by state.", ("state",), by_state)
+        yield Family("sage_replica_restarts_total", "counter", _RESTARTS, (), {(): replicas.supervision.replaced})
