@@ -6,7 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.deployment.replicas.waiting import stats_of
-from sage_plugins.interfaces.families import Family
+from sage_plugins.interfaces.control import OWN_METRICS
+from sage_plugins.interfaces.families import Family, add_up, growing
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -38,6 +39,35 @@ def not_composed() -> Families:
     return {name: Family(name, "gauge", _GAUGES[name], (), {(): 0})}
 
 
+def measured_by(
+    members: Sequence[Member], counts_of_left: Mapping[str, Any], stats: Sequence[Mapping[str, Any]]
+) -> Families:
+    """
+    What replicas measure of themselves, all together, such as `ctx.metrics`.
+
+    Args:
+        members: The replicas that there are.
+        counts_of_left: What is kept of those that left.
+        stats: What each of *members* says.
+    """
+    parts: list[Families] = [counts_of_left.get(OWN_METRICS, {})]
+    for member, said in zip(members, stats, strict=True):
+        own: Families = said["recorders"].get(OWN_METRICS, {})
+        if own:
+            gone = member.ended or member.state is ReplicaState.STOPPED
+            own = growing(own) if gone else own
+            parts.append({name: _of_replica(each, member.id) for name, each in own.items()})
+    return add_up(parts)
+
+
+def _of_replica(family: Family, replica: str) -> Family:
+    """A gauge by replica; what grows is the service's."""
+    if family.kind != "gauge":
+        return family
+    values = {(*key, replica): value for key, value in family.values.items()}
+    return family._replace(labels=(*family.labels, "replica"), values=values)
+
+
 class Measuring:
     """Measures one service when it is asked. From any thread."""
 
@@ -58,8 +88,8 @@ class Measuring:
             members, counts_of_left = replicas.members, replicas.counts_of_left
         stats = stats_of(members, in_process=not self._is_remote)
         snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
-        families = [*self._own(stats), *replicas.watchers.families(snapshots)]
-        return {each.name: each for each in families}
+        families = {each.name: each for each in (*self._own(stats), *replicas.watchers.families(snapshots))}
+        return families | measured_by(members, counts_of_left, stats)
 
     def _own(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         replicas = self._replicas

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.host.recording import make_recorder
 from sage_plugins.interfaces import ServiceWatcher, SnapshotMerger
+from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.values import Event, ReplicaInfo
 
 if TYPE_CHECKING:
@@ -143,8 +144,15 @@ class Watchers:
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """
         One mapping for several of the form {monitor id: snapshot}; empty for monitors that cannot merge theirs.
+
+        What replicas measured of themselves is merged, too, gauges left out.
         """
-        merged = {}
+        merged: dict[str, Any] = {}
+        measured = [each[OWN_METRICS] for each in snapshots if OWN_METRICS in each]
+        if measured:
+            from sage_plugins.interfaces.families import add_up, growing  # few services have any
+
+            merged[OWN_METRICS] = growing(add_up(measured))
         for choice, monitor in self._monitors:
             own = [each[choice.id] for each in snapshots if choice.id in each]
             if own and isinstance(monitor, SnapshotMerger):

@@ -6,6 +6,7 @@ import logging
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_plugins.deployment.measuring import measured_by
 from sage_plugins.deployment.replicas.waiting import stats_of
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.interfaces import ControlOp
@@ -70,6 +71,7 @@ class Status:
             ready = sum(member.state is ReplicaState.READY for member in staying)
         threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
         snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
+        own = measured_by(members, counts_of_left, stats)
         summaries = replicas.watchers.summaries(snapshots)
         return {
             "service_name": replicas.name,
@@ -97,6 +99,7 @@ class Status:
                 for member, number, said, (state, error) in zip(members, threads, stats, states, strict=True)
             ],
             "replaced": replicas.supervision.replaced,
+            "own_metrics": {name: each.rows() for name, each in own.items()},
             "monitors": summaries,
         }
 

@@ -51,8 +51,9 @@ class Looking:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
             (`healthy`, `ready` of `replicas`, and if any are, which are `missing` and why), `replicas` (a dictionary
             each: id, state, node, inflight, slots, threads, pid, stats_age, error), `replaced` (how many replicas were
-            started in the place of one that had ended or was unhealthy) and `monitors` (what each other monitor
-            reports, by its ID).
+            started in the place of one that had ended or was unhealthy), `own_metrics` (what the class measures by
+            `ctx.metrics`: by name, a dictionary for each set of labels, with its `value`) and `monitors` (what each
+            other monitor reports, by its ID).
 
             Replicas in other processes are asked, for at most 1 s, all at once. What one that does not answer counted
             and ran is what it said last, `stats_age` seconds ago; None if it has never answered. What it says now has

@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.interfaces import CallCounter, ControlOp
+from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.service.factory import hook
 
 if TYPE_CHECKING:
@@ -75,13 +76,16 @@ class Questions:
         raise ValueError(msg)
 
     def _stats(self) -> Mapping[str, Any]:
-        snapshots = {}
+        snapshots: dict[str, Any] = {}
         _, runner = self._life()
         for id, recorder in self._recorders.items():
             try:
                 snapshots[id] = recorder.snapshot()
             except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
                 self._execution.recorder_failed(error, id)
+        own = self._execution.own
+        if own is not None:
+            snapshots[OWN_METRICS] = own.families()
         return {
             "runner": None if runner is None else runner.stats(),
             "recorders": snapshots,

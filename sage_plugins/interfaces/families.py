@@ -34,6 +34,10 @@ class Family(NamedTuple):
     values: Mapping[Any, Any]
     edges: tuple[float, ...] = ()
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The values for a status: each with its labels."""
+        return [{**dict(zip(self.labels, key, strict=True)), "value": value} for key, value in self.values.items()]
+
 
 #: Families by name.
 Families: TypeAlias = dict[str, Family]

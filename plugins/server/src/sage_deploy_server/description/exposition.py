@@ -113,6 +113,7 @@ def _labels(labels: dict[str, str]) -> str:
 
 
 def _escaped(value: str) -> str:
+    value = value.encode("utf-8", "backslashreplace").decode()  # a class may give surrogates, which cannot be sent
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
