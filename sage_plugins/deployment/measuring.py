@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,12 +70,33 @@ def _of_replica(family: Family, replica: str) -> Family:
 
 
 class Measuring:
-    """Measures one service when it is asked. From any thread."""
+    """
+    Measures one service when it is asked. From any thread.
+
+    Attributes:
+        final: What `counted` gave first after the service had stopped.
+    """
 
     def __init__(self, replicas: ReplicaSet) -> None:
         """Measure *replicas*."""
         self._replicas = replicas
+        self.final: Families | None = None
+        self._lock = threading.Lock()  # guards the making of that
         self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
+
+    def counted(self) -> Families:
+        """
+        What never falls, of a service that is replaced or was stopped.
+
+        Once it has stopped the answer stays the same, although a method that was given up may end later: what has
+        been added to other numbers must not change any more.
+        """
+        over = self._replicas.state == ReplicaState.STOPPED
+        found = growing(self.families())
+        with self._lock:
+            if self.final is None and over:
+                self.final = found
+            return found if self.final is None else self.final
 
     @property
     def elsewhere(self) -> Sequence[Member]:

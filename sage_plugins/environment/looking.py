@@ -97,7 +97,7 @@ class Looking:
         found = {}
         for name in self._services.names:
             try:
-                found[name] = self.task(name).measuring.families()
+                found[name] = self._services.measured(name)
             except (SageDeployError, ValueError):
                 found[name] = not_composed()
         return found

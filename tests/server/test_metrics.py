@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import pytest
@@ -149,6 +150,76 @@ def test_counts_of_replicas_that_left_stay(env, said):
     counters = [key for key in before if key[0].endswith(endings) and "replica" not in dict(key[1:])]
     assert counters
     assert [key for key in counters if after[key] < before[key]] == []
+
+
+class Counting:
+    def __init__(self, ctx):
+        self.calls = ctx.metrics.counter("calls", labels=("kind",))
+
+    def add(self, a, b):
+        self.calls.labels(kind="sum").inc()
+        return a + b
+
+
+def growing(samples):
+    endings = ("_total", "_bucket", "_count", "_sum")
+    return {key: n for key, n in samples.items() if key[0].endswith(endings) and "replica" not in dict(key[1:])}
+
+
+def test_no_counter_falls_when_a_service_is_replaced(env):
+    """By `apply`, by another class, or because it was drained and deployed again; also while somebody scrapes."""
+    env.register_service("counting", Counting)
+    env.deploy()
+    told = metrics.Metrics(env)
+    number, over, fallen = 0, threading.Event(), []
+
+    def scrape():
+        last = {}
+        while not over.is_set():
+            now = growing(samples_of(told.text()))
+            fallen.extend(key for key, value in last.items() if now.get(key, 0) < value)
+            last |= now
+
+    def call():
+        nonlocal number
+        env.service("counting").add(1, 2)
+        number += 1
+        samples = samples_of(told.text())
+        assert value(samples, "sage_requests_total", service="counting", method="add", outcome="ok") == number
+        assert value(samples, "sage_queue_wait_seconds_count", service="counting") == number
+        assert value(samples, "calls_total", service="counting", kind="sum") == number
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        call()
+        for turn in range(3):
+            config = ServiceDeploymentConfig(replicas=turn + 1, load_balancing=turn > 0, queue_size=7 + turn)
+            env.register_service_with_config("counting", Counting, deployment_config=config)
+            env.apply()
+            call()
+        env.drain("counting")
+        env.deploy()
+        call()
+        env.drain("counting")
+        env.register_service("counting", Counting)
+        env.apply()
+        call()
+    finally:
+        over.set()
+        thread.join()
+    assert fallen == []
+
+
+def test_counts_of_replaced_services_need_bounded_memory(env):
+    """A few forerunners of a service are remembered, however often it is replaced unseen; no count is lost."""
+    for _ in range(12):
+        env.register_service("counting", Counting)
+        env.deploy()
+        env.service("counting").add(1, 2)
+        env.drain("counting")
+    assert len(env._services._retired["counting"]) <= 4
+    assert value(samples_of(text_of(env)), "calls_total", service="counting", kind="sum") == 12
 
 
 def test_service_that_cannot_be_composed_is_shown_as_not_ready(env):
