@@ -28,9 +28,9 @@ _GAUGES: Final = {
     "sage_queue_depth": "Calls that wait for a slot.",
     "sage_queue_capacity": "Calls that may wait for a slot.",
     "sage_abandoned_calls": "Calls that hold a slot although their caller has given up.",
-    "sage_threads": "Threads of the replicas.",
     "sage_desired_replicas": "Replicas that the service is to have; those that are leaving do not count.",
 }
+_RETRIES: Final = "Calls that were sent again because their replica died."
 _RESTARTS: Final = "Replicas that were started in the place of one that had ended or was unhealthy."
 
 
@@ -119,13 +119,15 @@ class Measuring:
             members = replicas.members
             states = Counter(str(member.state) for member in members)
             desired = sum(not each.is_leaving for each in members)
-        inflight = slots = abandoned = threads = 0
+        inflight = slots = abandoned = threads = busy = 0
         for member in members:
             inflight += member.lane.inflight
             slots += member.lane.slots
             abandoned += member.lane.abandoned
         for said in stats:
-            threads += 0 if said["runner"] is None else said["runner"].threads
+            if said["runner"] is not None:
+                threads += said["runner"].threads
+                busy += min(said["runner"].threads, said.get("running", 0))
         states[str(ReplicaState.READY)] += 0  # told even if there is none, so that an alert can compare it
         for name, value in {
             "sage_service_ready": replicas.state == ReplicaState.READY,
@@ -134,10 +136,15 @@ class Measuring:
             "sage_queue_depth": replicas.router.waiting,
             "sage_queue_capacity": replicas.composition.config.queue_size,
             "sage_abandoned_calls": abandoned,
-            "sage_threads": threads,
             "sage_desired_replicas": desired,
         }.items():
             yield Family(name, "gauge", _GAUGES[name], (), {(): value})
         by_state = {(state,): number for state, number in states.items()}
         yield Family("sage_replicas", "gauge", "Replicas by state.", ("state",), by_state)
-        yield Family("sage_replica_restarts_total", "counter", _RESTARTS, (), {(): replicas.supervision.replaced})
+        by_use = {("busy",): busy, ("idle",): threads - busy}
+        yield Family("sage_threads", "gauge", "Threads of the replicas, by what they do.", ("state",), by_use)
+        for name, help_, by_reason in (
+            ("sage_replica_restarts_total", _RESTARTS, replicas.supervision.replacements),
+            ("sage_retries_total", _RETRIES, replicas.router.retries),
+        ):
+            yield Family(name, "counter", help_, ("reason",), {(reason,): n for reason, n in by_reason.items()})

@@ -99,7 +99,7 @@ class Status:
                 for member, number, said, (state, error) in zip(members, threads, stats, states, strict=True)
             ],
             "replaced": replicas.supervision.replaced,
-            "own_metrics": {name: each.rows() for name, each in own.items()},
+            "own_metrics": {name: each.rows() for name, each in own.items() if not name.startswith("sage_")},
             "monitors": summaries,
         }
 

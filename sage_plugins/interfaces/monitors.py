@@ -176,7 +176,7 @@ class Monitor(RecorderFactory, Protocol):
     """
 
     def refused(self, method: int, reason: str, /) -> None:
-        """A call was not accepted; *reason* is `"overloaded"` or `"stopped"`. Any thread."""
+        """A call was not accepted; *reason* is `"overloaded"`, `"stopped"` or `"no_replica"`. Any thread."""
 
     def event(self, event: Event) -> None:
         """Something was decided. Any thread; must not block."""

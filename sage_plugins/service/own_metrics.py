@@ -234,7 +234,11 @@ class OwnMetrics:
 
     def _metric(self, new: _MetricT) -> _MetricT:
         _check(new)
-        return self.add(new)
+        with self._lock:
+            if len(self._metrics) >= MOST_METRICS and new.name not in self._metrics:
+                msg = f"{new.name} would be one metric more than the {MOST_METRICS} that a replica can have: use labels"
+                raise ValueError(msg)
+            return self.add(new)
 
     def add(self, new: _MetricT) -> _MetricT:
         """*new*, or the same that there is; for the environment's own metrics, whose names are not checked."""
@@ -249,9 +253,6 @@ class OwnMetrics:
             taken = next((self._names[name] for name in names if name in self._names), None)
             if taken is not None:
                 msg = f"{new.name}, {_described(new)}, and {taken} would have series of one name: rename one of them"
-                raise ValueError(msg)
-            if len(self._metrics) >= MOST_METRICS:
-                msg = f"{new.name} would be one metric more than the {MOST_METRICS} that a replica can have: use labels"
                 raise ValueError(msg)
             self._names.update(dict.fromkeys(names, new.name))
             self._metrics[new.name] = new

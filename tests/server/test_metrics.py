@@ -108,11 +108,11 @@ def test_every_number_is_that_of_the_status(env, said):
         "sage_queue_depth": 0,
         "sage_queue_capacity": 7,
         "sage_abandoned_calls": 0,
-        "sage_threads": 4,
         "sage_desired_replicas": 2,
-        "sage_replica_restarts_total": 0,
     }.items():
         assert value(samples, name, service="desk") == expected
+    assert value(samples, "sage_threads", service="desk", state="idle") == 4
+    assert value(samples, "sage_replica_restarts_total", service="desk", reason="died") == 0
     assert value(samples, "sage_replicas", service="desk", state="ready") == 2
     assert value(samples, "sage_events_total", service="desk", kind="replica_ready") == 2
     assert value(samples, "sage_environment_info", environment="shown") == 1

@@ -71,6 +71,6 @@ def sage_register_monitors() -> list[Registration]:
             _create_health,
             "Asks replicas how they are; calls avoid those that are not well",
             explain=_explain_health,
-            capabilities=frozenset({"checks_health", "watches_service"}),
+            capabilities=frozenset({"checks_health", "exports_metrics", "watches_service"}),
         ),
     ]

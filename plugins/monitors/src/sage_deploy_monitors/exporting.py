@@ -57,7 +57,7 @@ def families_of(
         for outcome, number in zip(Outcome.NAMES, cells.outcomes(), strict=True):
             requests[name, outcome] = number
         durations[name,] = (_rounded(cells.seconds()), *counts)
-    rejected = {("overloaded",): 0, ("stopped",): 0}
+    rejected = {("no_replica",): 0, ("overloaded",): 0, ("stopped",): 0}
     for (_, reason), number in refused.items():
         rejected[reason,] = rejected.get((reason,), 0) + number
     cores = sum(process["cpu_percent"] for process in processes) / 100

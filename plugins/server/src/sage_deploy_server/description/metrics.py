@@ -27,7 +27,7 @@ MAX_SERIES: Final = 20_000
 #: The service that stands for all that have no series of their own.
 _OTHER: Final = "other"
 #: Series that are kept free for it: it has one method, and every outcome, reason, state and kind of event.
-_OF_OTHER: Final = 150
+_OF_OTHER: Final = 200
 #: Labels that have few values, whatever the services are; only metrics with these are added up.
 _BOUNDED: Final = {"check", "kind", "outcome", "reason", "state"}
 #: Metrics of whole processes. Services share processes, so these are never added up.

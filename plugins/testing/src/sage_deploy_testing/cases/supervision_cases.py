@@ -140,6 +140,7 @@ class SupervisionCases(ServiceConformance):
         gate.wait()
         gate.open()
         assert call.result(self.patience) in {0, 1}
+        assert service.env.metrics()["svc"]["sage_retries_total"].values["idempotent",] == 1
         assert gate.seen() == []
 
     @needs("can_kill")
