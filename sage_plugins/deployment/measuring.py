@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.deployment.replicas.waiting import stats_of
@@ -115,20 +114,20 @@ class Measuring:
 
     def _own(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         replicas = self._replicas
+        inflight = slots = abandoned = desired = threads = busy = 0
+        states = {str(ReplicaState.READY): 0}  # told even if there is none, so that an alert can compare it
         with replicas.condition:
-            members = replicas.members
-            states = Counter(str(member.state) for member in members)
-            desired = sum(not each.is_leaving for each in members)
-        inflight = slots = abandoned = threads = busy = 0
-        for member in members:
-            inflight += member.lane.inflight
-            slots += member.lane.slots
-            abandoned += member.lane.abandoned
+            for member in replicas.members:
+                state, lane = str(member.state), member.lane
+                states[state] = states.get(state, 0) + 1
+                desired += not member.is_leaving
+                inflight += lane.inflight
+                slots += lane.slots
+                abandoned += lane.abandoned
         for said in stats:
             if said["runner"] is not None:
                 threads += said["runner"].threads
                 busy += min(said["runner"].threads, said.get("running", 0))
-        states[str(ReplicaState.READY)] += 0  # told even if there is none, so that an alert can compare it
         for name, value in {
             "sage_service_ready": replicas.state == ReplicaState.READY,
             "sage_requests_in_flight": inflight,

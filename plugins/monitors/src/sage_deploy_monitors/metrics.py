@@ -98,6 +98,15 @@ def _add(cells: Cells, other: Cells) -> None:
         cells.sums[at] += amount
 
 
+def _sum(parts: Sequence[Cells]) -> Cells:
+    if len(parts) == 1:  # nobody changes what a snapshot has
+        return parts[0]
+    total = _cells()
+    for cells in parts:
+        _add(total, cells)
+    return total
+
+
 class MetricsRecorder:
     """The counts of one replica, or of the calling side."""
 
@@ -222,11 +231,11 @@ class Metrics(QuietMonitor):
 
     def merge(self, snapshots: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         """One snapshot that has the counts of all, of no process."""
-        total: dict[str, Cells] = defaultdict(_cells)
+        parts: dict[str, list[Cells]] = {}
         for snapshot in snapshots:
             for name, cells in snapshot["methods"].items():
-                _add(total[name], cells)
-        return {"methods": dict(total), "process": None}
+                parts.setdefault(name, []).append(cells)
+        return {"methods": {name: _sum(found) for name, found in parts.items()}, "process": None}
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """The fields of `ServiceMetrics` that are measured here."""

@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from sage_plugins.interfaces.families import Family
 
@@ -68,23 +68,31 @@ class Exposition:
             if lines is None:
                 lines = found[family.name] = [_head(family, is_open=is_open)]
             before = self._kept.get((service, family.name))
-            if before is None or before.labels != family.labels or before.edges != family.edges:
+            is_same = before is not None and before.labels == family.labels and before.edges == family.edges
+            if before is None or not is_same or len(before.by_values) > len(family.values):
                 before = _Templates(family.labels, family.edges, {})
-            if before.by_values.keys() != family.values.keys():
-                by_values = before.by_values
-                by_values = {each: by_values.get(each) or _template(service, family, each) for each in family.values}
+            try:
+                _write(lines, family, before.by_values)
+            except KeyError:  # there are label values that were not there before
+                by_values = {values: _template(service, family, values) for values in family.values}
                 before = _Templates(family.labels, family.edges, by_values)
+                _write(lines, family, by_values)
             kept[service, family.name] = before
-            if family.kind == "histogram":
-                for values, number in family.values.items():
-                    *counts, all_of_them = accumulate(number[1:])
-                    numbers = (*counts, all_of_them, all_of_them, _number(number[0]))
-                    lines.append(before.by_values[values] % numbers)
-            else:
-                lines += [before.by_values[values] % _number(number) for values, number in family.values.items()]
         self._kept = kept
         ending = "# EOF\n" if is_open else ""
         return "".join(["".join(lines) for lines in found.values()]) + ending
+
+
+def _write(lines: list[str], family: Family, templates: Mapping[tuple[str, ...], str]) -> None:
+    """Add the lines of a family; nothing is added if a template is missing."""
+    if family.kind != "histogram":
+        lines += [templates[values] % _number(number) for values, number in family.values.items()]
+        return
+    found = []
+    for values, number in family.values.items():
+        *counts, all_of_them = accumulate(number[1:])
+        found.append(templates[values] % (*counts, all_of_them, all_of_them, _number(number[0])))
+    lines += found
 
 
 def _template(service: str | None, family: Family, values: tuple[str, ...]) -> str:
