@@ -11,7 +11,6 @@ import http.client
 import importlib.util
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _PATH = "/services/bench/echo"
 _HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -143,18 +142,27 @@ def scrape(rounds: int) -> None:
                 assert connection.getresponse().read()
                 return time.perf_counter() - begin
 
-            def looked_at() -> float:
+            def scraped_cpu() -> float:  # what is left of it on a machine that has more to do
+                begin = time.process_time()
+                scraped()
+                return time.process_time() - begin
+
+            def took(look: Callable[[], object]) -> float:
                 begin = time.perf_counter()
-                env.status()
+                look()
                 return time.perf_counter() - begin
 
-            measured = interleave({"GET /metrics": scraped, "status()": looked_at}, rounds)
+            measured = interleave(
+                {
+                    "GET /metrics": scraped,
+                    "GET /metrics, processor time": scraped_cpu,
+                    "metrics()": lambda: took(env.metrics),
+                    "status()": lambda: took(env.status),
+                },
+                rounds,
+            )
             connection.close()
-    show(f"{_MANY} services of {_REPLICAS} replicas (ms)", measured, 1e3)
-    beside = statistics.median(
-        all_of_it - looking for all_of_it, looking in zip(measured["GET /metrics"], measured["status()"], strict=True)
-    )
-    print(f"  GET /metrics - status(): {beside * 1e3:.0f} ms (goal <= 50)")
+    show(f"{_MANY} services of {_REPLICAS} replicas (ms; goal of GET /metrics <= 50)", measured, 1e3)
 
 
 def idle(rounds: int) -> None:

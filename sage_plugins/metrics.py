@@ -27,7 +27,7 @@ class MethodMetrics:
         request_count: Accepted calls that have ended, each once; counted before its caller is released.
         error_count: Those of them that did not end with a result.
         rejected_count: Calls that were not accepted.
-        rejections: Number of calls that were not accepted, by reason: `overloaded` or `stopped`.
+        rejections: Number of calls that were not accepted, by reason: `overloaded`, `stopped` or `no_replica`.
         outcomes: Number of ended calls by outcome.
         avg_response_time: Mean time from call to answer, queue included.
         p50, p95, p99: Time from call to answer within which that share of the calls ended.

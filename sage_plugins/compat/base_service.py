@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.compat.errors import no_context
@@ -10,6 +11,7 @@ from sage_plugins.compat.errors import no_context
 if TYPE_CHECKING:
     from sage_plugins.compat.callers import AsyncServiceCaller, ServiceCaller
     from sage_plugins.service.factory import ServiceContext
+    from sage_plugins.service.own_metrics import OwnMetrics
 
 __all__ = ["BaseService"]
 
@@ -40,6 +42,20 @@ class BaseService:
     def logger(self) -> logging.Logger:
         """The logger of the service."""
         return logging.getLogger(f"sage.service.{self.name}") if self.ctx is None else self.ctx.logger
+
+    @cached_property  # no property: a subclass may have an attribute of that name
+    def metrics(self) -> OwnMetrics:
+        """
+        Metrics of the service's own, see `ServiceContext.metrics`.
+
+        Without a context, or with one of SAGE's, they count as well, and nobody is shown them.
+        """
+        found: OwnMetrics | None = getattr(self.ctx, "metrics", None)
+        if found is None:
+            from sage_plugins.service.own_metrics import OwnMetrics
+
+            found = OwnMetrics()
+        return found
 
     @property
     def call_service(self) -> ServiceCaller:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.host.recording import make_recorder
 from sage_plugins.interfaces import ServiceWatcher, SnapshotMerger
+from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.values import Event, ReplicaInfo
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Monitor, Recorder, WatchedReplica, WatchedService
+    from sage_plugins.interfaces.families import Family
     from sage_plugins.values import Choice
 
 __all__ = ["Watched", "Watchers"]
@@ -142,8 +144,15 @@ class Watchers:
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """
         One mapping for several of the form {monitor id: snapshot}; empty for monitors that cannot merge theirs.
+
+        What replicas measured of themselves is merged, too, gauges left out.
         """
-        merged = {}
+        merged: dict[str, Any] = {}
+        measured = [each[OWN_METRICS] for each in snapshots if OWN_METRICS in each]
+        if measured:
+            from sage_plugins.interfaces.families import add_up, growing  # few services have any
+
+            merged[OWN_METRICS] = growing(add_up(measured))
         for choice, monitor in self._monitors:
             own = [each[choice.id] for each in snapshots if choice.id in each]
             if own and isinstance(monitor, SnapshotMerger):
@@ -157,6 +166,16 @@ class Watchers:
         found = {}
         for choice, monitor in self._monitors:
             found[choice.id] = self._fenced(choice, monitor.summary, self._own(choice, lambda: snapshots)) or {}
+        return found
+
+    def families(self, snapshots: Sequence[Mapping[str, Any]]) -> list[Family]:
+        """What the monitors have for `/metrics`, of *snapshots*, mappings as for `merge`, and of their own."""
+        found: list[Family] = []
+        for choice, monitor in self._monitors:
+            families = getattr(monitor, "families", None)  # `MetricsExporter`; isinstance would take long
+            if families is not None:
+                own = self._own(choice, lambda: snapshots)
+                found += self._fenced(choice, lambda ask, of: list(ask(of)), families, own) or ()
         return found
 
     def close(self) -> None:

@@ -6,13 +6,14 @@ import logging
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_plugins.deployment.measuring import measured_by
 from sage_plugins.deployment.replicas.waiting import stats_of
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from sage_plugins.deployment.balancing import Balancing
     from sage_plugins.deployment.replicas.member import Member
@@ -54,11 +55,6 @@ class Status:
         stats = stats_of(members, in_process=not self._is_remote)
         return [counts_of_left, *(each["recorders"] for each in stats)]
 
-    @property
-    def elsewhere(self) -> Sequence[Member]:
-        """The replicas in other processes."""
-        return self._replicas.members if self._is_remote else ()
-
     def as_dict(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
         replicas = self._replicas
@@ -75,6 +71,7 @@ class Status:
             ready = sum(member.state is ReplicaState.READY for member in staying)
         threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
         snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
+        own = measured_by(members, counts_of_left, stats)
         summaries = replicas.watchers.summaries(snapshots)
         return {
             "service_name": replicas.name,
@@ -102,6 +99,7 @@ class Status:
                 for member, number, said, (state, error) in zip(members, threads, stats, states, strict=True)
             ],
             "replaced": replicas.supervision.replaced,
+            "own_metrics": {name: each.rows() for name, each in own.items() if not name.startswith("sage_")},
             "monitors": summaries,
         }
 

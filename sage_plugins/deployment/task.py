@@ -11,6 +11,7 @@ from sage_plugins.deployment.balancing import Balancing, create_balancer
 from sage_plugins.deployment.changes import Changes
 from sage_plugins.deployment.first_calls import FirstCalls
 from sage_plugins.deployment.life import ServiceLife
+from sage_plugins.deployment.measuring import Measuring
 from sage_plugins.deployment.monitors import Watched, Watchers
 from sage_plugins.deployment.reach import OwnProcessOnly, Reachable
 from sage_plugins.deployment.replicas.departure import Departure
@@ -29,13 +30,12 @@ from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Self
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.interfaces import Reach, ReachableService
     from sage_plugins.planning.composition import Composition
     from sage_plugins.values import Event
@@ -55,6 +55,7 @@ class ServiceTask:
         clock: Its time.
         reach: How other processes call it.
         handle: Calls it; the first call starts the task if need be.
+        measuring: Measures it when asked.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class ServiceTask:
         undo = lambda: self._stopping.end(0, background=True, leaves=self._has_left)  # noqa: E731 - no method for one line
         self._first_calls = FirstCalls(replicas, self.begin, self.wait_ready, undo)
         self._status = Status(replicas, self._balancing)
+        self.measuring = Measuring(replicas)
         self._instances = Instances(replicas)
         self._binding = Binding(
             self._router,
@@ -429,11 +431,6 @@ class ServiceTask:
     def status(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
         return self._status.as_dict()
-
-    @property
-    def elsewhere(self) -> Sequence[Member]:
-        """Its replicas in other processes."""
-        return self._status.elsewhere
 
     def get_statistics(self) -> dict[str, Any]:
         """The service by the keys that SAGE's tasks have, see `Status.statistics`; it asks as `status` does."""

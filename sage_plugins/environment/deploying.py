@@ -43,7 +43,7 @@ class Deploying:
             for name in names:
                 self._services.check_open(name)
                 if name in self._services.tasks and self._services.tasks[name].state == "stopped":
-                    del self._services.tasks[name]  # a stopped task does not start again
+                    self._services.retire(name)  # a stopped task does not start again
         self._services.catalogue.compose_all(
             (name for name in names if name not in self._services.tasks), self._services.registry
         )
@@ -68,7 +68,7 @@ class Deploying:
                 # A stopped task does not start again: the next deploy makes new ones.
                 for task in started:
                     if self._services.tasks.get(task.service_name) is task:
-                        del self._services.tasks[task.service_name]
+                        self._services.retire(task.service_name)
             raise
 
     def adopt(self, timeout: float | None = None) -> list[str]:
@@ -96,7 +96,9 @@ class Deploying:
                             name, spec.factory, spec.config, self._services.registry
                         )
                         tasks.append(self._services.task_for(composition))
-                self._services.tasks.update((task.service_name, task) for task in tasks)
+                for task in tasks:
+                    self._services.retire(task.service_name)
+                    self._services.tasks[task.service_name] = task
             self._start_all(tasks, timeout)
         return list(found)
 
@@ -117,7 +119,7 @@ class Deploying:
             for service in found.services:
                 if service.action == "remove":
                     with self._services.lock:
-                        task = self._services.tasks.pop(service.name, None)
+                        task = self._services.retire(service.name)
                     if task is not None:
                         task.stop()
         finally:
@@ -134,6 +136,7 @@ class Deploying:
             closed = self._services.closed
             old = self._services.tasks.get(name)
             if not closed:
+                self._services.retire(name)
                 self._services.tasks[name] = new
         if closed:
             new.stop(drain_timeout=0)

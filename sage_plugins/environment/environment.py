@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from sage_plugins.clock import SYSTEM
 from sage_plugins.environment.deploying import Deploying
 from sage_plugins.environment.elsewhere import Elsewhere
-from sage_plugins.environment.event_record import EventRecord
 from sage_plugins.environment.logs import Logs
+from sage_plugins.environment.looking import Looking
 from sage_plugins.environment.registering import Registering
 from sage_plugins.environment.services import AT_REST, Services
 from sage_plugins.process_end import forget
 from sage_plugins.texts import counted
-from sage_plugins.values import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,22 +23,19 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sage_plugins.clock import Clock
-    from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.environment.extensions import Extensions
-    from sage_plugins.findings import Finding
-    from sage_plugins.interfaces import LogLine, RecordedEvent
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.plugins.registry import Registry
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
-    from sage_plugins.values import Problem
+    from sage_plugins.values import Event, Problem
 
 __all__ = ["Environment"]
 
 _Service = TypeVar("_Service")
 
 
-class Environment(Registering):
+class Environment(Registering, Looking):
     """
     A set of services: registered, deployed, called and stopped together.
 
@@ -84,7 +80,7 @@ class Environment(Registering):
         """
         self.name = name
         self.id = os.urandom(16).hex()
-        self._events = EventRecord(on_event)
+        Looking.__init__(self, on_event)
         self._services = Services(self, name, registry, clock, self._events.tell, options)
         self._logs = Logs(self._services)
         self._elsewhere = Elsewhere(self._services)
@@ -347,98 +343,6 @@ class Environment(Registering):
             DeployError: The service does not run.
         """
         self.task(name).set_load_balancer(id, options)
-
-    # -- looking on --------------------------------------------------------------------------------------------------
-
-    def task(self, name: str) -> ServiceTask:
-        """
-        The task of a service, composed when first asked for; starts nothing.
-
-        Raises:
-            ServiceNotFoundError: No service of that name is registered.
-            ServiceStoppedError: The environment was closed before the task was made.
-            PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
-        """
-        return self._services.task(name)
-
-    def get_service_status(self, name: str) -> dict[str, Any]:
-        """
-        A service at a glance.
-
-        Returns:
-            `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
-            (`healthy`, `ready` of `replicas`, and if any are, which are `missing` and why), `replicas` (a dictionary
-            each: id, state, node, inflight, slots, threads, pid, stats_age, error), `replaced` (how many replicas were
-            started in the place of one that had ended or was unhealthy) and `monitors` (what each other monitor
-            reports, by its ID).
-
-            Replicas in other processes are asked, for at most 1 s, all at once. What one that does not answer counted
-            and ran is what it said last, `stats_age` seconds ago; None if it has never answered. What it says now has
-            an age of 0.
-
-        Raises:
-            ServiceNotFoundError: No service of that name is registered.
-        """
-        return self.task(name).status()
-
-    def status(self) -> dict[str, Any]:
-        """
-        All services at a glance, as plain values: `json.dumps` takes them, and secrets are masked.
-
-        Returns:
-            `environment`, its `id`, and `services`: by name what `get_service_status` gives. A service that cannot be
-            composed has a `state` of `"refused"` and the `error`. One that another process has deployed for an
-            environment of this name, see `adopt`, has only `state`, `health`, `replicas` and `held_by`: that process,
-            empty for none. `problem` says why such services are not known, if they are not.
-        """
-        from sage_plugins.environment.plain_status import status_of
-
-        return {"environment": self.name, "id": self.id, **status_of(self._services, self._elsewhere)}
-
-    def plugins(self) -> dict[str, Any]:
-        """What the plugins of this environment offer, what did not load and why, what is disabled; as plain values."""
-        from sage_plugins.plugins.listing import listing
-
-        return listing(self.registry)
-
-    def doctor(self) -> list[Finding]:
-        """What the checks of all plugins find of this machine and this Python; may take seconds."""
-        from sage_plugins.plugins.listing import examine
-
-        return examine(self.registry)
-
-    def record_request(self, what: str, service: str | None = None) -> None:
-        """
-        Have the events tell who asked for a change, before it is made.
-
-        Args:
-            what: Who asked, and for what, for a human.
-            service: Name of the service; None if it is about all.
-        """
-        self._events.tell(Event(service or "", "change_requested", what))
-
-    def events(self, after: int = 0, service: str | None = None) -> list[RecordedEvent]:
-        """
-        The last events of the services, at most 1,000, the oldest first.
-
-        Args:
-            after: Number of the last event that is known already; 0 for none.
-            service: Name of the service; None for all.
-        """
-        return self._events.after(after, service)
-
-    def logs(self, after: int = 0, service: str | None = None) -> list[LogLine]:
-        """
-        What the services have logged, at most the last 10,000 lines, the oldest first.
-
-        Lines are kept from the first call of this method on, or from the start of the first extension. Replicas in
-        other processes are asked for theirs, for at most 1 s; these are logged here, too.
-
-        Args:
-            after: Number of the last line that is known already; 0 for none.
-            service: Name of the service; None for all.
-        """
-        return self._logs.after(after, service)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from math import inf
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -37,19 +39,35 @@ def plain(value: object, path: str = "") -> Any:
 
     Args:
         value: Anything; an object of a class that JSON does not have becomes the text that `str` gives.
-        path: Names of the mappings' keys on the way to it, with dots between them.
+        path: Name under which it stands; of one with dots only the last part counts.
     """
-    if path and value is not None and not isinstance(value, (bool, Mapping)) and is_secret(path.rpartition(".")[2]):
+    if value is None or value is True or value is False:
+        return value
+    kind: Any = type(value)
+    if kind is dict or isinstance(value, Mapping):
+        return {str(key): plain(each, str(key)) for key, each in cast("Mapping[Any, Any]", value).items()}
+    if path and _is_hidden(path):
         return HIDDEN
-    if isinstance(value, ServiceDeploymentConfig):
-        return plain(masked(value.to_dict()), path)  # by whole paths: below a secret's name everything is secret
-    cls: Any = type(value)
-    if attrs.has(cls):
-        value = {field.name: getattr(value, field.name) for field in attrs.fields(cls)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(each, f"{path}.{key}" if path else str(key)) for key, each in value.items()}
+    return value if kind is str or kind is int else _plain_object(value, kind, path)
+
+
+def _plain_object(value: Any, kind: Any, path: str) -> Any:
+    if kind is ServiceDeploymentConfig:  # by whole paths: below a secret's name everything is secret
+        return plain(masked(value.to_dict()), path)
+    fields = _fields(kind)
+    if fields is not None:
+        return plain({name: getattr(value, name) for name in fields})
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(each, path) for each in value]
-    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and abs(value) < float("inf")):
-        return value
-    return str(value)
+    return value if isinstance(value, int) or (isinstance(value, float) and abs(value) < inf) else str(value)
+
+
+@lru_cache(maxsize=4096)
+def _is_hidden(path: str) -> bool:
+    return is_secret(path.rpartition(".")[2])
+
+
+@lru_cache(maxsize=256)
+def _fields(cls: Any) -> tuple[str, ...] | None:
+    """Names of the fields of a class that attrs has made; None of any other."""
+    return tuple(field.name for field in attrs.fields(cls)) if attrs.has(cls) else None

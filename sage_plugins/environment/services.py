@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.deployment.task import ServiceTask
 from sage_plugins.errors import (
@@ -14,6 +14,7 @@ from sage_plugins.errors import (
     ServiceStoppedError,
     UnknownPluginError,
 )
+from sage_plugins.interfaces.families import add_up
 from sage_plugins.planning.catalogue import Catalogue
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.process_end import forked_error, watch_over
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import (
         ConfigSource,
         DetachingTarget,
+        Families,
         Keeper,
         KnownService,
         Reach,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AT_REST", "Services"]
 
+#: Tasks of one name that are remembered although they have left, until what they counted is added up.
+_RETIRED: Final = 4
 #: States in which nothing of a service runs.
 AT_REST = ("pending", "stopped")
 
@@ -81,6 +85,8 @@ class Services:
         self.lock = threading.RLock()
         self.clock = clock
         self.on_event = on_event
+        self._retired: dict[str, list[ServiceTask]] = {}  # that left the table, by name; guarded by lock, as the next
+        self._past: dict[str, Families] = {}  # what those counted that left and have stopped
         self._environment = environment
         self._registry = registry  # guarded by lock
 
@@ -102,7 +108,7 @@ class Services:
             self.check_open(name)
             task = self.tasks.get(name)
             if task is not None and task.state in AT_REST:
-                del self.tasks[name]
+                self.retire(name)
             self.catalogue.register(name, factory, config)
 
     def task(self, name: str) -> ServiceTask:
@@ -283,7 +289,41 @@ class Services:
         """Drop a task that has stopped: it does not start again, and the next use of the service makes a new one."""
         with self.lock:
             if self.tasks.get(task.service_name) is task:
-                del self.tasks[task.service_name]
+                self.retire(task.service_name)
+
+    def retire(self, name: str) -> ServiceTask | None:
+        """Take a task from the table, if there is one; what it has counted is kept. Under `lock`."""
+        task = self.tasks.pop(name, None)
+        if task is not None and task.state != "pending":
+            retired = self._retired.setdefault(name, [])
+            retired.append(task)
+            if len(retired) > _RETIRED:  # nobody asks for metrics
+                for each in retired:
+                    each.measuring.counted()
+                self._fold(name)
+        return task
+
+    def _fold(self, name: str) -> None:
+        """Forget tasks that have stopped, and keep what they counted; under `lock`."""
+        for task in [each for each in self._retired.get(name, ()) if each.measuring.final is not None]:
+            self._retired[name].remove(task)
+            self._past[name] = add_up([self._past.get(name, {}), task.measuring.final or {}])
+
+    def measured(self, name: str) -> Families:
+        """
+        What is measured of a service, and what was counted by those that it has replaced.
+
+        Raises as `task`.
+        """
+        with self.lock:  # at one moment: who is gone from the one is in the other
+            task = self.task(name)
+            past, retired = self._past.get(name), tuple(self._retired.get(name, ()))
+        if past is None and not retired:
+            return task.measuring.families()
+        counts = [past or {}, *(each.measuring.counted() for each in retired)]
+        with self.lock:
+            self._fold(name)
+        return add_up([*counts, task.measuring.families()])
 
     def load(self, source: ConfigSource) -> None:
         """Take what a source says; services of it that do not run are composed anew."""
@@ -294,7 +334,7 @@ class Services:
             for name in source.services:
                 task = self.tasks.get(name)
                 if task is not None and task.state in AT_REST:
-                    del self.tasks[name]
+                    self.retire(name)
 
     def close(self) -> list[ServiceTask]:
         """Have no more tasks made; gives those that there are."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.call.batch import binder
 from sage_plugins.host.thread_loop import UNRUN
+from sage_plugins.metrics import HISTOGRAM_EDGES_S
+from sage_plugins.service.own_metrics import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import Work
 
 __all__ = ["Batches"]
+
+
+_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_WAIT: Final = "Time from the first call of a batch to its start."
 
 
 class Batches:
@@ -31,6 +37,9 @@ class Batches:
         """
         self._execution = execution
         self._table: dict[int, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] = {}
+        metrics, method = execution.metrics(), ("method",)
+        self._sizes = metrics.add(Histogram("sage_batch_size", "Calls that ran together.", method, _SIZES))
+        self._waits = metrics.add(Histogram("sage_batch_wait_seconds", _WAIT, method, HISTOGRAM_EDGES_S))
 
     def bind(self, index: int, batch_method: Callable[..., Any], method: Callable[..., Any]) -> None:
         """Answer calls of *method*, which has the given index, by *batch_method*."""
@@ -74,6 +83,10 @@ class Batches:
                 else:
                     calls.append(call)
         batch.owner.batch_started(batch, len(calls))
+        if calls:
+            name = batch.method.name
+            self._sizes.labels(name).observe(len(calls))
+            self._waits.labels(name).observe(max(0.0, now - min(call.since for call in calls)))
         return calls, rows
 
     def results(self, calls: Sequence[Call], results: Any) -> list[Any]:

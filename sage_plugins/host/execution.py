@@ -7,6 +7,7 @@ The methods of one instance, and what its workers share: running calls, outcomes
 from __future__ import annotations
 
 import logging
+import threading
 from math import inf
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sage_plugins.host.batches import Batches
     from sage_plugins.host.thread_loop import WorkerLoop
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
+    from sage_plugins.service.own_metrics import OwnMetrics
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Execution", "Record"]
@@ -53,6 +55,7 @@ class Execution:
         events: Told of slots that are free.
         hands: For each worker thread the one piece of work that it does, or None; by the identity of that list.
         batched: The calls of batches that run on the event loop.
+        own: What `metrics` gives, once somebody has asked.
     """
 
     def __init__(
@@ -89,7 +92,18 @@ class Execution:
         self.hands: dict[int, list[Any]] = {}
         self.batched: set[Call] = set()
         self._faulty_recorders: set[str] = set()
+        self.own: OwnMetrics | None = None
+        self._making = threading.Lock()  # held while that is made
         self.latest = -inf  # `monotonic()` when a call ended last; written by whichever worker, so it may lag by a call
+
+    def metrics(self) -> OwnMetrics:
+        """What the class measures of itself, and what is measured here; always the same object."""
+        with self._making:
+            if self.own is None:
+                from sage_plugins.service.own_metrics import OwnMetrics  # few services have any
+
+                self.own = OwnMetrics()
+            return self.own
 
     # -- the instance's methods --------------------------------------------------------------------------------------
 

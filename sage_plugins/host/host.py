@@ -116,7 +116,7 @@ class Host:
     def _build(self) -> Hooks:
         spec = self._spec
         context = ServiceContext(spec.service, spec.index, self._events.service)
-        context.measure(self._questions.counts)
+        context.measure(self._questions.counts, self._execution.metrics)
         with self._life:
             if self._stopping is not None:
                 return

@@ -6,21 +6,51 @@ import inspect
 import os
 import threading
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.interfaces import CallCounter, ControlOp
+from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.service.factory import hook
+from sage_plugins.service.own_metrics import Gauge
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Mapping
     from concurrent.futures import Future
 
+    from sage_plugins.clock import Clock
     from sage_plugins.host.execution import Execution
     from sage_plugins.interfaces import Recorder, Runner
 
 __all__ = ["Questions"]
+
+
+_LAG: Final = "How long the event loop took to come to what it was asked to do at the look before."
+
+
+class _LoopLag:
+    """How busy an event loop is: how long it takes to come to something; asked from one look to the next."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._asked_at: float | None = None  # None if it has come
+        self._latest: float | None = None
+
+    def look(self, loop: asyncio.AbstractEventLoop) -> float | None:
+        """Seconds that it took last, or that it has been taking by now; None before the first answer."""
+        now, asked_at = self._clock.monotonic(), self._asked_at
+        if asked_at is not None:
+            return max(now - asked_at, self._latest or 0.0)
+        self._asked_at = now
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(self._came, now)
+        return self._latest
+
+    def _came(self, asked_at: float) -> None:
+        self._latest = self._clock.monotonic() - asked_at
+        self._asked_at = None
 
 
 class Questions:
@@ -47,6 +77,7 @@ class Questions:
         self._execution = execution
         self._recorders = recorders
         self._life = life
+        self._lag = _LoopLag(execution.clock)
         self._lock = threading.Lock()
         self._closed = False  # guarded by _lock, as the next
         self._waiting: set[Future[Any]] = set()  # answers of the loop that somebody waits for
@@ -75,13 +106,20 @@ class Questions:
         raise ValueError(msg)
 
     def _stats(self) -> Mapping[str, Any]:
-        snapshots = {}
+        snapshots: dict[str, Any] = {}
         _, runner = self._life()
         for id, recorder in self._recorders.items():
             try:
                 snapshots[id] = recorder.snapshot()
             except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
                 self._execution.recorder_failed(error, id)
+        loop = self._execution.event_loop
+        lag = None if loop is None else self._lag.look(loop)
+        if lag is not None:
+            self._execution.metrics().add(Gauge("sage_event_loop_lag_seconds", _LAG, (), ())).set(lag)
+        own = self._execution.own
+        if own is not None:
+            snapshots[OWN_METRICS] = own.families()
         return {
             "runner": None if runner is None else runner.stats(),
             "recorders": snapshots,

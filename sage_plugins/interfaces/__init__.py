@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     )
     from sage_plugins.interfaces.control import ControlOp
     from sage_plugins.interfaces.extensions import Extension
+    from sage_plugins.interfaces.families import Families, Family
     from sage_plugins.interfaces.monitors import (
         CallCounter,
         CallSurrounder,
+        MetricsExporter,
         Monitor,
         QuietMonitor,
         Recorder,
@@ -81,6 +83,8 @@ __all__ = [
     "EarlierService",
     "EnvironmentView",
     "Extension",
+    "Families",
+    "Family",
     "Keeper",
     "KeptReplica",
     "KeptService",
@@ -90,6 +94,7 @@ __all__ = [
     "Load",
     "LogLine",
     "LoopSeat",
+    "MetricsExporter",
     "Monitor",
     "ObservingBalancer",
     "Operations",
@@ -136,6 +141,8 @@ _HOMES = {
     "EarlierService": "reach",
     "EnvironmentView": "reach",
     "Extension": "extensions",
+    "Families": "families",
+    "Family": "families",
     "Keeper": "reach",
     "KeptReplica": "reach",
     "KeptService": "reach",
@@ -145,6 +152,7 @@ _HOMES = {
     "LogLine": "operations",
     "LoopSeat": "strategies",
     "LifeEvents": "targets",
+    "MetricsExporter": "monitors",
     "Monitor": "monitors",
     "ObservingBalancer": "balancers",
     "Operations": "operations",

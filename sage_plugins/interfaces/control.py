@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
-__all__ = ["ControlOp"]
+__all__ = ["OWN_METRICS", "ControlOp"]
+
+#: Under which the recorders' snapshots have the `Families` of what a replica measures of itself, such as `ctx.metrics`.
+OWN_METRICS: Final = "ctx.metrics"
 
 
 class ControlOp(StrEnum):
@@ -18,8 +22,9 @@ class ControlOp(StrEnum):
 
     STATS = "stats"
     """
-    A mapping: `runner` (RunnerStats), `recorders` ({monitor id: snapshot}), `pid` (of its process) and, if it does not
-    answer and these are those that it gave last, `age` (seconds since then). `running` is how many calls and batches
+    A mapping: `runner` (RunnerStats), `recorders` ({monitor id: snapshot}, and under `OWN_METRICS` what the replica
+    measures of itself), `pid` (of its process) and, if it does not answer and these are those that it gave last, `age`
+    (seconds since then). `running` is how many calls and batches
     its workers do, `idle` how many seconds ago a call ended last, None if none has.
     """
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces.control import ControlOp
+    from sage_plugins.interfaces.families import Family
     from sage_plugins.values import (
         Event,
         ReplicaInfo,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CallCounter",
     "CallSurrounder",
+    "MetricsExporter",
     "Monitor",
     "QuietMonitor",
     "Recorder",
@@ -188,13 +190,13 @@ class Monitor(RecorderFactory, Protocol):
     A registration's `create(options)` makes one object on the calling side, and one in each replica's process. They may
     be of the same class, because each process uses only the members of its role:
 
-    * On the calling side: all members of `Monitor`, and those of `ServiceWatcher` and `SnapshotMerger` if they are
-      there. `recorder` is called once, for calls that are given up there.
+    * On the calling side: all members of `Monitor`, and those of `MetricsExporter`, `ServiceWatcher` and
+      `SnapshotMerger` if they are there. `recorder` is called once, for calls that are given up there.
     * In each replica's process: `recorder`, as `RecorderFactory` says.
     """
 
     def refused(self, method: int, reason: str, /) -> None:
-        """A call was not accepted; *reason* is `"overloaded"` or `"stopped"`. Any thread."""
+        """A call was not accepted; *reason* is `"overloaded"`, `"stopped"` or `"no_replica"`. Any thread."""
 
     def event(self, event: Event) -> None:
         """Something was decided. Any thread; must not block."""
@@ -229,6 +231,22 @@ class SnapshotMerger(Protocol):
 
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """One snapshot that says what *snapshots* say together; they may be merged ones. Any thread."""
+
+
+@runtime_checkable
+class MetricsExporter(Protocol):
+    """
+    The optional member of a monitor that has numbers for `Operations.metrics`, and so for `/metrics`.
+
+    Used on the calling side only. The monitor's registration declares the capability `exports_metrics`.
+    """
+
+    def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
+        """
+        The numbers of this moment, from the same *snapshots* as `summary`. Any thread.
+
+        A counter never falls, also when replicas leave. Labels have few values, and none from calls' arguments.
+        """
 
 
 class QuietMonitor(Monitor):

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sage_plugins.findings import Finding
+    from sage_plugins.interfaces.families import Families
     from sage_plugins.planning.plan import DeploymentPlan
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.values import Event
@@ -66,6 +67,13 @@ class Operations(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Everything about all services, as values that JSON has; secrets are masked."""
+
+    def metrics(self) -> dict[str, Families]:
+        """
+        What is measured of all services: by name its metric families, by their names; cheaper than `status`.
+
+        Counters and histograms never fall as long as the environment lives.
+        """
 
     def service(self, name: str) -> ServiceHandle:
         """

@@ -7,6 +7,7 @@ start once more. A call that was given up while it ran is *abandoned*: it holds 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from sage_plugins.errors import ReentrantCallError, ReplicaDiedError
@@ -27,7 +28,13 @@ __all__ = ["Losses"]
 
 
 class Losses:
-    """Takes calls back that replicas of one service have lost or not started, and counts those that are given up."""
+    """
+    Takes calls back that replicas of one service have lost or not started, and counts those that are given up.
+
+    Attributes:
+        retries: Calls that were sent again because their replica died, by reason: `not_started`, or `idempotent` if
+            they may have run.
+    """
 
     def __init__(  # noqa: PLR0913 - the parts of the router that it works with, and its settings
         self,
@@ -58,6 +65,7 @@ class Losses:
             count: As for `Router`, as the next two.
             given_up: Told after each call that a caller gave up.
         """
+        self.retries: Counter[str] = Counter(not_started=0, idempotent=0)
         self._service = service
         self._clock = clock
         self._lanes = lanes
@@ -123,11 +131,15 @@ class Losses:
             lane.dead = True
             lane.abandoned = 0
             lane.withdrawn = lane.slots - len(lane.free)
+        sent = [0, 0]
         for call in reversed(again):
             if call.unstarted() or call.rearm():
                 self._leave_bundle(call)
                 self._return(call)
+                sent[call.attempts > 0] += 1
         with self._lanes.lock:
+            self.retries["not_started"] += sent[False]
+            self.retries["idempotent"] += sent[True]
             self._queue.returning -= 1
             self._closing.give_back()  # closing the lane found nothing waiting and took them back
         self._match()

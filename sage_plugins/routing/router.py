@@ -124,6 +124,7 @@ class Router(CallOwner):
             count=count,
             given_up=given_up,
         )
+        self.retries = self._losses.retries
         self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
         self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()

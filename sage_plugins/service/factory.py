@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller, ServiceManager
+    from sage_plugins.service.own_metrics import OwnMetrics
 
 __all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory"]
 
@@ -59,6 +60,7 @@ class ServiceContext:
         self.logger = logging.getLogger(f"sage.service.{name}")
         self._find = find
         self._measured: Callable[[], Mapping[str, Any]] = dict
+        self._metrics: Callable[[], OwnMetrics] | None = None
 
     @overload
     def service(self, name: str) -> ServiceHandle: ...
@@ -101,9 +103,23 @@ class ServiceContext:
 
         return ServiceManager(self._find)
 
-    def measure(self, measured: Callable[[], Mapping[str, Any]]) -> None:
-        """Have `statistics` include what *measured* gives; for the replica's host."""
+    @cached_property
+    def metrics(self) -> OwnMetrics:
+        """
+        Metrics of the service's own, which `/metrics` shows: `ctx.metrics.counter("hits", "Found at once.").inc()`.
+
+        Outside of an environment, as in a test, they count as well, and nobody is shown them.
+        """
+        if self._metrics is not None:
+            return self._metrics()
+        from sage_plugins.service.own_metrics import OwnMetrics  # few services have any
+
+        return OwnMetrics()
+
+    def measure(self, measured: Callable[[], Mapping[str, Any]], metrics: Callable[[], OwnMetrics]) -> None:
+        """Have `statistics` include what *measured* gives, and *metrics* give `metrics`; for the replica's host."""
         self._measured = measured
+        self._metrics = metrics
 
     def statistics(self) -> dict[str, Any]:
         """What this replica counted, by the keys of SAGE: `service_name`, `request_count`, `error_count`."""

@@ -115,6 +115,10 @@ class Stage:
     def status(self):
         return self.env.get_service_status("svc")
 
+    def counted(self, name):
+        """The values of a metric that are not 0."""
+        return {labels: number for labels, number in self.env.metrics()["svc"][name].values.items() if number}
+
     @property
     def ids(self):
         """States by the ids of the replicas."""
@@ -221,6 +225,7 @@ def test_the_more_replicas_die_the_longer_it_takes(stage):
     stage.kill("svc#0.2")
     stage.ready("svc#0.3")
     assert stage.status["replaced"] == 3
+    assert stage.counted("sage_replica_restarts_total") == {("died",): 3}
 
 
 def test_second_report_of_an_end_changes_nothing(stage):
@@ -455,6 +460,8 @@ def test_restart_that_fails_leaves_the_crash_loop_as_it_is(stage):
     """Calls that had waited for it end."""
     stage = stage(timeout=None)
     stage.loop()
+    restarts = {("died",): 1, ("start_failed",): MOST_STARTS - 1}
+    assert stage.counted("sage_replica_restarts_total") == restarts
     with pytest.raises(errors.DeployError, match="no database"):
         stage.env.restart("svc")
     assert stage.ids == {"svc#0.5": "crash_loop"}
@@ -689,6 +696,7 @@ def test_unhealthy_replica_is_replaced_by_one_that_is_started_first(stage, gate)
     running.result(20)
     stage.ready("svc#0.1")
     assert stage.reason("replica_draining") == "replaced by svc#0.1"
+    assert stage.counted("sage_replica_restarts_total") == {("unhealthy",): 1}
 
 
 def test_unhealthy_replica_that_is_well_in_time_stays(stage):
@@ -720,6 +728,7 @@ def test_unhealthy_replica_goes_first_where_there_is_no_room_for_two(stage, gate
     stage.target.refused = None
     stage.pass_wait()
     stage.ready("svc#0.1")
+    assert stage.counted("sage_replica_restarts_total") == {("unhealthy",): 1}
 
 
 def test_unhealthy_replica_stays_while_its_heirs_fail(stage):

@@ -503,7 +503,7 @@ def test_status_at_a_glance(deploy, strategy):
     status = service.env.get_service_status("svc")
     assert list(status) == [
         *("service_name", "state", "deployment_config", "metrics"),
-        *("health", "replicas", "replaced", "monitors"),
+        *("health", "replicas", "replaced", "own_metrics", "monitors"),
     ]
     assert (status["service_name"], status["state"]) == ("svc", "ready")
     assert isinstance(status["deployment_config"], ServiceDeploymentConfig)

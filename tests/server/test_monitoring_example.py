@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from sage_deploy_server.description import metrics
-from sage_plugins import Environment
+from sage_plugins import Environment, ServiceDeploymentConfig, batch_of
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.values import Outcome, ReplicaState
 
@@ -22,8 +23,8 @@ GUIDE = ROOT / "docs" / "guides" / "metrics.md"
 #: Values that a label can have.
 VALUES = {
     "outcome": set(Outcome.NAMES),
-    "reason": {"overloaded", "stopped"},
-    "state": {str(state) for state in ReplicaState},
+    "reason": {"overloaded", "stopped", "no_replica", "died", "start_failed", "unhealthy", "not_started", "idempotent"},
+    "state": {"busy", "idle", *(str(state) for state in ReplicaState)},
     "kind": {str(kind) for kind in EventKind},
 }
 #: What Prometheus itself adds.
@@ -34,16 +35,26 @@ class Desk:
     def add(self, a, b):
         return a + b
 
+    @batch_of("add")
+    def add_all(self, these, those):
+        return [a + b for a, b in zip(these, those, strict=True)]
+
+    def check_health(self):
+        return True
+
 
 @pytest.fixture(scope="module")
 def printed():
-    """Labels by the name of each metric, of a service that was called."""
-    from prometheus_client import generate_latest
+    """Labels by the name of each metric, of a service that was called and can do whatever is measured."""
 
+    config = ServiceDeploymentConfig(threading_strategy="async", batch_size=2, batch_wait=0.001)
+    text, until = "", time.monotonic() + 20
     with Environment("shown") as env:
-        env.register_service("desk", Desk)
+        env.register_service_with_config("desk", Desk, deployment_config=config)
         env.service("desk").add(1, 2)
-        text = generate_latest(metrics.Metrics(env)._registry()).decode()
+        while "\nsage_health_check_duration_seconds_sum" not in text or "\nsage_event_loop_lag_seconds{" not in text:
+            assert time.monotonic() < until
+            text = metrics.Metrics(env).text()
     return {
         sample.name: set(sample.labels) for family in text_string_to_metric_families(text) for sample in family.samples
     }

@@ -16,7 +16,7 @@ import sage_deploy_threading
 from sage_deploy_testing.suites.monitor_conformance import MONITOR_CAPABILITIES, MonitorConformance
 from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.interfaces import QuietMonitor
+from sage_plugins.interfaces import Family, QuietMonitor
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Outcome, Registration
 
@@ -75,6 +75,10 @@ class Sound(QuietMonitor):
     def attach(self, _service):
         pass
 
+    def families(self, snapshots):
+        values = {(name,): number for name, number in self.summary(snapshots)["outcomes"].items()}
+        return [Family("sound_calls_total", "counter", "Calls.", ("outcome",), values)]
+
 
 # -- optional members --------------------------------------------------------------------------------------------------
 
@@ -89,6 +93,19 @@ class CannotAttach(Sound):
     """It declares `attach` and has none."""
 
     attach = None
+
+
+class CannotExport(Sound):
+    """It declares `families` and has none."""
+
+    families = None
+
+
+class Mislabels(Sound):
+    """The values of its metrics have other labels than they say."""
+
+    def families(self, snapshots):
+        return [family._replace(labels=()) for family in super().families(snapshots)]
 
 
 # -- what is counted ---------------------------------------------------------------------------------------------------
@@ -451,6 +468,8 @@ FAULTS = [
     (Torn, "test_snapshot_is_taken_while_calls_are_recorded", CALLS),
     (SumsItsOwn, "test_replicas_have_monitors_of_their_own", CALLS),
     (CannotMerge, "test_optional_members_are_there_as_declared", COUNTS),
+    (CannotExport, "test_optional_members_are_there_as_declared", ALL),
+    (Mislabels, "test_metrics_can_be_told", ALL),
     (CannotAttach, "test_optional_members_are_there_as_declared", ALL),
     (Sound, "test_optional_members_are_there_as_declared", COUNTS),  # undeclared `attach`
     (Sound, "test_optional_members_are_there_as_declared", {*CALLS, "watches_service"}),  # undeclared `merge`

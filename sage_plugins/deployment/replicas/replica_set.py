@@ -11,6 +11,7 @@ from sage_plugins.errors import DeployError, NoReplicaError
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Mapping, Sequence
 
     from sage_plugins.call.call import Call
@@ -32,6 +33,10 @@ class Supervision(Protocol):
     @property
     def replaced(self) -> int:
         """How many replicas were started in the place of one that had ended or was unhealthy."""
+
+    @property
+    def replacements(self) -> Counter[str]:
+        """The same by what was wrong with that one: `died`, `start_failed` or `unhealthy`."""
 
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """Its target reports its state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from sage_plugins.deployment.replicas.member import Care
@@ -67,13 +67,19 @@ class Succession:
         self._replaces_unhealthy = "replaces_unhealthy" in target.registration.capabilities
         # All are guarded by ReplicaSet.condition.
         self._supervisor: Supervisor | None = None  # made when the first replica ends
-        self.replaced = 0  # replicas that took the place of others
+        #: Replicas that took the place of others, by what was wrong with those.
+        self.replacements: Counter[str] = Counter(died=0, start_failed=0, unhealthy=0)
         self._due: dict[int, Timer] = {}  # by position: when the next replica is to be started there
         self._late: dict[Member, Timer] = {}  # when one that is being started has to be ready
         self._jobs: deque[Callable[[], None]] = deque()
         self._at_work = False  # whether a thread does the jobs
         self._closed = False
         replicas.supervision = self
+
+    @property
+    def replaced(self) -> int:
+        """How many replicas took the place of others."""
+        return self.replacements.total()
 
     # -- what replicas and monitors report ---------------------------------------------------------------------------
 
@@ -339,7 +345,7 @@ class Succession:
             with replicas.condition:
                 if not self._may_succeed(old, beside=beside):  # it may take long to place a replica
                     return None
-                self.replaced += 1
+                self.replacements[_what_was_wrong(old, beside=beside)] += 1
                 member = self._launcher.make(index, self.replaced)
                 now = self._clock.monotonic()
                 self._made_supervisor().started(index, now)
@@ -426,3 +432,10 @@ class Succession:
             )
         self._departure.vacate(old, self._drain_timeout)
         self.changed(old, ReplicaState.FAILED, DeployError(msg, replica=old.id))
+
+
+def _what_was_wrong(old: Member, *, beside: bool) -> str:
+    if not old.been_ready:
+        return "start_failed"
+    # One that had to make room has failed with an error of ours; no target reports a death by such a one.
+    return "unhealthy" if beside or isinstance(old.cause, DeployError) else "died"

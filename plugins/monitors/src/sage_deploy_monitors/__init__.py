@@ -57,20 +57,20 @@ def sage_register_monitors() -> list[Registration]:
             "metrics",
             _create_metrics,
             "Counts, durations and percentiles of calls, about 0.5 us each",
-            capabilities=frozenset({"records_calls", "counts_calls", "merges_counts"}),
+            capabilities=frozenset({"records_calls", "counts_calls", "exports_metrics", "merges_counts"}),
         ),
         Registration(
             "events",
             _create_events,
             "The latest decisions with their reasons; costs calls nothing",
             options=_events_options,
-            capabilities=frozenset({"keeps_events"}),
+            capabilities=frozenset({"exports_metrics", "keeps_events"}),
         ),
         Registration(
             "health",
             _create_health,
             "Asks replicas how they are; calls avoid those that are not well",
             explain=_explain_health,
-            capabilities=frozenset({"checks_health", "watches_service"}),
+            capabilities=frozenset({"checks_health", "exports_metrics", "watches_service"}),
         ),
     ]

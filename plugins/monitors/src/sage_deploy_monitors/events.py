@@ -8,6 +8,7 @@ from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_plugins.interfaces import QuietMonitor
+from sage_plugins.interfaces.families import Family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,3 +82,9 @@ class Events(QuietMonitor):
             "counts": counts,
             "refused": refused,
         }
+
+    def families(self, snapshots: Sequence[Mapping[str, Any]]) -> tuple[Family, ...]:  # noqa: ARG002 - as in Monitor
+        """The events by kind."""
+        with self._lock:
+            values = {(kind,): number for kind, number in self._counts.items()}
+        return (Family("sage_events_total", "counter", "Events, such as replica_failed.", ("kind",), values),)

@@ -11,7 +11,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.errors import text_of
-from sage_plugins.interfaces import ControlOp, QuietMonitor
+from sage_plugins.interfaces import ControlOp, Family, QuietMonitor
+from sage_plugins.service.own_metrics import BUCKETS, Histogram
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Health(QuietMonitor):
         self._service: WatchedService | None = None
         self._probes: dict[str, _Probe] = {}  # by the replica's id; guarded by _lock, as the next
         self._closed = False
+        self._durations = Histogram("sage_health_check_duration_seconds", "Time of a check.", ("check",), BUCKETS)
 
     def attach(self, service: WatchedService) -> None:
         """Begin to watch."""
@@ -72,7 +74,7 @@ class Health(QuietMonitor):
         with self._lock:
             if self._closed or replica.id in self._probes:
                 return
-            probe = self._probes[replica.id] = _Probe(service, replica, self._is_over)
+            probe = self._probes[replica.id] = _Probe(service, replica, self._is_over, self._durations)
         probe.schedule(after)
 
     def _is_over(self, probe: _Probe) -> bool:
@@ -93,6 +95,11 @@ class Health(QuietMonitor):
             "unhealthy": {id: probe.unhealthy for id, probe in probes if probe.unhealthy},
             "unready": {id: probe.unready for id, probe in probes if probe.unready},
         }
+
+    def families(self, snapshots: Sequence[Mapping[str, Any]]) -> tuple[Family, ...]:  # noqa: ARG002 - as in Monitor
+        """How long the checks take, by what is asked."""
+        found = self._durations
+        return (Family(found.name, found.kind, found.help, found.label_names, found.values(), found.edges),)
 
     def close(self) -> None:
         """Ask no more; a check that hangs keeps its thread until it ends."""
@@ -116,7 +123,13 @@ class _Round:
 class _Probe:
     """What is known of one replica's health, and when it is asked again."""
 
-    def __init__(self, service: WatchedService, replica: WatchedReplica, is_over: Callable[[_Probe], bool]) -> None:
+    def __init__(
+        self,
+        service: WatchedService,
+        replica: WatchedReplica,
+        is_over: Callable[[_Probe], bool],
+        durations: Histogram,
+    ) -> None:
         config = service.config
         self.replica = replica
         self.asks = tuple(op for op, hook in _ASKED.items() if hook in service.hooks)
@@ -126,6 +139,7 @@ class _Probe:
         self._failure_threshold: int = config.failure_threshold
         self._success_threshold: int = config.success_threshold
         self._is_over = is_over
+        self._durations = durations
         self._lock = threading.RLock()  # guards all below
         self._timer: Timer | None = None
         self._stopped = False
@@ -199,11 +213,12 @@ class _Probe:
                     if current.late:
                         return
                     current.asked = op
-                failure = ""
+                failure, begin = "", self._clock.monotonic()
                 try:
                     self.replica.control(op, timeout=self._timeout)
                 except BaseException as error:  # noqa: BLE001 - also sys.exit() in a check
                     failure = f"{_ASKED[op]}() failed: {text_of(error)}"
+                self._durations.labels(_ASKED[op]).observe(self._clock.monotonic() - begin)
                 with self._lock:
                     if current.late:
                         return

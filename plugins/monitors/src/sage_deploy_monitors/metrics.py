@@ -20,9 +20,10 @@ from sage_plugins.values import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sage_plugins.interfaces.families import Family
     from sage_plugins.values import ReplicaInfo
 
-__all__ = ["EDGES_S", "Cells", "Metrics", "MetricsRecorder"]
+__all__ = ["EDGES_S", "Cells", "Metrics", "MetricsRecorder", "counted_in"]
 
 #: Upper edges of the histogram's buckets in seconds: from 1 us, each a fifth above the one before, to some 1,000 s. A
 #: percentile read from them is therefore at most 20 % off, or 1 us.
@@ -60,6 +61,30 @@ class Cells(NamedTuple):
     histogram: dict[int, int]
     sums: list[float]
 
+    def outcomes(self) -> list[int]:
+        """Calls by outcome."""
+        outcomes = [int(number) for number in self.sums[_OUTCOME:]]
+        outcomes[Outcome.OK] = sum(self.histogram.values()) - sum(outcomes[Outcome.OK + 1 :])
+        return outcomes
+
+    def seconds(self) -> float:
+        """From call to answer, of all calls together."""
+        return self.sums[_WAIT] + self.sums[_RUN] + self.sums[_GIVEN_UP]
+
+    def seconds_waited(self) -> float:
+        """In the queue, of all calls together of which that is known."""
+        return self.sums[_WAIT]
+
+
+def counted_in(bucket: int) -> tuple[_Range, _Range | None, _Range | None]:
+    """How long calls of a bucket took from call to answer, waited and ran; None if they did not or nobody knows."""
+    wait, run = divmod(bucket, _WIDTH)
+    return (
+        (_UPPER_S[wait] + _UPPER_S[run], _LOWER_S[wait] + _LOWER_S[run]),
+        None if wait == _NONE else (_UPPER_S[wait], _LOWER_S[wait]),
+        None if _NONE in {wait, run} else (_UPPER_S[run], _LOWER_S[run]),
+    )
+
 
 def _cells() -> Cells:
     return Cells(defaultdict(int), [0.0] * _SUMS)
@@ -71,6 +96,15 @@ def _add(cells: Cells, other: Cells) -> None:
         cells.histogram[bucket] += number
     for at, amount in enumerate(other.sums):
         cells.sums[at] += amount
+
+
+def _sum(parts: Sequence[Cells]) -> Cells:
+    if len(parts) == 1:  # nobody changes what a snapshot has
+        return parts[0]
+    total = _cells()
+    for cells in parts:
+        _add(total, cells)
+    return total
 
 
 class MetricsRecorder:
@@ -111,24 +145,27 @@ class MetricsRecorder:
 
     def snapshot(self) -> Mapping[str, Any]:
         """What was counted by method, over all workers, and what the replica's process uses."""
-        process = None if self._usage is None else {"node": self._who.node, **self._usage.read()}
-        return {"methods": dict(zip(self._methods, self._total(), strict=True)), "process": process}
+        who = self._who
+        process = None if self._usage is None else {"node": who.node, "replica": who.replica, **self._usage.read()}
+        return {"methods": self._total(), "process": process}
 
     def counts(self) -> Mapping[str, int]:
         """Of all methods: how many calls ended, and how many of them did not end well."""
-        total = self._total()
+        total = self._total().values()
         return {
             "request_count": sum(sum(cells.histogram.values()) for cells in total),
             "error_count": int(sum(sum(cells.sums[_OUTCOME + Outcome.OK + 1 :]) for cells in total)),
         }
 
-    def _total(self) -> Sequence[Cells]:
-        total = [_cells() for _ in self._methods]
+    def _total(self) -> dict[str, Cells]:
+        """By method, of those that were called."""
+        total: dict[str, Cells] = {}
         with self._lock:
             self._fold()
             for cells in (self._past, *self._live.values()):
-                for mine, theirs in zip(total, cells, strict=True):
-                    _add(mine, theirs)
+                for name, each in zip(self._methods, cells, strict=True):
+                    if each.histogram:
+                        _add(total.setdefault(name, _cells()), each)
         return total
 
     def close(self) -> None:
@@ -194,11 +231,11 @@ class Metrics(QuietMonitor):
 
     def merge(self, snapshots: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         """One snapshot that has the counts of all, of no process."""
-        total: dict[str, Cells] = defaultdict(_cells)
+        parts: dict[str, list[Cells]] = {}
         for snapshot in snapshots:
             for name, cells in snapshot["methods"].items():
-                _add(total[name], cells)
-        return {"methods": dict(total), "process": None}
+                parts.setdefault(name, []).append(cells)
+        return {"methods": {name: _sum(found) for name, found in parts.items()}, "process": None}
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """The fields of `ServiceMetrics` that are measured here."""
@@ -212,12 +249,7 @@ class Metrics(QuietMonitor):
         service = _cells()
         for cells in methods.values():
             _add(service, cells)
-        # Replicas in one process report the same process.
-        processes = {
-            (process["node"], process["pid"]): process
-            for process in (snapshot["process"] for snapshot in snapshots)
-            if process is not None
-        }
+        processes = _processes(snapshots)
         from sage_plugins.metrics import MethodMetrics  # made of attrs, and only a status needs it
 
         return {
@@ -225,9 +257,27 @@ class Metrics(QuietMonitor):
             "methods": {
                 name: MethodMetrics(**_measured(methods.get(name, _cells()), refused[name])) for name in self._methods
             },
-            "cpu_usage": sum(process["cpu_percent"] for process in processes.values()),
-            "memory_usage": sum(process["memory_bytes"] for process in processes.values()),
+            "cpu_usage": sum(process["cpu_percent"] for process in processes),
+            "memory_usage": sum(process["memory_bytes"] for process in processes),
         }
+
+    def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
+        """The calls by method and outcome, how long they took, those refused, and what the processes use."""
+        from sage_deploy_monitors.exporting import families_of  # few processes are scraped
+
+        with self._lock:
+            refused = dict(self._refused)
+        return families_of(self.merge(snapshots)["methods"], refused, _processes(snapshots))
+
+
+def _processes(snapshots: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """What each process uses that holds replicas, once: replicas in one process report the same."""
+    found: dict[tuple[Any, int], Mapping[str, Any]] = {}
+    for snapshot in snapshots:
+        process = snapshot["process"]
+        if process is not None:
+            found.setdefault((process["node"], process["pid"]), process)
+    return list(found.values())
 
 
 def _measured(cells: Cells, refused: Mapping[str, int]) -> dict[str, Any]:
@@ -237,17 +287,15 @@ def _measured(cells: Cells, refused: Mapping[str, int]) -> dict[str, Any]:
     by_run: dict[_Range, int] = defaultdict(int)
     by_total: dict[_Range, int] = defaultdict(int)
     for bucket, number in cells.histogram.items():
-        wait, run = divmod(bucket, _WIDTH)
-        if wait != _NONE:
-            by_wait[_UPPER_S[wait], _LOWER_S[wait]] += number
-        if _NONE not in (wait, run):
-            by_run[_UPPER_S[run], _LOWER_S[run]] += number
-        by_total[_UPPER_S[wait] + _UPPER_S[run], _LOWER_S[wait] + _LOWER_S[run]] += number
+        total, waited, run = counted_in(bucket)
+        if waited is not None:
+            by_wait[waited] += number
+        if run is not None:
+            by_run[run] += number
+        by_total[total] += number
     count = sum(cells.histogram.values())
-    outcomes = [int(number) for number in sums[_OUTCOME:]]
-    errors = sum(outcomes[Outcome.OK + 1 :])
-    outcomes[Outcome.OK] = count - errors
-    total_s = sums[_WAIT] + sums[_RUN] + sums[_GIVEN_UP]
+    outcomes, total_s = cells.outcomes(), cells.seconds()
+    errors = count - outcomes[Outcome.OK]
     return {
         "request_count": count,
         "error_count": errors,

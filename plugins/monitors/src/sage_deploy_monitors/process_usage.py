@@ -6,9 +6,13 @@ import os
 import threading
 import time
 from functools import cache
+from math import inf
 from typing import Any, Final, NamedTuple
 
 __all__ = ["ProcessUsage"]
+
+#: Seconds for which a reading serves everybody: each replica of this process asks, in a status of all of them.
+_SERVES_S: Final = 0.1
 
 #: Seconds that a reading looks back at least, so that two readers who follow each other closely do not both read noise.
 _WINDOW_S: Final = 1.0
@@ -34,6 +38,7 @@ class ProcessUsage:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # guards the next two; re-entrant, because a signal handler may look
         self._before = self._last = _now()
+        self._read: tuple[float, int, dict[str, Any]] = -inf, 0, {}  # when and in which process, and what
 
     @staticmethod
     @cache
@@ -47,8 +52,16 @@ class ProcessUsage:
 
         Returns:
             `pid`; `cpu_percent`: per cent of one core, over the time since the last reading that is at least a second
-            old, or since this was made; more than 100 if several cores were busy; `memory_bytes`: resident set.
+            old, or since this was made; more than 100 if several cores were busy; `cpu_s`: all processor time so far;
+            `memory_bytes`: resident set. It may have been read up to 0.1 s ago.
         """
+        at, pid, found = self._read
+        if time.monotonic() - at >= _SERVES_S or pid != os.getpid():
+            found = self._read_now()
+            self._read = time.monotonic(), found["pid"], found
+        return found
+
+    def _read_now(self) -> dict[str, Any]:
         import psutil
 
         now = _now()
@@ -59,4 +72,9 @@ class ProcessUsage:
         elapsed = now.at - before.at
         # In a forked child the processor time has begun anew.
         percent = max(0.0, 100 * (now.cpu_s - before.cpu_s) / elapsed) if elapsed > 0 else 0.0
-        return {"pid": os.getpid(), "cpu_percent": percent, "memory_bytes": psutil.Process().memory_info().rss}
+        return {
+            "pid": os.getpid(),
+            "cpu_percent": percent,
+            "cpu_s": now.cpu_s,
+            "memory_bytes": psutil.Process().memory_info().rss,
+        }

@@ -321,7 +321,7 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
 
     numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     last = seen
-    elsewhere = any(env.task(name).elsewhere for name in env.running())
+    elsewhere = any(env.task(name).measuring.elsewhere for name in env.running())
     with signals_wake() as wait:
         before = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGINT)}
         progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")

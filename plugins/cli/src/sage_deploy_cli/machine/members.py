@@ -26,11 +26,15 @@ _INTERFACES: Mapping[str, type] = {
 #: The interface that an object has besides if its registration declares the capability.
 _OPTIONAL: Mapping[str, Mapping[str, type]] = {
     "load balancer": {"names_key": interfaces.KeyedBalancer, "observes": interfaces.ObservingBalancer},
-    "monitor": {"merges_counts": interfaces.SnapshotMerger, "watches_service": interfaces.ServiceWatcher},
+    "monitor": {
+        "exports_metrics": interfaces.MetricsExporter,
+        "merges_counts": interfaces.SnapshotMerger,
+        "watches_service": interfaces.ServiceWatcher,
+    },
 }
 
 #: Those of them that the core also uses if their members are there and the capability is not declared.
-_LOOKED_FOR: Collection[type] = (interfaces.SnapshotMerger, interfaces.ServiceWatcher)
+_LOOKED_FOR: Collection[type] = (interfaces.MetricsExporter, interfaces.SnapshotMerger, interfaces.ServiceWatcher)
 
 
 def interfaces_of(created: object, kind: str, capabilities: Collection[str]) -> list[type]:

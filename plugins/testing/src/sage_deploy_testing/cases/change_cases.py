@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sage_deploy_testing.suites.conformance import needs, unless
-from sage_deploy_testing.suites.probes import Batching, Checked, Failing, Fragile, LateNewcomer, Living, ProbeError
+from sage_deploy_testing.suites.counting import Counting
+from sage_deploy_testing.suites.probes import (
+    Batching,
+    Checked,
+    Failing,
+    Fragile,
+    LateNewcomer,
+    Living,
+    ProbeError,
+)
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
 from sage_plugins import errors
 
@@ -144,6 +153,27 @@ class ChangeCases(ServiceConformance):
         slots = service.slots
         service.env.scale(service.name, 3)
         assert self.reached(service) == dict.fromkeys(range(3), slots)
+
+    def test_what_a_class_measures_outlives_its_replicas(self) -> None:
+        """`ctx.metrics` of all replicas is told together; replicas that leave take only their gauges with them."""
+        service = self.deploy(Counting, **self.several(2))
+        gate, number = self.watch(), service.slots
+        calls = [self.begin(service.handle, "count", gate.checkpoint, "a") for _ in range(number)]
+        gate.wait(number)
+        told = service.env.metrics()["svc"]
+        assert told["counted_total"].values == {("a",): number}
+        assert told["size"].values == {(): (1.5 * number, 0, number, 0)}
+        assert told["there"].labels == ("replica",)
+        assert told["there"].values == {("svc#0",): 1, ("svc#1",): 1}
+        gate.open()
+        for call in calls:
+            call.result(self.patience)
+        service.env.scale("svc", 1)
+        service.env.restart("svc")
+        told = service.env.metrics()["svc"]
+        assert told["counted_total"].values == {("a",): number}
+        assert told["size"].values == {(): (1.5 * number, 0, number, 0)}
+        assert "there" not in told
 
     def test_newcomers_get_no_call_before_their_constructor_has_ended(self) -> None:
         """Until then the others serve, and scaling waits."""

@@ -13,6 +13,7 @@ import pytest
 
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_testing.suites.conformance import needs
+from sage_deploy_testing.suites.counting import Counting
 from sage_deploy_testing.suites.probes import Checked, Fragile, LateHeir
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
 from sage_plugins import errors
@@ -65,6 +66,20 @@ class SupervisionCases(ServiceConformance):
         assert set(gate.wait(len(calls))) == {0, 1}
         gate.open()
         assert {call.result(self.patience) for call in calls} == {0, 1}
+
+    @needs("can_kill")
+    def test_what_was_told_of_a_replica_is_kept_when_it_dies(self) -> None:
+        """Of `ctx.metrics`, what it counted since somebody looked last is lost; no counter falls, and gauges go."""
+        service = self.deploy(Counting)
+        service.handle.count(self.watch(held=False).checkpoint, "a")
+        told = service.env.metrics()["svc"]
+        assert told["counted_total"].values == {("a",): 1}
+        assert told["there"].values == {("svc#0",): 1}
+        self.kill(service, "svc#0")
+        self.until_ready(service, "svc#0.1")
+        told = service.env.metrics()["svc"]
+        assert told["counted_total"].values == {("a",): 1}
+        assert "there" not in told
 
     @needs("can_kill")
     def test_replacements_that_die_are_replaced_as_well(self) -> None:
@@ -125,6 +140,7 @@ class SupervisionCases(ServiceConformance):
         gate.wait()
         gate.open()
         assert call.result(self.patience) in {0, 1}
+        assert service.env.metrics()["svc"]["sage_retries_total"].values["idempotent",] == 1
         assert gate.seen() == []
 
     @needs("can_kill")

@@ -23,7 +23,7 @@ from sage_deploy_testing.cases import watched_cases
 from sage_deploy_testing.suites.conformance import needs
 from sage_deploy_testing.suites.monitor_suite import MONITOR_CAPABILITIES
 from sage_deploy_testing.tools.reentry import interrupt, with_switches
-from sage_plugins.interfaces import ServiceWatcher, SnapshotMerger
+from sage_plugins.interfaces import MetricsExporter, ServiceWatcher, SnapshotMerger
 from sage_plugins.values import Event, Outcome, ReplicaInfo
 
 if TYPE_CHECKING:
@@ -59,10 +59,28 @@ class MonitorConformance(watched_cases.WatchedCases):
     # -- members -----------------------------------------------------------------------------------------------------
 
     def test_optional_members_are_there_as_declared(self) -> None:
-        """A monitor has `merge` and `attach` if it declares their capabilities, and only then."""
+        """A monitor has `merge`, `attach` and `families` if it declares their capabilities, and only then."""
         monitor = self.monitor()
         assert isinstance(monitor, SnapshotMerger) == self.declares("merges_counts"), "merge"
         assert isinstance(monitor, ServiceWatcher) == self.declares("watches_service"), "attach"
+        assert isinstance(monitor, MetricsExporter) == self.declares("exports_metrics"), "families"
+
+    @needs("exports_metrics")
+    def test_metrics_can_be_told(self) -> None:
+        """Each metric has one name, that of a counter ends in `_total`, and each value has all labels."""
+        monitor = self.monitor()
+        assert isinstance(monitor, MetricsExporter), "it declares 'exports_metrics' and has no families"
+        monitor.event(_event(1))
+        snapshots = self._counted(monitor, 3) if self.declares("records_calls") else []
+        families = list(monitor.families(snapshots))
+        assert len({family.name for family in families}) == len(families), "two families have one name"
+        for family in families:
+            assert family.kind in {"counter", "gauge", "histogram"}, family
+            assert family.name.endswith("_total") == (family.kind == "counter"), family
+            assert bool(family.edges) == (family.kind == "histogram"), family
+            for values, value in family.values.items():
+                assert len(values) == len(family.labels), family
+                assert not family.edges or len(value) == len(family.edges) + 2, family
 
     # -- recorders ---------------------------------------------------------------------------------------------------
 

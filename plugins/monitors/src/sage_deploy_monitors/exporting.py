@@ -1,0 +1,112 @@
+"""What was counted of calls, as metric families; without means and percentiles, which a status has and a scrape not."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_monitors.metrics import counted_in
+from sage_plugins.interfaces.families import Family
+from sage_plugins.metrics import HISTOGRAM_EDGES_S
+from sage_plugins.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sage_deploy_monitors.metrics import Cells
+
+__all__ = ["families_of"]
+
+_BUCKETS: Final = len(HISTOGRAM_EDGES_S) + 1
+
+
+@cache  # a few thousand at most: as many as there are buckets of calls
+def _buckets_of(bucket: int) -> tuple[int, int | None]:
+    """Where calls of a bucket count: in the histogram of durations, and in that of waiting, if that is known."""
+    (total, _), waited, _ = counted_in(bucket)
+    return bisect_left(HISTOGRAM_EDGES_S, total), None if waited is None else bisect_left(HISTOGRAM_EDGES_S, waited[0])
+
+
+def families_of(
+    methods: Mapping[str, Cells],
+    refused: Mapping[tuple[int, str], int],
+    processes: Sequence[Mapping[str, Any]],
+) -> list[Family]:
+    """
+    The families of one service.
+
+    Args:
+        methods: What was counted of each method.
+        refused: Calls that were not accepted, by method and reason.
+        processes: Those that hold the replicas, each once.
+    """
+    requests: dict[tuple[str, ...], float] = {}
+    durations: dict[tuple[str, ...], tuple[float, ...]] = {}
+    waits, waited_s = [0] * _BUCKETS, 0.0
+    for name, cells in methods.items():
+        if not cells.histogram:
+            continue
+        counts = [0] * _BUCKETS
+        for bucket, number in cells.histogram.items():
+            total, waited = _buckets_of(bucket)
+            counts[total] += number
+            if waited is not None:
+                waits[waited] += number
+        waited_s += cells.seconds_waited()
+        for outcome, number in zip(Outcome.NAMES, cells.outcomes(), strict=True):
+            requests[name, outcome] = number
+        durations[name,] = (_rounded(cells.seconds()), *counts)
+    rejected = {("no_replica",): 0, ("overloaded",): 0, ("stopped",): 0}
+    for (_, reason), number in refused.items():
+        rejected[reason,] = rejected.get((reason,), 0) + number
+    cores = sum(process["cpu_percent"] for process in processes) / 100
+    memory = sum(process["memory_bytes"] for process in processes)
+    whole = {(): memory} if processes else {}
+    return [
+        Family("sage_requests_total", "counter", "Accepted calls that have ended.", ("method", "outcome"), requests),
+        Family("sage_rejected_total", "counter", "Calls that were not accepted.", ("reason",), rejected),
+        Family(
+            "sage_request_duration_seconds",
+            "histogram",
+            "Time from call to answer.",
+            ("method",),
+            durations,
+            HISTOGRAM_EDGES_S,
+        ),
+        Family(
+            "sage_queue_wait_seconds",
+            "histogram",
+            "Time that calls waited.",
+            (),
+            {(): (_rounded(waited_s), *waits)} if durations else {},
+            HISTOGRAM_EDGES_S,
+        ),
+        Family(
+            "sage_process_resident_memory_bytes",
+            "gauge",
+            "Memory of the processes that hold the service's replicas.",
+            (),
+            whole,
+        ),
+        Family(
+            "sage_process_cpu_cores",
+            "gauge",
+            "Processor cores that these processes keep busy.",
+            (),
+            {(): cores} if processes else {},
+        ),
+        Family(
+            "sage_process_cpu_seconds_total",
+            "counter",
+            "Processor time of a process that holds replicas, told by the first of them.",
+            ("replica",),
+            {(process["replica"],): process["cpu_s"] for process in processes},
+        ),
+    ]
+
+
+def _rounded(seconds: float) -> float:
+    # Workers are added up in changing order, which changes the last digits. A sum must not fall: readers of a counter
+    # take that for a restart.
+    return round(seconds, 6)

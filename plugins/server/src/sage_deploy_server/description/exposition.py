@@ -1,0 +1,130 @@
+"""
+Metric families as text in the formats of Prometheus and OpenMetrics.
+
+prometheus-client can write these too, from an object for each sample: most of a scrape's time went there. Its parsers
+read in the tests what is written here.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sage_plugins.interfaces.families import Family
+
+__all__ = ["Exposition", "series_of"]
+
+#: Numbers that are not written as Python does.
+_WRITTEN: Final = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
+
+
+def series_of(family: Family) -> int:
+    """How many series a family has; those of a histogram are its buckets, its sum and its count."""
+    return len(family.values) * (len(family.edges) + 3 if family.kind == "histogram" else 1)
+
+
+class _Templates(NamedTuple):
+    """
+    The lines of one family of one service, without their numbers.
+
+    Attributes:
+        labels: Names of the labels.
+        edges: Edges of the histogram.
+        by_values: By the labels' values a text with a place for each number.
+    """
+
+    labels: tuple[str, ...]
+    edges: tuple[float, ...]
+    by_values: dict[tuple[str, ...], str]
+
+
+class Exposition:
+    """
+    Writes metrics; keeps the lines without their numbers from one text to the next.
+
+    Safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._kept: dict[tuple[str | None, str], _Templates] = {}  # by service and family; replaced, never changed
+
+    def text(self, families: Iterable[tuple[str | None, Family]], *, is_open: bool) -> str:
+        """
+        The metrics as text.
+
+        Args:
+            families: Each with its service, or None for those that are of none. Of one name all are of one kind.
+            is_open: Whether as OpenMetrics.
+        """
+        kept = {}
+        found: dict[str, list[str]] = {}
+        for service, family in families:
+            lines = found.get(family.name)
+            if lines is None:
+                lines = found[family.name] = [_head(family, is_open=is_open)]
+            before = self._kept.get((service, family.name))
+            is_same = before is not None and before.labels == family.labels and before.edges == family.edges
+            if before is None or not is_same or len(before.by_values) > len(family.values):
+                before = _Templates(family.labels, family.edges, {})
+            try:
+                _write(lines, family, before.by_values)
+            except KeyError:  # there are label values that were not there before
+                by_values = {values: _template(service, family, values) for values in family.values}
+                before = _Templates(family.labels, family.edges, by_values)
+                _write(lines, family, by_values)
+            kept[service, family.name] = before
+        self._kept = kept
+        ending = "# EOF\n" if is_open else ""
+        return "".join(["".join(lines) for lines in found.values()]) + ending
+
+
+def _write(lines: list[str], family: Family, templates: Mapping[tuple[str, ...], str]) -> None:
+    """Add the lines of a family; nothing is added if a template is missing."""
+    if family.kind != "histogram":
+        lines += [templates[values] % _number(number) for values, number in family.values.items()]
+        return
+    found = []
+    for values, number in family.values.items():
+        *counts, all_of_them = accumulate(number[1:])
+        found.append(templates[values] % (*counts, all_of_them, all_of_them, _number(number[0])))
+    lines += found
+
+
+def _template(service: str | None, family: Family, values: tuple[str, ...]) -> str:
+    labels = dict(zip(family.labels, values, strict=True))
+    if service is not None:
+        labels["service"] = service
+    if family.kind != "histogram":
+        return f"{family.name}{_labels(labels)} %s\n"
+    edges = ["+Inf" if edge == inf else str(float(edge)) for edge in (*family.edges, inf)]
+    buckets = [f"{family.name}_bucket{_labels(labels | {'le': edge})} %d.0\n" for edge in edges]
+    return "".join(buckets) + f"{family.name}_count{_labels(labels)} %d.0\n{family.name}_sum{_labels(labels)} %s\n"
+
+
+def _head(family: Family, *, is_open: bool) -> str:
+    name, text = family.name, family.help.replace("\\", r"\\").replace("\n", r"\n")
+    if is_open:
+        name, text = name.removesuffix("_total") if family.kind == "counter" else name, text.replace('"', r"\"")
+    return f"# HELP {name} {text}\n# TYPE {name} {family.kind}\n"
+
+
+def _labels(labels: dict[str, str]) -> str:
+    if not labels:
+        return ""
+    text = ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(labels.items()))
+    return "{" + text.replace("%", "%%") + "}"
+
+
+def _escaped(value: str) -> str:
+    value = value.encode("utf-8", "backslashreplace").decode()  # a class may give surrogates, which cannot be sent
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _number(number: float) -> str:
+    text = repr(float(number))
+    return _WRITTEN.get(text, text)

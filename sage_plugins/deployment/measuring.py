@@ -1,0 +1,149 @@
+"""What is measured of one service, as metric families; cheaper than its status, which says more."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.deployment.replicas.waiting import stats_of
+from sage_plugins.interfaces.control import OWN_METRICS
+from sage_plugins.interfaces.families import Family, add_up, growing
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sage_plugins.deployment.replicas.member import Member
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.interfaces.families import Families
+
+__all__ = ["Measuring", "not_composed"]
+
+
+_GAUGES: Final = {
+    "sage_service_ready": "1 if the service is ready; of `other`: how many are.",
+    "sage_requests_in_flight": "Calls that hold a slot.",
+    "sage_slots": "Calls that the replicas run at once, at most.",
+    "sage_queue_depth": "Calls that wait for a slot.",
+    "sage_queue_capacity": "Calls that may wait for a slot.",
+    "sage_abandoned_calls": "Calls that hold a slot although their caller has given up.",
+    "sage_desired_replicas": "Replicas that the service is to have; those that are leaving do not count.",
+}
+_RETRIES: Final = "Calls that were sent again because their replica died."
+_RESTARTS: Final = "Replicas that were started in the place of one that had ended or was unhealthy."
+
+
+def not_composed() -> Families:
+    """The families of a service that cannot be composed."""
+    name = "sage_service_ready"
+    return {name: Family(name, "gauge", _GAUGES[name], (), {(): 0})}
+
+
+def measured_by(
+    members: Sequence[Member], counts_of_left: Mapping[str, Any], stats: Sequence[Mapping[str, Any]]
+) -> Families:
+    """
+    What replicas measure of themselves, all together, such as `ctx.metrics`.
+
+    Args:
+        members: The replicas that there are.
+        counts_of_left: What is kept of those that left.
+        stats: What each of *members* says.
+    """
+    parts: list[Families] = [counts_of_left.get(OWN_METRICS, {})]
+    for member, said in zip(members, stats, strict=True):
+        own: Families = said["recorders"].get(OWN_METRICS, {})
+        if own:
+            gone = member.ended or member.state is ReplicaState.STOPPED
+            own = growing(own) if gone else own
+            parts.append({name: _of_replica(each, member.id) for name, each in own.items()})
+    return add_up(parts)
+
+
+def _of_replica(family: Family, replica: str) -> Family:
+    """A gauge by replica; what grows is the service's."""
+    if family.kind != "gauge":
+        return family
+    values = {(*key, replica): value for key, value in family.values.items()}
+    return family._replace(labels=(*family.labels, "replica"), values=values)
+
+
+class Measuring:
+    """
+    Measures one service when it is asked. From any thread.
+
+    Attributes:
+        final: What `counted` gave first after the service had stopped.
+    """
+
+    def __init__(self, replicas: ReplicaSet) -> None:
+        """Measure *replicas*."""
+        self._replicas = replicas
+        self.final: Families | None = None
+        self._lock = threading.Lock()  # guards the making of that
+        self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
+
+    def counted(self) -> Families:
+        """
+        What never falls, of a service that is replaced or was stopped.
+
+        Once it has stopped the answer stays the same, although a method that was given up may end later: what has
+        been added to other numbers must not change any more.
+        """
+        over = self._replicas.state == ReplicaState.STOPPED
+        found = growing(self.families())
+        with self._lock:
+            if self.final is None and over:
+                self.final = found
+            return found if self.final is None else self.final
+
+    @property
+    def elsewhere(self) -> Sequence[Member]:
+        """The replicas in other processes."""
+        return self._replicas.members if self._is_remote else ()
+
+    def families(self) -> Families:
+        """Everything; replicas in other processes are asked, as for a status."""
+        replicas = self._replicas
+        with replicas.condition:  # at one moment: who is gone from the one is counted in the other
+            members, counts_of_left = replicas.members, replicas.counts_of_left
+        stats = stats_of(members, in_process=not self._is_remote)
+        snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
+        families = {each.name: each for each in (*self._own(stats), *replicas.watchers.families(snapshots))}
+        return families | measured_by(members, counts_of_left, stats)
+
+    def _own(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
+        replicas = self._replicas
+        inflight = slots = abandoned = desired = threads = busy = 0
+        states = {str(ReplicaState.READY): 0}  # told even if there is none, so that an alert can compare it
+        with replicas.condition:
+            for member in replicas.members:
+                state, lane = str(member.state), member.lane
+                states[state] = states.get(state, 0) + 1
+                desired += not member.is_leaving
+                inflight += lane.inflight
+                slots += lane.slots
+                abandoned += lane.abandoned
+        for said in stats:
+            if said["runner"] is not None:
+                threads += said["runner"].threads
+                busy += min(said["runner"].threads, said.get("running", 0))
+        for name, value in {
+            "sage_service_ready": replicas.state == ReplicaState.READY,
+            "sage_requests_in_flight": inflight,
+            "sage_slots": slots,
+            "sage_queue_depth": replicas.router.waiting,
+            "sage_queue_capacity": replicas.composition.config.queue_size,
+            "sage_abandoned_calls": abandoned,
+            "sage_desired_replicas": desired,
+        }.items():
+            yield Family(name, "gauge", _GAUGES[name], (), {(): value})
+        by_state = {(state,): number for state, number in states.items()}
+        yield Family("sage_replicas", "gauge", "Replicas by state.", ("state",), by_state)
+        by_use = {("busy",): busy, ("idle",): threads - busy}
+        yield Family("sage_threads", "gauge", "Threads of the replicas, by what they do.", ("state",), by_use)
+        for name, help_, by_reason in (
+            ("sage_replica_restarts_total", _RESTARTS, replicas.supervision.replacements),
+            ("sage_retries_total", _RETRIES, replicas.router.retries),
+        ):
+            yield Family(name, "counter", help_, ("reason",), {(reason,): n for reason, n in by_reason.items()})
