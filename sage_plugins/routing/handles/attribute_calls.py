@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, Final, Never, TypeAlias
 
 from sage_plugins.routing.handles.binding import not_served
 from sage_plugins.service.methods import is_served, kind_of, served_names
@@ -121,6 +121,11 @@ def _shown(method: Any, handle: ServiceHandle, name: str, cls: type | None) -> C
     return method  # type: ignore[no-any-return] # takes attributes only as Any
 
 
+#: What was known of a service's methods when a method was made, and the method.
+_Made: TypeAlias = tuple["Mapping[str, MethodPlan] | None", type | None, "Callable[..., Any] | None"]
+_NONE: Final[_Made] = (None, None, None)
+
+
 class AioMethods:
     """
     The methods of a service for coroutines: `handle.aio`.
@@ -132,7 +137,7 @@ class AioMethods:
     __slots__ = ("_handle", "_made")
 
     _handle: ServiceHandle
-    _made: dict[str, tuple[Any, Callable[..., Any]]]  # by name: what was found of a method, and the method
+    _made: dict[str, _Made]  # by name
 
     def __init__(self, handle: ServiceHandle) -> None:
         """For *handle*."""
@@ -144,11 +149,13 @@ class AioMethods:
         if name.startswith("_"):
             raise AttributeError(name)
         handle = self._handle
-        found = handle._find_method(name)  # noqa: SLF001 - is part of the handle
-        made = self._made.get(name)
-        if made is None or made[0] != found:
-            made = self._made[name] = found, aio_call(handle, name, *found)
-        return made[1]
+        known = handle._known()  # noqa: SLF001 - is part of the handle
+        plans, cls, method = self._made.get(name, _NONE)
+        if method is None or plans is not known[0] or cls is not known[1]:
+            found = find_method(handle._name, name, *known)  # noqa: SLF001 - as above
+            method = aio_call(handle, name, *found)
+            self._made[name] = *known, method
+        return method
 
     def __setattr__(self, name: str, value: Never) -> Never:
         """Refuse."""

@@ -353,19 +353,16 @@ class ServiceHandle:
         if name.startswith("_"):
             raise AttributeError(name)
         bound = self._bound
-        method = attribute_call(self, name, *self._find_method(name))
+        method = attribute_call(self, name, *find_method(self._name, name, *self._known()))
         if bound is not None:  # so that the next access does not come here; before that the class may be another one
             self.__dict__[name] = method
         return method
 
-    def _find_method(self, name: str) -> tuple[MethodKind | None, type | None]:
-        """What calling the method *name* gives, and the class that has it, each None if it is not known."""
-        return find_method(self._name, name, self._plans(), self._origin.service_class())
-
-    def _plans(self) -> Mapping[str, MethodPlan] | None:
-        """Those of the methods, as far as they are known."""
+    def _known(self) -> tuple[Mapping[str, MethodPlan] | None, type | None]:
+        """The plans of the methods and the class, as far as they are known."""
         bound = self._bound
-        return self._origin.methods() if bound is None else bound.binding.methods
+        plans = self._origin.methods() if bound is None else bound.binding.methods
+        return plans, self._origin.service_class()
 
     def _bound_kind(self, name: str) -> MethodKind:
         """What calling the method *name* gives; binds to the service for that."""
@@ -374,7 +371,7 @@ class ServiceHandle:
 
     def _served(self) -> list[str]:
         """Names of the served methods, as far as they are known."""
-        return served_by(self._plans(), self._origin.service_class())
+        return served_by(*self._known())
 
     def __dir__(self) -> list[str]:
         """The verbs and the served methods."""
