@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -132,30 +133,12 @@ def ray_serve(stack: ExitStack) -> int:
 
 def lit_serve(stack: ExitStack) -> int:
     """One worker of LitServe, with its fast queue."""
-    import litserve
-
-    class OnLitServe(litserve.LitAPI):  # type: ignore[misc] # it may not be installed
-        def setup(self, device: Any) -> None:
-            """Nothing."""
-
-        def decode_request(self, request: Any) -> int:
-            """The argument."""
-            return msgspec.convert(request, Arguments).value
-
-        def predict(self, value: int) -> int:
-            """Give *value* back."""
-            return Echo().echo(value)
-
-        def encode_response(self, output: int) -> int:
-            """The result."""
-            return output
-
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    server = litserve.LitServer(OnLitServe(api_path="/services/bench/echo"), accelerator="cpu", fast_queue=True)
-    thread = threading.Thread(target=lambda: server.run(port=port, generate_client_file=False), daemon=True)
-    thread.start()
-    del stack  # it ends with the process
+    program = Path(__file__).with_name("lit_server.py")
+    server = subprocess.Popen([sys.executable, str(program), str(port)], stdout=sys.stderr)
+    stack.callback(server.wait)
+    stack.callback(server.terminate)
     return port
 
 
