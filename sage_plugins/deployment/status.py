@@ -59,6 +59,32 @@ class Status:
         stats = stats_of(members, in_process=not self._is_remote)
         return [counts_of_left, *(each["recorders"] for each in stats)]
 
+    def overview(self) -> dict[str, Any]:
+        """What can be told without asking a replica; see `Environment.overview`."""
+        replicas = self._replicas
+        with replicas.condition:
+            members = replicas.members
+            shown = [(member, str(member.state), member.lane) for member in members]
+            staying = [each for each in members if not each.is_leaving]
+            missing = {each.id: each.missing for each in staying if each.ended}
+            ready = sum(member.state is ReplicaState.READY for member in staying)
+        return {
+            "state": replicas.state,
+            "health": {"ready": ready, "replicas": len(staying), **({"missing": missing} if missing else {})},
+            "replicas": [
+                {
+                    "id": member.id,
+                    "state": state,
+                    "inflight": lane.inflight,
+                    "slots": lane.slots,
+                    "abandoned": lane.abandoned,
+                }
+                for member, state, lane in shown
+            ],
+            "replaced": replicas.supervision.replaced,
+            "queue_capacity": self._composition.config.queue_size,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
         replicas = self._replicas

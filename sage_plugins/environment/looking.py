@@ -72,9 +72,12 @@ class Looking:
         """
         return self.task(name).status()
 
-    def status(self) -> dict[str, Any]:
+    def status(self, service: str | None = None) -> dict[str, Any]:
         """
         All services at a glance, as plain values: `json.dumps` takes them, and secrets are masked.
+
+        Args:
+            service: Name of the only one that is wanted, if there is one of that name; None for all.
 
         Returns:
             `environment`, its `id`, and `services`: by name what `get_service_status` gives. A service that cannot be
@@ -82,9 +85,26 @@ class Looking:
             environment of this name, see `Environment.adopt`, has only `state`, `health`, `replicas` and `held_by`:
             that process, empty for none. `problem` says why such services are not known, if they are not.
         """
+        from sage_plugins.environment.plain_status import plain, status_of
+
+        found = status_of(self._services, self._elsewhere, lambda task: plain(task.status()), service)
+        return {"environment": self.name, "id": self.id, **found}
+
+    def overview(self) -> dict[str, dict[str, Any]]:
+        """
+        How all services are, as far as this process knows without asking: for who looks again and again.
+
+        Returns:
+            By name a part of what `status` has: `state`, `health` (`ready`, `replicas`, `missing`), `replicas` (`id`,
+            `state`, `inflight`, `slots`, `abandoned` of each) and `replaced`; and `queue_capacity`. Or as there, of a
+            service that cannot be composed, or that another process has deployed.
+        """
         from sage_plugins.environment.plain_status import status_of
 
-        return {"environment": self.name, "id": self.id, **status_of(self._services, self._elsewhere)}
+        found: dict[str, dict[str, Any]] = status_of(
+            self._services, self._elsewhere, lambda task: task.looking.overview()
+        )["services"]
+        return found
 
     def metrics(self) -> dict[str, Families]:
         """

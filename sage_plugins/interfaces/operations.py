@@ -88,8 +88,22 @@ class Operations(Protocol):
     def id(self) -> str:
         """Tells it from every other environment, of whatever name and process."""
 
-    def status(self) -> dict[str, Any]:
-        """Everything about all services, as values that JSON has; secrets are masked."""
+    def status(self, service: str | None = None) -> dict[str, Any]:
+        """
+        Everything about all services, as values that JSON has; secrets are masked.
+
+        Args:
+            service: Name of the only one that is wanted, if there is one of that name; None for all.
+        """
+
+    def overview(self) -> dict[str, dict[str, Any]]:
+        """
+        How all services are, by name, as far as is known without asking a replica: for who looks again and again.
+
+        A part of what `status` has of each: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
+        `abandoned` of each) and `replaced`, and `queue_capacity`. Of a service that cannot be composed, or that another
+        process has deployed, the same as there.
+        """
 
     def metrics(self) -> dict[str, Families]:
         """

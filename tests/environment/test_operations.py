@@ -45,6 +45,33 @@ def test_status_is_json_before_and_after_the_deployment(env):
     assert after["services"]["one"]["metrics"]["request_count"] == 1
 
 
+def test_status_of_one_service_asks_no_other(env, monkeypatch):
+    """It is the same as in that of all; a name that is none of theirs has none."""
+    env.register_service("one", Echo)
+    env.register_service("two", Echo)
+    monkeypatch.setattr(env.task("two"), "status", lambda: pytest.fail("it was asked"))
+    assert list(env.status("one")["services"]) == ["one"]
+    assert env.status("three")["services"] == {}
+
+
+def test_an_overview_has_a_part_of_the_status_and_asks_no_replica(env, monkeypatch):
+    """For who looks each second; a service that cannot be composed is in it too."""
+    env.register_service("good", Echo)
+    env.register_service_with_config("bad", Echo, deployment_config=ServiceDeploymentConfig(target="nowhere"))
+    with pytest.raises(errors.SageDeployError):
+        env.deploy()
+    env.service("good").echo(1)
+    whole = env.status()["services"]
+    for member in env.task("good").replicas.members:
+        monkeypatch.setattr(member, "stats", lambda: pytest.fail("it was asked"))
+    found = env.overview()
+    assert found["bad"] == whole["bad"]
+    assert found["good"]["state"] == whole["good"]["state"] == "ready"
+    assert found["good"]["queue_capacity"] == 1000
+    (replica,), (in_full,) = found["good"]["replicas"], whole["good"]["replicas"]
+    assert replica == {name: in_full[name] for name in replica}
+
+
 def test_status_masks_secrets(env):
     """At any depth of the configuration."""
     config = ServiceDeploymentConfig(user_config={"db": {"password": "swordfish"}, "note": "visible"})

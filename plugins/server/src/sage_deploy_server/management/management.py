@@ -150,14 +150,10 @@ class Management:
     def _doctor(self) -> dict[str, Any]:
         return {"findings": [attrs.asdict(finding) for finding in self._operations.doctor()]}
 
-    def _services(self) -> dict[str, Any]:
-        services: dict[str, Any] = self._operations.status()["services"]
-        return services
-
     def _found(self, request: Request) -> tuple[str, dict[str, Any]]:
         name = request.path_params["service"]
         self._operations.service(name)  # says what is near if there is none of that name
-        said = self._services().get(name)
+        said = self._operations.status(name)["services"].get(name)
         if said is None:
             raise ServiceNotFoundError(f"no service {name!r}", service=name)
         return name, said

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import threading
+from math import isnan
 from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_server.recording.history import SHARES
+from sage_deploy_server.recording.sample import NOTHING, percentiles
 
 if TYPE_CHECKING:
     from sage_deploy_server.recording.recorder import Recorder
+    from sage_deploy_server.recording.sample import Sample
     from sage_plugins.interfaces.operations import Operations
 
 __all__ = ["Rows"]
@@ -45,10 +50,10 @@ class Rows:
 
     def look(self) -> list[dict[str, Any]]:
         """A row for each service; it is recorded what they measure."""
-        self._recorder.look()
-        services = self._operations.status()["services"]
+        samples = self._recorder.look()
+        services = self._operations.overview()
         self._read_events()
-        return [self._row(name, said) for name, said in services.items()]
+        return [self._row(name, said, samples.get(name, NOTHING)) for name, said in services.items()]
 
     def generation(self, name: str) -> int:
         """Higher after each change of the service that was asked for."""
@@ -72,8 +77,9 @@ class Rows:
                 if event.kind in _CHANGES:
                     self._generations[event.service] = seq
 
-    def _row(self, name: str, said: dict[str, Any]) -> dict[str, Any]:
-        metrics, health, replicas = said.get("metrics", {}), said.get("health", {}), said.get("replicas", [])
+    def _row(self, name: str, said: dict[str, Any], sample: Sample) -> dict[str, Any]:
+        health, replicas = said.get("health", {}), said.get("replicas", [])
+        p50, p95, p99 = (None if isnan(each) else each for each in percentiles(NOTHING, sample, SHARES))
         rate, error_rate = self._recorder.history.rates(name)
         return {
             "name": name,
@@ -83,16 +89,16 @@ class Rows:
             "ready": health.get("ready", 0),
             "replicas": health.get("replicas", 0),
             "restarts": said.get("replaced", 0),
-            "calls": metrics.get("request_count", 0),
-            "errors": metrics.get("error_count", 0),
+            "calls": sample.calls,
+            "errors": sample.errors,
             "rate": rate,
             "error_rate": error_rate,
-            "p50": metrics.get("p50"),
-            "p95": metrics.get("p95"),
-            "p99": metrics.get("p99"),
-            "queue": metrics.get("queue_size", 0),
-            "queue_capacity": said.get("deployment_config", {}).get("queue_size"),
-            "threads": metrics.get("active_threads", 0),
+            "p50": p50,
+            "p95": p95,
+            "p99": p99,
+            "queue": sample.queue,
+            "queue_capacity": said.get("queue_capacity"),
+            "threads": sample.threads,
             "inflight": _total(replicas, "inflight"),
             "slots": _total(replicas, "slots"),
             "abandoned": _total(replicas, "abandoned"),

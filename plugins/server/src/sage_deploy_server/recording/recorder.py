@@ -11,7 +11,7 @@ from sage_deploy_server.recording.history import History
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sage_plugins.interfaces.families import Families
+    from sage_deploy_server.recording.sample import Sample
     from sage_plugins.interfaces.operations import Operations
 
 __all__ = ["Recorder"]
@@ -39,11 +39,9 @@ class Recorder:
         """Look now and once a minute, until `close`, so that who looks later sees what was before."""
         self._thread.start()
 
-    def look(self) -> Mapping[str, Families]:
-        """What is measured just now, by service; it is recorded."""
-        services = self._operations.metrics()
-        self.history.record(services)
-        return services
+    def look(self) -> Mapping[str | None, Sample]:
+        """Record what is measured just now; gives it by service."""
+        return self.history.record(self._operations.metrics())
 
     def _run(self) -> None:
         while not self._over.is_set():

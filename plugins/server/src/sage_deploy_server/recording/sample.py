@@ -29,6 +29,7 @@ class Sample(NamedTuple):
         inflight: Calls that hold a slot.
         slots: Calls that the replicas run at once, at most.
         edges: Upper edges of all buckets but the last, which has none.
+        threads: Threads of the replicas.
     """
 
     calls: float
@@ -39,15 +40,16 @@ class Sample(NamedTuple):
     inflight: float
     slots: float
     edges: tuple[float, ...]
+    threads: float
 
 
 #: A service that cannot be composed, and the sum of no services.
-NOTHING = Sample(0, 0, 0.0, (), 0, 0, 0, ())
+NOTHING = Sample(0, 0, 0.0, (), 0, 0, 0, (), 0)
 
 
 def sample_of(families: Families) -> Sample:
     """What *families* of one service say."""
-    calls = errors = 0.0
+    calls = errors = 0
     requests = families.get("sage_requests_total")
     if requests is not None:
         at = requests.labels.index("outcome")
@@ -65,6 +67,7 @@ def sample_of(families: Families) -> Sample:
         _gauge(families, "sage_requests_in_flight"),
         _gauge(families, "sage_slots"),
         () if durations is None else durations.edges,
+        sum(families["sage_threads"].values.values()) if "sage_threads" in families else 0,
     )
 
 
@@ -95,6 +98,7 @@ def add_up(samples: Iterable[Sample]) -> Sample:
             total.inflight + each.inflight,
             total.slots + each.slots,
             total.edges or each.edges,
+            total.threads + each.threads,
         )
     return total
 

@@ -83,7 +83,7 @@ class Application:
     def _ready(self, _: Request) -> Response:
         if self._closing:
             return json_response({"ready": False, "not_ready": {}, "reason": "the environment is being closed"}, 503)
-        services = self._operations.status()["services"]
+        services = self._operations.overview()
         reasons = {name: said["state"] for name, said in services.items() if said["state"] != "ready"}
         return json_response({"ready": not reasons, "not_ready": reasons}, 503 if reasons else 200)
 
