@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sage_deploy_server.management import rows
+from sage_plugins.values import ReplicaState
 
 SERVICE = "/api/v1/services/desk"
 
@@ -51,14 +52,32 @@ def test_a_row_says_how_busy_a_service_is_and_what_is_left(ask, env):
 
 
 def test_a_row_says_since_when_a_service_is_as_it_is(ask, change):
-    """The time of the event that is the reason, and how many replicas were replaced."""
-    (row,) = ask("GET", "/api/v1/services")[1]
-    (ready,) = [each for each in ask("GET", "/api/v1/events?service=desk")[1] if each["kind"] == "replica_ready"]
-    assert (row["since"], row["restarts"]) == (ready["time"], 0)
+    """The time of the latest event that is the reason."""
+
+    def shown():
+        (row,) = ask("GET", "/api/v1/services")[1]
+        return row["state"], row["since"]
+
+    def latest(kind):
+        return [each["time"] for each in ask("GET", "/api/v1/events?service=desk")[1] if each["kind"] == kind][-1]
+
+    first = latest("replica_ready")
+    assert shown() == ("ready", first)
+    change(f"{SERVICE}/restart")
+    assert shown() == ("ready", latest("replica_ready"))
+    assert latest("replica_ready") > first
     change(f"{SERVICE}/drain")
+    assert shown() == ("stopped", latest("replica_stopped"))
+
+
+def test_a_service_that_has_too_few_replicas_is_so_since_the_last_one_failed(ask, change, env):
+    """Though it is ready: the others answer."""
+    change(f"{SERVICE}/scale", {"replicas": 2})
+    (member, _) = env.task("desk").replicas.members
+    member.mark(ReplicaState.UNHEALTHY, "it looks pale")
     (row,) = ask("GET", "/api/v1/services")[1]
-    (stopped,) = [each for each in ask("GET", "/api/v1/events?service=desk")[1] if each["kind"] == "replica_stopped"]
-    assert (row["state"], row["since"]) == ("stopped", stopped["time"])
+    (told,) = [each for each in ask("GET", "/api/v1/events?service=desk")[1] if each["kind"] == "replica_unhealthy"]
+    assert (row["state"], row["ready"], row["since"]) == ("ready", 1, told["time"])
 
 
 def test_of_many_replicas_a_row_has_some_and_says_how_many_more(ask, change, monkeypatch):
