@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sage_plugins.call.current import CARRIED
@@ -32,12 +31,23 @@ _TRACEBACK: Final = 16_000
 _FRESH_S: Final = 1.0
 
 
+class _OfType:
+    """The errors of one type."""
+
+    __slots__ = ("count", "latest", "made_at")
+
+    def __init__(self, latest: MethodError, made_at: float, count: int) -> None:
+        self.latest = latest
+        self.made_at = made_at
+        self.count = count
+
+
 class MethodErrors:
     """Counts errors by type, and has the text of a late one of each. From any thread."""
 
     def __init__(self) -> None:
         """Know of none yet."""
-        self._found: dict[str, tuple[MethodError, float]] = {}  # with the time of its text; guarded by _lock
+        self._found: dict[str, _OfType] = {}  # guarded by _lock
         self._lock = threading.RLock()  # re-entrant, because a signal handler may make a call that fails
 
     def note(self, call: Call, error: BaseException, context: Context | None = None) -> None:
@@ -49,40 +59,40 @@ class MethodErrors:
             error: What it raised.
             context: That in which it ran; None for the one in which this is called.
         """
-        with suppress(Exception):
-            self._note(call, error, context)
-
-    def _note(self, call: Call, error: BaseException, context: Context | None) -> None:
-        from sage_plugins.interfaces.operations import MethodError  # few processes have errors
-
-        wrapped = error if isinstance(error, RemoteError) and error.__traceback__ is None else None
-        kind = type(error).__name__ if wrapped is None else wrapped.type_name
-        now = time.monotonic()
-        with self._lock:
-            before, made_at = self._found.get(kind, (None, 0.0))
-            if before is not None and now - made_at < _FRESH_S:
-                self._found[kind] = before._replace(count=before.count + 1), made_at
-                return
-        carried = CARRIED.get() if context is None else context.get(CARRIED, {})
-        latest = MethodError(
-            kind,
-            1,
-            time.time(),
-            (_text_of(error) if wrapped is None else wrapped.original_message)[:_MESSAGE],
-            call.method.name,
-            carried.get("request_id"),
-            _trace_of(error, wrapped),
-        )
-        with self._lock:
-            before, _ = self._found.pop(kind, (None, 0.0))
-            self._found[kind] = latest if before is None else latest._replace(count=before.count + 1), now
-            if len(self._found) > TYPES:
-                del self._found[next(iter(self._found))]
+        try:
+            wrapped = error if isinstance(error, RemoteError) and error.__traceback__ is None else None
+            kind = type(error).__name__ if wrapped is None else wrapped.type_name
+            now = time.monotonic()
+            with self._lock:
+                before = self._found.get(kind)
+                if before is not None and now - before.made_at < _FRESH_S:
+                    before.count += 1
+                    return
+            latest = _described(call, kind, error, wrapped, context)
+            with self._lock:
+                before = self._found.pop(kind, None)
+                self._found[kind] = _OfType(latest, now, 1 if before is None else before.count + 1)
+                if len(self._found) > TYPES:
+                    del self._found[next(iter(self._found))]
+        except Exception:  # noqa: BLE001 - the caller waits for its answer
+            return
 
     def latest(self) -> list[MethodError]:
         """The latest of each type."""
         with self._lock:
-            return [error for error, _ in self._found.values()]
+            return [each.latest._replace(count=each.count) for each in self._found.values()]
+
+
+def _described(
+    call: Call, kind: str, error: BaseException, wrapped: RemoteError | None, context: Context | None
+) -> MethodError:
+    from sage_plugins.interfaces.operations import MethodError  # few processes have errors
+
+    carried = CARRIED.get() if context is None else context.get(CARRIED, {})
+    text = _text_of(error) if wrapped is None else wrapped.original_message
+    trace = "".join(traceback.format_exception(error, limit=-_FRAMES)) if wrapped is None else wrapped.traceback_text
+    request = carried.get("request_id")
+    return MethodError(kind, 1, time.time(), text[:_MESSAGE], call.method.name, request, trace[-_TRACEBACK:])
 
 
 def add_up(replicas: Iterable[Sequence[MethodError]]) -> list[MethodError]:
@@ -104,8 +114,3 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except BaseException:  # noqa: BLE001 - a user's __str__ may do anything
         return "<its text cannot be read>"
-
-
-def _trace_of(error: BaseException, wrapped: RemoteError | None) -> str:
-    text = "".join(traceback.format_exception(error, limit=-_FRAMES)) if wrapped is None else wrapped.traceback_text
-    return text[-_TRACEBACK:]
