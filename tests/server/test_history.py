@@ -22,11 +22,12 @@ class Measured:
 
     def __init__(self):
         self.now = 0.0
+        self.epoch = EPOCH
         self.calls = {"ok": 0, "error": 0}
         self.buckets = [0] * (len(HISTOGRAM_EDGES_S) + 1)
         self.seconds = 0.0
         self.queue = 0
-        self.history = History(lambda: self.now, lambda: EPOCH)
+        self.history = History(lambda: self.now, lambda: self.epoch + self.now)
 
     def call(self, seconds, number=1, outcome="ok"):
         """Calls end that took so long."""
@@ -106,6 +107,14 @@ def test_where_nothing_was_recorded_nothing_is_known(measured):
         EPOCH + 63,
     ]
     assert {len(values) for name, values in shown.items() if name != "every"} == {90}
+
+
+def test_a_wall_clock_that_is_set_moves_all_times_and_no_distance(measured):
+    measured.record()
+    measured.epoch += 3600
+    measured.record()
+    times = measured.history.show(3)["times"]
+    assert times == [EPOCH + 3600, EPOCH + 3601, EPOCH + 3602]
 
 
 def test_what_is_older_than_is_kept_is_not_taken_for_new(measured):

@@ -88,9 +88,8 @@ class History:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         """Remember nothing yet; *monotonic* and *wall* tell the time."""
         self._monotonic = monotonic
+        self._wall = wall
         self._began = monotonic()
-        # The wall clock is asked once: when somebody sets it, rows stay as far apart as they are.
-        self._epoch = float(int(wall()))
         self._tiers = tuple(_Tier(*each) for each in _TIERS)
         self._latest: dict[str | None, array[float]] = {}
         self._lock = threading.Lock()  # guards all but what is set once
@@ -127,5 +126,7 @@ class History:
             tier = next(each for each in self._tiers if each.every * each.length >= seconds)
             first, values = tier.read(service, now, max(1, round(seconds / tier.every)))
         rows = len(values[FIELDS[0]])
-        times = [self._epoch + number * tier.every for number in range(first, first + rows)]
+        # Counted back from now: when somebody sets the wall clock, rows stay as far apart as they are.
+        epoch = round(self._wall() - now, 3)
+        times = [epoch + number * tier.every for number in range(first, first + rows)]
         return {"every": tier.every, "times": times, **values}
