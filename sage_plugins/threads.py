@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
-__all__ = ["CALLBACKS", "ThreadsAside", "future_of", "start_thread"]
+__all__ = ["CALLBACKS", "ThreadsAside", "future_of", "stacks", "start_thread"]
 
 _T = TypeVar("_T")
 
@@ -60,6 +60,20 @@ def future_of(body: Callable[[], _T], name: str, *, context: Context | None = No
 
     start_thread(run, name, context=context)
     return future
+
+
+def stacks() -> str:
+    """Where all threads of this process are, as text; the one that asks is left out."""
+    import sys
+    import traceback
+
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    asking = threading.get_ident()
+    frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != asking}  # noqa: SLF001 - there is no other way
+    return "\n".join(
+        f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in frames.items()
+    )
 
 
 class ThreadsAside:

@@ -7,7 +7,7 @@ from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.deployment.measuring import measured_by
-from sage_plugins.deployment.replicas.waiting import stats_of
+from sage_plugins.deployment.replicas.waiting import errors_of, stats_of
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import ReplicaState
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.balancing import Balancing
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.interfaces.operations import MethodError
     from sage_plugins.metrics import ServiceMetrics
 
 __all__ = ["Instances", "Status"]
 
 #: Seconds before a replica that is not well yet is asked again, while somebody waits for it.
 _ASK_AGAIN_S: Final = 0.1
+
+#: Seconds for a replica to say where its threads are.
+_STACKS_S: Final = 5.0
 
 
 class Status:
@@ -55,6 +59,32 @@ class Status:
         stats = stats_of(members, in_process=not self._is_remote)
         return [counts_of_left, *(each["recorders"] for each in stats)]
 
+    def overview(self) -> dict[str, Any]:
+        """What can be told without asking a replica; see `Environment.overview`."""
+        replicas = self._replicas
+        with replicas.condition:
+            members = replicas.members
+            shown = [(member, str(member.state), member.lane) for member in members]
+            staying = [each for each in members if not each.is_leaving]
+            missing = {each.id: each.missing for each in staying if each.ended}
+            ready = sum(member.state is ReplicaState.READY for member in staying)
+        return {
+            "state": replicas.state,
+            "health": {"ready": ready, "replicas": len(staying), **({"missing": missing} if missing else {})},
+            "replicas": [
+                {
+                    "id": member.id,
+                    "state": state,
+                    "inflight": lane.inflight,
+                    "slots": lane.slots,
+                    "abandoned": lane.abandoned,
+                }
+                for member, state, lane in shown
+            ],
+            "replaced": replicas.supervision.replaced,
+            "queue_capacity": self._composition.config.queue_size,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
         replicas = self._replicas
@@ -65,7 +95,7 @@ class Status:
         active = [now - said["idle"] - said["age"] for said in stats if said.get("idle") is not None]
         self._active_at = max(self._active_at, *active) if active else self._active_at
         with replicas.condition:  # who sees a state sees all that came with it
-            states = [(str(member.state), member.error) for member in members]
+            states = [(str(member.state), member.error, list(member.past)) for member in members]
             staying = [each for each in members if not each.is_leaving]
             missing = {each.id: each.missing for each in staying if each.ended}
             ready = sum(member.state is ReplicaState.READY for member in staying)
@@ -91,17 +121,28 @@ class Status:
                     "node": member.lane.node,
                     "inflight": member.lane.inflight,
                     "slots": member.lane.slots,
+                    "abandoned": member.lane.abandoned,
                     "threads": number,
                     "pid": said["pid"],
                     "stats_age": said["age"],
                     "error": error,
+                    "since": member.since,
+                    "restarts": member.spec.generation,
+                    "history": past,
+                    **_used(said),
                 }
-                for member, number, said, (state, error) in zip(members, threads, stats, states, strict=True)
+                for member, number, said, (state, error, past) in zip(members, threads, stats, states, strict=True)
             ],
             "replaced": replicas.supervision.replaced,
             "own_metrics": {name: each.rows() for name, each in own.items() if not name.startswith("sage_")},
             "monitors": summaries,
         }
+
+    def errors(self) -> list[MethodError]:
+        """As `Operations.errors`."""
+        from sage_plugins.service.method_errors import add_up
+
+        return add_up(errors_of(self._replicas.members, in_process=not self._is_remote))
 
     def statistics(self, type_name: str) -> dict[str, Any]:
         """
@@ -150,6 +191,13 @@ class Status:
         )
 
 
+def _used(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What the process of a replica uses, if the monitor `metrics` has measured it: cores that are busy, bytes."""
+    process = said["recorders"].get("metrics", {}).get("process") or {}
+    cpu = process.get("cpu_percent")
+    return {"cpu": None if cpu is None else cpu / 100, "memory": process.get("memory_bytes")}
+
+
 class Instances:
     """Asks the instances, beside the calls that run. From any thread."""
 
@@ -174,6 +222,20 @@ class Instances:
                 self._ask(member, ControlOp.TERMINATE)
             except Exception:
                 logging.getLogger("sage_plugins").exception("terminate() of %s failed", member.id)
+
+    def stacks(self, replica: str) -> str:
+        """As `Operations.stacks`."""
+        member = next((each for each in self._replicas.members if each.id == replica), None)
+        if member is None:
+            have = ", ".join(each.id for each in self._replicas.members) or "none"
+            msg = f"service '{self._replicas.name}' has no replica {replica!r}; it has {have}"
+            raise DeployError(msg, service=self._replicas.name, replica=replica)
+        try:
+            text: str = member.control(ControlOp.STACKS, timeout=_STACKS_S)
+        except Exception as error:
+            msg = f"{replica} does not say where its threads are: {text_of(error)}"
+            raise DeployError(msg, service=self._replicas.name, replica=replica) from error
+        return text
 
     def wait_healthy(self, limit: float) -> None:
         """As `ServiceTask.wait_healthy`, for at most *limit* seconds."""

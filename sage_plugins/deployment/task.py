@@ -56,6 +56,10 @@ class ServiceTask:
         reach: How other processes call it.
         handle: Calls it; the first call starts the task if need be.
         measuring: Measures it when asked.
+        looking: Shows how it is.
+        instances: Asks its instances.
+        replicas: Its replicas.
+        launcher: Starts them; has the target.
     """
 
     def __init__(
@@ -105,11 +109,11 @@ class ServiceTask:
             refuses_late=self._config.overload == "reject",
             overloaded=lambda why: self._watchers.tell("overloaded", why),
         )
-        replicas = self._replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
+        replicas = self.replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
         self._balancing = Balancing(replicas)
         self._readiness = Readiness(replicas)
         departure = Departure(replicas)
-        launcher = self._launcher = Launcher(replicas, departure, self._readiness, find_service)
+        launcher = self.launcher = Launcher(replicas, departure, self._readiness, find_service)
         self.reach: Reach = (
             OwnProcessOnly() if reach is None else reach(launcher.target(), Reachable(replicas, self._balancing))
         )
@@ -122,9 +126,9 @@ class ServiceTask:
         self._stopping = Stopping(replicas, launcher, departure, succession)
         undo = lambda: self._stopping.end(0, background=True, leaves=self._has_left)  # noqa: E731 - no method for one line
         self._first_calls = FirstCalls(replicas, self.begin, self.wait_ready, undo)
-        self._status = Status(replicas, self._balancing)
+        self.looking = Status(replicas, self._balancing)
         self.measuring = Measuring(replicas)
-        self._instances = Instances(replicas)
+        self.instances = Instances(replicas)
         self._binding = Binding(
             self._router,
             composition.methods,
@@ -171,7 +175,7 @@ class ServiceTask:
                 service, or it runs otherwise.
             ClusterUnavailableError: It is not known whether the service runs.
         """
-        with self._replicas.starting:  # whoever stops the task waits until all is started that must be stopped
+        with self.replicas.starting:  # whoever stops the task waits until all is started that must be stopped
             if not self._life.begin():
                 return
             cls = self.composition.factory.service_class
@@ -183,21 +187,21 @@ class ServiceTask:
                     self._config,
                     self.clock,
                     hooks,
-                    lambda: self._replicas.members,
+                    lambda: self.replicas.members,
                     self.composition.environment,
                     lambda: self._router.waiting,
                 ),
-                self._status.counts,
+                self.looking.counts,
             )
             try:
                 earlier = self.reach.take_over()
                 if earlier is None:
-                    self._launcher.start(range(self._config.replicas))
+                    self.launcher.start(range(self._config.replicas))
                 else:
                     self._has_left = bool(earlier.replicas)
                     if earlier.balancer is not None:
                         self._balancing.continue_with(earlier.balancer, earlier.key_of)
-                    self._launcher.take_over(earlier)
+                    self.launcher.take_over(earlier)
             except BaseException:
                 self.undo_start()
                 raise
@@ -219,7 +223,7 @@ class ServiceTask:
         with self._life.condition:
             if self._life.state is not ReplicaState.READY:
                 self._readiness.wait(
-                    self._replicas.members,
+                    self.replicas.members,
                     self._config.startup_timeout if timeout is None else timeout,
                     over=lambda: self._life.state is ReplicaState.READY,
                 )
@@ -237,7 +241,7 @@ class ServiceTask:
         Raises:
             DeployError: A replica was not well in time, or left; raised from what it said last.
         """
-        self._instances.wait_healthy(self._config.startup_timeout if timeout is None else timeout)
+        self.instances.wait_healthy(self._config.startup_timeout if timeout is None else timeout)
 
     def bind(self, failed: Callable[[], None] = lambda: None) -> Binding:
         """
@@ -306,7 +310,7 @@ class ServiceTask:
         It runs beside the calls, in this thread or in one of the replica's process, so that a method which hangs can be
         told to end.
         """
-        self._instances.terminate()
+        self.instances.terminate()
         self.stop()
 
     def __enter__(self) -> Self:
@@ -421,20 +425,20 @@ class ServiceTask:
 
         In a crash loop is a service if one of its replicas is; the others may serve.
         """
-        return self._replicas.state
+        return self.replicas.state
 
     @property
     def drift(self) -> dict[str, Any]:
         """The settings that were changed while it runs: its number of replicas, its load balancer."""
-        return self._status.drift()
+        return self.looking.drift()
 
     def status(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
-        return self._status.as_dict()
+        return self.looking.as_dict()
 
     def get_statistics(self) -> dict[str, Any]:
         """The service by the keys that SAGE's tasks have, see `Status.statistics`; it asks as `status` does."""
-        return self._status.statistics(type(self).__name__)
+        return self.looking.statistics(type(self).__name__)
 
     # -- calling -----------------------------------------------------------------------------------------------------
 
@@ -453,7 +457,7 @@ class ServiceTask:
             DeployError: The service does not run.
             Exception: The replica did not answer, or the value cannot travel.
         """
-        return self._instances.get(attr_name)
+        return self.instances.get(attr_name)
 
     def set_attribute(self, attr_name: str, value: Any) -> None:
         """
@@ -461,7 +465,7 @@ class ServiceTask:
 
         It is written beside the calls that run. Raises what `get_attribute` raises.
         """
-        self._instances.set(attr_name, value)
+        self.instances.set(attr_name, value)
 
     def get_object(self) -> Self:
         """The task itself, as from SAGE's tasks and their wrappers."""

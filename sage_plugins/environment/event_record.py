@@ -50,5 +50,5 @@ class EventRecord:
         from sage_plugins.interfaces.operations import RecordedEvent  # few look
 
         with self._lock:
-            events = [RecordedEvent(*each) for each in self._events]
-        return [each for each in events if each.seq > seq and service in {None, each.event.service}]
+            events = [each for each in self._events if each[0] > seq]
+        return [RecordedEvent(*each) for each in events if service in {None, each[2].service}]

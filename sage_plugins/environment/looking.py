@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sage_plugins.findings import Finding
     from sage_plugins.interfaces import LogLine, RecordedEvent
     from sage_plugins.interfaces.families import Families
+    from sage_plugins.interfaces.operations import MethodError
 
 __all__ = ["Looking"]
 
@@ -53,10 +54,14 @@ class Looking:
         Returns:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
             (`healthy`, `ready` of `replicas`, and if any are, which are `missing` and why), `replicas` (a dictionary
-            each: id, state, node, inflight, slots, threads, pid, stats_age, error), `replaced` (how many replicas were
-            started in the place of one that had ended or was unhealthy), `own_metrics` (what the class measures by
-            `ctx.metrics`: by name, a dictionary for each set of labels, with its `value`) and `monitors` (what each
-            other monitor reports, by its ID).
+            each, see below), `replaced` (how many replicas were started in the place of one that had ended or was
+            unhealthy), `own_metrics` (what the class measures by `ctx.metrics`: by name, a dictionary for each set of
+            labels, with its `value`) and `monitors` (what each other monitor reports, by its ID).
+
+            A replica has `id`, `state`, `node`, `inflight`, `slots`, `abandoned`, `threads`, `pid`, `stats_age`,
+            `error`, `since` (when it was started, in seconds since the epoch), `restarts` (how many were in its place
+            before), `history` (its last 20 states, each with its time and reason), and of its process `cpu` (cores that
+            are busy) and `memory` (bytes), None if they are not measured.
 
             Replicas in other processes are asked, for at most 1 s, all at once. What one that does not answer counted
             and ran is what it said last, `stats_age` seconds ago; None if it has never answered. What it says now has
@@ -67,9 +72,12 @@ class Looking:
         """
         return self.task(name).status()
 
-    def status(self) -> dict[str, Any]:
+    def status(self, service: str | None = None) -> dict[str, Any]:
         """
         All services at a glance, as plain values: `json.dumps` takes them, and secrets are masked.
+
+        Args:
+            service: Name of the only one that is wanted, if there is one of that name; None for all.
 
         Returns:
             `environment`, its `id`, and `services`: by name what `get_service_status` gives. A service that cannot be
@@ -77,9 +85,26 @@ class Looking:
             environment of this name, see `Environment.adopt`, has only `state`, `health`, `replicas` and `held_by`:
             that process, empty for none. `problem` says why such services are not known, if they are not.
         """
+        from sage_plugins.environment.plain_status import plain, status_of
+
+        found = status_of(self._services, self._elsewhere, lambda task: plain(task.status()), service)
+        return {"environment": self.name, "id": self.id, **found}
+
+    def overview(self) -> dict[str, dict[str, Any]]:
+        """
+        How all services are, as far as this process knows without asking: for who looks again and again.
+
+        Returns:
+            By name a part of what `status` has: `state`, `health` (`ready`, `replicas`, `missing`), `replicas` (`id`,
+            `state`, `inflight`, `slots`, `abandoned` of each) and `replaced`; and `queue_capacity`. Or as there, of a
+            service that cannot be composed, or that another process has deployed.
+        """
         from sage_plugins.environment.plain_status import status_of
 
-        return {"environment": self.name, "id": self.id, **status_of(self._services, self._elsewhere)}
+        found: dict[str, dict[str, Any]] = status_of(
+            self._services, self._elsewhere, lambda task: task.looking.overview()
+        )["services"]
+        return found
 
     def metrics(self) -> dict[str, Families]:
         """
@@ -145,3 +170,43 @@ class Looking:
             service: Name of the service; None for all.
         """
         return self._logs.after(after, service)
+
+    def errors(self, service: str) -> list[MethodError]:
+        """
+        What the methods of a service have raised, the latest of each type, the most frequent first.
+
+        At most 20 types, of the replicas that there are now. Those in other processes are asked, for at most 1 s.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+        """
+        return self.task(service).looking.errors()
+
+    def stacks(self, service: str, replica: str) -> str:
+        """
+        Where all threads of a replica's process are, as text; also while its methods hang.
+
+        Raises:
+            ServiceNotFoundError: No service of that name is registered.
+            DeployError: It has no such replica, or that does not answer.
+        """
+        return self.task(service).instances.stacks(replica)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """
+        The nodes on which replicas of this environment run or may run, as plain values.
+
+        Clusters that its services use are asked.
+
+        Returns:
+            For each its `name`, `"this process"` for replicas in this one; `state`: `alive`, or `unknown` if its target
+            does not know of it; `cpu`, `gpu` and `memory`: what is free and what there is, in cores, GPUs and bytes,
+            None if that is not known; `labels`; `replicas`: service, ID and state of each; and `refused`: why replicas
+            are not there, at most 50 reasons.
+        """
+        from sage_plugins.deployment.replicas.nodes import nodes_of
+        from sage_plugins.environment.services import AT_REST
+
+        with self._services.lock:
+            tasks = [task for task in self._services.tasks.values() if task.state not in AT_REST]
+        return nodes_of(tasks)

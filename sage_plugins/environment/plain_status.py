@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -14,22 +14,33 @@ from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.errors import SageDeployError
 
 if TYPE_CHECKING:
+    from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.environment.detached import Elsewhere
     from sage_plugins.environment.services import Services
 
 __all__ = ["plain", "status_of"]
 
 
-def status_of(services: Services, elsewhere: Elsewhere) -> dict[str, Any]:
-    """`services` and `problem` of `Environment.status`."""
+def status_of(
+    services: Services, elsewhere: Elsewhere, show: Callable[[ServiceTask], Any], only: str | None = None
+) -> dict[str, Any]:
+    """
+    `services` and `problem` of `Environment.status`.
+
+    Args:
+        services: Those of the environment.
+        elsewhere: Looks at those of other processes.
+        show: Gives what is shown of a service.
+        only: Name of the one that is wanted; None for all.
+    """
     found: dict[str, Any] = {}
-    for name in services.names:
+    for name in [each for each in services.names if only in {None, each}]:
         try:
-            found[name] = plain(services.task(name).status())
+            found[name] = show(services.task(name))
         except (SageDeployError, ValueError) as error:
             found[name] = {"service_name": name, "state": "refused", "error": str(error)}
     kept, problem = elsewhere.look()
-    found.update((name, plain(said)) for name, said in kept.items() if name not in found)
+    found.update((name, plain(said)) for name, said in kept.items() if name not in found and only in {None, name})
     return {"services": found, **({"problem": problem} if problem else {})}
 
 

@@ -18,6 +18,7 @@ from sage_plugins.errors import RemoteError, text_of
 from sage_plugins.host.lifecycle import Step
 from sage_plugins.host.recording import surrounded
 from sage_plugins.host.thread_loop import UNRUN
+from sage_plugins.service.method_errors import MethodErrors
 from sage_plugins.values import COROUTINES, MethodKind, Outcome
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Execution:
         hands: For each worker thread the one piece of work that it does, or None; by the identity of that list.
         batched: The calls of batches that run on the event loop.
         own: What `metrics` gives, once somebody has asked.
+        errors: The errors that the methods raised.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Execution:
         self.batched: set[Call] = set()
         self._faulty_recorders: set[str] = set()
         self.own: OwnMetrics | None = None
+        self.errors = MethodErrors()
         self._making = threading.Lock()  # held while that is made
         self.latest = -inf  # `monotonic()` when a call ended last; written by whichever worker, so it may lag by a call
 
@@ -249,6 +252,8 @@ class Execution:
             record(call.method.index, how, start - call.since, end - start)
         except BaseException as raised:  # noqa: BLE001 - as in `execute`
             self.recorder_failed(raised)
+        if error is not None and how == Outcome.ERROR:
+            self.errors.note(call, error)
         return True
 
     # -- recorders and errors ----------------------------------------------------------------------------------------

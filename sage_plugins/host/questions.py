@@ -14,6 +14,7 @@ from sage_plugins.interfaces import CallCounter, ControlOp
 from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.service.factory import hook
 from sage_plugins.service.own_metrics import Gauge
+from sage_plugins.threads import stacks
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,8 +93,13 @@ class Questions:
             AttributeError: There is no such attribute, or it is private.
             BaseException: What a check, `terminate()`, a property or a setter raises.
         """
-        if op is ControlOp.STATS:
-            return self._stats()
+        looks = {
+            ControlOp.STATS: self._stats,
+            ControlOp.ERRORS: self._execution.errors.latest,
+            ControlOp.STACKS: stacks,
+        }
+        if op in looks:
+            return looks[op]()
         if op is ControlOp.CHECK:
             return self._check("check_health")
         if op is ControlOp.READY:

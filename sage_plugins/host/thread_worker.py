@@ -86,6 +86,8 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                     )
                 except BaseException as raised:  # noqa: BLE001 - a plugin's fault must reach neither worker nor caller
                     execution.recorder_failed(raised)
+                if error is not None and not late:
+                    execution.errors.note(call, error, context)
                 # The slot first, the caller second: a caller that calls again at once must find the slot free.
                 following = follow(call)
                 call._result = result

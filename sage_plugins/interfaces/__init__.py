@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         WatchedReplica,
         WatchedService,
     )
-    from sage_plugins.interfaces.operations import LogLine, Operations, RecordedEvent
+    from sage_plugins.interfaces.operations import LogLine, MethodError, Operations, RecordedEvent
     from sage_plugins.interfaces.reach import (
         DetachingTarget,
         EarlierReplica,
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.targets import (
         DetachableReplica,
         LifeEvents,
+        ListingTarget,
+        NodeView,
         QuietEvents,
         ReachableReplica,
         Replica,
@@ -91,11 +93,14 @@ __all__ = [
     "KeyedBalancer",
     "KnownService",
     "LifeEvents",
+    "ListingTarget",
     "Load",
     "LogLine",
     "LoopSeat",
+    "MethodError",
     "MetricsExporter",
     "Monitor",
+    "NodeView",
     "ObservingBalancer",
     "Operations",
     "Picker",
@@ -152,8 +157,11 @@ _HOMES = {
     "LogLine": "operations",
     "LoopSeat": "strategies",
     "LifeEvents": "targets",
+    "ListingTarget": "targets",
     "MetricsExporter": "monitors",
     "Monitor": "monitors",
+    "MethodError": "operations",
+    "NodeView": "targets",
     "ObservingBalancer": "balancers",
     "Operations": "operations",
     "Picker": "balancers",

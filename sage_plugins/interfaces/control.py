@@ -35,6 +35,12 @@ class ControlOp(StrEnum):
     service is to log from now on.
     """
 
+    ERRORS = "errors"
+    """The latest error of each type that its methods raised: a sequence of `operations.MethodError`."""
+
+    STACKS = "stacks"
+    """A text: the stacks of all threads of its process."""
+
     GET = "get"
     """The attribute of the instance whose name is the argument."""
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.values import Event
 
-__all__ = ["LogLine", "Operations", "RecordedEvent"]
+__all__ = ["LogLine", "MethodError", "Operations", "RecordedEvent"]
 
 
 class RecordedEvent(NamedTuple):
@@ -54,6 +54,29 @@ class LogLine(NamedTuple):
     request_id: str | None = None
 
 
+class MethodError(NamedTuple):
+    """
+    What the methods of a service have raised, of one type.
+
+    Attributes:
+        type: Name of the exception's class.
+        count: How often, in the replicas that there are now.
+        time_s: Seconds since the epoch of the one that all below are about; there may have been more within a second.
+        message: Its text.
+        method: Name of the method that raised it.
+        request_id: ID of the request on whose behalf the method ran; None if there is none.
+        traceback: Its traceback, as Python prints it.
+    """
+
+    type: str
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody needs of it
+    time_s: float
+    message: str
+    method: str
+    request_id: str | None
+    traceback: str
+
+
 class Operations(Protocol):
     """An environment as others see it; `Environment` implements it. All methods are safe from any thread."""
 
@@ -65,8 +88,22 @@ class Operations(Protocol):
     def id(self) -> str:
         """Tells it from every other environment, of whatever name and process."""
 
-    def status(self) -> dict[str, Any]:
-        """Everything about all services, as values that JSON has; secrets are masked."""
+    def status(self, service: str | None = None) -> dict[str, Any]:
+        """
+        Everything about all services, as values that JSON has; secrets are masked.
+
+        Args:
+            service: Name of the only one that is wanted, if there is one of that name; None for all.
+        """
+
+    def overview(self) -> dict[str, dict[str, Any]]:
+        """
+        How all services are, by name, as far as is known without asking a replica: for who looks again and again.
+
+        A part of what `status` has of each: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
+        `abandoned` of each) and `replaced`, and `queue_capacity`. Of a service that cannot be composed, or that another
+        process has deployed, the same as there.
+        """
 
     def metrics(self) -> dict[str, Families]:
         """
@@ -188,4 +225,33 @@ class Operations(Protocol):
         What services have logged, those in other processes too, with numbers above *after*, the oldest first.
 
         The environment keeps the last 10,000 since this was first called, or since it first started an extension.
+        """
+
+    def errors(self, service: str) -> Sequence[MethodError]:
+        """
+        What the methods of a service have raised, the latest of each type, the most frequent first.
+
+        At most 20 types. Replicas in other processes are asked, for at most 1 s. Like logs, messages and tracebacks
+        show what the service has put into them.
+
+        Raises:
+            ServiceNotFoundError: There is no service of that name.
+        """
+
+    def stacks(self, service: str, replica: str) -> str:
+        """
+        Where all threads of a replica's process are, as text; also while its methods hang.
+
+        Raises:
+            ServiceNotFoundError: There is no service of that name.
+            DeployError: It has no such replica, or that does not answer.
+        """
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """
+        The nodes on which replicas run or may run, as values that JSON has; clusters are asked.
+
+        Each has `name` (`"this process"` for replicas in this one), `state` (`"alive"`, or `"unknown"` if its target
+        does not know of it), `cpu`, `gpu` and `memory` (free, total; None if unknown), `labels`, `replicas` (service,
+        ID and state of each) and `refused` (why replicas are not there).
         """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DetachableReplica",
     "LifeEvents",
+    "ListingTarget",
+    "NodeView",
     "QuietEvents",
     "ReachableReplica",
     "Replica",
@@ -269,7 +271,7 @@ class Target(Protocol):
 
     One whose services can be called from further processes declares the capability `reachable` and is a
     `ReachableTarget`. One whose replicas can outlive this process declares `detaches` as well and is a
-    `DetachingTarget`.
+    `DetachingTarget`. One that can say which nodes it has declares `lists_nodes` and is a `ListingTarget`.
     """
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
@@ -280,3 +282,29 @@ class Target(Protocol):
 
     def close(self) -> None:
         """Let go of whatever the target holds, after its replicas were stopped. Idempotent."""
+
+
+class NodeView(NamedTuple):
+    """
+    A node on which replicas may run.
+
+    Attributes:
+        name: As in `Placed.node`.
+        cpu: Cores that are free, and all that it has.
+        gpu: The same of GPUs.
+        memory: The same of bytes.
+        labels: What it is labelled with.
+    """
+
+    name: str
+    cpu: tuple[float, float]
+    gpu: tuple[float, float]
+    memory: tuple[int, int]
+    labels: Mapping[str, str]
+
+
+class ListingTarget(Target, Protocol):
+    """A target that says which nodes it has; it declares `lists_nodes`."""
+
+    def nodes(self) -> Sequence[NodeView]:
+        """The nodes that live, as they are now; may ask a cluster. Any thread."""

@@ -202,12 +202,12 @@ def test_many_changes_leave_nothing_behind(deploy, strategy, options):
         service.handle.echo(1)
         task.scale(1)
     router = task._router
-    assert len(task._replicas.members) == 1
+    assert len(task.replicas.members) == 1
     assert len(router._lanes.closed) <= 2
     assert not router._queue._unserved
     assert not router._closing._retiring
     assert router._closing.watch is None
-    assert len(task._replicas.counts_of_left) == 1
+    assert len(task.replicas.counts_of_left) == 1
     assert service.metrics.request_count == 10
 
 

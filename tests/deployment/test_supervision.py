@@ -564,7 +564,7 @@ def test_change_while_a_replacement_is_placed_leaves_one_replica(stage, gate, in
     gate.wait_entered()
     stage.target.on_place = lambda: None
     changing = in_thread(stage.env.scale, "svc", 1) if change == "scale" else in_thread(stage.env.restart, "svc")
-    (dead,) = [member for member in stage.task._replicas.members if member.id == "svc#0"]
+    (dead,) = [member for member in stage.task.replicas.members if member.id == "svc#0"]
     stage.until(lambda: dead.care is Care.NOBODY or dead.heir is not None)
     gate.open()
     changing.result(20)
@@ -672,7 +672,7 @@ def test_restart_makes_the_first_replica_the_primary_again(stage):
 
 
 def mark(stage, state=ReplicaState.UNHEALTHY, reason="it hangs"):
-    (member,) = stage.task._replicas.places
+    (member,) = stage.task.replicas.places
     member.mark(state, reason)
 
 

@@ -679,7 +679,7 @@ def test_threads_that_ended_are_forgotten_by_the_metrics(deploy, in_thread):
     for _ in range(200):
         in_thread(service.handle.echo).result(PATIENCE)
     assert service.metrics.request_count == 200
-    (member,) = service.env.task("svc")._replicas.members
+    (member,) = service.env.task("svc").replicas.members
     (recorder,) = member.replica._host._recorders.values()
     kept = [value for value in vars(recorder).values() if isinstance(value, (list, set, dict))]
     assert sum(map(len, kept)) < 50

@@ -11,11 +11,13 @@ import pytest
 import sage_deploy_balancers
 import sage_deploy_files
 import sage_deploy_local
+import sage_deploy_local.target
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins import ServiceDeploymentConfig, errors, hookimpl
+from sage_plugins.interfaces import NodeView
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.values import Registration
+from sage_plugins.values import Placed, Registration
 
 OURS = (sage_deploy_balancers, sage_deploy_files, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
 
@@ -41,6 +43,33 @@ def test_status_is_json_before_and_after_the_deployment(env):
     assert after["environment"] == env.name
     assert after["services"]["one"]["state"] == "ready"
     assert after["services"]["one"]["metrics"]["request_count"] == 1
+
+
+def test_status_of_one_service_asks_no_other(env, monkeypatch):
+    """It is the same as in that of all; a name that is none of theirs has none."""
+    env.register_service("one", Echo)
+    env.register_service("two", Echo)
+    monkeypatch.setattr(env.task("two"), "status", lambda: pytest.fail("it was asked"))
+    assert list(env.status("one")["services"]) == ["one"]
+    assert env.status("three")["services"] == {}
+
+
+def test_an_overview_has_a_part_of_the_status_and_asks_no_replica(env, monkeypatch):
+    """For who looks each second; a service that cannot be composed is in it too."""
+    env.register_service("good", Echo)
+    env.register_service_with_config("bad", Echo, deployment_config=ServiceDeploymentConfig(target="nowhere"))
+    with pytest.raises(errors.SageDeployError):
+        env.deploy()
+    env.service("good").echo(1)
+    whole = env.status()["services"]
+    for member in env.task("good").replicas.members:
+        monkeypatch.setattr(member, "stats", lambda: pytest.fail("it was asked"))
+    found = env.overview()
+    assert found["bad"] == whole["bad"]
+    assert found["good"]["state"] == whole["good"]["state"] == "ready"
+    assert found["good"]["queue_capacity"] == 1000
+    (replica,), (in_full,) = found["good"]["replicas"], whole["good"]["replicas"]
+    assert replica == {name: in_full[name] for name in replica}
 
 
 def test_status_masks_secrets(env):
@@ -213,3 +242,63 @@ def test_extension_that_does_not_start_undoes_the_deployment(paged, monkeypatch)
     with pytest.raises(errors.DeployError, match=r"extension 'pager' from .* did not start: RuntimeError: no line"):
         env.deploy()
     assert env.status()["services"]["kv"]["state"] == "pending"
+
+
+# -- nodes -------------------------------------------------------------------------------------------------------------
+
+
+def test_replicas_in_this_process_are_on_a_node_of_that_name(env):
+    """With what this machine has; services that do not run are on none."""
+    env.register_service("one", Echo)
+    assert [node["replicas"] for node in env.nodes()] == [[]]
+    env.deploy()
+    (node,) = json.loads(json.dumps(env.nodes()))
+    assert (node["name"], node["state"], node["replicas"]) == ("this process", "alive", [["one", "one#0", "ready"]])
+    assert 0 <= node["cpu"][0] <= node["cpu"][1]
+    assert 0 < node["memory"][0] <= node["memory"][1]
+    assert (node["gpu"], node["labels"], node["refused"]) == ([0, 0], {}, [])
+
+
+class Cluster(sage_deploy_local.target.LocalTarget):
+    """Two nodes, one of which takes nothing; the replicas are here all the same."""
+
+    silent = False
+
+    def place(self, specs):
+        return [Placed("a", "it is free", {"b": "it has no GPU"}) for _ in specs]
+
+    def start(self, *args):
+        replica = super().start(*args)
+        replica.node = "a"
+        return replica
+
+    def nodes(self):
+        if self.silent:
+            raise ConnectionError("nobody is there")
+        return [NodeView(name, (1.0, 4.0), (0, 1), (5, 10), {"rack": name}) for name in "ab"]
+
+
+class ClusterPlugin:
+    @hookimpl
+    def sage_register_targets(self):
+        capabilities = frozenset({"in_process", "lists_nodes"})
+        return [Registration("cluster", lambda _: Cluster(), "Two nodes", capabilities=capabilities)]
+
+
+def test_nodes_are_those_that_targets_list_with_why_replicas_are_not_there(environments, monkeypatch):
+    """A node of which its target says nothing is shown with its replicas and the reason."""
+    env = environments("clustered", registry=Registry.of(*OURS, ClusterPlugin()))
+    env.register_service_with_config("kv", Echo, deployment_config=ServiceDeploymentConfig(target="cluster"))
+    env.deploy()
+    a, b = env.nodes()
+    assert (a["name"], a["cpu"], a["labels"], a["replicas"]) == (
+        "a",
+        (1.0, 4.0),
+        {"rack": "a"},
+        [("kv", "kv#0", "ready")],
+    )
+    assert (b["name"], b["replicas"], b["refused"]) == ("b", [], ["kv#0: it has no GPU"])
+    monkeypatch.setattr(Cluster, "silent", True)
+    unknown = next(node for node in env.nodes() if node["name"] == "a")
+    assert (unknown["state"], unknown["cpu"]) == ("unknown", None)
+    assert "target 'cluster' does not say which nodes it has: ConnectionError: nobody is there" in unknown["refused"]

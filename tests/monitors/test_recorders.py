@@ -287,3 +287,24 @@ def test_a_recorder_is_around_a_batch_once(watched):
     assert [each.result(20) for each in double] == [0, 2]
     replica = next(each for each in monitor.recorders if each.who.replica)
     assert replica.seen == [("svc.double", None)]
+
+
+def test_what_was_counted_is_added_up_again_only_if_a_call_has_ended(env):
+    """Who looks each second at services that nobody calls pays little; the next call is seen at once."""
+    env.register_service("echo", Echo)
+    handle = env.service("echo")
+    handle.echo(1)
+
+    def families():
+        return env.metrics()["echo"]
+
+    before, again = families(), families()
+    assert again["sage_requests_total"] is before["sage_requests_total"]
+    handle.echo(1)
+    after = families()
+    assert sum(after["sage_requests_total"].values.values()) == 2
+    assert sum(before["sage_requests_total"].values.values()) == 1
+    assert (
+        after["sage_request_duration_seconds"].values[("echo",)]
+        > before["sage_request_duration_seconds"].values[("echo",)]
+    )

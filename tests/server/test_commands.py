@@ -142,6 +142,28 @@ def test_over_http_the_line_that_up_prints_works(terminal):
     assert "send the header" in terminal.run("status", "--url", address, "--token", "wrong", code=1)[1]
 
 
+def test_a_browser_is_opened_with_a_link_that_logs_it_in(terminal, tmp_path):
+    """The link is also on stderr; `--no-open` prints it, and opens nothing; without HTTP it says what is missing."""
+    seen = tmp_path / "seen"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}.part && mv {seen}.part {seen}\n', encoding="utf-8")
+    browser.chmod(0o755)
+    terminal.variables["BROWSER"] = f"{browser} %s"
+    up = terminal.up("--http", "0")
+    out, said = terminal.run("dashboard")
+    link = seen.read_text(encoding="utf-8").strip()
+    assert (out, link in said) == ("", True)
+    assert re.fullmatch(r"http://127.0.0.1:[0-9]+/login\?ticket=\S+", link)
+    seen.unlink()
+    printed = terminal.run("dashboard", "--no-open", "--read")[0].strip()
+    assert printed.startswith(link.partition("=")[0])
+    assert not seen.exists()
+    terminal.run("down")
+    up.wait(PATIENCE)
+    terminal.up()
+    assert "does not answer over HTTP: start it with --http" in terminal.run("dashboard", code=1)[1]
+
+
 def test_what_changes_is_shown_as_it_does(terminal):
     """Calls a second, and a service by its own name, whatever that is."""
     terminal.file.write_text(FILE.replace("greeter:", "greeter-2:"), encoding="utf-8")

@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from sage_deploy_server.management import rows
+from sage_plugins.values import ReplicaState
+
 SERVICE = "/api/v1/services/desk"
 
 
@@ -33,6 +36,93 @@ def test_a_service_is_shown_at_a_glance_and_in_full(ask, env):
     assert full["deployment_config"]["threading_strategy"] == "pool"
     assert [each["id"] for each in ask("GET", f"{SERVICE}/replicas")[1]] == ["desk#0"]
     assert ask("GET", f"{SERVICE}/plan")[1]["action"] == "keep"
+
+
+def test_a_row_says_how_busy_a_service_is_and_what_is_left(ask, env):
+    """With each replica, its slots and the calls that hold them."""
+    call = env.service("desk").submit("hold")
+    (row,) = ask("GET", "/api/v1/services")[1]
+    while row["inflight"] == 0:
+        (row,) = ask("GET", "/api/v1/services")[1]
+    (replica,) = ask("GET", f"{SERVICE}/replicas")[1]
+    slots = replica["slots"]
+    assert (row["inflight"], row["slots"], row["abandoned"], row["queue_capacity"]) == (1, slots, 0, 1000)
+    assert (row["stripes"], row["more"]) == ([["desk#0", "ready", slots, 1, 0]], 0)
+    call.cancel()
+
+
+def test_a_row_says_since_when_a_service_is_as_it_is(ask, change):
+    """The time of the latest event that is the reason."""
+
+    def shown():
+        (row,) = ask("GET", "/api/v1/services")[1]
+        return row["state"], row["since"]
+
+    def latest(kind):
+        return [each["time"] for each in ask("GET", "/api/v1/events?service=desk")[1] if each["kind"] == kind][-1]
+
+    first = latest("replica_ready")
+    assert shown() == ("ready", first)
+    change(f"{SERVICE}/restart")
+    assert shown() == ("ready", latest("replica_ready"))
+    assert latest("replica_ready") > first
+    change(f"{SERVICE}/drain")
+    assert shown() == ("stopped", latest("replica_stopped"))
+
+
+def test_a_service_that_has_too_few_replicas_is_so_since_the_last_one_failed(ask, change, env):
+    """Though it is ready: the others answer."""
+    change(f"{SERVICE}/scale", {"replicas": 2})
+    (member, _) = env.task("desk").replicas.members
+    member.mark(ReplicaState.UNHEALTHY, "it looks pale")
+    (row,) = ask("GET", "/api/v1/services")[1]
+    (told,) = [each for each in ask("GET", "/api/v1/events?service=desk")[1] if each["kind"] == "replica_unhealthy"]
+    assert (row["state"], row["ready"], row["since"]) == ("ready", 1, told["time"])
+
+
+def test_of_many_replicas_a_row_has_some_and_says_how_many_more(ask, change, monkeypatch):
+    monkeypatch.setattr(rows, "_STRIPES", 2)
+    change(f"{SERVICE}/scale", {"replicas": 3})
+    (row,) = ask("GET", "/api/v1/services")[1]
+    assert ([each[0] for each in row["stripes"]], row["more"]) == (["desk#0", "desk#1"], 1)
+
+
+def test_rates_are_known_once_two_looks_are_a_second_apart(ask, env):
+    (row,) = ask("GET", "/api/v1/services")[1]
+    assert (row["rate"], row["error_rate"]) == (None, None)
+    while row["rate"] is None:
+        (row,) = ask("GET", "/api/v1/services")[1]
+    assert row["error_rate"] == 0.0
+
+
+def test_a_replica_says_what_became_of_it_and_what_it_uses(ask, change):
+    """Since when, the states that it had, with their times, and its process."""
+    change(f"{SERVICE}/restart")
+    (replica,) = ask("GET", f"{SERVICE}/replicas")[1]
+    assert (replica["id"], replica["restarts"], replica["abandoned"]) == ("desk#0.1", 1, 0)
+    assert [state for _, state, _ in replica["history"]] == ["pending", "starting", "ready"]
+    assert replica["since"] == replica["history"][0][0] <= replica["history"][-1][0]
+    assert replica["cpu"] >= 0
+    assert replica["memory"] > 2**20
+
+
+def test_errors_of_methods_are_shown_with_where_they_were_raised(ask, env):
+    """Under the ID of the request, under which the log has them too."""
+    assert ask("POST", "/services/desk/fail", {}, X_Request_Id="mine")[0] == 500
+    (error,) = ask("GET", f"{SERVICE}/errors")[1]
+    assert (error["type"], error["count"], error["message"]) == ("LookupError", 1, "no such thing")
+    assert (error["method"], error["request_id"]) == ("fail", "mine")
+    assert error["traceback"].endswith("LookupError: no such thing\n")
+
+
+def test_stacks_show_where_a_method_hangs(ask, env):
+    call = env.service("desk").submit("hold")
+    path, text = f"{SERVICE}/replicas/desk%230/stacks", ""
+    while "in hold" not in text:
+        text = ask("GET", path)[1]["text"]
+    call.cancel()
+    status, problem, _ = ask("GET", path.replace("%230", "%237"))
+    assert (status, problem["code"]) == (404, "replica")
 
 
 def test_the_environment_says_who_it_is(ask, env):

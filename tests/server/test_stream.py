@@ -60,14 +60,14 @@ def test_each_picture_has_all_services_and_the_events_since_the_last(watch, env)
 
 def test_a_picture_is_made_once_for_all_who_watch_and_never_for_nobody(watch, env, monkeypatch):
     """The environment is asked as often for ten as for one."""
-    asked, numbers, status = [], threading.Semaphore(0), env.status
+    asked, numbers, overview = [], threading.Semaphore(0), env.overview
 
     def counting():
         asked.append(threading.current_thread().name)
         numbers.release()
-        return status()
+        return overview()
 
-    monkeypatch.setattr(env, "status", counting)
+    monkeypatch.setattr(env, "overview", counting)
     assert asked == []
     viewers = [watch() for _ in range(10)]
     shown = [[viewer.picture() for _ in range(3)] for viewer in viewers]

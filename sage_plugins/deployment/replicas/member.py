@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from enum import Enum
+from time import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Replica, WaitingReplica
+    from sage_plugins.interfaces.operations import MethodError
     from sage_plugins.routing.lane import Lane
     from sage_plugins.values import ReplicaSpec
 
@@ -38,6 +41,12 @@ _NOTHING_SAID: Final[Mapping[str, Any]] = MappingProxyType({"runner": None, "rec
 
 #: What is told of a replica: kind of the event, reason, the replica's id.
 Report: TypeAlias = tuple[str, str, str]
+
+#: A state that a replica has come to: when, in seconds since the epoch, which, and why.
+Turn: TypeAlias = tuple[float, str, str]
+
+#: Turns of a replica that are kept.
+_TURNS: Final = 20
 
 
 class Care(Enum):
@@ -84,12 +93,15 @@ class Member(LaneEvents):
         self._find_service = find_service
         # All but the last are guarded by ReplicaSet.condition.
         self.state = ReplicaState.PENDING
+        self.since = time()
+        self.past: deque[Turn] = deque(((self.since, str(self.state), ""),), maxlen=_TURNS)
         self.care = Care.STARTER
         self.heir: object = None  # what is about to take its place, beside it; nothing else may then
         self.been_ready = False
         self.cause: BaseException | None = None
         self.reason = ""  # why it is marked as it is, or why nothing has taken its place yet
         self.replica: Replica | None = None
+        self.not_on: Mapping[str, str] = {}  # why it is, or can be, on none of these nodes
         self.held = False  # whether it gets no calls yet although it is ready
         self._owner = owner
         self._logged = 0  # number of the line that was told last
@@ -143,7 +155,7 @@ class Member(LaneEvents):
         leaving = self.state is ReplicaState.DRAINING and state is not ReplicaState.FAILED
         if leaving or self.ended or self.state is ReplicaState.STOPPED:
             return False
-        self.state = state
+        self._turn(state, "" if cause is None else text_of(cause))
         self.cause = cause
         self.been_ready = self.been_ready or state is ReplicaState.READY
         return True
@@ -160,32 +172,37 @@ class Member(LaneEvents):
             raise ValueError(msg)
         if not self.up or self.state is state:
             return False
-        self.state = state
+        self._turn(state, reason)
         self.reason = "" if state is ReplicaState.READY else reason
         return True
 
     def give_up(self) -> None:
         """It ended, and nothing takes its place any more."""
-        self.state = ReplicaState.CRASH_LOOP
+        self._turn(ReplicaState.CRASH_LOOP)
 
     def leave(self) -> bool:
         """It gets no more calls and nothing takes its place; False if it has ended by itself."""
         self.care = Care.NOBODY
         if self.ended:
             return False
-        self.state = ReplicaState.DRAINING
+        self._turn(ReplicaState.DRAINING)
         return True
 
     def begin_stop(self) -> None:
         """It is about to stop: nobody asks it how it is while its stop hooks run."""
         if self.up:
-            self.state = ReplicaState.DRAINING
+            self._turn(ReplicaState.DRAINING)
 
     def end_stop(self) -> bool:
         """It has stopped; False if it had before."""
         first = self.state is not ReplicaState.STOPPED
-        self.state = ReplicaState.STOPPED
+        self._turn(ReplicaState.STOPPED)
         return first
+
+    def _turn(self, state: ReplicaState, reason: str = "") -> None:
+        if state is not self.state:
+            self.past.append((time(), str(state), reason))
+        self.state = state
 
     # -- looking on --------------------------------------------------------------------------------------------------
 
@@ -271,6 +288,16 @@ class Member(LaneEvents):
         except Exception:  # noqa: BLE001 - it may be gone, with its process
             return ()
         return lines
+
+    def errors(self) -> Sequence[MethodError]:
+        """What its methods have raised, by type; none if it does not say so in a second."""
+        if self.replica is None:
+            return ()
+        try:
+            found: Sequence[MethodError] = self.replica.control(ControlOp.ERRORS, timeout=ANSWER_S)
+        except Exception:  # noqa: BLE001 - it may be gone, with its process, or be of an earlier version
+            return ()
+        return found
 
     def tell_log(self, line: RemoteLine) -> None:
         """Log a line of it here, unless that was done meanwhile."""

@@ -170,6 +170,7 @@ class Launcher:
 
     def launch(self, member: Member, place: Placed) -> None:
         """Start *member* at its place; it gets calls as soon as it is ready, unless it is held back."""
+        member.not_on = place.refused
         self._hand_over(member, self.target().start(member.spec, place, member, self._replicas.clock))
 
     def _hand_over(self, member: Member, replica: Replica) -> None:

@@ -369,6 +369,7 @@ class Succession:
             if not self._may_succeed(old, beside=False):
                 return
             old.reason = f"no other replica can be placed: {refused}"
+            old.not_on = refused.nodes
             reports = [("replacement_refused", old.reason, old.id)]
             now = self._clock.monotonic()
             reports += self._follow(old, self._made_supervisor().unplaced(old.spec.index, now))

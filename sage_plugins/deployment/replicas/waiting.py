@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.interfaces.operations import MethodError
 
-__all__ = ["Readiness", "raised_at", "stats_of", "tell_logs"]
+__all__ = ["Readiness", "errors_of", "raised_at", "stats_of", "tell_logs"]
 
 _Answer = TypeVar("_Answer")
 
@@ -116,6 +117,13 @@ def tell_logs(members: Sequence[Member]) -> None:
     lines = [(line.time_s, member, line) for member, each in found.items() for line in each]
     for _, member, line in sorted(lines, key=itemgetter(0)):
         member.tell_log(line)
+
+
+def errors_of(members: Sequence[Member], *, in_process: bool) -> list[Sequence[MethodError]]:
+    """What the methods of each of *members* have raised; waits as `stats_of`."""
+    if in_process:
+        return [member.errors() for member in members]
+    return list(_ask(members, Member.errors, ANSWER_S).values())
 
 
 def _ask(members: Sequence[Member], question: Callable[[Member], _Answer], limit: float) -> Mapping[Member, _Answer]:

@@ -21,6 +21,9 @@ class Where:
     def node(self):
         return ray.get_runtime_context().get_node_id()
 
+    def fail(self):
+        raise ValueError("nowhere")
+
 
 @pytest.fixture
 def service(cluster, environments):
@@ -147,3 +150,20 @@ def test_name_of_two_nodes_is_refused_with_their_ids_by_which_each_can_be_had(se
     assert twin.id in str(refused.value)
     assert cluster.nodes["node-a1"].id in str(refused.value)
     assert by_id.service("where").node() == twin.id
+
+
+def test_nodes_are_those_of_the_cluster_with_what_is_free_and_what_runs_there(service, names, cluster):
+    """And errors and stacks come from the processes there."""
+    env = service("remote_any", replicas=2)
+    planned = names(env)
+    nodes = {node["name"]: node for node in env.nodes()}
+    assert set(nodes) == {"head", *(node.name for node in cluster.nodes.values())}
+    for name, node in nodes.items():
+        assert node["state"] == "alive"
+        assert 0 <= node["cpu"][0] <= node["cpu"][1]
+        assert len(node["replicas"]) == planned.count(name)
+    assert "thread MainThread" in env.stacks("where", "where#1")
+    with pytest.raises(ValueError, match="nowhere"):
+        env.service("where").fail()
+    (error,) = env.errors("where")
+    assert (error.type, error.message, error.method) == ("ValueError", "nowhere", "fail")

@@ -36,28 +36,26 @@ COMMANDS: Final = {
     "plugins": "Look at the installed plugins.",
 }
 
-#: Commands that other distributions bring, with the extra that installs them; "" if none has them yet.
-ELSEWHERE: Final = {
-    "dashboard": "",
-    **dict.fromkeys(
-        (
-            "apply",
-            "call",
-            "describe",
-            "down",
-            "drain",
-            "events",
-            "login",
-            "logs",
-            "report",
-            "restart",
-            "scale",
-            "status",
-            "top",
-        ),
-        "server",
+#: Commands that other distributions bring, with the extra that installs them.
+ELSEWHERE: Final = dict.fromkeys(
+    (
+        "apply",
+        "call",
+        "dashboard",
+        "describe",
+        "down",
+        "drain",
+        "events",
+        "login",
+        "logs",
+        "report",
+        "restart",
+        "scale",
+        "status",
+        "top",
     ),
-}
+    "server",
+)
 
 
 def plugin_commands() -> dict[str, Command]:

@@ -20,7 +20,7 @@ class SuggestingGroup(click.Group):
     As `click.Group`, whose own answers to these depend on its version.
 
     Attributes:
-        elsewhere: Commands that are not installed, with the extra that brings them; "" if none does yet.
+        elsewhere: Commands that are not installed, with the extra that brings them.
     """
 
     elsewhere: Mapping[str, str] = MappingProxyType({})
@@ -50,11 +50,8 @@ class SuggestingGroup(click.Group):
         if name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None:
             return super().resolve_command(ctx, args)
         if name in self.elsewhere:
-            extra = self.elsewhere[name]
-            msg = f"The command {name!r} is not " + (
-                f"installed: pip install 'sage-deploy[{extra}]'" if extra else "part of this version."
-            )
-            raise click.UsageError(msg, ctx)
+            how = f"pip install 'sage-deploy[{self.elsewhere[name]}]'"
+            raise click.UsageError(f"The command {name!r} is not installed: {how}", ctx)
         from sage_plugins.texts import did_you_mean
 
         near = did_you_mean(name, self.list_commands(ctx))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_monitors.metrics import Cells
 
-__all__ = ["families_of"]
+__all__ = ["calls_of", "others_of"]
 
 _BUCKETS: Final = len(HISTOGRAM_EDGES_S) + 1
 
@@ -28,19 +28,8 @@ def _buckets_of(bucket: int) -> tuple[int, int | None]:
     return bisect_left(HISTOGRAM_EDGES_S, total), None if waited is None else bisect_left(HISTOGRAM_EDGES_S, waited[0])
 
 
-def families_of(
-    methods: Mapping[str, Cells],
-    refused: Mapping[tuple[int, str], int],
-    processes: Sequence[Mapping[str, Any]],
-) -> list[Family]:
-    """
-    The families of one service.
-
-    Args:
-        methods: What was counted of each method.
-        refused: Calls that were not accepted, by method and reason.
-        processes: Those that hold the replicas, each once.
-    """
+def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
+    """The families of the calls of one service; *methods* is what was counted of each."""
     requests: dict[tuple[str, ...], float] = {}
     durations: dict[tuple[str, ...], tuple[float, ...]] = {}
     waits, waited_s = [0] * _BUCKETS, 0.0
@@ -57,15 +46,8 @@ def families_of(
         for outcome, number in zip(Outcome.NAMES, cells.outcomes(), strict=True):
             requests[name, outcome] = number
         durations[name,] = (_rounded(cells.seconds()), *counts)
-    rejected = {("no_replica",): 0, ("overloaded",): 0, ("stopped",): 0}
-    for (_, reason), number in refused.items():
-        rejected[reason,] = rejected.get((reason,), 0) + number
-    cores = sum(process["cpu_percent"] for process in processes) / 100
-    memory = sum(process["memory_bytes"] for process in processes)
-    whole = {(): memory} if processes else {}
     return [
         Family("sage_requests_total", "counter", "Accepted calls that have ended.", ("method", "outcome"), requests),
-        Family("sage_rejected_total", "counter", "Calls that were not accepted.", ("reason",), rejected),
         Family(
             "sage_request_duration_seconds",
             "histogram",
@@ -82,6 +64,25 @@ def families_of(
             {(): (_rounded(waited_s), *waits)} if durations else {},
             HISTOGRAM_EDGES_S,
         ),
+    ]
+
+
+def others_of(refused: Mapping[tuple[int, str], int], processes: Sequence[Mapping[str, Any]]) -> list[Family]:
+    """
+    The other families of one service.
+
+    Args:
+        refused: Calls that were not accepted, by method and reason.
+        processes: Those that hold the replicas, each once.
+    """
+    rejected = {("no_replica",): 0, ("overloaded",): 0, ("stopped",): 0}
+    for (_, reason), number in refused.items():
+        rejected[reason,] = rejected.get((reason,), 0) + number
+    cores = sum(process["cpu_percent"] for process in processes) / 100
+    memory = sum(process["memory_bytes"] for process in processes)
+    whole = {(): memory} if processes else {}
+    return [
+        Family("sage_rejected_total", "counter", "Calls that were not accepted.", ("reason",), rejected),
         Family(
             "sage_process_resident_memory_bytes",
             "gauge",

@@ -11,6 +11,7 @@ import weakref
 from bisect import bisect_left
 from collections import defaultdict, deque
 from math import inf
+from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from sage_deploy_monitors.process_usage import ProcessUsage
@@ -126,6 +127,7 @@ class MetricsRecorder:
         self._live: dict[weakref.ref[Callable[[int, int, float, float], None]], list[Cells]] = {}
         self._past = [_cells() for _ in methods]  # of workers that have ended
         self._ended: deque[weakref.ref[Callable[[int, int, float, float], None]]] = deque()
+        self._counted: tuple[int, dict[str, Cells]] = 0, {}  # calls, and their sum by method; guarded by _lock
 
     def writer(self) -> Callable[[int, int, float, float], None]:
         """A function that counts one call, into cells of its own; what it counted stays when it is dropped."""
@@ -158,15 +160,19 @@ class MetricsRecorder:
         }
 
     def _total(self) -> dict[str, Cells]:
-        """By method, of those that were called."""
-        total: dict[str, Cells] = {}
+        """By method, of those that were called; the same object as long as no call ends."""
         with self._lock:
             self._fold()
-            for cells in (self._past, *self._live.values()):
-                for name, each in zip(self._methods, cells, strict=True):
-                    if each.histogram:
-                        _add(total.setdefault(name, _cells()), each)
-        return total
+            parts = (self._past, *self._live.values())
+            calls = sum([sum(each.histogram.values()) for cells in parts for each in cells])
+            if calls != self._counted[0]:
+                total: dict[str, Cells] = {}
+                for cells in parts:
+                    for name, each in zip(self._methods, cells, strict=True):
+                        if each.histogram:
+                            _add(total.setdefault(name, _cells()), each)
+                self._counted = calls, total
+            return self._counted[1]
 
     def close(self) -> None:
         """Counts stay readable."""
@@ -218,6 +224,7 @@ class Metrics(QuietMonitor):
         self._lock = threading.RLock()  # re-entrant: a signal handler may stop the service
         self._refused: defaultdict[tuple[int, str], int] = defaultdict(int)  # by method and reason; guarded by _lock
         self._methods: tuple[str, ...] = ()
+        self._shown: tuple[list[Mapping[str, Cells]], list[Family]] = [], []  # what families of calls are made of
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...]) -> MetricsRecorder:
         """One for each replica and one for the calling side, where time-outs and cancellations are counted."""
@@ -263,11 +270,16 @@ class Metrics(QuietMonitor):
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
         """The calls by method and outcome, how long they took, those refused, and what the processes use."""
-        from sage_deploy_monitors.exporting import families_of  # few processes are scraped
+        from sage_deploy_monitors.exporting import calls_of, others_of  # few processes are scraped
 
         with self._lock:
             refused = dict(self._refused)
-        return families_of(self.merge(snapshots)["methods"], refused, _processes(snapshots))
+        parts = [snapshot["methods"] for snapshot in snapshots]
+        before, calls = self._shown
+        if not before or len(parts) != len(before) or not all(map(is_, parts, before)):
+            calls = calls_of(self.merge(snapshots)["methods"])
+            self._shown = parts, calls
+        return [*calls, *others_of(refused, _processes(snapshots))]
 
 
 def _processes(snapshots: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

@@ -88,7 +88,9 @@ def _explain_group(config: Any, options: ClusterGroupOptions, _environment: RayO
 _ENVIRONMENT = EnvironmentOptions("ray", _ray_options, "The Ray cluster, and groups of its nodes")
 
 #: Each replica is an actor in a process of its own, which ends with it.
-_CAPABILITIES = frozenset({"can_kill", "detaches", "reachable", "replaces_unhealthy", "reports_progress"})
+_CAPABILITIES = frozenset(
+    {"can_kill", "detaches", "lists_nodes", "reachable", "replaces_unhealthy", "reports_progress"}
+)
 
 
 @hookimpl

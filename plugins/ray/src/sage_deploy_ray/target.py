@@ -14,10 +14,11 @@ from sage_deploy_ray.cluster import pending_reasons
 from sage_deploy_ray.placement import this_machine
 from sage_deploy_ray.placement.selectors import selector_for
 from sage_deploy_remote.placement.decision import Running, Spot, needs, place
-from sage_deploy_remote.placement.nodes import Resources
+from sage_deploy_remote.placement.nodes import Resources, unique_names
 from sage_deploy_remote.reach.target import DirectoryTarget
 from sage_deploy_remote.shipping.specs import problems as spec_problems
 from sage_plugins.errors import DeployError
+from sage_plugins.interfaces import NodeView
 from sage_plugins.values import Placed, Refused
 
 if TYPE_CHECKING:
@@ -166,6 +167,29 @@ class RayTarget(DirectoryTarget):
             if not (busy and _LEDGER.frees):
                 return places
             time.sleep(_LOOK_AGAIN_S)  # the cluster gives no notice
+
+    def nodes(self) -> list[NodeView]:
+        """
+        As `ListingTarget.nodes`.
+
+        Raises:
+            ClusterUnavailableError: The cluster does not say which nodes it has.
+        """
+        if self._connection is None and cluster.would_be_private(self._environment.address):
+            nodes = [this_machine.node()]
+        else:
+            nodes = [_LEDGER.corrected(node) for node in self._connect().nodes()]
+        names = unique_names(nodes)
+        return [
+            NodeView(
+                names[node.id],
+                (node.free.cpu, node.total.cpu),
+                (node.free.gpu, node.total.gpu),
+                (node.free.memory, node.total.memory),
+                node.labels,
+            )
+            for node in nodes
+        ]
 
     def _place_safely(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
         """Places on nodes that are not suspects, or on any if there are not enough of those."""

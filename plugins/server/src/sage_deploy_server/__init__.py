@@ -1,8 +1,8 @@
 """
 A running environment, reached from outside its process: over HTTP, and by commands over a socket of the user's own.
 
-`calling`, `management`, `description` and `pages` answer requests, by what `web` has for all of them; `running`
-listens; `commands` are those of `sage-deploy` that talk to it.
+`calling`, `management`, `description` and `pages` answer requests, by what `web` has for all of them; `recording`
+remembers what was measured; `running` listens; `commands` are those of `sage-deploy` that talk to it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _HOMES: Final = {"Server": "running.serving", "asgi": "running.app", "serve": "r
 _COMMANDS: Final = {
     "apply": ("changing", "Have a running environment read its file again, and change what is different."),
     "call": ("calling", "Call a method of a running service."),
+    "dashboard": ("login", "Open the pages of a running environment in a browser, logged in."),
     "describe": ("looking", "Show everything about one running service."),
     "down": ("changing", "Stop a running environment; calls that were accepted are answered first."),
     "drain": ("changing", "Have a running service finish what it has accepted, and stop."),

@@ -1,4 +1,4 @@
-"""`sage-deploy login`: a link for a browser."""
+"""The commands that bring a browser to a running environment: `login` and `dashboard`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sage_deploy_server.commands.choosing import environment_options
 if TYPE_CHECKING:
     from sage_deploy_server.commands.client import Running
 
-__all__ = ["login"]
+__all__ = ["dashboard", "login"]
 
 
 @click.command("login")
@@ -25,6 +25,33 @@ def login(running: Running, *, read: bool) -> None:
 
     The environment has to answer over HTTP: `sage-deploy up FILE --http PORT`.
     """
+    link, access = _link(running, read=read)
+    write(link)
+    progress("it may only look" if access == "read" else "it may do everything: open it yourself")
+
+
+@click.command("dashboard")
+@click.option("--no-open", is_flag=True, help="Print the link on stdout, and open no browser.")
+@click.option("--read", is_flag=True, help="The browser may only look.")
+@environment_options
+def dashboard(running: Running, *, no_open: bool, read: bool) -> None:
+    """
+    Open the pages of a running environment in a browser, logged in.
+
+    The environment has to answer over HTTP: `sage-deploy up FILE --http PORT`.
+    """
+    link, _ = _link(running, read=read)
+    if no_open:
+        write(link)
+        return
+    progress(f"opening {link}")
+    import webbrowser
+
+    if not webbrowser.open(link):
+        raise click.ClickException("there is no browser here; open the link above yourself, once, within an hour")
+
+
+def _link(running: Running, *, read: bool) -> tuple[str, str]:
+    """A fresh link, and what who opens it may do."""
     made = json.loads(running.ask("POST", "/api/v1/login-link", {"read": True} if read else {}).read())
-    write(made["link"])
-    progress("it may only look" if made["access"] == "read" else "it may do everything: open it yourself")
+    return made["link"], made["access"]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sage_deploy_server.recording.history import LONGEST_S
 from sage_deploy_server.web.access import LOGIN_LINK
 
 __all__ = ["described"]
@@ -17,6 +18,10 @@ _NUMBER: Final[dict[str, Any]] = {"type": "number", "minimum": 0}
 _QUERIES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "/api/v1/events": {"after": _NUMBER, "service": {"type": "string"}},
     "/api/v1/logs": {"after": _NUMBER, "service": {"type": "string"}},
+    "/api/v1/history": {
+        "seconds": {"type": "number", "minimum": 1, "maximum": LONGEST_S},
+        "service": {"type": "string"},
+    },
     "/api/v1/operations/{id}": {"wait": _NUMBER},
 }
 

@@ -15,6 +15,8 @@ from starlette.routing import Route
 
 from sage_deploy_server.management.actions import Actions
 from sage_deploy_server.management.described import described
+from sage_deploy_server.management.rows import Rows
+from sage_deploy_server.recording.history import LONGEST_S
 from sage_deploy_server.web.access import LOGIN_LINK
 from sage_deploy_server.web.bodies import read_as
 from sage_deploy_server.web.logins import LINK_LIFE_S, Access
@@ -28,14 +30,11 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from sage_deploy_server.management.actions import Action
+    from sage_deploy_server.recording.recorder import Recorder
     from sage_deploy_server.web.logins import Logins
     from sage_plugins.interfaces.operations import Operations, RecordedEvent
 
 __all__ = ["Management"]
-
-
-#: Events that tell of a change which somebody has made.
-_CHANGES: Final = frozenset({"scaled", "restarted", "balancer_changed", "balancing_enabled", "adopted"})
 
 #: Seconds that a client may ask to wait for the end of an action at a time.
 _LONGEST_WAIT_S: Final = 60.0
@@ -69,7 +68,7 @@ class _LoginLink(msgspec.Struct, forbid_unknown_fields=True):
 class Management:
     """The routes of the management API. All methods are safe from any thread."""
 
-    def __init__(self, operations: Operations, *, max_body: int, logins: Logins) -> None:
+    def __init__(self, operations: Operations, *, max_body: int, logins: Logins, recorder: Recorder) -> None:
         """
         Prepare.
 
@@ -77,14 +76,15 @@ class Management:
             operations: The environment.
             max_body: Bytes of a request's body, at most.
             logins: Gives links that log browsers in.
+            recorder: Knows what was measured.
         """
         self._operations = operations
+        self._recorder = recorder
+        self._seen = Rows(operations, recorder)
         self._logins = logins
         self._max_body = max_body
         self._actions = Actions()
         self._began = time.time()
-        self._generations: dict[str, int] = {}  # the highest that was seen, by service
-        self._made: dict[str, int] = {}  # changes made here that no event tells of
         self.routes = [
             *(_look(path, look) for path, (_, look) in self._looks().items()),
             *(self._change(path, kind, change) for path, (_, kind, change) in self._changes().items()),
@@ -93,7 +93,7 @@ class Management:
     def picture(self, after: int) -> tuple[dict[str, Any], int]:
         """What a viewer is shown: a row a service, and the events with numbers above *after*; with the last number."""
         events = [_event(each) for each in self._operations.events(after)]
-        return {"services": self._rows(), "events": events}, events[-1]["seq"] if events else after
+        return {"services": self._seen.look(), "events": events}, events[-1]["seq"] if events else after
 
     def paths(self) -> dict[str, Any]:
         """The routes as OpenAPI describes them."""
@@ -113,11 +113,18 @@ class Management:
                 "Whether this machine and this Python are fit to run services",
                 lambda _: self._doctor(),
             ),
-            "/api/v1/services": ("A row a service", lambda _: self._rows()),
+            "/api/v1/nodes": ("The nodes on which replicas run or may run", lambda _: self._operations.nodes()),
+            "/api/v1/services": ("A row a service", lambda _: self._seen.look()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
+            f"{service}/errors": ("What its methods have raised, the latest of each type", self._errors),
+            f"{service}/replicas/{{id}}/stacks": ("Where the threads of the replica's process are", self._stacks),
             f"{service}/plan": ("What an apply would do with it", self._service_plan),
             "/api/v1/operations/{id}": ("A change that was begun; `wait` seconds for its end", self._action),
+            "/api/v1/history": (
+                "What was measured in the last `seconds`, of a `service` or of all together",
+                self._history,
+            ),
             "/api/v1/events": ("What happened, `after` a number, to a `service`", self._events),
             "/api/v1/logs": ("What services have logged, `after` a number, of a `service`", self._logs),
         }
@@ -143,17 +150,10 @@ class Management:
     def _doctor(self) -> dict[str, Any]:
         return {"findings": [attrs.asdict(finding) for finding in self._operations.doctor()]}
 
-    def _services(self) -> dict[str, Any]:
-        services: dict[str, Any] = self._operations.status()["services"]
-        return services
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return [_row_of(name, said, self._generation(name)) for name, said in self._services().items()]
-
     def _found(self, request: Request) -> tuple[str, dict[str, Any]]:
         name = request.path_params["service"]
         self._operations.service(name)  # says what is near if there is none of that name
-        said = self._services().get(name)
+        said = self._operations.status(name)["services"].get(name)
         if said is None:
             raise ServiceNotFoundError(f"no service {name!r}", service=name)
         return name, said
@@ -170,7 +170,29 @@ class Management:
 
     def _service(self, request: Request) -> dict[str, Any]:
         name, said = self._found(request)
-        return {**said, "generation": self._generation(name)}
+        return {**said, "generation": self._seen.generation(name)}
+
+    def _errors(self, request: Request) -> list[dict[str, Any]]:
+        name, said = self._found(request)
+        found = [] if "held_by" in said else self._operations.errors(name)
+        return [
+            {
+                "type": each.type,
+                "count": each.count,
+                "time": each.time_s,
+                "message": each.message,
+                "method": each.method,
+                "request_id": each.request_id,
+                "traceback": each.traceback,
+            }
+            for each in found
+        ]
+
+    def _stacks(self, request: Request) -> dict[str, Any]:
+        name, said = self._changeable(request)
+        replica = request.path_params["id"]
+        _check_replica(name, said, replica)
+        return {"text": self._operations.stacks(name, replica)}
 
     def _service_plan(self, request: Request) -> Any:
         name, _ = self._found(request)
@@ -189,6 +211,15 @@ class Management:
         found = self._operations.events(int(_number(request, "after", 0)), request.query_params.get("service"))
         return [_event(each) for each in found]
 
+    def _history(self, request: Request) -> dict[str, Any]:
+        seconds = _number(request, "seconds", 900.0)
+        if not 1 <= seconds <= LONGEST_S:
+            raise Problem(400, "query", f"seconds must be from 1 to {LONGEST_S}, got {seconds:g}")
+        name = request.query_params.get("service")
+        if name is not None:
+            self._operations.service(name)  # says what is near if there is none of that name
+        return self._recorder.history.show(seconds, name)
+
     def _logs(self, request: Request) -> list[dict[str, Any]]:
         found = self._operations.logs(int(_number(request, "after", 0)), request.query_params.get("service"))
         return [
@@ -205,12 +236,6 @@ class Management:
         ]
 
     # -- changing ----------------------------------------------------------------------------------------------------
-
-    def _generation(self, name: str) -> int:
-        """Higher after each change of the service that was asked for."""
-        told = max((each.seq for each in self._operations.events(0, name) if each.event.kind in _CHANGES), default=0)
-        self._generations[name] = max(self._generations.get(name, 0), told)
-        return self._generations[name] + self._made.get(name, 0)
 
     def _change(self, path: str, kind: type[Any], change: Callable[[Request, Any], Any]) -> Route:
         async def answer(request: Request) -> Response:
@@ -239,7 +264,7 @@ class Management:
         if name is None:
             raise Problem(400, "header", "If-Match is for changes of one service")
         self._found(request)
-        now = self._generation(name)
+        now = self._seen.generation(name)
         if wanted != "*" and wanted.strip('"') != str(now):
             raise Problem(412, "generation", f"{name} has changed meanwhile: its generation is {now}, not {wanted}")
 
@@ -252,7 +277,7 @@ class Management:
         def made() -> None:
             do()
             if name is not None:
-                self._made[name] = self._made.get(name, 0) + 1
+                self._seen.changed(name)
 
         by = _caller_of(request)
         self._operations.record_request(_said(what, by, details), name)
@@ -266,8 +291,8 @@ class Management:
     def _restart(self, request: Request, body: _Restart) -> Any:
         name, said = self._changeable(request)
         running = [each["id"] for each in said.get("replicas", [])]
-        if body.replica is not None and body.replica not in running:
-            raise Problem(404, "replica", f"{name} has no replica {body.replica!r}: it has {', '.join(running)}")
+        if body.replica is not None:
+            _check_replica(name, said, body.replica)
         details = {"replicas": running if body.replica is None else [body.replica]}
         return self._start(request, "restart", details, lambda: self._operations.restart(name, body.replica))
 
@@ -299,7 +324,7 @@ class Management:
             self._operations.reload()
             self._operations.apply()
             for name in changes:
-                self._made[name] = self._made.get(name, 0) + 1
+                self._seen.changed(name)
 
         return self._start(request, "apply", {"changes": changes}, apply)
 
@@ -361,24 +386,10 @@ def _event(found: RecordedEvent) -> dict[str, Any]:
     }
 
 
-def _row_of(name: str, said: dict[str, Any], generation: int) -> dict[str, Any]:
-    metrics, health = said.get("metrics", {}), said.get("health", {})
-    return {
-        "name": name,
-        "state": said.get("state"),
-        "ready": health.get("ready", 0),
-        "replicas": health.get("replicas", 0),
-        "calls": metrics.get("request_count", 0),
-        "errors": metrics.get("error_count", 0),
-        "p50": metrics.get("p50"),
-        "p95": metrics.get("p95"),
-        "p99": metrics.get("p99"),
-        "queue": metrics.get("queue_size", 0),
-        "threads": metrics.get("active_threads", 0),
-        "why": "; ".join(str(each) for each in health.get("missing", {}).values()) or said.get("error", ""),
-        "generation": generation,
-        "held_by": said.get("held_by"),
-    }
+def _check_replica(service: str, said: dict[str, Any], replica: str) -> None:
+    running = [each["id"] for each in said.get("replicas", [])]
+    if replica not in running:
+        raise Problem(404, "replica", f"{service} has no replica {replica!r}: it has {', '.join(running)}")
 
 
 def _said(what: str, by: str, details: dict[str, Any]) -> str:

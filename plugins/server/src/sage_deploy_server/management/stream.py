@@ -72,15 +72,15 @@ class Stream:
             self._viewers.discard(viewer)
 
     async def _draw(self) -> None:
-        seq = 0
+        seq, due = 0, time.monotonic()
         while self._viewers and not self._closed:
-            began = time.monotonic()
+            due = max(due + _EVERY_S, time.monotonic())  # a steady beat, so that each second is recorded once
             shown, seq = await asyncio.to_thread(self._picture, seq)
             data = b"id: %d\ndata: %b\n\n" % (seq, msgspec.json.encode(shown, enc_hook=str))
             for viewer in self._viewers:
                 if not viewer.full():
                     viewer.put_nowait(data)
-            await asyncio.sleep(max(0.0, _EVERY_S - (time.monotonic() - began)))
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     def close(self) -> None:
         """End all streams: who watches is waited for by nobody. Idempotent."""

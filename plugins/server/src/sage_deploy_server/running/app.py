@@ -15,6 +15,7 @@ from sage_deploy_server.management.management import Management
 from sage_deploy_server.management.stream import Stream
 from sage_deploy_server.pages.files import page_routes
 from sage_deploy_server.pages.login import login_route
+from sage_deploy_server.recording.recorder import Recorder
 from sage_deploy_server.web.logins import Logins
 from sage_deploy_server.web.problems import Problem, json_response, response_of
 
@@ -48,7 +49,8 @@ class Application:
         self._operations = operations
         self._closing = False
         self._calls = Calls(operations, max_body=max_body)
-        management = Management(operations, max_body=max_body, logins=logins)
+        self._recorder = Recorder(operations)
+        management = Management(operations, max_body=max_body, logins=logins, recorder=self._recorder)
         self._stream = Stream(management.picture)
         self.asgi = Starlette(
             routes=[
@@ -81,13 +83,18 @@ class Application:
     def _ready(self, _: Request) -> Response:
         if self._closing:
             return json_response({"ready": False, "not_ready": {}, "reason": "the environment is being closed"}, 503)
-        services = self._operations.status()["services"]
+        services = self._operations.overview()
         reasons = {name: said["state"] for name, said in services.items() if said["state"] != "ready"}
         return json_response({"ready": not reasons, "not_ready": reasons}, 503 if reasons else 200)
 
+    def start(self) -> None:
+        """Begin to record what is measured."""
+        self._recorder.start()
+
     def close(self) -> None:
-        """Turn not ready, for good, and keep nobody who only watches."""
+        """Turn not ready, for good, record no more, and keep nobody who only watches."""
         self._closing = True
+        self._recorder.close()
         self._stream.close()
 
 

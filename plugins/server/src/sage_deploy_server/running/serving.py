@@ -81,6 +81,7 @@ class Server:
         self._ending: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="sage-deploy-server", daemon=True)
         self._thread.start()
+        self._application.start()
 
     @property
     def url(self) -> str | None:

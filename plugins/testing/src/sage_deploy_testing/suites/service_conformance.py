@@ -34,6 +34,7 @@ TARGET_CAPABILITIES: Mapping[str, str] = {
     "reachable": "further processes can call a service, so its handles can be pickled",
     "detaches": "replicas can outlive the environment that deployed them; with the suite's options `keeping` they do",
     "replaces_unhealthy": "a replica that is unhealthy is replaced, because whatever hangs there ends with it",
+    "lists_nodes": "it says which nodes it has, and what is free on each",
     "reports_progress": "a replica that waits for a place or a process says what it waits for",
 }
 #: What strategies can declare, and what each promises.

@@ -1,0 +1,121 @@
+"""The rows of `/api/v1/services` and of the stream: each service at a glance."""
+
+from __future__ import annotations
+
+import threading
+from math import isnan
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_server.recording.history import SHARES
+from sage_deploy_server.recording.sample import NOTHING, percentiles
+
+if TYPE_CHECKING:
+    from sage_deploy_server.recording.recorder import Recorder
+    from sage_deploy_server.recording.sample import Sample
+    from sage_plugins.interfaces.operations import Operations
+
+__all__ = ["Rows"]
+
+#: Events that tell of a change which somebody has made.
+_CHANGES: Final = frozenset({"scaled", "restarted", "balancer_changed", "balancing_enabled", "adopted"})
+
+#: Events that are the reason why a service is in a state; the latest counts.
+_REASONS: Final = {
+    "starting": ("replica_starting",),
+    "ready": ("replica_ready", "adopted"),
+    "crash_loop": ("crash_loop",),
+    "draining": ("replica_draining", "change_requested"),
+    "stopped": ("replica_stopped", "replica_left"),
+}
+
+#: The same if a service is ready and not all of its replicas are.
+_SHORT: Final = ("replica_failed", "replica_unhealthy", "replica_unready", "replica_draining", "replica_starting")
+
+#: Replicas of a service that a row has.
+_STRIPES: Final = 64
+
+
+class Rows:
+    """The services at a glance, and what has changed about them. All methods are safe from any thread."""
+
+    def __init__(self, operations: Operations, recorder: Recorder) -> None:
+        """Show the services of *operations*, with the rates that *recorder* knows."""
+        self._operations = operations
+        self._recorder = recorder
+        self._lock = threading.Lock()  # guards all that follows
+        self._seq = 0  # of the last event that was read
+        self._times: dict[tuple[str, str], float] = {}  # of the latest event, by service and kind
+        self._generations: dict[str, int] = {}  # number of the latest event that tells of a change, by service
+        self._made: dict[str, int] = {}  # changes that no event tells of
+
+    def look(self) -> list[dict[str, Any]]:
+        """A row for each service; it is recorded what they measure."""
+        samples = self._recorder.look()
+        services = self._operations.overview()
+        self._read_events()
+        return [self._row(name, said, samples.get(name, NOTHING)) for name, said in services.items()]
+
+    def generation(self, name: str) -> int:
+        """Higher after each change of the service that was asked for."""
+        self._read_events()
+        return self._known_generation(name)
+
+    def _known_generation(self, name: str) -> int:
+        with self._lock:
+            return self._generations.get(name, 0) + self._made.get(name, 0)
+
+    def changed(self, name: str) -> None:
+        """Somebody has changed the service, which no event may tell."""
+        with self._lock:
+            self._made[name] = self._made.get(name, 0) + 1
+
+    def _read_events(self) -> None:
+        with self._lock:
+            for seq, time_s, event in self._operations.events(self._seq):
+                self._seq = seq
+                self._times[event.service, event.kind] = time_s
+                if event.kind in _CHANGES:
+                    self._generations[event.service] = seq
+
+    def _row(self, name: str, said: dict[str, Any], sample: Sample) -> dict[str, Any]:
+        health, replicas = said.get("health", {}), said.get("replicas", [])
+        p50, p95, p99 = (None if isnan(each) else each for each in percentiles(NOTHING, sample, SHARES))
+        rate, error_rate = self._recorder.history.rates(name)
+        return {
+            "name": name,
+            "state": said.get("state"),
+            "since": self._since(name, said.get("state"), short=health.get("ready", 0) < health.get("replicas", 0)),
+            "why": "; ".join(str(each) for each in health.get("missing", {}).values()) or said.get("error", ""),
+            "ready": health.get("ready", 0),
+            "replicas": health.get("replicas", 0),
+            "restarts": said.get("replaced", 0),
+            "calls": sample.calls,
+            "errors": sample.errors,
+            "rate": rate,
+            "error_rate": error_rate,
+            "p50": p50,
+            "p95": p95,
+            "p99": p99,
+            "queue": sample.queue,
+            "queue_capacity": said.get("queue_capacity"),
+            "threads": sample.threads,
+            "inflight": _total(replicas, "inflight"),
+            "slots": _total(replicas, "slots"),
+            "abandoned": _total(replicas, "abandoned"),
+            "stripes": [
+                [each["id"], each["state"], each.get("slots", 0), each.get("inflight", 0), each.get("abandoned", 0)]
+                for each in replicas[:_STRIPES]
+            ],
+            "more": max(0, len(replicas) - _STRIPES),
+            "generation": self._known_generation(name),
+            "held_by": said.get("held_by"),
+        }
+
+    def _since(self, name: str, state: Any, *, short: bool) -> float | None:
+        kinds = _SHORT if state == "ready" and short else _REASONS.get(state, ())
+        times = [self._times[name, kind] for kind in kinds if (name, kind) in self._times]
+        return max(times, default=None)
+
+
+def _total(replicas: list[dict[str, Any]], what: str) -> int:
+    return sum(each.get(what, 0) for each in replicas)

@@ -1,0 +1,132 @@
+"""What was measured of each service, and of all together: every second, every 10 s and every minute."""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from math import inf, nan
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_server.recording.rings import FIELDS, Ring
+from sage_deploy_server.recording.sample import add_up, percentiles, sample_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sage_deploy_server.recording.sample import Sample
+    from sage_plugins.interfaces.families import Families
+
+__all__ = ["LONGEST_S", "SHARES", "History"]
+
+#: Seconds between rows, and how many rows are kept: 15 minutes, 3 hours, 24 hours.
+_TIERS: Final = ((1, 900), (10, 1080), (60, 1440))
+
+#: Seconds that are kept.
+LONGEST_S: Final = 86_400
+
+#: The shares of calls whose time is kept.
+SHARES: Final = (0.5, 0.95, 0.99)
+
+
+class _Tier:
+    """The rows at one distance, of every service; None stands for all together."""
+
+    def __init__(self, every: int, length: int) -> None:
+        self.every = every
+        self.length = length
+        self._rings: dict[str | None, Ring] = {}
+        self._slot = -10  # long before the first
+        self._before: Mapping[str | None, Sample] = {}
+        self._at = -inf
+
+    def write(self, now: float, samples: Mapping[str | None, Sample]) -> dict[str | None, array[float]]:
+        """Keep *samples*, taken *now*; gives the rows that were written, none if it is too early for the next."""
+        slot, seconds = int(now // self.every), now - self._at
+        if slot <= self._slot or seconds < self.every / 2:
+            return {}
+        rows = {name: _row(self._before.get(name), sample, seconds) for name, sample in samples.items()}
+        # Who looks each second is now and then a little late, and a whole row would be missing.
+        first = slot - 1 if self._slot == slot - 2 else slot
+        for name, row in rows.items():
+            ring = self._rings.get(name)
+            if ring is None:
+                ring = self._rings[name] = Ring(self.length)
+            for each in range(first, slot + 1):
+                ring.write(each, row)
+        for name in self._rings.keys() - rows.keys():
+            del self._rings[name]
+        self._slot, self._before, self._at = slot, samples, now
+        return rows
+
+    def read(self, name: str | None, now: float, rows: int) -> tuple[int, dict[str, list[float | None]]]:
+        """The last *rows* until *now*: number of the first one, and the values by field."""
+        last = int(now // self.every)
+        first = last - rows + 1
+        ring = self._rings.get(name)
+        if ring is None:
+            return first, {field: [None] * rows for field in FIELDS}
+        return first, ring.read(first, last)
+
+
+def _row(before: Sample | None, now: Sample, seconds: float) -> array[float]:
+    if before is None:
+        return array("f", [nan] * 5 + [now.queue, now.inflight, now.slots])
+    calls, errors = max(0.0, now.calls - before.calls), max(0.0, now.errors - before.errors)
+    shares = percentiles(before, now, SHARES)
+    return array("f", [calls / seconds, errors / seconds, *shares, now.queue, now.inflight, now.slots])
+
+
+class History:
+    """
+    What was measured in the last 24 hours. All methods are safe from any thread.
+
+    A row says how many calls ended since the row before, how long these took, and how the service was at its time. A
+    service that there is no more is forgotten.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        """Remember nothing yet; *monotonic* and *wall* tell the time."""
+        self._monotonic = monotonic
+        self._wall = wall
+        self._began = monotonic()
+        self._tiers = tuple(_Tier(*each) for each in _TIERS)
+        self._latest: dict[str | None, array[float]] = {}
+        self._lock = threading.Lock()  # guards all but what is set once
+
+    def record(self, services: Mapping[str, Families]) -> Mapping[str | None, Sample]:
+        """Keep what *services* measure just now, by name; gives what is kept of each, and of all under None."""
+        samples: dict[str | None, Sample] = {name: sample_of(families) for name, families in services.items()}
+        samples[None] = add_up(samples.values())
+        with self._lock:
+            now = self._monotonic() - self._began
+            finest, *others = self._tiers
+            self._latest = finest.write(now, samples) or self._latest
+            for tier in others:
+                tier.write(now, samples)
+        return samples
+
+    def rates(self, service: str) -> tuple[float | None, float | None]:
+        """Calls and errors a second between the last two looks that were a second apart; None before there are two."""
+        row = self._latest.get(service)
+        if row is None or row[0] != row[0]:
+            return None, None
+        return round(row[0], 6), round(row[1], 6)
+
+    def show(self, seconds: float, service: str | None = None) -> dict[str, Any]:
+        """
+        The last *seconds*, at most `LONGEST_S`, of a service or of all together.
+
+        Returns:
+            `every`: seconds between values; `times`: seconds since the epoch; and each of `FIELDS`, with None where
+            nothing was recorded.
+        """
+        with self._lock:
+            now = self._monotonic() - self._began
+            tier = next(each for each in self._tiers if each.every * each.length >= seconds)
+            first, values = tier.read(service, now, max(1, round(seconds / tier.every)))
+        rows = len(values[FIELDS[0]])
+        # Counted back from now: when somebody sets the wall clock, rows stay as far apart as they are.
+        epoch = round(self._wall() - now, 3)
+        times = [epoch + number * tier.every for number in range(first, first + rows)]
+        return {"every": tier.every, "times": times, **values}
