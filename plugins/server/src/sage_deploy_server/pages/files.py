@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -57,6 +58,12 @@ LOADED: Final = (
 
 _MEDIA_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
+#: Comments, and space before a line: the files are written to be read, and served to be small.
+_SPACE: Final = re.compile(rb"(?ms)^[ ]*/\*.*?\*/$|[ ]*// .*?$|^\s+")
+
+#: Further space and last semicolons of style sheets.
+_STYLE_SPACE: Final = re.compile(rb"\n|;?\n(?=\})|;? (?=[{}])|(?<=[:;,{]) ")
+
 
 def page_routes() -> list[Route]:
     """The routes of the page and its files, and of the paths that have moved."""
@@ -83,5 +90,11 @@ def _answer(content: bytes, media_type: str) -> Response:
 
 
 def _read(file: str) -> tuple[bytes, str]:
-    """What is in a file, and its media type."""
-    return files(__package__).joinpath("static", file).read_bytes(), _MEDIA_TYPES[file.rpartition(".")[2]]
+    """What is in a file, and its media type; our own files without the parts that only their readers need."""
+    content = files(__package__).joinpath("static", file).read_bytes()
+    kind = file.rpartition(".")[2]
+    if kind in {"js", "css"} and not file.startswith("vendor/"):
+        content = _SPACE.sub(b"", _SPACE.sub(b"", content))  # a comment's own line is space then
+    if kind == "css":
+        content = _STYLE_SPACE.sub(b"", content)
+    return content, _MEDIA_TYPES[kind]

@@ -2,16 +2,15 @@
 
 import { Spark } from "./chart.js";
 import { EventRows } from "./lists.js";
-import { useLook } from "./live.js";
-import { Empty, Rows, Shape, State, Stripes, ago, isKnown, millis, moment, moodOf, plain, rankOf, share, stateOf, to, whyOf } from "./parts.js";
+import { tellsMore, useLook } from "./live.js";
+import { Empty, Meter, Rows, Shape, State, Stripes, ago, fact, isKnown, millis, moment, moodOf, plain, rankOf, share, stateOf, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
-const ROW_REM = 3.5;
 const MOST_REASONS = 4;
 
 export function Overview({ live, query, setQuery }) {
-  const history = useLook("/api/v1/history?seconds=900", 5).data;
+  const history = useLook(tellsMore() ? "/api/v1/history?seconds=900" : null, 5).data;
   const services = [...live.services].sort((one, other) => rankOf(one) - rankOf(other) || one.name.localeCompare(other.name));
   const wanted = (query.get("q") ?? "").toLowerCase();
   const shown = services.filter((row) => `${row.name} ${stateOf(row)}`.toLowerCase().includes(wanted));
@@ -66,32 +65,27 @@ function sum(rows, name) {
 function Signals({ services, history }) {
   const [rate, errors, busy, slots, queue, room] = ["rate", "error_rate", "inflight", "slots", "queue", "queue_capacity"].map((name) => sum(services, name));
   const now = (name) => history?.[name].slice(-15).findLast(isKnown);
-  const slowest = services.reduce((one, other) => ((other.p99 ?? 0) > (one.p99 ?? 0) ? other : one));
-  const isAll = history !== undefined;
-  const late = (name) => millis(isAll ? now(name) : slowest[name]);
   return html`<section class="signals" aria-label=${t("Golden signals")}>
     <div class="card signal">
       <h3>${t("Calls")}</h3>
-      <p class="big">${plain(isKnown(rate) ? Math.round(rate * 10) / 10 : sum(services, "calls"))} <small>${isKnown(rate) ? t("per second") : t("since the start")}</small></p>
+      <p class="big">${plain(isKnown(rate) ? Math.round(rate * 10) / 10 : rate)} <small>${t("per second")}</small></p>
       <${Spark} values=${history?.rate} />
     </div>
     <div class=${`card signal ${errors > 0 ? "ill" : ""}`}>
       <h3>${t("Errors")}</h3>
-      <p class="big">${isKnown(errors) ? share(errors, rate) : plain(sum(services, "errors"))} <small>${isKnown(errors) ? t("{n} per second", { n: plain(errors) }) : t("since the start")}</small></p>
+      <p class="big">${share(errors, rate)} <small>${t("{n} per second", { n: plain(errors) })}</small></p>
       <${Spark} values=${history?.error_rate} />
     </div>
     <div class="card signal">
-      <h3>${t("Latency")} ${!isAll && html`<small>${t("slowest: {name}", { name: slowest.name })}</small>`}</h3>
-      <dl class="three">
-        ${["p50", "p95", "p99"].map((name) => html`<div key=${name}><dt>${name}</dt><dd>${late(name)}</dd></div>`)}
-      </dl>
+      <h3>${t("Latency")}</h3>
+      <dl class="three">${["p50", "p95", "p99"].map((name) => fact(name, millis(now(name))))}</dl>
       <${Spark} values=${history?.p95} />
     </div>
     <div class=${`card signal ${slots > 0 && busy >= slots ? "ill" : ""}`}>
       <h3>${t("Saturation")}</h3>
-      <p class="big">${isKnown(slots) ? share(busy, slots) : plain(queue)} <small>${isKnown(slots) ? t("{n} of {all} slots", { n: plain(busy), all: plain(slots) }) : t("in queues")}</small></p>
-      ${isKnown(slots) && html`<svg class="meter" width="100%" height="6" aria-hidden="true"><rect width="100%" height="6" rx="3" /><rect class="full" width=${`${slots ? Math.min(100, (100 * busy) / slots) : 0}%`} height="6" rx="3" /></svg>`}
-      <p class="soft">${t("queue")} ${plain(queue)}${isKnown(room) ? ` / ${plain(room)}` : ""}</p>
+      <p class="big">${share(busy, slots)} <small>${t("{n} of {all} slots", { n: plain(busy), all: plain(slots) })}</small></p>
+      <${Meter} part=${busy} whole=${slots} />
+      <p class="soft">${t("queue")} ${plain(queue)} / ${plain(room)}</p>
     </div>
   </section>`;
 }
@@ -107,7 +101,7 @@ function Table({ services, events }) {
         <th scope="col" class="num">${t("Queue")}</th><th scope="col">${t("Slots")}</th><th scope="col" class="num">${t("Restarts")}</th>
       </tr>
     </thead>
-    <${Rows} rows=${services} height=${ROW_REM} columns=${11}>
+    <${Rows} rows=${services} columns=${11}>
       ${(row) => {
         const { text, since } = whyOf(row, events);
         const isIll = moodOf(stateOf(row)) !== "good";

@@ -72,7 +72,7 @@ const known = (value, shown) => (isKnown(value) ? shown(value) : "–");
 const digits = (value) => (value >= 99.95 || value === 0 ? Math.round(value).toLocaleString("en") : value >= 9.995 ? value.toFixed(1) : value.toFixed(2));
 
 export const plain = (value) => known(value, (each) => (Number.isInteger(each) ? each.toLocaleString("en") : digits(each)));
-export const millis = (seconds) => known(seconds, (each) => (each >= 10 ? `${digits(each)} s` : `${digits(each * 1000)} ms`));
+export const millis = (seconds) => known(seconds, (each) => (each >= 1 ? `${digits(each)} s` : `${digits(each * 1000)} ms`));
 export const share = (part, whole) => known(part, () => (whole > 0 ? `${digits((100 * part) / whole)} %` : "0 %"));
 export const clock = (time) => new Date(time * 1000).toLocaleTimeString("en-GB");
 export const moment = (time) => known(time, (each) => new Date(each * 1000).toLocaleString("sv"));
@@ -99,10 +99,12 @@ const WIDEST = 12;
 export function Stripes({ stripes, more = 0, big }) {
   if (!stripes?.length) return html`<span class="soft">–</span>`;
   const most = big ? 64 : Math.max(1, Math.min(WIDEST, Math.floor(24 / stripes.length)));
+  const shown = stripes.slice(0, big ? 64 : 10);
+  const rest = more + stripes.length - shown.length;
   const said = stripes.map(([id, state, slots, busy, left]) => `${id} ${state}: ${busy}/${slots}${left ? ` (${left})` : ""}`).join("\n");
   return html`<span class=${`stripes ${big ? "big" : ""}`} role="img" aria-label=${t("Slots: {said}", { said })} title=${said}>
-    ${stripes.slice(0, big ? 64 : 10).map((each) => html`<${Slots} key=${each[0]} of=${each} most=${most} />`)}
-    ${more + Math.max(0, stripes.length - (big ? 64 : 10)) > 0 && html`<span class="soft">+${more + Math.max(0, stripes.length - (big ? 64 : 10))}</span>`}
+    ${shown.map((each) => html`<${Slots} key=${each[0]} of=${each} most=${most} />`)}
+    ${rest > 0 && html`<span class="soft">+${rest}</span>`}
   </span>`;
 }
 
@@ -130,19 +132,27 @@ export function Failed({ error }) {
   return error ? html`<p class="failure" role="alert">${error.message}</p>` : null;
 }
 
+/** How much of something is used. */
+export function Meter({ part, whole }) {
+  return html`<svg class="meter" width="100%" height="6" aria-hidden="true"><rect width="100%" height="6" rx="3" /><rect class="full" width=${`${whole ? Math.min(100, (100 * part) / whole) : 0}%`} height="6" rx="3" /></svg>`;
+}
+
+/** A name and its value, for a `dl`; nothing if the value is not known. */
+export const fact = (name, value) => isKnown(value) && html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`;
+
 export const to = (...path) => `#/${path.map(encodeURIComponent).join("/")}`;
 
-/** The rows of a long list that can be seen, in as much space as all would take. Each is `height` rem high. */
-export function Rows({ rows, height, columns, children }) {
+/** The rows of a long list that can be seen, in as much space as all would take. They are of the same height. */
+export function Rows({ rows, columns, children }) {
   const place = useRef(null);
   const [from, setFrom] = useState(0);
-  const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const [each, setEach] = useState(56);
   const isLong = rows.length > 60;
-  const each = height * rem;
   const seen = Math.ceil(innerHeight / each) + 20;
   useEffect(() => {
     if (!isLong) return undefined;
     const look = () => {
+      setEach(place.current.querySelector(".row").offsetHeight);
       const above = -place.current.getBoundingClientRect().top / each - 10;
       setFrom(Math.max(0, Math.min(rows.length - seen, Math.floor(above / 10) * 10)));
     };

@@ -4,13 +4,13 @@ import { html, useState } from "../vendor/preact-htm.js";
 import { look } from "../api.js";
 import { Actions } from "./actions.js";
 import { EventRows } from "./lists.js";
-import { useLook } from "./live.js";
-import { Empty, Failed, Shape, State, Stripes, ago, bytes, clock, isKnown, millis, moment, moodOf, plain, to } from "./parts.js";
+import { tellsMore, useLook } from "./live.js";
+import { Empty, Failed, Meter, Shape, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, plain, to } from "./parts.js";
 import { t } from "./words.js";
 
 export function Placement({ live }) {
-  const { data, error } = useLook("/api/v1/nodes", 3);
-  if (!data) return html`<h1>${t("Placement")}</h1>${error ? html`<${Empty} text=${t("This server does not tell where replicas are.")} command="sage-deploy status" />` : html`<p class="empty">${t("Loading ...")}</p>`}`;
+  const { data, error } = useLook(tellsMore() ? "/api/v1/nodes" : null, 3);
+  if (!data) return html`<h1>${t("Placement")}</h1>${error || !tellsMore() ? html`<${Empty} text=${t("This server does not tell where replicas are.")} command="sage-deploy status" />` : html`<p class="empty">${t("Loading ...")}</p>`}`;
   return html`
     <h1>${t("Placement")} <span class="soft">${t(data.length === 1 ? "1 node" : "{n} nodes", { n: data.length })}</span></h1>
     <div class="nodes">${data.map((node) => html`<${Node} key=${node.name} node=${node} live=${live} />`)}</div>
@@ -23,7 +23,7 @@ function Node({ node }) {
     html`<div key=${label}>
       <dt>${label}</dt>
       <dd>${t("{n} / {all} free", { n: shown(pair[0]), all: shown(pair[1]) })}</dd>
-      <svg class="meter" width="100%" height="6" aria-hidden="true"><rect width="100%" height="6" rx="3" /><rect class="full" width=${`${100 - (100 * pair[0]) / pair[1]}%`} height="6" rx="3" /></svg>
+      <${Meter} part=${pair[1] - pair[0]} whole=${pair[1]} />
     </div>`;
   const labels = Object.entries(node.labels ?? {});
   return html`<section class="card node">
@@ -47,7 +47,6 @@ export function Replica({ live, name, id }) {
   if (!data && !error) return html`<p class="empty">${t("Loading ...")}</p>`;
   const back = html`<p><a href=${to("services", name)}>← ${name}</a></p>`;
   if (!found || !row) return html`${back}<${Failed} error=${data ? null : error} /><${Empty} text=${t("{name} has no replica {id} any more; its events are below.", { name, id })} /><section class="card flush"><${EventRows} events=${events.slice(-20).reverse()} /></section>`;
-  const fact = (label, value) => isKnown(value) && html`<div key=${label}><dt>${label}</dt><dd>${value}</dd></div>`;
   return html`
     ${back}
     <div class="head"><h1>${id}</h1><${State} word=${found.state} /><${Actions} live=${live} row=${row} replicas=${data.replicas} only=${id} /></div>
@@ -64,7 +63,7 @@ export function Replica({ live, name, id }) {
       <header><h2>${t("Events")}</h2></header>
       <${EventRows} events=${events.slice(-20).reverse()} />
     </section>
-    <${Stacks} path=${`${path}/replicas/${encodeURIComponent(id)}/stacks`} />
+    ${tellsMore() && html`<${Stacks} path=${`${path}/replicas/${encodeURIComponent(id)}/stacks`} />`}
   `;
 }
 

@@ -3,8 +3,8 @@
 import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";
 import { EventRows } from "./lists.js";
-import { useLook } from "./live.js";
-import { Empty, Failed, State, Stripes, ago, bytes, clock, isKnown, millis, moment, moodOf, moodOfEvent, plain, share, stateOf, to, whyOf } from "./parts.js";
+import { tellsMore, useLook } from "./live.js";
+import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, moodOfEvent, plain, share, stateOf, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
@@ -49,12 +49,10 @@ export function Service({ live, name, query, setQuery }) {
   `;
 }
 
-const fact = (name, value) => value !== undefined && html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`;
-
 function Charts({ name, events, query, setQuery }) {
   const chosen = Object.hasOwn(SPANS, query.get("span")) ? query.get("span") : "15 min";
-  const { data, error } = useLook(`/api/v1/history?seconds=${SPANS[chosen]}&service=${encodeURIComponent(name)}`, chosen === "15 min" ? 2 : 15);
-  if (error && !data) return null;
+  const { data, error } = useLook(tellsMore() ? `/api/v1/history?seconds=${SPANS[chosen]}&service=${encodeURIComponent(name)}` : null, chosen === "15 min" ? 2 : 15);
+  if (!data && (error || !tellsMore())) return null;
   const marks = data?.times.length
     ? events.filter((each) => MARKED.test(each.kind) && each.time >= data.times[0]).map((each) => ({ ...each, kind: t(each.kind.replaceAll("_", " ")), mood: moodOfEvent(each.kind) }))
     : [];
@@ -93,14 +91,14 @@ function Replicas({ name, row, replicas }) {
       </tr></thead>
       <tbody>
         ${replicas?.map((each) => {
-          const cell = (label, content, kind = "num") => html`<td class=${kind} data-label=${label}>${content}</td>`;
+          const cell = (content, kind = "num") => html`<td class=${kind}>${content}</td>`;
           return html`<tr key=${each.id} class="row">
             <td class="first"><${State} word=${each.state} /></td>
             <td class="name"><a href=${to("services", name, each.id)}>${each.id}</a>${each.error && html`<span class="why" title=${each.error}>${each.error}</span>`}</td>
-            ${cell(t("Slots"), html`<${Stripes} big stripes=${[stripes.get(each.id) ?? [each.id, each.state, each.slots, each.inflight, each.abandoned ?? 0]]} /> <span class="soft">${each.inflight}/${each.slots}</span>`, "wide")}
-            ${hasNode && cell(t("Node"), each.node ?? "–", "")} ${cell(t("Process"), each.pid ?? "–")}
-            ${hasSince && cell(t("Runs for"), isKnown(each.since) ? ago(each.since) : "–")}
-            ${hasCpu && cell(t("Cores"), plain(each.cpu))} ${hasMemory && cell(t("Memory"), isKnown(each.memory) ? bytes(each.memory) : "–")}
+            ${cell(html`<${Stripes} big stripes=${[stripes.get(each.id) ?? [each.id, each.state, each.slots, each.inflight, each.abandoned ?? 0]]} /> <span class="soft">${each.inflight}/${each.slots}</span>`, "wide")}
+            ${hasNode && cell(each.node ?? "–", "")} ${cell(each.pid ?? "–")}
+            ${hasSince && cell(isKnown(each.since) ? ago(each.since) : "–")}
+            ${hasCpu && cell(plain(each.cpu))} ${hasMemory && cell(isKnown(each.memory) ? bytes(each.memory) : "–")}
           </tr>`;
         })}
       </tbody>
@@ -110,12 +108,12 @@ function Replicas({ name, row, replicas }) {
 }
 
 function Errors({ path }) {
-  const { data, error } = useLook(`${path}/errors`, 5);
-  if (!data && error) return null;
+  const { data } = useLook(tellsMore() ? `${path}/errors` : null, 5);
+  if (!data) return null;
   return html`<section class="card flush">
     <header><h2>${t("Errors")}</h2></header>
-    ${data?.length === 0 && html`<${Empty} text=${t("No call has failed.")} />`}
-    ${data?.map(
+    ${data.length === 0 && html`<${Empty} text=${t("No call has failed.")} />`}
+    ${data.map(
       (each) => html`<details key=${each.type} class="fault">
         <summary><b>${each.type}</b> <span class="badge bad">${plain(each.count)}</span> <span class="soft">${t("last {time}", { time: clock(each.time) })}</span><br /><span class="why">${each.message}</span></summary>
         <p class="soft">${each.method} · <a href=${`#/logs?q=${encodeURIComponent(each.request_id ?? "")}`}>${t("request")} ${each.request_id}</a></p>

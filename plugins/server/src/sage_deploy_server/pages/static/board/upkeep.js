@@ -1,6 +1,6 @@
 /** What would change, what is installed, and whether all is fit. */
 
-import { html, useState } from "../vendor/preact-htm.js";
+import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { post } from "../api.js";
 import { Command } from "../method.js";
 import { commandOf, follow } from "./actions.js";
@@ -27,6 +27,10 @@ export function Plan({ live }) {
       setError(refused);
     }
   }
+
+  useEffect(() => {
+    if (mayChange) read();
+  }, [mayChange]);
 
   async function apply() {
     setError(null);
