@@ -115,8 +115,8 @@ function Field({ kind, given, setGiven, replicas, isFixed }) {
   const choices = kind === "restart" ? replicas.map((each) => each.id) : plugins.filter((each) => each.kind === "load balancer").map((each) => each.id);
   const field =
     kind === "scale" || kind === "drain"
-      ? html`<input type="number" min=${kind === "scale" ? 1 : 0} step=${kind === "scale" ? 1 : "any"} value=${given} onInput=${onInput} disabled=${isFixed} autofocus placeholder=${t("as configured")} />`
-      : html`<select value=${given} onChange=${onInput} disabled=${isFixed} autofocus>
+      ? html`<input type="number" min=${kind === "scale" ? 1 : 0} step=${kind === "scale" ? 1 : "any"} value=${given} onInput=${onInput} disabled=${isFixed} placeholder=${t("as configured")} />`
+      : html`<select value=${given} onChange=${onInput} disabled=${isFixed}>
           <option value="">${kind === "restart" ? t("All, one after the other") : t("Choose")}</option>
           ${choices.map((each) => html`<option key=${each} value=${each}>${each}</option>`)}
         </select>`;

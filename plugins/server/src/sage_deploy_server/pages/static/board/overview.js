@@ -44,7 +44,7 @@ function Health({ services, events }) {
   return html`<section class=${`health ${mood}`} role="status">
     <${Shape} mood=${mood} />
     <div>
-      <h2>${text}</h2>
+      <h1>${text}</h1>
       ${ill.slice(0, MOST_REASONS).map((row) => {
         const { text, since } = whyOf(row, events);
         return html`<p key=${row.name}>

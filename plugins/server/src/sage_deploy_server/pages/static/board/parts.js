@@ -93,29 +93,31 @@ export const ago = (time) => span(Date.now() / 1000 - time);
 
 // -- slots ------------------------------------------------------------------------------------------------------------
 
-const WIDEST = 12;
+const MOST_REPLICAS = 10;
+const MOST_SLOTS = 24;
 
-/** The slots of replicas: each a stripe, filled while a call runs in it, crossed out if nobody waits for that call any more. */
-export function Stripes({ stripes, more = 0, big }) {
+/** The slots of replicas: each a bar, filled while a call runs in it, crossed out if nobody waits for that call any more. */
+export function Stripes({ stripes, more = 0 }) {
   if (!stripes?.length) return html`<span class="soft">–</span>`;
-  const most = big ? 64 : Math.max(1, Math.min(WIDEST, Math.floor(24 / stripes.length)));
-  const shown = stripes.slice(0, big ? 64 : 10);
+  const shown = stripes.slice(0, MOST_REPLICAS);
   const rest = more + stripes.length - shown.length;
+  const most = Math.max(2, Math.floor(MOST_SLOTS / shown.length));
   const said = stripes.map(([id, state, slots, busy, left]) => `${id} ${state}: ${busy}/${slots}${left ? ` (${left})` : ""}`).join("\n");
-  return html`<span class=${`stripes ${big ? "big" : ""}`} role="img" aria-label=${t("Slots: {said}", { said })} title=${said}>
-    ${shown.map((each) => html`<${Slots} key=${each[0]} of=${each} most=${most} />`)}
+  const bars = { idle: "", ill: "", on: "", left: "" };
+  let x = 1;
+  for (const [, state, slots, busy, left] of shown) {
+    const count = Math.max(1, Math.min(slots, most));
+    const part = count / Math.max(1, slots);
+    for (let at = 0; at < count; at++, x += 6) {
+      const kind = at < left * part ? "left" : at < busy * part ? "on" : moodOf(state) === "good" ? "idle" : "ill";
+      bars[kind] += `M${x} 2.5h4v13h-4z${kind === "left" ? "l4 13" : ""}`;
+    }
+    x += 4;
+  }
+  return html`<span class="stripes" role="img" aria-label=${t("Slots: {said}", { said })} title=${said}>
+    <svg width=${x} height="18" viewBox=${`0 0 ${x} 18`}>${Object.entries(bars).map(([kind, d]) => d && html`<path key=${kind} class=${kind} d=${d} />`)}</svg>
     ${rest > 0 && html`<span class="soft">+${rest}</span>`}
   </span>`;
-}
-
-function Slots({ of: [, state, slots, busy, left], most }) {
-  const count = Math.max(1, Math.min(slots, most));
-  const full = slots > 0 ? (busy * count) / slots : 0;
-  const kind = (at) => (at < (left * count) / Math.max(1, slots) ? "left" : at < full ? "on" : "");
-  return html`<svg class=${`slots ${moodOf(state)}`} width=${count * 6 + 3} height="18" viewBox=${`0 0 ${count * 6 + 3} 18`}>
-    ${Array.from({ length: count }, (_, at) => html`<rect key=${at} class=${kind(at)} x=${2 + at * 6} y="2.5" width="5" height="13" rx="1.5" />`)}
-    ${Array.from({ length: count }, (_, at) => kind(at) === "left" && html`<path key=${at} d=${`M${2 + at * 6} 15.5l5-13`} />`)}
-  </svg>`;
 }
 
 // -- small things -----------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ export function Replica({ live, name, id }) {
       ${fact(t("Restarts"), found.restarts)} ${fact(t("Cores"), isKnown(found.cpu) ? plain(found.cpu) : null)}
       ${fact(t("Memory"), isKnown(found.memory) ? bytes(found.memory) : null)} ${fact(t("Told"), found.stats_age > 2 ? t("{time} ago", { time: millis(found.stats_age) }) : null)}
     </dl>
-    <section class="card"><h2>${t("Slots")}</h2><${Stripes} big stripes=${[[id, found.state, found.slots, found.inflight, found.abandoned ?? 0]]} /></section>
+    <section class="card"><h2>${t("Slots")}</h2><${Stripes} stripes=${[[id, found.state, found.slots, found.inflight, found.abandoned ?? 0]]} /></section>
     <${Past} history=${found.history} />
     <section class="card flush">
       <header><h2>${t("Events")}</h2></header>

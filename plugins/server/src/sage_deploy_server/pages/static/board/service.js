@@ -95,7 +95,7 @@ function Replicas({ name, row, replicas }) {
           return html`<tr key=${each.id} class="row">
             <td class="first"><${State} word=${each.state} /></td>
             <td class="name"><a href=${to("services", name, each.id)}>${each.id}</a>${each.error && html`<span class="why" title=${each.error}>${each.error}</span>`}</td>
-            ${cell(html`<${Stripes} big stripes=${[stripes.get(each.id) ?? [each.id, each.state, each.slots, each.inflight, each.abandoned ?? 0]]} /> <span class="soft">${each.inflight}/${each.slots}</span>`, "wide")}
+            ${cell(html`<${Stripes} stripes=${[stripes.get(each.id) ?? [each.id, each.state, each.slots, each.inflight, each.abandoned ?? 0]]} /> <span class="soft">${each.inflight}/${each.slots}</span>`, "wide")}
             ${hasNode && cell(each.node ?? "–", "")} ${cell(each.pid ?? "–")}
             ${hasSince && cell(isKnown(each.since) ? ago(each.since) : "–")}
             ${hasCpu && cell(plain(each.cpu))} ${hasMemory && cell(isKnown(each.memory) ? bytes(each.memory) : "–")}

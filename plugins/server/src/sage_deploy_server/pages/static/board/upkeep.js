@@ -5,7 +5,7 @@ import { post } from "../api.js";
 import { Command } from "../method.js";
 import { commandOf, follow } from "./actions.js";
 import { useLook } from "./live.js";
-import { Empty, Failed, State, to } from "./parts.js";
+import { Empty, Failed, State } from "./parts.js";
 import { t } from "./words.js";
 
 const ACTIONS = { keep: "off", add: "good", change: "warn", remove: "bad" };
@@ -66,7 +66,7 @@ const written = (value) => (typeof value === "string" ? value : JSON.stringify(v
 function Planned({ of: service }) {
   const chosen = service.settings.filter((each) => each.origin.source !== "default");
   return html`<details class="fault" open=${service.action !== "keep"}>
-    <summary><a href=${to("services", service.name)}>${service.name}</a> <${State} word=${service.action} mood=${ACTIONS[service.action] ?? "warn"} /></summary>
+    <summary><b>${service.name}</b> <${State} word=${service.action} mood=${ACTIONS[service.action] ?? "warn"} /></summary>
     ${service.changes.map(({ key, old, new: value }) => html`<p key=${key} class="change"><code>${key}</code> <del>${written(old)}</del> → <ins>${written(value)}</ins></p>`)}
     ${service.warnings.map((each, at) => html`<p key=${at} class="reason warn"><span><code>${each.id} ${each.key}</code> ${each.message} ${each.fix}</span></p>`)}
     ${service.changes.length === 0 && chosen.map((each) => html`<p key=${each.key}><code>${each.key}: ${JSON.stringify(each.value)}</code></p>`)}
