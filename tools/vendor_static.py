@@ -1,8 +1,8 @@
 """
 Fetch the files of others that the server's pages and their tests use, and check that they are the recorded ones.
 
-`vendored.json` in each folder has the npm package, the version and the SHA-256 of each. To take another version, change it
-there, run this with `--accept`, and look at what it does.
+`vendored.json` in each folder has the npm package, the version and the SHA-256 of each. To take another version, change
+it there, run this with `--accept`, and look at what it does.
 
 Needs npm. Ends with exit code 1 if a file is another than the recorded one; nothing is written then.
 """

@@ -113,6 +113,7 @@ export const CHINESE = {
   "{n} per second": "{n} 次/秒",
   Errors: "错误",
   Latency: "延迟",
+  "slowest: {name}": "最慢：{name}",
   Saturation: "饱和度",
   "{n} of {all} slots": "{n}/{all} 个槽位",
   queue: "队列",

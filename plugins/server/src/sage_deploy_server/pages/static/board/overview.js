@@ -65,6 +65,8 @@ function sum(rows, name) {
 function Signals({ services, history }) {
   const [rate, errors, busy, slots, queue, room] = ["rate", "error_rate", "inflight", "slots", "queue", "queue_capacity"].map((name) => sum(services, name));
   const now = (name) => history?.[name].slice(-15).findLast(isKnown);
+  const slowest = services.reduce((one, other) => ((other.p99 ?? 0) > (one.p99 ?? 0) ? other : one));
+  const isOfAll = isKnown(now("p99"));
   return html`<section class="signals" aria-label=${t("Golden signals")}>
     <div class="card signal">
       <h3>${t("Calls")}</h3>
@@ -77,8 +79,8 @@ function Signals({ services, history }) {
       <${Spark} values=${history?.error_rate} />
     </div>
     <div class="card signal">
-      <h3>${t("Latency")}</h3>
-      <dl class="three">${["p50", "p95", "p99"].map((name) => fact(name, millis(now(name))))}</dl>
+      <h3>${t("Latency")} ${!isOfAll && slowest.calls > 0 && html`<small>${t("slowest: {name}", { name: slowest.name })}</small>`}</h3>
+      <dl class="three">${["p50", "p95", "p99"].map((name) => fact(name, millis(isOfAll ? now(name) : slowest.calls ? slowest[name] : null)))}</dl>
       <${Spark} values=${history?.p95} />
     </div>
     <div class=${`card signal ${slots > 0 && busy >= slots ? "ill" : ""}`}>

@@ -130,8 +130,9 @@ export function Empty({ text, command }) {
   </div>`;
 }
 
+/** An error; one of a login that has ended is said for the whole page. */
 export function Failed({ error }) {
-  return error ? html`<p class="failure" role="alert">${error.message}</p>` : null;
+  return error && error.status !== 401 ? html`<p class="failure" role="alert">${error.message}</p>` : null;
 }
 
 /** How much of something is used. */

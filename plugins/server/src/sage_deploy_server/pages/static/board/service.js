@@ -116,7 +116,7 @@ function Errors({ path }) {
     ${data.map(
       (each) => html`<details key=${each.type} class="fault">
         <summary><b>${each.type}</b> <span class="badge bad">${plain(each.count)}</span> <span class="soft">${t("last {time}", { time: clock(each.time) })}</span><br /><span class="why">${each.message}</span></summary>
-        <p class="soft">${each.method} · <a href=${`#/logs?q=${encodeURIComponent(each.request_id ?? "")}`}>${t("request")} ${each.request_id}</a></p>
+        <p class="soft">${each.method} ${each.request_id && html`· <a href=${`#/logs?q=${encodeURIComponent(each.request_id)}`}>${t("request")} ${each.request_id}</a>`}</p>
         ${each.traceback && html`<pre tabindex="0">${each.traceback}</pre>`}
       </details>`,
     )}
