@@ -77,7 +77,7 @@ ifdef KEEP
 else
 	$(BIN)/sage-deploy up $(DEMO) --once
 	@printf '%s\n' "" "To leave it running, at http://127.0.0.1:8400: make demo KEEP=1" \
-		"Then, in another terminal:" "" \
+		"It prints a line for curl with its token, and a link for a browser. Then, in another terminal:" "" \
 		"  $(BIN)/sage-deploy call demo.process" \
 		"  $(BIN)/sage-deploy call search.query text='split a path' limit=3" ""
 endif

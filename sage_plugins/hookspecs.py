@@ -170,7 +170,8 @@ def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:  # type: ig
     Offer checks for `sage-deploy doctor`. Called once per registry, when it is first looked at.
 
     Return functions without arguments that look at what the plugin needs of this machine: each gives findings, also if
-    all is well, and starts and changes nothing. They run in the doctor only, and may import what they like.
+    all is well, and starts and changes nothing. They run when somebody asks how the machine is, and may import what
+    they like.
 
     Example:
         ```python

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.clock import SYSTEM
 from sage_plugins.environment.deploying import Deploying
-from sage_plugins.environment.elsewhere import Elsewhere
+from sage_plugins.environment.detached import Elsewhere
 from sage_plugins.environment.logs import Logs
 from sage_plugins.environment.looking import Looking
 from sage_plugins.environment.registering import Registering

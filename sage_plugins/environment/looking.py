@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.deployment.task import ServiceTask
-    from sage_plugins.environment.elsewhere import Elsewhere
+    from sage_plugins.environment.detached import Elsewhere
     from sage_plugins.environment.logs import Logs
     from sage_plugins.environment.services import Services
     from sage_plugins.findings import Finding

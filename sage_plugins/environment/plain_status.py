@@ -14,7 +14,7 @@ from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.errors import SageDeployError
 
 if TYPE_CHECKING:
-    from sage_plugins.environment.elsewhere import Elsewhere
+    from sage_plugins.environment.detached import Elsewhere
     from sage_plugins.environment.services import Services
 
 __all__ = ["plain", "status_of"]

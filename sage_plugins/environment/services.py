@@ -143,7 +143,7 @@ class Services:
         """A task for a service that was composed; with *takes_over* it takes over what an earlier process left."""
         watch_over(self._environment)
         if "reachable" in composition.target.registration.capabilities:
-            from sage_plugins.environment.adoption import refuse_another  # services of this process need nothing of it
+            from sage_plugins.environment.detached import refuse_another  # services of this process need nothing of it
             from sage_plugins.interfaces import EnvironmentView
 
             view = EnvironmentView(self.id, self.name, self._known)
@@ -205,7 +205,7 @@ class Services:
 
     def keepers(self) -> list[tuple[DetachingTarget, Keeper]]:
         """What is kept of services of this environment, with the targets that it must not outlive."""
-        from sage_plugins.environment.adoption import keeping_targets
+        from sage_plugins.environment.detached import keeping_targets
 
         found = []
         for target in keeping_targets(self.registry, self.catalogue.environment_options):

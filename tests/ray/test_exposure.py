@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-from sage_deploy_cli.machine import checks
 from sage_deploy_ray.cluster.exposure import (
     check_cluster,
     check_installation,
@@ -15,6 +14,8 @@ from sage_deploy_ray.cluster.exposure import (
     is_loopback,
     version_of,
 )
+from sage_plugins.plugins.listing import examine
+from sage_plugins.plugins.registry import Registry
 
 OPEN, CLOSED = "10.0.0.1:6379", "127.0.0.1:6379"
 
@@ -109,4 +110,4 @@ def test_variables_that_ask_for_an_open_cluster(variables, found, tmp_path, monk
 
 
 def test_doctor_looks_at_ray():
-    assert "Ray" in {finding.name for finding in checks.examine()}
+    assert "Ray" in {finding.name for finding in examine(Registry.discover())}

@@ -35,7 +35,7 @@ REGISTRY = Registry.of(
 )
 
 
-@pytest.fixture(scope="module", params=["local", "sockets"])
+@pytest.fixture(params=["local", "sockets"])
 def timed(request):
     """Ask a served environment, whose replica is here or in another process: gives the status, queue and run in ms."""
     with pytest.MonkeyPatch.context() as patch:
