@@ -1,8 +1,8 @@
 """
-Fetch the files anew that the server's pages take from others, and check that they are the ones that were recorded.
+Fetch the files of others that the server's pages and their tests use, and check that they are the recorded ones.
 
-`vendored.json` beside them has the npm package, the version and the SHA-256 of each. To take another version, change it
-there, run this with `--accept`, and look at what it does.
+`vendored.json` in each folder has the npm package, the version and the SHA-256 of each. To take another version, change
+it there, run this with `--accept`, and look at what it does.
 
 Needs npm. Ends with exit code 1 if a file is another than the recorded one; nothing is written then.
 """
@@ -18,13 +18,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent.parent / "plugins/server/src/sage_deploy_server/pages/static/vendor"
-RECORD = FOLDER / "vendored.json"
+ROOT = Path(__file__).parent.parent
+FOLDERS = (ROOT / "plugins/server/src/sage_deploy_server/pages/static/vendor", ROOT / "tests/server/vendor")
 
 
 def main(*, accept: bool) -> None:
-    """Fetch all of them; with *accept*, record what came."""
-    record: list[dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8"))
+    """Fetch the files of all folders; with *accept*, record what came."""
+    for folder in FOLDERS:
+        _renew(folder, accept=accept)
+
+
+def _renew(folder: Path, *, accept: bool) -> None:
+    path = folder / "vendored.json"
+    record: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     contents = [_fetch(entry["package"], entry["version"], entry["member"]) for entry in record]
     for entry, content in zip(record, contents, strict=True):
         found = hashlib.sha256(content).hexdigest()
@@ -32,8 +38,8 @@ def main(*, accept: bool) -> None:
             sys.exit(f"{entry['file']}: the package has another file: SHA-256 {found}, not {entry['sha256']}")
         entry["sha256"] = found
     for entry, content in zip(record, contents, strict=True):
-        (FOLDER / entry["file"]).write_bytes(content)
-    RECORD.write_text(f"{json.dumps(record, indent=2)}\n", encoding="utf-8")
+        (folder / entry["file"]).write_bytes(content)
+    path.write_text(f"{json.dumps(record, indent=2)}\n", encoding="utf-8")
     print("\n".join(f"{entry['file']}: {entry['package']} {entry['version']}" for entry in record))
 
 

@@ -11,35 +11,36 @@ from pathlib import Path
 import pytest
 
 import sage_deploy_server.pages
-from sage_deploy_server.pages.files import LOADED, page_routes
+from sage_deploy_server.pages.files import LOADED, PAGE
 
 STATIC = Path(str(files(sage_deploy_server.pages) / "static"))
+TESTS = Path(__file__).parent / "vendor"
 VENDORED = json.loads((STATIC / "vendor" / "vendored.json").read_text("utf-8"))
 #: What browsers never load.
 KEPT = {"vendor/vendored.json", *(f"vendor/{each['file']}" for each in VENDORED if each["file"].endswith(".txt"))}
-PAGES = [route.path for route in page_routes() if "{" not in route.path and route.path != "/"]
-
-TEXTS = [path for path in STATIC.iterdir() if path.suffix in {".html", ".js", ".css"}]
+TEXTS = [path for path in STATIC.rglob("*") if path.suffix in {".html", ".js", ".css"} and path.parent.name != "vendor"]
 
 
-@pytest.mark.parametrize("entry", VENDORED, ids=lambda entry: entry["file"])
-def test_a_file_of_others_is_the_recorded_one(entry):
-    """A change in it is seen; tools/vendor_static.py fetches it anew."""
-    content = (STATIC / "vendor" / entry["file"]).read_bytes()
+@pytest.mark.parametrize("folder", [STATIC / "vendor", TESTS], ids=["pages", "tests"])
+def test_the_files_of_others_are_the_recorded_ones(folder):
+    """A change in one is seen; tools/vendor_static.py fetches them again."""
+    record = json.loads((folder / "vendored.json").read_text("utf-8"))
+    assert {path.name for path in folder.iterdir()} == {"vendored.json", *(each["file"] for each in record)}
+    for entry in record:
+        _check(folder, entry)
+
+
+def _check(folder, entry):
+    content = (folder / entry["file"]).read_bytes()
     assert hashlib.sha256(content).hexdigest() == entry["sha256"]
     assert entry["package"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", entry["version"])
     assert entry["licence"]
 
 
-def test_nothing_of_others_is_unrecorded():
-    there = {path.name for path in (STATIC / "vendor").iterdir()}
-    assert there == {"vendored.json", *(each["file"] for each in VENDORED)}
-
-
 def test_every_file_is_served():
     there = {path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file()}
-    assert there == {*LOADED, *(f"{path[1:]}.html" for path in PAGES), *KEPT}
+    assert there == {*LOADED, PAGE, *KEPT}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_every_file_is_served():
     [
         "/static/",
         "/static//etc/hostname",
-        "/static/try.html",
+        "/static/board.html",
         "/static/files.py",
         "/static/../files.py",
         "/static/%2e%2e/files.py",
@@ -61,16 +62,16 @@ def test_nothing_else_is_served(ask, path):
 def test_files_have_their_media_types(ask):
     """A browser takes no other for a script: the answer forbids it to guess."""
     kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-    for path in (*PAGES, *(f"/static/{file}" for file in LOADED)):
+    for path in ("/", *(f"/static/{file}" for file in LOADED)):
         status, _, headers = ask("GET", path)
         expected = kinds.get(path.rpartition(".")[2], "text/html")
         assert (status, headers["Content-Type"].partition(";")[0]) == (200, expected)
         assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_start_leads_to_the_first_page(ask):
-    status, _, headers = ask("GET", "/")
-    assert (status, headers["Location"]) == (303, "/try")
+def test_a_page_that_has_moved_leads_to_its_place(ask):
+    status, _, headers = ask("GET", "/try")
+    assert (status, headers["Location"]) == (303, "/#/try")
 
 
 @pytest.mark.parametrize("file", TEXTS, ids=lambda path: path.name)
@@ -81,6 +82,26 @@ def test_our_files_name_no_other_host_and_make_no_html_of_texts(file):
     assert re.findall(r"<style|<script>| style=| on[a-z]+=\"", text) == []
 
 
-def test_all_files_together_are_small():
-    """As a page on loopback that shows at once."""
-    assert sum((STATIC / file).stat().st_size for file in LOADED) <= 120 * 1024
+def test_all_files_together_are_small(ask):
+    """What a browser gets is at most 120 KiB, so that the page shows at once."""
+    assert sum(len(ask("GET", path)[1]) for path in ("/", *(f"/static/{file}" for file in LOADED))) <= 120 * 1024
+
+
+@pytest.mark.parametrize("file", [file for file in LOADED if file.endswith(".js") and not file.startswith("vendor/")])
+def test_what_is_left_out_of_a_file_are_comments_and_space_alone(ask, file):
+    """Every line that a browser gets is a line of the file, and every line that it does not get is a comment."""
+    lines = [line.partition(" // ")[0].strip() for line in (STATIC / file).read_text("utf-8").splitlines()]
+    served = ask("GET", f"/static/{file}")[1].decode().splitlines()
+    rest = iter(lines)
+    assert all(line in rest for line in served)
+    left = sorted(set(lines) - set(served))
+    assert all(not line or line.startswith(("/*", "*", "//")) for line in left)
+
+
+def test_every_text_of_the_page_has_its_chinese():
+    """A text in the code that the catalogue lacks would be shown in English."""
+    pages = [path for path in TEXTS if path.suffix == ".js" and path.name != "chinese.js"]
+    used = {text for path in pages for text in re.findall(r"\bt\(\"([^\"]+)\"", path.read_text("utf-8"))}
+    known = (STATIC / "board" / "chinese.js").read_text("utf-8")
+    assert len(used) > 100
+    assert {text for text in used if f'"{text}":' not in known and f"  {text}:" not in known} == set()

@@ -118,8 +118,9 @@ def opened(browser, server):
         watched.append(Watched(browser, server.url, **settings))
         page = watched[-1].page
         page.goto(server.login_link(read_only=read_only))
+        page.get_by_role("link", name="Try", exact=True).click()
         if method is not None:
-            page.get_by_role("link", name=method).click()
+            page.get_by_label("Services").get_by_role("link", name=method).click()
         return page
 
     yield opened
@@ -147,7 +148,7 @@ def _result(page):
 
 def test_a_link_leads_to_the_page_and_its_ticket_is_gone(opened, server):
     page = opened()
-    assert page.url == f"{server.url}/try"
+    assert page.url == f"{server.url}/#/try"
     page.get_by_text("Choose a method.").wait_for()
     (cookie,) = page.context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["expires"]) == (True, "Strict", -1)
@@ -158,13 +159,15 @@ def test_a_link_leads_to_the_page_and_its_ticket_is_gone(opened, server):
 
 def test_who_has_not_logged_in_or_not_any_more_is_told_what_to_do(browser, server, opened):
     watched = Watched(browser, server.url)
-    watched.page.goto(f"{server.url}/try")
+    watched.page.goto(f"{server.url}/")
     assert "sage-deploy login" in watched.page.inner_text("main")
     assert (watched.faults(), watched.answered) == ([], [401])
     watched.context.close()
     page = opened()
     page.context.clear_cookies()
-    page.get_by_role("button", name="Reload").click()
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Go on").first.click()
+    page.get_by_text("This browser is not logged in any more.").wait_for()
     assert "sage-deploy login" in page.get_by_role("alert").inner_text()
 
 
@@ -391,10 +394,10 @@ def test_the_address_leads_to_the_method_again(opened, server):
     page = opened("add")
     page.reload()
     page.get_by_role("heading", name="desk.add").wait_for()
-    page.goto(f"{server.url}/try#/desk/gone")
+    page.goto(f"{server.url}/#/try/desk/gone")
     page.get_by_text("desk has no method gone.").wait_for()
-    page.goto(f"{server.url}/try#/%/gone")
-    page.get_by_text("Choose a method.").wait_for()
+    page.goto(f"{server.url}/#/try/%/gone")
+    page.get_by_text("The service is ready").wait_for()
 
 
 def test_what_the_policy_forbids_is_noticed(browser, server):

@@ -1,7 +1,8 @@
-"""The pages, and the files that they load: read once, and no file but those that are listed here is reached."""
+"""The page, and the files that it loads: read once, and no file but those that are listed here is reached."""
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -14,17 +15,35 @@ from sage_deploy_server.web.pages import PAGE_HEADERS
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["LOADED", "page_routes"]
+__all__ = ["LOADED", "PAGE", "page_routes"]
 
-#: Where a browser begins.
-_FIRST: Final = "/try"
+#: The page.
+PAGE: Final = "board.html"
 
-#: Pages, by path.
-_PAGES: Final = {"/try": "try.html"}
+#: Paths that were pages once, and where they lead in the page now.
+_MOVED: Final = {"/try": "/#/try"}
 
-#: What they load, below `/static`.
+#: What it loads, below `/static`.
 LOADED: Final = (
     "style.css",
+    "board.css",
+    *(
+        f"board/{name}.js"
+        for name in (
+            "actions",
+            "chart",
+            "chinese",
+            "lists",
+            "live",
+            "main",
+            "overview",
+            "parts",
+            "places",
+            "service",
+            "upkeep",
+            "words",
+        )
+    ),
     "try.css",
     "try.js",
     "api.js",
@@ -39,13 +58,20 @@ LOADED: Final = (
 
 _MEDIA_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
+#: Comments, and space before a line: the files are written to be read, and served to be small.
+_SPACE: Final = re.compile(rb"(?ms)^[ ]*/\*.*?\*/$|[ ]*// .*?$|^\s+")
+
+#: Further space and last semicolons of style sheets.
+_STYLE_SPACE: Final = re.compile(rb"\n|;?\n(?=\})|;? (?=[{}])|(?<=[:;,{]) ")
+
 
 def page_routes() -> list[Route]:
-    """The routes of all pages and files, and the way from `/` to the first page."""
+    """The routes of the page and its files, and of the paths that have moved."""
+    page = _read(PAGE)
     loaded = {file: _read(file) for file in LOADED}
 
     async def first(_: Request) -> Response:
-        return RedirectResponse(_FIRST, 303, PAGE_HEADERS)
+        return _answer(*page)
 
     async def file(request: Request) -> Response:
         found = loaded.get(request.path_params["file"])
@@ -53,20 +79,10 @@ def page_routes() -> list[Route]:
             raise HTTPException(404)
         return _answer(*found)
 
-    return [
-        Route("/", first),
-        Route("/static/{file:path}", file),
-        *(_page(path, name) for path, name in _PAGES.items()),
-    ]
+    async def moved(request: Request) -> Response:
+        return RedirectResponse(_MOVED[request.url.path], 303, PAGE_HEADERS)
 
-
-def _page(path: str, file: str) -> Route:
-    found = _read(file)
-
-    async def page(_: Request) -> Response:
-        return _answer(*found)
-
-    return Route(path, page)
+    return [Route("/", first), Route("/static/{file:path}", file), *(Route(path, moved) for path in _MOVED)]
 
 
 def _answer(content: bytes, media_type: str) -> Response:
@@ -74,5 +90,11 @@ def _answer(content: bytes, media_type: str) -> Response:
 
 
 def _read(file: str) -> tuple[bytes, str]:
-    """What is in a file, and its media type."""
-    return files(__package__).joinpath("static", file).read_bytes(), _MEDIA_TYPES[file.rpartition(".")[2]]
+    """What is in a file, and its media type; our own files without the parts that only their readers need."""
+    content = files(__package__).joinpath("static", file).read_bytes()
+    kind = file.rpartition(".")[2]
+    if kind in {"js", "css"} and not file.startswith("vendor/"):
+        content = _SPACE.sub(b"", _SPACE.sub(b"", content))  # a comment's own line is space then
+    if kind == "css":
+        content = _STYLE_SPACE.sub(b"", content)
+    return content, _MEDIA_TYPES[kind]

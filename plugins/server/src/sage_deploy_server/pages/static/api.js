@@ -18,6 +18,13 @@ export async function look(path) {
   return answer.json();
 }
 
+/** Ask for a change; gives what the server says of it. Throws as `look` does. */
+export async function post(path, body, headers = {}) {
+  const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) });
+  if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
+  return answer.json();
+}
+
 /**
  * Call a method; gives what has come of it, whatever it is: `status`, `requestId`, `kind`, `ms`, and one of `text`, `bytes` and `problem`.
  *

@@ -1,5 +1,6 @@
 /** One method: its form, the call, and the commands that do the same. */
 
+import { t } from "./board/words.js";
 import { call } from "./api.js";
 import { Fields } from "./fields.js";
 import { bodyOf, formOf, jsonProblem } from "./form.js";
@@ -78,7 +79,7 @@ export function Method({ service, method, about }) {
     <article>
       <h2 class="title">
         <span class="word">${service.name}.<wbr />${method.name}</span>
-        ${method.streams && html`<span class="badge">stream</span>`}
+        ${method.streams && html`<span class="badge">${t("stream")}</span>`}
       </h2>
       ${method.description && html`<p class="docs">${method.description}</p>`}
       <form class="sheet" onSubmit=${send} onKeyDown=${(event) => event.ctrlKey && event.key === "Enter" && send(event)} novalidate>
@@ -86,16 +87,16 @@ export function Method({ service, method, about }) {
         <${Options} options=${options} setOptions=${setOptions} />
         <p class="actions">
           <button type="submit" class="main" disabled=${!mayCall || isRunning}>
-            ${mayCall ? "Call" : "This login may only look, not call"}
+            ${t(mayCall ? "Call" : "This login may only look, not call")}
           </button>
-          ${isRunning && html`<button type="button" onClick=${() => running.current?.abort()}>Stop</button>`}
-          ${mayCall && html`<span class="hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd> calls, too</span>`}
+          ${isRunning && html`<button type="button" onClick=${() => running.current?.abort()}>${t("Stop")}</button>`}
+          ${mayCall && html`<span class="hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd> ${t("calls, too")}</span>`}
         </p>
       </form>
       ${outcome && html`<${Outcome} outcome=${outcome} />`}
       <${Commands} request=${request} streams=${method.streams} environment=${about.name} isWrong=${isWrong} />
       <details>
-        <summary>Schemas of arguments and result</summary>
+        <summary>${t("Schemas of arguments and result")}</summary>
         <pre>${JSON.stringify({ arguments: method.arguments, result: method.result }, null, 2)}</pre>
       </details>
     </article>
@@ -111,19 +112,19 @@ function Arguments({ form, given, change, body, problems }) {
   if (given.asText) {
     return html`
       <label class="field">
-        <span class="label">Body <span class="hint">JSON: an object with the arguments by name, or an array</span></span>
+        <span class="label">${t("Body")} <span class="hint">${t("JSON: an object with the arguments by name, or an array")}</span></span>
         <textarea rows="6" spellcheck="false" value=${given.text} onInput=${(event) => change({ text: event.target.value })} />
         ${problems.body && html`<span class="problem" role="alert">${problems.body}</span>`}
       </label>
-      ${form && html`<button type="button" class="link" onClick=${() => change({ asText: false })}>Use the form</button>`}
+      ${form && html`<button type="button" class="link" onClick=${() => change({ asText: false })}>${t("Use the form")}</button>`}
     `;
   }
   return html`
-    ${form.fields.length === 0 && !form.more && html`<p class="hint">It takes no arguments.</p>`}
+    ${form.fields.length === 0 && !form.more && html`<p class="hint">${t("It takes no arguments.")}</p>`}
     <${Fields} fields=${form.fields} values=${given.values} problems=${problems} setValues=${(values) => change({ values })} />
     ${(form.fields.length > 0 || form.more) &&
     html`<button type="button" class="link" onClick=${() => change({ asText: true, text: body })}>
-      Edit the body as JSON${form.more ? ", for further arguments" : ""}
+      ${t(form.more ? "Edit the body as JSON, for further arguments" : "Edit the body as JSON")}
     </button>`}
   `;
 }
@@ -137,9 +138,9 @@ function Options({ options, setOptions }) {
   `;
   return html`
     <details class="options">
-      <summary>Options of the call</summary>
+      <summary>${t("Options of the call")}</summary>
       <div class="row">
-        ${field("timeout", "Timeout", "seconds")} ${field("key", "Key", "calls with equal keys go to the same replica")}
+        ${field("timeout", t("Timeout"), t("seconds"))} ${field("key", t("Key"), t("calls with equal keys go to the same replica"))}
       </div>
     </details>
   `;
@@ -148,9 +149,9 @@ function Options({ options, setOptions }) {
 function Commands({ request, streams, environment, isWrong }) {
   const url = isLoopback(location.hostname) ? "" : location.origin;
   return html`
-    <section class="sheet commands" aria-label="The same from a terminal">
+    <section class="sheet commands" aria-label=${t("The same from a terminal")}>
       ${isWrong
-        ? html`<p class="hint">Once the arguments are complete, the commands that make this call stand here.</p>`
+        ? html`<p class="hint">${t("Once the arguments are complete, the commands that make this call stand here.")}</p>`
         : html`
             <${Command} name="sage-deploy call" text=${commandOf(request, environment, url)} />
             <${Command} name="curl" text=${curlOf(request, streams, location.origin)} />
@@ -159,7 +160,7 @@ function Commands({ request, streams, environment, isWrong }) {
   `;
 }
 
-function Command({ name, text }) {
+export function Command({ name, text }) {
   const [copied, setCopied] = useState("");
   const shown = useRef(null);
   async function copy() {
@@ -173,7 +174,7 @@ function Command({ name, text }) {
   return html`
     <div class="command">
       <pre ref=${shown} tabindex="0" aria-label=${name}>${text}</pre>
-      <button type="button" onClick=${copy}>${copied === text ? "Copied" : `Copy as ${name}`}</button>
+      <button type="button" onClick=${copy}>${copied === text ? t("Copied") : t("Copy as {name}", { name })}</button>
     </div>
   `;
 }

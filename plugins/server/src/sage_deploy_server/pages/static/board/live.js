@@ -1,0 +1,129 @@
+/** What the server tells once a second, and whether it is still true. */
+
+import { look, Refused } from "../api.js";
+import { useCallback, useEffect, useReducer, useState } from "../vendor/preact-htm.js";
+
+const MOST_EVENTS = 1000;
+/** Without news for so long, the connection counts as lost. */
+const LOST_AFTER_MS = 3500;
+const AGAIN_MS = 2000;
+
+/** `link` is "connecting", "live", "lost", "paused" or "out" (the login has ended); only under "live" is the rest of now. */
+export const live = { link: "connecting", at: 0, about: null, services: null, events: [] };
+
+const watchers = new Set();
+let source = null;
+let again = 0;
+
+const tell = () => watchers.forEach((each) => each());
+
+/** `live`, and a new drawing whenever it changes. */
+export function useLive() {
+  const [, draw] = useReducer((count) => count + 1, 0);
+  useEffect(() => {
+    watchers.add(draw);
+    return () => watchers.delete(draw);
+  }, []);
+  return live;
+}
+
+export function begin() {
+  document.addEventListener("visibilitychange", () => (document.hidden ? rest() : open()));
+  setInterval(() => {
+    if (document.hidden || live.link === "connecting") return;
+    if (live.link !== "live") tell(); // the age of what is shown
+    else if (Date.now() - live.at > LOST_AFTER_MS) lose();
+  }, 1000);
+  open();
+}
+
+/** Stop the news, or go on. */
+export function pause(wanted) {
+  live.link = wanted ? "paused" : "connecting";
+  if (wanted) close();
+  else open();
+  tell();
+}
+
+function open() {
+  if (source || document.hidden || live.link === "paused") return;
+  clearTimeout(again);
+  source = new EventSource("/api/v1/stream");
+  source.onmessage = (message) => take(JSON.parse(message.data));
+  source.onerror = lose;
+}
+
+function close() {
+  clearTimeout(again);
+  source?.close();
+  source = null;
+}
+
+/** Nobody looks: what is shown when somebody looks again is old until the next news. */
+function rest() {
+  close();
+  if (live.link === "live") live.link = "connecting";
+}
+
+function lose() {
+  close();
+  if (live.link !== "out") live.link = "lost";
+  tell();
+  again = setTimeout(open, AGAIN_MS);
+  look("/api/v1/environment").catch((error) => {
+    if (!(error instanceof Refused && error.status === 401)) return;
+    live.link = "out";
+    tell();
+  });
+}
+
+function take(picture) {
+  const isFirst = live.link !== "live";
+  Object.assign(live, { link: "live", at: Date.now(), services: picture.services });
+  add(picture.events);
+  if (isFirst) catchUp();
+  tell();
+}
+
+function add(events) {
+  const last = live.events.at(-1)?.seq ?? 0;
+  const newer = events.filter((each) => each.seq > last);
+  if (newer.length) live.events = [...live.events, ...newer].slice(-MOST_EVENTS);
+}
+
+/** Learn what the stream does not tell those who come later. */
+async function catchUp() {
+  try {
+    const [about, events] = await Promise.all([look("/api/v1/environment"), look("/api/v1/events")]);
+    live.about = about;
+    live.events = events.slice(-MOST_EVENTS);
+  } catch {
+    lose();
+  }
+  tell();
+}
+
+/** Whether the server has more than states and counters: rates, history, errors, nodes. */
+export const tellsMore = () => live.services.some((row) => row.rate !== undefined);
+
+/** What a path shows, asked for again every `every` seconds while the connection is live; `data` is undefined until it came. */
+export function useLook(path, every = 0) {
+  const [found, setFound] = useState({});
+  const isLive = useLive().link === "live";
+  const load = useCallback(async () => {
+    if (path === null || document.hidden) return;
+    try {
+      const data = await look(path);
+      setFound({ path, data });
+    } catch (error) {
+      setFound((before) => ({ path, data: before.path === path ? before.data : undefined, error }));
+    }
+  }, [path]);
+  useEffect(() => {
+    if (!isLive) return undefined;
+    load();
+    const timer = every && setInterval(load, every * 1000);
+    return () => clearInterval(timer);
+  }, [load, every, isLive]);
+  return found.path === path ? { ...found, load } : { load };
+}

@@ -1,0 +1,320 @@
+"""The dashboard, in a real browser: what it says of services, what it does, and what never happens in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from chromium import Watched, chromium
+from sage_deploy_server import serve
+from sage_plugins import Environment, ServiceDeploymentConfig
+
+HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+
+#: Hides the tab when `window.hide` says so, and keeps the streams that the page opens.
+_TAB = """
+window.sources = [];
+window.EventSource = class extends EventSource { constructor(url) { super(url); window.sources.push(this); } };
+window.hide = (hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+};
+"""
+
+
+class Desk:
+    """Works, and hangs on demand."""
+
+    door, entered = threading.Event(), threading.Event()
+
+    def add(self, a: int, b: int = 2) -> int:
+        return a + b
+
+    def hang(self) -> None:
+        Desk.entered.set()
+        Desk.door.wait()
+
+    def fail(self) -> None:
+        raise LookupError(HOSTILE)
+
+
+class Sick:
+    """Is as healthy as the test says."""
+
+    is_ill = False
+
+    def check_health(self) -> None:
+        if Sick.is_ill:
+            raise ConnectionError(HOSTILE)
+
+    def look(self) -> int:
+        return 1
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def env():
+    Desk.door, Desk.entered, Sick.is_ill = threading.Event(), threading.Event(), False
+    quick = {"health_check_interval": 0.2, "health_check_timeout": 0.1, "failure_threshold": 1, "success_threshold": 1}
+    with Environment("shown") as env:
+        env.register_service_with_config("desk", Desk, deployment_config=ServiceDeploymentConfig(replicas=2))
+        env.register_service_with_config("sick", Sick, deployment_config=ServiceDeploymentConfig(**quick))
+        env.deploy()
+        yield env
+        Desk.door.set()
+
+
+@pytest.fixture
+def server(env):
+    with serve(env, "127.0.0.1:0", token="t" * 64) as server:
+        yield server
+
+
+@pytest.fixture
+def opened(browser, server):
+    """Opens a screen in a new browser that has logged in; at the end nothing that must not happen has happened."""
+    watched = []
+
+    def opened(screen="overview", *, read_only=False, **settings):
+        watched.append(Watched(browser, server.url, **settings))
+        page = watched[-1].page
+        page.add_init_script(_TAB)
+        page.goto(server.login_link(read_only=read_only))
+        page.get_by_placeholder("Find").wait_for()
+        page.goto(f"{server.url}/#/{screen}")
+        return page
+
+    yield opened
+    for each in watched:
+        assert each.faults() == []
+        assert [status for status in each.answered if status not in {401, 412, 422}] == []
+        each.context.close()
+
+
+# -- every screen ------------------------------------------------------------------------------------------------------
+
+SCREENS = {
+    "overview": "Latest events",
+    "services/desk": "desk",
+    "services/desk/desk%230": "desk#0",
+    "placement": "Placement",
+    "events": "Events",
+    "logs": "Logs",
+    "plan": "Plan",
+    "plugins": "Plugins",
+    "doctor": "Doctor",
+    "try/desk/add": "desk.add",
+}
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_screen_breaks_no_rule_of_accessibility_and_fits_into_360_pixels(opened, screen, scheme):
+    """`opened` sees to it that there are no errors, no violations of the policy and no requests to other hosts."""
+    page = opened(screen, color_scheme=scheme)
+    page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
+    page.get_by_text("Loading ...").wait_for(state="detached")
+    page.evaluate(AXE.read_text("utf-8"))
+    found = page.evaluate("axe.run().then((found) => found.violations)")
+    bad = [each for each in found if each["impact"] in {"serious", "critical"}]
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in bad] == []
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_screen_says_which_service_is_ill_and_why_and_lists_it_first(opened):
+    """The reason has an exception's message in it, which stays text."""
+    page = opened()
+    page.get_by_text("All 2 services are ready").wait_for()
+    Sick.is_ill = True
+    page.get_by_text("1 of 2 services not fully ready").wait_for()
+    said = page.locator(".health").inner_text()
+    assert "sick not ready, 0 of 1 replicas ready" in said
+    assert f"ConnectionError: {HOSTILE}" in said
+    assert page.locator(".services .row").first.inner_text().split()[:2] == ["not", "ready"]
+    assert page.title().startswith("▲ 1 ")
+    assert page.locator("main img, main script").count() == 0
+    page.get_by_role("status").get_by_role("link", name="sick").click()
+    assert HOSTILE in page.locator(".reason").inner_text()
+    Sick.is_ill = False
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_text("All 2 services are ready").wait_for()
+
+
+def test_a_call_that_hangs_is_seen_in_its_slot(opened, env):
+    page = opened("services/desk")
+    page.get_by_role("cell", name="0/1").first.wait_for()
+    thread = threading.Thread(target=env.service("desk").hang)
+    thread.start()
+    assert Desk.entered.wait(20)
+    page.get_by_role("cell", name="1/1").wait_for()
+    assert page.locator(".stripes .on").count() >= 1
+    Desk.door.set()
+    thread.join()
+    page.get_by_role("cell", name="1/1").wait_for(state="detached")
+
+
+def test_a_lost_connection_is_said_with_the_age_of_what_is_shown(browser, env):
+    """Numbers that are not of now are never shown as if they were; the page comes back by itself."""
+    with serve(env, "127.0.0.1:0", token="t" * 64) as server:
+        watched = Watched(browser, server.url)
+        page = watched.page
+        page.goto(server.login_link())
+        page.get_by_text("live", exact=True).wait_for()
+        port = server.url.rpartition(":")[2]
+    page.get_by_text("The connection is lost.").wait_for()
+    assert re.search(r"What you see is \d+ s old\.", page.get_by_role("alert").inner_text())
+    assert page.get_by_text("live", exact=True).count() == 0
+    assert "stale" in page.locator("main").get_attribute("class")
+    with serve(env, f"127.0.0.1:{port}", token="t" * 64):
+        page.get_by_text("This browser is not logged in any more.").wait_for()
+    assert watched.faults() == []
+    watched.context.close()
+
+
+def test_updates_stop_in_hidden_tabs_and_on_demand(opened):
+    page = opened()
+    page.get_by_text("live", exact=True).wait_for()
+    states = "window.sources.map((each) => each.readyState)"
+    page.evaluate("window.hide(true)")
+    assert page.evaluate(states) == [2]
+    page.evaluate("window.hide(false)")
+    page.get_by_text("live", exact=True).wait_for()
+    assert page.evaluate(states) == [2, 1]
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_text(re.compile(r"What you see is \d+ s old\.")).wait_for()
+    assert page.evaluate(states) == [2, 2]
+    page.get_by_role("button", name="Go on").last.click()
+    page.get_by_text("live", exact=True).wait_for()
+
+
+def test_logs_are_text_and_are_filtered_by_the_address(opened):
+    logging.getLogger("sage.service.desk").warning("a warning of %s", HOSTILE)
+    page = opened("logs?level=WARNING")
+    page.get_by_text(f"a warning of {HOSTILE}").wait_for()
+    page.get_by_placeholder("Find").fill("nothing has that")
+    page.get_by_text("No such line.").wait_for()
+    assert page.url.endswith("#/logs?level=WARNING&q=nothing+has+that")
+    page.reload()
+    page.get_by_text("No such line.").wait_for()
+    page.get_by_placeholder("Find").fill("")
+    page.get_by_text(f"a warning of {HOSTILE}").wait_for()
+
+
+def test_a_long_list_of_services_has_few_rows_in_the_page(opened, browser, server):
+    """Of 1000 services only those are drawn that can be seen, while the page is as long as all of them."""
+    row = {"state": "ready", "ready": 1, "replicas": 1, "calls": 0, "errors": 0, "queue": 0, "why": "", "generation": 0}
+    picture = {"services": [{"name": f"s{number:04}", **row} for number in range(1000)], "events": []}
+    watched = Watched(browser, server.url)
+    page = watched.page
+    body = f"data: {json.dumps(picture)}\n\n"
+    page.route("**/api/v1/stream", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    page.goto(server.login_link())
+    page.get_by_role("link", name="s0000").wait_for()
+    assert page.locator(".services .row").count() < 100
+    assert page.evaluate("document.documentElement.scrollHeight") > 50_000
+    page.evaluate("scrollTo(0, document.querySelector('.services').offsetHeight)")
+    page.get_by_role("link", name="s0999").wait_for()
+    assert page.locator(".services .row").count() < 100
+    assert watched.faults() == []
+    watched.context.close()
+
+
+# -- what it does ------------------------------------------------------------------------------------------------------
+
+
+def test_scaling_shows_what_would_happen_and_then_does_it(opened):
+    page = opened("services/desk")
+    page.get_by_role("button", name="Scale").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Replicas").fill("3")
+    dialog.get_by_text("2 replicas now, 3 afterwards.").wait_for()
+    assert dialog.locator("pre").inner_text() == "sage-deploy scale -e shown desk 3"
+    assert page.get_by_text("2 of 2 replicas ready").count() == 1
+    dialog.get_by_role("button", name="Scale", exact=True).click()
+    dialog.get_by_text("done").wait_for()
+    dialog.get_by_role("button", name="Close").click()
+    page.get_by_text("3 of 3 replicas ready").wait_for()
+
+
+def test_a_change_of_what_has_changed_meanwhile_is_refused(opened, server):
+    page = opened("services/desk")
+    page.get_by_role("button", name="Restart").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("New replicas take the place of desk#0, desk#1.").wait_for()
+    other = opened("services/desk")
+    other.get_by_role("button", name="Scale").click()
+    other.get_by_label("Replicas").fill("1")
+    other.get_by_role("dialog").get_by_role("button", name="Scale", exact=True).click()
+    other.get_by_text("done").wait_for()
+    dialog.get_by_role("button", name="Restart", exact=True).click()
+    dialog.get_by_text("desk has changed meanwhile").wait_for()
+
+
+@pytest.mark.parametrize("screen", ["services/desk", "services/desk/desk%230", "plan"])
+def test_a_login_that_may_only_look_sees_no_actions(opened, screen):
+    page = opened(screen, read_only=True)
+    page.get_by_text("may only look", exact=True).wait_for()
+    page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
+    actions = re.compile("Scale|Restart|Drain|Balancer|Apply|Read")
+    assert page.locator("main button").filter(has_text=actions).count() == 0
+
+
+def test_the_keyboard_leads_everywhere(opened):
+    page = opened()
+    page.keyboard.press("/")
+    page.keyboard.type("sick")
+    page.get_by_role("link", name="desk", exact=True).wait_for(state="detached")
+    page.keyboard.press("Tab")
+    page.keyboard.press("g")
+    page.keyboard.press("e")
+    page.get_by_role("heading", name="Events").wait_for()
+    page.keyboard.press("?")
+    page.get_by_role("dialog").get_by_text("these keys").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog").wait_for(state="detached")
+
+
+def test_the_language_is_switched_and_remembered(opened):
+    page = opened()
+    page.get_by_role("button", name="中文").click()
+    page.get_by_text("全部 2 个服务均已就绪").wait_for()
+    page.reload()
+    page.get_by_text("全部 2 个服务均已就绪").wait_for()
+    assert page.evaluate("document.documentElement.lang") == "zh"
+    page.get_by_role("button", name="English").click()
+    page.get_by_text("All 2 services are ready").wait_for()
+
+
+def test_the_plan_shows_what_a_changed_file_would_change_and_applies_it(opened, env, tmp_path):
+    """A file that is broken is told with its line, and nothing changes."""
+    file = tmp_path / "services.yaml"
+    entry = "services: {second: {class: 'served_desk:Desk', deployment: {replicas: %s}}}\n"
+    file.write_text(entry % 1)
+    env.load_service_deployment_config(file)
+    env.apply()
+    page = opened("plan")
+    page.get_by_text("What runs is what the files say.").wait_for()
+    file.write_text(entry % 2)
+    page.get_by_role("button", name="Read the files again").click()
+    page.locator(".change").get_by_text("replicas").wait_for()
+    page.get_by_role("button", name="Apply 1 change").click()
+    page.get_by_role("status").get_by_text("done").wait_for()
+    page.get_by_text("What runs is what the files say.").wait_for()
+    file.write_text("services: {second: {clas: 'x:Y'}}\n")
+    page.get_by_role("button", name="Read the files again").click()
+    assert f"{file}:1:" in page.get_by_role("alert").inner_text()
