@@ -170,6 +170,21 @@ def test_all_together_are_the_sum(measured):
     assert 1.0 <= measured.last("p95", service=None) <= 2.0
 
 
+def test_a_service_without_calls_hides_no_percentiles_of_others(measured):
+    """Nor those of its own first calls, before which there was no bucket at all."""
+    idle = Measured().families()
+    name = "sage_request_duration_seconds"
+    idle[name] = idle[name]._replace(values={})
+    measured.record(other=idle)
+    first = Measured()
+    first.call(1.5, 10)
+    measured.call(1.5, 10)
+    measured.record(other=idle)
+    assert 1.0 <= measured.last("p50", service=None) <= 2.0
+    measured.record(other=first.families())
+    assert 1.0 <= measured.last("p50", service="other") <= 2.0
+
+
 def test_a_service_that_is_gone_is_forgotten_and_one_that_comes_begins_unknown(measured):
     measured.record(other=measured.families())
     measured.record(other=measured.families())

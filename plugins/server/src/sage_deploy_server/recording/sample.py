@@ -105,7 +105,7 @@ def add_up(samples: Iterable[Sample]) -> Sample:
 
 def _together(one: Sample, other: Sample) -> tuple[float, ...]:
     """The buckets of two; those of the first alone if theirs are not the same."""
-    if one.edges == other.edges:
+    if one.buckets and other.buckets and one.edges == other.edges:
         return tuple(map(plus, one.buckets, other.buckets))
     return one.buckets or other.buckets
 
@@ -120,8 +120,8 @@ def percentiles(before: Sample, now: Sample, shares: Sequence[float]) -> list[fl
     Returns:
         A value for each share; not a number if no call ended.
     """
-    same = before.edges == now.edges
-    counts = list(map(minus, now.buckets, before.buckets)) if same else list(now.buckets)
+    goes_on = before.buckets and before.edges == now.edges
+    counts = list(map(minus, now.buckets, before.buckets)) if goes_on else list(now.buckets)
     total = sum(counts)
     if total <= 0 or min(counts) < 0:
         return [nan] * len(shares)
