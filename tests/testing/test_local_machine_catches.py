@@ -171,7 +171,7 @@ FAULTS = {
     frees_twice: "more calls than it has slots|slots are taken|that it does not|ended as 'stopped'",
     frees_too_early: "more calls than it has slots|slots are taken|that it does not|ended as 'stopped'",
     accepts_too_many: "model says 'overloaded'|calls wait; the model|places in the queue",
-    serves_the_newest: "runs; the model says that it does not|; the model says None|the model says 'ok'",
+    serves_the_newest: "runs; the model says that it does not|; the model says None|the model says 'ok'|counted ok",
     publishes_twice: "ended twice|the model says",
     starts_late: "was started when its time to start was over|the model says 'timeout in the ",
     counts_nothing: "calls are counted (cancelled|timeout|stopped)",

@@ -63,6 +63,7 @@ function close() {
 function rest() {
   close();
   if (live.link === "live") live.link = "connecting";
+  tell();
 }
 
 function lose() {
@@ -102,9 +103,6 @@ async function catchUp() {
   }
   tell();
 }
-
-/** Whether the server has more than states and counters: rates, history, errors, nodes. */
-export const tellsMore = () => live.services.some((row) => row.rate !== undefined);
 
 /** What a path shows, asked for again every `every` seconds while the connection is live; `data` is undefined until it came. */
 export function useLook(path, every = 0) {

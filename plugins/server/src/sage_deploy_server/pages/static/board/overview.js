@@ -2,7 +2,7 @@
 
 import { Spark } from "./chart.js";
 import { EventRows } from "./lists.js";
-import { tellsMore, useLook } from "./live.js";
+import { useLook } from "./live.js";
 import { Empty, Meter, Rows, Shape, State, Stripes, ago, fact, isKnown, millis, moment, moodOf, plain, rankOf, share, stateOf, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
@@ -10,7 +10,7 @@ import { t } from "./words.js";
 const MOST_REASONS = 4;
 
 export function Overview({ live, query, setQuery }) {
-  const history = useLook(tellsMore() ? "/api/v1/history?seconds=900" : null, 5).data;
+  const history = useLook("/api/v1/history?seconds=900", 5).data;
   const services = [...live.services].sort((one, other) => rankOf(one) - rankOf(other) || one.name.localeCompare(other.name));
   const wanted = (query.get("q") ?? "").toLowerCase();
   const shown = services.filter((row) => `${row.name} ${stateOf(row)}`.toLowerCase().includes(wanted));

@@ -4,13 +4,13 @@ import { html, useState } from "../vendor/preact-htm.js";
 import { look } from "../api.js";
 import { Actions } from "./actions.js";
 import { EventRows } from "./lists.js";
-import { tellsMore, useLook } from "./live.js";
+import { useLook } from "./live.js";
 import { Empty, Failed, Meter, Shape, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, plain, to } from "./parts.js";
 import { t } from "./words.js";
 
 export function Placement({ live }) {
-  const { data, error } = useLook(tellsMore() ? "/api/v1/nodes" : null, 3);
-  if (!data) return html`<h1>${t("Placement")}</h1>${error || !tellsMore() ? html`<${Empty} text=${t("This server does not tell where replicas are.")} command="sage-deploy status" />` : html`<p class="empty">${t("Loading ...")}</p>`}`;
+  const { data, error } = useLook("/api/v1/nodes", 3);
+  if (!data) return html`<h1>${t("Placement")}</h1>${error ? html`<${Empty} text=${t("This server does not tell where replicas are.")} command="sage-deploy status" />` : html`<p class="empty">${t("Loading ...")}</p>`}`;
   return html`
     <h1>${t("Placement")} <span class="soft">${t(data.length === 1 ? "1 node" : "{n} nodes", { n: data.length })}</span></h1>
     <div class="nodes">${data.map((node) => html`<${Node} key=${node.name} node=${node} live=${live} />`)}</div>
@@ -63,7 +63,7 @@ export function Replica({ live, name, id }) {
       <header><h2>${t("Events")}</h2></header>
       <${EventRows} events=${events.slice(-20).reverse()} />
     </section>
-    ${tellsMore() && html`<${Stacks} path=${`${path}/replicas/${encodeURIComponent(id)}/stacks`} />`}
+    <${Stacks} path=${`${path}/replicas/${encodeURIComponent(id)}/stacks`} />
   `;
 }
 

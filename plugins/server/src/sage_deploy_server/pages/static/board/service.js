@@ -3,7 +3,7 @@
 import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";
 import { EventRows } from "./lists.js";
-import { tellsMore, useLook } from "./live.js";
+import { useLook } from "./live.js";
 import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, moodOfEvent, plain, share, stateOf, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
@@ -51,8 +51,8 @@ export function Service({ live, name, query, setQuery }) {
 
 function Charts({ name, events, query, setQuery }) {
   const chosen = Object.hasOwn(SPANS, query.get("span")) ? query.get("span") : "15 min";
-  const { data, error } = useLook(tellsMore() ? `/api/v1/history?seconds=${SPANS[chosen]}&service=${encodeURIComponent(name)}` : null, chosen === "15 min" ? 2 : 15);
-  if (!data && (error || !tellsMore())) return null;
+  const { data, error } = useLook(`/api/v1/history?seconds=${SPANS[chosen]}&service=${encodeURIComponent(name)}`, chosen === "15 min" ? 2 : 15);
+  if (!data && error) return null;
   const marks = data?.times.length
     ? events.filter((each) => MARKED.test(each.kind) && each.time >= data.times[0]).map((each) => ({ ...each, kind: t(each.kind.replaceAll("_", " ")), mood: moodOfEvent(each.kind) }))
     : [];
@@ -108,7 +108,7 @@ function Replicas({ name, row, replicas }) {
 }
 
 function Errors({ path }) {
-  const { data } = useLook(tellsMore() ? `${path}/errors` : null, 5);
+  const { data } = useLook(`${path}/errors`, 5);
   if (!data) return null;
   return html`<section class="card flush">
     <header><h2>${t("Errors")}</h2></header>
