@@ -11,7 +11,7 @@ from sage_plugins.values import ReplicaState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ServiceLife"]
+__all__ = ["ServiceLife", "shown_state"]
 
 
 class ServiceLife:
@@ -106,3 +106,20 @@ class ServiceLife:
         """In a forked child: it has stopped here, and whoever held the condition is not there to release it."""
         self.condition = threading.Condition()
         self.state = ReplicaState.STOPPED
+
+
+def shown_state(phase: str, ready: int, replicas: int) -> str:
+    """
+    The state of a service in one word.
+
+    Args:
+        phase: `ReplicaSet.state`.
+        ready: How many of its replicas are ready.
+        replicas: How many it has, without those that leave.
+
+    Returns:
+        *phase*; but of a service that is `ready` and has replicas that are not, `degraded`, or `unready` if none is.
+    """
+    if phase != ReplicaState.READY or ready == replicas:
+        return phase
+    return "degraded" if ready else ReplicaState.UNREADY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_plugins.deployment.life import shown_state
 from sage_plugins.deployment.replicas.waiting import stats_of
 from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.interfaces.families import Family, add_up, growing
@@ -21,7 +22,7 @@ __all__ = ["Measuring", "not_composed"]
 
 
 _GAUGES: Final = {
-    "sage_service_ready": "1 if the service is ready; of `other`: how many are.",
+    "sage_service_ready": "1 if the service is ready, if only in part; of `other`: how many are.",
     "sage_requests_in_flight": "Calls that hold a slot.",
     "sage_slots": "Calls that the replicas run at once, at most.",
     "sage_queue_depth": "Calls that wait for a slot.",
@@ -114,13 +115,15 @@ class Measuring:
 
     def _own(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         replicas = self._replicas
-        inflight = slots = abandoned = desired = threads = busy = 0
+        inflight = slots = abandoned = desired = ready = threads = busy = 0
         states = {str(ReplicaState.READY): 0}  # told even if there is none, so that an alert can compare it
         with replicas.condition:
             for member in replicas.members:
                 state, lane = str(member.state), member.lane
                 states[state] = states.get(state, 0) + 1
-                desired += not member.is_leaving
+                if not member.is_leaving:
+                    desired += 1
+                    ready += member.state is ReplicaState.READY
                 inflight += lane.inflight
                 slots += lane.slots
                 abandoned += lane.abandoned
@@ -129,7 +132,7 @@ class Measuring:
                 threads += said["runner"].threads
                 busy += min(said["runner"].threads, said.get("running", 0))
         for name, value in {
-            "sage_service_ready": replicas.state == ReplicaState.READY,
+            "sage_service_ready": shown_state(replicas.state, ready, desired) in {ReplicaState.READY, "degraded"},
             "sage_requests_in_flight": inflight,
             "sage_slots": slots,
             "sage_queue_depth": replicas.router.waiting,

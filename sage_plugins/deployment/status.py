@@ -6,6 +6,7 @@ import logging
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_plugins.deployment.life import shown_state
 from sage_plugins.deployment.measuring import measured_by
 from sage_plugins.deployment.replicas.waiting import errors_of, stats_of
 from sage_plugins.errors import DeployError, text_of
@@ -13,7 +14,7 @@ from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sage_plugins.deployment.balancing import Balancing
     from sage_plugins.deployment.replicas.member import Member
@@ -66,10 +67,10 @@ class Status:
             members = replicas.members
             shown = [(member, str(member.state), member.lane) for member in members]
             staying = [each for each in members if not each.is_leaving]
-            missing = {each.id: each.missing for each in staying if each.ended}
+            missing = _missing(staying)
             ready = sum(member.state is ReplicaState.READY for member in staying)
         return {
-            "state": replicas.state,
+            "state": shown_state(replicas.state, ready, len(staying)),
             "health": {"ready": ready, "replicas": len(staying), **({"missing": missing} if missing else {})},
             "replicas": [
                 {
@@ -97,7 +98,7 @@ class Status:
         with replicas.condition:  # who sees a state sees all that came with it
             states = [(str(member.state), member.error, list(member.past)) for member in members]
             staying = [each for each in members if not each.is_leaving]
-            missing = {each.id: each.missing for each in staying if each.ended}
+            missing = _missing(staying)
             ready = sum(member.state is ReplicaState.READY for member in staying)
         threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
         snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
@@ -105,7 +106,7 @@ class Status:
         summaries = replicas.watchers.summaries(snapshots)
         return {
             "service_name": replicas.name,
-            "state": replicas.state,
+            "state": shown_state(replicas.state, ready, len(staying)),
             "deployment_config": self._composition.config,
             "metrics": self._metrics(summaries.pop("metrics", {}), sum(threads)),
             "health": {
@@ -158,7 +159,7 @@ class Status:
         """
         status = self.as_dict()
         metrics = status["metrics"]
-        is_running = status["state"] in {ReplicaState.READY, ReplicaState.CRASH_LOOP}
+        is_running = self._replicas.state in {ReplicaState.READY, ReplicaState.CRASH_LOOP}
         found = {
             "service_name": self._replicas.name,
             "service_type": type_name,
@@ -189,6 +190,12 @@ class Status:
             abandoned_count=sum(member.abandoned for member in self._replicas.members),
             **measured,
         )
+
+
+def _missing(members: Sequence[Member]) -> dict[str, str]:
+    """Why replicas are not ready, of those that have ended or say it."""
+    ill = [each for each in members if each.state is not ReplicaState.READY]
+    return {each.id: each.missing for each in ill if each.ended or each.missing}
 
 
 def _used(said: Mapping[str, Any]) -> dict[str, Any]:

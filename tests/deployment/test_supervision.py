@@ -338,7 +338,7 @@ def test_service_goes_on_without_a_replica_that_cannot_be_placed(stage):
     assert (dead["id"], dead["state"]) == ("svc#0", "failed")
     assert "no node has room\n  node-1: is gone" in dead["error"]
     assert "svc#0 was killed" in dead["error"]
-    assert status["state"] == "ready"
+    assert status["state"] == "degraded"
     health = status["health"]
     assert (health["healthy"], health["ready"], health["replicas"]) == (False, 1, 2)
     assert "no node has room" in health["missing"]["svc#0"]

@@ -143,9 +143,9 @@ def test_the_first_screen_says_which_service_is_ill_and_why_and_lists_it_first(o
     Sick.is_ill = True
     page.get_by_text("1 of 2 services not fully ready").wait_for()
     said = page.locator(".health").inner_text()
-    assert "sick not ready, 0 of 1 replicas ready" in said
+    assert "sick unready, 0 of 1 replicas ready" in said
     assert f"ConnectionError: {HOSTILE}" in said
-    assert page.locator(".services .row").first.inner_text().split()[:2] == ["not", "ready"]
+    assert page.locator(".services .row").first.inner_text().split()[:1] == ["unready"]
     assert page.title().startswith("▲ 1 ")
     assert page.locator("main img, main script").count() == 0
     page.get_by_role("status").get_by_role("link", name="sick").click()
@@ -249,6 +249,46 @@ def test_scaling_shows_what_would_happen_and_then_does_it(opened):
     dialog.get_by_text("done").wait_for()
     dialog.get_by_role("button", name="Close").click()
     page.get_by_text("3 of 3 replicas ready").wait_for()
+
+
+def test_restarting_one_replica_replaces_that_one_alone(opened, env):
+    page = opened("services/desk")
+    page.get_by_role("button", name="Restart").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Replica").select_option("desk#1")
+    dialog.get_by_text("New replicas take the place of desk#1. No call is lost.").wait_for()
+    dialog.get_by_role("button", name="Restart", exact=True).click()
+    dialog.get_by_text("done").wait_for()
+    assert [each["restarts"] for each in env.get_service_status("desk")["replicas"]] == [0, 1]
+
+
+def test_another_balancer_is_chosen_among_those_that_are_installed(opened, env):
+    page = opened("services/desk")
+    page.get_by_role("button", name="Balancer").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Load balancer").select_option("round_robin")
+    dialog.get_by_text("round_robin would choose replicas from then on.").wait_for()
+    dialog.get_by_role("button", name="Balancer", exact=True).click()
+    dialog.get_by_text("done").wait_for()
+    assert env.task("desk").drift == {"load_balancer": "round_robin"}
+    dialog.get_by_role("button", name="Close").click()
+    setting = page.get_by_role("row", name=re.compile("load_balancer .*round_robin"))
+    setting.get_by_text("changed by hand; an apply sets").wait_for()
+
+
+def test_a_drained_service_finishes_what_it_has_accepted_and_stops(opened, env):
+    page = opened("services/desk")
+    accepted = env.service("desk").submit("hang")
+    assert Desk.entered.wait(20)
+    page.get_by_role("button", name="Drain").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("desk finishes what it has accepted, and stops. It takes no more calls.").wait_for()
+    dialog.get_by_role("button", name="Drain", exact=True).click()
+    page.locator(".head").get_by_text("draining").wait_for()
+    Desk.door.set()
+    dialog.get_by_text("done").wait_for()
+    page.locator(".head").get_by_text("stopped").wait_for()
+    assert accepted.result(20) is None
 
 
 def test_a_change_of_what_has_changed_meanwhile_is_refused(opened, server):

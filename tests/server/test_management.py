@@ -71,13 +71,13 @@ def test_a_row_says_since_when_a_service_is_as_it_is(ask, change):
 
 
 def test_a_service_that_has_too_few_replicas_is_so_since_the_last_one_failed(ask, change, env):
-    """Though it is ready: the others answer."""
+    """It is degraded: the others answer."""
     change(f"{SERVICE}/scale", {"replicas": 2})
     (member, _) = env.task("desk").replicas.members
     member.mark(ReplicaState.UNHEALTHY, "it looks pale")
     (row,) = ask("GET", "/api/v1/services")[1]
     (told,) = [each for each in ask("GET", "/api/v1/events?service=desk")[1] if each["kind"] == "replica_unhealthy"]
-    assert (row["state"], row["ready"], row["since"]) == ("ready", 1, told["time"])
+    assert (row["state"], row["ready"], row["since"]) == ("degraded", 1, told["time"])
 
 
 def test_of_many_replicas_a_row_has_some_and_says_how_many_more(ask, change, monkeypatch):

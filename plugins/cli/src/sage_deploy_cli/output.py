@@ -41,6 +41,7 @@ _COLOURS: Final = {
     "ok": "green",
     "ready": "green",
     "warning": "yellow",
+    "degraded": "yellow",
     "unready": "yellow",
     "draining": "yellow",
     "starting": "yellow",

@@ -19,17 +19,19 @@ __all__ = ["Rows"]
 #: Events that tell of a change which somebody has made.
 _CHANGES: Final = frozenset({"scaled", "restarted", "balancer_changed", "balancing_enabled", "adopted"})
 
-#: Events that are the reason why a service is in a state; the latest counts.
+#: Events that are the reason why replicas of a service are not ready; the latest counts.
+_SHORT: Final = ("replica_failed", "replica_unhealthy", "replica_unready", "replica_draining", "replica_starting")
+
+#: The same for each state of a service.
 _REASONS: Final = {
+    "degraded": _SHORT,
+    "unready": _SHORT,
     "starting": ("replica_starting",),
     "ready": ("replica_ready", "adopted"),
     "crash_loop": ("crash_loop",),
     "draining": ("replica_draining", "change_requested"),
     "stopped": ("replica_stopped", "replica_left"),
 }
-
-#: The same if a service is ready and not all of its replicas are.
-_SHORT: Final = ("replica_failed", "replica_unhealthy", "replica_unready", "replica_draining", "replica_starting")
 
 #: Replicas of a service that a row has.
 _STRIPES: Final = 64
@@ -84,7 +86,7 @@ class Rows:
         return {
             "name": name,
             "state": said.get("state"),
-            "since": self._since(name, said.get("state"), short=health.get("ready", 0) < health.get("replicas", 0)),
+            "since": self._since(name, said.get("state")),
             "why": "; ".join(str(each) for each in health.get("missing", {}).values()) or said.get("error", ""),
             "ready": health.get("ready", 0),
             "replicas": health.get("replicas", 0),
@@ -111,9 +113,8 @@ class Rows:
             "held_by": said.get("held_by"),
         }
 
-    def _since(self, name: str, state: Any, *, short: bool) -> float | None:
-        kinds = _SHORT if state == "ready" and short else _REASONS.get(state, ())
-        times = [self._times[name, kind] for kind in kinds if (name, kind) in self._times]
+    def _since(self, name: str, state: Any) -> float | None:
+        times = [self._times[name, kind] for kind in _REASONS.get(state, ()) if (name, kind) in self._times]
         return max(times, default=None)
 
 

@@ -31,6 +31,9 @@ __all__ = ["MAX_BODY", "Application", "asgi"]
 #: Bytes of a request's body, at most, unless something else is said.
 MAX_BODY: Final = 2**20
 
+#: States in which a service has replicas that are ready.
+_SERVING: Final = frozenset({"ready", "degraded"})
+
 #: What a slash parts in `/services/{service}/{method}`.
 _PARTS: Final = 4
 
@@ -84,7 +87,7 @@ class Application:
         if self._closing:
             return json_response({"ready": False, "not_ready": {}, "reason": "the environment is being closed"}, 503)
         services = self._operations.overview()
-        reasons = {name: said["state"] for name, said in services.items() if said["state"] != "ready"}
+        reasons = {name: said["state"] for name, said in services.items() if said["state"] not in _SERVING}
         return json_response({"ready": not reasons, "not_ready": reasons}, 503 if reasons else 200)
 
     def start(self) -> None:

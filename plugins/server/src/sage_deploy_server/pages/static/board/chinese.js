@@ -43,7 +43,6 @@ export const CHINESE = {
   "{time} ago": "{time}前",
   // states
   ready: "就绪",
-  "not ready": "不可用",
   degraded: "降级",
   unready: "暂不接收调用",
   unhealthy: "不健康",
@@ -147,6 +146,7 @@ export const CHINESE = {
   "No call has failed.": "没有失败的调用。",
   "last {time}": "最近 {time}",
   request: "请求",
+  "changed by hand; an apply sets {value}": "已手动更改；apply 后将为 {value}",
   "Configuration in force": "生效的配置",
   "Every setting has its default.": "所有设置均为默认值。",
   "{n} settings with their defaults": "{n} 项默认设置",

@@ -5,7 +5,7 @@ import { Try } from "../try.js";
 import { Events, Logs } from "./lists.js";
 import { begin, pause, useLive } from "./live.js";
 import { Overview } from "./overview.js";
-import { Shape, ago, moodOf, stateOf } from "./parts.js";
+import { Shape, ago, moodOfRow } from "./parts.js";
 import { Placement, Replica } from "./places.js";
 import { Service } from "./service.js";
 import { Doctor, Plan, Plugins } from "./upkeep.js";
@@ -88,7 +88,7 @@ function Page() {
   useKeys(showHelp);
   useEffect(() => scrollTo(0, 0), [here]);
 
-  const ill = live.services?.filter((row) => moodOf(stateOf(row)) !== "good").length ?? 0;
+  const ill = live.services?.filter((row) => moodOfRow(row) !== "good").length ?? 0;
   const name = live.about?.name ?? "sage-deploy";
   document.title = `${ill ? `▲ ${ill} · ` : ""}${name} · sage-deploy`;
 

@@ -3,7 +3,7 @@
 import { Spark } from "./chart.js";
 import { EventRows } from "./lists.js";
 import { useLook } from "./live.js";
-import { Empty, Meter, Rows, Shape, State, Stripes, ago, fact, isKnown, millis, moment, moodOf, plain, rankOf, share, stateOf, to, whyOf } from "./parts.js";
+import { Empty, Meter, Rows, Shape, State, Stripes, ago, fact, isKnown, millis, moment, moodOfRow, plain, rankOf, share, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
@@ -13,7 +13,7 @@ export function Overview({ live, query, setQuery }) {
   const history = useLook("/api/v1/history?seconds=900", 5).data;
   const services = [...live.services].sort((one, other) => rankOf(one) - rankOf(other) || one.name.localeCompare(other.name));
   const wanted = (query.get("q") ?? "").toLowerCase();
-  const shown = services.filter((row) => `${row.name} ${stateOf(row)}`.toLowerCase().includes(wanted));
+  const shown = services.filter((row) => `${row.name} ${row.state}`.toLowerCase().includes(wanted));
   if (services.length === 0) return html`<${Empty} text=${t("No service runs. Deploy some:")} command="sage-deploy up FILE" />`;
   return html`
     <${Health} services=${services} events=${live.events} />
@@ -35,8 +35,8 @@ export function Overview({ live, query, setQuery }) {
 }
 
 function Health({ services, events }) {
-  const ill = services.filter((row) => moodOf(stateOf(row)) !== "good");
-  const mood = ill.length ? moodOf(stateOf(ill[0])) : "good";
+  const ill = services.filter((row) => moodOfRow(row) !== "good");
+  const mood = ill.length ? moodOfRow(ill[0]) : "good";
   const text =
     ill.length === 0
       ? t(services.length === 1 ? "The service is ready" : "All {n} services are ready", { n: services.length })
@@ -48,7 +48,7 @@ function Health({ services, events }) {
       ${ill.slice(0, MOST_REASONS).map((row) => {
         const { text, since } = whyOf(row, events);
         return html`<p key=${row.name}>
-          <a href=${to("services", row.name)}>${row.name}</a> ${t(stateOf(row))}, ${t("{n} of {all} replicas ready", { n: row.ready, all: row.replicas })}${isKnown(since) && html`, <span title=${moment(since)}>${t("for {time}", { time: ago(since) })}</span>`}${text && html`: <span class="why">${text}</span>`}
+          <a href=${to("services", row.name)}>${row.name}</a> ${t(row.state)}, ${t("{n} of {all} replicas ready", { n: row.ready, all: row.replicas })}${isKnown(since) && html`, <span title=${moment(since)}>${t("for {time}", { time: ago(since) })}</span>`}${text && html`: <span class="why">${text}</span>`}
         </p>`;
       })}
       ${ill.length > MOST_REASONS && html`<p>${t("and {n} more, first in the list below", { n: ill.length - MOST_REASONS })}</p>`}
@@ -106,9 +106,9 @@ function Table({ services, events }) {
     <${Rows} rows=${services} columns=${11}>
       ${(row) => {
         const { text, since } = whyOf(row, events);
-        const isIll = moodOf(stateOf(row)) !== "good";
+        const isIll = moodOfRow(row) !== "good";
         return html`<tr key=${row.name} class="row">
-          <td class="first"><${State} word=${stateOf(row)} /></td>
+          <td class="first"><${State} word=${row.state} mood=${moodOfRow(row)} /></td>
           <td class="name">
             <a href=${to("services", row.name)} title=${row.name}>${row.name}</a>
             ${(text || isIll) && html`<span class="why" title=${text}>${isIll && isKnown(since) ? `${ago(since)}: ` : ""}${text}</span>`}

@@ -26,7 +26,6 @@ const MOODS = {
   unhealthy: "bad",
   failed: "bad",
   crash_loop: "bad",
-  "not ready": "bad",
   dead: "bad",
   error: "bad",
   stopped: "off",
@@ -37,13 +36,10 @@ const RANKS = { bad: 0, warn: 1, busy: 2, off: 3, good: 4 };
 
 export const moodOf = (word) => MOODS[word] ?? "busy";
 
-/** The state of a service's row in one word: what the server says, unless replicas are missing. */
-export function stateOf(row) {
-  if (row.state !== "ready" || row.ready >= row.replicas) return row.state ?? "unknown";
-  return row.ready > 0 ? "degraded" : "not ready";
-}
+/** A service without a ready replica is worse than a replica that asks for no calls. */
+export const moodOfRow = (row) => (row.state === "unready" ? "bad" : moodOf(row.state));
 
-export const rankOf = (row) => RANKS[moodOf(stateOf(row))];
+export const rankOf = (row) => RANKS[moodOfRow(row)];
 
 export function State({ word, mood = moodOf(word) }) {
   return html`<span class=${`state ${mood}`}><${Shape} mood=${mood} /><span>${t(word)}</span></span>`;
@@ -55,7 +51,7 @@ export function Shape({ mood }) {
 
 /** Why a service is as it is, and since when: what its row says, else its last event that tells of trouble. */
 export function whyOf(row, events) {
-  if (moodOf(stateOf(row)) === "good") return { text: row.why ?? "", since: row.since };
+  if (moodOfRow(row) === "good") return { text: row.why ?? "", since: row.since };
   const event = events.findLast((each) => each.service === row.name && each.reason && TROUBLE.test(each.kind));
   return { text: row.why || event?.reason || "", since: row.since ?? event?.time };
 }

@@ -4,7 +4,7 @@ import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";
 import { EventRows } from "./lists.js";
 import { useLook } from "./live.js";
-import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, moodOfEvent, plain, share, stateOf, to, whyOf } from "./parts.js";
+import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOfEvent, moodOfRow, plain, share, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
@@ -21,12 +21,12 @@ export function Service({ live, name, query, setQuery }) {
   return html`
     <div class="head">
       <h1>${name}</h1>
-      <${State} word=${stateOf(row)} />
+      <${State} word=${row.state} mood=${moodOfRow(row)} />
       <span class="soft">${t("{n} of {all} replicas ready", { n: row.ready, all: row.replicas })} · ${t("generation")} ${row.generation}</span>
       ${row.held_by && html`<span class="badge warn">${t("held by {name}", { name: row.held_by })}</span>`}
       <${Actions} live=${live} row=${row} replicas=${full?.replicas} />
     </div>
-    ${text && html`<p class=${`reason ${moodOf(stateOf(row))}`}>${isKnown(since) && html`<b title=${moment(since)}>${t("for {time}", { time: ago(since) })}</b>`} <span>${text}</span></p>`}
+    ${text && html`<p class=${`reason ${moodOfRow(row)}`}>${isKnown(since) && html`<b title=${moment(since)}>${t("for {time}", { time: ago(since) })}</b>`} <span>${text}</span></p>`}
     <dl class="facts-row">
       ${fact(t("Calls/s"), isKnown(row.rate) ? plain(row.rate) : undefined)} ${fact(t("Calls"), plain(row.calls))}
       ${fact(t("Errors"), isKnown(row.error_rate) ? share(row.error_rate, row.rate) : plain(row.errors))}
@@ -45,7 +45,7 @@ export function Service({ live, name, query, setQuery }) {
         <${EventRows} events=${events.slice(-8).reverse()} />
       </section>
     </div>
-    <${Settings} path=${path} />
+    <${Settings} key=${row.generation} path=${path} />
   `;
 }
 
@@ -133,14 +133,19 @@ function originOf({ source, path, line, variables }) {
 function Settings({ path }) {
   const plan = useLook(`${path}/plan`).data;
   if (!plan?.settings) return null;
-  const chosen = plan.settings.filter((each) => each.origin.source !== "default");
+  const changes = Object.fromEntries((plan.changes ?? []).map((each) => [each.key, each]));
+  const isChosen = (each) => each.origin.source !== "default" || each.key in changes;
+  const chosen = plan.settings.filter(isChosen);
   const table = (settings) => html`<table class="grid plain">
     <thead><tr><th scope="col">${t("Setting")}</th><th scope="col">${t("Value")}</th><th scope="col">${t("From")}</th></tr></thead>
-    <tbody>${settings.map((each) => html`<tr key=${each.key}><td><code>${each.key}</code></td><td><code>${written(each.value)}</code></td><td class="soft" title=${each.origin.path}>${originOf(each.origin)}</td></tr>`)}</tbody>
+    <tbody>${settings.map(({ key, value, origin }) => {
+      const change = changes[key];
+      return html`<tr key=${key}><td><code>${key}</code></td><td><code>${written(change ? change.old : value)}</code></td><td class="soft" title=${origin.path}>${change ? t("changed by hand; an apply sets {value}", { value: written(change.new) }) : originOf(origin)}</td></tr>`;
+    })}</tbody>
   </table>`;
   return html`<section class="card flush">
     <header><h2>${t("Configuration in force")}</h2></header>
     ${chosen.length > 0 ? table(chosen) : html`<${Empty} text=${t("Every setting has its default.")} />`}
-    <details class="fault"><summary>${t("{n} settings with their defaults", { n: plan.settings.length - chosen.length })}</summary>${table(plan.settings.filter((each) => each.origin.source === "default"))}</details>
+    <details class="fault"><summary>${t("{n} settings with their defaults", { n: plan.settings.length - chosen.length })}</summary>${table(plan.settings.filter((each) => !isChosen(each)))}</details>
   </section>`;
 }
