@@ -38,7 +38,7 @@ class QueueDeadlineCases(ServiceConformance):
 
     def test_queue_timeout_bounds_the_wait_alone(self) -> None:
         """`queue_timeout` ends calls that wait; one that has started minds `timeout` alone."""
-        service = self.deploy(queue_timeout=self.short)
+        service = self.deploy(queue_timeout=self.while_running)
         gate = self.watch()
         running = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
         gate.wait(service.slots)
@@ -53,7 +53,7 @@ class QueueDeadlineCases(ServiceConformance):
     @unless("in_callers_thread")
     def test_queue_timeout_of_a_future(self) -> None:
         """A submitted call ends at its `queue_timeout` too, with nobody looking."""
-        service = self.deploy(queue_timeout=self.short)
+        service = self.deploy(queue_timeout=self.while_running)
         occupied = self.occupy(service)
         ended: Future[Any] = Future()
         service.handle.submit("echo").add_done_callback(ended.set_result)

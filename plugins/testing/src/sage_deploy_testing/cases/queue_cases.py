@@ -306,7 +306,7 @@ class BoundCases(ServiceConformance):
 
     def test_no_room_before_the_queue_timeout(self) -> None:
         """`queue_timeout` counts the wait for room too."""
-        service = self.deploy(queue_size=0, queue_timeout=self.short)
+        service = self.deploy(queue_size=0, queue_timeout=self.while_running)
         occupied = self.occupy(service)
         with pytest.raises(errors.CallTimeoutError) as caught:
             service.handle.echo()

@@ -64,7 +64,10 @@ class WatchedCases(MonitorSuite):
         with pytest.raises(ProbeError):
             service.handle.hold_and_fail(passage)
         gate = self.occupy(service)
-        cancelled, late = service.handle.submit("echo"), service.handle.with_options(timeout=self.short).submit("echo")
+        cancelled, late = (
+            service.handle.submit("echo"),
+            service.handle.with_options(timeout=self.while_running).submit("echo"),
+        )
         with pytest.raises(errors.OverloadedError):
             service.handle.submit("echo")
         assert cancelled.cancel()

@@ -141,7 +141,7 @@ class ServiceConformance(Conformance):
     environment_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     patience: float = 20.0
     short: float = 0.03
-    while_running: float = 0.2
+    while_running: float = 0.4
     starting: float = 0.4
 
     def declared(self) -> Mapping[str, str]:
