@@ -25,7 +25,7 @@ class Driver(subprocess.Popen[str]):
         pids: The processes of its replicas.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a test may choose
         self,
         address: str,
         witness: Path,
@@ -33,6 +33,7 @@ class Driver(subprocess.Popen[str]):
         within: Sequence[str] = (),
         lifetime: str = "driver",
         name: str = "driver",
+        control_timeout: float = 60.0,
     ) -> None:
         """
         Start it and have it deploy a service `svc` of two replicas.
@@ -43,11 +44,12 @@ class Driver(subprocess.Popen[str]):
             within: What comes before the command, such as that of a network namespace.
             lifetime: The option of that name.
             name: Of the environment.
+            control_timeout: The option of that name; on a busy machine a cluster may take long to answer.
         """
         self._complaints = witness.with_name(f"driver-{uuid4().hex}.txt")
         with self._complaints.open("w") as complaints:
             super().__init__(
-                [*within, sys.executable, __file__, address, str(witness), lifetime, name],
+                [*within, sys.executable, __file__, address, str(witness), lifetime, name, str(control_timeout)],
                 env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -79,14 +81,16 @@ class Driver(subprocess.Popen[str]):
         raise AssertionError(f"the driver ended with {self.returncode} instead of an answer: {said[-4000:]}")
 
 
-def _main(address: str, witness: str, lifetime: str, name: str) -> None:
+def _main(address: str, witness: str, lifetime: str, name: str, control_timeout: str) -> None:
     from sage_deploy_ray.cluster.connection import connect
     from sage_plugins import Environment, ServiceDeploymentConfig
     from witness import Witness
 
-    # It may take long to join a cluster on a busy machine, and that is not what the short `control_timeout` is for.
+    # It may take long to join a cluster on a busy machine, and that is not what a short `control_timeout` is for.
     connection = connect(address=address, control_timeout=60)
-    env = Environment(name, options={"ray": {"address": address, "control_timeout": 2, "lifetime": lifetime}})
+    env = Environment(
+        name, options={"ray": {"address": address, "control_timeout": float(control_timeout), "lifetime": lifetime}}
+    )
     config = ServiceDeploymentConfig(**OPTIONS)
     env.register_service_with_config("svc", Witness, witness, deployment_config=config)
     env.deploy()

@@ -107,7 +107,7 @@ def test_calls_across_a_partition_are_bounded_and_its_replicas_replaced(ray_fold
         options = ["--head", "--port=6399", "--include-dashboard=false", f"--temp-dir={ray_folder}"]
         network.start_node(network.near, *options)
         network.start_node(network.far, f"--address={head}")
-        with Driver(head, witness, within=network.within(network.near)) as driver:
+        with Driver(head, witness, within=network.within(network.near), control_timeout=2) as driver:
             before = driver.do("status")["answer"]
             assert {each["node"] for each in before} == {"near", "far"}
             (lost,) = (each for each in before if each["node"] == "far")

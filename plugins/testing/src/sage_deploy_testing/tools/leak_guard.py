@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: Seconds that a test's threads, files, tasks and children get to end by themselves. Spent only when something is left:
 #: a thread that was told to stop is joined, and the wait ends with it.
-GRACE_S: Final = 1.0
+GRACE_S: Final = 10.0
 
 #: Threads that serve the whole process and end by themselves: pytest-timeout's timer around the test.
 PROCESS_WIDE: Final = ("pytest_timeout",)
