@@ -96,6 +96,15 @@ def test_what_runs_is_changed_from_a_second_terminal(terminal):
     assert terminal.run("scale", "greeter", "2", "--dry-run")[0] == "would scale greeter from 1 to 2\n"
     assert terminal.run("scale", "greeter", "2")[0] == "scaled greeter from 1 to 2\n"
     assert terminal.run("restart", "greeter")[0] == "replaced greeter#0, greeter#1\n"
+    assert terminal.run("balancer", "greeter", "random", "seed=7", "--dry-run")[0] == (
+        "would change the balancer of greeter to random\n"
+    )
+    assert json.loads(terminal.run("events", "--json")[0].splitlines()[-1])["kind"] != "balancer_changed"
+    assert terminal.run("balancer", "greeter", "random", "seed=7")[0] == "changed the balancer of greeter to random\n"
+    assert "balancer_changed" in terminal.run("events")[0]
+    assert "did you mean 'random'" in terminal.run("balancer", "greeter", "randon", code=2)[1]
+    assert "seed" in terminal.run("balancer", "greeter", "random", "sed=7", code=2)[1]
+    assert "give KEY=VALUE" in terminal.run("balancer", "greeter", "random", "seed", code=2)[1]
     assert "0 is not in the range" in terminal.run("scale", "greeter", "0", code=2)[1]
 
     terminal.file.write_text(FILE + '  second: {class: "greeters:Greeter"}\n', encoding="utf-8")
@@ -242,6 +251,9 @@ def test_a_report_is_one_file_that_needs_nothing_else(terminal, tmp_path):
         ("scale -e greeting g", ["greeter"]),
         ("scale -e another g", []),
         ("restart greeter --replica gr", ["greeter#0"]),
+        ("balancer gr", ["greeter"]),
+        ("balancer greeter ra", ["random"]),
+        ("balancer greeter x", []),
     ],
 )
 def test_shells_complete_the_names_of_what_runs(terminal, line, completed):

@@ -251,6 +251,19 @@ def test_scaling_shows_what_would_happen_and_then_does_it(opened):
     page.get_by_text("3 of 3 replicas ready").wait_for()
 
 
+def test_the_balancer_is_changed_and_the_command_for_it_is_shown(opened):
+    page = opened("services/desk")
+    page.get_by_role("button", name="Balancer").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Load balancer").select_option("random")
+    dialog.get_by_text("random would choose replicas from then on.").wait_for()
+    assert dialog.locator("pre").inner_text() == "sage-deploy balancer -e shown desk random"
+    dialog.get_by_role("button", name="Balancer", exact=True).click()
+    dialog.get_by_text("done").wait_for()
+    dialog.get_by_role("button", name="Close").click()
+    page.locator(".kind").get_by_text("balancer changed").wait_for()
+
+
 def test_a_change_of_what_has_changed_meanwhile_is_refused(opened, server):
     page = opened("services/desk")
     page.get_by_role("button", name="Restart").click()

@@ -86,7 +86,7 @@ function Change({ kind, live, row, replicas, only, onClose }) {
         ? html`<p class="preview" aria-live="polite">${preview ? said(kind, preview, row) : error || body === null ? "" : t("Asking what would happen ...")}</p>`
         : html`<p class="preview" role="status"><${State} word=${done.state} /> ${done.error?.detail}</p>`}
       <${Failed} error=${error} />
-      ${body !== null && kind !== "balancer" && html`<${Command} name=${t("command")} text=${commandOf(live.about, kind, ...wordsOf(kind, row, given))} />`}
+      ${body !== null && html`<${Command} name=${t("command")} text=${commandOf(live.about, kind, ...wordsOf(kind, row, given))} />`}
       <p class="actions">
         ${done === null && html`<button type="submit" class="main" disabled=${preview === null}>${t(NAMES[kind])}</button>`}
         <button type="button" onClick=${() => window.current.close()}>${done === null ? t("Cancel") : t("Close")}</button>
@@ -104,6 +104,7 @@ function bodyOf(kind, given) {
 
 function wordsOf(kind, row, given) {
   if (kind === "scale") return [row.name, given];
+  if (kind === "balancer") return [row.name, given];
   if (kind === "restart") return given ? ["--replica", given, row.name] : [row.name];
   return given === "" ? [row.name] : ["--timeout", given, row.name];
 }
