@@ -219,25 +219,18 @@ def test_logs_are_followed_until_the_environment_ends(terminal):
     follower.stdout.close()
 
 
-def test_a_report_is_one_file_that_needs_nothing_else(terminal, tmp_path):
-    """With the services, what they logged and what happened; whatever a name or a line has in it is shown as text."""
+def test_a_report_is_one_file(terminal, tmp_path):
+    """It is replaced if it is there, and a folder that is missing is told; tests/server/test_report.py opens it."""
     terminal.up()
-    terminal.run("call", "greeter.greet", "name=<script>alert(1)</script>")
+    terminal.run("call", "greeter.greet", "name=Ada")
     terminal.run("restart", "greeter", "--yes")
     file = tmp_path / "out.html"
-    out, said = terminal.run("report", "-o", str(file))
-    assert (out, said) == ("", f"wrote {file}\n")
+    file.write_text("old", encoding="utf-8")
+    assert terminal.run("report", "-o", str(file)) == ("", f"wrote {file}\n")
     page = file.read_text(encoding="utf-8")
-    assert "All 1 services are ready" not in page
-    assert "The service is ready." in page
-    for each in (
-        "greeter#0.1",
-        "greeting &lt;script&gt;alert(1)&lt;/script&gt;",
-        "restart by socket",
-        "threading_strategy",
-    ):
+    assert page.startswith("<!doctype html>")
+    for each in ("greeter#0.1", "greeting Ada", "restart by socket", "threading_strategy"):
         assert each in page
-    assert not re.findall(r"<script|<link|<img|src=|href=|url\(", page)
     assert "cannot be written" in terminal.run("report", "-o", str(tmp_path / "gone" / "out.html"), code=1)[1]
 
 

@@ -1,6 +1,7 @@
 /** What all screens are made of: states, numbers for people, slots, tables. */
 
 import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
+import { now } from "../api.js";
 import { t } from "./words.js";
 
 // -- states -----------------------------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ export function span(seconds) {
   return whole < 172_800 ? t("{n} h", { n: Math.round(whole / 3600) }) : t("{n} d", { n: Math.round(whole / 86_400) });
 }
 
-export const ago = (time) => span(Date.now() / 1000 - time);
+export const ago = (time) => span(now() - time);
 
 // -- slots ------------------------------------------------------------------------------------------------------------
 
@@ -139,6 +140,14 @@ export function Failed({ error }) {
 export function Meter({ part, whole }) {
   return html`<svg class="meter" width="100%" height="6" aria-hidden="true"><rect width="100%" height="6" rx="3" /><rect class="full" width=${`${whole ? Math.min(100, (100 * part) / whole) : 0}%`} height="6" rx="3" /></svg>`;
 }
+
+/** The head of a table, of one text a column; a list of a text is the head of numbers. */
+export const head = (...columns) => html`<thead>
+  <tr>${columns.filter(Boolean).map((each) => html`<th scope="col" class=${Array.isArray(each) ? "num" : null}>${each}</th>`)}</tr>
+</thead>`;
+
+/** A setting's value. */
+export const written = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 /** A name and its value, for a `dl`; nothing if the value is not known. */
 export const fact = (name, value) => isKnown(value) && html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`;

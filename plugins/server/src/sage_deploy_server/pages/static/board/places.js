@@ -1,9 +1,9 @@
 /** Where replicas are: all of them on their nodes, and one of them in full. */
 
 import { html, useState } from "../vendor/preact-htm.js";
-import { look } from "../api.js";
+import { isRecorded, look } from "../api.js";
 import { Actions } from "./actions.js";
-import { EventRows } from "./lists.js";
+import { Latest } from "./lists.js";
 import { useLook } from "./live.js";
 import { Empty, Failed, Meter, Shape, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, plain, to } from "./parts.js";
 import { t } from "./words.js";
@@ -46,7 +46,7 @@ export function Replica({ live, name, id }) {
   const events = live.events.filter((each) => each.service === name && each.replica === id);
   if (!data && !error) return html`<p class="empty">${t("Loading ...")}</p>`;
   const back = html`<p><a href=${to("services", name)}>← ${name}</a></p>`;
-  if (!found || !row) return html`${back}<${Failed} error=${data ? null : error} /><${Empty} text=${t("{name} has no replica {id} any more; its events are below.", { name, id })} /><section class="card flush"><${EventRows} events=${events.slice(-20).reverse()} /></section>`;
+  if (!found || !row) return html`${back}<${Failed} error=${data ? null : error} /><${Empty} text=${t("{name} has no replica {id} any more; its events are below.", { name, id })} /><${Latest} events=${events} />`;
   return html`
     ${back}
     <div class="head"><h1>${id}</h1><${State} word=${found.state} /><${Actions} live=${live} row=${row} replicas=${data.replicas} only=${id} /></div>
@@ -59,11 +59,8 @@ export function Replica({ live, name, id }) {
     </dl>
     <section class="card"><h2>${t("Slots")}</h2><${Stripes} stripes=${[[id, found.state, found.slots, found.inflight, found.abandoned ?? 0]]} /></section>
     <${Past} history=${found.history} />
-    <section class="card flush">
-      <header><h2>${t("Events")}</h2></header>
-      <${EventRows} events=${events.slice(-20).reverse()} />
-    </section>
-    <${Stacks} path=${`${path}/replicas/${encodeURIComponent(id)}/stacks`} />
+    <${Latest} events=${events} />
+    ${!isRecorded && html`<${Stacks} path=${`${path}/replicas/${encodeURIComponent(id)}/stacks`} />`}
   `;
 }
 

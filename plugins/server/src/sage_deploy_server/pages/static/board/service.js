@@ -2,9 +2,9 @@
 
 import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";
-import { EventRows } from "./lists.js";
+import { Latest } from "./lists.js";
 import { useLook } from "./live.js";
-import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, moodOfEvent, plain, share, stateOf, to, whyOf } from "./parts.js";
+import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, head, isKnown, millis, moment, moodOf, moodOfEvent, plain, share, stateOf, to, whyOf, written } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
@@ -40,10 +40,7 @@ export function Service({ live, name, query, setQuery }) {
     <${Replicas} name=${name} row=${row} replicas=${full?.replicas} />
     <div class="columns">
       <${Errors} path=${path} />
-      <section class="card flush">
-        <header><h2>${t("Events")}</h2><a href=${`#/events?service=${encodeURIComponent(name)}`}>${t("All events")}</a></header>
-        <${EventRows} events=${events.slice(-8).reverse()} />
-      </section>
+      <${Latest} events=${events} all=${`#/events?service=${encodeURIComponent(name)}`} most=${8} />
     </div>
     <${Settings} path=${path} />
   `;
@@ -83,12 +80,7 @@ function Replicas({ name, row, replicas }) {
   return html`<section class="card flush">
     <header><h2>${t("Replicas")}</h2></header>
     <table class="grid">
-      <thead><tr>
-        <th scope="col">${t("State")}</th><th scope="col">${t("Replica")}</th><th scope="col">${t("Slots")}</th>
-        ${hasNode && html`<th scope="col">${t("Node")}</th>`}<th scope="col" class="num">${t("Process")}</th>
-        ${hasSince && html`<th scope="col" class="num">${t("Runs for")}</th>`}
-        ${hasCpu && html`<th scope="col" class="num">${t("Cores")}</th>`} ${hasMemory && html`<th scope="col" class="num">${t("Memory")}</th>`}
-      </tr></thead>
+      ${head(t("State"), t("Replica"), t("Slots"), hasNode && t("Node"), [t("Process")], hasSince && [t("Runs for")], hasCpu && [t("Cores")], hasMemory && [t("Memory")])}
       <tbody>
         ${replicas?.map((each) => {
           const cell = (content, kind = "num") => html`<td class=${kind}>${content}</td>`;
@@ -123,8 +115,6 @@ function Errors({ path }) {
   </section>`;
 }
 
-const written = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-
 function originOf({ source, path, line, variables }) {
   const place = path ? `${path.split("/").at(-1)}${line ? `:${line}` : ""}` : t(source);
   return variables?.length ? `${place} (${variables.join(", ")})` : place;
@@ -135,7 +125,7 @@ function Settings({ path }) {
   if (!plan?.settings) return null;
   const chosen = plan.settings.filter((each) => each.origin.source !== "default");
   const table = (settings) => html`<table class="grid plain">
-    <thead><tr><th scope="col">${t("Setting")}</th><th scope="col">${t("Value")}</th><th scope="col">${t("From")}</th></tr></thead>
+    ${head(t("Setting"), t("Value"), t("From"))}
     <tbody>${settings.map((each) => html`<tr key=${each.key}><td><code>${each.key}</code></td><td><code>${written(each.value)}</code></td><td class="soft" title=${each.origin.path}>${originOf(each.origin)}</td></tr>`)}</tbody>
   </table>`;
   return html`<section class="card flush">
