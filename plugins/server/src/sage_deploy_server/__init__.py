@@ -2,7 +2,8 @@
 A running environment, reached from outside its process: over HTTP, and by commands over a socket of the user's own.
 
 `calling`, `management`, `description` and `pages` answer requests, by what `web` has for all of them; `recording`
-remembers what was measured; `running` listens; `commands` are those of `sage-deploy` that talk to it.
+remembers what was measured; `running` listens; `commands` are those of `sage-deploy` that talk to it; `reports` keeps
+the pages and what they showed in one file.
 """
 
 from __future__ import annotations
