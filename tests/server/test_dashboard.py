@@ -268,6 +268,7 @@ def test_another_balancer_is_chosen_among_those_that_are_installed(opened, env):
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Load balancer").select_option("round_robin")
     dialog.get_by_text("round_robin would choose replicas from then on.").wait_for()
+    assert dialog.locator("pre").inner_text() == "sage-deploy balancer -e shown desk round_robin"
     dialog.get_by_role("button", name="Balancer", exact=True).click()
     dialog.get_by_text("done").wait_for()
     assert env.task("desk").drift == {"load_balancer": "round_robin"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sage_deploy_server.pages
+import sage_deploy_server.reports
 from sage_deploy_server.pages.files import LOADED, PAGE
 
 STATIC = Path(str(files(sage_deploy_server.pages) / "static"))
@@ -19,6 +20,7 @@ VENDORED = json.loads((STATIC / "vendor" / "vendored.json").read_text("utf-8"))
 #: What browsers never load.
 KEPT = {"vendor/vendored.json", *(f"vendor/{each['file']}" for each in VENDORED if each["file"].endswith(".txt"))}
 TEXTS = [path for path in STATIC.rglob("*") if path.suffix in {".html", ".js", ".css"} and path.parent.name != "vendor"]
+REPORT = list((Path(str(files(sage_deploy_server.reports))) / "static").iterdir())
 
 
 @pytest.mark.parametrize("folder", [STATIC / "vendor", TESTS], ids=["pages", "tests"])
@@ -74,7 +76,7 @@ def test_a_page_that_has_moved_leads_to_its_place(ask):
     assert (status, headers["Location"]) == (303, "/#/try")
 
 
-@pytest.mark.parametrize("file", TEXTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("file", [*TEXTS, *REPORT], ids=lambda path: path.name)
 def test_our_files_name_no_other_host_and_make_no_html_of_texts(file):
     text = file.read_text("utf-8")
     assert re.findall(r"https?://", text) == []
@@ -100,8 +102,9 @@ def test_what_is_left_out_of_a_file_are_comments_and_space_alone(ask, file):
 
 def test_every_text_of_the_page_has_its_chinese():
     """A text in the code that the catalogue lacks would be shown in English."""
-    pages = [path for path in TEXTS if path.suffix == ".js" and path.name != "chinese.js"]
+    pages = [path for path in [*TEXTS, *REPORT] if path.suffix == ".js" and path.name != "chinese.js"]
     used = {text for path in pages for text in re.findall(r"\bt\(\"([^\"]+)\"", path.read_text("utf-8"))}
-    known = (STATIC / "board" / "chinese.js").read_text("utf-8")
+    catalogues = [STATIC / "board" / "chinese.js", *(path for path in REPORT if path.name == "live.js")]
+    known = "\n".join(path.read_text("utf-8") for path in catalogues)
     assert len(used) > 100
     assert {text for text in used if f'"{text}":' not in known and f"  {text}:" not in known} == set()

@@ -237,6 +237,9 @@ def test_a_changed_file_is_applied(change, ask, env, tmp_path):
     file.write_text(entry % 2)
     plan = ask("POST", "/api/v1/plan")[1]
     assert {each["name"]: each["action"] for each in plan["services"]} == {"desk": "keep", "second": "add"}
+    as_read = {each["name"]: each for each in ask("GET", "/api/v1/plan")[1]["services"]}
+    assert as_read["second"] == ask("GET", "/api/v1/services/second/plan")[1]
+    assert [each["value"] for each in as_read["second"]["settings"] if each["key"] == "replicas"] == [1]
     assert change("/api/v1/apply")[1]["details"] == {"changes": {"second": "add"}}
     assert ask("GET", "/api/v1/services/second")[1]["health"]["ready"] == 2
     file.write_text("services: {second: {clas: 'x:Y'}}\n")
@@ -269,7 +272,10 @@ def test_secrets_are_shown_nowhere(ask, env, tmp_path):
     file.write_text("services: {s: {class: 'served_desk:Desk', user_config: {api_key: canary-in-a-coal-mine}}}\n")
     env.load_service_deployment_config(file)
     env.deploy()
-    shown = [ask("GET", path)[1] for path in ("/api/v1/services", "/api/v1/services/s", "/api/v1/services/s/plan")]
+    shown = [
+        ask("GET", path)[1]
+        for path in ("/api/v1/services", "/api/v1/services/s", "/api/v1/services/s/plan", "/api/v1/plan")
+    ]
     shown.append(ask("POST", "/api/v1/plan")[1])
     assert "canary-in-a-coal-mine" not in json.dumps(shown)
 

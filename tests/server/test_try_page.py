@@ -228,6 +228,28 @@ def test_a_form_has_a_field_of_the_right_kind_for_each_argument(opened):
     }
 
 
+def test_hints_and_problems_of_a_form_are_in_the_language_of_the_page(opened):
+    """At once when it is switched, with what was typed."""
+    page = opened("take")
+    _fill(page, part="one", item="{")
+    page.get_by_role("button", name="中文").click()
+    hints = dict(each.inner_text().split("\n")[:2] for each in page.locator(".field .label:has(label)").all())
+    assert hints == {
+        "text": "必填, 文本",
+        "part": "数字",
+        "exact": "布尔值",
+        "colour": "从中选择",
+        "day": "date 或 null",
+        "item": "JSON 对象: Item 或 null",
+    }
+    assert page.get_by_label("exact", exact=True).inner_text().startswith("默认")
+    page.get_by_role("button", name="调用", exact=True).click()
+    problems = page.get_by_role("alert").all_inner_texts()
+    assert problems[0].startswith("请填写数字")
+    assert problems[1].startswith("不是有效的 JSON")
+    assert page.get_by_label("part", exact=True).input_value() == "one"
+
+
 def test_a_form_says_what_is_wrong_and_calls_nothing(opened):
     page = opened("add")
     _call(page)

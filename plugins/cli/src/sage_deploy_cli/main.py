@@ -40,6 +40,7 @@ COMMANDS: Final = {
 ELSEWHERE: Final = dict.fromkeys(
     (
         "apply",
+        "balancer",
         "call",
         "dashboard",
         "describe",

@@ -2,7 +2,8 @@
 A running environment, reached from outside its process: over HTTP, and by commands over a socket of the user's own.
 
 `calling`, `management`, `description` and `pages` answer requests, by what `web` has for all of them; `recording`
-remembers what was measured; `running` listens; `commands` are those of `sage-deploy` that talk to it.
+remembers what was measured; `running` listens; `commands` are those of `sage-deploy` that talk to it; `reports` keeps
+the pages and what they showed in one file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _HOMES: Final = {"Server": "running.serving", "asgi": "running.app", "serve": "r
 #: By name: the module that has it, and what `sage-deploy --help` says of it.
 _COMMANDS: Final = {
     "apply": ("changing", "Have a running environment read its file again, and change what is different."),
+    "balancer": ("changing", "Have another load balancer choose among the replicas of a running service."),
     "call": ("calling", "Call a method of a running service."),
     "dashboard": ("login", "Open the pages of a running environment in a browser, logged in."),
     "describe": ("looking", "Show everything about one running service."),
@@ -33,7 +35,7 @@ _COMMANDS: Final = {
     "events": ("following", "Show what happened to the services of a running environment."),
     "login": ("login", "Print a link that logs a browser in."),
     "logs": ("following", "Show what the services of a running environment have logged."),
-    "report": ("reporting", "Write how a running environment is into one HTML file."),
+    "report": ("reporting", "Write the dashboard of a running environment, as it is now, into one HTML file."),
     "restart": ("changing", "Replace the replicas of a running service."),
     "scale": ("changing", "Change the number of replicas of a running service."),
     "top": ("live", "Show the services of a running environment as they change."),

@@ -15,7 +15,7 @@ from sage_deploy_cli.output import progress, write_result
 from sage_deploy_server.commands.choosing import METHOD, environment_options
 from sage_deploy_server.commands.client import RefusedError, Running
 
-__all__ = ["call"]
+__all__ = ["arguments_of", "call"]
 
 #: One entry of the header `Server-Timing`.
 _DURATION: Final = re.compile(r"(queue|run);dur=([0-9.]+)")
@@ -49,7 +49,7 @@ def call(  # noqa: PLR0913 - a parameter for each option
     answer = running.ask(
         "POST",
         f"/services/{quote(service, safe='')}/{quote(name, safe='')}",
-        _arguments(arguments),
+        arguments_of(arguments),
         headers=headers,
         silent_s=3600.0 if timeout is None else timeout + 10,  # the service's own time-out ends it
     )
@@ -85,7 +85,13 @@ def _print_item(line: bytes) -> None:
     sys.stdout.flush()
 
 
-def _arguments(given: tuple[str, ...]) -> Any:
+def arguments_of(given: tuple[str, ...]) -> Any:
+    """
+    What a command line gives as one JSON object or array, or as KEY=VALUE pairs; an empty object if it gives nothing.
+
+    Raises:
+        click.UsageError: It is neither.
+    """
     if not given:
         return {}
     if len(given) == 1 and given[0].lstrip()[:1] in {"{", "["}:

@@ -8,11 +8,12 @@ from typing import Final
 import click
 
 from sage_deploy_cli.output import printable, write
-from sage_deploy_server.commands.choosing import REPLICA, SERVICE, environment_options
+from sage_deploy_server.commands.calling import arguments_of
+from sage_deploy_server.commands.choosing import BALANCER, REPLICA, SERVICE, environment_options
 from sage_deploy_server.commands.client import Running, path_of
 from sage_deploy_server.commands.output import DRY_RUN, YES, confirm, done
 
-__all__ = ["apply", "down", "drain", "restart", "scale"]
+__all__ = ["apply", "balancer", "down", "drain", "restart", "scale"]
 
 #: What a plan does with a service, as a sign.
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-", "keep": " "}
@@ -54,6 +55,29 @@ def restart(running: Running, service: str, replica: str | None, *, dry_run: boo
         confirm(f"Replace {replicas}?", yes=yes)
         what = running.change(path, body)
     done(what, f"{'replace' if dry_run else 'replaced'} {replicas}")
+
+
+@click.command("balancer")
+@click.argument("service", type=SERVICE)
+@click.argument("balancer", metavar="ID", type=BALANCER)
+@click.argument("options", nargs=-1, metavar="[JSON | KEY=VALUE ...]")
+@DRY_RUN
+@YES
+@environment_options
+def balancer(  # noqa: PLR0913 - a parameter for each argument and option
+    running: Running, service: str, balancer: str, options: tuple[str, ...], *, dry_run: bool, yes: bool
+) -> None:
+    """
+    Have the load balancer ID choose among the replicas of SERVICE from now on. No call is lost.
+
+    Its options are one JSON object, or KEY=VALUE pairs whose values are JSON, or text if they are none. By default it
+    has those of the configuration of SERVICE.
+    """
+    if not dry_run:
+        confirm(f"Have {balancer} choose among the replicas of {service}?", yes=yes)
+    body = {"id": balancer, "options": arguments_of(options) if options else None}
+    what = running.change(path_of(service, "balancer"), body, dry_run=dry_run)
+    done(what, f"{'change' if dry_run else 'changed'} the balancer of {service} to {balancer}")
 
 
 @click.command("drain")

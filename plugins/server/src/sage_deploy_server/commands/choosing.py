@@ -11,7 +11,7 @@ from sage_deploy_server.commands.client import Running, find, path_of, running_e
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["METHOD", "REPLICA", "SERVICE", "environment_options"]
+__all__ = ["BALANCER", "METHOD", "REPLICA", "SERVICE", "environment_options"]
 
 
 class _Running(click.ParamType):  # type: ignore[type-arg] # only the latest click has them
@@ -53,10 +53,16 @@ def _replicas(ctx: click.Context) -> list[str]:
     return [each["id"] for name in services for each in running.get(path_of(name, "replicas"))]
 
 
-#: The types of arguments: an environment, a service, one of its replicas, and `SERVICE.METHOD`.
+def _balancers(ctx: click.Context) -> list[str]:
+    plugins = _chosen(**ctx.params).get("/api/v1/plugins")["plugins"]
+    return [each["id"] for each in plugins if each["kind"] == "load balancer"]
+
+
+#: The types of arguments: an environment, a service, one of its replicas, a load balancer, and `SERVICE.METHOD`.
 _ENVIRONMENT = _Running(lambda _: [about["name"] for about, _ in running_environments()])
 SERVICE = _Running(_services)
 REPLICA = _Running(_replicas)
+BALANCER = _Running(_balancers)
 METHOD = _Running(_methods)
 
 

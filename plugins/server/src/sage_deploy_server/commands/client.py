@@ -106,7 +106,7 @@ class Running:
             RefusedError: The answer is an error.
             click.ClickException: There is no answer.
         """
-        sent = dict(headers or {})
+        sent = {"Connection": "close", **(headers or {})}  # each request has a connection of its own
         if self._token is not None:
             sent["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()

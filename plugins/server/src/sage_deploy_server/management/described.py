@@ -49,8 +49,10 @@ def described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]
         generation = "The generation that the service must have; else 412."
         parameters.append({**_parameter("If-Match", "header", {"type": "string"}), "description": generation})
     done = "200" if body is None else "2XX"
+    name = path.removeprefix("/").replace("/", ".").translate(str.maketrans("", "", "{}"))
     operation: dict[str, Any] = {
-        "operationId": path.removeprefix("/").replace("/", ".").translate(str.maketrans("", "", "{}")),
+        # Of what can be looked at and asked for by the same path, both have a name of their own.
+        "operationId": f"{name}.get" if body is None and path in _AT_ONCE else name,
         "summary": summary,
         "parameters": parameters,
         "responses": {done: {"description": summary, "content": {"application/json": {"schema": {}}}}, **_ERRORS},

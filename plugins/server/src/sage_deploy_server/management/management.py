@@ -97,10 +97,11 @@ class Management:
 
     def paths(self) -> dict[str, Any]:
         """The routes as OpenAPI describes them."""
-        return {
-            **{path: {"get": described(path, summary, None)} for path, (summary, _) in self._looks().items()},
-            **{path: {"post": described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()},
+        looks = {path: {"get": described(path, summary, None)} for path, (summary, _) in self._looks().items()}
+        changes = {
+            path: {"post": described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()
         }
+        return {path: looks.get(path, {}) | changes.get(path, {}) for path in looks | changes}
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,10 @@ class Management:
                 lambda _: self._doctor(),
             ),
             "/api/v1/nodes": ("The nodes on which replicas run or may run", lambda _: self._operations.nodes()),
+            "/api/v1/plan": (
+                "What an apply would do with all services, by what the files said when they were read",
+                lambda _: json.loads(self._operations.plan().to_json()),
+            ),
             "/api/v1/services": ("A row a service", lambda _: self._seen.look()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),

@@ -15,7 +15,7 @@ from sage_deploy_server.web.pages import PAGE_HEADERS
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["LOADED", "PAGE", "page_routes"]
+__all__ = ["LOADED", "PAGE", "page_routes", "read_file"]
 
 #: The page.
 PAGE: Final = "board.html"
@@ -61,23 +61,23 @@ _MEDIA_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javas
 #: Comments, and space before a line: the files are written to be read, and served to be small.
 _SPACE: Final = re.compile(rb"(?ms)^[ ]*/\*.*?\*/$|[ ]*// .*?$|^\s+")
 
-#: Further space and last semicolons of style sheets.
-_STYLE_SPACE: Final = re.compile(rb"\n|;?\n(?=\})|;? (?=[{}])|(?<=[:;,{]) ")
+#: Further space, last semicolons, and zeros before a point, of style sheets.
+_STYLE_SPACE: Final = re.compile(rb"\n|;?\n(?=\})|;? (?=[{}])|(?<=[:;,{]) |(?<=[ (:])0(?=\.\d)")
 
 
 def page_routes() -> list[Route]:
     """The routes of the page and its files, and of the paths that have moved."""
-    page = _read(PAGE)
-    loaded = {file: _read(file) for file in LOADED}
+    page = read_file(PAGE)
+    loaded = {file: read_file(file) for file in LOADED}
 
     async def first(_: Request) -> Response:
-        return _answer(*page)
+        return _answer(PAGE, page)
 
     async def file(request: Request) -> Response:
-        found = loaded.get(request.path_params["file"])
-        if found is None:
+        name = request.path_params["file"]
+        if name not in loaded:
             raise HTTPException(404)
-        return _answer(*found)
+        return _answer(name, loaded[name])
 
     async def moved(request: Request) -> Response:
         return RedirectResponse(_MOVED[request.url.path], 303, PAGE_HEADERS)
@@ -85,16 +85,20 @@ def page_routes() -> list[Route]:
     return [Route("/", first), Route("/static/{file:path}", file), *(Route(path, moved) for path in _MOVED)]
 
 
-def _answer(content: bytes, media_type: str) -> Response:
-    return Response(content, headers=PAGE_HEADERS, media_type=media_type)
+def _answer(file: str, content: bytes) -> Response:
+    return Response(content, headers=PAGE_HEADERS, media_type=_MEDIA_TYPES[_kind_of(file)])
 
 
-def _read(file: str) -> tuple[bytes, str]:
-    """What is in a file, and its media type; our own files without the parts that only their readers need."""
+def read_file(file: str) -> bytes:
+    """What is in a file of the page; our own files without the parts that only their readers need."""
     content = files(__package__).joinpath("static", file).read_bytes()
-    kind = file.rpartition(".")[2]
+    kind = _kind_of(file)
     if kind in {"js", "css"} and not file.startswith("vendor/"):
         content = _SPACE.sub(b"", _SPACE.sub(b"", content))  # a comment's own line is space then
     if kind == "css":
         content = _STYLE_SPACE.sub(b"", content)
-    return content, _MEDIA_TYPES[kind]
+    return content
+
+
+def _kind_of(file: str) -> str:
+    return file.rpartition(".")[2]

@@ -1,5 +1,6 @@
 /** The fields of a form: an input for each argument, of the kind that fits. */
 
+import { t } from "./board/words.js";
 import { html } from "./vendor/preact-htm.js";
 
 export function Fields({ fields, values, problems, setValues }) {
@@ -13,7 +14,7 @@ export function Fields({ fields, values, problems, setValues }) {
 function Field({ field, value, problem, change }) {
   const id = `field-${field.name}`;
   const kind = value.asJson ? "json" : field.kind;
-  const said = [field.required ? "required" : "", value.asJson ? "any JSON" : field.hint].filter(Boolean).join(", ");
+  const said = [field.required && t("required"), value.asJson ? t("any JSON") : field.hint].filter(Boolean).join(", ");
   return html`
     <div class="field">
       <div class="label">
@@ -24,7 +25,7 @@ function Field({ field, value, problem, change }) {
           type="button"
           class="link"
           aria-pressed=${value.asJson ? "true" : "false"}
-          title="Type the value as JSON, such as null"
+          title=${t("Type the value as JSON, such as null")}
           onClick=${() => change({ asJson: !value.asJson })}
         >
           JSON
@@ -44,12 +45,12 @@ function Input({ id, kind, field, text, problem, onText }) {
     "aria-invalid": problem ? "true" : null,
     "aria-describedby": problem ? `${id}-problem` : null,
   };
-  const left = field.hasDefault ? `default: ${JSON.stringify(field.default)}` : "";
+  const left = field.hasDefault ? t("default: {value}", { value: JSON.stringify(field.default) }) : "";
   if (kind === "boolean" || kind === "choice") {
     const choices = kind === "boolean" ? ["true", "false"] : field.choices;
     return html`
       <select ...${common}>
-        <option value="">${field.required ? "choose" : left || "not given"}</option>
+        <option value="">${field.required ? t("Choose") : left || t("not given")}</option>
         ${choices.map((choice) => html`<option key=${choice} value=${choice}>${choice}</option>`)}
       </select>
     `;

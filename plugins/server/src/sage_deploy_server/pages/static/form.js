@@ -1,5 +1,7 @@
 /** A form for the arguments of a method, from their JSON Schema. Texts become JSON as they are, so no number is rounded. */
 
+import { t } from "./board/words.js";
+
 const INTEGER = /^-?(0|[1-9]\d*)$/;
 const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 
@@ -10,7 +12,7 @@ const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
  */
 export function formOf(schema) {
   const form = [schema, ...(schema.anyOf ?? [])].find((each) => each.type === "object" && each.properties);
-  if (form === undefined) return null;
+  if (!form) return null;
   const byOrder = schema.anyOf !== undefined;
   const required = new Set(form.required ?? []);
   const fields = Object.entries(form.properties).map(([name, property]) => {
@@ -27,25 +29,25 @@ function kindOf(property, definitions) {
   const others = schema.anyOf?.filter((each) => each.type !== "null");
   if (others?.length === 1) {
     const one = kindOf(others[0], definitions);
-    return { ...one, hint: `${one.hint} or null` };
+    return { ...one, hint: t("{hint} or null", { hint: one.hint }) };
   }
   const choices = schema.enum ?? ("const" in schema ? [schema.const] : undefined);
   if (choices?.length && choices.every((each) => typeof each !== "object")) {
-    return { kind: "choice", choices: choices.map((each) => JSON.stringify(each)), hint: "one of these" };
+    return { kind: "choice", choices: choices.map((each) => JSON.stringify(each)), hint: t("one of these") };
   }
   switch (schema.type) {
     case "string":
-      return { kind: "text", hint: schema.contentEncoding ?? schema.format ?? "text" };
+      return { kind: "text", hint: schema.contentEncoding ?? schema.format ?? t("text") };
     case "integer":
     case "number":
     case "boolean":
-      return { kind: schema.type, hint: schema.type };
+      return { kind: schema.type, hint: t(schema.type) };
     case "array":
-      return { kind: "json", hint: "a JSON array" };
+      return { kind: "json", hint: t("a JSON array") };
     case "object":
-      return { kind: "json", hint: schema.title ? `a JSON object: ${schema.title}` : "a JSON object" };
+      return { kind: "json", hint: t("a JSON object") + (schema.title ? `: ${schema.title}` : "") };
     default:
-      return { kind: "json", hint: "any JSON" };
+      return { kind: "json", hint: t("any JSON") };
   }
 }
 
@@ -69,7 +71,7 @@ export function bodyOf(fields, values) {
     const { text = "", asJson = false } = values[field.name] ?? {};
     const kind = asJson ? "json" : field.kind;
     if (text === "" && !(field.required && kind === "text")) {
-      if (field.required) problems[field.name] = "This argument is required.";
+      if (field.required) problems[field.name] = t("This argument is required.");
       continue;
     }
     const problem = problemOf(kind, text);
@@ -80,8 +82,8 @@ export function bodyOf(fields, values) {
 }
 
 function problemOf(kind, text) {
-  if (kind === "integer" && !INTEGER.test(text.trim())) return "Give a whole number, such as 3.";
-  if (kind === "number" && !NUMBER.test(text.trim())) return "Give a number, such as 3 or 0.5.";
+  if (kind === "integer" && !INTEGER.test(text.trim())) return t("Give a whole number, such as 3.");
+  if (kind === "number" && !NUMBER.test(text.trim())) return t("Give a number, such as 3 or 0.5.");
   return kind === "json" ? jsonProblem(text) : "";
 }
 
@@ -91,6 +93,6 @@ export function jsonProblem(text) {
     JSON.parse(text);
     return "";
   } catch (error) {
-    return `This is not JSON: ${error.message}`;
+    return t("This is not JSON: {error}", { error: error.message });
   }
 }

@@ -1,6 +1,6 @@
 /** One method: its form, the call, and the commands that do the same. */
 
-import { t } from "./board/words.js";
+import { spoken, t } from "./board/words.js";
 import { call } from "./api.js";
 import { Fields } from "./fields.js";
 import { bodyOf, formOf, jsonProblem } from "./form.js";
@@ -16,7 +16,7 @@ const remembered = new Map();
 
 export function Method({ service, method, about }) {
   const id = `${service.name}/${method.name}`;
-  const form = useMemo(() => formOf(method.arguments), [method]);
+  const form = useMemo(() => formOf(method.arguments), [method, spoken()]);
   const [given, setGiven] = useState(() => remembered.get(id) ?? { values: {}, text: "", asText: form === null });
   const [options, setOptions] = useState({ timeout: "", key: "" });
   const [tried, setTried] = useState(false);

@@ -28,7 +28,7 @@ export function Try({ live, path }) {
 
 function nothingChosen([name, method], service) {
   if (!name) return t("Choose a method.");
-  if (service === undefined) return t("There is no service {name}.", { name });
+  if (!service) return t("There is no service {name}.", { name });
   return t("{name} has no method {method}.", { name, method: method ?? "" });
 }
 function Services({ services, chosen }) {

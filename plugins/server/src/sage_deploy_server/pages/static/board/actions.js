@@ -31,14 +31,14 @@ const KINDS = ["scale", "restart", "drain", "balancer"];
 /** `only`: ID of the one replica that is shown. */
 export function Actions({ live, row, replicas, only }) {
   const [kind, setKind] = useState(null);
-  if (live.about === null || live.about.access === "read" || isHeld(row)) return null;
+  if (!live.about || live.about.access === "read" || isHeld(row)) return null;
   return html`<div class="actions">
     ${(only ? ["restart"] : KINDS).map((each) => html`<button key=${each} type="button" onClick=${() => setKind(each)} disabled=${live.link !== "live"}>${t(NAMES[each])}</button>`)}
     ${kind && html`<${Change} kind=${kind} live=${live} row=${row} replicas=${replicas ?? []} only=${only} onClose=${() => setKind(null)} />`}
   </div>`;
 }
 
-const isHeld = (row) => row.held_by !== null && row.held_by !== undefined;
+const isHeld = (row) => row.held_by != null;
 const NAMES = { scale: "Scale", restart: "Restart", drain: "Drain", balancer: "Balancer" };
 
 function Change({ kind, live, row, replicas, only, onClose }) {
@@ -56,7 +56,7 @@ function Change({ kind, live, row, replicas, only, onClose }) {
   useEffect(() => {
     setPreview(null);
     setError(null);
-    if (body === null) return undefined;
+    if (!body) return undefined;
     let isOver = false;
     post(`${path}?dry_run=1`, body).then(
       (said) => isOver || setPreview(said),
@@ -81,15 +81,15 @@ function Change({ kind, live, row, replicas, only, onClose }) {
   return html`<dialog ref=${window} class="card" onClose=${onClose} aria-labelledby="change">
     <form onSubmit=${confirm}>
       <h2 id="change">${t(NAMES[kind])}: ${row.name}</h2>
-      <${Field} kind=${kind} given=${given} setGiven=${setGiven} replicas=${replicas} isFixed=${done !== null} />
+      <${Field} kind=${kind} given=${given} setGiven=${setGiven} replicas=${replicas} isFixed=${!!done} />
       ${done === null
-        ? html`<p class="preview" aria-live="polite">${preview ? said(kind, preview, row) : error || body === null ? "" : t("Asking what would happen ...")}</p>`
+        ? html`<p class="preview" aria-live="polite">${preview ? said(kind, preview, row) : error || !body ? "" : t("Asking what would happen ...")}</p>`
         : html`<p class="preview" role="status"><${State} word=${done.state} /> ${done.error?.detail}</p>`}
       <${Failed} error=${error} />
-      ${body !== null && kind !== "balancer" && html`<${Command} name=${t("command")} text=${commandOf(live.about, kind, ...wordsOf(kind, row, given))} />`}
+      ${body && html`<${Command} name=${t("command")} text=${commandOf(live.about, kind, ...wordsOf(kind, row, given))} />`}
       <p class="actions">
-        ${done === null && html`<button type="submit" class="main" disabled=${preview === null}>${t(NAMES[kind])}</button>`}
-        <button type="button" onClick=${() => window.current.close()}>${done === null ? t("Cancel") : t("Close")}</button>
+        ${!done && html`<button type="submit" class="main" disabled=${!preview}>${t(NAMES[kind])}</button>`}
+        <button type="button" onClick=${() => window.current.close()}>${t(done ? "Close" : "Cancel")}</button>
       </p>
     </form>
   </dialog>`;
@@ -104,6 +104,7 @@ function bodyOf(kind, given) {
 
 function wordsOf(kind, row, given) {
   if (kind === "scale") return [row.name, given];
+  if (kind === "balancer") return [row.name, given];
   if (kind === "restart") return given ? ["--replica", given, row.name] : [row.name];
   return given === "" ? [row.name] : ["--timeout", given, row.name];
 }

@@ -1,8 +1,7 @@
 /** What happened, and what services have logged. */
 
-import { useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
-import { look } from "../api.js";
-import { html } from "../vendor/preact-htm.js";
+import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
+import { isRecorded, look } from "../api.js";
 import { Empty, Shape, clock, moment, moodOfEvent, to } from "./parts.js";
 import { t } from "./words.js";
 
@@ -12,7 +11,7 @@ const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"];
 
 const who = (each) => each.replica ?? each.service;
 
-export function EventRows({ events }) {
+function EventRows({ events }) {
   return html`<ol class="feed">
     ${events.map(
       (each) => html`<li key=${each.seq}>
@@ -22,6 +21,15 @@ export function EventRows({ events }) {
       </li>`,
     )}
   </ol>`;
+}
+
+/** The latest events; `all` leads to the others. */
+export function Latest({ title = t("Events"), events, all, most = 20 }) {
+  return html`<section class="card flush">
+    <header><h2>${title}</h2>${all && html`<a href=${all}>${t("All events")}</a>`}</header>
+    <${EventRows} events=${events.slice(-most).reverse()} />
+    ${events.length === 0 && html`<${Empty} text=${t("Nothing has happened yet.")} />`}
+  </section>`;
 }
 
 /** Fields that filter; they are kept in the address. */
@@ -89,7 +97,7 @@ export function Logs({ live, query, setQuery }) {
   return html`
     <h1>${t("Logs")}</h1>
     <${Filters} query=${query} setQuery=${setQuery} names=${live.services.map((row) => row.name)} choices=${["level", t("All levels"), LEVELS]}>
-      <button type="button" aria-pressed=${isHeld} onClick=${() => setHeld(!isHeld)}>${isHeld ? t("Follow") : t("Hold still")}</button>
+      ${!isRecorded && html`<button type="button" aria-pressed=${isHeld} onClick=${() => setHeld(!isHeld)}>${isHeld ? t("Follow") : t("Hold still")}</button>`}
       <span class="soft">${shown.length}</span>
     <//>
     <section class="card flush">

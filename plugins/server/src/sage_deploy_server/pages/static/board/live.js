@@ -1,8 +1,12 @@
 /** What the server tells once a second, and whether it is still true. */
 
 import { look, Refused } from "../api.js";
-import { useCallback, useEffect, useReducer, useState } from "../vendor/preact-htm.js";
+import { html, useCallback, useEffect, useReducer, useState } from "../vendor/preact-htm.js";
+import { Shape, ago } from "./parts.js";
+import { t } from "./words.js";
 
+/** How titles end. */
+export const TITLE = "sage-deploy";
 const MOST_EVENTS = 1000;
 /** Without news for so long, the connection counts as lost. */
 const LOST_AFTER_MS = 3500;
@@ -38,7 +42,7 @@ export function begin() {
 }
 
 /** Stop the news, or go on. */
-export function pause(wanted) {
+function pause(wanted) {
   live.link = wanted ? "paused" : "connecting";
   if (wanted) close();
   else open();
@@ -102,6 +106,30 @@ async function catchUp() {
     lose();
   }
   tell();
+}
+
+/** Whether the numbers are of now; a click stops them. */
+export function Link({ live }) {
+  const isPaused = live.link === "paused";
+  const [mood, text] = { live: ["good", "live"], lost: ["bad", "lost"], out: ["bad", "logged out"], paused: ["off", "paused"], connecting: ["busy", "connecting"] }[live.link];
+  return html`<span class="link"><${Shape} mood=${mood} />${t(text)}</span>
+    <button type="button" class="quiet" aria-pressed=${isPaused} onClick=${() => pause(!isPaused)}>${isPaused ? t("Go on") : t("Pause")}</button>`;
+}
+
+/** What is wrong with the connection, and how old the numbers are. It covers no text for good: the page can be scrolled. */
+export function Notice({ live }) {
+  if (live.link === "live" || (live.link === "connecting" && live.at === 0)) return null;
+  const age = live.at > 0 && t("What you see is {time} old.", { time: ago(live.at / 1000) });
+  const text = {
+    out: t("This browser is not logged in any more. Open the link that this command prints:"),
+    lost: t("The connection is lost. It is tried again all the time."),
+    paused: t("Paused."),
+    connecting: t("Connecting ..."),
+  }[live.link];
+  return html`<div class=${`notice-bar ${live.link}`} role=${live.link === "paused" ? "status" : "alert"}>
+    <p>${text} ${live.link === "out" && html`<code>sage-deploy login</code>`} <b>${age}</b></p>
+    ${live.link === "paused" && html`<button type="button" onClick=${() => pause(false)}>${t("Go on")}</button>`}
+  </div>`;
 }
 
 /** What a path shows, asked for again every `every` seconds while the connection is live; `data` is undefined until it came. */

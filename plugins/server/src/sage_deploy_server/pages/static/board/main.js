@@ -3,13 +3,13 @@
 import { html, render, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { Try } from "../try.js";
 import { Events, Logs } from "./lists.js";
-import { begin, pause, useLive } from "./live.js";
+import { Link, Notice, TITLE, begin, useLive } from "./live.js";
 import { Overview } from "./overview.js";
-import { Shape, ago, moodOfRow } from "./parts.js";
+import { moodOfRow } from "./parts.js";
 import { Placement, Replica } from "./places.js";
 import { Service } from "./service.js";
 import { Doctor, Plan, Plugins } from "./upkeep.js";
-import { language, speak, t } from "./words.js";
+import { speak, spoken, t } from "./words.js";
 
 /** Screens in the bar: address, name, and the key that leads there after `g`. */
 const SCREENS = [
@@ -21,7 +21,7 @@ const SCREENS = [
   ["plugins", "Plugins", "u", Plugins],
   ["doctor", "Doctor", "d", Doctor],
   ["try", "Try", "t", Try],
-];
+].filter(([, , , screen]) => screen);
 const KEY_WAIT_MS = 1500;
 const NEEDS_WORDS = new Set(["INPUT", "TEXTAREA", "SELECT"]);
 
@@ -80,7 +80,7 @@ function useKeys(showHelp) {
 function Page() {
   const live = useLive();
   const place = usePlace();
-  const [, setLanguage] = useState(language);
+  const [language, setLanguage] = useState(spoken);
   const [help, showHelp] = useState(false);
   const main = useRef(null);
   const screen = screenOf(place.path);
@@ -90,11 +90,11 @@ function Page() {
 
   const ill = live.services?.filter((row) => moodOfRow(row) !== "good").length ?? 0;
   const name = live.about?.name ?? "sage-deploy";
-  document.title = `${ill ? `▲ ${ill} · ` : ""}${name} · sage-deploy`;
+  document.title = `${ill ? `▲ ${ill} · ` : ""}${name} · ${TITLE}`;
 
   const change = () => {
     speak(language === "zh" ? "en" : "zh");
-    setLanguage(language);
+    setLanguage(spoken);
   };
 
   return html`
@@ -114,37 +114,13 @@ function Page() {
       </div>
     </header>
     <main ref=${main} class=${`${live.link === "live" ? "" : "stale"} ${screen === Try ? "try" : ""}`}>
-      ${live.services === null
+      ${!live.services
         ? live.link !== "out" && html`<p class="empty">${live.link === "lost" ? t("The server does not answer.") : t("Loading ...")}</p>`
         : html`<${screen} key=${screen === Try ? "try" : here} ...${place} live=${live} name=${place.path[1]} id=${place.path[2]} />`}
     </main>
     <${Notice} live=${live} />
     ${help && html`<${Help} onClose=${() => showHelp(false)} />`}
   `;
-}
-
-/** Whether the numbers are of now; a click stops them. */
-function Link({ live }) {
-  const isPaused = live.link === "paused";
-  const [mood, text] = { live: ["good", "live"], lost: ["bad", "lost"], out: ["bad", "logged out"], paused: ["off", "paused"], connecting: ["busy", "connecting"] }[live.link];
-  return html`<span class="link"><${Shape} mood=${mood} />${t(text)}</span>
-    <button type="button" class="quiet" aria-pressed=${isPaused} onClick=${() => pause(!isPaused)}>${isPaused ? t("Go on") : t("Pause")}</button>`;
-}
-
-/** What is wrong with the connection, and how old the numbers are. It covers no text for good: the page can be scrolled. */
-function Notice({ live }) {
-  if (live.link === "live" || (live.link === "connecting" && live.at === 0)) return null;
-  const age = live.at > 0 && t("What you see is {time} old.", { time: ago(live.at / 1000) });
-  const text = {
-    out: t("This browser is not logged in any more. Open the link that this command prints:"),
-    lost: t("The connection is lost. It is tried again all the time."),
-    paused: t("Paused."),
-    connecting: t("Connecting ..."),
-  }[live.link];
-  return html`<div class=${`notice-bar ${live.link}`} role=${live.link === "paused" ? "status" : "alert"}>
-    <p>${text} ${live.link === "out" && html`<code>sage-deploy login</code>`} <b>${age}</b></p>
-    ${live.link === "paused" && html`<button type="button" onClick=${() => pause(false)}>${t("Go on")}</button>`}
-  </div>`;
 }
 
 function Help({ onClose }) {

@@ -1,9 +1,9 @@
 /** The first screen: is everything healthy? If not, which service is not, and why? */
 
 import { Spark } from "./chart.js";
-import { EventRows } from "./lists.js";
+import { Latest } from "./lists.js";
 import { useLook } from "./live.js";
-import { Empty, Meter, Rows, Shape, State, Stripes, ago, fact, isKnown, millis, moment, moodOfRow, plain, rankOf, share, to, whyOf } from "./parts.js";
+import { Empty, Meter, Rows, Shape, State, Stripes, ago, fact, head, isKnown, millis, moment, moodOfRow, plain, rankOf, share, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
@@ -26,11 +26,7 @@ export function Overview({ live, query, setQuery }) {
       <${Table} services=${shown} events=${live.events} />
       ${shown.length === 0 && html`<${Empty} text=${t("No service has that in its name or state.")} />`}
     </section>
-    <section class="card flush">
-      <header><h2>${t("Latest events")}</h2><a href="#/events">${t("All events")}</a></header>
-      <${EventRows} events=${live.events.slice(-10).reverse()} />
-      ${live.events.length === 0 && html`<${Empty} text=${t("Nothing has happened yet.")} />`}
-    </section>
+    <${Latest} title=${t("Latest events")} events=${live.events} all="#/events" most=${10} />
   `;
 }
 
@@ -95,14 +91,7 @@ function Signals({ services, history }) {
 function Table({ services, events }) {
   const cell = (label, content, kind = "num") => html`<td class=${kind} data-label=${label}>${content}</td>`;
   return html`<table class="grid services">
-    <thead>
-      <tr>
-        <th scope="col">${t("State")}</th><th scope="col">${t("Service")}</th><th scope="col" class="num">${t("Ready")}</th>
-        <th scope="col" class="num">${t("Calls/s")}</th><th scope="col" class="num">${t("Errors")}</th>
-        <th scope="col" class="num">p50</th><th scope="col" class="num">p95</th><th scope="col" class="num">p99</th>
-        <th scope="col" class="num">${t("Queue")}</th><th scope="col">${t("Slots")}</th><th scope="col" class="num">${t("Restarts")}</th>
-      </tr>
-    </thead>
+    ${head(t("State"), t("Service"), [t("Ready")], [t("Calls/s")], [t("Errors")], ["p50"], ["p95"], ["p99"], [t("Queue")], t("Slots"), [t("Restarts")])}
     <${Rows} rows=${services} columns=${11}>
       ${(row) => {
         const { text, since } = whyOf(row, events);

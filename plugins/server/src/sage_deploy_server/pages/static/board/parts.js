@@ -1,6 +1,7 @@
 /** What all screens are made of: states, numbers for people, slots, tables. */
 
 import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
+import { now } from "../api.js";
 import { t } from "./words.js";
 
 // -- states -----------------------------------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ export const moodOfEvent = (kind) =>
 
 // -- numbers ----------------------------------------------------------------------------------------------------------
 
-export const isKnown = (value) => value !== undefined && value !== null;
+export const isKnown = (value) => value != null;
 const known = (value, shown) => (isKnown(value) ? shown(value) : "–");
 const digits = (value) => (value >= 99.95 || value === 0 ? Math.round(value).toLocaleString("en") : value >= 9.995 ? value.toFixed(1) : value.toFixed(2));
 
@@ -73,10 +74,11 @@ export const share = (part, whole) => known(part, () => (whole > 0 ? `${digits((
 export const clock = (time) => new Date(time * 1000).toLocaleTimeString("en-GB");
 export const moment = (time) => known(time, (each) => new Date(each * 1000).toLocaleString("sv"));
 
-export function bytes(value) {
-  const power = Math.min(4, Math.floor(Math.log2(Math.max(value, 1)) / 10));
-  return `${plain(Math.round((value / 1024 ** power) * 10) / 10)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
-}
+export const bytes = (value) =>
+  known(value, () => {
+    const power = Math.min(4, Math.floor(Math.log2(Math.max(value, 1)) / 10));
+    return `${plain(Math.round((value / 1024 ** power) * 10) / 10)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
+  });
 
 export function span(seconds) {
   const whole = Math.max(0, Math.round(seconds));
@@ -85,7 +87,7 @@ export function span(seconds) {
   return whole < 172_800 ? t("{n} h", { n: Math.round(whole / 3600) }) : t("{n} d", { n: Math.round(whole / 86_400) });
 }
 
-export const ago = (time) => span(Date.now() / 1000 - time);
+export const ago = (time) => known(time, () => span(now() - time));
 
 // -- slots ------------------------------------------------------------------------------------------------------------
 
@@ -135,6 +137,14 @@ export function Failed({ error }) {
 export function Meter({ part, whole }) {
   return html`<svg class="meter" width="100%" height="6" aria-hidden="true"><rect width="100%" height="6" rx="3" /><rect class="full" width=${`${whole ? Math.min(100, (100 * part) / whole) : 0}%`} height="6" rx="3" /></svg>`;
 }
+
+/** The head of a table, of one text a column; a list of a text is the head of numbers. */
+export const head = (...columns) => html`<thead>
+  <tr>${columns.filter(Boolean).map((each) => html`<th scope="col" class=${Array.isArray(each) ? "num" : null}>${each}</th>`)}</tr>
+</thead>`;
+
+/** A setting's value. */
+export const written = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 /** A name and its value, for a `dl`; nothing if the value is not known. */
 export const fact = (name, value) => isKnown(value) && html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`;

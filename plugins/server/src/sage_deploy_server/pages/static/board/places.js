@@ -1,11 +1,11 @@
 /** Where replicas are: all of them on their nodes, and one of them in full. */
 
 import { html, useState } from "../vendor/preact-htm.js";
-import { look } from "../api.js";
+import { isRecorded, look } from "../api.js";
 import { Actions } from "./actions.js";
-import { EventRows } from "./lists.js";
+import { Latest } from "./lists.js";
 import { useLook } from "./live.js";
-import { Empty, Failed, Meter, Shape, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, plain, to } from "./parts.js";
+import { Empty, Failed, Meter, Shape, State, Stripes, ago, bytes, clock, fact, millis, moment, moodOf, plain, to } from "./parts.js";
 import { t } from "./words.js";
 
 export function Placement({ live }) {
@@ -46,24 +46,21 @@ export function Replica({ live, name, id }) {
   const events = live.events.filter((each) => each.service === name && each.replica === id);
   if (!data && !error) return html`<p class="empty">${t("Loading ...")}</p>`;
   const back = html`<p><a href=${to("services", name)}>← ${name}</a></p>`;
-  if (!found || !row) return html`${back}<${Failed} error=${data ? null : error} /><${Empty} text=${t("{name} has no replica {id} any more; its events are below.", { name, id })} /><section class="card flush"><${EventRows} events=${events.slice(-20).reverse()} /></section>`;
+  if (!found || !row) return html`${back}<${Failed} error=${data ? null : error} /><${Empty} text=${t("{name} has no replica {id} any more; its events are below.", { name, id })} /><${Latest} events=${events} />`;
   return html`
     ${back}
     <div class="head"><h1>${id}</h1><${State} word=${found.state} /><${Actions} live=${live} row=${row} replicas=${data.replicas} only=${id} /></div>
     ${found.error && html`<p class=${`reason ${moodOf(found.state)}`}><span>${found.error}</span></p>`}
     <dl class="facts-row">
-      ${fact(t("Node"), found.node)} ${fact(t("Process"), found.pid)} ${fact(t("Runs for"), isKnown(found.since) ? ago(found.since) : null)}
+      ${fact(t("Node"), found.node)} ${fact(t("Process"), found.pid)} ${fact(t("Runs for"), ago(found.since))}
       ${fact(t("Slots"), `${found.inflight} / ${found.slots}`)} ${fact(t("Threads"), found.threads)} ${fact(t("Abandoned"), found.abandoned)}
-      ${fact(t("Restarts"), found.restarts)} ${fact(t("Cores"), isKnown(found.cpu) ? plain(found.cpu) : null)}
-      ${fact(t("Memory"), isKnown(found.memory) ? bytes(found.memory) : null)} ${fact(t("Told"), found.stats_age > 2 ? t("{time} ago", { time: millis(found.stats_age) }) : null)}
+      ${fact(t("Restarts"), found.restarts)} ${fact(t("Cores"), plain(found.cpu))}
+      ${fact(t("Memory"), bytes(found.memory))} ${fact(t("Told"), found.stats_age > 2 ? t("{time} ago", { time: millis(found.stats_age) }) : null)}
     </dl>
     <section class="card"><h2>${t("Slots")}</h2><${Stripes} stripes=${[[id, found.state, found.slots, found.inflight, found.abandoned ?? 0]]} /></section>
     <${Past} history=${found.history} />
-    <section class="card flush">
-      <header><h2>${t("Events")}</h2></header>
-      <${EventRows} events=${events.slice(-20).reverse()} />
-    </section>
-    <${Stacks} path=${`${path}/replicas/${encodeURIComponent(id)}/stacks`} />
+    <${Latest} events=${events} />
+    ${!isRecorded && html`<${Stacks} path=${`${path}/replicas/${encodeURIComponent(id)}/stacks`} />`}
   `;
 }
 
@@ -80,6 +77,6 @@ function Stacks({ path }) {
   return html`<section class="card">
     <header><h2>${t("Stacks of its threads")}</h2><button type="button" onClick=${ask}>${t("Look")}</button></header>
     <${Failed} error=${found.error} />
-    ${found.text !== undefined && html`<pre class="stack" tabindex="0">${found.text}</pre>`}
+    ${found.text && html`<pre class="stack" tabindex="0">${found.text}</pre>`}
   </section>`;
 }

@@ -2,9 +2,9 @@
 
 import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";
-import { EventRows } from "./lists.js";
+import { Latest } from "./lists.js";
 import { useLook } from "./live.js";
-import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOfEvent, moodOfRow, plain, share, to, whyOf } from "./parts.js";
+import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, head, isKnown, millis, moment, moodOfEvent, moodOfRow, plain, share, to, whyOf, written } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
@@ -15,7 +15,7 @@ export function Service({ live, name, query, setQuery }) {
   const path = `/api/v1/services/${encodeURIComponent(name)}`;
   const { data: full, error } = useLook(path, 2);
   const row = live.services.find((each) => each.name === name);
-  if (row === undefined) return html`<${Empty} text=${t("There is no service {name}. These run:", { name })} command=${live.services.map((each) => each.name).join("  ")} />`;
+  if (!row) return html`<${Empty} text=${t("There is no service {name}. These run:", { name })} command=${live.services.map((each) => each.name).join("  ")} />`;
   const { text, since } = whyOf(row, live.events);
   const events = live.events.filter((each) => each.service === name);
   return html`
@@ -40,10 +40,7 @@ export function Service({ live, name, query, setQuery }) {
     <${Replicas} name=${name} row=${row} replicas=${full?.replicas} />
     <div class="columns">
       <${Errors} path=${path} />
-      <section class="card flush">
-        <header><h2>${t("Events")}</h2><a href=${`#/events?service=${encodeURIComponent(name)}`}>${t("All events")}</a></header>
-        <${EventRows} events=${events.slice(-8).reverse()} />
-      </section>
+      <${Latest} events=${events} all=${`#/events?service=${encodeURIComponent(name)}`} most=${8} />
     </div>
     <${Settings} key=${row.generation} path=${path} />
   `;
@@ -83,12 +80,7 @@ function Replicas({ name, row, replicas }) {
   return html`<section class="card flush">
     <header><h2>${t("Replicas")}</h2></header>
     <table class="grid">
-      <thead><tr>
-        <th scope="col">${t("State")}</th><th scope="col">${t("Replica")}</th><th scope="col">${t("Slots")}</th>
-        ${hasNode && html`<th scope="col">${t("Node")}</th>`}<th scope="col" class="num">${t("Process")}</th>
-        ${hasSince && html`<th scope="col" class="num">${t("Runs for")}</th>`}
-        ${hasCpu && html`<th scope="col" class="num">${t("Cores")}</th>`} ${hasMemory && html`<th scope="col" class="num">${t("Memory")}</th>`}
-      </tr></thead>
+      ${head(t("State"), t("Replica"), t("Slots"), hasNode && t("Node"), [t("Process")], hasSince && [t("Runs for")], hasCpu && [t("Cores")], hasMemory && [t("Memory")])}
       <tbody>
         ${replicas?.map((each) => {
           const cell = (content, kind = "num") => html`<td class=${kind}>${content}</td>`;
@@ -97,8 +89,8 @@ function Replicas({ name, row, replicas }) {
             <td class="name"><a href=${to("services", name, each.id)}>${each.id}</a>${each.error && html`<span class="why" title=${each.error}>${each.error}</span>`}</td>
             ${cell(html`<${Stripes} stripes=${[stripes.get(each.id) ?? [each.id, each.state, each.slots, each.inflight, each.abandoned ?? 0]]} /> <span class="soft">${each.inflight}/${each.slots}</span>`, "wide")}
             ${hasNode && cell(each.node ?? "–", "")} ${cell(each.pid ?? "–")}
-            ${hasSince && cell(isKnown(each.since) ? ago(each.since) : "–")}
-            ${hasCpu && cell(plain(each.cpu))} ${hasMemory && cell(isKnown(each.memory) ? bytes(each.memory) : "–")}
+            ${hasSince && cell(ago(each.since))}
+            ${hasCpu && cell(plain(each.cpu))} ${hasMemory && cell(bytes(each.memory))}
           </tr>`;
         })}
       </tbody>
@@ -123,8 +115,6 @@ function Errors({ path }) {
   </section>`;
 }
 
-const written = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-
 function originOf({ source, path, line, variables }) {
   const place = path ? `${path.split("/").at(-1)}${line ? `:${line}` : ""}` : t(source);
   return variables?.length ? `${place} (${variables.join(", ")})` : place;
@@ -133,11 +123,11 @@ function originOf({ source, path, line, variables }) {
 function Settings({ path }) {
   const plan = useLook(`${path}/plan`).data;
   if (!plan?.settings) return null;
-  const changes = Object.fromEntries((plan.changes ?? []).map((each) => [each.key, each]));
+  const changes = Object.fromEntries(plan.changes.map((each) => [each.key, each]));
   const isChosen = (each) => each.origin.source !== "default" || each.key in changes;
   const chosen = plan.settings.filter(isChosen);
   const table = (settings) => html`<table class="grid plain">
-    <thead><tr><th scope="col">${t("Setting")}</th><th scope="col">${t("Value")}</th><th scope="col">${t("From")}</th></tr></thead>
+    ${head(t("Setting"), t("Value"), t("From"))}
     <tbody>${settings.map(({ key, value, origin }) => {
       const change = changes[key];
       return html`<tr key=${key}><td><code>${key}</code></td><td><code>${written(change ? change.old : value)}</code></td><td class="soft" title=${origin.path}>${change ? t("changed by hand; an apply sets {value}", { value: written(change.new) }) : originOf(origin)}</td></tr>`;

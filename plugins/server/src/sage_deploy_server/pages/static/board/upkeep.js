@@ -1,11 +1,11 @@
 /** What would change, what is installed, and whether all is fit. */
 
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
-import { post } from "../api.js";
+import { isRecorded, post } from "../api.js";
 import { Command } from "../method.js";
 import { commandOf, follow } from "./actions.js";
 import { useLook } from "./live.js";
-import { Empty, Failed, State } from "./parts.js";
+import { Empty, Failed, State, head, written } from "./parts.js";
 import { t } from "./words.js";
 
 const ACTIONS = { keep: "off", add: "good", change: "warn", remove: "bad" };
@@ -45,11 +45,11 @@ export function Plan({ live }) {
   return html`
     <div class="head"><h1>${t("Plan")}</h1>
       <div class="actions">
-        ${mayChange && html`<button type="button" onClick=${read} disabled=${live.link !== "live"}>${t("Read the files again")}</button>`}
-        ${mayChange && changes.length > 0 && html`<button type="button" class="main" onClick=${apply} disabled=${live.link !== "live" || done?.state === "running"}>${t(changes.length === 1 ? "Apply 1 change" : "Apply {n} changes", { n: changes.length })}</button>`}
+        ${mayChange && !isRecorded && html`<button type="button" onClick=${read} disabled=${live.link !== "live"}>${t("Read the files again")}</button>`}
+        ${mayChange && !isRecorded && changes.length > 0 && html`<button type="button" class="main" onClick=${apply} disabled=${live.link !== "live" || done?.state === "running"}>${t(changes.length === 1 ? "Apply 1 change" : "Apply {n} changes", { n: changes.length })}</button>`}
       </div>
     </div>
-    <p class="soft">${t("Compares the files of this environment with what runs. Nothing changes before you apply it.")}</p>
+    ${!isRecorded && html`<p class="soft">${t("Compares the files of this environment with what runs. Nothing changes before you apply it.")}</p>`}
     ${!mayChange && html`<${Empty} text=${t("This login may only look. Who may change things can run:")} command=${commandOf(live.about, "apply", "--dry-run")} />`}
     <${Failed} error=${error} />
     ${done && html`<p class="preview" role="status"><${State} word=${done.state} /> ${done.error?.detail}</p>`}
@@ -60,8 +60,6 @@ export function Plan({ live }) {
     ${plan && mayChange && html`<${Command} name=${t("command")} text=${commandOf(live.about, "apply")} />`}
   `;
 }
-
-const written = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 function Planned({ of: service }) {
   const chosen = service.settings.filter((each) => each.origin.source !== "default");
@@ -85,7 +83,7 @@ export function Plugins() {
       ([kind, all]) => html`<section key=${kind} class="card flush">
         <header><h2>${t(kind)}</h2></header>
         <table class="grid plain">
-          <thead><tr><th scope="col">ID</th><th scope="col">${t("What it does")}</th><th scope="col">${t("From")}</th></tr></thead>
+          ${head("ID", t("What it does"), t("From"))}
           <tbody>${all.map((each) => html`<tr key=${each.id}><td><code>${each.id}</code></td><td>${each.summary}</td><td class="soft">${each.distribution} ${each.version}</td></tr>`)}</tbody>
         </table>
       </section>`,
@@ -103,7 +101,7 @@ export function Doctor() {
   const bad = found.filter((each) => each.status !== "ok").length;
   return html`
     <div class="head"><h1>${t("Doctor")}</h1>${data && html`<span class="soft">${bad ? t(bad === 1 ? "1 finding needs a look" : "{n} findings need a look", { n: bad }) : t("Everything is fine.")}</span>`}
-      <div class="actions"><button type="button" onClick=${load}>${t("Look again")}</button></div>
+      ${load && html`<div class="actions"><button type="button" onClick=${load}>${t("Look again")}</button></div>`}
     </div>
     <${Failed} error=${error} />
     ${data

@@ -13,8 +13,10 @@ function remembered() {
   }
 }
 
-export let language = remembered() ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+let language = remembered() ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 document.documentElement.lang = language;
+
+export const spoken = () => language;
 
 export function speak(wanted) {
   language = wanted;

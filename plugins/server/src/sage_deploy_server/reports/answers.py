@@ -1,0 +1,127 @@
+"""What a report records: the answers of the API that the pages ask for."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from sage_deploy_server.commands.client import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sage_deploy_server.commands.client import Running
+
+__all__ = ["record"]
+
+#: Services with charts, and services with more than a row, at most: else a file is too large to be sent.
+_MOST_CHARTS: Final = 50
+_MOST_SERVICES: Final = 500
+
+#: Log lines, at most: those that the pages keep.
+_MOST_LINES: Final = 2000
+
+#: Seconds of the charts of a service.
+_SPANS: Final = (900, 3600, 86_400)
+
+#: What `encodeURIComponent` leaves as it is: paths are looked up as the pages write them.
+_PLAIN: Final = "!~*'()"
+
+
+def record(running: Running) -> dict[str, Any]:
+    """
+    Ask a running environment for everything that the pages show.
+
+    Returns:
+        `time`: to which ages refer, in seconds since the epoch; `answers`: by path, each with `data`, `history` or
+        `error`; `left`: by kind, how many (`n`) of how many (`all`) were left out.
+
+    Raises:
+        click.ClickException: It does not answer.
+    """
+    rows = running.get("/api/v1/services")
+    now = time.time()
+    lines = running.get("/api/v1/logs")
+    names = _worst_first(rows)
+    answers = {
+        "/api/v1/services": {"data": rows},
+        "/api/v1/environment": {"data": _without_access(running.get("/api/v1/environment"))},
+        "/api/v1/events": {"data": running.get("/api/v1/events")},
+        "/api/v1/logs?after=0": {"data": lines[-_MOST_LINES:]},
+        "/api/v1/history?seconds=900": _history(running, 900),
+        **{path: _answer(running.get, path) for path in ("/api/v1/nodes", "/api/v1/plugins", "/api/v1/doctor")},
+        "POST /api/v1/plan": _answer(running.change, "/api/v1/plan"),
+        **_in_full(running, names[:_MOST_SERVICES]),
+        **_charts(running, names[:_MOST_CHARTS]),
+    }
+    left = {
+        "services": _left(len(names), _MOST_SERVICES),
+        "charts": _left(len(names), _MOST_CHARTS),
+        "logs": _left(len(lines), _MOST_LINES),
+    }
+    return {"time": now, "answers": answers, "left": left}
+
+
+def _in_full(running: Running, names: Sequence[str]) -> dict[str, Any]:
+    """The answers about single services: their replicas, errors and settings."""
+    planned = _answer(running.get, "/api/v1/plan").get("data", {"services": []})
+    plans = {each["name"]: each for each in planned["services"]}
+    answers = {}
+    for name in names:
+        path = f"/api/v1/services/{quote(name, safe=_PLAIN)}"
+        replicas = _answer(running.get, f"{path}/replicas")
+        # Of a service in full, the pages show its replicas alone.
+        answers[path] = {"data": {"replicas": replicas["data"]}} if "data" in replicas else replicas
+        answers[f"{path}/errors"] = _answer(running.get, f"{path}/errors")
+        answers[f"{path}/plan"] = {"data": plans.get(name)}
+    return answers
+
+
+def _charts(running: Running, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        f"/api/v1/history?seconds={seconds}&service={quote(name, safe=_PLAIN)}": _history(running, seconds, name)
+        for name in names
+        for seconds in _SPANS
+    }
+
+
+def _without_access(about: dict[str, Any]) -> dict[str, Any]:
+    """What the environment says of itself, but for what the one who asked may do: the reader of a file is another."""
+    return {name: value for name, value in about.items() if name != "access"}
+
+
+def _answer(ask: Callable[[str], Any], path: str) -> dict[str, Any]:
+    """What is answered, a refusal included: the page shows that as it does with a server."""
+    try:
+        return {"data": ask(path)}
+    except RefusedError as error:
+        return {"error": {"status": error.status, "message": error.message}}
+
+
+def _history(running: Running, seconds: int, service: str | None = None) -> dict[str, Any]:
+    """
+    What was measured, from the first time at which something is known until the last one.
+
+    Values before that are only counted, to keep the file small; those after it are of seconds that are not over yet.
+    """
+    answer = _answer(lambda path: running.get(path, seconds=seconds, service=service), "/api/v1/history")
+    if "error" in answer:
+        return answer
+    found = answer["data"]
+    every, times = found.pop("every"), found.pop("times")
+    known = [at for at, row in enumerate(zip(*found.values(), strict=True)) if set(row) != {None}]
+    first, last = (known[0], known[-1]) if known else (len(times), len(times) - 1)
+    shown = {name: values[first : last + 1] for name, values in found.items()}
+    return {"history": {"every": every, "end": times[last], "rows": last + 1, **shown}}
+
+
+def _worst_first(rows: Sequence[dict[str, Any]]) -> list[str]:
+    def is_good(row: dict[str, Any]) -> bool:
+        return bool(row["state"] == "ready" and row["ready"] >= row["replicas"])
+
+    return [row["name"] for row in sorted(rows, key=lambda row: (is_good(row), row["name"]))]
+
+
+def _left(there: int, most: int) -> dict[str, int]:
+    return {"n": max(0, there - most), "all": there}
