@@ -65,6 +65,9 @@ class EventKind(StrEnum):
     RESTART_FAILED = "restart_failed"
     """A restart of the service failed; the old replicas go on."""
 
+    RECONFIGURED = "reconfigured"
+    """The replicas took a changed `user_config` without being replaced."""
+
     OVERLOADED = "overloaded"
     """Calls are turned away because they could not be answered in time; told once, and again after 10 s of calm."""
 

@@ -28,7 +28,6 @@ NOT_YET: Final = {
     "autoscale": "the number of replicas stays as it is",
     "retry": "calls are not retried",
     "update": "a changed service is started anew as a whole, and the old one stops then",
-    "user_config": "reconfigure() is not called",
 }
 
 

@@ -4,35 +4,49 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
 
 from sage_plugins.call.current import current_call
-from sage_plugins.errors import ConfigError, DeployError, text_of
+from sage_plugins.config.service_config import plain
+from sage_plugins.errors import ConfigError, DeployError, OverloadedError, text_of
+from sage_plugins.interfaces import ControlOp
 from sage_plugins.texts import counted
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment.balancing import Balancing
     from sage_plugins.deployment.replicas.departure import Departure
+    from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
     from sage_plugins.deployment.replicas.succession import Succession
+    from sage_plugins.deployment.replicas.waiting import Readiness
 
 __all__ = ["Changes"]
+
+#: Settings that are changed without replacing what runs.
+_IN_PLACE: Final = frozenset({"replicas", "load_balancing", "user_config"})
+
+#: Seconds that an answer may be on its way, beyond the time that what was asked for takes.
+_ON_THE_WAY_S: Final = 5.0
 
 
 class Changes:
     """Makes one change at a time. All methods are safe from any thread; `ServiceTask` says what they raise."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the service
         self,
         replicas: ReplicaSet,
         launcher: Launcher,
         departure: Departure,
         succession: Succession,
         balancing: Balancing,
+        readiness: Readiness,
     ) -> None:
         """
         Change nothing yet.
@@ -43,12 +57,14 @@ class Changes:
             departure: Stops them.
             succession: Is responsible for those that run.
             balancing: Has their balancer.
+            readiness: Waits for them.
         """
         self._replicas = replicas
         self._launcher = launcher
         self._departure = departure
         self._succession = succession
         self._balancing = balancing
+        self._readiness = readiness
         self._config = replicas.composition.config
         self._service = replicas.name
         self._tell = replicas.watchers.tell
@@ -126,6 +142,83 @@ class Changes:
             succession.admit(added)
             self._departure.leave([member], f"replaced by {added[0].id}")(self._config.drain_timeout)
         self._tell("restarted", f"{'every replica' if replica is None else replica} was replaced")
+
+    def can_follow(self, keys: Collection[str], config: ServiceDeploymentConfig) -> bool:
+        """
+        Whether `follow` can do it, without replacing what runs.
+
+        Args:
+            keys: The settings of *config* that are different from what runs.
+            config: The configuration that is to be in force.
+        """
+        if "user_config" in keys:
+            composition = self._replicas.composition
+            in_callers_thread = "in_callers_thread" in composition.strategy.registration.capabilities
+            has_method = callable(getattr(composition.factory.service_class, "reconfigure", None))
+            if config.user_config is None or not has_method or in_callers_thread or self._replicas.reach.outlives:
+                return False
+        return _IN_PLACE.issuperset(keys)
+
+    def follow(self, config: ServiceDeploymentConfig) -> None:
+        """
+        Have the replicas take the `user_config` of *config*, one by one, and run as many as it says.
+
+        Raises:
+            DeployError: `reconfigure()` of a replica raised, or took longer than `startup_timeout`: all have the old
+                one again. Or as for `ServiceTask.scale`.
+        """
+        old = self._replicas.composition.config
+        if config.user_config != old.user_config:
+            self._reconfigure(attrs.evolve(old, user_config=config.user_config))
+        self.scale(config.replicas)
+        composition = self._replicas.composition
+        self._replicas.composition = composition._replace(config=config, balancer=self._balancing.choice)
+
+    def _reconfigure(self, config: ServiceDeploymentConfig) -> None:
+        self._begin("reconfigured")
+        replicas = self._replicas
+        before = replicas.composition
+        try:
+            replicas.composition = before._replace(config=config)  # for replicas that start from now on
+            old = [each for each in replicas.members if each.up and each.spec.config is not config]
+            done: list[Member] = []
+            try:
+                for member in old:
+                    done.append(member)
+                    self._hand_over(member, config)
+            except BaseException as error:
+                replicas.composition = before
+                failed = done.pop() if isinstance(error, OverloadedError) else done[-1]  # which did not begin
+                for member in done:
+                    self._take_back(member, before.config)
+                if not isinstance(error, Exception):
+                    raise
+                msg = (
+                    f"service '{self._service}' goes on with its old user_config: reconfigure() of {failed.id} "
+                    f"failed: {text_of(error)}"
+                )
+                raise DeployError(msg, service=self._service, replica=failed.id) from error
+        finally:
+            self._changing.release()
+        self._tell("reconfigured", f"{counted(len(old), 'replica')} took the changed user_config")
+
+    def _hand_over(self, member: Member, config: ServiceDeploymentConfig) -> None:
+        limit = self._config.startup_timeout
+        if not member.been_ready:  # it may be built already, of the configuration that it was started with
+            self._readiness.wait([member], limit)
+        member.control(ControlOp.RECONFIGURE, (plain(config.user_config), limit), timeout=limit + _ON_THE_WAY_S)
+
+    def _take_back(self, member: Member, config: ServiceDeploymentConfig) -> None:
+        """Have a replica as it was before; one that cannot be had so is replaced."""
+        if config.user_config is not None:
+            try:
+                self._hand_over(member, config)
+            except Exception:
+                log = logging.getLogger("sage_plugins")
+                log.exception("%s is replaced, as it cannot be given its old user_config", member.id)
+            else:
+                return
+        self._restart(member.id)
 
     def set_load_balancer(self, id: str, options: Mapping[str, Any] | None) -> None:
         """As `ServiceTask.set_load_balancer`."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.balancing import Balancing
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.interfaces import EarlierReplica, EarlierService, Replica, ReplicaEvents
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, ReplicaSpec
 
@@ -84,18 +85,21 @@ class Reachable:
     A service as its reach sees it: `interfaces.ReachableService`.
 
     Attributes:
-        composition: What was decided for it.
         router: Knows which replicas take calls.
         clock: Its time.
     """
 
     def __init__(self, replicas: ReplicaSet, balancing: Balancing) -> None:
         """Show the service of *replicas*."""
-        self.composition = replicas.composition
         self.router = replicas.router
         self.clock = replicas.clock
         self._replicas = replicas
         self._balancing = balancing
+
+    @property
+    def composition(self) -> Composition:
+        """What was decided for it."""
+        return self._replicas.composition
 
     @property
     def balancer(self) -> Choice | None:

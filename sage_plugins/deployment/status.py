@@ -38,7 +38,6 @@ class Status:
         """Show *replicas*, whose balancer *balancing* has."""
         self._replicas = replicas
         self._balancing = balancing
-        self._composition = replicas.composition
         self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
         self._active_at = wall_clock()  # when a call ended last, as far as it was asked; before that, when it was made
 
@@ -46,10 +45,10 @@ class Status:
         """The settings that were changed while it runs: its number of replicas, its load balancer."""
         changed: dict[str, Any] = {}
         replicas = len(self._replicas.places)
-        if replicas and replicas != self._composition.config.replicas:
+        if replicas and replicas != self._replicas.composition.config.replicas:
             changed["replicas"] = replicas
         balancer = self._balancing.choice
-        if balancer is not None and balancer is not self._composition.balancer:
+        if balancer is not None and balancer is not self._replicas.composition.balancer:
             changed["load_balancer"] = balancer.id
         return changed
 
@@ -83,7 +82,7 @@ class Status:
                 for member, state, lane in shown
             ],
             "replaced": replicas.supervision.replaced,
-            "queue_capacity": self._composition.config.queue_size,
+            "queue_capacity": self._replicas.composition.config.queue_size,
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class Status:
         return {
             "service_name": replicas.name,
             "state": shown_state(replicas.state, ready, len(staying)),
-            "deployment_config": self._composition.config,
+            "deployment_config": self._replicas.composition.config,
             "metrics": self._metrics(summaries.pop("metrics", {}), sum(threads)),
             "health": {
                 "healthy": bool(staying) and ready == len(staying),
@@ -167,7 +166,7 @@ class Status:
             "request_count": metrics.request_count,
             "error_count": metrics.error_count,
             "last_activity_time": self._active_at,
-            "service_class": self._composition.factory.service_class.__name__,
+            "service_class": self._replicas.composition.factory.service_class.__name__,
             "has_service_context": True,
             "request_queue_available": is_running,
             "request_queue_id": self._replicas.name,

@@ -51,13 +51,13 @@ class ServiceTask:
 
     Attributes:
         service_name: Name of the service.
-        composition: What was decided for it.
         clock: Its time.
         reach: How other processes call it.
         handle: Calls it; the first call starts the task if need be.
         measuring: Measures it when asked.
         looking: Shows how it is.
         instances: Asks its instances.
+        changes: Changes it while it runs.
         replicas: Its replicas.
         launcher: Starts them; has the target.
     """
@@ -82,7 +82,6 @@ class ServiceTask:
             reach: Given the target and the service, makes what other processes call the service by; None if they
                 cannot.
         """
-        self.composition = composition
         self.service_name = composition.name
         self.find_service = find_service
         self.clock = clock
@@ -122,7 +121,7 @@ class ServiceTask:
         succession = self._succession = Succession(
             replicas, launcher, departure, self._readiness, self._life.in_background
         )
-        self._changes = Changes(replicas, launcher, departure, succession, self._balancing)
+        self.changes = Changes(replicas, launcher, departure, succession, self._balancing, self._readiness)
         self._stopping = Stopping(replicas, launcher, departure, succession)
         undo = lambda: self._stopping.end(0, background=True, leaves=self._has_left)  # noqa: E731 - no method for one line
         self._first_calls = FirstCalls(replicas, self.begin, self.wait_ready, undo)
@@ -143,8 +142,6 @@ class ServiceTask:
             service_class=lambda: self.composition.factory.service_class,
             waits_to_bind=lambda: self.state in {"pending", "starting"},
         )
-
-    # -- starting ----------------------------------------------------------------------------------------------------
 
     def start_running(self, timeout: float | None = None) -> None:
         """
@@ -326,7 +323,7 @@ class ServiceTask:
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: refuse every call, and touch nothing else."""
         self._router.after_fork(error)
-        self._changes.after_fork()
+        self.changes.after_fork()
         self._life.after_fork()
 
     def drain(self, timeout: float | None = None) -> None:
@@ -357,7 +354,7 @@ class ServiceTask:
                 the service goes on as before. Or the service does not run; or it is being changed and this comes from
                 within a service's call.
         """
-        self._changes.scale(replicas)
+        self.changes.scale(replicas)
 
     def restart(self, replica: str | None = None) -> None:
         """
@@ -378,7 +375,7 @@ class ServiceTask:
                 serving, as do those that were replaced before it. Or there is no such replica; or the service does not
                 run; or it is being changed and this comes from within a service's call.
         """
-        self._changes.restart(replica)
+        self.changes.restart(replica)
 
     def set_load_balancer(self, id: str, options: Mapping[str, Any] | None = None) -> None:
         """
@@ -394,7 +391,7 @@ class ServiceTask:
             PluginError: The balancer cannot be made.
             DeployError: The service does not run; or it is being changed and this comes from within a service's call.
         """
-        self._changes.set_load_balancer(id, options)
+        self.changes.set_load_balancer(id, options)
 
     # -- looking on --------------------------------------------------------------------------------------------------
 
@@ -412,6 +409,11 @@ class ServiceTask:
     def logger(self) -> logging.Logger:
         """The logger of the service, as its instances have it."""
         return logging.getLogger(f"sage.service.{self.service_name}")
+
+    @property
+    def composition(self) -> Composition:
+        """What is decided for it."""
+        return self.replicas.composition
 
     @property
     def is_running(self) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.environment.services import Services
-    from sage_plugins.planning.plan import DeploymentPlan
+    from sage_plugins.planning.plan import DeploymentPlan, ServicePlan
     from sage_plugins.values import ReplicaSpec
 
 from sage_plugins.environment.services import AT_REST
@@ -114,7 +114,7 @@ class Deploying:
             found = plan()
             for service in found.services:
                 if service.action == "change":
-                    self._replace(service.name, timeout)
+                    self._change(service, timeout)
             self.deploy(timeout, then)
             for service in found.services:
                 if service.action == "remove":
@@ -124,6 +124,16 @@ class Deploying:
                         task.stop()
         finally:
             self._applying.release()
+
+    def _change(self, service: ServicePlan, timeout: float | None) -> None:
+        """Change in place what can be changed so; otherwise replace the service."""
+        with self._services.lock:
+            changes = self._services.tasks[service.name].changes
+        config = self._services.catalogue.config(service.name)
+        if changes.can_follow({change.key.partition(".")[0] for change in service.changes}, config):
+            changes.follow(config)
+        else:
+            self._replace(service.name, timeout)
 
     def _replace(self, name: str, timeout: float | None) -> None:
         new = self._services.new_task(name, takes_over=False)  # what the old one has goes with it

@@ -11,6 +11,8 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_plugins.config.service_config import plain
+from sage_plugins.errors import OverloadedError
 from sage_plugins.host.execution import Execution
 from sage_plugins.host.inbox import Inbox
 from sage_plugins.host.lifecycle import StartHooks, Step
@@ -18,6 +20,7 @@ from sage_plugins.host.questions import Questions
 from sage_plugins.host.recording import make_recorder
 from sage_plugins.host.seat import HostSeat
 from sage_plugins.host.thread_loop import WorkerLoop
+from sage_plugins.interfaces.control import ControlOp
 from sage_plugins.service.factory import ServiceContext, hook
 from sage_plugins.values import Outcome, ReplicaInfo, ReplicaState
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.host.lifecycle import Hooks
-    from sage_plugins.interfaces import ControlOp, Recorder, RecorderFactory, ReplicaEvents, Runner, Work
+    from sage_plugins.interfaces import Recorder, RecorderFactory, ReplicaEvents, Runner, Work
     from sage_plugins.values import Choice, ReplicaSpec
 
 __all__ = ["Host"]
@@ -127,8 +130,14 @@ class Host:
             with hooks:
                 instance = self._instance = spec.factory.create_service(context)
                 self._execution.bind(instance)
-                for names in (("setup",), ("start_running", "start"), ("warmup",)):
-                    for coroutine in hook(instance, *names):
+                configured = () if spec.config.user_config is None else (plain(spec.config.user_config),)
+                for names, args in (
+                    (("setup",), ()),
+                    (("reconfigure",) if configured else (), configured),
+                    (("start_running", "start"), ()),
+                    (("warmup",), ()),
+                ):
+                    for coroutine in hook(instance, *names, args=args):
                         yield hooks.follow(coroutine)
         except BaseException as error:  # noqa: BLE001 - also sys.exit() in a constructor
             failure = error
@@ -206,5 +215,30 @@ class Host:
         return self._execution.compose_record()
 
     def control(self, op: ControlOp, arg: Any = None) -> Any:
-        """Answer a question beside the calls, in the asking thread."""
+        """Answer a question beside the calls, in the asking thread; a change is made where calls run."""
+        if op is ControlOp.RECONFIGURE:
+            self._reconfigure(*arg)
+            return None
         return self._questions.answer(op, arg)
+
+    def _reconfigure(self, user_config: Any, limit_s: float) -> None:
+        late = threading.Event()
+
+        def hooks() -> Hooks:
+            if self._instance is None:
+                msg = f"{self._spec.id} has no instance: it has ended"
+                raise RuntimeError(msg)
+            if not late.is_set():
+                yield from hook(self._instance, "reconfigure", args=(user_config,))
+
+        step = Step(hooks, self._loop.run)
+        self._submit(step, "reconfigure")
+        if not step.done.wait(limit_s):
+            late.set()
+            if step.begun.is_set():
+                msg = f"it has not returned after {limit_s:g} s and runs on"
+                raise TimeoutError(msg)
+            msg = f"no worker was free for it in {limit_s:g} s"
+            raise OverloadedError(msg, service=self._spec.service, replica=self._spec.id)
+        if step.error is not None:
+            raise step.error

@@ -49,3 +49,10 @@ class ControlOp(StrEnum):
 
     TERMINATE = "terminate"
     """Call `terminate()` if the instance has it."""
+
+    RECONFIGURE = "reconfigure"
+    """
+    Call `reconfigure(user_config)` where calls run; raises what that raises. The argument is the `user_config`, plain
+    values, and the seconds that it may take. If no worker is free in that time it raises OverloadedError and is not
+    done; if it takes longer, TimeoutError.
+    """

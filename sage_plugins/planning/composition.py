@@ -164,8 +164,9 @@ def compose(  # noqa: PLR0913 - a service and all that it is composed from
 def _methods(cls: type, choices: Choices, finder: Finder) -> tuple[MethodPlan, ...]:
     """What a class serves; what is to be said of it is noted."""
     problems = finder.problems
-    if callable(getattr(cls, "reconfigure", None)):
-        problems.append(Problem("W13", "class", "its reconfigure() is not called in this version"))
+    if not callable(getattr(cls, "reconfigure", None)) and finder.config.user_config is not None:
+        message = f"has no effect: {cls.__qualname__} has no reconfigure(user_config)"
+        problems.append(Problem("W12", "user_config", message, "remove it, or add the method"))
     if not choices.check_health:
         problems.extend(
             Problem("W12", "class", f"its {hook}() is not called: {NO_HEALTH_CHECK}", "add 'health' to monitors")

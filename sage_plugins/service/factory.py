@@ -14,7 +14,7 @@ from sage_plugins.config.entries import check_service_name
 from sage_plugins.service.constructor import takes_ctx, takes_factory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping
+    from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller, ServiceManager
@@ -25,12 +25,16 @@ __all__ = ["ServiceContext", "ServiceFactory", "hook", "own_factory"]
 _Service = TypeVar("_Service")
 
 
-def hook(instance: Any, *names: str) -> Generator[Coroutine[Any, Any, Any], None, None]:
-    """Call the first of the hooks *names* that *instance* has; yields the coroutine of an `async def` to be run."""
+def hook(instance: Any, *names: str, args: Sequence[Any] = ()) -> Generator[Coroutine[Any, Any, Any], None, None]:
+    """
+    Call the first of the hooks *names* that *instance* has, with *args*.
+
+    Yields the coroutine of an `async def` to be run.
+    """
     for name in names:
         method = getattr(instance, name, None)
         if callable(method):
-            outcome = method()
+            outcome = method(*args)
             if inspect.iscoroutine(outcome):
                 yield outcome
             return

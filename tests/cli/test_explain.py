@@ -60,7 +60,7 @@ def test_options_of_a_plugin_are_explained(tmp_path):
 
 
 def test_field_without_effect_says_so(tmp_path):
-    done = sage_deploy("explain", "user_config", cwd=tmp_path)
+    done = sage_deploy("explain", "update", cwd=tmp_path)
     assert "no effect   in this version: " in done.stdout
 
 

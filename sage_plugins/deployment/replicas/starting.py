@@ -44,7 +44,6 @@ class Launcher:
         self._replicas = replicas
         self._departure = departure
         self._readiness = readiness
-        self._composition = replicas.composition
         self._find_service = find_service
         self._target: Target | None = None  # guarded by ReplicaSet.starting
         self._generations: dict[int, int] = {}  # by index, of the next replica there; by ReplicaSet.condition
@@ -70,7 +69,7 @@ class Launcher:
                 self._departure.discard(members)
                 if isinstance(error, SageDeployError) or not isinstance(error, Exception):
                     raise
-                target = self._composition.target
+                target = self._replicas.composition.target
                 msg = (
                     f"service '{self._replicas.name}': target '{target.id}' from {target.source} failed to start it: "
                     f"{text_of(error)}"
@@ -88,7 +87,7 @@ class Launcher:
         """
         started = self.start(indices, held=True)
         try:
-            self._readiness.wait(started, self._composition.config.startup_timeout)
+            self._readiness.wait(started, self._replicas.composition.config.startup_timeout)
         except BaseException:
             self._departure.discard(started)
             raise
@@ -151,7 +150,7 @@ class Launcher:
 
     def next_spec(self, index: int) -> ReplicaSpec:
         """What the next replica at *index* is made of; under `ReplicaSet.condition`."""
-        return self._composition.spec(index, self._generations.get(index, 0))
+        return self._replicas.composition.spec(index, self._generations.get(index, 0))
 
     def make(self, index: int, seniority: int = 0) -> Member:
         """A replica at *index* that is not started yet, and not one of the set; under `ReplicaSet.condition`."""
@@ -164,7 +163,7 @@ class Launcher:
         try:
             (place,) = self.target().place([spec])
         except Exception as error:  # noqa: BLE001 - a target that cannot answer now may do so later
-            target = self._composition.target
+            target = self._replicas.composition.target
             return Refused(f"target '{target.id}' from {target.source} failed to place it: {text_of(error)}")
         return place
 
@@ -206,7 +205,7 @@ class Launcher:
         """The service's target, made when it is first needed."""
         with self._replicas.starting:
             if self._target is None:
-                self._target = self._composition.target.create()
+                self._target = self._replicas.composition.target.create()
             return self._target
 
     def close(self) -> None:

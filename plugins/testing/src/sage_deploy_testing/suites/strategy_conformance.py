@@ -17,6 +17,7 @@ from typing import ClassVar
 from sage_deploy_testing.cases import (
     call_cases,
     change_cases,
+    configure_cases,
     deadline_cases,
     lifecycle_cases,
     limit_cases,
@@ -55,6 +56,7 @@ class StrategyConformance(
     change_cases.ChangeCases,
     change_cases.DrainCases,
     change_cases.CheckCases,
+    configure_cases.ConfigureCases,
 ):
     """
     Everything that a caller of a service may rely on, whichever strategy runs its calls.

@@ -25,6 +25,7 @@ from sage_deploy_testing.cases import (
     adoption_cases,
     call_cases,
     change_cases,
+    configure_cases,
     deadline_cases,
     lifecycle_cases,
     limit_cases,
@@ -126,6 +127,7 @@ class TargetConformance(
     change_cases.ChangeCases,
     change_cases.DrainCases,
     change_cases.CheckCases,
+    configure_cases.ConfigureCases,
     supervision_cases.SupervisionCases,
     adoption_cases.AdoptionCases,
 ):

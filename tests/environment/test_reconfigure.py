@@ -1,0 +1,112 @@
+"""A changed `user_config` reaches services while they run; what cannot take it is replaced."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.errors import DeployError
+
+
+class Tuned:
+    """Has a door, and a knob that its configuration turns."""
+
+    door, entered = threading.Event(), threading.Event()
+    made = 0
+
+    def __init__(self) -> None:
+        Tuned.made += 1
+        self.knob = None
+
+    def reconfigure(self, user_config) -> None:
+        if user_config == {"knob": "stuck"}:
+            Tuned.door.wait()
+        self.knob = user_config.pop("knob")  # what it is given is its own
+
+    def look(self):
+        return self.knob
+
+    def hold(self) -> None:
+        Tuned.entered.set()
+        Tuned.door.wait()
+
+
+class Fixed:
+    def look(self) -> None: ...
+
+
+@pytest.fixture
+def env():
+    Tuned.door, Tuned.entered, Tuned.made = threading.Event(), threading.Event(), 0
+    with Environment("tuning") as env:
+        yield env
+        Tuned.door.set()
+
+
+def apply(env, knob, cls=Tuned, **settings):
+    config = ServiceDeploymentConfig(
+        user_config=None if knob is None else {"knob": knob}, startup_timeout=0.2, **settings
+    )
+    env.register_service_with_config("tuned", cls, deployment_config=config)
+    env.apply()
+
+
+def test_a_change_is_told_as_an_event_and_makes_no_new_instance(env):
+    apply(env, "low", replicas=2)
+    apply(env, "high", replicas=2)
+    assert [env.service("tuned").look() for _ in range(2)] == ["high", "high"]
+    assert Tuned.made == 2
+    (reason,) = (event.reason for _, _, event in env.events(0) if event.kind == "reconfigured")
+    assert reason == "2 replicas took the changed user_config"
+    apply(env, "high", replicas=2)
+    assert env.plan().services[0].action == "keep"
+
+
+def test_a_configuration_for_which_no_worker_is_free_is_never_taken(env):
+    """It is taken back although the worker comes to it later."""
+    apply(env, "low")
+    call = env.service("tuned").submit("hold")
+    assert Tuned.entered.wait(20)
+    with pytest.raises(DeployError, match="no worker was free for it"):
+        apply(env, "high")
+    Tuned.door.set()
+    call.result(20)
+    assert env.service("tuned").look() == "low"
+
+
+def test_a_configuration_that_takes_too_long_is_taken_back_by_replacing_its_replica(env):
+    """Nobody knows what half of it has done."""
+    apply(env, "low")
+    with pytest.raises(DeployError, match=r"has not returned after"):
+        apply(env, "stuck")
+    Tuned.door.set()
+    assert env.service("tuned").look() == "low"
+    assert Tuned.made == 2
+
+
+@pytest.mark.parametrize("settings", [{"threading_strategy": "inline"}, {"thread_count": 1, "queue_size": 7}])
+def test_what_cannot_take_it_while_it_runs_is_replaced(env, settings):
+    """A strategy without workers, and other settings that have changed as well."""
+    apply(env, "low")
+    apply(env, "high", **settings)
+    apply(env, "higher", **settings)
+    assert env.service("tuned").look() == "higher"
+    assert Tuned.made == (3 if "threading_strategy" in settings else 2)
+
+
+def test_a_configuration_that_is_gone_is_forgotten(env):
+    """The instance that knew it is replaced."""
+    apply(env, "low")
+    apply(env, None)
+    assert env.service("tuned").look() is None
+    assert Tuned.made == 2
+
+
+def test_a_configuration_that_nobody_takes_is_reported(env):
+    config = ServiceDeploymentConfig(user_config={"knob": 1})
+    env.register_service_with_config("fixed", Fixed, deployment_config=config)
+    (warning,) = env.check()
+    assert (warning.id, warning.key) == ("W12", "user_config")
+    assert warning.message == "has no effect: Fixed has no reconfigure(user_config)"
