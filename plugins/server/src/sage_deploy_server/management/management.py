@@ -114,7 +114,7 @@ class Management:
                 lambda _: self._doctor(),
             ),
             "/api/v1/nodes": ("The nodes on which replicas run or may run", lambda _: self._operations.nodes()),
-            "/api/v1/services": ("A row a service", lambda _: self._seen.look()),
+            "/api/v1/services": ("A row a service", lambda _: self._seen.full()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
             f"{service}/errors": ("What its methods have raised, the latest of each type", self._errors),
