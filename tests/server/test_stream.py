@@ -82,6 +82,13 @@ def test_a_picture_is_made_once_for_all_who_watch_and_never_for_nobody(watch, en
     assert len(asked) == before
 
 
+def test_who_comes_later_sees_at_once_what_the_others_saw_last(watch, monkeypatch):
+    """It waits for no beat of theirs."""
+    monkeypatch.setattr(streaming, "_EVERY_S", 10 * PATIENCE)
+    first = watch().picture()
+    assert watch().picture() == first
+
+
 def test_no_more_than_so_many_watch(watch, monkeypatch):
     monkeypatch.setattr(streaming, "_VIEWERS", 2)
     assert [watch().answer.status for _ in range(3)] == [200, 200, 503]

@@ -4,7 +4,7 @@ import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";
 import { EventRows } from "./lists.js";
 import { useLook } from "./live.js";
-import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, moodOfEvent, plain, share, stateOf, to, whyOf } from "./parts.js";
+import { Empty, Failed, Rows, State, Stripes, ago, bytes, clock, fact, isKnown, millis, moment, moodOf, moodOfEvent, plain, share, stateOf, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
@@ -89,8 +89,8 @@ function Replicas({ name, row, replicas }) {
         ${hasSince && html`<th scope="col" class="num">${t("Runs for")}</th>`}
         ${hasCpu && html`<th scope="col" class="num">${t("Cores")}</th>`} ${hasMemory && html`<th scope="col" class="num">${t("Memory")}</th>`}
       </tr></thead>
-      <tbody>
-        ${replicas?.map((each) => {
+      <${Rows} rows=${replicas ?? []} columns=${8}>
+        ${(each) => {
           const cell = (content, kind = "num") => html`<td class=${kind}>${content}</td>`;
           return html`<tr key=${each.id} class="row">
             <td class="first"><${State} word=${each.state} /></td>
@@ -100,8 +100,8 @@ function Replicas({ name, row, replicas }) {
             ${hasSince && cell(isKnown(each.since) ? ago(each.since) : "–")}
             ${hasCpu && cell(plain(each.cpu))} ${hasMemory && cell(isKnown(each.memory) ? bytes(each.memory) : "–")}
           </tr>`;
-        })}
-      </tbody>
+        }}
+      <//>
     </table>
     ${replicas?.length === 0 && html`<${Empty} text=${t("It has no replica at the moment.")} />`}
   </section>`;
