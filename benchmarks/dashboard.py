@@ -22,7 +22,7 @@ from table import show
 
 from sage_deploy_server.pages.files import LOADED
 from sage_deploy_server.recording.history import History
-from sage_plugins.interfaces.families import Family
+from sage_deploy_server.recording.sample import Counted, Sample
 from sage_plugins.metrics import HISTOGRAM_EDGES_S
 
 if TYPE_CHECKING:
@@ -98,14 +98,9 @@ def weight(_rounds: int) -> None:
 def memory(_rounds: int) -> None:
     """What a full day of 50 services takes."""
     now = 0.0
-    buckets = [7.0] * (len(HISTOGRAM_EDGES_S) + 1)
-    families = {
-        "sage_requests_total": Family("", "counter", "", ("method", "outcome"), {("echo", "ok"): 1.0}),
-        "sage_request_duration_seconds": Family(
-            "", "histogram", "", ("method",), {("echo",): (1.0, *buckets)}, HISTOGRAM_EDGES_S
-        ),
-    }
-    services = dict.fromkeys((f"service-{number}" for number in range(_SERVICES)), families)
+    counted = Counted(1, 0, 1.0, [1.0] * (len(HISTOGRAM_EDGES_S) + 1), HISTOGRAM_EDGES_S)
+    names: list[str | None] = [None, *(f"service-{number}" for number in range(_SERVICES))]
+    samples = dict.fromkeys(names, Sample(counted, 0, 0, 4, 0))
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     history = History(lambda: now, lambda: now)
@@ -114,7 +109,7 @@ def memory(_rounds: int) -> None:
         until = now + length
         while now < until:
             now += step
-            history.record(services)
+            history.record(samples)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     missing = [history.show(seconds, "service-0")["rate"].count(None) for seconds in (900, 10_800, _DAY_S)]
