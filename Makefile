@@ -142,6 +142,10 @@ bench-ray: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs on Ray, a
 bench-server: $(ENV)/.stamp-test ## what a call over HTTP costs, against a bare application on the same server
 	$(BIN)/python benchmarks/server_calls.py
 
+.PHONY: bench-dashboard
+bench-dashboard: $(ENV)/.stamp-test ## what the dashboard costs: its server with viewers and without, and Chromium
+	$(BIN)/python benchmarks/dashboard.py
+
 .PHONY: bench-plot
 bench-plot: $(ENV)/.stamp-bench ## draw the curves of docs/performance.md anew
 	$(BIN)/python benchmarks/curves.py --plot docs/images/callers-and-replicas.svg

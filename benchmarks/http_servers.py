@@ -61,6 +61,39 @@ def ours(stack: ExitStack, strategy: str, *, http: bool = True) -> int:
     return server.address[1]
 
 
+def many(stack: ExitStack, *, http: bool = True, load: bool = False) -> int:
+    """50 services of 4 replicas, served as `ours`; with *load*, each is called four times a second."""
+    from sage_deploy_server import serve
+    from sage_plugins import Environment, ServiceDeploymentConfig
+
+    env = stack.enter_context(Environment("bench"))
+    names = [f"service-{number}" for number in range(50)]
+    for name in names:
+        env.register_service_with_config(name, Echo, deployment_config=ServiceDeploymentConfig(replicas=4))
+    env.deploy()
+    handles = [env.service(name) for name in names]
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.wait(0.05):  # ten at a time, so that waking up costs less than the calls
+            for _ in range(10):
+                handles.append(handles.pop(0))
+                handles[-1].call("echo", 1)
+
+    for handle in handles:
+        handle.call("echo", 1)
+    if load:
+        thread = threading.Thread(target=call)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(over.set)
+    if not http:
+        return 0
+    server = stack.enter_context(serve(env, "127.0.0.1:0", token=TOKEN))
+    assert server.address is not None
+    return server.address[1]
+
+
 def commanded(stack: ExitStack) -> int:
     """An environment that the commands reach, and nobody else."""
     from sage_plugins import Environment
@@ -146,6 +179,9 @@ _KINDS: Mapping[str, Any] = {
     "inline": lambda stack: ours(stack, "inline"),
     "pool": lambda stack: ours(stack, "pool"),
     "unserved": lambda stack: ours(stack, "pool", http=False),
+    "many": many,
+    "many, called": lambda stack: many(stack, load=True),
+    "many, unserved": lambda stack: many(stack, http=False),
     "commanded": commanded,
     "bare": lambda stack: bare(stack, in_thread=False),
     "bare, thread": lambda stack: bare(stack, in_thread=True),

@@ -105,13 +105,29 @@ class Measuring:
 
     def families(self) -> Families:
         """Everything; replicas in other processes are asked, as for a status."""
-        replicas = self._replicas
-        with replicas.condition:  # at one moment: who is gone from the one is counted in the other
-            members, counts_of_left = replicas.members, replicas.counts_of_left
+        members, counts_of_left = self._there()
         stats = stats_of(members, in_process=not self._is_remote)
         snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
-        families = {each.name: each for each in (*self._own(stats), *replicas.watchers.families(snapshots))}
+        families = {each.name: each for each in (*self._own(stats), *self._replicas.watchers.families(snapshots))}
         return families | measured_by(members, counts_of_left, stats)
+
+    def counts(self) -> Families:
+        """
+        What the monitors have that count calls; replicas in other processes are asked.
+
+        A family is the same object as long as its monitor has counted nothing more.
+        """
+        members, counts_of_left = self._there()
+        if self._is_remote:
+            found = [said["recorders"] for said in stats_of(members, in_process=False)]
+        else:
+            found = [each.counted() for each in members]
+        return {each.name: each for each in self._replicas.watchers.families([counts_of_left, *found], counting=True)}
+
+    def _there(self) -> tuple[Sequence[Member], Mapping[str, Any]]:
+        """The replicas that there are, and what is kept of those that left, at one moment."""
+        with self._replicas.condition:  # who is gone from the one is counted in the other
+            return self._replicas.members, self._replicas.counts_of_left
 
     def _own(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         replicas = self._replicas

@@ -168,10 +168,16 @@ class Watchers:
             found[choice.id] = self._fenced(choice, monitor.summary, self._own(choice, lambda: snapshots)) or {}
         return found
 
-    def families(self, snapshots: Sequence[Mapping[str, Any]]) -> list[Family]:
-        """What the monitors have for `/metrics`, of *snapshots*, mappings as for `merge`, and of their own."""
+    def families(self, snapshots: Sequence[Mapping[str, Any]], *, counting: bool = False) -> list[Family]:
+        """
+        What the monitors have for `/metrics`, of *snapshots*, mappings as for `merge`, and of their own.
+
+        With *counting*, only that of monitors which are told of each call.
+        """
         found: list[Family] = []
         for choice, monitor in self._monitors:
+            if counting and self._recorders[choice.id] is None:
+                continue
             families = getattr(monitor, "families", None)  # `MetricsExporter`; isinstance would take long
             if families is not None:
                 own = self._own(choice, lambda: snapshots)

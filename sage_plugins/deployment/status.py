@@ -82,6 +82,7 @@ class Status:
                 for member, state, lane in shown
             ],
             "replaced": replicas.supervision.replaced,
+            "queue": replicas.router.waiting,
             "queue_capacity": self._replicas.composition.config.queue_size,
         }
 

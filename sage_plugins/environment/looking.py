@@ -11,6 +11,7 @@ from sage_plugins.values import Event
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sage_plugins.deployment.measuring import Measuring
     from sage_plugins.deployment.task import ServiceTask
     from sage_plugins.environment.detached import Elsewhere
     from sage_plugins.environment.logs import Logs
@@ -96,8 +97,8 @@ class Looking:
 
         Returns:
             By name a part of what `status` has: `state`, `health` (`ready`, `replicas`, `missing`), `replicas` (`id`,
-            `state`, `inflight`, `slots`, `abandoned` of each) and `replaced`; and `queue_capacity`. Or as there, of a
-            service that cannot be composed, or that another process has deployed.
+            `state`, `inflight`, `slots`, `abandoned` of each) and `replaced`; and `queue` (calls that wait) and
+            `queue_capacity`. Or as there, of a service that cannot be composed, or that another process has deployed.
         """
         from sage_plugins.environment.plain_status import status_of
 
@@ -118,10 +119,25 @@ class Looking:
         """
         from sage_plugins.deployment.measuring import not_composed
 
+        return self._measured(lambda measuring: measuring.families(), not_composed)
+
+    def counts(self) -> dict[str, Families]:
+        """
+        A part of `metrics`: for who looks again and again, beside `overview`.
+
+        Returns:
+            By the service's name what the monitors have that count calls. A family is the same object
+            as before if its monitor has counted nothing since. A service that cannot be composed has none.
+        """
+        return self._measured(lambda measuring: measuring.counts(), dict)
+
+    def _measured(
+        self, measure: Callable[[Measuring], Families], not_composed: Callable[[], Families]
+    ) -> dict[str, Families]:
         found = {}
         for name in self._services.names:
             try:
-                found[name] = self._services.measured(name)
+                found[name] = self._services.measured(name, measure)
             except (SageDeployError, ValueError):
                 found[name] = not_composed()
         return found

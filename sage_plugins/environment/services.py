@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
     from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.deployment.measuring import Measuring
     from sage_plugins.interfaces import (
         ConfigSource,
         DetachingTarget,
@@ -309,9 +310,9 @@ class Services:
             self._retired[name].remove(task)
             self._past[name] = add_up([self._past.get(name, {}), task.measuring.final or {}])
 
-    def measured(self, name: str) -> Families:
+    def measured(self, name: str, measure: Callable[[Measuring], Families]) -> Families:
         """
-        What is measured of a service, and what was counted by those that it has replaced.
+        What *measure* gives of a service, and what was counted by those that it has replaced.
 
         Raises as `task`.
         """
@@ -319,11 +320,11 @@ class Services:
             task = self.task(name)
             past, retired = self._past.get(name), tuple(self._retired.get(name, ()))
         if past is None and not retired:
-            return task.measuring.families()
+            return measure(task.measuring)
         counts = [past or {}, *(each.measuring.counted() for each in retired)]
         with self.lock:
             self._fold(name)
-        return add_up([*counts, task.measuring.families()])
+        return add_up([*counts, measure(task.measuring)])
 
     def load(self, source: ConfigSource) -> None:
         """Take what a source says; services of it that do not run are composed anew."""

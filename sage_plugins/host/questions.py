@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Questions"]
 
 
+_CHECKS: Final = {ControlOp.CHECK: "check_health", ControlOp.READY: "check_ready"}
+
 _LAG: Final = "How long the event loop took to come to what it was asked to do at the look before."
 
 
@@ -93,6 +95,8 @@ class Questions:
             AttributeError: There is no such attribute, or it is private.
             BaseException: What a check, `terminate()`, a property or a setter raises.
         """
+        if op is ControlOp.COUNTS:  # asked most often
+            return self._snapshots()
         looks = {
             ControlOp.STATS: self._stats,
             ControlOp.ERRORS: self._execution.errors.latest,
@@ -100,10 +104,8 @@ class Questions:
         }
         if op in looks:
             return looks[op]()
-        if op is ControlOp.CHECK:
-            return self._check("check_health")
-        if op is ControlOp.READY:
-            return self._check("check_ready")
+        if op in _CHECKS:
+            return self._check(_CHECKS[op])
         if op is ControlOp.LOGS:
             return ()
         if op in {ControlOp.GET, ControlOp.SET, ControlOp.TERMINATE}:
@@ -111,14 +113,18 @@ class Questions:
         msg = f"unknown control operation {op!r}"
         raise ValueError(msg)
 
-    def _stats(self) -> Mapping[str, Any]:
+    def _snapshots(self) -> dict[str, Any]:
         snapshots: dict[str, Any] = {}
-        _, runner = self._life()
         for id, recorder in self._recorders.items():
             try:
                 snapshots[id] = recorder.snapshot()
             except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
                 self._execution.recorder_failed(error, id)
+        return snapshots
+
+    def _stats(self) -> Mapping[str, Any]:
+        snapshots = self._snapshots()
+        _, runner = self._life()
         loop = self._execution.event_loop
         lag = None if loop is None else self._lag.look(loop)
         if lag is not None:

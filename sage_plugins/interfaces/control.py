@@ -28,6 +28,9 @@ class ControlOp(StrEnum):
     its workers do, `idle` how many seconds ago a call ended last, None if none has.
     """
 
+    COUNTS = "counts"
+    """What `STATS` has as `recorders`, less what the replica measures of itself; asked of replicas in this process."""
+
     LOGS = "logs"
     """
     What the replica has logged in its process, a sequence of `service.logs.RemoteLine`; empty for one in this process,

@@ -101,8 +101,8 @@ class Operations(Protocol):
         How all services are, by name, as far as is known without asking a replica: for who looks again and again.
 
         A part of what `status` has of each: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
-        `abandoned` of each) and `replaced`, and `queue_capacity`. Of a service that cannot be composed, or that another
-        process has deployed, the same as there.
+        `abandoned` of each) and `replaced`; and `queue` (calls that wait) and `queue_capacity`. Of a service that
+        cannot be composed, or that another process has deployed, the same as there.
         """
 
     def metrics(self) -> dict[str, Families]:
@@ -110,6 +110,13 @@ class Operations(Protocol):
         What is measured of all services: by name its metric families, by their names; cheaper than `status`.
 
         Counters and histograms never fall as long as the environment lives.
+        """
+
+    def counts(self) -> dict[str, Families]:
+        """
+        A part of `metrics`: what the monitors have that count calls. For who looks again and again.
+
+        A family is the same object as before if its monitor has counted nothing since.
         """
 
     def service(self, name: str) -> ServiceHandle:

@@ -67,9 +67,30 @@ def test_an_overview_has_a_part_of_the_status_and_asks_no_replica(env, monkeypat
     found = env.overview()
     assert found["bad"] == whole["bad"]
     assert found["good"]["state"] == whole["good"]["state"] == "ready"
-    assert found["good"]["queue_capacity"] == 1000
+    assert (found["good"]["queue"], found["good"]["queue_capacity"]) == (0, 1000)
     (replica,), (in_full,) = found["good"]["replicas"], whole["good"]["replicas"]
     assert replica == {name: in_full[name] for name in replica}
+
+
+def test_counts_are_a_part_of_the_metrics_and_the_same_objects_as_long_as_no_call_ends(env):
+    """For who looks each second; they stay true when a service was replaced, and a service that is refused has none."""
+    env.register_service_with_config("kv", Echo, deployment_config=ServiceDeploymentConfig(replicas=2))
+    env.register_service_with_config("bad", Echo, deployment_config=ServiceDeploymentConfig(target="nowhere"))
+    with pytest.raises(errors.SageDeployError):
+        env.deploy()
+    env.service("kv").echo(1)
+    calls = {"sage_requests_total", "sage_request_duration_seconds"}
+    first, again = env.counts()["kv"], env.counts()["kv"]
+    assert all(first[name] is again[name] for name in calls)
+    env.service("kv").echo(2)
+    second, whole = env.counts(), env.metrics()["kv"]
+    assert all(second["kv"][name] == whole[name] != first[name] for name in calls)
+    assert second["bad"] == {}
+    env.restart("kv")
+    env.service("kv").echo(3)
+    third, whole = env.counts()["kv"], env.metrics()["kv"]
+    assert third["sage_requests_total"].values["echo", "ok"] == 3
+    assert all(third[name] == whole[name] for name in calls)
 
 
 def test_status_masks_secrets(env):

@@ -133,6 +133,30 @@ def test_a_screen_breaks_no_rule_of_accessibility_and_fits_into_360_pixels(opene
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
+#: What reaches over the edges of the screen, and what is written in a chart and cut off by its edges.
+_CUT = """
+const isCut = (each, edge) => {
+  const [inner, outer] = [each, edge].map((one) => one.getBoundingClientRect());
+  return inner.width > 0 && (inner.left < outer.left - 1 || inner.right > outer.right + 1);
+};
+const parts = [...document.querySelectorAll("main *")].filter((each) => isCut(each, document.querySelector("main")));
+const labels = [...document.querySelectorAll(".chart text")].filter((each) => isCut(each, each.closest("svg")));
+[...parts, ...labels].map((each) => each.outerHTML)
+"""
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_screen_uses_a_window_of_4k_and_is_read_from_afar(opened, screen):
+    """Nothing is cut off, and text and lines grow with the window."""
+    page = opened(screen, viewport={"width": 3840, "height": 2160})
+    page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
+    page.get_by_text("Loading ...").wait_for(state="detached")
+    assert page.evaluate("document.documentElement.scrollWidth") == 3840
+    assert page.locator("main").bounding_box()["width"] > 0.65 * 3840
+    assert page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") > 20
+    assert page.evaluate(_CUT) == []
+
+
 # -- what it says ------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +256,20 @@ def test_a_long_list_of_services_has_few_rows_in_the_page(opened, browser, serve
     assert page.locator(".services .row").count() < 100
     assert watched.faults() == []
     watched.context.close()
+
+
+def test_of_a_service_with_a_thousand_replicas_only_those_are_drawn_that_can_be_seen(opened):
+    """The page scrolls to all of them, and each update touches few."""
+    page = opened()
+    replica = {"state": "ready", "slots": 4, "inflight": 1, "pid": 1, "error": "", "cpu": 0.5, "memory": 1}
+    full = {"replicas": [{"id": f"desk#{number}", **replica} for number in range(1000)]}
+    page.route("**/api/v1/services/desk", lambda route: route.fulfill(json=full))
+    page.goto(f"{page.url.partition('#')[0]}#/services/desk")
+    page.locator(".grid .row").first.wait_for()
+    assert page.locator(".grid .row").count() < 100
+    page.get_by_role("heading", name="Configuration in force").scroll_into_view_if_needed()
+    page.get_by_role("link", name="desk#999", exact=True).wait_for()
+    assert page.locator(".grid .row").count() < 100
 
 
 # -- what it does ------------------------------------------------------------------------------------------------------

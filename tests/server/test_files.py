@@ -71,6 +71,12 @@ def test_files_have_their_media_types(ask):
         assert headers["X-Content-Type-Options"] == "nosniff"
 
 
+def test_the_page_names_all_its_scripts_before_a_browser_has_read_any(ask):
+    """So that they come at once, and not each after the one that imports it."""
+    named = re.findall(r"<([^>]+)>; rel=modulepreload", ask("GET", "/")[2]["Link"])
+    assert named == [f"/static/{file}" for file in LOADED if file.endswith(".js")]
+
+
 def test_a_page_that_has_moved_leads_to_its_place(ask):
     status, _, headers = ask("GET", "/try")
     assert (status, headers["Location"]) == (303, "/#/try")

@@ -11,6 +11,7 @@ from sage_deploy_server.recording import recorder as recording
 from sage_deploy_server.recording.history import History
 from sage_deploy_server.recording.recorder import Recorder
 from sage_deploy_server.recording.rings import FIELDS
+from sage_deploy_server.recording.sample import Sampler
 from sage_plugins.interfaces.families import Family
 from sage_plugins.metrics import HISTOGRAM_EDGES_S
 
@@ -27,6 +28,7 @@ class Measured:
         self.buckets = [0] * (len(HISTOGRAM_EDGES_S) + 1)
         self.seconds = 0.0
         self.queue = 0
+        self.sampler = Sampler()
         self.history = History(lambda: self.now, lambda: self.epoch + self.now)
 
     def call(self, seconds, number=1, outcome="ok"):
@@ -41,15 +43,16 @@ class Measured:
         found = (
             Family("sage_requests_total", "counter", "", ("method", "outcome"), requests),
             Family("sage_request_duration_seconds", "histogram", "", ("method",), durations, HISTOGRAM_EDGES_S),
-            Family("sage_queue_depth", "gauge", "", (), {(): self.queue}),
-            Family("sage_requests_in_flight", "gauge", "", (), {(): 2}),
-            Family("sage_slots", "gauge", "", (), {(): 4}),
         )
         return {each.name: each for each in found}
 
+    def overview(self):
+        return {"queue": self.queue, "replicas": [{"inflight": 2, "slots": 4, "abandoned": 0}]}
+
     def record(self, after=1.0, **others):
         self.now += after
-        self.history.record({"kv": self.families(), **others})
+        counts = {"kv": self.families(), **others}
+        self.history.record(self.sampler.take(dict.fromkeys(counts, self.overview()), counts))
 
     def last(self, field, seconds=900, service="kv"):
         return self.history.show(seconds, service)[field][-1]
@@ -195,6 +198,19 @@ def test_a_service_that_is_gone_is_forgotten_and_one_that_comes_begins_unknown(m
     assert (measured.last("rate", service="other"), measured.last("slots", service="other")) == (None, 4.0)
 
 
+def test_calls_are_read_again_only_if_one_has_ended():
+    """A look at idle services costs next to nothing; also if what they count is added up for each look."""
+    sampler, measured = Sampler(), Measured()
+    families = measured.families()
+    first, again, added_up = (
+        sampler.take({"kv": measured.overview()}, {"kv": each})["kv"]
+        for each in (families, families, measured.families())
+    )
+    assert first.counted is again.counted is added_up.counted
+    measured.call(0.1)
+    assert sampler.take({"kv": measured.overview()}, {"kv": measured.families()})["kv"].counted.calls == 1
+
+
 def test_counts_that_begin_anew_are_no_negative_rate(measured):
     measured.call(0.1, 50)
     measured.record()
@@ -206,9 +222,7 @@ def test_counts_that_begin_anew_are_no_negative_rate(measured):
 def test_the_past_of_fifty_services_fits_into_16_mib():
     """24 hours of it, and it grows no more."""
     measured = Measured()
-    services = {f"service-{number}": measured.families() for number in range(50)}
-    measured.now = 1.0
-    measured.history.record(services)
+    measured.record(**{f"service-{number}": measured.families() for number in range(49)})
     size = sum(
         sys.getsizeof(part)
         for tier in measured.history._tiers
@@ -225,9 +239,9 @@ def test_somebody_who_looks_later_sees_what_was_before(monkeypatch):
     looks = threading.Semaphore(0)
 
     class Operations:
-        def metrics(self):
+        def overview(self):
             looks.release()
-            raise RuntimeError("no metrics")
+            raise RuntimeError("no overview")
 
     recorder = Recorder(Operations())
     recorder.start()

@@ -236,13 +236,16 @@ def test_a_full_queue_is_full_everywhere(shop, env):
         till.add(1)
     shop.shows("2/2", shop.pictures())
     (row,) = shop.command("status", "-o", "json")[0]
-    assert shop.metric("sage_rejected_total", service="till", reason="overloaded") == 1
+    assert row["rejected"] == shop.metric("sage_rejected_total", service="till", reason="overloaded") == 1
     assert (row["queue"], row["queue_capacity"], row["inflight"], row["slots"]) == (2, 2, 2, 2)
     assert shop.metric("sage_queue_depth", service="till") == shop.metric("sage_queue_capacity", service="till") == 2
+    shop.page.goto(f"{shop.server.url}/#/services/till")
+    shop.page.get_by_text("Rejected", exact=True).wait_for()
+    assert shop.fact("Rejected") == "1"
     Till.door.set()
     for future in futures:
         future.result(20)
-    shop.page.get_by_text("0/2").first.wait_for()
+    shop.page.get_by_text("0 / 2").first.wait_for()
 
 
 def test_a_constructor_that_breaks_is_named_where_the_change_was_asked_for(shop, env):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -82,9 +84,23 @@ def test_a_picture_is_made_once_for_all_who_watch_and_never_for_nobody(watch, en
     assert len(asked) == before
 
 
+def test_who_comes_later_sees_at_once_what_the_others_saw_last(watch, monkeypatch):
+    """It waits for no beat of theirs."""
+    monkeypatch.setattr(streaming, "_EVERY_S", 10 * PATIENCE)
+    first = watch().picture()
+    assert watch().picture() == first
+
+
 def test_no_more_than_so_many_watch(watch, monkeypatch):
     monkeypatch.setattr(streaming, "_VIEWERS", 2)
     assert [watch().answer.status for _ in range(3)] == [200, 200, 503]
+
+
+def test_every_answer_has_the_time_though_nobody_wakes_up_to_write_it(ask):
+    """Also one that comes long after the one before."""
+    for _ in range(2):
+        date = parsedate_to_datetime(ask("GET", "/healthz")[2]["Date"]).timestamp()
+        assert abs(date - time.time()) < 2
 
 
 def test_the_end_of_the_server_waits_for_no_viewer(watch, server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_monitors.metrics import counted_in
@@ -21,27 +20,33 @@ __all__ = ["calls_of", "others_of"]
 _BUCKETS: Final = len(HISTOGRAM_EDGES_S) + 1
 
 
-@cache  # a few thousand at most: as many as there are buckets of calls
-def _buckets_of(bucket: int) -> tuple[int, int | None]:
-    """Where calls of a bucket count: in the histogram of durations, and in that of waiting, if that is known."""
-    (total, _), waited, _ = counted_in(bucket)
-    return bisect_left(HISTOGRAM_EDGES_S, total), None if waited is None else bisect_left(HISTOGRAM_EDGES_S, waited[0])
+class _Places(dict[int, tuple[int, int]]):
+    """Where calls of a bucket count: in the histogram of durations, and in that of waiting; -1 if that is unknown."""
+
+    def __missing__(self, bucket: int) -> tuple[int, int]:
+        (total, _), waited, _ = counted_in(bucket)
+        edges = HISTOGRAM_EDGES_S
+        self[bucket] = bisect_left(edges, total), -1 if waited is None else bisect_left(edges, waited[0])
+        return self[bucket]
+
+
+#: A few thousand at most: as many as there are buckets of calls.
+_PLACES: Final = _Places()
 
 
 def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
     """The families of the calls of one service; *methods* is what was counted of each."""
     requests: dict[tuple[str, ...], float] = {}
     durations: dict[tuple[str, ...], tuple[float, ...]] = {}
-    waits, waited_s = [0] * _BUCKETS, 0.0
+    waits, waited_s = [0] * (_BUCKETS + 1), 0.0  # the last is for calls of which it is not known
     for name, cells in methods.items():
         if not cells.histogram:
             continue
         counts = [0] * _BUCKETS
         for bucket, number in cells.histogram.items():
-            total, waited = _buckets_of(bucket)
+            total, waited = _PLACES[bucket]
             counts[total] += number
-            if waited is not None:
-                waits[waited] += number
+            waits[waited] += number
         waited_s += cells.seconds_waited()
         for outcome, number in zip(Outcome.NAMES, cells.outcomes(), strict=True):
             requests[name, outcome] = number
@@ -61,7 +66,7 @@ def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
             "histogram",
             "Time that calls waited.",
             (),
-            {(): (_rounded(waited_s), *waits)} if durations else {},
+            {(): (_rounded(waited_s), *waits[:-1])} if durations else {},
             HISTOGRAM_EDGES_S,
         ),
     ]

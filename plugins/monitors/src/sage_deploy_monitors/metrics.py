@@ -62,6 +62,10 @@ class Cells(NamedTuple):
     histogram: dict[int, int]
     sums: list[float]
 
+    def copied(self) -> Cells:
+        """The same counts, which change no more."""
+        return Cells(self.histogram.copy(), self.sums.copy())
+
     def outcomes(self) -> list[int]:
         """Calls by outcome."""
         outcomes = [int(number) for number in self.sums[_OUTCOME:]]
@@ -102,8 +106,8 @@ def _add(cells: Cells, other: Cells) -> None:
 def _sum(parts: Sequence[Cells]) -> Cells:
     if len(parts) == 1:  # nobody changes what a snapshot has
         return parts[0]
-    total = _cells()
-    for cells in parts:
+    total = parts[0].copied()
+    for cells in parts[1:]:
         _add(total, cells)
     return total
 
@@ -164,13 +168,17 @@ class MetricsRecorder:
         with self._lock:
             self._fold()
             parts = (self._past, *self._live.values())
-            calls = sum([sum(each.histogram.values()) for cells in parts for each in cells])
+            calls = sum([sum(each.histogram.values()) for cells in parts for each in cells if each.histogram])
             if calls != self._counted[0]:
                 total: dict[str, Cells] = {}
                 for cells in parts:
                     for name, each in zip(self._methods, cells, strict=True):
-                        if each.histogram:
-                            _add(total.setdefault(name, _cells()), each)
+                        if not each.histogram:
+                            continue
+                        if name in total:
+                            _add(total[name], each)
+                        else:
+                            total[name] = each.copied()
                 self._counted = calls, total
             return self._counted[1]
 

@@ -46,7 +46,7 @@ def show(data: Any, form: str, lay_out: Callable[[], str]) -> None:
 def service_table(rows: Sequence[dict[str, Any]], *, wide: bool) -> str:
     """A line a service."""
     head = ["SERVICE", "STATE", "READY", "CALLS", "ERRORS", "P50", "P95", "P99", "QUEUE", "THREADS"]
-    head += ["GENERATION", "WHY"] if wide else []
+    head += ["REJECTED", "GENERATION", "WHY"] if wide else []
     cells = []
     for row in rows:
         cell = [
@@ -59,7 +59,7 @@ def service_table(rows: Sequence[dict[str, Any]], *, wide: bool) -> str:
             str(row["queue"]),
             str(row["threads"]),
         ]
-        cells.append([*cell, str(row["generation"]), row["why"]] if wide else cell)
+        cells.append([*cell, str(row["rejected"]), str(row["generation"]), row["why"]] if wide else cell)
     return table(head, cells, states=("STATE",))
 
 

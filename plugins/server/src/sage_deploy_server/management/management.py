@@ -119,7 +119,7 @@ class Management:
                 "What an apply would do with all services, by what the files said when they were read",
                 lambda _: json.loads(self._operations.plan().to_json()),
             ),
-            "/api/v1/services": ("A row a service", lambda _: self._seen.look()),
+            "/api/v1/services": ("A row a service", lambda _: self._seen.full()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
             f"{service}/errors": ("What its methods have raised, the latest of each type", self._errors),

@@ -6,18 +6,18 @@ import threading
 from math import isnan
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_server.recording.history import SHARES
-from sage_deploy_server.recording.sample import NOTHING, percentiles
+from sage_deploy_server.recording.sample import NOTHING, since_start
 
 if TYPE_CHECKING:
     from sage_deploy_server.recording.recorder import Recorder
-    from sage_deploy_server.recording.sample import Sample
+    from sage_deploy_server.recording.sample import Counted, Sample
+    from sage_plugins.interfaces.families import Families
     from sage_plugins.interfaces.operations import Operations
 
 __all__ = ["Rows"]
 
 #: Events that tell of a change which somebody has made.
-_CHANGES: Final = frozenset({"scaled", "restarted", "balancer_changed", "balancing_enabled", "adopted"})
+_CHANGES: Final = frozenset({"scaled", "restarted", "reconfigured", "balancer_changed", "balancing_enabled", "adopted"})
 
 #: Events that are the reason why replicas of a service are not ready; the latest counts.
 _SHORT: Final = ("replica_failed", "replica_unhealthy", "replica_unready", "replica_draining", "replica_starting")
@@ -49,11 +49,16 @@ class Rows:
         self._times: dict[tuple[str, str], float] = {}  # of the latest event, by service and kind
         self._generations: dict[str, int] = {}  # number of the latest event that tells of a change, by service
         self._made: dict[str, int] = {}  # changes that no event tells of
+        self._calls: dict[str, tuple[Counted, dict[str, Any]]] = {}  # what rows say of them, by service
+
+    def full(self) -> list[dict[str, Any]]:
+        """The same rows with `threads`, for which each replica is asked."""
+        metrics = self._operations.metrics()
+        return [{**row, "threads": _threads(metrics.get(row["name"], {}))} for row in self.look()]
 
     def look(self) -> list[dict[str, Any]]:
         """A row for each service; it is recorded what they measure."""
-        samples = self._recorder.look()
-        services = self._operations.overview()
+        services, samples = self._recorder.look()
         self._read_events()
         return [self._row(name, said, samples.get(name, NOTHING)) for name, said in services.items()]
 
@@ -81,7 +86,6 @@ class Rows:
 
     def _row(self, name: str, said: dict[str, Any], sample: Sample) -> dict[str, Any]:
         health, replicas = said.get("health", {}), said.get("replicas", [])
-        p50, p95, p99 = (None if isnan(each) else each for each in percentiles(NOTHING, sample, SHARES))
         rate, error_rate = self._recorder.history.rates(name)
         return {
             "name": name,
@@ -91,19 +95,14 @@ class Rows:
             "ready": health.get("ready", 0),
             "replicas": health.get("replicas", 0),
             "restarts": said.get("replaced", 0),
-            "calls": sample.calls,
-            "errors": sample.errors,
+            **self._calls_of(name, sample.counted),
             "rate": rate,
             "error_rate": error_rate,
-            "p50": p50,
-            "p95": p95,
-            "p99": p99,
             "queue": sample.queue,
             "queue_capacity": said.get("queue_capacity"),
-            "threads": sample.threads,
-            "inflight": _total(replicas, "inflight"),
-            "slots": _total(replicas, "slots"),
-            "abandoned": _total(replicas, "abandoned"),
+            "inflight": sample.inflight,
+            "slots": sample.slots,
+            "abandoned": sample.abandoned,
             "stripes": [
                 [each["id"], each["state"], each.get("slots", 0), each.get("inflight", 0), each.get("abandoned", 0)]
                 for each in replicas[:_STRIPES]
@@ -113,10 +112,27 @@ class Rows:
             "held_by": said.get("held_by"),
         }
 
+    def _calls_of(self, name: str, counted: Counted) -> dict[str, Any]:
+        """What a row says of calls, computed only if any has ended."""
+        known, said = self._calls.get(name, (None, {}))
+        if known is not counted:
+            p50, p95, p99 = (None if isnan(each) else each for each in since_start(counted))
+            said = {
+                "calls": counted.calls,
+                "errors": counted.errors,
+                "rejected": counted.rejected,
+                "p50": p50,
+                "p95": p95,
+                "p99": p99,
+            }
+            self._calls[name] = counted, said
+        return said
+
     def _since(self, name: str, state: Any) -> float | None:
         times = [self._times[name, kind] for kind in _REASONS.get(state, ()) if (name, kind) in self._times]
         return max(times, default=None)
 
 
-def _total(replicas: list[dict[str, Any]], what: str) -> int:
-    return sum(each.get(what, 0) for each in replicas)
+def _threads(families: Families) -> int:
+    family = families.get("sage_threads")
+    return 0 if family is None else sum(family.values.values())

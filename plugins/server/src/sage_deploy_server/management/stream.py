@@ -46,16 +46,19 @@ class Stream:
         """
         self._picture = picture
         self._viewers: set[asyncio.Queue[bytes | None]] = set()
+        self._latest: bytes | None = None  # the picture that all viewers were shown last; None if nobody watches
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drawing: asyncio.Task[None] | None = None
         self._closed = False
 
     async def answer(self, _: Request) -> Response:
-        """One viewer; it comes in at the next picture."""
+        """One viewer; it begins with the picture that the others have seen last."""
         if len(self._viewers) >= _VIEWERS or self._closed:
             problem = Problem(503, "stream", f"{_VIEWERS} watch already, or the server is being closed")
             return response_of(problem, {"Cache-Control": "no-store"})
         viewer: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        if self._latest is not None:
+            viewer.put_nowait(self._latest)
         self._viewers.add(viewer)
         self._loop = asyncio.get_running_loop()
         if self._drawing is None or self._drawing.done():
@@ -76,11 +79,12 @@ class Stream:
         while self._viewers and not self._closed:
             due = max(due + _EVERY_S, time.monotonic())  # a steady beat, so that each second is recorded once
             shown, seq = await asyncio.to_thread(self._picture, seq)
-            data = b"id: %d\ndata: %b\n\n" % (seq, msgspec.json.encode(shown, enc_hook=str))
+            self._latest = data = b"id: %d\ndata: %b\n\n" % (seq, msgspec.json.encode(shown, enc_hook=str))
             for viewer in self._viewers:
                 if not viewer.full():
                     viewer.put_nowait(data)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+        self._latest = None
 
     def close(self) -> None:
         """End all streams: who watches is waited for by nobody. Idempotent."""

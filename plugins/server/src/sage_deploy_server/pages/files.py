@@ -69,9 +69,11 @@ def page_routes() -> list[Route]:
     """The routes of the page and its files, and of the paths that have moved."""
     page = read_file(PAGE)
     loaded = {file: read_file(file) for file in LOADED}
+    # All scripts at once: else a browser finds one in another, and waits for each before it knows of the next.
+    scripts = ", ".join(f"</static/{file}>; rel=modulepreload" for file in LOADED if file.endswith(".js"))
 
     async def first(_: Request) -> Response:
-        return _answer(PAGE, page)
+        return _answer(PAGE, page, Link=scripts)
 
     async def file(request: Request) -> Response:
         name = request.path_params["file"]
@@ -85,8 +87,8 @@ def page_routes() -> list[Route]:
     return [Route("/", first), Route("/static/{file:path}", file), *(Route(path, moved) for path in _MOVED)]
 
 
-def _answer(file: str, content: bytes) -> Response:
-    return Response(content, headers=PAGE_HEADERS, media_type=_MEDIA_TYPES[_kind_of(file)])
+def _answer(file: str, content: bytes, **headers: str) -> Response:
+    return Response(content, headers={**PAGE_HEADERS, **headers}, media_type=_MEDIA_TYPES[_kind_of(file)])
 
 
 def read_file(file: str) -> bytes:

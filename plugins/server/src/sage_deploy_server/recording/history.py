@@ -9,24 +9,20 @@ from math import inf, nan
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_server.recording.rings import FIELDS, Ring
-from sage_deploy_server.recording.sample import add_up, percentiles, sample_of
+from sage_deploy_server.recording.sample import percentiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sage_deploy_server.recording.sample import Sample
-    from sage_plugins.interfaces.families import Families
 
-__all__ = ["LONGEST_S", "SHARES", "History"]
+__all__ = ["LONGEST_S", "History"]
 
 #: Seconds between rows, and how many rows are kept: 15 minutes, 3 hours, 24 hours.
 _TIERS: Final = ((1, 900), (10, 1080), (60, 1440))
 
 #: Seconds that are kept.
 LONGEST_S: Final = 86_400
-
-#: The shares of calls whose time is kept.
-SHARES: Final = (0.5, 0.95, 0.99)
 
 
 class _Tier:
@@ -72,8 +68,11 @@ class _Tier:
 def _row(before: Sample | None, now: Sample, seconds: float) -> array[float]:
     if before is None:
         return array("f", [nan] * 5 + [now.queue, now.inflight, now.slots])
-    calls, errors = max(0.0, now.calls - before.calls), max(0.0, now.errors - before.errors)
-    shares = percentiles(before, now, SHARES)
+    was, counted = before.counted, now.counted
+    rejected = counted.rejected - was.rejected
+    calls = max(0.0, counted.calls - was.calls + rejected)
+    errors = max(0.0, counted.errors - was.errors + rejected)
+    shares = percentiles(was, counted)
     return array("f", [calls / seconds, errors / seconds, *shares, now.queue, now.inflight, now.slots])
 
 
@@ -94,20 +93,21 @@ class History:
         self._latest: dict[str | None, array[float]] = {}
         self._lock = threading.Lock()  # guards all but what is set once
 
-    def record(self, services: Mapping[str, Families]) -> Mapping[str | None, Sample]:
-        """Keep what *services* measure just now, by name; gives what is kept of each, and of all under None."""
-        samples: dict[str | None, Sample] = {name: sample_of(families) for name, families in services.items()}
-        samples[None] = add_up(samples.values())
+    def record(self, samples: Mapping[str | None, Sample]) -> None:
+        """Keep *samples*, taken just now, by service; that of all together is under None."""
         with self._lock:
             now = self._monotonic() - self._began
             finest, *others = self._tiers
             self._latest = finest.write(now, samples) or self._latest
             for tier in others:
                 tier.write(now, samples)
-        return samples
 
     def rates(self, service: str) -> tuple[float | None, float | None]:
-        """Calls and errors a second between the last two looks that were a second apart; None before there are two."""
+        """
+        Calls and errors a second, between the last two looks that were a second apart; None before there are two.
+
+        Calls that were not accepted count in both.
+        """
         row = self._latest.get(service)
         if row is None or row[0] != row[0]:
             return None, None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_server.recording.history import History
+from sage_deploy_server.recording.sample import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,8 @@ class Recorder:
         """Record nothing yet of *operations*."""
         self.history = History()
         self._operations = operations
+        self._sampler = Sampler()
+        self._lock = threading.Lock()  # guards the sampler
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sage-deploy-server-recorder", daemon=True)
 
@@ -39,9 +42,13 @@ class Recorder:
         """Look now and once a minute, until `close`, so that who looks later sees what was before."""
         self._thread.start()
 
-    def look(self) -> Mapping[str | None, Sample]:
-        """Record what is measured just now; gives it by service."""
-        return self.history.record(self._operations.metrics())
+    def look(self) -> tuple[Mapping[str, dict[str, Any]], Mapping[str | None, Sample]]:
+        """Record what is measured just now; gives `Operations.overview`, and the samples by service."""
+        overview, counts = self._operations.overview(), self._operations.counts()
+        with self._lock:
+            samples = self._sampler.take(overview, counts)
+        self.history.record(samples)
+        return overview, samples
 
     def _run(self) -> None:
         while not self._over.is_set():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
+from uvicorn.server import ServerState
 
 from sage_deploy_server.running.addresses import is_loopback, parse
 from sage_deploy_server.running.app import MAX_BODY, Application
@@ -24,9 +27,6 @@ __all__ = ["Server", "serve"]
 
 #: Seconds within which accepted requests are answered at the end.
 _GRACE_S: Final = 30
-
-#: Seconds after which an answer would have the wrong date.
-_DATE_S: Final = 1.0
 
 #: Seconds at the end without a byte from or to a client after which it is waited for no longer, and between two looks.
 _SILENT_S: Final = 1.0
@@ -168,19 +168,37 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+class _State(ServerState):
+    """Writes the header `Date` when an answer needs it."""
+
+    def __init__(self) -> None:
+        self._written: tuple[int, list[tuple[bytes, bytes]]] = 0, []
+        super().__init__()
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        """Of every answer; the same object within a second."""
+        now = int(time.time())
+        if self._written[0] != now:
+            self._written = now, [(b"date", formatdate(now, usegmt=True).encode())]
+        return self._written[1]
+
+    @default_headers.setter
+    def default_headers(self, _: list[tuple[bytes, bytes]]) -> None:
+        """What uvicorn would write; not needed."""
+
+
 class _Uvicorn(uvicorn.Server):
-    """Wakes up once a second, for the header `Date`, rather than ten times; and at once to end."""
+    """Wakes up for requests and for its end alone: uvicorn's does so ten times a second, also for the header `Date`."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.server_state = _State()
         self._over = asyncio.Event()
 
     async def main_loop(self) -> None:
-        """As uvicorn's, which looks ten times a second whether it is to end."""
-        while not await self.on_tick(0):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_DATE_S):
-                    await self._over.wait()
+        """Wait for the end."""
+        await self._over.wait()
 
     def end(self) -> None:
         """Have it end; on its event loop."""

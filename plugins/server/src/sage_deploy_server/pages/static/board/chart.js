@@ -11,13 +11,16 @@ const ABOVE = 8;
 const STEPS = [1, 2, 5, 10];
 const SECONDS = [60, 300, 900, 3600, 10_800, 21_600];
 
+/** Pixels of what is a pixel in a window of usual size: in a large one, all is larger. */
+const unit = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+
 /** `lines`: [{name, values}], at most three; `marks`: events; `shown` writes a value. */
 export function Chart({ title, times, lines, marks = [], shown }) {
   const place = useRef(null);
   const [wide, setWide] = useState(0);
   const [at, setAt] = useState(null);
   useEffect(() => {
-    const observer = new ResizeObserver(([entry]) => setWide(Math.round(entry.contentRect.width)));
+    const observer = new ResizeObserver(([entry]) => setWide(Math.round(entry.contentRect.width / unit())));
     observer.observe(place.current);
     return () => observer.disconnect();
   }, []);
@@ -26,7 +29,7 @@ export function Chart({ title, times, lines, marks = [], shown }) {
   const near = at === null ? [] : marks.filter((mark) => Math.abs(scale.x(mark.time) - scale.x(times[at])) < 5);
 
   function follow(event) {
-    const part = (event.clientX - place.current.getBoundingClientRect().left - LEFT) / (wide - LEFT);
+    const part = ((event.clientX - place.current.getBoundingClientRect().left) / unit() - LEFT) / (wide - LEFT);
     setAt(part < 0 ? null : Math.max(0, Math.min(times.length - 1, Math.round(part * (times.length - 1)))));
   }
 
@@ -39,7 +42,7 @@ export function Chart({ title, times, lines, marks = [], shown }) {
       </span>
     </figcaption>
     <div ref=${place} onPointerMove=${follow} onPointerLeave=${() => setAt(null)}>
-      <svg height=${TALL} width=${wide || "100%"} role="img" aria-label=${saidOf(title, lines, shown)}>
+      <svg viewBox=${`0 0 ${wide} ${TALL}`} role="img" aria-label=${saidOf(title, lines, shown)}>
         ${wide > 0 && html`
           ${scale.values.map((value) => html`<g key=${value}>
             <path class="grid" d=${`M${LEFT} ${scale.y(value)}H${wide}`} />

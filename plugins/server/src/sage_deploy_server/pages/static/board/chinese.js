@@ -121,6 +121,7 @@ export const CHINESE = {
   Queue: "队列",
   Slots: "槽位",
   "Slots: {said}": "槽位：{said}",
+  Rejected: "被拒绝",
   Restarts: "重启",
   generation: "版本",
   "held by {name}": "由 {name} 持有",

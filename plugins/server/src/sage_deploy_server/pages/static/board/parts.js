@@ -100,7 +100,7 @@ export function Stripes({ stripes, more = 0 }) {
   const shown = stripes.slice(0, MOST_REPLICAS);
   const rest = more + stripes.length - shown.length;
   const most = Math.max(2, Math.floor(MOST_SLOTS / shown.length));
-  const said = stripes.map(([id, state, slots, busy, left]) => `${id} ${state}: ${busy}/${slots}${left ? ` (${left})` : ""}`).join("\n");
+  const said = shown.map(([id, state, slots, busy, left]) => `${id} ${state}: ${busy}/${slots}${left ? ` (${left})` : ""}`).join("\n");
   const bars = { idle: "", ill: "", on: "", left: "" };
   let x = 1;
   for (const [, state, slots, busy, left] of shown) {
@@ -113,7 +113,7 @@ export function Stripes({ stripes, more = 0 }) {
     x += 4;
   }
   return html`<span class="stripes" role="img" aria-label=${t("Slots: {said}", { said })} title=${said}>
-    <svg width=${x} height="18" viewBox=${`0 0 ${x} 18`}>${Object.entries(bars).map(([kind, d]) => d && html`<path key=${kind} class=${kind} d=${d} />`)}</svg>
+    <svg viewBox=${`0 0 ${x} 18`}>${Object.entries(bars).map(([kind, d]) => d && html`<path key=${kind} class=${kind} d=${d} />`)}</svg>
     ${rest > 0 && html`<span class="soft">+${rest}</span>`}
   </span>`;
 }
@@ -175,7 +175,7 @@ export function Rows({ rows, columns, children }) {
   }, [isLong, rows.length, each, seen]);
   const [first, last] = isLong ? [from, Math.min(rows.length, from + seen)] : [0, rows.length];
   const room = (key, count) => count > 0 && html`<tr key=${key} class="room" aria-hidden="true"><td colspan=${columns} height=${count * each}></td></tr>`;
-  return html`<tbody ref=${place}>
+  return html`<tbody ref=${place} class=${isLong && "long"}>
     ${room("before", first)} ${rows.slice(first, last).map(children)} ${room("after", rows.length - last)}
   </tbody>`;
 }

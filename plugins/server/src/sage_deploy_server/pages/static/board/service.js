@@ -4,7 +4,7 @@ import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";
 import { Latest } from "./lists.js";
 import { useLook } from "./live.js";
-import { Empty, Failed, State, Stripes, ago, bytes, clock, fact, head, isKnown, millis, moment, moodOfEvent, moodOfRow, plain, share, to, whyOf, written } from "./parts.js";
+import { Empty, Failed, Rows, State, Stripes, ago, bytes, clock, fact, head, isKnown, millis, moment, moodOfEvent, moodOfRow, plain, share, to, whyOf, written } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
 
@@ -28,12 +28,12 @@ export function Service({ live, name, query, setQuery }) {
     </div>
     ${text && html`<p class=${`reason ${moodOfRow(row)}`}>${isKnown(since) && html`<b title=${moment(since)}>${t("for {time}", { time: ago(since) })}</b>`} <span>${text}</span></p>`}
     <dl class="facts-row">
-      ${fact(t("Calls/s"), isKnown(row.rate) ? plain(row.rate) : undefined)} ${fact(t("Calls"), plain(row.calls))}
+      ${fact(t("Calls/s"), plain(row.rate))} ${fact(t("Calls"), plain(row.calls))}
       ${fact(t("Errors"), isKnown(row.error_rate) ? share(row.error_rate, row.rate) : plain(row.errors))}
       ${["p50", "p95", "p99"].map((each) => fact(each, row.calls ? millis(row[each]) : "–"))}
       ${fact(t("Queue"), `${plain(row.queue)}${isKnown(row.queue_capacity) ? ` / ${plain(row.queue_capacity)}` : ""}`)}
-      ${fact(t("Slots"), isKnown(row.slots) ? `${plain(row.inflight)} / ${plain(row.slots)}` : undefined)}
-      ${fact(t("Abandoned"), row.abandoned || undefined)} ${fact(t("Restarts"), isKnown(row.restarts) ? plain(row.restarts) : undefined)}
+      ${fact(t("Slots"), `${plain(row.inflight)} / ${plain(row.slots)}`)}
+      ${fact(t("Rejected"), row.rejected || null)} ${fact(t("Abandoned"), row.abandoned || null)} ${fact(t("Restarts"), plain(row.restarts))}
     </dl>
     <${Failed} error=${error} />
     <${Charts} name=${name} events=${events} query=${query} setQuery=${setQuery} />
@@ -81,8 +81,8 @@ function Replicas({ name, row, replicas }) {
     <header><h2>${t("Replicas")}</h2></header>
     <table class="grid">
       ${head(t("State"), t("Replica"), t("Slots"), hasNode && t("Node"), [t("Process")], hasSince && [t("Runs for")], hasCpu && [t("Cores")], hasMemory && [t("Memory")])}
-      <tbody>
-        ${replicas?.map((each) => {
+      <${Rows} rows=${replicas ?? []} columns=${8}>
+        ${(each) => {
           const cell = (content, kind = "num") => html`<td class=${kind}>${content}</td>`;
           return html`<tr key=${each.id} class="row">
             <td class="first"><${State} word=${each.state} /></td>
@@ -92,8 +92,8 @@ function Replicas({ name, row, replicas }) {
             ${hasSince && cell(ago(each.since))}
             ${hasCpu && cell(plain(each.cpu))} ${hasMemory && cell(bytes(each.memory))}
           </tr>`;
-        })}
-      </tbody>
+        }}
+      <//>
     </table>
     ${replicas?.length === 0 && html`<${Empty} text=${t("It has no replica at the moment.")} />`}
   </section>`;
