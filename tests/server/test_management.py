@@ -80,6 +80,15 @@ def test_a_service_that_has_too_few_replicas_is_so_since_the_last_one_failed(ask
     assert (row["state"], row["ready"], row["since"]) == ("degraded", 1, told["time"])
 
 
+def test_of_many_reasons_a_row_has_one_and_says_how_many_more(ask, change, env):
+    """A thousand replicas mostly have the same."""
+    change(f"{SERVICE}/scale", {"replicas": 3})
+    for member in env.task("desk").replicas.members:
+        member.mark(ReplicaState.UNHEALTHY, f"{member.id} looks pale")
+    (row,) = ask("GET", "/api/v1/services")[1]
+    assert (row["state"], row["why"]) == ("unready", "desk#0 looks pale; and 2 more")
+
+
 def test_of_many_replicas_a_row_has_some_and_says_how_many_more(ask, change, monkeypatch):
     monkeypatch.setattr(rows, "_STRIPES", 2)
     change(f"{SERVICE}/scale", {"replicas": 3})

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_deploy_server.recording.sample import NOTHING, since_start
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sage_deploy_server.recording.recorder import Recorder
     from sage_deploy_server.recording.sample import Counted, Sample
     from sage_plugins.interfaces.families import Families
@@ -91,7 +93,7 @@ class Rows:
             "name": name,
             "state": said.get("state"),
             "since": self._since(name, said.get("state")),
-            "why": "; ".join(str(each) for each in health.get("missing", {}).values()) or said.get("error", ""),
+            "why": _why(list(health.get("missing", {}).values())) or said.get("error", ""),
             "ready": health.get("ready", 0),
             "replicas": health.get("replicas", 0),
             "restarts": said.get("replaced", 0),
@@ -136,3 +138,8 @@ class Rows:
 def _threads(families: Families) -> int:
     family = families.get("sage_threads")
     return 0 if family is None else sum(family.values.values())
+
+
+def _why(reasons: Sequence[str]) -> str:
+    """The first of the replicas' *reasons*, and how many more there are: a thousand may say much the same."""
+    return "; and ".join([*map(str, reasons[:1]), *([f"{len(reasons) - 1} more"] if len(reasons) > 1 else [])])

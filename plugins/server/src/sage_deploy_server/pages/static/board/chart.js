@@ -25,7 +25,6 @@ export function Chart({ title, times, lines, marks = [], shown }) {
     return () => observer.disconnect();
   }, []);
   const scale = useMemo(() => scaleOf(times, lines, wide), [times, lines, wide]);
-  const seen = at ?? times.length - 1;
   const near = at === null ? [] : marks.filter((mark) => Math.abs(scale.x(mark.time) - scale.x(times[at])) < 5);
 
   function follow(event) {
@@ -38,7 +37,7 @@ export function Chart({ title, times, lines, marks = [], shown }) {
       <h3>${title}</h3>
       <span class="soft when">${at === null ? "" : clock(times[at])}</span>
       <span class="legend">
-        ${lines.map(({ name, values }, index) => html`<span key=${name} class=${`line${index}`}><i></i>${name} <b>${isKnown(values[seen]) ? shown(values[seen]) : "–"}</b></span>`)}
+        ${lines.map(({ name, values }, index) => html`<span key=${name} class=${`line${index}`}><i></i>${name} <b>${shown(at === null ? values.slice(-3).findLast(isKnown) : values[at])}</b></span>`)}
       </span>
     </figcaption>
     <div ref=${place} onPointerMove=${follow} onPointerLeave=${() => setAt(null)}>
