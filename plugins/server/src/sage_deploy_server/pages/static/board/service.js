@@ -33,7 +33,7 @@ export function Service({ live, name, query, setQuery }) {
       ${["p50", "p95", "p99"].map((each) => fact(each, row.calls ? millis(row[each]) : "–"))}
       ${fact(t("Queue"), `${plain(row.queue)}${isKnown(row.queue_capacity) ? ` / ${plain(row.queue_capacity)}` : ""}`)}
       ${fact(t("Slots"), `${plain(row.inflight)} / ${plain(row.slots)}`)}
-      ${fact(t("Rejected"), row.rejected || null)} ${fact(t("Abandoned"), row.abandoned || null)} ${fact(t("Restarts"), plain(row.restarts))}
+      ${fact(t("Rejected"), plain(row.rejected))} ${fact(t("Abandoned"), row.abandoned || null)} ${fact(t("Restarts"), plain(row.restarts))}
     </dl>
     <${Failed} error=${error} />
     <${Charts} name=${name} events=${events} query=${query} setQuery=${setQuery} />
