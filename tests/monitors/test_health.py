@@ -239,7 +239,7 @@ def test_replica_is_unhealthy_after_so_many_failures_in_a_row(ward, cls, strateg
     reason = f"3 health checks in a row failed, the last one because {why}"
     assert service.told[-1] == ("unhealthy", "svc#0", reason)
     status = service.env.get_service_status("svc")
-    assert status["health"] == {"healthy": False, "ready": 0, "replicas": 1}
+    assert status["health"] == {"healthy": False, "ready": 0, "replicas": 1, "missing": {"svc#0": reason}}
     assert status["replicas"][0]["error"] == reason
     assert service.env.service("svc").index() == 0
 
@@ -442,10 +442,31 @@ def test_replica_whose_slots_are_taken_and_that_runs_nothing_is_unhealthy(ward, 
         assert service.states == ["ready"]
     service.advance(INTERVAL)
     assert service.states == ["unhealthy"]
-    assert "all its 1 slots are taken and no worker runs anything" in service.told[-1][2]
+    assert "its slots are taken, all 1, and no worker runs anything" in service.told[-1][2]
     lane.free.append(None)
     service.advance(2 * INTERVAL)
     assert service.states == ["ready"]
+
+
+def test_replica_that_is_seen_between_two_calls_is_well(ward, monkeypatch):
+    """All its slots are always taken and its methods are short, so that a look seldom meets one that runs."""
+    monkeypatch.setattr(Healing, "look", lambda _: None)
+    service = ward(Patient, timeout=1.0)
+    handle, (lane,) = service.env.service("svc"), service.env.task("svc")._router.lanes
+    lane.free.clear()
+    lost = handle.submit("index")
+    service.advance(INTERVAL)
+    assert lost.expire()  # from then on it is looked at
+    for _ in range(4):
+        service.advance(INTERVAL / 2)
+        lane.free.append(None)
+        handle.index()
+        lane.free.clear()
+        service.advance(INTERVAL / 2)
+        assert service.states == ["ready"]
+    service.advance(3 * INTERVAL)
+    assert service.states == ["unhealthy"]
+    lane.free.append(None)
 
 
 def test_replica_that_runs_a_call_for_long_is_well(ward, gate):

@@ -239,10 +239,13 @@ class _Probe:
             return False
         if stats.get("running") != 0 or "age" in stats or not _is_full(self.replica):
             return False
+        idle = stats.get("idle")
+        if idle is not None and idle < self._interval:  # it was seen between two calls
+            return False
         with self._lock:
             if current.late:
                 return True
-        self._judge(ControlOp.CHECK, f"all its {self.replica.slots} slots are taken and no worker runs anything")
+        self._judge(ControlOp.CHECK, f"its slots are taken, all {self.replica.slots}, and no worker runs anything")
         return True
 
     def _give_up(self, current: _Round) -> None:
