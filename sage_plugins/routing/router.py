@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.call.owner import CallOwner
 from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
-from sage_plugins.routing.draining import Closing
+from sage_plugins.routing.draining import Closing, waking
 from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
 from sage_plugins.routing.losses import Losses
@@ -55,11 +55,13 @@ class Router(CallOwner):
         on_change: Told, in whichever thread it happens and outside the router's lock, when the set of replicas or the
             balancer has changed.
         coming: Gives the lanes of replicas that are not open yet and may be soon; must not wait.
+        on_unserved: Told of each call that comes while no replica takes calls, if it is set before that; must not wait.
     """
 
     route: Callable[[Call], bool]
     on_change: Callable[[], None]
     coming: Callable[[], Collection[Lane]]
+    on_unserved: Callable[[], None] | None
 
     def __init__(  # noqa: PLR0913 - the settings of one service
         self,
@@ -106,11 +108,13 @@ class Router(CallOwner):
             self.aside = aside
         self.on_change = lambda: None
         self.coming = lambda: ()
+        self.on_unserved = None
         self._reject = reject
         self._refused = refused
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
         self._queue = Queue(self._lanes, clock, queue_size, service, Admission() if refuses_late else None, overloaded)
+        self.oldest_wait = self._queue.oldest_wait
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
         self._losses = Losses(
             service,
@@ -147,7 +151,7 @@ class Router(CallOwner):
         if self._refuses_all:
             self.route = self._refuse
         elif not lanes.serving:
-            self.route = self._wait
+            self.route = self._wait if self.on_unserved is None else waking(self._wait, self.on_unserved)
         elif lanes.pick is None:
             self.route = self._compose_single(lanes.serving[0])
         else:
