@@ -9,15 +9,14 @@ replicas there should be. `deployment.scaling` shows it the load and does what i
   `upscale_factor` or `downscale_factor`; a factor below one still moves by one replica.
 * The result is kept between `min` and `max`. It is never below what the calls need that run at this moment.
 * More replicas must be wanted without a break for `upscale_delay`, fewer for `downscale_delay`. A look that wants
-  something else begins the delay again. Of the fewer replicas that were wanted meanwhile the most are kept.
+  something else begins the delay again.
 * With `min: 0` the last replica stops after `scale_to_zero_delay` without calls. A call that waits then wants one
   at once.
 * A start that failed, or for which there was no room, is tried again after 1 s, then after twice as long each time, up
   to 60 s.
 
-The look-back, the delays, the factors and the step to zero are those of Ray Serve's autoscaling policy. The tolerance,
-and keeping the most that was wanted before scaling in (its "stabilization window"), are those of the Kubernetes
-HorizontalPodAutoscaler.
+The look-back, the delays, the factors and the step to zero are those of Ray Serve's autoscaling policy. The tolerance
+is that of the Kubernetes HorizontalPodAutoscaler.
 """
 
 from __future__ import annotations
@@ -141,7 +140,6 @@ class Scaler:
         self._decided = False  # whether the last look decided something
         self._direction = 0  # 1 if more replicas are wanted, -1 if fewer are
         self._since = 0.0  # since when
-        self._most = 0  # the most that was wanted since then
         self._busy_at = -inf  # when there was a call last
         self._slots = 0.0  # calls at once of one replica, as far as that was seen
         self._wait = 0.0  # seconds before the next start, once one has failed
@@ -170,15 +168,14 @@ class Scaler:
         step, reason = self._step(load)
         direction = (step > load.replicas) - (step < load.replicas)
         if direction != self._direction:
-            self._direction, self._since, self._most = direction, now, step
-        self._most = max(self._most, step)
+            self._direction, self._since = direction, now
         if direction <= 0:
             self.wanted = load.replicas
         if not direction or (step and now < self._due(direction)):
             return None
         if not step:  # that has lasted long enough
             return self._decide(now, 0, reason)
-        return self._decide(now, step if direction > 0 else self._most, f"{reason}, for {now - self._since:.3g} s")
+        return self._decide(now, step, f"{reason}, for {now - self._since:.3g} s")
 
     def failed(self, now: float) -> None:
         """What was decided last could not be done: leave time before the next try."""
@@ -219,7 +216,8 @@ class Scaler:
         """How many replicas this look wants, before any delay, and why."""
         settings, replicas = self._settings, load.replicas
         idle = load.time_s - self._busy_at
-        if settings.min == 0 and replicas == 1 and idle >= settings.scale_to_zero_delay:
+        calls = load.ongoing + load.queued
+        if settings.min == 0 and replicas == 1 and not calls and idle >= settings.scale_to_zero_delay:
             return 0, f"no call for {idle:.3g} s"
         mean_calls, mean_wait = self._look_back.means()
         shown = load._replace(
