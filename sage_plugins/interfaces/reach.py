@@ -84,6 +84,13 @@ class ReachableService(Protocol):
     def places(self) -> int:
         """How many replicas it should have now."""
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether it has no replica because there was nothing to do."""
+
+    def wake(self) -> None:
+        """Have a replica start, because another process calls it; never blocks."""
+
 
 class EarlierReplica(Protocol):
     """A replica that an earlier process started."""

@@ -12,6 +12,7 @@ replicas there should be. `deployment.scaling` shows it the load and does what i
   something else begins the delay again.
 * With `min: 0` the last replica stops after `scale_to_zero_delay` without calls. A call that waits then wants one
   at once.
+* Every change of the number begins all delays again, also one that somebody else makes.
 * A start that failed, or for which there was no room, is tried again after 1 s, then after twice as long each time, up
   to 60 s.
 
@@ -187,19 +188,14 @@ class Scaler:
         self._wait = 0.0
 
     def _notice(self, load: Load, calls: int, busy_at: float) -> None:
-        """A number that somebody else has changed is what there should be; the delays begin again."""
-        first = self._replicas is None
-        if first or calls:
-            self._busy_at = load.time_s
-        self._busy_at = max(self._busy_at, busy_at)
+        """With another number of replicas than before all delays begin again; what somebody else wants is wanted."""
+        self._busy_at = load.time_s if calls else max(self._busy_at, busy_at)
         if load.ready:
             self._slots = load.slots / load.ready
         if load.replicas != self._replicas:
             if not self._decided:
                 self.wanted = load.replicas
-            if not self._replicas:  # it has just woken up
-                self._busy_at = load.time_s
-            self._direction = 0
+            self._direction, self._busy_at = 0, load.time_s
         self._replicas, self._decided = load.replicas, False
 
     def _wake(self, load: Load) -> Scaling | None:

@@ -55,7 +55,7 @@ class Router(CallOwner):
         on_change: Told, in whichever thread it happens and outside the router's lock, when the set of replicas or the
             balancer has changed.
         coming: Gives the lanes of replicas that are not open yet and may be soon; must not wait.
-        on_unserved: Told of each call that comes while no replica takes calls, if it is set before that; must not wait.
+        on_unserved: As for the constructor; what is set later is told once replicas have come and gone.
     """
 
     route: Callable[[Call], bool]
@@ -81,6 +81,7 @@ class Router(CallOwner):
         aside: Callable[[Callable[[], None]], None] | None = None,
         refuses_late: bool = False,
         overloaded: Callable[[str], None] = lambda _: None,
+        on_unserved: Callable[[], None] | None = None,
     ) -> None:
         """
         Make a router without replicas; calls queue until there is one.
@@ -101,6 +102,7 @@ class Router(CallOwner):
             aside: As `CallOwner.aside`, unless that will do.
             refuses_late: Turn calls away that cannot be answered in time, rather than let them wait.
             overloaded: Told why, when one is turned away for the first time since a calm.
+            on_unserved: Told of each call that comes while no replica takes calls; must not wait. None for nobody.
         """
         self.service = service
         self.clock = clock
@@ -108,7 +110,7 @@ class Router(CallOwner):
             self.aside = aside
         self.on_change = lambda: None
         self.coming = lambda: ()
-        self.on_unserved = None
+        self.on_unserved = on_unserved
         self._reject = reject
         self._refused = refused
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)

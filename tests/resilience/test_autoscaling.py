@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 from random import Random
 
@@ -18,7 +19,8 @@ from sage_plugins.resilience.autoscaling import FIRST_WAIT_S, LONGEST_WAIT_S, Au
 LOOK = 1.0
 
 
-def load(now, replicas, ongoing=0, queued=0, *, slots=1, wait=0.0, ready=None):
+def load(now, replicas, ongoing=0, queued=0, **more):
+    slots, wait, ready = more.get("slots", 1), more.get("wait", 0.0), more.get("ready")
     ready = replicas if ready is None else ready
     return Load(now, replicas, ready, ready * slots, ongoing, queued, wait)
 
@@ -155,7 +157,7 @@ def test_number_that_somebody_else_has_changed_is_kept_for_the_whole_delay():
 @pytest.mark.parametrize("answer", [None, "3", float("nan"), float("inf"), -1])
 def test_what_is_no_number_of_replicas_is_the_policys_fault(answer):
     stage = Stage(max=3, policy=lambda _: answer)
-    with pytest.raises(ValueError, match="it gave .*, which is no number of replicas"):
+    with pytest.raises(ValueError, match=r"it gave .*, which is no number of replicas"):
         stage.look(1)
 
 
@@ -164,9 +166,7 @@ def test_reasons_have_the_numbers_that_decided():
     stage.hold(8, 4)
     ((_, number, reason),) = stage.changes
     assert number == 4
-    assert reason == (
-        "it wants 4: 8 calls run or wait on average over 30 s, 2 for each replica are aimed at, for 3 s"
-    )
+    assert reason == ("it wants 4: 8 calls run or wait on average over 30 s, 2 for each replica are aimed at, for 3 s")
 
 
 # -- zero --------------------------------------------------------------------------------------------------------------
@@ -185,6 +185,11 @@ def test_short_calls_that_no_look_sees_keep_the_last_replica():
     stage = Stage(min=0, max=3, scale_to_zero_delay=10)
     for _ in range(100):
         assert stage.look(0, busy_at=stage.now - 5) is None
+
+
+def test_last_replica_never_stops_while_it_has_a_call():
+    """Whatever the delay."""
+    assert Stage(min=0, max=1, scale_to_zero_delay=0, downscale_delay=0).hold(1, 10) == []
 
 
 def test_call_that_waits_wants_replicas_at_once():
@@ -217,7 +222,7 @@ def test_start_that_failed_is_tried_again_later_and_later():
             tries.append(stage.now)
             stage.scaler.failed(stage.now)
         stage.now += LOOK
-    waits = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(tries)]
     assert waits[:7] == [FIRST_WAIT_S, 2, 4, 8, 16, 32, LONGEST_WAIT_S]
     assert set(waits[7:]) == {LONGEST_WAIT_S}
     assert stage.scaler.wanted == 2
@@ -269,16 +274,18 @@ class AutoscalerMachine(RuleBasedStateMachine):
     @initialize(
         low=st.integers(0, 3),
         more=st.integers(0, 6),
-        up=st.sampled_from([0.0, 3.0, 10.0]),
-        down=st.sampled_from([0.0, 5.0, 30.0]),
-        zero=st.sampled_from([None, 4.0, 50.0]),
-        back=st.sampled_from([1.0, 8.0]),
-        aim=st.sampled_from([0.5, 1.0, 3.0]),
+        others=st.fixed_dictionaries(
+            {
+                "upscale_delay": st.sampled_from([0.0, 3.0, 10.0]),
+                "downscale_delay": st.sampled_from([0.0, 5.0, 30.0]),
+                "look_back": st.sampled_from([1.0, 8.0]),
+                "target_ongoing_requests": st.sampled_from([0.5, 1.0, 3.0]),
+            },
+            optional={"scale_to_zero_delay": st.sampled_from([4.0, 50.0])},
+        ),
     )
-    def begin(self, low, more, up, down, zero, back, aim):
-        settings_ = {"min": low, "max": max(1, low + more), "upscale_delay": up, "downscale_delay": down}
-        settings_ |= {"look_back": back, "target_ongoing_requests": aim}
-        self.settings = AutoscaleSettings.of(settings_ | ({} if zero is None else {"scale_to_zero_delay": zero}))
+    def begin(self, low, more, others):
+        self.settings = AutoscaleSettings.of({"min": low, "max": max(1, low + more)} | others)
         self.scaler = Scaler(self.settings, TargetOngoing().decide)
         self.now, self.replicas, self.starting = 0.0, self.settings.initial, 0
         self.calls = 0
@@ -356,5 +363,7 @@ class AutoscalerMachine(RuleBasedStateMachine):
             assert self.settings.min <= self.scaler.wanted <= self.settings.max
 
 
-AutoscalerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.generate, Phase.shrink])
+AutoscalerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.generate, Phase.shrink]
+)
 TestAutoscalerMachine = AutoscalerMachine.TestCase

@@ -24,6 +24,7 @@ class Book:
         self.listings = {}
         self.told = {}  # those who wait for a change, by service
         self.gone = False
+        self.woken = {}  # who waits for calls of a service without replicas
         self.seen = []  # versions for which the owner has waited
         self.lock = threading.RLock()
 
@@ -64,6 +65,9 @@ class MemoryDirectory:
     def wait_seen(self, service, version, timeout):
         self.book.seen.append(version)
 
+    def watch_woken(self, service, tell):
+        self.book.woken[service] = tell
+
     def open(self, service):
         return Entrance(self.book, service)
 
@@ -100,6 +104,13 @@ class Entrance:
                 tells.append(lambda found: self.changes.put(lambda: tell(found)))
                 return
         self.changes.put(lambda: tell(self.book.found(self.service)))
+
+    def wake(self, seen):
+        listing = self.book.listings.get(self.service)
+        woken = listing.version == seen
+        tell = self.book.woken.pop(self.service, None) if woken else None
+        if tell is not None:
+            self.changes.put(lambda: tell(woken))
 
     def attach(self, replica, events, clock):
         transport = Attached(replica.address, self.responses)

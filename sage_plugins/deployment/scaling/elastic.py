@@ -86,6 +86,7 @@ class Elastic:
         self._again = False  # whether a call came without a replica since the present look began
         self._closed = False
         self._faulty = False  # whether the policy has failed, and that was logged
+        self._called_from_elsewhere = False  # while there is no replica
         self._failures = 0  # starts in a row that failed while there was no replica
         replicas.router.on_unserved = self.look_soon
 
@@ -119,9 +120,10 @@ class Elastic:
                 self._timer.cancel()
                 self._timer = None
 
-    def look_soon(self) -> None:
-        """A call has come that no replica can take: look now."""
+    def look_soon(self, *, from_elsewhere: bool = False) -> None:
+        """A call has come that no replica can take, or has come *from_elsewhere* to another process: look now."""
         with self._replicas.condition:
+            self._called_from_elsewhere |= from_elsewhere
             if self._looking:
                 self._again = True
             elif self._timer is not None:  # else it has not started, or is closed
@@ -179,6 +181,8 @@ class Elastic:
             members = [each for each in replicas.members if each.state is not ReplicaState.STOPPED]
             should = len(replicas.places)
             ready = [each for each in members if each.in_service]
+            self._called_from_elsewhere &= not should
+            queued = router.waiting + router.parked + self._called_from_elsewhere
         stats = stats_of(members, in_process=self._in_process)
         now = self._clock.monotonic()
         # Calls of other processes are known to the replicas alone, and those on their way to one to this process alone.
@@ -192,7 +196,7 @@ class Elastic:
             ready=len(ready),
             slots=sum(each.slots for each in ready),
             ongoing=ongoing,
-            queued=router.waiting + router.parked,
+            queued=queued,
             oldest_wait_s=router.oldest_wait(),
         )
         return load, max(ended, default=-inf)

@@ -267,6 +267,12 @@ class ServiceClient:
             self._follow_replicas(binding.router, listing.replicas)
             self._follow_balancer(binding.router, listing)
             self._follow_end(binding.router, listing)
+        if not binding.router.lanes and (binding.router.waiting or binding.router.parked):
+            self._wake()
+
+    def _wake(self) -> None:
+        """Calls wait, and there is no replica: whoever deploys the service may start one."""
+        self._entrance.wake(self._seen)
 
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
@@ -289,6 +295,7 @@ class ServiceClient:
             observe=observe,
             on_balancer_error=partial(_balancer_failed, self._service),
             refuses_late=listing.rejects,
+            on_unserved=self._wake,
         )
         self._binding = Binding(
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, driven=True

@@ -57,6 +57,7 @@ class DirectoryServer:
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
         self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
         self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when one of them comes or leaves
+        self._woken: dict[tuple[str, str], asyncio.Event] = {}  # set when somebody calls a service without replicas
         self._awaited: dict[tuple[str, str], list[str]] = {}  # services for which the start hooks of one wait
 
     async def announce(self, environment: str, known: Payload) -> None:
@@ -82,6 +83,7 @@ class DirectoryServer:
             return
         self._entries.pop(key, None)  # the latest are the last
         self._entries[key] = _Entry(rank, listing, over)
+        self._woken.pop(key, asyncio.Event()).set()  # whoever deploys it looks again
         changed = self._changed.pop(key, None)
         if changed is not None:
             changed.set()
@@ -179,6 +181,28 @@ class DirectoryServer:
                     await self._came.setdefault(key, asyncio.Event()).wait()
         for follower in [each for each, seen in followers.items() if seen < version]:
             del followers[follower]
+
+    async def wake(self, environment: str, service: str, seen: int) -> None:
+        """
+        Tell the process that deploys a service that calls wait for a replica.
+
+        Args:
+            environment: ID of its environment.
+            service: Its name.
+            seen: Version of the listing that has none; nothing is told if there is another one by now.
+        """
+        key = environment, service
+        entry = self._entries.get(key)
+        if entry is not None and entry.rank[1] == seen and not entry.over:
+            self._woken.setdefault(key, asyncio.Event()).set()
+
+    async def wait_woken(self, environment: str, service: str, wait_s: float) -> bool:
+        """Wait at most *wait_s* seconds until calls wait for a replica of a service; False if none do."""
+        key = environment, service
+        woken = self._woken.setdefault(key, asyncio.Event())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(woken.wait(), wait_s)
+        return self._woken.get(key) is woken and self._woken.pop(key).is_set()
 
 
 class DirectoryThread:

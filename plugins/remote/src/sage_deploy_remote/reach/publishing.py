@@ -104,7 +104,7 @@ class Publication:
         self._environment = environment
         self._accepts = accepts
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
-        self._incarnation = 0  # guarded by _lock, as the next six
+        self._incarnation = 0  # guarded by _lock, as the next seven
         self._announced: Directory | None = None  # where
         self._known: dict[str, KnownService] = {}  # what was announced; changed in single steps, which need no lock
         self._ready = False
@@ -112,6 +112,7 @@ class Publication:
         self._stopping = ""
         self._over = False
         self._failed = False
+        self._listens = False  # whether it is to be told of calls that wait for a replica
 
     @property
     def directory(self) -> Directory:
@@ -231,6 +232,7 @@ class Publication:
         try:
             self._listing_now = self._listing()
             directory.publish(self._listing_now)
+            self._listen(directory)
         except Exception:
             first, self._failed = not self._failed, True
             if first:
@@ -238,6 +240,20 @@ class Publication:
                     "service '%s': other processes are not told how it changes; further faults are not reported",
                     self._composition.name,
                 )
+
+    def _listen(self, directory: Directory) -> None:
+        """Be told of calls of other processes while there is no replica because there is nothing to do."""
+        if self._service.sleeps and not (self._listens or self._stopping):
+            self._listens = True
+            directory.watch_woken(self._composition.name, lambda woken: self._woken(directory, woken=woken))
+
+    def _woken(self, directory: Directory, *, woken: bool) -> None:
+        with self._lock:
+            self._listens = False
+            if not woken and not self._over:
+                self._listen(directory)
+        if woken:
+            self._service.wake()
 
     def _listing(self) -> Listing:
         composition, router = self._composition, self._service.router
