@@ -90,6 +90,7 @@ class Rows:
             "why": "; ".join(str(each) for each in health.get("missing", {}).values()) or said.get("error", ""),
             "ready": health.get("ready", 0),
             "replicas": health.get("replicas", 0),
+            "wanted": said.get("autoscale", {}).get("wanted", health.get("replicas", 0)),
             "restarts": said.get("replaced", 0),
             "calls": sample.calls,
             "errors": sample.errors,
