@@ -212,9 +212,11 @@ def test_decisions_are_events_with_their_numbers(deploy, noted, gate):
 # -- zero --------------------------------------------------------------------------------------------------------------
 
 
-def test_to_zero_and_back_on_a_call(deploy, noted, until):
+@pytest.mark.parametrize("strategy", ["single", "multi", "pool", "async", "inline"])
+def test_to_zero_and_back_on_a_call(deploy, noted, until, strategy):
     """At zero there is no living replica, and the service is ready; the next call waits for one, and is answered."""
-    env = deploy({"min": 0, "max": 2, "scale_to_zero_delay": 0.2})
+    threads = {"thread_count": 2} if strategy == "multi" else {}
+    env = deploy({"min": 0, "max": 2, "scale_to_zero_delay": 0.2}, threading_strategy=strategy, **threads)
     for _ in range(2):
         noted.wait(lambda noted: noted.events and noted.events[-1].kind == "replica_stopped")
         until(lambda: living(env) == [])
