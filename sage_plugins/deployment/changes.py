@@ -79,6 +79,8 @@ class Changes:
             raise ConfigError(msg)
         self._begin("scaled")
         finish = self._scale(replicas)
+        if elastic is not None:
+            elastic.scaled(replicas)
         if current_call() is None:
             finish()
         else:  # a replica that leaves may be running that very call

@@ -357,6 +357,7 @@ def test_scaled_by_hand_within_the_bounds_it_stays_until_the_next_decision(deplo
     env = deploy({"max": 4, "downscale_delay": 0.5})
     env.scale("svc", 3)
     assert living(env) == ["svc#0", "svc#1", "svc#2"]
+    assert env.get_service_status("svc")["autoscale"]["wanted"] == 3
     noted.wait_scaled("to 1 replica")
 
 

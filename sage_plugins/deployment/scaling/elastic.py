@@ -110,7 +110,12 @@ class Elastic:
     def start(self) -> None:
         """The service is ready: look from now on."""
         with self._replicas.condition:
+            self.scaled(len(self._replicas.places))
             self._set_timer()
+
+    def scaled(self, replicas: int) -> None:
+        """Somebody else has decided how many replicas there should be; the next look begins with that."""
+        self._scaler.wanted = replicas
 
     def close(self) -> None:
         """Look no more. Idempotent."""
