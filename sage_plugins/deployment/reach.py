@@ -56,6 +56,10 @@ class OwnProcessOnly:
     def wait_seen(self) -> None:
         """Nobody is waited for."""
 
+    def waiting_elsewhere(self) -> int:
+        """No other process calls it."""
+        return 0
+
     def wait_found(self) -> None:
         """Nobody is waited for."""
 

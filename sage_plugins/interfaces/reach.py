@@ -194,6 +194,9 @@ class Reach(Protocol):
     def wait_seen(self) -> None:
         """Wait until other processes know how things are now; not for long."""
 
+    def waiting_elsewhere(self) -> int:
+        """How many calls of the service wait in other processes, as far as that is known; never blocks."""
+
     def wait_found(self) -> None:
         """Wait until other processes that ask find the service; not for long, if it cannot be said."""
 

@@ -143,6 +143,19 @@ def test_call_that_came_before_the_last_replica_went_wakes_the_service(env, regi
     assert [call.result(20) for call in calls] == [True, 2]
 
 
+def test_calls_that_wait_in_another_process_bring_replicas(env, register, plugin, visit, until):
+    """They wait in its queue, not where the service was deployed; both count."""
+    register(autoscale={"max": 3, "target_ongoing_requests": 2, "upscale_delay": 0.2, "look_back": 0.5})
+    env.deploy()
+    handle, gate = visit(), threading.Event()
+    calls = [handle.submit("hold", _Stay(gate)) for _ in range(5)]
+    until(lambda: len(env.get_service_status("svc")["replicas"]) > 1)
+    assert env.task("svc")._router.waiting == 0
+    gate.set()
+    assert [call.result(20) for call in calls] == [True] * 5
+    until(lambda: set(plugin.book.waiting.values()) == {0})
+
+
 def test_pickling_a_handle_deploys_nothing(env, register):
     register()
     pickle.dumps(env.service("svc"))

@@ -24,6 +24,7 @@ class Book:
         self.listings = {}
         self.told = {}  # those who wait for a change, by service
         self.gone = False
+        self.waiting = {}  # calls, by whose they are
         self.woken = {}  # who waits for calls of a service without replicas
         self.seen = []  # versions for which the owner has waited
         self.lock = threading.RLock()
@@ -68,6 +69,9 @@ class MemoryDirectory:
     def watch_woken(self, service, tell):
         self.book.woken[service] = tell
 
+    def ask_waiting(self, service, tell):
+        tell(sum(self.book.waiting.values()))
+
     def open(self, service):
         return Entrance(self.book, service)
 
@@ -104,6 +108,9 @@ class Entrance:
                 tells.append(lambda found: self.changes.put(lambda: tell(found)))
                 return
         self.changes.put(lambda: tell(self.book.found(self.service)))
+
+    def report(self, waiting):
+        self.book.waiting[self] = waiting
 
     def wake(self, seen):
         listing = self.book.listings.get(self.service)

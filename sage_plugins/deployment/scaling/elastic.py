@@ -182,12 +182,13 @@ class Elastic:
     def _load(self) -> tuple[Load, float]:
         """The load at this moment, and when a call ended last."""
         replicas, router = self._replicas, self._replicas.router
+        waiting_elsewhere = replicas.reach.waiting_elsewhere()
         with replicas.condition:
             members = [each for each in replicas.members if each.state is not ReplicaState.STOPPED]
             should = len(replicas.places)
             ready = [each for each in members if each.in_service]
             self._called_from_elsewhere &= not should
-            queued = router.waiting + router.parked + self._called_from_elsewhere
+            elsewhere = max(waiting_elsewhere, self._called_from_elsewhere)
         stats = stats_of(members, in_process=self._in_process)
         now = self._clock.monotonic()
         # Calls of other processes are known to the replicas alone, and those on their way to one to this process alone.
@@ -201,7 +202,7 @@ class Elastic:
             ready=len(ready),
             slots=sum(each.slots for each in ready),
             ongoing=ongoing,
-            queued=queued,
+            queued=router.waiting + router.parked + elsewhere,
             oldest_wait_s=router.oldest_wait(),
         )
         return load, max(ended, default=-inf)

@@ -31,8 +31,8 @@ class Held:
 class Asks:
     """Calls the other service from its own process."""
 
-    def ask(self, value):
-        return self.ctx.service("svc").echo(value)
+    def ask(self, method, value):
+        return self.ctx.service("svc").call(method, value)
 
 
 class Noted:
@@ -73,7 +73,9 @@ def deploy(cluster, environments, noted):
         scaled = ServiceDeploymentConfig(autoscale=QUICK | autoscale, **config)
         env.register_service_with_config("svc", Held, deployment_config=scaled)
         for name, cls in others.items():
-            fixed = ServiceDeploymentConfig(target="remote_any", cpu_cores=0, timeout=PATIENCE)
+            fixed = ServiceDeploymentConfig(
+                target="remote_any", cpu_cores=0, timeout=PATIENCE, threading_strategy="pool", thread_pool_size=4
+            )
             env.register_service_with_config(name, cls, deployment_config=fixed)
         env.deploy()
         return env
@@ -106,4 +108,14 @@ def test_call_of_another_process_wakes_a_service_without_replicas(deploy, noted,
     env = deploy({"min": 0, "max": 1, "scale_to_zero_delay": 0.5}, asks=Asks)
     for value in range(2):
         until(lambda: living(env) == [])
-        assert env.service("asks").ask(value) == value
+        assert env.service("asks").ask("echo", value) == value
+
+
+def test_calls_that_wait_in_another_process_bring_replicas(deploy, noted, tmp_path):
+    """One runs and three wait in the process that makes them: that is more than the aim of two for one replica."""
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        env = deploy({"max": 2, "target_ongoing_requests": 2}, asks=Asks)
+        calls = [env.service("asks").submit("ask", "hold", str(tmp_path / "lock")) for _ in range(4)]
+        noted.wait("scaled", "to 2 replicas")
+    assert {call.result(PATIENCE) for call in calls} == {0, 1}

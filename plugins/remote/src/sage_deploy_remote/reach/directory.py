@@ -63,6 +63,13 @@ class Directory(Protocol):
         It is called with True then, or with False after a while. It must not wait.
         """
 
+    def ask_waiting(self, service: str, tell: Callable[[int], None]) -> None:
+        """
+        Have *tell* called once with how many calls of a service wait in other processes; never blocks.
+
+        It is called with 0 if nobody answers. It must not wait.
+        """
+
     def open(self, service: str) -> Entrance:
         """This process's way to a service that another one has deployed; starts nothing."""
 
@@ -102,6 +109,9 @@ class Entrance(Protocol):
 
     def wake(self, seen: int) -> None:
         """Say that calls wait for a replica while *seen*, the latest version, lists none; never blocks."""
+
+    def report(self, waiting: int) -> None:
+        """Say how many calls of the service wait in this process, to be said again within a second; never blocks."""
 
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Replica:
         """Reach a replica that runs; `LifeEvents.changed` is not told. It is never stopped from here."""

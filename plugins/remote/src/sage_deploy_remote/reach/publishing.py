@@ -112,6 +112,8 @@ class Publication:
         self._stopping = ""
         self._over = False
         self._failed = False
+        self._waiting_elsewhere = 0  # as it was said last
+        self._asks = False  # whether that is asked at the moment; guarded by _lock
         self._listens = False  # whether it is to be told of calls that wait for a replica
 
     @property
@@ -203,6 +205,20 @@ class Publication:
         if directory is not None and listing is not None:
             directory.wait_seen(listing.service, listing.version, max(0.0, min(limit, _SEEN_WITHIN_S)))
 
+    def waiting_elsewhere(self) -> int:
+        """How many calls wait in other processes, as it was said last; has it asked again."""
+        with self._lock:
+            directory = self._announced
+            asks = directory is not None and not self._asks
+            self._asks |= asks
+        if asks and directory is not None:
+            directory.ask_waiting(self._composition.name, self._told_waiting)
+        return self._waiting_elsewhere
+
+    def _told_waiting(self, waiting: int) -> None:
+        with self._lock:
+            self._waiting_elsewhere, self._asks = waiting, False
+
     def wait_found(self) -> None:
         """Wait until other processes that ask find the service; not for long, if it cannot be said."""
         with self._lock:
@@ -275,6 +291,7 @@ class Publication:
             key_of=now.key_of,
             places=now.places,
             environment=composition.environment,
+            scales=composition.autoscaler is not None,
             replicas=tuple(
                 ListedReplica(
                     composition.name,

@@ -113,6 +113,14 @@ class RpcDirectory:
         else:
             answer.add_done_callback(lambda done: _tell_woken(done, tell))
 
+    def ask_waiting(self, service: str, tell: Callable[[int], None]) -> None:
+        """As `Directory.ask_waiting`."""
+        answer = self.ask("waiting", self.environment, service)
+        if answer is None:
+            tell(0)
+        else:
+            answer.add_done_callback(lambda done: tell(_number(done)))
+
     # -- other processes ---------------------------------------------------------------------------------------------
 
     def open(self, service: str) -> RpcEntrance:
@@ -217,6 +225,15 @@ class RpcEntrance:
         if request is not None:  # else the service is known from nowhere, and nobody is there to be told
             request("wake", self._directory.environment, self._service, seen)
 
+    def report(self, waiting: int) -> None:
+        """As `Entrance.report`."""
+        self._dispatcher.apart(lambda: self._report(waiting))
+
+    def _report(self, waiting: int) -> None:
+        request = self._request
+        if request is not None:
+            request("report", self._directory.environment, self._service, self._follower, waiting)
+
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
         """As `Entrance.attach`."""
         from sage_deploy_remote.link.replica import RemoteReplica  # as above
@@ -230,6 +247,13 @@ class RpcEntrance:
         """As `Entrance.close`."""
         self._request = None
         self._dispatcher.close()
+
+
+def _number(done: Answer) -> int:
+    try:
+        return int(done.result())
+    except BaseException:  # noqa: BLE001 - whatever the substrate says, it is not there for now
+        return 0
 
 
 def _tell_woken(done: Answer, tell: Callable[[bool], None]) -> None:
