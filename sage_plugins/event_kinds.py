@@ -59,6 +59,12 @@ class EventKind(StrEnum):
     SCALED = "scaled"
     """The number of replicas was changed."""
 
+    SCALING_REFUSED = "scaling_refused"
+    """The autoscaler wants more replicas than there is room for; the service goes on with what it has."""
+
+    SCALING_FAILED = "scaling_failed"
+    """What the autoscaler decided could not be done, or it failed itself; the number of replicas stays."""
+
     RESTARTED = "restarted"
     """Every replica was replaced, or the one that the reason names."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sage_deploy_autoscalers.target_ongoing import TargetOngoing
 from sage_deploy_balancers.consistent_hash import ConsistentHash
 from sage_deploy_balancers.least_loaded import LeastLoaded
 from sage_deploy_balancers.options import ConsistentHashOptions, RandomOptions
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.host.host import Host
     from sage_plugins.interfaces import (
+        Autoscaler,
         Balancer,
         CallCounter,
         CallSurrounder,
@@ -114,6 +116,11 @@ def reader() -> ConfigReader:
     entry: ConfigEntry = source.services["kv"]
     print(entry)
     return YamlReader()
+
+
+def autoscaler() -> Autoscaler:
+    """Of `sage-deploy-autoscalers`."""
+    return TargetOngoing()
 
 
 def balancers() -> tuple[Balancer, ...]:

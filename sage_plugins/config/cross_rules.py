@@ -25,7 +25,6 @@ HEALTH_CHECK_TIMEOUT: Final = 5.0
 #: Fields that this version reads and checks but does not act on yet; set to something else than the default they are
 #: reported, because nothing may be ignored in silence.
 NOT_YET: Final = {
-    "autoscale": "the number of replicas stays as it is",
     "retry": "calls are not retried",
     "update": "a changed service is started anew as a whole, and the old one stops then",
 }
@@ -177,12 +176,12 @@ def _update_can_proceed(update: Mapping[str, Any] | None) -> Iterable[Problem]:
         )
 
 
-def _scale_by_what_is_measured(
+def _scaling_is_seen(
     autoscale: Mapping[str, Any] | None,
     enable_metrics: bool,  # noqa: FBT001 - the value of a field
 ) -> Iterable[Problem]:
     if autoscale is not None and not enable_metrics:
-        message = "is false, but autoscale goes by what metrics measures"
+        message = "is false, so nothing shows what autoscale does to the calls"
         yield Problem("W09", "enable_metrics", message, "remove it, or remove autoscale", other="autoscale")
 
 
@@ -195,7 +194,7 @@ _CROSS_RULES: Final[Sequence[tuple[Callable[..., Iterable[Problem]], tuple[str, 
     (_batch_in_time, ("batch_wait", "batch_size", "timeout", "methods")),
     (_drain_in_time, ("drain_timeout", "timeout")),
     (_update_can_proceed, ("update",)),
-    (_scale_by_what_is_measured, ("autoscale", "enable_metrics")),
+    (_scaling_is_seen, ("autoscale", "enable_metrics")),
 )
 
 

@@ -84,24 +84,35 @@ METHOD_FIELDS: Final = _keys(
 
 #: The keys of `autoscale`.
 AUTOSCALE_FIELDS: Final = _keys(
+    FieldInfo(
+        name="policy",
+        kind="string",
+        default="target_ongoing",
+        doc="ID of the autoscaler, which says how many replicas the load needs.",
+    ),
     _count("min", "Fewest replicas; 0: none while there are no calls.", 1),
     _count("initial", "Replicas at the start. Left out: min, or 1 if that is 0.", minimum=1),
     _count("max", "Most replicas.", 1, minimum=1),
     FieldInfo(
         name="target_ongoing_requests",
         kind="number",
-        default=2.0,
         minimum=0,
         exclusive=True,
         maximum=float(MOST),
-        doc="Calls that wait or run in each replica, on average, that scaling aims at.",
+        doc="Calls that wait or run in each replica, on average, that scaling aims at. Left out: the calls that a "
+        "replica runs at once, but at least 2.",
     ),
     _duration("target_queue_wait", "Mean wait in the queue that scaling aims at, in seconds.", positive=True),
     _duration("upscale_delay", "How long more replicas must be wanted before they start, in seconds.", 10.0),
     _duration("downscale_delay", "How long fewer replicas must be wanted before some stop, in seconds.", 300.0),
+    _share("upscale_factor", "How far to go at once towards more replicas, as a fraction; at least one is added.", 1.0),
+    _share("downscale_factor", "How far to go at once towards fewer, as a fraction; at least one is taken away.", 1.0),
     _duration("look_back", "Time over which the load is averaged, in seconds.", 30.0, positive=True),
     _share("tolerance", "Deviation from the aim that changes nothing, as a fraction.", 0.1),
-    _duration("scale_to_zero_delay", "Time without calls after which the last replica stops, in seconds."),
+    _duration(
+        "scale_to_zero_delay",
+        "Time without calls after which the last replica stops, in seconds. Left out: downscale_delay.",
+    ),
 )
 
 #: The keys of `retry`.

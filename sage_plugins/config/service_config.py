@@ -256,6 +256,23 @@ class ServiceDeploymentConfig:
             {name: value for name, value in self.to_dict().items() if name not in self.derived},
         )
 
+    @property
+    def first_replicas(self) -> int:
+        """How many replicas a service starts with: `replicas`, or what `autoscale` says."""
+        if self.autoscale is None:
+            return self.replicas
+        fewest: int = self.autoscale.get("min", 1)
+        initial: int | None = self.autoscale.get("initial")
+        return max(1, fewest) if initial is None else initial
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas a service may have: `replicas`, or what `autoscale` says."""
+        if self.autoscale is None:
+            return self.replicas
+        most: int = self.autoscale.get("max", self.first_replicas)
+        return most
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values: dictionaries, lists, strings and numbers, fit for JSON if `user_config` is."""
         return {name: plain(getattr(self, name)) for name in _FIELDS}

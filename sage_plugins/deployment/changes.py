@@ -13,10 +13,10 @@ from sage_plugins.config.service_config import plain
 from sage_plugins.errors import ConfigError, DeployError, OverloadedError, text_of
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.texts import counted
-from sage_plugins.values import ReplicaState
+from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment.balancing import Balancing
@@ -58,6 +58,9 @@ class Changes:
             succession: Is responsible for those that run.
             balancing: Has their balancer.
             readiness: Waits for them.
+
+        Raises:
+            PluginError: The service's autoscaler cannot be made.
         """
         self._replicas = replicas
         self._launcher = launcher
@@ -69,16 +72,63 @@ class Changes:
         self._service = replicas.name
         self._tell = replicas.watchers.tell
         self._changing = threading.Lock()  # held by the thread that makes a change
+        if replicas.composition.autoscaler is not None:
+            from sage_plugins.deployment.scaling.elastic import Elastic, create_scaler  # most have a fixed number
+
+            replicas.elastic = Elastic(replicas, create_scaler(replicas), self.room, self.adjust)
 
     def scale(self, replicas: int) -> None:
         """As `ServiceTask.scale`."""
         if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
             msg = f"service '{self._service}': replicas must be an integer, 1 or more, got {replicas!r:.50}"
             raise ConfigError(msg)
+        elastic = self._replicas.elastic
+        if elastic is not None and not elastic.bounds[0] <= replicas <= elastic.bounds[1]:
+            msg = (
+                f"service '{self._service}' scales by itself between {elastic.bounds[0]} and {elastic.bounds[1]} "
+                f"replicas, and cannot be given {replicas}: change autoscale.min or autoscale.max"
+            )
+            raise ConfigError(msg)
         self._begin("scaled")
+        finish = self._scale(replicas)
+        if elastic is not None:
+            elastic.scaled(replicas)
+        if current_call() is None:
+            finish()
+        else:  # a replica that leaves may be running that very call
+            self._replicas.life.in_background(finish, "scale")
+
+    def adjust(self, replicas: int, why: str) -> None:
+        """
+        As `scale`, by the autoscaler: it waits for new replicas, and not for those that leave.
+
+        It also changes a service that accepts only calls of other services' methods: these may wait for a replica.
+
+        Args:
+            replicas: How many; 0 for none until a call comes.
+            why: What has decided that.
+
+        Raises:
+            DeployError: A new replica did not become ready, or the service was stopped.
+        """
+        self._changing.acquire()
+        finish = self._scale(replicas, why)
+        self._replicas.life.in_background(finish, "scale")
+
+    def room(self, replicas: int) -> tuple[int, Refused | None]:
+        """How many of so many replicas the service can have now, and why no more."""
+        with self._replicas.condition:
+            present = len(self._replicas.places)
+            specs = [self._launcher.next_spec(index) for index in self._free(replicas)]
+        places = self._launcher.place_all(specs)
+        refused = [place for place in places if isinstance(place, Refused)]
+        return present + len(places) - len(refused), next(iter(refused), None)
+
+    def _scale(self, replicas: int, why: str = "") -> Callable[[], None]:
+        """Scale, holding `_changing`, which is released; gives what is left to do: replicas that leave are stopped."""
         try:
             before = len(self._replicas.places)
-            reason = f"scaled from {before} to {counted(replicas, 'replica')}"
+            reason = f"scaled from {before} to {counted(replicas, 'replica')}{why and f': {why}'}"
             if replicas > before:
                 self._grow(replicas)
             finish = self._departure.leave(self._succession.retire(keep=replicas), reason)
@@ -87,17 +137,18 @@ class Changes:
             self._changing.release()
         if replicas != before:
             self._tell("scaled", reason)
-        if current_call() is None:
-            finish(self._config.drain_timeout)
-        else:  # a replica that leaves may be running that very call
-            self._replicas.life.in_background(lambda: finish(self._config.drain_timeout), "scale")
+        return lambda: finish(self._config.drain_timeout)
+
+    def _free(self, replicas: int) -> list[int]:
+        """The positions at which replicas are added if there are to be so many."""
+        taken = {member.spec.index for member in self._replicas.places}
+        free = [index for index in range(replicas) if index not in taken]
+        return free[: replicas - len(taken)]
 
     def _grow(self, replicas: int) -> None:
         balancing = self._balancing
         default = balancing.chosen(None, None) if balancing.choice is None and replicas > 1 else None
-        taken = {member.spec.index for member in self._replicas.places}
-        free = [index for index in range(replicas) if index not in taken]
-        added = self._launcher.start_ready(free[: replicas - len(taken)])
+        added = self._launcher.start_ready(self._free(replicas))
         if default is not None:
             balancing.use(default)
             self._tell("balancing_enabled", f"'{default.choice.id}', because there is more than one replica now")
@@ -170,7 +221,8 @@ class Changes:
         old = self._replicas.composition.config
         if config.user_config != old.user_config:
             self._reconfigure(attrs.evolve(old, user_config=config.user_config))
-        self.scale(config.replicas)
+        if self._replicas.elastic is None:
+            self.scale(config.replicas)
         composition = self._replicas.composition
         self._replicas.composition = composition._replace(config=config, balancer=self._balancing.choice)
 

@@ -78,11 +78,15 @@ class ServiceLife:
         with self.condition:
             self.state = ReplicaState.STOPPED
             self.condition.notify_all()
-            threads = tuple(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():  # who is told of an event may stop the service
+        while threads := self._others():  # each may have begun another one
+            for thread in threads:
                 thread.join()
         self._stopped.set()
+
+    def _others(self) -> list[threading.Thread]:
+        """The threads that have not ended; not this one, for who is told of an event may stop the service."""
+        with self.condition:
+            return [thread for thread in self._threads if thread is not threading.current_thread()]
 
     def wait_stopped(self) -> None:
         """Wait until it has stopped."""

@@ -28,7 +28,7 @@ _GAUGES: Final = {
     "sage_queue_depth": "Calls that wait for a slot.",
     "sage_queue_capacity": "Calls that may wait for a slot.",
     "sage_abandoned_calls": "Calls that hold a slot although their caller has given up.",
-    "sage_desired_replicas": "Replicas that the service is to have; those that are leaving do not count.",
+    "sage_desired_replicas": "Replicas that the service is to have, started or not; those that leave do not count.",
 }
 _RETRIES: Final = "Calls that were sent again because their replica died."
 _RESTARTS: Final = "Replicas that were started in the place of one that had ended or was unhealthy."
@@ -154,7 +154,7 @@ class Measuring:
             "sage_queue_depth": replicas.router.waiting,
             "sage_queue_capacity": replicas.composition.config.queue_size,
             "sage_abandoned_calls": abandoned,
-            "sage_desired_replicas": desired,
+            "sage_desired_replicas": desired if replicas.elastic is None else replicas.elastic.wanted,
         }.items():
             yield Family(name, "gauge", _GAUGES[name], (), {(): value})
         by_state = {(state,): number for state, number in states.items()}

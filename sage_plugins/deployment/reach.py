@@ -57,6 +57,10 @@ class OwnProcessOnly:
     def wait_seen(self) -> None:
         """Nobody is waited for."""
 
+    def waiting_elsewhere(self) -> int:
+        """No other process calls it."""
+        return 0
+
     def wait_found(self) -> None:
         """Nobody is waited for."""
 
@@ -115,3 +119,15 @@ class Reachable:
     def places(self) -> int:
         """How many replicas it should have now."""
         return len(self._replicas.places)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it has no replica because there was nothing to do."""
+        elastic = self._replicas.elastic
+        return elastic is not None and elastic.asleep
+
+    def wake(self) -> None:
+        """Have a replica start, because another process calls it; never blocks."""
+        elastic = self._replicas.elastic
+        if elastic is not None:
+            elastic.look_soon(from_elsewhere=True)

@@ -45,7 +45,7 @@ class Status:
         """The settings that were changed while it runs: its number of replicas, its load balancer."""
         changed: dict[str, Any] = {}
         replicas = len(self._replicas.places)
-        if replicas and replicas != self._replicas.composition.config.replicas:
+        if replicas and self._replicas.elastic is None and replicas != self._replicas.composition.config.replicas:
             changed["replicas"] = replicas
         balancer = self._balancing.choice
         if balancer is not None and balancer is not self._replicas.composition.balancer:
@@ -84,6 +84,7 @@ class Status:
             "replaced": replicas.supervision.replaced,
             "queue": replicas.router.waiting,
             "queue_capacity": self._replicas.composition.config.queue_size,
+            **self._scaling(),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,7 +111,7 @@ class Status:
             "deployment_config": self._replicas.composition.config,
             "metrics": self._metrics(summaries.pop("metrics", {}), sum(threads)),
             "health": {
-                "healthy": bool(staying) and ready == len(staying),
+                "healthy": ready == len(staying) and (bool(staying) or self._is_asleep),
                 "ready": ready,
                 "replicas": len(staying),
                 **({"missing": missing} if missing else {}),
@@ -135,9 +136,23 @@ class Status:
                 for member, number, said, (state, error, past) in zip(members, threads, stats, states, strict=True)
             ],
             "replaced": replicas.supervision.replaced,
+            **self._scaling(),
             "own_metrics": {name: each.rows() for name, each in own.items() if not name.startswith("sage_")},
             "monitors": summaries,
         }
+
+    @property
+    def _is_asleep(self) -> bool:
+        elastic = self._replicas.elastic
+        return elastic is not None and elastic.asleep
+
+    def _scaling(self) -> dict[str, Any]:
+        """How many replicas an autoscaler wants, and within which bounds; nothing for a fixed number."""
+        elastic = self._replicas.elastic
+        if elastic is None:
+            return {}
+        fewest, most = elastic.bounds
+        return {"autoscale": {"wanted": elastic.wanted, "min": fewest, "max": most}}
 
     def errors(self) -> list[MethodError]:
         """As `Operations.errors`."""

@@ -55,9 +55,14 @@ class Stopping:
             background: Whether to return at once.
             leaves: Whether to end only what this process has of it: its replicas go on.
         """
+        elastic = self._replicas.elastic
+        if elastic is not None and not background:
+            elastic.wait_awake(limit)
         with self._life.condition:
             if self._life.state in (ReplicaState.PENDING, ReplicaState.STOPPED):
                 return
+            if elastic is not None:
+                elastic.close()
             first = self._life.begin_end()
             self._succession.close()
         if not first:

@@ -193,7 +193,7 @@ class ServiceTask:
             try:
                 earlier = self.reach.take_over()
                 if earlier is None:
-                    self.launcher.start(range(self._config.replicas))
+                    self.launcher.start(range(self._config.first_replicas))
                 else:
                     self._has_left = bool(earlier.replicas)
                     if earlier.balancer is not None:
@@ -340,7 +340,7 @@ class ServiceTask:
         default one. Fewer: the last ones get no new calls, finish those that they have and stop; after the
         configuration's `drain_timeout` they stop anyway. A replica that has ended and is about to be replaced counts as
         one, and is the first to go. No call is refused or lost either way. The configuration stays as it is: deployed
-        anew, the service has as many replicas as that says.
+        anew, the service has as many replicas as that says. An autoscaler goes on from the new number.
 
         Waits for a change that another thread is making, and until everything is done. From within a service's call
         it does not wait for replicas that leave, for they may be running that very call.
@@ -349,7 +349,7 @@ class ServiceTask:
             replicas: How many, 1 or more.
 
         Raises:
-            ConfigError: *replicas* is not 1 or more.
+            ConfigError: *replicas* is not 1 or more, or not within the bounds of `autoscale`.
             DeployError: A new replica did not become ready (raised from its constructor's error): none is added, and
                 the service goes on as before. Or the service does not run; or it is being changed and this comes from
                 within a service's call.

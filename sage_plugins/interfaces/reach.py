@@ -84,6 +84,13 @@ class ReachableService(Protocol):
     def places(self) -> int:
         """How many replicas it should have now."""
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether it has no replica because there was nothing to do."""
+
+    def wake(self) -> None:
+        """Have a replica start, because another process calls it; never blocks."""
+
 
 class EarlierReplica(Protocol):
     """A replica that an earlier process started."""
@@ -186,6 +193,9 @@ class Reach(Protocol):
 
     def wait_seen(self) -> None:
         """Wait until other processes know how things are now; not for long."""
+
+    def waiting_elsewhere(self) -> int:
+        """How many calls of the service wait in other processes, as far as that is known; never blocks."""
 
     def wait_found(self) -> None:
         """Wait until other processes that ask find the service; not for long, if it cannot be said."""

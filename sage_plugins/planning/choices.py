@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import attrs
 
 from sage_plugins.config.cross_rules import NOT_YET, cross_problems
+from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS
 from sage_plugins.config.service_config import fields
 from sage_plugins.config.structure import structure
 from sage_plugins.errors import ConfigError, PlanError, PluginConflictError, PluginError, UnknownPluginError, text_of
@@ -26,7 +27,7 @@ __all__ = ["NO_HEALTH_CHECK", "Choices", "Finder", "check_config", "choose"]
 NO_HEALTH_CHECK: Final = "no monitor of the service checks health"
 
 #: Kinds of plugins that a service chooses.
-_KINDS: Final = frozenset({"target", "threading strategy", "load balancer", "monitor"})
+_KINDS: Final = frozenset({"target", "threading strategy", "load balancer", "monitor", "autoscaler"})
 
 _HEALTH_FIELDS: Final = ("health_check_interval", "health_check_timeout", "failure_threshold", "success_threshold")
 
@@ -41,6 +42,8 @@ class Choices(NamedTuple):
         balancer: Who gets the next call; None without balancing, or if there is no such plugin.
         monitors: Who watches, as far as there are such plugins.
         default_balancer: ID of the balancer that the service has if its configuration names none.
+        autoscaler: Who says how many replicas the load needs; None if their number is fixed, or there is no such
+            plugin.
     """
 
     target: Choice | None
@@ -48,11 +51,20 @@ class Choices(NamedTuple):
     balancer: Choice | None
     monitors: tuple[Choice, ...]
     default_balancer: str
+    autoscaler: Choice | None
 
     @property
     def check_health(self) -> bool:
         """Whether one of the monitors calls `check_health` and `check_ready`."""
         return any("checks_health" in choice.registration.capabilities for choice in self.monitors)
+
+
+def policy_of(config: ServiceDeploymentConfig) -> str | None:
+    """ID of the autoscaler that a configuration names, or the default one; None if the number of replicas is fixed."""
+    if config.autoscale is None:
+        return None
+    policy: str = config.autoscale.get("policy", AUTOSCALE_FIELDS["policy"].default)
+    return policy
 
 
 class Finder:
@@ -138,8 +150,8 @@ class Finder:
     def unused_options(self, choices: Choices) -> list[Problem]:
         """The options that none of the chosen plugins reads; nothing may be ignored in silence."""
         config = self.config
-        used = {each.id for each in (*choices[:3], *choices.monitors) if each is not None}
-        named = {config.target, config.threading_strategy, config.load_balancer, *config.monitors}
+        used = {each.id for each in (*choices[:3], choices.autoscaler, *choices.monitors) if each is not None}
+        named = {config.target, config.threading_strategy, config.load_balancer, policy_of(config), *config.monitors}
         known = {id for kind, id in self._registry.entries() if kind in _KINDS} if config.options else set()
         problems: list[Problem] = []
         for id in config.options:
@@ -215,7 +227,7 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
     capabilities: frozenset[str] = frozenset() if target is None else target.registration.capabilities
     default_balancer = "least_loaded" if "in_process" in capabilities else "power_of_two"
     balancer = None
-    balances = config.load_balancing and config.replicas > 1
+    balances = config.load_balancing and config.most_replicas > 1
     if balances or config.load_balancer is not None:
         balancer = finder.find("load balancer", config.load_balancer or default_balancer, "load_balancer")
     if balancer is not None and not balances:
@@ -234,7 +246,10 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
         for index, id in enumerate(config.monitors)
         if id != "metrics" or config.enable_metrics
     ]
-    choices = Choices(target, strategy, balancer, tuple(each for each in monitors if each), default_balancer)
+    policy = policy_of(config)
+    autoscaler = None if policy is None else finder.find("autoscaler", policy, "autoscale.policy")
+    watching = tuple(each for each in monitors if each)
+    choices = Choices(target, strategy, balancer, watching, default_balancer, autoscaler)
     finder.problems += finder.unused_options(choices)
     finder.problems += _together(choices)
     finder.problems += _without_effect(choices, config)

@@ -45,6 +45,7 @@ class Composition(NamedTuple):
             is wrong with it.
         key_of: The key of a call by its arguments, or None without a balancer that names an argument.
         environment: Name of the service's environment, or None if it has none.
+        autoscaler: Who says how many replicas the load needs, or None if their number is fixed.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Composition(NamedTuple):
     choose_balancer: Callable[[str | None, Mapping[str, Any] | None], tuple[Choice, KeyOf | None]]
     key_of: KeyOf | None = None
     environment: str | None = None
+    autoscaler: Choice | None = None
 
     @property
     def where(self) -> Where:
@@ -157,6 +159,7 @@ def compose(  # noqa: PLR0913 - a service and all that it is composed from
         choose_balancer=choose_balancer,
         key_of=key_of,
         environment=where.environment,
+        autoscaler=choices.autoscaler,
     )
     return composition, finder
 

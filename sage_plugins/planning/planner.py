@@ -91,6 +91,8 @@ def describe(composition: Composition, origin: Callable[[str], Origin]) -> Servi
     ]
     if composition.balancer is not None:
         decisions.append(_decision("balancer", composition.balancer, config))
+    if composition.autoscaler is not None:
+        decisions.append(_scaling(composition.autoscaler, config))
     decisions += [_decision("monitor", choice, config) for choice in composition.monitors]
     said = [each for decision in decisions for each in decision.explanation]
     decisions.append(_queue(config))
@@ -118,6 +120,20 @@ def _decision(what: str, choice: Choice, config: Any) -> Decision:
             msg = f"{what} '{choice.id}' from {choice.source} failed to explain itself: {text_of(error)}"
             raise PluginError(msg) from error
     return Decision(what, choice.id, choice.source, str(registration.summary), explanation)
+
+
+def _scaling(choice: Choice, config: Any) -> Decision:
+    """What the autoscaler decides, and what the core makes of it."""
+    from sage_plugins.resilience.autoscaling import AutoscaleSettings
+
+    said = AutoscaleSettings.of(config.autoscale)
+    own = _decision("autoscale", choice, config)
+    bounds = f"{said.min} to {counted(said.max, 'replica')}, {said.initial} at the start"
+    delays = f"more after {said.upscale_delay:g} s, fewer after {said.downscale_delay:g} s"
+    if said.min == 0:
+        delays += f", none after {said.scale_to_zero_delay:g} s without calls"
+    lines = (Explanation(bounds, "enforced"), Explanation(delays), *own.explanation)
+    return attrs.evolve(own, explanation=lines)
 
 
 def _explanation(line: str | Explanation) -> Explanation:
@@ -160,7 +176,7 @@ def _time_outs(composition: Composition, said: Sequence[str]) -> Iterator[str]:
 
 def _places(composition: Composition) -> list[ReplicaPlan]:
     target = composition.target
-    specs = [composition.spec(index) for index in range(composition.config.replicas)]
+    specs = [composition.spec(index) for index in range(composition.config.first_replicas)]
     try:
         opened = target.create()
         try:

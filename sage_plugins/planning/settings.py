@@ -93,7 +93,12 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _options(composition: Composition, origin: Callable[[str], Origin]) -> Iterator[Setting]:
-    kinds = {"target": composition.target, "strategy": composition.strategy, "balancer": composition.balancer}
+    kinds = {
+        "target": composition.target,
+        "strategy": composition.strategy,
+        "balancer": composition.balancer,
+        "autoscaler": composition.autoscaler,
+    }
     chosen = [(f"{kind} {choice.id}", choice) for kind, choice in kinds.items() if choice is not None]
     chosen += [(f"monitor {choice.id}", choice) for choice in composition.monitors]
     for actor, choice in chosen:

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from sage_plugins.routing.lane import Lane, Lanes
     from sage_plugins.routing.queue import Queue
 
-__all__ = ["Closing"]
+__all__ = ["Closing", "waking"]
+
+
+def waking(wait: Callable[[Call], bool], unserved: Callable[[], None]) -> Callable[[Call], bool]:
+    """The way of a call while no replica takes calls: *wait*, and *unserved* is told, also if it is refused."""
+
+    def route(call: Call) -> bool:
+        try:
+            return wait(call)
+        finally:
+            unserved()
+
+    return route
 
 
 class Closing:

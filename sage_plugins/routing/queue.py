@@ -294,6 +294,11 @@ class Queue:
         lanes = tuple(lane.backlog for lane in self._lanes.serving) if self._lanes.binding else ()
         return (self.shared, *lanes, *self._unserved)
 
+    def oldest_wait(self) -> float:
+        """Seconds for which the oldest call has waited that is in a backlog; 0 if there is none."""
+        since = [call.since for backlog in self.backlogs() for call in tuple(backlog)[:1]]
+        return max(0.0, self._clock.monotonic() - min(since)) if since else 0.0
+
     # -- when the lanes change ---------------------------------------------------------------------------------------
 
     def assign_backlogs(self) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.call.owner import CallOwner
 from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
-from sage_plugins.routing.draining import Closing
+from sage_plugins.routing.draining import Closing, waking
 from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
 from sage_plugins.routing.losses import Losses
@@ -55,11 +55,13 @@ class Router(CallOwner):
         on_change: Told, in whichever thread it happens and outside the router's lock, when the set of replicas or the
             balancer has changed.
         coming: Gives the lanes of replicas that are not open yet and may be soon; must not wait.
+        on_unserved: As for the constructor; what is set later is told once replicas have come and gone.
     """
 
     route: Callable[[Call], bool]
     on_change: Callable[[], None]
     coming: Callable[[], Collection[Lane]]
+    on_unserved: Callable[[], None] | None
 
     def __init__(  # noqa: PLR0913 - the settings of one service
         self,
@@ -79,6 +81,7 @@ class Router(CallOwner):
         aside: Callable[[Callable[[], None]], None] | None = None,
         refuses_late: bool = False,
         overloaded: Callable[[str], None] = lambda _: None,
+        on_unserved: Callable[[], None] | None = None,
     ) -> None:
         """
         Make a router without replicas; calls queue until there is one.
@@ -99,6 +102,7 @@ class Router(CallOwner):
             aside: As `CallOwner.aside`, unless that will do.
             refuses_late: Turn calls away that cannot be answered in time, rather than let them wait.
             overloaded: Told why, when one is turned away for the first time since a calm.
+            on_unserved: Told of each call that comes while no replica takes calls; must not wait. None for nobody.
         """
         self.service = service
         self.clock = clock
@@ -106,11 +110,13 @@ class Router(CallOwner):
             self.aside = aside
         self.on_change = lambda: None
         self.coming = lambda: ()
+        self.on_unserved = on_unserved
         self._reject = reject
         self._refused = refused
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
         self._queue = Queue(self._lanes, clock, queue_size, service, Admission() if refuses_late else None, overloaded)
+        self.oldest_wait = self._queue.oldest_wait
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
         self._losses = Losses(
             service,
@@ -147,7 +153,7 @@ class Router(CallOwner):
         if self._refuses_all:
             self.route = self._refuse
         elif not lanes.serving:
-            self.route = self._wait
+            self.route = self._wait if self.on_unserved is None else waking(self._wait, self.on_unserved)
         elif lanes.pick is None:
             self.route = self._compose_single(lanes.serving[0])
         else:

@@ -424,7 +424,7 @@ def test_marked_replica_gets_no_calls_while_there_is_another(deploy, strategy, o
     first.mark("unhealthy", "it smells")
     assert {service.handle.index() for _ in range(4)} == {1}
     status = service.env.get_service_status("svc")
-    assert status["health"] == {"healthy": False, "ready": 1, "replicas": 2}
+    assert status["health"] == {"healthy": False, "ready": 1, "replicas": 2, "missing": {"svc#0": "it smells"}}
     assert [(each["state"], each["error"]) for each in status["replicas"]] == [
         ("unhealthy", "it smells"),
         ("ready", None),

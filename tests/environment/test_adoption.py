@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import keeping_target
+import sage_deploy_autoscalers
 import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
@@ -22,7 +23,8 @@ from sage_plugins.plugins.registry import Registry
 
 
 def registry(plugin):
-    return Registry.of(sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, plugin)
+    ours = (sage_deploy_autoscalers, sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors)
+    return Registry.of(*ours, sage_deploy_threading, plugin)
 
 
 class Service:
@@ -97,6 +99,31 @@ def test_closing_leaves_the_replicas_and_the_first_call_takes_them_over(make):
     second = make()
 
     assert second.service("svc").count() == 2
+
+
+def test_service_without_replicas_is_taken_over_with_one(make, until):
+    """It had none because there was nothing to do; who deploys it next gets a replica, and it goes back to none."""
+    autoscale = {"min": 0, "max": 2, "scale_to_zero_delay": 0.2, "look_back": 0.1}
+    first = make(autoscale=autoscale)
+    first.deploy()
+    until(lambda: ids(first) == [])
+    first.close()
+    second = make(autoscale=autoscale)
+    second.deploy()
+    assert second.service("svc").count() == 1
+    until(lambda: ids(second) == [])
+
+
+def test_replicas_that_load_has_brought_are_taken_over(make):
+    """As many as there were, not as many as `initial` says."""
+    first = make(autoscale={"max": 3})
+    first.deploy()
+    first.scale("svc", 3)
+    first.close()
+    second = make(autoscale={"max": 3})
+    second.deploy()
+    assert ids(second) == ["svc#0", "svc#1", "svc#2"]
+    assert second.get_service_status("svc")["autoscale"]["wanted"] == 3
 
 
 def test_draining_stops_them(make, plugin):

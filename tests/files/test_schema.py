@@ -477,5 +477,5 @@ def test_every_default_is_valid(schema):
 
 
 def test_fields_without_effect_say_so(schema):
-    assert "No effect in this version: " in schema["$defs"]["fields.autoscale"]["description"]
+    assert "No effect in this version: " in schema["$defs"]["fields.update"]["description"]
     assert "No effect" not in schema["$defs"]["fields.timeout"]["description"]

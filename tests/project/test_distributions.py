@@ -13,7 +13,9 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
 #: Brought by the core itself, so that a bare install runs a service.
-DEFAULTS = {f"sage-deploy-{name}" for name in ("balancers", "cli", "files", "local", "monitors", "threading")}
+DEFAULTS = {
+    f"sage-deploy-{name}" for name in ("autoscalers", "balancers", "cli", "files", "local", "monitors", "threading")
+}
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import memory_directory
+import sage_deploy_autoscalers
 import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
@@ -56,7 +57,12 @@ def plugin():
 @pytest.fixture
 def env(environments, plugin):
     registry = Registry.of(
-        sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, plugin
+        sage_deploy_autoscalers,
+        sage_deploy_balancers,
+        sage_deploy_local,
+        sage_deploy_monitors,
+        sage_deploy_threading,
+        plugin,
     )
     return environments("theirs", registry=registry)
 
@@ -103,6 +109,51 @@ def test_handle_finds_its_way_home(env, register):
     assert handle.echo(1) == 1
     assert handle._bound.binding.router is env.task("svc")._router
     assert (handle._timeout, handle._options.key) == (3, "k")
+
+
+def test_call_of_another_process_wakes_a_service_without_replicas(env, register, visit, until):
+    """Its first call, and one after it knew replicas: both wait for one that starts, and are answered."""
+    autoscale = {"min": 0, "max": 2, "scale_to_zero_delay": 0.1, "downscale_delay": 0.1, "look_back": 0.1}
+    register(autoscale=autoscale)
+    env.deploy()
+    until(lambda: env.get_service_status("svc")["replicas"] == [])
+    handle = visit()
+    assert handle.echo(1) == 1
+    until(lambda: env.get_service_status("svc")["replicas"] == [])
+    assert handle.echo(2) == 2
+
+
+def test_call_that_came_before_the_last_replica_went_wakes_the_service(env, register, visit, until):
+    """A caller learns from the directory that there is no replica, while its call waits for one."""
+    autoscale = {"min": 0, "max": 2, "scale_to_zero_delay": 1000}
+    register(autoscale=autoscale)
+    env.deploy()
+    handle = visit()
+    assert handle.echo(1) == 1
+    entrance = handle._bound.binding.router.on_unserved.__self__._entrance
+    woken = []
+    entrance.wake = woken.append
+    gate = threading.Event()
+    calls = [handle.submit("hold", _Stay(gate)), handle.submit("echo", 2)]
+    until(calls[0].running)
+    env.task("svc")._changes.adjust(0, "as a test wants it")
+    until(lambda: woken)
+    gate.set()
+    env.scale("svc", 1)  # the caller's word did not come through
+    assert [call.result(20) for call in calls] == [True, 2]
+
+
+def test_calls_that_wait_in_another_process_bring_replicas(env, register, plugin, visit, until):
+    """They wait in its queue, not where the service was deployed; both count."""
+    register(autoscale={"max": 3, "target_ongoing_requests": 2, "upscale_delay": 0.2, "look_back": 0.5})
+    env.deploy()
+    handle, gate = visit(), threading.Event()
+    calls = [handle.submit("hold", _Stay(gate)) for _ in range(5)]
+    until(lambda: len(env.get_service_status("svc")["replicas"]) > 1)
+    assert env.task("svc")._router.waiting == 0
+    gate.set()
+    assert [call.result(20) for call in calls] == [True] * 5
+    until(lambda: set(plugin.book.waiting.values()) == {0})
 
 
 def test_pickling_a_handle_deploys_nothing(env, register):

@@ -24,6 +24,8 @@ class Book:
         self.listings = {}
         self.told = {}  # those who wait for a change, by service
         self.gone = False
+        self.waiting = {}  # calls, by whose they are
+        self.woken = {}  # who waits for calls of a service without replicas
         self.seen = []  # versions for which the owner has waited
         self.lock = threading.RLock()
 
@@ -64,6 +66,12 @@ class MemoryDirectory:
     def wait_seen(self, service, version, timeout):
         self.book.seen.append(version)
 
+    def watch_woken(self, service, tell):
+        self.book.woken[service] = tell
+
+    def ask_waiting(self, service, tell):
+        tell(sum(self.book.waiting.values()))
+
     def open(self, service):
         return Entrance(self.book, service)
 
@@ -100,6 +108,16 @@ class Entrance:
                 tells.append(lambda found: self.changes.put(lambda: tell(found)))
                 return
         self.changes.put(lambda: tell(self.book.found(self.service)))
+
+    def report(self, waiting):
+        self.book.waiting[self] = waiting
+
+    def wake(self, seen):
+        listing = self.book.listings.get(self.service)
+        woken = listing.version == seen
+        tell = self.book.woken.pop(self.service, None) if woken else None
+        if tell is not None:
+            self.changes.put(lambda: tell(woken))
 
     def attach(self, replica, events, clock):
         transport = Attached(replica.address, self.responses)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.life import ServiceLife
     from sage_plugins.deployment.monitors import Watchers
     from sage_plugins.deployment.replicas.member import Member, Report
+    from sage_plugins.deployment.scaling.elastic import Elastic
     from sage_plugins.interfaces import Reach, Replica
     from sage_plugins.planning.composition import Composition
     from sage_plugins.routing.lane import Lane
@@ -66,6 +67,7 @@ class ReplicaSet:
         life: What has become of the service.
         reach: How other processes call the service; given before the first replica is made.
         supervision: Decides what becomes of a replica; given before the first one is made.
+        elastic: Decides how many there are; None if their number is fixed.
         starting: Held while replicas are being started: whoever stops them all waits until all is there that must be
             stopped.
         members: Every replica that there is, by index, those that start or leave included; replaced, never changed.
@@ -75,6 +77,7 @@ class ReplicaSet:
 
     supervision: Supervision
     reach: Reach
+    elastic: Elastic | None
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class ReplicaSet:
         self.watchers = watchers
         self.clock = clock
         self.life = life
+        self.elastic = None
         self.starting = threading.RLock()
         self.members: tuple[Member, ...] = ()  # guarded by condition, as the next
         self.counts_of_left: Mapping[str, Any] = {}
@@ -170,6 +174,8 @@ class ReplicaSet:
         """Refuse calls if there is no replica and none is coming; *last* is the one that ended last."""
         with self.condition:
             if self.wanted and any(member.is_coming for member in self.members):
+                return
+            if self.wanted and self.elastic is not None and self.elastic.asleep:
                 return
             looping = next((each for each in self.members if each.state is ReplicaState.CRASH_LOOP), None)
         if looping is None:

@@ -140,7 +140,7 @@ class Launcher:
                 self._hand_over(member, self._replicas.reach.adopt(each, member.spec, member, replicas.clock))
         taken = {member.spec.index for member in members}
         free = [index for index in range(earlier.places) if index not in taken]
-        missing = free[: earlier.places - len(taken)]
+        missing = free[: earlier.places - len(taken)] if taken or earlier.places else [0]
         if missing:
             self.start(missing)
         reason = f"{counted(len(taken), 'replica')} of an earlier process taken over, {len(missing)} to start"
@@ -160,12 +160,18 @@ class Launcher:
 
     def place(self, spec: ReplicaSpec) -> Placed | Refused:
         """Where one more replica goes, or why nowhere; for a service that has started replicas before."""
+        (place,) = self.place_all([spec])
+        return place
+
+    def place_all(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
+        """The same for more replicas together."""
         try:
-            (place,) = self.target().place([spec])
+            places: Sequence[Placed | Refused] = self.target().place(specs)
         except Exception as error:  # noqa: BLE001 - a target that cannot answer now may do so later
             target = self._replicas.composition.target
-            return Refused(f"target '{target.id}' from {target.source} failed to place it: {text_of(error)}")
-        return place
+            refused = Refused(f"target '{target.id}' from {target.source} failed to place it: {text_of(error)}")
+            return [refused] * len(specs)
+        return places
 
     def launch(self, member: Member, place: Placed) -> None:
         """Start *member* at its place; it gets calls as soon as it is ready, unless it is held back."""

@@ -126,6 +126,8 @@ class Succession:
         replicas.life.become_ready()
         reports = self.supervise(members)
         replicas.reach.ready()
+        if replicas.elastic is not None:
+            replicas.elastic.start()
         return reports
 
     # -- who is responsible for them ---------------------------------------------------------------------------------

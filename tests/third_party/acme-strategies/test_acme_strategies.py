@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from acme_strategies import Steady, SteadyOptions
 
-from sage_deploy_testing import StrategyConformance
+from sage_deploy_testing import AutoscalerConformance, StrategyConformance
 from sage_plugins.interfaces.autoscalers import Load
 
 
@@ -15,6 +15,11 @@ class TestDedicated(StrategyConformance):
     def test_thread_has_the_name_of_the_users_choice(self):
         self.deploy()
         assert self.replica_threads() == ["svc#0-mine"]
+
+
+class TestSteady(AutoscalerConformance):
+    plugin_id = "steady"
+    options: ClassVar = {"busy": 0.5}
 
 
 def test_autoscaler_keeps_slots_free():

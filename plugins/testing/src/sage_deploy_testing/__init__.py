@@ -20,14 +20,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from sage_deploy_testing.suites.autoscaler_conformance import AutoscalerConformance
     from sage_deploy_testing.suites.balancer_conformance import BalancerConformance
     from sage_deploy_testing.suites.monitor_conformance import MonitorConformance
     from sage_deploy_testing.suites.strategy_conformance import StrategyConformance
     from sage_deploy_testing.suites.target_conformance import TargetConformance
 
-__all__ = ["BalancerConformance", "MonitorConformance", "StrategyConformance", "TargetConformance"]
+__all__ = [
+    "AutoscalerConformance",
+    "BalancerConformance",
+    "MonitorConformance",
+    "StrategyConformance",
+    "TargetConformance",
+]
 
 _HOMES: Final = {
+    "AutoscalerConformance": "suites.autoscaler_conformance",
     "BalancerConformance": "suites.balancer_conformance",
     "MonitorConformance": "suites.monitor_conformance",
     "StrategyConformance": "suites.strategy_conformance",

@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.reach import refusals
@@ -39,6 +40,9 @@ __all__ = ["ServiceClient", "client_for", "revive"]
 
 #: Seconds until a directory is looked for again that was not there; twice as long each time, up to the second.
 _LOOK_AGAIN_S: Final = (0.25, 30.0)
+
+#: Seconds after which a client says again how many calls wait here, of a service that scales by its load.
+_REPORT_EVERY_S: Final = 1.0
 
 # Guarded by _lock.
 _clients: weakref.WeakValueDictionary[tuple[Directory, str], ServiceClient] = weakref.WeakValueDictionary()
@@ -134,10 +138,12 @@ class ServiceClient:
         self._gone = False  # whether there is no directory
         self._look_again_after = _LOOK_AGAIN_S[0]
         self._binding_now = threading.Lock()  # held by the one who waits for the service, while others wait for that
-        self._timers: list[Timer] = []  # at most one
+        self._timers: list[Timer] = []  # at most one, as in the next
+        self._reporting: list[Timer] = []  # for services that scale: says how many calls wait here
+        self._reported = 0
         self._forked = False  # whether this is a copy in a forked child
         # Nobody keeps a client that is not used: not the directory, nor what waits for its next word.
-        self._finalizer = weakref.finalize(self, _let_go, self._entrance, self._timers)
+        self._finalizer = weakref.finalize(self, _let_go, self._entrance, self._timers, self._reporting)
         self._finalizer.atexit = False
 
     @property
@@ -267,6 +273,24 @@ class ServiceClient:
             self._follow_replicas(binding.router, listing.replicas)
             self._follow_balancer(binding.router, listing)
             self._follow_end(binding.router, listing)
+            if listing.scales and not self._reporting:
+                self.report()
+        if not binding.router.lanes and (binding.router.waiting or binding.router.parked):
+            self._wake()
+
+    def report(self) -> None:
+        """Say how many calls wait here, if that is of interest, and say it again in a second."""
+        router = None if self._binding is None else self._binding.router
+        waiting = 0 if router is None or self._gone else router.waiting + router.parked
+        if waiting or self._reported:
+            self._entrance.report(waiting)
+        self._reported = waiting
+        due = SYSTEM.monotonic() + _REPORT_EVERY_S
+        self._reporting[:] = [SYSTEM.call_at(due, partial(_report_again, weakref.ref(self)))]
+
+    def _wake(self) -> None:
+        """Calls wait, and there is no replica: whoever deploys the service may start one."""
+        self._entrance.wake(self._seen)
 
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
@@ -289,6 +313,7 @@ class ServiceClient:
             observe=observe,
             on_balancer_error=partial(_balancer_failed, self._service),
             refuses_late=listing.rejects,
+            on_unserved=self._wake,
         )
         self._binding = Binding(
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, driven=True
@@ -355,10 +380,16 @@ class _Listener:
             client.told(found)
 
 
-def _let_go(entrance: Entrance, timers: list[Timer]) -> None:
-    for timer in timers:
+def _let_go(entrance: Entrance, *timers: list[Timer]) -> None:
+    for timer in chain(*timers):
         timer.cancel()
     entrance.close()
+
+
+def _report_again(client: weakref.ref[ServiceClient]) -> None:
+    found = client()
+    if found is not None:
+        found.report()
 
 
 def _listen_again(client: weakref.ref[ServiceClient]) -> None:

@@ -56,6 +56,20 @@ class Directory(Protocol):
             timeout: Seconds, at most.
         """
 
+    def watch_woken(self, service: str, tell: Callable[[bool], None]) -> None:
+        """
+        Have *tell* called once, when another process calls a service that has no replica; never blocks.
+
+        It is called with True then, or with False after a while. It must not wait.
+        """
+
+    def ask_waiting(self, service: str, tell: Callable[[int], None]) -> None:
+        """
+        Have *tell* called once with how many calls of a service wait in other processes; never blocks.
+
+        It is called with 0 if nobody answers. It must not wait.
+        """
+
     def open(self, service: str) -> Entrance:
         """This process's way to a service that another one has deployed; starts nothing."""
 
@@ -92,6 +106,12 @@ class Entrance(Protocol):
         With *seen* it says that it has taken in that version. *tell* is called in a thread that has nothing else to do,
         with None if there is no directory.
         """
+
+    def wake(self, seen: int) -> None:
+        """Say that calls wait for a replica while *seen*, the latest version, lists none; never blocks."""
+
+    def report(self, waiting: int) -> None:
+        """Say how many calls of the service wait in this process, to be said again within a second; never blocks."""
 
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Replica:
         """Reach a replica that runs; `LifeEvents.changed` is not told. It is never stopped from here."""

@@ -21,6 +21,10 @@ __all__ = ["DirectoryAnswer", "DirectoryServer", "DirectoryThread"]
 _REMEMBERED: Final = 1000
 
 
+#: Seconds for which it counts what a process has said of its calls that wait; it says it again each second.
+_REPORT_HOLDS_S: Final = 3.0
+
+
 class DirectoryAnswer(NamedTuple):
     """
     What the directory says of a service; whoever asks unpacks it.
@@ -57,6 +61,9 @@ class DirectoryServer:
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
         self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
         self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when one of them comes or leaves
+        self._woken: dict[tuple[str, str], asyncio.Event] = {}  # set when somebody calls a service without replicas
+        #: Calls that wait, by who follows a service, with the loop's time of that word.
+        self._waiting: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
         self._awaited: dict[tuple[str, str], list[str]] = {}  # services for which the start hooks of one wait
 
     async def announce(self, environment: str, known: Payload) -> None:
@@ -82,6 +89,7 @@ class DirectoryServer:
             return
         self._entries.pop(key, None)  # the latest are the last
         self._entries[key] = _Entry(rank, listing, over)
+        self._woken.pop(key, asyncio.Event()).set()  # whoever deploys it looks again
         changed = self._changed.pop(key, None)
         if changed is not None:
             changed.set()
@@ -179,6 +187,44 @@ class DirectoryServer:
                     await self._came.setdefault(key, asyncio.Event()).wait()
         for follower in [each for each, seen in followers.items() if seen < version]:
             del followers[follower]
+
+    async def wake(self, environment: str, service: str, seen: int) -> None:
+        """
+        Tell the process that deploys a service that calls wait for a replica.
+
+        Args:
+            environment: ID of its environment.
+            service: Its name.
+            seen: Version of the listing that has none; nothing is told if there is another one by now.
+        """
+        key = environment, service
+        entry = self._entries.get(key)
+        if entry is not None and entry.rank[1] == seen and not entry.over:
+            self._woken.setdefault(key, asyncio.Event()).set()
+
+    async def wait_woken(self, environment: str, service: str, wait_s: float) -> bool:
+        """Wait at most *wait_s* seconds until calls wait for a replica of a service; False if none do."""
+        key = environment, service
+        woken = self._woken.setdefault(key, asyncio.Event())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(woken.wait(), wait_s)
+        return self._woken.get(key) is woken and self._woken.pop(key).is_set()
+
+    async def report(self, environment: str, service: str, follower: str, waiting: int) -> None:
+        """Remember how many calls of a service wait in one process; for a while, for it may have ended."""
+        reports = self._waiting.setdefault((environment, service), {})
+        reports.pop(follower, None)
+        if waiting:
+            reports[follower] = waiting, asyncio.get_running_loop().time()
+
+    async def waiting(self, environment: str, service: str) -> int:
+        """How many calls of a service wait in the processes that have said so lately."""
+        reports = self._waiting.pop((environment, service), {})
+        since = asyncio.get_running_loop().time() - _REPORT_HOLDS_S
+        fresh = {follower: report for follower, report in reports.items() if report[1] >= since}
+        if fresh:
+            self._waiting[environment, service] = fresh
+        return sum(waiting for waiting, _ in fresh.values())
 
 
 class DirectoryThread:

@@ -61,6 +61,7 @@ class Listing(NamedTuple):
         stopped: Completes "service 'kv' ..." if it takes no more calls; else empty.
         unavailable: Why there is no replica and will be none; else empty.
         environment: Name of the service's environment, for its balancers; None if it has none.
+        scales: Whether the number of replicas follows the load, so that callers say how many of their calls wait.
     """
 
     service: str
@@ -78,6 +79,7 @@ class Listing(NamedTuple):
     stopped: str = ""
     unavailable: str = ""
     environment: str | None = None
+    scales: bool = False
 
     @property
     def where(self) -> Where:

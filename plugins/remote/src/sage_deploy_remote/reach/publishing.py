@@ -104,7 +104,7 @@ class Publication:
         self._environment = environment
         self._accepts = accepts
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
-        self._incarnation = 0  # guarded by _lock, as the next six
+        self._incarnation = 0  # guarded by _lock, as the next seven
         self._announced: Directory | None = None  # where
         self._known: dict[str, KnownService] = {}  # what was announced; changed in single steps, which need no lock
         self._ready = False
@@ -112,6 +112,9 @@ class Publication:
         self._stopping = ""
         self._over = False
         self._failed = False
+        self._waiting_elsewhere = 0  # as it was said last
+        self._asks = False  # whether that is asked at the moment; guarded by _lock
+        self._listens = False  # whether it is to be told of calls that wait for a replica
 
     @property
     def directory(self) -> Directory:
@@ -202,6 +205,20 @@ class Publication:
         if directory is not None and listing is not None:
             directory.wait_seen(listing.service, listing.version, max(0.0, min(limit, _SEEN_WITHIN_S)))
 
+    def waiting_elsewhere(self) -> int:
+        """How many calls wait in other processes, as it was said last; has it asked again."""
+        with self._lock:
+            directory = self._announced
+            asks = directory is not None and not self._asks
+            self._asks |= asks
+        if asks and directory is not None:
+            directory.ask_waiting(self._composition.name, self._told_waiting)
+        return self._waiting_elsewhere
+
+    def _told_waiting(self, waiting: int) -> None:
+        with self._lock:
+            self._waiting_elsewhere, self._asks = waiting, False
+
     def wait_found(self) -> None:
         """Wait until other processes that ask find the service; not for long, if it cannot be said."""
         with self._lock:
@@ -231,6 +248,7 @@ class Publication:
         try:
             self._listing_now = self._listing()
             directory.publish(self._listing_now)
+            self._listen(directory)
         except Exception:
             first, self._failed = not self._failed, True
             if first:
@@ -238,6 +256,20 @@ class Publication:
                     "service '%s': other processes are not told how it changes; further faults are not reported",
                     self._composition.name,
                 )
+
+    def _listen(self, directory: Directory) -> None:
+        """Be told of calls of other processes while there is no replica because there is nothing to do."""
+        if self._service.sleeps and not (self._listens or self._stopping):
+            self._listens = True
+            directory.watch_woken(self._composition.name, lambda woken: self._woken(directory, woken=woken))
+
+    def _woken(self, directory: Directory, *, woken: bool) -> None:
+        with self._lock:
+            self._listens = False
+            if not woken and not self._over:
+                self._listen(directory)
+        if woken:
+            self._service.wake()
 
     def _listing(self) -> Listing:
         composition, router = self._composition, self._service.router
@@ -259,6 +291,7 @@ class Publication:
             key_of=now.key_of,
             places=now.places,
             environment=composition.environment,
+            scales=composition.autoscaler is not None,
             replicas=tuple(
                 ListedReplica(
                     composition.name,

@@ -10,6 +10,7 @@ from sage_deploy_remote.payloads.packing import pack
 from sage_deploy_remote.payloads.payload import unpack
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_deploy_remote.reach.listing import Found
+from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ __all__ = ["RpcDirectory", "RpcEntrance"]
 
 #: Seconds after which one who waits for a change asks again, in case it is forgotten that it waits.
 _ASK_AGAIN_S: Final = 60.0
+
+#: Seconds after which a directory that has died is asked again.
+_DEAD_ASKED_AGAIN_S: Final = 1.0
 
 #: Seconds after which start hooks that wait for a service ask again.
 _STARTING_ASKS_AGAIN_S: Final = 5.0
@@ -100,6 +104,22 @@ class RpcDirectory:
         if answer is not None:
             with suppress(Exception):  # the server has died, or takes too long: nobody must wait for that
                 answer.result(timeout)
+
+    def watch_woken(self, service: str, tell: Callable[[bool], None]) -> None:
+        """As `Directory.watch_woken`."""
+        answer = self.ask("wait_woken", self.environment, service, _ASK_AGAIN_S)
+        if answer is None:
+            _tell_later(tell)
+        else:
+            answer.add_done_callback(lambda done: _tell_woken(done, tell))
+
+    def ask_waiting(self, service: str, tell: Callable[[int], None]) -> None:
+        """As `Directory.ask_waiting`."""
+        answer = self.ask("waiting", self.environment, service)
+        if answer is None:
+            tell(0)
+        else:
+            answer.add_done_callback(lambda done: tell(_number(done)))
 
     # -- other processes ---------------------------------------------------------------------------------------------
 
@@ -196,6 +216,24 @@ class RpcEntrance:
         else:
             tell(self._read(answer))
 
+    def wake(self, seen: int) -> None:
+        """As `Entrance.wake`."""
+        self._dispatcher.apart(lambda: self._wake(seen))
+
+    def _wake(self, seen: int) -> None:
+        request = self._request
+        if request is not None:  # else the service is known from nowhere, and nobody is there to be told
+            request("wake", self._directory.environment, self._service, seen)
+
+    def report(self, waiting: int) -> None:
+        """As `Entrance.report`."""
+        self._dispatcher.apart(lambda: self._report(waiting))
+
+    def _report(self, waiting: int) -> None:
+        request = self._request
+        if request is not None:
+            request("report", self._directory.environment, self._service, self._follower, waiting)
+
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
         """As `Entrance.attach`."""
         from sage_deploy_remote.link.replica import RemoteReplica  # as above
@@ -209,3 +247,24 @@ class RpcEntrance:
         """As `Entrance.close`."""
         self._request = None
         self._dispatcher.close()
+
+
+def _number(done: Answer) -> int:
+    try:
+        return int(done.result())
+    except BaseException:  # noqa: BLE001 - whatever the substrate says, it is not there for now
+        return 0
+
+
+def _tell_woken(done: Answer, tell: Callable[[bool], None]) -> None:
+    try:
+        woken = done.result()
+    except BaseException:  # noqa: BLE001 - whatever the substrate says, it is not there for now
+        _tell_later(tell)
+    else:
+        tell(bool(woken))
+
+
+def _tell_later(tell: Callable[[bool], None]) -> None:
+    woken = False
+    SYSTEM.call_at(SYSTEM.monotonic() + _DEAD_ASKED_AGAIN_S, lambda: tell(woken))

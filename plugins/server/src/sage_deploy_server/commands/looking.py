@@ -52,6 +52,8 @@ def describe(running: Running, service: str, form: str) -> None:
 def _laid_out(service: str, found: dict[str, Any], events: list[dict[str, Any]]) -> str:
     health = found.get("health", {})
     parts = [f"{heading(service)}: {found['state']}, {health.get('ready', 0)}/{health.get('replicas', 0)} ready"]
+    if "autoscale" in found:
+        parts[0] += "; scaled by load: {wanted} wanted, {min} to {max}".format(**found["autoscale"])
     parts += [f"  {printable(id)}: {printable(why)}" for id, why in health.get("missing", {}).items()]
     rows = [
         (

@@ -52,7 +52,7 @@ def service_table(rows: Sequence[dict[str, Any]], *, wide: bool) -> str:
         cell = [
             row["name"],
             str(row["state"]),
-            f"{row['ready']}/{row['replicas']}",
+            f"{row['ready']}/{row['wanted']}",
             str(row["calls"]),
             str(row["errors"]),
             *(duration(row[share] or 0) for share in ("p50", "p95", "p99")),

@@ -96,6 +96,7 @@ class Rows:
             "why": _why(list(health.get("missing", {}).values())) or said.get("error", ""),
             "ready": health.get("ready", 0),
             "replicas": health.get("replicas", 0),
+            "wanted": said.get("autoscale", {}).get("wanted", health.get("replicas", 0)),
             "restarts": said.get("replaced", 0),
             **self._calls_of(name, sample.counted),
             "rate": rate,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sage_deploy_testing.suites.conformance import needs, unless
-from sage_deploy_testing.suites.counting import Counting
 from sage_deploy_testing.suites.probes import (
     Batching,
     Checked,
@@ -21,6 +20,7 @@ from sage_deploy_testing.suites.probes import (
     ProbeError,
 )
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
+from sage_deploy_testing.tools.counting import Counting
 from sage_plugins import errors
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pytest
 
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_testing.suites.conformance import needs
-from sage_deploy_testing.suites.counting import Counting
 from sage_deploy_testing.suites.probes import Checked, Fragile, LateHeir
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
+from sage_deploy_testing.tools.counting import Counting
 from sage_plugins import errors
 from sage_plugins.resilience.restarts import LONGEST_WAIT_S, MOST_STARTS
 

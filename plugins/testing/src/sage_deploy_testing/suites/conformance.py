@@ -64,7 +64,13 @@ def _note(attribute: str, capabilities: tuple[str, ...]) -> Callable[[_Case], _C
 
 #: The distributions whose plugins every suite runs with, beside the one under test.
 _FIRST_PARTY: Final = frozenset(
-    {"sage-deploy-balancers", "sage-deploy-local", "sage-deploy-monitors", "sage-deploy-threading"}
+    {
+        "sage-deploy-autoscalers",
+        "sage-deploy-balancers",
+        "sage-deploy-local",
+        "sage-deploy-monitors",
+        "sage-deploy-threading",
+    }
 )
 
 

@@ -102,7 +102,7 @@ function Table({ services, events }) {
             <a href=${to("services", row.name)} title=${row.name}>${row.name}</a>
             ${(text || isIll) && html`<span class="why" title=${text}>${isIll && isKnown(since) ? `${ago(since)}: ` : ""}${text}</span>`}
           </td>
-          ${cell(t("Ready"), `${row.ready}/${row.replicas}`)} ${cell(t("Calls/s"), plain(row.rate))}
+          ${cell(t("Ready"), `${row.ready}/${row.wanted}`)} ${cell(t("Calls/s"), plain(row.rate))}
           ${cell(t("Errors"), html`<span class=${row.error_rate > 0 ? "bad" : ""}>${isKnown(row.error_rate) ? share(row.error_rate, row.rate) : plain(row.errors)}</span>`)}
           ${["p50", "p95", "p99"].map((name) => cell(name, row.calls ? millis(row[name]) : "–"))}
           ${cell(t("Queue"), html`${plain(row.queue)}${isKnown(row.queue_capacity) && html`<span class="soft">/${plain(row.queue_capacity)}</span>`}`)}

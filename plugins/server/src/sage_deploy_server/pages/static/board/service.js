@@ -22,7 +22,7 @@ export function Service({ live, name, query, setQuery }) {
     <div class="head">
       <h1>${name}</h1>
       <${State} word=${row.state} mood=${moodOfRow(row)} />
-      <span class="soft">${t("{n} of {all} replicas ready", { n: row.ready, all: row.replicas })} · ${t("generation")} ${row.generation}</span>
+      <span class="soft">${t("{n} of {all} replicas ready", { n: row.ready, all: row.replicas })}${row.wanted !== row.replicas && ` · ${t("{n} wanted", { n: row.wanted })}`} · ${t("generation")} ${row.generation}</span>
       ${row.held_by && html`<span class="badge warn">${t("held by {name}", { name: row.held_by })}</span>`}
       <${Actions} live=${live} row=${row} replicas=${full?.replicas} />
     </div>

@@ -1,4 +1,4 @@
-"""A service that measures itself, for the cases of targets; its methods are undocumented, as those of `probes`."""
+"""A service that measures itself, for the cases of targets."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Counting:
     ctx: ServiceContext
 
     def count(self, checkpoint: Checkpoint, kind: str) -> None:
+        """Count one of *kind*, and measure two more things."""
         self.ctx.metrics.counter("counted", labels=("kind",)).labels(kind).inc()
         self.ctx.metrics.gauge("there").set(1)
         self.ctx.metrics.histogram("size", buckets=(1, 2)).observe(1.5)

@@ -1,0 +1,369 @@
+"""When a service gets more or fewer replicas: the decisions alone, in time that a test gives them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import ceil
+from random import Random
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sage_deploy_autoscalers.target_ongoing import TargetOngoing
+from sage_plugins.interfaces import Load
+from sage_plugins.resilience.autoscaling import FIRST_WAIT_S, LONGEST_WAIT_S, AutoscaleSettings, Scaler
+
+#: Seconds between two looks.
+LOOK = 1.0
+
+
+def load(now, replicas, ongoing=0, queued=0, **more):
+    slots, wait, ready = more.get("slots", 1), more.get("wait", 0.0), more.get("ready")
+    ready = replicas if ready is None else ready
+    return Load(now, replicas, ready, ready * slots, ongoing, queued, wait)
+
+
+class Stage:
+    """A service in virtual time, whose replicas start and stop at once unless a case says otherwise."""
+
+    def __init__(self, *, slots=1, policy=None, **autoscale):
+        self.settings = AutoscaleSettings.of(autoscale)
+        self.scaler = Scaler(self.settings, policy or TargetOngoing().decide, "it")
+        self.now, self.replicas, self.slots = 1000.0, self.settings.initial, slots
+        self.changes = []  # (when, how many, why)
+
+    def look(self, calls, *, busy_at=-1e9, wait=0.0):
+        """One look at so many calls; gives the decision, which is done."""
+        ongoing = min(calls, self.replicas * self.slots)
+        shown = load(self.now, self.replicas, ongoing, calls - ongoing, slots=self.slots, wait=wait)
+        decision = self.scaler.look(shown, busy_at)
+        if decision is not None:
+            self.replicas = decision.replicas
+            self.changes.append((self.now - 1000.0, *decision))
+        self.now += LOOK
+        return decision
+
+    def hold(self, calls, seconds, **more):
+        """Have so many calls for so many seconds; gives the numbers of replicas to which that has led."""
+        before = len(self.changes)
+        for _ in range(int(seconds / LOOK)):
+            self.look(calls, **more)
+        return [number for _, number, _ in self.changes[before:]]
+
+
+# -- more and fewer ----------------------------------------------------------------------------------------------------
+
+
+def test_more_replicas_start_after_the_delay_and_not_before():
+    """Calls above the aim for `upscale_delay` bring as many replicas as they need, in one step."""
+    stage = Stage(max=10, target_ongoing_requests=2, upscale_delay=10, look_back=5)
+    assert stage.hold(8, 10) == []
+    assert stage.hold(8, 1) == [4]
+
+
+def test_fewer_replicas_stay_after_the_delay_and_not_before():
+    stage = Stage(min=1, initial=4, max=10, slots=2, target_ongoing_requests=2, downscale_delay=30, look_back=5)
+    stage.hold(8, 20)
+    assert stage.hold(2, 30) == []
+    assert stage.hold(2, 5) == [1]
+
+
+def test_fluctuation_begins_the_delay_again():
+    """One look that wants the present number is enough: the delay starts over."""
+    stage = Stage(max=10, target_ongoing_requests=2, upscale_delay=10, look_back=1)
+    stage.hold(8, 9)
+    stage.hold(2, 2)
+    assert stage.hold(8, 10) == []
+    assert stage.hold(8, 2) == [4]
+
+
+def test_calls_that_wait_count_as_well():
+    """One replica that runs one call, with seven in the queue, has eight calls to do."""
+    stage = Stage(max=10, target_ongoing_requests=2, upscale_delay=0, look_back=1)
+    assert stage.scaler.look(load(1000.0, 1, ongoing=1, queued=7)).replicas == 4
+
+
+def test_bounds_hold_whatever_the_policy_says():
+    for says, expected in ((1e9, 5), (0.0, 2)):
+        stage = Stage(min=2, initial=3, max=5, upscale_delay=0, downscale_delay=0, policy=lambda _, says=says: says)
+        assert stage.hold(1, 3) == [expected]
+
+
+def test_factor_below_one_still_moves_by_one_replica():
+    """A tenth of the way from 2 to 3, or from 3 to 2, is less than a replica, and is one all the same."""
+    up = Stage(initial=2, max=9, target_ongoing_requests=1, upscale_delay=0, upscale_factor=0.1, look_back=1)
+    assert up.hold(3, 2) == [3]
+    down = Stage(initial=3, max=9, target_ongoing_requests=1, downscale_delay=0, downscale_factor=0.1, look_back=1)
+    assert down.hold(2, 2) == [2]
+    half = Stage(initial=2, max=20, target_ongoing_requests=1, upscale_delay=0, upscale_factor=0.5, look_back=1)
+    assert half.look(10).replicas == 6
+
+
+def test_deviation_within_the_tolerance_changes_nothing():
+    stage = Stage(initial=10, max=20, target_ongoing_requests=1, upscale_delay=0, downscale_delay=0, look_back=1)
+    assert stage.hold(11, 20) == []
+    assert stage.hold(9, 20) == []
+    assert stage.hold(12, 3) == [12]
+
+
+def test_fewer_replicas_than_calls_run_are_never_wanted():
+    """A policy that wants one keeps as many as the running calls take."""
+    stage = Stage(initial=4, max=8, downscale_delay=0, policy=lambda _: 1.0)
+    assert stage.scaler.look(load(1000.0, 4, ongoing=3)).replicas == 3
+    assert stage.scaler.look(load(1001.0, 3, ongoing=3)) is None
+
+
+def test_replicas_that_are_starting_are_not_asked_for_twice():
+    """They are among the service's replicas: the same load wants no more of them."""
+    stage = Stage(max=10, target_ongoing_requests=1, upscale_delay=0, look_back=1)
+    assert stage.scaler.look(load(1000.0, 1, ongoing=1, queued=5)).replicas == 6
+    for second in range(1, 20):
+        assert stage.scaler.look(load(1000.0 + second, 6, ongoing=1, queued=5, ready=1)) is None
+    assert stage.scaler.wanted == 6
+
+
+def test_threads_come_before_replicas():
+    """Without an aim of its own a replica with eight threads is to have eight calls before there is a second one."""
+    stage = Stage(max=10, upscale_delay=0, look_back=1, slots=8)
+    assert stage.hold(8, 5) == []
+    assert stage.hold(16, 2) == [2]
+    single = Stage(max=10, upscale_delay=0, look_back=1)
+    assert single.hold(2, 5) == []
+    assert single.hold(4, 2) == [2]
+
+
+def test_long_wait_in_the_queue_wants_more_replicas():
+    """Also while there are no more calls than the aim; up to twice as many at a time."""
+    wait = {"target_ongoing_requests": 10, "target_queue_wait": 0.5, "upscale_delay": 0, "look_back": 1}
+    assert Stage(initial=2, max=9, slots=5, **wait).hold(4, 2, wait=0.4) == []
+    assert Stage(initial=2, max=9, slots=5, **wait).hold(4, 2, wait=0.7)[:1] == [3]
+    assert Stage(initial=2, max=9, slots=5, **wait).hold(4, 2, wait=60.0)[:1] == [4]
+
+
+def test_number_that_somebody_else_has_changed_is_kept_for_the_whole_delay():
+    """Scaled by hand, within the delay that had begun: it begins again."""
+    stage = Stage(max=10, target_ongoing_requests=1, downscale_delay=20, look_back=1)
+    stage.hold(1, 5)
+    stage.replicas = 5
+    stage.hold(1, 15)
+    assert stage.scaler.wanted == 5
+    stage.replicas = 6
+    assert stage.hold(1, 20) == []
+    assert stage.hold(1, 2) == [1]
+
+
+@pytest.mark.parametrize("answer", [None, "3", float("nan"), float("inf"), -1])
+def test_what_is_no_number_of_replicas_is_the_policys_fault(answer):
+    stage = Stage(max=3, policy=lambda _: answer)
+    with pytest.raises(ValueError, match=r"it gave .*, which is no number of replicas"):
+        stage.look(1)
+
+
+def test_reasons_have_the_numbers_that_decided():
+    stage = Stage(max=10, target_ongoing_requests=2, upscale_delay=3, look_back=30)
+    stage.hold(8, 4)
+    ((_, number, reason),) = stage.changes
+    assert number == 4
+    assert reason == ("it wants 4: 8 calls run or wait on average over 30 s, 2 for each replica are aimed at, for 3 s")
+
+
+# -- zero --------------------------------------------------------------------------------------------------------------
+
+
+def test_last_replica_stops_after_its_own_delay_without_calls():
+    stage = Stage(min=0, max=3, scale_to_zero_delay=60, downscale_delay=5)
+    stage.hold(1, 5)
+    assert stage.hold(0, 59) == []
+    assert stage.hold(0, 1) == [0]
+    assert stage.changes[-1][2] == "no call for 60 s"
+
+
+def test_short_calls_that_no_look_sees_keep_the_last_replica():
+    """A replica says when a call ended last."""
+    stage = Stage(min=0, max=3, scale_to_zero_delay=10)
+    for _ in range(100):
+        assert stage.look(0, busy_at=stage.now - 5) is None
+
+
+def test_last_replica_never_stops_while_it_has_a_call():
+    """Whatever the delay."""
+    assert Stage(min=0, max=1, scale_to_zero_delay=0, downscale_delay=0).hold(1, 10) == []
+
+
+def test_call_that_waits_wants_replicas_at_once():
+    """No delay; as many as the calls need."""
+    stage = Stage(min=0, max=3, target_ongoing_requests=2, scale_to_zero_delay=0, downscale_delay=0)
+    assert stage.hold(0, 3) == [0]
+    assert stage.look(1).replicas == 1
+    stage.hold(0, 3)
+    assert stage.replicas == 0
+    assert stage.look(100).replicas == 3
+
+
+def test_woken_up_it_stays_for_the_whole_delay():
+    stage = Stage(min=0, max=3, target_ongoing_requests=2, scale_to_zero_delay=30)
+    stage.hold(0, 40)
+    stage.look(1)
+    assert stage.hold(0, 30) == []
+    assert stage.hold(0, 2) == [0]
+
+
+# -- starts that fail --------------------------------------------------------------------------------------------------
+
+
+def test_start_that_failed_is_tried_again_later_and_later():
+    """After 1 s, then twice as long, up to a minute; one that succeeds makes good for all before."""
+    stage = Stage(max=2, target_ongoing_requests=1, upscale_delay=0, look_back=1)
+    tries = []
+    for _ in range(400):
+        if stage.scaler.look(load(stage.now, 1, ongoing=1, queued=5)) is not None:
+            tries.append(stage.now)
+            stage.scaler.failed(stage.now)
+        stage.now += LOOK
+    waits = [later - earlier for earlier, later in pairwise(tries)]
+    assert waits[:7] == [FIRST_WAIT_S, 2, 4, 8, 16, 32, LONGEST_WAIT_S]
+    assert set(waits[7:]) == {LONGEST_WAIT_S}
+    assert stage.scaler.wanted == 2
+    stage.scaler.succeeded()
+    stage.scaler.failed(stage.now)
+    assert stage.scaler.look(load(stage.now + FIRST_WAIT_S, 1, ongoing=1, queued=5)) is not None
+
+
+# -- for long ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_steady_load_is_a_fixed_point(seed):
+    """Whatever the load and the settings: after a while nothing changes any more, for an hour."""
+    random = Random(seed)  # noqa: S311 - no secret
+    stage = Stage(
+        min=random.randint(1, 3),
+        initial=random.randint(3, 6),
+        max=random.randint(6, 40),
+        target_ongoing_requests=random.choice([0.3, 1, 1.7, 2, 5]),
+        upscale_delay=random.choice([0, 1, 10]),
+        downscale_delay=random.choice([0, 5, 60]),
+        look_back=random.choice([1, 10, 30]),
+        tolerance=random.choice([0, 0.1, 0.3]),
+        upscale_factor=random.choice([0.1, 0.5, 1]),
+        downscale_factor=random.choice([0.1, 0.5, 1]),
+    )
+    calls = random.randint(0, 60)
+    stage.hold(calls, 3000)
+    assert stage.hold(calls, 3600) == []
+    needed = ceil(calls / stage.settings.target_ongoing_requests - 1e-9)
+    least = min(max(needed, stage.settings.min), stage.settings.max)
+    assert least * (1 - stage.settings.tolerance) - 1 <= stage.replicas
+
+
+def test_square_wave_does_not_swing_the_replicas_within_a_delay():
+    """Twenty seconds on, twenty off: one way up, and no way down before there has been a calm of `downscale_delay`."""
+    stage = Stage(max=10, target_ongoing_requests=1, upscale_delay=10, downscale_delay=100, look_back=10)
+    for _ in range(30):
+        stage.hold(8, 20)
+        stage.hold(0, 20)
+    assert len(stage.changes) <= 2
+    assert stage.replicas == 8
+
+
+class AutoscalerMachine(RuleBasedStateMachine):
+    """Any load, any change from outside, starts that take their time or fail: the bounds and the delays hold."""
+
+    @initialize(
+        low=st.integers(0, 3),
+        more=st.integers(0, 6),
+        others=st.fixed_dictionaries(
+            {
+                "upscale_delay": st.sampled_from([0.0, 3.0, 10.0]),
+                "downscale_delay": st.sampled_from([0.0, 5.0, 30.0]),
+                "look_back": st.sampled_from([1.0, 8.0]),
+                "target_ongoing_requests": st.sampled_from([0.5, 1.0, 3.0]),
+            },
+            optional={"scale_to_zero_delay": st.sampled_from([4.0, 50.0])},
+        ),
+    )
+    def begin(self, low, more, others):
+        self.settings = AutoscaleSettings.of({"min": low, "max": max(1, low + more)} | others)
+        self.scaler = Scaler(self.settings, TargetOngoing().decide)
+        self.now, self.replicas, self.starting = 0.0, self.settings.initial, 0
+        self.calls = 0
+        self.looked_at, self.changed_at = None, None  # the number at the last look, and since when it is that
+        self.asked = None  # that was decided and has neither been done nor failed
+        self.not_before = -1.0
+
+    @rule(calls=st.integers(0, 30), seconds=st.integers(1, 15))
+    def look(self, calls, seconds):
+        for _ in range(seconds):
+            self.now += LOOK
+            self.calls = calls
+            if self.replicas != self.looked_at:
+                self.looked_at, self.changed_at = self.replicas, self.now
+            ready = self.replicas - self.starting
+            ongoing = min(calls, ready)
+            decision = self.scaler.look(load(self.now, self.replicas, ongoing, calls - ongoing, ready=ready))
+            if decision is not None:
+                self.check(decision.replicas, ongoing)
+                return
+
+    def check(self, number, ongoing):
+        low, most = self.settings.min, self.settings.max
+        assert low <= number <= most
+        assert number != self.replicas
+        assert number >= min(self.replicas, ongoing)
+        if number > self.replicas:
+            assert self.now >= self.not_before
+        if self.changed_at is not None and self.replicas:
+            waited = self.now - self.changed_at
+            if number > self.replicas:
+                assert waited >= self.settings.upscale_delay
+            elif number:
+                assert waited >= self.settings.downscale_delay
+            else:
+                assert waited >= self.settings.scale_to_zero_delay
+        if number == 0:
+            assert self.calls == 0
+        self.asked = number
+        if number < self.replicas:
+            self.done()
+
+    def done(self):
+        self.starting = max(0, min(self.starting, self.asked))
+        self.replicas, self.asked = self.asked, None
+        self.scaler.succeeded()
+        self.not_before = -1.0
+
+    @precondition(lambda self: self.asked is not None)
+    @rule(fails=st.booleans(), slowly=st.booleans())
+    def start(self, fails, slowly):
+        if fails:
+            self.scaler.failed(self.now)
+            self.not_before = self.now + FIRST_WAIT_S
+            self.asked = None
+            return
+        self.starting = self.asked - self.replicas if slowly else 0
+        self.done()
+
+    @rule()
+    def started(self):
+        self.starting = 0
+
+    @precondition(lambda self: self.settings.min != self.settings.max)
+    @rule(where=st.floats(0, 1))
+    def by_hand(self, where):
+        low, most = max(1, self.settings.min), self.settings.max
+        number = round(low + where * (most - low))
+        if number != self.replicas:
+            self.replicas, self.starting, self.asked = number, 0, None
+
+    @invariant()
+    def wanted_is_within_the_bounds(self):
+        if hasattr(self, "scaler"):
+            assert self.settings.min <= self.scaler.wanted <= self.settings.max
+
+
+AutoscalerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.generate, Phase.shrink]
+)
+TestAutoscalerMachine = AutoscalerMachine.TestCase
