@@ -112,6 +112,12 @@ class Changes:
             DeployError: A new replica did not become ready, or the service was stopped.
         """
         self._changing.acquire()
+        try:
+            with self._replicas.condition:
+                self._replicas.check_wanted()
+        except DeployError:
+            self._changing.release()
+            raise
         finish = self._scale(replicas, why)
         self._replicas.life.in_background(finish, "scale")
 

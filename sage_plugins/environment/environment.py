@@ -292,7 +292,7 @@ class Environment(Registering, Looking):
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
-            ConfigError: *replicas* is not 1 or more.
+            ConfigError: *replicas* is not 1 or more, or not within the bounds of `autoscale`.
             DeployError: The service does not run, or a new replica did not become ready; the others go on as before.
         """
         self.task(name).scale(replicas)

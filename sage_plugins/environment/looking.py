@@ -57,7 +57,8 @@ class Looking:
             (`healthy`, `ready` of `replicas`, and if any are, which are `missing` and why), `replicas` (a dictionary
             each, see below), `replaced` (how many replicas were started in the place of one that had ended or was
             unhealthy), `own_metrics` (what the class measures by `ctx.metrics`: by name, a dictionary for each set of
-            labels, with its `value`) and `monitors` (what each other monitor reports, by its ID).
+            labels, with its `value`) and `monitors` (what each other monitor reports, by its ID). Of a service that
+            scales by load also `autoscale`: how many replicas are `wanted`, and the `min` and `max` of its bounds.
 
             A replica has `id`, `state`, `node`, `inflight`, `slots`, `abandoned`, `threads`, `pid`, `stats_age`,
             `error`, `since` (when it was started, in seconds since the epoch), `restarts` (how many were in its place
@@ -98,7 +99,8 @@ class Looking:
         Returns:
             By name a part of what `status` has: `state`, `health` (`ready`, `replicas`, `missing`), `replicas` (`id`,
             `state`, `inflight`, `slots`, `abandoned` of each) and `replaced`; and `queue` (calls that wait) and
-            `queue_capacity`. Or as there, of a service that cannot be composed, or that another process has deployed.
+            `queue_capacity`. Of a service that scales by load also `autoscale`. Or as there, of a service that cannot
+            be composed, or that another process has deployed.
         """
         from sage_plugins.environment.plain_status import status_of
 

@@ -87,7 +87,7 @@ def visit(env, plugin):
 
     yield visit
     while clients:
-        clients.pop()._entrance.close()
+        clients.pop()._finalizer()
     gc.collect()
     SYSTEM.rest()
 
@@ -141,6 +141,7 @@ def test_call_that_came_before_the_last_replica_went_wakes_the_service(env, regi
     gate.set()
     env.scale("svc", 1)  # the caller's word did not come through
     assert [call.result(20) for call in calls] == [True, 2]
+    until(lambda: len(env.get_service_status("svc")["replicas"]) == 1)  # the one that left has stopped
 
 
 def test_calls_that_wait_in_another_process_bring_replicas(env, register, plugin, visit, until):

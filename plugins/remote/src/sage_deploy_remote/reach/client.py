@@ -285,8 +285,9 @@ class ServiceClient:
         if waiting or self._reported:
             self._entrance.report(waiting)
         self._reported = waiting
-        due = SYSTEM.monotonic() + _REPORT_EVERY_S
-        self._reporting[:] = [SYSTEM.call_at(due, partial(_report_again, weakref.ref(self)))]
+        if self._finalizer.alive:
+            due = SYSTEM.monotonic() + _REPORT_EVERY_S
+            self._reporting[:] = [SYSTEM.call_at(due, partial(_report_again, weakref.ref(self)))]
 
     def _wake(self) -> None:
         """Calls wait, and there is no replica: whoever deploys the service may start one."""
