@@ -68,6 +68,12 @@ class EventKind(StrEnum):
     OVERLOADED = "overloaded"
     """Calls are turned away because they could not be answered in time; told once, and again after 10 s of calm."""
 
+    RETRIED = "retried"
+    """A call is tried again; told once, and then at most once a second."""
+
+    RETRY_REFUSED = "retry_refused"
+    """A call that could be tried again is not; told as RETRIED."""
+
     BALANCER_CHANGED = "balancer_changed"
     """Another load balancer chooses from now on."""
 

@@ -26,7 +26,6 @@ HEALTH_CHECK_TIMEOUT: Final = 5.0
 #: reported, because nothing may be ignored in silence.
 NOT_YET: Final = {
     "autoscale": "the number of replicas stays as it is",
-    "retry": "calls are not retried",
     "update": "a changed service is started anew as a whole, and the old one stops then",
     "user_config": "reconfigure() is not called",
 }

@@ -7,14 +7,26 @@ Declared in the same words as the fields themselves, so that whoever reads a dec
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.config.field_checks import LONGEST, MOST, FieldInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AUTOSCALE_FIELDS", "BATCH_FIELDS", "METHOD_FIELDS", "RETRY_FIELDS", "UPDATE_FIELDS"]
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
+
+__all__ = [
+    "AUTOSCALE_FIELDS",
+    "BATCH_FIELDS",
+    "METHOD_FIELDS",
+    "RETRY_FIELDS",
+    "UPDATE_FIELDS",
+    "Policies",
+    "RetryPolicy",
+    "policies_of",
+    "retry_policy",
+]
 
 
 def _keys(*infos: FieldInfo) -> Mapping[str, FieldInfo]:
@@ -109,7 +121,13 @@ RETRY_FIELDS: Final = _keys(
     _count("max_attempts", "Most attempts of one call, the first included.", 3, minimum=1),
     _duration("backoff", "Wait before the second attempt, in seconds; it doubles from one to the next.", 0.025),
     _share("budget", "Attempts beyond the first that all calls together may take, as a fraction of the calls.", 0.2),
-    _count("min", "Attempts beyond the first that are always allowed at once, whatever the budget.", 3),
+    _count("min", "Attempts beyond the first that are allowed in any 10 seconds, whatever the budget.", 3),
+    FieldInfo(
+        name="on",
+        kind="strings",
+        default=(),
+        doc="Classes of exceptions of the methods that are tried again, by their bare names; subclasses count too.",
+    ),
 )
 
 #: The keys of `update`.
@@ -125,3 +143,53 @@ UPDATE_FIELDS: Final = _keys(
         doc="Whether an update that does not become ready is taken back.",
     ),
 )
+
+
+# What they say of calls that fail, as values; other processes get them as they are.
+
+
+class RetryPolicy(NamedTuple):
+    """
+    When a call is tried again: the field `retry`.
+
+    Attributes:
+        max_attempts: Most attempts of one call, the first included.
+        backoff: Seconds before the second attempt, at most.
+        budget: Further attempts of all calls, as a fraction of the calls.
+        min: Further attempts that are allowed whatever the budget.
+        on: Names of the classes of exceptions that are tried again.
+    """
+
+    max_attempts: int = 3
+    backoff: float = 0.025
+    budget: float = 0.2
+    min: int = 3
+    on: tuple[str, ...] = ()
+
+    def matches(self, error: BaseException) -> bool:
+        """Whether *error* is of a class that `on` names, or of a subclass."""
+        names = {cls.__name__ for cls in type(error).__mro__}
+        # One that stands for an error whose class is not known here.
+        names.add(str(getattr(error, "type_name", "")).rpartition(".")[2])
+        return not names.isdisjoint(self.on)
+
+
+class Policies(NamedTuple):
+    """
+    All of one service.
+
+    Attributes:
+        retry: When a call is tried again; None for never.
+    """
+
+    retry: RetryPolicy | None = None
+
+
+def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPolicy | None:
+    """The policy of a service with the field *retry*; None if it has none, and *failover* does not ask for one."""
+    return RetryPolicy(**retry) if retry is not None else RetryPolicy() if failover else None
+
+
+def policies_of(config: ServiceDeploymentConfig) -> Policies:
+    """What *config* says."""
+    return Policies(retry_policy(config.retry, failover=config.failover_enabled))

@@ -21,10 +21,10 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.owner import CallOwner
 from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing
+from sage_plugins.routing.guarding.unguarded import UNGUARDED, GuardedOwner
 from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
 from sage_plugins.routing.losses import Losses
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Balancer, Candidate, Replica, Work
+    from sage_plugins.routing.guarding.unguarded import Unguarded
     from sage_plugins.routing.observing import Observe
     from sage_plugins.service.call_key import KeyOf
 
 __all__ = ["Router"]
 
 
-class Router(CallOwner):
+class Router(GuardedOwner):
     """
     Accepts the calls of one service and gives each to a replica; safe from any thread.
 
@@ -68,7 +69,7 @@ class Router(CallOwner):
         *,
         queue_size: int,
         reject: bool,
-        retry_lost: bool,
+        guards: Unguarded = UNGUARDED,
         count: Callable[[int, int, float, float], None],
         refused: Callable[[int, str], None],
         given_up: Callable[[], None] = lambda: None,
@@ -88,7 +89,7 @@ class Router(CallOwner):
             clock: For deadlines.
             queue_size: Calls that may wait; 0 hands calls to free slots only.
             reject: Refuse calls when the queue is full, rather than make the caller wait.
-            retry_lost: Start idempotent calls once more when their replica died.
+            guards: What is done about calls that fail, made for this router alone.
             count: `count(method, outcome, wait_s, run_s)` for calls that end on this side.
             refused: `refused(method, reason)` for calls that were not accepted.
             given_up: Told after each call that a caller gave up, wherever it is counted.
@@ -120,11 +121,13 @@ class Router(CallOwner):
             self._closing,
             match=self._match,
             close_lane=self.close_lane,
-            retry=retry_lost,
+            not_again=guards.not_again,
             count=count,
             given_up=given_up,
         )
         self.retries = self._losses.retries
+        self._guards = guards
+        guards.join(service, clock, self._lanes, self._queue, self._closing, self._losses, self._match)
         self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
         self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()
@@ -152,6 +155,8 @@ class Router(CallOwner):
             self.route = self._compose_single(lanes.serving[0])
         else:
             self.route = self._compose_balanced(lanes.pick)
+        if not self._refuses_all:
+            self.route = self._guards.guard(self.route)
         if self._closing.stopped_to_outsiders is not None and not self._refuses_all:
             self.route = self._closing.only_from_services(self.route, self._refuse)
         # Last: a caller that still finds its way by an old route looks at this after it queued its call, and then at
@@ -338,7 +343,7 @@ class Router(CallOwner):
         The replica of *lane* died.
 
         Calls that surely had not started go to the head of the queue. One that may have started ends with
-        ReplicaDiedError, unless it is idempotent and the service retries: then it is started once more.
+        ReplicaDiedError, unless it is idempotent and its guards have it started once more.
         """
         self._losses.lost(lane, not_started, maybe, cause)
 
@@ -366,7 +371,7 @@ class Router(CallOwner):
                 index.
         """
         lane = Lane(id, index, self._queue.shared, seniority)  # if it is to have a backlog of its own, `open` gives it
-        lane.follow = self._compose_follow(lane)
+        lane.follow = self._guards.follow(lane, self._compose_follow(lane))
         lane.refused = partial(self.refused, lane)
         lane.ahead = partial(self._ahead.take, lane)
         lane.returned = self._losses.returned
@@ -455,6 +460,7 @@ class Router(CallOwner):
     def end(self) -> None:
         """As `Closing.end`."""
         self._closing.end()
+        self._guards.end()
         self._healing.close()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:

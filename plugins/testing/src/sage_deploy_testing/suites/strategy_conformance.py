@@ -23,6 +23,7 @@ from sage_deploy_testing.cases import (
     memory_cases,
     queue_cases,
     replica_cases,
+    resilience_cases,
     stream_cases,
 )
 
@@ -55,6 +56,7 @@ class StrategyConformance(
     change_cases.ChangeCases,
     change_cases.DrainCases,
     change_cases.CheckCases,
+    resilience_cases.RetryCases,
 ):
     """
     Everything that a caller of a service may rely on, whichever strategy runs its calls.

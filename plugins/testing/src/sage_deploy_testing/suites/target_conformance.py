@@ -31,6 +31,7 @@ from sage_deploy_testing.cases import (
     memory_cases,
     queue_cases,
     replica_cases,
+    resilience_cases,
     stream_cases,
     supervision_cases,
     wire_cases,
@@ -126,6 +127,7 @@ class TargetConformance(
     change_cases.ChangeCases,
     change_cases.DrainCases,
     change_cases.CheckCases,
+    resilience_cases.RetryCases,
     supervision_cases.SupervisionCases,
     adoption_cases.AdoptionCases,
 ):
