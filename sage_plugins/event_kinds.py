@@ -74,6 +74,15 @@ class EventKind(StrEnum):
     RETRY_REFUSED = "retry_refused"
     """A call that could be tried again is not; told as RETRIED."""
 
+    CIRCUIT_OPENED = "circuit_opened"
+    """The service has failed too often, and its circuit breaker refuses calls."""
+
+    CIRCUIT_HALF_OPEN = "circuit_half_open"
+    """The circuit breaker lets a few calls through, to see whether the service works again."""
+
+    CIRCUIT_CLOSED = "circuit_closed"
+    """The service works again, and its circuit breaker lets all calls through."""
+
     BALANCER_CHANGED = "balancer_changed"
     """Another load balancer chooses from now on."""
 

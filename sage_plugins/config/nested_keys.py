@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AUTOSCALE_FIELDS",
     "BATCH_FIELDS",
+    "BREAKER_FIELDS",
     "METHOD_FIELDS",
     "RETRY_FIELDS",
     "UPDATE_FIELDS",
+    "BreakerPolicy",
     "Policies",
     "RetryPolicy",
     "policies_of",
@@ -130,6 +132,14 @@ RETRY_FIELDS: Final = _keys(
     ),
 )
 
+#: The keys of `circuit_breaker`.
+BREAKER_FIELDS: Final = _keys(
+    _count("failures", "Failures in a row that open it.", 5, minimum=1),
+    _duration("window", "Time within which these failures lie, in seconds.", 10.0, positive=True),
+    _duration("open", "Time for which it refuses calls, in seconds.", 10.0, positive=True),
+    _count("probes", "Calls that it lets through then; it closes when all of them succeed.", 1, minimum=1),
+)
+
 #: The keys of `update`.
 UPDATE_FIELDS: Final = _keys(
     _count("max_surge", "Most replicas beyond the wanted number while they are being replaced.", 1),
@@ -174,15 +184,34 @@ class RetryPolicy(NamedTuple):
         return not names.isdisjoint(self.on)
 
 
+class BreakerPolicy(NamedTuple):
+    """
+    When a service that keeps failing is not called: the field `circuit_breaker`.
+
+    Attributes:
+        failures: Failures in a row that open it.
+        window: Seconds within which they lie.
+        open: Seconds for which it refuses calls.
+        probes: Calls that it lets through then.
+    """
+
+    failures: int = 5
+    window: float = 10.0
+    open: float = 10.0
+    probes: int = 1
+
+
 class Policies(NamedTuple):
     """
     All of one service.
 
     Attributes:
         retry: When a call is tried again; None for never.
+        breaker: When no call is let through; None for never.
     """
 
     retry: RetryPolicy | None = None
+    breaker: BreakerPolicy | None = None
 
 
 def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPolicy | None:
@@ -192,4 +221,5 @@ def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPol
 
 def policies_of(config: ServiceDeploymentConfig) -> Policies:
     """What *config* says."""
-    return Policies(retry_policy(config.retry, failover=config.failover_enabled))
+    breaker = None if config.circuit_breaker is None else BreakerPolicy(**config.circuit_breaker)
+    return Policies(retry_policy(config.retry, failover=config.failover_enabled), breaker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.routing.guarding.breaking import Breaking
 from sage_plugins.routing.guarding.parts import Parts, Rarely
 from sage_plugins.routing.guarding.retrying import Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
@@ -41,6 +42,7 @@ class Guards(Unguarded):
         self._tell = tell
         self._random = Random() if random is None else random  # noqa: S311 - it keeps no secret
         self._retrying: Retrying | None = None
+        self._breaking: Breaking | None = None
 
     def join(self, *parts_of_router: Any) -> None:
         """Guard the router with these `Parts`; once."""
@@ -48,19 +50,15 @@ class Guards(Unguarded):
         rarely = Rarely(parts.clock, self._tell)
         if self._policies.retry is not None:
             self._retrying = Retrying(self._policies.retry, parts, self._random, rarely)
+        if self._policies.breaker is not None:
+            self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
         """*route*, which accepts calls, with what has to be known or refused of each call."""
-        if self._retrying is None:
-            return route
-        self._retrying.lanes_changed()
-        called = self._retrying.called
-
-        def counted(call: Call) -> bool:
-            called(call.since)
-            return route(call)
-
-        return counted
+        if self._retrying is not None:
+            self._retrying.lanes_changed()
+            route = self._retrying.guard(route)
+        return route if self._breaking is None else self._breaking.guard(route)
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:
         """As `Unguarded.follow`."""

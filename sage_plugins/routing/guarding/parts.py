@@ -34,6 +34,7 @@ class Parts(NamedTuple):
         closing: Says whether they still have a chance there.
         losses: Queues calls again.
         match: Brings waiting calls and free slots together.
+        refused: `refused(method, reason)` for calls that are not accepted.
     """
 
     service: str
@@ -43,6 +44,7 @@ class Parts(NamedTuple):
     closing: Closing
     losses: Losses
     match: Callable[[], None]
+    refused: Callable[[int, str], None]
 
 
 class Rarely:

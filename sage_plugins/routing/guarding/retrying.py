@@ -48,7 +48,16 @@ class Retrying:
         self._lock = threading.RLock()  # re-entrant: a signal handler may make a call that fails
         self._pausing: dict[Call, Timer | None] = {}  # calls that wait for the time of their next attempt
         self._elsewhere: deque[Call] = deque()  # calls that wait for a replica that has not failed them
-        self.called = self._machine.called
+
+    def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
+        """*route*, with each call counted for the budget."""
+        called = self._machine.called
+
+        def counted(call: Call) -> bool:
+            called(call.since)
+            return route(call)
+
+        return counted
 
     def not_again(self, call: Call) -> str:
         """As for `Losses`, of an idempotent call whose replica died."""

@@ -1,4 +1,4 @@
-"""Calls that fail and are tried again."""
+"""Calls that fail: they are tried again, or their service is not called for a while."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sage_deploy_testing.suites.service_conformance import Deployed
     from sage_deploy_testing.tools.checkpoints import Checkpoint
 
-__all__ = ["RetryCases"]
+__all__ = ["BreakerCases", "RetryCases"]
 
 #: Fields of a service whose calls are tried again after a ProbeError, as often as the case likes.
 _RETRIES: Final[Mapping[str, Any]] = {"retry": {"on": ["ProbeError"], "budget": 1.0, "min": 100, "backoff": 0.001}}
@@ -56,6 +56,23 @@ class Choosy(Probe):
     @idempotent
     def hold_and_die(self, checkpoint: Checkpoint) -> None:
         self.die(checkpoint)
+
+
+class Patient(Probe):
+    """Fails until it is told not to."""
+
+    fails = True
+
+    def recover(self, checkpoint: Checkpoint | None = None) -> None:
+        if checkpoint is not None:
+            checkpoint.reach()
+        self.fails = False
+
+    def read(self) -> str:
+        self._done.append("read")
+        if self.fails:
+            raise ProbeError("it is down")
+        return "read"
 
 
 class RetryCases(ServiceConformance):
@@ -132,3 +149,76 @@ class RetryCases(ServiceConformance):
         assert caught.value.maybe_executed
         assert len(gate.seen()) == 2
         assert service.handle.read(-1) in range(4)
+
+
+class BreakerCases(ServiceConformance):
+    """`circuit_breaker`: a service that keeps failing is not called for a while."""
+
+    def breaker(self, **keys: Any) -> Deployed:
+        """Deploy a service whose circuit breaker opens after three failures."""
+        return self.deploy(Patient, retry={"on": ["ProbeError"]}, circuit_breaker={"failures": 3, **keys})
+
+    def changes(self, service: Deployed) -> list[str]:
+        """What the circuit breaker has come to, in order."""
+        return [str(each.event.kind) for each in service.env.events() if "circuit" in each.event.kind]
+
+    @VERBS
+    def test_service_that_keeps_failing_is_not_called(self, verb: str) -> None:
+        """After so many failures in a row calls are refused at once, do not run, and count as refused."""
+        service = self.breaker(open=1000.0)
+        for _ in range(3):
+            with pytest.raises(ProbeError):
+                self.outcome(service.handle, verb, "read")
+        for _ in range(5):
+            with pytest.raises(errors.CircuitOpenError) as caught:
+                self.outcome(service.handle, verb, "read")
+            assert 0 < (caught.value.retry_after or 0) <= 1000
+        assert service.outcomes == {"error": 3}
+        assert self.changes(service) == ["circuit_opened"]
+        (told,) = [each.event.reason for each in service.env.events() if each.event.kind == "circuit_opened"]
+        assert "3 calls in a row" in told
+
+    def test_success_in_between_keeps_it_closed(self) -> None:
+        """What counts is failures in a row; a call that its caller cancels, or that is refused, is none."""
+        service = self.breaker(open=1000.0)
+        for _ in range(4):
+            for _ in range(2):
+                with pytest.raises(ProbeError):
+                    service.handle.read()
+            service.handle.echo()
+        assert self.changes(service) == []
+
+    def test_exceptions_that_are_not_named_are_the_callers_own(self) -> None:
+        """A method that raises something else works."""
+        service = self.breaker(open=1000.0)
+        for _ in range(10):
+            with pytest.raises(KeyError):
+                service.handle.fail_as(KeyError)
+        assert self.changes(service) == []
+
+    def test_half_open_it_lets_its_probes_through_and_no_other(self) -> None:
+        """While the probe is on its way all others are refused; when it has succeeded all go through."""
+        service = self.breaker(open=0.001)
+        gate = self.watch()
+        for _ in range(3):
+            with pytest.raises(ProbeError):
+                service.handle.read()
+        probe: list[Any] = []
+
+        def admitted() -> bool:
+            try:
+                probe.append(self.begin(service.handle, "recover", gate.checkpoint))
+            except errors.CircuitOpenError:
+                return False
+            self.until(lambda: probe[-1].done() or service.inflight)
+            return not probe[-1].done()
+
+        self.until(admitted)
+        gate.wait()
+        for _ in range(3):
+            with pytest.raises(errors.CircuitOpenError):
+                service.handle.read()
+        gate.open()
+        probe[-1].result(self.patience)
+        assert service.handle.read() == "read"
+        assert self.changes(service) == ["circuit_opened", "circuit_half_open", "circuit_closed"]

@@ -57,6 +57,7 @@ class StrategyConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     resilience_cases.RetryCases,
+    resilience_cases.BreakerCases,
 ):
     """
     Everything that a caller of a service may rely on, whichever strategy runs its calls.

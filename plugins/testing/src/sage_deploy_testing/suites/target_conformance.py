@@ -128,6 +128,7 @@ class TargetConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     resilience_cases.RetryCases,
+    resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
     adoption_cases.AdoptionCases,
 ):
