@@ -83,6 +83,15 @@ class EventKind(StrEnum):
     CIRCUIT_CLOSED = "circuit_closed"
     """The service works again, and its circuit breaker lets all calls through."""
 
+    REPLICA_EJECTED = "replica_ejected"
+    """A replica gets no calls for a while, because it fails or is far slower than its peers."""
+
+    EJECTION_PROBED = "ejection_probed"
+    """A replica that got no calls gets one, to see whether it works again."""
+
+    EJECTION_ENDED = "ejection_ended"
+    """A replica that got no calls works again; or all replicas get calls, because too many would get none."""
+
     BALANCER_CHANGED = "balancer_changed"
     """Another load balancer chooses from now on."""
 

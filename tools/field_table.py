@@ -23,6 +23,7 @@ from sage_plugins.config.nested_keys import (
     BATCH_FIELDS,
     BREAKER_FIELDS,
     METHOD_FIELDS,
+    OUTLIER_FIELDS,
     RETRY_FIELDS,
     UPDATE_FIELDS,
 )
@@ -46,6 +47,7 @@ MAPPINGS = {
     "autoscale": ("autoscale", AUTOSCALE_FIELDS),
     "retry": ("retry", RETRY_FIELDS),
     "circuit_breaker": ("circuit_breaker", BREAKER_FIELDS),
+    "outlier": ("outlier", OUTLIER_FIELDS),
     "update": ("update", UPDATE_FIELDS),
 }
 

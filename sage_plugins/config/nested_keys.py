@@ -21,9 +21,11 @@ __all__ = [
     "BATCH_FIELDS",
     "BREAKER_FIELDS",
     "METHOD_FIELDS",
+    "OUTLIER_FIELDS",
     "RETRY_FIELDS",
     "UPDATE_FIELDS",
     "BreakerPolicy",
+    "OutlierPolicy",
     "Policies",
     "RetryPolicy",
     "policies_of",
@@ -140,6 +142,22 @@ BREAKER_FIELDS: Final = _keys(
     _count("probes", "Calls that it lets through then; it closes when all of them succeed.", 1, minimum=1),
 )
 
+#: The keys of `outlier`.
+OUTLIER_FIELDS: Final = _keys(
+    _count("consecutive", "Calls in a row that die or time out at a replica before it gets none.", 5, minimum=1),
+    _duration("interval", "Time over which the durations of replicas are compared, in seconds.", 10.0, positive=True),
+    _duration("base_ejection", "Time without calls, in seconds; twice as long each next time.", 5.0, positive=True),
+    _duration("max_ejection", "Longest time without calls, in seconds.", 300.0, positive=True),
+    FieldInfo(
+        name="max_percent",
+        kind="number",
+        default=50.0,
+        minimum=0,
+        maximum=100,
+        doc="Most replicas without calls at once, in percent; if it had to be more, all get calls.",
+    ),
+)
+
 #: The keys of `update`.
 UPDATE_FIELDS: Final = _keys(
     _count("max_surge", "Most replicas beyond the wanted number while they are being replaced.", 1),
@@ -201,6 +219,25 @@ class BreakerPolicy(NamedTuple):
     probes: int = 1
 
 
+class OutlierPolicy(NamedTuple):
+    """
+    When a replica gets no calls because it fails or is slow: the field `outlier`.
+
+    Attributes:
+        consecutive: Calls in a row that die or time out there.
+        interval: Seconds over which durations are compared.
+        base_ejection: Seconds without calls; twice as many each next time.
+        max_ejection: Seconds without calls, at most.
+        max_percent: Replicas without calls at once, at most.
+    """
+
+    consecutive: int = 5
+    interval: float = 10.0
+    base_ejection: float = 5.0
+    max_ejection: float = 300.0
+    max_percent: float = 50.0
+
+
 class Policies(NamedTuple):
     """
     All of one service.
@@ -208,10 +245,12 @@ class Policies(NamedTuple):
     Attributes:
         retry: When a call is tried again; None for never.
         breaker: When no call is let through; None for never.
+        outlier: When a replica gets no calls; None for never.
     """
 
     retry: RetryPolicy | None = None
     breaker: BreakerPolicy | None = None
+    outlier: OutlierPolicy | None = None
 
 
 def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPolicy | None:
@@ -222,4 +261,5 @@ def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPol
 def policies_of(config: ServiceDeploymentConfig) -> Policies:
     """What *config* says."""
     breaker = None if config.circuit_breaker is None else BreakerPolicy(**config.circuit_breaker)
-    return Policies(retry_policy(config.retry, failover=config.failover_enabled), breaker)
+    outlier = None if config.outlier is None else OutlierPolicy(**config.outlier)
+    return Policies(retry_policy(config.retry, failover=config.failover_enabled), breaker, outlier)

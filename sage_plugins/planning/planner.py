@@ -137,7 +137,7 @@ def _explanation(line: str | Explanation) -> Explanation:
 
 def _guards(config: Any) -> Iterator[Decision]:
     """What is done about calls that fail."""
-    retry, breaker = policies_of(config)
+    retry, breaker, outlier = policies_of(config)
     if retry is not None:
         on = f" or {', '.join(retry.on)}" if retry.on else ""
         yield Decision(
@@ -155,6 +155,16 @@ def _guards(config: Any) -> Iterator[Decision]:
             "",
             f"in a row within {breaker.window:g} s have calls refused for {breaker.open:g} s; then {breaker.probes} "
             "may show that the service works",
+            (),
+        )
+    if outlier is not None:
+        yield Decision(
+            "outlier",
+            f"{outlier.consecutive} failures",
+            "",
+            f"in a row at a replica, or durations far above its peers' in {outlier.interval:g} s, leave it "
+            f"without calls for {outlier.base_ejection:g} to {outlier.max_ejection:g} s; "
+            f"at most {outlier.max_percent:g} % of them at a time",
             (),
         )
 

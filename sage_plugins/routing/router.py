@@ -109,7 +109,7 @@ class Router(GuardedOwner):
         self.coming = lambda: ()
         self._reject = reject
         self._refused = refused
-        self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
+        self._lanes = Lanes(balancer, key_of, on_balancer_error, guards.observe(observe))
         self._lock = self._lanes.lock
         self._queue = Queue(self._lanes, clock, queue_size, service, Admission() if refuses_late else None, overloaded)
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
@@ -127,7 +127,9 @@ class Router(GuardedOwner):
         )
         self.retries = self._losses.retries
         self._guards = guards
-        guards.join(service, clock, self._lanes, self._queue, self._closing, self._losses, self._match, refused)
+        guards.join(
+            service, clock, self._lanes, self._queue, self._closing, self._losses, self._match, refused, self._rearrange
+        )
         self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
         self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()
@@ -407,11 +409,8 @@ class Router(GuardedOwner):
 
     def avoid(self, lane: Lane, *, avoided: bool) -> None:
         """Send calls to *lane* only while no other is open, or again like to any other; the calls it has go on."""
-        with self._lock:
-            self._lanes.avoided = self._lanes.avoided | {lane} if avoided else self._lanes.avoided - {lane}
-            self._rebind()
-            self._closing.give_back()
-        self._changed()
+        lanes, one = self._lanes, {lane}
+        self._rearrange(lambda: setattr(lanes, "avoided", lanes.avoided | one if avoided else lanes.avoided - one))
 
     def set_balancer(
         self, balancer: Balancer | None, key_of: KeyOf | None = None, observe: Observe | None = None
@@ -423,7 +422,7 @@ class Router(GuardedOwner):
         the balancer raises here is fenced as always.
         """
         with self._lock:
-            self._lanes.choose_by(balancer, key_of, observe)
+            self._lanes.choose_by(balancer, key_of, self._guards.observe(observe))
             for lane in self._lanes.open:  # what was kept for the old one's choice is for the new one to choose
                 self._queue.take_backlog(lane)
             self._rebind()

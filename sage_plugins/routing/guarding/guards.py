@@ -6,6 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.routing.guarding.breaking import Breaking
+from sage_plugins.routing.guarding.ejecting import Ejecting
 from sage_plugins.routing.guarding.parts import Parts, Rarely
 from sage_plugins.routing.guarding.retrying import Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.guarding.parts import Tell
     from sage_plugins.routing.guarding.unguarded import Follow
     from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.observing import Observe
 
 __all__ = ["Guards"]
 
@@ -43,6 +45,7 @@ class Guards(Unguarded):
         self._random = Random() if random is None else random  # noqa: S311 - it keeps no secret
         self._retrying: Retrying | None = None
         self._breaking: Breaking | None = None
+        self._ejecting = None if policies.outlier is None else Ejecting(policies.outlier, tell)
 
     def join(self, *parts_of_router: Any) -> None:
         """Guard the router with these `Parts`; once."""
@@ -52,13 +55,29 @@ class Guards(Unguarded):
             self._retrying = Retrying(self._policies.retry, parts, self._random, rarely)
         if self._policies.breaker is not None:
             self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
+        if self._ejecting is not None:
+            self._ejecting.join(parts)
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
         """*route*, which accepts calls, with what has to be known or refused of each call."""
         if self._retrying is not None:
             self._retrying.lanes_changed()
             route = self._retrying.guard(route)
+        if self._ejecting is not None:
+            self._ejecting.lanes_changed()
         return route if self._breaking is None else self._breaking.guard(route)
+
+    def observe(self, observe: Observe | None) -> Observe | None:
+        """As `Unguarded.observe`."""
+        ejecting = self._ejecting
+        if ejecting is None or observe is None:
+            return observe if ejecting is None else ejecting.observe
+
+        def both(*ended: Any) -> None:
+            ejecting.observe(*ended)
+            observe(*ended)
+
+        return both
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:
         """As `Unguarded.follow`."""
@@ -76,3 +95,5 @@ class Guards(Unguarded):
         """The router has come to its end."""
         if self._retrying is not None:
             self._retrying.end()
+        if self._ejecting is not None:
+            self._ejecting.end()

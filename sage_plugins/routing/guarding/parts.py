@@ -35,6 +35,7 @@ class Parts(NamedTuple):
         losses: Queues calls again.
         match: Brings waiting calls and free slots together.
         refused: `refused(method, reason)` for calls that are not accepted.
+        rearrange: Calls what changes the lanes, under their lock, and has calls find their way anew.
     """
 
     service: str
@@ -45,6 +46,7 @@ class Parts(NamedTuple):
     losses: Losses
     match: Callable[[], None]
     refused: Callable[[int, str], None]
+    rearrange: Callable[[Callable[[], None]], None]
 
 
 class Rarely:

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.call.call import Call
-    from sage_plugins.routing.lane import Lane
+    from sage_plugins.routing.draining import Closing
+    from sage_plugins.routing.lane import Lane, Lanes
     from sage_plugins.routing.losses import Losses
+    from sage_plugins.routing.observing import Observe
 
 __all__ = ["NO_RETRIES", "UNGUARDED", "Follow", "GuardedOwner", "Unguarded"]
 
@@ -31,6 +33,10 @@ class Unguarded:
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
         """*route*, which accepts calls, with what has to be known or refused of each call."""
         return route
+
+    def observe(self, observe: Observe | None) -> Observe | None:
+        """*observe*, which is told how calls ended for which a balancer chose, with what guards want to know."""
+        return observe
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:  # noqa: ARG002 - for guards
         """*follow*, which *lane* asks for what gets a slot of its, with what the guards have for it."""
@@ -56,6 +62,22 @@ class GuardedOwner(CallOwner):
 
     _guards: Unguarded
     _losses: Losses
+    _lanes: Lanes
+    _closing: Closing
+
+    def _rebind(self) -> None:
+        raise NotImplementedError
+
+    def _changed(self) -> None:
+        raise NotImplementedError
+
+    def _rearrange(self, change: Callable[[], None]) -> None:
+        """Have *change* change the lanes, and calls find their way anew."""
+        with self._lanes.lock:
+            change()
+            self._rebind()
+            self._closing.give_back()
+        self._changed()
 
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
         """As `CallOwner.failed`."""
