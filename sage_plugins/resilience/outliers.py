@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.nested_keys import OutlierPolicy
 
-__all__ = ["FEWEST_CALLS", "SLOWER", "AllServe", "Ejected", "Outliers", "Probed", "Returned"]
+__all__ = ["FEWEST_CALLS", "SLOWER", "AllServe", "Ejected", "Outliers", "Probed", "Returned", "Seen"]
 
 #: How many times slower than its peers a replica is that is ejected for that.
 SLOWER: Final = 5.0
@@ -65,19 +65,30 @@ class AllServe(NamedTuple):
     reason: str
 
 
-class _Seen:
-    """What is known of one replica."""
+class Seen:
+    """
+    What is known of one replica.
+
+    Attributes:
+        row: Failures since the last success.
+        calls: Calls of this interval that the replica did its part of.
+        seconds: How long these took, all together.
+        until: While it is out: until when.
+        out_for: How long it was, or is, out.
+        returned_at: When it came back last.
+        probes: Whether its next call decides.
+    """
 
     __slots__ = ("calls", "out_for", "probes", "returned_at", "row", "seconds", "until")
 
     def __init__(self) -> None:
-        self.row = 0  # failures since the last success
-        self.calls = 0  # of this interval, as the next
+        self.row = 0
+        self.calls = 0
         self.seconds = 0.0
-        self.until: float | None = None  # while it is out: until when
-        self.out_for = 0.0  # how long it was, or is, out
+        self.until: float | None = None
+        self.out_for = 0.0
         self.returned_at = 0.0
-        self.probes = False  # whether its next call decides
+        self.probes = False
 
 
 class Outliers:
@@ -91,12 +102,12 @@ class Outliers:
     def __init__(self, policy: OutlierPolicy, now: float) -> None:
         """Know of no replica."""
         self._policy = policy
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, Seen] = {}
         self._began = now  # of this interval
 
     def replicas_are(self, replicas: Iterable[str]) -> None:
         """These replicas take calls now, those that are out included; the others are forgotten."""
-        self._seen = {id: self._seen.get(id) or _Seen() for id in replicas}
+        self._seen = {id: self._seen.get(id) or Seen() for id in replicas}
 
     @property
     def out(self) -> frozenset[str]:
@@ -108,9 +119,14 @@ class Outliers:
         """The replicas whose next call decides."""
         return frozenset(id for id, seen in self._seen.items() if seen.probes)
 
-    def is_due(self, now: float) -> bool:
-        """Whether `look` has something to say."""
-        return now - self._began >= self._policy.interval
+    @property
+    def due(self) -> float:
+        """When durations are to be compared, by `look`."""
+        return self._began + self._policy.interval
+
+    def seen(self, replica: str) -> Seen:
+        """What is known of *replica*: who sees a success there may count it in `calls` and `seconds` itself."""
+        return self._seen[replica]
 
     def succeeded(self, replica: str, seconds: float, now: float) -> Returned | None:
         """A call has ended at *replica* after *seconds*, and the replica did its part."""
@@ -145,7 +161,7 @@ class Outliers:
             if seen.until is not None and now >= seen.until:
                 seen.until, seen.row, seen.probes = None, 0, True
                 found.append(Probed(id, f"it was out for {seen.out_for:g} s; its next call decides"))
-        if self.is_due(now):
+        if now >= self.due:
             found += self._compare(now)
             self._began = now
             for seen in self._seen.values():
@@ -172,7 +188,7 @@ class Outliers:
                 found.append(self._eject(id, seen, now, why))
         return found
 
-    def _eject(self, replica: str, seen: _Seen, now: float, why: str) -> Ejected | AllServe:
+    def _eject(self, replica: str, seen: Seen, now: float, why: str) -> Ejected | AllServe:
         policy, out, all_ = self._policy, len(self.out), len(self._seen)
         if out + 1 > floor(all_ * policy.max_percent / 100):
             for each in self._seen.values():

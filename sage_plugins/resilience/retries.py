@@ -71,6 +71,10 @@ class Retries:
 
     Not safe from several threads at once; who drives it has a lock. Only `called` needs none: a call that is not
     counted makes the budget smaller, never larger. All times are readings of one clock, in seconds, and never go back.
+
+    Attributes:
+        calls: Calls that were made since `count_anew`.
+        counts_until: When that is due again.
     """
 
     def __init__(self, policy: RetryPolicy, random: Random) -> None:
@@ -83,16 +87,17 @@ class Retries:
         """
         self.policy = policy
         self._random = random
-        self._began = 0.0  # the time from which on calls are counted in `_calls`, not in a slot
-        self._calls = 0
+        self._began = 0.0  # the time from which on calls are counted in `calls`, not in a slot
+        self.calls = 0
+        self.counts_until = _SLOT_S
         self._slots: deque[tuple[float, int]] = deque()  # when calls began to be counted together, and how many
         self._spent: deque[float] = deque()  # when calls were tried again
 
     def called(self, now: float) -> None:
         """A call was made."""
-        if now - self._began >= _SLOT_S:
-            self._close_slot(now)
-        self._calls += 1
+        if now >= self.counts_until:
+            self.count_anew(now)
+        self.calls += 1
 
     def failed(self, now: float, remaining: float, attempts: int) -> Again | NotAgain:
         """
@@ -130,9 +135,10 @@ class Retries:
             f"allowed, {numbers}",
         )
 
-    def _close_slot(self, now: float) -> None:
-        self._slots.append((self._began, self._calls))
-        self._began, self._calls = now, 0
+    def count_anew(self, now: float) -> None:
+        """Count calls together that are made within a second from *now* on."""
+        self._slots.append((self._began, self.calls))
+        self._began, self.calls, self.counts_until = now, 0, now + _SLOT_S
         self._forget(now)
 
     def _forget(self, now: float) -> None:
@@ -142,7 +148,7 @@ class Retries:
 
     def _calls_of_late(self, now: float) -> int:
         self._forget(now)
-        current = self._calls if self._began > now - WINDOW_S else 0
+        current = self.calls if self._began > now - WINDOW_S else 0
         return current + sum(calls for _, calls in self._slots)
 
     def _spent_of_late(self, now: float) -> int:

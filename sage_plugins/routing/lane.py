@@ -220,7 +220,7 @@ class Lanes:
         first = min(able, key=lambda lane: lane.seniority, default=None)
         self.serving = able if self._balancer is not None or first is None else (first,)
         self.pick = None
-        if self._balancer is not None and (len(self.serving) > 1 or self.ejected):
+        if self._balancer is not None and len(self.serving) > 1:
             self.pick = fenced_picker(
                 self._balancer, self.serving, self._key_of, self._on_balancer_error, self._observe
             )

@@ -45,7 +45,6 @@ class _Observed:
 
     if TYPE_CHECKING:
         observe: Observe
-        over_below: tuple[Any]  # what keeps `_over` in the class below: the slot, or what a guard has put over it
         sent_at: float
 
     @property
@@ -71,7 +70,7 @@ class _Observed:
             sent_at = self.sent_at
             run_s = call.owner.clock.monotonic() - sent_at
             self.observe(lane, call.method.name, _outcome(call), sent_at - call.since, run_s)
-        self.over_below[0].__set__(self, over)
+        _OVER.__set__(self, over)
 
 
 def observe_end(call: Call, observe: Observe) -> None:
@@ -85,9 +84,7 @@ def observe_end(call: Call, observe: Observe) -> None:
 @cache
 def _observed(kind: Any) -> type[Call]:
     """The subclass of a class of calls whose objects are observed."""
-    return type(
-        f"Observed{kind.__name__}", (_Observed, kind), {"__slots__": (), "over_below": (getattr(kind, _OVER.__name__),)}
-    )
+    return type(f"Observed{kind.__name__}", (_Observed, kind), {"__slots__": ()})
 
 
 def _outcome(call: Any) -> int:

@@ -109,7 +109,7 @@ class Router(GuardedOwner):
         self.coming = lambda: ()
         self._reject = reject
         self._refused = refused
-        self._lanes = Lanes(balancer, key_of, on_balancer_error, guards.observe(observe))
+        self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
         self._queue = Queue(self._lanes, clock, queue_size, service, Admission() if refuses_late else None, overloaded)
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
@@ -422,7 +422,7 @@ class Router(GuardedOwner):
         the balancer raises here is fenced as always.
         """
         with self._lock:
-            self._lanes.choose_by(balancer, key_of, self._guards.observe(observe))
+            self._lanes.choose_by(balancer, key_of, observe)
             for lane in self._lanes.open:  # what was kept for the old one's choice is for the new one to choose
                 self._queue.take_backlog(lane)
             self._rebind()

@@ -43,6 +43,7 @@ class Replica:
 
     def send(self, call):
         call.claim()
+        call.began = call.owner.clock.monotonic()
         self.running.append(call)
 
 
@@ -72,7 +73,7 @@ class Stage:
 
     def call(self):
         now = self.clock.monotonic()
-        call = Call(self.router, PLAN, (), {}, CallOptions(), now, inf, inf, copy_context())
+        call = self.router.watched(Call)(self.router, PLAN, (), {}, CallOptions(), now, inf, inf, copy_context())
         self.router.route(call)
         return call
 
@@ -80,6 +81,7 @@ class Stage:
         replica = self.replicas[call.lane.id]
         replica.running.remove(call)
         call.claim_outcome()
+        call.ended = self.clock.monotonic()
         self.lanes[replica.id].freed(call)
         call.publish(None, ReplicaDiedError("gone", service="svc") if died else None)
 

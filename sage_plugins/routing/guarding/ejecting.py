@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING, Final
 
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.resilience.outliers import AllServe, Ejected, Outliers, Probed, Returned
-from sage_plugins.values import Outcome
+from sage_plugins.routing.guarding.watching import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
     from sage_plugins.config.nested_keys import OutlierPolicy
-    from sage_plugins.interfaces import Candidate
+    from sage_plugins.resilience.outliers import Seen
     from sage_plugins.routing.guarding.parts import Parts, Tell
     from sage_plugins.routing.lane import Lane
 
 __all__ = ["Ejecting"]
-
-_FAULTS: Final = frozenset({Outcome.DIED, Outcome.TIMEOUT})
-_DID_ITS_PART: Final = frozenset({Outcome.OK, Outcome.ERROR})
 
 _KINDS: Final = {
     Ejected: EventKind.REPLICA_EJECTED,
@@ -49,35 +47,59 @@ class Ejecting:
         self._tell = tell
         self._lock = threading.RLock()
         self._timer: Timer | None = None
+        self._seen: dict[Lane | None, Seen] = {}
+        self._due = 0.0  # when the durations of an interval are compared
         self._probing: frozenset[Lane] = frozenset()  # lanes that have one slot, for one call
 
     def join(self, parts: Parts) -> None:
         """Watch the lanes of the router with these *parts*."""
         self._parts = parts
         self._outliers = Outliers(self._policy, parts.clock.monotonic())
+        self._due = self._outliers.due
 
     def lanes_changed(self) -> None:
         """There are other lanes; under their lock."""
         with self._lock:
-            self._outliers.replicas_are([lane.id for lane in self._parts.lanes.open])
+            open_ = self._parts.lanes.open
+            self._outliers.replicas_are([lane.id for lane in open_])
+            self._seen = {lane: self._outliers.seen(lane.id) for lane in open_}
 
-    def observe(self, candidate: Candidate, _method: str, outcome: int, _wait_s: float, run_s: float) -> None:
-        """A call has ended for which the balancer chose."""
-        now = self._parts.clock.monotonic()
-        outliers = self._outliers
-        decided: list[Ejected | AllServe | Probed | Returned] = []
-        if outcome in _DID_ITS_PART:
-            returned = outliers.succeeded(candidate.id, run_s, now)
-            decided += [] if returned is None else [returned]
-        elif outcome in _FAULTS:
-            with self._lock:
-                failed = outliers.failed(candidate.id, now)
-            decided += [] if failed is None else [failed]
-        if outliers.is_due(now):
-            with self._lock:
-                decided += outliers.look(now)
-        if decided:
-            self._do(decided)
+    def answered(self, call: Call) -> None:
+        """A call ended with a result; on the path of every call."""
+        seen = self._seen.get(call.lane)
+        if seen is None:
+            return
+        try:
+            ended = call.ended
+            seconds = ended - call.began
+        except AttributeError:  # a stream's, whose consumer wanted no more
+            return
+        if seen.row or seen.probes:
+            self._did_its_part(call.lane, seconds, ended)
+        else:  # `Outliers.succeeded` written out
+            seen.calls += 1
+            seen.seconds += seconds
+        if ended >= self._due:
+            self._look()
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """A call ended with *error*."""
+        fault, lane = fault_of(call, error, self._parts.service), call.lane
+        if lane is None or fault is None:
+            return
+        if not fault:
+            self.answered(call)
+            return
+        with self._lock:
+            found = self._outliers.failed(lane.id, self._parts.clock.monotonic())
+        if found is not None:
+            self._do([found])
+
+    def _did_its_part(self, lane: Lane, seconds: float, now: float) -> None:
+        with self._lock:
+            found = self._outliers.succeeded(lane.id, seconds, now)
+        if found is not None:
+            self._do([found])
 
     def end(self) -> None:
         """The router has come to its end."""
@@ -85,10 +107,13 @@ class Ejecting:
             self._timer.cancel()
 
     def _look(self) -> None:
-        """The time is over of a replica that is out."""
+        """An interval is over, or the time of a replica that is out."""
         with self._lock:
-            decided = self._outliers.look(self._parts.clock.monotonic())
-        self._do(decided)
+            now = self._parts.clock.monotonic()
+            decided = self._outliers.look(now)
+            self._due = self._outliers.due
+        if decided:
+            self._do(decided)
 
     def _do(self, decided: Iterable[Ejected | AllServe | Probed | Returned]) -> None:
         self._parts.rearrange(self._arrange)

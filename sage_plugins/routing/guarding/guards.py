@@ -10,6 +10,7 @@ from sage_plugins.routing.guarding.ejecting import Ejecting
 from sage_plugins.routing.guarding.parts import Parts, Rarely
 from sage_plugins.routing.guarding.retrying import Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
+from sage_plugins.routing.guarding.watching import Watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.config.nested_keys import Policies
     from sage_plugins.routing.guarding.parts import Tell
-    from sage_plugins.routing.guarding.unguarded import Follow
+    from sage_plugins.routing.guarding.unguarded import Follow, Kind
     from sage_plugins.routing.lane import Lane
-    from sage_plugins.routing.observing import Observe
 
 __all__ = ["Guards"]
 
@@ -45,6 +45,7 @@ class Guards(Unguarded):
         self._random = Random() if random is None else random  # noqa: S311 - it keeps no secret
         self._retrying: Retrying | None = None
         self._breaking: Breaking | None = None
+        self._watching: Watching | None = None
         self._ejecting = None if policies.outlier is None else Ejecting(policies.outlier, tell)
 
     def join(self, *parts_of_router: Any) -> None:
@@ -57,6 +58,7 @@ class Guards(Unguarded):
             self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
         if self._ejecting is not None:
             self._ejecting.join(parts)
+        self._watching = self._watch()
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
         """*route*, which accepts calls, with what has to be known or refused of each call."""
@@ -67,17 +69,23 @@ class Guards(Unguarded):
             self._ejecting.lanes_changed()
         return route if self._breaking is None else self._breaking.guard(route)
 
-    def observe(self, observe: Observe | None) -> Observe | None:
-        """As `Unguarded.observe`."""
-        ejecting = self._ejecting
-        if ejecting is None or observe is None:
-            return observe if ejecting is None else ejecting.observe
+    def watched(self, kind: type[Kind]) -> type[Kind]:
+        """As `Unguarded.watched`."""
+        return kind if self._watching is None else self._watching.watched(kind)
 
-        def both(*ended: Any) -> None:
-            ejecting.observe(*ended)
-            observe(*ended)
+    def _watch(self) -> Watching | None:
+        """What tells breaker and ejection how calls end; None if there is neither."""
+        breaking, ejecting = self._breaking, self._ejecting
+        if breaking is None:
+            return None if ejecting is None else Watching(ejecting.answered, ejecting.failed)
+        if ejecting is None:
+            return Watching(None, breaking.failed, breaking)
 
-        return both
+        def both_failed(call: Call, error: BaseException) -> None:
+            breaking.failed(call, error)
+            ejecting.failed(call, error)
+
+        return Watching(ejecting.answered, both_failed, breaking)
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:
         """As `Unguarded.follow`."""

@@ -51,10 +51,12 @@ class Retrying:
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
         """*route*, with each call counted for the budget."""
-        called = self._machine.called
+        machine = self._machine
 
         def counted(call: Call) -> bool:
-            called(call.since)
+            if call.since >= machine.counts_until:  # `Retries.called` written out
+                machine.count_anew(call.since)
+            machine.calls += 1
             return route(call)
 
         return counted

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
+from sage_plugins.call.call import Call
 from sage_plugins.call.owner import CallOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sage_plugins.call.call import Call
     from sage_plugins.routing.draining import Closing
     from sage_plugins.routing.lane import Lane, Lanes
     from sage_plugins.routing.losses import Losses
-    from sage_plugins.routing.observing import Observe
 
 __all__ = ["NO_RETRIES", "UNGUARDED", "Follow", "GuardedOwner", "Unguarded"]
+
+Kind = TypeVar("Kind", bound=Call)
 
 #: As `interfaces.SlotEvents.follow`.
 Follow: TypeAlias = "Callable[[Any], Call | None]"
@@ -34,9 +35,9 @@ class Unguarded:
         """*route*, which accepts calls, with what has to be known or refused of each call."""
         return route
 
-    def observe(self, observe: Observe | None) -> Observe | None:
-        """*observe*, which is told how calls ended for which a balancer chose, with what guards want to know."""
-        return observe
+    def watched(self, kind: type[Kind]) -> type[Kind]:
+        """The class of which calls of *kind* are to be made, so that the guards see how they end."""
+        return kind
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:  # noqa: ARG002 - for guards
         """*follow*, which *lane* asks for what gets a slot of its, with what the guards have for it."""
@@ -82,6 +83,10 @@ class GuardedOwner(CallOwner):
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
         """As `CallOwner.failed`."""
         return self._guards.failed(call, error)
+
+    def watched(self, kind: type[Kind]) -> type[Kind]:
+        """As `Unguarded.watched`."""
+        return self._guards.watched(kind)
 
     def count_failed(self, call: Call) -> None:
         """As `CallOwner.count_failed`."""
