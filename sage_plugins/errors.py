@@ -226,7 +226,16 @@ class NoReplicaError(CallError):
 
 
 class CircuitOpenError(NoReplicaError):
-    """The service failed too often of late and is left alone for a while; the call did not run."""
+    """
+    The service failed too often of late and is left alone for a while; the call did not run.
+
+    Attributes:
+        retry_after: Seconds after which a call may be let through, or None if nothing is known.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **where: str | None) -> None:
+        super().__init__(message, **where)
+        self.retry_after = retry_after
 
 
 class ReplicaDiedError(CallError):

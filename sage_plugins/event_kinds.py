@@ -77,6 +77,30 @@ class EventKind(StrEnum):
     OVERLOADED = "overloaded"
     """Calls are turned away because they could not be answered in time; told once, and again after 10 s of calm."""
 
+    RETRIED = "retried"
+    """A call is tried again; told once, and then at most once a second."""
+
+    RETRY_REFUSED = "retry_refused"
+    """A call that could be tried again is not; told as RETRIED."""
+
+    CIRCUIT_OPENED = "circuit_opened"
+    """The service has failed too often, and its circuit breaker refuses calls."""
+
+    CIRCUIT_HALF_OPEN = "circuit_half_open"
+    """The circuit breaker lets a few calls through, to see whether the service works again."""
+
+    CIRCUIT_CLOSED = "circuit_closed"
+    """The service works again, and its circuit breaker lets all calls through."""
+
+    REPLICA_EJECTED = "replica_ejected"
+    """A replica gets no calls for a while, because it fails or is far slower than its peers."""
+
+    EJECTION_PROBED = "ejection_probed"
+    """A replica that got no calls gets one, to see whether it works again."""
+
+    EJECTION_ENDED = "ejection_ended"
+    """A replica that got no calls works again; or all replicas get calls, because too many would get none."""
+
     BALANCER_CHANGED = "balancer_changed"
     """Another load balancer chooses from now on."""
 

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.config.cross_rules import NOT_YET
-from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS, BATCH_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
+from sage_plugins.config.nested_keys import (
+    AUTOSCALE_FIELDS,
+    BATCH_FIELDS,
+    BREAKER_FIELDS,
+    METHOD_FIELDS,
+    OUTLIER_FIELDS,
+    RETRY_FIELDS,
+    UPDATE_FIELDS,
+)
 from sage_plugins.config.service_config import GROUPS, fields, plain
 
 if TYPE_CHECKING:
@@ -38,6 +46,8 @@ MAPPINGS = {
     "batch": ("methods.<name>.batch", BATCH_FIELDS),
     "autoscale": ("autoscale", AUTOSCALE_FIELDS),
     "retry": ("retry", RETRY_FIELDS),
+    "circuit_breaker": ("circuit_breaker", BREAKER_FIELDS),
+    "outlier": ("outlier", OUTLIER_FIELDS),
     "update": ("update", UPDATE_FIELDS),
 }
 

@@ -114,7 +114,10 @@ class Call(LazyFuture):
     turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
     returned: bool = False  # was sent, and came back when its replica died
     left: bool = False  # whether an exception took its caller away that was to run it in its own thread
-    attempts: int = 0  # times that it was started and its replica died
+    attempts: int = 0  # times that it was started in vain, because it is tried again
+    deaths: int = 0  # times that its replica died of it, or beside it
+    pauses: bool = False  # whether it waits for its next attempt
+    tried: frozenset[Any] = frozenset()  # lanes whose replicas have failed it
     batch: Any = None  # the `batch.Batch` that it runs in
     bundle: Any = None  # the `ahead.Bundle` in which it was sent ahead
     # The host that runs it. `deadlock` and `aio` ask whether a method that waits keeps a loop from going on.
@@ -125,7 +128,8 @@ class Call(LazyFuture):
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
     exchange: Any = None  # what brings its answer, see `hold_driving`
     packed: Any = None  # its arguments, ready to travel, until it is sent
-    answered: bool = False  # whether a replica in another process has answered and counted it
+    answered: bool = False  # whether a replica in another process has answered it
+    uncounted: bool = False  # whether that has left it to the router to count it
     stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain
 
     def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost

@@ -39,6 +39,18 @@ class CallOwner:
         """Count *call* as ended and free its place; runs before its waiters are released."""
         raise NotImplementedError
 
+    def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:  # noqa: ARG002 - for routers
+        """
+        Take *call* back, whose method raised *error*, to try it again; it is not counted then.
+
+        Returns:
+            To be called once the call's slot is free; None if the call ends with *error*.
+        """
+        return None
+
+    def count_failed(self, call: Call) -> None:
+        """Count *call*, which ends with what its method raised, and which its replica has left to its owner."""
+
     def abandoned_ended(self, call: Call) -> None:
         """The work has ended of a call that was given up while it ran; its slot is freed next."""
 

@@ -25,7 +25,6 @@ HEALTH_CHECK_TIMEOUT: Final = 5.0
 #: Fields that this version reads and checks but does not act on yet; set to something else than the default they are
 #: reported, because nothing may be ignored in silence.
 NOT_YET: Final = {
-    "retry": "calls are not retried",
     "update": "a changed service is started anew as a whole, and the old one stops then",
 }
 

@@ -7,14 +7,30 @@ Declared in the same words as the fields themselves, so that whoever reads a dec
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.config.field_checks import LONGEST, MOST, FieldInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AUTOSCALE_FIELDS", "BATCH_FIELDS", "METHOD_FIELDS", "RETRY_FIELDS", "UPDATE_FIELDS"]
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
+
+__all__ = [
+    "AUTOSCALE_FIELDS",
+    "BATCH_FIELDS",
+    "BREAKER_FIELDS",
+    "METHOD_FIELDS",
+    "OUTLIER_FIELDS",
+    "RETRY_FIELDS",
+    "UPDATE_FIELDS",
+    "BreakerPolicy",
+    "OutlierPolicy",
+    "Policies",
+    "RetryPolicy",
+    "policies_of",
+    "retry_policy",
+]
 
 
 def _keys(*infos: FieldInfo) -> Mapping[str, FieldInfo]:
@@ -120,7 +136,37 @@ RETRY_FIELDS: Final = _keys(
     _count("max_attempts", "Most attempts of one call, the first included.", 3, minimum=1),
     _duration("backoff", "Wait before the second attempt, in seconds; it doubles from one to the next.", 0.025),
     _share("budget", "Attempts beyond the first that all calls together may take, as a fraction of the calls.", 0.2),
-    _count("min", "Attempts beyond the first that are always allowed at once, whatever the budget.", 3),
+    _count("min", "Attempts beyond the first that are allowed in any 10 seconds, whatever the budget.", 3),
+    FieldInfo(
+        name="on",
+        kind="strings",
+        default=(),
+        doc="Classes of exceptions of the methods that are tried again, by their bare names; subclasses count too.",
+    ),
+)
+
+#: The keys of `circuit_breaker`.
+BREAKER_FIELDS: Final = _keys(
+    _count("failures", "Failures in a row that open it.", 5, minimum=1),
+    _duration("window", "Time within which these failures lie, in seconds.", 10.0, positive=True),
+    _duration("open", "Time for which it refuses calls, in seconds.", 10.0, positive=True),
+    _count("probes", "Calls that it lets through then; it closes when all of them succeed.", 1, minimum=1),
+)
+
+#: The keys of `outlier`.
+OUTLIER_FIELDS: Final = _keys(
+    _count("consecutive", "Calls in a row that die or time out at a replica before it gets none.", 5, minimum=1),
+    _duration("interval", "Time over which the durations of replicas are compared, in seconds.", 10.0, positive=True),
+    _duration("base_ejection", "Time without calls, in seconds; twice as long each next time.", 5.0, positive=True),
+    _duration("max_ejection", "Longest time without calls, in seconds.", 300.0, positive=True),
+    FieldInfo(
+        name="max_percent",
+        kind="number",
+        default=50.0,
+        minimum=0,
+        maximum=100,
+        doc="Most replicas without calls at once, in percent; if it had to be more, all get calls.",
+    ),
 )
 
 #: The keys of `update`.
@@ -136,3 +182,95 @@ UPDATE_FIELDS: Final = _keys(
         doc="Whether an update that does not become ready is taken back.",
     ),
 )
+
+
+# What they say of calls that fail, as values; other processes get them as they are.
+
+
+class RetryPolicy(NamedTuple):
+    """
+    When a call is tried again: the field `retry`.
+
+    Attributes:
+        max_attempts: Most attempts of one call, the first included.
+        backoff: Seconds before the second attempt, at most.
+        budget: Further attempts of all calls, as a fraction of the calls.
+        min: Further attempts that are allowed whatever the budget.
+        on: Names of the classes of exceptions that are tried again.
+    """
+
+    max_attempts: int = 3
+    backoff: float = 0.025
+    budget: float = 0.2
+    min: int = 3
+    on: tuple[str, ...] = ()
+
+    def matches(self, error: BaseException) -> bool:
+        """Whether *error* is of a class that `on` names, or of a subclass."""
+        names = {cls.__name__ for cls in type(error).__mro__}
+        # One that stands for an error whose class is not known here.
+        names.add(str(getattr(error, "type_name", "")).rpartition(".")[2])
+        return not names.isdisjoint(self.on)
+
+
+class BreakerPolicy(NamedTuple):
+    """
+    When a service that keeps failing is not called: the field `circuit_breaker`.
+
+    Attributes:
+        failures: Failures in a row that open it.
+        window: Seconds within which they lie.
+        open: Seconds for which it refuses calls.
+        probes: Calls that it lets through then.
+    """
+
+    failures: int = 5
+    window: float = 10.0
+    open: float = 10.0
+    probes: int = 1
+
+
+class OutlierPolicy(NamedTuple):
+    """
+    When a replica gets no calls because it fails or is slow: the field `outlier`.
+
+    Attributes:
+        consecutive: Calls in a row that die or time out there.
+        interval: Seconds over which durations are compared.
+        base_ejection: Seconds without calls; twice as many each next time.
+        max_ejection: Seconds without calls, at most.
+        max_percent: Replicas without calls at once, at most.
+    """
+
+    consecutive: int = 5
+    interval: float = 10.0
+    base_ejection: float = 5.0
+    max_ejection: float = 300.0
+    max_percent: float = 50.0
+
+
+class Policies(NamedTuple):
+    """
+    All of one service.
+
+    Attributes:
+        retry: When a call is tried again; None for never.
+        breaker: When no call is let through; None for never.
+        outlier: When a replica gets no calls; None for never.
+    """
+
+    retry: RetryPolicy | None = None
+    breaker: BreakerPolicy | None = None
+    outlier: OutlierPolicy | None = None
+
+
+def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPolicy | None:
+    """The policy of a service with the field *retry*; None if it has none, and *failover* does not ask for one."""
+    return RetryPolicy(**retry) if retry is not None else RetryPolicy() if failover else None
+
+
+def policies_of(config: ServiceDeploymentConfig) -> Policies:
+    """What *config* says."""
+    breaker = None if config.circuit_breaker is None else BreakerPolicy(**config.circuit_breaker)
+    outlier = None if config.outlier is None else OutlierPolicy(**config.outlier)
+    return Policies(retry_policy(config.retry, failover=config.failover_enabled), breaker, outlier)

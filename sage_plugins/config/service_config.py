@@ -28,7 +28,14 @@ from sage_plugins.config.field_checks import (
     unknown_key,
     value_problems,
 )
-from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS, METHOD_FIELDS, RETRY_FIELDS, UPDATE_FIELDS
+from sage_plugins.config.nested_keys import (
+    AUTOSCALE_FIELDS,
+    BREAKER_FIELDS,
+    METHOD_FIELDS,
+    OUTLIER_FIELDS,
+    RETRY_FIELDS,
+    UPDATE_FIELDS,
+)
 from sage_plugins.errors import ConfigError
 from sage_plugins.texts import counted
 
@@ -159,6 +166,10 @@ class ServiceDeploymentConfig:
         monitors: IDs of the monitors that watch the service.
         autoscale: Scaling by load: min, max, initial and more; takes the place of replicas.
         retry: How failed calls of idempotent methods are tried again.
+        circuit_breaker: When calls are refused at once because the service keeps failing: failures, window, open,
+            probes.
+        outlier: When a replica gets no calls for a while because it fails or is far slower than its peers; needs a load
+            balancer.
         update: How a changed configuration replaces running replicas.
         user_config: Passed to the service's own reconfigure(user_config); the core does not read it.
         methods: Per method: timeout, max_concurrency, idempotent, batch.
@@ -214,6 +225,8 @@ class ServiceDeploymentConfig:
     monitors: Sequence[str] = _field("monitoring", "strings", default=("metrics", "health", "events"), role="monitors")
     autoscale: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=AUTOSCALE_FIELDS)
     retry: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=RETRY_FIELDS)
+    circuit_breaker: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=BREAKER_FIELDS)
+    outlier: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=OUTLIER_FIELDS)
     update: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=UPDATE_FIELDS)
     user_config: Mapping[str, Any] | None = _field(None, "mapping", default=None, role="service")
     methods: Mapping[str, Mapping[str, Any]] = _field(None, "methods", default=_NOTHING, keys=METHOD_FIELDS)

@@ -23,6 +23,7 @@ from sage_plugins.deployment.status import Instances, Status
 from sage_plugins.deployment.stopping import Stopping
 from sage_plugins.errors import DeployError
 from sage_plugins.process_end import rest
+from sage_plugins.routing.guarding.choice import guards_for
 from sage_plugins.routing.handles.binding import Binding
 from sage_plugins.routing.handles.handle import ServiceHandle
 from sage_plugins.routing.router_choice import router_class
@@ -97,7 +98,7 @@ class ServiceTask:
             clock,
             queue_size=self._config.queue_size,
             reject=self._config.overload == "reject",
-            retry_lost=self._config.failover_enabled,
+            guards=guards_for(self._config, self._watchers.tell),
             count=self._watchers.count,
             refused=self._watchers.refused,
             given_up=self._watchers.given_up,

@@ -136,10 +136,17 @@ class Batches:
         """Settle the calls of a batch that has run; gives the work that gets its slot."""
         end = self._execution.clock.monotonic()
         over = []
+        again: list[Callable[[], None]] = []
+        takes_back = self._execution.takes_back
         for call, outcome in zip(calls, outcomes, strict=True):
             error = outcome if isinstance(outcome, BaseException) else None
             if end >= call.deadline:
                 error = call.timeout_error(ended=True)
+            elif error is not None and takes_back is not None:
+                try_again = takes_back(call, error)
+                if try_again is not None:
+                    again.append(try_again)
+                    continue
             if self._execution.settles(call, error, start, end, record):
                 over.append((call, None if error is not None else outcome, error))
             else:
@@ -147,4 +154,6 @@ class Batches:
         following = follow(batch)
         for call, result, error in over:
             call.publish(result, error)
+        for try_again in again:
+            try_again()
         return following

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
+from sage_plugins.config.nested_keys import retry_policy
 from sage_plugins.errors import RemoteError, text_of
 from sage_plugins.host.lifecycle import Step
 from sage_plugins.host.recording import surrounded
@@ -24,6 +25,7 @@ from sage_plugins.values import COROUTINES, MethodKind, Outcome
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from contextvars import Context
 
     from sage_plugins.clock import Clock
     from sage_plugins.host.batches import Batches
@@ -36,6 +38,9 @@ __all__ = ["Execution", "Record"]
 
 #: `record(method, outcome, wait_s, run_s)`, for one worker.
 Record: TypeAlias = "Callable[[int, int, float, float], None]"
+
+#: `takes_back(call, error, context)`; see `Execution.takes_back`.
+TakesBack: TypeAlias = "Callable[..., Callable[[], None] | None]"
 
 
 class Execution:
@@ -58,6 +63,8 @@ class Execution:
         batched: The calls of batches that run on the event loop.
         own: What `metrics` gives, once somebody has asked.
         errors: The errors that the methods raised.
+        takes_back: Asks the owner of a call whose method raised to take it back, as `CallOwner.failed`; None if the
+            service does not try calls again whose methods raise.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class Execution:
         self._faulty_recorders: set[str] = set()
         self.own: OwnMetrics | None = None
         self.errors = MethodErrors()
+        self.takes_back = self._compose_takes_back()
         self._making = threading.Lock()  # held while that is made
         self.latest = -inf  # `monotonic()` when a call ended last; written by whichever worker, so it may lag by a call
 
@@ -292,6 +300,24 @@ class Execution:
                 self.spec.id,
                 exc_info=error,
             )
+
+    def _compose_takes_back(self) -> TakesBack | None:
+        policy = retry_policy(self.spec.config.retry, failover=False)
+        if policy is None or not policy.on:
+            return None
+
+        def takes_back(call: Call, error: BaseException, context: Context | None = None) -> Callable[[], None] | None:
+            if not policy.matches(error):
+                return None
+            call.ended = self.clock.monotonic()
+            try_again = call.owner.failed(call, error)
+            if try_again is not None:
+                if context is not None:
+                    call.context = context  # the caller's variables, for the next attempt
+                self.errors.note(call, error, context)
+            return try_again
+
+        return takes_back
 
     def close_recorders(self) -> None:
         """No call is counted any more."""

@@ -78,6 +78,14 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         end = monotonic()
         if end >= call.deadline:
             result, error = None, call.timeout_error(ended=True)
+        elif error is not None and execution.takes_back is not None:
+            try_again = execution.takes_back(call, error)
+            if try_again is not None:
+                following = follow(call)
+                tasks.discard(call)
+                try_again()
+                go_on(following)
+                return
         settled = execution.settles(call, error, start, end, record)
         if not settled:
             call.owner.abandoned_ended(call)

@@ -30,7 +30,7 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
     """A worker's `execute`, with all that has one answer decided; for one thread at a time."""
     monotonic, table = execution.clock.monotonic, execution.table
     follow = execution.free if execution.on_loop else execution.events.follow
-    record = execution.compose_record()
+    record, takes_back = execution.compose_record(), execution.takes_back
     set_current, ok, failed, finished, unrun = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED, UNRUN
     hand: list[Any] = [None]
     execution.hands[id(hand)] = hand
@@ -69,6 +69,12 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                     error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
                 end = execution.latest = call.ended = monotonic()
                 late = end >= call.deadline
+                if error is not None and takes_back is not None and not late:
+                    try_again = takes_back(call, error, context)
+                    if try_again is not None:
+                        call = follow(call)
+                        try_again()
+                        continue
                 try:
                     del call._unsettled
                 except AttributeError:  # given up while it ran

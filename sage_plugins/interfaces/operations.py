@@ -101,9 +101,9 @@ class Operations(Protocol):
         How all services are, by name, as far as is known without asking a replica: for who looks again and again.
 
         A part of what `status` has of each: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
-        `abandoned` of each) and `replaced`; and `queue` (calls that wait) and `queue_capacity`. Of a service that scales
-        by load also `autoscale`: `wanted`, `min` and `max`. Of one that cannot be composed, or that another process has
-        deployed, the same as there.
+        `abandoned` of each) and `replaced`; and `queue` (calls that wait) and `queue_capacity`. Of a service that
+        scales by load also `autoscale`: `wanted`, `min` and `max`. Of one that cannot be composed, or that another
+        process has deployed, the same as there.
         """
 
     def metrics(self) -> dict[str, Families]:

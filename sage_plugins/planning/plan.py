@@ -42,7 +42,8 @@ class Decision:
     One thing that was decided about a service.
 
     Attributes:
-        what: `"target"`, `"strategy"`, `"balancer"`, `"autoscale"`, `"monitor"`, or `"queue"`, which the core decides.
+        what: `"target"`, `"strategy"`, `"balancer"`, `"autoscale"`, `"monitor"`, or `"queue"`, `"retry"`,
+            `"breaker"` or `"outlier"`, which the core decides.
         id: The ID that the configuration names, or the default.
         source: Distribution and version of the plugin, or "" if no plugin was asked.
         summary: What it does, in one line.

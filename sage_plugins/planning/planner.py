@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 
 import attrs
 
+from sage_plugins.config.nested_keys import policies_of
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.planning.plan import Decision, DeploymentPlan, ReplicaPlan, ServicePlan, changes, comparable
 from sage_plugins.planning.settings import settings_of
@@ -96,6 +97,7 @@ def describe(composition: Composition, origin: Callable[[str], Origin]) -> Servi
     decisions += [_decision("monitor", choice, config) for choice in composition.monitors]
     said = [each for decision in decisions for each in decision.explanation]
     decisions.append(_queue(config))
+    decisions += _guards(config)
     return ServicePlan(
         name=composition.name,
         action="add",
@@ -147,6 +149,40 @@ def _explanation(line: str | Explanation) -> Explanation:
     if not isinstance(found, Explanation) or not isinstance(found.text, str) or found.kind not in _KINDS:
         raise TypeError(f"explain gave {line!r:.100}, which is neither a text nor an Explanation of a known kind")
     return found
+
+
+def _guards(config: Any) -> Iterator[Decision]:
+    """What is done about calls that fail."""
+    retry, breaker, outlier = policies_of(config)
+    if retry is not None:
+        on = f" or {', '.join(retry.on)}" if retry.on else ""
+        yield Decision(
+            "retry",
+            f"{retry.max_attempts} attempts",
+            "",
+            f"of idempotent calls after a death{on}; in any 10 s at most {retry.budget:g} x the calls + {retry.min} "
+            f"more than the first ones, after up to {retry.backoff:g} s, then twice as long each time, up to 1 s",
+            (),
+        )
+    if breaker is not None:
+        yield Decision(
+            "breaker",
+            f"{breaker.failures} failures",
+            "",
+            f"in a row within {breaker.window:g} s have calls refused for {breaker.open:g} s; then {breaker.probes} "
+            "may show that the service works",
+            (),
+        )
+    if outlier is not None:
+        yield Decision(
+            "outlier",
+            f"{outlier.consecutive} failures",
+            "",
+            f"in a row at a replica, or durations far above its peers' in {outlier.interval:g} s, leave it "
+            f"without calls for {outlier.base_ejection:g} to {outlier.max_ejection:g} s; "
+            f"at most {outlier.max_percent:g} % of them at a time",
+            (),
+        )
 
 
 def _queue(config: Any) -> Decision:

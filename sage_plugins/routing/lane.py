@@ -119,9 +119,9 @@ class Lane:
         """Calls in the backlog from which this lane takes; may lag by a call."""
         return len(self.backlog)
 
-    def take_free(self) -> None:
-        """Take the free slots back for good; under Lanes.lock."""
-        while self.free:
+    def take_free(self, but: int = 0) -> None:
+        """Take the free slots back for good, *but* so many; under Lanes.lock."""
+        while len(self.free) > but:
             try:
                 self.free.pop()
             except IndexError:
@@ -173,6 +173,7 @@ class Lanes:
         serving: Those of them to which calls go now: all, or without a balancer the first.
         closed: Those that get no more calls and may still run some.
         avoided: Open ones that serve only while there is no other.
+        ejected: Likewise, for a reason that comes second.
         binding: Whether a call with a key waits for the balancer's choice alone.
         pick: The balancer's choice for a call; None if there is nothing to choose.
     """
@@ -198,6 +199,7 @@ class Lanes:
         self.serving: tuple[Lane, ...] = ()
         self.closed: tuple[Lane, ...] = ()
         self.avoided: frozenset[Lane] = frozenset()
+        self.ejected: frozenset[Lane] = frozenset()
         self.pick: Callable[[Call], Candidate] | None = None
         self.binding = False
         self._on_balancer_error = on_balancer_error
@@ -213,6 +215,7 @@ class Lanes:
     def arrange(self) -> None:
         """Decide which of the open lanes serve, and ask the balancer how it chooses among them."""
         able = tuple(lane for lane in self.open if lane not in self.avoided) or self.open
+        able = tuple(lane for lane in able if lane not in self.ejected) or able
         # What took a dead one's place stands by at the end of the row: calls that have moved need not move back.
         first = min(able, key=lambda lane: lane.seniority, default=None)
         self.serving = able if self._balancer is not None or first is None else (first,)
@@ -230,12 +233,26 @@ class Lanes:
         """Have *lane*, an open one, get no more calls."""
         self.open = tuple(each for each in self.open if each is not lane)
         self.avoided -= {lane}
+        self.ejected -= {lane}
         self.closed = (*(each for each in self.closed if each.inflight), lane)
 
     def give_back(self) -> None:
         """Give out the slots again that were taken back from lanes that serve."""
         for lane in self.serving:
             lane.give_back()
+
+    def take_slot(self, call: Call) -> Lane | None:
+        """Take a free slot for *call* wherever there is one; None if there is none, or it waits for one replica."""
+        if self.is_bound(call):
+            return None
+        for lane in self.serving:
+            if lane.free and not lane.backlog:
+                try:
+                    lane.free.pop()
+                except IndexError:
+                    continue
+                return lane
+        return None
 
     def is_bound(self, call: Call) -> bool:
         """Whether the call must wait for the balancer's choice: a binding one binds calls that have a key."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sage_plugins.errors import ReentrantCallError, ReplicaDiedError
 from sage_plugins.routing.ahead import may_run_twice
+from sage_plugins.routing.guarding.unguarded import NO_RETRIES
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class Losses:
     Takes calls back that replicas of one service have lost or not started, and counts those that are given up.
 
     Attributes:
-        retries: Calls that were sent again because their replica died, by reason: `not_started`, or `idempotent` if
-            they may have run.
+        retries: Calls that were sent again, by reason: `not_started` or, if they may have run, `idempotent` when their
+            replica died; `exception` when their method raised.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of the router that it works with, and its settings
@@ -46,7 +47,7 @@ class Losses:
         *,
         match: Callable[[], None],
         close_lane: Callable[[Lane], None],
-        retry: bool,
+        not_again: Callable[[Call], str],
         count: Callable[[int, int, float, float], None],
         given_up: Callable[[], None],
     ) -> None:
@@ -61,11 +62,11 @@ class Losses:
             closing: Says whether they still have a chance there.
             match: Brings waiting calls and free slots together.
             close_lane: Sends no more calls to a replica.
-            retry: Start idempotent calls once more when their replica died.
+            not_again: Why an idempotent call whose replica died is not started once more; "" if it is.
             count: As for `Router`, as the next two.
             given_up: Told after each call that a caller gave up.
         """
-        self.retries: Counter[str] = Counter(not_started=0, idempotent=0)
+        self.retries: Counter[str] = Counter(not_started=0, idempotent=0, exception=0)
         self._service = service
         self._clock = clock
         self._lanes = lanes
@@ -73,7 +74,7 @@ class Losses:
         self._closing = closing
         self._match = match
         self._close_lane = close_lane
-        self._retry = retry
+        self._not_again = not_again
         self._count = count
         self._given_up = given_up
 
@@ -120,12 +121,14 @@ class Losses:
             self._queue.returning += 1
         self._close_lane(lane)
         again: list[Call] = list(not_started)
+        twice: set[Call] = set()
         for call in maybe:
-            if self._retry and may_run_twice(call) and call.attempts == 0:
-                call.attempts += 1
+            why_not = self._not_again(call) if may_run_twice(call) else NO_RETRIES
+            if why_not:
+                call.give_up(self._death(call, lane, cause, why_not), Outcome.DIED)
+            else:
+                twice.add(call)
                 again.append(call)
-                continue
-            call.give_up(self._death(call, lane, cause), Outcome.DIED)
         with self._lanes.lock:
             # Nothing runs there any more, and its slots never come back.
             lane.dead = True
@@ -134,9 +137,8 @@ class Losses:
         sent = [0, 0]
         for call in reversed(again):
             if call.unstarted() or call.rearm():
-                self._leave_bundle(call)
-                self._return(call)
-                sent[call.attempts > 0] += 1
+                self.put_back(call)
+                sent[call in twice] += 1
         with self._lanes.lock:
             self.retries["not_started"] += sent[False]
             self.retries["idempotent"] += sent[True]
@@ -145,11 +147,10 @@ class Losses:
         self._match()
         self._closing.tell_watch()
 
-    def _death(self, call: Call, lane: Lane, cause: BaseException) -> ReplicaDiedError:
+    def _death(self, call: Call, lane: Lane, cause: BaseException, why_not: str) -> ReplicaDiedError:
         msg = (
             f"{self._service}.{call.method.name} was running on replica {lane.id} when that died ({cause}); it may "
-            "or may not have had its effect. Declare the method idempotent and set `failover_enabled` to have it "
-            "retried"
+            f"or may not have had its effect. {why_not}"
         )
         where = {"service": self._service, "method": call.method.name, "replica": lane.id, "node": lane.node}
         return ReplicaDiedError(msg, maybe_executed=True, **where)
@@ -194,18 +195,28 @@ class Losses:
             if not call.unstart():
                 call.owner.abandoned_ended(call)
                 continue
-            self._leave_bundle(call)
+            self.leave_bundle(call)
             if not call.expire():  # nobody may be watching that any more: it had been claimed
                 self._return(call)
         with self._lanes.lock:
             self._closing.give_back()  # a service that drains found nothing waiting and took them back
         self._match()
 
-    def _leave_bundle(self, call: Call) -> None:
+    def leave_bundle(self, call: Call) -> None:
+        """*call* is on its own again."""
         bundle = call.bundle
         if bundle is not None:
             with self._lanes.lock:
                 bundle.lane.count_abandoned(bundle.leave(call))
+
+    def put_back(self, call: Call) -> None:
+        """Queue *call* again, which nobody has, at the head; the next is `match`."""
+        self.leave_bundle(call)
+        self._return(call)
+
+    def count_failed(self, call: Call) -> None:
+        """As `CallOwner.count_failed`."""
+        self._count(call.method.index, Outcome.ERROR, call.began - call.since, call.ended - call.began)
 
     def _return(self, call: Call) -> None:
         call.lane = None

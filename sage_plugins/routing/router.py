@@ -21,10 +21,10 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.call.owner import CallOwner
 from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing, waking
+from sage_plugins.routing.guarding.unguarded import UNGUARDED, GuardedOwner
 from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
 from sage_plugins.routing.losses import Losses
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import Balancer, Candidate, Replica, Work
+    from sage_plugins.routing.guarding.unguarded import Unguarded
     from sage_plugins.routing.observing import Observe
     from sage_plugins.service.call_key import KeyOf
 
 __all__ = ["Router"]
 
 
-class Router(CallOwner):
+class Router(GuardedOwner):
     """
     Accepts the calls of one service and gives each to a replica; safe from any thread.
 
@@ -70,7 +71,7 @@ class Router(CallOwner):
         *,
         queue_size: int,
         reject: bool,
-        retry_lost: bool,
+        guards: Unguarded = UNGUARDED,
         count: Callable[[int, int, float, float], None],
         refused: Callable[[int, str], None],
         given_up: Callable[[], None] = lambda: None,
@@ -91,7 +92,7 @@ class Router(CallOwner):
             clock: For deadlines.
             queue_size: Calls that may wait; 0 hands calls to free slots only.
             reject: Refuse calls when the queue is full, rather than make the caller wait.
-            retry_lost: Start idempotent calls once more when their replica died.
+            guards: What is done about calls that fail, made for this router alone.
             count: `count(method, outcome, wait_s, run_s)` for calls that end on this side.
             refused: `refused(method, reason)` for calls that were not accepted.
             given_up: Told after each call that a caller gave up, wherever it is counted.
@@ -126,11 +127,15 @@ class Router(CallOwner):
             self._closing,
             match=self._match,
             close_lane=self.close_lane,
-            retry=retry_lost,
+            not_again=guards.not_again,
             count=count,
             given_up=given_up,
         )
         self.retries = self._losses.retries
+        self._guards = guards
+        guards.join(
+            service, clock, self._lanes, self._queue, self._closing, self._losses, self._match, refused, self._rearrange
+        )
         self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
         self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()
@@ -158,6 +163,8 @@ class Router(CallOwner):
             self.route = self._compose_single(lanes.serving[0])
         else:
             self.route = self._compose_balanced(lanes.pick)
+        if not self._refuses_all:
+            self.route = self._guards.guard(self.route)
         if self._closing.stopped_to_outsiders is not None and not self._refuses_all:
             self.route = self._closing.only_from_services(self.route, self._refuse)
         # Last: a caller that still finds its way by an old route looks at this after it queued its call, and then at
@@ -257,18 +264,12 @@ class Router(CallOwner):
 
     def _send_elsewhere(self, call: Call) -> bool:
         """The queue is full, but the replica chosen may be busy while another is free."""
-        if self._lanes.is_bound(call):
+        lane = self._lanes.take_slot(call)
+        if lane is None:
             return False
-        for lane in self._lanes.serving:
-            if lane.free and not lane.backlog:
-                try:
-                    lane.free.pop()
-                except IndexError:
-                    continue
-                call.lane = lane
-                (lane.run_here or lane.send)(call)
-                return True
-        return False
+        call.lane = lane
+        (lane.run_here or lane.send)(call)
+        return True
 
     def _joined(self, call: Call) -> None:
         """A slot may have got free, the lanes have changed, or the call ended, while it was on its way to a backlog."""
@@ -344,7 +345,7 @@ class Router(CallOwner):
         The replica of *lane* died.
 
         Calls that surely had not started go to the head of the queue. One that may have started ends with
-        ReplicaDiedError, unless it is idempotent and the service retries: then it is started once more.
+        ReplicaDiedError, unless it is idempotent and its guards have it started once more.
         """
         self._losses.lost(lane, not_started, maybe, cause)
 
@@ -372,7 +373,7 @@ class Router(CallOwner):
                 index.
         """
         lane = Lane(id, index, self._queue.shared, seniority)  # if it is to have a backlog of its own, `open` gives it
-        lane.follow = self._compose_follow(lane)
+        lane.follow = self._guards.follow(lane, self._compose_follow(lane))
         lane.refused = partial(self.refused, lane)
         lane.ahead = partial(self._ahead.take, lane)
         lane.returned = self._losses.returned
@@ -408,11 +409,8 @@ class Router(CallOwner):
 
     def avoid(self, lane: Lane, *, avoided: bool) -> None:
         """Send calls to *lane* only while no other is open, or again like to any other; the calls it has go on."""
-        with self._lock:
-            self._lanes.avoided = self._lanes.avoided | {lane} if avoided else self._lanes.avoided - {lane}
-            self._rebind()
-            self._closing.give_back()
-        self._changed()
+        lanes, one = self._lanes, {lane}
+        self._rearrange(lambda: setattr(lanes, "avoided", lanes.avoided | one if avoided else lanes.avoided - one))
 
     def set_balancer(
         self, balancer: Balancer | None, key_of: KeyOf | None = None, observe: Observe | None = None
@@ -461,6 +459,7 @@ class Router(CallOwner):
     def end(self) -> None:
         """As `Closing.end`."""
         self._closing.end()
+        self._guards.end()
         self._healing.close()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:

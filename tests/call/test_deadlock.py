@@ -60,7 +60,6 @@ class World:
                 self.clock,
                 queue_size=1000,
                 reject=False,
-                retry_lost=False,
                 count=lambda *_: None,
                 refused=lambda *_: None,
                 balancer=ByKey() if binding else None,

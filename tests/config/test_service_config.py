@@ -66,6 +66,8 @@ ADDED_DEFAULTS = {
     "monitors": ("metrics", "health", "events"),
     "autoscale": None,
     "retry": None,
+    "circuit_breaker": None,
+    "outlier": None,
     "update": None,
     "user_config": None,
     "methods": {},
@@ -123,7 +125,16 @@ class TestFields:
             "failure_threshold",
             "success_threshold",
         }
-        assert by_group[None] == {"autoscale", "retry", "update", "user_config", "methods", "options"}
+        assert by_group[None] == {
+            "autoscale",
+            "retry",
+            "circuit_breaker",
+            "outlier",
+            "update",
+            "user_config",
+            "methods",
+            "options",
+        }
         assert {"replicas", "load_balancing", "failover_enabled", "spread"} <= by_group["deployment"]
         assert {"queue_size", "timeout", "batch_size", "overload", "drain_timeout"} <= by_group["performance"]
 

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import sage_plugins.deployment
+import sage_plugins.routing.guarding
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.values import ReplicaState
 
@@ -34,6 +35,14 @@ def kinds_told():
                 yield from (f"replica_{state}" for state in REPORTED)
 
 
+def kinds_of_guards():
+    """Each kind that a guard names; it tells no other."""
+    for path in Path(sage_plugins.routing.guarding.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "EventKind":
+                yield EventKind[node.attr]
+
+
 def test_engine_tells_the_documented_kinds_and_no_other():
     """That a change was asked for is told by whoever asks."""
-    assert set(kinds_told()) == set(EventKind) - {EventKind.CHANGE_REQUESTED}
+    assert {*kinds_told(), *kinds_of_guards()} == set(EventKind) - {EventKind.CHANGE_REQUESTED}

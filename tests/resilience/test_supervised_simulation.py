@@ -138,7 +138,7 @@ class RetriesForEver(Router):
     def lost(self, lane, not_started, maybe, cause):
         for call in maybe:
             for each in getattr(call, "calls", [call]):
-                each.attempts = 0
+                each.attempts = each.deaths = 0
         super().lost(lane, not_started, maybe, cause)
 
 

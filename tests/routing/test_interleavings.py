@@ -50,8 +50,11 @@ import sage_plugins.routing.router
 from sage_deploy_testing.doubles.bundling_replica import PATIENCE_S, BundlingReplica
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
+from sage_deploy_testing.simulation.simulation_rules import UNBOUNDED
 from sage_plugins.call.call import Call
+from sage_plugins.config.nested_keys import Policies
 from sage_plugins.errors import NoReplicaError, OverloadedError, ServiceStoppedError
+from sage_plugins.routing.guarding.guards import Guards
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
 from sage_plugins.values import BatchPlan, CallOptions, MethodKind, MethodPlan
@@ -234,7 +237,7 @@ class World:
             aside=lambda do: do(),
             queue_size=setting.queue_size,
             reject=setting.reject,
-            retry_lost=True,
+            guards=Guards(Policies(UNBOUNDED)),
             count=self.count,
             refused=lambda _method, _reason: None,
             balancer=setting.balancer and setting.balancer(),

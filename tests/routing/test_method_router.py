@@ -32,7 +32,6 @@ class Stage:
             self.clock,
             queue_size=queue_size,
             reject=reject,
-            retry_lost=False,
             count=self.count,
             refused=lambda *_: None,
         )

@@ -34,7 +34,6 @@ class World:
             self.clock,
             queue_size=100,
             reject=True,
-            retry_lost=False,
             count=lambda *_: None,
             refused=lambda *_: None,
             refuses_late=refuses_late,

@@ -22,7 +22,9 @@ from sage_deploy_testing.doubles.bundling_replica import BundlingReplica
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour, FakeReplica, open_replica
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_testing.simulation.simulation import Setting, Simulation, SimulationFailure
+from sage_deploy_testing.simulation.simulation_rules import UNBOUNDED
 from sage_plugins.call.call import Call
+from sage_plugins.config.nested_keys import Policies
 from sage_plugins.errors import (
     CallCancelledError,
     CallTimeoutError,
@@ -33,6 +35,7 @@ from sage_plugins.errors import (
     ReplicaDiedError,
     ServiceStoppedError,
 )
+from sage_plugins.routing.guarding.guards import Guards
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
@@ -196,7 +199,7 @@ class Stage:
             "kv",
             self.clock,
             aside=lambda do: do(),
-            **{"queue_size": 10, "reject": False, "retry_lost": False} | settings,
+            **{"queue_size": 10, "reject": False} | settings,
             count=lambda _method, outcome, _wait_s, _run_s: self.counted.append(outcome),
             refused=lambda _method, reason: self.refused.append(reason),
             on_balancer_error=self.balancer_errors.append,
@@ -420,7 +423,7 @@ def test_a_call_that_did_not_start_goes_back_to_the_head_of_the_queue_when_its_r
 
 
 def test_a_started_call_ends_with_its_replica_and_is_not_run_again():
-    stage = Stage(retry_lost=True)
+    stage = Stage(guards=Guards(Policies(UNBOUNDED)))
     stage.open(behaviour=Behaviour.DIE_AFTER)
     call = stage.call("a")
     error = end_of(call)
@@ -434,7 +437,7 @@ def test_a_started_call_ends_with_its_replica_and_is_not_run_again():
 
 
 def test_an_idempotent_call_is_started_once_more_and_no_more():
-    stage = Stage(retry_lost=True)
+    stage = Stage(guards=Guards(Policies(UNBOUNDED)))
     stage.open(behaviour=Behaviour.DIE_DURING)
     call = stage.call("a", method=TWICE)
     assert not call.over()
@@ -446,7 +449,7 @@ def test_an_idempotent_call_is_started_once_more_and_no_more():
 
 
 def test_without_failover_an_idempotent_call_dies_with_its_replica():
-    stage = Stage(retry_lost=False)
+    stage = Stage()
     stage.open(behaviour=Behaviour.DIE_DURING)
     assert isinstance(end_of(stage.call("a", method=TWICE)), ReplicaDiedError)
 

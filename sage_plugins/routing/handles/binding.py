@@ -281,7 +281,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
     fixed = inf if caller.timeout is None else caller.timeout
     timed = {plan.name: (plan, plan.timeout if fixed is UNSET else fixed) for plan in methods.values()}
     entries = {name: entry for name, entry in timed.items() if entry[0].kind not in GENERATORS}
-    current, queue_timeout = CURRENT.get, binding.queue_timeout
+    current, queue_timeout, call_class = CURRENT.get, binding.queue_timeout, router.watched(Call)
 
     def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: C901 - a function for each check would cost every call
         try:
@@ -302,7 +302,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
             expires = deadline = outer.deadline
         if queue_timeout is not None and now + queue_timeout < expires:
             expires = now + queue_timeout
-        made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
+        made = call_class(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
         if outer is not None:
             _note_inner(outer, made)
             if outer.prepares:
@@ -323,7 +323,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         deadline = inf if outer is None else outer.deadline
         expires = min(now + (timeout if queue_timeout is None else min(timeout, queue_timeout)), deadline)
         fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
-        made = StreamCall(*fields, item_timeout=timeout)
+        made: StreamCall = router.watched(StreamCall)(*fields, item_timeout=timeout)
         if outer is not None:
             _note_inner(outer, made)
             if outer.prepares:

@@ -225,6 +225,6 @@ class Healing:
 
 
 def _nobody_has(call: Call, census: Census) -> bool:
-    return (
-        not call.over() and "granted" not in call.__dict__ and (call.lane is None or census.held.get(call.lane, 1) == 0)
+    return not (call.over() or call.pauses or "granted" in call.__dict__) and (
+        call.lane is None or census.held.get(call.lane, 1) == 0
     )

@@ -125,7 +125,10 @@ Reply: TypeAlias = tuple[Any, ...]
 DONE: Final = 0
 """`(DONE, call, payload, timing)`: the method gave a result; *timing*: seconds until it started, and that it ran."""
 FAILED: Final = 1
-"""`(FAILED, call, error, timing)`: the method raised; without *timing* it could not start."""
+"""
+`(FAILED, call, error, timing, uncounted)`: the method raised; without *timing* it could not start. *uncounted*: the
+caller may try the call again, or counts it.
+"""
 ITEM: Final = 2
 """`(ITEM, call, payload)`: the next item of a stream; the first is followed by the seconds until the method started."""
 GAVE_UP: Final = 3

@@ -102,10 +102,18 @@ class Receiving:
         else:
             self._answer_later(number, call, partial(read, packed, call.owner.service, call.method.name))
 
-    def _read_failed(self, number: int, packed: Any, timing: tuple[float, float] | None = None) -> None:
+    def _read_failed(
+        self,
+        number: int,
+        packed: Any,
+        timing: tuple[float, float] | None = None,
+        uncounted: bool = False,  # noqa: FBT001, FBT002 - as it came
+    ) -> None:
         call = self._outstanding.calls.get(number)
         if call is not None:
             _note(call, timing)
+            if uncounted:
+                call.uncounted = True
             self._answer_later(number, call, lambda: (None, unpack_error(packed)))
 
     def _answer(self, number: int, call: Call, result: Any, error: BaseException | None) -> None:
@@ -136,8 +144,14 @@ class Receiving:
 
         def end() -> None:
             result, error = unpack()
-            if call.claim_outcome():
+            try_again = call.owner.failed(call, error) if call.uncounted and error is not None else None
+            if try_again is not None:
                 self._unpacking.pop(call, None)
+                try_again()
+            elif call.claim_outcome():
+                self._unpacking.pop(call, None)
+                if call.uncounted:
+                    call.owner.count_failed(call)
                 call.publish(result, error)
 
         if reading is None:

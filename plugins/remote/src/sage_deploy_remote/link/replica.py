@@ -177,7 +177,7 @@ class RemoteReplica:
             return True
         if call is self._receiving.counted or call.answered:
             self._receiving.let_go(call)
-            return True
+            return not call.uncounted
         number = self._outstanding.number_of(call)
         if number is None or self.gone:
             return False

@@ -20,6 +20,7 @@ from sage_plugins.call.current import current_call
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import NoReplicaError, text_of
 from sage_plugins.process_end import find
+from sage_plugins.routing.guarding.choice import guards_by
 from sage_plugins.routing.handles.binding import Binding
 from sage_plugins.routing.handles.handle import ServiceHandle
 from sage_plugins.routing.lane import LaneEvents
@@ -306,7 +307,7 @@ class ServiceClient:
             SYSTEM,
             queue_size=listing.queue_size,
             reject=listing.rejects,
-            retry_lost=listing.retries_lost,
+            guards=guards_by(listing.policies, partial(_decided, self._service)),
             count=_uncounted,
             refused=_uncounted,
             balancer=balancer,
@@ -413,6 +414,11 @@ def _balancer_failed(service: str, error: BaseException) -> None:
     logging.getLogger("sage_plugins").warning(
         "service '%s': its load balancer failed and is replaced by turns here: %s", service, text_of(error)
     )
+
+
+def _decided(service: str, kind: str, reason: str, _: str | None = None) -> None:
+    """A guard has decided something; events are where the service was deployed."""
+    logging.getLogger("sage_plugins").info("service '%s' as called from here: %s: %s", service, kind, reason)
 
 
 def _uncounted(*_: Any) -> None:

@@ -9,6 +9,7 @@ from sage_plugins.values import Where
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sage_plugins.config.nested_keys import Policies
     from sage_plugins.interfaces import KnownService
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, MethodPlan
@@ -53,7 +54,7 @@ class Listing(NamedTuple):
         queue_size: Calls that may wait in each calling process.
         rejects: Whether a full queue refuses calls, rather than make the caller wait.
         queue_timeout: Seconds that a call may wait for its start; None for no limit.
-        retries_lost: Whether idempotent calls are started once more when their replica died.
+        policies: What is done about calls that fail.
         balancer: Who gets the next call; None if one replica serves and the others stand by.
         key_of: The key of a call by its arguments; None without a balancer that names an argument.
         places: How many replicas the service should have.
@@ -71,7 +72,7 @@ class Listing(NamedTuple):
     queue_size: int
     rejects: bool
     queue_timeout: float | None
-    retries_lost: bool
+    policies: Policies
     balancer: Choice | None
     key_of: KeyOf | None
     places: int

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sage_deploy_remote.reach.client import revive
 from sage_deploy_remote.reach.finder import ServiceFinder
 from sage_deploy_remote.reach.listing import ListedReplica, Listing
+from sage_plugins.config.nested_keys import policies_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -286,7 +287,7 @@ class Publication:
             queue_size=config.queue_size,
             rejects=config.overload == "reject",
             queue_timeout=config.queue_timeout,
-            retries_lost=config.failover_enabled,
+            policies=policies_of(config),
             balancer=now.balancer,
             key_of=now.key_of,
             places=now.places,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_deploy_testing.doubles.fake_replica import ScriptedError, calls_of
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_testing.simulation.simulation_setting import BALANCERS, HEALTHY, TICK, RaisingBalancer, Setting
+from sage_plugins.config.nested_keys import Policies, RetryPolicy
 from sage_plugins.errors import (
     CallCancelledError,
     CallTimeoutError,
@@ -22,6 +23,8 @@ from sage_plugins.errors import (
     ReplicaDiedError,
     ServiceStoppedError,
 )
+from sage_plugins.routing.guarding.guards import Guards
+from sage_plugins.routing.guarding.unguarded import UNGUARDED
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ __all__ = ["Course"]
 
 #: Steps that a failure tells.
 _TRAIL: Final = 25
+
+#: Retries without a budget: what it allows is for the tests of the machine that keeps it.
+UNBOUNDED: Final = RetryPolicy(budget=1.0, min=10**9)
 
 
 class Course:
@@ -85,7 +91,7 @@ class Course:
             self._clock,
             queue_size=setting.queue_size,
             reject=setting.reject,
-            retry_lost=setting.retry_lost,
+            guards=Guards(Policies(UNBOUNDED)) if setting.retry_lost else UNGUARDED,
             count=self._count,
             refused=lambda _, reason: self._refusals.update((reason,)),
             balancer=balancer,

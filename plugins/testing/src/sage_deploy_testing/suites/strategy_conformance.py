@@ -24,6 +24,7 @@ from sage_deploy_testing.cases import (
     memory_cases,
     queue_cases,
     replica_cases,
+    resilience_cases,
     stream_cases,
 )
 
@@ -57,6 +58,8 @@ class StrategyConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     configure_cases.ConfigureCases,
+    resilience_cases.RetryCases,
+    resilience_cases.BreakerCases,
 ):
     """
     Everything that a caller of a service may rely on, whichever strategy runs its calls.

@@ -32,6 +32,7 @@ from sage_deploy_testing.cases import (
     memory_cases,
     queue_cases,
     replica_cases,
+    resilience_cases,
     stream_cases,
     supervision_cases,
     wire_cases,
@@ -128,6 +129,8 @@ class TargetConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     configure_cases.ConfigureCases,
+    resilience_cases.RetryCases,
+    resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
     adoption_cases.AdoptionCases,
 ):

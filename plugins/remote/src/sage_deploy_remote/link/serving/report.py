@@ -57,9 +57,10 @@ class Report:
         unit: That of which the call is a part; None if it is one by itself.
         returned: Whether the call went back to its caller, as one that was sent ahead in vain.
         late: Whether its arguments are not here yet.
+        uncounted: Whether its caller may try it again, or counts it.
     """
 
-    __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "unit")
+    __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "uncounted", "unit")
 
     def __init__(self, server: ReplicaServer, box: Outbox, id: int, call: Call, unit: Together | None) -> None:
         self.box = box
@@ -72,6 +73,7 @@ class Report:
         self.unit = unit
         self.returned = False
         self.late = False
+        self.uncounted = False
 
     def send(self) -> None:
         """The call is over; see `Call.on_settled`."""
@@ -107,6 +109,8 @@ class Report:
                 error = raised
         if error is not None:
             reply = (protocol.FAILED, self.id, self._server.answers.error(error, name), *timing)
+            if self.uncounted:
+                reply += (True,)
         self.box.forget(self.id)
         if self.unit is None:  # its slot is free with its answer
             self.box.end(reply)

@@ -27,7 +27,7 @@ from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host.host import Host
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.threads import CALLBACKS
-from sage_plugins.values import CallOptions, Outcome, ReplicaState
+from sage_plugins.values import GENERATORS, CallOptions, Outcome, ReplicaState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -468,6 +468,13 @@ class ReplicaServer(CallOwner):
             box.post((protocol.ROOM, 1))
 
     # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
+
+    def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
+        """Leave it to the caller of *call* to try it again, or to count it."""
+        if call.method.kind in GENERATORS or not call.claim_outcome():
+            return None
+        report_of(call).uncounted = True
+        return partial(call.publish, None, error)
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Count a call that its caller, or a stop, ended before its method did."""

@@ -1,0 +1,113 @@
+"""Refuses the calls of a service that keeps failing: what `resilience.circuit` decides, done with a router's calls."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from sage_plugins.errors import CircuitOpenError
+from sage_plugins.event_kinds import EventKind
+from sage_plugins.resilience.circuit import CLOSED, HALF_OPEN, OPEN, Circuit, Stopped
+from sage_plugins.routing.guarding.watching import fault_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.config.nested_keys import BreakerPolicy, RetryPolicy
+    from sage_plugins.routing.guarding.parts import Parts, Tell
+
+__all__ = ["Breaking"]
+
+_KINDS: Final = {
+    OPEN: EventKind.CIRCUIT_OPENED,
+    HALF_OPEN: EventKind.CIRCUIT_HALF_OPEN,
+    CLOSED: EventKind.CIRCUIT_CLOSED,
+}
+
+
+class Breaking:
+    """
+    The circuit breaker of one router. From any thread.
+
+    Attributes:
+        circuit: What decides.
+    """
+
+    def __init__(self, policy: BreakerPolicy, retry: RetryPolicy | None, parts: Parts, tell: Tell) -> None:
+        """
+        Be closed.
+
+        Args:
+            policy: When it opens, and for how long.
+            retry: Says which exceptions are the service's fault.
+            parts: Those of the router.
+            tell: Told of every change.
+        """
+        self._retry = retry
+        self._parts = parts
+        self._tell = tell
+        self.circuit = Circuit(policy)
+        self._lock = threading.RLock()
+        self._probes: dict[Call, int] = {}
+
+    def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
+        """*route*, for calls that may go through; the others are refused."""
+        circuit, admitted = self.circuit, self._route_admitted
+
+        def guarded(call: Call) -> bool:
+            return route(call) if circuit.state is CLOSED else admitted(call, route)
+
+        return guarded
+
+    def _route_admitted(self, call: Call, route: Callable[[Call], bool]) -> bool:
+        self._admit(call)
+        try:
+            return route(call)
+        except BaseException:  # it was not accepted
+            self._ended(call, None)
+            raise
+
+    def _admit(self, call: Call) -> None:
+        now = self._parts.clock.monotonic()
+        with self._lock:
+            found = self.circuit.admit(now)
+            if not isinstance(found, Stopped) and found.probe:
+                self._probes[call] = found.probe
+        self._say()
+        if isinstance(found, Stopped):
+            service, method = self._parts.service, call.method.name
+            self._parts.refused(call.method.index, "circuit_open")
+            msg = (
+                f"{service}.{method} was not run: the service has failed too often of late, and its circuit breaker "
+                f"lets no call through: {found.reason}. Call again after {found.retry_after:.3g} s"
+            )
+            raise CircuitOpenError(msg, retry_after=found.retry_after, service=service, method=method)
+
+    def answered(self, call: Call) -> None:
+        """A call ended with a result, while `circuit` wants to know."""
+        self._ended(call, fault=False)
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """A call ended with *error*."""
+        fault = fault_of(call, error, self._parts.service)
+        self._ended(call, fault or (self._retry.matches(error) if fault is False and self._retry else fault))
+
+    def _ended(self, call: Call, fault: bool | None) -> None:  # noqa: FBT001 - as `fault_of` gives it
+        with self._lock:
+            probe = self._probes.pop(call, 0)
+            if fault is None:
+                self.circuit.said_nothing(probe)
+            elif fault:
+                self.circuit.failed(self._parts.clock.monotonic(), probe)
+            else:
+                self.circuit.succeeded(probe)
+        self._say()
+
+    def _say(self) -> None:
+        while self.circuit.changes:
+            try:
+                state, why = self.circuit.changes.popleft()
+            except IndexError:  # another thread tells it
+                return
+            self._tell(_KINDS[state], f"the circuit breaker is {state.replace('_', ' ')}: {why}", None)

@@ -1,0 +1,29 @@
+"""Whether a router gets guards; what they are made of is imported for services that have some."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_plugins.config.nested_keys import Policies, policies_of
+from sage_plugins.routing.guarding.unguarded import UNGUARDED
+
+if TYPE_CHECKING:
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.routing.guarding.parts import Tell
+    from sage_plugins.routing.guarding.unguarded import Unguarded
+
+__all__ = ["guards_by", "guards_for"]
+
+
+def guards_for(config: ServiceDeploymentConfig, tell: Tell) -> Unguarded:
+    """The guards of a service with this *config*, which tell *tell*."""
+    return guards_by(policies_of(config), tell)
+
+
+def guards_by(policies: Policies, tell: Tell) -> Unguarded:
+    """As `guards_for`, for what a configuration says."""
+    if policies == Policies():
+        return UNGUARDED
+    from sage_plugins.routing.guarding.guards import Guards
+
+    return Guards(policies, tell)

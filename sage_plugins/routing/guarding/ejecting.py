@@ -1,0 +1,139 @@
+"""Leaves replicas without calls that fail: what `resilience.outliers` decides, done with a router's lanes."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from sage_plugins.event_kinds import EventKind
+from sage_plugins.resilience.outliers import AllServe, Ejected, Outliers, Probed, Returned
+from sage_plugins.routing.guarding.watching import fault_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Timer
+    from sage_plugins.config.nested_keys import OutlierPolicy
+    from sage_plugins.resilience.outliers import Seen
+    from sage_plugins.routing.guarding.parts import Parts, Tell
+    from sage_plugins.routing.lane import Lane
+
+__all__ = ["Ejecting"]
+
+_KINDS: Final = {
+    Ejected: EventKind.REPLICA_EJECTED,
+    Probed: EventKind.EJECTION_PROBED,
+    Returned: EventKind.EJECTION_ENDED,
+    AllServe: EventKind.EJECTION_ENDED,
+}
+
+
+class Ejecting:
+    """Watches the replicas of one router. From any thread."""
+
+    _parts: Parts
+    _outliers: Outliers
+
+    def __init__(self, policy: OutlierPolicy, tell: Tell) -> None:
+        """
+        Watch nothing yet: `join` comes first.
+
+        Args:
+            policy: When a replica gets no calls.
+            tell: Told of every decision.
+        """
+        self._policy = policy
+        self._tell = tell
+        self._lock = threading.RLock()
+        self._timer: Timer | None = None
+        self._seen: dict[Lane | None, Seen] = {}
+        self._due = 0.0  # when the durations of an interval are compared
+        self._probing: frozenset[Lane] = frozenset()  # lanes that have one slot, for one call
+
+    def join(self, parts: Parts) -> None:
+        """Watch the lanes of the router with these *parts*."""
+        self._parts = parts
+        self._outliers = Outliers(self._policy, parts.clock.monotonic())
+        self._due = self._outliers.due
+
+    def lanes_changed(self) -> None:
+        """There are other lanes; under their lock."""
+        with self._lock:
+            open_ = self._parts.lanes.open
+            self._outliers.replicas_are([lane.id for lane in open_])
+            self._seen = {lane: self._outliers.seen(lane.id) for lane in open_}
+
+    def answered(self, call: Call) -> None:
+        """A call ended with a result; on the path of every call."""
+        seen = self._seen.get(call.lane)
+        if seen is None:
+            return
+        try:
+            ended = call.ended
+            seconds = ended - call.began
+        except AttributeError:  # a stream's, whose consumer wanted no more
+            return
+        if seen.row or seen.probes:
+            self._did_its_part(call.lane, seconds, ended)
+        else:  # `Outliers.succeeded` written out
+            seen.calls += 1
+            seen.seconds += seconds
+        if ended >= self._due:
+            self._look()
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """A call ended with *error*."""
+        fault, lane = fault_of(call, error, self._parts.service), call.lane
+        if lane is None or fault is None:
+            return
+        if not fault:
+            self.answered(call)
+            return
+        with self._lock:
+            found = self._outliers.failed(lane.id, self._parts.clock.monotonic())
+        if found is not None:
+            self._do([found])
+
+    def _did_its_part(self, lane: Lane, seconds: float, now: float) -> None:
+        with self._lock:
+            found = self._outliers.succeeded(lane.id, seconds, now)
+        if found is not None:
+            self._do([found])
+
+    def end(self) -> None:
+        """The router has come to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """An interval is over, or the time of a replica that is out."""
+        with self._lock:
+            now = self._parts.clock.monotonic()
+            decided = self._outliers.look(now)
+            self._due = self._outliers.due
+        if decided:
+            self._do(decided)
+
+    def _do(self, decided: Iterable[Ejected | AllServe | Probed | Returned]) -> None:
+        self._parts.rearrange(self._arrange)
+        for each in decided:
+            self._tell(_KINDS[type(each)], f"{each.replica}: {each.reason}", each.replica)
+
+    def _arrange(self) -> None:
+        """Have the lanes be as was decided; under their lock."""
+        lanes = self._parts.lanes
+        with self._lock:
+            out, probed = self._outliers.out, self._outliers.probed
+            until = self._outliers.next_return()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None if until is None else self._parts.clock.call_at(until, self._look)
+        lanes.ejected = frozenset(lane for lane in lanes.open if lane.id in out)
+        probing = frozenset(lane for lane in lanes.open if lane.id in probed)
+        for lane in self._probing - probing:
+            if lane in lanes.open:  # else it gets no calls any more
+                lane.give_back()
+        for lane in probing - self._probing:
+            lane.take_free(but=1)
+        self._probing = probing

@@ -1,0 +1,107 @@
+"""The guards of one router, each made only if the service asks for it."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from sage_plugins.routing.guarding.breaking import Breaking
+from sage_plugins.routing.guarding.ejecting import Ejecting
+from sage_plugins.routing.guarding.parts import Parts, Rarely
+from sage_plugins.routing.guarding.retrying import Retrying
+from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
+from sage_plugins.routing.guarding.watching import Watching
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.config.nested_keys import Policies
+    from sage_plugins.routing.guarding.parts import Tell
+    from sage_plugins.routing.guarding.unguarded import Follow, Kind
+    from sage_plugins.routing.lane import Lane
+
+__all__ = ["Guards"]
+
+
+class Guards(Unguarded):
+    """
+    What is done about calls of one service that fail.
+    """
+
+    def __init__(
+        self, policies: Policies, tell: Tell = lambda _kind, _reason, _replica: None, *, random: Random | None = None
+    ) -> None:
+        """
+        Guard nothing yet: the router calls `join`.
+
+        Args:
+            policies: What the configuration asks for.
+            tell: Told of every decision.
+            random: Draws waits; None for one of its own.
+        """
+        self._policies = policies
+        self._tell = tell
+        self._random = Random() if random is None else random  # noqa: S311 - it keeps no secret
+        self._retrying: Retrying | None = None
+        self._breaking: Breaking | None = None
+        self._watching: Watching | None = None
+        self._ejecting = None if policies.outlier is None else Ejecting(policies.outlier, tell)
+
+    def join(self, *parts_of_router: Any) -> None:
+        """Guard the router with these `Parts`; once."""
+        parts = Parts(*parts_of_router)
+        rarely = Rarely(parts.clock, self._tell)
+        if self._policies.retry is not None:
+            self._retrying = Retrying(self._policies.retry, parts, self._random, rarely)
+        if self._policies.breaker is not None:
+            self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
+        if self._ejecting is not None:
+            self._ejecting.join(parts)
+        self._watching = self._watch()
+
+    def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
+        """*route*, which accepts calls, with what has to be known or refused of each call."""
+        if self._retrying is not None:
+            self._retrying.lanes_changed()
+            route = self._retrying.guard(route)
+        if self._ejecting is not None:
+            self._ejecting.lanes_changed()
+        return route if self._breaking is None else self._breaking.guard(route)
+
+    def watched(self, kind: type[Kind]) -> type[Kind]:
+        """As `Unguarded.watched`."""
+        return kind if self._watching is None else self._watching.watched(kind)
+
+    def _watch(self) -> Watching | None:
+        """What tells breaker and ejection how calls end; None if there is neither."""
+        breaking, ejecting = self._breaking, self._ejecting
+        if breaking is None:
+            return None if ejecting is None else Watching(ejecting.answered, ejecting.failed)
+        if ejecting is None:
+            return Watching(None, breaking.failed, breaking)
+
+        def both_failed(call: Call, error: BaseException) -> None:
+            breaking.failed(call, error)
+            ejecting.failed(call, error)
+
+        return Watching(ejecting.answered, both_failed, breaking)
+
+    def follow(self, lane: Lane, follow: Follow) -> Follow:
+        """As `Unguarded.follow`."""
+        return follow if self._retrying is None else self._retrying.follow(lane, follow)
+
+    def not_again(self, call: Call) -> str:
+        """As for `Losses`."""
+        return NO_RETRIES if self._retrying is None else self._retrying.not_again(call)
+
+    def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
+        """As `CallOwner.failed`."""
+        return None if self._retrying is None else self._retrying.failed(call, error)
+
+    def end(self) -> None:
+        """The router has come to its end."""
+        if self._retrying is not None:
+            self._retrying.end()
+        if self._ejecting is not None:
+            self._ejecting.end()

@@ -1,0 +1,70 @@
+"""What guards work with: the parts of a router, and who is told of their decisions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.clock import Clock
+    from sage_plugins.routing.draining import Closing
+    from sage_plugins.routing.lane import Lanes
+    from sage_plugins.routing.losses import Losses
+    from sage_plugins.routing.queue import Queue
+
+__all__ = ["Parts", "Rarely", "Tell"]
+
+#: `tell(kind, reason, replica)`: something was decided.
+Tell: TypeAlias = "Callable[[str, str, str | None], None]"
+
+#: Seconds between two events of one kind, at least.
+_EVERY_S = 1.0
+
+
+class Parts(NamedTuple):
+    """
+    The parts of a router.
+
+    Attributes:
+        service: Name of the service.
+        clock: Its time.
+        lanes: Its replicas.
+        queue: Where its calls wait.
+        closing: Says whether they still have a chance there.
+        losses: Queues calls again.
+        match: Brings waiting calls and free slots together.
+        refused: `refused(method, reason)` for calls that are not accepted.
+        rearrange: Calls what changes the lanes, under their lock, and has calls find their way anew.
+    """
+
+    service: str
+    clock: Clock
+    lanes: Lanes
+    queue: Queue
+    closing: Closing
+    losses: Losses
+    match: Callable[[], None]
+    refused: Callable[[int, str], None]
+    rearrange: Callable[[Callable[[], None]], None]
+
+
+class Rarely:
+    """Tells of what is decided very often: the first time, then at most once a second, with the number since."""
+
+    def __init__(self, clock: Clock, tell: Tell) -> None:
+        """Tell *tell*."""
+        self._clock = clock
+        self._tell = tell
+        self._told_at: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
+
+    def __call__(self, kind: str, reason: str) -> None:
+        """*kind* was decided, because of *reason*; two threads at once may both tell."""
+        now = self._clock.monotonic()
+        if now - self._told_at.get(kind, -_EVERY_S) < _EVERY_S:
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            return
+        self._told_at[kind] = now
+        more = self._left_out.pop(kind, 0)
+        self._tell(kind, f"{reason}; {more} more since the last of these events" if more else reason, None)

@@ -1,0 +1,93 @@
+"""What a router asks its guards, with the answers for a service that has none; they cost its calls nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+from sage_plugins.call.call import Call
+from sage_plugins.call.owner import CallOwner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.routing.draining import Closing
+    from sage_plugins.routing.lane import Lane, Lanes
+    from sage_plugins.routing.losses import Losses
+
+__all__ = ["NO_RETRIES", "UNGUARDED", "Follow", "GuardedOwner", "Unguarded"]
+
+Kind = TypeVar("Kind", bound=Call)
+
+#: As `interfaces.SlotEvents.follow`.
+Follow: TypeAlias = "Callable[[Any], Call | None]"
+
+#: What to do so that a call is tried again.
+NO_RETRIES: Final = "Declare the method idempotent and set `failover_enabled` or `retry` to have it retried"
+
+
+class Unguarded:
+    """Nothing is done about calls that fail."""
+
+    def join(self, *parts_of_router: Any) -> None:
+        """Guard the router with these `Parts`; once."""
+
+    def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
+        """*route*, which accepts calls, with what has to be known or refused of each call."""
+        return route
+
+    def watched(self, kind: type[Kind]) -> type[Kind]:
+        """The class of which calls of *kind* are to be made, so that the guards see how they end."""
+        return kind
+
+    def follow(self, lane: Lane, follow: Follow) -> Follow:  # noqa: ARG002 - for guards
+        """*follow*, which *lane* asks for what gets a slot of its, with what the guards have for it."""
+        return follow
+
+    def not_again(self, call: Call) -> str:  # noqa: ARG002 - for guards
+        """As for `Losses`."""
+        return NO_RETRIES
+
+    def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:  # noqa: ARG002 - for guards
+        """As `CallOwner.failed`."""
+        return None
+
+    def end(self) -> None:
+        """The router has come to its end."""
+
+
+UNGUARDED: Final = Unguarded()
+
+
+class GuardedOwner(CallOwner):
+    """What a call asks of a router that its guards or its `Losses` answer."""
+
+    _guards: Unguarded
+    _losses: Losses
+    _lanes: Lanes
+    _closing: Closing
+
+    def _rebind(self) -> None:
+        raise NotImplementedError
+
+    def _changed(self) -> None:
+        raise NotImplementedError
+
+    def _rearrange(self, change: Callable[[], None]) -> None:
+        """Have *change* change the lanes, and calls find their way anew."""
+        with self._lanes.lock:
+            change()
+            self._rebind()
+            self._closing.give_back()
+        self._changed()
+
+    def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
+        """As `CallOwner.failed`."""
+        return self._guards.failed(call, error)
+
+    def watched(self, kind: type[Kind]) -> type[Kind]:
+        """As `Unguarded.watched`."""
+        return self._guards.watched(kind)
+
+    def count_failed(self, call: Call) -> None:
+        """As `CallOwner.count_failed`."""
+        self._losses.count_failed(call)

@@ -1,0 +1,231 @@
+"""Replicas are ejected, probed and return as the rules say; each rule that is broken on purpose is found."""
+
+from __future__ import annotations
+
+import re
+from math import floor
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from sage_plugins.config.nested_keys import OUTLIER_FIELDS, OutlierPolicy
+from sage_plugins.resilience import outliers
+from sage_plugins.resilience.outliers import FEWEST_CALLS, AllServe, Ejected, Outliers, Probed, Returned
+
+FIRST = settings(
+    max_examples=300,
+    stateful_step_count=60,
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+REPLICAS = st.sampled_from(["a", "b", "c", "d"])
+
+
+class OutlierMachine(RuleBasedStateMachine):
+    """Calls end well or badly at some replicas; what is decided is compared with a model of the contract."""
+
+    @initialize(
+        consecutive=st.integers(1, 3), percent=st.sampled_from([0.0, 34.0, 50.0, 100.0]), number=st.integers(1, 4)
+    )
+    def begin(self, consecutive, percent, number):
+        self.policy = OutlierPolicy(consecutive, 10.0, 5.0, 18.0, percent)
+        self.now = 1000.0
+        self.machine = Outliers(self.policy, self.now)
+        self.replicas = list("abcd"[:number])
+        self.machine.replicas_are(self.replicas)
+        self.rows = dict.fromkeys(self.replicas, 0)
+        self.out = {}  # until when
+        self.probed = set()
+        self.last = {}  # how long each was out at last
+
+    def replica(self, id):
+        return self.replicas[ord(id) % len(self.replicas)]
+
+    @rule(id=REPLICAS)
+    def call_succeeds(self, id):
+        id = self.replica(id)
+        found = self.machine.succeeded(id, 0.1, self.now)
+        if id not in self.out:
+            assert isinstance(found, Returned) == (id in self.probed), "probe"
+            self.probed.discard(id)
+        else:
+            assert found is None, "late"
+        self.rows[id] = 0
+
+    @rule(id=REPLICAS, times=st.integers(1, 3))
+    def calls_fail(self, id, times):
+        id = self.replica(id)
+        for _ in range(times):
+            self.one_fails(id)
+
+    def one_fails(self, id):
+        found = self.machine.failed(id, self.now)
+        if id in self.out:
+            assert found is None, "late"
+            return
+        self.rows[id] += 1
+        if id not in self.probed and self.rows[id] < self.policy.consecutive:
+            assert found is None, "early"
+            return
+        assert re.search(r"\d", found.reason), "numbers"
+        if len(self.out) + 1 > floor(len(self.replicas) * self.policy.max_percent / 100):
+            assert isinstance(found, AllServe), "percent"
+            self.out, self.probed = {}, set()
+            self.rows = dict.fromkeys(self.replicas, 0)
+            return
+        assert isinstance(found, Ejected), "row"
+        spent = round(found.until - self.now, 6)
+        if id in self.probed:
+            assert spent == min(2 * self.last[id], self.policy.max_ejection), "time"
+        assert self.policy.base_ejection <= spent <= self.policy.max_ejection, "time"
+        self.out[id], self.last[id], self.rows[id] = found.until, spent, 0
+        self.probed.discard(id)
+
+    @rule(seconds=st.sampled_from([0.1, 4.9, 5.0, 20.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+        due = {id for id, until in self.out.items() if until <= self.now}
+        found = self.machine.look(self.now)
+        assert {each.replica for each in found if isinstance(each, Probed)} == due, "return"
+        assert len(found) == len(due), "slow"
+        for id in due:
+            del self.out[id]
+            self.probed.add(id)
+            self.rows[id] = 0
+
+    @invariant()
+    def knows_who_is_out(self):
+        if hasattr(self, "machine"):
+            assert self.machine.out == self.out.keys(), "out"
+            assert self.machine.probed == self.probed, "probe"
+            assert self.machine.next_return() == min(self.out.values(), default=None), "return"
+            assert len(self.out) <= len(self.replicas) * self.policy.max_percent / 100, "percent"
+
+
+TestOutliers = OutlierMachine.TestCase
+TestOutliers.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+def test_defaults_are_those_of_the_configuration():
+    """What is left out in a file is what is left out in the policy."""
+    assert OutlierPolicy()._asdict() == {name: info.default for name, info in OUTLIER_FIELDS.items()}
+
+
+def after_an_interval(calls, seconds, others=0.01):
+    """What is decided of three replicas, of which `a` has had so many calls of so many seconds."""
+    machine = Outliers(OutlierPolicy(), 0.0)
+    machine.replicas_are("abc")
+    for id, number, took in (("a", calls, seconds), ("b", FEWEST_CALLS, others), ("c", 1000, others)):
+        for _ in range(number):
+            machine.succeeded(id, took, 1.0)
+    return machine.look(10.0)
+
+
+@pytest.mark.parametrize(
+    ("calls", "seconds", "ejects"),
+    [(FEWEST_CALLS, 0.051, True), (FEWEST_CALLS, 0.049, False), (FEWEST_CALLS - 1, 1.0, False)],
+)
+def test_replica_far_slower_than_its_peers_is_ejected(calls, seconds, ejects):
+    """If it has had enough calls in the interval to tell."""
+    found = after_an_interval(calls, seconds)
+    assert [(type(each), each.replica) for each in found] == ([(Ejected, "a")] if ejects else [])
+    assert not found or "20 calls took 0.051 s" in found[0].reason
+
+
+def test_durations_of_an_interval_are_forgotten_with_it():
+    """What was slow once is not ejected for that later."""
+    machine = Outliers(OutlierPolicy(), 0.0)
+    machine.replicas_are("ab")
+    for _ in range(FEWEST_CALLS):
+        machine.succeeded("a", 1.0, 1.0)
+    assert machine.look(10.0) == []
+    for _ in range(FEWEST_CALLS):
+        machine.succeeded("b", 0.01, 11.0)
+    assert machine.look(20.0) == []
+
+
+def test_replica_that_was_well_for_long_begins_anew():
+    """It is out for the shortest time, however long it once was."""
+    machine = Outliers(OutlierPolicy(consecutive=1), 0.0)
+    machine.replicas_are("abcd")
+    spent = []
+    for now, ends_well in [(0, False), (5, False), (15, True), (200, False)]:
+        machine.look(now)
+        if ends_well:
+            assert isinstance(machine.succeeded("a", 0.1, now), Returned)
+        else:
+            spent.append(machine.failed("a", now))
+    assert [each.until for each in spent] == [5, 15, 205]
+
+
+def ejects_all(patch):
+    patch.setattr(outliers, "floor", lambda _: 100)
+
+
+def ejects_early(patch):
+    failed = Outliers.failed
+    patch.setattr(Outliers, "failed", lambda self, id, now: failed(self, id, now) or failed(self, id, now))
+
+
+def never_doubles(patch):
+    eject = Outliers._eject
+
+    def faulty(self, replica, seen, now, why):
+        seen.probes = False
+        seen.returned_at = -1e9
+        return eject(self, replica, seen, now, why)
+
+    patch.setattr(Outliers, "_eject", faulty)
+
+
+def never_returns(patch):
+    look = Outliers.look
+    patch.setattr(
+        Outliers, "look", lambda self, now: [each for each in look(self, now) if not isinstance(each, Probed)]
+    )
+
+
+def believes_no_probe(patch):
+    succeeded = Outliers.succeeded
+    patch.setattr(Outliers, "succeeded", lambda *args: succeeded(*args) and None)
+
+
+def forgets_no_failure(patch):
+    patch.setattr(Outliers, "succeeded", lambda *_: None)
+
+
+def says_no_numbers(patch):
+    eject = Outliers._eject
+    patch.setattr(Outliers, "_eject", lambda *args: eject(*args)._replace(reason="because"))
+
+
+def stays_out_for_ever(patch):
+    begin = Outliers.__init__
+    patch.setattr(Outliers, "__init__", lambda self, policy, now: begin(self, policy._replace(max_ejection=1e9), now))
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        (ejects_all, "percent"),
+        (ejects_early, "early|row|late"),
+        (never_doubles, "time"),
+        (never_returns, "return"),
+        (believes_no_probe, "probe"),
+        (forgets_no_failure, "probe|early"),
+        (says_no_numbers, "numbers"),
+        (stays_out_for_ever, "time"),
+    ],
+)
+def test_fault_is_found(monkeypatch, fault, word):
+    """A check that has never failed proves nothing."""
+    fault(monkeypatch)
+    with pytest.raises((AssertionError, Flaky), match=word):
+        run_state_machine_as_test(OutlierMachine, settings=FIRST)

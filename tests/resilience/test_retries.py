@@ -1,0 +1,217 @@
+"""Retries stay within their budget, whatever calls come and fail; each rule that is broken on purpose is found."""
+
+from __future__ import annotations
+
+import re
+from heapq import heappop, heappush
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from sage_plugins.config.nested_keys import RETRY_FIELDS, RetryPolicy
+from sage_plugins.resilience import retries
+from sage_plugins.resilience.retries import LONGEST_WAIT_S, MOST_DEATHS, WINDOW_S, Again, Retries
+
+FIRST = settings(
+    max_examples=300,
+    stateful_step_count=50,
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class RetryMachine(RuleBasedStateMachine):
+    """Calls are made and fail at any times; what is decided is compared with what the rules say of all that was."""
+
+    @initialize(
+        seed=st.integers(0, 2**16),
+        attempts=st.integers(1, 4),
+        backoff=st.sampled_from([0.0, 0.025, 0.5]),
+        budget=st.sampled_from([0.0, 0.2, 1.0]),
+        least=st.integers(0, 3),
+    )
+    def begin(self, seed, attempts, backoff, budget, least):
+        self.policy = RetryPolicy(attempts, backoff, budget, least)
+        self.machine = Retries(self.policy, Random(seed))  # noqa: S311 - no secret
+        self.now = 1000.0
+        self.calls, self.spent = [], []
+
+    @rule(seconds=st.sampled_from([0.001, 0.1, 0.9, 1.0, 3.0, 9.9, 11.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(number=st.integers(1, 30))
+    def calls_are_made(self, number):
+        for _ in range(number):
+            self.machine.called(self.now)
+        self.calls += [self.now] * number
+
+    @rule(number=st.integers(1, 12), attempts=st.integers(1, 4), remaining=st.sampled_from([0.0, 0.01, 30.0]))
+    def calls_fail(self, number, attempts, remaining):
+        for _ in range(number):
+            decided = self.machine.failed(self.now, remaining, attempts)
+            longest = min(self.policy.backoff * 2 ** (attempts - 1), LONGEST_WAIT_S)
+            if isinstance(decided, Again):
+                assert 0 <= decided.wait <= longest, "wait"
+            self.check(decided, attempts, remaining, longest)
+
+    @rule(attempts=st.integers(1, 4), deaths=st.integers(1, 3), remaining=st.sampled_from([0.01, 30.0]))
+    def replica_dies(self, attempts, deaths, remaining):
+        decided = self.machine.died(self.now, remaining, attempts, deaths)
+        if isinstance(decided, Again):
+            assert deaths < MOST_DEATHS, "poison"
+            assert decided.wait == 0, "wait"
+        self.check(decided, attempts, remaining, 0.0, may=deaths < MOST_DEATHS)
+
+    def check(self, decided, attempts, remaining, longest, *, may=True):
+        late = [each for each in self.calls if each > self.now - WINDOW_S]
+        spent = [each for each in self.spent if each > self.now - WINDOW_S]
+        allowed = self.policy.min + self.policy.budget * len(late)
+        if isinstance(decided, Again):
+            assert attempts < self.policy.max_attempts, "attempts"
+            assert decided.wait < remaining, "deadline"
+            self.spent.append(self.now)
+            assert len(spent) + 1 <= allowed, "budget"
+        else:
+            # Calls of the oldest second are not counted, so that it is never too many.
+            surely = [each for each in late if each > self.now - WINDOW_S + 1]
+            room = len(spent) + 1 <= self.policy.min + self.policy.budget * len(surely)
+            assert not (may and room and attempts < self.policy.max_attempts and longest < remaining), "refused"
+        assert re.search(r"\d", decided.reason), "numbers"
+
+    @invariant()
+    def knows_little(self):
+        """What is remembered does not grow with the number of calls."""
+        if hasattr(self, "machine"):
+            assert len(self.machine._slots) <= WINDOW_S + 1, "memory"
+
+
+TestRetries = RetryMachine.TestCase
+TestRetries.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_defaults_are_those_of_the_configuration():
+    """What is left out in a file is what is left out in the policy."""
+    assert RetryPolicy()._asdict() == {name: info.default for name, info in RETRY_FIELDS.items()}
+
+
+class ParentError(Exception): ...
+
+
+class ChildError(ParentError): ...
+
+
+@pytest.mark.parametrize(
+    ("on", "error", "matches"),
+    [
+        (("ChildError",), ChildError(), True),
+        (("ParentError",), ChildError(), True),
+        (("ChildError",), ParentError(), False),
+        (("OSError",), ConnectionResetError(), True),
+        ((), ChildError(), False),
+    ],
+)
+def test_exception_is_named_by_its_class_or_a_base(on, error, matches):
+    """As in an `except` clause."""
+    assert RetryPolicy(on=on).matches(error) is matches
+
+
+def test_error_that_stands_for_an_unknown_class_goes_by_its_name():
+    """A RemoteError is retried as what it stands for."""
+    error = Exception()
+    error.type_name = "somewhere.Busy"
+    assert RetryPolicy(on=("Busy",)).matches(error)
+
+
+def forgets_its_budget(patch):
+    patch.setattr(Retries, "_spent_of_late", lambda *_: 0)
+
+
+def counts_calls_for_ever(patch):
+    patch.setattr(Retries, "_forget", lambda *_: None)
+
+
+def counts_no_calls(patch):
+    patch.setattr(Retries, "called", lambda *_: None)
+
+
+def tries_once_too_often(patch):
+    decide = Retries._decide
+    patch.setattr(
+        Retries, "_decide", lambda self, now, left, attempts, wait: decide(self, now, left, attempts - 1, wait)
+    )
+
+
+def waits_past_the_deadline(patch):
+    decide = Retries._decide
+    patch.setattr(Retries, "_decide", lambda self, now, left, attempts, wait: decide(self, now, 1e9, attempts, wait))
+
+
+def spares_poison(patch):
+    patch.setattr(retries, "MOST_DEATHS", 3)
+
+
+def waits_too_long(patch):
+    failed = Retries.failed
+
+    def faulty(*args):
+        decided = failed(*args)
+        return decided._replace(wait=9.0) if isinstance(decided, Again) else decided
+
+    patch.setattr(Retries, "failed", faulty)
+
+
+def says_no_numbers(patch):
+    decide = Retries._decide
+    patch.setattr(Retries, "_decide", lambda *args: decide(*args)._replace(reason="because"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        (forgets_its_budget, "budget"),
+        (counts_calls_for_ever, "budget|memory"),
+        (counts_no_calls, "refused"),
+        (tries_once_too_often, "attempts"),
+        (waits_past_the_deadline, "deadline"),
+        (spares_poison, "poison"),
+        (waits_too_long, "wait"),
+        (says_no_numbers, "numbers"),
+    ],
+)
+def test_fault_is_found(monkeypatch, fault, word):
+    """A check that has never failed proves nothing."""
+    fault(monkeypatch)
+    with pytest.raises((AssertionError, Flaky), match=word):
+        run_state_machine_as_test(RetryMachine, settings=FIRST)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dependency_that_is_down_gets_a_fifth_more_and_no_more(seed):
+    """100 calls a second for half a minute, each of which fails: in any 10 s retries <= 0.2 x calls + min."""
+    random = Random(seed)  # noqa: S311 - no secret
+    machine = Retries(RetryPolicy(), random)
+    due = [(number / 100, 1) for number in range(3000)]
+    spent = []
+    while due:
+        now, attempt = heappop(due)
+        if attempt == 1:
+            machine.called(now)
+        decided = machine.failed(now, 30.0, attempt)
+        if isinstance(decided, Again):
+            spent.append(now)
+            heappush(due, (now + decided.wait + random.random() * 0.01, attempt + 1))
+    for begin in range(-10, 30):
+        end = begin + WINDOW_S
+        calls = 100 * (min(end, 30) - max(begin, 0))
+        within = [each for each in spent if begin < each <= end]
+        assert len(within) <= 0.2 * calls + 3, f"seed {seed}, from {begin} s on"
+    assert len(spent) >= 0.15 * 3000, f"seed {seed}: hardly any call was retried"

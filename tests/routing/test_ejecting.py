@@ -1,0 +1,188 @@
+"""A router leaves a replica without calls that fails, in virtual time: it is probed by one call, and returns."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from itertools import count
+from math import inf
+
+import pytest
+
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
+from sage_plugins.call.call import Call
+from sage_plugins.config.nested_keys import OutlierPolicy, Policies
+from sage_plugins.errors import ReplicaDiedError
+from sage_plugins.routing.guarding.guards import Guards
+from sage_plugins.routing.router import Router
+from sage_plugins.values import CallOptions, MethodKind, MethodPlan
+
+PLAN = MethodPlan(0, "get", MethodKind.SYNC, idempotent=False, timeout=inf)
+
+
+class Turns:
+    """Chooses in turn."""
+
+    binding = False
+
+    def picker(self, candidates):
+        number = count()
+        return lambda _key, _method: candidates[next(number) % len(candidates)]
+
+
+class Replica:
+    """Keeps its calls until the test ends them."""
+
+    node = None
+    run_here = None
+    slots = 2
+
+    def __init__(self, index):
+        self.id, self.index = f"svc#{index}", index
+        self.running = []
+        self.give_up = lambda *_: False
+
+    def send(self, call):
+        call.claim()
+        call.began = call.owner.clock.monotonic()
+        self.running.append(call)
+
+
+class Stage:
+    """Three replicas behind a router that ejects after two failures."""
+
+    def __init__(self, replicas=3, **policy):
+        self.clock = VirtualClock()
+        self.told = []
+        policies = Policies(outlier=OutlierPolicy(**{"consecutive": 2} | policy))
+        self.router = Router(
+            "svc",
+            self.clock,
+            queue_size=100,
+            reject=False,
+            guards=Guards(policies, lambda kind, reason, replica: self.told.append((str(kind), replica, reason))),
+            count=lambda *_: None,
+            refused=lambda *_: None,
+            balancer=Turns(),
+        )
+        self.lanes, self.replicas = {}, {}
+        for index in range(replicas):
+            replica = Replica(index)
+            self.replicas[replica.id] = replica
+            self.lanes[replica.id] = self.router.lane(replica.id, index)
+            self.router.open(self.lanes[replica.id], replica)
+
+    def call(self):
+        now = self.clock.monotonic()
+        call = self.router.watched(Call)(self.router, PLAN, (), {}, CallOptions(), now, inf, inf, copy_context())
+        self.router.route(call)
+        return call
+
+    def end(self, call, *, died=False):
+        replica = self.replicas[call.lane.id]
+        replica.running.remove(call)
+        call.claim_outcome()
+        call.ended = self.clock.monotonic()
+        self.lanes[replica.id].freed(call)
+        call.publish(None, ReplicaDiedError("gone", service="svc") if died else None)
+
+    def round(self, *fails):
+        """As many calls as replicas, one after the other; gives where they ran. Those at *fails* die."""
+        ran = []
+        for _ in self.replicas:
+            call = self.call()
+            ran.append(call.lane.index)
+            self.end(call, died=call.lane.index in fails)
+        return sorted(ran)
+
+    def kinds(self):
+        return [(kind, replica) for kind, replica, _ in self.told]
+
+
+def test_replica_where_calls_fail_in_a_row_gets_none():
+    """Those that follow go to the others; the event has the numbers."""
+    stage = Stage()
+    assert stage.round(0) == [0, 1, 2]
+    assert stage.round(0) == [0, 1, 2]
+    assert 0 not in stage.round() + stage.round()
+    assert stage.kinds() == [("replica_ejected", "svc#0")]
+    assert "2 calls in a row" in stage.told[0][2]
+
+
+def test_replica_returns_with_one_probe():
+    """It has one slot until the call that took it has ended well."""
+    stage = Stage(replicas=2)
+    stage.round(0)
+    stage.round(0)
+    stage.clock.advance(5.0)
+    calls = [stage.call() for _ in range(6)]
+    assert len(stage.replicas["svc#0"].running) == 1
+    assert len(stage.replicas["svc#1"].running) == 2
+    stage.end(stage.replicas["svc#0"].running[0])
+    assert len(stage.replicas["svc#0"].running) == 2
+    assert stage.kinds()[1:] == [("ejection_probed", "svc#0"), ("ejection_ended", "svc#0")]
+    while any(replica.running for replica in stage.replicas.values()):
+        for call in calls:
+            if call.lane is not None and not call.over():
+                stage.end(call)
+    assert all(call.over() for call in calls)
+    assert all(lane.inflight == 0 and lane.withdrawn == 0 for lane in stage.lanes.values())
+
+
+def test_probe_that_fails_has_it_out_for_twice_as_long():
+    """And nothing of its slots is lost."""
+    stage = Stage()
+    stage.round(0)
+    stage.round(0)
+    stage.clock.advance(5.0)
+    stage.round(0)
+    assert stage.kinds()[-1] == ("replica_ejected", "svc#0")
+    assert "no calls for 10 s" in stage.told[-1][2]
+    stage.clock.advance(9.9)
+    assert 0 not in stage.round()
+    stage.clock.advance(0.2)
+    assert 0 in stage.round() + stage.round()
+    assert stage.lanes["svc#0"].withdrawn == 0
+    assert stage.lanes["svc#0"].inflight == 0
+
+
+def test_where_most_fail_all_get_calls():
+    """More than half of them out would be worse than some that fail."""
+    stage = Stage(replicas=2)
+    for _ in range(8):
+        if len(stage.told) < 2:
+            stage.end(stage.call(), died=True)
+    assert [kind for kind, _ in stage.kinds()] == ["replica_ejected", "ejection_ended"]
+    assert "1 of 2 were out" in stage.told[1][2]
+    assert stage.round() == [0, 1]
+
+
+def test_replica_that_leaves_is_forgotten():
+    """Also while it is out; its successor begins without blame."""
+    stage = Stage()
+    stage.round(0)
+    stage.round(0)
+    stage.router.close_lane(stage.lanes["svc#0"])
+    stage.clock.advance(10.0)
+    assert stage.kinds() == [("replica_ejected", "svc#0")]
+
+
+def test_router_that_ends_sets_no_timer():
+    """Nothing happens any more."""
+    stage = Stage()
+    stage.round(0)
+    stage.round(0)
+    stage.router.drain("ends", lambda: None)
+    stage.router.end()
+    stage.clock.advance(100.0)
+    assert stage.kinds() == [("replica_ejected", "svc#0")]
+
+
+@pytest.mark.parametrize("avoided", [True, False])
+def test_replica_that_is_unwell_and_out_stays_what_it_is(avoided):
+    """A health check that passes does not end an ejection."""
+    stage = Stage()
+    stage.round(0)
+    stage.round(0)
+    stage.router.avoid(stage.lanes["svc#0"], avoided=avoided)
+    stage.router.avoid(stage.lanes["svc#0"], avoided=False)
+    assert 0 not in stage.round() + stage.round()

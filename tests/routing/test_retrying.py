@@ -1,0 +1,294 @@
+"""
+Calls that are tried again, in virtual time: a router, its guards, and replicas that fail as a seed says.
+
+The rules, looked at after every step: a call ends once, and in its time; one that may not run twice is never started
+again; no replica gets a call again that failed it while another serves; each call counts once; nothing is left over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextvars import copy_context
+from math import inf
+from random import Random
+
+import pytest
+
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
+from sage_plugins.call.call import Call
+from sage_plugins.call.owner import CallOwner
+from sage_plugins.config.nested_keys import Policies, RetryPolicy
+from sage_plugins.errors import CallError
+from sage_plugins.routing.guarding import retrying
+from sage_plugins.routing.guarding.guards import Guards
+from sage_plugins.routing.guarding.retrying import Retrying
+from sage_plugins.routing.router import Router
+from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
+
+ONCE = MethodPlan(0, "once", MethodKind.SYNC, idempotent=False, timeout=inf)
+TWICE = MethodPlan(1, "twice", MethodKind.SYNC, idempotent=True, timeout=inf)
+
+
+class PassingError(Exception):
+    """What `retry.on` names."""
+
+
+class LastingError(Exception):
+    """What it does not name."""
+
+
+class Turns:
+    """Chooses in turn."""
+
+    binding = False
+
+    def picker(self, candidates):
+        number = iter(range(10**9))
+        return lambda _key, _method: candidates[next(number) % len(candidates)]
+
+
+class Replica:
+    """Does its work when the simulation says so, as a worker would."""
+
+    node = None
+    run_here = None
+
+    def __init__(self, play, index, slots):
+        self.id, self.index, self.slots, self.play = f"sim#{index}", index, slots, play
+        self.running = []
+        self.give_up = lambda *_: False
+
+    def send(self, call):
+        if call.expire() or not call.claim():
+            self.play.freed(self, call)
+            return
+        if self.id in self.play.failed[call] and self.play.other_serves(call):
+            self.play.broken.append(f"replica: {self.id} got a call again that it had failed, and another serves")
+        self.play.starts[call] += 1
+        call.began = self.play.clock.monotonic()
+        self.running.append(call)
+
+    def end(self, call, error):
+        self.running.remove(call)
+        play = self.play
+        call.ended = play.clock.monotonic()
+        if isinstance(error, PassingError):
+            play.failed[call].add(self.id)
+            play.failed_with[call] = len(play.lanes)
+            again = call.owner.failed(call, error)
+            if again is not None:
+                play.freed(self, call)
+                again()
+                return
+        if call.claim_outcome():
+            play.count(call.method.index, Outcome.OK if error is None else Outcome.ERROR, 0.0, 0.0)
+            play.freed(self, call)
+            call.publish(None, error)
+        else:
+            call.owner.abandoned_ended(call)
+            play.freed(self, call)
+
+
+class Play:
+    """One course of events."""
+
+    def __init__(self, seed):
+        self.random = random = Random(seed)  # noqa: S311 - no secret
+        self.seed = seed
+        self.clock = VirtualClock()
+        self.policy = RetryPolicy(
+            max_attempts=random.randint(1, 4),
+            backoff=random.choice([0.0, 0.025, 0.3]),
+            budget=random.choice([0.0, 0.2, 1.0]),
+            min=random.choice([0, 3, 100]),
+            on=("PassingError",),
+        )
+        self.counted = Counter()
+        self.starts = Counter()
+        self.failed = {}
+        self.failed_with = {}  # how many replicas there had been, for each call when its latest attempt ended
+        self.broken = []
+        self.calls = []
+        self.told = []
+        self.router = Router(
+            "sim",
+            self.clock,
+            queue_size=1000,
+            reject=False,
+            guards=Guards(
+                Policies(self.policy), lambda kind, reason, _: self.told.append((kind, reason)), random=random
+            ),
+            count=self.count,
+            refused=lambda *_: None,
+            balancer=random.choice([None, Turns()]),
+            aside=lambda do: do(),
+        )
+        self.lanes = {}
+        self.replicas = []
+        for _ in range(random.randint(1, 3)):
+            self.open()
+
+    def count(self, _method, outcome, _wait, _run):
+        self.counted[outcome] += 1
+
+    def open(self):
+        replica = Replica(self, len(self.lanes), self.random.randint(1, 2))
+        lane = self.lanes[replica.id] = self.router.lane(replica.id, replica.index)
+        self.replicas.append(replica)
+        self.router.open(lane, replica)
+
+    def freed(self, replica, call):
+        self.lanes[replica.id].freed(call)
+
+    def other_serves(self, call):
+        """Whether another replica than those that failed *call* serves, and has since the last attempt ended."""
+        others = any(lane.id not in self.failed[call] for lane in self.router._lanes.serving)
+        return others and self.failed_with.get(call) == len(self.lanes)
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def make_call(self):
+        now = self.clock.monotonic()
+        method = self.random.choice([ONCE, TWICE, TWICE])
+        deadline = now + self.random.choice([inf, 0.5, 5.0])
+        call = Call(self.router, method, (), {}, CallOptions(), now, deadline, deadline, copy_context())
+        self.failed[call] = set()
+        self.calls.append(call)
+        call.add_done_callback(lambda each: self.ends.update([each]))
+        self.router.route(call)
+
+    def end_call(self):
+        busy = [replica for replica in self.replicas if replica.running]
+        if busy:
+            replica = self.random.choice(busy)
+            error = self.random.choice([None, PassingError(), PassingError(), LastingError()])
+            replica.end(self.random.choice(replica.running), error)
+
+    def kill(self):
+        if len(self.replicas) > 1 or self.random.random() < 0.5:
+            replica = self.random.choice(self.replicas)
+            self.replicas.remove(replica)
+            for call in replica.running:
+                self.failed[call].add(replica.id)
+                self.failed_with.pop(call, None)  # it goes to whichever replica is free first
+            self.router.lost(self.lanes[replica.id], [], replica.running, ConnectionError("killed"))
+            self.open()
+
+    def pass_time(self):
+        self.clock.advance(self.random.choice([0.001, 0.02, 0.3, 2.0]))
+
+    def cancel(self):
+        if self.calls:
+            self.random.choice(self.calls[-20:]).abandon()
+
+    def run(self):
+        self.ends = Counter()
+        acts = [self.make_call] * 4 + [self.end_call] * 6 + [self.pass_time] * 2 + [self.kill, self.cancel]
+        for _ in range(200):
+            self.random.choice(acts)()
+            self.look()
+        idle = []
+        self.router.drain("ends", lambda: idle.append(True))
+        for _ in range(3000):
+            if idle:
+                break
+            self.clock.advance(0.1)
+            for replica in self.replicas:
+                for call in tuple(replica.running):
+                    replica.end(call, None)
+        self.router.end()
+        self.look()
+        self.check(bool(idle), "idle: the service does not come to an end")
+        for call in self.calls:
+            self.check(call.over(), "outcome: a call has none")
+            self.check(self.ends[call] == 1, "outcome: a call ended more than once")
+        self.check(sum(self.counted.values()) == len(self.calls), f"count: {self.counted} of {len(self.calls)} calls")
+        self.check(self.router._queue.returning == 0, "returning: a call is thought to be on its way")
+
+    def look(self):
+        now = self.clock.monotonic()
+        for call in self.calls:
+            most = self.policy.max_attempts if call.method is TWICE else 1
+            self.check(self.starts[call] <= most, f"starts: {self.starts[call]} of at most {most}")
+            self.check(call.over() or now < call.deadline + 0.001 or call.done(), "deadline: a call outlives its own")
+        self.check(not self.broken, str(self.broken))
+
+    def check(self, holds, why):
+        if not holds:
+            raise AssertionError(f"seed {self.seed}: {why}")
+
+
+@pytest.mark.parametrize("first", range(0, 400, 50))
+def test_rules_hold_whatever_fails(first):
+    for seed in range(first, first + 50):
+        Play(seed).run()
+
+
+def test_decisions_are_told_with_their_numbers():
+    """Rarely: at most once a second of a kind."""
+    play = Play(3)
+    play.run()
+    assert {kind.value for kind, _ in play.told} <= {"retried", "retry_refused"}
+    assert any(kind == "retried" and "allowed" in reason for kind, reason in play.told)
+
+
+def tries_all(patch):
+    patch.setattr(retrying, "may_run_twice", lambda _: True)
+
+
+def tries_anywhere(patch):
+    patch.setattr(Retrying, "_others", lambda *_: [])
+
+
+def forgets_a_call(patch):
+    patch.setattr(Retrying, "_due", lambda *_: None)
+
+
+def counts_no_failure(patch):
+    arrived = Retrying._arrived
+    patch.setattr(Retrying, "_arrived", lambda self, call: None if call.tried else arrived(self, call))
+
+
+def keeps_who_is_over(patch):
+    patch.setattr(Retrying, "_is_over", lambda *_: None)
+    patch.setattr(Retrying, "_take", lambda self, lane: self._elsewhere.popleft() if self._elsewhere else None)
+
+
+def tries_for_ever(patch):
+    failed = Retrying.failed
+
+    def faulty(self, call, error):
+        call.attempts = 0
+        return failed(self, call, error)
+
+    patch.setattr(Retrying, "failed", faulty)
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        (tries_all, "starts"),
+        (tries_anywhere, "replica"),
+        (forgets_a_call, "idle|outcome|deadline"),
+        (counts_no_failure, "idle|returning"),
+        (keeps_who_is_over, "."),
+        (tries_for_ever, "starts"),
+    ],
+)
+def test_fault_is_found(monkeypatch, fault, word):
+    """A few seeds find it."""
+    fault(monkeypatch)
+
+    def play_some():
+        for seed in range(200):
+            Play(seed).run()
+
+    with pytest.raises((AssertionError, CallError), match=word):
+        play_some()
+
+
+def test_owner_without_guards_takes_nothing_back():
+    """A router, and any other owner, leaves a failed call to end."""
+    assert CallOwner().failed(None, PassingError()) is None
+    router = Router("sim", VirtualClock(), queue_size=1, reject=False, count=None, refused=None)
+    assert router.failed(None, PassingError()) is None
