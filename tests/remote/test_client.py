@@ -136,7 +136,7 @@ def test_call_that_came_before_the_last_replica_went_wakes_the_service(env, regi
     gate = threading.Event()
     calls = [handle.submit("hold", _Stay(gate)), handle.submit("echo", 2)]
     until(calls[0].running)
-    env.task("svc")._changes.adjust(0, "as a test wants it")
+    env.task("svc").changes.adjust(0, "as a test wants it")
     until(lambda: woken)
     gate.set()
     env.scale("svc", 1)  # the caller's word did not come through
