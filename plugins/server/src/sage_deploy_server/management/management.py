@@ -87,7 +87,7 @@ class Management:
         self._began = time.time()
         self.routes = [
             *(_look(path, look) for path, (_, look) in self._looks().items()),
-            *(self._change(path, kind, change) for path, (_, kind, change) in self.changes().items()),
+            *(self._change(path, kind, change) for path, (_, kind, change) in self._changes().items()),
         ]
 
     def picture(self, after: int) -> tuple[dict[str, Any], int]:
@@ -99,7 +99,7 @@ class Management:
         """The routes as OpenAPI describes them."""
         looks = {path: {"get": described(path, summary, None)} for path, (summary, _) in self._looks().items()}
         changes = {
-            path: {"post": described(path, summary, kind)} for path, (summary, kind, _) in self.changes().items()
+            path: {"post": described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()
         }
         return {path: looks.get(path, {}) | changes.get(path, {}) for path in looks | changes}
 
