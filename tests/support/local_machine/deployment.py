@@ -64,7 +64,7 @@ class Deployment:
             ("", self.task.state, life.state),
             ("is whether it accepts calls", self._accepts(), life.state == "ready"),
             *self._instances(),
-            *self.changes(never),
+            *self._changes(never),
         ):
             if found != wanted:
                 not_yet.append(f"{found} {what}; the model says {wanted}")
