@@ -69,13 +69,14 @@ def browser():
 def server(tmp_path_factory):
     """A service that has been called, of which a call hangs, one that is ill, and one with a secret."""
     Desk.door, Desk.entered = threading.Event(), threading.Event()
-    quick = {"health_check_interval": 0.2, "health_check_timeout": 0.1, "failure_threshold": 1, "success_threshold": 1}
+    # Asked once, as soon as it is ready: a thread that asks later would be taken for one that a test has left.
+    asked = {"health_check_interval": 3600, "failure_threshold": 1}
     file = tmp_path_factory.mktemp("files") / "secret.yaml"
     file.write_text(f"services: {{secret: {{class: 'served_desk:Desk', user_config: {{api_key: {CANARY}}}}}}}\n")
     with Environment(HOSTILE) as env:
         config = ServiceDeploymentConfig(replicas=2, timeout=600)
         env.register_service_with_config("desk", Desk, deployment_config=config)
-        env.register_service_with_config("sick", Sick, deployment_config=ServiceDeploymentConfig(**quick))
+        env.register_service_with_config("sick", Sick, deployment_config=ServiceDeploymentConfig(**asked))
         env.load_service_deployment_config(file)
         env.deploy()
         calling = threading.Thread(target=call, args=[env.service("desk")])

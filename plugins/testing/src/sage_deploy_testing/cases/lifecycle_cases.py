@@ -270,13 +270,13 @@ class LazyCases(ServiceConformance):
     def test_deploying_takes_none_of_the_calls_time(self) -> None:
         """The first call deploys the service under `startup_timeout`; its own limit starts after that."""
         diary, gate = self.watch(held=False), self.watch()
-        handle = self.register(Late, diary.checkpoint, gate.checkpoint).handle.with_options(timeout=1.0)
+        handle = self.register(Late, diary.checkpoint, gate.checkpoint).handle.with_options(timeout=self.patience)
         first = self.in_thread(handle.remaining)
         gate.wait()
         with pytest.raises(TimeoutError):
-            first.result(self.short)
+            first.result(self.while_running)
         gate.open()
-        assert 1.0 - self.short < first.result(self.patience) <= 1.0
+        assert self.patience - self.while_running < first.result(self.patience) <= self.patience
 
 
 class CloseCases(ServiceConformance):
