@@ -155,7 +155,7 @@ BREAKER_FIELDS: Final = _keys(
 
 #: The keys of `outlier`.
 OUTLIER_FIELDS: Final = _keys(
-    _count("consecutive", "Calls in a row that die or time out at a replica before it gets none.", 5, minimum=1),
+    _count("consecutive", "Calls in a row that time out at a replica before it gets none.", 5, minimum=1),
     _duration("interval", "Time over which the durations of replicas are compared, in seconds.", 10.0, positive=True),
     _duration("base_ejection", "Time without calls, in seconds; twice as long each next time.", 5.0, positive=True),
     _duration("max_ejection", "Longest time without calls, in seconds.", 300.0, positive=True),
@@ -235,7 +235,7 @@ class OutlierPolicy(NamedTuple):
     When a replica gets no calls because it fails or is slow: the field `outlier`.
 
     Attributes:
-        consecutive: Calls in a row that die or time out there.
+        consecutive: Calls in a row that time out there.
         interval: Seconds over which durations are compared.
         base_ejection: Seconds without calls; twice as many each next time.
         max_ejection: Seconds without calls, at most.
