@@ -6,8 +6,8 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from sage_deploy_testing.simulating.scenario.faults import Fault, FaultKind
 from sage_deploy_testing.simulating.replica import ModelledReplica
+from sage_deploy_testing.simulating.scenario.faults import Fault, FaultKind
 from sage_plugins.errors import NoReplicaError
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from sage_deploy_testing.simulating.results.tally import Tally
-    from sage_deploy_testing.simulating.timeline import Timeline
     from sage_deploy_testing.simulating.scenario.times import Draw
+    from sage_deploy_testing.simulating.timeline import Timeline
     from sage_plugins.routing.lane import Lane
     from sage_plugins.routing.router import Router
 
@@ -112,7 +112,7 @@ class Fleet:
         """Have so many replicas that are ready."""
         for place in self._more(replicas):
             node = self._node()
-            assert node is not None  # noqa: S101 - no node is down yet
+            assert node is not None
             self._open(place, *self._made(place, node))
 
     def grow(self, replicas: int, then: Callable[[], None]) -> None:
@@ -141,7 +141,7 @@ class Fleet:
         self._tally.tell(EventKind.REPLICA_STOPPED, "", id)
 
     def _more(self, number: int) -> list[_Place]:
-        added = []
+        added: list[_Place] = []
         taken = {place.index for place in self.places}
         index = 0
         while len(added) < number:
@@ -174,9 +174,7 @@ class Fleet:
     def _made(self, place: _Place, node: int) -> tuple[Lane, ModelledReplica]:
         lane = self._router.lane(self._id(place), place.index, self._replaced)
         name = f"node-{node}" if len(self._on_node) > 1 else None
-        replica = ModelledReplica(
-            lane, name, self._slots, self._timeline, self._tally, self._draws, self._random
-        )
+        replica = ModelledReplica(lane, name, self._slots, self._timeline, self._tally, self._draws, self._random)
         self._on_node[node] += 1
         return lane, replica
 
@@ -304,7 +302,7 @@ class Fleet:
         if lane is not None:
             self._leave_node(replica)
             if lane in self._router.lanes:
-                self._router.lost(lane, (), work, ConnectionError(cause))  # type: ignore[arg-type] # batches too
+                self._router.lost(lane, (), work, ConnectionError(cause))
         index = place.index
         self._follow(place, self._supervisor.died(index, now) if been_ready else self._supervisor.failed(index, now))
 

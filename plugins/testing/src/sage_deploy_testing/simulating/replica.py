@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
+    from sage_deploy_testing.simulating.results.tally import Tally
+    from sage_deploy_testing.simulating.scenario.times import Draw
+    from sage_deploy_testing.simulating.timeline import Timeline
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import ControlOp, Work
     from sage_plugins.routing.lane import Lane
-    from sage_deploy_testing.simulating.results.tally import Tally
-    from sage_deploy_testing.simulating.timeline import Timeline
-    from sage_deploy_testing.simulating.scenario.times import Draw
 
 __all__ = ["ModelledReplica", "watch"]
 
@@ -53,8 +53,8 @@ class ModelledReplica(LaneEvents):
         running: What runs: calls and batches, with the calls of each.
     """
 
-    run_here = None
-    holds = None
+    run_here: Callable[[Call], None] | None
+    send: Callable[[Work], None]
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of; there may be 10,000 of them
         self,
@@ -82,6 +82,8 @@ class ModelledReplica(LaneEvents):
         self.id, self.index = lane.id, lane.index
         self.node = node
         self.slots = slots
+        self.run_here = None
+        self.send = self._send
         self.alive = True
         self.factor = 1.0
         self.hung = False
@@ -89,13 +91,14 @@ class ModelledReplica(LaneEvents):
         self.running: dict[Work, Sequence[Call]] = {}
         self._held: list[Work] = []  # work that has ended but for a hang, or whose answers were lost
         self._timeline = timeline
-        self._started, self._at, self._trouble = tally.started, timeline.at, False
+        self._trouble = False  # whether calls may run into their deadlines though their methods are quick
+        self._started, self._at = tally.started, timeline.at
         self._draws = draws
         self._random = random
 
     # -- work --------------------------------------------------------------------------------------------------------
 
-    def send(self, work: Any) -> None:
+    def _send(self, work: Any) -> None:
         """Take work, and start it: there is a slot for it."""
         while work is not None:
             if type(work) is Batch:
@@ -117,7 +120,7 @@ class ModelledReplica(LaneEvents):
             work = self.follow(work)
 
     def _claim_all(self, batch: Batch) -> list[Call]:
-        calls = []
+        calls: list[Call] = []
         for call in batch.calls:
             if self._timeline.now >= call.expires:
                 call.expire()
@@ -160,7 +163,7 @@ class ModelledReplica(LaneEvents):
         for call, error in over:
             call.publish(None, error)
         if following is not None:
-            self.send(following)
+            self._send(following)
 
     def give_up(self, call: Call, outcome: int, spent: float) -> bool:  # noqa: ARG002 - as in Replica
         """A caller gave up a call that runs: a coroutine ends, and so does the wait for an answer that got lost."""
@@ -197,7 +200,7 @@ class ModelledReplica(LaneEvents):
 
     # -- what a router and its parts ask, beside ---------------------------------------------------------------------
 
-    def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - as in Replica
+    def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """Nobody asks a modelled replica anything."""
         raise NotImplementedError
 

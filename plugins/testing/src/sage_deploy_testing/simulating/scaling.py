@@ -53,7 +53,7 @@ class Scaling:
             PluginError: The autoscaler cannot be made.
         """
         choice = composition.autoscaler
-        assert choice is not None  # noqa: S101 - for the type checker
+        assert choice is not None
         settings = AutoscaleSettings.of(composition.config.autoscale or {})
         try:
             autoscaler = choice.create()
@@ -110,9 +110,7 @@ class Scaling:
         if scaling is None:
             return
         present, number = load.replicas, scaling.replicas
-        self._tally.tell(
-            EventKind.SCALED, f"from {present} to {counted(number, 'replica')}: {scaling.reason}"
-        )
+        self._tally.tell(EventKind.SCALED, f"from {present} to {counted(number, 'replica')}: {scaling.reason}")
         if number > present:
             self._busy = True
             if number > 1:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_testing.simulating.calls import CallSource, call_class
 from sage_deploy_testing.simulating.composed import composed, seeded, slots_of
-from sage_deploy_testing.simulating.scenario.faults import Fault, FaultKind
 from sage_deploy_testing.simulating.fleet import Fleet
-from sage_deploy_testing.simulating.scenario.loads import Keys, Load, Phase
 from sage_deploy_testing.simulating.results.report import Report
-from sage_deploy_testing.simulating.scaling import Scaling
 from sage_deploy_testing.simulating.results.tally import Tally
-from sage_deploy_testing.simulating.timeline import Timeline
+from sage_deploy_testing.simulating.scaling import Scaling
+from sage_deploy_testing.simulating.scenario.faults import Fault, FaultKind
+from sage_deploy_testing.simulating.scenario.loads import Keys, Load, Phase
 from sage_deploy_testing.simulating.scenario.times import Time, constant, time_of
+from sage_deploy_testing.simulating.timeline import Timeline
 from sage_deploy_testing.simulating.waiting import Waiting
 from sage_plugins.config.nested_keys import Policies, policies_of
 from sage_plugins.deployment.balancing import create_balancer
@@ -300,18 +300,22 @@ class Simulated:
         timeline.run_until(seconds)
         timeline.run_while(lambda: tally.open > 0, seconds + self._settle)
         return Report.of(
-            composition, tally, router.retries, seed=self._seed, seconds=seconds, slots=slots, loads=self._loads,
-            times=self._times, faults=self._faults, ended_at=timeline.now,
+            composition,
+            tally,
+            router.retries,
+            seed=self._seed,
+            seconds=seconds,
+            slots=slots,
+            loads=self._loads,
+            times=self._times,
+            faults=self._faults,
+            ended_at=timeline.now,
         )
 
     def _make_router(self, composition: Composition, timeline: Timeline, tally: Tally) -> Router:
         """The router, as `ServiceTask` makes it, without a balancer at first."""
         config, policies = composition.config, policies_of(composition.config)
-        guards = (
-            UNGUARDED
-            if policies == Policies()
-            else Guards(policies, tally.tell, random=self._random("retries"))
-        )
+        guards = UNGUARDED if policies == Policies() else Guards(policies, tally.tell, random=self._random("retries"))
 
         def refused(_method: int, reason: str) -> None:
             tally.refused[reason] += 1

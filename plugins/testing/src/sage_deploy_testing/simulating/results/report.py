@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from sage_deploy_testing.simulating.results.tally import Series
 
-    from sage_deploy_testing.simulating.results.tally import Durations, Series, Tally
+if TYPE_CHECKING:
+    from sage_deploy_testing.simulating.results.tally import Durations, Tally
     from sage_deploy_testing.simulating.scenario.faults import Fault
     from sage_deploy_testing.simulating.scenario.loads import Load
     from sage_deploy_testing.simulating.scenario.times import Time
     from sage_plugins.planning.composition import Composition
 
-__all__ = ["Happening", "Latency", "Report"]
+__all__ = ["Happening", "Latency", "Report", "seconds_text"]
 
 #: Events that the text shows at most; the page and JSON have more.
 _SHOWN = 20
@@ -47,7 +48,8 @@ class Latency:
     def of(cls, durations: Durations) -> Latency:
         """Those of a histogram."""
         longest = durations.longest if len(durations) else float("nan")
-        return cls(durations.mean, *(durations.share(share) for share in (0.5, 0.9, 0.99, 0.999)), longest)
+        p50, p90, p99, p999 = (durations.share(share) for share in (0.5, 0.9, 0.99, 0.999))
+        return cls(durations.mean, p50, p90, p99, p999, longest)
 
 
 @attrs.frozen
@@ -272,9 +274,7 @@ def seconds_text(seconds: float) -> str:
 
 def _spread(latency: Latency) -> str:
     names = {"p50": latency.p50, "p90": latency.p90, "p99": latency.p99, "p99.9": latency.p999}
-    return ", ".join(
-        f"{name} {seconds_text(value)}" for name, value in {**names, "longest": latency.longest}.items()
-    )
+    return ", ".join(f"{name} {seconds_text(value)}" for name, value in {**names, "longest": latency.longest}.items())
 
 
 def _plain(numbers: dict[str, float]) -> dict[str, float | None]:

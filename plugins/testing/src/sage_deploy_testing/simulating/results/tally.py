@@ -65,7 +65,7 @@ class Durations:
 
     def __init__(self) -> None:
         """Know none."""
-        self.counts: Counter[int] = Counter()
+        self.counts = [0] * _BUCKETS
         self.total = 0.0
         self.longest = 0.0
 
@@ -77,20 +77,21 @@ class Durations:
 
     def __len__(self) -> int:
         """How many there are."""
-        return self.counts.total()
+        return sum(self.counts)
 
     @property
     def mean(self) -> float:
         """Their mean; nan of none."""
-        return self.total / len(self) if self.counts else float("nan")
+        number = len(self)
+        return self.total / number if number else float("nan")
 
     def share(self, share: float) -> float:
         """The duration that so large a *share* of them does not exceed, within 1.1 %; nan of none."""
-        if not self.counts:
-            return float("nan")
         wanted, seen = share * len(self), 0
-        for bucket in sorted(self.counts):
-            seen += self.counts[bucket]
+        if not wanted:
+            return float("nan")
+        for bucket, count in enumerate(self.counts):
+            seen += count
             if seen >= wanted:
                 return min(middle_of(bucket), self.longest)
         return self.longest
@@ -203,17 +204,18 @@ class Tally:
             seconds = now - call.since
             # `Durations.add` written out three times: this is on the path of every call.
             bucket = int(log2(seconds) * _PER_DOUBLING + _LOWEST) if seconds > 1e-9 else 0  # noqa: PLR2004 - as _LOWEST
-            latency = self.latency
-            latency.counts[bucket] += 1
-            latency.total += seconds
-            if seconds > latency.longest:
-                latency.longest = seconds
-            latency = moment.latency
-            latency.counts[bucket] += 1
-            latency.total += seconds
-            if seconds > latency.longest:
-                latency.longest = seconds
-            self.wait.add(call.began - call.since)
+            for durations in (self.latency, moment.latency):
+                durations.counts[bucket] += 1
+                durations.total += seconds
+                durations.longest = max(durations.longest, seconds)
+            seconds = call.began - call.since
+            wait = self.wait
+            if seconds > 0:
+                wait.counts[int(log2(seconds) * _PER_DOUBLING + _LOWEST) if seconds > 1e-9 else 0] += 1  # noqa: PLR2004
+                wait.total += seconds
+                wait.longest = max(wait.longest, seconds)
+            else:
+                wait.counts[0] += 1
             moment.ok += 1
             self.latest = now
         else:
@@ -242,7 +244,7 @@ class Tally:
 
     def note(self, what: str) -> None:
         """Add a line to the trace, which there is."""
-        assert self.trace is not None  # noqa: S101 - for the type checker
+        assert self.trace is not None
         self.trace.append(f"{self._timeline.now:.9f} {what}")
 
     def digest(self) -> str:

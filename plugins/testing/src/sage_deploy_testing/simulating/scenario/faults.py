@@ -25,8 +25,6 @@ class FaultKind(StrEnum):
     """Some answers get lost: the caller waits until its deadline, and so long the call keeps its slot."""
 
 
-
-
 @attrs.frozen(kw_only=True)
 class Fault:
     """
@@ -72,7 +70,7 @@ class Fault:
         """As the command line spells it."""
         what = {
             FaultKind.SLOW: f"slow x{self.factor:g}",
-            FaultKind.DROP: f"drop {self.share:.4g}",
+            FaultKind.DROP: f"drop {100 * self.share:g}%",
             FaultKind.NODE: f"node {self.node}",
         }.get(self.kind, str(self.kind))
         where = "" if self.replica is None else f" replica {self.replica}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Sequence
 from itertools import accumulate
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import attrs
 from sage_plugins.values import CallOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from random import Random
 
 __all__ = ["Keys", "Load", "Phase", "uniform", "zipf"]
