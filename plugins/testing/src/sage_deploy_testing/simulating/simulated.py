@@ -293,7 +293,8 @@ class Simulated:
             running = sum(lane.inflight for lane in ready)
             wanted = len(fleet.places)
             series.look(len(ready), wanted, router.waiting + router.parked, running)
-            timeline.at(timeline.now + series.step, look, None)
+            if len(series.moments) <= _SLICES:
+                timeline.at(seconds * len(series.moments) / _SLICES, look, None)
 
         tally.first_replicas = len(fleet.places)
         timeline.at(series.step, look, None)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from sage_deploy_testing.simulating.results.tally import Series
+from sage_deploy_testing.simulating.results.tally import Durations, Series
 
 if TYPE_CHECKING:
-    from sage_deploy_testing.simulating.results.tally import Durations, Tally
+    from sage_deploy_testing.simulating.results.tally import Tally
     from sage_deploy_testing.simulating.scenario.faults import Fault
     from sage_deploy_testing.simulating.scenario.loads import Load
     from sage_deploy_testing.simulating.scenario.times import Time
@@ -98,7 +98,7 @@ class Report:
         throughput: Answers a second, while calls came.
         latency: From call to answer.
         wait: From call to start of the method, of calls that were answered.
-        replicas: Replicas that took calls, at the beginning, at most and at the end.
+        replicas: Replicas that took calls, at the beginning, at most and when the last call came.
         series: All over time.
         events: What was decided; not more than 10,000.
         event_counts: How many events there were, by kind.
@@ -153,7 +153,7 @@ class Report:
         """Sum up."""
         series, outcomes = tally.series, tally.outcomes
         ready = [moment.ready for moment in series.moments[:-1]] or [0]
-        within = series.moments[: round(seconds / series.step)]
+        within = series.moments[:-1]
         return cls(
             service=composition.name,
             balancer=None if composition.balancer is None else composition.balancer.id,
@@ -200,6 +200,20 @@ class Report:
         if self.traced is None:
             raise ValueError("no trace was kept: give simulate(..., trace=True)")
         return "".join(f"{line}\n" for line in self.traced)
+
+    def latency_between(self, begin: float, end: float) -> Latency:
+        """
+        Latency of the answers of a part of the time, such as after the service has warmed up.
+
+        Args:
+            begin: Seconds since the beginning; rounded to a slice of `series`.
+            end: The same; not later than calls came.
+        """
+        first, last = round(begin / self.series.step), round(end / self.series.step)
+        merged = Durations()
+        for moment in self.series.moments[first:last]:
+            merged.merge(moment.latency)
+        return Latency.of(merged)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for programs; durations that there are none of are null. Without the trace."""

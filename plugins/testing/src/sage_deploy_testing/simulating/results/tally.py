@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from hashlib import blake2b
 from math import log2
+from operator import add
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.errors import (
@@ -85,6 +86,12 @@ class Durations:
         number = len(self)
         return self.total / number if number else float("nan")
 
+    def merge(self, other: Durations) -> None:
+        """Count those of *other*, too."""
+        self.counts = list(map(add, self.counts, other.counts))
+        self.total += other.total
+        self.longest = max(self.longest, other.longest)
+
     def share(self, share: float) -> float:
         """The duration that so large a *share* of them does not exceed, within 1.1 %; nan of none."""
         wanted, seen = share * len(self), 0
@@ -123,11 +130,11 @@ class Moment:
 
 class Series:
     """
-    Slices of time, equally long.
+    Slices of the time in which calls come, equally long.
 
     Attributes:
         step: Seconds of each.
-        moments: The slices, from the beginning.
+        moments: The slices, from the beginning; the last one has what came after them.
     """
 
     def __init__(self, step: float) -> None:
