@@ -31,7 +31,7 @@ from sage_deploy_testing.simulation import (
     zipf,
 )
 from sage_plugins import idempotent
-from sage_plugins.errors import ConfigError, ServiceNotFoundError
+from sage_plugins.errors import ConfigError
 
 BALANCERS = ("round_robin", "random", "least_loaded", "power_of_two", "consistent_hash")
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -486,9 +486,9 @@ class TestCommand:
         assert parser.links == ["data:,"]
 
     def test_a_file_with_several_services_needs_the_name_of_one(self, file: Any) -> None:
-        result = CliRunner().invoke(command, [str(file), "--load", "get 1/s for 1s", "--time", "constant(1ms)"])
-        assert isinstance(result.exception, ServiceNotFoundError)
-        assert "kv, other" in str(result.exception)
+        result = self.run(file, "--load", "get 1/s for 1s", "--time", "constant(1ms)", code=2)
+        assert "--service" in result.output
+        assert "kv, other" in result.output
 
     def test_mistakes_are_said_with_what_is_allowed(self, file: Any) -> None:
         options = [file, "--service", "kv", "--time", "constant(1ms)", "--load"]

@@ -86,10 +86,14 @@ def command(  # noqa: PLR0913, PLR0917 - a parameter for each option
     from sage_deploy_testing.simulating.scenario.spelling import faults_of, load_of, seconds_of, time_of_method
     from sage_deploy_testing.simulating.scenario.times import constant
     from sage_deploy_testing.simulating.simulated import Simulated
+    from sage_plugins.errors import ServiceNotFoundError
 
     # What a module prints when it is imported is no data.
-    with environment_of(file, profile) as env, redirect_stdout(sys.stderr):
-        composition = composition_in(env, service)
+    try:
+        with environment_of(file, profile) as env, redirect_stdout(sys.stderr):
+            composition = composition_in(env, service)
+    except ServiceNotFoundError as error:
+        raise click.UsageError(f"--service: {error}") from error
     try:
         sim = Simulated(
             lambda _: composition,

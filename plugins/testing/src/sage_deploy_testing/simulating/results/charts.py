@@ -29,6 +29,7 @@ max-width:100%;height:auto;font:12px system-ui,sans-serif}
 
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 44, 40
+_ROW = 15  # of the legend
 _STYLES: Final = 5
 
 
@@ -73,6 +74,8 @@ class Chart:
         x_axis = _axis([x for x, _ in points] or [0.0, 1.0])
         ys = [y for _, y in points] or [1.0]
         y_axis = _log_axis(ys) if self.log else _axis([0.0, *ys])
+        legend, rows = self._legend()
+        upper = _TOP + _ROW * (rows - 1)
         place = f' x="{left:g}" y="{top:g}"' if left or top else ""
         parts = [
             (
@@ -90,7 +93,7 @@ class Chart:
             low, high, at = y_axis[0], y_axis[-1], y
             if self.log:
                 low, high, at = log10(low), log10(high), log10(y)
-            return _HEIGHT - _BOTTOM - (at - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+            return _HEIGHT - _BOTTOM - (at - low) / (high - low) * (_HEIGHT - upper - _BOTTOM)
 
         bottom = _HEIGHT - _BOTTOM
         for y in y_axis:
@@ -100,18 +103,18 @@ class Chart:
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(self.x)}</text>')
         parts.append(
-            f'<text transform="translate(13 {(_TOP + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+            f'<text transform="translate(13 {(upper + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
             f"{escape(self.y)}</text>"
         )
         for x, what in self.marks:
             if x_axis[0] <= x <= x_axis[-1]:
                 parts.append(
-                    f'<line class="mark" x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{_TOP}" y2="{bottom}">'
+                    f'<line class="mark" x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{upper}" y2="{bottom}">'
                     f"<title>{escape(what)}</title></line>"
                 )
         for number, line in enumerate(self.lines):
             parts += self._drawn(line, number % _STYLES, across, up)
-        return "".join([*parts, self._legend(), "</svg>"])
+        return "".join([*parts, legend, "</svg>"])
 
     def _is_drawn(self, y: float) -> bool:
         return isfinite(y) and (y > 0 or not self.log)
@@ -128,13 +131,18 @@ class Chart:
                 yield f'<polyline class="l{style}" points="{" ".join(stretch)}"/>'
                 stretch = []
 
-    def _legend(self) -> str:
-        parts, left = [], _LEFT
+    def _legend(self) -> tuple[str, int]:
+        """The names of the lines, and how many rows they take."""
+        parts, left, row = [], _LEFT, 0
         for number, line in enumerate(self.lines):
-            parts.append(f'<polyline class="l{number % _STYLES}" points="{left},31 {left + 26},31"/>')
-            parts.append(f'<text x="{left + 31}" y="35">{escape(line.name)}</text>')
-            left += 44 + 7 * len(line.name)
-        return "".join(parts)
+            width = 44 + 7 * len(line.name)
+            if left > _LEFT and left + width > _WIDTH:
+                left, row = _LEFT, row + 1
+            y = 31 + row * _ROW
+            parts.append(f'<polyline class="l{number % _STYLES}" points="{left},{y} {left + 26},{y}"/>')
+            parts.append(f'<text x="{left + 31}" y="{y + 4}">{escape(line.name)}</text>')
+            left += width
+        return "".join(parts), row + 1
 
 
 def picture(charts: Sequence[Chart], columns: int = 2) -> str:

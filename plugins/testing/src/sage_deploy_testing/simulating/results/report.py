@@ -203,7 +203,7 @@ class Report:
 
     def latency_between(self, begin: float, end: float) -> Latency:
         """
-        Latency of the answers of a part of the time, such as after the service has warmed up.
+        Latency of the calls that came in a part of the time, such as after the service has warmed up.
 
         Args:
             begin: Seconds since the beginning; rounded to a slice of `series`.

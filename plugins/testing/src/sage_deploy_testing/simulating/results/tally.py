@@ -112,7 +112,7 @@ class Moment:
         calls: Calls that came.
         ok: Calls that were answered.
         failed: Calls that ended otherwise.
-        latency: From call to answer.
+        latency: From call to answer, of the calls that came, whenever they were answered.
         ready: Replicas that took calls.
         wanted: Replicas that there should have been.
         queued: Calls that waited.
@@ -180,6 +180,7 @@ class Tally:
         self.latency, self.wait = Durations(), Durations()
         self.latest = float("-inf")
         self.series = Series(step)
+        self._slices_per_s = 1 / step
         self.trace: list[str] | None = [] if trace else None
         self.events: list[tuple[float, str, str, str | None]] = []
         self.kinds: Counter[str] = Counter()
@@ -211,7 +212,9 @@ class Tally:
             seconds = now - call.since
             # `Durations.add` written out three times: this is on the path of every call.
             bucket = int(log2(seconds) * _PER_DOUBLING + _LOWEST) if seconds > 1e-9 else 0  # noqa: PLR2004 - as _LOWEST
-            for durations in (self.latency, moment.latency):
+            moments = self.series.moments
+            came = int(call.since * self._slices_per_s)
+            for durations in (self.latency, (moments[came] if came < len(moments) else moment).latency):
                 durations.counts[bucket] += 1
                 durations.total += seconds
                 durations.longest = max(durations.longest, seconds)
