@@ -303,9 +303,10 @@ class Queue:
 
     def assign_backlogs(self) -> None:
         """Have the open lanes take calls from where they wait for them now; under the lock."""
+        serving = frozenset(self._lanes.serving)
         for lane in self._lanes.open:
             backlog: deque[Call] | tuple[()] = ()
-            if lane in self._lanes.serving:
+            if lane in serving:
                 own = isinstance(lane.backlog, deque) and lane.backlog is not self.shared
                 backlog = self.shared if not self._lanes.binding else lane.backlog if own else deque()
             if backlog is not lane.backlog:

@@ -59,13 +59,14 @@ class ConsistentHash:
         places = [position for position, _, _ in ring]
         owners = [number for _, _, number in ring]
         owners.append(owners[0])  # beyond the last point the ring begins anew
-        # For calls without a key: all rotations, made once, so that equals take turns and threads need no lock.
-        orders = cycle([candidates[start:] + candidates[:start] for start in range(len(candidates))]).__next__
         bound, count = self._bound, len(candidates)
+        # For calls without a key: each begins to look at another one, so that equals take turns.
+        starts, twice = cycle(range(count)).__next__, candidates * 2
 
         def pick(key: Hashable | None, _method: str) -> Candidate:
             if key is None:
-                return min(orders(), key=_load)
+                start = starts()
+                return min(twice[start : start + count], key=_load)
             start = bisect(places, hash_key(key))
             owner = candidates[owners[start]]
             if bound is None or not _load(owner):

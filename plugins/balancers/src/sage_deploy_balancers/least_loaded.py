@@ -25,18 +25,21 @@ class LeastLoaded:
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
         """The least loaded one, looking at them from another start each time."""
-        # All rotations, made once: taking the next is one step of the interpreter, so threads need no lock.
-        orders = cycle([candidates[start:] + candidates[:start] for start in range(len(candidates))]).__next__
+        # Taking the next start is one step of the interpreter, so threads need no lock.
+        count, twice = len(candidates), candidates * 2
+        starts = cycle(range(count)).__next__
 
         def pick(_key: Hashable | None, _method: str) -> Candidate:
-            order = orders()
-            best = order[0]
+            start = starts()
+            best = candidates[start]
             fewest = best.inflight
             if fewest:
-                for candidate in order:
+                for candidate in twice[start + 1 : start + count]:
                     load = candidate.inflight
                     if load < fewest:
                         best, fewest = candidate, load
+                        if not load:
+                            break
             return best
 
         return pick

@@ -37,7 +37,7 @@ COMMANDS: Final = {
 }
 
 #: Commands that other distributions bring, with the extra that installs them.
-ELSEWHERE: Final = dict.fromkeys(
+ELSEWHERE: Final = {"simulate": "testing"} | dict.fromkeys(
     (
         "apply",
         "balancer",

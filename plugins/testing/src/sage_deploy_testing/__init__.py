@@ -6,7 +6,8 @@ The conformance suites below are imported when they are first used. Everything e
 * `doubles.virtual_clock`: `VirtualClock`, time that passes only when a test says so.
 * `doubles.fake_replica`: `FakeReplica`, which answers, hangs or dies in virtual time as a script says.
 * `doubles.fake_candidate`: `FakeCandidate`, a replica as balancers see it, whose load a test sets.
-* `simulation.simulation`: `Simulation`, a router with such replicas, callers and accidents, from one seed.
+* `simulation`: `simulate`, a service of your own configuration in virtual time; `simulation.simulation`: `Simulation`,
+  a router with fake replicas, callers and accidents, from one seed, that checks the router's rules.
 * `tools.fixtures`: the pytest fixture `sage_environment`, there in every run of pytest.
 * `tools.fakes`: `SageEnvironment`, which that fixture gives; services can be replaced by fakes in it.
 * `tools.leak_guard`: a pytest plugin that fails every test which leaves threads, files, tasks or processes.
@@ -16,8 +17,12 @@ The conformance suites below are imported when they are first used. Everything e
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.hookspecs import hookimpl
+from sage_plugins.values import Command
 
 if TYPE_CHECKING:
     from sage_deploy_testing.suites.autoscaler_conformance import AutoscalerConformance
@@ -42,6 +47,11 @@ _HOMES: Final = {
     "TargetConformance": "suites.target_conformance",
 }
 
+#: By name: the module that has it, and what `sage-deploy --help` says of it.
+_COMMANDS: Final = {
+    "simulate": ("simulate", "Run a service of FILE in virtual time: its router, balancer, guards and autoscaler."),
+}
+
 
 def _show_comparisons() -> None:
     """Have pytest show, in whoever's run, what the asserts of a case compared; has an effect before their import."""
@@ -60,3 +70,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(msg)
     _show_comparisons()
     return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def _load(module: str) -> Any:
+    return import_module(f"{__name__}.commands.{module}").command
+
+
+@hookimpl
+def sage_register_commands() -> list[Command]:
+    """Offer the commands that test services."""
+    return [Command(name, partial(_load, module), summary) for name, (module, summary) in _COMMANDS.items()]

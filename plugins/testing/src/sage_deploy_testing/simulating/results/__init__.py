@@ -1,0 +1,1 @@
+"""What has happened in a simulation: it is counted, summed up, and drawn."""

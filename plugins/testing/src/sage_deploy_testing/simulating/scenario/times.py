@@ -1,0 +1,123 @@
+"""How long methods take: distributions to draw from."""
+
+from __future__ import annotations
+
+from math import inf, isfinite, log
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from random import Random
+
+__all__ = ["Draw", "Time", "constant", "exponential", "lognormal", "recorded", "time_of"]
+
+#: Gives the seconds that a run of a method takes; drawn anew for each.
+Draw: TypeAlias = "Callable[[], float]"
+
+
+class Time:
+    """
+    How long something takes.
+
+    Attributes:
+        text: As the command line spells it.
+        drawn_by: `drawn_by(random)` gives a function that draws seconds from *random*.
+        mean: Mean seconds, if it is known; nan if not.
+    """
+
+    __slots__ = ("drawn_by", "mean", "text")
+
+    def __init__(self, text: str, drawn_by: Callable[[Random], Draw], mean: float = float("nan")) -> None:
+        """Set the attributes."""
+        self.text = text
+        self.drawn_by = drawn_by
+        self.mean = mean
+
+    def __repr__(self) -> str:
+        """How it is spelt."""
+        return self.text
+
+
+def constant(seconds: float) -> Time:
+    """Always the same, in seconds; 0 or more."""
+    value = _seconds("seconds", seconds, may_be_zero=True)
+    return Time(f"constant({value:g})", lambda _: lambda: value, value)
+
+
+def exponential(mean: float) -> Time:
+    """Exponentially distributed with this *mean*, in seconds: many short ones and a few that take several times it."""
+    value = _seconds("mean", mean)
+
+    def drawn_by(random: Random) -> Draw:
+        draw, rate = random.expovariate, 1 / value
+        return lambda: draw(rate)
+
+    return Time(f"exponential({value:g})", drawn_by, value)
+
+
+def lognormal(median: float, sigma: float) -> Time:
+    """
+    Lognormally distributed: durations of many real methods look so, with a long tail.
+
+    Args:
+        median: Half of the runs take less; in seconds.
+        sigma: Standard deviation of the logarithm; 0 is constant, 1 has a p99 of ten times the median.
+    """
+    from math import exp
+
+    middle, spread = _seconds("median", median), _seconds("sigma", sigma, may_be_zero=True)
+
+    def drawn_by(random: Random) -> Draw:
+        draw, mu = random.lognormvariate, log(middle)
+        return lambda: draw(mu, spread)
+
+    return Time(f"lognormal({middle:g}, {spread:g})", drawn_by, middle * exp(spread * spread / 2))
+
+
+def recorded(seconds: Iterable[float], name: str = "") -> Time:
+    """
+    Drawn from durations that were measured, each equally likely.
+
+    Args:
+        seconds: The durations; at least one.
+        name: Where they come from, for the report.
+
+    Raises:
+        ValueError: There is none, or one is negative or infinite.
+    """
+    values = tuple(_seconds("a recorded duration", each, may_be_zero=True) for each in seconds)
+    if not values:
+        msg = "a recorded sample needs at least one duration"
+        raise ValueError(msg)
+
+    def drawn_by(random: Random) -> Draw:
+        draw, many = random.random, len(values)
+        return lambda: values[int(draw() * many)]
+
+    return Time(f"recorded({name or f'{len(values)} durations'})", drawn_by, sum(values) / len(values))
+
+
+def time_of(given: Time | float | Callable[[Random], float]) -> Time:
+    """
+    What a user gave as a time: a `Time`, a number of seconds, or a function that draws seconds from a `Random`.
+
+    Raises:
+        TypeError, ValueError: It is none of these, or no duration.
+    """
+    if isinstance(given, Time):
+        return given
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        return constant(given)
+    if not callable(given):
+        msg = f"a time is a number of seconds, lognormal(...) or its like, or a function of a Random; got {given!r}"
+        raise TypeError(msg)
+    drawn: Callable[[Random], float] = given
+    return Time(getattr(given, "__name__", "own"), lambda random: lambda: drawn(random))
+
+
+def _seconds(name: str, value: Any, *, may_be_zero: bool = False) -> float:
+    number = float(value)
+    if not isfinite(number) or not 0 <= number < inf or (number == 0 and not may_be_zero):
+        msg = f"{name} must be {'0 or more' if may_be_zero else 'above 0'} and finite, got {value!r}"
+        raise ValueError(msg)
+    return number
