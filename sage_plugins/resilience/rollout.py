@@ -78,7 +78,7 @@ class Seen(NamedTuple):
         id: Its ID.
         index: Its place; a `NamedTuple` has a method of that name, which nobody needs of this one.
         new: Whether it is of the new version.
-        alive: Whether it starts or runs; one that ended and may get a successor is not.
+        alive: Whether it starts, runs, or ended and gets a successor of its version in a moment.
         ready: Whether it gets calls and says that it is ready.
         kept: Whether its place is its own: it is replaced by one of its version when it dies.
         hopeless: Why nothing of its version starts in its place any more; "" if something may.
@@ -303,7 +303,10 @@ class Rollout:
         others = [each for each in seen if each.index in waiting and not self._is_wanted(each) and each.alive]
         others.sort(key=lambda each: (each.ready, waiting.index(each.index)))
         why = f"there is no room for its successor beside it: {self._refusal}" if self._refusal else "it is replaced"
+        awaited = any(self._is_wanted(each) and not self._available(each, now) for each in seen)
         for each in others:
+            if not each.ready and awaited:  # it may serve again before long, and stopping it can wait
+                continue
             if self._may_stop(each, seen, now):
                 return Stop(each.id, why)
         return None

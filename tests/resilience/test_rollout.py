@@ -195,10 +195,13 @@ def test_no_replica_leaves_while_too_few_serve():
     """Another one has died since its successor was started."""
     model = Model(2, settings_of())
     model.run_until(Wait)
-    model.change("old1", alive=True, ready=False)  # it is being started again
+    model.change("old1", ready=False)  # it is being started again
+    assert isinstance(model.step(), Wait)
     model.change("new1", ready=True)
-    assert isinstance(model.step(), Stop)
-    assert model.trace[-1].id == "old1"  # which serves nobody, and makes room
+    assert model.step() == Stop("old1", "it is replaced")  # which serves nobody, and makes room
+    assert model.step() == Start(1, new=True)
+    assert isinstance(model.step(), Wait)
+    model.change("new2", ready=True)
     model.settle()
     assert model.outcome == Done()
 

@@ -58,7 +58,7 @@ class Readiness:
             ):
                 failed = next((each for each in members if each.state is ReplicaState.FAILED), None)
                 if failed is not None:
-                    raise self.why_failed(failed) from failed.cause
+                    raise self.why_failed(failed)
                 self._replicas.check_wanted()
                 remaining = until - self._clock.monotonic()
                 if remaining <= 0:
@@ -95,7 +95,9 @@ class Readiness:
         hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
         who = f"service '{self._name}' replica {member.spec.index}"
         msg = f"while constructing {who}: {text_of(cause)}{where}{hints}"
-        return DeployError(msg, service=self._name, replica=member.id)
+        error = DeployError(msg, service=self._name, replica=member.id)
+        error.__cause__ = cause
+        return error
 
 
 def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str, Any]]:

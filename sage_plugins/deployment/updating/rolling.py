@@ -118,7 +118,7 @@ class Rolling:
             raise
         self._end(then)
         if self._outcome is not None:
-            raise self._outcome from self._outcome.__cause__
+            raise self._outcome
         took = self._clock.monotonic() - begun
         self._tell("roll_done", f"{counted(self._number, 'replica')} replaced in {took:.3g} s")
 
@@ -202,7 +202,7 @@ class Rolling:
                 id=each.id,
                 index=each.spec.index,
                 new=each.newer,
-                alive=not each.ended,
+                alive=not each.ended or (each.state is ReplicaState.FAILED and each.heir is None),
                 ready=each.state is ReplicaState.READY and each.in_service and self._may_count(each),
                 kept=each.care is Care.SUPERVISOR,
                 hopeless=each.missing or "it is in a crash loop" if each.state is ReplicaState.CRASH_LOOP else "",
@@ -361,7 +361,7 @@ class Rolling:
         error = self._why(step.why, step.id)
         for index in list(self._claims):
             self._disinherit(index)
-        msg = f"{error}. The update was rolled back: the service goes on as it was before"
+        msg = f"service '{self._replicas.name}' was rolled back, and goes on as it was before the update: {error}"
         self._fail(msg, error, step.id)
         self._tell("rolled_back", f"{error}; {self._taken} of {self._number} had been replaced", step.id or "")
 
@@ -376,7 +376,8 @@ class Rolling:
         if before is not None:
             msg = f"{before}; but that could not be done to the end, and {how}: {error}"
         else:
-            msg = f"{error}. The update stopped there, as auto_rollback is false: {how}"
+            name = self._replicas.name
+            msg = f"the update of service '{name}' has stopped, as auto_rollback is false, and {how}: {error}"
         self._fail(msg, error, step.id)
         self._tell("roll_stopped", f"{error}; {how}", step.id or "")
 
