@@ -34,7 +34,9 @@ class Model:
     def __init__(self, places, limits, room=None):
         self.limits = limits
         self.rollout = Rollout(range(places), limits)
-        self.seen = {f"old{index}": Seen(f"old{index}", index, False, True, True, True) for index in range(places)}
+        names = [f"old{index}" for index in range(places)]
+        old = {"new": False, "alive": True, "ready": True, "kept": True}
+        self.seen = {name: Seen(name, index, **old) for index, name in enumerate(names)}
         self.places, self.room, self.now = places, room, 1000.0
         self.leaving = []
         self.trace = []
@@ -65,7 +67,7 @@ class Model:
                 else:
                     self.count += 1
                     id = f"{'new' if new else 'again'}{self.count}"
-                    self.seen[id] = Seen(id, index, new, True, False, False)
+                    self.seen[id] = Seen(id, index, new, alive=True, ready=False, kept=False)
             case Take(id, old):
                 assert self.seen[id].ready
                 self.change(id, kept=True)
@@ -241,15 +243,12 @@ class Rolling(RuleBasedStateMachine):
 
     @initialize(
         places=st.integers(1, 4),
-        surge=st.integers(0, 3),
-        unavailable=st.integers(0, 3),
-        ready_s=st.sampled_from([0.0, 5.0]),
-        back=st.booleans(),
+        limits=st.builds(
+            settings_of, st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 5.0]), back=st.booleans()
+        ).filter(lambda limits: limits.max_surge or limits.max_unavailable),
         room=st.none() | st.integers(0, 2),
     )
-    def begin(self, places, surge, unavailable, ready_s, back, room):
-        surge = surge or int(unavailable == 0)
-        limits = settings_of(surge, unavailable, ready_s, back=back)
+    def begin(self, places, limits, room):
         self.model = Model(places, limits, None if room is None else places + room)
 
     @property

@@ -95,7 +95,7 @@ class UpdateCases(LoadedCases):
         several = self.several(2, "round_robin")
         service = self.deploy(Versioned, 1, **several)
         with self.load(service) as wait:
-            with pytest.raises(errors.DeployError, match="was rolled back.*version 2 is broken") as caught:
+            with pytest.raises(errors.DeployError, match=r"was rolled back.*version 2 is broken") as caught:
                 self.update(service, 2, broken, **several)
             wait(10)
         assert caught.value.replica == f"svc#{broken}.1"
