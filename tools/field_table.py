@@ -17,7 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.config.cross_rules import NOT_YET
 from sage_plugins.config.nested_keys import (
     AUTOSCALE_FIELDS,
     BATCH_FIELDS,
@@ -51,8 +50,6 @@ MAPPINGS = {
     "update": ("update", UPDATE_FIELDS),
 }
 
-_NO_EFFECT = " **No effect yet** (W13)."
-
 
 def tables(say: Callable[[str], str] = str) -> str:
     """The tables, one for each group, with a heading; *say* translates every text that is no name and no value."""
@@ -78,8 +75,7 @@ def _table(infos: Iterable[FieldInfo], say: Callable[[str], str], *, defaults: b
     yield f"| {' | '.join('---' for _ in columns)} |"
     for info in infos:
         kind = f"{info.type}, {info.range}" if info.range else info.type
-        idle = defaults and info.name in NOT_YET
-        cells = [f"`{info.name}`", say(kind), say(info.doc) + (say(_NO_EFFECT) if idle else "")]
+        cells = [f"`{info.name}`", say(kind), say(info.doc)]
         if defaults:
             cells.insert(2, f"`{json.dumps(plain(info.default))}`")
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -171,15 +171,26 @@ OUTLIER_FIELDS: Final = _keys(
 
 #: The keys of `update`.
 UPDATE_FIELDS: Final = _keys(
-    _count("max_surge", "Most replicas beyond the wanted number while they are being replaced.", 1),
+    _count(
+        "max_surge",
+        "Most replicas beyond the wanted number while they are being replaced; those that drain do not count.",
+        1,
+    ),
     _count("max_unavailable", "Most replicas short of the wanted number while they are being replaced.", 0),
-    _duration("min_ready_s", "How long a new replica must be ready before the next is replaced, in seconds.", 0.0),
-    _duration("progress_deadline", "Longest time for an update to make progress, in seconds.", 600.0, positive=True),
+    _duration(
+        "min_ready_s", "How long a new replica must be ready before it counts and an old one leaves, in seconds.", 0.0
+    ),
+    _duration(
+        "progress_deadline",
+        "Longest time until a new replica is ready, in seconds; it stands for startup_timeout during an update.",
+        600.0,
+        positive=True,
+    ),
     FieldInfo(
         name="auto_rollback",
         kind="boolean",
         default=True,
-        doc="Whether an update that does not become ready is taken back.",
+        doc="Whether the old version comes back if a new replica does not become ready; false: the update stops there.",
     ),
 )
 

@@ -170,7 +170,8 @@ class ServiceDeploymentConfig:
             probes.
         outlier: When a replica gets no calls for a while because it fails or is far slower than its peers; needs a load
             balancer.
-        update: How a changed configuration replaces running replicas.
+        update: How replicas are replaced after a change: max_surge, max_unavailable, min_ready_s, progress_deadline,
+            auto_rollback.
         user_config: Passed to the service's own reconfigure(user_config); the core does not read it.
         methods: Per method: timeout, max_concurrency, idempotent, batch.
         options: Options of the plugins that the service uses, by plugin ID; each plugin checks its own.

@@ -222,7 +222,7 @@ class ServiceTask:
             if self._life.state is not ReplicaState.READY:
                 self._readiness.wait(
                     self.replicas.members,
-                    self._config.startup_timeout if timeout is None else timeout,
+                    self.composition.config.startup_timeout if timeout is None else timeout,
                     over=lambda: self._life.state is ReplicaState.READY,
                 )
         self.reach.wait_found()  # else another process that is told of it now might not find it
@@ -239,7 +239,7 @@ class ServiceTask:
         Raises:
             DeployError: A replica was not well in time, or left; raised from what it said last.
         """
-        self.instances.wait_healthy(self._config.startup_timeout if timeout is None else timeout)
+        self.instances.wait_healthy(self.composition.config.startup_timeout if timeout is None else timeout)
 
     def bind(self, failed: Callable[[], None] = lambda: None) -> Binding:
         """
@@ -263,7 +263,7 @@ class ServiceTask:
             drain_timeout: Seconds for the accepted calls; None for the configuration's. Calls that still wait then end
                 with ServiceStoppedError, and so do those that still run: their methods go on.
         """
-        limit = self._config.drain_timeout if drain_timeout is None else drain_timeout
+        limit = self.drain_timeout if drain_timeout is None else drain_timeout
         self._stopping.end(limit, background=current_call() is not None)
 
     def close(self, drain_timeout: float | None = None) -> None:
@@ -273,7 +273,7 @@ class ServiceTask:
         A service whose replicas outlive this process is not stopped: calls that were accepted here finish, and then
         this process lets go of it.
         """
-        limit = self._config.drain_timeout if drain_timeout is None else drain_timeout
+        limit = self.drain_timeout if drain_timeout is None else drain_timeout
         self._stopping.close(limit, background=current_call() is not None)
 
     def close_to_outsiders(self, watch: Callable[[], None]) -> None:
@@ -290,7 +290,7 @@ class ServiceTask:
     @property
     def drain_timeout(self) -> float:
         """Seconds that accepted calls get when the service stops."""
-        return self._config.drain_timeout
+        return self.composition.config.drain_timeout
 
     def owns(self, call: Call | None) -> bool:
         """Whether *call* is one of this service's."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
-from sage_plugins.config.cross_rules import NOT_YET, cross_problems
+from sage_plugins.config.cross_rules import cross_problems
 from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS
 from sage_plugins.config.service_config import fields
 from sage_plugins.config.structure import structure
@@ -280,13 +280,11 @@ def _together(choices: Choices) -> list[Problem]:
 
 def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
     """What is set to something else than its default, and has no effect: nothing may be ignored in silence."""
-    effects = {name: ("W13", f"has no effect in this version: {effect}", "") for name, effect in NOT_YET.items()}
-    if not choices.check_health:
-        unread = ("W12", f"has no effect: {NO_HEALTH_CHECK}", "add 'health' to monitors")
-        effects |= dict.fromkeys(_HEALTH_FIELDS, unread)
+    if choices.check_health:
+        return []
     return [
-        Problem(id, name, message, fix)
-        for name, (id, message, fix) in effects.items()
+        Problem("W12", name, f"has no effect: {NO_HEALTH_CHECK}", "add 'health' to monitors")
+        for name in _HEALTH_FIELDS
         if name not in config.derived and getattr(config, name) != fields()[name].default
     ]
 

@@ -18,9 +18,10 @@ from sage_plugins.texts import counted
 from sage_plugins.values import Explanation, Placed, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from sage_plugins.config.origins import Origin
+    from sage_plugins.deployment.updating.ways import Way
     from sage_plugins.planning.catalogue import Catalogue
     from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
@@ -31,7 +32,12 @@ __all__ = ["describe", "plan_all"]
 _KINDS: Final = get_args(get_type_hints(Explanation)["kind"])
 
 
-def plan_all(catalogue: Catalogue, registry: Registry, running: Mapping[str, Mapping[str, Any]]) -> DeploymentPlan:
+def plan_all(
+    catalogue: Catalogue,
+    registry: Registry,
+    running: Mapping[str, Mapping[str, Any]],
+    way: Callable[[str, Composition, Collection[str]], Way],
+) -> DeploymentPlan:
     """
     What to do to have run what *catalogue* says.
 
@@ -39,13 +45,14 @@ def plan_all(catalogue: Catalogue, registry: Registry, running: Mapping[str, Map
         catalogue: What is registered, which nobody else changes meanwhile.
         registry: The plugins.
         running: What runs, by service, as `Environment.running` gives it.
+        way: `way(service, new, keys)` says how a service comes to be as *new* says, with these settings changed.
 
     Raises:
         PlanError, ConfigError, UnknownPluginError, PluginError: As `Environment.plan`.
     """
     names = catalogue.names
     services = [
-        _plan_service(composition, warnings, catalogue.origin(name), running.get(name))
+        _plan_service(composition, warnings, catalogue.origin(name), way, running.get(name))
         for name, (composition, warnings) in zip(names, catalogue.compose_all(names, registry), strict=True)
     ]
     gone = [ServicePlan(name, "remove", str(running[name].get("class", ""))) for name in running if name not in names]
@@ -56,6 +63,7 @@ def _plan_service(
     composition: Composition,
     warnings: Sequence[Problem],
     origin: Callable[[str], Origin],
+    way: Callable[[str, Composition, Collection[str]], Way],
     running: Mapping[str, Any] | None = None,
 ) -> ServicePlan:
     """
@@ -65,6 +73,7 @@ def _plan_service(
         composition: The service.
         warnings: What was found doubtful about it.
         origin: Who set the value at a path, such as `"timeout"`.
+        way: As for `plan_all`.
         running: What `describe` said of the service that runs, or None if none does.
 
     Raises:
@@ -74,7 +83,10 @@ def _plan_service(
     if running is None:
         return plan
     found = tuple(changes(running, comparable(plan)))
-    return attrs.evolve(plan, action="change" if found else "keep", changes=found)
+    if not found:
+        return attrs.evolve(plan, action="keep")
+    how = way(plan.name, composition, [change.key for change in found])
+    return attrs.evolve(plan, action="change", changes=found, way=how.text)
 
 
 def describe(composition: Composition, origin: Callable[[str], Origin]) -> ServicePlan:

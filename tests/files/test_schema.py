@@ -474,8 +474,3 @@ def test_every_default_is_valid(schema):
     assert len(found) > 40
     for part in found:
         assert StrictValidator(part).is_valid(part["default"]), part
-
-
-def test_fields_without_effect_say_so(schema):
-    assert "No effect in this version: " in schema["$defs"]["fields.update"]["description"]
-    assert "No effect" not in schema["$defs"]["fields.timeout"]["description"]

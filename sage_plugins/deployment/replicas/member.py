@@ -87,9 +87,18 @@ class Member(LaneEvents):
     methods under "transitions" only, and only `Succession` gives it into other care.
     """
 
-    def __init__(self, owner: MemberOwner, spec: ReplicaSpec, lane: Lane, find_service: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        owner: MemberOwner,
+        spec: ReplicaSpec,
+        lane: Lane,
+        find_service: Callable[[str], Any],
+        *,
+        newer: bool = False,
+    ) -> None:
         super().__init__(lane)
         self.spec = spec
+        self.newer = newer  # whether it is of the version that is being rolled out; guarded as the next ones
         self.id = spec.id
         self._find_service = find_service
         # All but the last are guarded by ReplicaSet.condition.
@@ -99,6 +108,7 @@ class Member(LaneEvents):
         self.care = Care.STARTER
         self.heir: object = None  # what is about to take its place, beside it; nothing else may then
         self.been_ready = False
+        self.died = False  # whether its process or node went away
         self.cause: BaseException | None = None
         self.reason = ""  # why it is marked as it is, or why nothing has taken its place yet
         self.replica: Replica | None = None

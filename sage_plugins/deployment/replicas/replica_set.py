@@ -60,6 +60,7 @@ class ReplicaSet:
 
     Attributes:
         composition: What was decided for the service.
+        next_composition: What is being rolled out in its place; None if nothing is. Guarded by `condition`.
         name: Name of the service.
         router: Sends the calls.
         watchers: Its monitors.
@@ -89,6 +90,7 @@ class ReplicaSet:
     ) -> None:
         """Make an empty set; the arguments are the attributes of these names."""
         self.composition = composition
+        self.next_composition: Composition | None = None
         self.name = composition.name
         self.router = router
         self.watchers = watchers
@@ -130,6 +132,11 @@ class ReplicaSet:
         """
         mine = [each for each in self.members if each.care is Care.SUPERVISOR]
         return tuple(sorted(mine, key=lambda each: not each.up))
+
+    def version(self, *, newer: bool) -> Composition:
+        """What its replicas are made of, or those of the version that is being rolled out."""
+        coming = self.next_composition
+        return coming if newer and coming is not None else self.composition
 
     @property
     def serving(self) -> list[Member]:
@@ -173,7 +180,7 @@ class ReplicaSet:
     def refuse_if_hopeless(self, last: Member) -> None:
         """Refuse calls if there is no replica and none is coming; *last* is the one that ended last."""
         with self.condition:
-            if self.wanted and any(member.is_coming for member in self.members):
+            if self.wanted and (self.next_composition is not None or any(each.is_coming for each in self.members)):
                 return
             if self.wanted and self.elastic is not None and self.elastic.asleep:
                 return

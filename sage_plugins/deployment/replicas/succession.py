@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment.replicas.departure import Departure
     from sage_plugins.deployment.replicas.member import Member, Report
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
@@ -61,10 +62,7 @@ class Succession:
         self._readiness = readiness
         self._spawn = spawn
         self._clock = replicas.clock
-        config, target = replicas.composition.config, replicas.composition.target
-        self._startup_timeout = config.startup_timeout
-        self._drain_timeout = config.drain_timeout
-        self._replaces_unhealthy = "replaces_unhealthy" in target.registration.capabilities
+        self._replaces_unhealthy = "replaces_unhealthy" in replicas.composition.target.registration.capabilities
         # All are guarded by ReplicaSet.condition.
         self._supervisor: Supervisor | None = None  # made when the first replica ends
         #: Replicas that took the place of others, by what was wrong with those.
@@ -75,6 +73,10 @@ class Succession:
         self._at_work = False  # whether a thread does the jobs
         self._closed = False
         replicas.supervision = self
+
+    @property
+    def _config(self) -> ServiceDeploymentConfig:
+        return self._replicas.composition.config
 
     @property
     def replaced(self) -> int:
@@ -100,6 +102,7 @@ class Succession:
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """A replica died: its calls move on or end, and without hope for another one those that wait end too."""
+        member.died = True
         self.changed(member, ReplicaState.FAILED, cause)  # first: whoever is told of it may look
         self._replicas.router.lost(member.lane, not_started, maybe, cause)
         self._replicas.refuse_if_hopeless(member)
@@ -170,6 +173,12 @@ class Succession:
             old.heir = None
             reports = self._look_after(old)
         self._replicas.tell(reports)
+
+    def let_go(self, member: Member) -> None:
+        """Replace *member* no more."""
+        with self._replicas.condition:
+            member.care = Care.NOBODY
+            self._let_go(member)
 
     def retire(self, keep: int) -> tuple[Member, ...]:
         """
@@ -306,7 +315,7 @@ class Succession:
         """It has not become ready in time: that is a start that failed, and what it still does is of no use."""
         if member.been_ready:
             return
-        error = self._readiness.not_ready([member], self._startup_timeout)
+        error = self._readiness.not_ready([member], self._config.startup_timeout)
         if not member.been_ready:  # asking took a moment
             self.changed(member, ReplicaState.FAILED, error)
 
@@ -339,8 +348,8 @@ class Succession:
             with replicas.condition:
                 if not self._may_succeed(old, beside=beside):
                     return None
-                spec = self._launcher.next_spec(index)
-            place = self._launcher.place(spec)
+                spec = self._launcher.next_spec(index, newer=old.newer)
+            place = self._launcher.place(spec, newer=old.newer)
             if isinstance(place, Refused):
                 return place
             counts = {} if beside else old.counts()
@@ -348,7 +357,7 @@ class Succession:
                 if not self._may_succeed(old, beside=beside):  # it may take long to place a replica
                     return None
                 self.replacements[_what_was_wrong(old, beside=beside)] += 1
-                member = self._launcher.make(index, self.replaced)
+                member = self._launcher.make(index, self.replaced, newer=old.newer)
                 now = self._clock.monotonic()
                 self._made_supervisor().started(index, now)
                 if beside:
@@ -356,7 +365,8 @@ class Succession:
                     old.heir = member
                 else:
                     member.care, old.care = Care.SUPERVISOR, Care.NOBODY
-                    self._late[member] = self._clock.call_at(now + self._startup_timeout, lambda: self._is_late(member))
+                    until = now + self._config.startup_timeout
+                    self._late[member] = self._clock.call_at(until, lambda: self._is_late(member))
                 replicas.add([member])
                 if not beside:
                     replicas.drop([old], [counts])
@@ -386,13 +396,13 @@ class Succession:
             self._make_room(old, heir)
             return
         try:
-            self._readiness.wait([heir], self._startup_timeout)
+            self._readiness.wait([heir], self._config.startup_timeout)
         except DeployError:
             self._departure.discard([heir])
             self._has_failed(old, heir)
             return
         if self._inherit(old, heir):
-            self._departure.leave([old], f"replaced by {heir.id}")(self._drain_timeout)
+            self._departure.leave([old], f"replaced by {heir.id}")(self._config.drain_timeout)
         else:
             self._departure.discard([heir])
 
@@ -433,7 +443,7 @@ class Succession:
                 f"replica {old.id} was stopped because it was unhealthy ({old.reason}) and no other can be placed "
                 f"beside it: {refused}"
             )
-        self._departure.vacate(old, self._drain_timeout)
+        self._departure.vacate(old, self._config.drain_timeout)
         self.changed(old, ReplicaState.FAILED, DeployError(msg, replica=old.id))
 
 

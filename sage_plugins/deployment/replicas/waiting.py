@@ -58,7 +58,7 @@ class Readiness:
             ):
                 failed = next((each for each in members if each.state is ReplicaState.FAILED), None)
                 if failed is not None:
-                    raise self._constructor_failed(failed) from failed.cause
+                    raise self.why_failed(failed)
                 self._replicas.check_wanted()
                 remaining = until - self._clock.monotonic()
                 if remaining <= 0:
@@ -87,14 +87,17 @@ class Readiness:
         replica = late[0].id if len(late) == 1 else None
         return DeployError(f"service '{self._name}': {found}", service=self._name, replica=replica)
 
-    def _constructor_failed(self, member: Member) -> DeployError:
+    def why_failed(self, member: Member) -> DeployError:
+        """The error for a replica that ended before it was ready; its cause is the replica's."""
         cause = member.cause
         where = raised_at(cause)
         where = f" ({where})" if where else ""
         hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
         who = f"service '{self._name}' replica {member.spec.index}"
         msg = f"while constructing {who}: {text_of(cause)}{where}{hints}"
-        return DeployError(msg, service=self._name, replica=member.id)
+        error = DeployError(msg, service=self._name, replica=member.id)
+        error.__cause__ = cause
+        return error
 
 
 def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str, Any]]:

@@ -26,6 +26,7 @@ from sage_deploy_testing.cases import (
     replica_cases,
     resilience_cases,
     stream_cases,
+    update_cases,
 )
 
 __all__ = ["StrategyConformance"]
@@ -58,6 +59,7 @@ class StrategyConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     configure_cases.ConfigureCases,
+    update_cases.UpdateCases,
     resilience_cases.RetryCases,
     resilience_cases.BreakerCases,
 ):

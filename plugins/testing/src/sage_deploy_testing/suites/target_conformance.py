@@ -35,6 +35,7 @@ from sage_deploy_testing.cases import (
     resilience_cases,
     stream_cases,
     supervision_cases,
+    update_cases,
     wire_cases,
 )
 from sage_deploy_testing.suites.probes import Late, Living
@@ -129,6 +130,7 @@ class TargetConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     configure_cases.ConfigureCases,
+    update_cases.UpdateCases,
     resilience_cases.RetryCases,
     resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
