@@ -25,7 +25,7 @@ from sage_plugins.routing.handles.binding import Binding
 from sage_plugins.routing.handles.handle import ServiceHandle
 from sage_plugins.routing.lane import LaneEvents
 from sage_plugins.routing.picking import make_balancer
-from sage_plugins.routing.router_choice import router_class
+from sage_plugins.routing.router_choice import router_class, when_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -306,7 +306,7 @@ class ServiceClient:
             self._service,
             SYSTEM,
             queue_size=listing.queue_size,
-            reject=listing.rejects,
+            **when_full(listing.overload),
             guards=guards_by(listing.policies, partial(_decided, self._service)),
             count=_uncounted,
             refused=_uncounted,
@@ -314,7 +314,6 @@ class ServiceClient:
             key_of=listing.key_of,
             observe=observe,
             on_balancer_error=partial(_balancer_failed, self._service),
-            refuses_late=listing.rejects,
             on_unserved=self._wake,
         )
         self._binding = Binding(
