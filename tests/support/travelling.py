@@ -68,6 +68,10 @@ class Relay(Calling):
         """Which replica gets each key."""
         return [handle.with_options(key=key).call("do", key) for key in keys]
 
+    def fail(self, handle: ServiceHandle) -> str:
+        """Make a call that raises; the class of what it raises."""
+        return type(handle.submit("fail", "again").exception()).__name__
+
     def cancel(self, handle: ServiceHandle) -> None:
         """Make a call, and cancel it as soon as that can be done."""
         call = handle.submit("do", "cancelled")
@@ -338,6 +342,15 @@ class BoundCases(Travelling):
         assert "accepted: svc.do was not accepted: the queue is full (queue_size=3)" in said
         assert int(said.split()[0]) <= 4
         occupied.open()
+
+    def test_call_of_a_traveller_that_was_retried_in_vain_counts_once(self) -> None:
+        """As what its last attempt was, where it ran."""
+        retry = {"on": ["ProbeError"], "max_attempts": 2, "backoff": 0.001}
+        svc, relay = self.pair(retry=retry, methods={"fail": {"idempotent": True}})
+        for number in range(1, 4):
+            assert relay.handle.fail(svc.handle) == "ProbeError"
+            self.until(lambda number=number: svc.outcomes.get("error") == number)
+        assert svc.outcomes == {"error": 3}
 
     def test_calls_of_a_traveller_start_by_their_priority(self) -> None:
         """Those that wait in its queue; none of them is sent ahead. A handle brings its own priority along."""

@@ -297,11 +297,11 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         except KeyError:
             raise _refused(service, method, methods) from None
         for each in args:
-            if type(each) is Call:
+            if issubclass(type(each), Call):  # a watched one is of a subclass; `isinstance` would ask a proxy
                 raise _no_argument(service, method, each)
         if kwargs:
             for each in kwargs.values():
-                if type(each) is Call:
+                if issubclass(type(each), Call):
                     raise _no_argument(service, method, each)
         now = monotonic()
         expires = deadline = now + timeout
@@ -322,7 +322,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         if plan is None or plan.kind not in GENERATORS:
             raise _refused(service, method, methods)
         for each in (*args, *kwargs.values()):
-            if type(each) is Call:
+            if issubclass(type(each), Call):
                 raise _no_argument(service, method, each)
         from sage_plugins.call.stream import StreamCall
 

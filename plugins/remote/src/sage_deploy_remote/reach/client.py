@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.reach.directory import Directory, Entrance
     from sage_deploy_remote.reach.listing import Found, ListedReplica, Listing
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import Work
     from sage_plugins.routing.router import Router
@@ -316,6 +317,7 @@ class ServiceClient:
             on_balancer_error=partial(_balancer_failed, self._service),
             on_unserved=self._wake,
         )
+        router.count_failed = _count_there  # type: ignore[method-assign] # monitors are there
         self._binding = Binding(
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, driven=True
         )
@@ -422,6 +424,11 @@ def _decided(service: str, kind: str, reason: str, _: str | None = None) -> None
 
 def _uncounted(*_: Any) -> None:
     """Monitors are where the service was deployed; what runs is counted by the replicas."""
+
+
+def _count_there(call: Call) -> None:
+    """As `CallOwner.count_failed`: have the replica count *call* that has run it last."""
+    call.lane.replica.count_failed(call)
 
 
 def _nothing() -> None:
