@@ -26,7 +26,7 @@ from sage_plugins.process_end import rest
 from sage_plugins.routing.guarding.choice import guards_for
 from sage_plugins.routing.handles.binding import Binding
 from sage_plugins.routing.handles.handle import ServiceHandle
-from sage_plugins.routing.router_choice import router_class
+from sage_plugins.routing.router_choice import router_class, when_full
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import ReplicaState
 
@@ -97,7 +97,7 @@ class ServiceTask:
             composition.name,
             clock,
             queue_size=self._config.queue_size,
-            reject=self._config.overload == "reject",
+            **when_full(self._config.overload),
             guards=guards_for(self._config, self._watchers.tell),
             count=self._watchers.count,
             refused=self._watchers.refused,
@@ -106,7 +106,6 @@ class ServiceTask:
             key_of=composition.key_of,
             observe=observe,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
-            refuses_late=self._config.overload == "reject",
             overloaded=lambda why: self._watchers.tell("overloaded", why),
         )
         replicas = self.replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)

@@ -197,8 +197,17 @@ def _guards(config: Any) -> Iterator[Decision]:
         )
 
 
+#: What a full queue does, by the value of `overload`.
+_WHEN_FULL: Final = {
+    "block": "makes callers wait",
+    "reject": "refuses calls",
+    "shed_oldest": "ends the call that has waited longest, for the new one",
+    "priority": "ends the waiting call with the lowest priority, for one with a higher",
+}
+
+
 def _queue(config: Any) -> Decision:
-    full = "a full queue " + ("refuses calls" if config.overload == "reject" else "makes callers wait")
+    full = f"a full queue {_WHEN_FULL[config.overload]}"
     limit = f"{counted(config.queue_size, 'call')} may wait, per calling process"
     return Decision("queue", config.overload, "", f"{limit}; {full}", (Explanation(limit, "enforced"),))
 

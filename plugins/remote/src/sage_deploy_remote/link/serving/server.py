@@ -408,6 +408,11 @@ class ReplicaServer(CallOwner):
 
     def _take_notice(self, box: Outbox, notice: Notice) -> None:
         kind, id, *rest = notice
+        if kind == protocol.COUNT:
+            method, wait_s, run_s = rest
+            with self._counting:
+                self._record(method, Outcome.ERROR, wait_s, run_s)
+            return
         call = box.calls.get(id)
         if call is None:  # it has been answered meanwhile
             return
