@@ -254,6 +254,18 @@ class Lanes:
                 return lane
         return None
 
+    def fill_slots(self) -> None:
+        """Give free slots to calls that wait for them."""
+        for lane in self.serving:
+            while lane.free and lane.backlog:
+                try:
+                    lane.free.pop()
+                except IndexError:
+                    break
+                lane.freed(None)
+            if lane.free and not (lane.backlog or self.binding):  # nothing waits: all have this backlog
+                return
+
     def is_bound(self, call: Call) -> bool:
         """Whether the call must wait for the balancer's choice: a binding one binds calls that have a key."""
         if not self.binding or call.options.key is not None:

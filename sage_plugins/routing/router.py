@@ -297,15 +297,7 @@ class Router(GuardedOwner):
             self._fill_slots()
 
     def _fill_slots(self) -> None:
-        for lane in self._lanes.serving:
-            while lane.free and lane.backlog:
-                try:
-                    lane.free.pop()
-                except IndexError:
-                    break
-                lane.freed(None)
-            if lane.free and not (lane.backlog or self._lanes.binding):  # all have this backlog
-                return
+        self._lanes.fill_slots()
 
     def _could_start(self, call: Call, lane: Lane) -> bool:  # noqa: ARG002 - for methods' limits
         """Whether *call* would get a slot if it waited for *lane*."""
