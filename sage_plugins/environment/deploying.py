@@ -142,11 +142,17 @@ class Deploying:
 
     def _replace(self, name: str, timeout: float | None) -> None:
         new = self._services.new_task(name, takes_over=False)  # what the old one has goes with it
-        if timeout is None:
-            timeout = RolloutSettings.of(new.composition.config.update).progress_deadline
+        settings = RolloutSettings.of(new.composition.config.update)
+        limit = settings.progress_deadline if timeout is None else timeout
         try:
-            new.start_running(timeout)
-            new.wait_healthy(timeout)
+            new.start_running(limit)
+            new.wait_healthy(limit)
+            if settings.min_ready_s:
+                new.instances.wait_steady(settings.min_ready_s)
+        except DeployError as error:
+            new.stop(drain_timeout=0)
+            msg = f"service '{name}' was rolled back, and goes on as it was before the update: {error}"
+            raise DeployError(msg, service=name, replica=error.replica) from error.__cause__
         except BaseException:  # KeyboardInterrupt too: nobody else knows of it
             new.stop(drain_timeout=0)
             raise

@@ -19,6 +19,7 @@ The settings mean what those of a Deployment of Kubernetes mean.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from sage_plugins.config.nested_keys import UPDATE_FIELDS
@@ -328,7 +329,7 @@ class Rollout:
         """When a replica becomes available, or is late."""
         times = [self._latest(each) for each in seen if self._is_wanted(each) and each.index in self._missing_since]
         times += [self._ready_since[each.id] + self._settings.min_ready_s for each in seen if each.ready and each.new]
-        return min((each for each in times if each > now), default=float("inf"))
+        return min((each for each in times if each > now), default=inf)
 
     # -- how it is -----------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,9 @@ class Launcher:
                 self._launch(members)
             except BaseException as error:
                 self._departure.discard(members)
+                if isinstance(error, NoRoomError):  # none of them has been there
+                    with self._replicas.condition:
+                        self._generations.update((each.spec.index, each.spec.generation) for each in members)
                 if isinstance(error, SageDeployError) or not isinstance(error, Exception):
                     raise
                 target = self._replicas.composition.target

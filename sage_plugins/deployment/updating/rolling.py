@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.deployment.replicas.member import Care
@@ -182,14 +183,13 @@ class Rolling:
                 self._wait(step.until)
 
     def _wait(self, until: float) -> None:
-        condition = self._replicas.condition
         asked = any(self._asks(each) for each in self._trials.values())
-        timer = None
-        if until < float("inf"):
-            timer = self._clock.call_at(until, self._wake)
-        condition.wait(_ASK_AGAIN_S if asked else None)
-        if timer is not None:
-            timer.cancel()
+        timer = self._clock.call_at(until, self._wake) if until < inf else None
+        try:
+            self._replicas.condition.wait(_ASK_AGAIN_S if asked else None)
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _wake(self) -> None:
         with self._replicas.condition:
