@@ -192,6 +192,19 @@ class TestNothingIsLost:
         assert report.timeouts > 0
         assert report.ok == report.calls - report.timeouts
 
+    def test_a_caller_is_released_at_its_deadline_wherever_its_call_is(self) -> None:
+        """Whether it waits, or runs on a replica that hangs."""
+        report = play({"timeout": 0.5}, rate=20, until=5, faults="hang replica 0 at 1s for 3s", trace=True)
+        came, spent = {}, []
+        for line in report.trace.splitlines():
+            at, what, number, *rest = line.split()
+            if what == "call":
+                came[number] = float(at)
+            elif rest == ["timeout"]:
+                spent.append(float(at) - came[number])
+        assert len(spent) == report.timeouts > 30
+        assert spent == [pytest.approx(0.5, abs=1e-8)] * len(spent)
+
     def test_a_lost_node_takes_no_replica_until_it_is_back(self) -> None:
         report = play({"replicas": 2, "retry": {}}, rate=20, until=30, faults="node 0 at 5s for 10s")
         refused = [event.at for event in report.events if event.kind == "replacement_refused"]
