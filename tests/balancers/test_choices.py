@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_deploy_balancers.consistent_hash import ConsistentHash
+from sage_deploy_balancers.least_loaded import LeastLoaded
 from sage_deploy_balancers.options import ConsistentHashOptions, RandomOptions
 from sage_deploy_balancers.random_choice import PowerOfTwo, RandomChoice
 from sage_deploy_balancers.stable_hash import hash_key, positions
@@ -389,3 +390,18 @@ def test_key_of_an_unknown_type_is_the_callers_error(hashed):
 def test_options_are_checked(hashed, options, problem):
     with pytest.raises((errors.PlanError, errors.ConfigError), match=problem):
         hashed(**options)
+
+
+@pytest.mark.parametrize("balancer", [LeastLoaded(), ConsistentHash(ConsistentHashOptions(vnodes=1))])
+def test_memory_grows_with_the_number_of_replicas_and_not_its_square(balancer):
+    """A table of all rotations would have a hundred million entries for 10,000 replicas."""
+    import tracemalloc
+
+    replicas = candidates(4000)
+    tracemalloc.start()
+    try:
+        pick = balancer.picker(replicas)
+        assert [pick(None, "get").index for _ in range(3)] == [0, 1, 2]
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()

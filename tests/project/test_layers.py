@@ -13,8 +13,8 @@ The rules, for every import statement of the sources, also those inside function
 - `sage_deploy_remote` also imports `routing` and `process_end`. A client in another process is the calling side of a
   service: it needs the same router and handles. A handle that comes back to the process that deployed its service finds
   the environment there.
-- The commands that a plugin brings write, and load deployment files, as those of `sage_deploy_cli` do, by its modules
-  in `WRITING`.
+- The commands that a plugin brings write and load deployment files as those of `sage_deploy_cli` do, by its modules in
+  `WRITING`.
 - A plugin that adapts another framework stands above the core, as its users do: it also imports what `sage_plugins`
   itself offers, whatever the layer.
 - `sage_deploy_cli` and `sage_deploy_testing` stand above the core and import any public module of it.

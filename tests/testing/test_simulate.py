@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
 from chromium import Watched, chromium
 from sage_deploy_testing.commands.simulate import command
 from sage_deploy_testing.simulating.results.charts import Chart, Line, picture
@@ -30,8 +34,10 @@ from sage_deploy_testing.simulation import (
     uniform,
     zipf,
 )
-from sage_plugins import idempotent
+from sage_plugins import hookimpl, idempotent
 from sage_plugins.errors import ConfigError
+from sage_plugins.plugins.registry import Registry
+from sage_plugins.values import Registration
 
 BALANCERS = ("round_robin", "random", "least_loaded", "power_of_two", "consistent_hash")
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -47,6 +53,26 @@ class KV:
 
     def put(self, key: str, value: str) -> None:
         raise AssertionError
+
+
+class Strangers:
+    """A balancer and an autoscaler that nobody here has written; both use randomness of their own."""
+
+    binding = False
+
+    @hookimpl
+    def sage_register_load_balancers(self) -> list[Registration]:
+        return [Registration("last", lambda _options, _where: self, "The last replica")]
+
+    @hookimpl
+    def sage_register_autoscalers(self) -> list[Registration]:
+        return [Registration("dice", lambda _options: self, "Any number")]
+
+    def picker(self, candidates: Any) -> Any:
+        return lambda _key, _method: random.choice(candidates[-2:])  # noqa: S311 - as strangers do
+
+    def decide(self, _load: Any) -> float:
+        return random.randint(1, 5)  # noqa: S311
 
 
 class Page(HTMLParser):
@@ -192,6 +218,19 @@ class TestNothingIsLost:
         assert report.timeouts > 0
         assert report.ok == report.calls - report.timeouts
 
+    def test_a_caller_is_released_at_its_deadline_wherever_its_call_is(self) -> None:
+        """Whether it waits, or runs on a replica that hangs."""
+        report = play({"timeout": 0.5}, rate=20, until=5, faults="hang replica 0 at 1s for 3s", trace=True)
+        came, spent = {}, []
+        for line in report.trace.splitlines():
+            at, what, number, *rest = line.split()
+            if what == "call":
+                came[number] = float(at)
+            elif rest == ["timeout"]:
+                spent.append(float(at) - came[number])
+        assert len(spent) == report.timeouts > 30
+        assert spent == [pytest.approx(0.5, abs=1e-8)] * len(spent)
+
     def test_a_lost_node_takes_no_replica_until_it_is_back(self) -> None:
         report = play({"replicas": 2, "retry": {}}, rate=20, until=30, faults="node 0 at 5s for 10s")
         refused = [event.at for event in report.events if event.kind == "replacement_refused"]
@@ -316,6 +355,28 @@ class TestTheRealParts:
                 placed.setdefault(keys[words[2]], set()).add(words[3])
         assert len(placed) > 10
         assert all(len(replicas) == 1 for replicas in placed.values())
+
+    def test_strangers_plugins_run_and_are_seeded(self) -> None:
+        registry = Registry.of(
+            sage_deploy_local, sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers, Strangers()
+        )
+        config = {
+            "load_balancer": "last",
+            "autoscale": {
+                "policy": "dice",
+                "min": 2,
+                "max": 5,
+                "upscale_delay": 0,
+                "downscale_delay": 0,
+                "tolerance": 0,
+            },
+        }
+        first, again = (play(config, rate=20, registry=registry, trace=True) for _ in range(2))
+        assert (first.balancer, first.autoscaler) == ("last", "dice")
+        assert first.trace == again.trace
+        assert first.event_counts["scaled"] > 3
+        assert any("dice wants" in event.reason for event in first.events)
+        assert first.ok == first.calls
 
     def test_calls_of_a_batched_method_share_a_run(self) -> None:
         from sage_plugins import batch_of
