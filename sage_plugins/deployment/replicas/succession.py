@@ -86,6 +86,10 @@ class Succession:
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """A replica reports its state."""
         replicas = self._replicas
+        if state is ReplicaState.READY and not member.proven:
+            member.has_started = True
+            self._launcher.prove_if_started(member)
+            return
         with replicas.condition:
             if not member.become(state, cause):
                 return
