@@ -100,11 +100,13 @@ class Member(LaneEvents):
         self.care = Care.STARTER
         self.heir: object = None  # what is about to take its place, beside it; nothing else may then
         self.been_ready = False
+        self.ready_at: float | None = None  # the clock's `monotonic()` when it was ready first
         self.cause: BaseException | None = None
         self.reason = ""  # why it is marked as it is, or why nothing has taken its place yet
         self.replica: Replica | None = None
         self.not_on: Mapping[str, str] = {}  # why it is, or can be, on none of these nodes
         self.held = False  # whether it gets no calls yet although it is ready
+        self.recycled = False  # whether it was stopped because it had reached a limit of `recycle`
         self.proven = True  # whether it may get calls as soon as it says that it is ready, without a canary
         self.has_started = False  # whether its target has said that it is ready, before its canary is answered
         self.canary: Canary | None = None  # the one that it was sent
@@ -164,7 +166,8 @@ class Member(LaneEvents):
             return False
         self._turn(state, "" if cause is None else text_of(cause))
         self.cause = cause
-        self.been_ready = self.been_ready or state is ReplicaState.READY
+        if state is ReplicaState.READY and not self.been_ready:
+            self.been_ready, self.ready_at = True, self._owner.clock.monotonic()
         return True
 
     def judge(self, state: ReplicaState, reason: str) -> bool:

@@ -31,6 +31,7 @@ from sage_deploy_testing.cases import (
     limit_cases,
     memory_cases,
     queue_cases,
+    recycling_cases,
     replica_cases,
     resilience_cases,
     stream_cases,
@@ -132,6 +133,7 @@ class TargetConformance(
     resilience_cases.RetryCases,
     resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
+    recycling_cases.RecyclingCases,
     adoption_cases.AdoptionCases,
 ):
     """
