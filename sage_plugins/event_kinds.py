@@ -47,6 +47,15 @@ class EventKind(StrEnum):
     REPLACEMENT_FAILED = "replacement_failed"
     """A replacement did not become ready."""
 
+    RECYCLING = "recycling"
+    """A replica is replaced that has reached a limit of `recycle`; the reason has the numbers."""
+
+    RECYCLED = "recycled"
+    """A fresh replica serves in its place."""
+
+    RECYCLING_FAILED = "recycling_failed"
+    """No fresh replica became ready; the old one goes on, and it is tried again later."""
+
     CRASH_LOOP = "crash_loop"
     """A replica is not replaced any more: too many starts have failed."""
 

@@ -23,6 +23,7 @@ from sage_plugins.config.nested_keys import (
     BREAKER_FIELDS,
     METHOD_FIELDS,
     OUTLIER_FIELDS,
+    RECYCLE_FIELDS,
     RETRY_FIELDS,
     UPDATE_FIELDS,
 )
@@ -47,6 +48,7 @@ MAPPINGS = {
     "retry": ("retry", RETRY_FIELDS),
     "circuit_breaker": ("circuit_breaker", BREAKER_FIELDS),
     "outlier": ("outlier", OUTLIER_FIELDS),
+    "recycle": ("recycle", RECYCLE_FIELDS),
     "update": ("update", UPDATE_FIELDS),
 }
 

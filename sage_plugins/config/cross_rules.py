@@ -169,6 +169,12 @@ def _update_can_proceed(update: Mapping[str, Any] | None) -> Iterable[Problem]:
         )
 
 
+def _recycles_for_a_reason(recycle: Mapping[str, Any] | None) -> Iterable[Problem]:
+    if recycle is not None and all(value is None for value in recycle.values()):
+        message = "says nothing: no replica would ever be replaced"
+        yield Problem("E410", "recycle", message, "give max_calls, max_memory_mb or max_age, or remove it")
+
+
 def _scaling_is_seen(
     autoscale: Mapping[str, Any] | None,
     enable_metrics: bool,  # noqa: FBT001 - the value of a field
@@ -188,6 +194,7 @@ _CROSS_RULES: Final[Sequence[tuple[Callable[..., Iterable[Problem]], tuple[str, 
     (_drain_in_time, ("drain_timeout", "timeout")),
     (_update_can_proceed, ("update",)),
     (_scaling_is_seen, ("autoscale", "enable_metrics")),
+    (_recycles_for_a_reason, ("recycle",)),
 )
 
 

@@ -33,6 +33,7 @@ from sage_plugins.config.nested_keys import (
     BREAKER_FIELDS,
     METHOD_FIELDS,
     OUTLIER_FIELDS,
+    RECYCLE_FIELDS,
     RETRY_FIELDS,
     UPDATE_FIELDS,
 )
@@ -175,6 +176,8 @@ class ServiceDeploymentConfig:
             probes.
         outlier: When a replica gets no calls for a while because it fails or is far slower than its peers; needs a load
             balancer.
+        recycle: When a replica is replaced by a fresh one although nothing is wrong with it: max_calls, max_memory_mb,
+            max_age.
         update: How replicas are replaced after a change: max_surge, max_unavailable, min_ready_s, progress_deadline,
             auto_rollback.
         user_config: Passed to the service's own reconfigure(user_config); the core does not read it.
@@ -233,6 +236,7 @@ class ServiceDeploymentConfig:
     retry: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=RETRY_FIELDS)
     circuit_breaker: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=BREAKER_FIELDS)
     outlier: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=OUTLIER_FIELDS)
+    recycle: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=RECYCLE_FIELDS)
     update: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=UPDATE_FIELDS)
     user_config: Mapping[str, Any] | None = _field(None, "mapping", default=None, role="service")
     methods: Mapping[str, Mapping[str, Any]] = _field(None, "methods", default=_NOTHING, keys=METHOD_FIELDS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_plugins.call.current import current_call
+from sage_plugins.config.nested_keys import RecyclePolicy
 from sage_plugins.config.service_config import plain
 from sage_plugins.errors import ConfigError, DeployError, OverloadedError, text_of
 from sage_plugins.interfaces import ControlOp
@@ -75,6 +76,12 @@ class Changes:
             from sage_plugins.deployment.scaling.elastic import Elastic, create_scaler  # most have a fixed number
 
             replicas.elastic = Elastic(replicas, create_scaler(replicas), self.room, self.adjust)
+
+        if self._config.recycle is not None:
+            from sage_plugins.deployment.replicas.recycling import Recycler  # most let replicas live
+
+            policy = RecyclePolicy(**self._config.recycle)
+            replicas.recycler = Recycler(policy, replicas, launcher, departure, succession, self._changing)
 
     @property
     def _config(self) -> ServiceDeploymentConfig:

@@ -252,6 +252,7 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
     choices = Choices(target, strategy, balancer, watching, default_balancer, autoscaler)
     finder.problems += finder.unused_options(choices)
     finder.problems += _together(choices)
+    finder.problems += _memory_of_its_own(choices, config)
     finder.problems += _without_effect(choices, config)
     return choices
 
@@ -276,6 +277,25 @@ def _together(choices: Choices) -> list[Problem]:
             )
         )
     return problems
+
+
+def _memory_of_its_own(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
+    """What asks for the memory of one replica, where all replicas share that of this process."""
+    target = choices.target
+    if target is None or "in_process" not in target.registration.capabilities:
+        return []
+    if (config.recycle or {}).get("max_memory_mb") is None:
+        return []
+    return [
+        Problem(
+            "E411",
+            "recycle.max_memory_mb",
+            f"on target '{target.id}' all replicas share the memory of this process, which a fresh replica does not "
+            "give back",
+            "remove it, use max_calls or max_age, or name a target whose replicas have processes of their own",
+            other="target",
+        )
+    ]
 
 
 def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:

@@ -43,7 +43,7 @@ class Decision:
 
     Attributes:
         what: `"target"`, `"strategy"`, `"balancer"`, `"autoscale"`, `"monitor"`, or `"queue"`, `"retry"`,
-            `"breaker"` or `"outlier"`, which the core decides.
+            `"breaker"`, `"outlier"` or `"recycle"`, which the core decides.
         id: The ID that the configuration names, or the default.
         source: Distribution and version of the plugin, or "" if no plugin was asked.
         summary: What it does, in one line.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 
 import attrs
 
-from sage_plugins.config.nested_keys import policies_of
+from sage_plugins.config.nested_keys import RecyclePolicy, policies_of
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.planning.plan import Decision, DeploymentPlan, ReplicaPlan, ServicePlan, changes, comparable
 from sage_plugins.planning.settings import settings_of
@@ -110,6 +110,7 @@ def describe(composition: Composition, origin: Callable[[str], Origin]) -> Servi
     said = [each for decision in decisions for each in decision.explanation]
     decisions.append(_queue(config))
     decisions += _guards(config)
+    decisions += _recycling(config)
     return ServicePlan(
         name=composition.name,
         action="add",
@@ -204,6 +205,21 @@ _WHEN_FULL: Final = {
     "shed_oldest": "ends the call that has waited longest, for the new one",
     "priority": "ends the waiting call with the lowest priority, for one with a higher",
 }
+
+
+def _recycling(config: Any) -> Iterator[Decision]:
+    """When replicas are replaced with which nothing is wrong."""
+    if config.recycle is None:
+        return
+    said = RecyclePolicy(**config.recycle)
+    limits = (
+        None if said.max_calls is None else counted(said.max_calls, "call"),
+        None if said.max_memory_mb is None else f"{said.max_memory_mb:g} MiB",
+        None if said.max_age is None else f"{said.max_age:g} s",
+    )
+    what = " or ".join(filter(None, limits))
+    how = "then a fresh replica starts in its place, and the old one stops once that is ready; one at a time"
+    yield Decision("recycle", what, "", how, ())
 
 
 def _queue(config: Any) -> Decision:

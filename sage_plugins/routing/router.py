@@ -369,7 +369,7 @@ class Router(GuardedOwner):
             seniority: Without a balancer the open lane with the lowest one serves, of several the one with the lowest
                 index.
         """
-        lane = Lane(id, index, self._queue.shared, seniority)  # if it is to have a backlog of its own, `open` gives it
+        lane = Lane(id, index, seniority)
         lane.follow = self._guards.follow(lane, self._compose_follow(lane))
         lane.refused = partial(self.refused, lane)
         lane.ahead, lane.returned = partial(self._ahead.take, lane), self._losses.returned
@@ -382,7 +382,7 @@ class Router(GuardedOwner):
             self._closing.reopen()
             self._lanes.add(lane)
             self._rebind()
-        lane.free.extend([None] * lane.slots)
+        lane.fill()
         self._changed()
 
     def close_lane(self, lane: Lane) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.life import ServiceLife
     from sage_plugins.deployment.monitors import Watchers
     from sage_plugins.deployment.replicas.member import Member, Report
+    from sage_plugins.deployment.replicas.recycling import Recycler
     from sage_plugins.deployment.scaling.elastic import Elastic
     from sage_plugins.interfaces import Reach, Replica
     from sage_plugins.planning.composition import Composition
@@ -33,11 +34,11 @@ class Supervision(Protocol):
 
     @property
     def replaced(self) -> int:
-        """How many replicas were started in the place of one that had ended or was unhealthy."""
+        """How many replicas were started in the place of one that had ended, was unhealthy or was recycled."""
 
     @property
     def replacements(self) -> Counter[str]:
-        """The same by what was wrong with that one: `died`, `start_failed` or `unhealthy`."""
+        """The same by why that one had to go: `died`, `start_failed`, `unhealthy` or `recycled`."""
 
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """Its target reports its state."""
@@ -69,6 +70,7 @@ class ReplicaSet:
         reach: How other processes call the service; given before the first replica is made.
         supervision: Decides what becomes of a replica; given before the first one is made.
         elastic: Decides how many there are; None if their number is fixed.
+        recycler: Replaces those that have reached a limit of `recycle`; None if there is none.
         starting: Held while replicas are being started: whoever stops them all waits until all is there that must be
             stopped.
         members: Every replica that there is, by index, those that start or leave included; replaced, never changed.
@@ -79,6 +81,7 @@ class ReplicaSet:
     supervision: Supervision
     reach: Reach
     elastic: Elastic | None
+    recycler: Recycler | None
 
     def __init__(
         self,
@@ -97,6 +100,7 @@ class ReplicaSet:
         self.clock = clock
         self.life = life
         self.elastic = None
+        self.recycler = None
         self.starting = threading.RLock()
         self.members: tuple[Member, ...] = ()  # guarded by condition, as the next
         self.counts_of_left: Mapping[str, Any] = {}

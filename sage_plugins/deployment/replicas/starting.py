@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.deployment.replicas.member import Member
+from sage_plugins.deployment.replicas.proving import send_canary
 from sage_plugins.errors import DeployError, SageDeployError, text_of
+from sage_plugins.host.lifecycle import Canary
 from sage_plugins.process_end import close_first
 from sage_plugins.texts import counted
 from sage_plugins.values import Refused
@@ -144,6 +146,7 @@ class Launcher:
                 for each in earlier.replicas:
                     self._generations[each.index] = each.generation
                     members.append(self.make(each.index))
+                    members[-1].proven = True  # it has been serving, and all its slots may be taken
                 replicas.add(members)
             for member, each in zip(members, earlier.replicas, strict=True):
                 self._hand_over(member, self._replicas.reach.adopt(each, member.spec, member, replicas.clock))
@@ -166,7 +169,10 @@ class Launcher:
         spec = self.next_spec(index, newer=newer)._replace(find_service=self._replicas.reach.find_service)
         self._generations[index] = spec.generation + 1
         lane = self._replicas.router.lane(spec.id, index, seniority)
-        return Member(self._replicas, spec, lane, self._find_service, newer=newer)
+        member = Member(self._replicas, spec, lane, self._find_service, newer=newer)
+        target = self._replicas.version(newer=newer).target
+        member.proven = "in_process" in target.registration.capabilities
+        return member
 
     def place(self, spec: ReplicaSpec, *, newer: bool = False) -> Placed | Refused:
         """Where one more replica goes, or why nowhere; for a service that has started replicas before."""
@@ -193,6 +199,7 @@ class Launcher:
         with self._replicas.condition:
             member.replica = replica
             self._replicas.condition.notify_all()
+        self.prove_if_started(member)
         self.open_if_ready(member)
 
     # -- calls -------------------------------------------------------------------------------------------------------
@@ -203,6 +210,17 @@ class Launcher:
             with self._replicas.condition:
                 member.held = False
             self.open_if_ready(member)
+
+    def prove_if_started(self, member: Member) -> None:
+        """Send a canary to a replica that has said that it is ready and is known here; either may come first."""
+        with self._replicas.condition:
+            replica = member.replica
+            if replica is None or not member.has_started or member.proven or member.canary is not None:
+                return
+            member.canary = Canary(self._replicas.name, self._replicas.clock)
+            if replica.run_here is None:
+                member.lane.lend()
+        send_canary(member, member.canary, replica)
 
     def open_if_ready(self, member: Member) -> None:
         """Send calls to a replica once it is ready and known here; either may come first."""

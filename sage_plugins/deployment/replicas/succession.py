@@ -65,7 +65,7 @@ class Succession:
         self._replaces_unhealthy = "replaces_unhealthy" in replicas.composition.target.registration.capabilities
         # All are guarded by ReplicaSet.condition.
         self._supervisor: Supervisor | None = None  # made when the first replica ends
-        #: Replicas that took the place of others, by what was wrong with those.
+        #: Replicas that took the place of others, by why those had to go; `recycled` once there is such a one.
         self.replacements: Counter[str] = Counter(died=0, start_failed=0, unhealthy=0)
         self._due: dict[int, Timer] = {}  # by position: when the next replica is to be started there
         self._late: dict[Member, Timer] = {}  # when one that is being started has to be ready
@@ -88,6 +88,10 @@ class Succession:
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """A replica reports its state."""
         replicas = self._replicas
+        if state is ReplicaState.READY and not member.proven:
+            member.has_started = True
+            self._launcher.prove_if_started(member)
+            return
         with replicas.condition:
             if not member.become(state, cause):
                 return
@@ -131,6 +135,8 @@ class Succession:
         replicas.reach.ready()
         if replicas.elastic is not None:
             replicas.elastic.start()
+        if replicas.recycler is not None:
+            replicas.recycler.start()
         return reports
 
     # -- who is responsible for them ---------------------------------------------------------------------------------
@@ -197,6 +203,8 @@ class Succession:
     def close(self) -> None:
         """Start nothing any more; under `condition`. Idempotent."""
         self._closed = True
+        if self._replicas.recycler is not None:
+            self._replicas.recycler.close()
         for timer in (*self._due.values(), *self._late.values()):
             timer.cancel()
 
@@ -439,16 +447,28 @@ class Succession:
         with self._replicas.condition:
             if not self._may_succeed(old, beside=True):
                 return
-            msg = (
-                f"replica {old.id} was stopped because it was unhealthy ({old.reason}) and no other can be placed "
-                f"beside it: {refused}"
-            )
+            why = f"it was unhealthy ({old.reason}) and no other can be placed beside it: {refused}"
+        self._stop_for_another(old, why)
+
+    def make_room(self, old: Member, why: str) -> None:
+        """Stop *old*, which is up and well, and have another one started in its place at once."""
+        with self._replicas.condition:
+            if old.care is not Care.SUPERVISOR or old.heir is not None or not old.up:
+                return
+            self._let_go(old)  # what was before it counts no more: its end is no failure
+            old.recycled = True
+        self._stop_for_another(old, why)
+
+    def _stop_for_another(self, old: Member, why: str) -> None:
         self._departure.vacate(old, self._config.drain_timeout)
+        msg = f"replica {old.id} was stopped because {why}"
         self.changed(old, ReplicaState.FAILED, DeployError(msg, replica=old.id))
 
 
 def _what_was_wrong(old: Member, *, beside: bool) -> str:
     if not old.been_ready:
         return "start_failed"
+    if old.recycled:
+        return "recycled"
     # One that had to make room has failed with an error of ours; no target reports a death by such a one.
     return "unhealthy" if beside or isinstance(old.cause, DeployError) else "died"

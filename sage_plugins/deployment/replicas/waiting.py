@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sage_plugins.deployment.replicas.member import ANSWER_S, Member
+from sage_plugins.deployment.replicas.proving import UNANSWERED
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.threads import future_of
 from sage_plugins.values import ReplicaState
@@ -74,10 +75,11 @@ class Readiness:
 
         They are asked for it, which may take two seconds; never under `condition`.
         """
-        progress: Mapping[Member, str] = dict.fromkeys(late, "")
+        progress: dict[Member, str] = {each: "" if each.canary is None else UNANSWERED for each in late}
         if self._reports_progress:
-            silent = dict.fromkeys(late, "it does not say how far it has got")  # such as a cluster that is silent
-            progress = {**silent, **_ask(late, Member.progress, 2 * ANSWER_S)}
+            building = [each for each in late if each.canary is None]
+            silent = dict.fromkeys(building, "it does not say how far it has got")  # such as a cluster that is silent
+            progress |= {**silent, **_ask(building, Member.progress, 2 * ANSWER_S)}
         together: dict[str, list[str]] = {}
         for member in late:
             together.setdefault(progress[member], []).append(member.id)
@@ -90,6 +92,8 @@ class Readiness:
     def why_failed(self, member: Member) -> DeployError:
         """The error for a replica that ended before it was ready; its cause is the replica's."""
         cause = member.cause
+        if member.has_started and isinstance(cause, DeployError):  # its canary failed
+            return DeployError(f"service '{self._name}': {cause}", service=self._name, replica=member.id)
         where = raised_at(cause)
         where = f" ({where})" if where else ""
         hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))

@@ -32,6 +32,7 @@ from sage_deploy_testing.cases import (
     memory_cases,
     overload_cases,
     queue_cases,
+    recycling_cases,
     replica_cases,
     resilience_cases,
     stream_cases,
@@ -137,6 +138,7 @@ class TargetConformance(
     resilience_cases.RetryCases,
     resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
+    recycling_cases.RecyclingCases,
     adoption_cases.AdoptionCases,
 ):
     """
