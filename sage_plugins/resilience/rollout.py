@@ -82,6 +82,7 @@ class Seen(NamedTuple):
         alive: Whether it starts, runs, or ended and gets a successor of its version in a moment.
         ready: Whether it gets calls and says that it is ready.
         kept: Whether its place is its own: it is replaced by one of its version when it dies.
+        ended: Whether it has ended: it holds no room that another one could have.
         hopeless: Why nothing of its version starts in its place any more; "" if something may.
     """
 
@@ -91,6 +92,7 @@ class Seen(NamedTuple):
     alive: bool
     ready: bool
     kept: bool
+    ended: bool = False
     hopeless: str = ""
 
 
@@ -307,6 +309,8 @@ class Rollout:
         awaited = any(self._is_wanted(each) and not self._available(each, now) for each in seen)
         for each in others:
             if not each.ready and awaited:  # it may serve again before long, and stopping it can wait
+                continue
+            if self._refusal and each.ended:
                 continue
             if self._may_stop(each, seen, now):
                 return Stop(each.id, why)

@@ -94,7 +94,7 @@ class Model:
             if isinstance(self.step(), Wait):
                 for id, each in list(self.seen.items()):
                     if not each.ready and not each.hopeless:
-                        self.change(id, alive=True, ready=True)
+                        self.change(id, alive=True, ready=True, ended=False)
                 self.leaving.clear()
                 self.now += 1.0 + self.limits.min_ready_s
             if self.outcome is not None:
@@ -228,6 +228,16 @@ def test_without_room_for_more_and_none_that_may_leave_it_is_rolled_back():
     assert sorted(model.seen) == ["old0", "old1"]
 
 
+def test_a_replica_that_has_ended_is_not_stopped_to_make_room():
+    """It holds none; whoever replaces those that die goes on trying."""
+    model = Model(1, settings_of(), room=1)
+    model.change("old0", ready=False, ended=True)
+    model.step()
+    assert isinstance(model.step(), RollBack)
+    assert model.step() == Done()
+    assert list(model.seen) == ["old0"]
+
+
 def test_settings_have_the_defaults_of_the_field():
     assert RolloutSettings.of(None) == RolloutSettings(1, 0, 0.0, 600.0, auto_rollback=True)
     assert RolloutSettings.of({"max_surge": 3}).max_surge == 3
@@ -273,7 +283,7 @@ class Rolling(RuleBasedStateMachine):
     @rule(data=st.data())
     def one_gets_ready(self, data):
         if found := self.some(data, ready=False, hopeless=""):
-            self.model.change(found.id, alive=True, ready=True)
+            self.model.change(found.id, alive=True, ready=True, ended=False)
 
     @precondition(lambda self: self.going_on)
     @rule(data=st.data())
@@ -282,11 +292,11 @@ class Rolling(RuleBasedStateMachine):
             self.model.change(found.id, ready=False)
 
     @precondition(lambda self: self.going_on)
-    @rule(data=st.data(), died=st.booleans())
-    def one_ends(self, data, died):
+    @rule(data=st.data(), died=st.booleans(), comes_back=st.booleans())
+    def one_ends(self, data, died, comes_back):
         if found := self.some(data, alive=True):
             if found.kept:
-                self.model.change(found.id, alive=False, ready=False)
+                self.model.change(found.id, alive=comes_back, ready=False, ended=True)
             else:
                 del self.model.seen[found.id]
                 self.model.rollout.ended(found.id, "ended", died=died)
@@ -295,7 +305,7 @@ class Rolling(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_new_one_is_in_a_crash_loop(self, data):
         if found := self.some(data, new=True, kept=True):
-            self.model.change(found.id, alive=False, ready=False, hopeless="loops")
+            self.model.change(found.id, alive=False, ready=False, ended=True, hopeless="loops")
 
     @precondition(lambda self: self.going_on)
     @rule()

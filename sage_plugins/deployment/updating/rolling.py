@@ -205,6 +205,7 @@ class Rolling:
                 alive=not each.ended or (each.state is ReplicaState.FAILED and each.heir is None),
                 ready=each.state is ReplicaState.READY and each.in_service and self._may_count(each),
                 kept=each.care is Care.SUPERVISOR,
+                ended=each.ended,
                 hopeless=each.missing or "it is in a crash loop" if each.state is ReplicaState.CRASH_LOOP else "",
             )
             for each in self._replicas.members
