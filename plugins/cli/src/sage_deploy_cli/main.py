@@ -56,7 +56,7 @@ ELSEWHERE: Final = dict.fromkeys(
         "top",
     ),
     "server",
-)
+) | {"chaos": "testing"}
 
 
 def plugin_commands() -> dict[str, Command]:

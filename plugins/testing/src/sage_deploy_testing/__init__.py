@@ -1,5 +1,5 @@
 """
-Tests for services and plugins: `suites`, `cases`, `doubles`, `simulation`, `tools`. Nothing of the core imports it.
+Tests for services and plugins. Nothing of the core imports this package.
 
 The conformance suites below are imported when they are first used. Everything else is imported from its module:
 
@@ -7,6 +7,7 @@ The conformance suites below are imported when they are first used. Everything e
 * `doubles.fake_replica`: `FakeReplica`, which answers, hangs or dies in virtual time as a script says.
 * `doubles.fake_candidate`: `FakeCandidate`, a replica as balancers see it, whose load a test sets.
 * `simulation.simulation`: `Simulation`, a router with such replicas, callers and accidents, from one seed.
+* `chaos.run`: `run`, real services under load and accidents, with a checker; `sage-deploy chaos` is its command.
 * `tools.fixtures`: the pytest fixture `sage_environment`, there in every run of pytest.
 * `tools.fakes`: `SageEnvironment`, which that fixture gives; services can be replaced by fakes in it.
 * `tools.leak_guard`: a pytest plugin that fails every test which leaves threads, files, tasks or processes.
@@ -18,6 +19,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins import hookimpl
+from sage_plugins.values import Command
 
 if TYPE_CHECKING:
     from sage_deploy_testing.suites.autoscaler_conformance import AutoscalerConformance
@@ -60,3 +64,15 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(msg)
     _show_comparisons()
     return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def _load_chaos() -> Any:
+    from sage_deploy_testing.commands.chaos import chaos
+
+    return chaos
+
+
+@hookimpl
+def sage_register_commands() -> list[Command]:
+    """Offer the commands that try services."""
+    return [Command("chaos", _load_chaos, "Call the services of FILE while accidents happen, and judge every call.")]
