@@ -69,7 +69,7 @@ def check_in_process(seconds, seed):
     verdict = judge(seconds, IN_PROCESS, seed=seed)
     assert_clean(verdict)
     assert verdict.outcomes["ok"] > 100
-    assert set(verdict.impossible) == {"kill", "stop", "crash", "node"}
+    assert set(verdict.impossible) == {"kill", "stop", "crash", "node", "caller"}
     return verdict
 
 
@@ -78,7 +78,7 @@ def check_in_children(seconds, seed):
     verdict = judge(seconds, IN_CHILDREN, targets=[process_target.registration()], shapes=("plain", "async"), seed=seed)
     assert_clean(verdict)
     assert verdict.deaths >= 2
-    assert set(verdict.impossible) == {"node"}
+    assert set(verdict.impossible) == {"node", "caller"}
     return verdict
 
 

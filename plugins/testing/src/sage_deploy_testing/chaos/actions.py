@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
+from sage_deploy_testing.chaos.guest import CALLS, call_and_die
 from sage_deploy_testing.chaos.witness import is_alive, machine
+from sage_plugins.errors import CallError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,13 +88,13 @@ class Action(NamedTuple):
         do: Does it and says what, or gives None if there was nothing to do it to.
         why_not: Why it cannot be done to a service; empty if it can.
         kills: Whether a replica ends with it.
-        is_change: Whether it changes the deployment, and may take long.
+        takes_long: Whether processes may have to start for it.
     """
 
     do: Callable[[World, str, Random], str | None]
     why_not: Callable[[World, str], str] = lambda _world, _service: ""
     kills: bool = False
-    is_change: bool = False
+    takes_long: bool = False
 
 
 def _needs_process(world: World, service: str) -> str:
@@ -196,6 +199,23 @@ def _abandon(world: World, service: str, random: Random) -> str:
     return f"{2 * _ORPHANS} calls"
 
 
+def _needs_reach(world: World, service: str) -> str:
+    try:
+        pickle.dumps(world.env.service(service))
+    except CallError:
+        return "only this process can call it"
+    return ""
+
+
+def _kill_caller(world: World, service: str, random: Random) -> str | None:
+    numbers = world.load.announce(service, "work", CALLS)
+    try:
+        called = call_and_die(world.env.service(service), numbers[0], random.uniform(0.0, 1.0), world.over)
+    finally:
+        world.load.forget(numbers)
+    return f"calls {numbers[0]} to {numbers[-1]}" if called else None
+
+
 def _scale(world: World, service: str, random: Random) -> str:
     usual = world.configs[service].replicas
     number = random.choice([each for each in range(1, usual + 2) if each != len(world.ready(service))])
@@ -232,7 +252,8 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "exit": Action(_calls("leave")),
     "cancel": Action(_cancel),
     "abandon": Action(_abandon),
-    "scale": Action(_scale, _needs_fixed_number, is_change=True),
-    "apply": Action(_apply, is_change=True),
-    "restart": Action(_restart, is_change=True),
+    "caller": Action(_kill_caller, _needs_reach, takes_long=True),
+    "scale": Action(_scale, _needs_fixed_number, takes_long=True),
+    "apply": Action(_apply, takes_long=True),
+    "restart": Action(_restart, takes_long=True),
 }

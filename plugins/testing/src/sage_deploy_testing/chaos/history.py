@@ -52,6 +52,8 @@ __all__ = ["VERSION", "Event", "History", "Service", "read", "write"]
 
 #: Version of the format.
 VERSION: Final = 1
+#: Characters that are kept of an error.
+_TEXT: Final = 600
 
 Event: TypeAlias = dict[str, Any]
 
@@ -79,7 +81,7 @@ class Service(NamedTuple):
 
 def _error(error: BaseException) -> Event:
     typed = isinstance(error, (SageDeployError, ProbeError))
-    facts: Event = {"error": type(error).__name__, "text": line_of(error)[:300], "typed": typed}
+    facts: Event = {"error": type(error).__name__, "text": line_of(error)[:_TEXT], "typed": typed}
     if isinstance(error, CallTimeoutError):
         facts["stage"] = error.stage
     if isinstance(error, ReplicaDiedError):
@@ -142,6 +144,19 @@ class History:
             self._open[number] = coroutine
         self.note("invoke", call=number, service=service, method=method, idempotent=idempotent, within=within)
         return number
+
+    def announce(self, service: str, method: str, count: int) -> list[int]:
+        """A caller elsewhere is about to make calls, none of which may run twice; gives their numbers, in a row."""
+        with self._lock:
+            numbers = list(range(self._numbers, self._numbers + count))
+            self._numbers += count
+        for number in numbers:
+            self.note("invoke", call=number, service=service, method=method, idempotent=False, within=None)
+        return numbers
+
+    def abandoned(self, call: int) -> None:
+        """The caller was killed: if the call was made, its outcome reaches nobody."""
+        self.note("unknown", call=call, error="caller killed", text="its caller was killed", typed=True)
 
     def answered(self, call: int, answer: Any) -> None:
         """A call ended with what the probe answers."""

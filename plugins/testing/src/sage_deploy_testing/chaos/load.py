@@ -150,6 +150,15 @@ class Load:
         except BaseException as error:  # noqa: BLE001 - as in submit
             self._history.failed(number, error)
 
+    def announce(self, service: str, method: str, count: int) -> list[int]:
+        """Have the history expect *count* calls of a caller elsewhere; gives their numbers, one after the other."""
+        return self._history.announce(service, method, count)
+
+    def forget(self, numbers: list[int]) -> None:
+        """The caller of these calls is gone, and nobody will know what became of them."""
+        for number in numbers:
+            self._history.abandoned(number)
+
     def cancel(self, number: int, future: Future[Any]) -> None:
         """Cancel a call."""
         self._history.note("cancel", call=number)

@@ -64,8 +64,8 @@ class Nemesis:
                     history.note("impossible", action=name, service=service, why=why)
                 else:
                     possible.append((name, service))
-        accidents = [each for each in possible if not ACTIONS[each[0]].is_change]
-        changes = [each for each in possible if ACTIONS[each[0]].is_change]
+        accidents = [each for each in possible if not ACTIONS[each[0]].takes_long]
+        changes = [each for each in possible if ACTIONS[each[0]].takes_long]
         self._threads = [
             threading.Thread(target=self._run, args=(choice, Random(f"{seed} {name}"), pause), name=f"chaos-{name}")  # noqa: S311 - not for secrets
             for choice, name, pause in (
@@ -106,7 +106,7 @@ class Nemesis:
         return True
 
     def _do(self, name: str, action: Action, service: str, random: Random) -> None:
-        if action.is_change:
+        if action.takes_long:
             self.has_changed = True
         try:
             what = action.do(self._world, service, random)

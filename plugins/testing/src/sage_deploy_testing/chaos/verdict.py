@@ -40,7 +40,8 @@ class Verdict(NamedTuple):
         outcomes: How many ended how.
         skipped: Calls that were not made, because too many were in flight.
         done: How often each action was done.
-        refused: How often each action ended with an error of sage-deploy.
+        refused: How often each action ended with an error.
+        why_refused: The last of these errors, by action.
         impossible: Why an action could not be done, by action and service.
         deaths: Replicas that ended.
         twice: Idempotent calls that ran more than once, as they may.
@@ -57,6 +58,7 @@ class Verdict(NamedTuple):
     skipped: int
     done: Counter[str]
     refused: Counter[str]
+    why_refused: dict[str, str]
     impossible: dict[str, dict[str, str]]
     deaths: int
     twice: int
@@ -87,6 +89,7 @@ class Verdict(NamedTuple):
             skipped=sum(each["calls"] for each in by_kind["skipped"]),
             done=Counter(each["action"] for each in done),
             refused=Counter(each["action"] for each in by_kind["nemesis"] if "error" in each),
+            why_refused={each["action"]: each["text"] for each in by_kind["nemesis"] if "error" in each},
             impossible=dict(impossible),
             deaths=sum(each["kind"] == "replica_failed" for each in by_kind["told"]),
             twice=sum(ran[call] > 1 for call in idempotent),
@@ -118,7 +121,7 @@ class Verdict(NamedTuple):
             "outcomes": dict(self.outcomes),
             "skipped": self.skipped,
             "actions": {
-                name: {"done": self.done[name], "refused": self.refused[name]}
+                name: {"done": self.done[name], "refused": self.refused[name], "why": self.why_refused.get(name)}
                 for name in ACTIONS
                 if self.done[name] or self.refused[name]
             },
@@ -151,9 +154,8 @@ class Verdict(NamedTuple):
             found.append(f"           {self.skipped} more were due and not made: too many were in flight")
         acts = ", ".join(f"{name} {number}" for name, number in self.done.items()) or "none"
         found.append(f"accidents  {acts}")
-        if self.refused:
-            refused = ", ".join(f"{name} {number}" for name, number in self.refused.items())
-            found.append(f"           ended with an error of sage-deploy: {refused}")
+        for name, number in self.refused.items():
+            found.append(f"refused    {name} {number}, the last with {self.why_refused[name]}")
         found.append(
             f"replicas   {self.deaths} ended; {counted(self.twice, 'idempotent call')} ran more than once, as they may"
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import uuid4
 
-__all__ = ["Ran", "Up", "Witness", "is_alive", "machine", "note", "started_at"]
+__all__ = ["Ran", "Up", "Witness", "is_alive", "machine", "note", "ran_line", "read", "started_at", "up_line"]
 
 _RAN: Final = "ran"
 _UP: Final = "up"
@@ -104,17 +104,22 @@ class Witness:
 
     def read(self) -> tuple[list[Ran], list[Up]]:
         """Everything that replicas have noted so far."""
-        ran, up = [], []
-        for line in Path(self.path).read_text(encoding="utf-8").splitlines():
-            kind, *words = line.split()
-            if kind == _RAN:
-                call, pid, at = words
-                ran.append(Ran(int(call), int(pid), float(at)))
-            elif kind == _UP:
-                service, position, pid, *place = words
-                started, where = place if len(place) == 2 else ("", "")  # noqa: PLR2004 - both are known, or neither
-                up.append(Up(service, int(position), int(pid), started, where))
-        return ran, up
+        return read(Path(self.path))
+
+
+def read(path: Path) -> tuple[list[Ran], list[Up]]:
+    """Everything that replicas have noted in a file."""
+    ran, up = [], []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        kind, *words = line.split()
+        if kind == _RAN:
+            call, pid, at = words
+            ran.append(Ran(int(call), int(pid), float(at)))
+        elif kind == _UP:
+            service, position, pid, *place = words
+            started, where = place if len(place) == 2 else ("", "")  # noqa: PLR2004 - both are known, or neither
+            up.append(Up(service, int(position), int(pid), started, where))
+    return ran, up
 
 
 def ran_line(call: int) -> str:

@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -144,7 +144,8 @@ def _run(setting: Setting) -> list[Event]:
     from sage_deploy_testing.chaos.run import run
 
     over = threading.Event()
-    with _ends(over):
+    # What a runtime prints, such as Ray of workers that were killed, is no data.
+    with _ends(over), redirect_stdout(sys.stderr):
         return run(setting, over=over, progress=progress)
 
 
