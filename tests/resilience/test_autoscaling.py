@@ -367,3 +367,67 @@ AutoscalerMachine.TestCase.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.generate, Phase.shrink]
 )
 TestAutoscalerMachine = AutoscalerMachine.TestCase
+
+
+def test_the_aim_counts_exactly_when_a_service_wakes_up():
+    """At zero, calls that fit the aim of n replicas bring n, and the reason says how many wait."""
+    for calls, replicas, said in ((1, 1, "a call waits"), (4, 2, "4 calls wait"), (5, 3, "5 calls wait")):
+        stage = Stage(min=0, initial=0, max=9, target_ongoing_requests=2)
+        stage.look(0)
+        assert stage.scaler.wanted == 0
+        assert stage.look(calls) == (replicas, f"{said} while there is no replica")
+        assert stage.scaler.wanted == replicas
+
+
+def test_a_failed_start_is_tried_again_at_the_end_of_its_wait_and_not_before():
+    scaler = Scaler(AutoscaleSettings.of({"min": 0, "initial": 0, "max": 9}), TargetOngoing().decide)
+    assert scaler.look(load(1000.0, 0, queued=1)) is not None
+    scaler.failed(1000.0)
+    assert scaler.look(load(1000.0 + FIRST_WAIT_S - 0.001, 0, queued=1)) is None
+    assert scaler.look(load(1000.0 + FIRST_WAIT_S, 0, queued=1)) is not None
+
+
+def test_factors_say_how_much_of_the_way_is_gone_at_once():
+    """Half of the way from 10 to 2 is 6, a quarter of it 8; half of the way from 2 to 10 is 6."""
+    for factor, expected in ((0.5, 6), (0.25, 8), (0.1, 9), (1.0, 2)):
+        down = Stage(initial=10, max=20, policy=lambda _: 2, downscale_delay=0, downscale_factor=factor)
+        assert down.look(0).replicas == expected
+    for factor, expected in ((0.5, 6), (0.25, 4), (0.1, 3), (1.0, 10)):
+        up = Stage(initial=2, max=20, policy=lambda _: 10, upscale_delay=0, upscale_factor=factor)
+        assert up.look(0).replicas == expected
+
+
+def test_a_deviation_as_large_as_the_tolerance_changes_nothing():
+    for says, expected in ((11.0, None), (11.1, 12), (9.0, None), (8.9, 9)):
+        stage = Stage(
+            initial=10, max=20, policy=lambda _, says=says: says, upscale_delay=0, downscale_delay=0, tolerance=0.1
+        )
+        found = stage.look(0)
+        assert (found and found.replicas) == expected, says
+
+
+def test_means_weigh_each_look_by_the_time_it_stands_for():
+    """Calls and waits of the look-back alone count, each for the time since the look before it."""
+    shown = []
+    scaler = Scaler(AutoscaleSettings.of({"max": 9, "look_back": 10}), lambda each: shown.append(each) or 1.0)
+    for now, calls, wait in ((0.0, 7, 70.0), (4.0, 2, 1.0), (5.0, 4, 3.0), (13.0, 1, 0.5)):
+        scaler.look(load(now, 1, ongoing=calls, wait=wait, slots=10))
+    means = [(each.mean_calls, each.mean_wait_s) for each in shown]
+    assert means[:2] == [(7, 70.0), (2, 1.0)]
+    assert means[2] == pytest.approx((2 * 0.8 + 4 * 0.2, 1.0 * 0.8 + 3.0 * 0.2))
+    assert means[3] == pytest.approx((2 * 0.1 + 4 * 0.1 + 1 * 0.8, 1.0 * 0.1 + 3.0 * 0.1 + 0.5 * 0.8))
+
+
+def test_half_a_second_of_looks_is_a_mean_as_well():
+    shown = []
+    scaler = Scaler(AutoscaleSettings.of({"max": 9, "look_back": 10}), lambda each: shown.append(each) or 1.0)
+    for now, calls in ((0.0, 8), (0.25, 0), (0.5, 4)):
+        scaler.look(load(now, 1, ongoing=calls, slots=10))
+    assert shown[-1].mean_calls == 2.0
+
+
+def test_a_decision_begins_every_delay_again():
+    """After a step up the next one has its whole delay, although more are still wanted."""
+    stage = Stage(initial=1, max=20, policy=lambda _: 20, upscale_delay=5, upscale_factor=0.1)
+    stage.hold(0, 13)
+    assert [when for when, *_ in stage.changes] == [5.0, 11.0], "5 s, and 5 s from the first look at the new number"

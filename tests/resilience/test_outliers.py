@@ -229,3 +229,63 @@ def test_fault_is_found(monkeypatch, fault, word):
     fault(monkeypatch)
     with pytest.raises((AssertionError, Flaky), match=word):
         run_state_machine_as_test(OutlierMachine, settings=FIRST)
+
+
+def test_decisions_name_the_replica_and_the_numbers():
+    """Each event says which replica, why, for how long, and how many are out."""
+    machine = outliers.Outliers(OutlierPolicy(2, 10.0, 5.0, 300.0, 50), 0.0)
+    machine.replicas_are(["a", "b", "c", "d"])
+    assert machine.failed("a", 1.0) is None
+    assert machine.failed("a", 1.0) == (
+        "a",
+        6.0,
+        "2 calls in a row died or timed out; no calls for 5 s, 1 of 4 are out",
+    )
+    assert machine.look(6.0) == [("a", "it was out for 5 s; its next call decides")]
+    assert machine.failed("a", 7.0) == ("a", 17.0, "its probe failed; no calls for 10 s, 1 of 4 are out")
+    assert machine.look(17.0) == [("a", "it was out for 10 s; its next call decides")]
+    assert machine.succeeded("a", 0.25, 18.0) == ("a", "its probe succeeded in 0.25 s, after 10 s without calls")
+    machine.failed("b", 18.0)
+    machine.failed("c", 18.0)
+    assert machine.failed("b", 18.0).reason.endswith("1 of 4 are out")
+    assert machine.failed("c", 18.0).reason.endswith("2 of 4 are out")
+    machine.failed("d", 18.0)
+    assert machine.failed("d", 18.0) == (
+        "d",
+        "2 calls in a row died or timed out; 2 of 4 were out, and at most 50 % may be",
+    )
+
+
+def test_a_replica_begins_anew_after_its_probe():
+    """What failed before it was out does not count once it is back; it has to fail as often again."""
+    machine = outliers.Outliers(OutlierPolicy(2, 10.0, 5.0, 300.0, 50), 0.0)
+    machine.replicas_are(["a", "b"])
+    machine.failed("a", 1.0)
+    machine.failed("a", 1.0)
+    machine.look(6.0)
+    machine.succeeded("a", 0.1, 6.5)
+    assert machine.failed("a", 7.0) is None, "one failure is not two"
+    assert machine.failed("a", 7.0).until == 17.0, "soon after its return it is out for twice as long"
+    machine.look(17.0)
+    machine.succeeded("a", 0.1, 17.0)
+    machine.failed("a", 26.9)
+    assert machine.failed("a", 26.9).until == 46.9, "less than 10 s after its return"
+    machine.look(46.9)
+    machine.succeeded("a", 0.1, 47.0)
+    machine.failed("a", 67.0)
+    assert machine.failed("a", 67.0).until == 72.0, "well for as long as it was out: it begins anew"
+
+
+def test_an_interval_forgets_calls_and_seconds():
+    """A mean of five times its peers' counts, and is made of the calls of one interval alone."""
+    machine = outliers.Outliers(OutlierPolicy(5, 10.0, 5.0, 300.0, 50), 0.0)
+    machine.replicas_are(["slow", "fast"])
+    for interval in (1, 2):
+        for _ in range(outliers.FEWEST_CALLS):
+            machine.succeeded("slow", outliers.SLOWER * 0.25, 0.0)
+            machine.succeeded("fast", 0.25, 0.0)
+        assert machine.look(10.0 * interval) == [], "exactly five times is not more"
+    for _ in range(outliers.FEWEST_CALLS - 1):
+        machine.succeeded("slow", 100.0, 0.0)
+        machine.succeeded("fast", 0.25, 0.0)
+    assert machine.look(30.0) == [], "one call fewer than it takes"

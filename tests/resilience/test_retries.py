@@ -215,3 +215,45 @@ def test_dependency_that_is_down_gets_a_fifth_more_and_no_more(seed):
         within = [each for each in spent if begin < each <= end]
         assert len(within) <= 0.2 * calls + 3, f"seed {seed}, from {begin} s on"
     assert len(spent) >= 0.15 * 3000, f"seed {seed}: hardly any call was retried"
+
+
+class Longest(Random):
+    """Draws the longest wait there may be."""
+
+    def uniform(self, a, b):
+        return b
+
+
+def test_the_longest_wait_doubles_up_to_a_second():
+    """Full jitter lies below 25 ms, 50 ms, 100 ms and so on, and never above the cap, however often a call is tried."""
+    machine = Retries(RetryPolicy(10_000, 0.025, 0.0, 10_000), Longest())
+    waits = [machine.failed(0.0, 1e9, attempts).wait for attempts in (1, 2, 3, 4, 5, 6, 7, 2000)]
+    assert waits == [0.025, 0.05, 0.1, 0.2, 0.4, 0.8, LONGEST_WAIT_S, LONGEST_WAIT_S]
+
+
+def test_decisions_say_the_numbers_that_decided():
+    """Who reads an event can count along: the attempt, the retry, what is allowed, of how many calls."""
+    machine = Retries(RetryPolicy(3, 0.025, 0.5, 1), Longest())
+    for _ in range(4):
+        machine.called(100.0)
+    found = [machine.failed(100.0, 30.0, 1), machine.failed(100.0, 30.0, 2), machine.failed(100.0, 30.0, 1)]
+    assert [each.reason for each in found] == [
+        "attempt 2 of 3 in 0.025 s; retry 1, 3 allowed, of 4 calls in the last 10 s",
+        "attempt 3 of 3 in 0.05 s; retry 2, 3 allowed, of 4 calls in the last 10 s",
+        "attempt 2 of 3 in 0.025 s; retry 3, 3 allowed, of 4 calls in the last 10 s",
+    ]
+    used_up = machine.failed(100.0, 30.0, 1)
+    assert used_up.reason == "the budget is used up: 3 retries, 3 allowed, of 4 calls in the last 10 s"
+    assert machine.failed(100.0, 30.0, 3).reason == "attempt 3 of 3 was the last"
+    assert machine.failed(100.0, 0.01, 1).reason == "0.01 s are left, and the wait would be 0.025 s"
+
+
+def test_what_is_exactly_a_window_old_counts_no_more():
+    """Ten seconds are ten seconds, for calls and for retries."""
+    machine = Retries(RetryPolicy(3, 0.0, 1.0, 0), Longest())
+    machine.called(100.0)
+    assert isinstance(machine.failed(100.0, 30.0, 1), Again)
+    assert not isinstance(machine.failed(100.0, 30.0, 1), Again)
+    machine.called(110.0)
+    again = machine.failed(110.0, 30.0, 1)
+    assert again.reason.endswith("retry 1, 1 allowed, of 1 calls in the last 10 s")
