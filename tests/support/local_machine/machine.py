@@ -63,7 +63,7 @@ class LocalMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         # The machine lets the time of waiting callers come, so it needs the calls that they have no name for.
-        self.patch.setattr("sage_plugins.routing.handles.binding.Call", _note_call)
+        self.patch.setattr("sage_plugins.routing.handles.binding.Call", _NotedCall)
         # Real seconds, in which closing waits for methods that hang.
         self.patch.setattr("sage_plugins.deployment.replicas.departure._LAST_GRACE_S", 0.05)
         self.patch.setattr("sage_plugins.host.host._STUCK_GRACE_S", 0.05)
@@ -390,11 +390,13 @@ class LocalMachine(RuleBasedStateMachine):
             thread.join(PATIENCE)
 
 
-def _note_call(*arguments):
-    call = Call(*arguments)
-    (ticket,) = call.args
-    ticket.call = call
-    return call
+class _NotedCall(Call):
+    """A call that its ticket knows."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        (ticket,) = self.args
+        ticket.call = self
 
 
 def _call_all(start, handle, tickets, cancel):
