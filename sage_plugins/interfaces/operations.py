@@ -153,11 +153,13 @@ class Operations(Protocol):
         Make the running services match the configuration.
 
         Args:
-            timeout: Seconds for each service to be ready; None for its `startup_timeout`.
+            timeout: Seconds for a service, or a replica, to be ready; None for `startup_timeout` of a service that is
+                new and `update.progress_deadline` of one that changes.
 
         Raises:
             PlanError, ConfigError, PluginError: A service cannot be composed; nothing was changed.
-            DeployError: A service did not become ready; the one that ran goes on.
+            DeployError: A service, or a new replica of it, did not become ready: it was rolled back, or stopped where
+                it was if its `update` has `auto_rollback: false`.
         """
 
     def scale(self, name: str, replicas: int) -> None:

@@ -88,15 +88,15 @@ class Model:
             assert enough, f"{id} was stopped, and only {self.serving} serve"
         self.leaving.append(id)
 
-    def settle(self):
-        """All that start get ready, all that leave have stopped, and time passes, until the end."""
+    def settle(self, *, stuck=False):
+        """All that start get ready, with *stuck* none; what leaves has stopped; and time passes, until the end."""
         for _ in range(20 * self.places + 20):
             if isinstance(self.step(), Wait):
                 for id, each in list(self.seen.items()):
-                    if not each.ready and not each.hopeless:
+                    if not (each.ready or each.hopeless or stuck):
                         self.change(id, alive=True, ready=True, ended=False)
                 self.leaving.clear()
-                self.now += 1.0 + self.limits.min_ready_s
+                self.now += (DEADLINE if stuck else 1.0) + self.limits.min_ready_s
             if self.outcome is not None:
                 return
         pytest.fail(f"it does not end: {self.trace[-10:]}")
@@ -238,6 +238,20 @@ def test_a_replica_that_has_ended_is_not_stopped_to_make_room():
     assert list(model.seen) == ["old0"]
 
 
+def test_a_rollback_does_not_wait_for_ever_for_an_old_replica_that_ended():
+    """Its new one serves in its place, so that is left, and the rollback says that it could not be done."""
+    model = Model(2, settings_of())
+    model.run_until(Wait)
+    model.change("old1", ready=False)
+    model.change("new1", ready=True)
+    model.rollout.fail("it was interrupted")
+    model.run_until(RollBack)
+    model.change("old0", ready=False, ended=True)
+    model.settle(stuck=True)
+    assert isinstance(model.outcome, Halt)
+    assert "new1" in model.seen
+
+
 def test_settings_have_the_defaults_of_the_field():
     assert RolloutSettings.of(None) == RolloutSettings(1, 0, 0.0, 600.0, auto_rollback=True)
     assert RolloutSettings.of({"max_surge": 3}).max_surge == 3
@@ -257,8 +271,10 @@ class Rolling(RuleBasedStateMachine):
             settings_of, st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 5.0]), back=st.booleans()
         ).filter(lambda limits: limits.max_surge or limits.max_unavailable),
         room=st.none() | st.integers(0, 2),
+        stuck=st.booleans(),
     )
-    def begin(self, places, limits, room):
+    def begin(self, places, limits, room, stuck):
+        self.stuck = stuck
         self.model = Model(places, limits, None if room is None else places + room)
 
     @property
@@ -327,7 +343,7 @@ class Rolling(RuleBasedStateMachine):
             return
         model = self.model
         if model.outcome is None:
-            model.settle()
+            model.settle(stuck=self.stuck)
         versions = {each.new for each in model.seen.values()}
         if isinstance(model.outcome, Done):
             assert sorted(each.index for each in model.seen.values()) == list(range(model.places))
