@@ -272,7 +272,9 @@ class Call(LazyFuture):
 
     def refuse(self, error: BaseException) -> None:
         """End a call with *error* that was not accepted, so that it is not counted."""
-        if self.claim() and self.claim_outcome():
+        with _GIVING_UP:
+            refused = self.claim() and self.claim_outcome()
+        if refused:
             self.turned_away = error
             self.publish(None, error)
 
