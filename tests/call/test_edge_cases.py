@@ -18,6 +18,7 @@ import pytest
 
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import errors
+from sage_plugins.call import call as call_module
 from sage_plugins.call.call import Call
 from sage_plugins.call.owner import CallOwner
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan
@@ -229,9 +230,9 @@ class Owner(CallOwner):
     def gave_up(self, call, outcome, *, started):
         """Nothing is counted."""
 
-    def make(self):
+    def make(self, cls=Call):
         method = MethodPlan(0, "get", MethodKind.SYNC, idempotent=False, timeout=inf)
-        return Call(self, method, (), {}, CallOptions(), 0.0, inf, inf, None)
+        return cls(self, method, (), {}, CallOptions(), 0.0, inf, inf, None)
 
 
 def test_owner_is_told_once_that_a_call_has_its_outcome():
@@ -251,6 +252,27 @@ def test_owner_is_told_that_a_call_was_given_up():
     call.on_settled(lambda: told.append(type(call.exception_now())))
     assert call.cancel()
     assert told == [errors.CallCancelledError]
+
+
+def test_who_gives_a_call_up_takes_both_tokens_in_one_step():
+    """Else a call that is refused and cancelled at once would count as one that runs, and no replica has it."""
+    held = []
+
+    class Watched(Call):
+        def claim(self):
+            held.append(call_module._GIVING_UP._is_owned())
+            return super().claim()
+
+        def claim_outcome(self):
+            held.append(call_module._GIVING_UP._is_owned())
+            return super().claim_outcome()
+
+    refuse = lambda call: call.refuse(errors.OverloadedError("full"))  # noqa: E731 - no more than that
+    for give_up in (refuse, Call.cancel):
+        call = Owner().make(Watched)
+        give_up(call)
+        assert call.over()
+    assert held == [True] * 4
 
 
 # -- coroutines --------------------------------------------------------------------------------------------------------

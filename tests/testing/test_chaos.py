@@ -18,7 +18,7 @@ from sage_deploy_local.target import LocalTarget
 from sage_deploy_testing.chaos import actions
 from sage_deploy_testing.chaos.run import Setting, run
 from sage_deploy_testing.chaos.verdict import Verdict
-from sage_deploy_testing.chaos.witness import Up, Witness, is_alive, machine, note, started_at, up_line
+from sage_deploy_testing.chaos.witness import Up, Witness, is_alive, machine, note, started_at, up_line, up_path
 from sage_plugins import ServiceDeploymentConfig, hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
@@ -184,11 +184,12 @@ class Ready:
 def test_only_processes_of_replicas_are_signalled(tmp_path, monkeypatch):
     """Not this process, none on another machine, and none that has the number of a replica that is gone."""
     witness = Witness(tmp_path / "witness")
-    note(witness.path, up_line("svc", 0))  # in this process
+    file = up_path(witness.path)
+    note(file, up_line("svc", 0))  # in this process
     parent, started = os.getppid(), started_at(os.getppid())
-    note(witness.path, f"up svc 1 {parent} {started} elsewhere/pid:[1]")
-    note(witness.path, f"up svc 2 {parent} 1 {machine()}")
-    note(witness.path, f"up other 3 {parent} {started} {machine()}")
+    note(file, f"svc 1 {parent} {started} elsewhere/pid:[1]")
+    note(file, f"svc 2 {parent} 1 {machine()}")
+    note(file, f"other 3 {parent} {started} {machine()}")
     world = actions.World(Ready(), {}, None, witness, None, threading.Event())
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("signalled"))
 
@@ -196,7 +197,7 @@ def test_only_processes_of_replicas_are_signalled(tmp_path, monkeypatch):
     for name in ("kill", "stop", "crash"):
         assert actions.ACTIONS[name].do(world, "svc", None) is None
 
-    note(witness.path, f"up svc 3 {parent} {started} {machine()}")
+    note(file, f"svc 3 {parent} {started} {machine()}")
     assert [up.position for up in world.processes("svc")] == [3]
 
 

@@ -30,6 +30,9 @@ services:
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "file.yaml").write_text(FILE, encoding="utf-8")
+    (tmp_path / "cut.jsonl").write_text(
+        '{"t": 0, "event": "start", "version": 1, "services": {}, "slack": 1, "seconds": 1}\n{"t": 1, "event": "ok"}\n'
+    )
     return tmp_path
 
 
@@ -70,6 +73,8 @@ def test_violation_is_shown_and_has_exit_code_1(folder):
         (["file.yaml", "--service", "kw"], "there are kv, unused"),
         (["file.yaml", "--minutes", "0"], "--minutes"),
         (["none.yaml"], "none.yaml"),
+        (["file.yaml", "--history", "no/such/folder"], "cannot be written: No such file"),
+        (["--check", "cut.jsonl"], "an event lacks 'call'"),
         (["--check", "file.yaml"], "file.yaml:1: is no JSON"),
     ],
 )

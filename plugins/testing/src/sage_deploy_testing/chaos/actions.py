@@ -72,7 +72,7 @@ class World(NamedTuple):
     def processes(self, service: str) -> list[Up]:
         """The processes of the replicas that get calls, as far as they may be signalled."""
         ready = self.ready(service)
-        latest = {up.position: up for up in self.witness.read()[1] if up.service == service}
+        latest = {up.position: up for up in self.witness.replicas() if up.service == service}
         return [up for position, up in latest.items() if position in ready and up.pid != os.getpid() and is_alive(up)]
 
 
@@ -102,7 +102,7 @@ def _needs_process(world: World, service: str) -> str:
         return "this system does not say which process a replica is"
     if world.processes(service):
         return ""
-    pids = {up.pid for up in world.witness.read()[1] if up.service == service}
+    pids = {up.pid for up in world.witness.replicas() if up.service == service}
     if os.getpid() in pids:
         return "its replicas are in this process"
     return "its replicas are on other machines"

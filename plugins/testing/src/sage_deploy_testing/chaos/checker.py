@@ -190,7 +190,7 @@ def _deaths(calls: _Calls, events: Iterable[Event]) -> Iterator[Violation]:
     for service, number in died.items():
         facts = calls.start["services"].get(service, {})
         most = ends[service] * facts.get("slots", 1) * facts.get("batch", 1)
-        if number > most:
+        if number > most and facts.get("slots", 1):
             text = f"{number} calls died with {ends[service]} replicas, which can explain {most}"
             yield Violation("unexplained", f"{service}: {text}", service)
 

@@ -66,7 +66,7 @@ class Service(NamedTuple):
         target: ID of its target.
         strategy: ID of its threading strategy.
         replicas: How many it has.
-        slots: Of each replica.
+        slots: Of each replica; 0 if that changes.
         attempts: How often an idempotent call may run.
         batch: How many calls may share a slot.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sage_deploy_testing.chaos.history import History
     from sage_plugins.routing.handles.handle import ServiceHandle
 
-__all__ = ["SHAPES", "Load", "Served"]
+__all__ = ["DEADLINES_S", "SHAPES", "TAKES_S", "Load", "Served"]
 
 #: Kinds of methods that can be called.
 SHAPES: Final = ("plain", "async", "batch", "stream")
@@ -28,9 +28,9 @@ _METHODS: Final = {"plain": "work", "async": "awork", "batch": "together"}
 _STREAMS: Final = ("items", "aitems")
 _COROUTINES: Final = frozenset({"awork", "aitems"})
 #: Seconds that methods take; the longest so that accidents meet calls that run.
-_TAKES_S: Final = (0.0, 0.0, 0.001, 0.005, 0.02, 0.1)
+TAKES_S: Final = (0.0, 0.0, 0.001, 0.005, 0.02, 0.1)
 #: Deadlines in seconds, beside the service's own.
-_DEADLINES_S: Final = (0.05, 0.3, 2.0)
+DEADLINES_S: Final = (0.05, 0.3, 2.0)
 _KEYS: Final = 16
 #: Seconds for callers to end once their calls have.
 _LAST_S: Final = 5.0
@@ -67,6 +67,8 @@ class Load:
         seed: int,
         patience: float,
         shapes: tuple[str, ...] = SHAPES,
+        takes: tuple[float, ...] = TAKES_S,
+        deadlines: tuple[float, ...] = DEADLINES_S,
     ) -> None:
         """
         Call nobody yet.
@@ -79,7 +81,11 @@ class Load:
             seed: What the callers draw from: which call is made when is the same again.
             patience: Seconds after the last call within which all must have ended, and callers with them.
             shapes: Which of `SHAPES` to call.
+            takes: Seconds that methods take, drawn from these.
+            deadlines: Seconds that a third of the calls have instead of the service's own, if they are fewer.
         """
+        self._takes = takes
+        self._deadlines = deadlines
         self._history = history
         self._services = dict(services)
         self._names = list(services)
@@ -195,7 +201,7 @@ class Load:
     def _options(self, random: Random, service: str) -> dict[str, Any]:
         options: dict[str, Any] = {"idempotent": random.random() < 0.5}  # noqa: PLR2004 - half of them
         timeout = self._services[service].timeout
-        drawn = random.choice(_DEADLINES_S)
+        drawn = random.choice(self._deadlines)
         if random.random() < 0.3 and (timeout is None or drawn < timeout):  # noqa: PLR2004 - a third
             options["timeout"] = drawn
         if random.random() < 0.5:  # noqa: PLR2004 - half of them
@@ -222,12 +228,12 @@ class Load:
             if kind < 0.15 and self._streams:  # noqa: PLR2004 - the mix
                 self._read_stream(random, service)
             elif kind < 0.3:  # noqa: PLR2004 - the mix
-                self._call(service, "work", random.choice(_TAKES_S))
+                self._call(service, "work", random.choice(self._takes))
             elif kind < 0.35:  # noqa: PLR2004 - the mix
                 self.submit(service, "fail")
             else:
                 shape = random.choice(self._shapes)
-                takes = () if shape == "batch" else (random.choice(_TAKES_S),)
+                takes = () if shape == "batch" else (random.choice(self._takes),)
                 number, future = self.submit(service, _METHODS[shape], *takes, **self._options(random, service))
                 if future is not None and random.random() < 0.05:  # noqa: PLR2004 - the mix
                     self.cancel(number, future)
@@ -268,8 +274,8 @@ class Load:
         if self._streams and random.random() < 0.2:  # noqa: PLR2004 - the mix
             return self.astream(service, random.choice(_STREAMS), random.randrange(1, 5))
         shape = random.choice(self._shapes)
-        takes = () if shape == "batch" else (random.choice(_TAKES_S),)
-        after = random.choice(_TAKES_S) if random.random() < 0.1 else None  # noqa: PLR2004 - the mix
+        takes = () if shape == "batch" else (random.choice(self._takes),)
+        after = random.choice(self._takes) if random.random() < 0.1 else None  # noqa: PLR2004 - the mix
         return self.acall(service, _METHODS[shape], *takes, cancel_after=after, **self._options(random, service))
 
     async def acall(
@@ -280,6 +286,7 @@ class Load:
         task = asyncio.ensure_future(handle.acall(method, number, *arguments))
         try:
             if cancel_after is not None:
+                await asyncio.sleep(0)  # else the task would end before it has made its call
                 await asyncio.wait([task], timeout=cancel_after)
                 if not task.done():
                     self._history.note("cancel", call=number)

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_testing.chaos.witness import is_there, machine, note, ran_line, up_line
+from sage_deploy_testing.chaos.witness import is_there, machine, note, ran_line, up_line, up_path
 from sage_plugins.service.methods import batch_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Probe:
         self._sees = is_there(path, token)
         self._may_end = (machine(), os.getpid()) != tuple(deployer)
         if self._sees and ctx is not None:
-            note(path, up_line(ctx.name, ctx.replica_index))
+            note(up_path(path), up_line(ctx.name, ctx.replica_index))
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Take any configuration."""

@@ -105,10 +105,10 @@ def run(
         witness = Witness(Path(folder) / "witness")
         over = over or threading.Event()
         _Run(setting, history, witness, registry=registry, over=over, progress=progress).go(kill_node)
-        ran, ups = witness.read()
+        ran, replicas = witness.ran(), witness.replicas()
     history.add_witness(ran)
     progress("looking for what is left ...")
-    left, unchecked = leaks.left(ups)
+    left, unchecked = leaks.left(replicas)
     for text in left:
         history.note("leak", text=text)
     for text in unchecked:
@@ -217,7 +217,8 @@ class _Run:
             target=config.target,
             strategy=config.threading_strategy,
             replicas=len(replicas),
-            slots=max((each["slots"] for each in replicas), default=1),
+            # Scaled by load, a replica may get more threads later.
+            slots=0 if config.autoscale else max(each["slots"] for each in replicas),
             attempts=attempts + (hedge is not None),
             batch=config.batch_size or 1,
         )

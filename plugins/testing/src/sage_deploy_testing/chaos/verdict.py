@@ -145,7 +145,7 @@ class Verdict(NamedTuple):
         ]
         found += [
             f"service    {name}: a probe in place of its class; target {facts['target']}, strategy "
-            f"{facts['strategy']}, {counted(facts['replicas'], 'replica')} of {counted(facts['slots'], 'slot')}"
+            f"{facts['strategy']}, {counted(facts['replicas'], 'replica')} of {_slots(facts['slots'])}"
             for name, facts in self.start["services"].items()
         ]
         ended = ", ".join(f"{number} {name}" for name, number in self.outcomes.most_common())
@@ -170,6 +170,10 @@ class Verdict(NamedTuple):
             if number > len(shown):
                 found.append(f"{'':<11}and {number - len(shown)} more")
         return found
+
+
+def _slots(number: int) -> str:
+    return counted(number, "slot") if number else "as many slots as the load needs"
 
 
 def _outcome(event: Event) -> str:

@@ -14,10 +14,21 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import uuid4
 
-__all__ = ["Ran", "Up", "Witness", "is_alive", "machine", "note", "ran_line", "read", "started_at", "up_line"]
+__all__ = [
+    "Ran",
+    "Up",
+    "Witness",
+    "calls_in",
+    "is_alive",
+    "machine",
+    "note",
+    "ran_line",
+    "started_at",
+    "up_line",
+    "up_path",
+]
 
 _RAN: Final = "ran"
-_UP: Final = "up"
 _FIRST: Final = "witness"
 
 
@@ -101,25 +112,31 @@ class Witness:
         self.path = str(path)
         self.token = f"{_FIRST} {uuid4().hex}"
         path.write_text(f"{self.token}\n", encoding="ascii")
+        Path(up_path(self.path)).touch()
 
-    def read(self) -> tuple[list[Ran], list[Up]]:
-        """Everything that replicas have noted so far."""
-        return read(Path(self.path))
+    def ran(self) -> list[Ran]:
+        """Every call that a replica has begun to run so far."""
+        return calls_in(Path(self.path))
 
-
-def read(path: Path) -> tuple[list[Ran], list[Up]]:
-    """Everything that replicas have noted in a file."""
-    ran, up = [], []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        kind, *words = line.split()
-        if kind == _RAN:
-            call, pid, at = words
-            ran.append(Ran(int(call), int(pid), float(at)))
-        elif kind == _UP:
-            service, position, pid, *place = words
+    def replicas(self) -> list[Up]:
+        """Every replica that was built so far."""
+        found = []
+        for line in Path(up_path(self.path)).read_text(encoding="utf-8").splitlines():
+            service, position, pid, *place = line.split()
             started, where = place if len(place) == 2 else ("", "")  # noqa: PLR2004 - both are known, or neither
-            up.append(Up(service, int(position), int(pid), started, where))
-    return ran, up
+            found.append(Up(service, int(position), int(pid), started, where))
+        return found
+
+
+def up_path(path: str) -> str:
+    """The file beside *path* in which replicas note that they were built: it is short, and looked at often."""
+    return f"{path}.up"
+
+
+def calls_in(path: Path) -> list[Ran]:
+    """Every call that was noted in a file."""
+    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+    return [Ran(int(words[1]), int(words[2]), float(words[3])) for words in lines if words[0] == _RAN]
 
 
 def ran_line(call: int) -> str:
@@ -129,7 +146,7 @@ def ran_line(call: int) -> str:
 
 def up_line(service: str, position: int) -> str:
     """What a replica notes when it is built."""
-    return f"{_UP} {service} {position} {os.getpid()} {started_at(os.getpid())} {machine()}"
+    return f"{service} {position} {os.getpid()} {started_at(os.getpid())} {machine()}"
 
 
 def is_there(path: str, token: str) -> bool:

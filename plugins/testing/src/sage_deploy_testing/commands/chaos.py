@@ -105,13 +105,19 @@ def command(file: Path | None, history_file: Path | None, checked: Path | None, 
     from sage_deploy_testing.chaos.verdict import Verdict
 
     if checked is not None:
-        events = _read(checked)
+        try:
+            verdict = Verdict.of(_read(checked))
+        except KeyError as error:
+            raise click.BadParameter(f"{checked}: an event lacks {error}", param_hint="--check") from error
     else:
         assert file is not None
+        if history_file is not None:
+            _write((), history_file)  # rather now than after the run
         events = _run(_setting(file, **options))
         if history_file is not None:
             _write(events, history_file)
-    verdict = Verdict.of(events)
+            progress(f"wrote {history_file}")
+        verdict = Verdict.of(events)
     if form == "json":
         write_json(verdict.as_dict())
     else:
@@ -136,8 +142,7 @@ def _write(events: Sequence[Event], file: Path) -> None:
     try:
         write_history(events, file)
     except OSError as error:
-        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
-    progress(f"wrote {file}")
+        raise click.BadParameter(f"{file} cannot be written: {error.strerror}", param_hint="--history") from error
 
 
 def _run(setting: Setting) -> list[Event]:
