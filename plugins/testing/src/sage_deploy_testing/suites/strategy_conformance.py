@@ -62,6 +62,7 @@ class StrategyConformance(
     change_cases.CheckCases,
     configure_cases.ConfigureCases,
     resilience_cases.RetryCases,
+    resilience_cases.HedgeCases,
     resilience_cases.BreakerCases,
 ):
     """

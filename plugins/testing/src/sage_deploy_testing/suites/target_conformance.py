@@ -133,6 +133,7 @@ class TargetConformance(
     change_cases.CheckCases,
     configure_cases.ConfigureCases,
     resilience_cases.RetryCases,
+    resilience_cases.HedgeCases,
     resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
     adoption_cases.AdoptionCases,
