@@ -107,6 +107,12 @@ class EventKind(StrEnum):
     RETRY_REFUSED = "retry_refused"
     """A call that could be tried again is not; told as RETRIED."""
 
+    HEDGED = "hedged"
+    """A call that has no answer yet gets a second attempt on another replica; told as RETRIED."""
+
+    HEDGE_REFUSED = "hedge_refused"
+    """A call that should get a second attempt does not, because the budget is used up; told as RETRIED."""
+
     CIRCUIT_OPENED = "circuit_opened"
     """The service has failed too often, and its circuit breaker refuses calls."""
 

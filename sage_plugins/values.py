@@ -70,6 +70,9 @@ class Outcome:
     STOPPED: Final = 5
     """The service stopped before it was answered."""
 
+    DROPPED: Final = -1
+    """Another attempt of it was answered, and is counted; this one is not."""
+
     NAMES: Final = ("ok", "error", "timeout", "cancelled", "died", "stopped")
     """What each is called in `ServiceMetrics.outcomes`."""
 

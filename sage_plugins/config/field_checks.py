@@ -135,13 +135,12 @@ class FieldInfo(NamedTuple):
     @property
     def range(self) -> str:
         """The values allowed, in words, such as `"1 to 1024"`; empty if the type says it all."""
-        if self.choices:
-            return " or ".join(self.choices)
-        if self.minimum is None:
-            return ""
-        if self.maximum is not None and self.maximum not in {MOST, LONGEST}:
-            return f"{self.minimum:g} to {self.maximum:g}"
-        return f"more than {self.minimum:g}" if self.exclusive else f"{self.minimum:g} or more"
+        numbers: tuple[str, ...] = ()
+        if self.minimum is not None:
+            numbers = (f"more than {self.minimum:g}" if self.exclusive else f"{self.minimum:g} or more",)
+            if self.maximum is not None and self.maximum not in {MOST, LONGEST}:
+                numbers = (f"{self.minimum:g} to {self.maximum:g}",)
+        return " or ".join((*numbers, *self.choices))
 
 
 def attribute_docs(cls: type) -> dict[str, str]:
@@ -310,6 +309,8 @@ def _range_problems(info: FieldInfo, key: str, value: float) -> list[Problem]:
 
 
 def _number(info: FieldInfo, key: str, value: Any) -> list[Problem]:
+    if isinstance(value, str) and value in info.choices:
+        return []
     wrong = wrong_integer(value) if info.kind == "integer" else wrong_number(value)
     if wrong is None:
         return _range_problems(info, key, value)

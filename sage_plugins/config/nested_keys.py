@@ -20,12 +20,14 @@ __all__ = [
     "AUTOSCALE_FIELDS",
     "BATCH_FIELDS",
     "BREAKER_FIELDS",
+    "HEDGE_FIELDS",
     "METHOD_FIELDS",
     "OUTLIER_FIELDS",
     "RECYCLE_FIELDS",
     "RETRY_FIELDS",
     "UPDATE_FIELDS",
     "BreakerPolicy",
+    "HedgePolicy",
     "OutlierPolicy",
     "Policies",
     "RecyclePolicy",
@@ -145,6 +147,18 @@ RETRY_FIELDS: Final = _keys(
         default=(),
         doc="Classes of exceptions of the methods that are tried again, by their bare names; subclasses count too.",
     ),
+)
+
+#: The keys of `hedge`.
+HEDGE_FIELDS: Final = _keys(
+    _duration(
+        "delay",
+        "Time without an answer after which a call gets a second attempt, in seconds; p95: the time within which 95 % "
+        "of the method's calls were answered.",
+        0.0,
+        positive=True,
+    )._replace(default="p95", choices=("p95",)),
+    _count("max", "Second attempts of one call.", 1, minimum=1)._replace(maximum=1),
 )
 
 #: The keys of `circuit_breaker`.
@@ -292,6 +306,19 @@ class RecyclePolicy(NamedTuple):
     max_age: float | None = None
 
 
+class HedgePolicy(NamedTuple):
+    """
+    When a call gets a second attempt before the first has failed: the field `hedge`.
+
+    Attributes:
+        delay: Seconds without an answer, or `"p95"`.
+        max: Second attempts of one call.
+    """
+
+    delay: float | str = "p95"
+    max: int = 1
+
+
 class Policies(NamedTuple):
     """
     All of one service.
@@ -300,11 +327,13 @@ class Policies(NamedTuple):
         retry: When a call is tried again; None for never.
         breaker: When no call is let through; None for never.
         outlier: When a replica gets no calls; None for never.
+        hedge: When a call gets a second attempt; None for never.
     """
 
     retry: RetryPolicy | None = None
     breaker: BreakerPolicy | None = None
     outlier: OutlierPolicy | None = None
+    hedge: HedgePolicy | None = None
 
 
 def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPolicy | None:
@@ -316,4 +345,5 @@ def policies_of(config: ServiceDeploymentConfig) -> Policies:
     """What *config* says."""
     breaker = None if config.circuit_breaker is None else BreakerPolicy(**config.circuit_breaker)
     outlier = None if config.outlier is None else OutlierPolicy(**config.outlier)
-    return Policies(retry_policy(config.retry, failover=config.failover_enabled), breaker, outlier)
+    hedge = None if config.hedge is None else HedgePolicy(**config.hedge)
+    return Policies(retry_policy(config.retry, failover=config.failover_enabled), breaker, outlier, hedge)

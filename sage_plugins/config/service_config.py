@@ -31,6 +31,7 @@ from sage_plugins.config.field_checks import (
 from sage_plugins.config.nested_keys import (
     AUTOSCALE_FIELDS,
     BREAKER_FIELDS,
+    HEDGE_FIELDS,
     METHOD_FIELDS,
     OUTLIER_FIELDS,
     RECYCLE_FIELDS,
@@ -172,6 +173,8 @@ class ServiceDeploymentConfig:
         monitors: IDs of the monitors that watch the service.
         autoscale: Scaling by load: min, max, initial and more; takes the place of replicas.
         retry: How failed calls of idempotent methods are tried again.
+        hedge: When a call of an idempotent method that has no answer yet gets a second attempt on another replica:
+            delay, max.
         circuit_breaker: When calls are refused at once because the service keeps failing: failures, window, open,
             probes.
         outlier: When a replica gets no calls for a while because it fails or is far slower than its peers; needs a load
@@ -234,6 +237,7 @@ class ServiceDeploymentConfig:
     monitors: Sequence[str] = _field("monitoring", "strings", default=("metrics", "health", "events"), role="monitors")
     autoscale: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=AUTOSCALE_FIELDS)
     retry: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=RETRY_FIELDS)
+    hedge: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=HEDGE_FIELDS)
     circuit_breaker: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=BREAKER_FIELDS)
     outlier: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=OUTLIER_FIELDS)
     recycle: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=RECYCLE_FIELDS)

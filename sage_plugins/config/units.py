@@ -69,7 +69,7 @@ def without_units(info: FieldInfo, key: str, value: Any) -> tuple[Any, list[Prob
         key: Path of the value, for the problems.
         value: What a file has there. It is not changed; what is to be changed is copied.
     """
-    if info.unit and isinstance(value, str):
+    if info.unit and isinstance(value, str) and value not in info.choices:
         number, problem = number_of(info, key, value)
         return (value, [problem]) if problem is not None else (number, [])
     if isinstance(value, Mapping) and info.keys:

@@ -13,7 +13,7 @@ from sage_plugins.service.constructor import init_problems
 from sage_plugins.service.factory import ServiceFactory, own_factory
 from sage_plugins.service.methods import method_plans
 from sage_plugins.texts import one_line
-from sage_plugins.values import Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec, Where
+from sage_plugins.values import GENERATORS, Choice, Limits, MethodKind, MethodPlan, Problem, ReplicaSpec, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -178,6 +178,8 @@ def _methods(cls: type, choices: Choices, finder: Finder) -> tuple[MethodPlan, .
         )
     methods, wrong = method_plans(cls, finder.config)
     problems.extend(wrong)
+    if finder.config.hedge is not None:
+        problems.extend(_not_hedged(finder.config, choices.strategy, cls, methods))
     problems.extend(_no_coroutines(choices.strategy, cls, methods))
     return methods
 
@@ -212,6 +214,26 @@ def _key_of(
             missing_argument(argument, cls, methods, key=names[0] if names else f"options.{balancer.id}")
         )
     return found
+
+
+def _not_hedged(
+    config: ServiceDeploymentConfig, strategy: Choice | None, cls: type, methods: Sequence[MethodPlan]
+) -> list[Problem]:
+    """What is to be said where no call can get a second attempt."""
+    most, number = config.replicas, "replicas"
+    if config.autoscale is not None:
+        most, number = config.autoscale.get("max", 2), "autoscale.max"
+    if most < 2:  # noqa: PLR2004 - one for each attempt
+        message = "needs a second replica for a second attempt, and there is one"
+        fix = f"set {number} to 2 or more, or remove hedge"
+        return [Problem("E602", "hedge", message, fix, other=number)]
+    if strategy is not None and "in_callers_thread" in strategy.registration.capabilities:
+        message = f"has no effect under '{strategy.id}': the caller's thread runs the method, and cannot leave it"
+        return [Problem("W12", "hedge", message, "remove it, or use another strategy", other="threading_strategy")]
+    if any(method.idempotent and method.kind not in GENERATORS and method.batch is None for method in methods):
+        return []
+    message = f"has no method to act on: {cls.__qualname__} declares none idempotent that is answered one by one"
+    return [Problem("E601", "hedge", message, "set methods.<name>.idempotent: true, or remove hedge")]
 
 
 def _no_coroutines(strategy: Choice | None, cls: type, methods: Sequence[MethodPlan]) -> list[Problem]:

@@ -166,7 +166,7 @@ def _explanation(line: str | Explanation) -> Explanation:
 
 def _guards(config: Any) -> Iterator[Decision]:
     """What is done about calls that fail."""
-    retry, breaker, outlier = policies_of(config)
+    retry, breaker, outlier, hedge = policies_of(config)
     if retry is not None:
         on = f" or {', '.join(retry.on)}" if retry.on else ""
         yield Decision(
@@ -175,6 +175,17 @@ def _guards(config: Any) -> Iterator[Decision]:
             "",
             f"of idempotent calls after a death{on}; in any 10 s at most {retry.budget:g} x the calls + {retry.min} "
             f"more than the first ones, after up to {retry.backoff:g} s, then twice as long each time, up to 1 s",
+            (),
+        )
+    if hedge is not None:
+        p95 = hedge.delay == "p95"
+        slow = "that take longer than 95 % of their method's" if p95 else f"without an answer after {hedge.delay:g} s"
+        yield Decision(
+            "hedge",
+            "after p95" if p95 else f"after {hedge.delay:g} s",
+            "",
+            f"calls of idempotent methods {slow} get a second attempt on another replica that has a free slot, within "
+            "the budget of retries",
             (),
         )
     if breaker is not None:

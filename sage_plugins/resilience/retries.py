@@ -123,17 +123,20 @@ class Retries:
             return NotAgain(f"attempt {attempts} of {policy.max_attempts} was the last")
         if wait >= remaining:
             return NotAgain(f"{remaining:.3g} s are left, and the wait would be {wait:.3g} s")
+        found = self.hedged(now)
+        if isinstance(found, NotAgain):
+            return found
+        return Again(wait, f"attempt {attempts + 1} of {policy.max_attempts} in {wait:.3g} s; {found.reason}")
+
+    def hedged(self, now: float) -> Again | NotAgain:
+        """Whether one attempt more, which does not wait for another to fail, is within the budget."""
         calls, spent = self._calls_of_late(now), self._spent_of_late(now)
-        allowed = policy.min + policy.budget * calls
+        allowed = self.policy.min + self.policy.budget * calls
         numbers = f"of {calls} calls in the last {WINDOW_S:g} s"
         if spent + 1 > allowed:
             return NotAgain(f"the budget is used up: {spent} retries, {allowed:.4g} allowed, {numbers}")
         self._spent.append(now)
-        return Again(
-            wait,
-            f"attempt {attempts + 1} of {policy.max_attempts} in {wait:.3g} s; retry {spent + 1}, {allowed:.4g} "
-            f"allowed, {numbers}",
-        )
+        return Again(0.0, f"retry {spent + 1}, {allowed:.4g} allowed, {numbers}")
 
     def count_anew(self, now: float) -> None:
         """Count calls together that are made within a second from *now* on."""

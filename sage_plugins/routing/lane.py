@@ -257,7 +257,7 @@ class Lanes:
         if self.is_bound(call):
             return None
         for lane in self.serving:
-            if lane.free and not lane.backlog:
+            if lane.free and not lane.backlog and lane not in call.tried:
                 try:
                     lane.free.pop()
                 except IndexError:

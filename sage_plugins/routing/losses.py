@@ -95,6 +95,16 @@ class Losses:
         self._given_up()
         self._closing.tell_watch()
 
+    def drop(self, call: Call, *, started: bool) -> None:
+        """Another attempt of *call* has its outcome and is counted: this one's goes nowhere."""
+        if started:
+            with self._lanes.lock:
+                self.count_abandoned(call, 1)
+            call.lane.give_up(call, Outcome.DROPPED, self._clock.monotonic() - call.since)
+        else:
+            self._queue.discard(call)
+        self._closing.tell_watch()
+
     def abandoned_ended(self, call: Call) -> None:
         """As `Router.abandoned_ended`."""
         with self._lanes.lock:

@@ -58,7 +58,8 @@ class MethodRouter(Router):
         return route
 
     def _send_elsewhere(self, call: Call) -> bool:
-        return not self._lanes.is_bound(call) and any(self._send(call, lane) for lane in self._lanes.serving)
+        lanes = () if self._lanes.is_bound(call) else self._lanes.serving
+        return any(lane not in call.tried and self._send(call, lane) for lane in lanes)
 
     def _send(self, call: Call, lane: Lane) -> bool:
         """Have *lane* run the call now, or with the batch that is open there; False if it cannot."""

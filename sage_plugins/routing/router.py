@@ -134,9 +134,7 @@ class Router(GuardedOwner):
         )
         self.retries = self._losses.retries
         self._guards = guards
-        guards.join(
-            service, clock, self._lanes, self._queue, self._closing, self._losses, self._match, refused, self._rearrange
-        )
+        guards.join(*self._parts(refused))
         self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
         self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()

@@ -66,6 +66,7 @@ ADDED_DEFAULTS = {
     "monitors": ("metrics", "health", "events"),
     "autoscale": None,
     "retry": None,
+    "hedge": None,
     "circuit_breaker": None,
     "outlier": None,
     "recycle": None,
@@ -129,6 +130,7 @@ class TestFields:
         assert by_group[None] == {
             "autoscale",
             "retry",
+            "hedge",
             "circuit_breaker",
             "outlier",
             "recycle",
@@ -144,7 +146,7 @@ class TestFields:
         assert (fields()["thread_count"].type, fields()["thread_count"].range) == ("integer", "1 to 1024")
         assert (fields()["timeout"].type, fields()["timeout"].range) == ("number or null", "more than 0")
         assert fields()["queue_size"].range == "0 or more"
-        assert fields()["overload"].range == "block or reject"
+        assert fields()["overload"].range == "block or reject or shed_oldest or priority"
         assert fields()["target"].range == ""
 
     def test_group_of_an_unknown_field_is_a_key_error(self):
@@ -294,7 +296,7 @@ WRONG_VALUES = [
     ("gpu_count", True, "E102", "must be a number or null, got true"),
     ("queue_size", -1, "E103", "must be 0 or more, got -1"),
     ("queue_size", 2**31, "E103", "must be 2147483647 or less"),
-    ("overload", "rejct", "E103", "must be block or reject, got 'rejct'"),
+    ("overload", "rejct", "E103", "must be block or reject or shed_oldest or priority, got 'rejct'"),
     ("timeout", 0, "E103", "must be more than 0, got 0"),
     ("timeout", -1.5, "E103", "must be more than 0, got -1.5"),
     ("timeout", False, "E102", "must be a number or null, got false"),

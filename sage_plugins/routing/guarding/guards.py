@@ -5,10 +5,12 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.config.nested_keys import RetryPolicy
 from sage_plugins.routing.guarding.breaking import Breaking
 from sage_plugins.routing.guarding.ejecting import Ejecting
+from sage_plugins.routing.guarding.hedging import Hedge, Hedging
 from sage_plugins.routing.guarding.parts import Parts, Rarely
-from sage_plugins.routing.guarding.retrying import Retrying
+from sage_plugins.routing.guarding.retrying import Budget, Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
 from sage_plugins.routing.guarding.watching import Watching
 
@@ -43,7 +45,9 @@ class Guards(Unguarded):
         self._policies = policies
         self._tell = tell
         self._random = Random() if random is None else random  # noqa: S311 - it keeps no secret
+        self._budget: Budget | None = None
         self._retrying: Retrying | None = None
+        self._hedging: Hedging | None = None
         self._breaking: Breaking | None = None
         self._watching: Watching | None = None
         self._ejecting = None if policies.outlier is None else Ejecting(policies.outlier, tell)
@@ -52,8 +56,13 @@ class Guards(Unguarded):
         """Guard the router with these `Parts`; once."""
         parts = Parts(*parts_of_router)
         rarely = Rarely(parts.clock, self._tell)
-        if self._policies.retry is not None:
-            self._retrying = Retrying(self._policies.retry, parts, self._random, rarely)
+        retry, hedge = self._policies.retry, self._policies.hedge
+        if retry is not None or hedge is not None:
+            self._budget = Budget(retry or RetryPolicy(), self._random)
+            if retry is not None:
+                self._retrying = Retrying(retry, parts, self._budget, rarely)
+            if hedge is not None:
+                self._hedging = Hedging(hedge, parts, self._budget, rarely)
         if self._policies.breaker is not None:
             self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
         if self._ejecting is not None:
@@ -64,7 +73,10 @@ class Guards(Unguarded):
         """*route*, which accepts calls, with what has to be known or refused of each call."""
         if self._retrying is not None:
             self._retrying.lanes_changed()
-            route = self._retrying.guard(route)
+        if self._hedging is not None:
+            route = self._hedging.guard(route)
+        if self._budget is not None:
+            route = self._budget.guard(route)
         if self._ejecting is not None:
             self._ejecting.lanes_changed()
         return route if self._breaking is None else self._breaking.guard(route)
@@ -93,7 +105,7 @@ class Guards(Unguarded):
 
     def not_again(self, call: Call) -> str:
         """As for `Losses`."""
-        return NO_RETRIES if self._retrying is None else self._retrying.not_again(call)
+        return NO_RETRIES if self._retrying is None or isinstance(call, Hedge) else self._retrying.not_again(call)
 
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
         """As `CallOwner.failed`."""
@@ -103,5 +115,7 @@ class Guards(Unguarded):
         """The router has come to its end."""
         if self._retrying is not None:
             self._retrying.end()
+        if self._hedging is not None:
+            self._hedging.end()
         if self._ejecting is not None:
             self._ejecting.end()

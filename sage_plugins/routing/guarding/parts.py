@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
     from sage_plugins.routing.draining import Closing
     from sage_plugins.routing.lane import Lanes
@@ -35,6 +36,7 @@ class Parts(NamedTuple):
         losses: Queues calls again.
         match: Brings waiting calls and free slots together.
         refused: `refused(method, reason)` for calls that are not accepted.
+        send_elsewhere: Sends a call to a free slot of a replica that is not among its `tried`; False if there is none.
         rearrange: Calls what changes the lanes, under their lock, and has calls find their way anew.
     """
 
@@ -46,6 +48,7 @@ class Parts(NamedTuple):
     losses: Losses
     match: Callable[[], None]
     refused: Callable[[int, str], None]
+    send_elsewhere: Callable[[Call], bool]
     rearrange: Callable[[Callable[[], None]], None]
 
 

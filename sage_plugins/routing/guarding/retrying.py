@@ -25,33 +25,26 @@ if TYPE_CHECKING:
     from sage_plugins.routing.guarding.unguarded import Follow
     from sage_plugins.routing.lane import Lane
 
-__all__ = ["Retrying"]
+__all__ = ["Budget", "Retrying"]
 
 
-class Retrying:
-    """Tries calls of one service again. From any thread."""
+class Budget:
+    """
+    What retries and second attempts of one service share.
 
-    def __init__(self, policy: RetryPolicy, parts: Parts, random: Random, tell: Rarely) -> None:
-        """
-        No call has failed.
+    Attributes:
+        machine: Says whether there may be one more attempt.
+        lock: Guards it. Re-entrant: a signal handler may make a call that fails.
+    """
 
-        Args:
-            policy: What is allowed.
-            parts: Those of the router whose calls they are.
-            random: Draws waits.
-            tell: Told of the decisions.
-        """
-        self._policy = policy
-        self._parts = parts
-        self._tell = tell
-        self._machine = Retries(policy, random)
-        self._lock = threading.RLock()  # re-entrant: a signal handler may make a call that fails
-        self._pausing: dict[Call, Timer | None] = {}  # calls that wait for the time of their next attempt
-        self._elsewhere: deque[Call] = deque()  # calls that wait for a replica that has not failed them
+    def __init__(self, policy: RetryPolicy, random: Random) -> None:
+        """No call was made; the rest is as for `Retries`."""
+        self.machine = Retries(policy, random)
+        self.lock = threading.RLock()
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route*, with each call counted for the budget."""
-        machine = self._machine
+        """*route*, with each call counted."""
+        machine = self.machine
 
         def counted(call: Call) -> bool:
             if call.since >= machine.counts_until:  # `Retries.called` written out
@@ -60,6 +53,27 @@ class Retrying:
             return route(call)
 
         return counted
+
+
+class Retrying:
+    """Tries calls of one service again. From any thread."""
+
+    def __init__(self, policy: RetryPolicy, parts: Parts, budget: Budget, tell: Rarely) -> None:
+        """
+        No call has failed.
+
+        Args:
+            policy: What is allowed.
+            parts: Those of the router whose calls they are.
+            budget: Of the same policy.
+            tell: Told of the decisions.
+        """
+        self._policy = policy
+        self._parts = parts
+        self._tell = tell
+        self._machine, self._lock = budget.machine, budget.lock
+        self._pausing: dict[Call, Timer | None] = {}  # calls that wait for the time of their next attempt
+        self._elsewhere: deque[Call] = deque()  # calls that wait for a replica that has not failed them
 
     def not_again(self, call: Call) -> str:
         """As for `Losses`, of an idempotent call whose replica died."""

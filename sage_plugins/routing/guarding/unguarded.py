@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.draining import Closing
     from sage_plugins.routing.lane import Lane, Lanes
     from sage_plugins.routing.losses import Losses
+    from sage_plugins.routing.queue import Queue
 
 __all__ = ["NO_RETRIES", "UNGUARDED", "Follow", "GuardedOwner", "Unguarded"]
 
@@ -65,11 +66,23 @@ class GuardedOwner(CallOwner):
     _losses: Losses
     _lanes: Lanes
     _closing: Closing
+    _queue: Queue
 
     def _rebind(self) -> None:
         raise NotImplementedError
 
     def _changed(self) -> None:
+        raise NotImplementedError
+
+    def _parts(self, refused: Callable[[int, str], None]) -> tuple[Any, ...]:
+        """What `Parts` consists of."""
+        parts = (self.service, self.clock, self._lanes, self._queue, self._closing, self._losses)
+        return (*parts, self._match, refused, self._send_elsewhere, self._rearrange)
+
+    def _match(self) -> None:
+        raise NotImplementedError
+
+    def _send_elsewhere(self, call: Call) -> bool:
         raise NotImplementedError
 
     def _rearrange(self, change: Callable[[], None]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from sage_deploy_testing.suites.conformance import needs
+from sage_deploy_testing.suites.conformance import needs, unless
 from sage_deploy_testing.suites.probes import Probe, ProbeError
 from sage_deploy_testing.suites.service_conformance import VERBS, ServiceConformance
 from sage_plugins import batch_of, errors, idempotent
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sage_deploy_testing.suites.service_conformance import Deployed
     from sage_deploy_testing.tools.checkpoints import Checkpoint
 
-__all__ = ["BreakerCases", "RetryCases"]
+__all__ = ["BreakerCases", "HedgeCases", "RetryCases"]
 
 #: Fields of a service whose calls are tried again after a ProbeError, as often as the case likes.
 _RETRIES: Final[Mapping[str, Any]] = {"retry": {"on": ["ProbeError"], "budget": 1.0, "min": 100, "backoff": 0.001}}
@@ -56,6 +57,25 @@ class Choosy(Probe):
     @idempotent
     def hold_and_die(self, checkpoint: Checkpoint) -> None:
         self.die(checkpoint)
+
+
+class Slow(Probe):
+    """The method of its replica with one index stays until it is let go; in all others it answers with the index."""
+
+    @idempotent
+    def read(self, slow: int, checkpoint: Checkpoint) -> int:
+        if self.ctx.replica_index == slow:
+            checkpoint.reach()
+        return self.ctx.replica_index
+
+    @idempotent
+    async def aread(self, slow: int, checkpoint: Checkpoint) -> int:
+        if self.ctx.replica_index == slow:
+            await asyncio.to_thread(checkpoint.reach)
+        return self.ctx.replica_index
+
+    def write(self, slow: int, checkpoint: Checkpoint) -> int:
+        return self.read(slow, checkpoint)
 
 
 class Patient(Probe):
@@ -149,6 +169,39 @@ class RetryCases(ServiceConformance):
         assert caught.value.maybe_executed
         assert len(gate.seen()) == 2
         assert service.handle.read(-1) in range(4)
+
+
+class HedgeCases(ServiceConformance):
+    """`hedge`: a slow call gets a second attempt on another replica, and the first answer counts."""
+
+    @unless("in_callers_thread")
+    @VERBS
+    @pytest.mark.parametrize("method", ["read", "aread"])
+    def test_slow_call_is_answered_by_another_replica(self, verb: str, method: str) -> None:
+        """Its caller has the answer while the slow attempt still runs; both count as one call."""
+        service = self.deploy(Slow, hedge={"delay": self.short}, **self.several(2, "round_robin"))
+        gate = self.watch()
+        answers = [self.outcome(service.handle, verb, method, 0, gate.checkpoint) for _ in range(2)]
+        assert answers == [1, 1]
+        gate.wait(1)
+        self.until(lambda: service.outcomes == {"ok": 2})
+        values = service.env.metrics()[service.name]["sage_retries_total"].values
+        assert {reason: int(number) for (reason,), number in values.items() if number} == {"hedge": 1}
+        self.until(lambda: [each for each in service.env.events() if each.event.kind == "hedged"])
+        gate.open()
+        self.until(lambda: service.inflight == 0)
+        assert service.outcomes == {"ok": 2}
+
+    @unless("in_callers_thread")
+    def test_call_that_may_not_run_twice_waits(self) -> None:
+        service = self.deploy(Slow, hedge={"delay": self.short}, **self.several(2, "round_robin"))
+        gate = self.watch()
+        calls = [service.handle.submit("write", 0, gate.checkpoint) for _ in range(2)]
+        gate.wait()
+        with pytest.raises(TimeoutError):
+            next(call for call in calls if call.running()).result(self.while_running)
+        gate.open()
+        assert sorted(call.result(self.patience) for call in calls) == [0, 1]
 
 
 class BreakerCases(ServiceConformance):

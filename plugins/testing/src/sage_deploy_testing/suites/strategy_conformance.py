@@ -64,6 +64,7 @@ class StrategyConformance(
     configure_cases.ConfigureCases,
     update_cases.UpdateCases,
     resilience_cases.RetryCases,
+    resilience_cases.HedgeCases,
     resilience_cases.BreakerCases,
 ):
     """

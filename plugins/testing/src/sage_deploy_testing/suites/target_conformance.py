@@ -136,6 +136,7 @@ class TargetConformance(
     configure_cases.ConfigureCases,
     update_cases.UpdateCases,
     resilience_cases.RetryCases,
+    resilience_cases.HedgeCases,
     resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
     recycling_cases.RecyclingCases,

@@ -72,7 +72,7 @@ def _number(info: FieldInfo, _: Mapping[str, str]) -> dict[str, Any]:
         schema["exclusiveMinimum" if info.exclusive else "minimum"] = info.minimum
     if info.maximum is not None:
         schema["maximum"] = info.maximum
-    units = [PATTERNS[info.unit]] if info.unit else []
+    units = [*([PATTERNS[info.unit]] if info.unit else []), *(f"^{word}$" for word in info.choices)]
     return {**schema, "pattern": either(*units, VARIABLE), "errorMessage": _message(info)}
 
 

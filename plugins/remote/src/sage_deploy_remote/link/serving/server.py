@@ -490,5 +490,7 @@ class ReplicaServer(CallOwner):
         spent = self.clock.monotonic() - call.since if report.spent is None else report.spent
         if started:
             self.host.cancel(call)
+        if outcome == Outcome.DROPPED:
+            return
         with self._counting:
             self._record(call.method.index, outcome, 0.0 if started else spent, spent if started else 0.0)
