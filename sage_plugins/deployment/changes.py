@@ -243,11 +243,15 @@ class Changes:
             settings = settings._replace(progress_deadline=timeout)
         places = [member.spec.index for member in self._replicas.places]
         rolling = self._rolling(new, places, settings, updates=True)
+        waits = current_call() is None  # else a replica that leaves may be running that very call
         try:
             rolling.run(self._changing.release)
-        finally:
-            if current_call() is None:  # a replica that leaves may be running that very call
+        except DeployError:
+            if waits:
                 rolling.wait_left()
+            raise
+        if waits:
+            rolling.wait_left()
 
     def _balance_as(self, new: Composition, *, anew: bool = False) -> None:
         """Have the balancer that *new* has, if it is another one; with *anew* also if it is not."""

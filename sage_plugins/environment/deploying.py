@@ -13,7 +13,6 @@ from sage_plugins.errors import (
     ConfigError,
     DeployError,
 )
-from sage_plugins.resilience.rollout import RolloutSettings
 from sage_plugins.threads import future_of, start_thread
 
 if TYPE_CHECKING:
@@ -128,19 +127,21 @@ class Deploying:
 
     def _change(self, service: ServicePlan, timeout: float | None) -> None:
         """Change what runs, if its router and handles can go on; otherwise replace the service as a whole."""
-        from sage_plugins.deployment.updating.ways import WayKind
+        from sage_plugins.deployment.updating.ways import WayKind  # most environments are never changed
 
         name = service.name
         new, _ = self._services.catalogue.compose(name, self._services.registry)
         way = self._services.way(name, new, [change.key for change in service.changes])
-        if way.kind is WayKind.WHOLE:
+        with self._services.lock:
+            task = self._services.tasks[name]
+        if way.kind is WayKind.WHOLE or not task.is_running:
             self._replace(name, timeout)
         else:
-            with self._services.lock:
-                changes = self._services.tasks[name].changes
-            changes.follow(new, timeout, rolls=way.kind is WayKind.ROLL)
+            task.changes.follow(new, timeout, rolls=way.kind is WayKind.ROLL)
 
     def _replace(self, name: str, timeout: float | None) -> None:
+        from sage_plugins.resilience.rollout import RolloutSettings  # as above
+
         new = self._services.new_task(name, takes_over=False)  # what the old one has goes with it
         settings = RolloutSettings.of(new.composition.config.update)
         limit = settings.progress_deadline if timeout is None else timeout
