@@ -302,3 +302,41 @@ class SupervisionCases(ServiceConformance):
         ill.unlink()
         self.until(lambda: list(self.ids(service).values()) == ["ready"])
         assert service.handle.echo(1) == 1
+
+    @needs("replaces_unhealthy", "releases_at_deadline")
+    def test_replica_whose_slots_are_all_abandoned_is_replaced(self) -> None:
+        """After `failure_threshold` checks, also if its class has no check: nothing else ends what hangs there."""
+        often: dict[str, Any] = dict.fromkeys(("health_check_interval", "health_check_timeout"), self.while_running)
+        service = self.deploy(monitors=("health", "events"), failure_threshold=2, **often)
+        gate = self.watch()
+        hasty = service.handle.with_options(timeout=self.while_running)
+        calls = [hasty.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        for call in calls:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(self.patience)
+        self.until_ready(service, "svc#0.1")
+        assert service.handle.echo(1) == 1
+        (event,) = [each.event for each in service.env.events() if each.event.kind == "replica_unhealthy"]
+        assert event.reason.startswith("2 health checks in a row failed, the last one because all its ")
+
+    @needs("can_kill")
+    def test_no_idempotent_call_is_lost_when_the_primary_dies(self) -> None:
+        """They go to the replica that stands by, which serves from then on."""
+        service = self.deploy(replicas=2, load_balancing=False, **_FAILOVER)
+        handle = service.handle.with_options(idempotent=True)
+        serving: list[int] = []
+
+        def caller(_: int) -> int:
+            calls = 0
+            while 1 not in serving or calls < 50:
+                serving.append(handle.do(calls))
+                calls += 1
+            return calls
+
+        calling = [self.in_thread(caller, number) for number in range(2)]
+        self.until(lambda: len(serving) > 10)
+        assert set(serving) == {0}
+        self.kill(service, "svc#0")
+        assert sum(each.result(self.patience) for each in calling) == len(serving)
+        assert serving[-1] == 1
+        assert set(service.outcomes) == {"ok"}
