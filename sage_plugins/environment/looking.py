@@ -62,8 +62,9 @@ class Looking:
 
             A replica has `id`, `state`, `node`, `inflight`, `slots`, `abandoned`, `threads`, `pid`, `stats_age`,
             `error`, `since` (when it was started, in seconds since the epoch), `restarts` (how many were in its place
-            before), `history` (its last 20 states, each with its time and reason), and of its process `cpu` (cores that
-            are busy) and `memory` (bytes), None if they are not measured.
+            before), `standby` (whether it waits for the one that serves to go), `history` (its last 20 states, each
+            with its time and reason), and of its process `cpu` (cores that are busy) and `memory` (bytes), None if they
+            are not measured.
 
             Replicas in other processes are asked, for at most 1 s, all at once. What one that does not answer counted
             and ran is what it said last, `stats_age` seconds ago; None if it has never answered. What it says now has
