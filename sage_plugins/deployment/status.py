@@ -93,6 +93,7 @@ class Status:
         with replicas.condition:  # at one moment: who is gone from the one is counted in the other
             members, counts_of_left = replicas.members, replicas.counts_of_left
         stats = stats_of(members, in_process=not self._is_remote)
+        balancer = self._balancing.choice
         now = wall_clock()
         active = [now - said["idle"] - said["age"] for said in stats if said.get("idle") is not None]
         self._active_at = max(self._active_at, *active) if active else self._active_at
@@ -130,6 +131,7 @@ class Status:
                     "error": error,
                     "since": member.since,
                     "restarts": member.spec.generation,
+                    "standby": balancer is None and state == ReplicaState.READY and not member.lane.serves,
                     "history": past,
                     **_used(said),
                 }

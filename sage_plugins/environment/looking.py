@@ -55,15 +55,17 @@ class Looking:
         Returns:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
             (`healthy`, `ready` of `replicas`, and if any are, which are `missing` and why), `replicas` (a dictionary
-            each, see below), `replaced` (how many replicas were started in the place of one that had ended or was
-            unhealthy), `own_metrics` (what the class measures by `ctx.metrics`: by name, a dictionary for each set of
-            labels, with its `value`) and `monitors` (what each other monitor reports, by its ID). Of a service that
-            scales by load also `autoscale`: how many replicas are `wanted`, and the `min` and `max` of its bounds.
+            each, see below), `replaced` (how many replicas were started in the place of one that had ended, was
+            unhealthy or was recycled), `own_metrics` (what the class measures by `ctx.metrics`: by name, a dictionary
+            for each set of labels, with its `value`) and `monitors` (what each other monitor reports, by its ID). Of a
+            service that scales by load also `autoscale`: how many replicas are `wanted`, and the `min` and `max` of its
+            bounds.
 
             A replica has `id`, `state`, `node`, `inflight`, `slots`, `abandoned`, `threads`, `pid`, `stats_age`,
             `error`, `since` (when it was started, in seconds since the epoch), `restarts` (how many were in its place
-            before), `history` (its last 20 states, each with its time and reason), and of its process `cpu` (cores that
-            are busy) and `memory` (bytes), None if they are not measured.
+            before), `standby` (whether it waits for the one that serves to go), `history` (its last 20 states, each
+            with its time and reason), and of its process `cpu` (cores that are busy) and `memory` (bytes), None if they
+            are not measured.
 
             Replicas in other processes are asked, for at most 1 s, all at once. What one that does not answer counted
             and ran is what it said last, `stats_age` seconds ago; None if it has never answered. What it says now has

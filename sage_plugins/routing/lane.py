@@ -126,6 +126,11 @@ class Lane:
         return self.slots - len(self.free) - self.withdrawn
 
     @property
+    def serves(self) -> bool:
+        """Whether calls go to it now; an open one that does not stands by, or is avoided."""
+        return isinstance(self.backlog, deque)
+
+    @property
     def waiting(self) -> int:
         """Calls in the backlog from which this lane takes; may lag by a call."""
         return len(self.backlog)

@@ -346,6 +346,77 @@ def test_under_nohup_it_survives_its_terminal(folder):
     assert "stop hook ran" in out
 
 
+DRAINING = """
+    import signal
+    import threading
+
+    class Slow:
+        def hang(self):
+            print("hanging", flush=True)
+            threading.Event().wait()
+
+        def stop(self):
+            print("stop hook ran", flush=True)
+
+    class Caller:
+        def __init__(self, ctx):
+            self.ctx = ctx
+
+        def start_running(self):
+            self.ctx.service("slow").submit("hang")
+
+    class Listening:
+        pass
+
+    def listen(number, frame):
+        print("own handler called", flush=True)
+        raise SystemExit(7)
+
+    signal.signal(signal.SIGTERM, listen)
+"""
+
+#: Its only call never ends, and would be waited for for an hour.
+SLOW = """
+    services:
+      slow: {class: 'draining:Slow', performance: {timeout: 3600, drain_timeout: 3600}}
+      caller: {class: 'draining:Caller'}
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)],
+)
+def test_second_signal_does_not_wait_for_calls(folder, running_up, first, second):
+    """It ends at once, in order, with the exit code of what was interrupted; nothing of it is left."""
+    (folder / "draining.py").write_text(dedent(DRAINING).replace("signal.signal(", "print("))
+    process = running_up(deployment(folder, dedent(SLOW)))
+    process.send_signal(first)
+    for line in process.stderr:
+        if "stopping ..." in line:
+            break
+    process.send_signal(second)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    assert "slow#0 stopped: 1 call still runs" in err
+    assert "Traceback" not in err
+    assert err.endswith("interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_handler_of_the_services_code_is_called_as_well(folder, running_up):
+    """What it raises decides nothing: the services are stopped in order, and the exit code is 0."""
+    (folder / "draining.py").write_text(dedent(DRAINING))
+    process = running_up(deployment(folder, "services: {listening: {class: 'draining:Listening'}}\n"))
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert out.count("own handler called") == 1
+    assert "listening#0 stopped" in err
+    assert "Traceback" not in err
+
+
 def test_what_changes_while_services_start_is_applied_once_they_run(folder):
     """The file is watched from before it is read."""
     (folder / "starting.py").write_text(

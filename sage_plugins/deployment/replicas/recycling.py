@@ -12,7 +12,7 @@ from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sage_plugins.clock import Timer
     from sage_plugins.config.nested_keys import RecyclePolicy
@@ -87,7 +87,8 @@ class Recycler:
         with self._replicas.condition:
             if self._closed:
                 return
-            if not self._asks and not self._is_old():  # the clock's thread can see that by itself
+            members = [] if self._replicas.life.refuses_outsiders else self._candidates()
+            if not members or not (self._asks or self._is_old(members)):  # the clock's thread can see that by itself
                 self.start()
                 return
             try:
@@ -119,10 +120,10 @@ class Recycler:
             if each.up and each.state is not ReplicaState.UNHEALTHY and each.heir is None
         ]
 
-    def _is_old(self) -> bool:
-        """Whether one may be due for its age; under the condition."""
+    def _is_old(self, members: Sequence[Member]) -> bool:
+        """Whether one of *members* may be due for its age; under the condition."""
         now = self._clock.monotonic()
-        return self._machine.is_reached(_seen(each, {}, now) for each in self._candidates())
+        return self._machine.is_reached(_seen(each, {}, now) for each in members)
 
     # -- what is done ------------------------------------------------------------------------------------------------
 

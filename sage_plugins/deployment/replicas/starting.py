@@ -217,6 +217,8 @@ class Launcher:
             replica = member.replica
             if replica is None or not member.has_started or member.proven or member.canary is not None:
                 return
+            if not member.is_coming:  # it was told to stop before it was ready
+                return
             member.canary = Canary(self._replicas.name, self._replicas.clock)
             if replica.run_here is None:
                 member.lane.lend()

@@ -116,7 +116,7 @@ def command(  # noqa: PLR0913 - a parameter for each option
     with (
         _interrupted_by_signals(),
         log_lines(log_level, log_format),
-        environment_of(file, profile, on_event=_report, options=_server(http, once=once)) as env,
+        _stopped_at_the_end(environment_of(file, profile, on_event=_report, options=_server(http, once=once))) as env,
     ):
         plan = env.plan() if saved is None else _planned(saved, env, another=another)
         show_plan(plan, verbose=verbose)
@@ -139,15 +139,42 @@ def _server(http: str | None, *, once: bool) -> dict[str, dict[str, Any]]:
     return {"server": {**given, "login_link": True}}
 
 
+class _SecondSignal(KeyboardInterrupt):
+    """Nobody wants to wait for calls any more."""
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupt_again(_number: int, _frame: FrameType | None) -> None:
+    raise _SecondSignal
+
+
+def _ending() -> list[int]:
+    """The signals that end the command, but for Ctrl-C; one that is ignored stays so."""
+    return [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextmanager
+def _stopped_at_the_end(env: Environment) -> Iterator[Environment]:
+    """Close *env* at the end of the block, and wait for its calls; a signal meanwhile has it wait no more."""
+    try:
+        with env:
+            try:
+                yield env
+            except _SecondSignal:  # it came before the end of the block
+                env.close(drain_timeout=0)
+                raise
+    except KeyboardInterrupt:
+        env.close(drain_timeout=0)
+        raise
+
+
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Have signals interrupt as Ctrl-C does, so that what runs is stopped in order; one that is ignored stays so."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    """Have signals interrupt as Ctrl-C does, so that what runs is stopped in order."""
+    before = {number: signal.signal(number, _interrupt) for number in _ending()}
     try:
         yield
     finally:
@@ -305,6 +332,8 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
     """
     Hold until a signal ends the command; a second one interrupts it.
 
+    A handler that the services' code has set for such a signal is called as well.
+
     Args:
         env: What runs.
         file: The deployment file.
@@ -315,34 +344,48 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
     from sage_deploy_cli.signal_wait import signals_wake
 
     stopped = False
+    before: dict[int, Any] = {}  # what was called at each signal
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
         stopped = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in before:
+            signal.signal(each, _interrupt_again)
+        _call_too(before[number], number, frame)
 
-    numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     last = seen
     elsewhere = any(env.task(name).measuring.elsewhere for name in env.running())
     with signals_wake() as wait:
-        before = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGINT)}
+        for number in (*_ending(), signal.SIGINT):
+            before[number] = signal.getsignal(number)
+            signal.signal(number, handle)
         progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")
-        try:
-            while True:
-                wait(_LOOK_S if seen is not None or elsewhere else None)
-                _show_logs(env)
-                if stopped:
-                    break
-                now, before_now = _fingerprint(file), last
-                last = now
-                # Half a file may be one that stops services: wait for the rest of it.
-                if seen is not None and now != seen and now == before_now:
-                    seen = now
-                    _apply(env, file, profile)
-                    note()
-        finally:
-            for number in numbers:
-                signal.signal(number, before[number])
+        while True:
+            wait(_LOOK_S if seen is not None or elsewhere else None)
+            _show_logs(env)
+            if stopped:
+                break
+            now, before_now = _fingerprint(file), last
+            last = now
+            # Half a file may be one that stops services: wait for the rest of it.
+            if seen is not None and now != seen and now == before_now:
+                seen = now
+                _apply(env, file, profile)
+                note()
+
+
+def _call_too(handler: object, number: int, frame: FrameType | None) -> None:
+    """Call the handler that was set before ours, if the services' code has set one; it decides nothing here."""
+    if not callable(handler) or handler is _interrupt or handler is signal.default_int_handler:
+        return
+    try:
+        handler(number, frame)
+    except (SystemExit, KeyboardInterrupt):  # the command ends anyway, once what runs has been stopped
+        pass
+    except Exception as error:  # noqa: BLE001 - whatever it raises, the services are to be stopped in order
+        from sage_plugins.errors import text_of
+
+        progress(f"a handler of {signal.Signals(number).name} failed: {printable(text_of(error))}")
 
 
 def _show_logs(env: Environment) -> None:

@@ -58,7 +58,7 @@ def _laid_out(service: str, found: dict[str, Any], events: list[dict[str, Any]])
     rows = [
         (
             each["id"],
-            each["state"],
+            f"{each['state']}, stands by" if each.get("standby") else each["state"],
             str(each.get("node") or "-"),
             str(each.get("pid") or "-"),
             str(each.get("inflight")),

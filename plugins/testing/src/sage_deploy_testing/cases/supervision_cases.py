@@ -13,7 +13,7 @@ import pytest
 
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_testing.suites.conformance import needs
-from sage_deploy_testing.suites.probes import Checked, Fragile, LateHeir
+from sage_deploy_testing.suites.probes import Checked, Fragile, IllFirst, LateHeir
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
 from sage_deploy_testing.tools.counting import Counting
 from sage_plugins import errors
@@ -53,6 +53,24 @@ class SupervisionCases(ServiceConformance):
     def until_ready(self, service: Deployed, *ids: str) -> None:
         """Wait until the service has these replicas, and all are ready."""
         self.until(lambda: self.ids(service) == dict.fromkeys(ids, "ready"))
+
+    def standby(self, service: Deployed) -> list[str]:
+        """The ids of the replicas that stand by."""
+        return [replica["id"] for replica in service.status["replicas"] if replica["standby"]]
+
+    def test_first_replica_serves_and_the_other_stands_by(self, tmp_path: Path) -> None:
+        """Also where none can be killed: when the first one is ill, the other one serves, until that is well again."""
+        ill = tmp_path / "ill"
+        often: dict[str, Any] = dict.fromkeys(("health_check_interval", "health_check_timeout"), self.while_running)
+        thresholds = {"failure_threshold": 1, "success_threshold": 1}
+        checked = {"monitors": ("health",), **often, **thresholds}
+        fields = {"replicas": 2, "load_balancing": False, **_FAILOVER, **checked}
+        service = self.deploy(IllFirst, self.watch(held=False).checkpoint, str(ill), **fields)
+        assert self.standby(service) == ["svc#1"]
+        assert [service.handle.do(number) for number in range(4)] == [0] * 4
+        ill.touch()
+        self.until(lambda: service.handle.do(1) == 1)
+        assert "svc#1" not in self.standby(service)
 
     @needs("can_kill")
     def test_replica_that_dies_is_replaced(self) -> None:
@@ -304,9 +322,11 @@ class SupervisionCases(ServiceConformance):
         """Without a load balancer the first replica serves; when it dies the second does, and its heir stands by."""
         service = self.deploy(replicas=2, load_balancing=False, **_FAILOVER)
         assert service.handle.do(1) == 0
+        assert self.standby(service) == ["svc#1"]
         self.kill(service, "svc#0")
         self.until_ready(service, "svc#0.1", "svc#1")
         assert [service.handle.do(number) for number in range(4)] == [1] * 4
+        assert self.standby(service) == ["svc#0.1"]
         self.kill(service, "svc#1")
         self.until(lambda: self.ids(service).get("svc#1.1") == "ready")
         assert [service.handle.do(number) for number in range(4)] == [0] * 4
@@ -324,3 +344,41 @@ class SupervisionCases(ServiceConformance):
         ill.unlink()
         self.until(lambda: list(self.ids(service).values()) == ["ready"])
         assert service.handle.echo(1) == 1
+
+    @needs("replaces_unhealthy", "releases_at_deadline")
+    def test_replica_whose_slots_are_all_abandoned_is_replaced(self) -> None:
+        """After `failure_threshold` checks, also if its class has no check: nothing else ends what hangs there."""
+        often: dict[str, Any] = dict.fromkeys(("health_check_interval", "health_check_timeout"), self.while_running)
+        service = self.deploy(monitors=("health", "events"), failure_threshold=2, **often)
+        gate = self.watch()
+        hasty = service.handle.with_options(timeout=self.while_running)
+        calls = [hasty.submit("hold", gate.checkpoint) for _ in range(service.slots)]
+        for call in calls:
+            with pytest.raises(errors.CallTimeoutError):
+                call.result(self.patience)
+        self.until_ready(service, "svc#0.1")
+        assert service.handle.echo(1) == 1
+        (event,) = [each.event for each in service.env.events() if each.event.kind == "replica_unhealthy"]
+        assert event.reason.startswith("2 health checks in a row failed, the last one because all its ")
+
+    @needs("can_kill")
+    def test_no_idempotent_call_is_lost_when_the_primary_dies(self) -> None:
+        """They go to the replica that stands by, which serves from then on."""
+        service = self.deploy(replicas=2, load_balancing=False, **_FAILOVER)
+        handle = service.handle.with_options(idempotent=True)
+        serving: list[int] = []
+
+        def caller(_: int) -> int:
+            calls = 0
+            while 1 not in serving or calls < 50:
+                serving.append(handle.do(calls))
+                calls += 1
+            return calls
+
+        calling = [self.in_thread(caller, number) for number in range(2)]
+        self.until(lambda: len(serving) > 10)
+        assert set(serving) == {0}
+        self.kill(service, "svc#0")
+        assert sum(each.result(self.patience) for each in calling) == len(serving)
+        assert serving[-1] == 1
+        assert set(service.outcomes) == {"ok"}

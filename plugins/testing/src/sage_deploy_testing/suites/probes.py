@@ -421,6 +421,13 @@ class Checked(Probe):
         return True
 
 
+class IllFirst(Checked):
+    """The same, of whose replicas only the first can be ill."""
+
+    def check_health(self) -> bool:
+        return super().check_health() or self.do(0) > 0
+
+
 class Connected:
     """A service with something that belongs to an event loop."""
 

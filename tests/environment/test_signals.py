@@ -1,0 +1,111 @@
+"""Programs that use an environment, and get a signal: the library installs no handler, and those of others go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+PATIENCE = 30.0
+
+PROGRAM = """
+    import signal
+    import sys
+    import threading
+
+    import sage_deploy_local, sage_deploy_monitors, sage_deploy_threading
+    from sage_plugins import Environment, ServiceDeploymentConfig
+    from sage_plugins.plugins.registry import Registry
+
+    STARTED = threading.Event()
+    GO_ON = threading.Event()
+
+    class Service:
+        def work(self):
+            STARTED.set()
+            GO_ON.wait()
+            return "worked"
+
+        def stop(self):
+            print("stop hook ran", flush=True)
+
+    def handler(number, frame):
+        GO_ON.set()
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, handler)
+    registry = Registry.of(sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+    with Environment("program", registry=registry) as env:
+        config = ServiceDeploymentConfig(target="local", threading_strategy="single")
+        env.register_service_with_config("svc", Service, deployment_config=config)
+        env.deploy()
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        call = env.service("svc").submit("work")
+        call.add_done_callback(lambda call: print(call.result(), flush=True))
+        STARTED.wait()
+        print("running", flush=True)
+        threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def start(program):
+    """Start a program, and wait until its service runs a call; what is left is killed when the test ends."""
+    processes = []
+
+    def make(source):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(program(source), **pipes, text=True, start_new_session=True)
+        processes.append(process)
+        assert process.stdout.readline() == "running\n", process.communicate(timeout=PATIENCE)[1]
+        return process
+
+    yield make
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_handler_that_exits_drains_what_was_accepted(start):
+    """It is the program's own, which `deploy` has left as it was; leaving the block finishes calls and runs hooks."""
+    running = start(PROGRAM)
+    running.send_signal(signal.SIGTERM)
+    out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, err) == (0, "")
+    assert sorted(out.splitlines()) == ["stop hook ran", "worked"]
+
+
+#: Says when it drains, which takes an hour.
+HANGING = (
+    PROGRAM.replace("        GO_ON.set()\n", "")
+    .replace('threading_strategy="single"', 'threading_strategy="single", timeout=None, drain_timeout=3600')
+    .replace("call.add_done_callback(lambda call: print(call.result(), flush=True))", "tell_later(env)")
+    .replace(
+        "    signal.signal(",
+        """    def tell(env):
+        while env.task("svc").state == "ready":
+            threading.Event().wait(0.01)
+        print("draining", flush=True)
+
+    def tell_later(env):
+        threading.Thread(target=tell, args=(env,), daemon=True).start()
+
+    signal.signal(""",
+        1,
+    )
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_second_signal_ends_a_drain(start):
+    """Its handler raises into that, and the interpreter does not wait for a method that hangs."""
+    running = start(HANGING)
+    running.send_signal(signal.SIGTERM)
+    assert running.stdout.readline() == "draining\n"
+    running.send_signal(signal.SIGTERM)
+    out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, out, err) == (0, "", "")
