@@ -68,11 +68,21 @@ class Strangers:
     def sage_register_autoscalers(self) -> list[Registration]:
         return [Registration("dice", lambda _options: self, "Any number")]
 
+    @hookimpl
+    def sage_register_targets(self) -> list[Registration]:
+        return [Registration("far", lambda _options: self, "Far away", capabilities=frozenset({"replaces_unhealthy"}))]
+
     def picker(self, candidates: Any) -> Any:
         return lambda _key, _method: random.choice(candidates[-2:])  # noqa: S311 - as strangers do
 
     def decide(self, _load: Any) -> float:
         return random.randint(1, 5)  # noqa: S311
+
+
+def registry() -> Registry:
+    """The strangers' plugins, and ours."""
+    ours = (sage_deploy_local, sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers)
+    return Registry.of(*ours, Strangers())
 
 
 class Page(HTMLParser):
@@ -325,6 +335,16 @@ class TestTheRealParts:
         report = play(config, rate=100, until=30, mean=0.005, faults="slow x20 replica 2 at 5s for 15s")
         assert next(event.replica for event in report.events if event.kind == "replica_ejected") == "service#2"
 
+    def test_a_replica_that_hangs_is_replaced_where_the_target_does_that(self) -> None:
+        """After as many health checks as the configuration says."""
+        checks = {"monitors": ["health"], "health_check_interval": 1, "failure_threshold": 2}
+        config = {"target": "far", "replicas": 2, "timeout": 0.5, "retry": {}, **checks}
+        report = play(config, rate=20, until=30, registry=registry(), faults="hang replica 0 at 5s")
+        unhealthy = next(event for event in report.events if event.kind == "replica_unhealthy")
+        assert (unhealthy.at, unhealthy.replica) == (7, "service#0")
+        assert [event.at for event in report.events if event.kind == "replica_ready"] == [8]
+        assert report.unfinished == 0
+
     def test_a_breaker_opens_and_closes(self) -> None:
         config = {"timeout": 0.2, "circuit_breaker": {"failures": 3, "open": 2}}
         report = play(config, rate=20, until=30, slots=8, faults="hang replica 0 at 5s for 5s")
@@ -357,9 +377,6 @@ class TestTheRealParts:
         assert all(len(replicas) == 1 for replicas in placed.values())
 
     def test_strangers_plugins_run_and_are_seeded(self) -> None:
-        registry = Registry.of(
-            sage_deploy_local, sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers, Strangers()
-        )
         config = {
             "load_balancer": "last",
             "autoscale": {
@@ -371,7 +388,7 @@ class TestTheRealParts:
                 "tolerance": 0,
             },
         }
-        first, again = (play(config, rate=20, registry=registry, trace=True) for _ in range(2))
+        first, again = (play(config, rate=20, registry=registry(), trace=True) for _ in range(2))
         assert (first.balancer, first.autoscaler) == ("last", "dice")
         assert first.trace == again.trace
         assert first.event_counts["scaled"] > 3
