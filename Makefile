@@ -42,7 +42,7 @@ AREA_routing := tests/routing
 AREA_sage := tests/sage
 AREA_server := tests/server
 AREA_service := tests/service tests/compat
-AREA_testing := tests/testing --ignore tests/testing/test_leak_guard.py --ignore tests/testing/test_supervision_cases.py
+AREA_testing := tests/testing --ignore tests/testing/test_leak_guard.py --ignore tests/testing/test_supervision_cases.py --ignore tests/testing/test_chaos.py
 AREA_threading := tests/threading
 AREAS := $(sort $(patsubst AREA_%,%,$(filter AREA_%,$(.VARIABLES))))
 

@@ -210,7 +210,7 @@ class CallCancelledError(CallError, CancelledError):
 
 class OverloadedError(CallError):
     """
-    The queue is full, or the call could not be answered in time, and `overload` is `reject`; the call did not run.
+    The queue is full, or the call could not be answered in time, and `overload` is not `block`; the call did not run.
 
     Attributes:
         retry_after: Seconds after which a call is likely to be accepted, or None if nothing is known yet.

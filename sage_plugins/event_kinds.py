@@ -47,6 +47,15 @@ class EventKind(StrEnum):
     REPLACEMENT_FAILED = "replacement_failed"
     """A replacement did not become ready."""
 
+    RECYCLING = "recycling"
+    """A replica is replaced that has reached a limit of `recycle`; the reason has the numbers."""
+
+    RECYCLED = "recycled"
+    """A fresh replica serves in its place."""
+
+    RECYCLING_FAILED = "recycling_failed"
+    """No fresh replica became ready; the old one goes on, and it is tried again later."""
+
     CRASH_LOOP = "crash_loop"
     """A replica is not replaced any more: too many starts have failed."""
 
@@ -73,6 +82,21 @@ class EventKind(StrEnum):
 
     RECONFIGURED = "reconfigured"
     """The replicas took a changed `user_config` without being replaced."""
+
+    ROLL_STARTED = "roll_started"
+    """Replicas of a changed version start to take the place of those that run; the reason says within which limits."""
+
+    ROLL_PROGRESS = "roll_progress"
+    """A replica of the changed version has its place now."""
+
+    ROLL_DONE = "roll_done"
+    """Every replica is of the changed version."""
+
+    ROLLED_BACK = "rolled_back"
+    """The changed version did not become ready, and the version before it comes back."""
+
+    ROLL_STOPPED = "roll_stopped"
+    """The changed version did not become ready, and replicas of both versions may run."""
 
     OVERLOADED = "overloaded"
     """Calls are turned away because they could not be answered in time; told once, and again after 10 s of calm."""

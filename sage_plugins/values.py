@@ -137,10 +137,12 @@ class CallOptions(NamedTuple):
     Attributes:
         key: Key for balancers that send equal keys to the same replica; None for no key.
         idempotent: Whether calls may run twice; None for what the method declares.
+        priority: Calls with a higher one start first, where the service asks for that.
     """
 
     key: Hashable | None = None
     idempotent: bool | None = None
+    priority: int = 0
 
 
 class Timing(NamedTuple):

@@ -17,13 +17,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.config.cross_rules import NOT_YET
 from sage_plugins.config.nested_keys import (
     AUTOSCALE_FIELDS,
     BATCH_FIELDS,
     BREAKER_FIELDS,
     METHOD_FIELDS,
     OUTLIER_FIELDS,
+    RECYCLE_FIELDS,
     RETRY_FIELDS,
     UPDATE_FIELDS,
 )
@@ -48,10 +48,9 @@ MAPPINGS = {
     "retry": ("retry", RETRY_FIELDS),
     "circuit_breaker": ("circuit_breaker", BREAKER_FIELDS),
     "outlier": ("outlier", OUTLIER_FIELDS),
+    "recycle": ("recycle", RECYCLE_FIELDS),
     "update": ("update", UPDATE_FIELDS),
 }
-
-_NO_EFFECT = " **No effect yet** (W13)."
 
 
 def tables(say: Callable[[str], str] = str) -> str:
@@ -78,8 +77,7 @@ def _table(infos: Iterable[FieldInfo], say: Callable[[str], str], *, defaults: b
     yield f"| {' | '.join('---' for _ in columns)} |"
     for info in infos:
         kind = f"{info.type}, {info.range}" if info.range else info.type
-        idle = defaults and info.name in NOT_YET
-        cells = [f"`{info.name}`", say(kind), say(info.doc) + (say(_NO_EFFECT) if idle else "")]
+        cells = [f"`{info.name}`", say(kind), say(info.doc)]
         if defaults:
             cells.insert(2, f"`{json.dumps(plain(info.default))}`")
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

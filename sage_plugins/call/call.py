@@ -30,7 +30,7 @@ from sage_plugins.values import COROUTINES, Outcome, Timing
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Generator, Hashable
+    from collections.abc import Callable, Generator, Hashable
     from contextvars import Context
     from weakref import WeakValueDictionary
 
@@ -249,12 +249,9 @@ class Call(LazyFuture):
             only_unstarted: Leave a call alone that has started.
         """
         with _GIVING_UP:
-            if only_unstarted:
-                if not self.claim():
-                    return False
-                runs = False
-            else:
-                runs = not self.claim()
+            runs = not self.claim()
+            if runs and only_unstarted:
+                return False
             if not self.claim_outcome():
                 return False
         if isinstance(error, CallTimeoutError) and (runs or self.attempts):
@@ -270,11 +267,14 @@ class Call(LazyFuture):
                 abandon_inner(self)
         return True
 
-    def refuse(self, error: BaseException) -> None:
-        """End a call with *error* that was not accepted, so that it is not counted."""
-        if self.claim() and self.claim_outcome():
-            self.turned_away = error
-            self.publish(None, error)
+    def refuse(self, error: BaseException, count: Callable[[], object] = bool) -> None:
+        """End a call with *error* as refused, unless it has started or is over; *count* it before its waiters know."""
+        with _GIVING_UP:
+            if not (self.claim() and self.claim_outcome()):
+                return
+        self.turned_away = error
+        count()
+        self.publish(None, error)
 
     def was_turned_away(self) -> bool:
         """Whether the call is over because it was never accepted: then it has not started and never will."""

@@ -14,19 +14,13 @@ from sage_plugins.values import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["BATCH_WAIT", "DERIVED", "HEALTH_CHECK_TIMEOUT", "NOT_YET", "cross_problems"]
+__all__ = ["BATCH_WAIT", "DERIVED", "HEALTH_CHECK_TIMEOUT", "cross_problems"]
 
 #: Seconds that a batch waits to fill, if nothing else is said.
 BATCH_WAIT: Final = 0.01
 
 #: Seconds that a health check may take, if nothing else is said and the interval is no shorter.
 HEALTH_CHECK_TIMEOUT: Final = 5.0
-
-#: Fields that this version reads and checks but does not act on yet; set to something else than the default they are
-#: reported, because nothing may be ignored in silence.
-NOT_YET: Final = {
-    "update": "a changed service is started anew as a whole, and the old one stops then",
-}
 
 
 # Rules between fields. Each gets the values of the fields that it names, all of them valid on their own.
@@ -175,6 +169,12 @@ def _update_can_proceed(update: Mapping[str, Any] | None) -> Iterable[Problem]:
         )
 
 
+def _recycles_for_a_reason(recycle: Mapping[str, Any] | None) -> Iterable[Problem]:
+    if recycle is not None and all(value is None for value in recycle.values()):
+        message = "says nothing: no replica would ever be replaced"
+        yield Problem("E410", "recycle", message, "give max_calls, max_memory_mb or max_age, or remove it")
+
+
 def _scaling_is_seen(
     autoscale: Mapping[str, Any] | None,
     enable_metrics: bool,  # noqa: FBT001 - the value of a field
@@ -194,6 +194,7 @@ _CROSS_RULES: Final[Sequence[tuple[Callable[..., Iterable[Problem]], tuple[str, 
     (_drain_in_time, ("drain_timeout", "timeout")),
     (_update_can_proceed, ("update",)),
     (_scaling_is_seen, ("autoscale", "enable_metrics")),
+    (_recycles_for_a_reason, ("recycle",)),
 )
 
 

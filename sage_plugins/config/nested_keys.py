@@ -1,5 +1,5 @@
 """
-The keys of the mappings that a configuration holds: those of `methods`, `autoscale`, `retry` and `update`.
+The keys of the mappings that a configuration holds, such as those of `methods`, `autoscale` and `retry`.
 
 Declared in the same words as the fields themselves, so that whoever reads a declaration reads these too.
 """
@@ -22,11 +22,13 @@ __all__ = [
     "BREAKER_FIELDS",
     "METHOD_FIELDS",
     "OUTLIER_FIELDS",
+    "RECYCLE_FIELDS",
     "RETRY_FIELDS",
     "UPDATE_FIELDS",
     "BreakerPolicy",
     "OutlierPolicy",
     "Policies",
+    "RecyclePolicy",
     "RetryPolicy",
     "policies_of",
     "retry_policy",
@@ -169,17 +171,43 @@ OUTLIER_FIELDS: Final = _keys(
     ),
 )
 
+#: The keys of `recycle`.
+RECYCLE_FIELDS: Final = _keys(
+    _count("max_calls", "Calls after which a replica is replaced. Left out: however many.", minimum=1),
+    FieldInfo(
+        name="max_memory_mb",
+        kind="number",
+        minimum=0,
+        exclusive=True,
+        maximum=float(MOST),
+        unit="MiB",
+        doc="Resident memory of its process at which a replica is replaced, in MiB. Left out: however much.",
+    ),
+    _duration("max_age", "Time since it got ready after which a replica is replaced, in seconds.", positive=True),
+)
+
 #: The keys of `update`.
 UPDATE_FIELDS: Final = _keys(
-    _count("max_surge", "Most replicas beyond the wanted number while they are being replaced.", 1),
+    _count(
+        "max_surge",
+        "Most replicas beyond the wanted number while they are being replaced; those that drain do not count.",
+        1,
+    ),
     _count("max_unavailable", "Most replicas short of the wanted number while they are being replaced.", 0),
-    _duration("min_ready_s", "How long a new replica must be ready before the next is replaced, in seconds.", 0.0),
-    _duration("progress_deadline", "Longest time for an update to make progress, in seconds.", 600.0, positive=True),
+    _duration(
+        "min_ready_s", "How long a new replica must be ready before it counts and an old one leaves, in seconds.", 0.0
+    ),
+    _duration(
+        "progress_deadline",
+        "Longest time until a new replica is ready, in seconds; it stands for startup_timeout during an update.",
+        600.0,
+        positive=True,
+    ),
     FieldInfo(
         name="auto_rollback",
         kind="boolean",
         default=True,
-        doc="Whether an update that does not become ready is taken back.",
+        doc="Whether the old version comes back if a new replica does not become ready; false: the update stops there.",
     ),
 )
 
@@ -247,6 +275,21 @@ class OutlierPolicy(NamedTuple):
     base_ejection: float = 5.0
     max_ejection: float = 300.0
     max_percent: float = 50.0
+
+
+class RecyclePolicy(NamedTuple):
+    """
+    When a replica is replaced by a fresh one although nothing is wrong with it: the field `recycle`.
+
+    Attributes:
+        max_calls: Calls that it has ended; None for however many.
+        max_memory_mb: MiB of its process; None for however much.
+        max_age: Seconds since it got ready; None for however long.
+    """
+
+    max_calls: int | None = None
+    max_memory_mb: float | None = None
+    max_age: float | None = None
 
 
 class Policies(NamedTuple):

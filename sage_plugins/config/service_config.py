@@ -33,6 +33,7 @@ from sage_plugins.config.nested_keys import (
     BREAKER_FIELDS,
     METHOD_FIELDS,
     OUTLIER_FIELDS,
+    RECYCLE_FIELDS,
     RETRY_FIELDS,
     UPDATE_FIELDS,
 )
@@ -84,6 +85,9 @@ class ThreadingStrategy(StrEnum):
 GROUPS: Final = ("deployment", "resources", "performance", "health", "monitoring")
 
 _THREADS: Final = 1024
+
+#: The values of `overload`.
+_OVERLOAD: Final = ("block", "reject", "shed_oldest", "priority")
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -150,7 +154,9 @@ class ServiceDeploymentConfig:
         memory_mb: Memory reserved for each replica, in MiB (1024 * 1024 bytes). Advisory on local.
         gpu_count: GPUs reserved for each replica; a fraction only where the target can share a GPU.
         queue_size: Most calls that wait, per service and calling process; 0: a call needs a free slot at once.
-        overload: What a call to a full queue does: wait for room until its deadline, or fail at once.
+        overload: What happens when the queue is full. block: the call waits for room until its deadline; reject: it
+            fails at once; shed_oldest: the call that has waited longest fails; priority: the one with the lowest
+            priority fails, and waiting calls start by their priority.
         timeout: Longest time of a call from end to end, waiting included, in seconds; null: no limit.
         queue_timeout: Longest wait of a call in the queue, within timeout, in seconds; null: as long as timeout allows.
         batch_size: Most calls given to a batch method at once; null or 1: no batching.
@@ -170,7 +176,10 @@ class ServiceDeploymentConfig:
             probes.
         outlier: When a replica gets no calls for a while because it fails or is far slower than its peers; needs a load
             balancer.
-        update: How a changed configuration replaces running replicas.
+        recycle: When a replica is replaced by a fresh one although nothing is wrong with it: max_calls, max_memory_mb,
+            max_age.
+        update: How replicas are replaced after a change: max_surge, max_unavailable, min_ready_s, progress_deadline,
+            auto_rollback.
         user_config: Passed to the service's own reconfigure(user_config); the core does not read it.
         methods: Per method: timeout, max_concurrency, idempotent, batch.
         options: Options of the plugins that the service uses, by plugin ID; each plugin checks its own.
@@ -208,7 +217,7 @@ class ServiceDeploymentConfig:
     memory_mb: int | None = _field("resources", "integer", default=None, minimum=1, unit="MiB", role="target")
     gpu_count: float | None = _field("resources", "number", default=None, minimum=0, role="target")
     queue_size: int = _field("performance", "integer", default=1000, minimum=0)
-    overload: str = _field("performance", "string", default="block", choices=("block", "reject"))
+    overload: str = _field("performance", "string", default="block", choices=_OVERLOAD)
     timeout: float | None = _field("performance", "number", default=30.0, optional=True, above=0, unit="seconds")
     queue_timeout: float | None = _field("performance", "number", default=None, above=0, unit="seconds")
     batch_size: int | None = _field("performance", "integer", default=None, minimum=1)
@@ -227,6 +236,7 @@ class ServiceDeploymentConfig:
     retry: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=RETRY_FIELDS)
     circuit_breaker: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=BREAKER_FIELDS)
     outlier: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=OUTLIER_FIELDS)
+    recycle: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=RECYCLE_FIELDS)
     update: Mapping[str, Any] | None = _field(None, "mapping", default=None, keys=UPDATE_FIELDS)
     user_config: Mapping[str, Any] | None = _field(None, "mapping", default=None, role="service")
     methods: Mapping[str, Mapping[str, Any]] = _field(None, "methods", default=_NOTHING, keys=METHOD_FIELDS)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.interfaces import Balancer
+    from sage_plugins.planning.composition import Composition
     from sage_plugins.routing.observing import Observe
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, Where
@@ -60,6 +61,17 @@ class Balancing:
         """Have it choose from now on; calls that wait are kept."""
         self.choice, self.key_of = made.choice, made.key_of
         self._replicas.router.set_balancer(made.balancer, made.key_of, made.observe)
+
+    def use_as(self, composition: Composition) -> None:
+        """
+        Have the balancer that *composition* says choose from now on, or none.
+
+        Raises:
+            PluginError: The balancer cannot be made.
+        """
+        balancer, observe = create_balancer(composition.balancer, composition.where)
+        self.choice, self.key_of = composition.balancer, composition.key_of
+        self._replicas.router.set_balancer(balancer, self.key_of, observe)
 
     def continue_with(self, choice: Choice, key_of: KeyOf | None) -> None:
         """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_plugins.call.current import current_call
+from sage_plugins.config.nested_keys import RecyclePolicy
 from sage_plugins.config.service_config import plain
 from sage_plugins.errors import ConfigError, DeployError, OverloadedError, text_of
 from sage_plugins.interfaces import ControlOp
@@ -16,7 +17,7 @@ from sage_plugins.texts import counted
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment.balancing import Balancing
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.starting import Launcher
     from sage_plugins.deployment.replicas.succession import Succession
     from sage_plugins.deployment.replicas.waiting import Readiness
+    from sage_plugins.deployment.updating.rolling import Rolling
+    from sage_plugins.planning.composition import Composition
+    from sage_plugins.resilience.rollout import RolloutSettings
 
 __all__ = ["Changes"]
-
-#: Settings that are changed without replacing what runs.
-_IN_PLACE: Final = frozenset({"replicas", "load_balancing", "user_config"})
 
 #: Seconds that an answer may be on its way, beyond the time that what was asked for takes.
 _ON_THE_WAY_S: Final = 5.0
@@ -68,7 +69,6 @@ class Changes:
         self._succession = succession
         self._balancing = balancing
         self._readiness = readiness
-        self._config = replicas.composition.config
         self._service = replicas.name
         self._tell = replicas.watchers.tell
         self._changing = threading.Lock()  # held by the thread that makes a change
@@ -76,6 +76,16 @@ class Changes:
             from sage_plugins.deployment.scaling.elastic import Elastic, create_scaler  # most have a fixed number
 
             replicas.elastic = Elastic(replicas, create_scaler(replicas), self.room, self.adjust)
+
+        if self._config.recycle is not None:
+            from sage_plugins.deployment.replicas.recycling import Recycler  # most let replicas live
+
+            policy = RecyclePolicy(**self._config.recycle)
+            replicas.recycler = Recycler(policy, replicas, launcher, departure, succession, self._changing)
+
+    @property
+    def _config(self) -> ServiceDeploymentConfig:
+        return self._replicas.composition.config
 
     def scale(self, replicas: int) -> None:
         """As `ServiceTask.scale`."""
@@ -164,73 +174,93 @@ class Changes:
         """As `ServiceTask.restart`."""
         self._begin("restarted")
         if current_call() is None:
-            try:
-                self._restart(replica)
-            finally:
-                self._changing.release()
+            self._restart(replica, self._changing.release)
         else:
             self._replicas.life.in_background(lambda: self._restart_unattended(replica), "restart")
 
     def _restart_unattended(self, replica: str | None) -> None:
         try:
-            self._restart(replica)
+            self._restart(replica, self._changing.release)
         except Exception as error:
             self._tell("restart_failed", text_of(error))
             logging.getLogger("sage_plugins").exception("service '%s' was not restarted", self._service)
-        finally:
-            self._changing.release()
 
-    def _restart(self, replica: str | None) -> None:
-        succession = self._succession
+    def _restart(self, replica: str | None, then: Callable[[], None]) -> None:
+        """Replace one replica, or all; *then* is called once nothing is left to do."""
         indexes = {member.id: member.spec.index for member in self._replicas.places}
         if replica is not None and replica not in indexes:
             msg = f"service '{self._service}' has no replica {replica!r}: it has {', '.join(indexes)}"
+            then()
             raise DeployError(msg, service=self._service)
-        for index in sorted(indexes.values()) if replica is None else [indexes[replica]]:
-            claim = succession.claim(index)
-            if claim is None:
-                continue
-            member, heir = claim
-            try:
-                added = self._launcher.start_ready([index])
-            except BaseException:
-                succession.disinherit(member, heir)
-                raise
-            succession.admit(added)
-            self._departure.leave([member], f"replaced by {added[0].id}")(self._config.drain_timeout)
+        chosen = list(indexes.values()) if replica is None else [indexes[replica]]
+        from sage_plugins.resilience.rollout import RolloutSettings  # most services are never changed
+
+        to = self._replicas.composition
+        limit = to.config.startup_timeout
+        same = RolloutSettings.of(to.config.update)._replace(progress_deadline=limit, auto_rollback=False)
+        self._rolling(to, chosen, same, updates=False).run(then)
         self._tell("restarted", f"{'every replica' if replica is None else replica} was replaced")
 
-    def can_follow(self, keys: Collection[str], config: ServiceDeploymentConfig) -> bool:
+    def _rolling(self, to: Composition, places: Sequence[int], settings: RolloutSettings, *, updates: bool) -> Rolling:
+        from sage_plugins.deployment.updating.rolling import Rolling  # as above
+
+        parts = self._replicas, self._launcher, self._departure, self._succession, self._readiness
+        return Rolling(*parts, to=to, places=places, settings=settings, updates=updates)
+
+    def follow(self, new: Composition, timeout: float | None, *, rolls: bool) -> None:
         """
-        Whether `follow` can do it, without replacing what runs.
+        Have the service run as *new* says, within this task.
 
         Args:
-            keys: The settings of *config* that are different from what runs.
-            config: The configuration that is to be in force.
-        """
-        if "user_config" in keys:
-            composition = self._replicas.composition
-            in_callers_thread = "in_callers_thread" in composition.strategy.registration.capabilities
-            has_method = callable(getattr(composition.factory.service_class, "reconfigure", None))
-            if config.user_config is None or not has_method or in_callers_thread or self._replicas.reach.outlives:
-                return False
-        return _IN_PLACE.issuperset(keys)
-
-    def follow(self, config: ServiceDeploymentConfig) -> None:
-        """
-        Have the replicas take the `user_config` of *config*, one by one, and run as many as it says.
+            new: What is to be in force.
+            timeout: Seconds for a new replica to become ready; None for `update.progress_deadline`.
+            rolls: Whether replicas are replaced, a few at a time; otherwise those that run take the change.
 
         Raises:
-            DeployError: `reconfigure()` of a replica raised, or took longer than `startup_timeout`: all have the old
-                one again. Or as for `ServiceTask.scale`.
+            DeployError: A new replica did not become ready, and the service goes on as before, or stopped where it was
+                if `auto_rollback` is false. Or `reconfigure()` of a replica raised, or took longer than
+                `startup_timeout`: all have the old configuration again. Or as for `ServiceTask.scale`.
         """
-        old = self._replicas.composition.config
-        if config.user_config != old.user_config:
-            self._reconfigure(attrs.evolve(old, user_config=config.user_config))
+        old = self._replicas.composition
+        if rolls:
+            self._update(new, timeout)
+        elif new.config.user_config != old.config.user_config:
+            self._reconfigure(attrs.evolve(old.config, user_config=new.config.user_config))
+        if new.balancer is not None:
+            self._balance_as(new, anew=rolls and new.key_of is not None)
         if self._replicas.elastic is None:
-            self.scale(config.replicas)
-        composition = self._replicas.composition
-        self._replicas.composition = composition._replace(config=config, balancer=self._balancing.choice)
+            self.scale(new.config.replicas)
+        if new.balancer is None and (new.config.replicas > 1 or self._replicas.elastic is not None):
+            self._balance_as(new)
+        self._replicas.composition = new._replace(balancer=self._balancing.choice)
+
+    def _update(self, new: Composition, timeout: float | None) -> None:
+        self._begin("updated")
+        from sage_plugins.resilience.rollout import RolloutSettings  # as above
+
+        settings = RolloutSettings.of(new.config.update)
+        if timeout is not None:
+            settings = settings._replace(progress_deadline=timeout)
+        places = [member.spec.index for member in self._replicas.places]
+        rolling = self._rolling(new, places, settings, updates=True)
+        try:
+            rolling.run(self._changing.release)
+        finally:
+            if current_call() is None:  # a replica that leaves may be running that very call
+                rolling.wait_left()
+
+    def _balance_as(self, new: Composition, *, anew: bool = False) -> None:
+        """Have the balancer that *new* has, if it is another one; with *anew* also if it is not."""
+        present = self._balancing.choice
+        same = present is new.balancer or (present and new.balancer and present[:2] == new.balancer[:2])
+        if same and not anew:
+            return
+        self._begin("given another load balancer")
+        try:
+            self._balancing.use_as(new)
+            self._wait_seen()
+        finally:
+            self._changing.release()
 
     def _reconfigure(self, config: ServiceDeploymentConfig) -> None:
         self._begin("reconfigured")
@@ -276,7 +306,7 @@ class Changes:
                 log.exception("%s is replaced, as it cannot be given its old user_config", member.id)
             else:
                 return
-        self._restart(member.id)
+        self._restart(member.id, lambda: None)  # whoever reconfigures goes on with the others
 
     def set_load_balancer(self, id: str, options: Mapping[str, Any] | None) -> None:
         """As `ServiceTask.set_load_balancer`."""

@@ -31,7 +31,7 @@ _GAUGES: Final = {
     "sage_desired_replicas": "Replicas that the service is to have, started or not; those that leave do not count.",
 }
 _RETRIES: Final = "Calls that were sent again because their replica died, or their method raised what `retry.on` names."
-_RESTARTS: Final = "Replicas that were started in the place of one that had ended or was unhealthy."
+_RESTARTS: Final = "Replicas that were started in the place of one that had ended, was unhealthy or was recycled."
 
 
 def not_composed() -> Families:

@@ -266,6 +266,31 @@ class Instances:
             for op in (ControlOp.CHECK, ControlOp.READY):
                 self._wait_passed(member, op, until)
 
+    def wait_steady(self, seconds: float) -> None:
+        """
+        Wait so many seconds, in which every replica stays ready.
+
+        Raises:
+            DeployError: One did not.
+        """
+        replicas, clock = self._replicas, self._replicas.clock
+        until = clock.monotonic() + seconds
+        timer = clock.call_at(until, self._wake)
+        try:
+            with replicas.condition:
+                while clock.monotonic() < until:
+                    for member in replicas.members:
+                        if member.state is not ReplicaState.READY:
+                            msg = f"service '{replicas.name}': {member.id} did not stay ready for {seconds:g} s"
+                            raise DeployError(msg, service=replicas.name, replica=member.id)
+                    replicas.condition.wait()
+        finally:
+            timer.cancel()
+
+    def _wake(self) -> None:
+        with self._replicas.condition:
+            self._replicas.condition.notify_all()
+
     def _wait_passed(self, member: Member, op: ControlOp, until: float) -> None:
         while True:
             left = until - self._replicas.clock.monotonic()

@@ -26,7 +26,7 @@ from sage_plugins.process_end import rest
 from sage_plugins.routing.guarding.choice import guards_for
 from sage_plugins.routing.handles.binding import Binding
 from sage_plugins.routing.handles.handle import ServiceHandle
-from sage_plugins.routing.router_choice import router_class
+from sage_plugins.routing.router_choice import router_class, when_full
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import ReplicaState
 
@@ -97,7 +97,7 @@ class ServiceTask:
             composition.name,
             clock,
             queue_size=self._config.queue_size,
-            reject=self._config.overload == "reject",
+            **when_full(self._config.overload),
             guards=guards_for(self._config, self._watchers.tell),
             count=self._watchers.count,
             refused=self._watchers.refused,
@@ -106,7 +106,6 @@ class ServiceTask:
             key_of=composition.key_of,
             observe=observe,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
-            refuses_late=self._config.overload == "reject",
             overloaded=lambda why: self._watchers.tell("overloaded", why),
         )
         replicas = self.replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
@@ -222,7 +221,7 @@ class ServiceTask:
             if self._life.state is not ReplicaState.READY:
                 self._readiness.wait(
                     self.replicas.members,
-                    self._config.startup_timeout if timeout is None else timeout,
+                    self.composition.config.startup_timeout if timeout is None else timeout,
                     over=lambda: self._life.state is ReplicaState.READY,
                 )
         self.reach.wait_found()  # else another process that is told of it now might not find it
@@ -239,7 +238,7 @@ class ServiceTask:
         Raises:
             DeployError: A replica was not well in time, or left; raised from what it said last.
         """
-        self.instances.wait_healthy(self._config.startup_timeout if timeout is None else timeout)
+        self.instances.wait_healthy(self.composition.config.startup_timeout if timeout is None else timeout)
 
     def bind(self, failed: Callable[[], None] = lambda: None) -> Binding:
         """
@@ -263,7 +262,7 @@ class ServiceTask:
             drain_timeout: Seconds for the accepted calls; None for the configuration's. Calls that still wait then end
                 with ServiceStoppedError, and so do those that still run: their methods go on.
         """
-        limit = self._config.drain_timeout if drain_timeout is None else drain_timeout
+        limit = self.drain_timeout if drain_timeout is None else drain_timeout
         self._stopping.end(limit, background=current_call() is not None)
 
     def close(self, drain_timeout: float | None = None) -> None:
@@ -273,7 +272,7 @@ class ServiceTask:
         A service whose replicas outlive this process is not stopped: calls that were accepted here finish, and then
         this process lets go of it.
         """
-        limit = self._config.drain_timeout if drain_timeout is None else drain_timeout
+        limit = self.drain_timeout if drain_timeout is None else drain_timeout
         self._stopping.close(limit, background=current_call() is not None)
 
     def close_to_outsiders(self, watch: Callable[[], None]) -> None:
@@ -290,7 +289,7 @@ class ServiceTask:
     @property
     def drain_timeout(self) -> float:
         """Seconds that accepted calls get when the service stops."""
-        return self._config.drain_timeout
+        return self.composition.config.drain_timeout
 
     def owns(self, call: Call | None) -> bool:
         """Whether *call* is one of this service's."""

@@ -13,6 +13,7 @@ from sage_plugins.errors import (
     ConfigError,
     DeployError,
 )
+from sage_plugins.resilience.rollout import RolloutSettings
 from sage_plugins.threads import future_of, start_thread
 
 if TYPE_CHECKING:
@@ -126,19 +127,32 @@ class Deploying:
             self._applying.release()
 
     def _change(self, service: ServicePlan, timeout: float | None) -> None:
-        """Change in place what can be changed so; otherwise replace the service."""
-        with self._services.lock:
-            changes = self._services.tasks[service.name].changes
-        config = self._services.catalogue.config(service.name)
-        if changes.can_follow({change.key.partition(".")[0] for change in service.changes}, config):
-            changes.follow(config)
+        """Change what runs, if its router and handles can go on; otherwise replace the service as a whole."""
+        from sage_plugins.deployment.updating.ways import WayKind
+
+        name = service.name
+        new, _ = self._services.catalogue.compose(name, self._services.registry)
+        way = self._services.way(name, new, [change.key for change in service.changes])
+        if way.kind is WayKind.WHOLE:
+            self._replace(name, timeout)
         else:
-            self._replace(service.name, timeout)
+            with self._services.lock:
+                changes = self._services.tasks[name].changes
+            changes.follow(new, timeout, rolls=way.kind is WayKind.ROLL)
 
     def _replace(self, name: str, timeout: float | None) -> None:
         new = self._services.new_task(name, takes_over=False)  # what the old one has goes with it
+        settings = RolloutSettings.of(new.composition.config.update)
+        limit = settings.progress_deadline if timeout is None else timeout
         try:
-            new.start_running(timeout)
+            new.start_running(limit)
+            new.wait_healthy(limit)
+            if settings.min_ready_s:
+                new.instances.wait_steady(settings.min_ready_s)
+        except DeployError as error:
+            new.stop(drain_timeout=0)
+            msg = f"service '{name}' was rolled back, and goes on as it was before the update: {error}"
+            raise DeployError(msg, service=name, replica=error.replica) from error.__cause__
         except BaseException:  # KeyboardInterrupt too: nobody else knows of it
             new.stop(drain_timeout=0)
             raise

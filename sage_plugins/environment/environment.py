@@ -121,7 +121,7 @@ class Environment(Registering, Looking):
         catalogue = self._services.catalogue.snapshot()
         for source in self._read_again() if reread else ():
             catalogue.load(source)
-        return plan_all(catalogue, self.registry, {**(running or {}), **self.running()})
+        return plan_all(catalogue, self.registry, {**(running or {}), **self.running()}, self._services.way)
 
     def check(
         self, file: str | PathLike[str] | None = None, *, profile: str | None = None, import_classes: bool = True
@@ -209,12 +209,15 @@ class Environment(Registering, Looking):
         """
         Have run what is configured: start what does not run, replace what runs otherwise, stop what is not configured.
 
-        A service that changed is started anew before the old one is stopped, so that there is always one to answer;
-        the old one refuses new calls then, which go to the new one, and finishes those that it has accepted, within its
-        `drain_timeout`. One change after the other, so a failure leaves what comes after it as it was.
+        The replicas of a service that changed are replaced a few at a time, as its `update` says, or keep running if
+        they can take the change; the plan says which. A change that callers would notice in the middle, such as other
+        methods, starts a new service beside the old one, which hands over when all replicas of the new one are ready.
+        No call is lost or refused: replicas that leave finish what they have accepted, within `drain_timeout`. One
+        service after the other, so a failure leaves what comes after it as it was.
 
         Args:
-            timeout: Seconds to wait for each service to be ready; None for each service's own `startup_timeout`.
+            timeout: Seconds for a service, or a replica, to become ready; None for `startup_timeout` of a service that
+                is new and `update.progress_deadline` of one that changes.
 
         Raises:
             PlanError, ConfigError, UnknownPluginError: Something cannot be composed; nothing was changed.

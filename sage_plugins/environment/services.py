@@ -20,11 +20,12 @@ from sage_plugins.plugins.registry import Registry
 from sage_plugins.process_end import forked_error, watch_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sage_plugins.clock import Clock
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment.measuring import Measuring
+    from sage_plugins.deployment.updating.ways import Way
     from sage_plugins.interfaces import (
         ConfigSource,
         DetachingTarget,
@@ -155,6 +156,16 @@ class Services:
 
             return ServiceTask(composition, self.handle, self.clock, self.on_event, reach=reach)
         return ServiceTask(composition, self.handle, self.clock, self.on_event)
+
+    def way(self, name: str, new: Composition, keys: Collection[str]) -> Way:
+        """How a service comes to be as *new* says, which is different from what runs in these settings."""
+        from sage_plugins.deployment.updating.ways import way_of  # most environments are never changed
+
+        with self.lock:
+            task = self.tasks.get(name)
+        if task is None or task.state in AT_REST:
+            return way_of(keys, None, new)
+        return way_of(keys, task.composition, new, outlives=task.reach.outlives)
 
     def _known(self) -> dict[str, KnownService]:
         """What replicas in other processes are told of the services that there are."""

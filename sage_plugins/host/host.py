@@ -22,6 +22,7 @@ from sage_plugins.host.seat import HostSeat
 from sage_plugins.host.thread_loop import WorkerLoop
 from sage_plugins.interfaces.control import ControlOp
 from sage_plugins.service.factory import ServiceContext, hook
+from sage_plugins.service.usage import CALL_COUNT, CallCount
 from sage_plugins.values import Outcome, ReplicaInfo, ReplicaState
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class Host:
             recorder = make_recorder(choice, factory, who, names)
             if recorder is not None:
                 self._recorders[choice.id] = recorder
+        counted = spec.config.recycle is not None and spec.config.recycle.get("max_calls") is not None
+        if counted and "metrics" not in self._recorders:
+            self._recorders[CALL_COUNT] = CallCount()
         self._inbox = Inbox()
         self._loop = WorkerLoop()
         self._execution = Execution(spec, clock, events, self._recorders, self._loop)

@@ -1,7 +1,8 @@
 """
 Steps of a replica's life, done by its workers as if they were calls, so that hooks run where calls run.
 
-While the start hooks run, `StartHooks` is the current call: what they call knows by whom it was called.
+While the start hooks run, `StartHooks` is the current call: what they call knows by whom it was called. Then a replica
+in another process answers a `Canary`, a no-op on the way of calls and none of them, before it gets any.
 
 A step is a generator that yields the coroutines of `async def` hooks: in a thread they are run to their end, on an
 event loop they are awaited.
@@ -10,6 +11,7 @@ event loop they are awaited.
 from __future__ import annotations
 
 import threading
+from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Clock
 
-__all__ = ["Hooks", "StartHooks", "Step"]
+__all__ = ["CANARY", "Canary", "Hooks", "StartHooks", "Step", "answer_canary"]
+
+#: The method of a canary. Its index is that of no method of a class, and no class can have a method of its name.
+CANARY: Final = MethodPlan(-1, "<canary>", MethodKind.ASYNC, idempotent=False, timeout=inf)
 
 #: What the start hooks are called in messages.
 _PLAN: Final = MethodPlan(-1, "start hooks", MethodKind.SYNC, idempotent=False, timeout=inf)
@@ -145,3 +150,47 @@ class StartHooks(Call):
             await coroutine
         finally:
             self.task = None
+
+
+def answer_canary(canary: Call) -> None:
+    """Answer a canary with None. It calls nothing and no recorder counts it."""
+    canary.claim()  # the sender's, if it is in another process, was claimed there
+    if canary.claim_outcome():
+        canary.publish(None, None)
+
+
+class _Nobody(CallOwner):
+    """Counts nothing: a canary is no request."""
+
+    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
+        """Its replica was stopped."""
+
+
+class Canary(Call):
+    """
+    One canary, as the replica gets it through `Replica.send`.
+
+    Its time is over from the beginning. So a worker takes it aside, where it takes calls that are too late, and
+    `expire` answers it there: the way of other calls needs no question for it.
+    """
+
+    def __init__(self, service: str, clock: Clock) -> None:
+        """
+        Make one.
+
+        Args:
+            service: Name of the service, for messages.
+            clock: Its time.
+        """
+        owner = _Nobody()
+        owner.service, owner.clock = service, clock
+        super().__init__(owner, CANARY, (), {}, CallOptions(), clock.monotonic(), -inf, -inf, Context())
+
+    def expire(self) -> bool:
+        """A worker has come to it: answer."""
+        answer_canary(self)
+        return True
+
+    def unstart(self) -> bool:
+        """It goes to no other replica."""
+        return False

@@ -14,6 +14,7 @@ from sage_plugins.interfaces import CallCounter, ControlOp
 from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.service.factory import hook
 from sage_plugins.service.own_metrics import Gauge
+from sage_plugins.service.usage import used
 from sage_plugins.threads import stacks
 
 if TYPE_CHECKING:
@@ -132,7 +133,9 @@ class Questions:
         own = self._execution.own
         if own is not None:
             snapshots[OWN_METRICS] = own.families()
+        recycle = self._execution.spec.config.recycle
         return {
+            **({} if recycle is None else {"recycle": used(self._recorders, recycle)}),
             "runner": None if runner is None else runner.stats(),
             "recorders": snapshots,
             "pid": os.getpid(),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
-from sage_plugins.config.cross_rules import NOT_YET, cross_problems
+from sage_plugins.config.cross_rules import cross_problems
 from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS
 from sage_plugins.config.service_config import fields
 from sage_plugins.config.structure import structure
@@ -252,6 +252,7 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
     choices = Choices(target, strategy, balancer, watching, default_balancer, autoscaler)
     finder.problems += finder.unused_options(choices)
     finder.problems += _together(choices)
+    finder.problems += _memory_of_its_own(choices, config)
     finder.problems += _without_effect(choices, config)
     return choices
 
@@ -278,15 +279,32 @@ def _together(choices: Choices) -> list[Problem]:
     return problems
 
 
+def _memory_of_its_own(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
+    """What asks for the memory of one replica, where all replicas share that of this process."""
+    target = choices.target
+    if target is None or "in_process" not in target.registration.capabilities:
+        return []
+    if (config.recycle or {}).get("max_memory_mb") is None:
+        return []
+    return [
+        Problem(
+            "E411",
+            "recycle.max_memory_mb",
+            f"on target '{target.id}' all replicas share the memory of this process, which a fresh replica does not "
+            "give back",
+            "remove it, use max_calls or max_age, or name a target whose replicas have processes of their own",
+            other="target",
+        )
+    ]
+
+
 def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
     """What is set to something else than its default, and has no effect: nothing may be ignored in silence."""
-    effects = {name: ("W13", f"has no effect in this version: {effect}", "") for name, effect in NOT_YET.items()}
-    if not choices.check_health:
-        unread = ("W12", f"has no effect: {NO_HEALTH_CHECK}", "add 'health' to monitors")
-        effects |= dict.fromkeys(_HEALTH_FIELDS, unread)
+    if choices.check_health:
+        return []
     return [
-        Problem(id, name, message, fix)
-        for name, (id, message, fix) in effects.items()
+        Problem("W12", name, f"has no effect: {NO_HEALTH_CHECK}", "add 'health' to monitors")
+        for name in _HEALTH_FIELDS
         if name not in config.derived and getattr(config, name) != fields()[name].default
     ]
 

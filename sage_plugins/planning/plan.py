@@ -43,7 +43,7 @@ class Decision:
 
     Attributes:
         what: `"target"`, `"strategy"`, `"balancer"`, `"autoscale"`, `"monitor"`, or `"queue"`, `"retry"`,
-            `"breaker"` or `"outlier"`, which the core decides.
+            `"breaker"`, `"outlier"` or `"recycle"`, which the core decides.
         id: The ID that the configuration names, or the default.
         source: Distribution and version of the plugin, or "" if no plugin was asked.
         summary: What it does, in one line.
@@ -100,7 +100,7 @@ class ServicePlan:
 
     Attributes:
         name: Name of the service.
-        action: `"add"`: it will be started. `"change"`: it runs otherwise, and will be replaced. `"keep"`: it runs as
+        action: `"add"`: it will be started. `"change"`: it runs otherwise, and will be changed. `"keep"`: it runs as
             configured. `"remove"`: it runs, is not configured any more, and will be stopped.
         service_class: Its class, as `module:name`.
         settings: Every value of its configuration, with who set it and who acts on it.
@@ -110,6 +110,7 @@ class ServicePlan:
         methods: Names of the served methods.
         warnings: What will not be as one might think.
         changes: What is different from what runs.
+        way: How the changes reach it, in words: replica by replica, in place, or as a whole; "" without changes.
     """
 
     name: str
@@ -122,6 +123,7 @@ class ServicePlan:
     methods: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
     changes: tuple[Change, ...] = ()
+    way: str = ""
 
 
 @attrs.frozen
@@ -141,7 +143,7 @@ class DeploymentPlan:
 
     @property
     def has_changes(self) -> bool:
-        """Whether anything will be started, replaced or stopped."""
+        """Whether anything will be started, changed or stopped."""
         return any(service.action != "keep" for service in self.services)
 
     @property
@@ -277,8 +279,14 @@ def _short(service: ServicePlan) -> Iterator[str]:
     parts += ["runs as configured"] if service.action == "keep" else []
     yield f"{sign} {service.name}: {', '.join(parts)}"
     yield from (f"    ~ {one_line(each.key)}: {_value(each.old)} -> {_value(each.new)}" for each in service.changes)
+    yield from _way(service)
     yield from (line for replica in service.replicas if replica.where is None for line in _replica(replica))
     yield from _warnings(service)
+
+
+def _way(service: ServicePlan) -> Iterator[str]:
+    if service.way:
+        yield f"    > {one_line(service.way, 500)}"
 
 
 def _where(service: ServicePlan) -> str:
@@ -300,7 +308,7 @@ def _total(plan: DeploymentPlan) -> str:
         return f"Plan: {counted(counts['add'], 'service')}, {counted(replicas, 'replica')} to start."
     if counts["keep"] == len(plan.services):
         return f"Plan: nothing to do, {counted(counts['keep'], 'service')} as configured."
-    words = f"{counts['add']} to start, {counts['change']} to replace, {counts['remove']} to stop"
+    words = f"{counts['add']} to start, {counts['change']} to change, {counts['remove']} to stop"
     return f"Plan: {words}, {counts['keep']} unchanged."
 
 
@@ -313,6 +321,7 @@ def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:
     yield f"{sign} {service.name}  ({one_line(service.service_class)}){same}"
     for change in service.changes:
         yield f"    ~ {one_line(change.key)}: {_value(change.old)} -> {_value(change.new)}"
+    yield from _way(service)
     for decision in service.decisions:
         yield from _decision(decision)
         if decision.what == "strategy":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 
 import attrs
 
-from sage_plugins.config.nested_keys import policies_of
+from sage_plugins.config.nested_keys import RecyclePolicy, policies_of
 from sage_plugins.errors import PluginError, text_of
 from sage_plugins.planning.plan import Decision, DeploymentPlan, ReplicaPlan, ServicePlan, changes, comparable
 from sage_plugins.planning.settings import settings_of
@@ -18,9 +18,10 @@ from sage_plugins.texts import counted
 from sage_plugins.values import Explanation, Placed, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from sage_plugins.config.origins import Origin
+    from sage_plugins.deployment.updating.ways import Way
     from sage_plugins.planning.catalogue import Catalogue
     from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
@@ -31,7 +32,12 @@ __all__ = ["describe", "plan_all"]
 _KINDS: Final = get_args(get_type_hints(Explanation)["kind"])
 
 
-def plan_all(catalogue: Catalogue, registry: Registry, running: Mapping[str, Mapping[str, Any]]) -> DeploymentPlan:
+def plan_all(
+    catalogue: Catalogue,
+    registry: Registry,
+    running: Mapping[str, Mapping[str, Any]],
+    way: Callable[[str, Composition, Collection[str]], Way],
+) -> DeploymentPlan:
     """
     What to do to have run what *catalogue* says.
 
@@ -39,13 +45,14 @@ def plan_all(catalogue: Catalogue, registry: Registry, running: Mapping[str, Map
         catalogue: What is registered, which nobody else changes meanwhile.
         registry: The plugins.
         running: What runs, by service, as `Environment.running` gives it.
+        way: `way(service, new, keys)` says how a service comes to be as *new* says, with these settings changed.
 
     Raises:
         PlanError, ConfigError, UnknownPluginError, PluginError: As `Environment.plan`.
     """
     names = catalogue.names
     services = [
-        _plan_service(composition, warnings, catalogue.origin(name), running.get(name))
+        _plan_service(composition, warnings, catalogue.origin(name), way, running.get(name))
         for name, (composition, warnings) in zip(names, catalogue.compose_all(names, registry), strict=True)
     ]
     gone = [ServicePlan(name, "remove", str(running[name].get("class", ""))) for name in running if name not in names]
@@ -56,6 +63,7 @@ def _plan_service(
     composition: Composition,
     warnings: Sequence[Problem],
     origin: Callable[[str], Origin],
+    way: Callable[[str, Composition, Collection[str]], Way],
     running: Mapping[str, Any] | None = None,
 ) -> ServicePlan:
     """
@@ -65,6 +73,7 @@ def _plan_service(
         composition: The service.
         warnings: What was found doubtful about it.
         origin: Who set the value at a path, such as `"timeout"`.
+        way: As for `plan_all`.
         running: What `describe` said of the service that runs, or None if none does.
 
     Raises:
@@ -74,7 +83,10 @@ def _plan_service(
     if running is None:
         return plan
     found = tuple(changes(running, comparable(plan)))
-    return attrs.evolve(plan, action="change" if found else "keep", changes=found)
+    if not found:
+        return attrs.evolve(plan, action="keep")
+    how = way(plan.name, composition, [change.key for change in found])
+    return attrs.evolve(plan, action="change", changes=found, way=how.text)
 
 
 def describe(composition: Composition, origin: Callable[[str], Origin]) -> ServicePlan:
@@ -98,6 +110,7 @@ def describe(composition: Composition, origin: Callable[[str], Origin]) -> Servi
     said = [each for decision in decisions for each in decision.explanation]
     decisions.append(_queue(config))
     decisions += _guards(config)
+    decisions += _recycling(config)
     return ServicePlan(
         name=composition.name,
         action="add",
@@ -185,8 +198,32 @@ def _guards(config: Any) -> Iterator[Decision]:
         )
 
 
+#: What a full queue does, by the value of `overload`.
+_WHEN_FULL: Final = {
+    "block": "makes callers wait",
+    "reject": "refuses calls",
+    "shed_oldest": "ends the call that has waited longest, for the new one",
+    "priority": "ends the waiting call with the lowest priority, for one with a higher",
+}
+
+
+def _recycling(config: Any) -> Iterator[Decision]:
+    """When replicas are replaced with which nothing is wrong."""
+    if config.recycle is None:
+        return
+    said = RecyclePolicy(**config.recycle)
+    limits = (
+        None if said.max_calls is None else counted(said.max_calls, "call"),
+        None if said.max_memory_mb is None else f"{said.max_memory_mb:g} MiB",
+        None if said.max_age is None else f"{said.max_age:g} s",
+    )
+    what = " or ".join(filter(None, limits))
+    how = "then a fresh replica starts in its place, and the old one stops once that is ready; one at a time"
+    yield Decision("recycle", what, "", how, ())
+
+
 def _queue(config: Any) -> Decision:
-    full = "a full queue " + ("refuses calls" if config.overload == "reject" else "makes callers wait")
+    full = f"a full queue {_WHEN_FULL[config.overload]}"
     limit = f"{counted(config.queue_size, 'call')} may wait, per calling process"
     return Decision("queue", config.overload, "", f"{limit}; {full}", (Explanation(limit, "enforced"),))
 

@@ -94,8 +94,12 @@ class Ahead:
         return found
 
     def may_go(self, call: Call) -> bool:
-        """Whether *call* may be sent ahead: then nobody here knows any more whether it has started."""
-        return may_run_twice(call)
+        """
+        Whether *call* may be sent ahead: then nobody here knows any more whether it has started.
+
+        Where calls have priorities none is: one with a higher priority that comes later could not overtake it.
+        """
+        return may_run_twice(call) and not self._queue.ordered
 
     def _take_oldest(self, lane: Lane, most: int) -> list[Call]:
         """Take calls that may go from the head of the lane's backlog: none overtakes another."""

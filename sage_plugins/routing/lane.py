@@ -53,6 +53,7 @@ class Lane:
         "holds",
         "id",
         "index",
+        "lent",
         "methods",
         "node",
         "refused",
@@ -65,13 +66,14 @@ class Lane:
         "withdrawn",
     )
 
-    def __init__(self, id: str, index: int, backlog: deque[Call], seniority: int = 0) -> None:
+    def __init__(self, id: str, index: int, seniority: int = 0) -> None:
         self.id = id
         self.index = index
         self.seniority = seniority  # where one serves and the others stand by, lower ones come first
-        self.backlog: deque[Call] | tuple[()] = backlog  # where its calls wait; () once it is closed
+        self.backlog: deque[Call] | tuple[()] = ()  # where its calls wait; () unless it is open
         self.node: str | None = None
         self.slots = 0
+        self.lent = 0  # slots of which it has given out tokens when it is opened, see `lend`
         self.free: list[None] = []  # one token for each free slot
         # Tokens taken back for good, because the lane or the service closes; guarded by Lanes.lock, as the next two.
         self.withdrawn = 0
@@ -93,12 +95,21 @@ class Lane:
     def attach(self, replica: Replica) -> None:
         """Learn how to reach the replica; before the lane is opened."""
         self.node = replica.node
+        self.lent, self.withdrawn = -self.withdrawn, 0
         self.slots = replica.slots
         self.send = replica.send
         self.run_here = replica.run_here
         self.give_up = replica.give_up
         self.holds = getattr(replica, "holds", None)
         self.replica = replica
+
+    def lend(self) -> None:
+        """Before it is opened: one of its slots is taken by what is about to be sent, and the end of that frees it."""
+        self.withdrawn = -1
+
+    def fill(self) -> None:
+        """Give out the other slots, once it is open."""
+        self.free.extend([None] * (self.slots - self.lent))
 
     def freed(self, ended: Call | None) -> None:
         """The slot of *ended* is free again, or with None its token was taken: the oldest waiting call gets it."""
@@ -258,6 +269,18 @@ class Lanes:
                     continue
                 return lane
         return None
+
+    def fill_slots(self) -> None:
+        """Give free slots to calls that wait for them."""
+        for lane in self.serving:
+            while lane.free and lane.backlog:
+                try:
+                    lane.free.pop()
+                except IndexError:
+                    break
+                lane.freed(None)
+            if lane.free and not (lane.backlog or self.binding):  # nothing waits: all have this backlog
+                return
 
     def is_bound(self, call: Call) -> bool:
         """Whether the call must wait for the balancer's choice: a binding one binds calls that have a key."""

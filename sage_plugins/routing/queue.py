@@ -3,7 +3,8 @@ Where calls wait for a slot, and how many may.
 
 Calls wait in *backlogs*: all lanes share one, or under a balancer that binds calls to its choice each lane has its own.
 `queue_size` calls may wait; each takes a token of *room*. A call without room that may wait for it is *parked*: it
-stands in its backlog like any other, and its caller waits until the queue has room for it.
+stands in its backlog like any other, and its caller waits until the queue has room for it. A queue that *sheds* has a
+waiting call end instead, and the new one takes its place.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.errors import CallTimeoutError, OverloadedError
+from sage_plugins.resilience.admission import Admission
+from sage_plugins.resilience.priorities import Row, rank
 from sage_plugins.routing.lane import remove
 from sage_plugins.values import Outcome
 
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.resilience.admission import Admission
     from sage_plugins.routing.lane import Lane, Lanes
 
-__all__ = ["Queue"]
+__all__ = ["LOWEST", "OLDEST", "Queue"]
+
+#: What makes room in a full queue: the call that has waited longest, or the one that would start last.
+OLDEST: Final = "shed_oldest"
+LOWEST: Final = "priority"
 
 #: Seconds between two searches of a full queue for expired calls: each looks at every waiting call.
 _SWEEP_EVERY_S: Final = 0.05
@@ -54,6 +60,8 @@ class Queue:
         unminted: Tokens that have not been made yet; guarded by the lanes' lock, as `returning`.
         returning: Replicas that died and whose calls are on their way back here.
         admission: Says which calls cannot be answered in time; None if all may wait.
+        sheds: Which call makes room when the queue is full: `OLDEST`, `LOWEST`, or "" for none.
+        ordered: Whether calls start by their priority.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the settings of one service
@@ -62,8 +70,11 @@ class Queue:
         clock: Clock,
         size: int,
         service: str,
-        admission: Admission | None,
         overloaded: Callable[[str], None],
+        refused: Callable[[int, str], None],
+        sheds: str,
+        *,
+        late: bool,
     ) -> None:
         """
         Make an empty queue.
@@ -73,16 +84,21 @@ class Queue:
             clock: For deadlines.
             size: Calls that may wait.
             service: Name of the service, for messages.
-            admission: As the attribute.
             overloaded: Told why a call is turned away for the first time since a calm.
+            refused: As for `Router`.
+            sheds: As the attribute.
+            late: Whether calls that cannot be answered in time are turned away.
         """
         self._lanes = lanes
         self.service = service
-        self.admission = admission
+        self.admission = Admission() if late else None
+        self.sheds = sheds
+        self.ordered = sheds == LOWEST
+        self._refused = refused
         self._overloaded = overloaded
         self._clock = clock
         self.size = size
-        self.shared: deque[Call] = deque()
+        self.shared: deque[Call] = self._new_backlog()
         self.unbound: dict[Call, None] = {}
         self.parked: deque[Call] = deque()
         self.room: list[None] = [None] * min(size, _PORTION)
@@ -162,9 +178,12 @@ class Queue:
         admission, lanes = self.admission, self._lanes.serving
         if admission is None or any(each.free for each in lanes):
             return None
+        if self.sheds == OLDEST:  # those that wait before it may end for it and others
+            return None
         ours = (lane,) if lane is not None and self._lanes.binding else lanes
         backlog = self.shared if lane is None else lane.backlog
-        queue = len(backlog), sum(each.slots for each in ours)
+        before = backlog.before(call) if isinstance(backlog, Row) else len(backlog)
+        queue = before, sum(each.slots for each in ours)
         found = admission.excess(call.method.index, self._clock.monotonic(), (call.expires, call.deadline), queue)
         if found is None:
             return None
@@ -206,6 +225,56 @@ class Queue:
         )
         return True
 
+    # -- calls that make room ----------------------------------------------------------------------------------------
+
+    def shed_for(self, call: Call, lane: Lane | None) -> bool:
+        """
+        Have a waiting call end, and *call* wait in its stead as `join` has it; False if none may end for it.
+
+        Calls that have started once are left alone.
+        """
+        if not self.sheds or not self.size:
+            return False
+        with self._lanes.lock:  # so that nobody thinks meanwhile that a place was lost
+            while (victim := self._last_for(call) if self.ordered else self._oldest()) is not None:
+                if any(remove(backlog, victim) for backlog in self.backlogs()):
+                    break
+            else:
+                return False
+            self.unbound.pop(victim, None)
+            if victim.parked and remove(self.parked, victim):  # put back beyond the bound: it has no place
+                victim.admit()
+                call.returned = True  # accepted nevertheless
+                self.park(call)
+            self.join(call, lane)
+        self._end_for_another(victim)
+        return True
+
+    def _oldest(self) -> Call | None:
+        """The waiting call that was made first, of those that may end for another."""
+        found = [call for backlog in self.backlogs() if (call := _first(backlog)) is not None]
+        return min(found, key=lambda call: call.since, default=None)
+
+    def _last_for(self, call: Call) -> Call | None:
+        """The waiting call that would start last, of those that may end for another; None if *call* would."""
+        found = [last for backlog in self.backlogs() if (last := _first(backlog, backwards=True)) is not None]
+        last = max(found, key=rank_of, default=None)
+        return None if last is None or rank_of(last) <= rank_of(call) else last
+
+    def _end_for_another(self, call: Call) -> None:
+        """End *call*, which another one has taken the place of."""
+        why = "waited longest" if self.sheds == OLDEST else "has the lowest priority of those that wait"
+        why = f"was not run: the queue is full (queue_size={self.size}), and of its calls it {why}"
+        what_to_do = "Call again later, raise `queue_size`, or add threads or replicas"
+        error = self._error(call, f"{why} (overload: {self.sheds}). {what_to_do}", self._seconds_to_room())
+
+        def count() -> None:
+            self._refused(call.method.index, "overloaded")
+            if self.admission is not None:
+                self._tell(self.admission, call, why)
+
+        call.refuse(error, count)
+
     def _tell(self, admission: Admission, call: Call, why: str) -> None:
         if admission.is_news(self._clock.monotonic()):
             self._overloaded(f"{call.method.name} {why}")
@@ -217,6 +286,9 @@ class Queue:
         )
 
     # -- backlogs ----------------------------------------------------------------------------------------------------
+
+    def _new_backlog(self) -> deque[Call]:
+        return Row(rank_of) if self.ordered else deque()
 
     def join(self, call: Call, lane: Lane | None) -> None:
         """Put a call, which has room or is parked, at the end of the backlog of *lane*, or of all."""
@@ -252,7 +324,7 @@ class Queue:
         with lanes.lock:  # for the reason given in `move_unserved`
             return any(
                 could_start(call, lane) and self._move(call, lane)
-                for call in tuple(self.unbound)
+                for call in (sorted(self.unbound, key=rank_of) if self.ordered else tuple(self.unbound))
                 for lane in lanes.serving
             )
 
@@ -296,7 +368,8 @@ class Queue:
 
     def oldest_wait(self) -> float:
         """Seconds for which the oldest call has waited that is in a backlog; 0 if there is none."""
-        since = [call.since for backlog in self.backlogs() for call in tuple(backlog)[:1]]
+        oldest = None if self.ordered else 1
+        since = [call.since for backlog in self.backlogs() for call in tuple(backlog)[:oldest]]
         return max(0.0, self._clock.monotonic() - min(since)) if since else 0.0
 
     # -- when the lanes change ---------------------------------------------------------------------------------------
@@ -308,7 +381,7 @@ class Queue:
             backlog: deque[Call] | tuple[()] = ()
             if lane in serving:
                 own = isinstance(lane.backlog, deque) and lane.backlog is not self.shared
-                backlog = self.shared if not self._lanes.binding else lane.backlog if own else deque()
+                backlog = self.shared if not self._lanes.binding else lane.backlog if own else self._new_backlog()
             if backlog is not lane.backlog:
                 self._empty_later(lane.backlog)
                 lane.backlog = backlog
@@ -361,3 +434,20 @@ class Queue:
     def waiting(self) -> int:
         """Accepted calls that wait; never more than `size`. May lag by a call."""
         return max(0, sum(map(len, self.backlogs())) - len(self.parked))
+
+
+def rank_of(call: Call) -> float:
+    """As `priorities.rank`."""
+    return rank(call.options.priority, call.since)
+
+
+def _first(backlog: deque[Call] | tuple[()], *, backwards: bool = False) -> Call | None:
+    """The first call of *backlog*, or the last, that may end for another: it has never started."""
+    try:
+        call = backlog[-1 if backwards else 0]
+    except IndexError:
+        return None
+    if not call.attempts:
+        return call
+    calls = tuple(backlog)
+    return next((call for call in (calls[::-1] if backwards else calls) if not call.attempts), None)

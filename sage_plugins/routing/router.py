@@ -21,14 +21,13 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.resilience.admission import Admission
 from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing, waking
 from sage_plugins.routing.guarding.unguarded import UNGUARDED, GuardedOwner
 from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
 from sage_plugins.routing.losses import Losses
-from sage_plugins.routing.queue import Queue
+from sage_plugins.routing.queue import LOWEST, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -81,6 +80,7 @@ class Router(GuardedOwner):
         on_balancer_error: Callable[[BaseException], None] = lambda _: None,
         aside: Callable[[Callable[[], None]], None] | None = None,
         refuses_late: bool = False,
+        sheds: str = "",
         overloaded: Callable[[str], None] = lambda _: None,
         on_unserved: Callable[[], None] | None = None,
     ) -> None:
@@ -102,6 +102,7 @@ class Router(GuardedOwner):
             on_balancer_error: Told when the balancer failed and turns take its place.
             aside: As `CallOwner.aside`, unless that will do.
             refuses_late: Turn calls away that cannot be answered in time, rather than let them wait.
+            sheds: As `Queue.sheds`.
             overloaded: Told why, when one is turned away for the first time since a calm.
             on_unserved: Told of each call that comes while no replica takes calls; must not wait. None for nobody.
         """
@@ -112,11 +113,11 @@ class Router(GuardedOwner):
         self.on_change = lambda: None
         self.coming = lambda: ()
         self.on_unserved = on_unserved
-        self._reject = reject
-        self._refused = refused
+        self._reject, self._refused = reject, refused
+        self.minds_priority = sheds == LOWEST  # whether calls start by their priority
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock = self._lanes.lock
-        self._queue = Queue(self._lanes, clock, queue_size, service, Admission() if refuses_late else None, overloaded)
+        self._queue = Queue(self._lanes, clock, queue_size, service, overloaded, refused, sheds, late=refuses_late)
         self.oldest_wait = self._queue.oldest_wait
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
         self._losses = Losses(
@@ -249,6 +250,8 @@ class Router(GuardedOwner):
             if queue.sweep() and not queue.parked and queue.take_room():
                 queue.join(call, lane)
                 self._joined(call)
+            elif queue.shed_for(call, lane):
+                self._joined(call)
             elif self._reject:
                 self._refused(call.method.index, "overloaded")
                 raise queue.overload(call)
@@ -294,15 +297,7 @@ class Router(GuardedOwner):
             self._fill_slots()
 
     def _fill_slots(self) -> None:
-        for lane in self._lanes.serving:
-            while lane.free and lane.backlog:
-                try:
-                    lane.free.pop()
-                except IndexError:
-                    break
-                lane.freed(None)
-            if lane.free and not (lane.backlog or self._lanes.binding):  # all have this backlog
-                return
+        self._lanes.fill_slots()
 
     def _could_start(self, call: Call, lane: Lane) -> bool:  # noqa: ARG002 - for methods' limits
         """Whether *call* would get a slot if it waited for *lane*."""
@@ -374,11 +369,10 @@ class Router(GuardedOwner):
             seniority: Without a balancer the open lane with the lowest one serves, of several the one with the lowest
                 index.
         """
-        lane = Lane(id, index, self._queue.shared, seniority)  # if it is to have a backlog of its own, `open` gives it
+        lane = Lane(id, index, seniority)
         lane.follow = self._guards.follow(lane, self._compose_follow(lane))
         lane.refused = partial(self.refused, lane)
-        lane.ahead = partial(self._ahead.take, lane)
-        lane.returned = self._losses.returned
+        lane.ahead, lane.returned = partial(self._ahead.take, lane), self._losses.returned
         return lane
 
     def open(self, lane: Lane, replica: Replica) -> None:
@@ -388,7 +382,7 @@ class Router(GuardedOwner):
             self._closing.reopen()
             self._lanes.add(lane)
             self._rebind()
-        lane.free.extend([None] * lane.slots)
+        lane.fill()
         self._changed()
 
     def close_lane(self, lane: Lane) -> None:

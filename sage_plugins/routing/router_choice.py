@@ -1,9 +1,14 @@
-"""Which router a service gets; the one that minds limits of methods is imported for services that have such."""
+"""
+Which router a service gets, and what that does when the queue is full.
+
+The router that minds limits of methods is imported for services that have such.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sage_plugins.routing.queue import LOWEST, OLDEST
 from sage_plugins.routing.router import Router
 
 if TYPE_CHECKING:
@@ -11,7 +16,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.values import MethodPlan
 
-__all__ = ["router_class"]
+__all__ = ["router_class", "when_full"]
 
 
 def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
@@ -21,3 +26,9 @@ def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
 
         return MethodRouter
     return Router
+
+
+def when_full(overload: str) -> dict[str, Any]:
+    """What the field *overload* says, as arguments for a `Router`; one that does not block minds deadlines as well."""
+    refuses = overload != "block"
+    return {"reject": refuses, "refuses_late": refuses, "sheds": overload if overload in {OLDEST, LOWEST} else ""}

@@ -7,6 +7,7 @@ What the strategies' suite says of deadlines is not repeated here.
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -114,3 +115,18 @@ def test_unknown_method_in_methods_is_refused(environments, probe):
     env.register_service_with_config("svc", probe, deployment_config=config)
     with pytest.raises(errors.PlanError, match="did you mean 'echo'"):
         env.deploy()
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_deadlines_do_not_follow_the_wall_clock(deploy, gate, monkeypatch, days):
+    """Whoever sets the machine's clock forwards or back moves no deadline."""
+    service = deploy("single")
+    now = time.time
+    waiting = service.handle.with_options(timeout=SHORT).submit("run", gate)
+    patient = service.handle.with_options(timeout=1000).submit("echo", 1)
+    gate.wait_entered()
+    monkeypatch.setattr(time, "time", lambda: now() + days * 86_400)
+    with pytest.raises(errors.CallTimeoutError):
+        waiting.result(PATIENCE)
+    gate.open()
+    assert patient.result(PATIENCE) == 1

@@ -65,12 +65,13 @@ def test_unknown_word_is_answered_with_the_nearest(arguments, near, tmp_path):
 
 
 WITHOUT_SERVER = {"SAGE_DEPLOY_DISABLED_PLUGINS": "server"}
+WITHOUT_EXTRAS = {"SAGE_DEPLOY_DISABLED_PLUGINS": "server,testing"}
 
 
 @pytest.mark.parametrize("name", sorted(cli.ELSEWHERE))
 def test_command_that_is_not_installed_says_how_to_get_it(name, tmp_path):
     """Whoever has read of a command learns why it is not there."""
-    done = sage_deploy(name, "some-service", cwd=tmp_path, SAGE_DEPLOY_DISABLED_PLUGINS="server,testing")
+    done = sage_deploy(name, "some-service", cwd=tmp_path, **WITHOUT_EXTRAS)
     assert done.returncode == 2
     how = f"pip install 'sage-deploy[{cli.ELSEWHERE[name]}]'"
     assert f"The command '{name}' is not installed: {how}" in done.stderr

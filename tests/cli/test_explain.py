@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from command_line import sage_deploy
-from sage_plugins.config.cross_rules import NOT_YET
 from sage_plugins.config.service_config import GROUPS, fields
 from sage_plugins.config.units import UNIT_WORDS, duration, size
 
@@ -59,11 +58,6 @@ def test_options_of_a_plugin_are_explained(tmp_path):
     assert "30.0" in done.stdout
 
 
-def test_field_without_effect_says_so(tmp_path):
-    done = sage_deploy("explain", "update", cwd=tmp_path)
-    assert "no effect   in this version: " in done.stdout
-
-
 @pytest.mark.parametrize(("field", "near"), [("thread_cout", "thread_count"), ("options.poool", "pool")])
 def test_unknown_field_is_bad_input_with_the_nearest_spelling(field, near, tmp_path):
     done = sage_deploy("explain", field, cwd=tmp_path)
@@ -81,13 +75,3 @@ def test_json_has_the_same_for_programs(tmp_path):
     assert [key["path"] for key in batch["keys"]] == ["methods.<name>.batch.size", "methods.<name>.batch.wait"]
     whole = json.loads(sage_deploy("explain", "--json", cwd=tmp_path).stdout)
     assert [key["path"] for key in whole["fields"][0]["keys"]] == ["version", "defaults", "profiles", "services"]
-
-
-@pytest.mark.parametrize("above", [(), ("services",)])
-def test_what_has_no_effect_yet_is_said_in_lists_as_well(above, tmp_path):
-    """Whoever looks for a field in the overview must not rely on one that does nothing."""
-    done = sage_deploy("explain", *above, cwd=tmp_path)
-    blocks = done.stdout.split("\n\n")
-    assert done.stdout.count("No effect in this version") == len(NOT_YET)
-    for name, why in NOT_YET.items():
-        assert any(f"  {name}: " in block and f"No effect in this version: {why} (W13)." in block for block in blocks)

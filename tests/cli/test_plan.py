@@ -153,7 +153,7 @@ def test_plan_is_the_difference_from_what_another_process_runs(folder, running_u
         "- old: runs, and is not configured any more",
     ]
     assert "    ~ timeout: 30 -> 5" in done.stdout
-    assert done.stdout.endswith("Plan: 1 to start, 1 to replace, 1 to stop, 0 unchanged.\n")
+    assert done.stdout.endswith("Plan: 1 to start, 1 to change, 1 to stop, 0 unchanged.\n")
     process.kill()
     process.wait()
     assert "Plan: 2 services, 2 replicas to start." in sage_deploy("plan", file, cwd=folder).stdout

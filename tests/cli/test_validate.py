@@ -95,15 +95,16 @@ def test_without_import_no_module_is_run_and_plugins_are_asked_all_the_same(fold
 
 
 def test_what_has_no_effect_is_said_without_import_as_well(folder):
-    """No class is needed to see that nobody checks health, or that this version does not update in place."""
-    text = "services: {keeper: {class: 'things:Keeper', monitors: [], failure_threshold: 5, update: {max_surge: 2}}}\n"
+    """No class is needed to see that nobody checks health, or that nothing can die alone."""
+    settings = "monitors: [], failure_threshold: 5, replicas: 2, failover_enabled: true"
+    text = f"services: {{keeper: {{class: 'things:Keeper', {settings}}}}}\n"
     file = deployment(folder, text)
     imported, not_imported = (
         sage_deploy("validate", file, *more, cwd=folder).stdout for more in ((), ("--no-import",))
     )
     assert imported == not_imported
     assert "warning W12: services.keeper.failure_threshold: has no effect: no monitor" in imported
-    assert "warning W13: services.keeper.update: has no effect in this version" in imported
+    assert "warning W13: services.keeper.failover_enabled: has no effect on target 'local'" in imported
 
 
 def test_the_working_directory_is_searched_before_the_folder_of_the_file(folder, tmp_path_factory):

@@ -95,15 +95,19 @@ def test_what_is_new_starts_what_is_gone_stops_and_the_rest_goes_on(env, load):
         env.service("two")
 
 
-def test_what_changed_is_started_anew_before_the_old_one_stops(env, load):
-    """A handle that was there before goes on with the new one; calls that the old one has accepted are finished."""
+@pytest.mark.parametrize(
+    ("change", "whole"),
+    [("init: {kwargs: {name: other}}", False), ("init: {kwargs: {name: other}}, timeout: 5", True)],
+)
+def test_a_handle_goes_on_with_what_changed(env, load, change, whole):
+    """Replicas are replaced within the service, or by a new service beside the old one."""
     load("services:\n" + entry("one"))
     handle = env.service("one")
     assert handle.who() == "one"
     old = env.task("one")
-    load("services:\n  one: {class: 'applied:Echo', init: {kwargs: {name: other}}}\n")
+    load(f"services:\n  one: {{class: 'applied:Echo', {change}}}\n")
     env.apply()
-    assert old.state == "stopped"
+    assert (old.state, env.task("one") is old) == (("stopped", False) if whole else ("ready", True))
     assert handle.who() == "other"
     assert not env.plan().has_changes
 

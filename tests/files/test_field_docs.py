@@ -12,7 +12,6 @@ import sage_deploy_threading
 from sage_deploy_files.describing.field_docs import explain
 from sage_deploy_files.reading import reader
 from sage_plugins import errors, hookimpl
-from sage_plugins.config.cross_rules import NOT_YET
 from sage_plugins.config.nested_keys import METHOD_FIELDS
 from sage_plugins.config.service_config import GROUPS, fields
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE
@@ -43,7 +42,6 @@ def test_every_field_can_be_explained():
         assert doc == one(f"{info.group}.{name}" if info.group else name)
         assert (doc.doc, doc.type, doc.range) == (info.doc, info.type, info.range)
         assert doc.has_default
-        assert bool(doc.no_effect) == (name in NOT_YET)
 
 
 def test_every_key_of_the_file_is_there():

@@ -364,7 +364,7 @@ class TestDifferences:
         assert changes.pop("init.kwargs.a")[0] is None
         assert changes == {"timeout": (5.0, 7.0), "methods.get.timeout": (1, None), "methods": (None, {})}
         assert "    ~ timeout: 5 -> 7" in str(env.plan())
-        assert str(env.plan()).endswith("Plan: 0 to start, 1 to replace, 0 to stop, 0 unchanged.")
+        assert str(env.plan()).endswith("Plan: 0 to start, 1 to change, 0 to stop, 0 unchanged.")
 
     def test_what_was_scaled_by_hand_is_a_difference(self, env):
         env.register_service("kv", dict)

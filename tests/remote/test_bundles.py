@@ -93,6 +93,7 @@ def deployed(monkeypatch, **config):
         settings = ServiceDeploymentConfig(target="loop", timeout=PATIENCE_S, **config)
         env.register_service_with_config("svc", Service, deployment_config=settings)
         env.deploy()
+        frames.clear()  # that of the canary
         yield Deployed(env.service("svc"), frames, servers)
         for each in GATES.values():
             each.set()

@@ -326,7 +326,7 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
         clock.advance(server._LOOK_AFTER_S)
-        (box,) = deployed.server._boxes.values()
+        box = deployed.server._boxes[deployed.callers()[-1]]
         assert box._answered < 0
         OPEN.set()
         assert [reply[:2] for reply in waiting.result(20).replies] == [(protocol.DONE, 0)]
@@ -395,7 +395,7 @@ def test_handle_whose_process_stood_still_for_long_gets_a_typed_answer(deployed,
     holding = deployed.handle.submit("hold")
     assert ENTERED.wait(20)
     clock.advance(2 * server._LOOK_AFTER_S)
-    (box,) = deployed.server._boxes.values()
+    box = deployed.server._boxes[deployed.callers()[-1]]
     until(lambda: not box._exchanges)
     clock.advance(server._GONE_AFTER_S + server._LOOK_AFTER_S)
     thawed.set()

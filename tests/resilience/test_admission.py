@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from math import inf
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from sage_plugins.resilience.admission import Admission
 
 
@@ -56,3 +60,65 @@ def test_estimates_are_forgotten_and_made_anew():
 def test_an_overload_is_news_after_a_calm():
     admission = Admission()
     assert [admission.is_news(now) for now in (0.0, 1.0, 10.9, 21.0)] == [True, False, False, True]
+
+
+class Told:
+    """What was told of a method, or of all, and what follows from it by the formulas of RFC 6298."""
+
+    def __init__(self):
+        self.mean = self.deviation = 0.0
+        self.at = -inf
+
+    def need(self):
+        return self.mean + 2 * self.deviation
+
+    def holds(self, now):
+        return now - self.at <= max(1.0, 8 * self.need())
+
+    def add(self, seconds, now):
+        if self.holds(now):
+            off = seconds - self.mean
+            self.mean += off / 8
+            self.deviation += (abs(off) - self.deviation) / 4
+        else:
+            self.mean, self.deviation = seconds, 0.0
+        self.at = now
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    ended=st.lists(
+        st.tuples(
+            st.integers(0, 1), st.sampled_from([0.01, 0.1, 0.3, 2.0]), st.sampled_from([0.0, 0.1, 0.9, 3.0, 20.0])
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    later=st.sampled_from([0.0, 0.5, 1.5, 10.0]),
+    waiting=st.integers(0, 20),
+    slots=st.integers(0, 3),
+    times=st.tuples(st.sampled_from([0.05, 0.5, 2.0]), st.sampled_from([0.05, 0.5, 2.0])),
+)
+def test_what_is_refused_follows_from_the_durations_that_were_seen(ended, later, waiting, slots, times):
+    """Means and deviations are those of a smoothed round-trip time; what is old counts for nothing."""
+    admission, methods, every, now = Admission(), [Told(), Told()], Told(), 100.0
+    for method, seconds, pause in ended:
+        now += pause
+        admission.ended(method, seconds, now)
+        methods[method].add(seconds, now)
+        every.add(seconds, now)
+    now += later
+    wait = waiting * every.mean / slots if slots and every.holds(now) else None
+    assert admission.seconds_for(waiting, slots, now) == (None if wait is None else pytest.approx(wait))
+    expires, deadline = now + times[0], now + times[1]
+    for method, told in enumerate(methods):
+        need = min(told.need(), times[1] / 2) if told.holds(now) else 0.0
+        assert admission.is_too_late(method, now, deadline, now) is (now + need > deadline)
+        late = min(told.need(), (times[1] + 0.3) / 2) if told.holds(now) else 0.0
+        assert admission.is_too_late(method, now - 0.3, deadline, now) is (now + late > deadline)
+        time = min(expires, deadline - need) - now
+        found = admission.excess(method, now, (expires, deadline), (waiting, slots))
+        if not waiting or wait is None or wait <= time:
+            assert found is None
+        else:
+            assert found == pytest.approx((wait, time))

@@ -58,6 +58,7 @@ class CircuitMachine(RuleBasedStateMachine):
             assert found.probe, "no probe"
         else:
             assert isinstance(found, Stopped), "probes"
+            assert found.retry_after == min(1.0, self.policy.open), "after"
         if isinstance(found, Passed):
             self.running.append(found.probe)
             if found.probe:
@@ -97,7 +98,7 @@ class CircuitMachine(RuleBasedStateMachine):
 
     def look(self):
         assert self.circuit.state == self.state, f"state: {self.circuit.state}, not {self.state}"
-        assert self.circuit.watches or (self.state == CLOSED and not self.row), "watches"
+        assert self.circuit.watches is (self.state != CLOSED or bool(self.row)), "watches"
         while self.circuit.changes:
             state, why = self.circuit.changes.popleft()
             assert not self.told or self.told[-1] != state or state == OPEN, "told twice"

@@ -46,6 +46,7 @@ class Driver(subprocess.Popen[str]):
             name: Of the environment.
             control_timeout: The option of that name; on a busy machine a cluster may take long to answer.
         """
+        witness.touch()
         self._complaints = witness.with_name(f"driver-{uuid4().hex}.txt")
         with self._complaints.open("w") as complaints:
             super().__init__(

@@ -57,9 +57,20 @@ class Relay(Calling):
         calls = [handle.submit("do", [name, number]) for number in range(count)]
         return [call.result() if call.exception() is None else type(call.exception()).__name__ for call in calls]
 
+    def in_line(self, handle: ServiceHandle, numbers: list[int], checkpoint: Any) -> None:
+        """Make a call of each number, with that as its priority, and report once all are on their way."""
+        calls = [handle.with_options(priority=number).submit("do", number) for number in numbers]
+        checkpoint.reach()
+        for call in calls:
+            call.result()
+
     def place(self, handle: ServiceHandle, keys: list[int]) -> list[int]:
         """Which replica gets each key."""
         return [handle.with_options(key=key).call("do", key) for key in keys]
+
+    def fail(self, handle: ServiceHandle) -> str:
+        """Make a call that raises; the class of what it raises."""
+        return type(handle.submit("fail", "again").exception()).__name__
 
     def cancel(self, handle: ServiceHandle) -> None:
         """Make a call, and cancel it as soon as that can be done."""
@@ -331,6 +342,27 @@ class BoundCases(Travelling):
         assert "accepted: svc.do was not accepted: the queue is full (queue_size=3)" in said
         assert int(said.split()[0]) <= 4
         occupied.open()
+
+    def test_call_of_a_traveller_that_was_retried_in_vain_counts_once(self) -> None:
+        """As what its last attempt was, where it ran."""
+        retry = {"on": ["ProbeError"], "max_attempts": 2, "backoff": 0.001}
+        svc, relay = self.pair(retry=retry, methods={"fail": {"idempotent": True}})
+        for number in range(1, 4):
+            assert relay.handle.fail(svc.handle) == "ProbeError"
+            self.until(lambda number=number: svc.outcomes.get("error") == number)
+        assert svc.outcomes == {"error": 3}
+
+    def test_calls_of_a_traveller_start_by_their_priority(self) -> None:
+        """Those that wait in its queue; none of them is sent ahead. A handle brings its own priority along."""
+        svc, relay = self.pair(overload="priority", methods={"do": {"idempotent": True}})
+        occupied = self.occupy(svc)
+        waiting = self.watch(held=False)
+        asking = relay.handle.submit("in_line", svc.handle, [3, 0, -2, 1, 3], waiting.checkpoint)
+        waiting.wait()
+        occupied.open()
+        asking.result(self.patience)
+        assert svc.handle.done() == [None, 3, 3, 1, 0, -2]
+        assert relay.handle.use(svc.handle.with_options(priority=2), "echo", 1) == 1
 
 
 class CallCases(Travelling):

@@ -1,8 +1,7 @@
 """
-Calls with a witness: what became of each, as its caller saw it and as the service wrote it down.
+Calls that a test makes one by one, with the witness, the history and the checker of `sage_deploy_testing.chaos`.
 
-The service appends a line to a file when it runs a call, which no death of its process takes back. The history knows
-what callers were told. Together they say which calls were lost, ran twice, or ended as they must not.
+`chaos` makes calls at random. Here a test decides which call is where when a replica dies.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections import Counter
 from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sage_deploy_testing.chaos import history, witness
+from sage_deploy_testing.chaos.checker import check
 from sage_plugins.errors import ReplicaDiedError
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from sage_plugins import ServiceHandle
 
 
+def calls_in(path: Path) -> list[int]:
+    """The numbers of the calls that have run, by the file of their service."""
+    return [each.call for each in witness.read(path)[0]]
+
+
 class Witness:
     """A service that writes down each call before it does anything else with it."""
 
@@ -31,12 +36,7 @@ class Witness:
         self._path = path
 
     def _note(self, call: int) -> None:
-        # One write to a file opened for appending: those of several processes do not mix.
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(file, b"%d %d\n" % (call, os.getpid()))
-        finally:
-            os.close(file)
+        witness.note(self._path, witness.ran_line(call))
 
     def run(self, call: int, seconds: float = 0.0) -> int:
         """Take *seconds*."""
@@ -69,13 +69,6 @@ class Witness:
         return os.getpid()
 
 
-class _Made(NamedTuple):
-    """A call that was accepted."""
-
-    future: Future[Any]
-    idempotent: bool
-
-
 class Findings(NamedTuple):
     """
     What became of the calls.
@@ -103,21 +96,20 @@ class History:
 
     def __init__(self, path: Path) -> None:
         """*path* is where the service writes."""
-        self._path = path
-        self.file = str(path)
-        self._lock = threading.Lock()
-        self._made: list[_Made] = []
+        self._witness = witness.Witness(path)
+        self.file = self._witness.path
+        self._history = history.History()
+        self._made: dict[int, Future[Any]] = {}
 
     @property
     def calls(self) -> int:
         """How many were made."""
-        return len(self._made)
+        return self._history.calls
 
     def call(self, handle: ServiceHandle, method: str, /, *args: Any, idempotent: bool = False) -> Future[Any]:
         """Make a call whose first argument is its number."""
-        with self._lock:  # the number and the place in the list are one
-            future = handle.with_options(idempotent=idempotent).submit(method, len(self._made), *args)
-            self._made.append(_Made(future, idempotent))
+        number = self._history.invoke("svc", method, idempotent=idempotent, within=None)
+        future = self._made[number] = handle.with_options(idempotent=idempotent).submit(method, number, *args)
         return future
 
     def check(self, *, slots: int, deaths: int, patience: float) -> Findings:
@@ -130,34 +122,29 @@ class History:
             patience: Longest wait for the last ones, in seconds.
 
         Raises:
-            AssertionError: A call was lost, was answered with another's result, ran more often than it may, ran without
-                having been made, or there are more calls that died than *deaths* can explain.
+            AssertionError: The checker found a violation; there are more calls that died than *deaths* can explain, for
+                instance.
         """
-        made = list(self._made)
-        lost = wait([each.future for each in made], patience).not_done
-        assert not lost, f"{len(lost)} calls have no outcome: {sorted(self._numbers(lost))}"
-        lines = self._path.read_text(encoding="ascii").splitlines() if self._path.exists() else []
-        ran = Counter(int(line.split()[0]) for line in lines)
-        assert set(ran) <= set(range(len(made))), "somebody ran what nobody called"
-        findings = Findings(
-            frozenset(), frozenset(), {}, frozenset(number for number, times in ran.items() if times > 1)
-        )
-        ok, died = set(), set()
-        for number, each in enumerate(made):
-            error = each.future.exception()
+        wait(list(self._made.values()), patience)
+        errors = {number: future.exception() for number, future in self._made.items() if future.done()}
+        for number, error in errors.items():
             if error is None:
-                assert each.future.result() == number, f"call {number} got the result of {each.future.result()}"
-                assert ran[number] >= 1, f"call {number} has a result and did not run"
-                ok.add(number)
-            elif isinstance(error, ReplicaDiedError):
-                assert error.maybe_executed, f"call {number} had not started and was not sent elsewhere: {error}"
-                died.add(number)
+                self._history.answered(number, self._made[number].result())
             else:
-                findings.failed[number] = error
-            most = 2 if each.idempotent else 1
-            assert ran[number] <= most, f"call {number} ran {ran[number]} times"
-        assert len(died) <= slots * deaths, f"{len(died)} calls died with {deaths} replicas of {slots} slots"
-        return findings._replace(ok=frozenset(ok), died=frozenset(died))
-
-    def _numbers(self, futures: set[Future[Any]]) -> list[int]:
-        return [number for number, each in enumerate(self._made) if each.future in futures]
+                self._history.failed(number, error)
+        ran, _ = self._witness.read()
+        self._history.add_witness(ran)
+        for _ in range(deaths):
+            self._history.note("told", kind="replica_failed", service="svc", replica=None, reason="")
+        self._history.note("end")
+        service = {"slots": slots, "attempts": 2, "batch": 1}
+        found = check([{"t": 0.0, "event": "start", "slack": 0.0, "services": {"svc": service}}, *self._history.events])
+        assert not found, "\n".join(f"{each.rule}: {each.text}" for each in found)
+        died = {number for number, error in errors.items() if isinstance(error, ReplicaDiedError)}
+        numbers = [each.call for each in ran]
+        return Findings(
+            frozenset(number for number, error in errors.items() if error is None),
+            frozenset(died),
+            {number: error for number, error in errors.items() if error is not None and number not in died},
+            frozenset(number for number in numbers if numbers.count(number) > 1),
+        )

@@ -24,6 +24,7 @@ from sage_deploy_testing import TargetConformance
 from sage_deploy_testing.suites.probes import ProbeError
 from sage_plugins import hookimpl
 from sage_plugins.call.call import Call
+from sage_plugins.errors import DeployError
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.routing.healing.healing import Healing
@@ -160,6 +161,43 @@ class SaysThatItWaits(LocalTarget):
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)
         replica.progress = lambda *, timeout: "it waits for a place"
+        return replica
+
+
+class Elsewhere(LocalTarget):
+    """Says nothing of where its replicas are: they get a canary."""
+
+    in_process = False
+
+
+class SwallowsWork(Elsewhere):
+    """Starts replicas as it should, and brings no work to them."""
+
+    def start(self, spec, at, events, clock):
+        replica = super().start(spec, at, events, clock)
+        replica.send = lambda work: None
+        return replica
+
+
+class NeverAnswers(Elsewhere):
+    """Starts replicas whose workers end once they have built the instance."""
+
+    def start(self, spec, at, events, clock):
+        replica = super().start(spec, at, events, clock)
+        replica.send = lambda work, send=replica.send: send(None)  # which ends a worker
+        return replica
+
+
+class CannotSend(Elsewhere):
+    """Has no way to its replicas."""
+
+    def start(self, spec, at, events, clock):
+        replica = super().start(spec, at, events, clock)
+
+        def send(work):
+            raise ConnectionError("no route")
+
+        replica.send = send
         return replica
 
 
@@ -326,6 +364,9 @@ FAULTS = [
     Fault(AsksInASlot, "test_status_is_answered_while_every_slot_is_taken"),
     Fault(AsksInASlot, "test_checks_are_answered_while_every_slot_is_taken"),
     Fault(AnswersItself, "test_replica_that_says_it_is_ill_is_unhealthy_until_it_is_well", {"tmp_path": Path}),
+    Fault(SwallowsWork, "test_canary_is_no_request"),
+    Fault(NeverAnswers, "test_canary_is_no_request"),
+    Fault(CannotSend, "test_canary_is_no_request"),
     Fault(ReadyTooEarly, "test_newcomers_get_no_call_before_their_constructor_has_ended"),
     Fault(HidesFailures, "test_scaling_whose_constructor_fails_leaves_the_service_as_it_was"),
     Fault(SaysThatItWaits, "test_scaling_whose_constructor_hangs_leaves_the_service_as_it_was"),
@@ -364,7 +405,8 @@ class Suite(TargetConformance):
         class Plugin:
             @hookimpl
             def sage_register_targets(self):
-                capabilities = frozenset({"in_process", *getattr(target, "capabilities", ())})
+                here = ("in_process",) if getattr(target, "in_process", True) else ()
+                capabilities = frozenset({*here, *getattr(target, "capabilities", ())})
                 return [Registration("under_test", lambda _: target(), "Under test", capabilities=capabilities)]
 
         self.plugins = Registry.of(sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers, Plugin())
@@ -402,4 +444,45 @@ def test_fault_is_caught(fault, tmp_path, monkeypatch):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.case)
 def test_sound_target_passes(fault, tmp_path):
     """The same case passes for the sound target that the faulty ones are made from."""
-    Suite(LocalTarget, fault.strategy, patience=20.0).run(fault.case, fault.arguments_in(tmp_path))
+    sound = LocalTarget if getattr(fault.target, "in_process", True) else Elsewhere
+    Suite(sound, fault.strategy, patience=20.0).run(fault.case, fault.arguments_in(tmp_path))
+
+
+@pytest.mark.parametrize("strategy", ["single", "pool", "async"])
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (SwallowsWork, r"svc#0 not ready after 0\.5 s; it has started, but its canary was not answered"),
+        (NeverAnswers, r"svc#0 not ready after 0\.5 s; it has started, but its canary was not answered"),
+        (CannotSend, r"svc#0 has started, but its canary, .* failed: ConnectionError: no route"),
+    ],
+)
+def test_replica_that_never_takes_work_fails_the_deployment(target, said, strategy):
+    """The error names it and says that its canary was not answered."""
+    suite = Suite(target, strategy, patience=20.0)
+    suite.config = {"startup_timeout": 0.5}
+    with suite.stage():
+        service = suite.register()
+        with pytest.raises(DeployError, match=said) as caught:
+            service.env.deploy()
+        assert caught.value.replica == "svc#0"
+
+
+def test_replacement_whose_canary_is_not_answered_is_a_failed_start():
+    """As one whose constructor raises: the old replica goes on, and a change that started it is undone."""
+
+    class SwallowsLater(Elsewhere):
+        def start(self, spec, at, events, clock):
+            replica = super().start(spec, at, events, clock)
+            if spec.generation:
+                replica.send = lambda work: None
+            return replica
+
+    suite = Suite(SwallowsLater, "single", patience=20.0)
+    suite.config = {"startup_timeout": 0.5}
+    with suite.stage():
+        service = suite.deploy()
+        with pytest.raises(DeployError, match=r"svc#0\.1 .*canary was not answered"):
+            service.env.restart("svc")
+        assert [replica["id"] for replica in service.status["replicas"]] == ["svc#0"]
+        assert service.handle.echo(1) == 1

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
+    from sage_plugins.host.lifecycle import Canary
     from sage_plugins.interfaces import Replica, WaitingReplica
     from sage_plugins.interfaces.operations import MethodError
     from sage_plugins.routing.lane import Lane
@@ -87,9 +88,18 @@ class Member(LaneEvents):
     methods under "transitions" only, and only `Succession` gives it into other care.
     """
 
-    def __init__(self, owner: MemberOwner, spec: ReplicaSpec, lane: Lane, find_service: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        owner: MemberOwner,
+        spec: ReplicaSpec,
+        lane: Lane,
+        find_service: Callable[[str], Any],
+        *,
+        newer: bool = False,
+    ) -> None:
         super().__init__(lane)
         self.spec = spec
+        self.newer = newer  # whether it is of the version that is being rolled out; guarded as the next ones
         self.id = spec.id
         self._find_service = find_service
         # All but the last are guarded by ReplicaSet.condition.
@@ -99,11 +109,17 @@ class Member(LaneEvents):
         self.care = Care.STARTER
         self.heir: object = None  # what is about to take its place, beside it; nothing else may then
         self.been_ready = False
+        self.died = False  # whether its process or node went away
+        self.ready_at: float | None = None  # the clock's `monotonic()` when it was ready first
         self.cause: BaseException | None = None
         self.reason = ""  # why it is marked as it is, or why nothing has taken its place yet
         self.replica: Replica | None = None
         self.not_on: Mapping[str, str] = {}  # why it is, or can be, on none of these nodes
         self.held = False  # whether it gets no calls yet although it is ready
+        self.recycled = False  # whether it was stopped because it had reached a limit of `recycle`
+        self.proven = True  # whether it may get calls as soon as it says that it is ready, without a canary
+        self.has_started = False  # whether its target has said that it is ready, before its canary is answered
+        self.canary: Canary | None = None  # the one that it was sent
         self._owner = owner
         self._logged = 0  # number of the line that was told last
         self._said: Mapping[str, Any] = _NOTHING_SAID  # its statistics, when it was asked last
@@ -115,6 +131,8 @@ class Member(LaneEvents):
 
     def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """As `LifeEvents.lost`."""
+        if self.canary is not None:  # no call of anybody
+            not_started, maybe = ([each for each in works if each is not self.canary] for works in (not_started, maybe))
         self._owner.lost(self, not_started, maybe, cause)
 
     def service(self, name: str) -> Any:
@@ -158,7 +176,8 @@ class Member(LaneEvents):
             return False
         self._turn(state, "" if cause is None else text_of(cause))
         self.cause = cause
-        self.been_ready = self.been_ready or state is ReplicaState.READY
+        if state is ReplicaState.READY and not self.been_ready:
+            self.been_ready, self.ready_at = True, self._owner.clock.monotonic()
         return True
 
     def judge(self, state: ReplicaState, reason: str) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.life import ServiceLife
     from sage_plugins.deployment.monitors import Watchers
     from sage_plugins.deployment.replicas.member import Member, Report
+    from sage_plugins.deployment.replicas.recycling import Recycler
     from sage_plugins.deployment.scaling.elastic import Elastic
     from sage_plugins.interfaces import Reach, Replica
     from sage_plugins.planning.composition import Composition
@@ -33,11 +34,11 @@ class Supervision(Protocol):
 
     @property
     def replaced(self) -> int:
-        """How many replicas were started in the place of one that had ended or was unhealthy."""
+        """How many replicas were started in the place of one that had ended, was unhealthy or was recycled."""
 
     @property
     def replacements(self) -> Counter[str]:
-        """The same by what was wrong with that one: `died`, `start_failed` or `unhealthy`."""
+        """The same by why that one had to go: `died`, `start_failed`, `unhealthy` or `recycled`."""
 
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """Its target reports its state."""
@@ -60,6 +61,7 @@ class ReplicaSet:
 
     Attributes:
         composition: What was decided for the service.
+        next_composition: What is being rolled out in its place; None if nothing is. Guarded by `condition`.
         name: Name of the service.
         router: Sends the calls.
         watchers: Its monitors.
@@ -68,6 +70,7 @@ class ReplicaSet:
         reach: How other processes call the service; given before the first replica is made.
         supervision: Decides what becomes of a replica; given before the first one is made.
         elastic: Decides how many there are; None if their number is fixed.
+        recycler: Replaces those that have reached a limit of `recycle`; None if there is none.
         starting: Held while replicas are being started: whoever stops them all waits until all is there that must be
             stopped.
         members: Every replica that there is, by index, those that start or leave included; replaced, never changed.
@@ -78,6 +81,7 @@ class ReplicaSet:
     supervision: Supervision
     reach: Reach
     elastic: Elastic | None
+    recycler: Recycler | None
 
     def __init__(
         self,
@@ -89,12 +93,14 @@ class ReplicaSet:
     ) -> None:
         """Make an empty set; the arguments are the attributes of these names."""
         self.composition = composition
+        self.next_composition: Composition | None = None
         self.name = composition.name
         self.router = router
         self.watchers = watchers
         self.clock = clock
         self.life = life
         self.elastic = None
+        self.recycler = None
         self.starting = threading.RLock()
         self.members: tuple[Member, ...] = ()  # guarded by condition, as the next
         self.counts_of_left: Mapping[str, Any] = {}
@@ -130,6 +136,11 @@ class ReplicaSet:
         """
         mine = [each for each in self.members if each.care is Care.SUPERVISOR]
         return tuple(sorted(mine, key=lambda each: not each.up))
+
+    def version(self, *, newer: bool) -> Composition:
+        """What its replicas are made of, or those of the version that is being rolled out."""
+        coming = self.next_composition
+        return coming if newer and coming is not None else self.composition
 
     @property
     def serving(self) -> list[Member]:
@@ -173,7 +184,7 @@ class ReplicaSet:
     def refuse_if_hopeless(self, last: Member) -> None:
         """Refuse calls if there is no replica and none is coming; *last* is the one that ended last."""
         with self.condition:
-            if self.wanted and any(member.is_coming for member in self.members):
+            if self.wanted and (self.next_composition is not None or any(each.is_coming for each in self.members)):
                 return
             if self.wanted and self.elastic is not None and self.elastic.asleep:
                 return

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.deployment.replicas.member import Member
+from sage_plugins.deployment.replicas.proving import send_canary
 from sage_plugins.errors import DeployError, SageDeployError, text_of
+from sage_plugins.host.lifecycle import Canary
 from sage_plugins.process_end import close_first
 from sage_plugins.texts import counted
 from sage_plugins.values import Refused
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.waiting import Readiness
     from sage_plugins.interfaces import EarlierService, Replica, Target
-    from sage_plugins.values import Placed, ReplicaSpec
+    from sage_plugins.values import Choice, Placed, ReplicaSpec
 
-__all__ = ["Launcher"]
+__all__ = ["Launcher", "NoRoomError"]
+
+
+class NoRoomError(DeployError):
+    """The target can place a replica nowhere."""
 
 
 class Launcher:
@@ -45,28 +51,33 @@ class Launcher:
         self._departure = departure
         self._readiness = readiness
         self._find_service = find_service
-        self._target: Target | None = None  # guarded by ReplicaSet.starting
+        self._targets: list[tuple[Choice, Target]] = []  # guarded by ReplicaSet.starting
         self._generations: dict[int, int] = {}  # by index, of the next replica there; by ReplicaSet.condition
 
     # -- several at once ---------------------------------------------------------------------------------------------
 
-    def start(self, indices: Sequence[int], *, held: bool = False) -> tuple[Member, ...]:
+    def start(self, indices: Sequence[int], *, held: bool = False, newer: bool = False) -> tuple[Member, ...]:
         """
         Start a replica at each of *indices*; returns at once.
 
         Args:
             indices: Positions.
             held: Whether they get no calls before `release`; otherwise each gets calls as soon as it is ready.
+            newer: Whether they are of the version that is being rolled out.
 
         Raises:
-            DeployError: The target refuses one or fails, or the service was stopped; what had started was stopped.
+            NoRoomError: The target can place one nowhere; what had started was stopped.
+            DeployError: The target fails, or the service was stopped; what had started was stopped.
         """
         with self._replicas.starting:
-            members = self._make(indices, held=held)
+            members = self._make(indices, held=held, newer=newer)
             try:
                 self._launch(members)
             except BaseException as error:
                 self._departure.discard(members)
+                if isinstance(error, NoRoomError):  # none of them has been there
+                    with self._replicas.condition:
+                        self._generations.update((each.spec.index, each.spec.generation) for each in members)
                 if isinstance(error, SageDeployError) or not isinstance(error, Exception):
                     raise
                 target = self._replicas.composition.target
@@ -93,24 +104,24 @@ class Launcher:
             raise
         return started
 
-    def _make(self, indices: Sequence[int], *, held: bool) -> tuple[Member, ...]:
+    def _make(self, indices: Sequence[int], *, held: bool, newer: bool) -> tuple[Member, ...]:
         made = []
         with self._replicas.condition:
             self._replicas.check_wanted()
             for index in indices:
-                member = self.make(index)
+                member = self.make(index, newer=newer)
                 member.held = held
                 made.append(member)
             self._replicas.add(made)
         return tuple(made)
 
     def _launch(self, members: Sequence[Member]) -> None:
-        target = self.target()
+        target = self.target(newer=any(member.newer for member in members))
         places: list[Placed] = []
         for member, place in zip(members, target.place([member.spec for member in members]), strict=True):
             if isinstance(place, Refused):
                 msg = f"replica {member.id} cannot be placed: {place}"
-                raise DeployError(msg, service=self._replicas.name, replica=member.id)
+                raise NoRoomError(msg, service=self._replicas.name, replica=member.id)
             places.append(place)
         self._replicas.reach.announce()
         for member, placed in zip(members, places, strict=True):
@@ -135,6 +146,7 @@ class Launcher:
                 for each in earlier.replicas:
                     self._generations[each.index] = each.generation
                     members.append(self.make(each.index))
+                    members[-1].proven = True  # it has been serving, and all its slots may be taken
                 replicas.add(members)
             for member, each in zip(members, earlier.replicas, strict=True):
                 self._hand_over(member, self._replicas.reach.adopt(each, member.spec, member, replicas.clock))
@@ -148,25 +160,29 @@ class Launcher:
 
     # -- one at a time -----------------------------------------------------------------------------------------------
 
-    def next_spec(self, index: int) -> ReplicaSpec:
-        """What the next replica at *index* is made of; under `ReplicaSet.condition`."""
-        return self._replicas.composition.spec(index, self._generations.get(index, 0))
+    def next_spec(self, index: int, *, newer: bool = False) -> ReplicaSpec:
+        """What the next replica at *index* is made of, of which version; under `ReplicaSet.condition`."""
+        return self._replicas.version(newer=newer).spec(index, self._generations.get(index, 0))
 
-    def make(self, index: int, seniority: int = 0) -> Member:
+    def make(self, index: int, seniority: int = 0, *, newer: bool = False) -> Member:
         """A replica at *index* that is not started yet, and not one of the set; under `ReplicaSet.condition`."""
-        spec = self.next_spec(index)._replace(find_service=self._replicas.reach.find_service)
+        spec = self.next_spec(index, newer=newer)._replace(find_service=self._replicas.reach.find_service)
         self._generations[index] = spec.generation + 1
-        return Member(self._replicas, spec, self._replicas.router.lane(spec.id, index, seniority), self._find_service)
+        lane = self._replicas.router.lane(spec.id, index, seniority)
+        member = Member(self._replicas, spec, lane, self._find_service, newer=newer)
+        target = self._replicas.version(newer=newer).target
+        member.proven = "in_process" in target.registration.capabilities
+        return member
 
-    def place(self, spec: ReplicaSpec) -> Placed | Refused:
+    def place(self, spec: ReplicaSpec, *, newer: bool = False) -> Placed | Refused:
         """Where one more replica goes, or why nowhere; for a service that has started replicas before."""
-        (place,) = self.place_all([spec])
+        (place,) = self.place_all([spec], newer=newer)
         return place
 
-    def place_all(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
+    def place_all(self, specs: Sequence[ReplicaSpec], *, newer: bool = False) -> Sequence[Placed | Refused]:
         """The same for more replicas together."""
         try:
-            places: Sequence[Placed | Refused] = self.target().place(specs)
+            places: Sequence[Placed | Refused] = self.target(newer=newer).place(specs)
         except Exception as error:  # noqa: BLE001 - a target that cannot answer now may do so later
             target = self._replicas.composition.target
             refused = Refused(f"target '{target.id}' from {target.source} failed to place it: {text_of(error)}")
@@ -176,12 +192,14 @@ class Launcher:
     def launch(self, member: Member, place: Placed) -> None:
         """Start *member* at its place; it gets calls as soon as it is ready, unless it is held back."""
         member.not_on = place.refused
-        self._hand_over(member, self.target().start(member.spec, place, member, self._replicas.clock))
+        target = self.target(newer=member.newer)
+        self._hand_over(member, target.start(member.spec, place, member, self._replicas.clock))
 
     def _hand_over(self, member: Member, replica: Replica) -> None:
         with self._replicas.condition:
             member.replica = replica
             self._replicas.condition.notify_all()
+        self.prove_if_started(member)
         self.open_if_ready(member)
 
     # -- calls -------------------------------------------------------------------------------------------------------
@@ -192,6 +210,17 @@ class Launcher:
             with self._replicas.condition:
                 member.held = False
             self.open_if_ready(member)
+
+    def prove_if_started(self, member: Member) -> None:
+        """Send a canary to a replica that has said that it is ready and is known here; either may come first."""
+        with self._replicas.condition:
+            replica = member.replica
+            if replica is None or not member.has_started or member.proven or member.canary is not None:
+                return
+            member.canary = Canary(self._replicas.name, self._replicas.clock)
+            if replica.run_here is None:
+                member.lane.lend()
+        send_canary(member, member.canary, replica)
 
     def open_if_ready(self, member: Member) -> None:
         """Send calls to a replica once it is ready and known here; either may come first."""
@@ -207,14 +236,21 @@ class Launcher:
 
     # -- the target --------------------------------------------------------------------------------------------------
 
-    def target(self) -> Target:
-        """The service's target, made when it is first needed."""
+    def target(self, *, newer: bool = False) -> Target:
+        """
+        The target of the service, or of the version that is being rolled out, made when it is first needed.
+
+        One that had other options is kept until the service stops: replicas and other processes may still need it.
+        """
         with self._replicas.starting:
-            if self._target is None:
-                self._target = self._replicas.composition.target.create()
-            return self._target
+            choice = self._replicas.version(newer=newer).target
+            found = next((target for made, target in self._targets if made == choice), None)
+            if found is None:
+                found = choice.create()
+                self._targets.append((choice, found))
+            return found
 
     def close(self) -> None:
         """Close the target: every replica has stopped, or goes on without this process."""
-        if self._target is not None:
-            self._target.close()
+        for _, target in self._targets:
+            target.close()

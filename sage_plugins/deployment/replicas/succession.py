@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment.replicas.departure import Departure
     from sage_plugins.deployment.replicas.member import Member, Report
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
@@ -61,13 +62,10 @@ class Succession:
         self._readiness = readiness
         self._spawn = spawn
         self._clock = replicas.clock
-        config, target = replicas.composition.config, replicas.composition.target
-        self._startup_timeout = config.startup_timeout
-        self._drain_timeout = config.drain_timeout
-        self._replaces_unhealthy = "replaces_unhealthy" in target.registration.capabilities
+        self._replaces_unhealthy = "replaces_unhealthy" in replicas.composition.target.registration.capabilities
         # All are guarded by ReplicaSet.condition.
         self._supervisor: Supervisor | None = None  # made when the first replica ends
-        #: Replicas that took the place of others, by what was wrong with those.
+        #: Replicas that took the place of others, by why those had to go; `recycled` once there is such a one.
         self.replacements: Counter[str] = Counter(died=0, start_failed=0, unhealthy=0)
         self._due: dict[int, Timer] = {}  # by position: when the next replica is to be started there
         self._late: dict[Member, Timer] = {}  # when one that is being started has to be ready
@@ -75,6 +73,10 @@ class Succession:
         self._at_work = False  # whether a thread does the jobs
         self._closed = False
         replicas.supervision = self
+
+    @property
+    def _config(self) -> ServiceDeploymentConfig:
+        return self._replicas.composition.config
 
     @property
     def replaced(self) -> int:
@@ -86,6 +88,10 @@ class Succession:
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """A replica reports its state."""
         replicas = self._replicas
+        if state is ReplicaState.READY and not member.proven:
+            member.has_started = True
+            self._launcher.prove_if_started(member)
+            return
         with replicas.condition:
             if not member.become(state, cause):
                 return
@@ -100,6 +106,7 @@ class Succession:
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """A replica died: its calls move on or end, and without hope for another one those that wait end too."""
+        member.died = True
         self.changed(member, ReplicaState.FAILED, cause)  # first: whoever is told of it may look
         self._replicas.router.lost(member.lane, not_started, maybe, cause)
         self._replicas.refuse_if_hopeless(member)
@@ -128,6 +135,8 @@ class Succession:
         replicas.reach.ready()
         if replicas.elastic is not None:
             replicas.elastic.start()
+        if replicas.recycler is not None:
+            replicas.recycler.start()
         return reports
 
     # -- who is responsible for them ---------------------------------------------------------------------------------
@@ -171,6 +180,12 @@ class Succession:
             reports = self._look_after(old)
         self._replicas.tell(reports)
 
+    def let_go(self, member: Member) -> None:
+        """Replace *member* no more."""
+        with self._replicas.condition:
+            member.care = Care.NOBODY
+            self._let_go(member)
+
     def retire(self, keep: int) -> tuple[Member, ...]:
         """
         Replace none but *keep* of the service's replicas any more; those that do not serve go first.
@@ -188,6 +203,8 @@ class Succession:
     def close(self) -> None:
         """Start nothing any more; under `condition`. Idempotent."""
         self._closed = True
+        if self._replicas.recycler is not None:
+            self._replicas.recycler.close()
         for timer in (*self._due.values(), *self._late.values()):
             timer.cancel()
 
@@ -306,7 +323,7 @@ class Succession:
         """It has not become ready in time: that is a start that failed, and what it still does is of no use."""
         if member.been_ready:
             return
-        error = self._readiness.not_ready([member], self._startup_timeout)
+        error = self._readiness.not_ready([member], self._config.startup_timeout)
         if not member.been_ready:  # asking took a moment
             self.changed(member, ReplicaState.FAILED, error)
 
@@ -339,8 +356,8 @@ class Succession:
             with replicas.condition:
                 if not self._may_succeed(old, beside=beside):
                     return None
-                spec = self._launcher.next_spec(index)
-            place = self._launcher.place(spec)
+                spec = self._launcher.next_spec(index, newer=old.newer)
+            place = self._launcher.place(spec, newer=old.newer)
             if isinstance(place, Refused):
                 return place
             counts = {} if beside else old.counts()
@@ -348,7 +365,7 @@ class Succession:
                 if not self._may_succeed(old, beside=beside):  # it may take long to place a replica
                     return None
                 self.replacements[_what_was_wrong(old, beside=beside)] += 1
-                member = self._launcher.make(index, self.replaced)
+                member = self._launcher.make(index, self.replaced, newer=old.newer)
                 now = self._clock.monotonic()
                 self._made_supervisor().started(index, now)
                 if beside:
@@ -356,7 +373,8 @@ class Succession:
                     old.heir = member
                 else:
                     member.care, old.care = Care.SUPERVISOR, Care.NOBODY
-                    self._late[member] = self._clock.call_at(now + self._startup_timeout, lambda: self._is_late(member))
+                    until = now + self._config.startup_timeout
+                    self._late[member] = self._clock.call_at(until, lambda: self._is_late(member))
                 replicas.add([member])
                 if not beside:
                     replicas.drop([old], [counts])
@@ -386,13 +404,13 @@ class Succession:
             self._make_room(old, heir)
             return
         try:
-            self._readiness.wait([heir], self._startup_timeout)
+            self._readiness.wait([heir], self._config.startup_timeout)
         except DeployError:
             self._departure.discard([heir])
             self._has_failed(old, heir)
             return
         if self._inherit(old, heir):
-            self._departure.leave([old], f"replaced by {heir.id}")(self._drain_timeout)
+            self._departure.leave([old], f"replaced by {heir.id}")(self._config.drain_timeout)
         else:
             self._departure.discard([heir])
 
@@ -429,16 +447,28 @@ class Succession:
         with self._replicas.condition:
             if not self._may_succeed(old, beside=True):
                 return
-            msg = (
-                f"replica {old.id} was stopped because it was unhealthy ({old.reason}) and no other can be placed "
-                f"beside it: {refused}"
-            )
-        self._departure.vacate(old, self._drain_timeout)
+            why = f"it was unhealthy ({old.reason}) and no other can be placed beside it: {refused}"
+        self._stop_for_another(old, why)
+
+    def make_room(self, old: Member, why: str) -> None:
+        """Stop *old*, which is up and well, and have another one started in its place at once."""
+        with self._replicas.condition:
+            if old.care is not Care.SUPERVISOR or old.heir is not None or not old.up:
+                return
+            self._let_go(old)  # what was before it counts no more: its end is no failure
+            old.recycled = True
+        self._stop_for_another(old, why)
+
+    def _stop_for_another(self, old: Member, why: str) -> None:
+        self._departure.vacate(old, self._config.drain_timeout)
+        msg = f"replica {old.id} was stopped because {why}"
         self.changed(old, ReplicaState.FAILED, DeployError(msg, replica=old.id))
 
 
 def _what_was_wrong(old: Member, *, beside: bool) -> str:
     if not old.been_ready:
         return "start_failed"
+    if old.recycled:
+        return "recycled"
     # One that had to make room has failed with an error of ours; no target reports a death by such a one.
     return "unhealthy" if beside or isinstance(old.cause, DeployError) else "died"

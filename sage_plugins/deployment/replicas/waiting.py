@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sage_plugins.deployment.replicas.member import ANSWER_S, Member
+from sage_plugins.deployment.replicas.proving import UNANSWERED
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.threads import future_of
 from sage_plugins.values import ReplicaState
@@ -58,7 +59,7 @@ class Readiness:
             ):
                 failed = next((each for each in members if each.state is ReplicaState.FAILED), None)
                 if failed is not None:
-                    raise self._constructor_failed(failed) from failed.cause
+                    raise self.why_failed(failed)
                 self._replicas.check_wanted()
                 remaining = until - self._clock.monotonic()
                 if remaining <= 0:
@@ -74,10 +75,11 @@ class Readiness:
 
         They are asked for it, which may take two seconds; never under `condition`.
         """
-        progress: Mapping[Member, str] = dict.fromkeys(late, "")
+        progress: dict[Member, str] = {each: "" if each.canary is None else UNANSWERED for each in late}
         if self._reports_progress:
-            silent = dict.fromkeys(late, "it does not say how far it has got")  # such as a cluster that is silent
-            progress = {**silent, **_ask(late, Member.progress, 2 * ANSWER_S)}
+            building = [each for each in late if each.canary is None]
+            silent = dict.fromkeys(building, "it does not say how far it has got")  # such as a cluster that is silent
+            progress |= {**silent, **_ask(building, Member.progress, 2 * ANSWER_S)}
         together: dict[str, list[str]] = {}
         for member in late:
             together.setdefault(progress[member], []).append(member.id)
@@ -87,14 +89,19 @@ class Readiness:
         replica = late[0].id if len(late) == 1 else None
         return DeployError(f"service '{self._name}': {found}", service=self._name, replica=replica)
 
-    def _constructor_failed(self, member: Member) -> DeployError:
+    def why_failed(self, member: Member) -> DeployError:
+        """The error for a replica that ended before it was ready; its cause is the replica's."""
         cause = member.cause
+        if member.has_started and isinstance(cause, DeployError):  # its canary failed
+            return DeployError(f"service '{self._name}': {cause}", service=self._name, replica=member.id)
         where = raised_at(cause)
         where = f" ({where})" if where else ""
         hints = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
         who = f"service '{self._name}' replica {member.spec.index}"
         msg = f"while constructing {who}: {text_of(cause)}{where}{hints}"
-        return DeployError(msg, service=self._name, replica=member.id)
+        error = DeployError(msg, service=self._name, replica=member.id)
+        error.__cause__ = cause
+        return error
 
 
 def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str, Any]]:

@@ -199,7 +199,7 @@ class Retrying:
 
     def _take(self, lane: Lane) -> Call | None:
         """The first call that waits for another replica than those that failed it, if *lane* has such."""
-        if lane.methods is None:
+        if lane.slots and lane.methods is None:  # it may end a canary before it is open
             for call in tuple(self._elsewhere):
                 if lane not in call.tried and remove(self._elsewhere, call):
                     self._arrived(call)

@@ -14,6 +14,7 @@ from sage_plugins.call.deadlock import note, went_on
 from sage_plugins.call.event_loops import quickest_running_loop
 from sage_plugins.call.lazy_future import WONDERS_AFTER_S, closed_lock
 from sage_plugins.errors import CallError, MethodNotFoundError, ServiceStoppedError
+from sage_plugins.routing.handles.options import no_effect
 from sage_plugins.service.methods import LIFECYCLE_HOOKS
 from sage_plugins.values import GENERATORS
 
@@ -113,8 +114,15 @@ class Caller(NamedTuple):
 
 
 def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 - closures over what does not change
-    """The verbs of a handle that is bound to *binding*."""
+    """
+    The verbs of a handle that is bound to *binding*.
+
+    Raises:
+        ConfigError: The handle's calls have a priority, and the service minds none.
+    """
     router, bound_anew, moved, blocks = binding.router, caller.bound_anew, caller.moved, caller.blocks
+    if caller.options.priority and not router.minds_priority:
+        raise no_effect(caller.service, caller.options.priority)
     make, make_stream = _compose_make(binding, caller)
     running_loop = quickest_running_loop()
 
@@ -289,11 +297,11 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         except KeyError:
             raise _refused(service, method, methods) from None
         for each in args:
-            if type(each) is Call:
+            if issubclass(type(each), Call):  # a watched one is of a subclass; `isinstance` would ask a proxy
                 raise _no_argument(service, method, each)
         if kwargs:
             for each in kwargs.values():
-                if type(each) is Call:
+                if issubclass(type(each), Call):
                     raise _no_argument(service, method, each)
         now = monotonic()
         expires = deadline = now + timeout
@@ -314,7 +322,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         if plan is None or plan.kind not in GENERATORS:
             raise _refused(service, method, methods)
         for each in (*args, *kwargs.values()):
-            if type(each) is Call:
+            if issubclass(type(each), Call):
                 raise _no_argument(service, method, each)
         from sage_plugins.call.stream import StreamCall
 

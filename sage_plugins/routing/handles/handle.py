@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from sage_plugins.call.current import CALL_LISTENER, CURRENT
 from sage_plugins.call.event_loops import holds_up_a_loop, running_loop, warn_of_blocking
-from sage_plugins.errors import CallError, ConfigError, MethodNotFoundError, ServiceStoppedError
+from sage_plugins.errors import CallError, MethodNotFoundError, ServiceStoppedError
 from sage_plugins.routing.handles.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
 from sage_plugins.routing.handles.binding import ANEW, UNSET, Caller, compose, look_what_is_lost, run_here
+from sage_plugins.routing.handles.options import checked_key, checked_priority, checked_timeout
 from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import CallOptions, MethodKind
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from sage_plugins.values import MethodPlan
 
 __all__ = ["ServiceHandle"]
-
-#: The longest time-out that is no typing error, as in the configuration: some 30 years.
-_LONGEST_S: Final = 1e9
 
 
 class _Origin(NamedTuple):
@@ -118,7 +116,8 @@ class ServiceHandle:
 
         Raises:
             CallTimeoutError: There was no answer within the time-out, the time in the queue included.
-            OverloadedError: The service rejects, and the queue is full or the call could not be answered in time.
+            OverloadedError: The queue is full, or the call could not be answered in time, and `overload` is not
+                `block`. Under `shed_oldest` and `priority` also if it made room for another call while it waited.
             ServiceStoppedError: The service is draining or has stopped.
             ReplicaDiedError: The replica died while the method ran.
             MethodNotFoundError: The service serves no such method.
@@ -300,7 +299,12 @@ class ServiceHandle:
         return AioMethods(self)
 
     def with_options(
-        self, *, timeout: float | None = UNSET, key: Hashable | None = UNSET, idempotent: bool | None = UNSET
+        self,
+        *,
+        timeout: float | None = UNSET,
+        key: Hashable | None = UNSET,
+        idempotent: bool | None = UNSET,
+        priority: int = UNSET,
     ) -> ServiceHandle:
         """
         A second handle to the same service, with other options for its calls.
@@ -309,27 +313,21 @@ class ServiceHandle:
             timeout: Seconds from call to answer, None for no limit.
             key: Key for balancers that send equal keys to the same replica.
             idempotent: Whether these calls may run twice, whatever the method declares.
+            priority: Of these calls, where the service has `overload: priority`: those with a higher one start first.
+                From -1,000,000 to 1,000,000; 0 if nobody says otherwise.
 
         Raises:
-            ConfigError: *timeout* is no number of seconds.
+            ConfigError: *timeout* is no number of seconds, *priority* no whole number in its range; or it is not 0 and
+                the service has another `overload`, where it would have no effect. That is said by the first call, if
+                the handle has not been used before.
             InvalidKeyError: *key* is not hashable. Balancers may ask for more: then the call itself raises it.
         """
-        if timeout is not UNSET and timeout is not None:
-            if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _LONGEST_S:
-                msg = f"timeout: must be a number of seconds above 0, at most 1e9, or None, got {timeout!r:.50}"
-                raise ConfigError(msg)
-            timeout = float(timeout)
-        try:
-            hash(key)
-        except TypeError:
-            from sage_plugins.service.call_key import unhashable
-
-            raise unhashable(key, f"service '{self._name}'", service=self._name) from None
         options = CallOptions(
-            key=self._options.key if key is UNSET else key,
+            key=self._options.key if key is UNSET else checked_key(key, self._name),
             idempotent=self._options.idempotent if idempotent is UNSET else idempotent,
+            priority=self._options.priority if priority is UNSET else checked_priority(priority),
         )
-        again = self._again(options, self._timeout if timeout is UNSET else timeout)
+        again = self._again(options, self._timeout if timeout is UNSET else checked_timeout(timeout))
         bound = self._bound
         if bound is not None:  # it need not wait for the way to the replicas, nor leave an event loop for that
             again._bind_to(bound.binding)  # noqa: SLF001 - as self
@@ -480,7 +478,8 @@ class ServiceHandle:
             )
             raise CallError(msg, service=self._name)
         revive, arguments = self._origin.travels()
-        given = {name: value for name, value in self._options._asdict().items() if value is not None}
+        unset = CallOptions()._asdict()
+        given = {name: value for name, value in self._options._asdict().items() if value is not unset[name]}
         if self._timeout is not UNSET:
             given["timeout"] = self._timeout
         return revive, (*arguments, given)

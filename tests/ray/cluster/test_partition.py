@@ -17,6 +17,7 @@ import pytest
 
 from driver import Driver
 from killing import is_gone
+from witness import calls_in
 
 pytestmark = [
     pytest.mark.ray,
@@ -132,7 +133,7 @@ def test_calls_across_a_partition_are_bounded_and_its_replicas_replaced(ray_fold
                 pause.wait(0.1)
             driver.kill()
 
-    ran = Counter(line.split()[0] for line in witness.read_text(encoding="ascii").splitlines())
+    ran = Counter(calls_in(witness))
     assert set(ran.values()) == {1}
     assert took < 30
 

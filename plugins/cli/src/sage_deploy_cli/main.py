@@ -37,7 +37,7 @@ COMMANDS: Final = {
 }
 
 #: Commands that other distributions bring, with the extra that installs them.
-ELSEWHERE: Final = {"simulate": "testing"} | dict.fromkeys(
+ELSEWHERE: Final = {"chaos": "testing", "simulate": "testing"} | dict.fromkeys(
     (
         "apply",
         "balancer",

@@ -1,5 +1,5 @@
 """
-Tests for services and plugins: `suites`, `cases`, `doubles`, `simulation`, `tools`. Nothing of the core imports it.
+Tests for services and plugins. Nothing of the core imports this package.
 
 The conformance suites below are imported when they are first used. Everything else is imported from its module:
 
@@ -8,6 +8,7 @@ The conformance suites below are imported when they are first used. Everything e
 * `doubles.fake_candidate`: `FakeCandidate`, a replica as balancers see it, whose load a test sets.
 * `simulation`: `simulate`, a service of your own configuration in virtual time; `simulation.simulation`: `Simulation`,
   a router with fake replicas, callers and accidents, from one seed, that checks the router's rules.
+* `chaos.run`: `run`, real services under load and accidents, with a checker; `sage-deploy chaos` is its command.
 * `tools.fixtures`: the pytest fixture `sage_environment`, there in every run of pytest.
 * `tools.fakes`: `SageEnvironment`, which that fixture gives; services can be replaced by fakes in it.
 * `tools.leak_guard`: a pytest plugin that fails every test which leaves threads, files, tasks or processes.
@@ -50,6 +51,7 @@ _HOMES: Final = {
 #: By name: the module that has it, and what `sage-deploy --help` says of it.
 _COMMANDS: Final = {
     "simulate": ("simulate", "Run a service of FILE in virtual time: its router, balancer, guards and autoscaler."),
+    "chaos": ("chaos", "Call the services of FILE while accidents happen, and judge every call."),
 }
 
 

@@ -74,13 +74,10 @@ def _facts(doc: FieldDoc) -> Iterator[tuple[str, str]]:
         yield "default", _shown(doc.default)
     if doc.decided_by:
         yield "decided by", doc.decided_by
-    if doc.no_effect:
-        yield "no effect", f"in this version: {doc.no_effect} (W13)"
 
 
 def _keys(above: FieldDoc, keys: list[FieldDoc]) -> Iterator[str]:
     """The keys with their meanings; of the file and of a service only the names of the keys below them."""
-    said = {"", above.no_effect}
     for key in keys:
         yield ""
         name = key.path.removeprefix(f"{above.path}.")
@@ -88,9 +85,6 @@ def _keys(above: FieldDoc, keys: list[FieldDoc]) -> Iterator[str]:
         yield printable(f"  {name}: {_type(key)}{default}")
         if key.doc:
             yield paragraph(key.doc, "      ")
-        if key.no_effect not in said:  # of a mapping once, not for every key below it
-            said.add(key.no_effect)
-            yield paragraph(f"No effect in this version: {key.no_effect} (W13).", "      ")
         if key.keys and above.path in {"", "services"} and key.path != "services":
             yield paragraph(", ".join(below.path.rpartition(".")[2] for below in key.keys), "      ")
 

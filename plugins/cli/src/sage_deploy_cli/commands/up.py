@@ -230,9 +230,11 @@ def _planned(saved: SavedPlan, env: Environment, *, another: bool) -> Deployment
 
 
 def _report(event: Event) -> None:
-    """Say of every replica what becomes of it, and who asks for a change."""
+    """Say of every replica what becomes of it, who asks for a change, and how far an update is."""
     if event.kind == "change_requested":
         progress(f"{event.service or 'all services'}: {printable(event.reason)}")
+    elif event.kind.startswith("roll"):
+        progress(f"{event.service} {event.kind.replace('_', ' ')}: {printable(event.reason)}")
     elif event.replica is not None:
         state = event.kind.removeprefix("replica_")
         progress(f"{event.replica} {state}" + (f": {printable(event.reason)}" if event.reason else ""))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_deploy_files.describing.option_docs import registered_options
-from sage_plugins.config.cross_rules import NOT_YET
 from sage_plugins.config.field_checks import Unit, shown
 from sage_plugins.config.nested_keys import METHOD_FIELDS
 from sage_plugins.config.service_config import GROUPS, fields, plain
@@ -62,7 +61,6 @@ class FieldDoc:
         range: The values allowed, in words; empty if the type says it all.
         unit: Unit of the number, such as `"seconds"`; empty if it has none.
         decided_by: What acts on the field, such as `"strategy"`; empty for what holds a file together and for options.
-        no_effect: Why it has no effect in this version; empty if it has one.
         required: Whether it must be given.
         has_default: Whether there is a value that stands in for it if it is left out.
         default: That value, of plain types.
@@ -76,7 +74,6 @@ class FieldDoc:
     range: str = ""
     unit: Unit = ""
     decided_by: str = ""
-    no_effect: str = ""
     required: bool = False
     has_default: bool = False
     default: Any = None
@@ -258,7 +255,6 @@ def _described(info: FieldInfo, path: tuple[str, ...], place: tuple[str, ...], m
         range=info.range,
         unit=info.unit,
         decided_by=info.role,
-        no_effect=next((NOT_YET[word] for word in path if word in NOT_YET), ""),
         has_default=info.default is not None,
         default=plain(info.default),
         snippet=_under(place, _example(info, method)),

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 __all__ = [
     "ACK",
     "CLOSE",
+    "COUNT",
     "DONE",
     "ENDED",
     "FAILED",
@@ -86,7 +87,8 @@ class Unit(NamedTuple):
     batch: bool = False
 
 
-#: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)`, `(ACK, call, items)` or `(TAKEN_BACK, call)`.
+#: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)`, `(ACK, call, items)`, `(TAKEN_BACK, call)` or
+#: `(COUNT, 0, method, seconds until it started, seconds that it ran)`.
 Notice: TypeAlias = tuple[Any, ...]
 
 GIVE_UP: Final = 0
@@ -97,6 +99,8 @@ ACK: Final = 2
 """So many more items of the call's stream have been read."""
 TAKEN_BACK: Final = 3
 """A call of a bundle that the replica has returned is no concern of its any more."""
+COUNT: Final = 4
+"""A call ends with what its method raised, which the replica has left to its caller: count it."""
 
 
 class Frame(NamedTuple):

@@ -184,3 +184,7 @@ class RemoteReplica:
         notice = self._outstanding.given_up[number] = (protocol.GIVE_UP, number, outcome, spent)
         self._sending.notify(notice)
         return True
+
+    def count_failed(self, call: Call) -> None:
+        """Have the replica count *call*, which it has left to its caller and which ends with what its method raised."""
+        self._sending.notify((protocol.COUNT, 0, call.method.index, call.began - call.since, call.ended - call.began))

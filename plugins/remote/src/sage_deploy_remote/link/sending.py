@@ -21,6 +21,7 @@ from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import leaving_with
 from sage_plugins.call.stream import StreamCall
+from sage_plugins.host.lifecycle import CANARY
 from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import Outcome
 
@@ -260,7 +261,7 @@ class Sending:
 
     def _item(self, call: Call, number: int) -> CallItem | None:
         now = self._clock.monotonic()
-        if now >= call.expires:
+        if now >= call.expires and call.method is not CANARY:
             call.expire()
             return None
         if call.packed is None and (call.settled() or not self._pack(call)):

@@ -25,13 +25,14 @@ from sage_plugins.routing.handles.binding import Binding
 from sage_plugins.routing.handles.handle import ServiceHandle
 from sage_plugins.routing.lane import LaneEvents
 from sage_plugins.routing.picking import make_balancer
-from sage_plugins.routing.router_choice import router_class
+from sage_plugins.routing.router_choice import router_class, when_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_deploy_remote.reach.directory import Directory, Entrance
     from sage_deploy_remote.reach.listing import Found, ListedReplica, Listing
+    from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
     from sage_plugins.interfaces import Work
     from sage_plugins.routing.router import Router
@@ -306,7 +307,7 @@ class ServiceClient:
             self._service,
             SYSTEM,
             queue_size=listing.queue_size,
-            reject=listing.rejects,
+            **when_full(listing.overload),
             guards=guards_by(listing.policies, partial(_decided, self._service)),
             count=_uncounted,
             refused=_uncounted,
@@ -314,9 +315,9 @@ class ServiceClient:
             key_of=listing.key_of,
             observe=observe,
             on_balancer_error=partial(_balancer_failed, self._service),
-            refuses_late=listing.rejects,
             on_unserved=self._wake,
         )
+        router.count_failed = _count_there  # type: ignore[method-assign] # monitors are there
         self._binding = Binding(
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, driven=True
         )
@@ -423,6 +424,11 @@ def _decided(service: str, kind: str, reason: str, _: str | None = None) -> None
 
 def _uncounted(*_: Any) -> None:
     """Monitors are where the service was deployed; what runs is counted by the replicas."""
+
+
+def _count_there(call: Call) -> None:
+    """As `CallOwner.count_failed`: have the replica count *call* that has run it last."""
+    call.lane.replica.count_failed(call)
 
 
 def _nothing() -> None:

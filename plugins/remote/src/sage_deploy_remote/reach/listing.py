@@ -52,7 +52,7 @@ class Listing(NamedTuple):
         version: Higher than that of every earlier listing of the service.
         methods: The served methods, ordered by index.
         queue_size: Calls that may wait in each calling process.
-        rejects: Whether a full queue refuses calls, rather than make the caller wait.
+        overload: What happens when that many wait, as the field of this name says.
         queue_timeout: Seconds that a call may wait for its start; None for no limit.
         policies: What is done about calls that fail.
         balancer: Who gets the next call; None if one replica serves and the others stand by.
@@ -70,7 +70,7 @@ class Listing(NamedTuple):
     version: int
     methods: tuple[MethodPlan, ...]
     queue_size: int
-    rejects: bool
+    overload: str
     queue_timeout: float | None
     policies: Policies
     balancer: Choice | None

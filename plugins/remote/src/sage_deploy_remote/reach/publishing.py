@@ -285,7 +285,7 @@ class Publication:
             version=_VERSIONS.next(self._incarnation),
             methods=composition.methods,
             queue_size=config.queue_size,
-            rejects=config.overload == "reject",
+            overload=config.overload,
             queue_timeout=config.queue_timeout,
             policies=policies_of(config),
             balancer=now.balancer,

@@ -102,11 +102,12 @@ def drain(running: Running, service: str, timeout: float | None, *, dry_run: boo
 @YES
 @environment_options
 def apply(running: Running, *, dry_run: bool, yes: bool) -> None:
-    """Have a running environment read its file again, and replace, add and stop the services that are different."""
+    """Have a running environment read its file again, and change, add and stop the services that are different."""
     plan = running.change("/api/v1/plan")
     changes = [each for each in plan["services"] if each["action"] != "keep"]
     for each in plan["services"]:
-        write(f"{_SIGNS.get(each['action'], '?')} {printable(each['name'])}: {each['action']}")
+        way = f": {printable(each['way'])}" if each.get("way") else ""
+        write(f"{_SIGNS.get(each['action'], '?')} {printable(each['name'])}: {each['action']}{way}")
     if dry_run or not changes:
         write(f"{len(changes)} would change" if changes else "nothing to do")
         return

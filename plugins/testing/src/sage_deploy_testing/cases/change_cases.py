@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sage_deploy_testing.cases.loaded_cases import LoadedCases
 from sage_deploy_testing.suites.conformance import needs, unless
 from sage_deploy_testing.suites.probes import (
     Batching,
@@ -24,7 +23,6 @@ from sage_deploy_testing.tools.counting import Counting
 from sage_plugins import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["ChangeCases", "CheckCases", "DrainCases"]
@@ -41,40 +39,8 @@ def _states(service: Deployed) -> list[str]:
     return [replica["state"] for replica in service.status["replicas"]]
 
 
-class ChangeCases(ServiceConformance):
+class ChangeCases(LoadedCases):
     """`scale`, `restart` and `set_load_balancer`: the service goes on, or stays as it was."""
-
-    @contextlib.contextmanager
-    def load(self, service: Deployed, method: str = "echo", answer: str = "{}") -> Iterator[Callable[[int], None]]:
-        """
-        Four callers who call without a pause, each under a key of its own; any call that fails fails the case.
-
-        Gives what waits until so many more calls have been answered. In the end every call was counted once.
-        """
-        over = threading.Event()
-        answered: collections.Counter[int] = collections.Counter()
-
-        def caller(number: int) -> None:
-            handle = service.handle.with_options(key=number)
-            while not over.is_set():
-                value = f"{number}-{answered[number]}"
-                assert handle.call(method, value) == answer.format(value)
-                answered[number] += 1
-
-        callers = [self.in_thread(caller, number) for number in range(4)]
-
-        def wait(calls: int) -> None:
-            before = answered.total()
-            self.until(lambda: answered.total() >= before + calls or any(each.done() for each in callers))
-
-        try:
-            yield wait
-        finally:
-            over.set()
-            for each in callers:
-                each.result(self.patience)
-        assert service.metrics.methods[method].request_count == answered.total()
-        assert service.metrics.error_count == service.metrics.rejected_count == 0
 
     def reached(self, service: Deployed) -> collections.Counter[int]:
         """How many slots there are of each replica, by index: all are used at once."""

@@ -57,6 +57,20 @@ class HookCases(ServiceConformance):
         stopped = [each.event.reason for each in service.env.events() if each.event.kind == "replica_stopped"]
         assert stopped == [""]
 
+    @unless("in_process")
+    def test_canary_is_no_request(self) -> None:
+        """A started replica answers one before it gets calls: no method runs, none is counted, no slot is lost."""
+        service = self.deploy()
+        assert service.metrics.request_count == 0
+        assert [replica["inflight"] for replica in service.status["replicas"]] == [0]
+        gate = self.watch()
+        calls = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
+        gate.wait(len(calls))
+        assert [replica["inflight"] for replica in service.status["replicas"]] == [service.slots]
+        gate.open()
+        assert {call.result(self.patience) for call in calls} == {0}
+        assert service.metrics.request_count == service.slots
+
     @needs("in_process")
     @unless("in_callers_thread")
     def test_start_hook_may_submit_calls_for_later(self) -> None:

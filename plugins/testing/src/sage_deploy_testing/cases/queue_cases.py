@@ -22,6 +22,7 @@ _OUTCOMES = {
     "ProbeError": "error",
     "CallTimeoutError": "timeout",
     "ServiceStoppedError": "stopped",
+    "OverloadedError": "refused",
 }
 
 #: Answers of a storm that may meet a caller's last word on the way; of some 700 calls it is one, if any.
@@ -362,7 +363,7 @@ class StormCases(ServiceConformance):
     """Everything at once."""
 
     @unless("in_callers_thread")
-    @pytest.mark.parametrize("overload", ["block", "reject"])
+    @pytest.mark.parametrize("overload", ["block", "reject", "shed_oldest", "priority"])
     def test_every_call_has_one_outcome_in_a_storm(self, overload: str) -> None:
         """
         Results, errors, deadlines, cancellations and a stop at once: each accepted call ends and counts once.
@@ -372,7 +373,7 @@ class StormCases(ServiceConformance):
         """
         service = self.deploy(queue_size=20, overload=overload)
         stop = threading.Event()
-        callers = [self.in_thread(_storm, service.handle, seed, stop) for seed in range(6)]
+        callers = [self.in_thread(_storm, service.handle, seed, stop, overload) for seed in range(6)]
         assert stop.wait(self.patience)
         service.env.close(drain_timeout=5)
 
@@ -402,7 +403,7 @@ def _outcome(call: Any) -> str:
     return "cancelled" if call.cancelled() else _OUTCOMES[type(call.exception(0)).__name__]
 
 
-def _storm(handle: Any, seed: int, stop: threading.Event) -> tuple[list[Any], int, list[Any]]:
+def _storm(handle: Any, seed: int, stop: threading.Event, overload: str) -> tuple[list[Any], int, list[Any]]:
     """Make calls of all kinds, cancel some, watch some; gives the calls, how many ended in `submit`, and callbacks."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     accepted: list[Any] = []
@@ -412,8 +413,9 @@ def _storm(handle: Any, seed: int, stop: threading.Event) -> tuple[list[Any], in
         if (seed, turn) == (0, 90):
             stop.set()
         work = chance.choice([("echo", turn), ("fail", "storm"), ("overlap",)])
+        options = {"priority": turn % 3} if overload == "priority" else {}
         try:
-            call = handle.with_options(timeout=chance.choice([None, 0.001, 0.005, 5.0])).submit(*work)
+            call = handle.with_options(timeout=chance.choice([None, 0.001, 0.005, 5.0]), **options).submit(*work)
         except errors.CallTimeoutError:  # no room in time
             ended_here += 1
         except (errors.OverloadedError, errors.ServiceStoppedError):

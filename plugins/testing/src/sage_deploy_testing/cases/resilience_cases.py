@@ -178,6 +178,12 @@ class BreakerCases(ServiceConformance):
         (told,) = [each.event.reason for each in service.env.events() if each.event.kind == "circuit_opened"]
         assert "3 calls in a row" in told
 
+    def test_a_call_of_a_service_with_a_breaker_is_no_argument(self) -> None:
+        """As without one: who gives a `Call` means what it answers."""
+        service = self.breaker()
+        with pytest.raises(TypeError, match="was given a Call of 'echo'"):
+            service.handle.echo(service.handle.submit("echo", 1))
+
     def test_success_in_between_keeps_it_closed(self) -> None:
         """What counts is failures in a row; a call that its caller cancels, or that is refused, is none."""
         service = self.breaker(open=1000.0)

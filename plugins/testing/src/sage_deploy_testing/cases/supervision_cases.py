@@ -68,6 +68,28 @@ class SupervisionCases(ServiceConformance):
         assert {call.result(self.patience) for call in calls} == {0, 1}
 
     @needs("can_kill")
+    @pytest.mark.parametrize("killed", [0, 1])
+    def test_replica_that_dies_during_an_update_does_not_stop_it(self, killed: int, tmp_path: Path) -> None:
+        """Whether its successor is being started already, or its turn comes later: then it is as it was until that."""
+        several = self.several(2)
+        gate, path = self.watch(), tmp_path / "there"
+        service = self.deploy(LateHeir, gate.checkpoint, str(tmp_path / "not"), **several)
+        path.touch()
+        config = self.configuration(**several)
+        service.env.register_service_with_config("svc", LateHeir, gate.checkpoint, str(path), deployment_config=config)
+        updating = self.in_thread(service.env.apply)
+        gate.wait()
+        self.kill(service, f"svc#{killed}")
+        self.until(lambda: self.ids(service).get(f"svc#{killed}") != "ready")
+        assert service.handle.echo(1) == 1
+        if killed:
+            self.until(lambda: self.ids(service).get("svc#1.1") == "ready")
+        path.unlink()
+        gate.open()
+        updating.result(self.patience)
+        self.until_ready(service, "svc#0.1", f"svc#1.{1 + killed}")
+
+    @needs("can_kill")
     def test_what_was_told_of_a_replica_is_kept_when_it_dies(self) -> None:
         """Of `ctx.metrics`, what it counted since somebody looked last is lost; no counter falls, and gauges go."""
         service = self.deploy(Counting)

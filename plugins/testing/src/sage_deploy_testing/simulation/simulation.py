@@ -369,7 +369,7 @@ class Simulation(Course):
             raise BrokenRuleError(f"call {call.number} was accepted by a service that takes no more")
         if admitted is call.parked:
             raise BrokenRuleError(f"route of call {call.number} gave {admitted}, and parked is {call.parked}")
-        if not admitted and self.setting.reject:
+        if not admitted and self.setting.reject and not call.returned:
             raise BrokenRuleError(f"call {call.number} was parked by a service that rejects")
         self._check_opening(call)
         call.admitted = admitted

@@ -22,10 +22,12 @@ from sage_deploy_testing.cases import (
     lifecycle_cases,
     limit_cases,
     memory_cases,
+    overload_cases,
     queue_cases,
     replica_cases,
     resilience_cases,
     stream_cases,
+    update_cases,
 )
 
 __all__ = ["StrategyConformance"]
@@ -43,6 +45,8 @@ class StrategyConformance(
     queue_cases.OverlapCases,
     queue_cases.BoundCases,
     queue_cases.StormCases,
+    overload_cases.SheddingCases,
+    overload_cases.PriorityCases,
     limit_cases.LimitCases,
     stream_cases.StreamCases,
     stream_cases.DisguisedCases,
@@ -58,6 +62,7 @@ class StrategyConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     configure_cases.ConfigureCases,
+    update_cases.UpdateCases,
     resilience_cases.RetryCases,
     resilience_cases.BreakerCases,
 ):

@@ -30,11 +30,14 @@ from sage_deploy_testing.cases import (
     lifecycle_cases,
     limit_cases,
     memory_cases,
+    overload_cases,
     queue_cases,
+    recycling_cases,
     replica_cases,
     resilience_cases,
     stream_cases,
     supervision_cases,
+    update_cases,
     wire_cases,
 )
 from sage_deploy_testing.suites.probes import Late, Living
@@ -114,6 +117,8 @@ class TargetConformance(
     queue_cases.OverlapCases,
     queue_cases.BoundCases,
     queue_cases.StormCases,
+    overload_cases.SheddingCases,
+    overload_cases.PriorityCases,
     limit_cases.LimitCases,
     stream_cases.StreamCases,
     stream_cases.DisguisedCases,
@@ -129,9 +134,11 @@ class TargetConformance(
     change_cases.DrainCases,
     change_cases.CheckCases,
     configure_cases.ConfigureCases,
+    update_cases.UpdateCases,
     resilience_cases.RetryCases,
     resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
+    recycling_cases.RecyclingCases,
     adoption_cases.AdoptionCases,
 ):
     """

@@ -17,7 +17,6 @@ from sage_deploy_files.describing.schema.values import (
     whole,
     with_default,
 )
-from sage_plugins.config.cross_rules import NOT_YET
 from sage_plugins.config.field_checks import DISTINCT
 from sage_plugins.config.service_config import plain
 from sage_plugins.config.units import PATTERNS, UNIT_WORDS
@@ -54,8 +53,6 @@ def _description(info: FieldInfo, *, is_nested: bool) -> str:
         lines.append(f"Allowed: {info.range}.")
     if not is_nested or info.default is not None:
         lines.append(f"Default: {json.dumps(plain(info.default))}.")
-    if not is_nested and info.name in NOT_YET:
-        lines.append(f"No effect in this version: {NOT_YET[info.name]}.")
     return "\n".join(lines)
 
 

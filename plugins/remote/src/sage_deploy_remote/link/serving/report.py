@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sage_deploy_remote.link import protocol
 from sage_plugins.call.call import Call
 from sage_plugins.call.stream import StreamCall
+from sage_plugins.host.lifecycle import CANARY, answer_canary
 from sage_plugins.interfaces.targets import QuietEvents
 
 if TYPE_CHECKING:
@@ -125,6 +126,13 @@ class ServedCall(Call):
     __slots__ = ("report",)
 
     report: Report
+
+    def expire(self) -> bool:
+        """As `Call.expire`; a canary, whose time is always over, is answered."""
+        if self.method is not CANARY:
+            return super().expire()
+        answer_canary(self)
+        return True
 
 
 class ServedStream(StreamCall):

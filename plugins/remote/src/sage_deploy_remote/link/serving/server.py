@@ -25,6 +25,7 @@ from sage_plugins.call.owner import CallOwner
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ReplicaDiedError
 from sage_plugins.host.host import Host
+from sage_plugins.host.lifecycle import CANARY
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import GENERATORS, CallOptions, Outcome, ReplicaState
@@ -82,6 +83,7 @@ class ReplicaServer(CallOwner):
         """
         self.spec = spec
         self.node = node
+        self._methods = (*spec.methods, CANARY)  # at the index -1, as its plan says
         self.clock = SYSTEM
         self.host = Host(spec, HostEvents(self, find_service), SYSTEM, node=node)
         self.service = spec.service
@@ -388,7 +390,7 @@ class ReplicaServer(CallOwner):
 
     def _call(self, box: Outbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call:
         """The call of *item*, which has no arguments yet."""
-        method = self.spec.methods[item.method]
+        method = self._methods[item.method]
         now = self.clock.monotonic()
         since, deadline, context = now - item.waited, now + item.remaining, Context()
         if item.carried is not None:
@@ -408,6 +410,11 @@ class ReplicaServer(CallOwner):
 
     def _take_notice(self, box: Outbox, notice: Notice) -> None:
         kind, id, *rest = notice
+        if kind == protocol.COUNT:
+            method, wait_s, run_s = rest
+            with self._counting:
+                self._record(method, Outcome.ERROR, wait_s, run_s)
+            return
         call = box.calls.get(id)
         if call is None:  # it has been answered meanwhile
             return

@@ -1,0 +1,307 @@
+"""Callers: an open loop of calls of all kinds, from threads and from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sage_plugins.routing.handles.binding import UNSET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from concurrent.futures import Future
+
+    from sage_deploy_testing.chaos.history import History
+    from sage_plugins.routing.handles.handle import ServiceHandle
+
+__all__ = ["SHAPES", "Load", "Served"]
+
+#: Kinds of methods that can be called.
+SHAPES: Final = ("plain", "async", "batch", "stream")
+
+_THREADS: Final = 3
+_METHODS: Final = {"plain": "work", "async": "awork", "batch": "together"}
+_STREAMS: Final = ("items", "aitems")
+_COROUTINES: Final = frozenset({"awork", "aitems"})
+#: Seconds that methods take; the longest so that accidents meet calls that run.
+_TAKES_S: Final = (0.0, 0.0, 0.001, 0.005, 0.02, 0.1)
+#: Deadlines in seconds, beside the service's own.
+_DEADLINES_S: Final = (0.05, 0.3, 2.0)
+_KEYS: Final = 16
+#: Seconds for callers to end once their calls have.
+_LAST_S: Final = 5.0
+
+
+class Served(NamedTuple):
+    """
+    A service that is called.
+
+    Attributes:
+        handle: Its handle.
+        timeout: Seconds that its calls have, None for no limit.
+    """
+
+    handle: ServiceHandle
+    timeout: float | None
+
+
+class Load:
+    """
+    Calls services at a rate until it is told to stop; every call and its outcome is in the history.
+
+    `rate` calls a second are due, whether the ones before have ended or not. Those that are due while `most` are in
+    flight are left out, and counted.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it consists of
+        self,
+        history: History,
+        services: Mapping[str, Served],
+        *,
+        rate: float,
+        most: int,
+        seed: int,
+        patience: float,
+        shapes: tuple[str, ...] = SHAPES,
+    ) -> None:
+        """
+        Call nobody yet.
+
+        Args:
+            history: Where calls are noted.
+            services: Whom to call.
+            rate: Calls a second, of all callers together.
+            most: Calls in flight at once.
+            seed: What the callers draw from: which call is made when is the same again.
+            patience: Seconds after the last call within which all must have ended, and callers with them.
+            shapes: Which of `SHAPES` to call.
+        """
+        self._history = history
+        self._services = dict(services)
+        self._names = list(services)
+        self._most = most
+        self._shapes = tuple(each for each in shapes if each != "stream")
+        self._streams = "stream" in shapes
+        self._patience = patience
+        self._over = threading.Event()
+        self._gave_up = False  # whether what is still open when the event loop ends is not an outcome
+        self._pause = (_THREADS + 1) / rate
+        self._skipped = 0
+        callers: list[tuple[str, Callable[[], None]]] = [
+            (f"chaos-caller-{number}", partial(self._call_from_thread, Random(f"{seed} {number}")))  # noqa: S311 - not for secrets
+            for number in range(_THREADS)
+        ]
+        callers.append(("chaos-loop", partial(self._call_from_loop, Random(f"{seed} loop"))))  # noqa: S311 - as above
+        self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in callers]
+
+    def start(self) -> None:
+        """Begin to call."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Make no more calls, and wait for the callers; notes those that have not ended in time."""
+        self._over.set()
+        until = time.monotonic() + self._patience + _LAST_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                self._history.note("stuck", what=f"the caller {thread.name}")
+        self._history.note("skipped", calls=self._skipped)
+
+    # -- single calls ------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        service: str,
+        method: str,
+        *arguments: Any,
+        idempotent: bool = False,
+        timeout: float | None = UNSET,
+        key: Any = UNSET,
+    ) -> tuple[int, Future[Any] | None]:
+        """Make a call whose outcome goes to the history; gives its number, and its future if it was accepted."""
+        number, handle, _ = self._prepare(service, method, idempotent=idempotent, timeout=timeout, key=key)
+        try:
+            future = handle.submit(method, number, *arguments)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the history
+            self._history.failed(number, error)
+            return number, None
+        future.add_done_callback(partial(self._ended, number))
+        return number, future
+
+    def answers(self, service: str, timeout: float) -> bool:
+        """Make a call and wait; says whether it was answered in time, also if it is lost."""
+        _, future = self.submit(service, "work", timeout=timeout)
+        if future is None:
+            return False
+        ended = threading.Event()
+        future.add_done_callback(lambda _: ended.set())
+        return ended.wait(timeout + self._patience) and future.exception() is None
+
+    def _call(self, service: str, method: str, *arguments: Any) -> None:
+        number, handle, _ = self._prepare(service, method)
+        try:
+            self._history.answered(number, handle.call(method, number, *arguments))
+        except BaseException as error:  # noqa: BLE001 - as in submit
+            self._history.failed(number, error)
+
+    def announce(self, service: str, method: str, count: int) -> list[int]:
+        """Have the history expect *count* calls of a caller elsewhere; gives their numbers, one after the other."""
+        return self._history.announce(service, method, count)
+
+    def forget(self, numbers: list[int]) -> None:
+        """The caller of these calls is gone, and nobody will know what became of them."""
+        for number in numbers:
+            self._history.abandoned(number)
+
+    def cancel(self, number: int, future: Future[Any]) -> None:
+        """Cancel a call."""
+        self._history.note("cancel", call=number)
+        future.cancel()
+
+    def _ended(self, number: int, future: Future[Any]) -> None:
+        try:
+            answer = future.result()
+        except BaseException as error:  # noqa: BLE001 - as in submit
+            self._history.failed(number, error)
+        else:
+            self._history.answered(number, answer)
+
+    def _prepare(  # noqa: PLR0913 - as submit
+        self,
+        service: str,
+        method: str,
+        *,
+        idempotent: bool = False,
+        timeout: float | None = UNSET,
+        key: Any = UNSET,
+        items: int | None = None,
+    ) -> tuple[int, ServiceHandle, float | None]:
+        served = self._services[service]
+        limit = served.timeout if timeout is UNSET else timeout
+        # Of a stream the time counts for each item, and for its end.
+        within = limit if limit is None or items is None else limit * (items + 1)
+        handle = served.handle.with_options(idempotent=idempotent, timeout=limit, key=key)
+        number = self._history.invoke(
+            service, method, idempotent=idempotent, within=within, coroutine=method in _COROUTINES
+        )
+        return number, handle, within
+
+    def _options(self, random: Random, service: str) -> dict[str, Any]:
+        options: dict[str, Any] = {"idempotent": random.random() < 0.5}  # noqa: PLR2004 - half of them
+        timeout = self._services[service].timeout
+        drawn = random.choice(_DEADLINES_S)
+        if random.random() < 0.3 and (timeout is None or drawn < timeout):  # noqa: PLR2004 - a third
+            options["timeout"] = drawn
+        if random.random() < 0.5:  # noqa: PLR2004 - half of them
+            options["key"] = random.randrange(_KEYS)
+        return options
+
+    # -- callers -----------------------------------------------------------------------------------------------------
+
+    def _due(self, random: Random) -> str | None:
+        """The service that the next call is for, or None if there are too many calls already."""
+        if self._history.in_flight >= self._most:
+            self._skipped += 1
+            return None
+        return random.choice(self._names)
+
+    def _call_from_thread(self, random: Random) -> None:
+        due = time.monotonic() + random.random() * self._pause
+        while not self._over.wait(max(0.0, due - time.monotonic())):
+            due += self._pause
+            service = self._due(random)
+            if service is None:
+                continue
+            kind = random.random()
+            if kind < 0.15 and self._streams:  # noqa: PLR2004 - the mix
+                self._read_stream(random, service)
+            elif kind < 0.3:  # noqa: PLR2004 - the mix
+                self._call(service, "work", random.choice(_TAKES_S))
+            elif kind < 0.35:  # noqa: PLR2004 - the mix
+                self.submit(service, "fail")
+            else:
+                shape = random.choice(self._shapes)
+                takes = () if shape == "batch" else (random.choice(_TAKES_S),)
+                number, future = self.submit(service, _METHODS[shape], *takes, **self._options(random, service))
+                if future is not None and random.random() < 0.05:  # noqa: PLR2004 - the mix
+                    self.cancel(number, future)
+
+    def _read_stream(self, random: Random, service: str) -> None:
+        items, method = random.randrange(1, 5), random.choice(_STREAMS)
+        number, handle, _ = self._prepare(service, method, items=items)
+        answer: Any = None
+        try:
+            for answer in handle.stream(method, number, items):  # noqa: B007 - the last one counts
+                pass
+        except BaseException as error:  # noqa: BLE001 - as in submit
+            self._history.failed(number, error)
+        else:
+            self._history.answered(number, answer)
+
+    def _call_from_loop(self, random: Random) -> None:
+        asyncio.run(self._make_tasks(random))
+
+    async def _make_tasks(self, random: Random) -> None:
+        tasks: set[asyncio.Task[None]] = set()
+        due = time.monotonic() + random.random() * self._pause
+        while not self._over.is_set():
+            await asyncio.sleep(max(0.0, min(due - time.monotonic(), 0.2)))
+            if time.monotonic() < due:
+                continue
+            due += self._pause
+            service = self._due(random)
+            if service is not None:
+                task = asyncio.create_task(self._one_of_the_loop(random, service))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        if tasks and (await asyncio.wait(tasks, timeout=self._patience))[1]:
+            self._gave_up = True
+            self._history.note("stuck", what=f"a call among {len(tasks)} of an event loop")
+
+    def _one_of_the_loop(self, random: Random, service: str) -> Coroutine[Any, Any, None]:
+        if self._streams and random.random() < 0.2:  # noqa: PLR2004 - the mix
+            return self.astream(service, random.choice(_STREAMS), random.randrange(1, 5))
+        shape = random.choice(self._shapes)
+        takes = () if shape == "batch" else (random.choice(_TAKES_S),)
+        after = random.choice(_TAKES_S) if random.random() < 0.1 else None  # noqa: PLR2004 - the mix
+        return self.acall(service, _METHODS[shape], *takes, cancel_after=after, **self._options(random, service))
+
+    async def acall(
+        self, service: str, method: str, *arguments: Any, cancel_after: float | None = None, **options: Any
+    ) -> None:
+        """Make a call from an event loop; its task is cancelled after so many seconds."""
+        number, handle, _ = self._prepare(service, method, **options)
+        task = asyncio.ensure_future(handle.acall(method, number, *arguments))
+        try:
+            if cancel_after is not None:
+                await asyncio.wait([task], timeout=cancel_after)
+                if not task.done():
+                    self._history.note("cancel", call=number)
+                    task.cancel()
+            self._history.answered(number, await task)
+        except BaseException as error:  # noqa: BLE001 - as in submit
+            if self._gave_up:
+                return
+            own = asyncio.current_task()
+            if own is not None and own.cancelling():  # the loop of this caller ends
+                self._history.note("cancel", call=number)
+            self._history.failed(number, error)
+
+    async def astream(self, service: str, method: str, items: int) -> None:
+        """Read a stream from an event loop."""
+        number, handle, _ = self._prepare(service, method, items=items)
+        answer: Any = None
+        try:
+            async for answer in handle.astream(method, number, items):  # noqa: B007 - the last one counts
+                pass
+        except BaseException as error:  # noqa: BLE001 - as in submit
+            if not self._gave_up:
+                self._history.failed(number, error)
+        else:
+            self._history.answered(number, answer)

@@ -1,0 +1,105 @@
+"""The class that serves in place of the user's: each call is noted before anything else is done with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_testing.chaos.witness import is_there, machine, note, ran_line, up_line
+from sage_plugins.service.methods import batch_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+__all__ = ["Probe", "ProbeError"]
+
+
+class ProbeError(Exception):
+    """What a method of the probe raises when it is told to."""
+
+
+class Probe:
+    """
+    A service whose calls have a witness, and whose methods do what their arguments say.
+
+    The first argument of each is the call's number. The answer is that number, and whether the call was noted.
+    """
+
+    def __init__(self, path: str, token: str, deployer: tuple[str, int], ctx: Any = None) -> None:
+        """
+        Note that there is a replica.
+
+        Args:
+            path: The file of the witness.
+            token: Its first line.
+            deployer: Machine and process of who deploys: that process is never ended.
+            ctx: The replica's context.
+        """
+        self._path = path
+        self._sees = is_there(path, token)
+        self._may_end = (machine(), os.getpid()) != tuple(deployer)
+        if self._sees and ctx is not None:
+            note(path, up_line(ctx.name, ctx.replica_index))
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Take any configuration."""
+
+    def _note(self, call: int) -> tuple[int, bool]:
+        if self._sees:
+            note(self._path, ran_line(call))
+        return call, self._sees
+
+    def work(self, call: int, seconds: float = 0.0) -> tuple[int, bool]:
+        """Take *seconds*."""
+        answer = self._note(call)
+        if seconds:
+            threading.Event().wait(seconds)
+        return answer
+
+    async def awork(self, call: int, seconds: float = 0.0) -> tuple[int, bool]:
+        """Take *seconds*, and leave the event loop to others meanwhile."""
+        answer = self._note(call)
+        await asyncio.sleep(seconds)
+        return answer
+
+    def together(self, call: int) -> tuple[int, bool]:
+        """Answered by `together_all` where the service has batches."""
+        return self._note(call)
+
+    @batch_of("together")
+    def together_all(self, call: list[int]) -> list[tuple[int, bool]]:
+        """Answer several calls of `together` at once."""
+        return [self._note(each) for each in call]
+
+    def items(self, call: int, count: int) -> Iterator[tuple[int, bool]]:
+        """Give the answer *count* times."""
+        answer = self._note(call)
+        for _ in range(count):
+            yield answer
+
+    async def aitems(self, call: int, count: int) -> AsyncIterator[tuple[int, bool]]:
+        """Give the answer *count* times."""
+        answer = self._note(call)
+        for _ in range(count):
+            await asyncio.sleep(0)
+            yield answer
+
+    def fail(self, call: int) -> None:
+        """Raise an exception of its own."""
+        self._note(call)
+        raise ProbeError(str(call))
+
+    def leave(self, call: int) -> None:
+        """Call `sys.exit`, which must end neither a worker nor a process."""
+        self._note(call)
+        sys.exit(3)
+
+    def crash(self, call: int) -> None:
+        """End the process as a crash in C does; only raises in the process that deploys."""
+        self._note(call)
+        if not self._may_end:
+            raise ProbeError("this process deploys the services")
+        os._exit(1)

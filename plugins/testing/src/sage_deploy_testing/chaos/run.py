@@ -1,0 +1,269 @@
+"""A run: services are deployed, called, hurt, watched coming back, closed, and looked for what they left."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import attrs
+
+from sage_deploy_testing.chaos.actions import ACTIONS, World
+from sage_deploy_testing.chaos.history import VERSION, History, Service
+from sage_deploy_testing.chaos.leaks import Leaks
+from sage_deploy_testing.chaos.load import SHAPES, Load, Served
+from sage_deploy_testing.chaos.nemesis import Nemesis
+from sage_deploy_testing.chaos.probe import Probe
+from sage_deploy_testing.chaos.witness import Witness, machine
+from sage_plugins.config.nested_keys import retry_policy
+from sage_plugins.environment.environment import Environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from random import Random
+
+    from sage_deploy_testing.chaos.history import Event
+    from sage_plugins.config.service_config import ServiceDeploymentConfig
+    from sage_plugins.plugins.registry import Registry
+
+__all__ = ["Setting", "run"]
+
+#: Calls that a service has to answer one after the other before it counts as back.
+_WHOLE: Final = 20
+_CALL_S: Final = 10.0
+#: Seconds for changes to end, and from one look to the next.
+_GRACE_S: Final = 30.0
+_LOOK_S: Final = 0.2
+
+
+class Setting(NamedTuple):
+    """
+    What a run is.
+
+    Attributes:
+        services: How each service is deployed, by name; a probe serves in the place of its class.
+        seconds: How long accidents happen.
+        rate: Calls a second, of all callers together.
+        seed: What callers and accidents are drawn from. When what happens is not in it: threads are not ours to order.
+        actions: Which of `actions.ACTIONS` the nemesis chooses from.
+        every: Mean time from one accident to the next, in seconds.
+        kill_every: Shortest time from the end of one replica of a service to the end of the next, in seconds.
+        most: Calls in flight at once.
+        slack: Seconds after its deadline in which a call must have ended.
+        recovery: Seconds in which a service must be back after the last accident.
+        shapes: Which of `load.SHAPES` to call.
+        options: Options of plugins for the whole environment, by ID.
+        source: Where the services come from, for the verdict.
+    """
+
+    services: Mapping[str, ServiceDeploymentConfig]
+    seconds: float
+    rate: float = 100.0
+    seed: int = 0
+    actions: Collection[str] = tuple(ACTIONS)
+    every: float = 1.0
+    kill_every: float = 5.0
+    most: int = 256
+    slack: float = 5.0
+    recovery: float = 90.0
+    shapes: tuple[str, ...] = SHAPES
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    source: str = ""
+
+
+def run(
+    setting: Setting,
+    *,
+    registry: Registry | None = None,
+    kill_node: Callable[[Random], str] | None = None,
+    over: threading.Event | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Event]:
+    """
+    Run it, and give the history.
+
+    Args:
+        setting: What to do.
+        registry: The plugins to choose from; by default the installed ones.
+        kill_node: Ends a node of a test's cluster and says which.
+        over: Ends the accidents before their time when it is set; the rest of the run is as usual.
+        progress: Told what happens.
+
+    Returns:
+        The events, see `history`. `checker.check` and `verdict.Verdict.of` say what they mean.
+
+    Raises:
+        DeployError: The services did not start, and neither did the run.
+        PlanError, ConfigError, PluginError: They cannot be deployed so.
+    """
+    leaks, history = Leaks(), History()
+    with tempfile.TemporaryDirectory(prefix="sage-chaos-") as folder:
+        witness = Witness(Path(folder) / "witness")
+        over = over or threading.Event()
+        _Run(setting, history, witness, registry=registry, over=over, progress=progress).go(kill_node)
+        ran, ups = witness.read()
+    history.add_witness(ran)
+    progress("looking for what is left ...")
+    left, unchecked = leaks.left(ups)
+    for text in left:
+        history.note("leak", text=text)
+    for text in unchecked:
+        history.note("unchecked", text=text)
+    if any(each["event"] == "ok" and not each["seen"] for each in history.events):
+        history.note("unchecked", text="run twice, of calls that replicas on other machines have answered")
+    history.note("end")
+    return history.events
+
+
+class _Run:
+    """One run, step by step."""
+
+    def __init__(  # noqa: PLR0913 - what it consists of
+        self,
+        setting: Setting,
+        history: History,
+        witness: Witness,
+        *,
+        registry: Registry | None,
+        over: threading.Event,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._setting = setting
+        self._history = history
+        self._witness = witness
+        self._over = over
+        self._progress = progress
+        self._configs = {name: _for_probe(config) for name, config in setting.services.items()}
+        self._env = Environment("chaos", registry=registry, on_event=self._told, options=setting.options)
+        for name, config in self._configs.items():
+            self._register(name, config)
+
+    def _register(self, name: str, config: ServiceDeploymentConfig) -> None:
+        deployer = (machine(), os.getpid())
+        self._env.register_service_with_config(
+            name, Probe, self._witness.path, self._witness.token, deployer, deployment_config=config
+        )
+
+    def _told(self, event: Any) -> None:
+        self._history.note(
+            "told", kind=event.kind, service=event.service, replica=event.replica, reason=event.reason[:300]
+        )
+
+    def go(self, kill_node: Callable[[Random], str] | None) -> None:
+        """From the deployment to the end of everything."""
+        setting, history = self._setting, self._history
+        with self._env:
+            self._progress("starting ...")
+            self._env.deploy()
+            history.events.insert(0, self._start())
+            timeouts = {name: config.timeout for name, config in self._configs.items()}
+            load = Load(
+                history,
+                {name: Served(self._env.service(name), timeouts[name]) for name in self._configs},
+                rate=setting.rate,
+                most=setting.most,
+                seed=setting.seed,
+                patience=setting.slack + max(timeout or 0.0 for timeout in timeouts.values()),
+                shapes=setting.shapes,
+            )
+            world = World(self._env, self._configs, load, self._witness, self._register, self._over, kill_node)
+            nemesis = Nemesis(
+                history,
+                world,
+                setting.actions,
+                seed=setting.seed,
+                every=setting.every,
+                kill_every=setting.kill_every,
+            )
+            load.start()
+            nemesis.start()
+            self._progress(f"accidents happen for {setting.seconds:g} s from now on; Ctrl-C ends them")
+            self._wait(setting.seconds)
+            self._progress("no more accidents; waiting until the services are back ...")
+            self._over.set()
+            startup = max(config.startup_timeout for config in self._configs.values())
+            nemesis.stop(_GRACE_S + 4 * startup)
+            if nemesis.has_changed:
+                self._restore()
+            began = time.monotonic()
+            for name in self._configs:
+                self._watch(load, name, began)
+            load.stop()
+            self._progress("closing ...")
+
+    def _start(self) -> Event:
+        setting = self._setting
+        return {
+            "t": 0.0,
+            "event": "start",
+            "version": VERSION,
+            "seed": setting.seed,
+            "seconds": setting.seconds,
+            "slack": setting.slack,
+            "source": setting.source,
+            "services": {name: self._facts(name, config)._asdict() for name, config in self._configs.items()},
+        }
+
+    def _facts(self, name: str, config: ServiceDeploymentConfig) -> Service:
+        replicas = self._env.overview()[name]["replicas"]
+        retry = retry_policy(config.retry, failover=config.failover_enabled)
+        attempts = 1 if retry is None else retry.max_attempts
+        hedge = getattr(config, "hedge", None)
+        return Service(
+            target=config.target,
+            strategy=config.threading_strategy,
+            replicas=len(replicas),
+            slots=max((each["slots"] for each in replicas), default=1),
+            attempts=attempts + (hedge is not None),
+            batch=config.batch_size or 1,
+        )
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        last = 0
+        while (remains := until - time.monotonic()) > 0 and not self._over.wait(min(remains, 10.0)):
+            calls = self._history.calls
+            self._progress(f"{max(0.0, until - time.monotonic()):.0f} s to go, {calls - last} calls more")
+            last = calls
+        if remains > 0:
+            self._history.note("interrupted")
+
+    def _restore(self) -> None:
+        """Have run again what is configured."""
+        for name, config in self._configs.items():
+            self._register(name, config)
+        try:
+            self._env.apply()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for the history
+            self._history.done("apply", "", "the configuration of the start", error)
+
+    def _watch(self, load: Load, name: str, began: float) -> None:
+        """Wait until a service has all its replicas and answers, or until its time is over."""
+        until, pause = began + self._setting.recovery, threading.Event()
+        answered = 0
+        while answered < _WHOLE:
+            if time.monotonic() >= until:
+                health = self._env.overview()[name]["health"]
+                text = f"{health['ready']} of {health['replicas']} replicas are ready, {answered} calls were answered"
+                self._history.note("not_whole", service=name, text=f"{text} within {self._setting.recovery:g} s")
+                return
+            if self._is_complete(name) and load.answers(name, _CALL_S):
+                answered += 1
+            else:
+                answered = 0
+                pause.wait(_LOOK_S)
+        self._history.note("whole", service=name, after=round(time.monotonic() - began, 3))
+
+    def _is_complete(self, name: str) -> bool:
+        config, health = self._configs[name], self._env.overview()[name]["health"]
+        wanted = config.replicas if config.autoscale is None else 0
+        return bool(health["ready"] == health["replicas"] and health["ready"] >= wanted)
+
+
+def _for_probe(config: ServiceDeploymentConfig) -> ServiceDeploymentConfig:
+    """The same without the settings of single methods: the probe has others."""
+    return attrs.evolve(config, methods={}) if config.methods else config

@@ -1,0 +1,195 @@
+"""The verdict on a history, for people and for programs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sage_deploy_testing.chaos.actions import ACTIONS
+from sage_deploy_testing.chaos.checker import RULES, check
+from sage_plugins.texts import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sage_deploy_testing.chaos.checker import Violation
+    from sage_deploy_testing.chaos.history import Event
+
+__all__ = ["Verdict"]
+
+#: Violations of a rule that are shown one by one.
+_SHOWN: Final = 5
+_WORDS: Final = {
+    "twice": "run twice",
+    "unrun": "answered unrun",
+    "refused_ran": "refused and run",
+    "not_whole": "not back",
+}
+
+
+class Verdict(NamedTuple):
+    """
+    What became of a run.
+
+    Attributes:
+        start: Its first event.
+        seconds: How long accidents happened.
+        interrupted: Whether it was ended before its time.
+        violations: What must not happen and did.
+        calls: How many calls were made.
+        outcomes: How many ended how.
+        skipped: Calls that were not made, because too many were in flight.
+        done: How often each action was done.
+        refused: How often each action ended with an error.
+        why_refused: The last of these errors, by action.
+        impossible: Why an action could not be done, by action and service.
+        deaths: Replicas that ended.
+        twice: Idempotent calls that ran more than once, as they may.
+        back: Seconds in which each service was back after the last accident.
+        unchecked: What was not looked at.
+    """
+
+    start: Event
+    seconds: float
+    interrupted: bool
+    violations: Sequence[Violation]
+    calls: int
+    outcomes: Counter[str]
+    skipped: int
+    done: Counter[str]
+    refused: Counter[str]
+    why_refused: dict[str, str]
+    impossible: dict[str, dict[str, str]]
+    deaths: int
+    twice: int
+    back: dict[str, float]
+    unchecked: Sequence[str]
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> Verdict:
+        """Judge a history."""
+        by_kind: dict[str, list[Event]] = defaultdict(list)
+        for event in events:
+            by_kind[event["event"]].append(event)
+        start: Event = by_kind["start"][0] if by_kind["start"] else {"services": {}, "seconds": 0, "seed": None}
+        ran = Counter(each["call"] for each in by_kind["ran"])
+        idempotent = {each["call"] for each in by_kind["invoke"] if each["idempotent"]}
+        done = [each for each in by_kind["nemesis"] if "error" not in each]
+        impossible: dict[str, dict[str, str]] = defaultdict(dict)
+        for each in by_kind["impossible"]:
+            impossible[each["action"]][each["service"]] = each["why"]
+        stopped = by_kind["interrupted"]
+        return cls(
+            start=start,
+            seconds=stopped[0]["t"] if stopped else start["seconds"],
+            interrupted=bool(stopped) or not by_kind["end"],
+            violations=check(events),
+            calls=len(by_kind["invoke"]),
+            outcomes=Counter(_outcome(each) for kind in ("ok", "fail", "unknown") for each in by_kind[kind]),
+            skipped=sum(each["calls"] for each in by_kind["skipped"]),
+            done=Counter(each["action"] for each in done),
+            refused=Counter(each["action"] for each in by_kind["nemesis"] if "error" in each),
+            why_refused={each["action"]: each["text"] for each in by_kind["nemesis"] if "error" in each},
+            impossible=dict(impossible),
+            deaths=sum(each["kind"] == "replica_failed" for each in by_kind["told"]),
+            twice=sum(ran[call] > 1 for call in idempotent),
+            back={each["service"]: each["after"] for each in by_kind["whole"]},
+            unchecked=[each["text"] for each in by_kind["unchecked"]],
+        )
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing happened that must not."""
+        return not self.violations
+
+    @property
+    def broken(self) -> dict[str, int]:
+        """How often each rule was broken, those that were not included."""
+        found = Counter(each.rule for each in self.violations)
+        return {rule: found[rule] for rule in RULES}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, as values that JSON has."""
+        return {
+            "clean": self.is_clean,
+            "seed": self.start["seed"],
+            "source": self.start.get("source", ""),
+            "seconds": self.seconds,
+            "interrupted": self.interrupted,
+            "services": self.start["services"],
+            "calls": self.calls,
+            "outcomes": dict(self.outcomes),
+            "skipped": self.skipped,
+            "actions": {
+                name: {"done": self.done[name], "refused": self.refused[name], "why": self.why_refused.get(name)}
+                for name in ACTIONS
+                if self.done[name] or self.refused[name]
+            },
+            "impossible": self.impossible,
+            "deaths": self.deaths,
+            "idempotent_run_twice": self.twice,
+            "back_after": self.back,
+            "broken": self.broken,
+            "violations": [each._asdict() for each in self.violations],
+            "unchecked": list(self.unchecked),
+        }
+
+    def lines(self) -> list[str]:
+        """The same for people, a fact a line."""
+        word = "clean" if self.is_clean else f"{counted(len(self.violations), 'violation')}"
+        early = ", interrupted" if self.interrupted else ""
+        broken = ", ".join(f"{number} {_WORDS.get(rule, rule)}" for rule, number in self.broken.items())
+        found = [
+            f"verdict    {word}: {broken}",
+            f"run        {self.seconds:.0f} s{early}, seed {self.start['seed']}",
+        ]
+        found += [
+            f"service    {name}: a probe in place of its class; target {facts['target']}, strategy "
+            f"{facts['strategy']}, {counted(facts['replicas'], 'replica')} of {counted(facts['slots'], 'slot')}"
+            for name, facts in self.start["services"].items()
+        ]
+        ended = ", ".join(f"{number} {name}" for name, number in self.outcomes.most_common())
+        found.append(f"calls      {self.calls}: {ended}")
+        if self.skipped:
+            found.append(f"           {self.skipped} more were due and not made: too many were in flight")
+        acts = ", ".join(f"{name} {number}" for name, number in self.done.items()) or "none"
+        found.append(f"accidents  {acts}")
+        for name, number in self.refused.items():
+            found.append(f"refused    {name} {number}, the last with {self.why_refused[name]}")
+        found.append(
+            f"replicas   {self.deaths} ended; {counted(self.twice, 'idempotent call')} ran more than once, as they may"
+        )
+        for name, seconds in self.back.items():
+            found.append(f"back       {name} {seconds:.1f} s after the last accident")
+        for why, names in _by_reason(self.impossible).items():
+            found.append(f"not done   {names}: {why}")
+        found += [f"unchecked  {text}" for text in self.unchecked]
+        for rule, number in self.broken.items():
+            shown = [each.text for each in self.violations if each.rule == rule][:_SHOWN]
+            found += [f"{rule:<11}{text}" for text in shown]
+            if number > len(shown):
+                found.append(f"{'':<11}and {number - len(shown)} more")
+        return found
+
+
+def _outcome(event: Event) -> str:
+    if event["event"] == "ok":
+        return "ok"
+    stage = event.get("stage")
+    return f"{event['error']} ({stage})" if stage else str(event["error"])
+
+
+def _by_reason(impossible: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The actions that could not be done for one reason, with their services."""
+    actions: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for action, whys in impossible.items():
+        services: dict[str, list[str]] = defaultdict(list)
+        for service, why in whys.items():
+            services[why].append(service)
+        for why, names in services.items():
+            actions[why, tuple(names)].append(action)
+    found: dict[str, str] = {}
+    for (why, services_of), names in actions.items():
+        text = f"{', '.join(names)} to {', '.join(services_of)}"
+        found[why] = f"{found[why]}; {text}" if why in found else text
+    return found

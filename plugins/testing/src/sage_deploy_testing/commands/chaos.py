@@ -1,0 +1,219 @@
+"""The command that hurts services and judges what becomes of their calls: `chaos`."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import threading
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from sage_deploy_cli.exit_codes import ExitCode
+from sage_deploy_cli.output import printable, progress, write, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from types import FrameType
+
+    from sage_deploy_testing.chaos.history import Event
+    from sage_deploy_testing.chaos.run import Setting
+
+__all__ = ["command"]
+
+#: Seeds are drawn below this, so that they are short.
+_SEEDS: Final = 1_000_000
+_POSITIVE: Final = click.FloatRange(min=0, min_open=True)
+
+
+@click.command("chaos")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--minutes", type=_POSITIVE, default=1.0, show_default=True, help="How long accidents happen.")
+@click.option("--profile", help="Which of the file's `profiles` to apply.")
+@click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be given again.")
+@click.option("--actions", metavar="A,B,...", help="Only these accidents; all that are possible by default.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="What callers and accidents are drawn from; another each time."
+)
+@click.option("--rate", type=_POSITIVE, default=100.0, show_default=True, help="Calls a second, of all callers.")
+@click.option("--every", type=_POSITIVE, default=1.0, show_default=True, help="Mean seconds between two accidents.")
+@click.option(
+    "--kill-every",
+    type=_POSITIVE,
+    default=5.0,
+    show_default=True,
+    help="Least seconds between the ends of two replicas of a service.",
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Most calls at once; more are left out.",
+)
+@click.option(
+    "--slack",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds after its deadline in which a call must have ended.",
+)
+@click.option(
+    "--recovery",
+    type=_POSITIVE,
+    default=90.0,
+    show_default=True,
+    help="Seconds in which the services must be back after the last accident.",
+)
+@click.option(
+    "--history",
+    "history_file",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Write the history there: a JSON object a line.",
+)
+@click.option(
+    "--check",
+    "checked",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="HISTORY",
+    help="Run nothing: judge a history that was written before.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to show it.",
+)
+def command(file: Path | None, history_file: Path | None, checked: Path | None, form: str, **options: Any) -> None:
+    """
+    Deploy the services of FILE, call them while accidents happen, and judge every call.
+
+    A probe serves in the place of each class, so that none of your code runs and each call has a witness. The
+    configuration is yours. The exit code is 1 if a call was lost, run twice, late or ended with an error that says
+    nothing, if something was left behind, or if a service did not come back. Ctrl-C ends the accidents; the verdict is
+    about what has happened until then.
+    """
+    if (file is None) == (checked is None):
+        raise click.UsageError("give a FILE to deploy, or --check HISTORY to judge")
+    # What follows imports much, and `chaos --help` does without.
+    from sage_deploy_testing.chaos.verdict import Verdict
+
+    if checked is not None:
+        events = _read(checked)
+    else:
+        assert file is not None
+        events = _run(_setting(file, **options))
+        if history_file is not None:
+            _write(events, history_file)
+    verdict = Verdict.of(events)
+    if form == "json":
+        write_json(verdict.as_dict())
+    else:
+        for line in verdict.lines():
+            write(printable(line))
+    if not verdict.is_clean:
+        sys.exit(ExitCode.FAILED)
+
+
+def _read(file: Path) -> list[Event]:
+    from sage_deploy_testing.chaos.history import read
+
+    try:
+        return read(file)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint="--check") from error
+
+
+def _write(events: Sequence[Event], file: Path) -> None:
+    from sage_deploy_testing.chaos.history import write as write_history
+
+    try:
+        write_history(events, file)
+    except OSError as error:
+        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
+    progress(f"wrote {file}")
+
+
+def _run(setting: Setting) -> list[Event]:
+    from sage_deploy_testing.chaos.run import run
+
+    over = threading.Event()
+    # What a runtime prints, such as Ray of workers that were killed, is no data.
+    with _ends(over), redirect_stdout(sys.stderr):
+        return run(setting, over=over, progress=progress)
+
+
+@contextmanager
+def _ends(over: threading.Event) -> Iterator[None]:
+    """The first signal sets *over*; a second one does not wait."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        if over.is_set():
+            raise KeyboardInterrupt
+        over.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _setting(  # noqa: PLR0913 - the options
+    file: Path,
+    *,
+    minutes: float,
+    profile: str | None,
+    services: Collection[str],
+    actions: str | None,
+    seed: int | None,
+    rate: float,
+    every: float,
+    kill_every: float,
+    in_flight: int,
+    slack: float,
+    recovery: float,
+) -> Setting:
+    from sage_deploy_testing.chaos.actions import ACTIONS
+    from sage_deploy_testing.chaos.run import Setting
+    from sage_plugins.plugins.registry import Registry
+
+    registry = Registry.discover()
+    source = registry.find("file reader", "yaml").registration.create(None).read(file, profile=profile)
+    configs = {name: entry.config() for name, entry in source.services.items() if entry.class_path is not None}
+    if not configs:
+        raise click.UsageError(f"{file} has no service with a class")
+    extensions = registry.ids("extension")
+    return Setting(
+        services={name: configs[name] for name in _chosen(services, configs, "service", "--service")},
+        seconds=60.0 * minutes,
+        rate=rate,
+        seed=random.randrange(_SEEDS) if seed is None else seed,  # noqa: S311 - not for secrets
+        actions=_chosen(actions.split(",") if actions else (), ACTIONS, "accident", "--actions"),
+        every=every,
+        kill_every=kill_every,
+        most=in_flight,
+        slack=slack,
+        recovery=recovery,
+        options={id: options for id, options in source.options.items() if id not in extensions},
+        source=str(file),
+    )
+
+
+def _chosen(asked: Collection[str], known: Collection[str], what: str, option: str) -> list[str]:
+    """Those that are asked for, all of them if none is."""
+    from sage_plugins.texts import did_you_mean
+
+    for name in asked:
+        if name not in known:
+            near = did_you_mean(name, list(known))
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(known)}"
+            raise click.BadParameter(f"there is no {what} {name!r}; {hint}", param_hint=option)
+    return list(dict.fromkeys(asked)) or list(known)

@@ -1,0 +1,59 @@
+"""A started replica in another process answers a canary before it gets calls: a no-op on the way that calls take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sage_plugins.errors import DeployError, ServiceStoppedError, text_of
+from sage_plugins.host.lifecycle import answer_canary
+from sage_plugins.threads import CALLBACKS
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from sage_plugins.deployment.replicas.member import Member
+    from sage_plugins.host.lifecycle import Canary
+    from sage_plugins.interfaces import Replica
+
+__all__ = ["UNANSWERED", "send_canary"]
+
+#: Why a replica is not ready that has said that it is.
+UNANSWERED: Final = (
+    "it has started, but its canary was not answered: a no-op that goes the way of every call, over link, slot "
+    "and worker. See its log and, if its target is your own, whether that brings calls to a worker and answers back"
+)
+
+
+def send_canary(member: Member, canary: Canary, replica: Replica) -> None:
+    """
+    Send *canary* to *replica*, that of *member*; returns at once.
+
+    Once it is answered the replica is ready. If it ends with an error the replica has failed.
+    """
+
+    def end() -> None:
+        error = canary.exception_now()
+        if error is None:
+            member.proven = True
+            member.changed(ReplicaState.READY)
+        elif not isinstance(error, ServiceStoppedError):
+            _fail(member, error)
+
+    # In a thread of its own: whoever brings the answer may read those of all calls.
+    canary.on_settled(lambda: CALLBACKS.run(end))
+    if replica.run_here is not None:  # calls go no way: their callers run them
+        answer_canary(canary)
+        return
+    try:
+        replica.send(canary)
+    except Exception as error:  # noqa: BLE001 - whatever the target raises, the replica is of no use
+        _fail(member, error)
+
+
+def _fail(member: Member, cause: BaseException) -> None:
+    msg = (
+        f"replica {member.id} has started, but its canary, a no-op that goes the way of every call, failed: "
+        f"{text_of(cause)}"
+    )
+    error = DeployError(msg, service=member.spec.service, replica=member.id)
+    error.__cause__ = cause
+    member.changed(ReplicaState.FAILED, error)

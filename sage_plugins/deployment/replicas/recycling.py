@@ -1,0 +1,186 @@
+"""Replaces replicas of one service that have reached a limit of `recycle`, one at a time, start before stop."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.deployment.replicas.waiting import stats_of
+from sage_plugins.errors import text_of
+from sage_plugins.resilience.recycling import Recycling, Seen
+from sage_plugins.values import Refused, ReplicaState
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+
+    from sage_plugins.clock import Timer
+    from sage_plugins.config.nested_keys import RecyclePolicy
+    from sage_plugins.deployment.replicas.departure import Departure
+    from sage_plugins.deployment.replicas.member import Member
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.succession import Succession
+    from sage_plugins.resilience.recycling import Due
+
+__all__ = ["Recycler"]
+
+#: Seconds from one look to the next.
+_LOOK_EVERY_S: Final = 1.0
+
+_MIB: Final = 1024 * 1024
+
+
+class Recycler:
+    """
+    Looks at the replicas of one service from its start to its end, and replaces the one that is due.
+
+    A timer of the clock begins each look. Replicas are asked, and replaced, in a thread that ends with that: while one
+    is being replaced there is no other look. Calls pay for this only in their replica, which counts them. All methods
+    are safe from any thread.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the service
+        self,
+        policy: RecyclePolicy,
+        replicas: ReplicaSet,
+        launcher: Launcher,
+        departure: Departure,
+        succession: Succession,
+        changing: threading.Lock,
+    ) -> None:
+        """
+        Look at nothing yet.
+
+        Args:
+            policy: The limits.
+            replicas: The service's.
+            launcher: Starts them.
+            departure: Stops them.
+            succession: Is responsible for those that run.
+            changing: Held while the service is being changed.
+        """
+        self._replicas = replicas
+        self._launcher = launcher
+        self._departure = departure
+        self._succession = succession
+        self._changing = changing
+        self._clock = replicas.clock
+        self._asks = policy.max_calls is not None or policy.max_memory_mb is not None
+        self._in_process = "in_process" in replicas.composition.target.registration.capabilities
+        self._machine = Recycling(policy)  # guarded by ReplicaSet.condition, as the next two
+        self._timer: Timer | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """The service is ready: look from now on. Under `ReplicaSet.condition`, as `close`."""
+        if not self._closed:
+            self._timer = self._clock.call_at(self._clock.monotonic() + _LOOK_EVERY_S, self._is_due)
+
+    def close(self) -> None:
+        """Look no more. Idempotent."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _is_due(self) -> None:
+        with self._replicas.condition:
+            if self._closed:
+                return
+            if not self._asks and not self._is_old():  # the clock's thread can see that by itself
+                self.start()
+                return
+            try:
+                self._replicas.life.in_background(self._look, "recycle")
+            except RuntimeError:  # the interpreter is shutting down
+                self._closed = True
+
+    def _look(self) -> None:
+        try:
+            with self._replicas.condition:
+                members = self._candidates()
+            said = stats_of(members, in_process=self._in_process) if self._asks else [{}] * len(members)
+            with self._replicas.condition:
+                now = self._clock.monotonic()
+                found = self._machine.look([_seen(*each, now) for each in zip(members, said, strict=True)], now)
+            if found is not None:
+                self._recycle(next(each for each in members if each.id == found.replica), found)
+        except Exception:  # a target's fault must not end the looks
+            logging.getLogger("sage_plugins").exception("service '%s': recycling failed", self._replicas.name)
+        finally:
+            with self._replicas.condition:
+                self.start()
+
+    def _candidates(self) -> list[Member]:
+        """Those of the service's replicas that are up and are not being replaced anyway; under the condition."""
+        return [
+            each
+            for each in self._replicas.places
+            if each.up and each.state is not ReplicaState.UNHEALTHY and each.heir is None
+        ]
+
+    def _is_old(self) -> bool:
+        """Whether one may be due for its age; under the condition."""
+        now = self._clock.monotonic()
+        return self._machine.is_reached(_seen(each, {}, now) for each in self._candidates())
+
+    # -- what is done ------------------------------------------------------------------------------------------------
+
+    def _recycle(self, member: Member, due: Due) -> None:
+        try:
+            fresh = self._replace(member, due)
+        except Exception as error:  # noqa: BLE001 - whatever a constructor or a target raises, the old one goes on
+            with self._replicas.condition:
+                pause = self._machine.failed(self._clock.monotonic())
+                wanted = self._replicas.wanted
+            if wanted:
+                reason = f"{due.reason}; it goes on, and is tried again in {pause:g} s: {text_of(error)}"
+                self._replicas.watchers.tell("recycling_failed", reason, member.id)
+            return
+        with self._replicas.condition:
+            self._machine.replaced(self._clock.monotonic())
+        if fresh is not None:
+            self._replicas.watchers.tell("recycled", f"{due.reason}; {fresh.id} serves in its place", member.id)
+
+    def _replace(self, member: Member, due: Due) -> Member | None:
+        """
+        Start a replica in the place of *member*, then stop that one.
+
+        Returns:
+            The new one. None if none was started here: *member* is not one of the service's any more, or there was no
+            room for both.
+        """
+        watchers, index = self._replicas.watchers, member.spec.index
+        with self._changing:
+            with self._replicas.condition:
+                if member not in self._candidates() or not self._replicas.wanted:
+                    return None
+                spec = self._launcher.next_spec(index)
+            place = self._launcher.place(spec)
+            if isinstance(place, Refused):
+                why = f"{due.reason}, and no other can be placed beside it: {place}"
+                watchers.tell("recycling", f"{why}; it stops first, and a fresh one follows", member.id)
+                self._succession.make_room(member, why)
+                return None
+            claim = self._succession.claim(index)
+            if claim is None:
+                return None
+            old, heir = claim
+            watchers.tell("recycling", due.reason, old.id)
+            try:
+                (fresh,) = self._launcher.start_ready([index])
+            except BaseException:
+                self._succession.disinherit(old, heir)
+                raise
+            self._succession.admit([fresh])
+            self._succession.replacements["recycled"] += 1
+            finish = self._departure.leave([old], f"recycled ({due.reason}), replaced by {fresh.id}")
+        finish(self._replicas.composition.config.drain_timeout)
+        return fresh
+
+
+def _seen(member: Member, said: Mapping[str, Any], now: float) -> Seen:
+    counted = said.get("recycle", {})
+    memory = counted.get("memory")
+    ready_at = now if member.ready_at is None else member.ready_at
+    return Seen(member.id, counted.get("calls"), None if memory is None else memory / _MIB, now - ready_at)

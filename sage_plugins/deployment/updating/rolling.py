@@ -1,0 +1,424 @@
+"""Replaces the replicas of one service a few at a time: by a new version, or by new ones of the same version."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_plugins.deployment.replicas.member import Care
+from sage_plugins.deployment.replicas.starting import NoRoomError
+from sage_plugins.errors import DeployError, text_of
+from sage_plugins.interfaces import ControlOp
+from sage_plugins.resilience.rollout import Done, Halt, RollBack, Rollout, Seen, Start, Stop, Take, Wait
+from sage_plugins.texts import counted
+from sage_plugins.values import ReplicaState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sage_plugins.deployment.replicas.departure import Departure
+    from sage_plugins.deployment.replicas.member import Member
+    from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.succession import Succession
+    from sage_plugins.deployment.replicas.waiting import Readiness
+    from sage_plugins.planning.composition import Composition
+    from sage_plugins.resilience.rollout import RolloutSettings, Step
+
+__all__ = ["Rolling"]
+
+#: Seconds before a replica that says that it is not ready is asked again.
+_ASK_AGAIN_S: Final = 0.1
+
+_CHECKS: Final = {ControlOp.CHECK: "check_health", ControlOp.READY: "check_ready"}
+
+
+class Rolling:
+    """
+    One change: does what a `Rollout` says, until that is done.
+
+    It is driven by one thread at a time, while nobody else changes the service.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of the service, and what to do
+        self,
+        replicas: ReplicaSet,
+        launcher: Launcher,
+        departure: Departure,
+        succession: Succession,
+        readiness: Readiness,
+        *,
+        to: Composition,
+        places: Sequence[int],
+        settings: RolloutSettings,
+        updates: bool,
+    ) -> None:
+        """
+        Replace nothing yet.
+
+        Args:
+            replicas: The service's.
+            launcher: Starts them.
+            departure: Stops them.
+            succession: Is responsible for those whose places are their own.
+            readiness: Says why one is not ready.
+            to: What the new replicas are made of.
+            places: The indexes of those that are replaced.
+            settings: Within which limits.
+            updates: Whether *to* is another version. Then events tell of it, and those that leave are not waited for
+                before the next ones start.
+        """
+        self._replicas = replicas
+        self._launcher = launcher
+        self._departure = departure
+        self._succession = succession
+        self._readiness = readiness
+        self._clock = replicas.clock
+        self._tell = replicas.watchers.tell if updates else _tell_nobody
+        self._to = to
+        self._number = len(places)
+        self._settings = settings
+        self._updates = updates
+        self._rollout = Rollout(places, settings)
+        self._claims: dict[int, tuple[Member, object]] = {}  # old replicas whose successors are being started
+        self._trials: dict[str, Member] = {}  # started here, and their places are not their own yet
+        self._passed: set[str] = set()  # those of them that said so when they were asked last
+        self._leaving: set[str] = set()  # guarded by ReplicaSet.condition
+        self._departures: list[threading.Event] = []
+        self._taken = 0
+        self._error: DeployError | None = None  # why the last one failed
+        self._outcome: DeployError | None = None
+
+    # -- from begin to end ---------------------------------------------------------------------------------------------
+
+    def run(self, then: Callable[[], None]) -> None:
+        """
+        Do all of it, and call *then* once nothing is left to do, whether or not this has returned or raised by then.
+
+        Raises:
+            DeployError: A new replica did not become ready, and the old version is back, or it stopped where it was,
+                as the error says. Or the service was stopped.
+        """
+        begun = self._clock.monotonic()
+        with self._replicas.condition:
+            self._replicas.next_composition = self._to
+        settings = self._settings
+        limits = f"{counted(self._number, 'replica')}, at most {self._number + settings.max_surge} at once"
+        self._tell("roll_started", f"{limits} and at least {max(0, self._number - settings.max_unavailable)} available")
+        try:
+            self._drive()
+        except Exception:
+            self._end(then)
+            raise
+        except BaseException as error:  # Ctrl-C: who pressed it waits for nothing
+            self._rollout.fail(f"it was interrupted by {type(error).__name__}")
+            self._replicas.life.in_background(partial(self._give_up, then), "roll")
+            raise
+        self._end(then)
+        if self._outcome is not None:
+            raise self._outcome
+        took = self._clock.monotonic() - begun
+        self._tell("roll_done", f"{counted(self._number, 'replica')} replaced in {took:.3g} s")
+
+    def wait_left(self) -> None:
+        """Wait for the replicas that leave."""
+        for each in self._departures:
+            each.wait()
+
+    def _give_up(self, then: Callable[[], None]) -> None:
+        try:
+            self._drive()
+        except Exception:  # it may have been stopped
+            logging.getLogger("sage_plugins").debug("an interrupted update was not rolled back", exc_info=True)
+        finally:
+            self._end(then)
+
+    def _end(self, then: Callable[[], None]) -> None:
+        """Whatever has come of it, every replica is of the one version that counts from now on."""
+        replicas = self._replicas
+        try:
+            self._leave_no_trial()
+            with replicas.condition:
+                if self._outcome is None and not self._rollout.back and self._is_complete():
+                    replicas.composition = self._to
+                replicas.next_composition = None
+                for member in replicas.members:
+                    member.newer = False
+                last = next((each for each in replicas.members if each.ended), None)
+            if last is not None:
+                replicas.refuse_if_hopeless(last)
+        finally:
+            then()
+
+    def _is_complete(self) -> bool:
+        return self._taken == self._number
+
+    # -- step by step --------------------------------------------------------------------------------------------------
+
+    def _drive(self) -> None:
+        while True:
+            step = self._next()
+            if isinstance(step, Done):
+                return
+            if isinstance(step, Halt):
+                self._halt(step)
+                return
+            self._do(step)
+
+    def _next(self) -> Step:
+        """The next step that is not to wait."""
+        replicas = self._replicas
+        while True:
+            self._look_at_trials()
+            with replicas.condition:
+                replicas.check_wanted()
+                if any(self._is_news(each) for each in self._trials.values()):
+                    continue
+                step = self._rollout.step(self._seen(), len(self._leaving), self._clock.monotonic())
+                if not isinstance(step, Wait):
+                    return step
+                self._wait(step.until)
+
+    def _wait(self, until: float) -> None:
+        asked = any(self._asks(each) for each in self._trials.values())
+        timer = self._clock.call_at(until, self._wake) if until < inf else None
+        try:
+            self._replicas.condition.wait(_ASK_AGAIN_S if asked else None)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        with self._replicas.condition:
+            self._replicas.condition.notify_all()
+
+    def _seen(self) -> list[Seen]:
+        """The replicas as `Rollout` looks at them; under the condition."""
+        return [
+            Seen(
+                id=each.id,
+                index=each.spec.index,
+                new=each.newer,
+                alive=not each.ended or (each.state is ReplicaState.FAILED and each.heir is None),
+                ready=each.state is ReplicaState.READY and each.in_service and self._may_count(each),
+                kept=each.care is Care.SUPERVISOR,
+                ended=each.ended,
+                hopeless=each.missing or "it is in a crash loop" if each.state is ReplicaState.CRASH_LOOP else "",
+            )
+            for each in self._replicas.members
+            if each.spec.index in self._rollout.places
+            and (each.care is Care.SUPERVISOR or each.id in self._trials)
+            and not each.is_leaving
+            and each.state is not ReplicaState.STOPPED
+        ]
+
+    def _do(self, step: Step) -> None:
+        if isinstance(step, Start):
+            self._start(step)
+        elif isinstance(step, Take):
+            self._take(step)
+        elif isinstance(step, Stop):
+            self._retire(self._member(step.id), step.why)
+        elif isinstance(step, RollBack):
+            self._roll_back(step)
+
+    # -- new replicas --------------------------------------------------------------------------------------------------
+
+    def _start(self, step: Start) -> None:
+        replicas, index = self._replicas, step.index
+        if step.new:
+            claim = self._succession.claim(index)
+            if claim is not None:
+                self._claims[index] = claim
+        try:
+            (member,) = self._launcher.start([index], held=True, newer=step.new)
+        except Exception as error:  # noqa: BLE001 - whatever the target raises, the service goes on
+            self._disinherit(index)
+            with replicas.condition:
+                replicas.check_wanted()
+                if isinstance(error, NoRoomError):
+                    self._rollout.refused(str(error), self._seen(), len(self._leaving))
+                else:
+                    self._rollout.ended(None, text_of(error), died=False)
+            self._error = error if isinstance(error, DeployError) else None
+            return
+        with replicas.condition:
+            self._trials[member.id] = member
+            replicas.condition.notify_all()
+
+    def _look_at_trials(self) -> None:
+        """Send calls to new replicas that are ready, and see which have ended."""
+        for member in list(self._trials.values()):
+            if member.ended:
+                self._has_ended(member)
+            elif member.up and (not self._asks(member) or self._passes(member)):
+                self._passed.add(member.id)
+                if member.held:
+                    self._launcher.release([member])
+            else:
+                self._passed.discard(member.id)
+
+    def _is_news(self, member: Member) -> bool:
+        """Whether there is something to do for a new replica; one that is asked how it is has to wait its time."""
+        return member.ended or (member.up and member.held and not self._asks(member))
+
+    def _may_count(self, member: Member) -> bool:
+        return member.id not in self._trials or member.id in self._passed
+
+    def _asks(self, member: Member) -> bool:
+        """Whether a new replica can say how it is."""
+        cls: Any = member.spec.factory.service_class
+        return member.up and any(callable(getattr(cls, hook, None)) for hook in _CHECKS.values())
+
+    def _passes(self, member: Member) -> bool:
+        cls: Any = member.spec.factory.service_class
+        try:
+            for op, hook in _CHECKS.items():
+                if callable(getattr(cls, hook, None)):
+                    member.control(op, timeout=member.spec.config.health_check_timeout)
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it is not ready
+            self._not_passed = text_of(error)
+            return False
+        return True
+
+    def _has_ended(self, member: Member) -> None:
+        if member.died:
+            msg = f"service '{self._replicas.name}': {member.id} died before it took its place: {member.missing}"
+            self._error = DeployError(msg, service=self._replicas.name, replica=member.id)
+        else:
+            self._error = self._readiness.why_failed(member)
+        self._forget_trial(member)
+        self._departure.discard([member])
+        self._disinherit(member.spec.index)
+        self._rollout.ended(member.id, str(self._error), died=member.died)
+
+    def _forget_trial(self, member: Member) -> None:
+        with self._replicas.condition:
+            self._trials.pop(member.id, None)
+            self._passed.discard(member.id)
+
+    def _take(self, step: Take) -> None:
+        """A replica is available: its place is its own, and the one that had it leaves."""
+        member = self._member(step.id)
+        self._claims.pop(member.spec.index, None)
+        with self._replicas.condition:
+            self._trials.pop(member.id, None)
+            self._passed.discard(member.id)
+            reports = self._succession.supervise([member])
+        self._replicas.tell(reports)
+        if member.newer:
+            self._taken += 1
+            instead = "" if step.old is None else f" in the place of {step.old}"
+            self._tell("roll_progress", f"{self._taken} of {self._number}: {member.id}{instead}", member.id)
+        if step.old is not None:
+            self._retire(self._member(step.old), f"replaced by {member.id}")
+
+    # -- old replicas --------------------------------------------------------------------------------------------------
+
+    def _retire(self, member: Member, reason: str) -> None:
+        """Have a replica leave."""
+        self._claims.pop(member.spec.index, None)
+        self._succession.let_go(member)
+        trial = member.id in self._trials
+        self._forget_trial(member)
+        if trial and not member.slots:  # it has never had a call
+            self._departure.discard([member])
+            return
+        if member.newer and not trial:
+            self._taken -= 1
+        with self._replicas.condition:
+            self._leaving.add(member.id)
+        finish = self._departure.leave([member], reason)
+        gone = threading.Event()
+        self._departures.append(gone)
+        if self._updates:
+            self._replicas.life.in_background(partial(self._finish, member, finish, gone), "roll")
+        else:
+            self._finish(member, finish, gone)
+
+    def _finish(self, member: Member, finish: Callable[[float], None], gone: threading.Event) -> None:
+        try:
+            finish(self._replicas.composition.config.drain_timeout)
+        finally:
+            with self._replicas.condition:
+                self._leaving.discard(member.id)
+                self._replicas.condition.notify_all()
+            gone.set()
+
+    def _member(self, id: str) -> Member:
+        return next(each for each in self._replicas.members if each.id == id)
+
+    def _disinherit(self, index: int) -> None:
+        claim = self._claims.pop(index, None)
+        if claim is not None:
+            self._succession.disinherit(*claim)
+
+    # -- when it goes wrong --------------------------------------------------------------------------------------------
+
+    def _roll_back(self, step: RollBack) -> None:
+        error = self._why(step.why, step.id)
+        for index in list(self._claims):
+            self._disinherit(index)
+        msg = f"service '{self._replicas.name}' was rolled back, and goes on as it was before the update: {error}"
+        self._fail(msg, error, step.id)
+        self._tell("rolled_back", f"{error}; {self._taken} of {self._number} had been replaced", step.id or "")
+
+    def _halt(self, step: Halt) -> None:
+        error = self._why(step.why, step.id)
+        before = self._outcome
+        self._leave_no_trial()
+        if not self._updates:
+            self._outcome = error
+            return
+        how = f"{self._taken} of {counted(self._number, 'replica')} are of the new version"
+        if before is not None:
+            msg = f"{before}; but that could not be done to the end, and {how}: {error}"
+        else:
+            name = self._replicas.name
+            msg = f"the update of service '{name}' has stopped, as auto_rollback is false, and {how}: {error}"
+        self._fail(msg, error, step.id)
+        self._tell("roll_stopped", f"{error}; {how}", step.id or "")
+
+    def _leave_no_trial(self) -> None:
+        """New replicas whose places are not their own go, and places that are left empty get replicas as before."""
+        for member in list(self._trials.values()):
+            self._retire(member, "the update has ended")
+        for index in list(self._claims):
+            self._disinherit(index)
+        with self._replicas.condition:
+            if not self._replicas.wanted:
+                return
+            empty = set(self._rollout.places) - {each.spec.index for each in self._replicas.places}
+        for index in sorted(empty):
+            try:
+                self._succession.admit(self._launcher.start([index], held=True))
+            except Exception:
+                log = logging.getLogger("sage_plugins")
+                log.exception("replica %d of service '%s' was not started again", index, self._replicas.name)
+
+    def _why(self, why: str, id: str | None) -> DeployError:
+        """The error for what `Rollout` says, with all that is known of it."""
+        error, self._error = self._error, None
+        if error is not None and (id is None or error.replica == id):
+            return error
+        late = self._trials.get(id or "")
+        if late is not None:
+            if late.up and late.id not in self._passed and self._not_passed:
+                why = f"{why}: {self._not_passed}"
+            else:
+                return self._readiness.not_ready([late], self._settings.progress_deadline)
+        msg = f"service '{self._replicas.name}': {id + ' ' if id else ''}{why}"
+        return DeployError(msg, service=self._replicas.name, replica=id)
+
+    def _fail(self, msg: str, error: DeployError, id: str | None) -> None:
+        self._outcome = DeployError(msg, service=self._replicas.name, replica=id or error.replica)
+        self._outcome.__cause__ = error.__cause__
+
+    _not_passed = ""
+
+
+def _tell_nobody(kind: str, reason: str, replica: str = "") -> None:
+    """Restarts are told of as a whole."""

@@ -1,0 +1,134 @@
+"""Waiting calls start by priority and age, whatever comes and goes; each rule that is broken on purpose is found."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from sage_plugins.resilience import priorities
+from sage_plugins.resilience.priorities import HIGHEST, LEVEL_S, Row, rank
+
+FIRST = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class Waiting(NamedTuple):
+    """What waits; no two are equal."""
+
+    number: int
+    priority: int
+    since: float
+
+
+def comes_first(one, other):
+    """Whether the rules say that *one* starts before *other*."""
+    levels = one.priority - other.priority
+    head_start = (other.since - one.since) / LEVEL_S  # levels that it has gained more
+    return (levels + head_start, other.number - one.number) > (0, 0)
+
+
+class RowMachine(RuleBasedStateMachine):
+    """Calls come, start, are put back and leave; the row is compared with what the rules say of all that wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.made = 1000.0, 0
+        self.row = Row(lambda each: priorities.rank(each.priority, each.since))
+        self.waiting, self.taken = [], []
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 7.5, LEVEL_S, 4 * LEVEL_S]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(priority=st.integers(-3, 3))
+    def comes(self, priority):
+        call = Waiting(self.made, priority, self.now)
+        self.made += 1
+        assert self.row.before(call) == sum(comes_first(each, call) for each in self.waiting)
+        self.row.append(call)
+        self.waiting.append(call)
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def starts(self):
+        call = self.row.popleft()
+        for each in self.waiting:
+            if each is not call:
+                assert comes_first(call, each), f"{each} waits and {call} started"
+                assert self.now - each.since < self.now - call.since + LEVEL_S * (call.priority - each.priority + 1)
+        self.waiting.remove(call)
+        self.taken.append(call)
+
+    @precondition(lambda self: self.taken)
+    @rule()
+    def the_last_that_started_is_put_back(self):
+        call = self.taken.pop()
+        self.row.appendleft(call)
+        self.waiting.append(call)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leaves(self, data):
+        call = data.draw(st.sampled_from(self.waiting))
+        self.row.remove(call)
+        self.waiting.remove(call)
+        with pytest.raises(ValueError, match="not in"):
+            self.row.remove(call)
+
+    @invariant()
+    def it_is_in_order(self):
+        assert sorted(self.row) == sorted(self.waiting)
+        row = list(self.row.copy())
+        assert all(comes_first(one, other) for one, other in pairwise(row)), row
+
+
+def test_row_keeps_the_rules():
+    run_state_machine_as_test(RowMachine, settings=settings(FIRST, phases=[Phase.generate, Phase.shrink]))
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("rank", lambda priority, since: since + LEVEL_S * priority),  # lower ones first
+        ("rank", lambda priority, since: 1e9 * -priority + since),  # never ages
+        ("rank", lambda priority, _: -priority),  # ages, and forgets who came first
+        ("bisect_right", priorities.bisect_left),
+        ("bisect_left", priorities.bisect_right),
+    ],
+    ids=["upside down", "no age", "no order", "the last first", "put back behind"],
+)
+def test_machine_finds_broken_rules(monkeypatch, name, broken):
+    monkeypatch.setattr(priorities, name, broken)
+    with pytest.raises((AssertionError, Flaky, ExceptionGroup)):
+        run_state_machine_as_test(RowMachine, settings=FIRST)
+
+
+def test_a_level_is_worth_thirty_seconds_exactly():
+    """What was made 30 s later needs more than one level to come first."""
+    assert LEVEL_S == 30
+    assert rank(0, 0.0) == rank(1, 30.0) == rank(-1, -30.0)
+
+
+def test_ranks_of_the_highest_priorities_tell_times_apart():
+    month = 2.6e6
+    assert rank(HIGHEST, month) < rank(HIGHEST, month + 1e-6)
+    assert rank(-HIGHEST, month) < rank(-HIGHEST, month + 1e-6)
+
+
+def test_an_empty_row_gives_nothing():
+    with pytest.raises(IndexError):
+        Row(rank).popleft()

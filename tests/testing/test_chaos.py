@@ -1,0 +1,210 @@
+"""Services under load and accidents: nothing is lost, and a router that loses or repeats calls is found out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import process_target
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_deploy_local.target import LocalTarget
+from sage_deploy_testing.chaos import actions
+from sage_deploy_testing.chaos.run import Setting, run
+from sage_deploy_testing.chaos.verdict import Verdict
+from sage_deploy_testing.chaos.witness import Up, Witness, is_alive, machine, note, started_at, up_line
+from sage_plugins import ServiceDeploymentConfig, hookimpl
+from sage_plugins.plugins.registry import Registry
+from sage_plugins.values import Registration
+
+FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+
+IN_PROCESS = {
+    "pool": ServiceDeploymentConfig(
+        threading_strategy="pool", thread_count=2, thread_pool_size=2, replicas=2, timeout=10.0, queue_size=50
+    ),
+    "async": ServiceDeploymentConfig(threading_strategy="async", timeout=10.0, batch_size=4, overload="reject"),
+    "single": ServiceDeploymentConfig(timeout=10.0, queue_size=20, circuit_breaker={"failures": 5, "open": 1.0}),
+}
+IN_CHILDREN = {
+    "many": ServiceDeploymentConfig(
+        target="process",
+        threading_strategy="pool",
+        thread_count=2,
+        thread_pool_size=2,
+        replicas=3,
+        failover_enabled=True,
+        timeout=10.0,
+    ),
+    "one": ServiceDeploymentConfig(target="process", timeout=10.0),
+}
+
+
+def registry(*registrations):
+    class Plugin:
+        @hookimpl
+        def sage_register_targets(self):
+            return list(registrations)
+
+    return Registry.of(*FIRST_PARTY, Plugin())
+
+
+def judge(seconds, services, *, targets=(), over=None, **setting):
+    setting = {"slack": 20.0, "recovery": 60.0, "every": 0.4, "kill_every": 2.0, "seed": 1, **setting}
+    whole = Setting(services=services, seconds=seconds, **setting)
+    return Verdict.of(run(whole, registry=registry(*targets), over=over))
+
+
+def assert_clean(verdict):
+    assert verdict.is_clean, "\n".join(verdict.lines())
+
+
+def check_in_process(seconds, seed):
+    verdict = judge(seconds, IN_PROCESS, seed=seed)
+    assert_clean(verdict)
+    assert verdict.outcomes["ok"] > 100
+    assert set(verdict.impossible) == {"kill", "stop", "crash", "node", "caller"}
+    return verdict
+
+
+def check_in_children(seconds, seed):
+    # What this target cannot do: streams, and batches.
+    verdict = judge(seconds, IN_CHILDREN, targets=[process_target.registration()], shapes=("plain", "async"), seed=seed)
+    assert_clean(verdict)
+    assert verdict.deaths >= 2
+    assert set(verdict.impossible) == {"node", "caller"}
+    return verdict
+
+
+def test_calls_in_this_process_survive_accidents():
+    check_in_process(15, seed=1)
+
+
+def test_calls_to_child_processes_survive_accidents():
+    """Their processes are killed and stopped."""
+    check_in_children(20, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("check", [check_in_process, check_in_children])
+def test_calls_survive_minutes_of_accidents(check):
+    check(180, seed=2)
+
+
+# -- a router that is broken on purpose --------------------------------------------------------------------------------
+
+
+class TwiceFactory:
+    """Builds instances that run each tenth call twice, as a router would that sent it to two replicas."""
+
+    def __init__(self, factory):
+        self._factory = factory
+        self._calls = 0
+
+    def create_service(self, ctx):
+        instance = self._factory.create_service(ctx)
+        work = instance.work
+
+        def twice(*arguments):
+            self._calls += 1
+            if self._calls % 10 == 0:
+                work(*arguments)
+            return work(*arguments)
+
+        instance.work = twice
+        return instance
+
+
+class Broken(LocalTarget):
+    """A target whose replicas are wrong in one way."""
+
+    way = ""
+
+    def start(self, spec, at, events, clock):
+        if self.way == "twice":
+            spec = spec._replace(factory=TwiceFactory(spec.factory))
+        replica = super().start(spec, at, events, clock)
+        if self.way == "lost":
+            send, numbers = replica.send, iter(range(10**9))
+
+            def lose(work):
+                if work.options.idempotent and next(numbers) % 10 == 9 and work.claim() and work.claim_outcome():
+                    events.freed(work)  # and nobody publishes the outcome
+                else:
+                    send(work)
+
+            replica.send = lose
+        return replica
+
+
+@pytest.mark.parametrize(("way", "rule"), [("twice", "twice"), ("lost", "lost")])
+def test_router_that_is_broken_is_found_out(way, rule):
+    target = type("Target", (Broken,), {"way": way})
+    service = ServiceDeploymentConfig(
+        target="broken", threading_strategy="pool", thread_count=2, timeout=0.5, drain_timeout=0.1
+    )
+    verdict = judge(
+        2,
+        {"svc": service},
+        targets=[Registration("broken", lambda _: target(), "wrong", capabilities=frozenset({"in_process"}))],
+        actions=(),
+        shapes=("plain",),
+        slack=1.0,
+        recovery=0.5,
+    )
+    assert verdict.broken[rule] > 0
+    assert {rule for rule, number in verdict.broken.items() if number} <= {rule, "stuck", "not_whole"}
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_sets_the_event_ends_the_accidents_and_gets_a_verdict():
+    over = threading.Event()
+    over.set()
+    verdict = judge(600, {"svc": ServiceDeploymentConfig()}, over=over)
+    assert_clean(verdict)
+    assert verdict.interrupted
+
+
+class Ready:
+    """An environment all of whose replicas are ready."""
+
+    def overview(self):
+        return {"svc": {"replicas": [{"id": f"svc#{position}", "state": "ready"} for position in range(4)]}}
+
+
+def test_only_processes_of_replicas_are_signalled(tmp_path, monkeypatch):
+    """Not this process, none on another machine, and none that has the number of a replica that is gone."""
+    witness = Witness(tmp_path / "witness")
+    note(witness.path, up_line("svc", 0))  # in this process
+    parent, started = os.getppid(), started_at(os.getppid())
+    note(witness.path, f"up svc 1 {parent} {started} elsewhere/pid:[1]")
+    note(witness.path, f"up svc 2 {parent} 1 {machine()}")
+    note(witness.path, f"up other 3 {parent} {started} {machine()}")
+    world = actions.World(Ready(), {}, None, witness, None, threading.Event())
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("signalled"))
+
+    assert world.processes("svc") == []
+    for name in ("kill", "stop", "crash"):
+        assert actions.ACTIONS[name].do(world, "svc", None) is None
+
+    note(witness.path, f"up svc 3 {parent} {started} {machine()}")
+    assert [up.position for up in world.processes("svc")] == [3]
+
+
+def test_process_that_has_ended_is_not_alive():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        up = Up("svc", 0, process.pid, started_at(process.pid), machine())
+        assert is_alive(up)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its parent has not waited for it yet
+        assert not is_alive(up)
+    assert not is_alive(up)

@@ -1,0 +1,100 @@
+"""`sage-deploy chaos`: what it takes, what it prints, and what it ends with."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+from command_line import PATIENCE, SCRIPT, sage_deploy, surroundings
+
+FILE = """
+options:
+  server: {http: 1}
+services:
+  kv:
+    class: shop:KV
+    init: {kwargs: {secret: 1}}
+    replicas: 2
+    threading_strategy: pool
+    thread_count: 2
+    methods: {query: {timeout: 3}}
+  unused:
+    class: shop:Unused
+  registered_in_code: {}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "file.yaml").write_text(FILE, encoding="utf-8")
+    return tmp_path
+
+
+def test_services_are_tried_without_a_line_of_their_own_code(folder):
+    """The class does not even exist; the verdict is one object, and the history can be judged again."""
+    arguments = ["--service", "kv", "--minutes", "0.03", "--seed", "5", "--history", "h.jsonl", "-o", "json"]
+    done = sage_deploy("chaos", "file.yaml", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdict = json.loads(done.stdout)
+    assert (verdict["version"], verdict["clean"], verdict["seed"]) == (1, True, 5)
+    assert list(verdict["services"]) == ["kv"]
+    assert verdict["outcomes"]["ok"] > 0
+    assert verdict["impossible"]["kill"] == {"kv": "its replicas are in this process"}
+
+    again = sage_deploy("chaos", "--check", "h.jsonl", "-o", "json", cwd=folder)
+    assert json.loads(again.stdout) == verdict
+
+
+def test_violation_is_shown_and_has_exit_code_1(folder):
+    lines = [
+        {"t": 0, "event": "start", "version": 1, "seed": 1, "seconds": 1, "slack": 1, "services": {}},
+        {"t": 1, "event": "leak", "text": "thread \x1b[31m"},
+        {"t": 2, "event": "end"},
+    ]
+    (folder / "h.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    done = sage_deploy("chaos", "--check", "h.jsonl", cwd=folder)
+    assert done.returncode == 1
+    assert done.stdout.startswith("verdict    1 violation: 0 lost,")
+    assert "leaked     thread \\x1b[31m\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give a FILE to deploy, or --check"),
+        (["file.yaml", "--check", "file.yaml"], "give a FILE to deploy, or --check"),
+        (["file.yaml", "--actions", "kil"], "did you mean 'kill'?"),
+        (["file.yaml", "--service", "kw"], "there are kv, unused"),
+        (["file.yaml", "--minutes", "0"], "--minutes"),
+        (["none.yaml"], "none.yaml"),
+        (["--check", "file.yaml"], "file.yaml:1: is no JSON"),
+    ],
+)
+def test_bad_usage_has_exit_code_2_and_starts_nothing(folder, arguments, said):
+    done = sage_deploy("chaos", *arguments, cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_interrupt_ends_it_in_order_with_the_verdict_so_far(folder):
+    process = subprocess.Popen(
+        [SCRIPT, "chaos", "file.yaml", "--service", "kv", "--minutes", "30"],
+        cwd=folder,
+        env=surroundings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not (line := process.stderr.readline()).startswith("accidents happen"):
+            assert line, process.wait()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, out + err
+    assert "interrupted, seed " in out
