@@ -182,7 +182,7 @@ class TestSameSeed:
 
 
 class TestNothingIsLost:
-    @pytest.mark.parametrize("overload", ["block", "reject"])
+    @pytest.mark.parametrize("overload", ["block", "reject", "shed_oldest", "priority"])
     @pytest.mark.parametrize("balancer", BALANCERS)
     def test_every_call_ends_once(self, balancer: str, overload: str) -> None:
         """Under overload and with every kind of fault the outcomes add up to the calls."""
@@ -205,7 +205,7 @@ class TestNothingIsLost:
         assert report.unfinished == 0
         assert report.ok > 1000
         assert report.timeouts > 0
-        assert (report.rejected > 0) is (overload == "reject")
+        assert (report.rejected > 0) is (overload != "block")
         assert sum(report.refusals.values()) == report.rejected
 
     def test_a_crash_ends_only_what_ran_and_may_not_run_twice(self) -> None:
@@ -411,6 +411,18 @@ class TestTheRealParts:
             report = sim.run()
         assert report.ok == report.calls  # ten runs a second would not do
         assert report.latency.p99 < 1
+
+    def test_calls_with_a_higher_priority_wait_less(self) -> None:
+        with simulate({"threading_strategy": "single", "overload": "priority", "queue_size": 20}, trace=True) as sim:
+            sim.time("get", exponential(0.01))
+            sim.time("put", exponential(0.01))
+            sim.load(rate=120, until=20, method="get")
+            sim.load(rate=20, until=20, method="put", priority=1)
+            report = sim.run()
+        put = {line.split()[2] for line in report.trace.splitlines() if line.split()[1:4:2] == ["call", "put"]}
+        refused = {line.split()[2] for line in report.trace.splitlines() if line.endswith(" refused")}
+        assert len(refused) > 100
+        assert not put & refused
 
     def test_a_recorded_sample_gives_its_own_durations(self) -> None:
         with simulate({"threading_strategy": "single"}) as sim:
