@@ -7,7 +7,9 @@ What is done with the tokens, and in which order, is said in `router`.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sage_plugins.errors import InvalidKeyError
@@ -230,10 +232,12 @@ class Lanes:
 
     def arrange(self) -> None:
         """Decide which of the open lanes serve, and ask the balancer how it chooses among them."""
-        able = tuple(lane for lane in self.open if lane not in self.avoided) or self.open
-        able = tuple(lane for lane in able if lane not in self.ejected) or able
+        able = self.open
+        for left_out in (self.avoided, self.ejected):
+            if left_out:  # it takes its time to look for those, with thousands of replicas
+                able = tuple(lane for lane in able if lane not in left_out) or able
         # What took a dead one's place stands by at the end of the row: calls that have moved need not move back.
-        first = min(able, key=lambda lane: lane.seniority, default=None)
+        first = min(able, key=attrgetter("seniority"), default=None)
         self.serving = able if self._balancer is not None or first is None else (first,)
         self.pick = None
         if self._balancer is not None and len(self.serving) > 1:
@@ -243,7 +247,8 @@ class Lanes:
 
     def add(self, lane: Lane) -> None:
         """Open *lane*."""
-        self.open = tuple(sorted((*self.open, lane), key=lambda each: each.index))
+        at = bisect_right(self.open, lane.index, key=attrgetter("index"))
+        self.open = (*self.open[:at], lane, *self.open[at:])
 
     def close(self, lane: Lane) -> None:
         """Have *lane*, an open one, get no more calls."""

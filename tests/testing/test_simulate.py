@@ -68,11 +68,21 @@ class Strangers:
     def sage_register_autoscalers(self) -> list[Registration]:
         return [Registration("dice", lambda _options: self, "Any number")]
 
+    @hookimpl
+    def sage_register_targets(self) -> list[Registration]:
+        return [Registration("far", lambda _options: self, "Far away", capabilities=frozenset({"replaces_unhealthy"}))]
+
     def picker(self, candidates: Any) -> Any:
         return lambda _key, _method: random.choice(candidates[-2:])  # noqa: S311 - as strangers do
 
     def decide(self, _load: Any) -> float:
         return random.randint(1, 5)  # noqa: S311
+
+
+def registry() -> Registry:
+    """The strangers' plugins, and ours."""
+    ours = (sage_deploy_local, sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers)
+    return Registry.of(*ours, Strangers())
 
 
 class Page(HTMLParser):
@@ -172,7 +182,7 @@ class TestSameSeed:
 
 
 class TestNothingIsLost:
-    @pytest.mark.parametrize("overload", ["block", "reject"])
+    @pytest.mark.parametrize("overload", ["block", "reject", "shed_oldest", "priority"])
     @pytest.mark.parametrize("balancer", BALANCERS)
     def test_every_call_ends_once(self, balancer: str, overload: str) -> None:
         """Under overload and with every kind of fault the outcomes add up to the calls."""
@@ -195,7 +205,7 @@ class TestNothingIsLost:
         assert report.unfinished == 0
         assert report.ok > 1000
         assert report.timeouts > 0
-        assert (report.rejected > 0) is (overload == "reject")
+        assert (report.rejected > 0) is (overload != "block")
         assert sum(report.refusals.values()) == report.rejected
 
     def test_a_crash_ends_only_what_ran_and_may_not_run_twice(self) -> None:
@@ -325,6 +335,16 @@ class TestTheRealParts:
         report = play(config, rate=100, until=30, mean=0.005, faults="slow x20 replica 2 at 5s for 15s")
         assert next(event.replica for event in report.events if event.kind == "replica_ejected") == "service#2"
 
+    def test_a_replica_that_hangs_is_replaced_where_the_target_does_that(self) -> None:
+        """After as many health checks as the configuration says."""
+        checks = {"monitors": ["health"], "health_check_interval": 1, "failure_threshold": 2}
+        config = {"target": "far", "replicas": 2, "timeout": 0.5, "retry": {}, **checks}
+        report = play(config, rate=20, until=30, registry=registry(), faults="hang replica 0 at 5s")
+        unhealthy = next(event for event in report.events if event.kind == "replica_unhealthy")
+        assert (unhealthy.at, unhealthy.replica) == (7, "service#0")
+        assert [event.at for event in report.events if event.kind == "replica_ready"] == [8]
+        assert report.unfinished == 0
+
     def test_a_breaker_opens_and_closes(self) -> None:
         config = {"timeout": 0.2, "circuit_breaker": {"failures": 3, "open": 2}}
         report = play(config, rate=20, until=30, slots=8, faults="hang replica 0 at 5s for 5s")
@@ -357,9 +377,6 @@ class TestTheRealParts:
         assert all(len(replicas) == 1 for replicas in placed.values())
 
     def test_strangers_plugins_run_and_are_seeded(self) -> None:
-        registry = Registry.of(
-            sage_deploy_local, sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers, Strangers()
-        )
         config = {
             "load_balancer": "last",
             "autoscale": {
@@ -371,7 +388,7 @@ class TestTheRealParts:
                 "tolerance": 0,
             },
         }
-        first, again = (play(config, rate=20, registry=registry, trace=True) for _ in range(2))
+        first, again = (play(config, rate=20, registry=registry(), trace=True) for _ in range(2))
         assert (first.balancer, first.autoscaler) == ("last", "dice")
         assert first.trace == again.trace
         assert first.event_counts["scaled"] > 3
@@ -394,6 +411,18 @@ class TestTheRealParts:
             report = sim.run()
         assert report.ok == report.calls  # ten runs a second would not do
         assert report.latency.p99 < 1
+
+    def test_calls_with_a_higher_priority_wait_less(self) -> None:
+        with simulate({"threading_strategy": "single", "overload": "priority", "queue_size": 20}, trace=True) as sim:
+            sim.time("get", exponential(0.01))
+            sim.time("put", exponential(0.01))
+            sim.load(rate=120, until=20, method="get")
+            sim.load(rate=20, until=20, method="put", priority=1)
+            report = sim.run()
+        put = {line.split()[2] for line in report.trace.splitlines() if line.split()[1:4:2] == ["call", "put"]}
+        refused = {line.split()[2] for line in report.trace.splitlines() if line.endswith(" refused")}
+        assert len(refused) > 100
+        assert not put & refused
 
     def test_a_recorded_sample_gives_its_own_durations(self) -> None:
         with simulate({"threading_strategy": "single"}) as sim:

@@ -108,8 +108,8 @@ def command(  # noqa: PLR0913, PLR0917 - a parameter for each option
             sim.time(method, seconds)
         served = [plan.name for plan in composition.methods]
         only = served[0] if len(served) == 1 else None
-        for called, phases, keys in map(load_of, loads):
-            sim.load(phases=phases, method=called or only, keys=keys)
+        for called, phases, keys, priority in map(load_of, loads):
+            sim.load(phases=phases, method=called or only, keys=keys, priority=priority)
         for fault in [each for text in faults for each in faults_of(text)]:
             sim.fault(fault)
         began = time.perf_counter()

@@ -24,7 +24,7 @@ from sage_plugins.event_kinds import EventKind
 from sage_plugins.resilience.restarts import Supervisor
 from sage_plugins.routing.guarding.guards import Guards
 from sage_plugins.routing.guarding.unguarded import UNGUARDED
-from sage_plugins.routing.router_choice import router_class
+from sage_plugins.routing.router_choice import router_class, when_full
 from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ class Simulated:
         phases: Sequence[Phase] = (),
         method: str | None = None,
         keys: Keys | None = None,
+        priority: int = 0,
     ) -> None:
         """
         Have calls come: a Poisson process of independent callers who do not wait for each other.
@@ -176,6 +177,7 @@ class Simulated:
             phases: Instead of the three: stretches of time, one after the other.
             method: Which method; None for the only one of which a time was given.
             keys: `uniform(number)` or `zipf(number, exponent)`; None for calls without keys.
+            priority: Of the calls, as of `with_options`.
 
         Raises:
             ValueError: That is no load.
@@ -185,7 +187,7 @@ class Simulated:
             if len(self._times) != 1 or "*" in self._times:
                 raise ValueError(f"say which method is called, method=...; {_given(self._times)}")
             (method,) = self._times
-        self._loads.append(Load(method, given, keys))
+        self._loads.append(Load(method, given, keys, priority))
 
     def fault(self, kind: str | FaultKind | Fault, **what: Any) -> None:
         """
@@ -325,13 +327,12 @@ class Simulated:
             composition.name,
             timeline,
             queue_size=config.queue_size,
-            reject=config.overload == "reject",
+            **when_full(config.overload),
             guards=guards,
             count=lambda *_: None,
             refused=refused,
             on_balancer_error=lambda error: tally.tell(EventKind.BALANCER_FENCED, text_of(error)),
             aside=lambda do: do(),
-            refuses_late=config.overload == "reject",
             overloaded=lambda why: tally.tell(EventKind.OVERLOADED, why),
         )
 

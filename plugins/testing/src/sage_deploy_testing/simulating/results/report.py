@@ -186,7 +186,7 @@ class Report:
             events=[Happening(*event) for event in tally.events],
             event_counts=dict(tally.kinds),
             digest=tally.digest(),
-            traced=tally.trace,
+            traced=None if tally.trace is None else tuple(tally.trace),
         )
 
     @property

@@ -116,11 +116,13 @@ class Load:
         method: Which method.
         phases: One after the other.
         keys: Of the calls; None for calls without.
+        priority: Of the calls.
     """
 
     method: str
     phases: Sequence[Phase]
     keys: Keys | None = None
+    priority: int = 0
 
     @property
     def seconds(self) -> float:
@@ -135,7 +137,8 @@ class Load:
     def __str__(self) -> str:
         """As the command line spells it."""
         keys = "" if self.keys is None else f", {self.keys}"
-        return f"{self.method} {'; '.join(map(str, self.phases))}{keys}"
+        priority = f", priority {self.priority}" if self.priority else ""
+        return f"{self.method} {'; '.join(map(str, self.phases))}{keys}{priority}"
 
     def arrivals(self, random: Random) -> Iterator[float]:
         """When the calls come, in seconds since its beginning."""
@@ -156,7 +159,7 @@ class Load:
     def options_drawn_by(self, random: Random) -> Callable[[], CallOptions]:
         """What draws the options of the next call."""
         if self.keys is None:
-            none = CallOptions()
+            none = CallOptions(priority=self.priority)
             return lambda: none
         draw = self.keys.drawn_by(random)
         made: dict[int, CallOptions] = {}
@@ -165,7 +168,7 @@ class Load:
             key = draw()
             found = made.get(key)
             if found is None:
-                found = made[key] = CallOptions(key)
+                found = made[key] = CallOptions(key, priority=self.priority)
             return found
 
         return options

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["faults_of", "load_of", "seconds_of", "time_of_method"]
 
-LOADS: Final = "'200/s for 60s', '100/s..1000/s for 60s', 'get 200/s for 30s; 500/s for 30s, keys 1000 zipf 1.1'"
+LOADS: Final = (
+    "'200/s for 60s', '100/s..1000/s for 60s', 'get 200/s for 30s; 500/s for 30s, keys 1000 zipf 1.1', "
+    "'get 5/s for 60s, priority 2'"
+)
 TIMES: Final = (
     "'get=constant(5ms)', 'get=exponential(10ms)' with the mean, 'get=lognormal(10ms, 0.8)' with the median and sigma, "
     "'get=recorded(FILE)'; without 'get=' of all methods"
@@ -30,7 +33,10 @@ FAULTS: Final = (
 
 _RATE: Final = r"([0-9.]+)/s"
 _PHASE: Final = re.compile(rf"{_RATE}(?:\s*\.\.\s*{_RATE})?\s+for\s+(\S+)")
-_LOAD: Final = re.compile(r"(?:([A-Za-z_]\w*)\s+)?([0-9][^,]*)(?:,\s*keys\s+(\d+)(?:\s+zipf\s+([0-9.]+))?)?")
+_LOAD: Final = re.compile(
+    r"(?:([A-Za-z_]\w*)\s+)?([0-9][^,]*)(?:,\s*keys\s+(\d+)(?:\s+zipf\s+([0-9.]+))?)?"
+    r"(?:,\s*priority\s+(-?\d+))?"
+)
 _TIME: Final = re.compile(r"(?:([A-Za-z_]\w*)\s*=\s*)?(constant|exponential|lognormal|recorded)\s*\((.+)\)")
 _FAULT: Final = re.compile(
     r"(crash|slow|hang|node|drop)(?:\s+x([0-9.]+))?(?:\s+([0-9.]+)%)?(?:\s+(\d+))?"
@@ -55,9 +61,9 @@ def seconds_of(text: str) -> float:
     return found
 
 
-def load_of(text: str) -> tuple[str | None, Sequence[Phase], Keys | None]:
+def load_of(text: str) -> tuple[str | None, Sequence[Phase], Keys | None, int]:
     """
-    Method, phases and keys of a load; None for what it does not say.
+    Method, phases, keys and priority of a load; None for a method or keys that it does not say.
 
     Raises:
         ValueError: It is none; the message says how loads look.
@@ -65,7 +71,7 @@ def load_of(text: str) -> tuple[str | None, Sequence[Phase], Keys | None]:
     found = _LOAD.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{text!r} is no load. Loads look so: {LOADS}")
-    method, phases, keys, exponent = found.groups()
+    method, phases, keys, exponent, priority = found.groups()
     made = []
     for each in phases.split(";"):
         phase = _PHASE.fullmatch(each.strip())
@@ -73,9 +79,10 @@ def load_of(text: str) -> tuple[str | None, Sequence[Phase], Keys | None]:
             raise ValueError(f"{each.strip()!r} is no load. Loads look so: {LOADS}")
         rate, to, lasts = phase.groups()
         made.append(Phase(_number(rate), _number(rate if to is None else to), seconds_of(lasts)))
-    if keys is None:
-        return method, made, None
-    return method, made, uniform(int(keys)) if exponent is None else zipf(int(keys), _number(exponent))
+    drawn = None
+    if keys is not None:
+        drawn = uniform(int(keys)) if exponent is None else zipf(int(keys), _number(exponent))
+    return method, made, drawn, int(priority or 0)
 
 
 def time_of_method(text: str) -> tuple[str, Time]:
