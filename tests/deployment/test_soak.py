@@ -9,6 +9,7 @@ what was counted, and every slot and place in the queue is free.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -82,10 +83,10 @@ def soak(setting, calls, folder):
         )
         assert load.answers("busy", TIMEOUT)  # no task may be cancelled while its handle looks for the service
         load.start()
-        until = time.monotonic() + PATIENCE * max(1, calls / 1000)
+        until, pause = time.monotonic() + PATIENCE * max(1, calls / 1000), threading.Event()
         while history.calls < calls:
             assert time.monotonic() < until, "the calls do not go on"
-            time.sleep(0.01)
+            pause.wait(0.01)
         load.stop()
         router = env.task("busy")._router
         router.drain("has been soaked", lambda: None)  # abandoned methods end before the slots are looked at
