@@ -27,6 +27,9 @@ max-width:100%;height:auto;font:12px system-ui,sans-serif}
 .chart .l4{stroke:var(--c4);stroke-dasharray:5 2}
 """
 
+#: Of a picture, which may stand on a page of another colour.
+_BACK: Final = ".back{fill:#fff}@media (prefers-color-scheme:dark){.back{fill:#161616}}"
+
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 44, 40
 _ROW = 15  # of the legend
@@ -154,7 +157,7 @@ def picture(charts: Sequence[Chart], columns: int = 2) -> str:
     width, height = columns * _WIDTH, rows * _HEIGHT
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
-        f"<style>{STYLE}</style>{inner}</svg>\n"
+        f'<style>{STYLE}{_BACK}</style><rect class="back" width="100%" height="100%"/>{inner}</svg>\n'
     )
 
 
