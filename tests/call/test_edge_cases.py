@@ -337,6 +337,13 @@ def test_bad_timeout_is_a_config_error(deploy, timeout):
         deploy("single").handle.with_options(timeout=timeout)
 
 
+@pytest.mark.parametrize("priority", [True, "1", 1.0, None, 1_000_001, -(10**30)], ids=repr)
+def test_bad_priority_is_a_config_error(deploy, priority):
+    """It must be a whole number from -1,000,000 to 1,000,000."""
+    with pytest.raises(errors.ConfigError, match="priority: must be a whole number"):
+        deploy("single").handle.with_options(priority=priority)
+
+
 def test_key_and_idempotent_travel_with_the_call(deploy, threaded):
     """What `with_options` sets is what balancer and failover get to see."""
     handle = deploy(threaded).handle

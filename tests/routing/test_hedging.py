@@ -203,6 +203,27 @@ def test_the_deadline_ends_both_attempts(kind):
     assert stage.counted == [Outcome.TIMEOUT]
 
 
+class LooksFirst(FakeReplica):
+    """Looks at the time before it takes up a call, as workers do."""
+
+    def claim(self, call):
+        return not call.expire() and super().claim(call)
+
+
+@KINDS
+def test_a_second_attempt_whose_time_is_over_before_it_starts_leaves_nothing(kind):
+    """Its replica finds that out, before anybody looks at the call; its slot counts as abandoned no more then."""
+    stage = Stage(Act(seconds=20), kind)
+    stage.router.close_lane(stage.router.lanes[1])
+    open_replica(stage.router, stage.clock, index=2, replica=LooksFirst, pick_up=lambda: 5.0)
+    call = stage.call(timeout=3.0)
+    stage.clock.advance(8)
+    assert not call.over()
+    assert call.done(), "nobody has looked at its time before"
+    stage.settle()
+    assert stage.counted == [Outcome.TIMEOUT]
+
+
 @KINDS
 def test_a_caller_that_gives_up_ends_both_attempts(kind):
     stage = Stage(Act(seconds=20), kind, second=Act(seconds=20))

@@ -66,7 +66,8 @@ class Hedge(Call):
 
     def give_up(self, error: BaseException, outcome: int, *, only_unstarted: bool = False) -> bool:  # noqa: ARG002 - as `Call`'s
         """Its replica will not answer it; its call goes on."""
-        self.claim()
+        if self.claim():
+            self.owner.abandoned_ended(self)  # it will never run
         return True
 
     def unstarted(self) -> bool:
