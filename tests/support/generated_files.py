@@ -46,6 +46,7 @@ RANGES = {
     "initial": st.integers(3, 4),
     "max": st.integers(5, 9),
     "max_surge": st.integers(1, 3),
+    "hedge": st.none(),  # it needs more replicas than a file may say
     "recycle": st.fixed_dictionaries({"max_calls": st.integers(1, 9)}, optional={"max_age": st.integers(1, 9)}),
 }
 
