@@ -28,6 +28,7 @@ from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.config.nested_keys import AUTOSCALE_FIELDS
+from sage_plugins.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -86,6 +87,11 @@ class Scaling(NamedTuple):
     reason: str
 
 
+#: Share of a replica's slots that are to be in use, and the calls that it is to have while its slots are not known.
+_SHARE: Final = 0.7
+_UNKNOWN: Final = 2.0
+
+
 class _LookBack:
     """The load of the last seconds; each look counts for the time since the one before it."""
 
@@ -141,6 +147,7 @@ class Scaler:
         self._decided = False  # whether the last look decided something
         self._direction = 0  # 1 if more replicas are wanted, -1 if fewer are
         self._since = 0.0  # since when
+        self._most = 0  # if fewer are: the most that a look has wanted since then, after `look_back`
         self._busy_at = -inf  # when there was a call last
         self._slots = 0.0  # calls at once of one replica, as far as that was seen
         self._wait = 0.0  # seconds before the next start, once one has failed
@@ -169,14 +176,20 @@ class Scaler:
         step, reason = self._step(load)
         direction = (step > load.replicas) - (step < load.replicas)
         if direction != self._direction:
-            self._direction, self._since = direction, now
+            self._direction, self._since, self._most = direction, now, 0
         if direction <= 0:
             self.wanted = load.replicas
+            if now - self._since >= self._settings.look_back:  # before that the means have the load of before in them
+                self._most = max(self._most, step)
         if not direction or (step and now < self._due(direction)):
             return None
         if not step:  # that has lasted long enough
             return self._decide(now, 0, reason)
-        return self._decide(now, step, f"{reason}, for {now - self._since:.3g} s")
+        lasted = f"for {now - self._since:.3g} s"
+        if direction < 0:  # what was wanted once in this time may soon be wanted again
+            most = max(step, self._most)
+            return self._decide(now, most, f"{reason}, and no more than {counted(most, 'replica')} {lasted}")
+        return self._decide(now, step, f"{reason}, {lasted}")
 
     def failed(self, now: float) -> None:
         """What was decided last could not be done: leave time before the next try."""
@@ -205,7 +218,7 @@ class Scaler:
             return None
         if load.time_s < self._not_before:
             return None
-        needed = ceil(calls / self._aim - _EQUAL)
+        needed = ceil(calls / max(self._aim, 1.0) - _EQUAL)  # one call needs no second replica
         return self._decide(load.time_s, self._bounded(needed), f"{_counted(calls)} while there is no replica")
 
     def _step(self, load: Load) -> tuple[int, str]:
@@ -255,9 +268,14 @@ class Scaler:
 
     @property
     def _aim(self) -> float:
-        """Calls for each replica; threads come first: unless a number is configured, as many as a replica runs."""
+        """
+        Calls for each replica.
+
+        Unless a number is configured, a share of those that a replica runs at once: with all of its slots in use calls
+        would queue, more replicas would start, have too little to do and stop, again and again under a steady load.
+        """
         aim = self._settings.target_ongoing_requests
-        return max(2.0, self._slots) if aim is None else aim
+        return aim if aim is not None else _SHARE * self._slots or _UNKNOWN
 
     def _bounded(self, replicas: int) -> int:
         return min(max(replicas, self._settings.min, 1), self._settings.max)

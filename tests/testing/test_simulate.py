@@ -307,6 +307,7 @@ class TestTheory:
 class TestTheRealParts:
     def test_an_autoscaler_grows_and_shrinks_the_service(self) -> None:
         config = {"autoscale": {"min": 1, "max": 10, "look_back": 2, "upscale_delay": 1, "downscale_delay": 3}}
+        config["autoscale"]["target_ongoing_requests"] = 2
         with simulate({"threading_strategy": "single", **config}, startup=0.5) as sim:
             sim.time("get", exponential(0.05))
             sim.load(phases=[Phase(10, 10, 20), Phase(120, 120, 40), Phase(5, 5, 60)], method="get")
@@ -318,6 +319,23 @@ class TestTheRealParts:
         assert 20 < grown.at < 30
         assert "target_ongoing wants" in grown.reason
         assert report.ok == report.calls
+
+    @pytest.mark.parametrize("strategy", ["single", "pool", "async"])
+    def test_a_steady_load_leaves_the_number_of_replicas_alone(self, strategy: str) -> None:
+        """An hour of random calls at one rate, with every default: once it has settled, nothing starts any more."""
+        slots = {"single": 1, "pool": 4, "async": 20}[strategy]
+        threads = {"pool": {"thread_count": 4, "thread_pool_size": 4}, "async": {"max_concurrency": 20}}.get(
+            strategy, {}
+        )
+        config = {"threading_strategy": strategy, "timeout": "1m", "autoscale": {"min": 1, "max": 40}} | threads
+        with simulate(config, seed=3) as sim:
+            sim.time("get", exponential(1.0))
+            sim.load(rate=5 * slots, until=3600, method="get")
+            report = sim.run()
+        numbers = [int(event.reason.split(" to ")[1].split()[0]) for event in report.events if event.kind == "scaled"]
+        assert len(numbers) <= 5
+        assert numbers[1:] == sorted(numbers[1:], reverse=True), "after the first step up it only shrinks to fit"
+        assert 7 <= numbers[-1] <= 12, "5 replicas' worth of calls, at 70 %"
 
     def test_a_service_at_zero_wakes_for_a_call(self) -> None:
         config = {"autoscale": {"min": 0, "max": 2, "scale_to_zero_delay": 5}}
