@@ -12,6 +12,7 @@ _BENCHMARKS = (
     "waiting.py",
     "batching.py",
     "curves.py",
+    "guarding.py",
     "startup.py",
     "deployment_files.py",
     "sage_layer.py",

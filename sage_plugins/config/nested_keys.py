@@ -119,8 +119,8 @@ AUTOSCALE_FIELDS: Final = _keys(
         minimum=0,
         exclusive=True,
         maximum=float(MOST),
-        doc="Calls that wait or run in each replica, on average, that scaling aims at. Left out: 70 % of the "
-        "calls that a replica runs at once.",
+        doc="Calls that wait or run in each replica, on average, that scaling aims at. Left out: the calls that a "
+        "replica runs at once, but at least 2.",
     ),
     _duration("target_queue_wait", "Mean wait in the queue that scaling aims at, in seconds.", positive=True),
     _duration("upscale_delay", "How long more replicas must be wanted before they start, in seconds.", 10.0),

@@ -87,11 +87,6 @@ class Scaling(NamedTuple):
     reason: str
 
 
-#: Share of a replica's slots that are to be in use, and the calls that it is to have while its slots are not known.
-_SHARE: Final = 0.7
-_UNKNOWN: Final = 2.0
-
-
 class _LookBack:
     """The load of the last seconds; each look counts for the time since the one before it."""
 
@@ -218,7 +213,7 @@ class Scaler:
             return None
         if load.time_s < self._not_before:
             return None
-        needed = ceil(calls / max(self._aim, 1.0) - _EQUAL)  # one call needs no second replica
+        needed = ceil(calls / self._aim - _EQUAL)
         return self._decide(load.time_s, self._bounded(needed), f"{_counted(calls)} while there is no replica")
 
     def _step(self, load: Load) -> tuple[int, str]:
@@ -268,14 +263,9 @@ class Scaler:
 
     @property
     def _aim(self) -> float:
-        """
-        Calls for each replica.
-
-        Unless a number is configured, a share of those that a replica runs at once: with all of its slots in use calls
-        would queue, more replicas would start, have too little to do and stop, again and again under a steady load.
-        """
+        """Calls for each replica; threads come first: unless a number is configured, as many as a replica runs."""
         aim = self._settings.target_ongoing_requests
-        return aim if aim is not None else _SHARE * self._slots or _UNKNOWN
+        return max(2.0, self._slots) if aim is None else aim
 
     def _bounded(self, replicas: int) -> int:
         return min(max(replicas, self._settings.min, 1), self._settings.max)

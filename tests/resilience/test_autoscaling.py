@@ -125,20 +125,13 @@ def test_replicas_that_are_starting_are_not_asked_for_twice():
 
 
 def test_threads_come_before_replicas():
-    """Without an aim of its own a replica with ten threads is to have seven calls before there is a second one."""
-    stage = Stage(max=10, upscale_delay=0, look_back=1, slots=10)
-    assert stage.hold(7, 5) == []
-    assert stage.hold(14, 2) == [2]
+    """Without an aim of its own a replica with eight threads is to have eight calls before there is a second one."""
+    stage = Stage(max=10, upscale_delay=0, look_back=1, slots=8)
+    assert stage.hold(8, 5) == []
+    assert stage.hold(16, 2) == [2]
     single = Stage(max=10, upscale_delay=0, look_back=1)
-    assert single.hold(0, 5) == []
-    assert single.hold(2, 2) == [3]
-
-
-def test_a_service_at_zero_gets_one_replica_for_one_call():
-    """Though a replica is to have less than one call on average, one call needs no second replica."""
-    stage = Stage(min=0, initial=0, max=10)
-    stage.scaler._slots = 1
-    assert stage.look(1).replicas == 1
+    assert single.hold(2, 5) == []
+    assert single.hold(4, 2) == [2]
 
 
 def test_fewer_replicas_are_as_many_as_were_wanted_in_the_whole_delay():
