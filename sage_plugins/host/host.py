@@ -70,6 +70,7 @@ class Host:
             clock: For deadlines and durations.
             node: Where this is, for the recorders.
         """
+        self._unfetched: list[Work] = []  # when it stopped
         self._spec = spec
         self._events = events
         self._clock = clock
@@ -207,12 +208,18 @@ class Host:
             call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
         self._questions.close()
         left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
-        for call in self._execution.calls_of(self._inbox.take_work()):  # nobody has fetched it, and nobody will
-            call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
+        self._unfetched = self.end_unfetched()
         self._questions.end()
         if not left:  # else abandoned methods still run, and their workers may count
             self._execution.close_recorders()
         return left
+
+    def end_unfetched(self) -> list[Work]:
+        """Once it has stopped: end the calls that no worker has fetched, for none will; gives their work, once."""
+        works, self._unfetched = self._unfetched + self._inbox.take_work(), []
+        for call in self._execution.calls_of(works):
+            call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
+        return works
 
     def compose_record(self) -> Callable[[int, int, float, float], None]:
         """`record(method, outcome, wait_s, run_s)` for who gives up calls in this process; one thread at a time."""

@@ -29,7 +29,10 @@ PROGRAM = """
             return "worked"
 
         def stop(self):
-            print("stop hook ran", flush=True)
+            print("stop hook ran\\n", end="", flush=True)
+
+    def tell(call):
+        print(f"{call.result()}\\n", end="", flush=True)
 
     def handler(number, frame):
         GO_ON.set()
@@ -44,7 +47,7 @@ PROGRAM = """
         assert signal.getsignal(signal.SIGTERM) is handler
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         call = env.service("svc").submit("work")
-        call.add_done_callback(lambda call: print(call.result(), flush=True))
+        call.add_done_callback(tell)
         STARTED.wait()
         print("running", flush=True)
         threading.Event().wait()
@@ -83,7 +86,7 @@ def test_handler_that_exits_drains_what_was_accepted(start):
 HANGING = (
     PROGRAM.replace("        GO_ON.set()\n", "")
     .replace('threading_strategy="single"', 'threading_strategy="single", timeout=None, drain_timeout=3600')
-    .replace("call.add_done_callback(lambda call: print(call.result(), flush=True))", "tell_later(env)")
+    .replace("call.add_done_callback(tell)", "tell_later(env)")
     .replace(
         "    signal.signal(",
         """    def tell(env):

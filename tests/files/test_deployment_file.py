@@ -132,6 +132,8 @@ class TestGoodFiles:
                 value = 1
             if info.name == "health_check_interval":
                 value = 7
+            if info.name == "recycle":
+                value = {"max_calls": 2}
             text = repr(value).replace("True", "true")
             nested = f"{info.group}: {{{name}: {text}}}" if info.group else f"{name}: {text}"
             for body in (nested, f"{name}: {text}"):

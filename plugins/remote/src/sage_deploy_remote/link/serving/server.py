@@ -14,7 +14,7 @@ from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
 from sage_deploy_remote.link.serving.log_lines import LogLines
 from sage_deploy_remote.link.serving.outbox import FORGOTTEN_AFTER_S, ForgottenError, Outbox
 from sage_deploy_remote.link.serving.report import HostEvents, Report, ServedCall, ServedStream, report_of
-from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
+from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together, end_slots
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_deploy_remote.payloads.reading import read
 from sage_deploy_remote.payloads.substrate import PLAIN
@@ -101,7 +101,7 @@ class ReplicaServer(CallOwner):
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
-        self._stopped = False  # guarded by _lock
+        self._stopped = self._is_over = False  # the first is guarded by _lock; the second: the host takes no more work
         self._counting = threading.Lock()
         self._logs = LogLines(spec.service, spec.id)
 
@@ -177,6 +177,8 @@ class ReplicaServer(CallOwner):
         for call in self.late.waiting:  # first: none of them may begin after the stop hooks
             call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
+        self._is_over = True
+        end_slots(self, self.host.end_unfetched())
         self._logs.end()
         self._start_over.set()
         return left
@@ -354,6 +356,8 @@ class ReplicaServer(CallOwner):
             self.late.add(work)
         elif work is not None:
             self.host.put(work)
+            if self._is_over:  # it was on its way
+                end_slots(self, self.host.end_unfetched())
 
     def _arguments_arrived(self, call: Call) -> None:
         """*call* has its arguments, or needs them no more: then its worker finds that, and frees its slot."""

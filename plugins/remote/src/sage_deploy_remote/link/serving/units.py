@@ -8,17 +8,21 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
+from sage_plugins.call.batch import Batch
 from sage_plugins.call.current import current_call
 from sage_plugins.call.stream import Channel
+from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sage_deploy_remote.link.serving.outbox import Outbox
+    from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_deploy_remote.payloads.payload import Payload
     from sage_plugins.call.call import Call
+    from sage_plugins.interfaces import Work
 
-__all__ = ["BatchUnit", "Outlet", "Together"]
+__all__ = ["BatchUnit", "Outlet", "Together", "end_slots"]
 
 #: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
 _GIVE_BACK_AFTER_S: Final = 0.01
@@ -151,3 +155,13 @@ class Outlet(Channel):
         """So many more have been read: there is room for others."""
         for _ in range(number):
             self.take()
+
+
+def end_slots(server: ReplicaServer, works: Iterable[Work]) -> None:
+    """Tell callers that the slots of *works* are free, which ended before a worker had fetched them."""
+    for work in works:
+        following = server.work_ended(work)
+        while following is not None:
+            for call in following.calls if isinstance(following, Batch) else (following,):
+                call.give_up(call.stopped_error(server.spec.id, server.node), Outcome.STOPPED)
+            following = server.work_ended(following)

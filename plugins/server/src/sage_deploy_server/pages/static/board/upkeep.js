@@ -66,7 +66,7 @@ function Planned({ of: service }) {
   return html`<details class="fault" open=${service.action !== "keep"}>
     <summary><b>${service.name}</b> <${State} word=${service.action} mood=${ACTIONS[service.action] ?? "warn"} /></summary>
     ${service.changes.map(({ key, old, new: value }) => html`<p key=${key} class="change"><code>${key}</code> <del>${written(old)}</del> → <ins>${written(value)}</ins></p>`)}
-    ${service.way && html`<p class="reason">${service.way}</p>`}
+    ${service.way && html`<p>${service.way}</p>`}
     ${service.warnings.map((each, at) => html`<p key=${at} class="reason warn"><span><code>${each.id} ${each.key}</code> ${each.message} ${each.fix}</span></p>`)}
     ${service.changes.length === 0 && chosen.map((each) => html`<p key=${each.key}><code>${each.key}: ${JSON.stringify(each.value)}</code></p>`)}
   </details>`;
