@@ -127,7 +127,7 @@ export const CHINESE = {
   Rejected: "被拒绝",
   Restarts: "重启",
   generation: "版本",
-  "stands by": "备用",
+  standby: "备用",
   "held by {name}": "由 {name} 持有",
   "There is no service {name}. These run:": "没有服务 {name}。正在运行的有：",
   Abandoned: "被放弃",

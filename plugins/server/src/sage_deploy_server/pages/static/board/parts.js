@@ -4,6 +4,7 @@ import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { now } from "../api.js";
 import { t } from "./words.js";
 
+// -- states -----------------------------------------------------------------------------------------------------------
 
 const SHAPES = {
   good: "M5 0a5 5 0 1 0 0 10a5 5 0 1 0 0-10z",
@@ -61,6 +62,7 @@ const TROUBLE = /un(ready|healthy)|fail|loop|refused|delayed|drain|overload|fenc
 export const moodOfEvent = (kind) =>
   /fail|loop|unhealthy|refused|fenced/.test(kind) ? "bad" : /unready|delayed|overload|drain/.test(kind) ? "warn" : /ready/.test(kind) ? "good" : "busy";
 
+// -- numbers ----------------------------------------------------------------------------------------------------------
 
 export const isKnown = (value) => value != null;
 const known = (value, shown) => (isKnown(value) ? shown(value) : "–");
@@ -87,6 +89,7 @@ export function span(seconds) {
 
 export const ago = (time) => known(time, () => span(now() - time));
 
+// -- slots ------------------------------------------------------------------------------------------------------------
 
 const MOST_REPLICAS = 10;
 const MOST_SLOTS = 24;
@@ -115,6 +118,7 @@ export function Stripes({ stripes, more = 0 }) {
   </span>`;
 }
 
+// -- small things -----------------------------------------------------------------------------------------------------
 
 /** Nothing is here; what would change that. */
 export function Empty({ text, command }) {

@@ -85,7 +85,7 @@ function Replicas({ name, row, replicas }) {
         ${(each) => {
           const cell = (content, kind = "num") => html`<td class=${kind}>${content}</td>`;
           return html`<tr key=${each.id} class="row">
-            <td class="first"><${State} word=${each.state} />${each.standby && html` <i>${t("stands by")}</i>`}</td>
+            <td class="first"><${State} word=${each.state} />${each.standby && ` ${t("standby")}`}</td>
             <td class="name"><a href=${to("services", name, each.id)}>${each.id}</a>${each.error && html`<span class="why" title=${each.error}>${each.error}</span>`}</td>
             ${cell(html`<${Stripes} stripes=${[stripes.get(each.id) ?? [each.id, each.state, each.slots, each.inflight, each.abandoned ?? 0]]} /> <span class="soft">${each.inflight}/${each.slots}</span>`, "wide")}
             ${hasNode && cell(each.node ?? "–", "")} ${cell(each.pid ?? "–")}
