@@ -5,25 +5,17 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from first_failure import first_failure
 from sage_plugins.config.nested_keys import BREAKER_FIELDS, BreakerPolicy
 from sage_plugins.resilience import circuit
 from sage_plugins.resilience.circuit import CLOSED, HALF_OPEN, OPEN, Circuit, Passed, Stopped
 
-FIRST = settings(
-    max_examples=300,
-    stateful_step_count=60,
-    phases=[Phase.generate],
-    deadline=None,
-    derandomize=True,
-    database=None,
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
+FIRST = first_failure(examples=300, steps=60)
 
 
 class CircuitMachine(RuleBasedStateMachine):

@@ -6,25 +6,17 @@ import re
 from math import floor
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from first_failure import first_failure
 from sage_plugins.config.nested_keys import OUTLIER_FIELDS, OutlierPolicy
 from sage_plugins.resilience import outliers
 from sage_plugins.resilience.outliers import FEWEST_CALLS, AllServe, Ejected, Outliers, Probed, Returned
 
-FIRST = settings(
-    max_examples=300,
-    stateful_step_count=60,
-    phases=[Phase.generate],
-    deadline=None,
-    derandomize=True,
-    database=None,
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
+FIRST = first_failure(examples=300, steps=60)
 REPLICAS = st.sampled_from(["a", "b", "c", "d"])
 
 

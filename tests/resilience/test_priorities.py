@@ -6,24 +6,16 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from first_failure import first_failure
 from sage_plugins.resilience import priorities
 from sage_plugins.resilience.priorities import HIGHEST, LEVEL_S, Row, rank
 
-FIRST = settings(
-    max_examples=200,
-    stateful_step_count=40,
-    phases=[Phase.generate],
-    deadline=None,
-    derandomize=True,
-    database=None,
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
+FIRST = first_failure(examples=200, steps=40)
 
 
 class Waiting(NamedTuple):

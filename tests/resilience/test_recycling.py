@@ -7,26 +7,18 @@ from itertools import pairwise
 from math import inf
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from first_failure import first_failure
 from sage_plugins.config.nested_keys import RecyclePolicy
 from sage_plugins.resilience import recycling
 from sage_plugins.resilience.recycling import Recycling, Seen
 from sage_plugins.resilience.restarts import FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S
 
-FIRST = settings(
-    max_examples=100,
-    stateful_step_count=40,
-    phases=[Phase.generate],
-    deadline=None,
-    derandomize=True,
-    database=None,
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
+FIRST = first_failure(examples=100, steps=40)
 
 
 class RecyclingMachine(RuleBasedStateMachine):

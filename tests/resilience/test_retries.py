@@ -7,25 +7,17 @@ from heapq import heappop, heappush
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from first_failure import first_failure
 from sage_plugins.config.nested_keys import RETRY_FIELDS, RetryPolicy
 from sage_plugins.resilience import retries
 from sage_plugins.resilience.retries import LONGEST_WAIT_S, MOST_DEATHS, WINDOW_S, Again, Retries
 
-FIRST = settings(
-    max_examples=300,
-    stateful_step_count=50,
-    phases=[Phase.generate],
-    deadline=None,
-    derandomize=True,
-    database=None,
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
+FIRST = first_failure(examples=300, steps=50)
 
 
 class RetryMachine(RuleBasedStateMachine):

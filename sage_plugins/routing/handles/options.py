@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["checked_key", "checked_priority", "checked_timeout", "no_effect"]
 
-#: The longest time-out that is no typing error, as in the configuration: some 30 years.
+#: The longest timeout that is no typing error, as in the configuration: some 30 years.
 _LONGEST_S: Final = 1e9
 
 

@@ -51,7 +51,7 @@ _LOOK_AFTER_S: Final = 15.0
 _GONE_AFTER_S: Final = 60.0
 
 #: Seconds that callers get to read their answers before the replica stops.
-_READ_WITHIN_S: Final = 0.1
+_READ_WITHIN_S: Final = 1.0
 
 _NO_OPTIONS: Final = CallOptions()
 
