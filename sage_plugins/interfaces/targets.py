@@ -196,13 +196,13 @@ class SlotEvents(Protocol):
         The slot stays taken until `freed(None)`. *stuck* says that all are held by calls from within which it was made.
         """
 
-    def ahead(self, call: Call, most: int, /) -> Sequence[Call]:
+    def ahead(self, call: Call, most: int, /, *, told: bool = False) -> Sequence[Call]:
         """
         Waiting calls to send along with *call*, which is about to be sent, to run after it in its slot.
 
-        All are idempotent.
-        At most *most*, and no more than are this slot's share; often none. The slot is free when all have ended, and
-        that is told of *call*. If the replica dies, those that were not answered are `maybe`, each on its own.
+        At most *most*, and no more than are this slot's share; often none. All are idempotent, unless the replica says
+        of each that it starts before it does (*told*). The slot is free when all have ended, and that is told of
+        *call*. If the replica dies, those that may have started and were not answered are `maybe`, each on its own.
         """
 
     def returned(self, calls: Sequence[Call], /) -> None:
@@ -247,7 +247,14 @@ class QuietEvents(ReplicaEvents):
     def refused(self, work: Work, *, stuck: bool = False) -> None:
         """Nothing waits here for another slot."""
 
-    def ahead(self, call: Call, most: int, /) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
+    def ahead(
+        self,
+        call: Call,  # noqa: ARG002 - as the interface has it
+        most: int,  # noqa: ARG002 - as above
+        /,
+        *,
+        told: bool = False,  # noqa: ARG002 - as above
+    ) -> Sequence[Call]:
         """Nothing waits here."""
         return ()
 

@@ -34,6 +34,7 @@ __all__ = [
     "REFUSED",
     "RETURNED",
     "ROOM",
+    "STARTING",
     "TAKEN_BACK",
     "CallItem",
     "Frame",
@@ -74,17 +75,19 @@ class Unit(NamedTuple):
     """
     What takes one slot: a call, several that are answered together, or several that run one after the other.
 
-    The last kind is a bundle: idempotent calls that were sent ahead. Each is answered on its own.
+    The last kind is a bundle: calls that were sent ahead. Each is answered on its own.
 
     Attributes:
         id: The caller's number for it; that of the call, if it is one.
         items: The calls.
         batch: Whether they go to the method's batch method.
+        told: Of a bundle: whether to say of each call but the first, before it starts, that it does.
     """
 
     id: int
     items: tuple[CallItem, ...]
     batch: bool = False
+    told: bool = False
 
 
 #: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)`, `(ACK, call, items)`, `(TAKEN_BACK, call)` or
@@ -147,6 +150,8 @@ REFUSED: Final = 5
 """
 ROOM: Final = 6
 """`(ROOM, number)`: so many of the slots whose units were refused may be tried again."""
+STARTING: Final = 8
+"""`(STARTING, call)`: a call of a bundle is about to start. Of those of which it was not said none has."""
 RETURNED: Final = 7
 """`(RETURNED, unit, calls)`: calls of a bundle that have not started, because those before them take long."""
 

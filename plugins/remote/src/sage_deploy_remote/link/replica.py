@@ -101,8 +101,18 @@ class RemoteReplica:
         cause = self._outstanding.dead
         assert cause is not None  # noqa: S101 - for the type checker
         unsent = self._sending.take_unsent()
-        units = self._outstanding.take_units()
-        self._events.lost(unsent, [work for sent in units for work in sent.works()], cause)
+        unstarted = frozenset(self._outstanding.unstarted)
+        maybe: list[Work] = []
+        for sent in self._outstanding.take_units():
+            may_have, have_not = sent.works(unstarted)
+            maybe += may_have
+            unsent += have_not
+        self._events.lost(unsent, maybe, cause)
+
+    @property
+    def awaits(self) -> bool:
+        """As `Receiver.awaits`."""
+        return not self._outstanding.idle or bool(self._outstanding.calls)
 
     @property
     def gone(self) -> bool:

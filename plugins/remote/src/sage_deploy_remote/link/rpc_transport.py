@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.protocol import Frame, Notice, Response
-    from sage_deploy_remote.link.transport import Receiver
+    from sage_deploy_remote.link.transport import Exchange, Receiver
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.call.call import Call
     from sage_plugins.values import ReplicaSpec
@@ -119,11 +119,13 @@ class RpcTransport:
         receiver: Whom what arrives is for.
         address: As `Transport.address`.
         substrate: As `Transport.substrate`.
+        pushes: As `Transport.pushes`.
     """
 
     receiver: Receiver
     address: Any = None
     substrate: Substrate = PLAIN
+    pushes = False
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""
@@ -183,7 +185,11 @@ class RpcTransport:
         try:
             done.result()
         except BaseException as error:  # noqa: BLE001 - whatever the substrate says, it has ended
-            self.receiver.lost(self.death(error))
+            self.lost(error)
+
+    def lost(self, error: BaseException) -> None:
+        """The process has ended, or cannot be reached; *error* is what the substrate says."""
+        self.receiver.lost(self.death(error))
 
     def progress(self, timeout: float) -> str:  # noqa: ARG002 - as the protocol has it
         """As `Transport.progress`: a process starts at once."""
@@ -191,7 +197,7 @@ class RpcTransport:
 
     # -- what is asked of it -----------------------------------------------------------------------------------------
 
-    def exchange(self, frame: Frame) -> RpcExchange:
+    def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""
         return RpcExchange(self.request("exchange", frame), self)
 

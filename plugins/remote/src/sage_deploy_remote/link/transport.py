@@ -85,6 +85,13 @@ class Transport(Protocol):
     It is pickled and given to the target's directory. None if only this process reaches it.
     """
 
+    pushes: bool
+    """
+    Whether responses come as soon as there is something to say.
+
+    Else each answers one frame, and the caller sends another frame as long as it expects something.
+    """
+
     def start(self, spec: Any, receiver: Receiver) -> None:
         """
         Start the process and build the replica in it; returns at once.
@@ -154,6 +161,10 @@ class Transport(Protocol):
 
 class Receiver(Protocol):
     """What a transport tells; `RemoteReplica` is one. Each method may be called from any thread."""
+
+    @property
+    def awaits(self) -> bool:
+        """Whether the replica has something to say."""
 
     def started(self, slots: int) -> None:
         """The replica is ready, and runs *slots* calls at once."""

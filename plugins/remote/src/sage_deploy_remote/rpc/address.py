@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from sage_deploy_remote.rpc.messages import HAND_OVER
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["Address", "hang_up"]
+__all__ = ["Address", "as_socket", "hang_up"]
 
 
 @attrs.frozen
@@ -49,12 +51,28 @@ class Address:
         """
         return Client(self.path, "AF_UNIX", self.key)
 
+    def connect_socket(self) -> socket:
+        """
+        As `connect`, for something else than requests.
+
+        Raises:
+            OSError, EOFError, AuthenticationError: As for `connect`.
+        """
+        with self.connect() as connection:
+            connection.send_bytes(HAND_OVER)
+            return as_socket(connection)
+
     def remove(self) -> None:
         """Remove the socket and its folder, after the process that listened has ended."""
         shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
+def as_socket(connection: Connection[Any, Any]) -> socket:
+    """The same connection as a socket, which is open when *connection* is closed."""
+    return socket(fileno=os.dup(connection.fileno()))
+
+
 def hang_up(connection: Connection[Any, Any]) -> None:
     """End a connection; whoever reads from it or writes to it on either side finds that. The caller closes it."""
-    with suppress(OSError), socket(fileno=os.dup(connection.fileno())) as end:
+    with suppress(OSError), as_socket(connection) as end:
         end.shutdown(SHUT_RDWR)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_remote.link.protocol import Reply
-    from sage_deploy_remote.link.serving.outbox import Outbox
+    from sage_deploy_remote.link.serving.callers import Box
     from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_deploy_remote.link.serving.units import Together
     from sage_plugins.values import ReplicaState
@@ -63,7 +63,7 @@ class Report:
 
     __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "uncounted", "unit")
 
-    def __init__(self, server: ReplicaServer, box: Outbox, id: int, call: Call, unit: Together | None) -> None:
+    def __init__(self, server: ReplicaServer, box: Box, id: int, call: Call, unit: Together | None) -> None:
         self.box = box
         self.id = id
         self.outcome: int | None = None
