@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sage_deploy_ray.actors.references import RAY
 from sage_deploy_remote.link import protocol
-from sage_deploy_remote.link.protocol import Response
-from sage_deploy_remote.link.wire import frame_of, plain
+from sage_deploy_remote.link.protocol import Frame, Response
 from sage_deploy_remote.payloads.substrate import dumps, loads
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from pickle import PickleBuffer
 
     from sage_deploy_ray.actors.references import Reference
-    from sage_deploy_remote.link.protocol import Frame, Reply
+    from sage_deploy_remote.link.protocol import Reply
 
 __all__ = ["Wire", "read_frame", "read_response", "write_frame", "write_response"]
 
@@ -34,12 +33,12 @@ _LARGE: Final = 2**14
 
 def write_frame(frame: Frame) -> Wire:
     """*frame*, to be read by `read_frame`."""
-    return _write(plain(frame), any(item.payload[2] for unit in frame.units for item in unit.items))
+    return _write(frame.plain(), any(item.payload[2] for unit in frame.units for item in unit.items))
 
 
 def read_frame(wire: Wire) -> Frame:
     """The frame of `write_frame`."""
-    return frame_of(_read(wire))
+    return Frame.of(_read(wire))
 
 
 def write_response(response: Response) -> Wire:

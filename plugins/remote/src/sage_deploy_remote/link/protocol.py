@@ -125,6 +125,18 @@ class Frame(NamedTuple):
     notices: tuple[Notice, ...]
     fresh: bool
 
+    def plain(self) -> tuple[Any, ...]:
+        """The frame as plain tuples, which are pickled in a sixth of the time of named ones."""
+        units = [(id, [tuple(item) for item in items], *how) for id, items, *how in self.units]
+        return self.caller, self.number, units, self.notices, self.fresh
+
+    @classmethod
+    def of(cls, plain: tuple[Any, ...]) -> Frame:
+        """The frame that `plain` has given."""
+        caller, number, units, notices, fresh = plain
+        made = [Unit(id, tuple(map(CallItem._make, items)), *how) for id, items, *how in units]
+        return cls(caller, number, tuple(made), notices, fresh)
+
 
 #: `(kind, number, ...)`, see the kinds.
 Reply: TypeAlias = tuple[Any, ...]

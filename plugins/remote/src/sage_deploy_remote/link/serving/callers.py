@@ -156,7 +156,7 @@ class Callers:
         Else a stream whose consumer was killed would keep its slot for ever, and its exchange a thread.
         """
         before = self._server.clock.monotonic() - GONE_AFTER_S
-        why = f"which has heard nothing of this process for {GONE_AFTER_S:g} s: it stood still, or was cut off"
+        why = f"which has heard nothing of this process for {GONE_AFTER_S:g} s"
         try:
             for box in self.boxes:
                 if box.is_gone(before):

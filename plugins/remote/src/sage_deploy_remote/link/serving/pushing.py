@@ -9,16 +9,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import Frame
 from sage_deploy_remote.link.sockets.messages import MessageError, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
-from sage_deploy_remote.link.wire import frame_of
 from sage_plugins.clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from socket import socket
 
-    from sage_deploy_remote.link.protocol import Frame, Reply
+    from sage_deploy_remote.link.protocol import Reply
     from sage_deploy_remote.link.serving.outbox import Bundle
     from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_plugins.call.call import Call
@@ -157,7 +157,7 @@ def carry_calls(find_server: Callable[[], ReplicaServer], end: socket) -> None:
     try:
         while True:
             for body, buffers in stream.receive():
-                frame = frame_of(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of this deployment
+                frame = Frame.of(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of this deployment
                 if box is None:
                     box = PushedReplies(find_server(), stream, frame.caller)
                 box.take(frame)

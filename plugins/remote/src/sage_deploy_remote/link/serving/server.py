@@ -209,7 +209,7 @@ class ReplicaServer(CallOwner):
         for runs in (False, True):
             so_far = "it had started, and may have had its effect" if runs else "it had not started, and never will"
             error = ReplicaDiedError(
-                f"{name} was given up by {id}, {why}; {so_far}",
+                f"{name} was given up by {id}, {why}; {so_far}. The process stood still, or was cut off",
                 maybe_executed=runs,
                 service=self.service,
                 method=call.method.name,

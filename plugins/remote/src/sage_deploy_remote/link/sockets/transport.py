@@ -11,7 +11,6 @@ from sage_deploy_remote.link.rpc_transport import RpcTransport
 from sage_deploy_remote.link.sockets.channel import Channel
 from sage_deploy_remote.link.sockets.messages import pickled
 from sage_deploy_remote.link.sockets.stream import Stream
-from sage_deploy_remote.link.wire import plain
 from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class SocketTransport(RpcTransport):
 
     def exchange(self, frame: Frame) -> Channel:
         """As `Transport.exchange`."""
-        self._send(*pickled(plain(frame)))
+        self._send(*pickled(frame.plain()))
         return self._channel
 
     def end_calls(self) -> None:
