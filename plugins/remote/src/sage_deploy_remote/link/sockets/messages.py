@@ -23,8 +23,8 @@ Message: TypeAlias = "tuple[bytes | bytearray, Sequence[Any]]"
 _HEAD: Final = struct.Struct("<QI")
 _SIZE: Final = 8
 
-#: The largest message, and the most buffers: more than any that fits in memory, less than what garbage says.
-_LARGEST: Final = 2**40
+#: Bytes of the largest message (64 GiB), and the most buffers; what says more is no message.
+_LARGEST: Final = 2**36
 _MOST: Final = 2**20
 
 #: Bytes of a part from which on it is sent, and read, without being copied.
@@ -128,7 +128,11 @@ class Messages:
 
     def _begin(self, sizes: Sequence[int], data: memoryview) -> int:
         """Make room for a message of these parts, and put there what has come of it; gives how much that was."""
-        self._parts = [bytearray(size) for size in sizes]
+        try:
+            self._parts = [bytearray(size) for size in sizes]
+        except MemoryError as error:
+            msg = f"there is no memory for a message of {sum(sizes)} bytes"
+            raise MessageError(msg) from error
         self._empty = [memoryview(part) for part in reversed(self._parts) if part]
         at = 0
         while self._empty and at < data.nbytes:
