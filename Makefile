@@ -59,6 +59,8 @@ EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 
 # Somebody's PYTHONPATH would put their packages before those of .venv.
 unexport PYTHONPATH
+# Each process that a test starts would compile the packages again: half of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## this list
