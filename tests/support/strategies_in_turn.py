@@ -1,12 +1,21 @@
-"""For suites whose cases take long: each runs under one strategy in `make test`, and under all in `make test-long`."""
+"""
+For suites whose cases take long: `make test` runs a part of their cells, and `make test-long` all.
+
+A cell is a case under one strategy, with one set of its parameters.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import pytest
 
 from sage_deploy_testing import TargetConformance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class StrategiesInTurn(TargetConformance):
@@ -14,7 +23,8 @@ class StrategiesInTurn(TargetConformance):
     Each case under one strategy, another for the next case; marked slow under the others.
 
     Attributes:
-        one_in: One case in so many is not marked slow under its strategy either.
+        one_in: One case in so many is not marked slow under its strategy either. If that is not each, then the case
+            runs with one set of its parameters, and another case with another: each cell starts processes.
     """
 
     one_in = 1
@@ -29,3 +39,16 @@ class StrategiesInTurn(TargetConformance):
         metafunc.parametrize(
             "strategy", [pytest.param(id, marks=[] if id == quick else pytest.mark.slow) for id in self.strategies()]
         )
+
+
+def mark_cells(items: Iterable[pytest.Item]) -> None:
+    """Mark as slow all cells of a case but one, where not each case runs. Needs all cells of a case."""
+    cells: dict[object, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        suite = getattr(item, "cls", None)
+        if suite and issubclass(suite, StrategiesInTurn) and suite.one_in > 1 and not item.get_closest_marker("slow"):
+            cells[suite, item.originalname].append(item)
+    for (_, name), of_case in cells.items():
+        kept = crc32(name.encode(), 2) % len(of_case)
+        for item in (*of_case[:kept], *of_case[kept + 1 :]):
+            item.add_marker(pytest.mark.slow)
