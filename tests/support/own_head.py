@@ -59,7 +59,13 @@ def _main() -> None:
 
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 4, "include_dashboard": False, "object_store_memory": 80 * 2**20},
+        head_node_args={
+            "num_cpus": 4,
+            "include_dashboard": False,
+            "no_monitor": True,  # as in ray_cluster
+            "include_log_monitor": False,
+            "object_store_memory": 80 * 2**20,
+        },
     )
     gcs = cluster.head_node.all_processes["gcs_server"][0].process.pid
     print(json.dumps({"address": cluster.address, "gcs": gcs}), flush=True)  # noqa: T201 - its parent reads it

@@ -130,6 +130,9 @@ class RayCluster:
                     "num_cpus": 0,
                     "node_name": "head",
                     "include_dashboard": False,
+                    # Python processes that import Ray: its autoscaler adds no node here, nobody reads its logs' copies.
+                    "no_monitor": True,
+                    "include_log_monitor": False,
                     "object_store_memory": _OBJECT_STORE,
                     "_system_config": FAST_DETECTION,
                 },
