@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sage_deploy_testing import StrategyConformance
 from sharing_out import TogetherOrOneByOne
 from strategies_in_turn import StrategiesInTurn, mark_cells
 
@@ -89,3 +90,25 @@ def test_of_a_suite_that_starts_processes_one_cell_of_a_case_is_quick(one_in, le
         assert len(quick) == left
         kept.update(quick)
     assert len(kept) > 1
+
+
+def test_a_case_that_another_suite_runs_is_slow_here(pytester):
+    """What the suite alone has is quick, and what it says of itself."""
+    pytester.makeini("[pytest]\nmarkers =\n    slow: left out")
+    pytester.makepyfile(
+        """
+        from sage_deploy_testing import StrategyConformance
+        from strategies_in_turn import StrategiesInTurn
+
+        class TestHere(StrategiesInTurn):
+            plugin_id = "local"
+            elsewhere = StrategyConformance
+        """
+    )
+    items, _ = pytester.inline_genitems()
+    quick = {item.originalname for item in items if not item.get_closest_marker("slow")}
+    elsewhere = {name for name in dir(StrategyConformance) if name.startswith("test_")} - {"test_declared_capabilities"}
+    assert quick
+    assert {item.originalname for item in items} - quick == elsewhere & {item.originalname for item in items}
+    assert quick & elsewhere == set()
+    assert "test_declared_capabilities" in quick

@@ -7,12 +7,13 @@ A cell is a case under one strategy, with one set of its parameters.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from zlib import crc32
 
 import pytest
 
 from sage_deploy_testing import TargetConformance
+from sage_deploy_testing.suites.conformance import Conformance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,18 +25,22 @@ class StrategiesInTurn(TargetConformance):
 
     Attributes:
         one_in: One case in so many is not marked slow under its strategy either. If that is not each, then the case
-            runs with one set of its parameters, and another case with another: each cell starts processes.
+            runs with one set of its parameters, and another case with another.
+        elsewhere: A suite whose cases `make test` runs on the same target elsewhere: here they are marked slow.
     """
 
     one_in = 1
+    elsewhere: ClassVar[type | None] = None
 
     def strategies(self):
         return ["single", "multi", "pool", "async"]
 
     def pytest_generate_tests(self, metafunc):
         super(TargetConformance, self).pytest_generate_tests(metafunc)
-        name = metafunc.function.__name__.encode()
-        quick = self.strategy_in_turn(metafunc.function) if crc32(name, 1) % self.one_in == 0 else None
+        name = metafunc.function.__name__
+        is_elsewhere = hasattr(self.elsewhere, name) and not hasattr(Conformance, name)
+        is_quick = crc32(name.encode(), 1) % self.one_in == 0 and not is_elsewhere
+        quick = self.strategy_in_turn(metafunc.function) if is_quick else None
         metafunc.parametrize(
             "strategy", [pytest.param(id, marks=[] if id == quick else pytest.mark.slow) for id in self.strategies()]
         )
