@@ -13,9 +13,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
 # Processes that share the tests: first the files whose tests share what takes long to start, each as a whole, then the
 # other tests one by one, in their order; those on a cluster come last, and each process has a cluster then.
-# Twice as many as processors: the tests wait for half of their time.
+# Three times as many as processors: the tests wait for most of their time, for time-outs and for other processes.
 # A process that crashes ends the run: with another in its place xdist would wait for ever.
-PROCESSES := 4
+PROCESSES ?= 6
 SHARED := --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
