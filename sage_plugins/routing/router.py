@@ -134,6 +134,7 @@ class Router(GuardedOwner):
         )
         self.retries = self._losses.retries
         self._guards = guards
+        self.on_result = self.on_error = None  # found faster than the class's
         guards.join(*self._parts(refused))
         self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
         self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
