@@ -230,6 +230,48 @@ def test_decisions_are_told_with_their_numbers():
     play.run()
     assert {kind.value for kind, _ in play.told} <= {"retried", "retry_refused"}
     assert any(kind == "retried" and "allowed" in reason for kind, reason in play.told)
+    assert any("twice raised PassingError: " in reason for _, reason in play.told)
+
+
+class Failing:
+    """Each of its calls fails at once."""
+
+    id, index, slots, node, run_here = "sim#0", 0, 1, None, None
+
+    def __init__(self):
+        self.starts = 0
+
+    def give_up(self, *_):
+        return False
+
+    def send(self, call):
+        self.starts += 1
+        call.claim()
+        call.began = call.ended = call.owner.clock.monotonic()
+        again = call.owner.failed(call, PassingError())
+        if again is None:
+            call.claim_outcome()
+            call.publish(None, PassingError())
+            call.lane.freed(call)
+        else:
+            call.lane.freed(call)
+            again()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_a_call_that_always_fails_is_started_as_often_as_it_may_be(most):
+    """Then its caller gets the error of its last attempt."""
+    policy = RetryPolicy(max_attempts=most, backoff=0.1, budget=1.0, min=100, on=("PassingError",))
+    clock, replica = VirtualClock(), Failing()
+    guards = Guards(Policies(policy), lambda *_: None, random=Random(1))  # noqa: S311 - no secret
+    settings = {"queue_size": 9, "reject": False, "count": lambda *_: None, "refused": lambda *_: None}
+    router = Router("sim", clock, guards=guards, **settings)
+    router.open(router.lane("sim#0", 0), replica)
+    call = router.watched(Call)(router, TWICE, (), {}, CallOptions(), 0.0, inf, inf, copy_context())
+    router.route(call)
+    clock.advance(100)
+    assert isinstance(call.exception_now(), PassingError)
+    assert replica.starts == most
 
 
 def tries_all(patch):

@@ -285,6 +285,24 @@ class Turns:
         return lambda _key, _method: next(turn)
 
 
+def test_the_balancer_is_told_key_and_method_of_a_call():
+    asked = []
+
+    class Asking:
+        binding = False
+
+        def picker(self, candidates):
+            return lambda key, method: asked.append((key, method)) or candidates[0]
+
+    stage = Stage(balancer=Asking())
+    stage.open(2, index=0)
+    stage.open(2, index=1)
+    stage.call("a", key=7)
+    stage.call("b", method=TWICE)
+    assert asked == [(7, "once"), (None, "twice")]
+    assert stage.balancer_errors == []
+
+
 def test_queue_size_0_finds_the_free_slot_beside_the_replica_chosen():
     stage = Stage(queue_size=0, reject=True, balancer=Turns())
     busy = stage.open(1, index=0)
