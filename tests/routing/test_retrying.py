@@ -21,6 +21,7 @@ from sage_plugins.config.nested_keys import Policies, RetryPolicy
 from sage_plugins.errors import CallError
 from sage_plugins.routing.guarding import retrying
 from sage_plugins.routing.guarding.guards import Guards
+from sage_plugins.routing.guarding.parts import Rarely
 from sage_plugins.routing.guarding.retrying import Retrying
 from sage_plugins.routing.router import Router
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
@@ -231,6 +232,24 @@ def test_decisions_are_told_with_their_numbers():
     assert {kind.value for kind, _ in play.told} <= {"retried", "retry_refused"}
     assert any(kind == "retried" and "allowed" in reason for kind, reason in play.told)
     assert any("twice raised PassingError: " in reason for _, reason in play.told)
+
+
+def test_what_is_decided_often_is_told_with_the_number_left_out():
+    """At most once a second of each kind."""
+    told, clock = [], VirtualClock()
+    rarely = Rarely(clock, lambda kind, reason, _: told.append((kind, reason)))
+    for reason in ("first", "second", "third"):
+        rarely("retried", reason)
+    rarely("retry_refused", "refused")
+    for reason in ("fourth", "fifth"):
+        clock.advance(1.0)
+        rarely("retried", reason)
+    assert told == [
+        ("retried", "first"),
+        ("retry_refused", "refused"),
+        ("retried", "fourth; 2 more since the last of these events"),
+        ("retried", "fifth"),
+    ]
 
 
 class Failing:
