@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from workloads import Note
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-
 _REPLICAS, _SLOTS = 4, 2
 #: Seconds that a method takes: it waits, so that the processors do not decide what can be carried.
 _TAKES_S = 0.05
@@ -293,8 +291,7 @@ def head(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
         variables |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder / "head")}
     os.environ |= variables
     cluster = stack.enter_context(OwnHead(folder, **variables))
-    driver = stack.enter_context(Driver(cluster.address, folder / "calls", control_timeout=2))
-    stack.callback(driver.kill)
+    driver = _start(Driver(cluster.address, folder / "calls", control_timeout=2), stack)
     assert "answer" in driver.do("call", "run", 0)
     numbers = count(1)
 
@@ -322,15 +319,16 @@ def head(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     print(f"  the head started again, {'with' if asked.memory else 'without'} what it knew: {said}")
     if driver.poll() is not None:
         # What a supervisor does. The next program finds another cluster, or none.
-        with Driver(cluster.address, folder / "calls", control_timeout=30) as following:
-            stack.callback(following.kill)
-            said = _bring_back(following, wanted, again)
-            print(f"  the program was started again: {said}")
-            _print_processes(folder, wanted)
-            following.kill()
-        return
+        following = _start(Driver(cluster.address, folder / "calls", control_timeout=30), stack)
+        print(f"  the program was started again: {_bring_back(following, wanted, again)}")
     _print_processes(folder, wanted)
-    driver.kill()
+
+
+def _start(driver: Any, stack: ExitStack) -> Any:
+    """Have a driver end with the stack."""
+    stack.callback(driver.communicate)
+    stack.callback(driver.kill)
+    return driver
 
 
 def _bring_back(driver: Any, replicas: int, again: float) -> str:
@@ -340,7 +338,7 @@ def _bring_back(driver: Any, replicas: int, again: float) -> str:
         try:
             answer = driver.do("scale", replicas)
             states = [each["state"] for each in driver.do("status")["answer"]]
-        except (AssertionError, OSError) as error:
+        except AssertionError as error:
             return f"the program ended after {time.monotonic() - again:.1f} s: {str(error)[:_SAID]}"
         said = f"{answer.get('error')} {answer.get('text', '')[:_SAID]}, {states}"
         if "answer" in answer and states == ["ready"] * replicas:
@@ -400,6 +398,7 @@ def main() -> None:
             )
             sub.add_argument("--memory", action="store_true", help="the head keeps what it knows in a file")
     asked = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))  # for its clusters
     # Ray reads these when it is imported. The folder is its own, to find no other cluster, and short, for sockets.
     folder = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder)}

@@ -21,6 +21,7 @@ from sage_deploy_testing.chaos.run import Setting, run
 from sage_deploy_testing.chaos.verdict import Verdict
 from sage_deploy_testing.chaos.witness import Up, Witness, is_alive, machine, note, started_at, up_line, up_path
 from sage_plugins import ServiceDeploymentConfig, hookimpl
+from sage_plugins.errors import CallError
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
@@ -141,9 +142,18 @@ def test_accident_that_never_finds_a_replica_is_missed_in_its_pairs(monkeypatch)
     said = [line for line in verdict.lines() if line.startswith(("pairs", "not paired"))]
     assert said[0] == "pairs      1 of 3"
     assert sorted(said[1:]) == [
-        "not paired slow and exit to svc: no replica for slow",
-        "not paired slow and raise to svc: no replica for slow",
+        "not paired slow and exit to svc: slow was refused or found no replica",
+        "not paired slow and raise to svc: slow was refused or found no replica",
     ]
+
+
+def test_accident_that_is_refused_is_missed_in_its_pair(monkeypatch):
+    def refuse(*_):
+        raise CallError("not now")
+
+    verdict = pairs_of("slow", "raise", monkeypatch=monkeypatch, slow=refuse)
+    assert [each["missed"] for each in verdict.pairs] == [["slow"]]
+    assert (verdict.refused, verdict.why_refused) == ({"slow": 1}, {"slow": "CallError: not now"})
 
 
 def test_pairs_of_a_run_that_is_ended_early_are_interrupted(monkeypatch):

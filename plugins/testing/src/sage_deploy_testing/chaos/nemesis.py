@@ -107,18 +107,19 @@ class Nemesis:
         self._killed[service] = now
         return True
 
-    def _do(self, name: str, action: Action, service: str, random: Random) -> bool:
-        """Do it, and say whether there was something to do it to."""
+    def _do(self, name: str, action: Action, service: str, random: Random) -> bool | None:
+        """Do it, and say whether it succeeded; None if there was nothing to do it to."""
         if action.takes_long:
             self.has_changed = True
         try:
             what = action.do(self._world, service, random)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is for the history
             self._history.done(name, service, "", error)
-            return True
-        if what is not None:
-            self._history.done(name, service, what)
-        return what is not None
+            return False
+        if what is None:
+            return None
+        self._history.done(name, service, what)
+        return True
 
 
 class Pairs(Nemesis):
@@ -164,10 +165,11 @@ class Pairs(Nemesis):
     def _insist(self, name: str, service: str, done: list[str]) -> None:
         """Do it as soon as there is something to do it to, such as a replica that is ready."""
         random, until = self._random(f"{name} {len(self._left)}"), time.monotonic() + self._recovery
-        while not self._do(name, ACTIONS[name], service, random):
+        while (succeeded := self._do(name, ACTIONS[name], service, random)) is None:
             if time.monotonic() >= until or self._world.over.wait(_AGAIN_S):
                 return
-        done.append(name)
+        if succeeded:
+            done.append(name)
 
 
 def _possible(history: History, world: World, names: Collection[str]) -> list[tuple[str, str]]:

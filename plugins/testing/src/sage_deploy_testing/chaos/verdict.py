@@ -42,8 +42,7 @@ class Verdict(NamedTuple):
         done: How often each action was done.
         refused: How often each action ended with an error.
         why_refused: The last of these errors, by action.
-        pairs: Each pair of actions that was to happen at the same time; those that did not find what they need are in
-            its `missed`.
+        pairs: Each pair of actions that was to happen at the same time; those that did not happen are in its `missed`.
         impossible: Why an action could not be done, by action and service.
         deaths: Replicas that ended.
         twice: Idempotent calls that ran more than once, as they may.
@@ -164,7 +163,7 @@ class Verdict(NamedTuple):
         for each in self.pairs:
             if each["missed"]:
                 pair, missed = " and ".join(each["actions"]), " and ".join(each["missed"])
-                found.append(f"not paired {pair} to {each['service']}: no replica for {missed}")
+                found.append(f"not paired {pair} to {each['service']}: {missed} was refused or found no replica")
         for name, number in self.refused.items():
             found.append(f"refused    {name} {number}, the last with {self.why_refused[name]}")
         found.append(
