@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -48,6 +49,8 @@ _ADVISED = {
     "health_check_failure_threshold": 2,
 }
 _PAUSE: Final = threading.Event()
+#: Seconds that a thread waits again and again, to see how late this machine has it go on.
+_TICK_S = 0.05
 
 
 class _Service:
@@ -122,9 +125,56 @@ class _Service:
         print(f"  calls that ran more than once, which only idempotent ones may: {sum(n > 1 for n in ran.values())}")
 
 
+class _Ticks:
+    """
+    Threads that only wait, in this process and in another one: how late they go on is the machine's doing, not ours.
+
+    Attributes:
+        here: For each time that the one in this process has waited, when that ended, and how many seconds too late.
+        elsewhere: As `here`, of the other process.
+    """
+
+    _SOURCE = "import sys, time; [print(time.perf_counter(), flush=True) for _ in iter(lambda: time.sleep(0.05), 1)]"
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.here: list[tuple[float, float]] = []
+        self.elsewhere: list[tuple[float, float]] = []
+        self._over = threading.Event()
+        other = subprocess.Popen([sys.executable, "-c", self._SOURCE], stdout=subprocess.PIPE, text=True)
+        stack.callback(other.communicate)
+        stack.callback(other.kill)
+        stack.callback(self._over.set)
+        threading.Thread(target=self._wait, daemon=True).start()
+        threading.Thread(target=self._read, args=(other.stdout,), daemon=True).start()
+
+    def _wait(self) -> None:
+        while not self._over.is_set():
+            began = time.perf_counter()
+            self._over.wait(_TICK_S)
+            ended = time.perf_counter()
+            self.here.append((ended, ended - began - _TICK_S))
+
+    def _read(self, lines: Any) -> None:
+        last = None
+        for line in lines:
+            ended = float(line)
+            if last is not None:
+                self.elsewhere.append((ended, ended - last - _TICK_S))
+            last = ended
+
+    def report(self) -> None:
+        """Print how late they were."""
+        for place, ticks in (("in this process", self.here), ("in another process", self.elsewhere)):
+            late = sorted(1e3 * each for _, each in ticks)
+            most = late[math.ceil(0.999 * len(late)) - 1]
+            print(f"  a thread {place} that only waits goes on up to {late[-1]:.0f} ms too late, 99.9 % {most:.0f}")
+
+
 # -- processes that stand still ----------------------------------------------------------------------------------------
 
 _CALLERS, _DEADLINE_S = 16, 1.0
+#: Calls that are shown one by one.
+_SHOWN = 5
 #: Seconds before the first process stands still whose rate is the measure, and the shortest that a rate is taken of.
 _BEFORE_S, _WINDOW_S = 3.0, 1.0
 _BACK_S, _STEP_S = 5.0, 0.1
@@ -147,6 +197,7 @@ def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     world = World(service.env, {}, None, service.witness, None, _PAUSE)  # type: ignore[arg-type] - all that `stop` takes
     drawn = random.Random(asked.seed)  # noqa: S311 - not for secrets
     rounds: list[tuple[float, float]] = []
+    ticks = _Ticks(stack)
     callers = service.callers(threads=_CALLERS)
     until = time.monotonic() + 60 * asked.minutes
     while time.monotonic() < until:
@@ -158,6 +209,8 @@ def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     callers.end()
     print(f"  {len(rounds)} times processes of {_REPLICAS} replicas stood still")
     service.report(callers.notes, _DEADLINE_S)
+    ticks.report()
+    _show_latest(callers.notes, rounds, ticks)
     answered = sorted(each.ended for each in callers.notes if not each.error)
     took = [back_after(answered, *each) for each in rounds]
     inside = [each for each in took if each is not None]
@@ -166,6 +219,22 @@ def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     print(f"  95 % of the rate before, within {_BACK_S:g} s: {len(inside)} of {len(took)} times (goal all)")
     if inside:
         print(f"  after {statistics.median(inside):.1f} s in the median, {max(inside):.1f} at most")
+
+
+def _show_latest(notes: Sequence[Note], rounds: Sequence[tuple[float, float]], ticks: _Ticks) -> None:
+    """Print when the calls ended that were latest, and what the machine did meanwhile."""
+    for each in sorted(notes, key=lambda note: note.began - note.ended)[:_SHOWN]:
+        deadline = each.began + _DEADLINE_S
+        stop = max((begin for begin, _ in rounds if begin <= each.ended), default=math.nan)
+        slow = [
+            1e3 * max((late for at, late in found if deadline <= at <= each.ended + 1), default=0.0)
+            for found in (ticks.here, ticks.elsewhere)
+        ]
+        made, ended = each.began - stop, each.ended - stop
+        print(
+            f"  late by {1e3 * (each.ended - deadline):.0f} ms ({each.error or 'answered'}): made {made:.1f} s and ended "
+            f"{ended:.1f} s after a stop; waiting threads {slow[0]:.0f} and {slow[1]:.0f} ms late"
+        )
 
 
 def rate_of(answered: Sequence[float], begin: float, end: float) -> float:
