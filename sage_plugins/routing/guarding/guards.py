@@ -12,7 +12,6 @@ from sage_plugins.routing.guarding.hedging import Hedge, Hedging
 from sage_plugins.routing.guarding.parts import Parts, Rarely
 from sage_plugins.routing.guarding.retrying import Budget, Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
-from sage_plugins.routing.guarding.watching import Watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.config.nested_keys import Policies
     from sage_plugins.routing.guarding.parts import Tell
-    from sage_plugins.routing.guarding.unguarded import Follow, Kind
+    from sage_plugins.routing.guarding.unguarded import Follow
     from sage_plugins.routing.lane import Lane
 
 __all__ = ["Guards"]
@@ -49,7 +48,6 @@ class Guards(Unguarded):
         self._retrying: Retrying | None = None
         self._hedging: Hedging | None = None
         self._breaking: Breaking | None = None
-        self._watching: Watching | None = None
         self._ejecting = None if policies.outlier is None else Ejecting(policies.outlier, tell)
 
     def join(self, *parts_of_router: Any) -> None:
@@ -63,11 +61,10 @@ class Guards(Unguarded):
                 self._retrying = Retrying(retry, parts, self._budget, rarely)
             if hedge is not None:
                 self._hedging = Hedging(hedge, parts, self._budget, rarely)
-        if self._policies.breaker is not None:
-            self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
         if self._ejecting is not None:
             self._ejecting.join(parts)
-        self._watching = self._watch()
+        if self._policies.breaker is not None:
+            self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
         """*route*, which accepts calls, with what has to be known or refused of each call."""
@@ -80,24 +77,6 @@ class Guards(Unguarded):
         if self._ejecting is not None:
             self._ejecting.lanes_changed()
         return route if self._breaking is None else self._breaking.guard(route)
-
-    def watched(self, kind: type[Kind]) -> type[Kind]:
-        """As `Unguarded.watched`."""
-        return kind if self._watching is None else self._watching.watched(kind)
-
-    def _watch(self) -> Watching | None:
-        """What tells breaker and ejection how calls end; None if there is neither."""
-        breaking, ejecting = self._breaking, self._ejecting
-        if breaking is None:
-            return None if ejecting is None else Watching(ejecting.answered, ejecting.failed)
-        if ejecting is None:
-            return Watching(None, breaking.failed, breaking)
-
-        def both_failed(call: Call, error: BaseException) -> None:
-            breaking.failed(call, error)
-            ejecting.failed(call, error)
-
-        return Watching(ejecting.answered, both_failed, breaking)
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:
         """As `Unguarded.follow`."""
