@@ -67,6 +67,7 @@ class DeploymentTarget(StrEnum):
     """IDs of the first-party targets: where the replicas of a service run."""
 
     LOCAL = "local"
+    PROCESS = "process"
     REMOTE_ANY = "remote_any"
     REMOTE_SPECIFIC = "remote_specific"
     CLUSTER_GROUP = "cluster_group"
