@@ -9,13 +9,14 @@ from sage_plugins.config.nested_keys import RetryPolicy
 from sage_plugins.routing.guarding.breaking import Breaking
 from sage_plugins.routing.guarding.ejecting import Ejecting
 from sage_plugins.routing.guarding.hedging import Hedge, Hedging
+from sage_plugins.routing.guarding.killing import Killing
 from sage_plugins.routing.guarding.parts import Parts, Rarely
 from sage_plugins.routing.guarding.retrying import Budget, Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
 from sage_plugins.routing.guarding.watching import Watching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.config.nested_keys import Policies
@@ -32,7 +33,12 @@ class Guards(Unguarded):
     """
 
     def __init__(
-        self, policies: Policies, tell: Tell = lambda _kind, _reason, _replica: None, *, random: Random | None = None
+        self,
+        policies: Policies,
+        tell: Tell = lambda _kind, _reason, _replica: None,
+        *,
+        kills: bool = False,
+        random: Random | None = None,
     ) -> None:
         """
         Guard nothing yet: the router calls `join`.
@@ -40,6 +46,7 @@ class Guards(Unguarded):
         Args:
             policies: What the configuration asks for.
             tell: Told of every decision.
+            kills: Whether replicas are killed in which calls run on after their deadline.
             random: Draws waits; None for one of its own.
         """
         self._policies = policies
@@ -49,6 +56,8 @@ class Guards(Unguarded):
         self._retrying: Retrying | None = None
         self._hedging: Hedging | None = None
         self._breaking: Breaking | None = None
+        self._kills = kills
+        self._killing: Killing | None = None
         self._watching: Watching | None = None
         self._ejecting = None if policies.outlier is None else Ejecting(policies.outlier, tell)
 
@@ -67,6 +76,8 @@ class Guards(Unguarded):
             self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
         if self._ejecting is not None:
             self._ejecting.join(parts)
+        if self._kills:
+            self._killing = Killing(parts, self._tell)
         self._watching = self._watch()
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
@@ -79,6 +90,8 @@ class Guards(Unguarded):
             route = self._budget.guard(route)
         if self._ejecting is not None:
             self._ejecting.lanes_changed()
+        if self._killing is not None:
+            route = self._killing.guard(route)
         return route if self._breaking is None else self._breaking.guard(route)
 
     def watched(self, kind: type[Kind]) -> type[Kind]:
@@ -86,18 +99,16 @@ class Guards(Unguarded):
         return kind if self._watching is None else self._watching.watched(kind)
 
     def _watch(self) -> Watching | None:
-        """What tells breaker and ejection how calls end; None if there is neither."""
-        breaking, ejecting = self._breaking, self._ejecting
-        if breaking is None:
-            return None if ejecting is None else Watching(ejecting.answered, ejecting.failed)
-        if ejecting is None:
-            return Watching(None, breaking.failed, breaking)
-
-        def both_failed(call: Call, error: BaseException) -> None:
-            breaking.failed(call, error)
-            ejecting.failed(call, error)
-
-        return Watching(ejecting.answered, both_failed, breaking)
+        """What tells breaker, ejection and killing how calls end; None if there is none of them."""
+        breaking, ejecting, killing = self._breaking, self._ejecting, self._killing
+        answered = [] if ejecting is None else [ejecting.answered]
+        failed: list[Callable[[Call, BaseException], None]] = [] if breaking is None else [breaking.failed]
+        if ejecting is not None:
+            failed.append(ejecting.failed)
+        if killing is not None:
+            answered.append(killing.over)
+            failed.append(killing.over)
+        return Watching(_all(answered), _all(failed), breaking) if failed else None
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:
         """As `Unguarded.follow`."""
@@ -106,6 +117,16 @@ class Guards(Unguarded):
     def not_again(self, call: Call) -> str:
         """As for `Losses`."""
         return NO_RETRIES if self._retrying is None or isinstance(call, Hedge) else self._retrying.not_again(call)
+
+    def overdue(self, call: Call) -> None:
+        """As `Unguarded.overdue`."""
+        if self._killing is not None:
+            self._killing.overdue(call)
+
+    def stopped(self, call: Call) -> None:
+        """As `Unguarded.stopped`."""
+        if self._killing is not None:
+            self._killing.stopped(call)
 
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
         """As `CallOwner.failed`."""
@@ -119,3 +140,17 @@ class Guards(Unguarded):
             self._hedging.end()
         if self._ejecting is not None:
             self._ejecting.end()
+        if self._killing is not None:
+            self._killing.end()
+
+
+def _all(told: Sequence[Callable[..., None]]) -> Any:
+    """A function that calls each of *told*; None for none."""
+    if len(told) <= 1:
+        return told[0] if told else None
+
+    def tell(*what: Any) -> None:
+        for each in told:
+            each(*what)
+
+    return tell
