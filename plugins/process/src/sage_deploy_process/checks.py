@@ -6,6 +6,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Final
 
+from sage_plugins.texts import counted
 from sage_plugins.values import Explanation, Problem
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def check(config: ServiceDeploymentConfig, options: ProcessOptions) -> Iterator[
     """What is wrong with a service whose replicas are child processes of this machine."""
     if sys.platform == "win32":
         fix = "use target 'local', or run on Linux or macOS"
-        yield Problem("E211", "target", "target 'process' needs a Unix system, and this is Windows", fix)
+        yield Problem("E210", "target", "target 'process' needs a Unix system, and this is Windows", fix)
     for name in ("target_nodes", "node_selector"):
         if getattr(config, name) is not None:
             message = "target 'process' runs on this machine and chooses no node"
@@ -58,9 +59,9 @@ def _resources(config: ServiceDeploymentConfig, options: ProcessOptions) -> Iter
     if config.cpu_cores:
         threads = max(1, math.ceil(config.cpu_cores))
         yield Explanation(f"each replica reserves {config.cpu_cores:g} of this machine's cores", "enforced")
-        yield f"numeric libraries get {threads} threads: OMP_NUM_THREADS and its like, where they are not set"
+        yield f"OMP_NUM_THREADS and its like are {threads} in replicas where they are not set, going by cpu_cores"
         if options.affinity:
-            yield Explanation(f"each replica runs on {threads} cores only", "enforced")
+            yield Explanation(f"each replica runs on {counted(threads, 'core')} only", "enforced")
         else:
             yield Explanation("cpu_cores: a replica that uses more cores is not slowed down", "advisory")
     if config.memory_mb and _LINUX:
