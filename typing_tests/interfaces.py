@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         Extension,
         Keeper,
         KeyedBalancer,
+        KillableReplica,
         LoopSeat,
         Monitor,
         ObservingBalancer,
@@ -183,9 +184,9 @@ def reaches(published: Publication, own: OwnProcessOnly, service: Reachable) -> 
     return published, own, service
 
 
-def capable(replica: RemoteReplica) -> tuple[WaitingReplica, ReachableReplica, DetachableReplica]:
+def capable(replica: RemoteReplica) -> tuple[KillableReplica, WaitingReplica, ReachableReplica, DetachableReplica]:
     """What targets promise of their replicas by the capabilities that they declare."""
-    return replica, replica, replica
+    return replica, replica, replica, replica
 
 
 def transport(of_ray: RayTransport, replica: RemoteReplica) -> tuple[Transport, Receiver]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DetachableReplica",
+    "KillableReplica",
     "LifeEvents",
     "ListingTarget",
     "NodeView",
@@ -44,8 +45,8 @@ class Replica(Protocol):
     """
     The caller's side of one running copy of a service.
 
-    The capabilities that its target declares may ask for more: `WaitingReplica`, `ReachableReplica` and
-    `DetachableReplica` say what.
+    The capabilities that its target declares may ask for more: `KillableReplica`, `WaitingReplica`, `ReachableReplica`
+    and `DetachableReplica` say what.
     """
 
     id: str
@@ -133,6 +134,17 @@ class ReplicaHolds(Protocol):
 
     def nudge(self) -> None:
         """Whoever sent work may not have come to say so: have the workers look; from any thread."""
+
+
+class KillableReplica(Replica, Protocol):
+    """What replicas have whose target declares `can_kill`: each has a process of its own."""
+
+    def kill(self, cause: BaseException) -> bool:
+        """
+        End the process at once, whatever it does, and report its death through `LifeEvents.lost`, with *cause*.
+
+        May block for a moment; from any thread. False if it has ended, or was stopped, before.
+        """
 
 
 class WaitingReplica(Replica, Protocol):

@@ -129,6 +129,8 @@ class Router(GuardedOwner):
             match=self._match,
             close_lane=self.close_lane,
             not_again=guards.not_again,
+            overdue=guards.overdue,
+            stopped=guards.stopped,
             count=count,
             given_up=given_up,
         )

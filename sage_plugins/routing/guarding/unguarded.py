@@ -46,6 +46,12 @@ class Unguarded:
         """As `CallOwner.failed`."""
         return None
 
+    def overdue(self, call: Call) -> None:
+        """The time of *call* is over, and it may run; told after it was given up."""
+
+    def stopped(self, call: Call) -> None:
+        """What ran of a call that was given up has ended."""
+
     def end(self) -> None:
         """The router has come to its end."""
 

@@ -158,6 +158,16 @@ class RemoteReplica:
         self._end(stats)
         return left
 
+    def kill(self, cause: BaseException) -> bool:
+        """As `KillableReplica.kill`."""
+        with self._outstanding.lock:
+            if self._outstanding.dead is not None or self._ended:
+                return False
+            self._outstanding.dead = cause  # first: what is told of the end of the process says less
+        self._transport.kill()
+        self._report_lost()
+        return True
+
     def leave(self) -> None:
         """As `DetachableReplica.leave`."""
         self._end(None)

@@ -218,6 +218,10 @@ class RpcTransport:
 
         return wait
 
+    def kill(self) -> None:
+        """As `Transport.kill`."""
+        self.end()
+
     def ask_to_stop(self) -> None:
         """As `Transport.ask_to_stop`."""
         self.request("stop", 0.0)

@@ -155,6 +155,9 @@ class Transport(Protocol):
         The end of a process that was stopped is no loss: `Receiver.lost` is ignored from then on.
         """
 
+    def kill(self) -> None:
+        """End the process at once, whatever it does; may block for a moment. Never raises."""
+
     def soon(self, do: Callable[[], None]) -> None:
         """Have the thread that reads responses do something quick, as `dispatcher.Dispatcher.soon`; never blocks."""
 

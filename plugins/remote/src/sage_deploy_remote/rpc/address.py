@@ -10,7 +10,7 @@ from multiprocessing.connection import Client
 from pathlib import Path
 from socket import SHUT_RDWR, socket
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 __all__ = ["Address", "as_socket", "hang_up"]
+
+#: Bytes that the path of a socket may have: 103 on macOS, 107 on Linux.
+_LONGEST: Final = 103
 
 
 @attrs.frozen
@@ -38,8 +41,11 @@ class Address:
     @classmethod
     def new(cls) -> Address:
         """One that nobody else has; creates nothing."""
-        folder = Path(gettempdir(), f"sage-deploy-{secrets.token_hex(16)}")
-        return cls(str(folder / "socket"), secrets.token_bytes(32))
+        name = f"sage-deploy-{secrets.token_hex(16)}/socket"
+        path = str(Path(gettempdir(), name))
+        if len(os.fsencode(path)) > _LONGEST:
+            path = f"/tmp/{name}"  # noqa: S108 - a folder of its own, which only this user may enter
+        return cls(path, secrets.token_bytes(32))
 
     def connect(self) -> Connection[Any, Any]:
         """
