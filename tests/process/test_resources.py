@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from killing import is_gone
+from killing import is_gone, kill_child, stop_child
 from sage_deploy_process import machine
 from sage_plugins import Environment, ServiceDeploymentConfig, errors
 
@@ -109,7 +109,7 @@ def test_cores_of_a_replica_are_free_again_when_it_has_ended(env):
     (replica,) = env.get_service_status("svc")["replicas"]
     (node,) = env.nodes()
     assert (node["name"], node["cpu"][0]) == (machine.NAME, 0)
-    os.kill(replica["pid"], signal.SIGKILL)
+    kill_child(replica["pid"])
     assert env.service("svc").take(1) == 1
     env.drain("svc")
     register(env, "next", cpu_cores=machine.node().total.cpu)
@@ -121,7 +121,7 @@ def test_replica_that_stands_still_is_killed_at_a_deadline(env):
     svc = register(env, timeout_strength="kill", timeout=60.0)
     svc.take(1)
     pid = env.get_service_status("svc")["replicas"][0]["pid"]
-    os.kill(pid, signal.SIGSTOP)
+    stop_child(pid)
     with pytest.raises(errors.CallTimeoutError):
         svc.with_options(timeout=0.2).take(1)
     assert svc.take(2) == 2
@@ -132,7 +132,7 @@ def test_replica_that_stands_still_does_not_keep_its_environment(env):
     svc = register(env, drain_timeout=0)
     svc.take(1)
     pid = env.get_service_status("svc")["replicas"][0]["pid"]
-    os.kill(pid, signal.SIGSTOP)
+    stop_child(pid)
     env.close()
     assert is_gone(pid)
 

@@ -18,7 +18,7 @@ from sage_deploy_process import lifeline
 from sage_plugins.errors import DeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sage_deploy_process.lifeline import Settings
 
@@ -44,15 +44,21 @@ class Child:
     """
 
     def __init__(
-        self, module: str, name: str, *, descriptor: int, settings: Settings, environment: Mapping[str, str]
+        self,
+        module: str,
+        name: str,
+        *,
+        descriptors: Sequence[int],
+        settings: Settings,
+        environment: Mapping[str, str],
     ) -> None:
         """
-        Start it; `python -m MODULE DESCRIPTOR LIFELINE NAME`.
+        Start it; `python -m MODULE DESCRIPTORS... LIFELINE NAME`.
 
         Args:
             module: What it runs.
             name: What it is for, to be seen in lists of processes and in messages.
-            descriptor: A file descriptor that it gets.
+            descriptors: File descriptors that it gets.
             settings: What it reads from its lifeline.
             environment: Its environment variables.
 
@@ -67,9 +73,9 @@ class Child:
             raise start_error(name, error) from error
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of this package
-                [_interpreter(name), *_flags(), "-P", "-m", module, str(descriptor), str(theirs), name],
+                [_interpreter(name), *_flags(), "-P", "-m", module, *map(str, (*descriptors, theirs)), name],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[descriptor, theirs],
+                pass_fds=[*descriptors, theirs],
                 process_group=0,
                 env=environment,
             )

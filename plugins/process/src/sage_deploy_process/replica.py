@@ -1,4 +1,4 @@
-"""The replica's process, `python -m sage_deploy_process.replica DESCRIPTOR LIFELINE NAME`."""
+"""The replica's process, `python -m sage_deploy_process.replica REQUESTS CALLS LIFELINE NAME`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from sage_deploy_remote.rpc.address import Address
 
 
-def main(descriptor: int, tie: int) -> None:
+def main(requests: int, calls: int, tie: int) -> None:
     """
-    Answer the process that started this one until it closes its end of the connection.
+    Answer the process that started this one until it closes its end of the connection for requests.
 
     Args:
-        descriptor: Of the connection.
+        requests: Of the connection for requests.
+        calls: Of the connection for calls.
         tie: Of the lifeline.
     """
-    for each in (descriptor, tie):
+    for each in (requests, calls, tie):
         os.set_inheritable(each, False)  # noqa: FBT003 - as os has it; children of the service do not get them
     settings = lifeline.follow(tie)
     settings.apply()
@@ -33,10 +34,13 @@ def main(descriptor: int, tie: int) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a TextIOWrapper
 
     # Not before: where these modules lie, the settings say.
+    from functools import partial
     from multiprocessing.connection import Connection
+    from socket import socket
 
     from sage_deploy_remote.link.serving.endpoint import ReplicaEndpoint
     from sage_deploy_remote.rpc.server import RpcServer, in_threads, serve
+    from sage_plugins.threads import start_thread
 
     class Replica(ReplicaEndpoint):
         """A replica that other processes reach at an address of its own."""
@@ -46,7 +50,7 @@ def main(descriptor: int, tie: int) -> None:
         def listen(self, packed: bytes, address: Address) -> tuple[int, PackedError | None]:
             """As `start`; other processes may connect from now on."""
             self.address = address
-            RpcServer(address, in_threads(self))
+            RpcServer(address, in_threads(self), self.carry_calls)
             settings.limit_memory()
             return self.start(packed, None)
 
@@ -59,11 +63,12 @@ def main(descriptor: int, tie: int) -> None:
             return stopped
 
     replica = Replica()
-    serve(Connection(descriptor), in_threads(replica))
+    start_thread(partial(replica.carry_calls, socket(fileno=calls)), "calls")
+    serve(Connection(requests), in_threads(replica))
     if replica.address is not None:
         replica.address.remove()
     os._exit(0)  # whatever still runs ends with the process
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]))

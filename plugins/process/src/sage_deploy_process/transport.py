@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from multiprocessing import Pipe
+from socket import socketpair
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_process.child import Child, start_error
-from sage_deploy_remote.link.rpc_transport import RpcTransport
+from sage_deploy_remote.link.sockets.transport import SocketTransport
 from sage_deploy_remote.rpc.address import Address
 from sage_deploy_remote.rpc.client import RpcClient
 from sage_deploy_remote.shipping.specs import pack_spec
@@ -26,8 +28,12 @@ __all__ = ["AttachedTransport", "ProcessTransport"]
 _MODULE: Final = "sage_deploy_process.replica"
 
 
-class _ReplicaTransport(RpcTransport):
-    """Calls methods of `replica.Replica` through a client. The end of its connection is the death of the process."""
+class _ReplicaTransport(SocketTransport):
+    """
+    Asks `replica.Replica` through a client; calls have a connection to themselves.
+
+    The end of either connection is the death of the process.
+    """
 
     _client: RpcClient
     _replica: str
@@ -74,18 +80,21 @@ class ProcessTransport(_ReplicaTransport):
         return self.request("listen", packed, self.address)
 
     def _spawn(self, name: str) -> Child:
-        try:
-            ours, theirs = Pipe()  # it has no name, so no other process can connect to it
-        except OSError as error:
-            raise start_error(name, error) from error
-        try:
-            with theirs:
-                number, environment = theirs.fileno(), self._environment
-                child = Child(_MODULE, name, descriptor=number, settings=self._settings, environment=environment)
-        except BaseException:
-            ours.close()
-            raise
-        self._use(name, RpcClient(lambda: ours, name))
+        with ExitStack() as theirs, ExitStack() as ours:
+            try:
+                # They have no names, so no other process can connect to them.
+                (asks, answers), (calls, replies) = Pipe(), socketpair()
+            except OSError as error:
+                raise start_error(name, error) from error
+            for end in (answers, replies):
+                theirs.enter_context(end)
+            for end in (asks, calls):
+                ours.enter_context(end)
+            numbers = (answers.fileno(), replies.fileno())
+            child = Child(_MODULE, name, descriptors=numbers, settings=self._settings, environment=self._environment)
+            ours.pop_all()
+        self.carry_over(calls, name)
+        self._use(name, RpcClient(lambda: asks, name))
         return child
 
     def death(self, error: BaseException) -> BaseException:  # noqa: ARG002 - how the process ended says more
@@ -99,6 +108,7 @@ class ProcessTransport(_ReplicaTransport):
         self._child.end()
         self._gone()
         self._client.close()
+        self.end_calls()
         self.address.remove()
 
 
@@ -108,6 +118,7 @@ class AttachedTransport(_ReplicaTransport):
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Connect to a `ListedReplica`."""
         self.receiver = receiver
+        self.connect(spec.address.connect_socket, spec.id)
         self._use(spec.id, RpcClient(spec.address.connect, spec.id))
 
     def death(self, error: BaseException) -> BaseException:

@@ -33,7 +33,7 @@ class SentUnit(NamedTuple):
     def works(self, unstarted: Collection[int]) -> tuple[Sequence[Work], Sequence[Work]]:
         """What has no outcome yet, of a bundle each on its own: those not *unstarted*, and those that are."""
         if self.bundle is None:
-            return [self.work], []
+            return ([], [self.work]) if all(number in unstarted for number in self.numbers) else ([self.work], [])
         left = [(number in unstarted, call) for number, call in self.bundle.items() if not call.settled()]
         return [call for waits, call in left if not waits], [call for waits, call in left if waits]
 

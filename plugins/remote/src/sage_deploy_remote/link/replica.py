@@ -15,7 +15,7 @@ from sage_plugins.values import Outcome, ReplicaState, RunnerStats
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_deploy_remote.link.protocol import Response
+    from sage_deploy_remote.link.protocol import Frame, Response
     from sage_deploy_remote.link.transport import Transport
     from sage_deploy_remote.reach.listing import ListedReplica
     from sage_plugins.call.call import Call
@@ -91,6 +91,14 @@ class RemoteReplica:
                 return
             self._outstanding.dead = cause
         self._report_lost()
+
+    def unarrived(self, frame: Frame | None = None) -> None:
+        """As `Receiver.unarrived`."""
+        outstanding = self._outstanding
+        if frame is None:
+            outstanding.unstarted.update(outstanding.calls)
+        else:
+            outstanding.unstarted.update(item.id for unit in frame.units for item in unit.items)
 
     def arrived(self, response: Response, driver: Call | None = None) -> None:
         """As `Receiver.arrived`."""

@@ -184,5 +184,12 @@ class Receiver(Protocol):
             driver: The call whose caller's thread this is, see `Exchange.wait`; None in any other thread.
         """
 
+    def unarrived(self, frame: Frame | None = None) -> None:
+        """
+        Nothing of *frame* has arrived, nor will it; None for all frames.
+
+        So when the process is told to be lost, what it was to run has surely not started.
+        """
+
     def lost(self, cause: BaseException) -> None:
         """The process is gone, with all it had; *cause* is what callers get. May be told more than once."""

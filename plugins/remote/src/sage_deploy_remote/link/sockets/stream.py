@@ -75,48 +75,55 @@ class Stream:
         return True
 
     @property
+    def made(self) -> bool:
+        """Whether there is, or was, a connection."""
+        return self._ready.is_set() and self._failure is None
+
+    @property
     def unsent(self) -> bool:
         """Whether there is something that the other end has not taken yet."""
         return not self._broken and (bool(self._outgoing) or self._turn.locked())
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
-    def send(self, body: bytes, buffers: Sequence[Any] = ()) -> None:
-        """Send a message; nothing happens if the connection has ended."""
-        self._outgoing.append(join(body, buffers))
-        self._send_waiting()
+    def send(self, body: bytes, buffers: Sequence[Any] = ()) -> bool:
+        """Send a message; False if the connection had ended before, so that nothing of it has arrived."""
+        message = join(body, buffers)
+        self._outgoing.append(message)
+        return self._send_waiting(message)
 
-    def _send_waiting(self) -> None:
+    def _send_waiting(self, own: list[Any] | None = None) -> bool:
+        """Send what waits, unless another thread is at it; False if it was too late for *own*."""
+        in_time = True
         while self._outgoing and self._turn.acquire(blocking=False):
+            messages = self._take()
             try:
-                rest = self._send_some(self._take())
+                rest = self._send_some([part for message in messages for part in message])
             except BaseException:
                 self._turn.release()
                 raise
-            if rest:
+            if rest is None:
+                in_time = in_time and not any(message is own for message in messages)
+            elif rest:
                 start_thread(partial(self._send_rest, rest), "link-writer")  # it has the turn now
-                return
+                return in_time
             self._turn.release()
+        return in_time
 
-    def _take(self) -> list[Any]:
-        parts: list[Any] = []
+    def _take(self) -> list[list[Any]]:
+        messages: list[list[Any]] = []
         with suppress(IndexError):
             while True:
-                parts += self._outgoing.popleft()
-        return parts
+                messages.append(self._outgoing.popleft())
+        return messages
 
-    def _send_some(self, parts: list[Any]) -> list[memoryview]:
-        """Send what the other end takes at once; gives a copy of the rest."""
+    def _send_some(self, parts: list[Any]) -> list[memoryview] | None:
+        """Send what the other end takes at once; gives a copy of the rest, or None if it takes nothing any more."""
         if self._broken:
-            return []
+            return None
         try:
-            if len(parts) == 1:
-                data: Any = parts[0]
-                sent = self._end.send(data, MSG_DONTWAIT)
-                if sent == len(data):
-                    return []
-            elif sum(map(len, parts)) <= _TOGETHER:
-                data = b"".join(parts)
+            if len(parts) == 1 or sum(map(len, parts)) <= _TOGETHER:
+                data = parts[0] if len(parts) == 1 else b"".join(parts)
                 sent = self._end.send(data, MSG_DONTWAIT)
                 if sent == len(data):
                     return []
@@ -127,16 +134,15 @@ class Stream:
             sent = 0
         except OSError:  # it has ended; whoever reads finds that, too
             self._broken = True
-            return []
+            return None
         return [memoryview(bytes(part)) for part in _without(parts, sent)]
 
     def _send_rest(self, parts: list[memoryview]) -> None:
         """Send *parts* and whatever comes meanwhile, waiting for the other end."""
         try:
             while parts:
-                parts = _without(parts, self._end.sendmsg(parts[:_PARTS])) or [
-                    memoryview(part) for part in self._take()
-                ]
+                parts = _without(parts, self._end.sendmsg(parts[:_PARTS]))
+                parts = parts or [memoryview(part) for message in self._take() for part in message]
         except OSError:
             self._broken = True
             self._outgoing.clear()

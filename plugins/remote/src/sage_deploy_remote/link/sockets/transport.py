@@ -44,8 +44,7 @@ class SocketTransport(RpcTransport):
         Returns:
             Whom to tell that the connection is there, or cannot be made.
         """
-        stream = Stream(end)
-        self._send = stream.send
+        stream = self._stream = Stream(end)
         self._why: BaseException | None = None
         self._channel = Channel(stream, f"{replica}-reader", self._arrived, self._connection_ended, self._awaits)
         weakref.finalize(self, stream.close).atexit = False
@@ -73,6 +72,8 @@ class SocketTransport(RpcTransport):
         self.receiver.arrived(Response(*pickle.loads(body, buffers=buffers)), driver)  # noqa: S301 - from a replica
 
     def _connection_ended(self, error: Exception) -> None:
+        if not self._stream.made:
+            self.receiver.unarrived()
         self.receiver.lost(self._why or self.death(error))
 
     def lost(self, error: BaseException) -> None:
@@ -82,7 +83,9 @@ class SocketTransport(RpcTransport):
 
     def exchange(self, frame: Frame) -> Channel:
         """As `Transport.exchange`."""
-        self._send(*pickled(frame.plain()))
+        if not self._stream.send(*pickled(frame.plain())):
+            self.receiver.unarrived(frame)
+            self._channel.finish()
         return self._channel
 
     def end_calls(self) -> None:
