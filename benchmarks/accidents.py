@@ -373,11 +373,11 @@ def head(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     numbers = count(1)
 
     cluster.lose()
-    lost = time.monotonic()
     refused = driver.do("scale", OPTIONS["replicas"] + 1)
     print(f"  without a head, `scale` ended after {refused['seconds']:.1f} s (goal <= 5): {refused.get('error')}")
     told = []
-    while time.monotonic() < lost + asked.without:
+    until = time.monotonic() + asked.without
+    while time.monotonic() < until:
         told.append(driver.do("call", "run", next(numbers)))
         _PAUSE.wait(0.05)
     failed = Counter(each["error"] for each in told if "error" in each)
