@@ -488,3 +488,11 @@ def test_what_was_decided_is_wanted_until_it_is_done_or_somebody_else_decides():
     assert scaler.look(load(1001.0, 1)).replicas == 6
     assert (scaler.look(load(1001.5, 3)), scaler.wanted) == (None, 6)
     assert (scaler.look(load(1002.0, 4)), scaler.wanted) == (None, 4)
+
+
+def test_what_was_decided_is_wanted_no_more_once_the_load_has_gone():
+    """No replica has started yet, and those that there are suffice."""
+    says = iter([6, 1])
+    scaler = Scaler(AutoscaleSettings.of({"max": 9, "upscale_delay": 0}), lambda _: next(says))
+    assert scaler.look(load(1000.0, 1)).replicas == 6
+    assert (scaler.look(load(1001.0, 1)), scaler.wanted) == (None, 1)

@@ -267,6 +267,20 @@ def test_a_freed_slot_goes_to_the_call_that_waits_longest():
     assert replica.lane.inflight == 0
 
 
+def test_the_oldest_wait_is_that_of_the_call_that_waits_longest():
+    """0 where none waits; a call that runs does not count."""
+    stage = Stage()
+    stage.call("a")
+    stage.clock.advance(0.25)
+    assert stage.router.oldest_wait() == 0.25
+    stage.open()
+    assert stage.router.oldest_wait() == 0.0
+    stage.call("b")
+    stage.clock.advance(0.5)
+    stage.call("c")
+    assert stage.router.oldest_wait() == 0.5
+
+
 def test_queue_size_0_hands_calls_to_free_slots_only():
     stage = Stage(queue_size=0, reject=True)
     replica = stage.open(2)
