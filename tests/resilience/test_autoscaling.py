@@ -462,7 +462,14 @@ def test_a_decision_begins_every_delay_again():
 
 @pytest.mark.parametrize(
     ("said", "low", "most", "first"),
-    [({}, 1, 1, 1), ({"min": 0}, 0, 1, 1), ({"min": 3}, 3, 3, 3), ({"initial": 4}, 1, 4, 4), ({"max": 7}, 1, 7, 1)],
+    [
+        ({}, 1, 1, 1),
+        ({"min": 0}, 0, 1, 1),
+        ({"min": 0, "initial": 0}, 0, 1, 0),
+        ({"min": 3}, 3, 3, 3),
+        ({"initial": 4}, 1, 4, 4),
+        ({"max": 7}, 1, 7, 1),
+    ],
 )
 def test_bounds_that_are_left_out_follow_those_that_are_given(said, low, most, first):
     """It begins with `min` replicas, but at least one; without `max` there are never more than it begins with."""

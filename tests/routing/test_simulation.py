@@ -632,6 +632,21 @@ def test_parked_calls_of_services_stay_when_others_are_turned_away():
     assert not waiting.over()
 
 
+def test_calls_that_waited_for_a_replica_of_their_own_go_to_those_that_come():
+    """Those that came before the first replica, and those whose replicas have all left."""
+    stage = Stage(balancer=ByKey())
+    stage.call("a", key=0)
+    stage.call("b", key=0)
+    first = stage.open(index=0)
+    stage.clock.advance(0)
+    assert stage.names == ["a"]
+    stage.router.close_lane(first.lane)
+    stage.call("c", key=0)
+    stage.open(3, index=1)
+    stage.clock.advance(0)
+    assert stage.names == ["a", "b", "c"]
+
+
 def test_drain_moves_what_did_not_start_to_the_replicas_that_are_left():
     """Though their free slots had been taken back already."""
     stage = Stage(balancer=Turns())
