@@ -475,6 +475,7 @@ def test_bounds_that_are_left_out_follow_those_that_are_given(said, low, most, f
     """It begins with `min` replicas, but at least one; without `max` there are never more than it begins with."""
     settings = AutoscaleSettings.of(said)
     assert (settings.min, settings.max, settings.initial) == (low, most, first)
+    assert Scaler(settings, TargetOngoing().decide).wanted == first
 
 
 def test_the_delay_to_zero_is_that_of_fewer_replicas_unless_it_is_given():
