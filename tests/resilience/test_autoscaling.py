@@ -136,7 +136,7 @@ def test_threads_come_before_replicas():
 
 def test_fewer_replicas_are_as_many_as_were_wanted_in_the_whole_delay():
     """What one look has wanted may be wanted again; those of the first seconds do not count, for they still average."""
-    says = iter([9] * 3 + [5] * 3 + [2] * 4 + [4] + [2] * 20)
+    says = iter([9] * 3 + [5] * 3 + [4] + [2] * 24)
     stage = Stage(initial=9, max=10, downscale_delay=10, look_back=3, policy=lambda _: next(says))
     assert stage.hold(0, 13) == []
     assert stage.hold(0, 1) == [4]
