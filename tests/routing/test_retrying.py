@@ -295,7 +295,7 @@ def guarded_router(clock, most):
 
 
 def routed(router):
-    call = router.watched(Call)(router, TWICE, (), {}, CallOptions(), 0.0, inf, inf, copy_context())
+    call = Call(router, TWICE, (), {}, CallOptions(), 0.0, inf, inf, copy_context())
     router.route(call)
     return call
 
