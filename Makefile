@@ -11,12 +11,12 @@ ENV := .venv
 BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
-# Processes that share the tests: first the files whose tests share what takes long to start, each as a whole, then the
-# other tests one by one, in their order; those on a cluster come last, and each process has a cluster then.
-# Three times as many as processors: the tests wait for most of their time, for time-outs and for other processes.
+# Processes that share the tests, see tests/README.md. Four times as many as processors: the tests wait for most of their
+# time, for time-outs and for other processes.
+# Three for what is shorter: each process has a start of its own.
 # A process that crashes ends the run: with another in its place xdist would wait for ever.
-PROCESSES ?= 6
-SHARED := --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
+PROCESSES ?= 8
+SHARED = --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
 # cores. For that it leaves out what takes longest; `make test` runs everything.
@@ -112,6 +112,7 @@ test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many see
 	$(PYTEST) $(SHARED) -m "not real" --timeout 900
 
 .PHONY: $(AREAS:%=test-%)
+$(AREAS:%=test-%) wheels: PROCESSES := 3
 $(AREAS:%=test-%): test-%: $(ENV)/.stamp-test
 	$(PYTEST) $(SHARED) -m "not slow and not real" $(AREA_$*)
 

@@ -199,14 +199,19 @@ def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     world = World(service.env, {}, None, service.witness, None, _PAUSE)  # type: ignore[arg-type] - all that `stop` takes
     drawn = random.Random(asked.seed)  # noqa: S311 - not for secrets
     rounds: list[tuple[float, float]] = []
+    shams: list[tuple[float, float]] = []
     ticks = _Ticks(stack)
     callers = service.callers(threads=_CALLERS)
     until = time.monotonic() + 60 * asked.minutes
     while time.monotonic() < until:
         _PAUSE.wait(_BACK_S + _BEFORE_S)
         stopped = time.perf_counter()
-        assert ACTIONS["stop"].do(world, "svc", drawn) is not None
-        rounds.append((stopped, time.perf_counter()))
+        if len(rounds) == len(shams):
+            assert ACTIONS["stop"].do(world, "svc", drawn) is not None
+            rounds.append((stopped, time.perf_counter()))
+        else:  # nothing happens for as long, which shows what other work on this machine does to the rate
+            _PAUSE.wait(rounds[-1][1] - rounds[-1][0])
+            shams.append((stopped, time.perf_counter()))
     _PAUSE.wait(_BACK_S)
     callers.end()
     print(f"  {len(rounds)} times processes of {_REPLICAS} replicas stood still")
@@ -214,13 +219,14 @@ def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     ticks.report()
     _show_latest(callers.notes, rounds, ticks)
     answered = sorted(each.ended for each in callers.notes if not each.error)
-    took = [back_after(answered, *each) for each in rounds]
-    inside = [each for each in took if each is not None]
     rate = statistics.median(rate_of(answered, stopped - _BEFORE_S, stopped) for stopped, _ in rounds)
     print(f"  before: {rate:.0f} answers a second, of {_REPLICAS * _SLOTS / _TAKES_S:.0f} that can be")
-    print(f"  95 % of the rate before, within {_BACK_S:g} s: {len(inside)} of {len(took)} times (goal all)")
-    if inside:
-        print(f"  after {statistics.median(inside):.1f} s in the median, {max(inside):.1f} at most")
+    for what, found in (("stops", rounds), ("times when nothing happened", shams)):
+        took = [back_after(answered, *each) for each in found]
+        inside = [each for each in took if each is not None]
+        print(f"  95 % of the rate before, within {_BACK_S:g} s: after {len(inside)} of {len(took)} {what}")
+        if inside:
+            print(f"  after {statistics.median(inside):.1f} s in the median, {max(inside):.1f} at most")
 
 
 def _show_latest(notes: Sequence[Note], rounds: Sequence[tuple[float, float]], ticks: _Ticks) -> None:
@@ -367,11 +373,11 @@ def head(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     numbers = count(1)
 
     cluster.lose()
-    lost = time.monotonic()
     refused = driver.do("scale", OPTIONS["replicas"] + 1)
     print(f"  without a head, `scale` ended after {refused['seconds']:.1f} s (goal <= 5): {refused.get('error')}")
     told = []
-    while time.monotonic() < lost + asked.without:
+    until = time.monotonic() + asked.without
+    while time.monotonic() < until:
         told.append(driver.do("call", "run", next(numbers)))
         _PAUSE.wait(0.05)
     failed = Counter(each["error"] for each in told if "error" in each)

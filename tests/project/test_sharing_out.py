@@ -24,22 +24,38 @@ class Process:
         self.shutting_down = True
 
 
-@pytest.fixture
-def shared(pytester):
-    """Two processes, and what shares out two tests of each of three files among them; one file is marked."""
+def share(pytester, count, tests):
+    """So many processes, and what shares out the tests among them."""
     pytester.makeini("[pytest]")
-    for name in ("first", "last"):
-        pytester.makepyfile(**{f"test_{name}": "def test_it(): pass"})
+    for path in {pytester.path / test.partition("::")[0] for test in tests}:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     pytester.makepyfile(test_together='import pytest\npytestmark = pytest.mark.xdist_group("together")')
-    scheduler = TogetherOrOneByOne(pytester.parseconfig("--tx=2*popen"))
-    processes = [Process("gw0"), Process("gw1")]
-    tests = [f"test_{name}.py::test_{number}" for name in ("first", "together", "last") for number in range(2)]
+    scheduler = TogetherOrOneByOne(pytester.parseconfig(f"--tx={count}*popen"))
+    processes = [Process(f"gw{number}") for number in range(count)]
     for process in processes:
         scheduler.add_node(process)
     for process in processes:
         scheduler.add_node_collection(process, tests)
     scheduler.schedule()
     return scheduler, processes
+
+
+def finish(scheduler, processes):
+    """Run all tests: those that a process has, and those that it is sent meanwhile."""
+    done = dict.fromkeys(processes, 0)
+    while any(len(process.sent) > done[process] for process in processes):
+        for process in processes:
+            if len(process.sent) > done[process]:
+                scheduler.mark_test_complete(process, process.sent[done[process]])
+                done[process] += 1
+
+
+@pytest.fixture
+def shared(pytester):
+    """Two processes, and two tests of each of three files; one file is marked."""
+    tests = [f"test_{name}.py::test_{number}" for name in ("first", "together", "last") for number in range(2)]
+    return share(pytester, 2, tests)
 
 
 def test_a_marked_file_goes_to_one_process_before_all_others(shared):
@@ -53,12 +69,37 @@ def test_a_marked_file_goes_to_one_process_before_all_others(shared):
 def test_what_a_process_has_done_is_forgotten(shared):
     """Each report of a test looks through all that its process was given."""
     scheduler, processes = shared
-    for process in processes:
-        for number in process.sent:  # grows meanwhile
-            scheduler.mark_test_complete(process, number)
+    finish(scheduler, processes)
     assert sorted(processes[0].sent + processes[1].sent) == list(range(6))
     assert list(scheduler.assigned_work.values()) == [{}, {}]
     assert not scheduler.has_pending
+
+
+@pytest.mark.parametrize(
+    ("count", "clusters"), [(2, range(2)), (3, range(3)), (4, range(2)), (6, range(3)), (8, range(3))]
+)
+def test_at_most_three_processes_take_the_tests_on_a_cluster(pytester, count, clusters):
+    """They begin with these and take no others; where there are few processes, all take everything."""
+    here, there = (
+        [f"tests/test_a.py::test_{n}" for n in range(40)],
+        [f"tests/ray/cluster/b.py::test_{n}" for n in range(20)],
+    )
+    scheduler, processes = share(pytester, count, here + there)
+    finish(scheduler, processes)
+    assert sorted(number for process in processes for number in process.sent) == list(range(60))
+    assert not scheduler.has_pending
+    assert all(process.shutting_down for process in processes)
+    assert [n for n, process in enumerate(processes) if max(process.sent) >= 40] == list(clusters)
+    if count > 3:
+        assert all(min(processes[n].sent) >= 40 for n in clusters)
+
+
+@pytest.mark.parametrize("file", ["tests/test_a.py", "tests/ray/cluster/test_b.py"])
+def test_where_all_tests_are_of_one_kind_all_processes_take_them(pytester, file):
+    scheduler, processes = share(pytester, 6, [f"{file}::test_{number}" for number in range(60)])
+    finish(scheduler, processes)
+    assert sorted(number for process in processes for number in process.sent) == list(range(60))
+    assert all(process.sent for process in processes)
 
 
 class Item:

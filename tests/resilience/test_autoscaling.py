@@ -136,7 +136,7 @@ def test_threads_come_before_replicas():
 
 def test_fewer_replicas_are_as_many_as_were_wanted_in_the_whole_delay():
     """What one look has wanted may be wanted again; those of the first seconds do not count, for they still average."""
-    says = iter([9] * 3 + [5] * 3 + [2] * 4 + [4] + [2] * 20)
+    says = iter([9] * 3 + [5] * 3 + [4] + [2] * 24)
     stage = Stage(initial=9, max=10, downscale_delay=10, look_back=3, policy=lambda _: next(says))
     assert stage.hold(0, 13) == []
     assert stage.hold(0, 1) == [4]
@@ -462,12 +462,20 @@ def test_a_decision_begins_every_delay_again():
 
 @pytest.mark.parametrize(
     ("said", "low", "most", "first"),
-    [({}, 1, 1, 1), ({"min": 0}, 0, 1, 1), ({"min": 3}, 3, 3, 3), ({"initial": 4}, 1, 4, 4), ({"max": 7}, 1, 7, 1)],
+    [
+        ({}, 1, 1, 1),
+        ({"min": 0}, 0, 1, 1),
+        ({"min": 0, "initial": 0}, 0, 1, 0),
+        ({"min": 3}, 3, 3, 3),
+        ({"initial": 4}, 1, 4, 4),
+        ({"max": 7}, 1, 7, 1),
+    ],
 )
 def test_bounds_that_are_left_out_follow_those_that_are_given(said, low, most, first):
     """It begins with `min` replicas, but at least one; without `max` there are never more than it begins with."""
     settings = AutoscaleSettings.of(said)
     assert (settings.min, settings.max, settings.initial) == (low, most, first)
+    assert Scaler(settings, TargetOngoing().decide).wanted == first
 
 
 def test_the_delay_to_zero_is_that_of_fewer_replicas_unless_it_is_given():
@@ -488,3 +496,11 @@ def test_what_was_decided_is_wanted_until_it_is_done_or_somebody_else_decides():
     assert scaler.look(load(1001.0, 1)).replicas == 6
     assert (scaler.look(load(1001.5, 3)), scaler.wanted) == (None, 6)
     assert (scaler.look(load(1002.0, 4)), scaler.wanted) == (None, 4)
+
+
+def test_what_was_decided_is_wanted_no_more_once_the_load_has_gone():
+    """No replica has started yet, and those that there are suffice."""
+    says = iter([6, 1])
+    scaler = Scaler(AutoscaleSettings.of({"max": 9, "upscale_delay": 0}), lambda _: next(says))
+    assert scaler.look(load(1000.0, 1)).replicas == 6
+    assert (scaler.look(load(1001.0, 1)), scaler.wanted) == (None, 1)

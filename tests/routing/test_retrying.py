@@ -255,9 +255,10 @@ def test_what_is_decided_often_is_told_with_the_number_left_out():
 class Failing:
     """Each of its calls fails at once."""
 
-    id, index, slots, node, run_here = "sim#0", 0, 1, None, None
+    slots, node, run_here = 1, None, None
 
-    def __init__(self):
+    def __init__(self, index=0):
+        self.id, self.index = f"sim#{index}", index
         self.starts = 0
 
     def give_up(self, *_):
@@ -277,17 +278,52 @@ class Failing:
             again()
 
 
+class Hanging(Failing):
+    """Its calls never end."""
+
+    def send(self, call):
+        self.starts += 1
+        call.claim()
+        call.began = call.owner.clock.monotonic()
+
+
+def guarded_router(clock, most):
+    policy = RetryPolicy(max_attempts=most, backoff=0.1, budget=1.0, min=100, on=("PassingError",))
+    guards = Guards(Policies(policy), lambda *_: None, random=Random(1))  # noqa: S311 - no secret
+    settings = {"queue_size": 9, "reject": False, "count": lambda *_: None, "refused": lambda *_: None}
+    return Router("sim", clock, guards=guards, balancer=Turns(), **settings)
+
+
+def routed(router):
+    call = Call(router, TWICE, (), {}, CallOptions(), 0.0, inf, inf, copy_context())
+    router.route(call)
+    return call
+
+
+def test_a_call_runs_where_it_failed_once_no_other_replica_is_left():
+    """It waits for one that has not failed it as long as there is one."""
+    clock, busy, failing = VirtualClock(), Hanging(), Failing(1)
+    router = guarded_router(clock, 3)
+    lane = router.lane(busy.id, 0)
+    router.open(lane, busy)
+    routed(router)
+    router.open(router.lane(failing.id, 1), failing)
+    call = routed(router)
+    clock.advance(100)
+    assert (call.over(), busy.starts, failing.starts) == (False, 1, 1)
+    router.close_lane(lane)
+    clock.advance(100)
+    assert isinstance(call.exception_now(), PassingError)
+    assert (busy.starts, failing.starts) == (1, 3)
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
 def test_a_call_that_always_fails_is_started_as_often_as_it_may_be(most):
     """Then its caller gets the error of its last attempt."""
-    policy = RetryPolicy(max_attempts=most, backoff=0.1, budget=1.0, min=100, on=("PassingError",))
     clock, replica = VirtualClock(), Failing()
-    guards = Guards(Policies(policy), lambda *_: None, random=Random(1))  # noqa: S311 - no secret
-    settings = {"queue_size": 9, "reject": False, "count": lambda *_: None, "refused": lambda *_: None}
-    router = Router("sim", clock, guards=guards, **settings)
-    router.open(router.lane("sim#0", 0), replica)
-    call = router.watched(Call)(router, TWICE, (), {}, CallOptions(), 0.0, inf, inf, copy_context())
-    router.route(call)
+    router = guarded_router(clock, most)
+    router.open(router.lane(replica.id, 0), replica)
+    call = routed(router)
     clock.advance(100)
     assert isinstance(call.exception_now(), PassingError)
     assert replica.starts == most

@@ -267,6 +267,20 @@ def test_a_freed_slot_goes_to_the_call_that_waits_longest():
     assert replica.lane.inflight == 0
 
 
+def test_the_oldest_wait_is_that_of_the_call_that_waits_longest():
+    """0 where none waits; a call that runs does not count."""
+    stage = Stage()
+    stage.call("a")
+    stage.clock.advance(0.25)
+    assert stage.router.oldest_wait() == 0.25
+    stage.open()
+    assert stage.router.oldest_wait() == 0.0
+    stage.call("b")
+    stage.clock.advance(0.5)
+    stage.call("c")
+    assert stage.router.oldest_wait() == 0.5
+
+
 def test_queue_size_0_hands_calls_to_free_slots_only():
     stage = Stage(queue_size=0, reject=True)
     replica = stage.open(2)
@@ -616,6 +630,21 @@ def test_parked_calls_of_services_stay_when_others_are_turned_away():
         "service's": False,
     }
     assert not waiting.over()
+
+
+def test_calls_that_waited_for_a_replica_of_their_own_go_to_those_that_come():
+    """Those that came before the first replica, and those whose replicas have all left."""
+    stage = Stage(balancer=ByKey())
+    stage.call("a", key=0)
+    stage.call("b", key=0)
+    first = stage.open(index=0)
+    stage.clock.advance(0)
+    assert stage.names == ["a"]
+    stage.router.close_lane(first.lane)
+    stage.call("c", key=0)
+    stage.open(3, index=1)
+    stage.clock.advance(0)
+    assert stage.names == ["a", "b", "c"]
 
 
 def test_drain_moves_what_did_not_start_to_the_replicas_that_are_left():
