@@ -23,6 +23,8 @@ from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
 from sage_deploy_otel.options import OtelOptions
 from sage_deploy_otel.tracing import Spans, Tracing
+from sage_deploy_process.options import ProcessOptions
+from sage_deploy_process.target import ProcessTarget
 from sage_deploy_ray.actors.transport import RayTransport
 from sage_deploy_ray.options import RayOptions
 from sage_deploy_ray.target import RayTarget
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
         Keeper,
         KeyedBalancer,
         KillableReplica,
+        ListingTarget,
         LoopSeat,
         Monitor,
         ObservingBalancer,
@@ -159,6 +162,12 @@ def replicas(member: Member) -> tuple[ReplicaEvents, WatchedReplica]:
 def targets(spec: ReplicaSpec, host: Host) -> tuple[Target, Replica]:
     """Of `sage-deploy-local`."""
     return LocalTarget(), LocalReplica(spec, host)
+
+
+def process_target() -> tuple[Target, ReachableTarget, ListingTarget, Directory]:
+    """Of `sage-deploy-process`."""
+    target = ProcessTarget(ProcessOptions())
+    return target, target, target, target.directory("env")
 
 
 def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:

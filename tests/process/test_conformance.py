@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(180)
 
 class TestProcess(StrategiesInTurn):
     plugin_id = "process"
-    one_in = 12  # each starts processes; all of them run in `make test-long`
+    one_in = 32  # each starts processes; all of them run in `make test-long`
     starting = 3.0  # a process takes longer to start than a thread
     while_running = 1.0  # a replica's first call of another service imports what that takes
     patience = 40.0  # some cases start dozens

@@ -104,13 +104,13 @@ def test_what_the_machine_does_not_have_is_refused(env, monkeypatch):
 
 def test_cores_of_a_replica_are_free_again_when_it_has_ended(env):
     """Whether it was stopped or killed, what takes its place finds room."""
-    register(env, cpu_cores=machine.node().total.cpu)
+    svc = register(env, cpu_cores=machine.node().total.cpu, retry={"max_attempts": 3})
     env.deploy()
     (replica,) = env.get_service_status("svc")["replicas"]
     (node,) = env.nodes()
     assert (node["name"], node["cpu"][0]) == (machine.NAME, 0)
     kill_child(replica["pid"])
-    assert env.service("svc").take(1) == 1
+    assert svc.take(1) == 1
     env.drain("svc")
     register(env, "next", cpu_cores=machine.node().total.cpu)
     assert env.service("next").take(1) == 1

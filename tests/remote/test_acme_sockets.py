@@ -32,7 +32,7 @@ REGISTRY = Registry.of(
 
 class TestSockets(StrategiesInTurn):
     plugin_id = "sockets"
-    one_in = 60  # each starts processes, and tests/process runs the same over the same link
+    one_in = 100  # each starts processes, and tests/process runs the same over the same link
     starting = 3.0  # a process takes longer to start than a thread
     while_running = 1.0  # a replica's first call of another service imports what that takes
     patience = 40.0  # some cases start dozens

@@ -71,8 +71,13 @@ class ProcessTransport(_ReplicaTransport):
     def begin(self, spec: ReplicaSpec) -> Future[Any]:
         """As `RpcTransport.begin`; raises DeployError if the process cannot be started."""
         try:
-            packed = pack_spec(spec)
             self._child = self._spawn(spec.id)
+            try:
+                packed = pack_spec(spec)  # meanwhile the interpreter starts there
+            except BaseException:
+                self._child.end()
+                self._client.close()
+                raise
         except BaseException:
             self._gone()
             raise

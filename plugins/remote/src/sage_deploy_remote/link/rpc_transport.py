@@ -93,7 +93,7 @@ class RpcExchange:
         if error is None:
             transport.receiver.arrived(transport.read(self._answer.result()), call)
         else:  # whatever the substrate says, the frame will not be answered
-            transport.receiver.lost(transport.death(error))
+            transport.lost(error)
 
     def leave(self) -> None:
         """As `Exchange.leave`."""
@@ -104,7 +104,7 @@ class RpcExchange:
         try:
             response = transport.read(done.result())
         except BaseException as error:  # noqa: BLE001 - as in `wait`
-            transport.receiver.lost(transport.death(error))
+            transport.lost(error)
         else:
             transport.receiver.arrived(response)
 
@@ -130,6 +130,7 @@ class RpcTransport:
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""
         self.soon = dispatcher.soon
+        self._ends = False  # whether its process is ended from here, which is no loss
 
     # -- what a subclass brings --------------------------------------------------------------------------------------
 
@@ -165,7 +166,7 @@ class RpcTransport:
         try:
             slots, error = done.result()
         except BaseException as raised:  # noqa: BLE001 - whatever the substrate says, the replica will not start
-            self.receiver.lost(self.death(raised))
+            self.lost(raised)
         else:
             self.started(slots, error)
 
@@ -188,8 +189,9 @@ class RpcTransport:
             self.lost(error)
 
     def lost(self, error: BaseException) -> None:
-        """The process has ended, or cannot be reached; *error* is what the substrate says."""
-        self.receiver.lost(self.death(error))
+        """The process has ended, or cannot be reached: tell so, unless it was stopped; *error* is of the substrate."""
+        if not self._ends:
+            self.receiver.lost(self.death(error))
 
     def progress(self, timeout: float) -> str:  # noqa: ARG002 - as the protocol has it
         """As `Transport.progress`: a process starts at once."""
@@ -233,6 +235,7 @@ class RpcTransport:
         except Exception:  # noqa: BLE001 - it is gone, or stuck: it is ended in any case
             return Stopped(0, None)
         finally:
+            self._ends = True
             self.end()
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.reach.rpc_directory import RpcDirectory
 from sage_deploy_remote.rpc.address import Address
-from sage_deploy_remote.rpc.client import RpcClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,6 +84,8 @@ class DriverDirectory(RpcDirectory):
 
     def connect(self, service: str) -> Callable[..., Future[Any]]:
         """As `RpcDirectory.connect`."""
+        from sage_deploy_remote.rpc.client import RpcClient  # most processes only pass a directory on
+
         return RpcClient(self._address.connect, f"directory-of-{service}").request
 
     def __reduce__(self) -> Any:

@@ -74,11 +74,11 @@ class SocketTransport(RpcTransport):
     def _connection_ended(self, error: Exception) -> None:
         if not self._stream.made:
             self.receiver.unarrived()
-        self.receiver.lost(self._why or self.death(error))
+        super().lost(self._why or error)
 
     def lost(self, error: BaseException) -> None:
         """As `RpcTransport.lost`; what has come over the socket before is read first."""
-        self._why = self.death(error)
+        self._why = error
         self._channel.finish()
 
     def exchange(self, frame: Frame) -> Channel:
