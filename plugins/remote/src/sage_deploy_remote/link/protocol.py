@@ -19,7 +19,10 @@ any number. One that had expected something, because it stood still for all that
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "ACK",
@@ -125,9 +128,15 @@ class Frame(NamedTuple):
     notices: tuple[Notice, ...]
     fresh: bool
 
-    def plain(self) -> tuple[Any, ...]:
-        """The frame as plain tuples, which are pickled in a sixth of the time of named ones."""
-        units = [(id, [tuple(item) for item in items], *how) for id, items, *how in self.units]
+    def plain(self, written: Callable[[Any], Any] | None = None) -> tuple[Any, ...]:
+        """The frame as plain tuples, which are pickled in a sixth of the time of named ones; payloads as *written*."""
+        if written is None:
+            units = [(id, [tuple(item) for item in items], *how) for id, items, *how in self.units]
+        else:
+            units = [
+                (id, [(number, method, written(payload), *rest) for number, method, payload, *rest in items], *how)
+                for id, items, *how in self.units
+            ]
         return self.caller, self.number, units, self.notices, self.fresh
 
     @classmethod

@@ -118,9 +118,9 @@ class RemoteReplica:
         self._events.lost(unsent, maybe, cause)
 
     @property
-    def awaits(self) -> bool:
-        """As `Receiver.awaits`."""
-        return not self._outstanding.idle or bool(self._outstanding.calls)
+    def awaited(self) -> int:
+        """As `Receiver.awaited`."""
+        return len(self._outstanding.calls) or not self._outstanding.idle
 
     @property
     def gone(self) -> bool:

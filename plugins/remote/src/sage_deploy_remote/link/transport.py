@@ -166,8 +166,8 @@ class Receiver(Protocol):
     """What a transport tells; `RemoteReplica` is one. Each method may be called from any thread."""
 
     @property
-    def awaits(self) -> bool:
-        """Whether the replica has something to say."""
+    def awaited(self) -> int:
+        """Of how many calls the replica has something to say; at least 1 if it has anything to say."""
 
     def started(self, slots: int) -> None:
         """The replica is ready, and runs *slots* calls at once."""

@@ -6,11 +6,11 @@ import pickle
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.protocol import Frame
-from sage_deploy_remote.link.sockets.messages import MessageError, pickled
+from sage_deploy_remote.link.sockets.messages import MessageError, apart, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
 from sage_plugins.clock import SYSTEM
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Timer
 
 __all__ = ["PushedReplies", "carry_calls"]
+
+
+_WITH_PAYLOADS: Final = frozenset({protocol.DONE, protocol.ITEM})
 
 
 class PushedReplies:
@@ -100,7 +103,11 @@ class PushedReplies:
         replies: list[Reply] = []
         with suppress(IndexError):
             while True:
-                replies.append(self._replies.popleft())
+                reply = self._replies.popleft()
+                if reply[0] in _WITH_PAYLOADS:
+                    kind, number, payload, *rest = reply
+                    reply = (kind, number, apart(payload), *rest)
+                replies.append(reply)
         if replies:
             number, self._number = self._number, self._number + 1
             self._stream.send(*pickled((number, replies)))

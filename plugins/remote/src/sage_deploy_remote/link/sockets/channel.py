@@ -28,9 +28,10 @@ class Channel:
     """
     Reads what comes over one connection, in a thread that waits for it anyway.
 
-    One thread at a time reads: the *leader*. A caller that waits in `call` while nobody leads is it until its call is
-    over. Otherwise the channel's own thread is, which runs only while something is awaited. Whoever leaves looks
-    whether something is awaited still, and whoever sends looks whether somebody leads; so nothing is left unread.
+    One thread at a time reads: the *leader*. A caller that waits in `call` is it if nobody else waits for anything:
+    that saves waking it. Otherwise the channel's own thread is, which runs only while something is awaited. Whoever
+    leaves looks whether something is awaited still, and whoever sends looks whether somebody leads; so nothing is left
+    unread.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Channel:
         name: str,
         arrived: Callable[[Message, Call | None], None],
         ended: Callable[[Exception], None],
-        awaits: Callable[[], bool],
+        awaited: Callable[[], int],
     ) -> None:
         """
         Read nothing yet.
@@ -49,13 +50,13 @@ class Channel:
             name: Of the thread.
             arrived: Told of each message, by the leader; and the call for which that waits, None for the thread.
             ended: Told once why there will be no more.
-            awaits: Whether the replica has something to say.
+            awaited: Of how many calls the replica has something to say.
         """
         self._stream = stream
         self._name = name
         self._arrived = arrived
         self._ended = ended
-        self._awaits = awaits
+        self._awaited = awaited
         self._lead = threading.Lock()
         self._over = False  # whether the connection has ended; set by the leader
         self._finishing = False  # whether to read until it ends, though nothing is awaited
@@ -66,8 +67,8 @@ class Channel:
     # -- as an `Exchange` --------------------------------------------------------------------------------------------
 
     def wait(self, call: Call, seconds: float | None) -> None:
-        """As `Exchange.wait`; returns at once if another thread leads: then the call ends by that."""
-        if not self._lead.acquire(blocking=False):
+        """As `Exchange.wait`; returns at once if another thread reads: then the call ends by that."""
+        if self._awaited() > 1 or not self._lead.acquire(blocking=False):
             self.leave()
             return
         try:
@@ -85,7 +86,7 @@ class Channel:
 
     def leave(self) -> None:
         """As `Exchange.leave`: have somebody read if something is awaited."""
-        if not self._over and (self._finishing or self._awaits()) and not self._lead.locked():
+        if not self._over and (self._finishing or self._awaited()) and not self._lead.locked():
             self._told.set()
             if self._thread is None:
                 with self._starting:
@@ -109,9 +110,9 @@ class Channel:
         while True:
             told = self._told.wait(_IDLE_S)
             self._told.clear()
-            while not self._over and (self._finishing or self._awaits()) and self._lead.acquire(blocking=False):
+            while not self._over and (self._finishing or self._awaited()) and self._lead.acquire(blocking=False):
                 try:
-                    while not self._over and (self._finishing or self._awaits()):
+                    while not self._over and (self._finishing or self._awaited()):
                         self._read(None)
                 finally:
                     self._lead.release()

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import pickle
 import struct
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pickle import PickleBuffer
 
-__all__ = ["Message", "MessageError", "Messages", "join", "pickled"]
+    from sage_deploy_remote.payloads.payload import Payload
+
+__all__ = ["Message", "MessageError", "Messages", "apart", "join", "pickled"]
 
 #: A pickle, and the buffers that were left out of it.
 Message: TypeAlias = "tuple[bytes | bytearray, Sequence[Any]]"
@@ -48,6 +50,12 @@ def pickled(value: Any) -> tuple[bytes, Sequence[PickleBuffer]]:
         return False
 
     return pickle.dumps(value, 5, buffer_callback=keep), large
+
+
+def apart(payload: Payload) -> Payload | tuple[PickleBuffer, Sequence[Any], Sequence[Any]]:
+    """*payload*, to be pickled with `pickled`: its own pickle is not copied if it is large."""
+    data = payload[0]
+    return payload if len(data) < _APART else (PickleBuffer(data), *payload[1:])
 
 
 def join(body: bytes, buffers: Sequence[Any] = ()) -> list[Any]:

@@ -135,7 +135,7 @@ class Stream:
         except OSError:  # it has ended; whoever reads finds that, too
             self._broken = True
             return None
-        return [memoryview(bytes(part)) for part in _without(parts, sent)]
+        return [_kept(part) for part in _without(parts, sent)]
 
     def _send_rest(self, parts: list[memoryview]) -> None:
         """Send *parts* and whatever comes meanwhile, waiting for the other end."""
@@ -198,6 +198,12 @@ class Stream:
         with self._turn:  # whoever is sending finds that it has ended; its number may be another file's from now on
             if self._failure is None:
                 self._end.close()
+
+
+def _kept(part: Any) -> memoryview:
+    """*part* as it is now, whatever its owner does with it."""
+    view = memoryview(part)
+    return view if isinstance(view.obj, bytes) else memoryview(bytes(view))
 
 
 def _without(parts: Sequence[Any], sent: int) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sage_deploy_remote.link.protocol import Response
 from sage_deploy_remote.link.rpc_transport import RpcTransport
 from sage_deploy_remote.link.sockets.channel import Channel
-from sage_deploy_remote.link.sockets.messages import pickled
+from sage_deploy_remote.link.sockets.messages import apart, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
 from sage_plugins.threads import CALLBACKS
 
@@ -46,7 +46,7 @@ class SocketTransport(RpcTransport):
         """
         stream = self._stream = Stream(end)
         self._why: BaseException | None = None
-        self._channel = Channel(stream, f"{replica}-reader", self._arrived, self._connection_ended, self._awaits)
+        self._channel = Channel(stream, f"{replica}-reader", self._arrived, self._connection_ended, self._awaited)
         weakref.finalize(self, stream.close).atexit = False
         return stream
 
@@ -64,8 +64,8 @@ class SocketTransport(RpcTransport):
 
         CALLBACKS.run(run)
 
-    def _awaits(self) -> bool:
-        return self.receiver.awaits
+    def _awaited(self) -> int:
+        return self.receiver.awaited
 
     def _arrived(self, message: Message, driver: Call | None) -> None:
         body, buffers = message
@@ -83,7 +83,7 @@ class SocketTransport(RpcTransport):
 
     def exchange(self, frame: Frame) -> Channel:
         """As `Transport.exchange`."""
-        if not self._stream.send(*pickled(frame.plain())):
+        if not self._stream.send(*pickled(frame.plain(apart))):
             self.receiver.unarrived(frame)
             self._channel.finish()
         return self._channel
