@@ -13,7 +13,7 @@ import pytest
 
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_testing.suites.conformance import needs
-from sage_deploy_testing.suites.probes import Checked, Fragile, IllFirst, LateHeir
+from sage_deploy_testing.suites.probes import Checked, Fragile, IllFirst, LateHeir, Witnessed
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
 from sage_deploy_testing.tools.counting import Counting
 from sage_plugins import errors
@@ -182,6 +182,21 @@ class SupervisionCases(ServiceConformance):
         assert call.result(self.patience) in {0, 1}
         assert service.env.metrics()["svc"]["sage_retries_total"].values["idempotent",] == 1
         assert gate.seen() == []
+
+    @needs("can_kill")
+    def test_no_more_calls_than_slots_are_lost_with_a_process(self, tmp_path: Path) -> None:
+        """The others run once, also if they were on their way to it or waited in it."""
+        service = self.deploy(Witnessed, at_once=1)
+        (replica,) = service.status["replicas"]
+        path, last, failed = tmp_path / "witness", 130, dict[int, BaseException | None]()
+        for numbers in (range(100), range(100, 200)):  # after the first hundred it is known how quick they are
+            calls = {number: service.handle.submit("note", path, number, number == last) for number in numbers}
+            failed |= {number: error for number, call in calls.items() if (error := call.exception(self.patience))}
+        assert isinstance(failed[last], errors.ReplicaDiedError)
+        assert len(failed) <= replica["slots"]
+        ran = list(map(int, path.read_text(encoding="ascii").split()))
+        assert len(ran) == len(set(ran))
+        assert set(range(200)).difference(ran) <= set(failed)
 
     @needs("can_kill")
     def test_without_failover_an_idempotent_call_ends_with_its_replica(self) -> None:

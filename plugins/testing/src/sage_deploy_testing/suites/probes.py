@@ -394,6 +394,18 @@ class LateHeir(Probe):
             checkpoint.reach(self.ctx.replica_index)
 
 
+class Witnessed:
+    """Leaves a line in a file for each call before it does anything else, also in a process that ends then."""
+
+    def note(self, path: Path, number: int, last: bool) -> int:  # noqa: FBT001 - as a service has it
+        """Write *number* to the file, and give it back; end the process instead if it is the *last*."""
+        with path.open("a", encoding="ascii") as file:
+            file.write(f"{number}\n")
+        if last:
+            os._exit(1)
+        return number
+
+
 class Fragile(Probe):
     """A service that cannot be built while there is a file."""
 

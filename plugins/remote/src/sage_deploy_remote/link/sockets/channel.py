@@ -133,7 +133,7 @@ class Channel:
     def close(self) -> None:
         """End the connection, and read no more."""
         self._stream.hang_up()
-        if self._lead.acquire(timeout=_JOIN_S):
+        if not self._over and self._lead.acquire(timeout=_JOIN_S):  # else it may be this thread that reads
             self._over = True
             self._lead.release()
         self._stream.close()
