@@ -190,7 +190,7 @@ class SupervisionCases(ServiceConformance):
         (replica,) = service.status["replicas"]
         path, last, failed = tmp_path / "witness", 130, dict[int, BaseException | None]()
         for numbers in (range(100), range(100, 200)):  # after the first hundred it is known how quick they are
-            calls = {number: service.handle.submit("note", path, number, number == last) for number in numbers}
+            calls = {number: service.handle.submit("note", str(path), number, number == last) for number in numbers}
             failed |= {number: error for number, call in calls.items() if (error := call.exception(self.patience))}
         assert isinstance(failed[last], errors.ReplicaDiedError)
         assert len(failed) <= replica["slots"]
