@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest
 # time, for time-outs and for other processes.
 # Three for what is shorter: each process has a start of its own.
 # A process that crashes ends the run: with another in its place xdist would wait for ever.
-PROCESSES ?= 8
+PROCESSES ?= 6
 SHARED = --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
