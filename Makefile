@@ -11,11 +11,11 @@ ENV := .venv
 BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
-# Processes that share the tests, see tests/README.md. Four times as many as processors: the tests wait for most of their
+# Processes that share the tests, see tests/README.md. Three times as many as processors: the tests wait for most of their
 # time, for time-outs and for other processes.
 # Three for what is shorter: each process has a start of its own.
 # A process that crashes ends the run: with another in its place xdist would wait for ever.
-PROCESSES ?= 8
+PROCESSES ?= 6
 SHARED = --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two

@@ -9,5 +9,6 @@ if find_spec("ray") is None:
     collect_ignore_glob = ["*"]
 
 # Ray reads these when it is imported, which the test modules do.
-os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+# With Ray's own niceness, 15, its workers would hardly run beside the other processes that share the tests.
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
 os.environ.pop("RAY_ADDRESS", None)
