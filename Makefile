@@ -11,10 +11,12 @@ ENV := .venv
 BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
-# Three processes share the tests one by one, in their order; those on a cluster come last, and each has a cluster then.
-# One more than processors: the tests wait for half of their time.
+# Processes that share the tests, see tests/README.md. Four times as many as processors: the tests wait for most of their
+# time, for time-outs and for other processes.
+# Three for what is shorter: each process has a start of its own.
 # A process that crashes ends the run: with another in its place xdist would wait for ever.
-SHARED := --numprocesses 3 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
+PROCESSES ?= 8
+SHARED = --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
 # cores. For that it leaves out what takes longest; `make test` runs everything.
@@ -60,6 +62,8 @@ EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 
 # Somebody's PYTHONPATH would put their packages before those of .venv.
 unexport PYTHONPATH
+# Each process that a test starts would compile the packages again: half of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## this list
@@ -108,6 +112,7 @@ test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many see
 	$(PYTEST) $(SHARED) -m "not real" --timeout 900
 
 .PHONY: $(AREAS:%=test-%)
+$(AREAS:%=test-%) wheels: PROCESSES := 3
 $(AREAS:%=test-%): test-%: $(ENV)/.stamp-test
 	$(PYTEST) $(SHARED) -m "not slow and not real" $(AREA_$*)
 

@@ -23,14 +23,11 @@ from typing import TYPE_CHECKING, Any
 from batching import Model
 from rounds import interleave, per_call
 from table import goal, show
-from workloads import from_threads, gather
+from workloads import Callers, from_threads, gather
 
 from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
-from sage_plugins.errors import CallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     import numpy as np
 
 #: Calls in flight for each contender that has them all submitted at once.
@@ -257,32 +254,6 @@ def start(runtime: _Runtime) -> None:
     goal(measured, "one replica", "raw actor", "<= 1.25")
 
 
-class _Callers:
-    """Threads that call for as long as they are let, and note what becomes of each call."""
-
-    def __init__(self, calls: Iterator[tuple[str, Callable[[], Any]]]) -> None:
-        self._stop = threading.Event()
-        self.notes: list[tuple[float, float, str]] = []  # from, to, what became of it
-        self._threads = [threading.Thread(target=self._go_on, args=each, daemon=True) for each in calls]
-        for thread in self._threads:
-            thread.start()
-
-    def _go_on(self, kind: str, call: Callable[[], Any]) -> None:
-        while not self._stop.is_set():
-            begin, what = time.perf_counter(), "answered"
-            try:
-                call()
-            except CallError as error:
-                what = f"{kind}: {type(error).__name__}"
-            self.notes.append((begin, time.perf_counter(), what))
-
-    def end(self) -> None:
-        """Let them come to an end."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
 def kill(runtime: _Runtime) -> None:
     """One of two replicas is killed under callers."""
     ray = runtime.ray
@@ -316,7 +287,7 @@ def kill(runtime: _Runtime) -> None:
             handle = env.service("two")
             pids = {handle.call("pid") for _ in range(50)}
             kinds = (("idempotent", "look"), ("other", "echo"))
-            callers = _Callers(
+            callers = Callers(
                 (kind, partial(handle.call, method, n)) for n in range(_CAUGHT // 2) for kind, method in kinds
             )
             time.sleep(_AFTERWARDS_S)
@@ -325,9 +296,9 @@ def kill(runtime: _Runtime) -> None:
             time.sleep(_AFTERWARDS_S)
             assert full.wait(30)
             callers.end()
-        failed.update(what for _, _, what in callers.notes if what != "answered")
+        failed.update(f"{each.kind}: {each.error}" for each in callers.notes if each.error)
         kills += 1
-        caught.append(max(end for begin, end, _ in callers.notes if begin <= killed <= end) - killed)
+        caught.append(max(each.ended for each in callers.notes if each.began <= killed <= each.ended) - killed)
         return ready[-1] - killed
 
     measured = interleave({"raw actor": raw, "full strength": ours}, max(3, runtime.rounds // 3))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rounds import per_call
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from sage_plugins.errors import CallError
 
-__all__ = ["from_threads", "gather"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Callers", "Note", "from_threads", "gather"]
 
 
 def gather(submit: Callable[..., Any], *first: Any, number: int = 20_000) -> float:
@@ -42,3 +45,62 @@ def from_threads(call: Callable[[], Any], *, threads: int = 8, number: int = 1_5
         barrier.wait()
 
     return per_call(run, 1) / (threads * number)
+
+
+class Note(NamedTuple):
+    """
+    A call that was made.
+
+    Attributes:
+        kind: What its caller is called.
+        began: When it was made, by `time.perf_counter`.
+        ended: When its caller went on.
+        error: Class of the error that it ended with; empty if it was answered.
+    """
+
+    kind: str
+    began: float
+    ended: float
+    error: str
+
+
+class Callers:
+    """
+    Threads that call for as long as they are let.
+
+    Attributes:
+        notes: The calls that have ended so far.
+    """
+
+    def __init__(self, calls: Iterable[tuple[str, Callable[[], Any]]], every: float = 0.0) -> None:
+        """
+        Begin.
+
+        Args:
+            calls: For each thread its kind, and what it calls again and again.
+            every: Least seconds from one call of a thread to its next.
+        """
+        self._stop = threading.Event()
+        self._every = every
+        self.notes: list[Note] = []
+        self._threads = [threading.Thread(target=self._go_on, args=each, daemon=True) for each in calls]
+        for thread in self._threads:
+            thread.start()
+
+    def _go_on(self, kind: str, call: Callable[[], Any]) -> None:
+        while not self._stop.is_set():
+            began, error = time.perf_counter(), ""
+            try:
+                call()
+            except CallError as found:
+                error = type(found).__name__
+            ended = time.perf_counter()
+            self.notes.append(Note(kind, began, ended, error))
+            if ended < began + self._every:
+                self._stop.wait(began + self._every - ended)
+
+    def end(self) -> None:
+        """Let them come to an end."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()

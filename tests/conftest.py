@@ -29,6 +29,24 @@ for _name in ("SIGINT", "SIGHUP"):
     if signal.getsignal(getattr(signal, _name, signal.SIGINT)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-long` alone runs."""
+    if (suites := sys.modules.get("strategies_in_turn")) is not None:  # else none of these tests is of such a suite
+        suites.mark_cells(items)
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests out as their files say."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from sharing_out import TogetherOrOneByOne
+
+    return TogetherOrOneByOne(config, log)
+
+
 #: Seconds after which something that must happen counts as not happened; no test that passes waits for it.
 PATIENCE = 20.0
 

@@ -125,6 +125,9 @@ class LazyFuture(Future[Any]):
 
     def publish(self, result: Any, error: BaseException | None = None) -> None:
         """Make the outcome known and release every waiter; only for who got True from `claim_outcome`."""
+        told = self.owner.on_result if error is None else self.owner.on_error
+        if told is not None:
+            told(self, error)
         self._result = result
         self._exception = error
         self._over = CANCELLED if type(error) is CallCancelledError else FINISHED

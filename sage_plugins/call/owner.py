@@ -27,6 +27,9 @@ class CallOwner:
         suspect: Told that an exception, raised between two steps of a thread, may have lost something on its way.
         suspect_loss_of: Told of a call whose caller waits, and which nobody has started for some time.
         aside: Runs a function in a thread that nobody waits for: a user's callbacks may never return.
+        on_result: Told of each call that ends with a result, before its waiters are, as `on_result(call, None)`; None
+            while nobody wants to know.
+        on_error: The same of calls that end with an error, as `on_error(call, error)`.
     """
 
     suspect: Callable[[], None] = staticmethod(lambda: None)
@@ -34,6 +37,8 @@ class CallOwner:
     service: str
     clock: Clock
     aside: Callable[[Callable[[], None]], None] = staticmethod(CALLBACKS.run)
+    on_result: Callable[[Any, Any], None] | None = None
+    on_error: Callable[[Any, Any], None] | None = None
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Count *call* as ended and free its place; runs before its waiters are released."""

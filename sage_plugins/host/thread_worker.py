@@ -96,6 +96,9 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                     execution.errors.note(call, error, context)
                 # The slot first, the caller second: a caller that calls again at once must find the slot free.
                 following = follow(call)
+                told = call.owner.on_result if error is None else call.owner.on_error
+                if told is not None:
+                    told(call, error)
                 call._result = result
                 call._exception = error
                 call._over = finished

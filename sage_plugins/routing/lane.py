@@ -60,6 +60,7 @@ class Lane:
         "replica",
         "returned",
         "run_here",
+        "seen",
         "send",
         "seniority",
         "slots",
@@ -82,6 +83,7 @@ class Lane:
         self.granted: set[Call] = set()  # calls that were given a slot to run in their callers' threads
         self.holds: ReplicaHolds | None = None  # what the replica holds, if it can say so at any instant
         self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
+        self.seen: Any = None  # an `outliers.Seen`, once it is open, if the service leaves out replicas that fail
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
         self.give_up: Callable[[Call, int, float], bool]

@@ -136,6 +136,7 @@ class Router(GuardedOwner):
         )
         self.retries = self._losses.retries
         self._guards = guards
+        self.on_result = self.on_error = None  # found faster than the class's
         guards.join(*self._parts(refused))
         self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
         self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
@@ -152,10 +153,17 @@ class Router(GuardedOwner):
     def _rebind(self) -> None:
         """Compose the shortest way that the present set of replicas allows; under the lock, once calls can come."""
         superseded, self._superseded = self._superseded, []
-        lanes = self._lanes
-        lanes.arrange()
+        self._lanes.arrange()
         self._queue.assign_backlogs()
         self._refuses_all = self._closing.refuses_all
+        self._compose_route()
+        # Last: a caller that still finds its way by an old route looks at this after it queued its call, and then at
+        # the rest.
+        superseded.append(None)
+
+    def _compose_route(self) -> None:
+        """The way, for the lanes as they are arranged; under the lock, once calls can come."""
+        lanes = self._lanes
         if self._refuses_all:
             self.route = self._refuse
         elif not lanes.serving:
@@ -168,9 +176,6 @@ class Router(GuardedOwner):
             self.route = self._guards.guard(self.route)
         if self._closing.stopped_to_outsiders is not None and not self._refuses_all:
             self.route = self._closing.only_from_services(self.route, self._refuse)
-        # Last: a caller that still finds its way by an old route looks at this after it queued its call, and then at
-        # the rest.
-        superseded.append(None)
 
     def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
         queue = self._queue

@@ -10,20 +10,23 @@ import sage_deploy_balancers
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
-from sage_deploy_testing import TargetConformance
+from sage_deploy_testing import StrategyConformance
 from sage_deploy_testing.cases.wire_cases import WireCases
 from sage_plugins import hookimpl
 from sage_plugins.call.call import Call
 from sage_plugins.host.thread_loop import UNRUN
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
+from strategies_in_turn import StrategiesInTurn
 
 
-class TestLocal(TargetConformance):
+class TestLocal(StrategiesInTurn):
     plugin_id = "local"
+    elsewhere = (
+        StrategyConformance  # tests/threading/test_conformance.py runs these under all strategies, on this target
+    )
 
     def strategies(self):
-        # tests/threading/test_conformance.py runs the same cases under all of them, on this target.
         return ["single"]
 
 
@@ -105,10 +108,11 @@ class Plugin:
         return [Registration("copying", lambda _: CopyingTarget(), "In this process, and shares nothing with it")]
 
 
-class TestCopying(TargetConformance):
+class TestCopying(StrategiesInTurn):
     """The suite, its services, what they are given and what they answer, without a shared object."""
 
     plugin_id = "copying"
+    one_in = 8  # all run by message, where nothing is shared either: tests/remote/test_replica.py
 
     def registry(self):
         return Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, Plugin())

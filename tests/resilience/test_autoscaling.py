@@ -136,7 +136,7 @@ def test_threads_come_before_replicas():
 
 def test_fewer_replicas_are_as_many_as_were_wanted_in_the_whole_delay():
     """What one look has wanted may be wanted again; those of the first seconds do not count, for they still average."""
-    says = iter([9] * 3 + [5] * 3 + [2] * 4 + [4] + [2] * 20)
+    says = iter([9] * 3 + [5] * 3 + [4] + [2] * 24)
     stage = Stage(initial=9, max=10, downscale_delay=10, look_back=3, policy=lambda _: next(says))
     assert stage.hold(0, 13) == []
     assert stage.hold(0, 1) == [4]
@@ -176,6 +176,12 @@ def test_reasons_have_the_numbers_that_decided():
     ((_, number, reason),) = stage.changes
     assert number == 4
     assert reason == ("it wants 4: 8 calls run or wait on average over 30 s, 2 for each replica are aimed at, for 3 s")
+    aims = {"target_ongoing_requests": 2, "target_queue_wait": 0.5}
+    stage = Stage(max=10, policy=lambda _: 2, upscale_delay=0, look_back=30, **aims)
+    assert stage.look(3, wait=0.4).reason == (
+        "it wants 2: 3 calls run or wait on average over 30 s, 2 for each replica are aimed at, "
+        "and they wait 0.4 s, with 0.5 s aimed at, for 0 s"
+    )
 
 
 # -- zero --------------------------------------------------------------------------------------------------------------
@@ -196,9 +202,10 @@ def test_short_calls_that_no_look_sees_keep_the_last_replica():
         assert stage.look(0, busy_at=stage.now - 5) is None
 
 
-def test_last_replica_never_stops_while_it_has_a_call():
-    """Whatever the delay."""
-    assert Stage(min=0, max=1, scale_to_zero_delay=0, downscale_delay=0).hold(1, 10) == []
+@pytest.mark.parametrize("calls", [1, 2])
+def test_last_replica_never_stops_while_it_has_a_call(calls):
+    """Whatever the delay, and however many of the calls wait."""
+    assert Stage(min=0, max=1, scale_to_zero_delay=0, downscale_delay=0).hold(calls, 10) == []
 
 
 def test_call_that_waits_wants_replicas_at_once():
@@ -406,6 +413,11 @@ def test_factors_say_how_much_of_the_way_is_gone_at_once():
         assert up.look(0).replicas == expected
 
 
+def test_the_smallest_factor_still_moves_by_one_replica():
+    assert Stage(initial=2, max=9, policy=lambda _: 4, upscale_delay=0, upscale_factor=1e-9).look(0).replicas == 3
+    assert Stage(initial=4, max=9, policy=lambda _: 2, downscale_delay=0, downscale_factor=1e-9).look(0).replicas == 3
+
+
 def test_a_deviation_as_large_as_the_tolerance_changes_nothing():
     for says, expected in ((11.0, None), (11.1, 12), (9.0, None), (8.9, 9)):
         stage = Stage(
@@ -440,3 +452,55 @@ def test_a_decision_begins_every_delay_again():
     stage = Stage(initial=1, max=20, policy=lambda _: 20, upscale_delay=5, upscale_factor=0.1)
     stage.hold(0, 13)
     assert [when for when, *_ in stage.changes] == [5.0, 11.0], "5 s, and 5 s from the first look at the new number"
+    scaler = Scaler(stage.settings, lambda _: 20)
+    decided = [second for second in range(13) if scaler.look(load(1000.0 + second, 1)) is not None]
+    assert decided == [5, 11], "also if nobody carries it out"
+
+
+# -- what is known of the replicas -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "low", "most", "first"),
+    [
+        ({}, 1, 1, 1),
+        ({"min": 0}, 0, 1, 1),
+        ({"min": 0, "initial": 0}, 0, 1, 0),
+        ({"min": 3}, 3, 3, 3),
+        ({"initial": 4}, 1, 4, 4),
+        ({"max": 7}, 1, 7, 1),
+    ],
+)
+def test_bounds_that_are_left_out_follow_those_that_are_given(said, low, most, first):
+    """It begins with `min` replicas, but at least one; without `max` there are never more than it begins with."""
+    settings = AutoscaleSettings.of(said)
+    assert (settings.min, settings.max, settings.initial) == (low, most, first)
+    assert Scaler(settings, TargetOngoing().decide).wanted == first
+
+
+def test_the_delay_to_zero_is_that_of_fewer_replicas_unless_it_is_given():
+    assert AutoscaleSettings.of({"downscale_delay": 7.0}).scale_to_zero_delay == 7.0
+    assert AutoscaleSettings.of({"downscale_delay": 7.0, "scale_to_zero_delay": 0.0}).scale_to_zero_delay == 0.0
+
+
+def test_calls_may_wait_before_the_first_replica_is_ready():
+    """How many calls a replica runs is not known then; two are aimed at."""
+    scaler = Scaler(AutoscaleSettings.of({"max": 9, "upscale_delay": 0}), TargetOngoing().decide)
+    assert scaler.look(load(1000.0, 1, queued=6, ready=0)).replicas == 3
+
+
+def test_what_was_decided_is_wanted_until_it_is_done_or_somebody_else_decides():
+    """Half of the replicas have started: the others are still wanted. Then somebody scales by hand."""
+    scaler = Scaler(AutoscaleSettings.of({"max": 9, "upscale_delay": 1, "look_back": 1}), lambda _: 6)
+    assert scaler.look(load(1000.0, 1)) is None
+    assert scaler.look(load(1001.0, 1)).replicas == 6
+    assert (scaler.look(load(1001.5, 3)), scaler.wanted) == (None, 6)
+    assert (scaler.look(load(1002.0, 4)), scaler.wanted) == (None, 4)
+
+
+def test_what_was_decided_is_wanted_no_more_once_the_load_has_gone():
+    """No replica has started yet, and those that there are suffice."""
+    says = iter([6, 1])
+    scaler = Scaler(AutoscaleSettings.of({"max": 9, "upscale_delay": 0}), lambda _: next(says))
+    assert scaler.look(load(1000.0, 1)).replicas == 6
+    assert (scaler.look(load(1001.0, 1)), scaler.wanted) == (None, 1)

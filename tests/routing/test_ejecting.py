@@ -11,7 +11,8 @@ import pytest
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins.call.call import Call
 from sage_plugins.config.nested_keys import OutlierPolicy, Policies
-from sage_plugins.errors import ReplicaDiedError
+from sage_plugins.errors import CallTimeoutError, ReplicaDiedError
+from sage_plugins.resilience.outliers import FEWEST_CALLS
 from sage_plugins.routing.guarding.guards import Guards
 from sage_plugins.routing.router import Router
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan
@@ -73,17 +74,17 @@ class Stage:
 
     def call(self):
         now = self.clock.monotonic()
-        call = self.router.watched(Call)(self.router, PLAN, (), {}, CallOptions(), now, inf, inf, copy_context())
+        call = Call(self.router, PLAN, (), {}, CallOptions(), now, inf, inf, copy_context())
         self.router.route(call)
         return call
 
-    def end(self, call, *, died=False):
+    def end(self, call, *, died=False, error=None):
         replica = self.replicas[call.lane.id]
         replica.running.remove(call)
         call.claim_outcome()
         call.ended = self.clock.monotonic()
         self.lanes[replica.id].freed(call)
-        call.publish(None, ReplicaDiedError("gone", service="svc") if died else None)
+        call.publish(None, ReplicaDiedError("gone", service="svc") if died else error)
 
     def round(self, *fails):
         """As many calls as replicas, one after the other; gives where they ran. Those at *fails* die."""
@@ -154,6 +155,35 @@ def test_where_most_fail_all_get_calls():
     assert [kind for kind, _ in stage.kinds()] == ["replica_ejected", "ejection_ended"]
     assert "1 of 2 were out" in stage.told[1][2]
     assert stage.round() == [0, 1]
+
+
+@pytest.mark.parametrize(("stage_of_call", "ejected"), [("run", True), ("queue", False)])
+def test_only_a_call_that_times_out_while_it_runs_speaks_against_its_replica(stage_of_call, ejected):
+    """One that waited for all of its time is overload."""
+    stage = Stage()
+    for _ in range(12):
+        call = stage.call()
+        late = CallTimeoutError("late", stage=stage_of_call, service="svc", method="get")
+        stage.end(call, error=late if call.lane.index == 0 else None)
+    assert (stage.kinds() == [("replica_ejected", "svc#0")]) == ejected
+    assert bool(stage.told) == ejected
+
+
+@pytest.mark.parametrize(("seconds", "ejected"), [(0.4, False), (0.7, True)])
+def test_replica_that_is_far_slower_than_its_peers_gets_no_calls(seconds, ejected):
+    """Its calls and theirs are timed from when they began; they all began long after the service."""
+    stage = Stage(interval=100.0)
+    stage.clock.advance(50.0)
+    for _ in range(FEWEST_CALLS):
+        calls = {call.lane.index: call for call in (stage.call() for _ in range(3))}
+        stage.clock.advance(0.1)
+        stage.end(calls[1])
+        stage.end(calls[2])
+        stage.clock.advance(seconds - 0.1)
+        stage.end(calls[0])
+    stage.clock.advance(100.0)
+    stage.round()
+    assert (("replica_ejected", "svc#0") in stage.kinds()) == ejected
 
 
 def test_replica_that_leaves_is_forgotten():

@@ -61,7 +61,7 @@ class Stage:
         plan = MethodPlan(0, "get", kind, idempotent=False, timeout=timeout)
         until = self.clock.monotonic() + timeout
         arguments = (plan, (), {}, CallOptions(), self.clock.monotonic(), until, until, copy_context())
-        call = self.router.watched(Call)(self.router, *arguments)
+        call = Call(self.router, *arguments)
         self.router.route(call)
         return call
 

@@ -108,6 +108,25 @@ def test_a_call_with_little_time_starts_its_batch_in_time():
     assert not call.over()
 
 
+def test_a_batch_that_may_not_wait_starts_at_once():
+    stage = Stage(1)
+    at_once = TRIO._replace(batch=TRIO.batch._replace(wait=0.0))
+    stage.router.route(Call(stage.router, at_once, ("a",), {}, CallOptions(), 0.0, inf, inf, None))
+    assert stage.lane.methods.open == {}
+
+
+@pytest.mark.parametrize("limited", [ONE, TRIO])
+def test_only_calls_of_methods_without_limits_are_sent_ahead(limited):
+    """Neither behind a call of a limited method, nor such a call behind another."""
+    free, limited = FREE._replace(idempotent=True), limited._replace(idempotent=True)
+    for first, others, sent in ((free, free, 4), (free, limited, 0), (limited, free, 0)):
+        stage = Stage(1)
+        running = stage.call("a", first)
+        for name in "bcde":
+            stage.call(name, others)
+        assert len(stage.lane.ahead(running, 10)) == sent
+
+
 def test_a_busy_replica_takes_those_that_wait_and_waits_for_nobody():
     stage = Stage(1)
     for name, method in (("x", FREE), ("a", TRIO), ("y", FREE), ("b", TRIO)):

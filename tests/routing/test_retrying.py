@@ -21,6 +21,7 @@ from sage_plugins.config.nested_keys import Policies, RetryPolicy
 from sage_plugins.errors import CallError
 from sage_plugins.routing.guarding import retrying
 from sage_plugins.routing.guarding.guards import Guards
+from sage_plugins.routing.guarding.parts import Rarely
 from sage_plugins.routing.guarding.retrying import Retrying
 from sage_plugins.routing.router import Router
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
@@ -230,6 +231,102 @@ def test_decisions_are_told_with_their_numbers():
     play.run()
     assert {kind.value for kind, _ in play.told} <= {"retried", "retry_refused"}
     assert any(kind == "retried" and "allowed" in reason for kind, reason in play.told)
+    assert any("twice raised PassingError: " in reason for _, reason in play.told)
+
+
+def test_what_is_decided_often_is_told_with_the_number_left_out():
+    """At most once a second of each kind."""
+    told, clock = [], VirtualClock()
+    rarely = Rarely(clock, lambda kind, reason, _: told.append((kind, reason)))
+    for reason in ("first", "second", "third"):
+        rarely("retried", reason)
+    rarely("retry_refused", "refused")
+    for reason in ("fourth", "fifth"):
+        clock.advance(1.0)
+        rarely("retried", reason)
+    assert told == [
+        ("retried", "first"),
+        ("retry_refused", "refused"),
+        ("retried", "fourth; 2 more since the last of these events"),
+        ("retried", "fifth"),
+    ]
+
+
+class Failing:
+    """Each of its calls fails at once."""
+
+    slots, node, run_here = 1, None, None
+
+    def __init__(self, index=0):
+        self.id, self.index = f"sim#{index}", index
+        self.starts = 0
+
+    def give_up(self, *_):
+        return False
+
+    def send(self, call):
+        self.starts += 1
+        call.claim()
+        call.began = call.ended = call.owner.clock.monotonic()
+        again = call.owner.failed(call, PassingError())
+        if again is None:
+            call.claim_outcome()
+            call.publish(None, PassingError())
+            call.lane.freed(call)
+        else:
+            call.lane.freed(call)
+            again()
+
+
+class Hanging(Failing):
+    """Its calls never end."""
+
+    def send(self, call):
+        self.starts += 1
+        call.claim()
+        call.began = call.owner.clock.monotonic()
+
+
+def guarded_router(clock, most):
+    policy = RetryPolicy(max_attempts=most, backoff=0.1, budget=1.0, min=100, on=("PassingError",))
+    guards = Guards(Policies(policy), lambda *_: None, random=Random(1))  # noqa: S311 - no secret
+    settings = {"queue_size": 9, "reject": False, "count": lambda *_: None, "refused": lambda *_: None}
+    return Router("sim", clock, guards=guards, balancer=Turns(), **settings)
+
+
+def routed(router):
+    call = Call(router, TWICE, (), {}, CallOptions(), 0.0, inf, inf, copy_context())
+    router.route(call)
+    return call
+
+
+def test_a_call_runs_where_it_failed_once_no_other_replica_is_left():
+    """It waits for one that has not failed it as long as there is one."""
+    clock, busy, failing = VirtualClock(), Hanging(), Failing(1)
+    router = guarded_router(clock, 3)
+    lane = router.lane(busy.id, 0)
+    router.open(lane, busy)
+    routed(router)
+    router.open(router.lane(failing.id, 1), failing)
+    call = routed(router)
+    clock.advance(100)
+    assert (call.over(), busy.starts, failing.starts) == (False, 1, 1)
+    router.close_lane(lane)
+    clock.advance(100)
+    assert isinstance(call.exception_now(), PassingError)
+    assert (busy.starts, failing.starts) == (1, 3)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_a_call_that_always_fails_is_started_as_often_as_it_may_be(most):
+    """Then its caller gets the error of its last attempt."""
+    clock, replica = VirtualClock(), Failing()
+    router = guarded_router(clock, most)
+    router.open(router.lane(replica.id, 0), replica)
+    call = routed(router)
+    clock.advance(100)
+    assert isinstance(call.exception_now(), PassingError)
+    assert replica.starts == most
 
 
 def tries_all(patch):

@@ -245,6 +245,43 @@ def test_under_priority_only_calls_that_come_before_count_against_a_newcomer():
 
 
 @KINDS
+def test_a_newcomer_is_refused_for_the_time_that_the_slots_will_be_held(kind):
+    """Calls before it times the seconds that calls from the queue held their slot, over the slots."""
+    stage = Stage(None, kind, queue_size=50, late=True)
+    stage.open(slots=2, script=lambda _: Act(seconds=1.0))
+    for _ in range(15):
+        stage.call()
+    stage.clock.advance(3)
+    waiting = stage.router.waiting
+    assert waiting > 4
+    with pytest.raises(OverloadedError, match=f"take about {waiting / 2:g} s, and"):
+        stage.call(timeout=1)
+    assert stage.refused == [(0, "overloaded")]
+
+
+class ByKey:
+    """Binds calls to the replica of their key."""
+
+    binding = True
+
+    def picker(self, candidates):
+        return lambda key, _method: candidates[key]
+
+
+def test_a_newcomer_that_is_bound_to_a_replica_waits_for_its_slots_alone():
+    stage = Stage(None, queue_size=50, late=True, balancer=ByKey())
+    for index in range(2):
+        stage.open(index, script=lambda _: Act(seconds=1.0))
+    for number in range(20):
+        stage.call(key=number % 2)
+    stage.clock.advance(3)
+    waiting = len(stage.router.lanes[0].backlog)
+    assert waiting > 4
+    with pytest.raises(OverloadedError, match=f"take about {waiting} s, and"):
+        stage.call(timeout=1, key=0)
+
+
+@KINDS
 @pytest.mark.parametrize("sheds", [OLDEST, LOWEST])
 def test_goodput_under_overload_is_that_of_full_load(kind, sheds):
     """At ten times the load as much is answered in time as at once the load, with an even mix of priorities."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextvars import copy_context
 from math import inf
 
 import pytest
@@ -24,6 +25,7 @@ from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_testing.simulation.simulation import Setting, Simulation, SimulationFailure
 from sage_deploy_testing.simulation.simulation_rules import UNBOUNDED
 from sage_plugins.call.call import Call
+from sage_plugins.call.current import CURRENT
 from sage_plugins.config.nested_keys import Policies
 from sage_plugins.errors import (
     CallCancelledError,
@@ -265,6 +267,20 @@ def test_a_freed_slot_goes_to_the_call_that_waits_longest():
     assert replica.lane.inflight == 0
 
 
+def test_the_oldest_wait_is_that_of_the_call_that_waits_longest():
+    """0 where none waits; a call that runs does not count."""
+    stage = Stage()
+    stage.call("a")
+    stage.clock.advance(0.25)
+    assert stage.router.oldest_wait() == 0.25
+    stage.open()
+    assert stage.router.oldest_wait() == 0.0
+    stage.call("b")
+    stage.clock.advance(0.5)
+    stage.call("c")
+    assert stage.router.oldest_wait() == 0.5
+
+
 def test_queue_size_0_hands_calls_to_free_slots_only():
     stage = Stage(queue_size=0, reject=True)
     replica = stage.open(2)
@@ -283,6 +299,24 @@ class Turns:
     def picker(self, candidates):
         turn = iter(list(candidates) * 1000)
         return lambda _key, _method: next(turn)
+
+
+def test_the_balancer_is_told_key_and_method_of_a_call():
+    asked = []
+
+    class Asking:
+        binding = False
+
+        def picker(self, candidates):
+            return lambda key, method: asked.append((key, method)) or candidates[0]
+
+    stage = Stage(balancer=Asking())
+    stage.open(2, index=0)
+    stage.open(2, index=1)
+    stage.call("a", key=7)
+    stage.call("b", method=TWICE)
+    assert asked == [(7, "once"), (None, "twice")]
+    assert stage.balancer_errors == []
 
 
 def test_queue_size_0_finds_the_free_slot_beside_the_replica_chosen():
@@ -574,6 +608,43 @@ def test_drain_does_not_wait_for_abandoned_calls():
     call.abandon()
     assert idle
     assert isinstance(end_of(call), CallCancelledError)
+
+
+def test_parked_calls_of_services_stay_when_others_are_turned_away():
+    """Else a call that was accepted before could wait for a service that refuses it."""
+    stage = Stage(queue_size=1)
+    stage.open()
+    running, waiting = stage.call("a"), stage.call("b")
+    within = copy_context()
+    within.run(CURRENT.set, running)
+    parked = {}
+    for name, context in (("nobody's", None), ("outsider's", copy_context()), ("service's", within)):
+        call = Call(stage.router, ONCE, (name,), {}, CallOptions(), stage.clock.monotonic(), inf, inf, context)
+        stage.router.route(call)
+        parked[name] = call
+    assert stage.router.parked == 3
+    stage.router.close_to_outsiders("is stopping", lambda: None)
+    assert {name: call.over() for name, call in parked.items()} == {
+        "nobody's": True,
+        "outsider's": True,
+        "service's": False,
+    }
+    assert not waiting.over()
+
+
+def test_calls_that_waited_for_a_replica_of_their_own_go_to_those_that_come():
+    """Those that came before the first replica, and those whose replicas have all left."""
+    stage = Stage(balancer=ByKey())
+    stage.call("a", key=0)
+    stage.call("b", key=0)
+    first = stage.open(index=0)
+    stage.clock.advance(0)
+    assert stage.names == ["a"]
+    stage.router.close_lane(first.lane)
+    stage.call("c", key=0)
+    stage.open(3, index=1)
+    stage.clock.advance(0)
+    assert stage.names == ["a", "b", "c"]
 
 
 def test_drain_moves_what_did_not_start_to_the_replicas_that_are_left():

@@ -14,6 +14,8 @@ from chromium import Watched, chromium
 from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
 
+pytestmark = pytest.mark.xdist_group("dashboard")  # one browser for all of them
+
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 

@@ -18,6 +18,8 @@ from sage_deploy_server.commands.reporting import report
 from sage_deploy_server.reports import answers, page
 from sage_plugins import Environment, ServiceDeploymentConfig
 
+pytestmark = pytest.mark.xdist_group("report")  # one browser for all of them
+
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script><!-- \u2028\u202e"
 CANARY = "canary-in-a-coal-mine"
 TOKEN, READ_TOKEN = "t" * 64, "r" * 64

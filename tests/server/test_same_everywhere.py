@@ -24,7 +24,10 @@ from sage_plugins.plugins.registry import Registry
 from second_terminal import SAGE_DEPLOY
 
 #: Playwright runs an event loop in this thread.
-pytestmark = pytest.mark.filterwarnings("ignore::sage_plugins.errors.BlockingCallWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sage_plugins.errors.BlockingCallWarning"),
+    pytest.mark.xdist_group("same_everywhere"),  # one browser for all of them
+]
 
 TOKEN = "t" * 64
 

@@ -18,6 +18,8 @@ from chromium import Watched, chromium
 from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
 
+pytestmark = pytest.mark.xdist_group("try_page")  # one browser for all of them
+
 TOKEN = "t" * 64
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
 

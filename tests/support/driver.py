@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -67,8 +68,9 @@ class Driver(subprocess.Popen[str]):
             `seconds` that it took, and `answer` or `error`, the name of its class.
         """
         assert self.stdin is not None
-        self.stdin.write(json.dumps([what, *args]) + "\n")
-        self.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and the answer says so
+            self.stdin.write(json.dumps([what, *args]) + "\n")
+            self.stdin.flush()
         answer: dict[str, Any] = self._answer()
         return answer
 

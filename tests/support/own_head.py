@@ -21,17 +21,18 @@ class OwnHead(subprocess.Popen[str]):
         address: What a driver connects to.
     """
 
-    def __init__(self, folder: Path, **variables: str) -> None:
+    def __init__(self, folder: Path, port: int = 0, **variables: str) -> None:
         """
         Start it, which takes 2 s.
 
         Args:
             folder: Where Ray keeps the session.
+            port: Where its server listens; by default at a free one.
             **variables: Variables of its environment besides those of this process.
         """
         environment = os.environ | {"RAY_TMPDIR": str(folder)} | variables
         super().__init__(
-            [sys.executable, __file__],
+            [sys.executable, __file__, str(port)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -47,6 +48,14 @@ class OwnHead(subprocess.Popen[str]):
         """Kill the head's server; the node goes on."""
         os.kill(self._gcs, signal.SIGKILL)
 
+    def start_again(self) -> None:
+        """Start the head's server again at the same address, after `lose`; what it remembers is up to the variables."""
+        assert self.stdin is not None
+        assert self.stdout is not None
+        self.stdin.write("again\n")
+        self.stdin.flush()
+        self._gcs = json.loads(self.stdout.readline())["gcs"]
+
     def __exit__(self, *exception: object) -> None:
         """End it with everything that it started."""
         assert self.stdin is not None
@@ -54,18 +63,33 @@ class OwnHead(subprocess.Popen[str]):
         super().__exit__(*exception)
 
 
-def _main() -> None:
+def _main(port: int) -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 4, "include_dashboard": False, "object_store_memory": 80 * 2**20},
+        head_node_args={
+            "num_cpus": 4,
+            "include_dashboard": False,
+            "no_monitor": True,  # as in ray_cluster
+            "include_log_monitor": False,
+            "object_store_memory": 80 * 2**20,
+            "gcs_server_port": port,
+        },
     )
-    gcs = cluster.head_node.all_processes["gcs_server"][0].process.pid
-    print(json.dumps({"address": cluster.address, "gcs": gcs}), flush=True)  # noqa: T201 - its parent reads it
-    sys.stdin.read()
+    node = cluster.head_node
+
+    def say() -> None:
+        gcs = node.all_processes["gcs_server"][0].process.pid
+        print(json.dumps({"address": cluster.address, "gcs": gcs}), flush=True)  # noqa: T201 - its parent reads it
+
+    say()
+    for _ in sys.stdin:
+        node.kill_gcs_server(check_alive=False)  # it is dead, and its place is free after that
+        node.start_gcs_server()
+        say()
     cluster.shutdown()
 
 
 if __name__ == "__main__":
-    _main()
+    _main(int(sys.argv[1]))

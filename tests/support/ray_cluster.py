@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from sage_deploy_testing.tools.leak_guard import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 NAMESPACE: Final = "sage-deploy-tests"
 
@@ -119,7 +119,14 @@ class RayCluster:
         ray: Ray's own object.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, detection: Mapping[str, int] = FAST_DETECTION) -> None:
+        """
+        Start it and connect to it.
+
+        Args:
+            folder: Where Ray keeps the session.
+            detection: Ray's settings for noticing dead nodes, in place of the fast ones for tests.
+        """
         handler = signal.getsignal(signal.SIGTERM)
         self.nodes: dict[str, RayNode] = {}
         self._folder = str(folder)
@@ -130,8 +137,11 @@ class RayCluster:
                     "num_cpus": 0,
                     "node_name": "head",
                     "include_dashboard": False,
+                    # Python processes that import Ray: its autoscaler adds no node here, nobody reads its logs' copies.
+                    "no_monitor": True,
+                    "include_log_monitor": False,
                     "object_store_memory": _OBJECT_STORE,
-                    "_system_config": FAST_DETECTION,
+                    "_system_config": dict(detection),
                 },
             )
             self.address: str = self.ray.address

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from itertools import combinations
 
 import pytest
 
@@ -20,6 +21,7 @@ from sage_deploy_testing.chaos.run import Setting, run
 from sage_deploy_testing.chaos.verdict import Verdict
 from sage_deploy_testing.chaos.witness import Up, Witness, is_alive, machine, note, started_at, up_line, up_path
 from sage_plugins import ServiceDeploymentConfig, hookimpl
+from sage_plugins.errors import CallError
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
@@ -101,6 +103,75 @@ def test_calls_to_child_processes_survive_accidents():
 @pytest.mark.parametrize("check", [check_in_process, check_in_children])
 def test_calls_survive_minutes_of_accidents(check):
     check(180, seed=2)
+
+
+# -- pairs of accidents ------------------------------------------------------------------------------------------------
+
+
+def pairs_of(*names, monkeypatch, recovery=60.0, **doing):
+    """The verdict on every pair of these actions to a service in this process, some of which do something else."""
+    for name, do in doing.items():
+        monkeypatch.setitem(actions.ACTIONS, name, actions.Action(do))
+    service = ServiceDeploymentConfig(timeout=5.0)
+    return judge(0.05, {"svc": service}, actions=names, recovery=recovery, pairs=True)
+
+
+def test_calls_to_child_processes_survive_each_pair_of_accidents():
+    """One of a pair always finds the replicas that the other one has left."""
+    names = ("kill", "scale", "restart")
+    services = {"many": IN_CHILDREN["many"]}
+    verdict = judge(0.2, services, actions=names, pairs=True)
+    assert_clean(verdict)
+    assert {tuple(sorted(each["actions"])) for each in verdict.pairs} == set(combinations(sorted(names), 2))
+    assert [each["missed"] for each in verdict.pairs] == [[]] * 3
+    assert verdict.done == dict.fromkeys(names, 2)
+    assert "pairs      3 of 3" in verdict.lines()
+
+
+def test_both_of_a_pair_happen_at_the_same_time(monkeypatch):
+    together = threading.Barrier(2)
+
+    def meet(*_):
+        together.wait(10)
+        return "met"
+
+    verdict = pairs_of("slow", "raise", monkeypatch=monkeypatch, **{"slow": meet, "raise": meet})
+    assert verdict.refused == {}
+    assert verdict.seconds == 0.05
+
+
+def test_accident_that_never_finds_a_replica_is_missed_in_its_pairs(monkeypatch):
+    verdict = pairs_of("slow", "raise", "exit", monkeypatch=monkeypatch, recovery=1.0, slow=lambda *_: None)
+    assert sorted(tuple(each["missed"]) for each in verdict.pairs) == [(), ("slow",), ("slow",)]
+    said = [line for line in verdict.lines() if line.startswith(("pairs", "not paired"))]
+    assert said[0] == "pairs      1 of 3"
+    assert sorted(said[1:]) == [
+        "not paired slow and exit to svc: slow was refused or found no replica",
+        "not paired slow and raise to svc: slow was refused or found no replica",
+    ]
+
+
+def test_accident_that_is_refused_is_missed_in_its_pair(monkeypatch):
+    def refuse(*_):
+        raise CallError("not now")
+
+    verdict = pairs_of("slow", "raise", monkeypatch=monkeypatch, slow=refuse)
+    assert [each["missed"] for each in verdict.pairs] == [["slow"]]
+    assert (verdict.refused, verdict.why_refused) == ({"slow": 1}, {"slow": "CallError: not now"})
+
+
+def test_pairs_of_a_run_that_is_ended_early_are_interrupted(monkeypatch):
+    over = threading.Event()
+
+    def end(*_):
+        over.set()
+        return "ended"
+
+    for name in ("slow", "raise"):  # so that it is in each pair
+        monkeypatch.setitem(actions.ACTIONS, name, actions.Action(end))
+    verdict = judge(600, {"svc": ServiceDeploymentConfig()}, actions=("slow", "raise", "exit"), pairs=True, over=over)
+    assert verdict.interrupted
+    assert len(verdict.pairs) < 3
 
 
 # -- a router that is broken on purpose --------------------------------------------------------------------------------

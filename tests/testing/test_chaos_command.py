@@ -51,6 +51,15 @@ def test_services_are_tried_without_a_line_of_their_own_code(folder):
     assert json.loads(again.stdout) == verdict
 
 
+def test_pairs_happen_for_so_long_each(folder):
+    arguments = ["--service", "kv", "--actions", "raise,slow,scale", "--pairs", "0.5", "-o", "json"]
+    done = sage_deploy("chaos", "file.yaml", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdict = json.loads(done.stdout)
+    assert (len(verdict["pairs"]), verdict["seconds"]) == (3, 1.5)
+    assert verdict["pairs"][0].keys() == {"actions", "service", "missed"}
+
+
 def test_violation_is_shown_and_has_exit_code_1(folder):
     lines = [
         {"t": 0, "event": "start", "version": 1, "seed": 1, "seconds": 1, "slack": 1, "services": {}},
@@ -72,6 +81,10 @@ def test_violation_is_shown_and_has_exit_code_1(folder):
         (["file.yaml", "--actions", "kil"], "did you mean 'kill'?"),
         (["file.yaml", "--service", "kw"], "there are kv, unused"),
         (["file.yaml", "--minutes", "0"], "--minutes"),
+        (
+            ["file.yaml", "--pairs", "5", "--kill-every", "3"],
+            "--pairs says how long each pair has: leave out --kill-every",
+        ),
         (["none.yaml"], "none.yaml"),
         (["file.yaml", "--history", "no/such/folder"], "cannot be written: No such file"),
         (["--check", "cut.jsonl"], "an event lacks 'call'"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sage_plugins.errors import CircuitOpenError
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.resilience.circuit import CLOSED, HALF_OPEN, OPEN, Circuit, Stopped
-from sage_plugins.routing.guarding.watching import fault_of
+from sage_plugins.routing.guarding.faults import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,17 +51,15 @@ class Breaking:
         self.circuit = Circuit(policy)
         self._lock = threading.RLock()
         self._probes: dict[Call, int] = {}
+        # Who is told of results and errors beside the circuit, which wants to know of results at times only.
+        self._told_too = parts.owner.on_result, parts.owner.on_error
+        parts.owner.on_error = self._failed
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route*, for calls that may go through; the others are refused."""
-        circuit, admitted = self.circuit, self._route_admitted
+        """*route*, for calls that may go through; the others are refused. As long as it is closed that is all."""
+        return route if self.circuit.state is CLOSED else partial(self._route_admitted, route)
 
-        def guarded(call: Call) -> bool:
-            return route(call) if circuit.state is CLOSED else admitted(call, route)
-
-        return guarded
-
-    def _route_admitted(self, call: Call, route: Callable[[Call], bool]) -> bool:
+    def _route_admitted(self, route: Callable[[Call], bool], call: Call) -> bool:
         self._admit(call)
         try:
             return route(call)
@@ -84,24 +83,32 @@ class Breaking:
             )
             raise CircuitOpenError(msg, retry_after=found.retry_after, service=service, method=method)
 
-    def answered(self, call: Call) -> None:
-        """A call ended with a result, while `circuit` wants to know."""
+    def _answered(self, call: Call, _: None) -> None:
         self._ended(call, fault=False)
+        if self._told_too[0] is not None:
+            self._told_too[0](call, None)
 
-    def failed(self, call: Call, error: BaseException) -> None:
-        """A call ended with *error*."""
+    def _failed(self, call: Call, error: BaseException) -> None:
         fault = fault_of(call, error, self._parts.service)
         self._ended(call, fault or (self._retry.matches(error) if fault is False and self._retry else fault))
+        if self._told_too[1] is not None:
+            self._told_too[1](call, error)
 
     def _ended(self, call: Call, fault: bool | None) -> None:  # noqa: FBT001 - as `fault_of` gives it
+        circuit, owner = self.circuit, self._parts.owner
         with self._lock:
+            was_closed = circuit.state is CLOSED
             probe = self._probes.pop(call, 0)
             if fault is None:
-                self.circuit.said_nothing(probe)
+                circuit.said_nothing(probe)
             elif fault:
-                self.circuit.failed(self._parts.clock.monotonic(), probe)
+                circuit.failed(self._parts.clock.monotonic(), probe)
             else:
-                self.circuit.succeeded(probe)
+                circuit.succeeded(probe)
+            owner.on_result = self._answered if circuit.watches else self._told_too[0]
+            changed = was_closed is not (circuit.state is CLOSED)
+        if changed:
+            self._parts.reroute()  # before its caller can make the next call
         self._say()
 
     def _say(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.resilience.outliers import AllServe, Ejected, Outliers, Probed, Returned
-from sage_plugins.routing.guarding.watching import fault_of
+from sage_plugins.routing.guarding.faults import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,6 @@ class Ejecting:
         self._tell = tell
         self._lock = threading.RLock()
         self._timer: Timer | None = None
-        self._seen: dict[Lane | None, Seen] = {}
         self._due = 0.0  # when the durations of an interval are compared
         self._probing: frozenset[Lane] = frozenset()  # lanes that have one slot, for one call
 
@@ -56,23 +55,25 @@ class Ejecting:
         self._parts = parts
         self._outliers = Outliers(self._policy, parts.clock.monotonic())
         self._due = self._outliers.due
+        parts.owner.on_result, parts.owner.on_error = self._answered, self._failed
 
     def lanes_changed(self) -> None:
         """There are other lanes; under their lock."""
         with self._lock:
             open_ = self._parts.lanes.open
             self._outliers.replicas_are([lane.id for lane in open_])
-            self._seen = {lane: self._outliers.seen(lane.id) for lane in open_}
+            for lane in open_:
+                lane.seen = self._outliers.seen(lane.id)
 
-    def answered(self, call: Call) -> None:
-        """A call ended with a result; on the path of every call."""
-        seen = self._seen.get(call.lane)
-        if seen is None:
-            return
+    def _answered(self, call: Call, _: BaseException | None) -> None:
+        """A call ended with a result, or with an exception of its method; on the path of every call."""
         try:
+            seen: Seen | None = call.lane.seen
             ended = call.ended
             seconds = ended - call.began
-        except AttributeError:  # a stream's, whose consumer wanted no more
+        except AttributeError:  # it was not sent; or it is a stream's, whose consumer wanted no more
+            return
+        if seen is None:
             return
         if seen.row or seen.probes:
             self._did_its_part(call.lane, seconds, ended)
@@ -82,13 +83,12 @@ class Ejecting:
         if ended >= self._due:
             self._look()
 
-    def failed(self, call: Call, error: BaseException) -> None:
-        """A call ended with *error*."""
+    def _failed(self, call: Call, error: BaseException) -> None:
         fault, lane = fault_of(call, error, self._parts.service), call.lane
         if lane is None or fault is None:
             return
         if not fault:
-            self.answered(call)
+            self._answered(call, error)
             return
         with self._lock:
             found = self._outliers.failed(lane.id, self._parts.clock.monotonic())

@@ -13,15 +13,14 @@ from sage_plugins.routing.guarding.killing import Killing
 from sage_plugins.routing.guarding.parts import Parts, Rarely
 from sage_plugins.routing.guarding.retrying import Budget, Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
-from sage_plugins.routing.guarding.watching import Watching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from sage_plugins.call.call import Call
     from sage_plugins.config.nested_keys import Policies
     from sage_plugins.routing.guarding.parts import Tell
-    from sage_plugins.routing.guarding.unguarded import Follow, Kind
+    from sage_plugins.routing.guarding.unguarded import Follow
     from sage_plugins.routing.lane import Lane
 
 __all__ = ["Guards"]
@@ -58,7 +57,6 @@ class Guards(Unguarded):
         self._breaking: Breaking | None = None
         self._kills = kills
         self._killing: Killing | None = None
-        self._watching: Watching | None = None
         self._ejecting = None if policies.outlier is None else Ejecting(policies.outlier, tell)
 
     def join(self, *parts_of_router: Any) -> None:
@@ -72,13 +70,12 @@ class Guards(Unguarded):
                 self._retrying = Retrying(retry, parts, self._budget, rarely)
             if hedge is not None:
                 self._hedging = Hedging(hedge, parts, self._budget, rarely)
-        if self._policies.breaker is not None:
-            self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
         if self._ejecting is not None:
             self._ejecting.join(parts)
         if self._kills:
             self._killing = Killing(parts, self._tell)
-        self._watching = self._watch()
+        if self._policies.breaker is not None:
+            self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
         """*route*, which accepts calls, with what has to be known or refused of each call."""
@@ -93,22 +90,6 @@ class Guards(Unguarded):
         if self._killing is not None:
             route = self._killing.guard(route)
         return route if self._breaking is None else self._breaking.guard(route)
-
-    def watched(self, kind: type[Kind]) -> type[Kind]:
-        """As `Unguarded.watched`."""
-        return kind if self._watching is None else self._watching.watched(kind)
-
-    def _watch(self) -> Watching | None:
-        """What tells breaker, ejection and killing how calls end; None if there is none of them."""
-        breaking, ejecting, killing = self._breaking, self._ejecting, self._killing
-        answered = [] if ejecting is None else [ejecting.answered]
-        failed: list[Callable[[Call, BaseException], None]] = [] if breaking is None else [breaking.failed]
-        if ejecting is not None:
-            failed.append(ejecting.failed)
-        if killing is not None:
-            answered.append(killing.over)
-            failed.append(killing.over)
-        return Watching(_all(answered), _all(failed), breaking) if failed else None
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:
         """As `Unguarded.follow`."""
@@ -142,15 +123,3 @@ class Guards(Unguarded):
             self._ejecting.end()
         if self._killing is not None:
             self._killing.end()
-
-
-def _all(told: Sequence[Callable[..., None]]) -> Any:
-    """A function that calls each of *told*; None for none."""
-    if len(told) <= 1:
-        return told[0] if told else None
-
-    def tell(*what: Any) -> None:
-        for each in told:
-            each(*what)
-
-    return tell

@@ -145,7 +145,10 @@ class Hedging:
         self._timer_at = 0.0
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route*, with each call noted that may get a second attempt."""
+        """*route*, with each call noted that may get a second attempt: none whose caller runs it."""
+        serving = self._parts.lanes.serving
+        if serving and all(lane.run_here is not None for lane in serving):
+            return route
         delays, note = self._delays, self._note
 
         def hedged(call: Call) -> bool:

@@ -51,6 +51,9 @@ class Killing:
         self._lock = threading.Lock()
         self._timer: Timer | None = None  # guarded by _lock, as the next
         self._due = inf
+        owner = parts.owner
+        self._told_too = owner.on_result, owner.on_error  # who is told of results and errors besides
+        owner.on_result, owner.on_error = self._has_result, self._has_error
 
     # -- deadlines ---------------------------------------------------------------------------------------------------
 
@@ -70,9 +73,15 @@ class Killing:
 
         return guarded
 
-    def over(self, call: Call, _error: BaseException | None = None) -> None:
-        """*call* has its outcome."""
+    def _has_result(self, call: Call, error: BaseException | None) -> None:
         self._open.pop(call, None)
+        if self._told_too[0] is not None:
+            self._told_too[0](call, error)
+
+    def _has_error(self, call: Call, error: BaseException) -> None:
+        self._open.pop(call, None)
+        if self._told_too[1] is not None:
+            self._told_too[1](call, error)
 
     def _watch(self, until: float) -> None:
         with self._lock:

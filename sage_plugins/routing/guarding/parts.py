@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_plugins.call.call import Call
+    from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
     from sage_plugins.routing.draining import Closing
     from sage_plugins.routing.lane import Lanes
@@ -38,6 +39,8 @@ class Parts(NamedTuple):
         refused: `refused(method, reason)` for calls that are not accepted.
         send_elsewhere: Sends a call to a free slot of a replica that is not among its `tried`; False if there is none.
         rearrange: Calls what changes the lanes, under their lock, and has calls find their way anew.
+        reroute: Has calls find their way anew among the same lanes.
+        owner: The router, which tells `on_result` and `on_error` how its calls end.
     """
 
     service: str
@@ -50,6 +53,8 @@ class Parts(NamedTuple):
     refused: Callable[[int, str], None]
     send_elsewhere: Callable[[Call], bool]
     rearrange: Callable[[Callable[[], None]], None]
+    reroute: Callable[[], None]
+    owner: CallOwner
 
 
 class Rarely:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sage_plugins.call.call import Call
 from sage_plugins.call.owner import CallOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sage_plugins.call.call import Call
     from sage_plugins.routing.draining import Closing
     from sage_plugins.routing.lane import Lane, Lanes
     from sage_plugins.routing.losses import Losses
     from sage_plugins.routing.queue import Queue
 
 __all__ = ["NO_RETRIES", "UNGUARDED", "Follow", "GuardedOwner", "Unguarded"]
-
-Kind = TypeVar("Kind", bound=Call)
 
 #: As `interfaces.SlotEvents.follow`.
 Follow: TypeAlias = "Callable[[Any], Call | None]"
@@ -35,10 +33,6 @@ class Unguarded:
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
         """*route*, which accepts calls, with what has to be known or refused of each call."""
         return route
-
-    def watched(self, kind: type[Kind]) -> type[Kind]:
-        """The class of which calls of *kind* are to be made, so that the guards see how they end."""
-        return kind
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:  # noqa: ARG002 - for guards
         """*follow*, which *lane* asks for what gets a slot of its, with what the guards have for it."""
@@ -83,13 +77,21 @@ class GuardedOwner(CallOwner):
     def _parts(self, refused: Callable[[int, str], None]) -> tuple[Any, ...]:
         """What `Parts` consists of."""
         parts = (self.service, self.clock, self._lanes, self._queue, self._closing, self._losses)
-        return (*parts, self._match, refused, self._send_elsewhere, self._rearrange)
+        return (*parts, self._match, refused, self._send_elsewhere, self._rearrange, self._reroute, self)
 
     def _match(self) -> None:
         raise NotImplementedError
 
     def _send_elsewhere(self, call: Call) -> bool:
         raise NotImplementedError
+
+    def _compose_route(self) -> None:
+        raise NotImplementedError
+
+    def _reroute(self) -> None:
+        """Have calls find their way anew among the same lanes."""
+        with self._lanes.lock:
+            self._compose_route()
 
     def _rearrange(self, change: Callable[[], None]) -> None:
         """Have *change* change the lanes, and calls find their way anew."""
@@ -102,10 +104,6 @@ class GuardedOwner(CallOwner):
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
         """As `CallOwner.failed`."""
         return self._guards.failed(call, error)
-
-    def watched(self, kind: type[Kind]) -> type[Kind]:
-        """As `Unguarded.watched`."""
-        return self._guards.watched(kind)
 
     def count_failed(self, call: Call) -> None:
         """As `CallOwner.count_failed`."""

@@ -289,7 +289,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
     fixed = inf if caller.timeout is None else caller.timeout
     timed = {plan.name: (plan, plan.timeout if fixed is UNSET else fixed) for plan in methods.values()}
     entries = {name: entry for name, entry in timed.items() if entry[0].kind not in GENERATORS}
-    current, queue_timeout, call_class = CURRENT.get, binding.queue_timeout, router.watched(Call)
+    current, queue_timeout = CURRENT.get, binding.queue_timeout
 
     def make(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:  # noqa: C901 - a function for each check would cost every call
         try:
@@ -297,7 +297,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         except KeyError:
             raise _refused(service, method, methods) from None
         for each in args:
-            if issubclass(type(each), Call):  # a watched one is of a subclass; `isinstance` would ask a proxy
+            if issubclass(type(each), Call):  # `isinstance` would ask a proxy
                 raise _no_argument(service, method, each)
         if kwargs:
             for each in kwargs.values():
@@ -310,7 +310,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
             expires = deadline = outer.deadline
         if queue_timeout is not None and now + queue_timeout < expires:
             expires = now + queue_timeout
-        made = call_class(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
+        made = Call(router, plan, args, kwargs, options, now, deadline, expires, copy_context())
         if outer is not None:
             _note_inner(outer, made)
             if outer.prepares:
@@ -331,7 +331,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         deadline = inf if outer is None else outer.deadline
         expires = min(now + (timeout if queue_timeout is None else min(timeout, queue_timeout)), deadline)
         fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
-        made: StreamCall = router.watched(StreamCall)(*fields, item_timeout=timeout)
+        made = StreamCall(*fields, item_timeout=timeout)
         if outer is not None:
             _note_inner(outer, made)
             if outer.prepares:

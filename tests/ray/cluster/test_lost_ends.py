@@ -65,3 +65,20 @@ def test_service_goes_on_without_the_head_and_cannot_be_scaled(ray_folder, drive
         assert all(each["seconds"] < 5 for each in told)
         until(lambda: [each["state"] for each in process.do("status")["answer"]] == ["failed", "ready"])
         process.kill()
+
+
+@pytest.mark.slow  # half a minute, most of it Ray's own
+def test_head_that_remembers_starts_again_and_the_program_goes_on(ray_folder, tmp_path, driver, until):
+    """It can change the service again, whose replicas are the same as before."""
+    memory = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(tmp_path / "head")}
+    with OwnHead(ray_folder, **memory) as head:
+        process = driver(head.address, control_timeout=2)
+        head.lose()
+        assert process.do("scale", 3)["error"] == "ClusterUnavailableError"
+
+        head.start_again()
+
+        until(lambda: process.do("scale", 3).get("answer", "failed") is None)
+        until(lambda: [each["state"] for each in process.do("status")["answer"]] == ["ready"] * 3)
+        assert [each["pid"] for each in process.do("status")["answer"]][:2] == process.pids
+        process.kill()

@@ -14,6 +14,7 @@ An event is a mapping that JSON has. Each has `t`, seconds since the run began, 
 * `ran`: a replica ran `call`, in the process `pid`.
 * `told`: the environment told of `kind`, with `service`, `replica` and `reason`.
 * `nemesis`: an accident was made: `action`, `service`, `what`; if it did not succeed `error`, `text`, `typed`.
+* `pair`: two `actions` were to happen to `service` at the same time; `missed` are those that did not.
 * `impossible`: an `action` cannot be done to `service`, `why`.
 * `skipped`: how many `calls` were not made, because so many were in flight.
 * `stuck`: `what` has not ended.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import combinations
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
 
     from sage_deploy_testing.chaos.actions import Action, World
     from sage_deploy_testing.chaos.history import History
+    from sage_deploy_testing.chaos.run import Setting
 
-__all__ = ["Nemesis"]
+__all__ = ["Nemesis", "Pairs"]
 
 #: Changes of the deployment are so much rarer than accidents: each starts replicas.
 _CHANGES_ARE_RARER: Final = 5.0
+#: Seconds until an accident that found no replica is tried again.
+_AGAIN_S: Final = 0.1
 
 
 class Nemesis:
@@ -27,58 +31,41 @@ class Nemesis:
 
     Each waits a random time between two actions. A replica is killed only while one of its service is ready, and so
     many seconds after the one before it: a service gets the time to come back.
+
+    Attributes:
+        seconds: How long accidents happen.
+        has_changed: Whether the deployment may be another than the configured one.
     """
 
-    def __init__(  # noqa: PLR0913 - what it consists of
-        self,
-        history: History,
-        world: World,
-        names: Collection[str],
-        *,
-        seed: int,
-        every: float,
-        kill_every: float,
-    ) -> None:
+    def __init__(self, history: History, world: World, setting: Setting) -> None:
         """
         Do nothing yet, but note which actions cannot be done to which service.
 
         Args:
             history: Where actions are noted.
             world: What they work on.
-            names: Which to choose from.
-            seed: What is drawn from.
-            every: Mean time from one accident to the next, in seconds.
-            kill_every: Shortest time from the end of one replica of a service to the end of the next, in seconds.
+            setting: Which actions to choose from, the seed, and the times between them.
         """
         self._history = history
         self._world = world
-        self._kill_every = kill_every
         self._killed: dict[str, float] = {}
-        #: Whether the deployment may be another than the configured one.
+        self._kill_every = setting.kill_every
+        self._seed = setting.seed
+        self._ends = float("inf")
+        self.seconds = setting.seconds
         self.has_changed = False
-        possible: list[tuple[str, str]] = []
-        for name in names:
-            for service in world.configs:
-                why = ACTIONS[name].why_not(world, service)
-                if why:
-                    history.note("impossible", action=name, service=service, why=why)
-                else:
-                    possible.append((name, service))
-        accidents = [each for each in possible if not ACTIONS[each[0]].takes_long]
-        changes = [each for each in possible if ACTIONS[each[0]].takes_long]
-        self._threads = [
-            threading.Thread(target=self._run, args=(choice, Random(f"{seed} {name}"), pause), name=f"chaos-{name}")  # noqa: S311 - not for secrets
-            for choice, name, pause in (
-                (accidents, "accidents", every),
-                (changes, "changes", every * _CHANGES_ARE_RARER),
-            )
-            if choice
-        ]
+        self._threads = self._make_threads(setting, list(_possible(history, world, setting.actions)))
 
     def start(self) -> None:
         """Begin."""
+        self._ends = time.monotonic() + self.seconds
         for thread in self._threads:
             thread.start()
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until accidents should stop."""
+        return self._ends - time.monotonic()
 
     def stop(self, timeout: float) -> None:
         """End, with what is being done; `World.over` has to be set. Notes what has not ended after *timeout*."""
@@ -87,6 +74,21 @@ class Nemesis:
             thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
                 self._history.note("stuck", what=f"the nemesis' thread {thread.name}")
+
+    def _make_threads(self, setting: Setting, possible: list[tuple[str, str]]) -> list[threading.Thread]:
+        accidents = [each for each in possible if not ACTIONS[each[0]].takes_long]
+        changes = [each for each in possible if ACTIONS[each[0]].takes_long]
+        return [
+            threading.Thread(target=self._run, args=(choice, self._random(name), pause), name=f"chaos-{name}")
+            for choice, name, pause in (
+                (accidents, "accidents", setting.every),
+                (changes, "changes", setting.every * _CHANGES_ARE_RARER),
+            )
+            if choice
+        ]
+
+    def _random(self, what: str) -> Random:
+        return Random(f"{self._seed} {what}")  # noqa: S311 - not for secrets
 
     def _run(self, choice: list[tuple[str, str]], random: Random, pause: float) -> None:
         names = sorted({name for name, _ in choice})
@@ -105,13 +107,79 @@ class Nemesis:
         self._killed[service] = now
         return True
 
-    def _do(self, name: str, action: Action, service: str, random: Random) -> None:
+    def _do(self, name: str, action: Action, service: str, random: Random) -> bool | None:
+        """Do it, and say whether it succeeded; None if there was nothing to do it to."""
         if action.takes_long:
             self.has_changed = True
         try:
             what = action.do(self._world, service, random)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is for the history
             self._history.done(name, service, "", error)
-        else:
-            if what is not None:
-                self._history.done(name, service, what)
+            return False
+        if what is None:
+            return None
+        self._history.done(name, service, what)
+        return True
+
+
+class Pairs(Nemesis):
+    """
+    Every pair of two actions once to every service, both at the same time, in a random order.
+
+    A pair has `Setting.seconds`, or longer until both actions have ended. An action that finds no replica waits for
+    one, for `Setting.recovery` seconds at most.
+    """
+
+    def _make_threads(self, setting: Setting, possible: list[tuple[str, str]]) -> list[threading.Thread]:
+        self._each, self._recovery = setting.seconds, setting.recovery
+        self._left = [
+            (service, pair)
+            for service in setting.services
+            for pair in combinations([name for name, of in possible if of == service], 2)
+        ]
+        self._random("pairs").shuffle(self._left)
+        self.seconds = self._each * len(self._left)
+        return [threading.Thread(target=self._run_all, name="chaos-pairs")]
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until accidents should stop; more than none until the last pair has ended."""
+        return self._each * len(self._left)
+
+    def _run_all(self) -> None:
+        while self._left and not self._world.over.is_set():
+            service, pair = self._left[-1]
+            until = time.monotonic() + self._each
+            done: list[str] = []
+            threads = [
+                threading.Thread(target=self._insist, args=(name, service, done), name=f"chaos-{name}") for name in pair
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self._history.note("pair", actions=list(pair), service=service, missed=sorted({*pair} - {*done}))
+            self._world.over.wait(max(0.0, until - time.monotonic()))
+            self._left.pop()
+
+    def _insist(self, name: str, service: str, done: list[str]) -> None:
+        """Do it as soon as there is something to do it to, such as a replica that is ready."""
+        random, until = self._random(f"{name} {len(self._left)}"), time.monotonic() + self._recovery
+        while (succeeded := self._do(name, ACTIONS[name], service, random)) is None:
+            if time.monotonic() >= until or self._world.over.wait(_AGAIN_S):
+                return
+        if succeeded:
+            done.append(name)
+
+
+def _possible(history: History, world: World, names: Collection[str]) -> list[tuple[str, str]]:
+    """The actions that can be done, with the service; notes why others cannot."""
+    found = []
+    for name in names:
+        for service in world.configs:
+            why = ACTIONS[name].why_not(world, service)
+            if why:
+                history.note("impossible", action=name, service=service, why=why)
+            else:
+                found.append((name, service))
+    return found

@@ -16,7 +16,7 @@ from sage_deploy_testing.chaos.actions import ACTIONS, World
 from sage_deploy_testing.chaos.history import VERSION, History, Service
 from sage_deploy_testing.chaos.leaks import Leaks
 from sage_deploy_testing.chaos.load import SHAPES, Load, Served
-from sage_deploy_testing.chaos.nemesis import Nemesis
+from sage_deploy_testing.chaos.nemesis import Nemesis, Pairs
 from sage_deploy_testing.chaos.probe import Probe
 from sage_deploy_testing.chaos.witness import Witness, machine
 from sage_plugins.config.nested_keys import retry_policy
@@ -46,7 +46,7 @@ class Setting(NamedTuple):
 
     Attributes:
         services: How each service is deployed, by name; a probe serves in the place of its class.
-        seconds: How long accidents happen.
+        seconds: How long accidents happen; of `pairs`, how long each has.
         rate: Calls a second, of all callers together.
         seed: What callers and accidents are drawn from. When what happens is not in it: threads are not ours to order.
         actions: Which of `actions.ACTIONS` the nemesis chooses from.
@@ -57,6 +57,8 @@ class Setting(NamedTuple):
         recovery: Seconds in which a service must be back after the last accident.
         shapes: Which of `load.SHAPES` to call.
         options: Options of plugins for the whole environment, by ID.
+        pairs: Whether each pair of actions happens once to each service, in place of random ones; `every` and
+            `kill_every` do not count then.
         source: Where the services come from, for the verdict.
     """
 
@@ -72,6 +74,7 @@ class Setting(NamedTuple):
     recovery: float = 90.0
     shapes: tuple[str, ...] = SHAPES
     options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    pairs: bool = False
     source: str = ""
 
 
@@ -159,7 +162,6 @@ class _Run:
         with self._env:
             self._progress("starting ...")
             self._env.deploy()
-            history.events.insert(0, self._start())
             timeouts = {name: config.timeout for name, config in self._configs.items()}
             load = Load(
                 history,
@@ -171,18 +173,12 @@ class _Run:
                 shapes=setting.shapes,
             )
             world = World(self._env, self._configs, load, self._witness, self._register, self._over, kill_node)
-            nemesis = Nemesis(
-                history,
-                world,
-                setting.actions,
-                seed=setting.seed,
-                every=setting.every,
-                kill_every=setting.kill_every,
-            )
+            nemesis = (Pairs if setting.pairs else Nemesis)(history, world, setting)
+            history.events.insert(0, self._start(nemesis.seconds))
             load.start()
             nemesis.start()
-            self._progress(f"accidents happen for {setting.seconds:g} s from now on; Ctrl-C ends them")
-            self._wait(setting.seconds)
+            self._progress(f"accidents happen for {nemesis.seconds:g} s from now on; Ctrl-C ends them")
+            self._wait(nemesis)
             self._progress("no more accidents; waiting until the services are back ...")
             self._over.set()
             startup = max(config.startup_timeout for config in self._configs.values())
@@ -195,14 +191,14 @@ class _Run:
             load.stop()
             self._progress("closing ...")
 
-    def _start(self) -> Event:
+    def _start(self, seconds: float) -> Event:
         setting = self._setting
         return {
             "t": 0.0,
             "event": "start",
             "version": VERSION,
             "seed": setting.seed,
-            "seconds": setting.seconds,
+            "seconds": seconds,
             "slack": setting.slack,
             "source": setting.source,
             "services": {name: self._facts(name, config)._asdict() for name, config in self._configs.items()},
@@ -223,12 +219,11 @@ class _Run:
             batch=config.batch_size or 1,
         )
 
-    def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
+    def _wait(self, nemesis: Nemesis) -> None:
         last = 0
-        while (remains := until - time.monotonic()) > 0 and not self._over.wait(min(remains, 10.0)):
+        while (remains := nemesis.remaining) > 0 and not self._over.wait(min(remains, 10.0)):
             calls = self._history.calls
-            self._progress(f"{max(0.0, until - time.monotonic()):.0f} s to go, {calls - last} calls more")
+            self._progress(f"{max(0.0, nemesis.remaining):.0f} s to go, {calls - last} calls more")
             last = calls
         if remains > 0:
             self._history.note("interrupted")

@@ -42,6 +42,7 @@ class Verdict(NamedTuple):
         done: How often each action was done.
         refused: How often each action ended with an error.
         why_refused: The last of these errors, by action.
+        pairs: Each pair of actions that was to happen at the same time; those that did not happen are in its `missed`.
         impossible: Why an action could not be done, by action and service.
         deaths: Replicas that ended.
         twice: Idempotent calls that ran more than once, as they may.
@@ -59,6 +60,7 @@ class Verdict(NamedTuple):
     done: Counter[str]
     refused: Counter[str]
     why_refused: dict[str, str]
+    pairs: Sequence[Event]
     impossible: dict[str, dict[str, str]]
     deaths: int
     twice: int
@@ -90,6 +92,7 @@ class Verdict(NamedTuple):
             done=Counter(each["action"] for each in done),
             refused=Counter(each["action"] for each in by_kind["nemesis"] if "error" in each),
             why_refused={each["action"]: each["text"] for each in by_kind["nemesis"] if "error" in each},
+            pairs=by_kind["pair"],
             impossible=dict(impossible),
             deaths=sum(each["kind"] == "replica_failed" for each in by_kind["told"]),
             twice=sum(ran[call] > 1 for call in idempotent),
@@ -125,6 +128,7 @@ class Verdict(NamedTuple):
                 for name in ACTIONS
                 if self.done[name] or self.refused[name]
             },
+            "pairs": [{name: each[name] for name in ("actions", "service", "missed")} for each in self.pairs],
             "impossible": self.impossible,
             "deaths": self.deaths,
             "idempotent_run_twice": self.twice,
@@ -154,6 +158,12 @@ class Verdict(NamedTuple):
             found.append(f"           {self.skipped} more were due and not made: too many were in flight")
         acts = ", ".join(f"{name} {number}" for name, number in self.done.items()) or "none"
         found.append(f"accidents  {acts}")
+        if self.pairs:
+            found.append(f"pairs      {sum(not each['missed'] for each in self.pairs)} of {len(self.pairs)}")
+        for each in self.pairs:
+            if each["missed"]:
+                pair, missed = " and ".join(each["actions"]), " and ".join(each["missed"])
+                found.append(f"not paired {pair} to {each['service']}: {missed} was refused or found no replica")
         for name, number in self.refused.items():
             found.append(f"refused    {name} {number}, the last with {self.why_refused[name]}")
         found.append(

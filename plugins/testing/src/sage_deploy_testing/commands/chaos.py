@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from sage_deploy_cli.exit_codes import ExitCode
 from sage_deploy_cli.output import printable, progress, write, write_json
@@ -32,6 +33,12 @@ _POSITIVE: Final = click.FloatRange(min=0, min_open=True)
 @click.command("chaos")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--minutes", type=_POSITIVE, default=1.0, show_default=True, help="How long accidents happen.")
+@click.option(
+    "--pairs",
+    type=_POSITIVE,
+    metavar="SECONDS",
+    help="In place of random accidents: each pair of them once, both at the same time, with so many seconds for each.",
+)
 @click.option("--profile", help="Which of the file's `profiles` to apply.")
 @click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be given again.")
 @click.option("--actions", metavar="A,B,...", help="Only these accidents; all that are possible by default.")
@@ -101,6 +108,7 @@ def command(file: Path | None, history_file: Path | None, checked: Path | None, 
     """
     if (file is None) == (checked is None):
         raise click.UsageError("give a FILE to deploy, or --check HISTORY to judge")
+    _refuse_beside_pairs()
     # What follows imports much, and `chaos --help` does without.
     from sage_deploy_testing.chaos.verdict import Verdict
 
@@ -125,6 +133,16 @@ def command(file: Path | None, history_file: Path | None, checked: Path | None, 
             write(printable(line))
     if not verdict.is_clean:
         sys.exit(ExitCode.FAILED)
+
+
+def _refuse_beside_pairs() -> None:
+    """What decides when random accidents happen says nothing about pairs."""
+    context = click.get_current_context()
+    if context.params["pairs"] is None:
+        return
+    for name in ("minutes", "every", "kill_every"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--pairs says how long each pair has: leave out --{name.replace('_', '-')}")
 
 
 def _read(file: Path) -> list[Event]:
@@ -175,6 +193,7 @@ def _setting(  # noqa: PLR0913 - the options
     file: Path,
     *,
     minutes: float,
+    pairs: float | None,
     profile: str | None,
     services: Collection[str],
     actions: str | None,
@@ -198,7 +217,7 @@ def _setting(  # noqa: PLR0913 - the options
     extensions = registry.ids("extension")
     return Setting(
         services={name: configs[name] for name in _chosen(services, configs, "service", "--service")},
-        seconds=60.0 * minutes,
+        seconds=60.0 * minutes if pairs is None else pairs,
         rate=rate,
         seed=random.randrange(_SEEDS) if seed is None else seed,  # noqa: S311 - not for secrets
         actions=_chosen(actions.split(",") if actions else (), ACTIONS, "accident", "--actions"),
@@ -208,6 +227,7 @@ def _setting(  # noqa: PLR0913 - the options
         slack=slack,
         recovery=recovery,
         options={id: options for id, options in source.options.items() if id not in extensions},
+        pairs=pairs is not None,
         source=str(file),
     )
 

@@ -357,7 +357,7 @@ class Simulated:
         self, timeline: Timeline, router: Router, tally: Tally, plans: dict[str, MethodPlan], limit: float | None
     ) -> None:
         """Have the calls of all loads come."""
-        kind = router.watched(call_class(tally))
+        kind = call_class(tally)
         waiting = {load.method: Waiting(timeline) for load in self._loads}
         for number, load in enumerate(self._loads):
             purpose = f"{number} {load.method}"

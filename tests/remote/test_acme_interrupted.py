@@ -1,0 +1,91 @@
+"""`sage-deploy up` is told twice to end, while replicas in child processes are in the middle of a call."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import islice
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from command_line import PATIENCE, installed
+from killing import is_gone
+from things import deployment
+
+HUNG = """
+    import ctypes
+    import threading
+
+    class Waiting:
+        def hang(self):
+            print("hanging", flush=True)
+            threading.Event().wait()
+
+    class Stuck:
+        def hang(self):
+            print("hanging", flush=True)
+            ctypes.PyDLL(None).pause()  # a C function that keeps the interpreter to itself: no other thread runs
+
+    class Caller:
+        def __init__(self, ctx):
+            self.ctx = ctx
+
+        def start_running(self):
+            self.calls = [self.ctx.service(name).submit("hang") for name in ("waiting", "stuck")]
+"""
+
+#: The calls never end, and would be waited for for an hour.
+SERVICES = """
+    services:
+      waiting: {class: 'hung:Waiting', target: sockets, performance: {timeout: 3600, drain_timeout: 3600}}
+      stuck: {class: 'hung:Stuck', target: sockets, performance: {timeout: 3600, drain_timeout: 3600}}
+      caller: {class: 'hung:Caller'}
+"""
+
+
+def children(parent: int) -> set[int]:
+    """The processes that one has started and that have not been waited for."""
+    return {
+        int(pid)
+        for task in Path(f"/proc/{parent}/task").iterdir()
+        for pid in (task / "children").read_text(encoding="ascii").split()
+    }
+
+
+@pytest.fixture
+def replicas():
+    """Processes that are killed when the test ends, should they be left."""
+    pids = set()
+    yield pids
+    for pid in pids:
+        if not is_gone(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_child_is_left_when_a_second_signal_ends_up(tmp_path, running_up, replicas, number):
+    """
+    The first signal waits for calls that hang in children; after the second, every child is gone with the command.
+
+    One of them would not notice by itself that the command is gone.
+    """
+    (tmp_path / "hung.py").write_text(dedent(HUNG))
+    path = installed(tmp_path, "acme-sockets")
+    process = running_up(deployment(tmp_path, dedent(SERVICES)), PYTHONPATH=path)
+    hanging = (line for line in process.stdout if line == "hanging\n")
+    assert len(list(islice(hanging, 2))) == 2
+    process.send_signal(number)
+    process.read_until("stopping ...")
+    replicas |= children(process.pid)
+    assert len(replicas) == 2
+    assert not any(map(is_gone, replicas)), "the first signal ends nothing that runs"
+    process.send_signal(number)
+    code = process.wait(PATIENCE)  # not `communicate`, which also waits until the children have closed the pipes
+    assert [pid for pid in replicas if not is_gone(pid)] == []
+    _, err = process.communicate(timeout=PATIENCE)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert err.endswith("interrupted\n")

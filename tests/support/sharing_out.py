@@ -1,0 +1,71 @@
+"""Which process takes which tests, where several share them."""
+
+from __future__ import annotations
+
+import re
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Final
+
+from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xdist.workermanage import WorkerController
+
+#: Tests that share a Ray cluster, which each process that takes some of them starts; and how many processes do.
+_ON_A_CLUSTER: Final = "tests/ray/cluster/"
+_CLUSTERS: Final = 3
+
+_MARK = re.compile(r'\bxdist_group\("(\w+)"\)')
+
+
+@cache
+def _group(file: Path) -> str | None:
+    found = _MARK.search(file.read_text(encoding="utf-8"))
+    return found and found[1]
+
+
+class TogetherOrOneByOne(LoadScopeScheduling):
+    """
+    A file that is marked `xdist_group("NAME")` goes to one process, as do all with that name, before all other tests.
+
+    The others go one by one, in their order, to whoever is free. That is what xdist's `loadgroup` promises. But with
+    pytest 9.2 xdist 3.8 passes over the marks, and for each test it counts all those before.
+
+    Of four processes and more, three at most take the tests on a cluster, from the beginning, and no others: clusters
+    cost much, the processes wait for them, and then the other tests have the processors.
+    """
+
+    @cached_property
+    def _for_clusters(self) -> frozenset[str]:
+        """Names of the processes that take the tests on a cluster; empty if all take everything."""
+        few = min(_CLUSTERS, len(self.nodes) // 2)
+        is_mixed = len({scope.startswith(_ON_A_CLUSTER) for scope in self.workqueue}) > 1
+        return frozenset(node.gateway.id for node in self.nodes[:few] if is_mixed and few > 1)
+
+    def _next_for(self, node: WorkerController) -> str | None:
+        wants = node.gateway.id in self._for_clusters
+        suits = (each for each in self.workqueue if not self._for_clusters or each.startswith(_ON_A_CLUSTER) == wants)
+        return next(suits, None)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if (scope := self._next_for(node)) is not None:
+            self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if self._next_for(node) is None and not node.shutting_down:
+            node.shutdown()
+        else:
+            super()._reschedule(node)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(self.config.rootpath / nodeid.partition("::")[0]) or nodeid
+
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+        """Forget what a process was given once it has done all of it."""
+        super().mark_test_complete(node, item_index, duration)
+        given, scope = self.assigned_work[node], self._split_scope(self.registered_collections[node][item_index])
+        if all(given[scope].values()):
+            del given[scope]
