@@ -120,7 +120,7 @@ def test_calls_to_child_processes_survive_each_pair_of_accidents():
     """One of a pair always finds the replicas that the other one has left."""
     names = ("kill", "scale", "restart")
     services = {"many": IN_CHILDREN["many"]}
-    verdict = judge(0.2, services, actions=names, pairs=True)
+    verdict = judge(0.2, services, shapes=("plain", "async"), actions=names, pairs=True)
     assert_clean(verdict)
     assert {tuple(sorted(each["actions"])) for each in verdict.pairs} == set(combinations(sorted(names), 2))
     assert [each["missed"] for each in verdict.pairs] == [[]] * 3

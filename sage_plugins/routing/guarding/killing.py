@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sage_plugins.errors import ReplicaDiedError
 from sage_plugins.threads import start_thread
@@ -52,8 +52,7 @@ class Killing:
         self._timer: Timer | None = None  # guarded by _lock, as the next
         self._due = inf
         owner = parts.owner
-        self._told_too = owner.on_result, owner.on_error  # who is told of results and errors besides
-        owner.on_result, owner.on_error = self._has_result, self._has_error
+        owner.on_result, owner.on_error = self._telling(owner.on_result), self._telling(owner.on_error)
 
     # -- deadlines ---------------------------------------------------------------------------------------------------
 
@@ -73,15 +72,15 @@ class Killing:
 
         return guarded
 
-    def _has_result(self, call: Call, error: BaseException | None) -> None:
-        self._open.pop(call, None)
-        if self._told_too[0] is not None:
-            self._told_too[0](call, error)
+    def _telling(self, too: Callable[[Any, Any], None] | None) -> Callable[[Any, Any], None]:
+        """What is told of a call that has its outcome, and tells *too*."""
 
-    def _has_error(self, call: Call, error: BaseException) -> None:
-        self._open.pop(call, None)
-        if self._told_too[1] is not None:
-            self._told_too[1](call, error)
+        def told(call: Call, error: BaseException | None) -> None:
+            self._open.pop(call, None)
+            if too is not None:
+                too(call, error)
+
+        return told
 
     def _watch(self, until: float) -> None:
         with self._lock:
