@@ -93,6 +93,7 @@ def test_call_for_which_nobody_waits_ends_at_its_deadline_and_its_replica_with_i
     stage.after(0.9)
     assert not call.settled()
     stage.after(0.1)
+    assert call.settled()
     assert isinstance(call.exception(0), CallTimeoutError)
     assert not first.settled()
     assert stage.is_killed()

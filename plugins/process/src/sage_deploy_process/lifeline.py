@@ -42,8 +42,8 @@ class Settings(NamedTuple):
             os.sched_setaffinity(0, self.cores)
 
     def limit_memory(self) -> None:
-        """Keep this process from having more memory; what the interpreter has by now does not count."""
-        if not self.memory:
+        """Keep this process from having more memory, on Linux; what the interpreter has by now does not count."""
+        if not self.memory or sys.platform != "linux":
             return
         import resource  # only some need it
 

@@ -70,18 +70,18 @@ class ProcessTransport(_ReplicaTransport):
 
     def begin(self, spec: ReplicaSpec) -> Future[Any]:
         """As `RpcTransport.begin`; raises DeployError if the process cannot be started."""
+        self.address = Address.new()
         try:
             self._child = self._spawn(spec.id)
-            try:
-                packed = pack_spec(spec)  # meanwhile the interpreter starts there
-            except BaseException:
-                self._child.end()
-                self._client.close()
-                raise
         except BaseException:
             self._gone()
             raise
-        self.address = Address.new()
+        try:
+            packed = pack_spec(spec)  # meanwhile the interpreter starts there
+        except BaseException:
+            self._ends = True
+            self.end()
+            raise
         return self.request("listen", packed, self.address)
 
     def _spawn(self, name: str) -> Child:

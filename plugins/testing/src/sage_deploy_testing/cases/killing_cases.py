@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sage_deploy_testing.suites.conformance import needs
+from sage_deploy_testing.suites.probes import Calling
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
 from sage_plugins import errors
 
@@ -73,6 +74,20 @@ class KillingCases(ServiceConformance):
         gate.wait()
         gate.open()
         assert retried.result(self.patience) == 0
+
+    @needs("can_kill", "reachable", "releases_at_deadline")
+    def test_call_of_another_process_that_runs_on_ends_its_replica(self) -> None:
+        """A caller elsewhere cannot kill it, so the replica ends itself."""
+        service = self.killing()
+        other = self.register(Calling, name="other", env=service.env)
+        gate = self.watch()
+        limit = self.while_running
+        asking = self.in_thread(other.handle.call, "ask", "svc", "hold", gate.checkpoint, timeout=limit)
+        gate.wait()
+        with pytest.raises(errors.CallTimeoutError):
+            asking.result(self.patience)
+        self.until_replaced(service)
+        assert service.handle.echo(1) == 1
 
     @needs("can_kill", "releases_at_deadline")
     def test_call_that_ends_in_time_keeps_its_replica(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.serving.stuck import end_if_stuck
 from sage_plugins.call.call import Call
 from sage_plugins.call.stream import StreamCall
 from sage_plugins.host.lifecycle import CANARY, answer_canary
 from sage_plugins.interfaces.targets import QuietEvents
+from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +84,8 @@ class Report:
         call, self._call = self._call, None
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
         self._report(call)
+        if self.outcome == Outcome.TIMEOUT:
+            end_if_stuck(self._server, call)
         if self.late:  # nobody but its slot waits for its arguments any more
             self._server.late.let_go(call)
         self._server.looked()
