@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sage_plugins.errors import ReplicaDiedError
+from sage_plugins.event_kinds import EventKind
 from sage_plugins.threads import start_thread
 from sage_plugins.values import MethodKind
 
@@ -133,7 +134,7 @@ class Killing:
         why = f"{name} ran on after its deadline, and timeout_strength is kill"
         cause = ReplicaDiedError(f"replica {lane.id} was killed: {why}", replica=lane.id, node=lane.node)
         if cast("KillableReplica", lane.replica).kill(cause):
-            self._tell("replica_killed", why, lane.id)
+            self._tell(EventKind.REPLICA_KILLED, why, lane.id)
 
     def end(self) -> None:
         """The router has come to its end."""
