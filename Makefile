@@ -145,6 +145,10 @@ bench: $(ENV)/.stamp-test ## what a call costs, against its peers
 bench-ray: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs on Ray, against plain actors and Ray Serve
 	$(BIN)/python benchmarks/ray_calls.py
 
+.PHONY: bench-process
+bench-process: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs to a replica in a process of its own, against process pools
+	$(BIN)/python benchmarks/process_calls.py
+
 .PHONY: bench-server
 bench-server: $(ENV)/.stamp-test ## what a call over HTTP costs, against a bare application on the same server
 	$(BIN)/python benchmarks/server_calls.py

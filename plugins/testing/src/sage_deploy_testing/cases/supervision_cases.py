@@ -6,6 +6,7 @@ A target that declares `can_kill` overrides `SupervisionCases.kill` in its suite
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ import pytest
 
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_testing.suites.conformance import needs
-from sage_deploy_testing.suites.probes import Checked, Fragile, IllFirst, LateHeir, Witnessed
+from sage_deploy_testing.suites.probes import Checked, Fragile, IllFirst, LateHeir
 from sage_deploy_testing.suites.service_conformance import Deployed, ServiceConformance
 from sage_deploy_testing.tools.counting import Counting
 from sage_plugins import errors
@@ -30,6 +31,18 @@ _FAILOVER: Final[Mapping[str, Any]] = {"failover_enabled": True}
 
 #: Fields of a service in virtual time: no start takes longer than what lies between two of them.
 _NEVER_LATE: Final[Mapping[str, Any]] = {"startup_timeout": 100 * LONGEST_WAIT_S}
+
+
+class Witnessed:
+    """Leaves a line in a file for each call before it does anything else, also in a process that ends then."""
+
+    def note(self, path: str, number: int, last: bool) -> int:  # noqa: FBT001 - as a service has it
+        """Write *number* to the file, and give it back; end the process instead if it is the *last*."""
+        with open(path, "a", encoding="ascii") as file:  # noqa: PTH123 - a plain text travels quickly
+            file.write(f"{number}\n")
+        if last:
+            os._exit(1)
+        return number
 
 
 class SupervisionCases(ServiceConformance):

@@ -394,18 +394,6 @@ class LateHeir(Probe):
             checkpoint.reach(self.ctx.replica_index)
 
 
-class Witnessed:
-    """Leaves a line in a file for each call before it does anything else, also in a process that ends then."""
-
-    def note(self, path: str, number: int, last: bool) -> int:  # noqa: FBT001 - as a service has it
-        """Write *number* to the file, and give it back; end the process instead if it is the *last*."""
-        with open(path, "a", encoding="ascii") as file:  # noqa: PTH123 - a plain text travels quickly
-            file.write(f"{number}\n")
-        if last:
-            os._exit(1)
-        return number
-
-
 class Fragile(Probe):
     """A service that cannot be built while there is a file."""
 
