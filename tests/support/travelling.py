@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 
-from sage_deploy_remote.link.serving import server
+from sage_deploy_remote.link.serving import callers
 from sage_deploy_testing.suites.probes import Calling, Probe
 from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins import errors
@@ -96,7 +96,7 @@ class Impatient:
     """A service whose replica gives up at once what a caller has there that is gone."""
 
     def __init__(self) -> None:
-        server._LOOK_AFTER_S, server._GONE_AFTER_S = 0.05, 0.2
+        callers.LOOK_AFTER_S, callers.GONE_AFTER_S = 0.05, 0.2  # type: ignore[misc] # constants, for everybody else
         self._closed = 0
 
     def numbers(self) -> Iterator[int]:

@@ -307,7 +307,7 @@ class SendsAnyAhead(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        self._ahead.may_go = lambda _call: True
+        self._ahead.may_go = lambda _call, **_: True
 
 
 class TakesTheWholeQueue(Router):
@@ -316,7 +316,7 @@ class TakesTheWholeQueue(Router):
     def lane(self, id, index, seniority=0):
         lane = super().lane(id, index, seniority)
         ahead = lane.ahead
-        lane.ahead = lambda call, most: ahead(call, most * lane.slots * 100)
+        lane.ahead = lambda call, most, **how: ahead(call, most * lane.slots * 100, **how)
         return lane
 
 
