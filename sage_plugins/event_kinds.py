@@ -29,6 +29,9 @@ class EventKind(StrEnum):
     REPLICA_FAILED = "replica_failed"
     """A replica could not be started, or died."""
 
+    REPLICA_KILLED = "replica_killed"
+    """A replica was killed because a call ran on there after its deadline; the reason names the method."""
+
     REPLICA_DRAINING = "replica_draining"
     """A replica gets no new calls and finishes what it has."""
 

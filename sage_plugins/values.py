@@ -147,6 +147,10 @@ class CallOptions(NamedTuple):
     idempotent: bool | None = None
     priority: int = 0
 
+    def may_run_twice(self, method: MethodPlan) -> bool:
+        """Whether calls of *method* may: their caller, or else the method, declares them idempotent."""
+        return method.idempotent if self.idempotent is None else self.idempotent
+
 
 class Timing(NamedTuple):
     """

@@ -23,6 +23,8 @@ from sage_deploy_monitors.metrics import Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
 from sage_deploy_otel.options import OtelOptions
 from sage_deploy_otel.tracing import Spans, Tracing
+from sage_deploy_process.options import ProcessOptions
+from sage_deploy_process.target import ProcessTarget
 from sage_deploy_ray.actors.transport import RayTransport
 from sage_deploy_ray.options import RayOptions
 from sage_deploy_ray.target import RayTarget
@@ -64,6 +66,8 @@ if TYPE_CHECKING:
         Extension,
         Keeper,
         KeyedBalancer,
+        KillableReplica,
+        ListingTarget,
         LoopSeat,
         Monitor,
         ObservingBalancer,
@@ -160,6 +164,12 @@ def targets(spec: ReplicaSpec, host: Host) -> tuple[Target, Replica]:
     return LocalTarget(), LocalReplica(spec, host)
 
 
+def process_target() -> tuple[Target, ReachableTarget, ListingTarget, Directory]:
+    """Of `sage-deploy-process`."""
+    target = ProcessTarget(ProcessOptions())
+    return target, target, target, target.directory("env")
+
+
 def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:
     """Of `sage-deploy-ray`."""
     target: Target = RayTarget("remote_any", None, RayOptions())
@@ -183,9 +193,9 @@ def reaches(published: Publication, own: OwnProcessOnly, service: Reachable) -> 
     return published, own, service
 
 
-def capable(replica: RemoteReplica) -> tuple[WaitingReplica, ReachableReplica, DetachableReplica]:
+def capable(replica: RemoteReplica) -> tuple[KillableReplica, WaitingReplica, ReachableReplica, DetachableReplica]:
     """What targets promise of their replicas by the capabilities that they declare."""
-    return replica, replica, replica
+    return replica, replica, replica, replica
 
 
 def transport(of_ray: RayTransport, replica: RemoteReplica) -> tuple[Transport, Receiver]:

@@ -124,6 +124,14 @@ def _wait_in_time(queue_timeout: float | None, timeout: float | None) -> Iterabl
         )
 
 
+def _kills_in_time(
+    timeout_strength: str, timeout: float | None, methods: Mapping[str, Mapping[str, Any]]
+) -> Iterable[Problem]:
+    if timeout_strength == "kill" and timeout is None and not any(each.get("timeout") for each in methods.values()):
+        message = "has no effect: no call has a time limit"
+        yield Problem("W12", "timeout_strength", message, "set timeout, or remove it", other="timeout")
+
+
 def _batch_in_time(
     batch_wait: float, batch_size: int | None, timeout: float | None, methods: Mapping[str, Mapping[str, Any]]
 ) -> Iterable[Problem]:
@@ -190,6 +198,7 @@ _CROSS_RULES: Final[Sequence[tuple[Callable[..., Iterable[Problem]], tuple[str, 
     (_scale_in_order, ("autoscale",)),
     (_check_in_time, ("health_check_timeout", "health_check_interval")),
     (_wait_in_time, ("queue_timeout", "timeout")),
+    (_kills_in_time, ("timeout_strength", "timeout", "methods")),
     (_batch_in_time, ("batch_wait", "batch_size", "timeout", "methods")),
     (_drain_in_time, ("drain_timeout", "timeout")),
     (_update_can_proceed, ("update",)),

@@ -67,6 +67,7 @@ class DeploymentTarget(StrEnum):
     """IDs of the first-party targets: where the replicas of a service run."""
 
     LOCAL = "local"
+    PROCESS = "process"
     REMOTE_ANY = "remote_any"
     REMOTE_SPECIFIC = "remote_specific"
     CLUSTER_GROUP = "cluster_group"
@@ -89,6 +90,9 @@ _THREADS: Final = 1024
 
 #: The values of `overload`.
 _OVERLOAD: Final = ("block", "reject", "shed_oldest", "priority")
+
+#: The values of `timeout_strength`.
+_STRENGTHS: Final = ("cooperative", "kill")
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -159,6 +163,8 @@ class ServiceDeploymentConfig:
             fails at once; shed_oldest: the call that has waited longest fails; priority: the one with the lowest
             priority fails, and waiting calls start by their priority.
         timeout: Longest time of a call from end to end, waiting included, in seconds; null: no limit.
+        timeout_strength: What ends a call at its deadline that has started. cooperative: its caller is released, and a
+            synchronous method runs on; kill: its replica is killed and replaced, on targets that can do that.
         queue_timeout: Longest wait of a call in the queue, within timeout, in seconds; null: as long as timeout allows.
         batch_size: Most calls given to a batch method at once; null or 1: no batching.
         batch_wait: Longest wait for a batch to fill while a worker is idle, in seconds.
@@ -222,6 +228,7 @@ class ServiceDeploymentConfig:
     queue_size: int = _field("performance", "integer", default=1000, minimum=0)
     overload: str = _field("performance", "string", default="block", choices=_OVERLOAD)
     timeout: float | None = _field("performance", "number", default=30.0, optional=True, above=0, unit="seconds")
+    timeout_strength: str = _field("performance", "string", default="cooperative", choices=_STRENGTHS)
     queue_timeout: float | None = _field("performance", "number", default=None, above=0, unit="seconds")
     batch_size: int | None = _field("performance", "integer", default=None, minimum=1)
     batch_wait: float = _field("performance", "number", default=BATCH_WAIT, minimum=0, unit="seconds")

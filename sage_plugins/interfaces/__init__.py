@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.strategies import LoopSeat, Runner, Seat, Strategy
     from sage_plugins.interfaces.targets import (
         DetachableReplica,
+        KillableReplica,
         LifeEvents,
         ListingTarget,
         NodeView,
@@ -91,6 +92,7 @@ __all__ = [
     "KeptReplica",
     "KeptService",
     "KeyedBalancer",
+    "KillableReplica",
     "KnownService",
     "LifeEvents",
     "ListingTarget",
@@ -142,6 +144,7 @@ _HOMES = {
     "ControlOp": "control",
     "DetachingTarget": "reach",
     "DetachableReplica": "targets",
+    "KillableReplica": "targets",
     "EarlierReplica": "reach",
     "EarlierService": "reach",
     "EnvironmentView": "reach",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DetachableReplica",
+    "KillableReplica",
     "LifeEvents",
     "ListingTarget",
     "NodeView",
@@ -44,8 +45,8 @@ class Replica(Protocol):
     """
     The caller's side of one running copy of a service.
 
-    The capabilities that its target declares may ask for more: `WaitingReplica`, `ReachableReplica` and
-    `DetachableReplica` say what.
+    The capabilities that its target declares may ask for more: `KillableReplica`, `WaitingReplica`, `ReachableReplica`
+    and `DetachableReplica` say what.
     """
 
     id: str
@@ -135,6 +136,17 @@ class ReplicaHolds(Protocol):
         """Whoever sent work may not have come to say so: have the workers look; from any thread."""
 
 
+class KillableReplica(Replica, Protocol):
+    """What replicas have whose target declares `can_kill`: each has a process of its own."""
+
+    def kill(self, cause: BaseException) -> bool:
+        """
+        End the process at once, whatever it does, and report its death through `LifeEvents.lost`, with *cause*.
+
+        May block for a moment; from any thread. False if it has ended, or was stopped, before.
+        """
+
+
 class WaitingReplica(Replica, Protocol):
     """What replicas have whose target declares `reports_progress`: they may wait for a place or a process."""
 
@@ -196,13 +208,13 @@ class SlotEvents(Protocol):
         The slot stays taken until `freed(None)`. *stuck* says that all are held by calls from within which it was made.
         """
 
-    def ahead(self, call: Call, most: int, /) -> Sequence[Call]:
+    def ahead(self, call: Call, most: int, /, *, told: bool = False) -> Sequence[Call]:
         """
         Waiting calls to send along with *call*, which is about to be sent, to run after it in its slot.
 
-        All are idempotent.
-        At most *most*, and no more than are this slot's share; often none. The slot is free when all have ended, and
-        that is told of *call*. If the replica dies, those that were not answered are `maybe`, each on its own.
+        At most *most*, and no more than are this slot's share; often none. All are idempotent, unless the replica says
+        of each that it starts before it does (*told*). The slot is free when all have ended, and that is told of
+        *call*. If the replica dies, those that may have started and were not answered are `maybe`, each on its own.
         """
 
     def returned(self, calls: Sequence[Call], /) -> None:
@@ -247,7 +259,14 @@ class QuietEvents(ReplicaEvents):
     def refused(self, work: Work, *, stuck: bool = False) -> None:
         """Nothing waits here for another slot."""
 
-    def ahead(self, call: Call, most: int, /) -> Sequence[Call]:  # noqa: ARG002 - as the interface has it
+    def ahead(
+        self,
+        call: Call,  # noqa: ARG002 - as the interface has it
+        most: int,  # noqa: ARG002 - as above
+        /,
+        *,
+        told: bool = False,  # noqa: ARG002 - as above
+    ) -> Sequence[Call]:
         """Nothing waits here."""
         return ()
 

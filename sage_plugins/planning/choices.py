@@ -251,16 +251,26 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
     watching = tuple(each for each in monitors if each)
     choices = Choices(target, strategy, balancer, watching, default_balancer, autoscaler)
     finder.problems += finder.unused_options(choices)
-    finder.problems += _together(choices)
+    finder.problems += _together(choices, config)
     finder.problems += _memory_of_its_own(choices, config)
     finder.problems += _without_effect(choices, config)
     return choices
 
 
-def _together(choices: Choices) -> list[Problem]:
-    """What the chosen plugins make of each other."""
+def _together(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
+    """What the chosen plugins make of each other, and of how calls are to end."""
     target, strategy = choices.target, choices.strategy
     problems: list[Problem] = []
+    if target is not None and config.timeout_strength == "kill" and "can_kill" not in target.registration.capabilities:
+        problems.append(
+            Problem(
+                "E307",
+                "timeout_strength",
+                f"is 'kill', and target '{target.id}' cannot kill a replica",
+                "use target 'process', or remove it",
+                other="target",
+            )
+        )
     if (
         target is not None
         and strategy is not None

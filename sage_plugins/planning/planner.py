@@ -250,7 +250,12 @@ def _time_outs(composition: Composition, said: Sequence[str]) -> Iterator[str]:
         if "timeout" in composition.config.methods[method.name]
     )
     yield "a call that still waits never starts"
-    if said:
+    if composition.config.timeout_strength == "kill":
+        yield "kill: the replica of a call that still runs is killed, and another one takes its place"
+        yield "a coroutine or a generator first gets a second to stop"
+        if "one_at_a_time" not in composition.strategy.registration.capabilities:
+            yield "the other calls that run there end with ReplicaDiedError; idempotent ones may be retried"
+    elif said:
         yield from said
     elif "releases_at_deadline" in composition.strategy.registration.capabilities:
         yield f"its caller is released; '{composition.strategy.id}' does not say whether the method stops"

@@ -1,5 +1,5 @@
 """
-Idempotent calls that are sent ahead to one slot of a replica in another process, where they run one after the other.
+Calls that are sent ahead to one slot of a replica in another process, where they run one after the other.
 
 `docs/design/bundles.md` says why. The slot is that of the first; the others came out of the queue and hold none.
 """
@@ -21,8 +21,7 @@ __all__ = ["Ahead", "Bundle", "may_run_twice"]
 
 def may_run_twice(call: Call) -> bool:
     """Whether the call's method, or its caller, declares it idempotent."""
-    idempotent = call.options.idempotent
-    return call.method.idempotent if idempotent is None else idempotent
+    return call.options.may_run_twice(call.method)
 
 
 class Bundle:
@@ -80,40 +79,40 @@ class Ahead:
         self._queue = queue
         self._match = match
 
-    def take(self, lane: Lane, call: Call, most: int) -> list[Call]:
+    def take(self, lane: Lane, call: Call, most: int, *, told: bool = False) -> list[Call]:
         """As `interfaces.SlotEvents.ahead`, for the replica of *lane*."""
-        if not lane.backlog or not self.may_go(call):
+        if not lane.backlog or not self.may_go(call, told=told):
             return []
         # Slots that get free meanwhile are to find their share.
         lanes = (lane,) if self._lanes.binding else self._lanes.serving
         most = min(most, lane.waiting // max(1, sum(each.slots for each in lanes)))
-        found = self._take_oldest(lane, most) if most > 0 else []
+        found = self._take_oldest(lane, most, told=told) if most > 0 else []
         if found:
             with self._lanes.lock:
                 Bundle(lane, [call, *found])
         return found
 
-    def may_go(self, call: Call) -> bool:
+    def may_go(self, call: Call, *, told: bool) -> bool:
         """
-        Whether *call* may be sent ahead: then nobody here knows any more whether it has started.
+        Whether *call* may be sent ahead; unless the replica has *told*, nobody here knows then whether it has started.
 
         Where calls have priorities none is: one with a higher priority that comes later could not overtake it.
         """
-        return may_run_twice(call) and not self._queue.ordered
+        return (told or may_run_twice(call)) and not self._queue.ordered
 
-    def _take_oldest(self, lane: Lane, most: int) -> list[Call]:
+    def _take_oldest(self, lane: Lane, most: int, *, told: bool) -> list[Call]:
         """Take calls that may go from the head of the lane's backlog: none overtakes another."""
         found: list[Call] = []
         backlog = lane.backlog
         while isinstance(backlog, deque) and len(found) < most:
             try:
                 oldest = backlog[0]
-                if not self.may_go(oldest):
+                if not self.may_go(oldest, told=told):
                     break
                 call = backlog.popleft()
             except IndexError:
                 break
-            if call is not oldest and not self.may_go(call):  # somebody else took the one that was looked at
+            if call is not oldest and not self.may_go(call, told=told):  # somebody else took the one that was looked at
                 self._put_back(call, lane)
                 break
             call.lane = lane

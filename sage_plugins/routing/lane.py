@@ -90,7 +90,7 @@ class Lane:
         # The router sets these four when it makes the lane.
         self.follow: Callable[[Call | None], Call | None]
         self.refused: _Refused
-        self.ahead: Callable[[Call, int], Sequence[Call]]
+        self.ahead: Callable[..., Sequence[Call]]
         self.returned: Callable[[Sequence[Call]], None]
 
     def attach(self, replica: Replica) -> None:
@@ -176,7 +176,7 @@ class LaneEvents:
         self.freed: Callable[[Work], None] = lane.freed
         self.follow: Callable[[Work], Work | None] = lane.follow
         self.refused: _Refused = lane.refused
-        self.ahead: Callable[[Call, int], Sequence[Call]] = lane.ahead
+        self.ahead: Callable[..., Sequence[Call]] = lane.ahead
         self.returned: Callable[[Sequence[Call]], None] = lane.returned
 
 

@@ -48,6 +48,8 @@ class Losses:
         match: Callable[[], None],
         close_lane: Callable[[Lane], None],
         not_again: Callable[[Call], str],
+        overdue: Callable[[Call], None],
+        stopped: Callable[[Call], None],
         count: Callable[[int, int, float, float], None],
         given_up: Callable[[], None],
     ) -> None:
@@ -63,6 +65,8 @@ class Losses:
             match: Brings waiting calls and free slots together.
             close_lane: Sends no more calls to a replica.
             not_again: Why an idempotent call whose replica died is not started once more; "" if it is.
+            overdue: Told of a call whose time is over and that may run.
+            stopped: Told when what ran of a call that was given up has ended.
             count: As for `Router`, as the next two.
             given_up: Told after each call that a caller gave up.
         """
@@ -75,6 +79,8 @@ class Losses:
         self._match = match
         self._close_lane = close_lane
         self._not_again = not_again
+        self._overdue = overdue
+        self._stopped = stopped
         self._count = count
         self._given_up = given_up
 
@@ -89,6 +95,8 @@ class Losses:
             if not call.lane.give_up(call, outcome, spent):
                 # How long it waited before it ran is known where it runs; most of the time it ran.
                 self._count(call.method.index, outcome, 0.0, spent)
+            if outcome == Outcome.TIMEOUT:
+                self._overdue(call)
         else:
             self._queue.discard(call)
             self._count(call.method.index, outcome, spent, 0.0)
@@ -100,13 +108,17 @@ class Losses:
         if started:
             with self._lanes.lock:
                 self.count_abandoned(call, 1)
-            call.lane.give_up(call, Outcome.DROPPED, self._clock.monotonic() - call.since)
+            now = self._clock.monotonic()
+            call.lane.give_up(call, Outcome.DROPPED, now - call.since)
+            if now >= call.deadline:
+                self._overdue(call)
         else:
             self._queue.discard(call)
         self._closing.tell_watch()
 
     def abandoned_ended(self, call: Call) -> None:
         """As `Router.abandoned_ended`."""
+        self._stopped(call)
         with self._lanes.lock:
             # May come before `gave_up` has counted it, so the number may be -1 for a moment.
             self.count_abandoned(call, -1)

@@ -272,13 +272,13 @@ class MethodRouter(Router):
 class _UnlimitedAhead(Ahead):
     """Sends calls ahead only of methods without limits: the others take turns of their method, which `_next` counts."""
 
-    def may_go(self, call: Call) -> bool:
+    def may_go(self, call: Call, *, told: bool) -> bool:
         limited = call.method.max_concurrency is not None or call.method.batch is not None
-        return not limited and super().may_go(call)
+        return not limited and super().may_go(call, told=told)
 
-    def _take_oldest(self, lane: Lane, most: int) -> list[Call]:
+    def _take_oldest(self, lane: Lane, most: int, *, told: bool) -> list[Call]:
         with self._lanes.lock:
-            return super()._take_oldest(lane, most)
+            return super()._take_oldest(lane, most, told=told)
 
 
 def _work(calls: list[Call], lane: Lane) -> Work:

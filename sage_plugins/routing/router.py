@@ -129,6 +129,8 @@ class Router(GuardedOwner):
             match=self._match,
             close_lane=self.close_lane,
             not_again=guards.not_again,
+            overdue=guards.overdue,
+            stopped=guards.stopped,
             count=count,
             given_up=given_up,
         )
@@ -243,8 +245,7 @@ class Router(GuardedOwner):
         """Let the call wait for a slot, or for room to wait."""
         queue = self._queue
         if queue.admission is not None and (error := queue.hopeless(call, lane)) is not None:
-            self._refused(call.method.index, "overloaded")
-            raise error
+            return self._turn_away(call, error)
         if queue.parked or not queue.take_room():
             if self._send_elsewhere(call):
                 return True
@@ -256,8 +257,7 @@ class Router(GuardedOwner):
             elif queue.shed_for(call, lane):
                 self._joined(call)
             elif self._reject:
-                self._refused(call.method.index, "overloaded")
-                raise queue.overload(call)
+                return self._turn_away(call, queue.overload(call))
             else:
                 queue.park(call)
                 queue.join(call, lane)

@@ -139,7 +139,7 @@ def test_check_finds_nothing_wrong_with_good_plugins(tmp_path):
     path = installed(tmp_path, "acme-strategies", "acme-balancers")
     done = sage_deploy("plugins", "check", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout == "15 plugins, 24 IDs: all in order\n"
+    assert done.stdout == "16 plugins, 25 IDs: all in order\n"
 
 
 def test_check_names_who_does_not_load_and_who_collides(tmp_path):

@@ -56,6 +56,7 @@ ADDED_DEFAULTS = {
     "spread": "spread",
     "max_replicas_per_node": None,
     "overload": "block",
+    "timeout_strength": "cooperative",
     "queue_timeout": None,
     "batch_wait": 0.01,
     "startup_timeout": 60.0,

@@ -401,6 +401,7 @@ BAD_BODIES = [
     ("timeout: -0.0", ["3:14 E103"]),
     ("cpu_cores: -1", ["3:16 E103"]),
     ("overload: rejct", ["3:15 E103"]),
+    ("timeout_strength: hard", ["3:23 E103"]),
     ("spread: none", ["3:13 E103"]),
     ("target: ''", ["3:13 E103"]),
     ("monitors: [metrics, events, metrics]", ["3:33 E103"]),

@@ -14,7 +14,18 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
 #: Brought by the core itself, so that a bare install runs a service.
 DEFAULTS = {
-    f"sage-deploy-{name}" for name in ("autoscalers", "balancers", "cli", "files", "local", "monitors", "threading")
+    f"sage-deploy-{name}"
+    for name in (
+        "autoscalers",
+        "balancers",
+        "cli",
+        "files",
+        "local",
+        "monitors",
+        "process",
+        "remote",
+        "threading",
+    )
 }
 
 

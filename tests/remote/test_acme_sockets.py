@@ -32,7 +32,7 @@ REGISTRY = Registry.of(
 
 class TestSockets(StrategiesInTurn):
     plugin_id = "sockets"
-    one_in = 20  # each starts processes
+    one_in = 100  # each starts processes, and tests/process runs the same over the same link
     starting = 3.0  # a process takes longer to start than a thread
     while_running = 1.0  # a replica's first call of another service imports what that takes
     patience = 40.0  # some cases start dozens
@@ -44,6 +44,9 @@ class TestSockets(StrategiesInTurn):
 
     def registry(self):
         return REGISTRY
+
+    def strategies(self):
+        return ["pool", "async"]
 
     def kill(self, service, replica_id):
         kill_replica(service.status, replica_id)

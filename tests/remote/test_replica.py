@@ -120,7 +120,7 @@ class Events:
         self.replica = None
         self.following = None  # gets the slot that is free next
 
-    def ahead(self, _call, _most):
+    def ahead(self, _call, _most, **_):
         return ()
 
     def refused(self, call, *, stuck):
@@ -148,6 +148,7 @@ class Transport:
     """Does in the middle of each exchange what a script says for it."""
 
     substrate = PLAIN
+    pushes = False
 
     def __init__(self, *script):
         self.exchanges = []

@@ -16,7 +16,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
-from sage_deploy_remote.link.serving import outbox, server
+from sage_deploy_remote.link.serving import callers, outbox, server
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.packing import write
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
@@ -91,7 +91,7 @@ class Deployed:
 
     def callers(self):
         """Those that the replica knows."""
-        return list(self.server._boxes)
+        return list(self.server.callers._boxes)
 
     @property
     def held(self):
@@ -188,8 +188,8 @@ def test_callback_of_a_call_that_the_replica_gave_up_holds_up_no_answer(deployed
     """It runs aside: the thread that reads responses reads those of all callers."""
     holding = deployed.handle.submit("hold")
     holding.add_done_callback(slow_callback)
-    until(lambda: [call for box in deployed.server._boxes.values() for call in box.calls.values()])
-    (call,) = [call for box in deployed.server._boxes.values() for call in box.calls.values()]
+    until(lambda: [call for box in deployed.server.callers._boxes.values() for call in box.calls.values()])
+    (call,) = [call for box in deployed.server.callers._boxes.values() for call in box.calls.values()]
 
     call.give_up(CallError("the replica has had enough"), Outcome.ERROR)
 
@@ -217,7 +217,7 @@ def test_callback_of_a_call_that_cannot_be_sent_holds_up_no_answer(deployed, slo
 @pytest.fixture
 def short_memory(monkeypatch):
     """Have callers forgotten, as soon as there is another, that say nothing at the moment."""
-    monkeypatch.setattr(server, "FORGOTTEN_AFTER_S", -1.0)
+    monkeypatch.setattr(callers, "FORGOTTEN_AFTER_S", -1.0)
 
 
 @pytest.mark.usefixtures("short_memory")
@@ -232,7 +232,7 @@ def test_callers_that_are_gone_are_forgotten(deployed):
 def test_caller_for_which_something_runs_is_not_forgotten(deployed, until):
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(deployed.exchange, 0, "hold", caller="patient")
-        until(lambda: "patient" in deployed.callers() and deployed.server._boxes["patient"].calls)
+        until(lambda: "patient" in deployed.callers() and deployed.server.callers._boxes["patient"].calls)
         deployed.exchange(0, "echo", 1, caller="a third")
         assert deployed.callers() == ["patient", "a third"]
         OPEN.set()
@@ -303,7 +303,7 @@ def leave(deployed, clock):
             answer = pool.submit(deployed.server.exchange, frame)
             if not items[0].streams:  # else there is something to say at once
                 assert ENTERED.wait(20)
-                clock.advance(2 * server._LOOK_AFTER_S)
+                clock.advance(2 * callers.LOOK_AFTER_S)
             return answer.result(20).replies
 
     return leave
@@ -314,7 +314,7 @@ def test_exchange_that_waits_long_is_answered_with_an_empty_response(deployed, c
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
-        clock.advance(2 * server._LOOK_AFTER_S)
+        clock.advance(2 * callers.LOOK_AFTER_S)
         assert waiting.result(20) == (0, [])
         waiting = pool.submit(deployed.exchange, 1)
         OPEN.set()
@@ -325,8 +325,8 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
-        clock.advance(server._LOOK_AFTER_S)
-        box = deployed.server._boxes[deployed.callers()[-1]]
+        clock.advance(callers.LOOK_AFTER_S)
+        box = deployed.server.callers._boxes[deployed.callers()[-1]]
         assert box._answered < 0
         OPEN.set()
         assert [reply[:2] for reply in waiting.result(20).replies] == [(protocol.DONE, 0)]
@@ -335,9 +335,9 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
 def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deployed, clock, leave, until):
     """Its generator is closed, and the call is counted as cancelled."""
     assert {reply[0] for reply in leave(deployed.item(0, "count", streams=True))} == {protocol.ITEM}
-    clock.advance(server._GONE_AFTER_S - server._LOOK_AFTER_S)
+    clock.advance(callers.GONE_AFTER_S - callers.LOOK_AFTER_S)
     assert deployed.held == 1
-    clock.advance(2 * server._LOOK_AFTER_S)
+    clock.advance(2 * callers.LOOK_AFTER_S)
     until(lambda: not deployed.held)
     assert deployed.handle.all_seen() == ["ended"]
     assert deployed.outcomes == {"cancelled": 1, "ok": 1}
@@ -345,14 +345,14 @@ def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deploy
 
 def test_coroutine_of_a_caller_that_is_gone_is_cancelled(deployed, clock, leave, until):
     leave(deployed.item(0, "rest"))
-    clock.advance(server._GONE_AFTER_S + server._LOOK_AFTER_S)
+    clock.advance(callers.GONE_AFTER_S + callers.LOOK_AFTER_S)
     until(lambda: not deployed.held)
     assert deployed.handle.all_seen() == ["cancelled"]
 
 
 def test_caller_that_stood_still_for_less_than_a_minute_loses_nothing(deployed, clock, leave):
     leave(deployed.item(0, "hold"))
-    clock.advance(server._GONE_AFTER_S - 1)
+    clock.advance(callers.GONE_AFTER_S - 1)
     OPEN.set()
     assert [reply[:2] for reply in deployed.exchange(1, caller="gone").replies] == [(protocol.DONE, 0)]
 
@@ -361,7 +361,7 @@ def test_caller_that_comes_back_too_late_is_told_what_was_given_up(deployed, clo
     """What had started may have had its effect; what was sent ahead and had not never runs, and nothing runs twice."""
     items = (deployed.item(0, "hold"), deployed.item(1, "note", 1), deployed.item(2, "note", 2))
     replies = leave(*items, unit=3)
-    clock.advance(server._GONE_AFTER_S + server._LOOK_AFTER_S)
+    clock.advance(callers.GONE_AFTER_S + callers.LOOK_AFTER_S)
 
     replies += deployed.exchange(1, caller="gone").replies
     said = {reply[1]: unpack_error(reply[2]) for reply in replies if reply[0] == protocol.GAVE_UP}
@@ -383,7 +383,7 @@ def test_what_a_caller_that_is_gone_was_to_be_told_is_forgotten(deployed, clock,
     OPEN.set()
     until(lambda: not deployed.held)
     assert "gone" in deployed.callers()
-    clock.advance(server.FORGOTTEN_AFTER_S + server._LOOK_AFTER_S)
+    clock.advance(callers.FORGOTTEN_AFTER_S + callers.LOOK_AFTER_S)
     assert "gone" not in deployed.callers()
 
 
@@ -394,10 +394,10 @@ def test_handle_whose_process_stood_still_for_long_gets_a_typed_answer(deployed,
     monkeypatch.setattr(deployed.server, "exchange", lambda frame: (exchange(frame), thawed.wait(20))[0])
     holding = deployed.handle.submit("hold")
     assert ENTERED.wait(20)
-    clock.advance(2 * server._LOOK_AFTER_S)
-    box = deployed.server._boxes[deployed.callers()[-1]]
+    clock.advance(2 * callers.LOOK_AFTER_S)
+    box = deployed.server.callers._boxes[deployed.callers()[-1]]
     until(lambda: not box._exchanges)
-    clock.advance(server._GONE_AFTER_S + server._LOOK_AFTER_S)
+    clock.advance(callers.GONE_AFTER_S + callers.LOOK_AFTER_S)
     thawed.set()
     with pytest.raises(ReplicaDiedError, match="The process stood still, or was cut off") as caught:
         holding.result(20)

@@ -40,6 +40,7 @@ RANGES = {
     "health_check_timeout": st.integers(1, 5),
     "queue_timeout": st.none() | st.integers(1, 5),
     "timeout": st.none() | st.integers(5, 60) | st.floats(5, 60),
+    "timeout_strength": st.just("cooperative"),  # the other one needs a time limit, and a target that can do it
     "wait": st.floats(0, 0.5),
     "load_balancing": st.sampled_from([True]),
     "min": st.integers(1, 2),

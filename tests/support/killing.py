@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,19 @@ def kill_replica(status: dict[str, Any], replica_id: str) -> int:
     pid = pid_of(status, replica_id)
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def kill_child(pid: int) -> None:
+    """End a child of this process, and wait until it has ended."""
+    os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):  # whoever started it has looked at it already
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def stop_child(pid: int) -> None:
+    """Have a child of this process stand still, and wait until it does."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 def is_gone(pid: int) -> bool:

@@ -10,10 +10,10 @@ from itertools import combinations
 
 import pytest
 
-import process_target
 import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_monitors
+import sage_deploy_process
 import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_deploy_testing.chaos import actions
@@ -25,7 +25,13 @@ from sage_plugins.errors import CallError
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.values import Registration
 
-FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+FIRST_PARTY = (
+    sage_deploy_balancers,
+    sage_deploy_local,
+    sage_deploy_monitors,
+    sage_deploy_process,
+    sage_deploy_threading,
+)
 
 IN_PROCESS = {
     "pool": ServiceDeploymentConfig(
@@ -44,7 +50,7 @@ IN_CHILDREN = {
         failover_enabled=True,
         timeout=10.0,
     ),
-    "one": ServiceDeploymentConfig(target="process", timeout=10.0),
+    "one": ServiceDeploymentConfig(target="process", timeout=10.0, timeout_strength="kill"),
 }
 
 
@@ -76,11 +82,10 @@ def check_in_process(seconds, seed):
 
 
 def check_in_children(seconds, seed):
-    # What this target cannot do: streams, and batches.
-    verdict = judge(seconds, IN_CHILDREN, targets=[process_target.registration()], shapes=("plain", "async"), seed=seed)
+    verdict = judge(seconds, IN_CHILDREN, seed=seed)
     assert_clean(verdict)
     assert verdict.deaths >= 2
-    assert set(verdict.impossible) == {"node", "caller"}
+    assert set(verdict.impossible) == {"node"}
     return verdict
 
 
@@ -115,8 +120,7 @@ def test_calls_to_child_processes_survive_each_pair_of_accidents():
     """One of a pair always finds the replicas that the other one has left."""
     names = ("kill", "scale", "restart")
     services = {"many": IN_CHILDREN["many"]}
-    targets = [process_target.registration()]
-    verdict = judge(0.2, services, targets=targets, shapes=("plain", "async"), actions=names, pairs=True)
+    verdict = judge(0.2, services, shapes=("plain", "async"), actions=names, pairs=True)
     assert_clean(verdict)
     assert {tuple(sorted(each["actions"])) for each in verdict.pairs} == set(combinations(sorted(names), 2))
     assert [each["missed"] for each in verdict.pairs] == [[]] * 3

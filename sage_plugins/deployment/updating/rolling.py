@@ -285,7 +285,8 @@ class Rolling:
         return True
 
     def _has_ended(self, member: Member) -> None:
-        if member.died:
+        died = member.died  # now: it is ended below
+        if died:
             msg = f"service '{self._replicas.name}': {member.id} died before it took its place: {member.missing}"
             self._error = DeployError(msg, service=self._replicas.name, replica=member.id)
         else:
@@ -293,7 +294,7 @@ class Rolling:
         self._forget_trial(member)
         self._departure.discard([member])
         self._disinherit(member.spec.index)
-        self._rollout.ended(member.id, str(self._error), died=member.died)
+        self._rollout.ended(member.id, str(self._error), died=died)
 
     def _forget_trial(self, member: Member) -> None:
         with self._replicas.condition:

@@ -17,13 +17,13 @@ __all__ = ["guards_by", "guards_for"]
 
 def guards_for(config: ServiceDeploymentConfig, tell: Tell) -> Unguarded:
     """The guards of a service with this *config*, which tell *tell*."""
-    return guards_by(policies_of(config), tell)
+    return guards_by(policies_of(config), tell, kills=config.timeout_strength == "kill")
 
 
-def guards_by(policies: Policies, tell: Tell) -> Unguarded:
-    """As `guards_for`, for what a configuration says."""
-    if policies == Policies():
+def guards_by(policies: Policies, tell: Tell, *, kills: bool = False) -> Unguarded:
+    """As `guards_for`, for what a configuration says; *kills* only where its replicas can be killed from."""
+    if policies == Policies() and not kills:
         return UNGUARDED
     from sage_plugins.routing.guarding.guards import Guards
 
-    return Guards(policies, tell)
+    return Guards(policies, tell, kills=kills)

@@ -9,6 +9,7 @@ from sage_plugins.config.nested_keys import RetryPolicy
 from sage_plugins.routing.guarding.breaking import Breaking
 from sage_plugins.routing.guarding.ejecting import Ejecting
 from sage_plugins.routing.guarding.hedging import Hedge, Hedging
+from sage_plugins.routing.guarding.killing import Killing
 from sage_plugins.routing.guarding.parts import Parts, Rarely
 from sage_plugins.routing.guarding.retrying import Budget, Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
@@ -31,7 +32,12 @@ class Guards(Unguarded):
     """
 
     def __init__(
-        self, policies: Policies, tell: Tell = lambda _kind, _reason, _replica: None, *, random: Random | None = None
+        self,
+        policies: Policies,
+        tell: Tell = lambda _kind, _reason, _replica: None,
+        *,
+        kills: bool = False,
+        random: Random | None = None,
     ) -> None:
         """
         Guard nothing yet: the router calls `join`.
@@ -39,6 +45,7 @@ class Guards(Unguarded):
         Args:
             policies: What the configuration asks for.
             tell: Told of every decision.
+            kills: Whether replicas are killed in which calls run on after their deadline.
             random: Draws waits; None for one of its own.
         """
         self._policies = policies
@@ -48,6 +55,8 @@ class Guards(Unguarded):
         self._retrying: Retrying | None = None
         self._hedging: Hedging | None = None
         self._breaking: Breaking | None = None
+        self._kills = kills
+        self._killing: Killing | None = None
         self._ejecting = None if policies.outlier is None else Ejecting(policies.outlier, tell)
 
     def join(self, *parts_of_router: Any) -> None:
@@ -63,6 +72,8 @@ class Guards(Unguarded):
                 self._hedging = Hedging(hedge, parts, self._budget, rarely)
         if self._ejecting is not None:
             self._ejecting.join(parts)
+        if self._kills:
+            self._killing = Killing(parts, self._tell)
         if self._policies.breaker is not None:
             self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
 
@@ -76,6 +87,8 @@ class Guards(Unguarded):
             route = self._budget.guard(route)
         if self._ejecting is not None:
             self._ejecting.lanes_changed()
+        if self._killing is not None:
+            route = self._killing.guard(route)
         return route if self._breaking is None else self._breaking.guard(route)
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:
@@ -85,6 +98,16 @@ class Guards(Unguarded):
     def not_again(self, call: Call) -> str:
         """As for `Losses`."""
         return NO_RETRIES if self._retrying is None or isinstance(call, Hedge) else self._retrying.not_again(call)
+
+    def overdue(self, call: Call) -> None:
+        """As `Unguarded.overdue`."""
+        if self._killing is not None:
+            self._killing.overdue(call)
+
+    def stopped(self, call: Call) -> None:
+        """As `Unguarded.stopped`."""
+        if self._killing is not None:
+            self._killing.stopped(call)
 
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
         """As `CallOwner.failed`."""
@@ -98,3 +121,5 @@ class Guards(Unguarded):
             self._hedging.end()
         if self._ejecting is not None:
             self._ejecting.end()
+        if self._killing is not None:
+            self._killing.end()

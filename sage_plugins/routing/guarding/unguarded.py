@@ -46,6 +46,12 @@ class Unguarded:
         """As `CallOwner.failed`."""
         return None
 
+    def overdue(self, call: Call) -> None:
+        """The time of *call* is over, and it may run; told after it was given up."""
+
+    def stopped(self, call: Call) -> None:
+        """What ran of a call that was given up has ended."""
+
     def end(self) -> None:
         """The router has come to its end."""
 
@@ -61,6 +67,7 @@ class GuardedOwner(CallOwner):
     _lanes: Lanes
     _closing: Closing
     _queue: Queue
+    _refused: Callable[[int, str], None]
 
     def _rebind(self) -> None:
         raise NotImplementedError
@@ -81,6 +88,14 @@ class GuardedOwner(CallOwner):
 
     def _compose_route(self) -> None:
         raise NotImplementedError
+
+    def _turn_away(self, call: Call, error: BaseException) -> bool:
+        """Raise *error*, and count that; not if the task that waits for *call* has given it up: that counts alone."""
+        if call.claim_outcome():
+            call.turned_away = error
+            self._refused(call.method.index, "overloaded")
+            raise error
+        return False
 
     def _reroute(self) -> None:
         """Have calls find their way anew among the same lanes."""

@@ -422,4 +422,7 @@ def run_here(call: Call, router: Router) -> None:
         if not call.over():
             call.hold()
     except Exception as error:  # noqa: BLE001 - it was not accepted, and the awaiting task is to know
-        call.refuse(error)
+        if call.turned_away is error:
+            call.publish(None, error)
+        else:
+            call.refuse(error)

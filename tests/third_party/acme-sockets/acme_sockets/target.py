@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from acme_sockets import directory
+from acme_sockets.directory import SocketDirectory
 from acme_sockets.transport import SocketTransport
 from sage_deploy_remote.link.dispatcher import Dispatcher
 from sage_deploy_remote.link.replica import RemoteReplica
+from sage_deploy_remote.reach.driver_directory import leave
 from sage_deploy_remote.reach.target import DirectoryTarget
 from sage_deploy_remote.shipping.specs import problems
 from sage_plugins.values import Placed, Refused
@@ -44,9 +45,9 @@ class SocketTarget(DirectoryTarget):
             transport = SocketTransport(self._dispatcher)
         return RemoteReplica(spec, at.node, events, clock, transport)
 
-    def directory(self, environment: str) -> directory.SocketDirectory:
+    def directory(self, environment: str) -> SocketDirectory:
         """Where other processes find the services of that environment."""
-        return directory.SocketDirectory(environment, user=self)
+        return SocketDirectory(environment, user=self)
 
     def close(self) -> None:
         """End the threads that the service's replicas share, and the directory after the last service."""
@@ -54,4 +55,4 @@ class SocketTarget(DirectoryTarget):
             dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
             dispatcher.close()
-        directory.leave(self)
+        leave(self)

@@ -30,9 +30,12 @@ class SentUnit(NamedTuple):
     numbers: Collection[int]
     bundle: dict[int, Call] | None = None
 
-    def works(self) -> Sequence[Work]:
-        """What has no outcome yet; of a bundle each on its own."""
-        return [self.work] if self.bundle is None else [call for call in self.bundle.values() if not call.settled()]
+    def works(self, unstarted: Collection[int]) -> tuple[Sequence[Work], Sequence[Work]]:
+        """What has no outcome yet, of a bundle each on its own: those not *unstarted*, and those that are."""
+        if self.bundle is None:
+            return ([], [self.work]) if all(number in unstarted for number in self.numbers) else ([self.work], [])
+        left = [(number in unstarted, call) for number, call in self.bundle.items() if not call.settled()]
+        return [call for waits, call in left if not waits], [call for waits, call in left if waits]
 
 
 class Outstanding:
@@ -44,6 +47,7 @@ class Outstanding:
         calls: Calls that were sent and not answered, by number.
         given_up: What was said of those among them that were given up here, by number.
         readings: Those among them that are streams, by number.
+        unstarted: Numbers of those among them that have surely not started.
         lock: Guards what follows.
         exchanges: How many are on their way.
         withheld: Slots whose units were refused.
@@ -55,6 +59,7 @@ class Outstanding:
         self.calls: dict[int, Call] = {}
         self.given_up: dict[int, Notice] = {}
         self.readings: dict[int, StreamReading] = {}
+        self.unstarted: set[int] = set()
         self._number_of: dict[Call, int] = {}  # `calls`, the other way round
         self.lock = threading.Lock()
         self.exchanges = 0
@@ -89,6 +94,7 @@ class Outstanding:
         if call is not None:
             self._number_of.pop(call, None)
             self.given_up.pop(number, None)
+            self.unstarted.discard(number)
             reading = self.readings.pop(number, None)
             if reading is not None:
                 reading.over = True

@@ -76,8 +76,9 @@ class Receiving:
                 response = items.popleft()
                 if response.number < self._expected or response.number in self._early:
                     continue  # the thread that had brought it was interrupted, and left it to another
-                with outstanding.lock:
-                    outstanding.exchanges -= 1
+                if not self._transport.pushes:
+                    with outstanding.lock:
+                        outstanding.exchanges -= 1
                 self._early[response.number] = response
             while outstanding.dead is None and (following := self._early.pop(self._expected, None)) is not None:
                 self._expected += 1
@@ -96,6 +97,8 @@ class Receiving:
         if call is None:  # ended by `stop`
             return
         _note(call, timing)
+        if timing is not None and self._transport.pushes:
+            self._sending.learn_one(call.method.index, timing[1])
         reading = self._outstanding.readings.get(number)
         if is_quick(packed) and (reading is None or reading.idle):
             self._answer(number, call, *read(packed, call.owner.service, call.method.name))
@@ -223,6 +226,9 @@ class Receiving:
         units[unit] = sent._replace(numbers=tuple(sent.bundle))
         self._events.returned(calls)
 
+    def _read_starting(self, number: int) -> None:
+        self._outstanding.unstarted.discard(number)
+
     def _read_room(self, number: int) -> None:
         with self._outstanding.lock:
             number = min(number, self._outstanding.withheld)
@@ -239,6 +245,7 @@ class Receiving:
         protocol.REFUSED: _read_refused,
         protocol.ROOM: _read_room,
         protocol.RETURNED: _read_returned,
+        protocol.STARTING: _read_starting,
     }
 
 

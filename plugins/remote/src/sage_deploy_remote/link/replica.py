@@ -15,7 +15,7 @@ from sage_plugins.values import Outcome, ReplicaState, RunnerStats
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sage_deploy_remote.link.protocol import Response
+    from sage_deploy_remote.link.protocol import Frame, Response
     from sage_deploy_remote.link.transport import Transport
     from sage_deploy_remote.reach.listing import ListedReplica
     from sage_plugins.call.call import Call
@@ -92,6 +92,14 @@ class RemoteReplica:
             self._outstanding.dead = cause
         self._report_lost()
 
+    def unarrived(self, frame: Frame | None = None) -> None:
+        """As `Receiver.unarrived`."""
+        outstanding = self._outstanding
+        if frame is None:
+            outstanding.unstarted.update(outstanding.calls)
+        else:
+            outstanding.unstarted.update(item.id for unit in frame.units for item in unit.items)
+
     def arrived(self, response: Response, driver: Call | None = None) -> None:
         """As `Receiver.arrived`."""
         self._receiving.arrived(response, driver)
@@ -101,8 +109,18 @@ class RemoteReplica:
         cause = self._outstanding.dead
         assert cause is not None  # noqa: S101 - for the type checker
         unsent = self._sending.take_unsent()
-        units = self._outstanding.take_units()
-        self._events.lost(unsent, [work for sent in units for work in sent.works()], cause)
+        unstarted = frozenset(self._outstanding.unstarted)
+        maybe: list[Work] = []
+        for sent in self._outstanding.take_units():
+            may_have, have_not = sent.works(unstarted)
+            maybe += may_have
+            unsent += have_not
+        self._events.lost(unsent, maybe, cause)
+
+    @property
+    def awaited(self) -> int:
+        """As `Receiver.awaited`."""
+        return len(self._outstanding.calls) or not self._outstanding.idle
 
     @property
     def gone(self) -> bool:
@@ -147,6 +165,16 @@ class RemoteReplica:
         left, stats = self._transport.stop(grace)
         self._end(stats)
         return left
+
+    def kill(self, cause: BaseException) -> bool:
+        """As `KillableReplica.kill`."""
+        with self._outstanding.lock:
+            if self._outstanding.dead is not None or self._ended:
+                return False
+            self._outstanding.dead = cause  # first: what is told of the end of the process says less
+        self._transport.kill()
+        self._report_lost()
+        return True
 
     def leave(self) -> None:
         """As `DetachableReplica.leave`."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.protocol import Frame, Notice, Response
-    from sage_deploy_remote.link.transport import Receiver
+    from sage_deploy_remote.link.transport import Exchange, Receiver
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.call.call import Call
     from sage_plugins.values import ReplicaSpec
@@ -93,7 +93,7 @@ class RpcExchange:
         if error is None:
             transport.receiver.arrived(transport.read(self._answer.result()), call)
         else:  # whatever the substrate says, the frame will not be answered
-            transport.receiver.lost(transport.death(error))
+            transport.lost(error)
 
     def leave(self) -> None:
         """As `Exchange.leave`."""
@@ -104,7 +104,7 @@ class RpcExchange:
         try:
             response = transport.read(done.result())
         except BaseException as error:  # noqa: BLE001 - as in `wait`
-            transport.receiver.lost(transport.death(error))
+            transport.lost(error)
         else:
             transport.receiver.arrived(response)
 
@@ -119,15 +119,18 @@ class RpcTransport:
         receiver: Whom what arrives is for.
         address: As `Transport.address`.
         substrate: As `Transport.substrate`.
+        pushes: As `Transport.pushes`.
     """
 
     receiver: Receiver
     address: Any = None
     substrate: Substrate = PLAIN
+    pushes = False
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""
         self.soon = dispatcher.soon
+        self._ends = False  # whether its process is ended from here, which is no loss
 
     # -- what a subclass brings --------------------------------------------------------------------------------------
 
@@ -163,7 +166,7 @@ class RpcTransport:
         try:
             slots, error = done.result()
         except BaseException as raised:  # noqa: BLE001 - whatever the substrate says, the replica will not start
-            self.receiver.lost(self.death(raised))
+            self.lost(raised)
         else:
             self.started(slots, error)
 
@@ -183,6 +186,11 @@ class RpcTransport:
         try:
             done.result()
         except BaseException as error:  # noqa: BLE001 - whatever the substrate says, it has ended
+            self.lost(error)
+
+    def lost(self, error: BaseException) -> None:
+        """The process has ended, or cannot be reached: tell so, unless it was stopped; *error* is of the substrate."""
+        if not self._ends:
             self.receiver.lost(self.death(error))
 
     def progress(self, timeout: float) -> str:  # noqa: ARG002 - as the protocol has it
@@ -191,7 +199,7 @@ class RpcTransport:
 
     # -- what is asked of it -----------------------------------------------------------------------------------------
 
-    def exchange(self, frame: Frame) -> RpcExchange:
+    def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""
         return RpcExchange(self.request("exchange", frame), self)
 
@@ -212,6 +220,10 @@ class RpcTransport:
 
         return wait
 
+    def kill(self) -> None:
+        """As `Transport.kill`."""
+        self.end()
+
     def ask_to_stop(self) -> None:
         """As `Transport.ask_to_stop`."""
         self.request("stop", 0.0)
@@ -223,6 +235,7 @@ class RpcTransport:
         except Exception:  # noqa: BLE001 - it is gone, or stuck: it is ended in any case
             return Stopped(0, None)
         finally:
+            self._ends = True
             self.end()
 
 

@@ -93,6 +93,7 @@ class Sending:
         self._events = events
         self._clock = clock
         self._transport = transport
+        self._pushes = transport.pushes
         self._outstanding = outstanding
         self._too_late = too_late
         self._numbers = count()  # of calls and units; used by one thread at a time, as the next
@@ -203,14 +204,14 @@ class Sending:
         while self._notices:
             notices.append(self._notices.popleft())
         with outstanding.lock:
-            if not units and not notices and (outstanding.exchanges or outstanding.idle):
+            if not units and not notices and (self._pushes or outstanding.exchanges or outstanding.idle):
                 return
             # Else the answer may come with the one that is on its way, and whoever waited for this one would not know.
             alone = outstanding.exchanges == 0
-            outstanding.exchanges += 1
+            outstanding.exchanges += not self._pushes
         number, fresh = next(self._frames), idle and alone
         exchange = self._transport.exchange(Frame(self.caller, number, tuple(units), tuple(notices), fresh))
-        own = own or (driver if alone else None)
+        own = own or (driver if alone and not self._pushes else None)
         if own is None or own.exchange is not None:  # one thread waits for one response
             exchange.leave()
         else:
@@ -231,10 +232,14 @@ class Sending:
             self._events.freed(work)
             return None
         bundle = None if batch else self._send_ahead(work, items)
+        told = False
         if bundle is not None:
             number = next(self._numbers)
+            told = self._pushes and not all(call.options.may_run_twice(call.method) for call in bundle.values())
+            if told:
+                self._outstanding.unstarted.update(item.id for item in items[1:])
         self._outstanding.units[number] = SentUnit(work, tuple(item.id for item in items), bundle)
-        return Unit(number, tuple(items), batch)
+        return Unit(number, tuple(items), batch, told)
 
     def _send_ahead(self, call: Call, items: list[CallItem]) -> dict[int, Call] | None:
         """Add to *items*, which has *call*, what may run in its slot after it; gives all calls if there are others."""
@@ -242,7 +247,9 @@ class Sending:
         bundle = {items[0].id: call}
         slow = []
         # Who sends what has to be packed elsewhere sends more of it, most likely.
-        for other in self._events.ahead(call, most - 1) if is_quick(items[0].payload) else ():
+        if most == 1 or not is_quick(items[0].payload):
+            return None
+        for other in self._events.ahead(call, most - 1, told=self._pushes):
             if other.packed is None and not is_plain(other.args, other.kwargs):
                 slow.append(other)
                 continue
@@ -253,6 +260,13 @@ class Sending:
         if slow:
             self._events.returned(slow)
         return bundle if len(bundle) > 1 else None
+
+    def learn_one(self, method: int, seconds: float) -> None:
+        """A call of *method* has run so long: nothing is sent ahead behind one that takes too long for two."""
+        if 2 * seconds > _BUNDLE_S:
+            self._ahead[method] = 1
+        elif self._ahead.get(method) == 1:
+            self._ahead[method] = _FEWEST
 
     def learn(self, method: int, size: int, seconds: float) -> None:
         """Have the next bundle take no longer than it should, and be no more than twice as large as this one."""
@@ -308,7 +322,7 @@ class Sending:
         if self._outstanding.idle:
             if not (self._turns.items or self._notices):  # there is nothing to be said, and nothing to be heard
                 return
-        else:
+        elif not self._pushes:
             self._turns.items.append(_POLL)  # the replica says nothing unless there is an exchange
         over = driver is not None and (driver.over() or driver.answered)
         self.flush(None if over else driver, waits=not over)

@@ -85,6 +85,13 @@ class Transport(Protocol):
     It is pickled and given to the target's directory. None if only this process reaches it.
     """
 
+    pushes: bool
+    """
+    Whether responses come as soon as there is something to say.
+
+    Else each answers one frame, and the caller sends another frame as long as it expects something.
+    """
+
     def start(self, spec: Any, receiver: Receiver) -> None:
         """
         Start the process and build the replica in it; returns at once.
@@ -148,12 +155,19 @@ class Transport(Protocol):
         The end of a process that was stopped is no loss: `Receiver.lost` is ignored from then on.
         """
 
+    def kill(self) -> None:
+        """End the process at once, whatever it does; may block for a moment. Never raises."""
+
     def soon(self, do: Callable[[], None]) -> None:
         """Have the thread that reads responses do something quick, as `dispatcher.Dispatcher.soon`; never blocks."""
 
 
 class Receiver(Protocol):
     """What a transport tells; `RemoteReplica` is one. Each method may be called from any thread."""
+
+    @property
+    def awaited(self) -> int:
+        """Of how many calls the replica has something to say; at least 1 if it has anything to say."""
 
     def started(self, slots: int) -> None:
         """The replica is ready, and runs *slots* calls at once."""
@@ -168,6 +182,13 @@ class Receiver(Protocol):
         Args:
             response: What the replica says.
             driver: The call whose caller's thread this is, see `Exchange.wait`; None in any other thread.
+        """
+
+    def unarrived(self, frame: Frame | None = None) -> None:
+        """
+        Nothing of *frame* has arrived, nor will it; None for all frames.
+
+        So when the process is told to be lost, what it was to run has surely not started.
         """
 
     def lost(self, cause: BaseException) -> None:

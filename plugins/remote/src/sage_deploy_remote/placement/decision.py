@@ -60,15 +60,15 @@ class Spot(NamedTuple):
     node_id: str
 
 
-def needs(config: ServiceDeploymentConfig) -> Resources:
+def needs(config: ServiceDeploymentConfig, cores: float = CPUS) -> Resources:
     """
     What a replica reserves on its node.
 
     Args:
-        config: The service's configuration. Without `cpu_cores` it is one core, as for a replica of Ray
-            Serve; `cpu_cores: 0` reserves none.
+        config: The service's configuration; `cpu_cores: 0` reserves no core.
+        cores: What it reserves without `cpu_cores`: by default one core, as a replica of Ray Serve.
     """
-    cores = CPUS if config.cpu_cores is None else config.cpu_cores
+    cores = cores if config.cpu_cores is None else config.cpu_cores
     return Resources(cores, (config.memory_mb or 0) * _MIB, config.gpu_count or 0)
 
 
@@ -83,7 +83,11 @@ def lacking(node: Node, need: Resources) -> str:
 
 
 def place(
-    specs: Sequence[ReplicaSpec], nodes: Sequence[Node], selector: NodeSelector, running: Iterable[Running] = ()
+    specs: Sequence[ReplicaSpec],
+    nodes: Sequence[Node],
+    selector: NodeSelector,
+    running: Iterable[Running] = (),
+    cores: float = CPUS,
 ) -> list[Spot | Refused]:
     """
     Decide for each replica in turn where it goes; what one takes, the next one does not find.
@@ -95,13 +99,14 @@ def place(
         running: The service's replicas that run already. They count for `spread` and `max_replicas_per_node`, except
             one at the same position as a replica that is placed, for that takes its place. What they reserve is not
             free in *nodes*.
+        cores: As for `needs`.
 
     Returns:
         For each replica its place, or why there is none: E801 no node that the configuration allows, E802 more than
         any of them has, E803 a GPU where none of them has one, E806 no room at the moment.
     """
     book = _Book(nodes, running)
-    return [_place(spec, nodes, selector, book) for spec in specs]
+    return [_place(spec, _parts(needs(spec.config, cores)), nodes, selector, book) for spec in specs]
 
 
 class _Shortage(NamedTuple):
@@ -149,11 +154,12 @@ def _parts(resources: Resources) -> _Parts:
     return _Parts(round(resources.cpu * _PARTS), int(resources.memory), round(resources.gpu * _PARTS))
 
 
-def _place(spec: ReplicaSpec, nodes: Sequence[Node], selector: NodeSelector, book: _Book) -> Spot | Refused:
+def _place(
+    spec: ReplicaSpec, need: _Parts, nodes: Sequence[Node], selector: NodeSelector, book: _Book
+) -> Spot | Refused:
     selection = selector.select(spec.index, nodes)
     if not selection.nodes:
         return Refused(selection.failure, selection.excluded, "E801")
-    need = _parts(needs(spec.config))
     shortages = {
         node.id: shortage
         for node in selection.nodes

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pickle
 from typing import Any, Final
 
-__all__ = ["join", "split"]
+__all__ = ["HAND_OVER", "join", "split"]
+
+#: Instead of the first request: the connection is for something else than requests.
+HAND_OVER: Final = b"hand over"
 
 _NUMBER: Final = 8
 

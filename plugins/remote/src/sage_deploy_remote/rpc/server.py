@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link.rpc_transport import failed
 from sage_deploy_remote.payloads.errors import pack_error
-from sage_deploy_remote.rpc.address import hang_up
-from sage_deploy_remote.rpc.messages import join, split
+from sage_deploy_remote.rpc.address import as_socket, hang_up
+from sage_deploy_remote.rpc.messages import HAND_OVER, join, split
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
@@ -55,7 +55,11 @@ def in_threads(methods: object) -> Callable[..., Future[Any]]:
     return call
 
 
-def serve(connection: Connection[Any, Any], call: Callable[..., Future[Any]]) -> None:
+def serve(
+    connection: Connection[Any, Any],
+    call: Callable[..., Future[Any]],
+    hand_over: Callable[[socket], None] | None = None,
+) -> None:
     """
     Answer the requests that come over *connection*, until it ends; the caller closes it.
 
@@ -63,6 +67,7 @@ def serve(connection: Connection[Any, Any], call: Callable[..., Future[Any]]) ->
         connection: Leads to an `RpcClient`.
         call: Given the name of a method and its arguments, what the method will return or raise; must not block. At the
             end those futures are cancelled that can be.
+        hand_over: Given the connection if it is for something else than requests; ends when that does.
     """
     sending = threading.Lock()
     waiting: set[Future[Any]] = set()  # single steps, which need no lock
@@ -80,7 +85,11 @@ def serve(connection: Connection[Any, Any], call: Callable[..., Future[Any]]) ->
 
     with suppress(EOFError, OSError):
         while True:
-            number, body = split(connection.recv_bytes())
+            message = connection.recv_bytes()
+            if message == HAND_OVER and hand_over is not None:
+                hand_over(as_socket(connection))
+                return
+            number, body = split(message)
             try:
                 method, arguments = pickle.loads(body)  # noqa: S301 - from a process of this deployment
                 answer = call(method, *arguments)
@@ -97,15 +106,21 @@ def serve(connection: Connection[Any, Any], call: Callable[..., Future[Any]]) ->
 class RpcServer:
     """Listens at an address, and answers whoever connects there and knows its secret."""
 
-    def __init__(self, address: Address, call: Callable[..., Future[Any]]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        call: Callable[..., Future[Any]],
+        hand_over: Callable[[socket], None] | None = None,
+    ) -> None:
         """
-        Begin to listen; *call* is as for `serve`.
+        Begin to listen; *call* and *hand_over* are as for `serve`.
 
         Raises:
             OSError: The folder or the socket cannot be made.
         """
         self._address = address
         self._call = call
+        self._hand_over = hand_over
         self._lock = threading.Lock()
         self._connections: dict[Connection[Any, Any], threading.Thread] = {}  # guarded by _lock
         self._closing = threading.Event()
@@ -123,7 +138,7 @@ class RpcServer:
                 self._closing.wait(_AGAIN_S)
 
     def _serve(self, connection: Connection[Any, Any]) -> None:
-        serve(connection, self._call)
+        serve(connection, self._call, self._hand_over)
         with self._lock:
             del self._connections[connection]
         connection.close()

@@ -7,7 +7,7 @@ same: its first message to a process says `spoken()`, and so does the first answ
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ __all__ = ["NUMBER", "Spoken", "difference", "spoken"]
 
 #: Goes up with each change in what processes say to each other: frames, responses, payloads, errors, listings, what a
 #: replica is made of, the modules of all these, and what the processes of a substrate can be asked.
-NUMBER: Final = 4
+NUMBER: Final = 5
 
 _DISTRIBUTION: Final = "sage-deploy-remote"
 
@@ -25,20 +25,19 @@ _DISTRIBUTION: Final = "sage-deploy-remote"
 Spoken: TypeAlias = "tuple[int, str]"
 
 
+@cache  # that opens whatever is on `sys.path`, and leaves archives open
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # a replica never asks, unless it has another protocol
+
     try:
         return version(_DISTRIBUTION)
     except PackageNotFoundError:  # a node may have it as files that nobody installed
         return "of unknown version"
 
 
-#: Looked up once: that opens whatever is on `sys.path`, and leaves archives open.
-_VERSION: Final = _version()
-
-
 def spoken() -> Spoken:
     """What this process speaks."""
-    return NUMBER, _VERSION
+    return NUMBER, _version()
 
 
 def difference(who: str, theirs: Spoken) -> str | None:
@@ -54,5 +53,5 @@ def difference(who: str, theirs: Spoken) -> str | None:
         return None
     return (
         f"{who} has {_DISTRIBUTION} {name}, which speaks protocol {number}, and this process has {_DISTRIBUTION} "
-        f"{_VERSION}, which speaks protocol {NUMBER}. Install the same version here and there"
+        f"{_version()}, which speaks protocol {NUMBER}. Install the same version here and there"
     )

@@ -6,6 +6,7 @@ A target that declares `can_kill` overrides `SupervisionCases.kill` in its suite
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,18 @@ _FAILOVER: Final[Mapping[str, Any]] = {"failover_enabled": True}
 
 #: Fields of a service in virtual time: no start takes longer than what lies between two of them.
 _NEVER_LATE: Final[Mapping[str, Any]] = {"startup_timeout": 100 * LONGEST_WAIT_S}
+
+
+class Witnessed:
+    """Leaves a line in a file for each call before it does anything else, also in a process that ends then."""
+
+    def note(self, path: str, number: int, last: bool) -> int:  # noqa: FBT001 - as a service has it
+        """Write *number* to the file, and give it back; end the process instead if it is the *last*."""
+        with open(path, "a", encoding="ascii") as file:  # noqa: PTH123 - a plain text travels quickly
+            file.write(f"{number}\n")
+        if last:
+            os._exit(1)
+        return number
 
 
 class SupervisionCases(ServiceConformance):
@@ -182,6 +195,21 @@ class SupervisionCases(ServiceConformance):
         assert call.result(self.patience) in {0, 1}
         assert service.env.metrics()["svc"]["sage_retries_total"].values["idempotent",] == 1
         assert gate.seen() == []
+
+    @needs("can_kill")
+    def test_no_more_calls_than_slots_are_lost_with_a_process(self, tmp_path: Path) -> None:
+        """The others run once, also if they were on their way to it or waited in it."""
+        service = self.deploy(Witnessed, at_once=1)
+        (replica,) = service.status["replicas"]
+        path, last, failed = tmp_path / "witness", 130, dict[int, BaseException | None]()
+        for numbers in (range(100), range(100, 200)):  # after the first hundred it is known how quick they are
+            calls = {number: service.handle.submit("note", str(path), number, number == last) for number in numbers}
+            failed |= {number: error for number, call in calls.items() if (error := call.exception(self.patience))}
+        assert isinstance(failed[last], errors.ReplicaDiedError)
+        assert len(failed) <= replica["slots"]
+        ran = list(map(int, path.read_text(encoding="ascii").split()))
+        assert len(ran) == len(set(ran))
+        assert set(range(200)).difference(ran) <= set(failed)
 
     @needs("can_kill")
     def test_without_failover_an_idempotent_call_ends_with_its_replica(self) -> None:

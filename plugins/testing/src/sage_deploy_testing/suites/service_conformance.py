@@ -30,7 +30,7 @@ __all__ = ["INNER_CALLS", "STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS
 #: What targets can declare, and what each promises.
 TARGET_CAPABILITIES: Mapping[str, str] = {
     "in_process": "replicas are in the process that deploys them: arguments, results and errors are not copied",
-    "can_kill": "each replica has a process of its own, which the suite's `kill` ends",
+    "can_kill": "each replica has a process of its own, which `KillableReplica.kill` and the suite's `kill` end",
     "reachable": "further processes can call a service, so its handles can be pickled",
     "detaches": "replicas can outlive the environment that deployed them; with the suite's options `keeping` they do",
     "replaces_unhealthy": "a replica that is unhealthy is replaced, because whatever hangs there ends with it",

@@ -27,6 +27,7 @@ from sage_deploy_testing.cases import (
     change_cases,
     configure_cases,
     deadline_cases,
+    killing_cases,
     lifecycle_cases,
     limit_cases,
     memory_cases,
@@ -139,6 +140,7 @@ class TargetConformance(
     resilience_cases.HedgeCases,
     resilience_cases.BreakerCases,
     supervision_cases.SupervisionCases,
+    killing_cases.KillingCases,
     recycling_cases.RecyclingCases,
     adoption_cases.AdoptionCases,
 ):

@@ -6,6 +6,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sage_deploy_remote.link.serving.pushing import carry_calls
 from sage_deploy_remote.link.serving.server import ReplicaServer
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.payloads.substrate import PLAIN
@@ -15,6 +16,7 @@ from sage_plugins.interfaces import ControlOp
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from socket import socket
 
     from sage_deploy_remote.link.protocol import Frame, Notice, Response
     from sage_deploy_remote.link.serving.late_calls import ArgumentSource
@@ -63,8 +65,15 @@ class ReplicaEndpoint:
 
     def exchange(self, frame: Frame) -> Response:
         """As `ReplicaServer.exchange`."""
+        return self._started().exchange(frame)
+
+    def carry_calls(self, end: socket) -> None:
+        """As `pushing.carry_calls`, for a caller that has connected."""
+        carry_calls(self._started, end)
+
+    def _started(self) -> ReplicaServer:
         assert self._server is not None  # noqa: S101 - callers wait for `start`
-        return self._server.exchange(frame)
+        return self._server
 
     def control(
         self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]

@@ -171,6 +171,11 @@ class Outbox:
             if self._asleep and wakes:
                 self._condition.notify_all()
 
+    def tell_start(self, id: int) -> bool:
+        """As `callers.Box.tell_start`: what waits to be asked for is lost with this process."""
+        self.post((protocol.STARTING, id), wakes=False)
+        return False
+
     def end(self, reply: Reply | None = None) -> None:
         """A unit has ended; say *reply*."""
         with self._mutex:

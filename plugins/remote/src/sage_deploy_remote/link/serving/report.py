@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.serving.stuck import end_if_stuck
 from sage_plugins.call.call import Call
 from sage_plugins.call.stream import StreamCall
 from sage_plugins.host.lifecycle import CANARY, answer_canary
 from sage_plugins.interfaces.targets import QuietEvents
+from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_remote.link.protocol import Reply
-    from sage_deploy_remote.link.serving.outbox import Outbox
+    from sage_deploy_remote.link.serving.callers import Box
     from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_deploy_remote.link.serving.units import Together
     from sage_plugins.values import ReplicaState
@@ -63,7 +65,7 @@ class Report:
 
     __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "uncounted", "unit")
 
-    def __init__(self, server: ReplicaServer, box: Outbox, id: int, call: Call, unit: Together | None) -> None:
+    def __init__(self, server: ReplicaServer, box: Box, id: int, call: Call, unit: Together | None) -> None:
         self.box = box
         self.id = id
         self.outcome: int | None = None
@@ -82,6 +84,8 @@ class Report:
         call, self._call = self._call, None
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
         self._report(call)
+        if self.outcome == Outcome.TIMEOUT:
+            end_if_stuck(self._server, call)
         if self.late:  # nobody but its slot waits for its arguments any more
             self._server.late.let_go(call)
         self._server.looked()

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.serving.answers import Answers
+from sage_deploy_remote.link.serving.callers import Callers
 from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
 from sage_deploy_remote.link.serving.log_lines import LogLines
-from sage_deploy_remote.link.serving.outbox import FORGOTTEN_AFTER_S, ForgottenError, Outbox
+from sage_deploy_remote.link.serving.outbox import ForgottenError
 from sage_deploy_remote.link.serving.report import HostEvents, Report, ServedCall, ServedStream, report_of
 from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together, end_slots
 from sage_deploy_remote.payloads.payload import is_quick
@@ -34,21 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from sage_deploy_remote.link.protocol import CallItem, Frame, Notice, Response, Unit
+    from sage_deploy_remote.link.serving.callers import Box
     from sage_deploy_remote.link.serving.late_calls import ArgumentSource
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
-    from sage_plugins.clock import Timer
     from sage_plugins.interfaces import Work
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["ReplicaServer"]
-
-#: Seconds after which a replica looks whether its callers are there. An exchange that has been waiting since the last
-#: time is answered with an empty response: a caller that lives comes back at once.
-_LOOK_AFTER_S: Final = 15.0
-
-#: Seconds without an exchange after which a caller is gone for which something is done: one that lives keeps one here.
-_GONE_AFTER_S: Final = 60.0
 
 #: Seconds that callers get to read their answers before the replica stops.
 _READ_WITHIN_S: Final = 1.0
@@ -89,11 +83,10 @@ class ReplicaServer(CallOwner):
         self.service = spec.service
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
-        self._vacating = False  # guarded by _lock, as the next three
+        self._vacating = False  # guarded by _lock, as the next two
         self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
-        self._refused: list[Outbox] = []  # whose units found no slot, one entry each, oldest first
-        self._boxes: dict[str, Outbox] = {}  # by caller; guarded by _lock
-        self._looking: Timer | None = None  # what looks after callers next; guarded by _lock
+        self._refused: list[Box] = []  # whose units found no slot, one entry each, oldest first
+        self.callers = Callers(self, lambda: bool(self._holders or self._refused), self._give_up_gone)
         self._batches: dict[Any, BatchUnit] = {}  # of those that run
         self._source: ArgumentSource = NoReferences() if source is None else source
         self.answers = Answers(spec, node, substrate)
@@ -135,7 +128,7 @@ class ReplicaServer(CallOwner):
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> Any:
         """Answer a question beside the calls, after *notices* that may not have arrived yet, each with its caller."""
         for caller, notice in notices:
-            box = self._boxes.get(caller)
+            box = self.callers.find(caller)
             if box is not None:  # else it has no call here
                 self._take_notice(box, notice)
         return self._logs.after(*arg) if op is ControlOp.LOGS else self.host.control(op, arg)
@@ -153,10 +146,10 @@ class ReplicaServer(CallOwner):
             self._answered.wait_for(self._all_read, _READ_WITHIN_S)
 
     def _all_answered(self) -> bool:
-        return all(call.settled() for box in self._boxes.values() for call in tuple(box.calls.values()))
+        return all(call.settled() for box in self.callers.boxes for call in tuple(box.calls.values()))
 
     def _all_read(self) -> bool:
-        return not any(box.has_replies for box in self._boxes.values())
+        return not any(box.has_replies for box in self.callers.boxes)
 
     def looked(self) -> None:
         """A call was answered, or a response has been taken away."""
@@ -172,8 +165,7 @@ class ReplicaServer(CallOwner):
         """As `Host.stop`; whoever waits for a start waits no more."""
         with self._lock:  # what has not been started by now never will
             self._stopped = True
-            if self._looking is not None:
-                self._looking.cancel()
+        self.callers.close()
         for call in self.late.waiting:  # first: none of them may begin after the stop hooks
             call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
@@ -193,83 +185,46 @@ class ReplicaServer(CallOwner):
             RuntimeError: The sender expects something, and was forgotten.
         """
         while True:
-            box = self._box(frame.caller)
+            box = self.callers.box(frame.caller)
             try:
                 box.enter(frame.number, fresh=frame.fresh)
             except ForgottenError:  # this very moment
                 continue
             try:
-                for unit in frame.units:
-                    self._admit(box, unit)
-                for notice in frame.notices:
-                    self._take_notice(box, notice)
+                self.take(box, frame)
             finally:
                 box.taken()
             return box.collect(frame.number)
 
-    def _box(self, caller: str) -> Outbox:
-        box = self._boxes.get(caller)
-        if box is None:
-            with self._lock:
-                self._forget_silent()
-                box = self._boxes.setdefault(caller, Outbox(self, caller))
-        return box
+    def take(self, box: Box, frame: Frame) -> None:
+        """Take the next frame of a caller; what there is to say goes to *box*. For one thread at a time, by caller."""
+        for unit in frame.units:
+            self._admit(box, unit)
+        for notice in frame.notices:
+            self._take_notice(box, notice)
 
-    def _forget_silent(self) -> None:
-        """Forget callers that are gone, or quiet; under `_lock`. Others come only then, so they are never many."""
-        before = self.clock.monotonic() - FORGOTTEN_AFTER_S
-        for caller, box in tuple(self._boxes.items()):
-            if box.close_if_silent(before):
-                del self._boxes[caller]
-
-    # -- callers that are gone ---------------------------------------------------------------------------------------
-
-    def _look_later(self) -> None:
-        """See in a while whether those who have something here are still there; under `_lock`."""
-        if self._looking is None and not self._stopped:
-            self._looking = self.clock.call_at(self.clock.monotonic() + _LOOK_AFTER_S, self._look_after_callers)
-
-    def _look_after_callers(self) -> None:
-        """
-        Have callers show that they live, and give up what those have here that are gone.
-
-        Else a stream whose consumer was killed would keep its slot for ever, and its exchange a thread.
-        """
-        before = self.clock.monotonic() - _GONE_AFTER_S
-        try:
-            for box in tuple(self._boxes.values()):
-                if box.is_gone(before):
-                    for call in tuple(box.calls.values()):
-                        self._give_up_gone(call)
-        finally:
-            with self._lock:
-                self._looking = None
-                self._forget_silent()
-                if self._holders or self._refused or any(box.has_replies for box in self._boxes.values()):
-                    self._look_later()
-
-    def _give_up_gone(self, call: Call) -> None:
+    def _give_up_gone(self, call: Call, why: str) -> None:
         """End a call of a caller that is gone; one that was only frozen finds that as its answer when it comes back."""
+        id, name = self.spec.id, f"{self.service}.{call.method.name}"
         for runs in (False, True):
-            id, name = self.spec.id, f"{self.service}.{call.method.name}"
             so_far = "it had started, and may have had its effect" if runs else "it had not started, and never will"
-            msg = (
-                f"{name} was given up by {id}, which has heard nothing of this process for {_GONE_AFTER_S:g} s; "
-                f"{so_far}. The process stood still, or was cut off"
-            )
             error = ReplicaDiedError(
-                msg, maybe_executed=runs, service=self.service, method=call.method.name, replica=id, node=self.node
+                f"{name} was given up by {id}, {why}; {so_far}. The process stood still, or was cut off",
+                maybe_executed=runs,
+                service=self.service,
+                method=call.method.name,
+                replica=id,
+                node=self.node,
             )
             if call.give_up(error, Outcome.CANCELLED, only_unstarted=not runs):
                 return
 
     # -- what frames bring -------------------------------------------------------------------------------------------
 
-    def _admit(self, box: Outbox, unit: Unit) -> None:
+    def _admit(self, box: Box, unit: Unit) -> None:
         holder, chain = (box.caller, unit.id), unit.items[0].chain
+        self.callers.look_later()
         with self._lock:
-            if self._looking is None:
-                self._look_later()
             accepted = len(self._holders) < self.host.slots and not self._vacating
             if accepted:
                 self._holders.add(holder)
@@ -281,7 +236,9 @@ class ReplicaServer(CallOwner):
             return
         box.begin()
         alone = len(unit.items) == 1 and not unit.batch
-        together = None if alone else (BatchUnit if unit.batch else Together)(box, unit.id, len(unit.items))
+        together = (
+            None if alone else (BatchUnit if unit.batch else Together)(box, unit.id, len(unit.items), told=unit.told)
+        )
         calls = [self._call(box, item, together, holder) for item in unit.items]
         begin = partial(self._begin, box, unit, together, calls)
         if all(is_quick(item.payload) for item in unit.items):
@@ -289,7 +246,7 @@ class ReplicaServer(CallOwner):
         else:
             CALLBACKS.run(begin)  # the code of an argument's class may take long; no other call waits for it
 
-    def _begin(self, box: Outbox, unit: Unit, together: Together | None, calls: Sequence[Call]) -> None:
+    def _begin(self, box: Box, unit: Unit, together: Together | None, calls: Sequence[Call]) -> None:
         """Run the calls of *unit* in the slot that it has; those whose arguments cannot be read fail."""
         able: list[Call] = []
         failed: list[tuple[Call, BaseException]] = []
@@ -392,7 +349,7 @@ class ReplicaServer(CallOwner):
             self._record(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
         return True
 
-    def _call(self, box: Outbox, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call:
+    def _call(self, box: Box, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call:
         """The call of *item*, which has no arguments yet."""
         method = self._methods[item.method]
         now = self.clock.monotonic()
@@ -412,7 +369,7 @@ class ReplicaServer(CallOwner):
         box.calls[item.id] = call
         return call
 
-    def _take_notice(self, box: Outbox, notice: Notice) -> None:
+    def _take_notice(self, box: Box, notice: Notice) -> None:
         kind, id, *rest = notice
         if kind == protocol.COUNT:
             method, wait_s, run_s = rest

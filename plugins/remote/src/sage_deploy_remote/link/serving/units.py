@@ -16,7 +16,7 @@ from sage_plugins.values import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sage_deploy_remote.link.serving.outbox import Outbox
+    from sage_deploy_remote.link.serving.callers import Box
     from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_deploy_remote.payloads.payload import Payload
     from sage_plugins.call.call import Call
@@ -39,9 +39,11 @@ class Together:
         waiting: Calls that run after the one that runs; whoever takes one decides what becomes of it.
         due: `monotonic()` after which those that still wait are returned.
         ends: Whether all its answers are about to come, and then its end.
+        told: As `protocol.Unit.told`.
     """
 
-    def __init__(self, box: Outbox, id: int, calls: int) -> None:
+    def __init__(self, box: Box, id: int, calls: int, *, told: bool = False) -> None:
+        self.told = told
         self.open = calls + 1
         self.waiting: deque[Call] = deque()
         self.ends = False
@@ -60,11 +62,18 @@ class Together:
             self._box.end((protocol.ENDED, self._id, time.monotonic() - self._begun))
 
     def next(self) -> Call | None:
-        """The call that runs next, None if none is left."""
+        """The call that runs next, None if none is left. Its caller knows that it starts, if that is to be told."""
         try:
-            return self.waiting.popleft()
+            call = self.waiting.popleft()
         except IndexError:
             return None
+        if self.told:
+            report: Any = call.report  # type: ignore[attr-defined] # a `report.ServedCall`
+            if not self._box.tell_start(report.id):  # else it could run twice
+                self.waiting.appendleft(call)
+                self.give_back()
+                return None
+        return call
 
     def give_back(self) -> None:
         """Return the calls that still wait to their caller, who may have another slot for them."""
@@ -95,8 +104,8 @@ class BatchUnit(Together):
         late: How many cannot yet.
     """
 
-    def __init__(self, box: Outbox, id: int, calls: int) -> None:
-        super().__init__(box, id, calls)
+    def __init__(self, box: Box, id: int, calls: int, *, told: bool = False) -> None:
+        super().__init__(box, id, calls, told=told)
         self.present: list[Call] = []  # guarded by _lock, as the next
         self.late = 0
         self._runs = False
@@ -136,7 +145,7 @@ class Outlet(Channel):
 
     __slots__ = ("_box", "_first", "_id", "_pack")
 
-    def __init__(self, box: Outbox, id: int, pack: Callable[[Any], Payload]) -> None:
+    def __init__(self, box: Box, id: int, pack: Callable[[Any], Payload]) -> None:
         super().__init__()
         self._pack = pack
         self._box = box

@@ -57,10 +57,10 @@ export function whyOf(row, events) {
   return { text: row.why || event?.reason || "", since: row.since ?? event?.time };
 }
 
-const TROUBLE = /un(ready|healthy)|fail|loop|refused|delayed|drain|overload|fenced/;
+const TROUBLE = /un(ready|healthy)|fail|kill|loop|refused|delayed|drain|overload|fenced/;
 
 export const moodOfEvent = (kind) =>
-  /fail|loop|unhealthy|refused|fenced/.test(kind) ? "bad" : /unready|delayed|overload|drain/.test(kind) ? "warn" : /ready/.test(kind) ? "good" : "busy";
+  /fail|kill|loop|unhealthy|refused|fenced/.test(kind) ? "bad" : /unready|delayed|overload|drain/.test(kind) ? "warn" : /ready/.test(kind) ? "good" : "busy";
 
 // -- numbers ----------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,174 @@
+"""A child process of this one: how it starts, what ends it, and how it has ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from sage_deploy_process import lifeline
+from sage_plugins.errors import DeployError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sage_deploy_process.lifeline import Settings
+
+__all__ = ["Child", "start_error"]
+
+#: Seconds for the kernel to end a process: one that is known to be ending, and one that was killed.
+_ENDING_S: Final = 0.2
+_KILLED_S: Final = 5.0
+
+#: In a forked copy of this process nobody may keep a child alive.
+_CHILDREN: Final[weakref.WeakSet[Child]] = weakref.WeakSet()
+
+
+class Child:
+    """
+    A process in a group of its own, so that Ctrl-C in a terminal reaches this process alone.
+
+    It ends with this process, however that ends, and whatever it has started itself in its group ends with it. Safe
+    from any thread.
+
+    Attributes:
+        pid: Its number.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        name: str,
+        *,
+        descriptors: Sequence[int],
+        settings: Settings,
+        environment: Mapping[str, str],
+    ) -> None:
+        """
+        Start it; `python -m MODULE DESCRIPTORS... LIFELINE NAME`.
+
+        Args:
+            module: What it runs.
+            name: What it is for, to be seen in lists of processes and in messages.
+            descriptors: File descriptors that it gets.
+            settings: What it reads from its lifeline.
+            environment: Its environment variables.
+
+        Raises:
+            DeployError: It cannot be started.
+        """
+        self._lock = threading.Lock()
+        self._name = name
+        try:
+            theirs, self._lifeline = os.pipe()
+        except OSError as error:
+            raise start_error(name, error) from error
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of this package
+                [_interpreter(name), *_flags(), "-P", "-m", module, *map(str, (*descriptors, theirs)), name],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[*descriptors, theirs],
+                process_group=0,
+                env=environment,
+            )
+            os.close(theirs)
+        except BaseException as error:
+            os.close(theirs)
+            os.close(self._lifeline)
+            if isinstance(error, OSError):
+                raise start_error(name, error) from error
+            raise
+        self.pid = self._process.pid
+        _CHILDREN.add(self)
+        with suppress(OSError):  # it has ended, which whoever waits for it to answer finds
+            lifeline.write(self._lifeline, settings)
+
+    def end(self) -> str:
+        """End it, and what it has started; gives how it ended. Idempotent."""
+        return self._ended(0.0)
+
+    def ended(self) -> str:
+        """The same for one that is of no use any more; it may just be ending by itself, and gets a moment for it."""
+        return self._ended(_ENDING_S)
+
+    def _ended(self, patience: float) -> str:
+        with self._lock:
+            process = self._process
+            if process.returncode is None:
+                _wait_unreaped(process.pid, patience)
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)  # it has not been reaped, so the number is still its own
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_KILLED_S)
+                self._close_lifeline()
+        return _in_words(process.returncode)
+
+    def _close_lifeline(self) -> None:
+        _CHILDREN.discard(self)
+        descriptor, self._lifeline = self._lifeline, -1
+        if descriptor != -1:
+            os.close(descriptor)
+
+
+def _wait_unreaped(pid: int, patience: float) -> None:
+    """Wait until a process has ended, at most so many seconds; its number stays its own."""
+    if not patience or not hasattr(os, "pidfd_open"):
+        return
+    with suppress(OSError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            select.select([descriptor], [], [], patience)
+        finally:
+            os.close(descriptor)
+
+
+def _in_words(code: int | None) -> str:
+    if code is None:
+        return "its process cannot be ended: the kernel waits for a device"
+    if code >= 0:
+        return f"its process ended with exit status {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"its process was ended by {name}"
+
+
+def _interpreter(name: str) -> str:
+    if not sys.executable:
+        msg = f"replica {name} cannot be started: sys.executable does not say which interpreter runs this program"
+        raise DeployError(msg, replica=name)
+    return sys.executable
+
+
+def _flags() -> list[str]:
+    """The interpreter's own options, such as `-O` and `-X utf8`; as `multiprocessing` finds them."""
+    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - as said
+
+
+def start_error(name: str, error: OSError) -> DeployError:
+    """What a deployment gets when the operating system refuses a process, or what one takes."""
+    reason = error.strerror or str(error)
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        whose = (
+            f"this process may have {most} files open" if error.errno == errno.EMFILE else "so may the whole machine"
+        )
+        reason = f"{reason}: {whose}, and each replica takes some. Raise the limit (ulimit -n), or have fewer replicas"
+    elif error.errno in {errno.EAGAIN, errno.ENOMEM}:
+        reason = f"{reason}: the machine, or the limit of processes (ulimit -u), has no room for another one"
+    return DeployError(f"replica {name} cannot be started: {reason}", replica=name)
+
+
+def _after_fork() -> None:
+    for child in tuple(_CHILDREN):
+        child._close_lifeline()  # noqa: SLF001 - the lifeline of the parent's child: this copy must not hold it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,24 @@
+"""Where other processes find the services of an environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_deploy_remote.reach.driver_directory import DriverDirectory
+
+if TYPE_CHECKING:
+    from sage_deploy_process.transport import AttachedTransport
+    from sage_deploy_remote.link.dispatcher import Dispatcher
+    from sage_deploy_remote.reach.listing import ListedReplica
+
+__all__ = ["ProcessDirectory"]
+
+
+class ProcessDirectory(DriverDirectory):
+    """The directory of services whose replicas are child processes of the one that deploys."""
+
+    def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> AttachedTransport:  # noqa: ARG002 - as above
+        """As `RpcDirectory.transport`."""
+        from sage_deploy_process.transport import AttachedTransport  # most processes call nobody
+
+        return AttachedTransport(dispatcher)

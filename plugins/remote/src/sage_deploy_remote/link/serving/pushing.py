@@ -1,0 +1,176 @@
+"""What one caller is told over a connection of its own, as soon as there is something to say."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import Frame
+from sage_deploy_remote.link.sockets.messages import MessageError, apart, pickled
+from sage_deploy_remote.link.sockets.stream import Stream
+from sage_plugins.clock import SYSTEM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from socket import socket
+
+    from sage_deploy_remote.link.protocol import Reply
+    from sage_deploy_remote.link.serving.outbox import Bundle
+    from sage_deploy_remote.link.serving.server import ReplicaServer
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Timer
+
+__all__ = ["PushedReplies", "carry_calls"]
+
+
+_WITH_PAYLOADS: Final = frozenset({protocol.DONE, protocol.ITEM})
+
+
+class PushedReplies:
+    """
+    As `outbox.Outbox`, for a caller with a connection: its end says that the caller is gone.
+
+    Whoever says something sends it, with what others say at that moment.
+
+    Attributes:
+        caller: Whose it is.
+        calls: Those that have not been answered, by the caller's number.
+    """
+
+    def __init__(self, server: ReplicaServer, stream: Stream, caller: str) -> None:
+        """Begin with *caller*, whose connection *stream* is."""
+        self.caller = caller
+        self.calls: dict[int, Call] = {}
+        self._server = server
+        self._stream = stream
+        self._replies: deque[Reply] = deque()
+        self._turn = threading.Lock()  # whose holder sends
+        self._number = 0  # of the next response; for the holder
+        self._bundles: list[Bundle] = []  # that may have calls to be returned; guarded by _watching, as the next
+        self._timer: Timer | None = None
+        self._watching = threading.Lock()
+        server.callers.add(self)
+
+    def take(self, frame: Frame) -> None:
+        """Take the next frame."""
+        self._server.take(self, frame)
+
+    def leave(self) -> None:
+        """The connection has ended: give up what its caller has here."""
+        self._server.callers.leave(self)
+
+    def begin(self) -> None:
+        """A unit of this caller begins."""
+
+    def post(self, reply: Reply, *, wakes: bool = True) -> None:
+        """Say *reply*, unless not *wakes*: then it goes with another one that is about to come."""
+        self._replies.append(reply)
+        if wakes:
+            self._send()
+
+    def tell_start(self, id: int) -> bool:
+        """As `callers.Box.tell_start`: what the system has taken is delivered."""
+        self._replies.append((protocol.STARTING, id))
+        with self._turn:  # others keep it for a moment only
+            self._send_all()
+        self._send()
+        return not self._stream.unsent
+
+    def end(self, reply: Reply | None = None) -> None:
+        """A unit has ended; say *reply*."""
+        if reply is not None:
+            self._replies.append(reply)
+        self._send()
+
+    def forget(self, id: int) -> None:
+        """A call is over, and no notice about it is awaited."""
+        self.calls.pop(id, None)
+
+    def _send(self) -> None:
+        while self._replies and self._turn.acquire(blocking=False):
+            try:
+                self._send_all()
+            finally:
+                self._turn.release()
+        self._server.looked()
+
+    def _send_all(self) -> None:
+        """Send what is to be said; for the holder of the turn."""
+        replies: list[Reply] = []
+        with suppress(IndexError):
+            while True:
+                reply = self._replies.popleft()
+                if reply[0] in _WITH_PAYLOADS:
+                    kind, number, payload, *rest = reply
+                    reply = (kind, number, apart(payload), *rest)
+                replies.append(reply)
+        if replies:
+            number, self._number = self._number, self._number + 1
+            self._stream.send(*pickled((number, replies)))
+
+    @property
+    def has_replies(self) -> bool:
+        """Whether there is something to say that the connection has not taken yet."""
+        return bool(self._replies) or self._stream.unsent
+
+    # -- what was sent ahead -----------------------------------------------------------------------------------------
+
+    def watch(self, bundle: Bundle) -> None:
+        """Return what waits in *bundle* when it is due."""
+        with self._watching:
+            self._bundles.append(bundle)
+            self._look_at(bundle.due)
+
+    def _look_at(self, due: float) -> None:
+        if self._timer is None:
+            self._timer = SYSTEM.call_at(due, self._give_back)
+
+    def _give_back(self) -> None:
+        with self._watching:
+            self._timer = None
+            now = SYSTEM.monotonic()
+            overdue = [bundle for bundle in self._bundles if bundle.due <= now]
+            self._bundles = [bundle for bundle in self._bundles if bundle.waiting and bundle.due > now]
+            if self._bundles:
+                self._look_at(min(bundle.due for bundle in self._bundles))
+        for bundle in overdue:
+            bundle.give_back()
+
+    # -- callers that are gone ---------------------------------------------------------------------------------------
+
+    def close_if_silent(self, before: float) -> bool:  # noqa: ARG002 - as `Outbox` has it
+        """A caller that says nothing is no caller that is gone."""
+        return False
+
+    def is_gone(self, before: float) -> bool:  # noqa: ARG002 - as above
+        """As above."""
+        return False
+
+
+def carry_calls(find_server: Callable[[], ReplicaServer], end: socket) -> None:
+    """
+    Take the frames of one caller, and answer them, until the connection ends; then give up what that caller has here.
+
+    Args:
+        find_server: Gives the replica when the first frame has come.
+        end: This side of the connection; at the other side is a `sockets.transport.SocketTransport`.
+    """
+    stream = Stream(end)
+    box: PushedReplies | None = None
+    try:
+        while True:
+            for body, buffers in stream.receive():
+                frame = Frame.of(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of this deployment
+                if box is None:
+                    box = PushedReplies(find_server(), stream, frame.caller)
+                box.take(frame)
+    except (EOFError, OSError, MessageError):
+        pass
+    finally:
+        stream.close()
+        if box is not None:
+            box.leave()

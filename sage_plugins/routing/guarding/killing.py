@@ -1,0 +1,144 @@
+"""Has replicas killed in which calls run on after their deadline, for services with `timeout_strength: kill`."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from sage_plugins.errors import ReplicaDiedError
+from sage_plugins.event_kinds import EventKind
+from sage_plugins.threads import start_thread
+from sage_plugins.values import MethodKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.clock import Timer
+    from sage_plugins.interfaces.targets import KillableReplica
+    from sage_plugins.routing.guarding.parts import Parts, Tell
+    from sage_plugins.routing.lane import Lane
+
+__all__ = ["Killing"]
+
+#: Seconds that a coroutine or a generator gets to stop, which it is told to do at its deadline.
+STOPS_WITHIN_S: Final = 1.0
+
+#: Seconds from one look at all deadlines to the next, at least.
+_PAUSE_S: Final = 0.02
+
+
+class Killing:
+    """
+    Ends calls of one service at their deadline, also those for which nobody waits, and kills replicas that run on.
+
+    A synchronous method cannot be stopped otherwise. The killed replica counts as one that died. Safe from any thread.
+    """
+
+    def __init__(self, parts: Parts, tell: Tell) -> None:
+        """
+        Kill nothing yet.
+
+        Args:
+            parts: Of the router.
+            tell: Told of each replica that is killed.
+        """
+        self._parts = parts
+        self._tell = tell
+        self._open: dict[Call, None] = {}  # accepted, and without an outcome; changed in single steps
+        self._running_on: set[Call] = set()  # given up, and may run; likewise
+        self._lock = threading.Lock()
+        self._timer: Timer | None = None  # guarded by _lock, as the next
+        self._due = inf
+        owner = parts.owner
+        owner.on_result, owner.on_error = self._telling(owner.on_result), self._telling(owner.on_error)
+
+    # -- deadlines ---------------------------------------------------------------------------------------------------
+
+    def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
+        """*route* with a watch on the deadline of each call."""
+
+        def guarded(call: Call) -> bool:
+            self._open[call] = None
+            try:
+                accepted = route(call)
+            except BaseException:  # it was not accepted
+                self._open.pop(call, None)
+                raise
+            if call.deadline < self._due:
+                self._watch(call.deadline)
+            return accepted
+
+        return guarded
+
+    def _telling(self, too: Callable[[Any, Any], None] | None) -> Callable[[Any, Any], None]:
+        """What is told of a call that has its outcome, and tells *too*."""
+
+        def told(call: Call, error: BaseException | None) -> None:
+            self._open.pop(call, None)
+            if too is not None:
+                too(call, error)
+
+        return told
+
+    def _watch(self, until: float) -> None:
+        with self._lock:
+            if until < self._due:
+                self._due = until
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = self._parts.clock.call_at(until, self._look)
+
+    def _look(self) -> None:
+        """End the calls whose time is over: most have a caller who waits and did that, the others nobody."""
+        with self._lock:
+            self._due = inf
+        calls = tuple(self._open)
+        now = self._parts.clock.monotonic()
+        for call in calls:
+            if call.deadline <= now:
+                call.expire()
+        earliest = min((call.deadline for call in calls if not call.settled()), default=inf)
+        if earliest < inf:
+            self._watch(max(earliest, now + _PAUSE_S))
+
+    # -- calls that run on -------------------------------------------------------------------------------------------
+
+    def overdue(self, call: Call) -> None:
+        """The time of *call* is over, and it may run: its replica is killed, at once or if it does not stop soon."""
+        lane, clock = call.lane, self._parts.clock
+        self._running_on.add(call)
+        if call.method.kind is MethodKind.SYNC:
+            self._kill(call, lane)
+        else:
+            clock.call_at(clock.monotonic() + STOPS_WITHIN_S, lambda: self._kill(call, lane))
+
+    def stopped(self, call: Call) -> None:
+        """What ran of a call that was given up has ended."""
+        self._running_on.discard(call)
+
+    def _kill(self, call: Call, lane: Lane) -> None:
+        """Kill the replica of *lane* in a thread: the one that gives up *call* is its caller's, or the clock's."""
+        if call in self._running_on:
+            with suppress(RuntimeError):  # the interpreter is shutting down
+                start_thread(lambda: self._kill_now(call, lane), f"{lane.id}-kill")
+
+    def _kill_now(self, call: Call, lane: Lane) -> None:
+        try:
+            self._running_on.remove(call)
+        except KeyError:  # it has just ended
+            return
+        name = f"{self._parts.service}.{call.method.name}"
+        why = f"{name} ran on after its deadline, and timeout_strength is kill"
+        cause = ReplicaDiedError(f"replica {lane.id} was killed: {why}", replica=lane.id, node=lane.node)
+        if cast("KillableReplica", lane.replica).kill(cause):
+            self._tell(EventKind.REPLICA_KILLED, why, lane.id)
+
+    def end(self) -> None:
+        """The router has come to its end."""
+        with self._lock:
+            self._due = -inf  # nothing is earlier
+            if self._timer is not None:
+                self._timer.cancel()

@@ -1,0 +1,164 @@
+"""What a replica on target `process` gets of this machine, and what it is kept from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+import pytest
+
+from killing import is_gone, kill_child, stop_child
+from sage_deploy_process import machine
+from sage_plugins import Environment, ServiceDeploymentConfig, errors
+
+CORES = len(os.sched_getaffinity(0))
+MIB = 1 << 20
+
+
+class Service:
+    def settings(self, *names):
+        return {name: os.environ.get(name) for name in names}, os.sched_getaffinity(0)
+
+    def take(self, size):
+        return len(bytearray(size))
+
+    def hold(self):
+        signal.pause()
+
+    def say(self, text):
+        print(text)  # noqa: T201 - what a service prints is what is tested
+        self.ctx.logger.info("%s in the log", text)
+
+
+class Large:
+    def __init__(self):
+        self.data = bytearray(500 * MIB)
+
+
+@pytest.fixture
+def env():
+    with Environment("test") as env:
+        yield env
+
+
+def register(env, name="svc", cls=Service, **fields):
+    config = ServiceDeploymentConfig(target="process", **fields)
+    env.register_service_with_config(name, cls, deployment_config=config)
+    return env.service(name)
+
+
+def test_each_replica_has_its_share_of_the_machine(env, monkeypatch):
+    """Cores and GPUs of its own; numeric libraries are told, unless the user has told them."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5,7")
+    monkeypatch.setenv("MKL_NUM_THREADS", "9")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    options = {"process": {"affinity": True, "env": {"COLOUR": "red"}}}
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "COLOUR")
+    for name in ("a", "b"):
+        register(env, name, cpu_cores=0.5, gpu_count=1, options=options)
+    env.deploy()
+    found = [env.service(name).settings(*names) for name in ("a", "b")]
+    rest = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "9", "COLOUR": "red"}
+    assert [variables for variables, _ in found] == [
+        {"CUDA_VISIBLE_DEVICES": "3", **rest},
+        {"CUDA_VISIBLE_DEVICES": "5", **rest},
+    ]
+    assert [len(cores) for _, cores in found] == [1, 1]
+    assert CORES == 1 or found[0][1] != found[1][1]
+    env.drain("a")
+    register(env, "c", gpu_count=2)
+    assert env.service("c").settings("CUDA_VISIBLE_DEVICES")[0] == {"CUDA_VISIBLE_DEVICES": "3,7"}
+
+
+def test_service_that_takes_too_much_memory_gets_an_error(env):
+    """Its caller does, and the replica goes on; a constructor's is an error of the deployment."""
+    svc = register(env, memory_mb=64, cpu_cores=0)
+    assert svc.take(MIB) == MIB
+    with pytest.raises(MemoryError):
+        svc.take(200 * MIB)
+    assert svc.take(MIB) == MIB
+    register(env, "large", Large, memory_mb=100)
+    with pytest.raises(errors.DeployError) as caught:
+        env.deploy()
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_what_the_machine_does_not_have_is_refused(env, monkeypatch):
+    """Before anything starts; without `cpu_cores` any number of replicas fits."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    register(env, "many", replicas=100)
+    assert all(replica.where for replica in env.plan().services[0].replicas)
+    total = machine.node().total
+    for name, rule, fields in (
+        ("cores", "E802", {"cpu_cores": total.cpu + 1}),
+        ("memory", "E802", {"memory_mb": total.memory // MIB + 1}),
+        ("gpus", "E803", {"gpu_count": 1}),
+        ("both", "E806", {"cpu_cores": total.cpu, "replicas": 2}),
+        ("most", "E806", {"max_replicas_per_node": 1, "replicas": 2}),
+    ):
+        register(env, name, **fields)
+        replicas = {service.name: service.replicas for service in env.plan().services}[name]
+        assert [replica.rule for replica in replicas if replica.where is None] == [rule]
+
+
+def test_cores_of_a_replica_are_free_again_when_it_has_ended(env):
+    """Whether it was stopped or killed, what takes its place finds room."""
+    svc = register(env, cpu_cores=machine.node().total.cpu, retry={"max_attempts": 3})
+    env.deploy()
+    (replica,) = env.get_service_status("svc")["replicas"]
+    (node,) = env.nodes()
+    assert (node["name"], node["cpu"][0]) == (machine.NAME, 0)
+    kill_child(replica["pid"])
+    assert svc.take(1) == 1
+    env.drain("svc")
+    register(env, "next", cpu_cores=machine.node().total.cpu)
+    assert env.service("next").take(1) == 1
+
+
+def test_replica_that_stands_still_is_killed_at_a_deadline(env):
+    """SIGSTOP keeps it from doing anything, SIGKILL does not ask it."""
+    svc = register(env, timeout_strength="kill", timeout=60.0)
+    svc.take(1)
+    pid = env.get_service_status("svc")["replicas"][0]["pid"]
+    stop_child(pid)
+    with pytest.raises(errors.CallTimeoutError):
+        svc.with_options(timeout=0.2).take(1)
+    assert svc.take(2) == 2
+    assert is_gone(pid)
+
+
+def test_replica_that_stands_still_does_not_keep_its_environment(env):
+    svc = register(env, drain_timeout=0)
+    svc.take(1)
+    pid = env.get_service_status("svc")["replicas"][0]["pid"]
+    stop_child(pid)
+    env.close()
+    assert is_gone(pid)
+
+
+def test_what_a_replica_prints_and_logs_is_seen(env, capfd, caplog):
+    caplog.set_level(logging.INFO, "sage.service")
+    assert env.logs() == []  # from now on they are kept
+    svc = register(env)
+    svc.say("here")
+    assert capfd.readouterr().out == "here\n"
+    assert [(each.message, each.replica) for each in env.logs()] == [("here in the log", "svc#0")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "fields"),
+    [
+        ("E210", "options.process.affinity", {"options": {"process": {"affinity": True}}}),
+        ("E201", "target_nodes", {"target_nodes": ["a"]}),
+        ("E208", "gpu_count", {"gpu_count": 1.5}),
+        ("E307", "timeout_strength", {"target": "local", "timeout_strength": "kill"}),
+        ("E103", "options.process.env", {"options": {"process": {"env": {"a=b": "c"}}}}),
+    ],
+)
+def test_configuration_that_cannot_work_is_refused(env, rule, key, fields):
+    config = ServiceDeploymentConfig(**{"target": "process"} | fields)
+    env.register_service_with_config("svc", Service, deployment_config=config)
+    with pytest.raises(errors.PlanError) as caught:
+        env.plan()
+    assert [(each.id, each.key) for each in caught.value.problems] == [(rule, key)]

@@ -1,0 +1,140 @@
+"""Messages over a socket: what is put together, who reads, and that nobody who sends waits."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_deploy_remote.link.sockets.messages import MessageError, Messages, join, pickled
+from sage_deploy_remote.link.sockets.stream import Stream
+
+BODIES = st.one_of(st.binary(max_size=40), st.integers(2**16 - 2, 2**18).map(bytes))
+MESSAGES = st.lists(st.tuples(BODIES, st.lists(BODIES, max_size=3)), max_size=6)
+
+
+def read_in_pieces(data, cuts):
+    """What `Messages` makes of *data*, which comes cut at *cuts*."""
+    messages, found, at = Messages(), [], 0
+    for end in [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]:
+        while at < end:
+            room = messages.room
+            if room is None:
+                found += messages.take(data[at:end])
+                at = end
+            else:
+                size = min(end - at, room.nbytes)
+                room[:size] = data[at : at + size]
+                found += messages.filled(size)
+                at += size
+    return found
+
+
+@given(MESSAGES, st.lists(st.integers(0, 2**22), max_size=8))
+def test_messages_are_the_same_wherever_the_stream_is_cut(sent, cuts):
+    """A stream has no borders: each message comes out whole and in order, in whatever pieces it arrives."""
+    data = b"".join(bytes(part) for body, buffers in sent for part in join(body, buffers))
+    found = read_in_pieces(data, cuts)
+    assert [(bytes(body), [bytes(each) for each in buffers]) for body, buffers in found] == sent
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=4))
+def test_garbage_is_refused_or_waited_for(data, cuts):
+    """Whatever comes, only MessageError leaves the reader, and what it keeps is no more than what has come."""
+    try:
+        found = read_in_pieces(data, cuts)
+    except MessageError:
+        return
+    assert sum(len(body) for body, _ in found) <= len(data)
+
+
+@pytest.mark.parametrize("head", [b"\xff" * 12, (2**37).to_bytes(8, "little") + bytes(4), bytes(8) + b"\xff" * 4])
+def test_a_size_that_no_message_has_ends_the_connection(head):
+    """A size beyond the limit is refused before memory is taken for it."""
+    with pytest.raises(MessageError, match="more than any message has"):
+        Messages().take(head)
+
+
+def test_large_buffers_are_left_out_of_the_pickle():
+    """A large buffer travels beside the pickle, a small one in it."""
+    body, buffers = pickled(("small", pickle.PickleBuffer(bytearray(10)), pickle.PickleBuffer(bytearray(2**20))))
+    assert len(body) < 200
+    assert [each.raw().nbytes for each in buffers] == [2**20]
+
+
+@pytest.fixture
+def ends():
+    ours, theirs = socket.socketpair()
+    stream = Stream(ours)
+    yield stream, theirs
+    stream.close()
+    theirs.close()
+
+
+def read_all(end, size):
+    data = bytearray()
+    while len(data) < size:
+        data += end.recv(2**20)
+    return bytes(data)
+
+
+def test_sending_to_a_process_that_stands_still_waits_for_nothing(ends):
+    """`send` returns at once, though the other end reads nothing; what it was given may be changed then."""
+    stream, theirs = ends
+    large = bytearray(b"a" * 2**23)
+    stream.send(b"first", [large])
+    large[:] = b"b" * 2**23
+    stream.send(b"second")
+    assert stream.unsent
+    expected = b"".join(bytes(part) for part in [*join(b"first", [b"a" * 2**23]), *join(b"second")])
+    assert read_all(theirs, len(expected)) == expected
+
+
+def test_a_connection_that_ends_frees_the_thread_that_sends(ends):
+    """A thread that waits for the other end to read ends with the connection."""
+    stream, _ = ends
+    stream.send(bytes(2**23))
+    (writer,) = [thread for thread in threading.enumerate() if thread.name == "link-writer"]
+    stream.close()
+    writer.join(10)
+    assert not writer.is_alive()
+    assert not stream.unsent
+
+
+def test_what_was_sent_before_the_connection_is_there_leaves_with_it():
+    """A stream takes messages at once; they leave in order as soon as it is connected."""
+    stream = Stream()
+    stream.send(b"first")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        stream.connected(ours)
+        stream.send(b"second")
+        expected = join(b"first")[0] + join(b"second")[0]
+        assert read_all(theirs, len(expected)) == expected
+        stream.close()
+
+
+def test_a_connection_that_cannot_be_made_is_told_to_whoever_reads():
+    """Who reads gets the reason; who sends is not held up."""
+    stream = Stream()
+    stream.failed(ConnectionRefusedError("nobody listens"))
+    stream.send(b"first")
+    assert stream.wait(None)
+    with pytest.raises(ConnectionRefusedError, match="nobody listens"):
+        stream.receive()
+    stream.close()
+
+
+def test_what_came_before_the_end_can_be_read_after_it(ends):
+    """What a process has said before it died is read, then its end."""
+    stream, theirs = ends
+    theirs.sendall(join(b"last words")[0])
+    theirs.close()
+    stream.hang_up()
+    assert stream.receive() == [(b"last words", ())]
+    with pytest.raises(EOFError):
+        stream.receive()
