@@ -67,10 +67,11 @@ class Balancer(Protocol):
         """
         Compose the choice among *candidates*, which is never empty.
 
-        Asked once for each change of the set. What it returns runs for every call in the caller's thread, so it must
-        neither lock nor wait. It gets the call's key, which is hashable, or None, and the name of the method. For a key
-        of a type that it cannot use it raises `errors.InvalidKeyError`, which the caller gets; whatever else it raises
-        is a fault, after which replicas are taken in turn and the balancer is not asked again before the set changes.
+        Asked by the first call, and then once for each change of the set. What it returns runs for every call in the
+        caller's thread, so it must neither lock nor wait. It gets the call's key, which is hashable, or None, and the
+        name of the method. For a key of a type that it cannot use it raises `errors.InvalidKeyError`, which the caller
+        gets; whatever else it raises is a fault, after which replicas are taken in turn and the balancer is not asked
+        again before the set changes.
         """
 
 

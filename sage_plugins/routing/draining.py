@@ -13,7 +13,7 @@ from sage_plugins.errors import ServiceStoppedError
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sage_plugins.call.call import Call
     from sage_plugins.routing.lane import Lane, Lanes
@@ -227,12 +227,12 @@ class Closing:
         if self.stopped is not None:
             self._lanes.give_back()
 
-    def retire(self, lane: Lane, on_idle: Callable[[], None]) -> None:
-        """Tell *on_idle* once when *lane*, which is about to be closed, runs nothing but abandoned calls."""
+    def retire(self, lanes: Mapping[Lane, Callable[[], None]]) -> None:
+        """Tell once, for each of *lanes*, which are about to be closed, when it runs nothing but abandoned calls."""
         with self._lanes.lock:
             if not self._retiring:
                 self._watch_too(self.look_at_retiring)
-            self._retiring = (*self._retiring, (lane, on_idle))
+            self._retiring = (*self._retiring, *lanes.items())
 
     def look_at_retiring(self) -> None:
         """Tell of the lanes that have come to their end."""
@@ -240,9 +240,14 @@ class Closing:
             for lane, _ in self._retiring:
                 # A caller who chose the lane while it was open, and was held up since, must not find a slot.
                 lane.take_free()
-            over = [entry for entry in self._retiring if entry[0].withdrawn + entry[0].abandoned >= entry[0].slots]
-            self._retiring = tuple(entry for entry in self._retiring if entry not in over)
+            over = [on_idle for lane, on_idle in self._retiring if _is_over(lane)]
+            self._retiring = tuple(entry for entry in self._retiring if not _is_over(entry[0]))
             if not self._retiring and self.watch == self.look_at_retiring:
                 self.watch = None
-        for _, on_idle in over:
+        for on_idle in over:
             on_idle()
+
+
+def _is_over(lane: Lane) -> bool:
+    """Whether all slots of a closed lane are free or held by abandoned calls; under the lanes' lock."""
+    return lane.withdrawn + lane.abandoned >= lane.slots

@@ -7,7 +7,6 @@ What is done with the tokens, and in which order, is said in `router`.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -16,7 +15,7 @@ from sage_plugins.errors import InvalidKeyError
 from sage_plugins.routing.picking import fenced_picker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Balancer, Candidate, ReachableReplica, Replica, ReplicaHolds, Work
@@ -196,7 +195,10 @@ class Lanes:
         ejected: Likewise, for a reason that comes second.
         binding: Whether a call with a key waits for the balancer's choice alone.
         pick: The balancer's choice for a call; None if there is nothing to choose.
+        rebind: Has the router arrange them and compose its way anew; given before the first call.
     """
+
+    rebind: Callable[[], None]
 
     def __init__(
         self,
@@ -222,6 +224,7 @@ class Lanes:
         self.ejected: frozenset[Lane] = frozenset()
         self.pick: Callable[[Call], Candidate] | None = None
         self.binding = False
+        self._called = False  # whether a call has asked for a choice
         self._on_balancer_error = on_balancer_error
         self.choose_by(balancer, key_of, observe)
 
@@ -243,21 +246,41 @@ class Lanes:
         self.serving = able if self._balancer is not None or first is None else (first,)
         self.pick = None
         if self._balancer is not None and len(self.serving) > 1:
+            if not self._called:
+                self.pick = self._pick_first()
+                return
             self.pick = fenced_picker(
                 self._balancer, self.serving, self._key_of, self._on_balancer_error, self._observe
             )
 
-    def add(self, lane: Lane) -> None:
-        """Open *lane*."""
-        at = bisect_right(self.open, lane.index, key=attrgetter("index"))
-        self.open = (*self.open[:at], lane, *self.open[at:])
+    def _pick_first(self) -> Callable[[Call], Candidate]:
+        """The choice for the first call, which composes it: else each replica that comes before would do so."""
+        serving = self.serving
 
-    def close(self, lane: Lane) -> None:
-        """Have *lane*, an open one, get no more calls."""
-        self.open = tuple(each for each in self.open if each is not lane)
-        self.avoided -= {lane}
-        self.ejected -= {lane}
-        self.closed = (*(each for each in self.closed if each.inflight), lane)
+        def pick(call: Call) -> Candidate:
+            with self.lock:
+                if not self._called:
+                    self._called = True
+                    self.rebind()
+                composed = self.pick
+            return serving[0] if composed is None else composed(call)
+
+        return pick
+
+    def add(self, replicas: Mapping[Lane, Replica]) -> None:
+        """Open the lanes of *replicas*."""
+        for lane, replica in replicas.items():
+            lane.attach(replica)
+        self.open = tuple(sorted((*self.open, *replicas), key=attrgetter("index")))
+
+    def close(self, lanes: Iterable[Lane]) -> frozenset[Lane]:
+        """Have those of *lanes* that are open get no more calls; gives them."""
+        gone = frozenset(self.open).intersection(lanes)
+        self.open = tuple(each for each in self.open if each not in gone)
+        self.avoided -= gone
+        self.ejected -= gone
+        self.closed = (*(each for each in self.closed if each.inflight), *gone)
+        return gone
 
     def give_back(self) -> None:
         """Give out the slots again that were taken back from lanes that serve."""

@@ -228,10 +228,11 @@ class MethodRouter(Router):
 
     # -- replicas that leave -----------------------------------------------------------------------------------------
 
-    def close_lane(self, lane: Lane) -> None:
-        """As `Router.close_lane`; its batches wait for nobody any more."""
-        super().close_lane(lane)
-        self._send_all_open(lane)
+    def close_lanes(self, lanes: Collection[Lane]) -> None:
+        """As `Router.close_lanes`; their batches wait for nobody any more."""
+        super().close_lanes(lanes)
+        for lane in lanes:
+            self._send_all_open(lane)
 
     def lost(self, lane: Lane, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """The replica of *lane* died, with batches and calls; those that waited here for others go back, too."""

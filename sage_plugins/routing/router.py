@@ -30,7 +30,7 @@ from sage_plugins.routing.losses import Losses
 from sage_plugins.routing.queue import LOWEST, Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
@@ -116,7 +116,7 @@ class Router(GuardedOwner):
         self._reject, self._refused = reject, refused
         self.minds_priority = sheds == LOWEST  # whether calls start by their priority
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
-        self._lock = self._lanes.lock
+        self._lock, self._lanes.rebind = self._lanes.lock, self._rebind
         self._queue = Queue(self._lanes, clock, queue_size, service, overloaded, refused, sheds, late=refuses_late)
         self.oldest_wait = self._queue.oldest_wait
         self._closing = Closing(service, self._lanes, self._queue, self._rebind)
@@ -270,8 +270,7 @@ class Router(GuardedOwner):
 
     def _send_elsewhere(self, call: Call) -> bool:
         """The queue is full, but the replica chosen may be busy while another is free."""
-        lane = self._lanes.take_slot(call)
-        if lane is None:
+        if (lane := self._lanes.take_slot(call)) is None:
             return False
         call.lane = lane
         (lane.run_here or lane.send)(call)
@@ -380,36 +379,40 @@ class Router(GuardedOwner):
 
     def open(self, lane: Lane, replica: Replica) -> None:
         """Send calls to *replica* from now on."""
-        lane.attach(replica)
+        self.open_all({lane: replica})
+
+    def open_all(self, replicas: Mapping[Lane, Replica]) -> None:
+        """As `open`, for several together: any change takes time in proportion to all that there are."""
         with self._lock:
             self._closing.reopen()
-            self._lanes.add(lane)
+            self._lanes.add(replicas)
             self._rebind()
-        lane.fill()
+        for lane in replicas:
+            lane.fill()
         self._changed()
 
     def close_lane(self, lane: Lane) -> None:
-        """Send no more calls to a replica; those that wait for it alone go to others, those that it has go on there."""
+        """As `close_lanes`, for one."""
+        self.close_lanes([lane])
+
+    def close_lanes(self, lanes: Collection[Lane]) -> None:
+        """Send no more calls to replicas; those that wait for them go to others, those that they have go on there."""
         with self._lock:
-            if lane not in self._lanes.open:
+            closing = self._lanes.close(lanes)
+            if not closing:
                 return
-            self._lanes.close(lane)
-            self._rebind()  # first: who finds the lane without a backlog picks again, and must not pick it again
-            self._queue.take_backlog(lane)
-            lane.take_free()
+            self._rebind()  # first: who finds a lane without a backlog picks again, and must not pick it again
+            for lane in closing:
+                self._queue.take_backlog(lane)
+                lane.take_free()
             self._closing.give_back()
         self._changed()
 
-    def retire(self, lane: Lane, on_idle: Callable[[], None]) -> None:
-        """Close *lane*, and call *on_idle* once, from any thread, when it will run nothing but abandoned calls."""
-        self._closing.retire(lane, on_idle)
-        self.close_lane(lane)
+    def retire(self, lanes: Mapping[Lane, Callable[[], None]]) -> None:
+        """Close *lanes*, and tell once for each, from any thread, when it will run nothing but abandoned calls."""
+        self._closing.retire(lanes)
+        self.close_lanes(lanes)
         self._closing.look_at_retiring()
-
-    def avoid(self, lane: Lane, *, avoided: bool) -> None:
-        """Send calls to *lane* only while no other is open, or again like to any other; the calls it has go on."""
-        lanes, one = self._lanes, {lane}
-        self._rearrange(lambda: setattr(lanes, "avoided", lanes.avoided | one if avoided else lanes.avoided - one))
 
     def set_balancer(
         self, balancer: Balancer | None, key_of: KeyOf | None = None, observe: Observe | None = None

@@ -65,6 +65,15 @@ class LastOfAll(FirstOfAll):
         return lambda _key, _method: candidates[-1]
 
 
+class Counted(LastOfAll):
+    def __init__(self, composed):
+        self.composed = composed
+
+    def picker(self, candidates):
+        self.composed.append(len(candidates))
+        return super().picker(candidates)
+
+
 @pytest.fixture(params=["single", "multi", "pool", "async", "inline"])
 def strategy(request):
     return request.param
@@ -76,7 +85,13 @@ def noted():
 
 
 @pytest.fixture
-def options(noted):
+def composed():
+    """Among how many replicas the balancer `counted` has composed its choice, each time."""
+    return []
+
+
+@pytest.fixture
+def options(noted, composed):
     """For `deploy`: an environment whose services have the monitor `noted`, and binding balancers to choose from."""
 
     class Plugin:
@@ -89,6 +104,7 @@ def options(noted):
             return [
                 Registration("first", lambda *_: FirstOfAll(), "the first"),
                 Registration("last", lambda *_: LastOfAll(), "the last"),
+                Registration("counted", lambda *_: Counted(composed), "the last, and counts"),
                 Registration("broken", lambda *_: 1 / 0, "cannot be made"),
             ]
 
@@ -117,6 +133,18 @@ def test_scaling_turns_balancing_on_with_an_event(deploy, strategy, options, not
         (None, "scaled from 1 to 2 replicas"),
         (None, "scaled from 2 to 3 replicas"),
     ]
+
+
+@pytest.mark.parametrize("replicas", [4, 16])
+def test_choice_is_composed_as_often_however_many_replicas_come_and_go(deploy, options, composed, replicas):
+    """Not at all before the first call, by that call, and then once for each change of the set."""
+    service = deploy("inline", Numbered, replicas=replicas, load_balancer="counted", **options)
+    assert composed == []
+    service.handle.index()
+    service.env.scale("svc", 2 * replicas)
+    service.env.scale("svc", replicas)
+    service.handle.index()
+    assert composed == [replicas, 2 * replicas, replicas]
 
 
 def test_scaling_that_fails_turns_no_balancing_on(deploy, options, noted):

@@ -401,7 +401,7 @@ class World:
             replica.begin_stop()
 
         self.leaving += 1
-        self.router.retire(replica.lane, may_go)
+        self.router.retire({replica.lane: may_go})
 
     @operation
     def replace(self):

@@ -153,9 +153,10 @@ def waits_for_nobody(patch):
     """A replica that leaves is stopped while its calls run."""
     retire = Router.retire
 
-    def faulty(router, lane, on_idle):
-        retire(router, lane, lambda: None)
-        on_idle()
+    def faulty(router, lanes):
+        retire(router, dict.fromkeys(lanes, lambda: None))
+        for on_idle in lanes.values():
+            on_idle()
 
     patch.setattr(Router, "retire", faulty)
 

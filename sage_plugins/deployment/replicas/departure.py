@@ -46,15 +46,13 @@ class Departure:
             forgets them. Calls that still run then end with ServiceStoppedError; their methods go on.
         """
         replicas = self._replicas
-        idle = []
-        for member in members:
-            with replicas.condition:
-                serves = member.leave()
-            if serves:
-                replicas.watchers.tell("replica_draining", reason, member.id)
-            event = threading.Event()
-            replicas.router.retire(member.lane, event.set)
-            idle.append(event)
+        with replicas.condition:
+            serving = [member for member in members if member.leave()]
+        for member in serving:
+            replicas.watchers.tell("replica_draining", reason, member.id)
+        idle = [threading.Event() for _ in members]
+        lanes = [member.lane for member in members]
+        replicas.router.retire({lane: event.set for lane, event in zip(lanes, idle, strict=True)})
 
         def finish(limit: float) -> None:
             until = self._clock.monotonic() + limit
@@ -79,7 +77,7 @@ class Departure:
         """Send no more calls to *member*, give those that it has *limit* seconds, and stop it."""
         until = self._clock.monotonic() + limit
         idle = threading.Event()
-        self._replicas.router.retire(member.lane, idle.set)
+        self._replicas.router.retire({member.lane: idle.set})
         idle.wait(limit)
         self._vacate([member], until - self._clock.monotonic())
         self.bury(member)

@@ -179,7 +179,8 @@ class ReplicaSet:
     def drop(self, members: Sequence[Member], counts: Sequence[Mapping[str, Any]]) -> None:
         """*members* have left, having counted *counts*; under `condition`."""
         self.counts_of_left = self.watchers.merge([self.counts_of_left, *counts])
-        self.members = tuple(each for each in self.members if each not in members)
+        gone = frozenset(members)
+        self.members = tuple(each for each in self.members if each not in gone)
 
     def refuse_if_hopeless(self, last: Member) -> None:
         """Refuse calls if there is no replica and none is coming; *last* is the one that ended last."""

@@ -70,7 +70,9 @@ class Launcher:
             DeployError: The target fails, or the service was stopped; what had started was stopped.
         """
         with self._replicas.starting:
-            members = self._make(indices, held=held, newer=newer)
+            # Starting one here takes no time worth mentioning, so those of this process can be opened together.
+            together = "in_process" in self._replicas.version(newer=newer).target.registration.capabilities
+            members = self._make(indices, held=held or together, newer=newer)
             try:
                 self._launch(members)
             except BaseException as error:
@@ -86,6 +88,8 @@ class Launcher:
                     f"{text_of(error)}"
                 )
                 raise DeployError(msg, service=self._replicas.name) from error
+            if together and not held:
+                self.release(members)
         close_first()
         return members
 
@@ -206,10 +210,10 @@ class Launcher:
 
     def release(self, members: Sequence[Member]) -> None:
         """Send calls to *members*, which were held back until now."""
-        for member in members:
-            with self._replicas.condition:
+        with self._replicas.condition:
+            for member in members:
                 member.held = False
-            self.open_if_ready(member)
+        self.open_if_ready(*members)
 
     def prove_if_started(self, member: Member) -> None:
         """Send a canary to a replica that has said that it is ready and is known here; either may come first."""
@@ -224,14 +228,18 @@ class Launcher:
                 member.lane.lend()
         send_canary(member, member.canary, replica)
 
-    def open_if_ready(self, member: Member) -> None:
-        """Send calls to a replica once it is ready and known here; either may come first."""
+    def open_if_ready(self, *members: Member) -> None:
+        """Send calls to replicas that are ready and known here; either may come first."""
         replicas = self._replicas
         with replicas.condition:
-            replica = member.replica
-            if replica is None or not member.up or member.held or member.lane.slots or not replicas.wanted:
+            ready = {
+                member.lane: member.replica
+                for member in members
+                if member.replica is not None and member.up and not member.held and not member.lane.slots
+            }
+            if not ready or not replicas.wanted:
                 return
-            replicas.router.open(member.lane, replica)
+            replicas.router.open_all(ready)
             reports = replicas.supervision.opened()
             replicas.condition.notify_all()
         replicas.tell(reports)

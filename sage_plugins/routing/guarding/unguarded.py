@@ -110,6 +110,11 @@ class GuardedOwner(CallOwner):
             self._closing.give_back()
         self._changed()
 
+    def avoid(self, lane: Lane, *, avoided: bool) -> None:
+        """Send calls to *lane* only while no other is open, or again like to any other; the calls it has go on."""
+        lanes, one = self._lanes, {lane}
+        self._rearrange(lambda: setattr(lanes, "avoided", lanes.avoided | one if avoided else lanes.avoided - one))
+
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
         """As `CallOwner.failed`."""
         return self._guards.failed(call, error)

@@ -50,14 +50,12 @@ class ConsistentHash:
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
         """Where the call's key belongs, or the next place on the ring whose replica is not too full."""
-        # Sorted by place, then by id, so that every process breaks a tie alike.
-        ring = sorted(
-            (position, candidate.id, number)
-            for number, candidate in enumerate(candidates)
-            for position in positions(f"#{candidate.index}", self._vnodes)
-        )
-        places = [position for position, _, _ in ring]
-        owners = [number for _, _, number in ring]
+        # By id first, and sorting keeps that order: so every process gives a place with two points to the same one.
+        numbers = sorted(range(len(candidates)), key=lambda number: candidates[number].id)
+        unsorted = [at for number in numbers for at in positions(f"#{candidates[number].index}", self._vnodes)]
+        ring = sorted(range(len(unsorted)), key=unsorted.__getitem__)
+        places = [unsorted[point] for point in ring]
+        owners = [numbers[point // self._vnodes] for point in ring]
         owners.append(owners[0])  # beyond the last point the ring begins anew
         bound, count = self._bound, len(candidates)
         # For calls without a key: each begins to look at another one, so that equals take turns.

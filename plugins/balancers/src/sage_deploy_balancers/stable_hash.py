@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from operator import index
+from struct import unpack
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -38,7 +39,7 @@ def positions(name: str, count: int) -> list[int]:
     while len(found) < count:
         # The salt keeps them apart from the numbers of keys: a key that is spelled like a replica is nothing special.
         digest = blake2b(f"{block}:{name}".encode("utf-8", "surrogatepass"), salt=b"replica").digest()
-        found += [int.from_bytes(digest[at : at + _SIZE], "big") for at in range(0, len(digest), _SIZE)]
+        found += unpack(">8Q", digest)
         block += 1
     return found[:count]
 

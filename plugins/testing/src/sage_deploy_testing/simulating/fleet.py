@@ -134,7 +134,7 @@ class Fleet:
             lane, replica = place.lane, place.replica
             if lane is not None and replica is not None:
                 self._tally.tell(EventKind.REPLICA_DRAINING, reason, lane.id)
-                self._router.retire(lane, partial(self._left, lane.id, replica))
+                self._router.retire({lane: partial(self._left, lane.id, replica)})
 
     def _left(self, id: str, replica: ModelledReplica) -> None:
         self._leave_node(replica)
