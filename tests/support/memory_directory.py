@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from math import inf
 
 from loop_target import Line, LoopTarget, LoopTransport
 from sage_deploy_remote.link.replica import RemoteReplica
@@ -162,7 +163,15 @@ class Transport(LoopTransport):
         stopped = super().stop(grace)
         for receiver in self.others:
             receiver.lost(ChildProcessError("it was stopped"))
+        self.end_threads()
         return stopped
+
+    def end_threads(self):
+        """End those that wait for something to say, as the end of a process does."""
+        for box in self.server.callers.boxes:
+            with box._mutex:
+                box._answered = inf
+                box._condition.notify_all()
 
     def die(self):
         """End as if by a signal."""
