@@ -103,6 +103,7 @@ def test_a_connection_that_ends_frees_the_thread_that_sends(ends):
     writer.join(10)
     assert not writer.is_alive()
     assert not stream.unsent
+    assert not stream.taken, "nothing that is sent now arrives"
 
 
 def test_what_was_sent_before_the_connection_is_there_leaves_with_it():

@@ -78,7 +78,7 @@ class PushedReplies:
         with self._turn:  # others keep it for a moment only
             self._send_all()
         self._send()
-        return not self._stream.unsent
+        return self._stream.taken
 
     def end(self, reply: Reply | None = None) -> None:
         """A unit has ended; say *reply*."""

@@ -84,6 +84,11 @@ class Stream:
         """Whether there is something that the other end has not taken yet."""
         return not self._broken and (bool(self._outgoing) or self._turn.locked())
 
+    @property
+    def taken(self) -> bool:
+        """Whether the system has taken all that was to be sent; False if the connection has ended."""
+        return not (self._broken or self._outgoing or self._turn.locked())
+
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def send(self, body: bytes, buffers: Sequence[Any] = ()) -> bool:
