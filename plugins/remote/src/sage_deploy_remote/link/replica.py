@@ -68,6 +68,7 @@ class RemoteReplica:
         self.send: Callable[[Work], None] = self._sending.send
         self._asked = False  # whether it was asked to stop
         self._ended = False  # whether it was stopped
+        self._killed: BaseException | None = None  # why it is killed from here
         self._last_stats: Mapping[str, Any] | None = None  # those with which it stopped, and when
         self._stopped_at = 0.0
         events.changed(ReplicaState.STARTING)
@@ -89,7 +90,7 @@ class RemoteReplica:
         with self._outstanding.lock:
             if self._outstanding.dead is not None or self._ended:
                 return
-            self._outstanding.dead = cause
+            self._outstanding.dead = self._killed or cause
         self._report_lost()
 
     def unarrived(self, frame: Frame | None = None) -> None:
@@ -169,11 +170,11 @@ class RemoteReplica:
     def kill(self, cause: BaseException) -> bool:
         """As `KillableReplica.kill`."""
         with self._outstanding.lock:
-            if self._outstanding.dead is not None or self._ended:
+            if self._outstanding.dead is not None or self._ended or self._killed is not None:
                 return False
-            self._outstanding.dead = cause  # first: what is told of the end of the process says less
-        self._transport.kill()
-        self._report_lost()
+            self._killed = cause  # first: what is told of the end of the process says less
+        self._transport.kill()  # and reads what it has said before
+        self.lost(cause)
         return True
 
     def leave(self) -> None:

@@ -131,11 +131,14 @@ class Channel:
         self.leave()
 
     def close(self) -> None:
-        """End the connection, and read no more."""
+        """End the connection, once all that has come is read: it may say what had started in a killed process."""
         self._stream.hang_up()
         if not self._over and self._lead.acquire(timeout=_JOIN_S):  # else it may be this thread that reads
-            self._over = True
-            self._lead.release()
+            try:
+                while not self._over:
+                    self._read(None)
+            finally:
+                self._lead.release()
         self._stream.close()
         self._told.set()
         with self._starting:
