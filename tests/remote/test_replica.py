@@ -263,3 +263,47 @@ def test_process_is_asked_to_stop_once():
     replica.begin_stop()
     assert replica.stop(1) == 0
     assert transport.asked == ["ask", 0]
+
+
+class SpeaksAsItIsKilled(Transport):
+    """A process that says that a call starts just before it is killed."""
+
+    pushes = True
+
+    def kill(self):
+        second = self.frames[0].units[0].items[1]
+        self.receiver.arrived(Response(0, [(protocol.STARTING, second.id)]))
+
+    def start(self, _spec, receiver):
+        self.receiver = receiver
+
+
+class Ahead(Events):
+    """Gives calls that may be sent ahead, and writes down what was lost."""
+
+    def __init__(self, *calls):
+        super().__init__()
+        self._calls = calls
+        self.told = None
+
+    def ahead(self, _call, _most, **_):
+        calls, self._calls = self._calls, ()
+        return calls
+
+    def lost(self, unsent, maybe, cause):
+        self.told = (list(unsent), list(maybe), cause)
+
+
+def test_call_that_started_just_before_its_process_was_killed_is_no_call_that_has_not_started():
+    """What a process has said before it was killed counts: else its call would run a second time elsewhere."""
+    first, second, transport = a_call(), a_call(), SpeaksAsItIsKilled()
+    events = Ahead(second)
+    spec = SimpleNamespace(id="svc#0", index=0, service="svc")
+    events.replica = RemoteReplica(spec, None, events, SYSTEM, transport)
+    events.replica.send(first)
+    assert len(transport.frames[0].units[0].items) == 2
+    cause = ServiceStoppedError("as a test wants it")
+
+    assert events.replica.kill(cause)
+
+    assert events.told == ([], [first, second], cause)

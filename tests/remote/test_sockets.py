@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage_deploy_remote.link.serving.pushing import PushedReplies
+from sage_deploy_remote.link.sockets.channel import Channel
 from sage_deploy_remote.link.sockets.messages import MessageError, Messages, join, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
 
@@ -139,3 +141,34 @@ def test_what_came_before_the_end_can_be_read_after_it(ends):
     assert stream.receive() == [(b"last words", ())]
     with pytest.raises(EOFError):
         stream.receive()
+
+
+def test_what_came_before_a_channel_is_closed_is_read_first(ends):
+    """A killed process may have said that a call starts: that is known before the channel is closed."""
+    stream, theirs = ends
+    heard = []
+    channel = Channel(
+        stream, "reader", lambda message, _: heard.append(message), lambda error: heard.append(type(error)), lambda: 0
+    )
+    theirs.sendall(join(b"one")[0] + join(b"two")[0])
+    channel.close()
+    assert heard == [(b"one", ()), (b"two", ()), EOFError]
+
+
+class Server:
+    """As much of a `ReplicaServer` as a caller's connection needs."""
+
+    def __init__(self):
+        self.callers = set()
+
+    def looked(self):
+        pass
+
+
+def test_no_call_starts_whose_caller_cannot_be_told(ends):
+    """A caller takes a call of which it was told nothing for one that has not started, and has it run elsewhere."""
+    stream, theirs = ends
+    told = PushedReplies(Server(), stream, "caller")
+    assert told.tell_start(1)
+    theirs.close()
+    assert not told.tell_start(2), "the connection has ended"
