@@ -20,6 +20,9 @@ class EventKind(StrEnum):
     REPLICA_READY = "replica_ready"
     """A replica got ready, or is well again."""
 
+    REPLICA_REMARK = "replica_remark"
+    """A replica works otherwise than it might; the reason says how, why, and what to do."""
+
     REPLICA_UNREADY = "replica_unready"
     """A replica asks for no calls at the moment."""
 

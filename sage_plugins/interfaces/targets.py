@@ -227,6 +227,9 @@ class LifeEvents(Protocol):
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
 
+    def remark(self, text: str) -> None:
+        """The replica works otherwise than it might: monitors get *text* in an event `replica_remark`."""
+
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """
         The replica died with this work: what surely had not started, and what may have.
@@ -274,6 +277,9 @@ class QuietEvents(ReplicaEvents):
         """Nothing was sent ahead."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
+        """Nobody looks after the replica here."""
+
+    def remark(self, text: str) -> None:
         """Nobody looks after the replica here."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:

@@ -74,7 +74,7 @@ with Environment("test", registry=registry) as env:
     env.register_service_with_config("svc", Probe, deployment_config=config)
     env.deploy()
     (lane,) = env.task("svc")._router.lanes
-    print(env.get_service_status("svc")["replicas"][0]["pid"], lane.address.path, flush=True)
+    print(env.get_service_status("svc")["replicas"][0]["pid"], lane.address.place, flush=True)
     time.sleep(100)
 """  # noqa: E501 - a program
 
@@ -108,8 +108,8 @@ def test_sockets_are_removed_with_what_they_lead_to(monkeypatch):
             config = ServiceDeploymentConfig(target="sockets", threading_strategy="single")
             env.register_service_with_config(name, Probe, deployment_config=config)
         env.deploy()
-        folders = {name: Path(env.task(name)._router.lanes[0].address.path).parent for name in ("kept", "svc")}
-        directory = Path(env.task("svc").reach.directory._address.path).parent
+        folders = {name: Path(env.task(name)._router.lanes[0].address.place).parent for name in ("kept", "svc")}
+        directory = Path(env.task("svc").reach.directory._address.place).parent
         env.drain("svc")
         assert (folders["svc"].exists(), folders["kept"].exists(), directory.exists()) == (False, True, True)
         kill_replica(env.get_service_status("kept"), "kept#0")

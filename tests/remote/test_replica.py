@@ -148,7 +148,7 @@ class Transport:
     """Does in the middle of each exchange what a script says for it."""
 
     substrate = PLAIN
-    pushes = False
+    pushes = exact = False
 
     def __init__(self, *script):
         self.exchanges = []
@@ -268,7 +268,7 @@ def test_process_is_asked_to_stop_once():
 class SpeaksAsItIsKilled(Transport):
     """A process that says that a call starts just before it is killed."""
 
-    pushes = True
+    pushes = exact = True
 
     def kill(self):
         second = self.frames[0].units[0].items[1]
@@ -307,3 +307,38 @@ def test_call_that_started_just_before_its_process_was_killed_is_no_call_that_ha
     assert events.replica.kill(cause)
 
     assert events.told == ([], [first, second], cause)
+
+
+class Deciding(Transport):
+    """Does not know yet which way calls go."""
+
+    def start(self, _spec, receiver):
+        self.receiver = receiver
+        receiver.hold()
+
+
+def test_calls_wait_until_it_is_known_which_way_they_go():
+    """Nothing leaves before that, and what waits has not started: it leaves in one frame, or runs elsewhere."""
+    calls, transport = [a_call(), a_call()], Deciding()
+    events = a_replica(transport)
+    for call in calls:
+        events.replica.send(call)
+    assert not transport.frames
+    assert all(call.unstarted() for call in calls)
+
+    transport.receiver.release()
+
+    assert [len(frame.units) for frame in transport.frames] == [2]
+
+
+def test_calls_that_wait_for_their_way_have_not_started_when_there_is_none():
+    """They may run elsewhere, whatever they are."""
+    call, transport, events = a_call(), Deciding(), Ahead()
+    spec = SimpleNamespace(id="svc#0", index=0, service="svc")
+    events.replica = RemoteReplica(spec, None, events, SYSTEM, transport)
+    events.replica.send(call)
+    cause = ConnectionRefusedError("nobody listens")
+
+    transport.receiver.lost(cause)
+
+    assert events.told == ([call], [], cause)

@@ -9,6 +9,7 @@ import stat
 import threading
 import weakref
 from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.context import AuthenticationError
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+import sage_deploy_remote.rpc.server
 from sage_deploy_remote.rpc.address import Address, hang_up
 from sage_deploy_remote.rpc.client import RpcClient
 from sage_deploy_remote.rpc.server import RpcServer, serve
@@ -74,16 +76,16 @@ def methods():
     return Methods()
 
 
-@pytest.fixture
-def address():
-    return Address.new()
-
-
-@pytest.fixture
-def server(address, methods):
-    server = RpcServer(address, methods)
+@pytest.fixture(params=["unix", "tcp"])
+def server(request, methods):
+    server = RpcServer(Address.new() if request.param == "unix" else Address.on("127.0.0.1"), methods)
     yield server
     server.close()
+
+
+@pytest.fixture
+def address(server):
+    return server.address
 
 
 @pytest.fixture
@@ -140,11 +142,12 @@ def test_requests_fail_when_the_other_end_is_closed(methods):
     client.close()
 
 
-def test_request_to_nobody_fails(address):
+def test_request_to_nobody_fails(server, address):
     """It does not matter whether it is made before that is found out."""
+    server.close()
     client = RpcClient(address.connect, "client")
-    assert isinstance(failure(client.request("echo", 1)), FileNotFoundError)
-    assert isinstance(failure(client.request("echo", 1)), FileNotFoundError)
+    assert isinstance(failure(client.request("echo", 1)), (FileNotFoundError, ConnectionRefusedError))
+    assert isinstance(failure(client.request("echo", 1)), (FileNotFoundError, ConnectionRefusedError))
     client.close()
 
 
@@ -156,9 +159,34 @@ def test_who_does_not_know_the_secret_is_refused(client, address):
     assert client.request("echo", 1).result(PATIENCE) == 1
 
 
-def test_address_is_private_and_leaves_nothing(server, address):
+def test_who_sends_back_what_it_gets_proves_nothing(client, address):
+    """The server's own answers are no answers to it."""
+    with address.open() as end:
+        end.settimeout(PATIENCE)
+        with suppress(ConnectionError):
+            while data := end.recv(4096):
+                end.sendall(data)
+    assert client.request("echo", 1).result(PATIENCE) == 1
+
+
+def test_who_says_nothing_is_sent_away_and_holds_nobody_up(server, address, monkeypatch):
+    """A port scanner, or a caller that stands still, takes no one's turn, and does not stay."""
+    monkeypatch.setattr(sage_deploy_remote.rpc.server, "PROOF_WITHIN_S", 1)
+    with address.open() as silent:
+        client = RpcClient(address.connect, "client")
+        assert client.request("echo", 1).result(PATIENCE) == 1
+        silent.settimeout(PATIENCE)
+        while silent.recv(4096):
+            pass
+        assert client.request("echo", 2).result(PATIENCE) == 2
+        client.close()
+
+
+def test_address_is_private_and_leaves_nothing(methods):
     """Only this user may enter the folder; the secret is in the pickle and in no text; the end removes all."""
-    folder = Path(address.path).parent
+    address = Address.new()
+    server = RpcServer(address, methods)
+    folder = Path(address.place).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert repr(address.key) not in repr(address)
     assert pickle.loads(pickle.dumps(address)) == address  # noqa: S301 - our own

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sage_deploy_remote.link.serving.pushing import PushedReplies
 from sage_deploy_remote.link.sockets.channel import Channel
+from sage_deploy_remote.link.sockets.luggage import Luggage
 from sage_deploy_remote.link.sockets.messages import MessageError, Messages, join, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
 
@@ -108,30 +109,6 @@ def test_a_connection_that_ends_frees_the_thread_that_sends(ends):
     assert not stream.taken, "nothing that is sent now arrives"
 
 
-def test_what_was_sent_before_the_connection_is_there_leaves_with_it():
-    """A stream takes messages at once; they leave in order as soon as it is connected."""
-    stream = Stream()
-    stream.send(b"first")
-    ours, theirs = socket.socketpair()
-    with theirs:
-        stream.connected(ours)
-        stream.send(b"second")
-        expected = join(b"first")[0] + join(b"second")[0]
-        assert read_all(theirs, len(expected)) == expected
-        stream.close()
-
-
-def test_a_connection_that_cannot_be_made_is_told_to_whoever_reads():
-    """Who reads gets the reason; who sends is not held up."""
-    stream = Stream()
-    stream.failed(ConnectionRefusedError("nobody listens"))
-    stream.send(b"first")
-    assert stream.wait(None)
-    with pytest.raises(ConnectionRefusedError, match="nobody listens"):
-        stream.receive()
-    stream.close()
-
-
 def test_what_came_before_the_end_can_be_read_after_it(ends):
     """What a process has said before it died is read, then its end."""
     stream, theirs = ends
@@ -168,7 +145,7 @@ class Server:
 def test_no_call_starts_whose_caller_cannot_be_told(ends):
     """A caller takes a call of which it was told nothing for one that has not started, and has it run elsewhere."""
     stream, theirs = ends
-    told = PushedReplies(Server(), stream, "caller")
+    told = PushedReplies(Server(), stream, Luggage(), "caller")
     assert told.tell_start(1)
     theirs.close()
     assert not told.tell_start(2), "the connection has ended"

@@ -35,6 +35,7 @@ class Driver(subprocess.Popen[str]):
         lifetime: str = "driver",
         name: str = "driver",
         control_timeout: float = 60.0,
+        calls: str = "auto",
     ) -> None:
         """
         Start it and have it deploy a service `svc` of two replicas.
@@ -46,12 +47,13 @@ class Driver(subprocess.Popen[str]):
             lifetime: The option of that name.
             name: Of the environment.
             control_timeout: The option of that name; on a busy machine a cluster may take long to answer.
+            calls: The option of that name.
         """
         witness.touch()
         self._complaints = witness.with_name(f"driver-{uuid4().hex}.txt")
         with self._complaints.open("w") as complaints:
             super().__init__(
-                [*within, sys.executable, __file__, address, str(witness), lifetime, name, str(control_timeout)],
+                [*within, sys.executable, __file__, address, str(witness), name, lifetime, str(control_timeout), calls],
                 env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -84,16 +86,16 @@ class Driver(subprocess.Popen[str]):
         raise AssertionError(f"the driver ended with {self.returncode} instead of an answer: {said[-4000:]}")
 
 
-def _main(address: str, witness: str, lifetime: str, name: str, control_timeout: str) -> None:
+def _main(address: str, witness: str, name: str, lifetime: str, *how: str) -> None:
     from sage_deploy_ray.cluster.connection import connect
     from sage_plugins import Environment, ServiceDeploymentConfig
     from witness import Witness
 
     # It may take long to join a cluster on a busy machine, and that is not what a short `control_timeout` is for.
     connection = connect(address=address, control_timeout=60)
-    env = Environment(
-        name, options={"ray": {"address": address, "control_timeout": float(control_timeout), "lifetime": lifetime}}
-    )
+    control_timeout, calls = how
+    options = {"address": address, "control_timeout": float(control_timeout), "lifetime": lifetime, "calls": calls}
+    env = Environment(name, options={"ray": options})
     config = ServiceDeploymentConfig(**OPTIONS)
     env.register_service_with_config("svc", Witness, witness, deployment_config=config)
     env.deploy()
@@ -103,9 +105,17 @@ def _main(address: str, witness: str, lifetime: str, name: str, control_timeout:
         found = env.get_service_status("svc")
         return [{key: each[key] for key in ("id", "state", "node", "pid", "stats_age")} for each in found["replicas"]]
 
+    def ways() -> Any:
+        """How calls go, by the node of a replica, and what was remarked."""
+        lanes = env.task("svc")._router.lanes
+        transports = {lane.node: lane.replica._transport for lane in lanes}
+        kinds = {node: (each.pushes, each.exact) for node, each in transports.items()}
+        return kinds, [each.event.reason for each in env.events() if each.event.kind == "replica_remark"]
+
     actions = {
         "call": lambda *args: env.service("svc").call(*args),
         "status": status,
+        "ways": ways,
         "scale": lambda replicas: env.scale("svc", replicas),
         "drain": lambda: env.drain("svc"),
         "close": lambda: env.close(drain_timeout=1),

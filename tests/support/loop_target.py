@@ -90,7 +90,7 @@ class LoopExchange:
 
 class LoopTransport:
     substrate = RAY
-    pushes = False
+    pushes = exact = False
 
     def __init__(self, responses, find_service):
         self._find_service = find_service

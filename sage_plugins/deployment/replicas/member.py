@@ -70,6 +70,9 @@ class MemberOwner(Protocol):
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """As `LifeEvents.changed`."""
 
+    def remark(self, member: Member, text: str) -> None:
+        """As `LifeEvents.remark`."""
+
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """As `LifeEvents.lost`."""
 
@@ -128,6 +131,10 @@ class Member(LaneEvents):
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """As `LifeEvents.changed`."""
         self._owner.changed(self, state, cause)
+
+    def remark(self, text: str) -> None:
+        """As `LifeEvents.remark`."""
+        self._owner.remark(self, text)
 
     def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """As `LifeEvents.lost`."""

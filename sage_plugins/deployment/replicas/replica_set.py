@@ -206,6 +206,10 @@ class ReplicaSet:
         """A replica reports its state."""
         self.supervision.changed(member, state, cause)
 
+    def remark(self, member: Member, text: str) -> None:
+        """A replica works otherwise than it might."""
+        self.watchers.tell("replica_remark", text, member.id)
+
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """A replica died."""
         self.supervision.lost(member, not_started, maybe, cause)

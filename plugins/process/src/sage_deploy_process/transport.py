@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from multiprocessing import Pipe
 from socket import socketpair
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ from sage_deploy_remote.rpc.address import Address
 from sage_deploy_remote.rpc.client import RpcClient
 from sage_deploy_remote.shipping.specs import pack_spec
 from sage_plugins.errors import ReplicaDiedError
+from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -123,8 +125,18 @@ class AttachedTransport(_ReplicaTransport):
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Connect to a `ListedReplica`."""
         self.receiver = receiver
-        self.connect(spec.address.connect_socket, spec.id)
         self._use(spec.id, RpcClient(spec.address.connect, spec.id))
+        receiver.hold()
+        CALLBACKS.run(partial(self._connect, spec.address))
+
+    def _connect(self, address: Address) -> None:
+        try:
+            end = address.connect_socket()
+        except Exception as error:  # noqa: BLE001 - nobody listens, or it is another one
+            self.lost(error)
+        else:
+            self.carry_over(end, self._replica)
+            self.receiver.release()
 
     def death(self, error: BaseException) -> BaseException:
         """As `RpcTransport.death`."""

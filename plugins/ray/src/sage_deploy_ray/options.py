@@ -72,6 +72,8 @@ class RayOptions:
             and takes them over when the first one has ended. That needs a cluster which outlives the process.
         auth: How Ray's processes show that they belong together. `inherit`: as the variable `RAY_AUTH_MODE` says;
             `token`: with a token; `disabled`: not at all, so that whoever reaches the cluster can use it.
+        calls: How calls reach a replica. `socket`: over a socket of their own, and a replica to which there is none
+            fails. `tasks`: as tasks of Ray, ten times slower. `auto`: over a socket, and as tasks where there is none.
     """
 
     address: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))
@@ -80,3 +82,4 @@ class RayOptions:
     control_timeout: float = attrs.field(default=5.0, validator=attrs.validators.gt(0), metadata={"unit": "seconds"})
     lifetime: Literal["driver", "detached"] = "driver"
     auth: Literal["inherit", "token", "disabled"] = "inherit"
+    calls: Literal["auto", "socket", "tasks"] = "auto"

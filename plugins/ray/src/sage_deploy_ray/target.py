@@ -238,17 +238,17 @@ class RayTarget(DirectoryTarget):
         from sage_deploy_ray.actors.transport import RayTransport
         from sage_deploy_ray.detached.transport import DetachedTransport
 
-        need, detached = needs(spec.config), self._detached
+        need, detached, calls = needs(spec.config), self._detached, self._environment.calls
         gone = partial(_gone, node_id)
         waits_for = partial(self._waits_for, at.node or node_id, node_id, need)
         if detached is None:
             make = partial(_start_actor, need, node_id)
-            transport = RayTransport(make, at.node, self._threads(spec), gone, waits_for)
+            transport = RayTransport(make, at.node, calls, self._threads(spec), gone, waits_for)
         else:
             detached.check()
             name = {"name": detached.name_for(spec), "namespace": self._environment.namespace, "lifetime": "detached"}
             make = partial(_start_actor, need, node_id, **name)
-            transport = DetachedTransport(make, at.node, self._threads(spec), gone, waits_for, detached=detached)
+            transport = DetachedTransport(make, at.node, calls, self._threads(spec), gone, waits_for, detached=detached)
         return self._replica(spec, at.node, node_id, events, clock, transport)
 
     def adopt(self, spec: ReplicaSpec, earlier: ReplicaSnapshot, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
@@ -258,7 +258,8 @@ class RayTarget(DirectoryTarget):
         assert self._detached is not None  # noqa: S101 - for the type checker: it was asked what there is
         actor, node_id = earlier.address
         gone = partial(_gone, node_id)
-        transport = AdoptedTransport(lambda: actor, earlier.node, self._threads(spec), gone, detached=self._detached)
+        way = lambda: actor, earlier.node, self._environment.calls, self._threads(spec), gone
+        transport = AdoptedTransport(*way, detached=self._detached)
         return self._replica(spec, earlier.node, node_id, events, clock, transport)
 
     def _threads(self, spec: ReplicaSpec) -> Dispatcher:

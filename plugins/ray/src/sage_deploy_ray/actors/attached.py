@@ -17,15 +17,20 @@ __all__ = ["AttachedTransport"]
 class AttachedTransport(RayTransport):
     """A `RayTransport` to an actor that runs already."""
 
-    def __init__(self, listed: ListedReplica, dispatcher: Dispatcher) -> None:
-        """Prepare the way; *dispatcher* has the threads that read what arrives."""
-        super().__init__(lambda: listed.address, listed.node, dispatcher, _ignore)
+    def __init__(self, listed: ListedReplica, calls: str, dispatcher: Dispatcher) -> None:
+        """Prepare the way; *dispatcher* has the threads that read what arrives, *calls* is as for `RayTransport`."""
+        super().__init__(lambda: listed.address, listed.node, calls, dispatcher, _ignore)
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Begin to watch the actor."""
         self.receiver = receiver
         self.reach(spec.id)
         self.watch(self.request("wait_ended"))
+        receiver.hold()
+        self.find_way(receiver.release, receiver.lost)
+
+    def let_go(self) -> None:
+        """As `RayTransport.let_go`: others may still reach it."""
 
 
 def _ignore(reached: bool) -> None:  # noqa: FBT001 - as the transport calls it

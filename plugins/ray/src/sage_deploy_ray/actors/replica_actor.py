@@ -14,24 +14,28 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 
 from sage_deploy_ray.actors import arguments, wire
+from sage_deploy_ray.actors.ferry import ActorFerry
 from sage_deploy_ray.actors.references import RAY
 from sage_deploy_remote.link.serving.endpoint import ReplicaEndpoint
 from sage_deploy_remote.payloads.errors import pack_error
+from sage_deploy_remote.rpc.doors import Doors
 from sage_deploy_remote.shipping import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
+    from sage_deploy_ray.actors.references import Reference
     from sage_deploy_ray.actors.wire import Wire
     from sage_deploy_remote.link.protocol import Notice
+    from sage_deploy_remote.rpc.address import Address
     from sage_deploy_remote.shipping.versions import Spoken
     from sage_plugins.interfaces import ControlOp
 
 __all__ = ["GROUPS", "ReplicaActor"]
 
-#: Threads of the actor by what they do. Calls have the group without a name: each calling process keeps one of its
-#: threads waiting for responses, and uses a second one for a moment when it sends.
-GROUPS: Final = {"start": 1, "watch": 1, "vacate": 1, "stop": 2, "control": 4}
+#: Threads of the actor by what they do. Calls that have no socket have the group without a name: each calling process
+#: keeps one of its threads waiting for responses, and uses a second one for a moment when it sends.
+GROUPS: Final = {"start": 1, "watch": 1, "vacate": 1, "stop": 2, "control": 4, "reach": 1}
 
 
 class ReplicaActor:
@@ -45,6 +49,8 @@ class ReplicaActor:
         """*threads*: for numeric libraries, which read it when the service's class is unpickled."""
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         self._replica = ReplicaEndpoint(arguments, RAY)
+        self._ferry = ActorFerry()
+        self._doors = Doors(ray.util.get_node_ip_address, lambda end: self._replica.carry_calls(end, self._ferry))
         self._made_of: tuple[bytes | None, str | None] = None, None  # what is to run, if others may ask, and the node
         self._outcome: tuple[int, Any] = _never_told()
         self._over = threading.Event()
@@ -85,6 +91,21 @@ class ReplicaActor:
         """As `ReplicaServer.exchange`."""
         return wire.write_response(self._replica.exchange(wire.read_frame(frame)))
 
+    @ray.method(concurrency_group="reach")
+    def door(self, machine: str) -> Address:
+        """As `Doors.find`."""
+        return self._doors.find(machine)
+
+    @ray.method(concurrency_group="reach")
+    def bring(self, mark: str, references: Sequence[Reference]) -> None:
+        """As `ActorFerry.bring`."""
+        self._ferry.bring(mark, references)
+
+    @ray.method(concurrency_group="reach")
+    def fetch(self, mark: str) -> Sequence[Reference]:
+        """As `ActorFerry.fetch`."""
+        return self._ferry.fetch(mark)
+
     @ray.method(concurrency_group="control")
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> tuple[Any, Any]:
         """As `ReplicaEndpoint.control`."""
@@ -99,6 +120,7 @@ class ReplicaActor:
     def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
         """As `ReplicaEndpoint.stop`."""
         stopped = self._replica.stop(grace)
+        self._doors.hide()
         self._over.set()
         return stopped
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from sage_deploy_ray.actors import wire
+from sage_deploy_ray.actors.ferry import CallerFerry
 from sage_deploy_ray.actors.references import RAY
 from sage_deploy_ray.actors.requests import request
 from sage_deploy_ray.cluster.connection import check_not_shut_down
 from sage_deploy_ray.cluster.death_reasons import why_gone
-from sage_deploy_remote.link.rpc_transport import RpcExchange, RpcTransport
+from sage_deploy_remote.link.rpc_transport import RpcExchange
+from sage_deploy_remote.link.sockets.transport import SocketTransport
+from sage_deploy_remote.rpc.doors import this_machine
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.specs import pack_spec
-from sage_plugins.errors import DeployError, ReplicaDiedError
+from sage_plugins.errors import DeployError, ReplicaDiedError, text_of
+from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,20 +31,35 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.protocol import Frame, Response
     from sage_deploy_remote.link.rpc_transport import Answer
+    from sage_deploy_remote.link.transport import Exchange
+    from sage_deploy_remote.rpc.address import Address
     from sage_plugins.values import ReplicaSpec
 
 __all__ = ["RayTransport"]
 
 
-class RayTransport(RpcTransport):
-    """The way to one actor, which is its `address`. References to objects in Ray's store travel with the calls."""
+#: Seconds in which an actor says where it listens.
+_SAYS_WITHIN_S: Final = 3.0
+
+#: Seconds that Ray gets to say why an actor has ended whose connection has.
+_REASON_WITHIN_S: Final = 0.01
+
+
+class RayTransport(SocketTransport):
+    """
+    The way to one actor, which is its `address`. References to objects in Ray's store travel with the calls.
+
+    Ray starts, watches and ends the actor, and asks it what is beside the calls. Calls go over a socket if there is
+    one, else they are tasks of Ray.
+    """
 
     substrate = RAY
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what there is to know of a way
         self,
         make_actor: Callable[[], Any],
         node: str | None,
+        calls: str,
         dispatcher: Dispatcher,
         on_gone: Callable[[bool], None],
         waits_for: Callable[[Any, float], str] | None = None,
@@ -49,6 +70,7 @@ class RayTransport(RpcTransport):
         Args:
             make_actor: Starts the actor and gives its handle.
             node: Name of the node, for the replica's own messages.
+            calls: How they go, as `RayOptions.calls`.
             dispatcher: Has the threads that read what arrives.
             on_gone: Told when the actor is gone, and whether that is only because it cannot be reached.
             waits_for: Gives what the actor waits for before its process runs, in so many seconds; None if it runs.
@@ -56,6 +78,9 @@ class RayTransport(RpcTransport):
         super().__init__(dispatcher)
         self._make_actor = make_actor
         self._node = node
+        self._calls = calls
+        self._door: Address | None = None
+        self._told = threading.Event()  # that Ray has said why the actor is gone
         self._on_gone = on_gone
         self._waits_for = waits_for
         self._id = ""
@@ -78,26 +103,87 @@ class RayTransport(RpcTransport):
             msg = f"replica {self._id} was not started: {versions.difference(who, error)}"
             self.receiver.failed(DeployError(msg, replica=self._id))
             return
-        if slots:  # its end is noticed also when nobody calls it
-            self.watch(self.request("wait_ended"))
-        super().started(slots, error)
+        if not slots:
+            super().started(slots, error)
+            return
+        self.watch(self.request("wait_ended"))  # its end is noticed also when nobody calls it
+        ready, receiver = super().started, self.receiver
+        self.find_way(lambda: ready(slots, error), receiver.failed)
+
+    def find_way(self, ready: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        """
+        Decide how calls go, in a thread of its own.
+
+        Args:
+            ready: Called then.
+            failed: Given the reason instead if there must be a socket, and is none.
+        """
+        if self._calls == "tasks":
+            ready()
+        else:
+            CALLBACKS.run(partial(self._connect, ready, failed))
+
+    def _connect(self, ready: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        try:
+            self._door = self.request("door", this_machine()).result(_SAYS_WITHIN_S)
+            end = self._door.connect_socket()
+        except RayActorError:  # it is gone, which is told by who watches it
+            ready()
+        except Exception as error:  # noqa: BLE001 - nobody listens, or something is in between
+            why = f"there is no connection to {self._place()}: {text_of(error)}"
+            if self._calls == "socket":
+                failed(DeployError(f"replica {self._id}: {why}, and options.ray.calls wants one", replica=self._id))
+                return
+            self.receiver.remark(f"its calls are tasks of Ray, which are slower: {why}")
+            ready()
+        else:
+            self.carry_over(end, self._id, CallerFerry(self))
+            ready()
+
+    def _place(self) -> str:
+        door = None if self._door is None else self._door.place
+        place = "it" if door is None else door if isinstance(door, str) else "{}:{}".format(*door)
+        return f"{place} on {self._node}" if self._node else place
 
     def progress(self, timeout: float) -> str:
         """As `Transport.progress`."""
         return "" if self._waits_for is None else self._waits_for(self._actor, timeout)
 
+    def lost(self, error: BaseException) -> None:
+        """As `RpcTransport.lost`."""
+        super().lost(error)
+        self._told.set()
+
+    def connection_ended(self, error: BaseException) -> None:
+        """As `SocketTransport.connection_ended`: Ray says better what has happened, but not always at once."""
+        if self._ends:
+            return
+        self._told.wait(_REASON_WITHIN_S)
+        super().connection_ended(error)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The connection has ended: if the actor has not, nobody calls it any more, and its calls were given up."""
+        self.end()
+
     def death(self, error: BaseException) -> BaseException:
         """What *error*, of Ray, says about the replica."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         self._on_gone(isinstance(cause, ActorUnavailableError))
-        return ReplicaDiedError(f"replica {self._id} is gone: {why_gone(cause)}", replica=self._id, node=self._node)
+        if isinstance(cause, (EOFError, OSError)):
+            why = "its process, or its node, has ended the connection"
+        else:
+            why = why_gone(cause)
+        return ReplicaDiedError(f"replica {self._id} is gone: {why}", replica=self._id, node=self._node)
 
     def request(self, method: str, *arguments: Any) -> Answer:
         """As `RpcTransport.request`."""
         return request(lambda: getattr(self._actor, method).remote(*arguments))
 
-    def exchange(self, frame: Frame) -> RpcExchange:
+    def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""
+        if self.pushes:
+            return super().exchange(frame)
         return RpcExchange(request(lambda: self._exchange(wire.write_frame(frame))), self)
 
     def read(self, response: Wire) -> Response:
@@ -109,4 +195,7 @@ class RayTransport(RpcTransport):
         with suppress(Exception):  # of a Ray that the program has shut down nothing is left
             check_not_shut_down()
             ray.kill(self._actor, no_restart=True)
+        self.end_calls()
+        if self._door is not None:
+            self._door.remove()  # it may have been killed before it could
         self._on_gone(False)  # noqa: FBT003 - see the parameter

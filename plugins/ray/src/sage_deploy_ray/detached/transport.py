@@ -36,6 +36,11 @@ class DetachedTransport(RayTransport):
         self._detached.remember(spec.service, packed)
         return request(lambda: self._actor.start.remote(versions.spoken(), packed, self._node, remember=True))
 
+    def let_go(self) -> None:
+        """As `RayTransport.let_go`."""
+        if not self._detached.lost:
+            super().let_go()
+
     def vacate(self) -> Callable[[float], None]:
         """As `Transport.vacate`."""
         return _go_on if self._detached.lost else super().vacate()

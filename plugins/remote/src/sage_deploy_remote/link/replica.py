@@ -93,13 +93,22 @@ class RemoteReplica:
             self._outstanding.dead = self._killed or cause
         self._report_lost()
 
-    def unarrived(self, frame: Frame | None = None) -> None:
+    def hold(self) -> None:
+        """As `Receiver.hold`."""
+        self._sending.corked = True
+
+    def release(self) -> None:
+        """As `Receiver.release`."""
+        self._sending.corked = False
+        self._sending.flush(waits=False)
+
+    def remark(self, text: str) -> None:
+        """As `Receiver.remark`."""
+        self._events.remark(text)
+
+    def unarrived(self, frame: Frame) -> None:
         """As `Receiver.unarrived`."""
-        outstanding = self._outstanding
-        if frame is None:
-            outstanding.unstarted.update(outstanding.calls)
-        else:
-            outstanding.unstarted.update(item.id for unit in frame.units for item in unit.items)
+        self._outstanding.unstarted.update(item.id for unit in frame.units for item in unit.items)
 
     def arrived(self, response: Response, driver: Call | None = None) -> None:
         """As `Receiver.arrived`."""
@@ -180,6 +189,7 @@ class RemoteReplica:
     def leave(self) -> None:
         """As `DetachableReplica.leave`."""
         self._end(None)
+        self._transport.leave()
 
     def _end(self, stats: Mapping[str, Any] | None) -> None:
         """Whatever has not been answered from here never will be."""

@@ -120,12 +120,14 @@ class RpcTransport:
         address: As `Transport.address`.
         substrate: As `Transport.substrate`.
         pushes: As `Transport.pushes`.
+        exact: As `Transport.exact`.
     """
 
     receiver: Receiver
     address: Any = None
     substrate: Substrate = PLAIN
     pushes = False
+    exact = False
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""
@@ -219,6 +221,10 @@ class RpcTransport:
                 vacated.result(limit)
 
         return wait
+
+    def leave(self) -> None:
+        """As `Transport.leave`."""
+        self._ends = True
 
     def kill(self) -> None:
         """As `Transport.kill`."""

@@ -93,7 +93,6 @@ class Sending:
         self._events = events
         self._clock = clock
         self._transport = transport
-        self._pushes = transport.pushes
         self._outstanding = outstanding
         self._too_late = too_late
         self._numbers = count()  # of calls and units; used by one thread at a time, as the next
@@ -204,14 +203,14 @@ class Sending:
         while self._notices:
             notices.append(self._notices.popleft())
         with outstanding.lock:
-            if not units and not notices and (self._pushes or outstanding.exchanges or outstanding.idle):
+            if not units and not notices and (self._transport.pushes or outstanding.exchanges or outstanding.idle):
                 return
             # Else the answer may come with the one that is on its way, and whoever waited for this one would not know.
             alone = outstanding.exchanges == 0
-            outstanding.exchanges += not self._pushes
+            outstanding.exchanges += not self._transport.pushes
         number, fresh = next(self._frames), idle and alone
         exchange = self._transport.exchange(Frame(self.caller, number, tuple(units), tuple(notices), fresh))
-        own = own or (driver if alone and not self._pushes else None)
+        own = own or (driver if alone and not self._transport.pushes else None)
         if own is None or own.exchange is not None:  # one thread waits for one response
             exchange.leave()
         else:
@@ -235,7 +234,9 @@ class Sending:
         told = False
         if bundle is not None:
             number = next(self._numbers)
-            told = self._pushes and not all(call.options.may_run_twice(call.method) for call in bundle.values())
+            told = self._transport.exact and not all(
+                each.options.may_run_twice(each.method) for each in bundle.values()
+            )
             if told:
                 self._outstanding.unstarted.update(item.id for item in items[1:])
         self._outstanding.units[number] = SentUnit(work, tuple(item.id for item in items), bundle)
@@ -249,7 +250,7 @@ class Sending:
         # Who sends what has to be packed elsewhere sends more of it, most likely.
         if most == 1 or not is_quick(items[0].payload):
             return None
-        for other in self._events.ahead(call, most - 1, told=self._pushes):
+        for other in self._events.ahead(call, most - 1, told=self._transport.exact):
             if other.packed is None and not is_plain(other.args, other.kwargs):
                 slow.append(other)
                 continue
@@ -322,7 +323,7 @@ class Sending:
         if self._outstanding.idle:
             if not (self._turns.items or self._notices):  # there is nothing to be said, and nothing to be heard
                 return
-        elif not self._pushes:
+        elif not self._transport.pushes:
             self._turns.items.append(_POLL)  # the replica says nothing unless there is an exchange
         over = driver is not None and (driver.over() or driver.answered)
         self.flush(None if over else driver, waits=not over)

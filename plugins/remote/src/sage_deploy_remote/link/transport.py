@@ -89,7 +89,15 @@ class Transport(Protocol):
     """
     Whether responses come as soon as there is something to say.
 
-    Else each answers one frame, and the caller sends another frame as long as it expects something.
+    Else each answers one frame, and the caller sends another frame as long as it expects something. It may become true
+    before a call is sent.
+    """
+
+    exact: bool
+    """
+    Whether what the replica has said arrives, even if its process is killed at that moment; only one that `pushes`.
+
+    Then it is known of each call whether it has started.
     """
 
     def start(self, spec: Any, receiver: Receiver) -> None:
@@ -155,6 +163,9 @@ class Transport(Protocol):
         The end of a process that was stopped is no loss: `Receiver.lost` is ignored from then on.
         """
 
+    def leave(self) -> None:
+        """Let go of what leads to the process, which goes on. Never raises."""
+
     def kill(self) -> None:
         """End the process at once, whatever it does; may block for a moment. Never raises."""
 
@@ -184,9 +195,18 @@ class Receiver(Protocol):
             driver: The call whose caller's thread this is, see `Exchange.wait`; None in any other thread.
         """
 
-    def unarrived(self, frame: Frame | None = None) -> None:
+    def hold(self) -> None:
+        """Send nothing until `release`: it is not known yet which way calls go. Told before `Transport.start` ends."""
+
+    def release(self) -> None:
+        """Send what has been waiting, and whatever comes."""
+
+    def remark(self, text: str) -> None:
+        """Have those told who watch the service."""
+
+    def unarrived(self, frame: Frame) -> None:
         """
-        Nothing of *frame* has arrived, nor will it; None for all frames.
+        Nothing of *frame* has arrived, nor will it.
 
         So when the process is told to be lost, what it was to run has surely not started.
         """

@@ -20,13 +20,13 @@ from sage_deploy_remote.payloads.unpicklable import describe
 from sage_plugins.errors import RemoteError, rebuild, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
 
-__all__ = ["LONGEST_TEXT", "PackedError", "pack_error", "unpack_error"]
+__all__ = ["LONGEST_TEXT", "PackedError", "pack_error", "unpack_error", "with_payloads"]
 
 #: Characters of an exception's text that travel: 64 KiB, so that a message that quotes what it is about costs no more.
 LONGEST_TEXT: Final = 2**16
@@ -115,6 +115,12 @@ def unpack_error(packed: PackedError) -> BaseException:
         return _unpack_chain(where, ones)
     except BaseException as raised:  # noqa: BLE001 - groups may be nested too deeply, and a class may raise anything
         return _remote_error(ones[0], where, f"unpacking it here raised {text_of(raised)}")
+
+
+def with_payloads(packed: PackedError, change: Callable[[Payload], Any]) -> PackedError:
+    """*packed* with each payload in it changed."""
+    where, ones = packed
+    return where, tuple(one if one.payload is None else one._replace(payload=change(one.payload)) for one in ones)
 
 
 # -- leaving ---------------------------------------------------------------------------------------------------------

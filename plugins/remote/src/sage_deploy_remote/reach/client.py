@@ -90,9 +90,14 @@ class _Attached(LaneEvents):
         self._client = client  # whatever waits for an answer of the replica keeps the client
         self.router = router
         self.avoided = False
+        self._service = listed.service
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The listing says how it is."""
+
+    def remark(self, text: str) -> None:
+        """As `LifeEvents.remark`; monitors are where the service was deployed."""
+        logging.getLogger("sage_plugins").info("service '%s' as called from here: %s", self._service, text)
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """As `LifeEvents.lost`."""

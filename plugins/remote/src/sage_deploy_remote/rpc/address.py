@@ -5,59 +5,102 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from contextlib import suppress
-from multiprocessing.connection import Client
+import socket
+import struct
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
-from socket import SHUT_RDWR, socket
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from sage_deploy_remote.rpc.messages import HAND_OVER
+from sage_deploy_remote.rpc.proof import prove
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+    from collections.abc import Iterator
 
-__all__ = ["Address", "as_socket", "hang_up"]
+__all__ = ["PROOF_WITHIN_S", "Address", "as_socket", "hang_up", "limited", "prepare"]
 
 #: Bytes that the path of a socket may have: 103 on macOS, 107 on Linux.
 _LONGEST: Final = 103
+
+#: Seconds for a connection to be made, and for either side to prove that it knows the secret.
+_CONNECT_WITHIN_S: Final = 3.0
+PROOF_WITHIN_S: Final = 3
+
+#: What finds that a machine at the other end is gone without a word: seconds of silence before the first question, from
+#: one question to the next, how many go unanswered; and milliseconds for which sent bytes may go unacknowledged.
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 11_000))
 
 
 @attrs.frozen
 class Address:
     """
-    A Unix socket in a folder of its own, which only this user may enter; picklable.
+    A place where a process listens; picklable.
 
     Attributes:
-        path: The socket.
+        place: The path of a Unix socket, in a folder of its own which only this user may enter; or host and port.
         key: A secret that both sides prove to know before they read anything else.
     """
 
-    path: str
+    place: str | tuple[str, int]
     key: bytes = attrs.field(repr=False)
 
     @classmethod
     def new(cls) -> Address:
-        """One that nobody else has; creates nothing."""
+        """A Unix socket that nobody else has; creates nothing."""
         name = f"sage-deploy-{secrets.token_hex(16)}/socket"
         path = str(Path(gettempdir(), name))
         if len(os.fsencode(path)) > _LONGEST:
             path = f"/tmp/{name}"  # noqa: S108 - a folder of its own, which only this user may enter
         return cls(path, secrets.token_bytes(32))
 
+    @classmethod
+    def on(cls, host: str) -> Address:
+        """Any free port of *host*: which one, whoever listens there says."""
+        return cls((host, 0), secrets.token_bytes(32))
+
+    @property
+    def exact(self) -> bool:
+        """Whether what one side has sent is at the other, even if either ends now; between machines it may be lost."""
+        return isinstance(self.place, str)
+
     def connect(self) -> Connection[Any, Any]:
         """
-        Connect to the process that listens there.
+        Connect to the process that listens there; takes a few seconds at most.
 
         Raises:
             OSError, EOFError: No process does.
             AuthenticationError: It does not know the secret.
         """
-        return Client(self.path, "AF_UNIX", self.key)
+        connection = Connection(self.open().detach())
+        try:
+            with limited(connection, PROOF_WITHIN_S):
+                prove(connection, self.key, listens=False)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def connect_socket(self) -> socket:
+    def open(self) -> socket.socket:
+        """A connection that nobody has proved anything on; raises OSError."""
+        if not isinstance(self.place, str):
+            end = socket.create_connection(self.place, _CONNECT_WITHIN_S)
+        else:
+            end = socket.socket(socket.AF_UNIX)
+            try:
+                end.settimeout(_CONNECT_WITHIN_S)
+                end.connect(self.place)
+            except BaseException:
+                end.close()
+                raise
+        end.settimeout(None)
+        prepare(end)
+        return end
+
+    def connect_socket(self) -> socket.socket:
         """
         As `connect`, for something else than requests.
 
@@ -68,17 +111,60 @@ class Address:
             connection.send_bytes(HAND_OVER)
             return as_socket(connection)
 
+    def listen(self, backlog: int) -> tuple[socket.socket, Address]:
+        """
+        A socket that listens there, and the address at which others find it.
+
+        Raises:
+            OSError: The folder or the socket cannot be made.
+        """
+        if not isinstance(self.place, str):
+            end = socket.create_server(self.place, backlog=backlog)
+            return end, attrs.evolve(self, place=end.getsockname()[:2])
+        Path(self.place).parent.mkdir(mode=0o700)
+        end = socket.socket(socket.AF_UNIX)
+        end.bind(self.place)
+        end.listen(backlog)
+        return end, self
+
     def remove(self) -> None:
         """Remove the socket and its folder, after the process that listened has ended."""
-        shutil.rmtree(Path(self.path).parent, ignore_errors=True)
+        if isinstance(self.place, str):
+            shutil.rmtree(Path(self.place).parent, ignore_errors=True)
 
 
-def as_socket(connection: Connection[Any, Any]) -> socket:
+def prepare(end: socket.socket) -> None:
+    """Have a TCP connection send at once what it is given, and end when the machine at its other end is gone."""
+    if end.family == socket.AF_UNIX:
+        return
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):  # not every system has all of them
+            end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+@contextmanager
+def limited(connection: Connection[Any, Any], seconds: int) -> Iterator[None]:
+    """Have each read and write of *connection* fail with OSError after so many seconds, within the block."""
+    with as_socket(connection) as end:
+        _limit(end, seconds)
+        yield
+        _limit(end, 0)
+
+
+def _limit(end: socket.socket, seconds: int) -> None:
+    limit = struct.pack("ll", seconds, 0)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+def as_socket(connection: Connection[Any, Any]) -> socket.socket:
     """The same connection as a socket, which is open when *connection* is closed."""
-    return socket(fileno=os.dup(connection.fileno()))
+    return socket.socket(fileno=os.dup(connection.fileno()))
 
 
 def hang_up(connection: Connection[Any, Any]) -> None:
     """End a connection; whoever reads from it or writes to it on either side finds that. The caller closes it."""
     with suppress(OSError), as_socket(connection) as end:
-        end.shutdown(SHUT_RDWR)
+        end.shutdown(socket.SHUT_RDWR)

@@ -7,21 +7,21 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from multiprocessing.connection import Listener
-from pathlib import Path
-from socket import AF_UNIX, socket
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link.rpc_transport import failed
 from sage_deploy_remote.payloads.errors import pack_error
-from sage_deploy_remote.rpc.address import as_socket, hang_up
+from sage_deploy_remote.rpc.address import PROOF_WITHIN_S, as_socket, hang_up, limited, prepare
 from sage_deploy_remote.rpc.messages import HAND_OVER, join, split
+from sage_deploy_remote.rpc.proof import prove
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
-    from multiprocessing.connection import Connection
+    from socket import socket
 
     from sage_deploy_remote.rpc.address import Address
 
@@ -104,7 +104,12 @@ def serve(
 
 
 class RpcServer:
-    """Listens at an address, and answers whoever connects there and knows its secret."""
+    """
+    Listens at an address, and answers whoever connects there and knows its secret.
+
+    Attributes:
+        address: At which it is found.
+    """
 
     def __init__(
         self,
@@ -118,42 +123,50 @@ class RpcServer:
         Raises:
             OSError: The folder or the socket cannot be made.
         """
-        self._address = address
         self._call = call
         self._hand_over = hand_over
         self._lock = threading.Lock()
         self._connections: dict[Connection[Any, Any], threading.Thread] = {}  # guarded by _lock
         self._closing = threading.Event()
-        Path(address.path).parent.mkdir(mode=0o700)
-        self._listener = Listener(address.path, "AF_UNIX", _BACKLOG, address.key)
+        self._listener, self.address = address.listen(_BACKLOG)
         self._thread = start_thread(self._accept, "rpc-accept")
 
     def _accept(self) -> None:
         while not self._closing.is_set():
             try:
-                connection = self._listener.accept()
+                end, _ = self._listener.accept()
+                prepare(end)
+                connection = Connection(end.detach())
                 with self._lock:
                     self._connections[connection] = start_thread(partial(self._serve, connection), "rpc-serve")
-            except Exception:  # noqa: BLE001 - it has gone again, or knows no secret, or there are no descriptors left
+            except Exception:  # noqa: BLE001 - it has gone again, or there are no descriptors or threads left
                 self._closing.wait(_AGAIN_S)
 
     def _serve(self, connection: Connection[Any, Any]) -> None:
-        serve(connection, self._call, self._hand_over)
+        with suppress(AuthenticationError, EOFError, OSError):  # whoever it is does not belong here, or has gone
+            with limited(connection, PROOF_WITHIN_S):
+                prove(connection, self.address.key, listens=True)
+            serve(connection, self._call, self._hand_over)
         with self._lock:
             del self._connections[connection]
         connection.close()
 
+    def hide(self) -> None:
+        """Listen no more; who is connected stays so. Idempotent."""
+        if not self._closing.is_set():
+            self._closing.set()
+            with suppress(OSError):
+                self.address.open().close()  # wakes whoever accepts
+            self._thread.join(_JOIN_S)
+            self._listener.close()
+            self.address.remove()
+
     def close(self) -> None:
-        """End all connections, and listen no more."""
-        self._closing.set()
-        with suppress(OSError), socket(AF_UNIX) as waking:
-            waking.connect(self._address.path)
-        self._thread.join(_JOIN_S)
+        """Listen no more, and end all connections. Idempotent."""
+        self.hide()
         with self._lock:
             threads = list(self._connections.values())
             for connection in self._connections:
                 hang_up(connection)
         for thread in threads:
             thread.join(_JOIN_S)
-        self._listener.close()
-        self._address.remove()

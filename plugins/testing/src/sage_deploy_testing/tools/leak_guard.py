@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 #: a thread that was told to stop is joined, and the wait ends with it.
 GRACE_S: Final = 10.0
 
+#: Seconds from one garbage collection to the next.
+_COLLECT_EVERY_S: Final = 1.0
+
 #: Threads that serve the whole process and end by themselves: pytest-timeout's timer around the test.
 PROCESS_WIDE: Final = ("pytest_timeout",)
 
@@ -251,12 +254,16 @@ class LeakGuard:
     def _left(self, item: pytest.Item) -> list[str]:
         if not any(self._new(item)):
             return []
-        # What only a reference cycle keeps alive is not leaked; its own ResourceWarning, if it has one, fails the test.
-        gc.collect()
         deadline = time.monotonic() + GRACE_S
+        collect_at = 0.0
         # Most of what is left ends in somebody else's thread, which tells nobody.
         pause = threading.Event()
         while any(self._new(item)) and (remains := deadline - time.monotonic()) > 0:
+            if time.monotonic() >= collect_at:
+                # What only a reference cycle keeps alive is not leaked; its own ResourceWarning, if it has one, fails
+                # the test. It may be a thread that has just ended which has kept it until now.
+                gc.collect()
+                collect_at = time.monotonic() + _COLLECT_EVERY_S
             SYSTEM.rest()  # its thread waits a while for the next timer, and the next ones for more callbacks
             CALLBACKS.rest()
             pause.wait(min(0.01, remains))

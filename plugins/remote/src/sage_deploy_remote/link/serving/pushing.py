@@ -6,11 +6,11 @@ import pickle
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Protocol
 
 from sage_deploy_remote.link import protocol
-from sage_deploy_remote.link.protocol import Frame
-from sage_deploy_remote.link.sockets.messages import MessageError, apart, pickled
+from sage_deploy_remote.link.sockets.luggage import Ferry, Luggage
+from sage_deploy_remote.link.sockets.messages import MessageError, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
 from sage_plugins.clock import SYSTEM
 
@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from socket import socket
 
-    from sage_deploy_remote.link.protocol import Reply
+    from sage_deploy_remote.link.protocol import Frame, Reply
     from sage_deploy_remote.link.serving.outbox import Bundle
     from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
 
-__all__ = ["PushedReplies", "carry_calls"]
+__all__ = ["CallersFerry", "PushedReplies", "carry_calls"]
 
 
-_WITH_PAYLOADS: Final = frozenset({protocol.DONE, protocol.ITEM})
+class CallersFerry(Ferry, Protocol):
+    """A `Ferry` that all callers of a replica share."""
+
+    def leave(self, caller: str) -> None:
+        """The connection of *caller* has ended: let go of what was on its way."""
 
 
 class PushedReplies:
@@ -41,12 +45,13 @@ class PushedReplies:
         calls: Those that have not been answered, by the caller's number.
     """
 
-    def __init__(self, server: ReplicaServer, stream: Stream, caller: str) -> None:
-        """Begin with *caller*, whose connection *stream* is."""
+    def __init__(self, server: ReplicaServer, stream: Stream, luggage: Luggage, caller: str) -> None:
+        """Begin with *caller*, whose connection *stream* is; *luggage* says how replies are written."""
         self.caller = caller
         self.calls: dict[int, Call] = {}
         self._server = server
         self._stream = stream
+        self._luggage = luggage
         self._replies: deque[Reply] = deque()
         self._turn = threading.Lock()  # whose holder sends
         self._number = 0  # of the next response; for the holder
@@ -103,14 +108,10 @@ class PushedReplies:
         replies: list[Reply] = []
         with suppress(IndexError):
             while True:
-                reply = self._replies.popleft()
-                if reply[0] in _WITH_PAYLOADS:
-                    kind, number, payload, *rest = reply
-                    reply = (kind, number, apart(payload), *rest)
-                replies.append(reply)
+                replies.append(self._replies.popleft())
         if replies:
             number, self._number = self._number, self._number + 1
-            self._stream.send(*pickled((number, replies)))
+            self._stream.send(*pickled(self._luggage.of_replies(self.caller, number, replies)))
 
     @property
     def has_replies(self) -> bool:
@@ -151,22 +152,23 @@ class PushedReplies:
         return False
 
 
-def carry_calls(find_server: Callable[[], ReplicaServer], end: socket) -> None:
+def carry_calls(find_server: Callable[[], ReplicaServer], end: socket, ferry: CallersFerry | None = None) -> None:
     """
     Take the frames of one caller, and answer them, until the connection ends; then give up what that caller has here.
 
     Args:
         find_server: Gives the replica when the first frame has come.
         end: This side of the connection; at the other side is a `sockets.transport.SocketTransport`.
+        ferry: Carries references; None if there are none.
     """
-    stream = Stream(end)
+    stream, luggage = Stream(end), Luggage(ferry)
     box: PushedReplies | None = None
     try:
         while True:
             for body, buffers in stream.receive():
-                frame = Frame.of(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of this deployment
+                frame = luggage.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
                 if box is None:
-                    box = PushedReplies(find_server(), stream, frame.caller)
+                    box = PushedReplies(find_server(), stream, luggage, frame.caller)
                 box.take(frame)
     except (EOFError, OSError, MessageError):
         pass
@@ -174,3 +176,5 @@ def carry_calls(find_server: Callable[[], ReplicaServer], end: socket) -> None:
         stream.close()
         if box is not None:
             box.leave()
+            if ferry is not None:
+                ferry.leave(box.caller)

@@ -39,45 +39,17 @@ class Stream:
     its own, and copied for that.
     """
 
-    def __init__(self, end: socket | None = None) -> None:
-        """Use *end*, which belongs to this from now on; without one, all wait for `connected` or `failed`."""
+    def __init__(self, end: socket) -> None:
+        """Use *end*, which belongs to this from now on."""
+        end.settimeout(None)
+        self._end = end
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
         self._process = os.getpid()
         self._outgoing: deque[list[Any]] = deque()
         self._turn = threading.Lock()  # whose holder sends
-        self._turn.acquire()  # until there is a connection
-        self._open = threading.Lock()  # taken by whoever decides whether there is a connection
-        self._ready = threading.Event()
         self._broken = False
         self._messages = Messages()
-        if end is not None:
-            self.connected(end)
-
-    def connected(self, end: socket) -> None:
-        """Use *end*; what was to be sent leaves now."""
-        end.settimeout(None)
-        poll = select.poll()
-        poll.register(end, select.POLLIN)
-        if not self._settle(None, end, poll):
-            end.close()
-
-    def failed(self, error: Exception) -> None:
-        """There will be no connection; `receive` raises *error*."""
-        self._settle(error)
-
-    def _settle(self, failure: Exception | None, end: Any = None, poll: Any = None) -> bool:
-        """Whether it is decided now if there is a connection."""
-        if not self._open.acquire(blocking=False):
-            return False
-        self._end, self._poll, self._failure, self._broken = end, poll, failure, failure is not None
-        self._turn.release()
-        self._ready.set()
-        self._send_waiting()
-        return True
-
-    @property
-    def made(self) -> bool:
-        """Whether there is, or was, a connection."""
-        return self._ready.is_set() and self._failure is None
 
     @property
     def unsent(self) -> bool:
@@ -159,9 +131,7 @@ class Stream:
 
     def wait(self, seconds: float | None) -> bool:
         """Wait until there is something to read, or the connection has ended; False if *seconds* are over before."""
-        if not self._ready.is_set():
-            return self._ready.wait(seconds)
-        return self._failure is not None or bool(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000)))
+        return bool(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000)))
 
     def receive(self) -> list[Message]:
         """
@@ -172,9 +142,6 @@ class Stream:
             OSError: The connection is broken.
             MessageError: What came is no message.
         """
-        self._ready.wait()
-        if self._failure is not None:
-            raise self._failure
         room = self._messages.room
         if room is None:
             data = self._end.recv(_CHUNK)
@@ -191,18 +158,15 @@ class Stream:
     def hang_up(self) -> None:
         """End the connection; what the other end has sent before can still be read. Idempotent."""
         if os.getpid() == self._process:  # not in a forked child: the connection is its parent's
-            self.failed(ConnectionAbortedError("the connection was given up before it was there"))
-            if self._failure is None:
-                with suppress(OSError):
-                    self._end.shutdown(SHUT_RDWR)
+            with suppress(OSError):
+                self._end.shutdown(SHUT_RDWR)
 
     def close(self) -> None:
         """End the connection, and free what it has of the system; for the thread that reads."""
         self.hang_up()
         self._broken = True
         with self._turn:  # whoever is sending finds that it has ended; its number may be another file's from now on
-            if self._failure is None:
-                self._end.close()
+            self._end.close()
 
 
 def _kept(part: Any) -> memoryview:

@@ -1,24 +1,27 @@
-"""A base for transports that carry calls over a socket, beside the requests of an `rpc_transport.RpcTransport`."""
+"""A base for transports that carry calls over a socket where there is one, beside the requests of an `RpcTransport`."""
 
 from __future__ import annotations
 
 import pickle
+import threading
 import weakref
+from socket import AF_UNIX
 from typing import TYPE_CHECKING
 
-from sage_deploy_remote.link.protocol import Response
 from sage_deploy_remote.link.rpc_transport import RpcTransport
 from sage_deploy_remote.link.sockets.channel import Channel
-from sage_deploy_remote.link.sockets.messages import apart, pickled
+from sage_deploy_remote.link.sockets.luggage import Luggage
+from sage_deploy_remote.link.sockets.messages import pickled
 from sage_deploy_remote.link.sockets.stream import Stream
-from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from socket import socket
 
+    from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.protocol import Frame
+    from sage_deploy_remote.link.sockets.luggage import Ferry
     from sage_deploy_remote.link.sockets.messages import Message
+    from sage_deploy_remote.link.transport import Exchange
     from sage_plugins.call.call import Call
 
 __all__ = ["SocketTransport"]
@@ -26,68 +29,80 @@ __all__ = ["SocketTransport"]
 
 class SocketTransport(RpcTransport):
     """
-    A base for transports: a subclass has what one of `RpcTransport` has, and calls `carry_over` before it is started.
+    A base for transports: a subclass has what one of `RpcTransport` has, and calls `carry_over` before a call is sent.
 
-    Requests go the subclass's own way, calls over the socket.
+    From then on requests go the subclass's own way, calls over the socket. Without it calls are requests, too.
     """
 
-    pushes = True
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        """As `RpcTransport`."""
+        super().__init__(dispatcher)
+        self._channel: Channel | None = None
+        self._ended_calls = False
+        self._deciding = threading.Lock()  # guards the two above
 
-    def carry_over(self, end: socket | None, replica: str) -> Stream:
+    def carry_over(self, end: socket, replica: str, ferry: Ferry | None = None) -> None:
         """
         Have calls go over a connection.
 
         Args:
-            end: This side of it; at the other side is `serving.pushing.carry_calls`. None if it is still to be made.
+            end: This side of it; at the other side is `serving.pushing.carry_calls`.
             replica: Its ID.
-
-        Returns:
-            Whom to tell that the connection is there, or cannot be made.
+            ferry: Carries references; None if there are none.
         """
-        stream = self._stream = Stream(end)
+        self._stream = Stream(end)
+        self._luggage = Luggage(ferry)
         self._why: BaseException | None = None
-        self._channel = Channel(stream, f"{replica}-reader", self._arrived, self._connection_ended, self._awaited)
-        weakref.finalize(self, stream.close).atexit = False
-        return stream
-
-    def connect(self, connect: Callable[[], socket], replica: str) -> None:
-        """As `carry_over`, over a connection that *connect* makes, in a thread of its own."""
-        stream = self.carry_over(None, replica)
-
-        def run() -> None:
-            try:
-                end = connect()
-            except Exception as error:  # noqa: BLE001 - nobody listens, or it is another one
-                stream.failed(error)
-            else:
-                stream.connected(end)
-
-        CALLBACKS.run(run)
+        channel = Channel(self._stream, f"{replica}-reader", self._arrived, self.connection_ended, self._awaited)
+        weakref.finalize(self, self._stream.close).atexit = False
+        with self._deciding:
+            self._channel = channel
+            self.exact = end.family == AF_UNIX
+            self.pushes = True
+            late = self._ended_calls
+        if late:
+            channel.close()
 
     def _awaited(self) -> int:
         return self.receiver.awaited
 
     def _arrived(self, message: Message, driver: Call | None) -> None:
         body, buffers = message
-        self.receiver.arrived(Response(*pickle.loads(body, buffers=buffers)), driver)  # noqa: S301 - from a replica
+        response = pickle.loads(body, buffers=buffers)  # noqa: S301 - from a replica
+        self.receiver.arrived(self._luggage.to_response(response), driver)
 
-    def _connection_ended(self, error: Exception) -> None:
-        if not self._stream.made:
-            self.receiver.unarrived()
+    def connection_ended(self, error: BaseException) -> None:
+        """The connection has ended with *error*, and all that came over it is read."""
         super().lost(self._why or error)
 
     def lost(self, error: BaseException) -> None:
         """As `RpcTransport.lost`; what has come over the socket before is read first."""
-        self._why = error
-        self._channel.finish()
+        channel = self._channel
+        if channel is None:
+            super().lost(error)
+        else:
+            self._why = error
+            channel.finish()
 
-    def exchange(self, frame: Frame) -> Channel:
+    def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""
-        if not self._stream.send(*pickled(frame.plain(apart))):
+        channel = self._channel
+        if channel is None:
+            return super().exchange(frame)
+        if not self._stream.send(*pickled(self._luggage.of_frame(frame))):
             self.receiver.unarrived(frame)
-            self._channel.finish()
-        return self._channel
+            channel.finish()
+        return channel
+
+    def leave(self) -> None:
+        """As `Transport.leave`."""
+        super().leave()
+        self.end_calls()
 
     def end_calls(self) -> None:
-        """Have no more calls; for `end`."""
-        self._channel.close()
+        """Have no more calls; for `end` and `leave`."""
+        with self._deciding:
+            self._ended_calls = True
+            channel = self._channel
+        if channel is not None:
+            channel.close()

@@ -1,0 +1,85 @@
+"""Where a replica that was started by other means than a socket listens for callers that have one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import cache
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Any
+
+from sage_deploy_remote.rpc.address import Address
+from sage_deploy_remote.rpc.server import RpcServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from socket import socket
+
+__all__ = ["Doors", "this_machine"]
+
+_BOOT: Path = Path("/proc/sys/kernel/random/boot_id")
+
+
+@cache
+def this_machine() -> str:
+    """The same in all processes that can open each other's Unix sockets, and in no other."""
+    try:
+        boot = _BOOT.read_text().strip()
+    except OSError:  # not Linux
+        boot = os.uname().nodename
+    folder = Path(gettempdir()).stat()  # two containers of a machine may have one each
+    return f"{boot}:{folder.st_dev}:{folder.st_ino}"
+
+
+class Doors:
+    """
+    The places where one replica listens: a Unix socket for callers on its machine, a port for others. From any thread.
+
+    Each is opened when the first caller asks for it.
+    """
+
+    def __init__(self, host: Callable[[], str], carry_calls: Callable[[socket], None]) -> None:
+        """
+        Listen nowhere yet.
+
+        Args:
+            host: Gives the address of this machine under which others reach it.
+            carry_calls: Given each connection, by a thread of its own; ends when that does.
+        """
+        self._host = host
+        self._carry_calls = carry_calls
+        self._lock = threading.Lock()
+        self._open: dict[bool, RpcServer] = {}  # by whether it is for callers on this machine; guarded by _lock
+        self._hidden = False
+
+    def find(self, machine: str) -> Address:
+        """
+        Where a process on *machine* connects.
+
+        Raises:
+            OSError: There can be no such place.
+        """
+        near = machine == this_machine()
+        with self._lock:
+            if self._hidden:
+                msg = "the replica has stopped"
+                raise OSError(msg)
+            door = self._open.get(near)
+            if door is None:
+                address = Address.new() if near else Address.on(self._host())
+                door = self._open[near] = RpcServer(address, _refuse, self._carry_calls)
+            return door.address
+
+    def hide(self) -> None:
+        """Let in nobody else; those who are connected stay so until the process ends."""
+        with self._lock:
+            self._hidden = True
+            for door in self._open.values():
+                door.hide()
+
+
+def _refuse(method: str, *_: Any) -> Future[Any]:
+    msg = f"{method!r} is not asked over this connection: it is for calls alone"
+    raise PermissionError(msg)

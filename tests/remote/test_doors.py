@@ -1,0 +1,73 @@
+"""Where a replica listens for callers of its machine, and for others."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from sage_deploy_remote.rpc.client import RpcClient
+from sage_deploy_remote.rpc.doors import Doors, this_machine
+
+
+def serve_one(end):
+    """Send back what comes, until the connection ends."""
+    with end:
+        while data := end.recv(100):
+            end.sendall(data)
+
+
+@pytest.fixture
+def doors():
+    doors = Doors(lambda: "127.0.0.1", serve_one)
+    yield doors
+    for server in doors._open.values():
+        server.close()
+
+
+def test_callers_of_this_machine_get_a_socket_in_a_private_folder(doors):
+    """Only this user may enter it."""
+    address = doors.find(this_machine())
+    assert stat.S_IMODE(Path(address.place).parent.stat().st_mode) == 0o700
+    assert address.exact
+    assert doors.find(this_machine()) == address
+
+
+def test_callers_of_another_machine_get_a_port(doors):
+    """And what one has sent need not be at the other when either ends."""
+    address = doors.find("another")
+    host, port = address.place
+    assert host == "127.0.0.1"
+    assert port
+    assert not address.exact
+    assert doors.find("a third") == address
+
+
+@pytest.mark.parametrize("machine", [this_machine(), "another"], ids=["near", "far"])
+def test_who_knows_the_secret_gets_a_connection(doors, machine):
+    """It carries whatever both sides say."""
+    with doors.find(machine).connect_socket() as end:
+        end.settimeout(20)
+        end.sendall(b"hello")
+        assert end.recv(100) == b"hello"
+
+
+def test_nothing_is_asked_over_it(doors):
+    """A caller that asks anything instead of calling is told so."""
+    client = RpcClient(doors.find(this_machine()).connect, "client")
+    assert "for calls alone" in str(client.request("stop", 0).exception(20))
+    client.close()
+
+
+def test_stopped_replica_lets_in_nobody(doors):
+    """Its folder is gone; who is connected stays so."""
+    address = doors.find(this_machine())
+    with address.connect_socket() as end:
+        end.settimeout(20)
+        doors.hide()
+        assert not Path(address.place).parent.exists()
+        with pytest.raises(OSError, match="has stopped"):
+            doors.find("another")
+        end.sendall(b"still here")
+        assert end.recv(100) == b"still here"
