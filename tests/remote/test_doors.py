@@ -22,8 +22,7 @@ def serve_one(end):
 def doors():
     doors = Doors(lambda: "127.0.0.1", serve_one)
     yield doors
-    for server in doors._open.values():
-        server.close()
+    doors.close()
 
 
 def test_callers_of_this_machine_get_a_socket_in_a_private_folder(doors):

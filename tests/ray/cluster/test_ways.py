@@ -135,6 +135,12 @@ def test_references_travel_whichever_way_calls_go(deploy, calls):
     assert [ray.get(item) for item in handle.stream("each", 3)] == [[0], [1], [2]]
 
 
+def test_same_reference_can_be_passed_again_and_again(deploy):
+    """Ray loses sight of one that comes again while it is let go of; one in a thousand calls would never end."""
+    handle, reference = deploy("socket").service("svc"), ray.put("value")
+    assert {handle.echo(reference) for _ in range(3000)} == {"value"}
+
+
 @pytest.mark.parametrize("calls", WAYS)
 def test_call_ends_with_a_killed_replica(deploy, calls):
     """Its error says that it may have had its effect, and what has become of the process."""

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUPS", "ReplicaActor"]
 
-#: Threads of the actor by what they do. Calls that have no socket have the group without a name: each calling process
-#: keeps one of its threads waiting for responses, and uses a second one for a moment when it sends.
+#: Threads of the actor by what they do. The group without a name has the calls that go over no socket: each calling
+#: process keeps one of its threads waiting for responses, and uses a second one for a moment when it sends.
 GROUPS: Final = {"start": 1, "watch": 1, "vacate": 1, "stop": 2, "control": 4, "reach": 1}
 
 

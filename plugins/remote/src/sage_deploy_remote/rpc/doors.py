@@ -79,6 +79,12 @@ class Doors:
             for door in self._open.values():
                 door.hide()
 
+    def close(self) -> None:
+        """Let in nobody, and end all connections."""
+        self.hide()
+        for door in self._open.values():
+            door.close()
+
 
 def _refuse(method: str, *_: Any) -> Future[Any]:
     msg = f"{method!r} is not asked over this connection: it is for calls alone"

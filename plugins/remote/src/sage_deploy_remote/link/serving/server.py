@@ -87,6 +87,7 @@ class ReplicaServer(CallOwner):
         self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
         self._refused: list[Box] = []  # whose units found no slot, one entry each, oldest first
         self.callers = Callers(self, lambda: bool(self._holders or self._refused), self._give_up_gone)
+        self.quick: set[int] = set()  # methods that took no time when they ran last; changed in single steps
         self._batches: dict[Any, BatchUnit] = {}  # of those that run
         self._source: ArgumentSource = NoReferences() if source is None else source
         self.answers = Answers(spec, node, substrate)
