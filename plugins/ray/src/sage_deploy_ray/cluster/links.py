@@ -9,7 +9,7 @@ from sage_plugins.errors import text_of
 from sage_plugins.findings import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from socket import socket
 
 __all__ = ["check_links"]
@@ -27,16 +27,16 @@ def check_links() -> Iterator[Finding]:
     host = ray.util.get_node_ip_address()
     doors = Doors(lambda: host, _end)
     try:
-        yield _try(doors, this_machine(), "a Unix socket", "set TMPDIR to a folder that this user may write")
+        yield _try(doors, this_machine, "a Unix socket", "set TMPDIR to a folder that this user may write")
         fix = "open the machine's own ports for itself, or set options.ray.calls to tasks"
-        yield _try(doors, _ANOTHER, f"TCP at {host}", fix)
+        yield _try(doors, lambda: _ANOTHER, f"TCP at {host}", fix)
     finally:
         doors.close()
 
 
-def _try(doors: Doors, machine: str, how: str, fix: str) -> Finding:
+def _try(doors: Doors, machine: Callable[[], str], how: str, fix: str) -> Finding:
     try:
-        doors.find(machine).connect_socket().close()
+        doors.find(machine()).connect_socket().close()
     except Exception as error:  # noqa: BLE001 - whatever this machine has against it
         found = f"calls cannot go over {how}, and would be tasks of Ray, which are slower: {text_of(error)}"
         return Finding(_NAME, "warning", found, fix)
