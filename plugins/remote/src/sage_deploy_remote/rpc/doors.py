@@ -29,7 +29,10 @@ def this_machine() -> str:
         boot = _BOOT.read_text().strip()
     except OSError:  # not Linux
         boot = os.uname().nodename
-    folder = Path(gettempdir()).stat()  # two containers of a machine may have one each
+    try:
+        folder = Path(gettempdir()).stat()  # two containers of a machine may have one each
+    except OSError:  # so nobody can have a socket there
+        return boot
     return f"{boot}:{folder.st_dev}:{folder.st_ino}"
 
 
