@@ -11,6 +11,8 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
 from sage_deploy_remote.link.rpc_transport import failed
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.rpc.address import PROOF_WITHIN_S, as_socket, hang_up, limited, prepare
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from sage_deploy_remote.rpc.address import Address
+    from sage_deploy_remote.rpc.certificates import Certificates
 
 __all__ = ["RpcServer", "in_threads", "serve"]
 
@@ -116,19 +119,30 @@ class RpcServer:
         address: Address,
         call: Callable[..., Future[Any]],
         hand_over: Callable[[socket], None] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         """
         Begin to listen; *call* and *hand_over* are as for `serve`.
 
+        Args:
+            address: Where to listen.
+            call: As for `serve`.
+            hand_over: As for `serve`.
+            certificates: With which connections use TLS, all of them; None for none. Not for a Unix socket.
+
         Raises:
-            OSError: The folder or the socket cannot be made.
+            OSError: The folder or the socket cannot be made, or the certificates cannot be read.
         """
         self._call = call
         self._hand_over = hand_over
+        self._certificates = certificates
+        if certificates is not None:
+            certificates.context(listens=True)  # who connects later would not learn what is wrong with them
         self._lock = threading.Lock()
         self._connections: dict[Connection[Any, Any], threading.Thread] = {}  # guarded by _lock
         self._closing = threading.Event()
-        self._listener, self.address = address.listen(_BACKLOG)
+        self._listener, address = address.listen(_BACKLOG)
+        self.address = attrs.evolve(address, takes_tls=certificates is not None)
         self._thread = start_thread(self._accept, "rpc-accept")
 
     def _accept(self) -> None:
@@ -136,16 +150,28 @@ class RpcServer:
             try:
                 end, _ = self._listener.accept()
                 prepare(end)
+                end, binding = self._secured(end)
                 connection = Connection(end.detach())
                 with self._lock:
-                    self._connections[connection] = start_thread(partial(self._serve, connection), "rpc-serve")
+                    body = partial(self._serve, connection, binding)
+                    self._connections[connection] = start_thread(body, "rpc-serve")
             except Exception:  # noqa: BLE001 - it has gone again, or there are no descriptors or threads left
                 self._closing.wait(_AGAIN_S)
 
-    def _serve(self, connection: Connection[Any, Any]) -> None:
+    def _secured(self, end: socket) -> tuple[socket, Callable[[], bytes]]:
+        """The connection *end* with TLS if it is to have that, and what gives what belongs to the secret on it."""
+        if self._certificates is None:
+            return end, bytes
+        from sage_deploy_remote.rpc.tls import tunnel  # takes long to import, and most processes need none
+
+        end, ready = tunnel(end, self._certificates, PROOF_WITHIN_S, listens=True)
+        return end, ready.result
+
+    def _serve(self, connection: Connection[Any, Any], binding: Callable[[], bytes]) -> None:
         with suppress(AuthenticationError, EOFError, OSError):  # whoever it is does not belong here, or has gone
+            key = self.address.key + binding()
             with limited(connection, PROOF_WITHIN_S):
-                prove(connection, self.address.key, listens=True)
+                prove(connection, key, listens=True)
             serve(connection, self._call, self._hand_over)
         with self._lock:
             del self._connections[connection]
@@ -156,7 +182,7 @@ class RpcServer:
         if not self._closing.is_set():
             self._closing.set()
             with suppress(OSError):
-                self.address.open().close()  # wakes whoever accepts
+                self.address.dial().close()  # wakes whoever accepts
             self._thread.join(_JOIN_S)
             self._listener.close()
             self.address.remove()
