@@ -19,7 +19,7 @@ from certificates import Authority
 from sage_deploy_remote.rpc.address import Address
 from sage_deploy_remote.rpc.certificates import Certificates
 from sage_deploy_remote.rpc.server import RpcServer, in_threads
-from sage_deploy_remote.rpc.tls import tunnel
+from sage_deploy_remote.rpc.tls import _Pump, _Side, tunnel
 
 PATIENCE = 20.0
 
@@ -125,17 +125,53 @@ def test_large_messages_come_both_ways_at_once(ends, in_thread):
 
 
 @pytest.mark.parametrize("stands_still", [0, 1], ids=["connects", "listens"])
-def test_who_does_not_read_is_waited_for(ends, stands_still, in_thread):
-    """The sender waits, nothing is lost, and the other direction goes on meanwhile."""
+def test_who_does_not_read_is_waited_for(ends, stands_still):
+    """What is in between does not grow, nothing of it is lost, and the other direction goes on meanwhile."""
     silent, sender = ends[stands_still], ends[1 - stands_still]
-    data = os.urandom(2**25)
-    sending = in_thread(sender.sendall, data)
+    data = memoryview(os.urandom(2**26))
+    sent = 0
+    sender.settimeout(0.2)
+    with suppress(TimeoutError):
+        while sent < len(data):
+            sent += sender.send(data[sent : sent + 2**16])
+    assert sent < len(data), "so much fits nowhere in between"
+    sender.settimeout(PATIENCE)
     for _ in range(10):
         silent.sendall(b"x" * 2**16)
         assert read(sender, 2**16) == b"x" * 2**16
-    assert not sending.done(), "so much fits nowhere in between"
-    assert read(silent, len(data)) == data
-    sending.result(PATIENCE)
+    assert read(silent, sent) == data[:sent]
+
+
+def test_nobody_on_the_wire_can_read_it(tcp, stack, node_certificates, in_thread):
+    """Neither what is said nor who says it."""
+    (ours, tapped), (tapping, theirs) = tcp(), tcp()
+    heard = []
+
+    def pass_on(source, target):
+        with suppress(OSError):  # the ends are closed
+            while data := source.recv(2**16):
+                heard.append(data)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    taps = [in_thread(pass_on, tapped, tapping), in_thread(pass_on, tapping, tapped)]
+    sides = [
+        tunnel(ours, node_certificates, PATIENCE, listens=False),
+        tunnel(theirs, node_certificates, PATIENCE, listens=True),
+    ]
+    for side in sides:
+        stack.enter_context(side.end).settimeout(PATIENCE)
+        side.ready.result(PATIENCE)
+    sides[0].end.sendall(b"confidential" * 1000)
+    assert read(sides[1].end, 12_000) == b"confidential" * 1000
+    for side in sides:
+        side.end.close()
+    for tap in taps:
+        tap.result(PATIENCE)
+    wire = b"".join(heard)
+    assert len(wire) > 12_000
+    assert b"confidential" not in wire
+    assert ssl.PEM_cert_to_DER_cert(Path(node_certificates.certificate).read_text()) not in wire
 
 
 # -- its end -----------------------------------------------------------------------------------------------------------
@@ -161,6 +197,16 @@ def test_end_of_one_side_is_the_end_of_both(ends, first, ending, in_thread, unti
     if ending == "says no more":
         assert is_over(ours)
     until(lambda: not pumps())
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often a tunnel has looked what has happened; it does not wait long at the end."""
+    monkeypatch.setattr(sage_deploy_remote.rpc.tls, "_LAST_S", 0.1)
+    looks = []
+    wait = _Pump._wait
+    monkeypatch.setattr(_Pump, "_wait", lambda self, until: (looks.append(self), wait(self, until))[1])
+    return looks
 
 
 def test_reset_connection_ends(tcp, stack, node_certificates, until):
@@ -190,9 +236,8 @@ def test_what_is_not_from_the_other_side_ends_the_connection(tcp, stack, node_ce
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["idle", "with much unsent"])
-def test_user_that_is_gone_holds_no_thread(tcp, node_certificates, until, monkeypatch, reads):
+def test_user_that_is_gone_holds_no_thread(tcp, node_certificates, until, looks, reads):
     """Also if the other side takes nothing of what is left, and does not notice the end."""
-    monkeypatch.setattr(sage_deploy_remote.rpc.tls, "_LAST_S", 0.1)
     connects, listens = tcp()
     side = tunnel(listens, node_certificates, PATIENCE, listens=True)
     with side.end, node_certificates.context(listens=False).wrap_socket(connects):
@@ -201,8 +246,40 @@ def test_user_that_is_gone_holds_no_thread(tcp, node_certificates, until, monkey
             side.end.settimeout(0.1)
             with suppress(TimeoutError):
                 side.end.sendall(bytes(2**25))
+        looks.clear()
         side.end.close()
         until(lambda: not pumps())
+    assert len(looks) < 100, "it waits, and does not look again and again"
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """That one side of a tunnel takes nothing more."""
+    left = threading.Event()
+    leave = _Side.leave
+    monkeypatch.setattr(_Side, "leave", lambda self: (leave(self), left.set()))
+    return left
+
+
+def test_what_nobody_reads_is_kept(tcp, node_certificates, until, looks, left):
+    """The other side has gone, and the user has not read what it said; meanwhile nothing turns in circles."""
+    connects, listens = tcp()
+    side = tunnel(listens, node_certificates, PATIENCE, listens=True)
+    with node_certificates.context(listens=False).wrap_socket(connects) as peer:
+        side.ready.result(PATIENCE)
+        peer.settimeout(0.1)
+        with suppress(TimeoutError):
+            peer.sendall(bytes(2**25))
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert left.wait(PATIENCE)
+    with side.end as end:
+        end.settimeout(PATIENCE)
+        assert len(read(end, 2**18)) >= 2**18
+        assert len(looks) < 1000
+        with suppress(ConnectionError):
+            while end.recv(2**20):
+                pass
+    until(lambda: not pumps())
 
 
 # -- whom it lets in ---------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ class Tunnel(NamedTuple):
     A connection over TLS.
 
     Attributes:
-        end: What its user has of it. The end of one side is the end of both, after what was sent before it.
+        end: What its user has of it, once it is `ready`. The end of one side is the end of both, after what was sent
+            before it.
         ready: Bytes that both sides of this connection have in common, and no other connection has; an OSError if TLS
             was not agreed on.
     """
@@ -62,7 +63,7 @@ def tunnel(outer: socket, certificates: Certificates, seconds: float, *, listens
     Have a connection use TLS; returns at once.
 
     Args:
-        outer: The connection. It belongs to the tunnel from now on, also if this raises.
+        outer: The connection, which is the tunnel's from now on, also if this raises: the object is detached from it.
         certificates: Of this side.
         seconds: How long agreeing on TLS may take.
         listens: Whether this is the side that was connected to.
@@ -72,6 +73,7 @@ def tunnel(outer: socket, certificates: Certificates, seconds: float, *, listens
         RuntimeError: There can be no more threads.
     """
     ready: Future[bytes] = Future()
+    outer = socket(fileno=outer.detach())
     try:
         context = certificates.context(listens=listens)
         end, inner = socketpair()
