@@ -1,7 +1,12 @@
-"""What TLS costs on the connection of a caller to its replica: a Unix socket, TCP and TCP with TLS, in turns."""
+"""
+What TLS costs on the connection of a caller to its replica: a Unix socket, TCP and TCP with TLS, in turns.
+
+The bare connection first, then calls of replicas on a private Ray runtime.
+"""
 
 from __future__ import annotations
 
+import logging
 import pickle
 import subprocess
 import sys
@@ -10,14 +15,16 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import attrs
 from rounds import interleave, per_call
 from table import goal, rounds_asked, show
 
 from sage_deploy_remote.rpc.address import Address
 from sage_deploy_remote.rpc.certificates import Certificates
 from sage_deploy_remote.rpc.server import RpcServer, in_threads
+from sage_plugins import Environment, ServiceDeploymentConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,6 +122,41 @@ def main() -> None:
 
         runs = {way: partial(per_call, partial(connect, way), 20) for way in _WAYS}
         _report("connecting, milliseconds", interleave(runs, rounds), 1e3)
+        logging.disable()  # what Ray says of a runtime that only this machine reaches
+        calls(certificates, rounds, stack)
+
+
+class Echo:
+    """As little work as a method can do."""
+
+    def echo(self, value: Any) -> Any:
+        """Give *value* back."""
+        return value
+
+
+def calls(certificates: Certificates, rounds: int, stack: ExitStack) -> None:
+    """Calls of replicas on Ray: one that is reached over a Unix socket, and two as if on another machine."""
+    import ray
+
+    from sage_deploy_ray.actors import transport
+
+    ray.init(address="local", include_dashboard=False, num_cpus=4, object_store_memory=2**27, log_to_driver=False)
+    stack.callback(ray.shutdown)
+    here = transport.this_machine
+    services: dict[str, Any] = {}
+    for way in _WAYS:
+        transport.this_machine = here if way == "Unix socket" else lambda: "another"
+        options = {"calls": "socket"} | ({"tls": attrs.asdict(certificates)} if way == "TLS" else {})
+        env = stack.enter_context(Environment(f"bench-{way[:3]}", options={"ray": options}))
+        config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
+        env.register_service_with_config("echo", Echo, deployment_config=config)
+        env.deploy()
+        services[way] = env.service("echo")
+    runs = {way: partial(per_call, partial(service.call, "echo", 1), 300) for way, service in services.items()}
+    _report("calls, one after the other, microseconds", interleave(runs, rounds), 1e6)
+    data = bytes(2**20)
+    runs = {way: partial(per_call, partial(service.call, "echo", data), 20) for way, service in services.items()}
+    _report("calls with 1 MiB to and fro, milliseconds", interleave(runs, rounds), 1e3)
 
 
 def _report(title: str, measured: dict[str, list[float]], scale: float) -> None:
