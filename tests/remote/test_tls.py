@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 from contextlib import ExitStack, suppress
 from multiprocessing.context import AuthenticationError
@@ -172,6 +175,52 @@ def test_nobody_on_the_wire_can_read_it(tcp, stack, node_certificates, in_thread
     assert len(wire) > 12_000
     assert b"confidential" not in wire
     assert ssl.PEM_cert_to_DER_cert(Path(node_certificates.certificate).read_text()) not in wire
+
+
+LAST_WORDS = """
+    import os, pickle, signal, sys
+    from threading import Event
+    from sage_deploy_remote.rpc.address import Address
+    from sage_deploy_remote.rpc.certificates import Certificates
+    from sage_deploy_remote.rpc.server import RpcServer, in_threads
+
+    said, over = Event(), Event()
+
+    def say(end):
+        end.sendall(bytes(2**23))
+        said.set()
+        over.wait()
+
+    server = RpcServer(Address.on("127.0.0.1"), in_threads(None), say, Certificates(*sys.argv[1:]))
+    print(pickle.dumps(server.address).hex(), flush=True)
+    said.wait()
+    server.deliver()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_delivered_arrives_though_its_process_is_killed(node_certificates, program):
+    """As over TCP, where it is the system's to send."""
+    command = [*program(LAST_WORDS), *attrs.astuple(node_certificates)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        address = pickle.loads(bytes.fromhex(process.stdout.readline()))  # noqa: S301 - our own
+        with address.connect_socket(node_certificates) as end:
+            end.settimeout(PATIENCE)
+            assert read(end, 2**23) == bytes(2**23)
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_what_was_delivered_is_known(tunnels, node_certificates, until):
+    """Not before TCP has taken all, and also when the connection has ended."""
+    ours, theirs = tunnels(node_certificates, node_certificates)
+    for side in (ours, theirs):
+        side.ready.result(PATIENCE)
+    ours.end.settimeout(0.2)
+    with suppress(TimeoutError):
+        ours.end.sendall(bytes(2**25))
+    assert not ours.delivered()
+    theirs.end.close()
+    until(ours.delivered)
 
 
 # -- its end -----------------------------------------------------------------------------------------------------------

@@ -133,6 +133,7 @@ class ReplicaActor:
         """As `ReplicaEndpoint.stop`."""
         stopped = self._replica.stop(grace)
         self._doors.hide()
+        self._doors.deliver()
         self._over.set()
         return stopped
 

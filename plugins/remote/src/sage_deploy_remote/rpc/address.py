@@ -108,11 +108,11 @@ class Address:
             raise ConnectionError(msg)
         from sage_deploy_remote.rpc.tls import tunnel  # takes long to import, and most processes need none
 
-        end, ready = tunnel(self.dial(), certificates, _CONNECT_WITHIN_S, listens=False)
+        secured = tunnel(self.dial(), certificates, _CONNECT_WITHIN_S, listens=False)
         try:
-            return end, ready.result()
+            return secured.end, secured.ready.result()
         except BaseException:
-            end.close()
+            secured.end.close()
             raise
 
     def dial(self) -> socket.socket:

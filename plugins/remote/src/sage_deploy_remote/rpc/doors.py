@@ -92,6 +92,13 @@ class Doors:
             for door in self._open.values():
                 door.hide()
 
+    def deliver(self) -> None:
+        """As `RpcServer.deliver`, for all that are connected."""
+        with self._lock:
+            doors = list(self._open.values())
+        for door in doors:
+            door.deliver()
+
 
 def _refuse(method: str, *_: Any) -> Future[Any]:
     msg = f"{method!r} is not asked over this connection: it is for calls alone"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.rpc.address import Address
     from sage_deploy_remote.rpc.certificates import Certificates
+    from sage_deploy_remote.rpc.tls import Tunnel
 
 __all__ = ["RpcServer", "in_threads", "serve"]
 
@@ -41,6 +43,10 @@ _AGAIN_S: Final = 0.05
 
 #: Seconds for a thread to end that has been told to; one may wait for a process that stands still.
 _JOIN_S: Final = 1.0
+
+#: Seconds for TCP to take what was said with TLS, and from one look to the next: TCP gives no notice.
+_DELIVERED_WITHIN_S: Final = 1.0
+_LOOK_AGAIN_S: Final = 0.002
 
 
 def in_threads(methods: object) -> Callable[..., Future[Any]]:
@@ -140,6 +146,7 @@ class RpcServer:
             certificates.context(listens=True)  # who connects later would not learn what is wrong with them
         self._lock = threading.Lock()
         self._connections: dict[Connection[Any, Any], threading.Thread] = {}  # guarded by _lock
+        self._tunnels: dict[Connection[Any, Any], Tunnel] = {}  # of those that use TLS; guarded by _lock
         self._closing = threading.Event()
         self._listener, address = address.listen(_BACKLOG)
         self.address = attrs.evolve(address, takes_tls=certificates is not None)
@@ -150,31 +157,33 @@ class RpcServer:
             try:
                 end, _ = self._listener.accept()
                 prepare(end)
-                end, binding = self._secured(end)
-                connection = Connection(end.detach())
+                secured = self._secured(end)
+                connection = Connection((end if secured is None else secured.end).detach())
                 with self._lock:
-                    body = partial(self._serve, connection, binding)
+                    body = partial(self._serve, connection, secured)
                     self._connections[connection] = start_thread(body, "rpc-serve")
+                    if secured is not None:
+                        self._tunnels[connection] = secured
             except Exception:  # noqa: BLE001 - it has gone again, or there are no descriptors or threads left
                 self._closing.wait(_AGAIN_S)
 
-    def _secured(self, end: socket) -> tuple[socket, Callable[[], bytes]]:
-        """The connection *end* with TLS if it is to have that, and what gives what belongs to the secret on it."""
+    def _secured(self, end: socket) -> Tunnel | None:
+        """The connection *end* with TLS, None if it is to have none."""
         if self._certificates is None:
-            return end, bytes
+            return None
         from sage_deploy_remote.rpc.tls import tunnel  # takes long to import, and most processes need none
 
-        end, ready = tunnel(end, self._certificates, PROOF_WITHIN_S, listens=True)
-        return end, ready.result
+        return tunnel(end, self._certificates, PROOF_WITHIN_S, listens=True)
 
-    def _serve(self, connection: Connection[Any, Any], binding: Callable[[], bytes]) -> None:
+    def _serve(self, connection: Connection[Any, Any], secured: Tunnel | None) -> None:
         with suppress(AuthenticationError, EOFError, OSError):  # whoever it is does not belong here, or has gone
-            key = self.address.key + binding()
+            key = self.address.key + (b"" if secured is None else secured.ready.result())
             with limited(connection, PROOF_WITHIN_S):
                 prove(connection, key, listens=True)
             serve(connection, self._call, self._hand_over)
         with self._lock:
             del self._connections[connection]
+            self._tunnels.pop(connection, None)
         connection.close()
 
     def hide(self) -> None:
@@ -186,6 +195,14 @@ class RpcServer:
             self._thread.join(_JOIN_S)
             self._listener.close()
             self.address.remove()
+
+    def deliver(self) -> None:
+        """Wait until what was said arrives even if this process is killed; a second at most."""
+        until = time.monotonic() + _DELIVERED_WITHIN_S
+        with self._lock:
+            tunnels = list(self._tunnels.values())
+        while not all(each.delivered() for each in tunnels) and time.monotonic() < until:
+            time.sleep(_LOOK_AGAIN_S)
 
     def close(self) -> None:
         """Listen no more, and end all connections. Idempotent."""

@@ -14,11 +14,14 @@ from __future__ import annotations
 import select
 import ssl
 import time
+from array import array
 from concurrent.futures import Future
 from contextlib import suppress
+from fcntl import ioctl
 from functools import partial
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT
 from socket import socket, socketpair
+from termios import FIONREAD
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sage_plugins.threads import start_thread
@@ -52,10 +55,13 @@ class Tunnel(NamedTuple):
             before it.
         ready: Bytes that both sides of this connection have in common, and no other connection has; an OSError if TLS
             was not agreed on.
+        delivered: Gives whether TCP has taken all that the user has said, so that it arrives even if this process is
+            killed; or never will.
     """
 
     end: socket
     ready: Future[bytes]
+    delivered: Callable[[], bool]
 
 
 def tunnel(outer: socket, certificates: Certificates, seconds: float, *, listens: bool) -> Tunnel:
@@ -87,7 +93,7 @@ def tunnel(outer: socket, certificates: Certificates, seconds: float, *, listens
         for each in (outer, inner, end):
             each.close()
         raise
-    return Tunnel(end, ready)
+    return Tunnel(end, ready, pump.delivered)
 
 
 class _Side:
@@ -143,6 +149,7 @@ class _Pump:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=listens)
         self._outer, self._inner = _Side(outer), _Side(inner)
+        self._encrypts = False  # whether it has what the user has said in its hands
         self._poll = select.poll()
         for side in (self._outer, self._inner):
             side.end.settimeout(0.0)
@@ -162,6 +169,16 @@ class _Pump:
                 ready.set_result(binding)
                 with suppress(ssl.SSLError):  # what came is not from the other side
                     self._carry()
+        for side in (self._outer, self._inner):
+            side.leave()
+
+    def delivered(self) -> bool:
+        """As `Tunnel.delivered`; from any thread."""
+        unread = array("i", [0])
+        with suppress(OSError, ValueError):  # it has ended
+            ioctl(self._inner.end, FIONREAD, unread)
+        # In this order: what is not unread is in its hands, then waits for TCP, then is taken.
+        return not (unread[0] or self._encrypts or self._outer.waiting)
 
     # -- agreeing ----------------------------------------------------------------------------------------------------
 
@@ -249,6 +266,7 @@ class _Pump:
 
     def _encrypt(self) -> None:
         """Send what the user says, and that it says no more."""
+        self._encrypts = True
         data = self._inner.read()
         if data:
             self._tls.write(data)
@@ -256,6 +274,7 @@ class _Pump:
             with suppress(ssl.SSLError):
                 self._tls.unwrap()
         self._flush()
+        self._encrypts = False
 
     def _decrypt(self) -> None:
         """Give the user what the other side says."""
