@@ -128,7 +128,7 @@ class RayDirectory(RpcDirectory):
         """As `RpcDirectory.transport`."""
         from sage_deploy_ray.actors.attached import AttachedTransport
 
-        return AttachedTransport(replica, self._options.calls, dispatcher)
+        return AttachedTransport(replica, self._options, dispatcher)
 
     def connection(self) -> cluster.Connection:
         """

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from socket import socket
 
+    from sage_deploy_remote.rpc.certificates import Certificates
+
 __all__ = ["Doors", "this_machine"]
 
 _BOOT: Path = Path("/proc/sys/kernel/random/boot_id")
@@ -43,16 +45,23 @@ class Doors:
     Each is opened when the first caller asks for it.
     """
 
-    def __init__(self, host: Callable[[], str], carry_calls: Callable[[socket], None]) -> None:
+    def __init__(
+        self,
+        host: Callable[[], str],
+        carry_calls: Callable[[socket], None],
+        certificates: Callable[[], Certificates | None] = lambda: None,
+    ) -> None:
         """
         Listen nowhere yet.
 
         Args:
             host: Gives the address of this machine under which others reach it.
             carry_calls: Given each connection, by a thread of its own; ends when that does.
+            certificates: Gives those with which callers of other machines connect; None for connections without TLS.
         """
         self._host = host
         self._carry_calls = carry_calls
+        self._certificates = certificates
         self._lock = threading.Lock()
         self._open: dict[bool, RpcServer] = {}  # by whether it is for callers on this machine; guarded by _lock
         self._hidden = False
@@ -62,7 +71,7 @@ class Doors:
         Where a process on *machine* connects.
 
         Raises:
-            OSError: There can be no such place.
+            OSError: There can be no such place, or its certificates cannot be read.
         """
         near = machine == this_machine()
         with self._lock:
@@ -71,8 +80,12 @@ class Doors:
                 raise OSError(msg)
             door = self._open.get(near)
             if door is None:
-                address = Address.new() if near else Address.on(self._host())
-                door = self._open[near] = RpcServer(address, _refuse, self._carry_calls)
+                if near:
+                    door = RpcServer(Address.new(), _refuse, self._carry_calls)
+                else:
+                    address = Address.on(self._host())
+                    door = RpcServer(address, _refuse, self._carry_calls, self._certificates())
+                self._open[near] = door
             return door.address
 
     def hide(self) -> None:
@@ -87,6 +100,13 @@ class Doors:
         self.hide()
         for door in self._open.values():
             door.close()
+
+    def deliver(self) -> None:
+        """As `RpcServer.deliver`, for all that are connected."""
+        with self._lock:
+            doors = list(self._open.values())
+        for door in doors:
+            door.deliver()
 
 
 def _refuse(method: str, *_: Any) -> Future[Any]:
