@@ -45,8 +45,8 @@ def holds_up_a_loop(loop: asyncio.AbstractEventLoop, outer: Call | None) -> bool
     """
     Whether anybody notices that *loop* waits.
 
-    Nobody notices it while a replica's own loop runs a constructor or a hook, or answers only the call that waits. Nor in
-    a notebook: its kernel runs each cell inside its own loop, and waits for it.
+    Nobody notices it while a replica's own loop runs a constructor or a hook, or answers only the call that waits.
+    Nor in a notebook: its kernel runs each cell inside its own loop, and waits for it.
 
     Args:
         loop: Runs in this thread.
