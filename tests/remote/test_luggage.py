@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 from itertools import count
+from pickle import PickleBuffer
 
 import pytest
 
@@ -38,6 +39,8 @@ class FailureError(Exception):
 class Ferry:
     """Both ends of one."""
 
+    large = 1000
+
     def __init__(self):
         self._numbers = count()
         self.carried = {}
@@ -47,6 +50,9 @@ class Ferry:
         mark = f"{caller}:{next(self._numbers)}"
         self.carried[mark] = references
         return mark
+
+    def send_buffers(self, caller, buffers):
+        return self.send(caller, [bytes(each) for each in buffers])
 
     def receive(self, mark):
         return self.carried.pop(mark)
@@ -122,6 +128,19 @@ def test_references_that_nobody_wants_are_dropped():
     del came
     gc.collect()
     assert not ferry.carried
+
+
+@pytest.mark.parametrize("size", [999, 1000])
+def test_large_buffers_go_by_the_ferry(luggage, size):
+    """Small ones go with the message; either way the value is the same."""
+    value = [PickleBuffer(bytearray(b"a" * size)), Reference("a")]
+    came = luggage.to_frame(over(luggage.of_frame(frame_of(write(value, STORE)))))
+    assert len(luggage._ferry.carried) == (1 if size < Ferry.large else 2)
+    buffer, reference = unpack(came.units[0].items[0].payload)
+    assert bytes(buffer) == b"a" * size
+    assert reference is value[1]
+    luggage.over(0)
+    assert len(luggage._ferry.ended) == (1 if size < Ferry.large else 2)
 
 
 def test_end_of_a_call_lets_go_of_its_references():

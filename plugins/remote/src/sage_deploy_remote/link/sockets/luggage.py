@@ -1,8 +1,9 @@
 """
 What a message over a socket is pickled from, and what is made of it there.
 
-References to a substrate's objects do not go over a socket: its *ferry* carries them, and a mark stands for them in the
-message. Whoever reads a payload with a mark waits for them then.
+References to a substrate's objects do not go over a socket, nor do the buffers of large values where the substrate has
+memory that processes share: its *ferry* carries them, and a mark stands for them in the message. Whoever reads a
+payload with a mark waits for them then.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ _ERRORS: Final = frozenset({protocol.FAILED, protocol.GAVE_UP})
 
 
 class Ferry(Protocol):
-    """Carries references to a substrate's objects from one end of a connection to the other. From any thread."""
+    """
+    Carries references and buffers from one end of a connection to the other. From any thread.
+
+    Attributes:
+        large: Bytes of a value's buffers from which on they go by the ferry.
+    """
+
+    large: float
 
     def send(self, caller: str, references: Sequence[Any]) -> str:
         """
@@ -40,6 +48,9 @@ class Ferry(Protocol):
             What stands for them in the message.
         """
 
+    def send_buffers(self, caller: str, buffers: Sequence[Any]) -> str:
+        """The same for buffers, whose owner may change them as soon as this returns."""
+
     def receive(self, mark: str) -> Sequence[Any]:
         """Wait for what *mark* stands for; raises if it will not come."""
 
@@ -51,9 +62,9 @@ class Luggage:
     """Makes plain data of what goes over one connection, and the other way round."""
 
     def __init__(self, ferry: Ferry | None = None) -> None:
-        """Without a *ferry* nothing that is sent has references."""
+        """Without a *ferry* nothing that is sent has references, and all buffers go over the socket."""
         self._ferry: Any = ferry
-        self._marks: dict[int, str] = {}  # in the arguments of calls that are not over, by their numbers
+        self._marks: dict[int, list[str]] = {}  # in the arguments of calls that are not over, by their numbers
 
     def of_frame(self, frame: Frame) -> tuple[Any, ...]:
         """*frame* as plain data."""
@@ -72,17 +83,16 @@ class Luggage:
         return frame._replace(units=tuple(units))
 
     def _coming_item(self, item: CallItem) -> CallItem:
-        mark = item.payload[2]
-        if not isinstance(mark, str):
+        marks = [part for part in item.payload[1:] if isinstance(part, str)]
+        if not marks:
             return item
-        self._marks[item.id] = mark
+        self._marks[item.id] = marks
         return item._replace(payload=self._coming(item.payload))
 
     def over(self, id: int) -> None:
         """The call of that number is over, and uses its arguments no more; for a frame's receiver."""
         if self._marks:
-            mark = self._marks.pop(id, None)
-            if mark is not None:
+            for mark in self._marks.pop(id, ()):
                 self._ferry.end(mark)
 
     def of_replies(self, caller: str, number: int, replies: Iterable[Reply]) -> tuple[Any, ...]:
@@ -99,24 +109,28 @@ class Luggage:
         return Response(number, [_changed(reply, self._coming) for reply in replies] if marked else replies)
 
     def _leaving(self, caller: str, marks: list[str]) -> Callable[[Any], Any]:
-        """What makes plain data of a payload; *marks* gets those that stand for references."""
+        """What makes plain data of a payload; *marks* gets those that it puts in."""
+        ferry = self._ferry
 
         def leave(payload: Any) -> Any:
-            if payload[2]:
-                marks.append(self._ferry.send(caller, payload[2]))
-                payload = (*payload[:2], marks[-1])
-            return apart(payload)
+            data, buffers, references = payload
+            if references:
+                references = ferry.send(caller, references)
+                marks.append(references)
+            if buffers and sum(memoryview(each).nbytes for each in buffers) >= ferry.large:
+                buffers = ferry.send_buffers(caller, buffers)
+                marks.append(buffers)
+            return apart((data, buffers, references))
 
         return leave
 
     def _coming(self, payload: Any) -> Any:
-        """*payload* with references where a mark stands."""
-        *plain, references = payload
-        return (*plain, _Awaited(self._ferry, references)) if isinstance(references, str) else payload
+        """*payload* with what marks in it stand for."""
+        return tuple(_Awaited(self._ferry, part) if isinstance(part, str) else part for part in payload)
 
 
 class _Awaited:
-    """References that are waited for when one is wanted."""
+    """What a mark stands for: waited for when it is wanted."""
 
     def __init__(self, ferry: Any, mark: str) -> None:
         self._ferry = ferry

@@ -11,7 +11,7 @@ from functools import partial
 from socket import MSG_DONTWAIT, SHUT_RDWR
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_remote.link.sockets.messages import Messages, join
+from sage_deploy_remote.link.sockets.messages import Messages, join, memory
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
@@ -172,7 +172,11 @@ class Stream:
 def _kept(part: Any) -> memoryview:
     """*part* as it is now, whatever its owner does with it."""
     view = memoryview(part)
-    return view if isinstance(view.obj, bytes) else memoryview(bytes(view))
+    if isinstance(view.obj, bytes):
+        return view
+    copy = memoryview(memory(view.nbytes))
+    copy[:] = view
+    return copy
 
 
 def _without(parts: Sequence[Any], sent: int) -> list[Any]:
