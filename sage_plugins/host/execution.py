@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.host.batches import Batches
     from sage_plugins.host.thread_loop import WorkerLoop
+    from sage_plugins.host.thread_worker import Worker
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.service.own_metrics import OwnMetrics
     from sage_plugins.values import ReplicaSpec
@@ -59,7 +60,7 @@ class Execution:
         steps: The steps of the replica's life that run on the event loop.
         handed: Calls and batches that the loop has left to a thread and none has taken yet.
         events: Told of slots that are free.
-        hands: For each worker thread the one piece of work that it does, or None; by the identity of that list.
+        hands: For each worker thread the one piece of work that it does, or None.
         batched: The calls of batches that run on the event loop.
         own: What `metrics` gives, once somebody has asked.
         errors: The errors that the methods raised.
@@ -98,14 +99,14 @@ class Execution:
         self._recorders = recorders
         self._loop = loop
         self.handed: set[Work] = set()
-        self.hands: dict[int, list[Any]] = {}
+        self.hands: dict[Worker, list[Any]] = {}
         self.batched: set[Call] = set()
         self._faulty_recorders: set[str] = set()
         self.own: OwnMetrics | None = None
         self.errors = MethodErrors()
         self.takes_back = self._compose_takes_back()
         self._making = threading.Lock()  # held while that is made
-        self.latest = -inf  # `monotonic()` when a call ended last; written by whichever worker, so it may lag by a call
+        self._latest = -inf  # as `latest`, of calls on an event loop and of workers that have ended
 
     def metrics(self) -> OwnMetrics:
         """What the class measures of itself, and what is measured here; always the same object."""
@@ -235,6 +236,15 @@ class Execution:
         on_loop = (*self.tasks.copy(), *self.batched.copy())
         return list(dict.fromkeys([*self.calls_of([*works, *self.handed.copy()]), *on_loop]))
 
+    def forget(self, worker: Worker) -> None:
+        """*worker* has ended."""
+        if self.hands.pop(worker, None) is not None:
+            self._latest = max(self._latest, worker.ended)
+
+    def latest(self) -> float:
+        """`monotonic()` when a call ended last; may lag by a call."""
+        return max([self._latest, *(worker.ended for worker in list(self.hands))])
+
     def at_work(self) -> int:
         """Pieces of work that workers do; not those that wait for one."""
         return sum(map(any, list(self.hands.values()))) + len(self.tasks) + len(self.batch_tasks)
@@ -252,7 +262,7 @@ class Execution:
 
     def settles(self, call: Call, error: BaseException | None, start: float, end: float, record: Record) -> bool:
         """Decide the outcome of a call that has run, and count it; False if it was given up meanwhile."""
-        self.latest = call.ended = end
+        self._latest = call.ended = end
         if not call.claim_outcome():
             return False
         how = Outcome.OK if error is None else Outcome.TIMEOUT if end >= call.deadline else Outcome.ERROR

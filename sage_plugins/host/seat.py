@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sage_plugins.host.thread_worker import compose_worker
+from sage_plugins.threads import HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +53,7 @@ class HostSeat:
         self.get_within = inbox.get_within
         self.get_nowait = inbox.get_nowait
         self.waiting = inbox.size
+        self.when_unattended = inbox.when_unattended
         self.worker = partial(compose_worker, execution)
         self._inbox = inbox
         self._execution = execution
@@ -86,6 +89,23 @@ class HostSeat:
         thread = threading.Thread(target=self._work, args=(run,), name=f"{self.name}-{suffix}", daemon=True)
         thread.start()
         return thread
+
+    def run_aside(self, run: Callable[[], None], suffix: str) -> None:
+        """
+        Have a thread that this replica shares with others call *run* soon, under a name of the replica's.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        HOOKS.run(partial(Context().run, self._run_named, run, f"{self.name}-{suffix}"))
+
+    def _run_named(self, run: Callable[[], None], name: str) -> None:
+        thread = threading.current_thread()
+        before, thread.name = thread.name, name
+        try:
+            self._work(run)
+        finally:
+            thread.name = before
 
     def _work(self, run: Callable[[], None]) -> None:
         self._loop.kept = True
