@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from contextvars import Context
 from functools import partial
+from operator import truth
 from typing import TYPE_CHECKING
 
+from sage_plugins.host.execution import WORK
 from sage_plugins.host.thread_worker import compose_worker
 from sage_plugins.threads import HOOKS
 
@@ -24,7 +26,7 @@ __all__ = ["HostHolds", "HostSeat"]
 
 class HostHolds:
     """
-    `interfaces.ReplicaHolds` for one host: what waits in its inbox, runs on its loop, or is in a thread's hands.
+    `interfaces.ReplicaHolds` for one host: what waits in its inbox, runs on its loop, or is done by a thread.
     """
 
     def __init__(self, inbox: Inbox, execution: Execution) -> None:
@@ -36,9 +38,9 @@ class HostHolds:
     def counts(self) -> Sequence[Callable[[], int]]:
         """As `ReplicaHolds.counts`."""
         execution = self._execution
-        in_hands = partial(sum, map(any, list(execution.hands.values())))
+        at_work = partial(sum, map(truth, map(WORK, list(execution.workers))))
         on_loop = (execution.tasks, execution.batch_tasks, execution.handed)
-        return (self._inbox.size, in_hands, *(each.__len__ for each in on_loop))
+        return (self._inbox.size, at_work, *(each.__len__ for each in on_loop))
 
 
 class HostSeat:

@@ -44,10 +44,11 @@ class Worker:
     of them to come into the processor's cache. These are in one.
 
     Attributes:
+        at: The piece of work that it does; None between two.
         ended: `monotonic()` when its last call ended.
     """
 
-    __slots__ = ("ended", "execution", "follow", "hand", "monotonic", "record", "table", "takes_back")
+    __slots__ = ("at", "ended", "execution", "follow", "monotonic", "record", "table", "takes_back")
 
     def __init__(self, execution: Execution) -> None:
         """Make one; all that has one answer for all calls is decided here."""
@@ -56,8 +57,8 @@ class Worker:
         self.follow = execution.free if execution.on_loop else execution.events.follow
         self.record, self.takes_back = execution.compose_record(), execution.takes_back
         self.ended = -inf
-        self.hand: list[Any] = [None]
-        execution.hands[self] = self.hand
+        self.at: Any = None
+        execution.workers[self] = None
 
     def execute_handed(self, work: Any) -> bool:
         """`execute` for a thread beside an event loop."""
@@ -70,10 +71,10 @@ class Worker:
         if call is None:
             self.execution.forget(self)
             return False
-        hand, monotonic, follow = self.hand, self.monotonic, self.follow
+        monotonic, follow = self.monotonic, self.follow
         try:
             while call is not None:
-                hand[0] = call
+                self.at = call
                 start = monotonic()
                 if start >= call.expires:
                     call = self._execute_other(call)
@@ -139,7 +140,7 @@ class Worker:
                         call.release()
                 call = following
         finally:
-            hand[0] = None
+            self.at = None
         return True
 
     def _invoke(self, call: Call) -> Any:

@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from sage_plugins.host.inbox import Inbox
+
 PATIENCE = 20.0
 WITH_THREADS = ("single", "multi", "pool")
 
@@ -47,6 +49,16 @@ def test_idle_service_has_no_thread_and_each_call_after_a_pause_starts_one(aslee
     assert len(seen) == 3
 
 
+def test_work_that_no_thread_waits_for_is_told_at_once():
+    """After it was queued, in the thread that brings it; work that a thread waits for is not told."""
+    inbox, idle, told = Inbox(), [], []
+    inbox.when_unattended(idle, lambda: told.append(inbox.size()))
+    inbox.put(None)
+    idle.append(None)
+    inbox.put(None)
+    assert told == [1]
+
+
 @pytest.mark.parametrize("strategy", WITH_THREADS)
 def test_threads_that_come_and_go_at_every_moment_lose_no_call(deploy, strategy):
     service = deploy(strategy, Service, options={strategy: {"idle_timeout": 0.0005}})
@@ -64,6 +76,18 @@ def test_all_slots_of_a_service_that_was_idle_run_at_once(asleep, gate, strategy
     gate.open()
     for call in calls:
         call.result(PATIENCE)
+
+
+@pytest.mark.parametrize("strategy", ["multi", "pool"])
+def test_calls_that_wait_for_each_other_meet_whenever_threads_leave(deploy, strategy):
+    """A thread that leaves just when work comes leaves nobody waiting for a busy thread."""
+    service = deploy(strategy, Service, options={strategy: {"idle_timeout": 0.0005}})
+    meeting = threading.Barrier(service.slots, timeout=PATIENCE)
+    for number in range(400):
+        if number % 3 == 0:
+            service.handle.thread()  # one thread has worked later than the other
+        calls = [service.handle.submit("run", meeting.wait) for _ in range(service.slots)]
+        assert sorted(call.result(PATIENCE) for call in calls) == list(range(service.slots))
 
 
 def test_thread_that_works_is_not_joined_by_another_for_want_of_work(asleep, gate):

@@ -142,11 +142,13 @@ class Workers:
         with self._lock:
             if self._ended:
                 return False
+            thread = threading.current_thread()
+            self._threads.discard(thread)  # first: who takes the last token away then sees that there may be another
             self._idle.pop()
             if not self._idle and self._waiting():
                 self._idle.append(None)
+                self._threads.add(thread)
                 return False
-            self._threads.discard(threading.current_thread())
             return True
 
     def alive(self) -> int:
