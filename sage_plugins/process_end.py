@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sage_plugins.call import call, deadlock
 from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import ForkedRuntimeError
-from sage_plugins.threads import CALLBACKS
+from sage_plugins.threads import CALLBACKS, HOOKS
 
 if TYPE_CHECKING:
     from sage_plugins.errors import SageDeployError
@@ -65,6 +65,7 @@ def rest() -> None:
     if not _live:
         SYSTEM.rest()
         CALLBACKS.rest()
+        HOOKS.rest()
 
 
 def forked_error(name: str) -> SageDeployError:
@@ -95,6 +96,7 @@ def close_first() -> None:
 def _after_fork() -> None:
     SYSTEM.after_fork()
     CALLBACKS.after_fork()
+    HOOKS.after_fork()
     call.after_fork()
     deadlock.after_fork()
     for environment in list(_live):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
-__all__ = ["CALLBACKS", "ThreadsAside", "future_of", "stacks", "start_thread"]
+__all__ = ["CALLBACKS", "HOOKS", "ThreadsAside", "future_of", "stacks", "start_thread"]
 
 _T = TypeVar("_T")
 
@@ -101,11 +102,20 @@ class ThreadsAside:
         self._resting = False
 
     def run(self, do: Callable[[], None]) -> None:
-        """Have a thread run *do*; what it raises is logged. Never blocks."""
+        """
+        Have a thread run *do*; what it raises is logged. Never blocks.
+
+        Raises:
+            RuntimeError: No thread can be started, and *do* will not be run.
+        """
         with self._changed:
             self._handed_over.append(do)
             self._resting = False
-            self._call_one()
+            try:
+                self._call_one()
+            except RuntimeError:
+                self._handed_over.remove(do)
+                raise
 
     def rest(self) -> None:
         """End the idle threads now, rather than after `IDLE_S` seconds."""
@@ -123,12 +133,17 @@ class ThreadsAside:
         self._start_anew()
 
     def _call_one(self) -> None:
-        if not self._called:
-            self._called = True
-            if self._idle:
-                self._changed.notify()
-            else:
-                self._threads.add(start_thread(self._work, self._name))
+        if self._called:
+            return
+        self._called = True
+        if self._idle:
+            self._changed.notify()
+            return
+        try:
+            self._threads.add(start_thread(self._work, self._name))
+        except RuntimeError:
+            self._called = False
+            raise
 
     def _work(self) -> None:
         while (do := self._next()) is not None:
@@ -154,9 +169,14 @@ class ThreadsAside:
             self._called = False
             do = self._handed_over.popleft()
             if self._handed_over:
-                self._call_one()
+                with suppress(RuntimeError):  # there can be no more threads: this one comes to it
+                    self._call_one()
             return do
 
 
 #: Runs the done-callbacks of calls, in all environments of the process.
 CALLBACKS: Final = ThreadsAside("sage-deploy-callbacks")
+
+#: Runs the constructors and hooks of replicas that have no threads of their own. Apart from the callbacks, which would
+#: have to wait for thousands of constructors.
+HOOKS: Final = ThreadsAside("sage-deploy-hooks")

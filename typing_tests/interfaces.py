@@ -34,8 +34,7 @@ from sage_deploy_server.running.extension import ServerExtension, ServerOptions
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_deploy_threading.event_loop import EventLoop
 from sage_deploy_threading.inline import Inline
-from sage_deploy_threading.pool import Multi, Pool, PoolOptions
-from sage_deploy_threading.single import Single
+from sage_deploy_threading.pool import Multi, Pool, PoolOptions, Single, ThreadOptions
 from sage_plugins.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -95,13 +94,13 @@ if TYPE_CHECKING:
 
 def strategies(seat: LoopSeat) -> tuple[Strategy, ...]:
     """Of `sage-deploy-threading`; and what they start is a runner."""
-    runner: Runner = Single().start(seat)
-    runner = Multi().start(seat)
+    runner: Runner = Single(ThreadOptions()).start(seat)
+    runner = Multi(ThreadOptions()).start(seat)
     runner = Pool(PoolOptions()).start(seat)
     runner = EventLoop().start(seat)
     runner = Inline().start(seat)
     print(runner)
-    return Single(), Multi(), Pool(PoolOptions()), EventLoop(), Inline()
+    return Single(ThreadOptions()), Multi(ThreadOptions()), Pool(PoolOptions()), EventLoop(), Inline()
 
 
 def extensions() -> Extension:

@@ -142,7 +142,7 @@ class ServiceDeploymentConfig:
         target_nodes: Names, IDs or addresses of the nodes that may hold replicas, for targets that take them.
         node_selector: Labels that a node must have to hold a replica, for targets that take them.
         threading_strategy: ID of the threading strategy: how a replica runs its calls (single, ...).
-        thread_count: Threads of each replica: all of them under multi, those kept warm under pool.
+        thread_count: Threads of each replica: all of them under multi, those at first under pool.
         max_thread_count: Most threads of each replica under pool; another name for thread_pool_size.
         thread_pool_size: Most threads of each replica under pool; under async, of the helper pool for synchronous
             methods.

@@ -38,7 +38,7 @@ class ServiceLife:
         self.state = ReplicaState.PENDING
         self.refuses_outsiders = False
         self._threads: set[threading.Thread] = set()  # guarded by condition
-        self._stopped = threading.Event()
+        self._has_stopped = False  # guarded by condition
 
     @property
     def wanted(self) -> bool:
@@ -63,7 +63,8 @@ class ServiceLife:
             never = self.state is ReplicaState.PENDING
             if never:
                 self.state = ReplicaState.STOPPED
-                self._stopped.set()
+                self._has_stopped = True
+                self.condition.notify_all()
             return never
 
     def begin_end(self) -> bool:
@@ -81,7 +82,9 @@ class ServiceLife:
         while threads := self._others():  # each may have begun another one
             for thread in threads:
                 thread.join()
-        self._stopped.set()
+        with self.condition:
+            self._has_stopped = True
+            self.condition.notify_all()
 
     def _others(self) -> list[threading.Thread]:
         """The threads that have not ended; not this one, for who is told of an event may stop the service."""
@@ -90,7 +93,8 @@ class ServiceLife:
 
     def wait_stopped(self) -> None:
         """Wait until it has stopped."""
-        self._stopped.wait()
+        with self.condition:
+            self.condition.wait_for(lambda: self._has_stopped)
 
     def in_background(self, body: Callable[[], None], what: str) -> None:
         """Run *body* in a thread that is waited for before the service has stopped; *what* is part of its name."""

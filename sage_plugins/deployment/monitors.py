@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sage_plugins.host.recording import make_recorder
-from sage_plugins.interfaces import ServiceWatcher, SnapshotMerger
+from sage_plugins.interfaces import SnapshotMerger
 from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.values import Event, ReplicaInfo
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sage_plugins.clock import Clock
-    from sage_plugins.interfaces import Monitor, Recorder, WatchedReplica, WatchedService
+    from sage_plugins.interfaces import Monitor, Recorder, ServiceWatcher, WatchedReplica, WatchedService
     from sage_plugins.interfaces.families import Family
     from sage_plugins.values import Choice
 
@@ -94,9 +94,9 @@ class Watchers:
             counts: What all replicas have counted, as for `merge`, those included that left.
         """
         for choice, monitor in self._monitors:
-            if isinstance(monitor, ServiceWatcher):
+            if hasattr(monitor, "attach"):  # as ServiceWatcher; to ask a Protocol takes a hundred times as long
                 seen = service(partial(self._look, choice), partial(self._own, choice, counts))
-                self._fenced(choice, monitor.attach, seen)
+                self._fenced(choice, cast("ServiceWatcher", monitor).attach, seen)
 
     def _own(self, choice: Choice, counts: Callable[[], Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
         """The snapshots of one monitor's recorders, that of the calling side included."""

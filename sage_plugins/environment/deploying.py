@@ -44,10 +44,9 @@ class Deploying:
                 self._services.check_open(name)
                 if name in self._services.tasks and self._services.tasks[name].state == "stopped":
                     self._services.retire(name)  # a stopped task does not start again
-        self._services.catalogue.compose_all(
-            (name for name in names if name not in self._services.tasks), self._services.registry
-        )
-        tasks = [self._services.task(name) for name in names]
+        new = [name for name in names if name not in self._services.tasks]
+        composed = dict(zip(new, self._services.catalogue.compose_all(new, self._services.registry), strict=True))
+        tasks = [self._services.task(name, composed.get(name)) for name in names]
         self._start_all(tasks, timeout, then)
 
     def _start_all(
@@ -203,8 +202,11 @@ class Deploying:
 
 def _wait_ready(tasks: Sequence[ServiceTask], timeout: float | None) -> None:
     """Wait until all are ready. The first that fails ends that: others may be waiting for it."""
-    waits = [future_of(partial(task.wait_ready, timeout), f"{task.service_name}-ready") for task in tasks]
+    late = {task for task in tasks if not task.is_running}  # a thread for each, so none of the thousands that are quick
+    waits = [future_of(partial(task.wait_ready, timeout), f"{task.service_name}-ready") for task in late]
     wait(waits, return_when=FIRST_EXCEPTION)
     for each in waits:
         if each.done():
             each.result()
+    for task in set(tasks) - late:
+        task.wait_ready(timeout)  # returns soon

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sage_plugins.process_end import LiveEnvironment
     from sage_plugins.routing.handles.binding import Binding
     from sage_plugins.routing.handles.handle import ServiceHandle
-    from sage_plugins.values import Event
+    from sage_plugins.values import Event, Problem
 
 __all__ = ["AT_REST", "Services"]
 
@@ -113,9 +113,13 @@ class Services:
                 self.retire(name)
             self.catalogue.register(name, factory, config)
 
-    def task(self, name: str) -> ServiceTask:
+    def task(self, name: str, composed: tuple[Composition, list[Problem]] | None = None) -> ServiceTask:
         """
-        The task of a service, composed when first asked for; starts nothing.
+        The task of a service, made when first asked for; starts nothing.
+
+        Args:
+            name: Name of the service.
+            composed: What the catalogue has composed for it, with the warnings; None to have it composed now.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -127,12 +131,14 @@ class Services:
             if task is None:
                 self.check_known(name)
                 self.check_open(name)
-                task = self.tasks[name] = self.new_task(name)
+                task = self.tasks[name] = self.new_task(name, composed)
             return task
 
-    def new_task(self, name: str, *, takes_over: bool = True) -> ServiceTask:
-        """A task for a service as it is configured now; nobody else has it yet."""
-        composition, warnings = self.catalogue.compose(name, self.registry)
+    def new_task(
+        self, name: str, composed: tuple[Composition, list[Problem]] | None = None, *, takes_over: bool = True
+    ) -> ServiceTask:
+        """A task for a service as *composed* says, or as it is configured now; nobody else has it yet."""
+        composition, warnings = composed or self.catalogue.compose(name, self.registry)
         if warnings:
             import logging
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from math import inf
+from operator import attrgetter, truth
 from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
@@ -30,11 +31,15 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.host.batches import Batches
     from sage_plugins.host.thread_loop import WorkerLoop
+    from sage_plugins.host.thread_worker import Worker
     from sage_plugins.interfaces import Recorder, ReplicaEvents, Work
     from sage_plugins.service.own_metrics import OwnMetrics
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["Execution", "Record"]
+__all__ = ["WORK", "Execution", "Record"]
+
+#: The work that a worker is at. With built-in functions alone, which other threads cannot interrupt.
+WORK: Final = attrgetter("at")
 
 #: `record(method, outcome, wait_s, run_s)`, for one worker.
 Record: TypeAlias = "Callable[[int, int, float, float], None]"
@@ -59,7 +64,7 @@ class Execution:
         steps: The steps of the replica's life that run on the event loop.
         handed: Calls and batches that the loop has left to a thread and none has taken yet.
         events: Told of slots that are free.
-        hands: For each worker thread the one piece of work that it does, or None; by the identity of that list.
+        workers: Those of the worker threads, as keys.
         batched: The calls of batches that run on the event loop.
         own: What `metrics` gives, once somebody has asked.
         errors: The errors that the methods raised.
@@ -98,14 +103,14 @@ class Execution:
         self._recorders = recorders
         self._loop = loop
         self.handed: set[Work] = set()
-        self.hands: dict[int, list[Any]] = {}
+        self.workers: dict[Worker, None] = {}
         self.batched: set[Call] = set()
         self._faulty_recorders: set[str] = set()
         self.own: OwnMetrics | None = None
         self.errors = MethodErrors()
         self.takes_back = self._compose_takes_back()
         self._making = threading.Lock()  # held while that is made
-        self.latest = -inf  # `monotonic()` when a call ended last; written by whichever worker, so it may lag by a call
+        self._latest = -inf  # as `latest`, of calls on an event loop and of workers that have ended
 
     def metrics(self) -> OwnMetrics:
         """What the class measures of itself, and what is measured here; always the same object."""
@@ -230,14 +235,23 @@ class Execution:
 
     def calls_running(self) -> list[Call]:
         """The calls that were started, or left to a thread, and have not ended."""
-        hands = [work for hand in list(self.hands.values()) for work in hand]
-        works = [work for work in hands if work is not None and not isinstance(work, Step)]
+        at = [worker.at for worker in list(self.workers)]
+        works = [work for work in at if work is not None and not isinstance(work, Step)]
         on_loop = (*self.tasks.copy(), *self.batched.copy())
         return list(dict.fromkeys([*self.calls_of([*works, *self.handed.copy()]), *on_loop]))
 
+    def forget(self, worker: Worker) -> None:
+        """*worker* has ended."""
+        self.workers.pop(worker, None)
+        self._latest = max(self._latest, worker.ended)
+
+    def latest(self) -> float:
+        """`monotonic()` when a call ended last; may lag by a call."""
+        return max([self._latest, *(worker.ended for worker in list(self.workers))])
+
     def at_work(self) -> int:
         """Pieces of work that workers do; not those that wait for one."""
-        return sum(map(any, list(self.hands.values()))) + len(self.tasks) + len(self.batch_tasks)
+        return sum(map(truth, map(WORK, list(self.workers)))) + len(self.tasks) + len(self.batch_tasks)
 
     @staticmethod
     def calls_of(works: Iterable[Work]) -> list[Call]:
@@ -252,7 +266,7 @@ class Execution:
 
     def settles(self, call: Call, error: BaseException | None, start: float, end: float, record: Record) -> bool:
         """Decide the outcome of a call that has run, and count it; False if it was given up meanwhile."""
-        self.latest = call.ended = end
+        self._latest = call.ended = end
         if not call.claim_outcome():
             return False
         how = Outcome.OK if error is None else Outcome.TIMEOUT if end >= call.deadline else Outcome.ERROR

@@ -112,12 +112,12 @@ class Host:
         self._submit(self._starting, "start")
 
     def _submit(self, step: Step, suffix: str) -> None:
-        """Have a worker do *step*; a strategy without workers gets a thread for it, so that waiting for it can end."""
+        """Have a worker do *step*; without workers, a thread of all services: so waiting for it can end."""
         if self._runner is None or self._runner.run_here is None:
             self._inbox.put(step)
             return
         try:
-            self._seat.spawn(step.run, suffix)
+            self._seat.run_aside(step.run, suffix)
         except RuntimeError:  # the interpreter is shutting down and starts no more threads
             step.run()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.host.lifecycle import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sage_plugins.interfaces import Work
 
@@ -18,7 +18,7 @@ __all__ = ["Inbox"]
 
 
 class Inbox:
-    """Where work waits for a worker; a loop that fetches it is told when there is some."""
+    """Where work waits for a worker; an event loop, or who starts threads, can be told when there is some."""
 
     def __init__(self) -> None:
         """Nothing waits."""
@@ -36,6 +36,18 @@ class Inbox:
         self._wake = wake
         self.put = self._put
 
+    def when_unattended(self, idle: Sequence[object], attend: Callable[[], None]) -> None:
+        """Have *attend* called, from any thread, after work has come while *idle* was empty."""
+        put = self._queue.put
+        self._wake = attend
+
+        def put_and_look(work: Work | None) -> None:
+            put(work)
+            if not idle:
+                attend()
+
+        self.put = put_and_look
+
     def _put(self, work: Work | None) -> None:
         self._queue.put(work)
         if self._asleep:
@@ -46,7 +58,7 @@ class Inbox:
             self._wake()
 
     def nudge(self) -> None:
-        """Wake the loop if work waits: an exception may have kept its sender from doing so."""
+        """Tell of work that waits: an exception may have kept its sender from doing so."""
         if self._queue.qsize():
             self._wake()
 

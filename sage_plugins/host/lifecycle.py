@@ -38,6 +38,33 @@ _PLAN: Final = MethodPlan(-1, "start hooks", MethodKind.SYNC, idempotent=False, 
 Hooks: TypeAlias = "Generator[Coroutine[Any, Any, Any], None, None]"
 
 
+class _Latch:
+    """What there is of a `threading.Event` that is set once, in a tenth of its memory."""
+
+    __slots__ = ("_is_set", "_lock")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """Let everybody go on; for one thread, once."""
+        self._is_set = True
+        self._lock.release()
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._is_set
+
+    def wait(self, limit: float) -> bool:
+        """Wait until it is set, at most *limit* seconds; whether it is."""
+        is_set = self._lock.acquire(timeout=min(max(limit, 0.0), threading.TIMEOUT_MAX))
+        if is_set:
+            self._lock.release()
+        return is_set
+
+
 class Step:
     """
     One step.
@@ -62,8 +89,8 @@ class Step:
         """
         self._hooks = hooks
         self._run = run
-        self.begun = threading.Event()
-        self.done = threading.Event()
+        self.begun = _Latch()
+        self.done = _Latch()
         self.error: BaseException | None = None
 
     def run(self) -> None:

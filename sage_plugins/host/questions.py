@@ -133,16 +133,14 @@ class Questions:
         own = self._execution.own
         if own is not None:
             snapshots[OWN_METRICS] = own.families()
-        recycle = self._execution.spec.config.recycle
+        recycle, latest = self._execution.spec.config.recycle, self._execution.latest()
         return {
             **({} if recycle is None else {"recycle": used(self._recorders, recycle)}),
             "runner": None if runner is None else runner.stats(),
             "recorders": snapshots,
             "pid": os.getpid(),
             "running": self._execution.at_work(),
-            "idle": None
-            if self._execution.latest == -inf
-            else self._execution.clock.monotonic() - self._execution.latest,
+            "idle": None if latest == -inf else self._execution.clock.monotonic() - latest,
         }
 
     def counts(self) -> Mapping[str, int]:

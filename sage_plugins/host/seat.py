@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextvars import Context
 from functools import partial
+from operator import truth
 from typing import TYPE_CHECKING
 
+from sage_plugins.host.execution import WORK
 from sage_plugins.host.thread_worker import compose_worker
+from sage_plugins.threads import HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +26,7 @@ __all__ = ["HostHolds", "HostSeat"]
 
 class HostHolds:
     """
-    `interfaces.ReplicaHolds` for one host: what waits in its inbox, runs on its loop, or is in a thread's hands.
+    `interfaces.ReplicaHolds` for one host: what waits in its inbox, runs on its loop, or is done by a thread.
     """
 
     def __init__(self, inbox: Inbox, execution: Execution) -> None:
@@ -34,9 +38,9 @@ class HostHolds:
     def counts(self) -> Sequence[Callable[[], int]]:
         """As `ReplicaHolds.counts`."""
         execution = self._execution
-        in_hands = partial(sum, map(any, list(execution.hands.values())))
+        at_work = partial(sum, map(truth, map(WORK, list(execution.workers))))
         on_loop = (execution.tasks, execution.batch_tasks, execution.handed)
-        return (self._inbox.size, in_hands, *(each.__len__ for each in on_loop))
+        return (self._inbox.size, at_work, *(each.__len__ for each in on_loop))
 
 
 class HostSeat:
@@ -51,6 +55,7 @@ class HostSeat:
         self.get_within = inbox.get_within
         self.get_nowait = inbox.get_nowait
         self.waiting = inbox.size
+        self.when_unattended = inbox.when_unattended
         self.worker = partial(compose_worker, execution)
         self._inbox = inbox
         self._execution = execution
@@ -86,6 +91,23 @@ class HostSeat:
         thread = threading.Thread(target=self._work, args=(run,), name=f"{self.name}-{suffix}", daemon=True)
         thread.start()
         return thread
+
+    def run_aside(self, run: Callable[[], None], suffix: str) -> None:
+        """
+        Have a thread that this replica shares with others call *run* soon, under a name of the replica's.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        HOOKS.run(partial(Context().run, self._run_named, run, f"{self.name}-{suffix}"))
+
+    def _run_named(self, run: Callable[[], None], name: str) -> None:
+        thread = threading.current_thread()
+        before, thread.name = thread.name, name
+        try:
+            self._work(run)
+        finally:
+            thread.name = before
 
     def _work(self, run: Callable[[], None]) -> None:
         self._loop.kept = True

@@ -49,9 +49,11 @@ class WorkerLoop(threading.local):
         return self._runner.run(coroutine, context=copy_context())
 
     def close(self) -> None:
-        """Close this worker's loop, if it has one."""
-        if self._runner is not None:
-            self._runner.close()
+        """The work is done: close this thread's loop, if it has one."""
+        self.kept = False
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()
 
 
 def _run_apart(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -6,6 +6,7 @@ Then it goes on to the call that waits for the slot. `loop_worker` has the same 
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.call import Call
@@ -23,34 +24,60 @@ if TYPE_CHECKING:
     from sage_plugins.host.execution import Execution
     from sage_plugins.interfaces import Work
 
-__all__ = ["compose_worker"]
+__all__ = ["Worker", "compose_worker"]
+
+_OK, _ERROR, _TIMEOUT = Outcome.OK, Outcome.ERROR, Outcome.TIMEOUT
+_set_current = CURRENT.set
 
 
-def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901, PLR0915 - see `execute`
-    """A worker's `execute`, with all that has one answer decided; for one thread at a time."""
-    monotonic, table = execution.clock.monotonic, execution.table
-    follow = execution.free if execution.on_loop else execution.events.follow
-    record, takes_back = execution.compose_record(), execution.takes_back
-    set_current, ok, failed, finished, unrun = CURRENT.set, Outcome.OK, Outcome.ERROR, FINISHED, UNRUN
-    hand: list[Any] = [None]
-    execution.hands[id(hand)] = hand
+def compose_worker(execution: Execution) -> Callable[[Any], bool]:
+    """A worker's `execute`; for one thread at a time."""
+    worker = Worker(execution)
+    return worker.execute_handed if execution.on_loop else worker.execute
 
-    def invoke(call: Call) -> Any:
-        set_current(call)
-        result = table[call.method.index](*call.args, **call.kwargs)
-        return execution.finish(result, call.method.name) if type(result) in unrun else result
 
-    def execute(call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - as the comment says
+class Worker:
+    """
+    One worker of a replica.
+
+    Not a closure: its variables are objects of their own, so among a thousand replicas a call would wait for some forty
+    of them to come into the processor's cache. These are in one.
+
+    Attributes:
+        at: The piece of work that it does; None between two.
+        ended: `monotonic()` when its last call ended.
+    """
+
+    __slots__ = ("at", "ended", "execution", "follow", "monotonic", "record", "table", "takes_back")
+
+    def __init__(self, execution: Execution) -> None:
+        """Make one; all that has one answer for all calls is decided here."""
+        self.execution = execution
+        self.monotonic, self.table = execution.clock.monotonic, execution.table
+        self.follow = execution.free if execution.on_loop else execution.events.follow
+        self.record, self.takes_back = execution.compose_record(), execution.takes_back
+        self.ended = -inf
+        self.at: Any = None
+        execution.workers[self] = None
+
+    def execute_handed(self, work: Any) -> bool:
+        """`execute` for a thread beside an event loop."""
+        self.execution.handed.discard(work)
+        return self.execute(work)
+
+    def execute(self, call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - as the comment says
+        """As `interfaces.Seat.worker` says."""
         # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
         if call is None:
-            execution.hands.pop(id(hand), None)
+            self.execution.forget(self)
             return False
+        monotonic, follow = self.monotonic, self.follow
         try:
             while call is not None:
-                hand[0] = call
+                self.at = call
                 start = monotonic()
                 if start >= call.expires:
-                    call = execute_other(call)
+                    call = self._execute_other(call)
                     continue
                 try:
                     del call._unstarted
@@ -64,13 +91,13 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                 result: Any = None
                 error: BaseException | None = None
                 try:
-                    result = context.run(invoke, call)
+                    result = context.run(self._invoke, call)
                 except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
-                    error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
-                end = execution.latest = call.ended = monotonic()
+                    error = raised if isinstance(raised, Exception) else self.execution.as_remote_error(raised, call)
+                end = self.ended = call.ended = monotonic()
                 late = end >= call.deadline
-                if error is not None and takes_back is not None and not late:
-                    try_again = takes_back(call, error, context)
+                if error is not None and self.takes_back is not None and not late:
+                    try_again = self.takes_back(call, error, context)
                     if try_again is not None:
                         call = follow(call)
                         try_again()
@@ -84,16 +111,16 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                 if late:  # nobody had given it up yet, but the result goes nowhere all the same
                     result, error = None, call.timeout_error(ended=True)
                 try:
-                    record(
+                    self.record(
                         call.method.index,
-                        ok if error is None else Outcome.TIMEOUT if late else failed,
+                        _OK if error is None else _TIMEOUT if late else _ERROR,
                         start - call.since,
                         end - start,
                     )
                 except BaseException as raised:  # noqa: BLE001 - a plugin's fault must reach neither worker nor caller
-                    execution.recorder_failed(raised)
+                    self.execution.recorder_failed(raised)
                 if error is not None and not late:
-                    execution.errors.note(call, error, context)
+                    self.execution.errors.note(call, error, context)
                 # The slot first, the caller second: a caller that calls again at once must find the slot free.
                 following = follow(call)
                 told = call.owner.on_result if error is None else call.owner.on_error
@@ -101,7 +128,7 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                     told(call, error)
                 call._result = result
                 call._exception = error
-                call._over = finished
+                call._over = FINISHED
                 latch = call._latch
                 if latch is not None:
                     if call._shared is None:
@@ -113,46 +140,42 @@ def compose_worker(execution: Execution) -> Callable[[Any], bool]:  # noqa: C901
                         call.release()
                 call = following
         finally:
-            hand[0] = None
+            self.at = None
         return True
 
-    def execute_other(work: Any) -> Work | None:
+    def _invoke(self, call: Call) -> Any:
+        _set_current(call)
+        result = self.table[call.method.index](*call.args, **call.kwargs)
+        return self.execution.finish(result, call.method.name) if type(result) in UNRUN else result
+
+    def _execute_other(self, work: Any) -> Work | None:
         """
         Work that is no call to be run: a step of the replica's life, a batch, or a call whose time is over.
         """
         if isinstance(work, Call):
             work.expire()
-            return follow(work)
+            return self.follow(work)
         if isinstance(work, Step):
             work.run()
             return None
-        return execute_batch(work)
+        return self._execute_batch(work)
 
-    def execute_batch(batch: Batch) -> Work | None:
-        batches = execution.batches
+    def _execute_batch(self, batch: Batch) -> Work | None:
+        batches = self.execution.batches
         assert batches is not None  # noqa: S101 - for the type checker: there are no batches of other services
-        start = monotonic()
-        calls, rows = batches.start(batch, start, record)
+        start = self.monotonic()
+        calls, rows = batches.start(batch, start, self.record)
         outcomes: list[Any] = []
         if calls:
             try:
-                outcomes = batches.context(calls).run(invoke_batch, batches, calls, rows)
+                outcomes = batches.context(calls).run(self._invoke_batch, batches, calls, rows)
             except BaseException as raised:  # noqa: BLE001 - as in `execute`
                 outcomes = batches.all_failed(calls, raised)
-        return batches.end(batch, calls, outcomes, start, record, follow)
+        return batches.end(batch, calls, outcomes, start, self.record, self.follow)
 
-    def invoke_batch(batches: Batches, calls: list[Call], rows: list[tuple[Any, ...]]) -> list[Any]:
-        set_current(batches.longest(calls))
+    def _invoke_batch(self, batches: Batches, calls: list[Call], rows: list[tuple[Any, ...]]) -> list[Any]:
+        _set_current(batches.longest(calls))
         results = batches.call(calls, rows)
-        if type(results) in unrun:
-            results = execution.finish(results, batches.name(calls))
+        if type(results) in UNRUN:
+            results = self.execution.finish(results, batches.name(calls))
         return batches.results(calls, results)
-
-    if not execution.on_loop:
-        return execute
-
-    def execute_handed(work: Any) -> bool:
-        execution.handed.discard(work)
-        return execute(work)
-
-    return execute_handed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from threading import Thread
 
     from sage_plugins.call.call import Call
@@ -36,6 +36,14 @@ class Seat(Protocol):
 
     waiting: Callable[[], int]
     """Pieces of work in the seat that no worker has fetched yet; may lag."""
+
+    when_unattended: Callable[[Sequence[object], Callable[[], None]], None]
+    """
+    Have a function called, from any thread, after work has come while the sequence given was empty.
+
+    For strategies whose threads may all end: the sequence has an item for each thread that waits for work, and the
+    function starts one. Called before `Strategy.start` returns, or not at all.
+    """
 
     worker: Callable[[], Callable[[Work | None], bool]]
     """

@@ -362,21 +362,20 @@ class Lanes:
 
 
 def compose_follow(  # noqa: C901 - on the path of every call
-    lane: Lane, queue: Queue, closing: Closing, slot_is_free: Callable[[], None]
-) -> Callable[[Any], Call | None]:
+    queue: Queue, closing: Closing, slot_is_free: Callable[[], None]
+) -> Callable[[Lane, Any], Call | None]:
     """
-    What the replica of *lane* asks when the work of one call has ended; see `interfaces.SlotEvents.follow`.
+    What the replica of a lane asks when the work of one call has ended; see `interfaces.SlotEvents.follow`.
 
     Args:
-        lane: Whose slot gets free.
         queue: Where calls wait for it.
         closing: Knows who waits for slots that get free for good.
         slot_is_free: Called when there is a free slot that somebody may be waiting for.
     """
-    free, return_room, parked, unbound = lane.free, queue.room.append, queue.parked, queue.unbound
+    return_room, parked, unbound = queue.room.append, queue.parked, queue.unbound
     measures = queue.admission is not None
 
-    def follow(ended: Call | None) -> Call | None:
+    def follow(lane: Lane, ended: Call | None) -> Call | None:
         backlog = lane.backlog
         if measures and backlog and ended is not None:
             queue.worked(ended)
@@ -393,7 +392,7 @@ def compose_follow(  # noqa: C901 - on the path of every call
                 if lane.run_here is not None:
                     granted = call.grant(lane)
                     queue.leave(call)
-                    return None if granted else follow(call)
+                    return None if granted else follow(lane, call)
                 call.lane = lane
                 if parked or unbound:
                     queue.leave(call)
@@ -402,7 +401,7 @@ def compose_follow(  # noqa: C901 - on the path of every call
                     if parked:
                         queue.admit_parked()
                 return call
-        free.append(None)
+        lane.free.append(None)
         # A call may have come to wait between the two looks, and not necessarily in the same place.
         if lane.backlog or unbound or closing.watch is not None:
             slot_is_free()

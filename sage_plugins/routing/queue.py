@@ -36,7 +36,7 @@ LOWEST: Final = "priority"
 _SWEEP_EVERY_S: Final = 0.05
 
 #: Tokens of room are minted in portions, so that a bound of a million waiting calls costs nothing until they wait.
-_PORTION: Final = 1024
+_PORTION: Final = 64
 
 _WHAT_TO_DO: Final = "Call again later, raise `timeout`, or add threads or replicas"
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.routing.ahead import Ahead
@@ -141,6 +142,7 @@ class Router(GuardedOwner):
         self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
         self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
         self._ahead = self._make_ahead()
+        self._follow = compose_follow(self._queue, self._closing, self._slot_is_free)
         self._refuses_all = False  # whether calls are turned away that are on their way into the queue
         self._superseded: list[None] = []  # no longer empty once the route that knows it is out of date
         self._rebind()
@@ -157,8 +159,7 @@ class Router(GuardedOwner):
         self._queue.assign_backlogs()
         self._refuses_all = self._closing.refuses_all
         self._compose_route()
-        # Last: a caller that still finds its way by an old route looks at this after it queued its call, and then at
-        # the rest.
+        # Last: a caller on an old route looks at this after it has queued its call, and then at the rest.
         superseded.append(None)
 
     def _compose_route(self) -> None:
@@ -309,7 +310,7 @@ class Router(GuardedOwner):
 
     def _compose_follow(self, lane: Lane) -> Callable[[Any], Call | None]:
         """What the replica of *lane* asks when the work of one call has ended; see `interfaces.SlotEvents.follow`."""
-        return compose_follow(lane, self._queue, self._closing, self._slot_is_free)
+        return MethodType(self._follow, lane)
 
     def _slot_is_free(self) -> None:
         self._match()
@@ -368,8 +369,7 @@ class Router(GuardedOwner):
         Args:
             id: The replica's.
             index: Its position.
-            seniority: Without a balancer the open lane with the lowest one serves, of several the one with the lowest
-                index.
+            seniority: Without a balancer the open lane with the lowest one serves, then that with the lowest index.
         """
         lane = Lane(id, index, seniority)
         lane.follow = self._guards.follow(lane, self._compose_follow(lane))

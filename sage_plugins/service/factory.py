@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.call.current import CURRENT, request_id
 from sage_plugins.config.entries import check_service_name
-from sage_plugins.service.constructor import takes_ctx, takes_factory
+from sage_plugins.service.constructor import parameters_of, takes_ctx, takes_factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
@@ -210,10 +210,11 @@ class ServiceFactory:
         cls = self.service_class
         kwargs = self.service_kwargs
         prepare = partial(_set_ctx, ctx=ctx)
-        if takes_factory(cls, self.service_args, kwargs):
+        parameters = parameters_of(cls)
+        if takes_factory(parameters, self.service_args, kwargs):
             kwargs = {**kwargs, "service_factory": self}
             prepare = partial(self._prepare_task, ctx=ctx)
-        if ctx is not None and "ctx" not in kwargs and takes_ctx(cls, len(self.service_args)):
+        if ctx is not None and "ctx" not in kwargs and takes_ctx(parameters, len(self.service_args)):
             kwargs = {**kwargs, "ctx": ctx}
         try:
             if type(cls).__call__ is not type.__call__:  # a metaclass that makes instances in its own way
@@ -272,7 +273,7 @@ def own_factory(factory: Any) -> Any:
         made = ServiceFactory(own["service_name"], own["service_class"], args, kwargs)
     except (KeyError, TypeError, ValueError):
         return factory
-    if not takes_factory(made.service_class, args, kwargs):
+    if not takes_factory(parameters_of(made.service_class), args, kwargs):
         return factory
     vars(made).update({name: value for name, value in own.items() if name not in vars(made)})
     return made

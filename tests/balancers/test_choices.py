@@ -253,6 +253,56 @@ def test_call_without_a_key_goes_to_the_least_loaded():
     assert {ring().picker(group)(None, "get") for _ in range(20)} == {group[1]}
 
 
+# -- thousands of replicas ---------------------------------------------------------------------------------------------
+
+
+class Counted(FakeCandidate):
+    """A replica with one call, which counts how often it is looked at."""
+
+    looks = 0
+
+    @property
+    def inflight(self):
+        Counted.looks += 1
+        return 1
+
+    @inflight.setter
+    def inflight(self, _):
+        pass
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("balancer", [LeastLoaded(), ConsistentHash(ConsistentHashOptions(vnodes=1))])
+def test_choice_among_thousands_of_busy_replicas_looks_at_few(balancer, key):
+    """What a choice costs is bounded, whatever the number of replicas."""
+    pick = balancer.picker(tuple(Counted(f"kv#{number}", number) for number in range(4000)))
+    pick(key, "get")
+    Counted.looks = 0
+    for _ in range(630):
+        pick(key, "get")
+    assert 0 < Counted.looks <= 630 * 100
+
+
+def test_least_loaded_of_thousands_spreads_evenly():
+    """Each looks at others: no replica gets two calls more than another, and idle ones get theirs first."""
+    group = candidates(1000, slots=9)
+    pick = LeastLoaded().picker(group)
+    for number in range(1, 3001):
+        pick(None, "get").inflight += 1
+        assert number % 1000 or {each.inflight for each in group} <= {number // 1000 + more for more in (-1, 0, 1)}
+
+
+def test_bound_holds_for_hundreds_of_replicas():
+    """The mean is not counted for each call, so a replica may exceed the bound by as little as it has risen since."""
+    group = candidates(300, slots=9)
+    pick = ring(load_bound=1.25, vnodes=8).picker(group)
+    for total in range(1, 1501):
+        chosen = pick("k", "get")
+        chosen.inflight += 1
+        assert chosen.inflight <= math.ceil(1.25 * total / 300)
+    assert max(each.inflight for each in group) <= 7
+
+
 # -- deployed ----------------------------------------------------------------------------------------------------------
 
 

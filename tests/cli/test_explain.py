@@ -55,7 +55,7 @@ def test_options_of_a_plugin_are_explained(tmp_path):
     done = sage_deploy("explain", "options.pool.idle_timeout", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Seconds without work" in done.stdout
-    assert "30.0" in done.stdout
+    assert "60.0" in done.stdout
 
 
 @pytest.mark.parametrize(("field", "near"), [("thread_cout", "thread_count"), ("options.poool", "pool")])

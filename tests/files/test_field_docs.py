@@ -108,7 +108,7 @@ def test_options_name_the_plugin_they_belong_to():
 def test_options_lists_every_plugin_that_has_some():
     paths = [key.path for key in one("options").keys]
     assert {"options.pool", "options.events", "options.consistent_hash"} <= set(paths)
-    assert "options.single" not in paths
+    assert "options.inline" not in paths
 
 
 def test_options_that_cannot_be_read_hide_no_others():
@@ -123,12 +123,12 @@ def test_options_that_cannot_be_read_hide_no_others():
     with pytest.raises(errors.PluginError, match="options of 'broken' from Broken cannot be read: ZeroDivisionError"):
         explain("options.broken", lambda: registry)
     (doc,) = explain("options", lambda: registry)
-    assert [key.path for key in doc.keys] == ["options.broken", "options.pool"]
+    assert [key.path for key in doc.keys] == ["options.broken", "options.multi", "options.pool", "options.single"]
     assert "ZeroDivisionError" in doc.keys[0].doc
 
 
 def test_plugin_without_options_says_so():
-    assert "it has none" in one("options.single").doc
+    assert "it has none" in one("options.inline").doc
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_misspelt_key_is_answered_with_the_nearest(path, near):
     assert caught.value.problems[0].id == "E101"
 
 
-@pytest.mark.parametrize("path", ["zzzzzz", ".", "a..b", "class.x", "options.single.x", "x" * 10_000, "\x1b]0;hi\n"])
+@pytest.mark.parametrize("path", ["zzzzzz", ".", "a..b", "class.x", "options.inline.x", "x" * 10_000, "\x1b]0;hi\n"])
 def test_nonsense_is_refused_on_one_line(path):
     with pytest.raises(errors.ConfigError) as caught:
         explain(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections import deque
 from contextlib import suppress
 from enum import Enum
 from time import time
@@ -108,10 +107,9 @@ class Member(LaneEvents):
         # All but the last are guarded by ReplicaSet.condition.
         self.state = ReplicaState.PENDING
         self.since = time()
-        self.past: deque[Turn] = deque(((self.since, str(self.state), ""),), maxlen=_TURNS)
+        self.past: list[Turn] = [(self.since, str(self.state), "")]
         self.care = Care.STARTER
         self.heir: object = None  # what is about to take its place, beside it; nothing else may then
-        self.been_ready = False
         self.died = False  # whether its process or node went away
         self.ready_at: float | None = None  # the clock's `monotonic()` when it was ready first
         self.cause: BaseException | None = None
@@ -125,8 +123,7 @@ class Member(LaneEvents):
         self.canary: Canary | None = None  # the one that it was sent
         self._owner = owner
         self._logged = 0  # number of the line that was told last
-        self._said: Mapping[str, Any] = _NOTHING_SAID  # its statistics, when it was asked last
-        self._said_at = 0.0
+        self._said: tuple[Mapping[str, Any], float] = _NOTHING_SAID, 0.0  # its statistics when asked last, and when
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """As `LifeEvents.changed`."""
@@ -184,7 +181,7 @@ class Member(LaneEvents):
         self._turn(state, "" if cause is None else text_of(cause))
         self.cause = cause
         if state is ReplicaState.READY and not self.been_ready:
-            self.been_ready, self.ready_at = True, self._owner.clock.monotonic()
+            self.ready_at = self._owner.clock.monotonic()
         return True
 
     def judge(self, state: ReplicaState, reason: str) -> bool:
@@ -228,7 +225,7 @@ class Member(LaneEvents):
 
     def _turn(self, state: ReplicaState, reason: str = "") -> None:
         if state is not self.state:
-            self.past.append((time(), str(state), reason))
+            self.past = [*self.past[1 - _TURNS :], (time(), str(state), reason)]
         self.state = state
 
     # -- looking on --------------------------------------------------------------------------------------------------
@@ -242,6 +239,11 @@ class Member(LaneEvents):
     def abandoned(self) -> int:
         """Slots held by calls whose callers have given up."""
         return self.lane.abandoned
+
+    @property
+    def been_ready(self) -> bool:
+        """Whether it has ever been ready."""
+        return self.ready_at is not None
 
     @property
     def up(self) -> bool:
@@ -292,18 +294,18 @@ class Member(LaneEvents):
             stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=ANSWER_S)
         except Exception:  # noqa: BLE001 - it may be gone, with its process
             return self.said
-        self._said, self._said_at = stats, self._owner.clock.monotonic() - stats.get("age", 0.0)
+        self._said = stats, self._owner.clock.monotonic() - stats.get("age", 0.0)
         return {"pid": None, "age": 0.0, **stats}
 
     @property
     def said(self) -> Mapping[str, Any]:
         """What it said last."""
-        said = self._said
+        said, said_at = self._said
         if said is _NOTHING_SAID:
             return said
         gone = self.ended or self.state is ReplicaState.STOPPED
         runner = None if gone else said["runner"]
-        return {"pid": None, **said, "runner": runner, "age": self._owner.clock.monotonic() - self._said_at}
+        return {"pid": None, **said, "runner": runner, "age": self._owner.clock.monotonic() - said_at}
 
     def logs(self) -> Sequence[RemoteLine]:
         """What it has logged in its process since `tell_log`; none if it does not say so in a second."""

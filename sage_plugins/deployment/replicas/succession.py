@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from sage_plugins.deployment.replicas.member import Care
@@ -69,7 +69,7 @@ class Succession:
         self.replacements: Counter[str] = Counter(died=0, start_failed=0, unhealthy=0)
         self._due: dict[int, Timer] = {}  # by position: when the next replica is to be started there
         self._late: dict[Member, Timer] = {}  # when one that is being started has to be ready
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: list[Callable[[], None]] = []
         self._at_work = False  # whether a thread does the jobs
         self._closed = False
         replicas.supervision = self
@@ -311,7 +311,7 @@ class Succession:
                 if not self._jobs:
                     self._at_work = False
                     return
-                job = self._jobs.popleft()
+                job = self._jobs.pop(0)
             try:
                 job()
             except Exception:  # a target's fault must not keep the other replicas from being replaced

@@ -7,10 +7,12 @@ M. Zadimoghaddam, "Consistent Hashing with Bounded Loads", arXiv:1608.01350, 201
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+from sage_deploy_balancers.least_loaded import LOOKS
 from sage_deploy_balancers.stable_hash import hash_key, positions
 
 if TYPE_CHECKING:
@@ -33,9 +35,11 @@ class ConsistentHash:
 
     A call with a key waits for the replica chosen, also if another one is free: `binding`. Therefore calls that wait
     for a replica count as its load beside those that run there. A replica that has `load_bound` times the mean of all,
-    the new call included and rounded up, takes no other call: the next replica on the ring does.
+    the new call included and rounded up, takes no other call: the next replica on the ring does. The mean is counted
+    anew for every so many calls that find their replica busy, one for each `LOOKS` replicas.
 
-    A call without a key goes to the least loaded replica, and if that is busy to the first that gets free.
+    A call without a key goes to the least loaded replica, as `LeastLoaded` finds it, and if that is busy to the first
+    that gets free.
 
     Attributes:
         key_argument: Name of the argument that is the key, or None.
@@ -54,27 +58,33 @@ class ConsistentHash:
         numbers = sorted(range(len(candidates)), key=lambda number: candidates[number].id)
         unsorted = [at for number in numbers for at in positions(f"#{candidates[number].index}", self._vnodes)]
         ring = sorted(range(len(unsorted)), key=unsorted.__getitem__)
-        places = [unsorted[point] for point in ring]
-        owners = [numbers[point // self._vnodes] for point in ring]
+        # An array: among a hundred thousand numbers in places of their own a search waits for the memory.
+        places = array("Q", [unsorted[point] for point in ring])
+        owners = [candidates[numbers[point // self._vnodes]] for point in ring]
         owners.append(owners[0])  # beyond the last point the ring begins anew
         bound, count = self._bound, len(candidates)
+        step = -(-count // LOOKS)
         # For calls without a key: each begins to look at another one, so that equals take turns.
         starts, twice = cycle(range(count)).__next__, candidates * 2
+        counts_anew, limit = cycle((True, *[False] * (step - 1))).__next__, 0.0
 
         def pick(key: Hashable | None, _method: str) -> Candidate:
+            nonlocal limit
             if key is None:
                 start = starts()
-                return min(twice[start : start + count], key=_load)
+                return min(twice[start : start + count : step], key=_load)
             start = bisect(places, hash_key(key))
-            owner = candidates[owners[start]]
+            owner = owners[start]
             if bound is None or not _load(owner):
                 return owner
-            loads = [_load(candidate) for candidate in candidates]
-            # Below this a replica has room for one more. The least loaded of all always is: it is not above the mean.
-            limit = bound * (sum(loads) + 1) / count
-            while loads[owners[start]] >= limit:
-                start = (start + 1) % len(places)
-            return candidates[owners[start]]
+            if counts_anew():
+                # Below this a replica has room for one more.
+                limit = bound * (sum(map(_load, candidates)) + 1) / count
+            for point in range(start, start + len(places)):
+                owner = owners[point % len(places)]
+                if _load(owner) < limit:
+                    return owner
+            return min(candidates, key=_load)  # many more calls have come since the mean was counted
 
         return pick
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import weakref
 from bisect import bisect_left
-from collections import defaultdict, deque
+from collections import defaultdict
 from math import inf
 from operator import is_
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from sage_deploy_monitors.process_usage import ProcessUsage
@@ -29,6 +30,7 @@ __all__ = ["EDGES_S", "Cells", "Metrics", "MetricsRecorder", "counted_in"]
 #: Upper edges of the histogram's buckets in seconds: from 1 us, each a fifth above the one before, to some 1,000 s. A
 #: percentile read from them is therefore at most 20 % off, or 1 us.
 EDGES_S: Final[tuple[float, ...]] = tuple(1e-6 * 1.2**power for power in range(115))
+_SHORTEST_S: Final = EDGES_S[0]
 
 # Waiting and running are counted together, in one histogram of two dimensions: so the time from call to answer, their
 # sum, needs no third one and keeps the precision. The bucket after the last is for what is beyond the last edge, the
@@ -130,13 +132,13 @@ class MetricsRecorder:
         self._lock = threading.RLock()  # guards the next three; re-entrant, because a signal handler may look
         self._live: dict[weakref.ref[Callable[[int, int, float, float], None]], list[Cells]] = {}
         self._past = [_cells() for _ in methods]  # of workers that have ended
-        self._ended: deque[weakref.ref[Callable[[int, int, float, float], None]]] = deque()
+        self._ended: list[weakref.ref[Callable[[int, int, float, float], None]]] = []
         self._counted: tuple[int, dict[str, Cells]] = 0, {}  # calls, and their sum by method; guarded by _lock
 
     def writer(self) -> Callable[[int, int, float, float], None]:
         """A function that counts one call, into cells of its own; what it counted stays when it is dropped."""
         cells = [_cells() for _ in self._methods]
-        record = _compose_caller_side(cells) if self._who.replica is None else _compose_replica_side(cells)
+        record = MethodType(_record_caller_side if self._who.replica is None else _record_replica_side, cells)
         with self._lock:
             self._fold()
             # Whoever drops a function at whatever moment only leaves a note here.
@@ -146,7 +148,7 @@ class MetricsRecorder:
     def _fold(self) -> None:
         """Add up what workers counted that have ended, so that a pool which comes and goes needs no more memory."""
         while self._ended:
-            for past, cells in zip(self._past, self._live.pop(self._ended.popleft()), strict=True):
+            for past, cells in zip(self._past, self._live.pop(self._ended.pop()), strict=True):
                 _add(past, cells)
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -186,43 +188,34 @@ class MetricsRecorder:
         """Counts stay readable."""
 
 
-def _compose_replica_side(cells: Sequence[Cells]) -> Callable[[int, int, float, float], None]:
-    edges, bisect, width, wait, run, first_outcome = EDGES_S, bisect_left, _WIDTH, _WAIT, _RUN, _OUTCOME
-    shortest = edges[0]  # what is not longer is in the first bucket, and often nothing is longer: no search for that
-
-    def record(method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        histogram, sums = cells[method]
-        if outcome:
-            sums[first_outcome + outcome] += 1
-        sums[wait] += wait_s
-        sums[run] += run_s
-        bucket = 0 if run_s <= shortest else bisect(edges, run_s)
-        if wait_s > shortest:
-            bucket += bisect(edges, wait_s) * width
-        histogram[bucket] += 1
-
-    return record
+def _record_replica_side(cells: Sequence[Cells], method: int, outcome: int, wait_s: float, run_s: float) -> None:
+    histogram, sums = cells[method]
+    if outcome:
+        sums[_OUTCOME + outcome] += 1
+    sums[_WAIT] += wait_s
+    sums[_RUN] += run_s
+    # What is not longer is in the first bucket, and often nothing is longer: no search for that.
+    bucket = 0 if run_s <= _SHORTEST_S else bisect_left(EDGES_S, run_s)
+    if wait_s > _SHORTEST_S:
+        bucket += bisect_left(EDGES_S, wait_s) * _WIDTH
+    histogram[bucket] += 1
 
 
-def _compose_caller_side(cells: Sequence[Cells]) -> Callable[[int, int, float, float], None]:
+def _record_caller_side(cells: Sequence[Cells], method: int, outcome: int, wait_s: float, run_s: float) -> None:
     """
     For calls that were given up.
 
     One that never started has waited and not run. Of one that had started nobody here knows how long it had waited, so
     it counts in neither, only in the time from call to answer.
     """
-
-    def record(method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        histogram, sums = cells[method]
-        sums[_OUTCOME + outcome] += 1
-        if run_s:
-            sums[_GIVEN_UP] += run_s
-            histogram[_NONE * _WIDTH + bisect_left(EDGES_S, run_s)] += 1
-        else:
-            sums[_WAIT] += wait_s
-            histogram[bisect_left(EDGES_S, wait_s) * _WIDTH + _NONE] += 1
-
-    return record
+    histogram, sums = cells[method]
+    sums[_OUTCOME + outcome] += 1
+    if run_s:
+        sums[_GIVEN_UP] += run_s
+        histogram[_NONE * _WIDTH + bisect_left(EDGES_S, run_s)] += 1
+    else:
+        sums[_WAIT] += wait_s
+        histogram[bisect_left(EDGES_S, wait_s) * _WIDTH + _NONE] += 1
 
 
 class Metrics(QuietMonitor):

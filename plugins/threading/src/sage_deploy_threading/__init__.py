@@ -24,16 +24,16 @@ _SHARED = "methods that compute share one core, under a Python with the global i
 _COUNTS = ("thread_count", "max_thread_count", "thread_pool_size")
 
 
-def _create_single(_options: None) -> Any:
-    from sage_deploy_threading.single import Single  # imported here, as below: keeps discovery cheap
+def _create_single(options: Any) -> Any:
+    from sage_deploy_threading.pool import Single  # imported here, as below: keeps discovery cheap
 
-    return Single()
+    return Single(options)
 
 
-def _create_multi(_options: None) -> Any:
+def _create_multi(options: Any) -> Any:
     from sage_deploy_threading.pool import Multi
 
-    return Multi()
+    return Multi(options)
 
 
 def _create_pool(options: Any) -> Any:
@@ -52,6 +52,12 @@ def _create_inline(_options: None) -> Any:
     from sage_deploy_threading.inline import Inline
 
     return Inline()
+
+
+def _thread_options() -> type:
+    from sage_deploy_threading.pool import ThreadOptions
+
+    return ThreadOptions
 
 
 def _pool_options() -> type:
@@ -73,7 +79,7 @@ def _no_coroutines(config: Any) -> Iterator[Problem]:
         )
 
 
-def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
+def _check_one_at_a_time(config: Any, _options: Any) -> Iterator[Problem]:
     from sage_plugins.values import Problem
 
     for name in _COUNTS:
@@ -89,7 +95,7 @@ def _check_one_at_a_time(config: Any, _options: None) -> Iterator[Problem]:
     yield from _no_coroutines(config)
 
 
-def _check_multi(config: Any, _options: None) -> Iterator[Problem]:
+def _check_multi(config: Any, _options: Any) -> Iterator[Problem]:
     from sage_plugins.values import Problem
 
     for name in _COUNTS[1:]:
@@ -122,7 +128,7 @@ def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
             "E303",
             "thread_pool_size",
             f"is {size}, less than thread_count {kept}",
-            "raise it, or lower thread_count: these are kept, and it is the most that there are",
+            "raise it, or lower thread_count: so many start with the replica, and it is the most that there are",
             other="thread_count",
         )
     elif size is None and alias is not None and alias < kept:
@@ -131,16 +137,24 @@ def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
     yield from _no_coroutines(config)
 
 
-def _explain_single(_config: Any, _options: None) -> Iterator[str | Explanation]:
-    yield "one call at a time, always on the same thread, in the order of arrival"
+def _idle_threads(options: Any) -> Iterator[str]:
+    if options.idle_timeout is not None:
+        yield f"a thread without work for {options.idle_timeout:g} s ends; the next call starts one"
+
+
+def _explain_single(_config: Any, options: Any) -> Iterator[str | Explanation]:
+    same = "always on the same thread" if options.idle_timeout is None else "on one thread"
+    yield f"one call at a time, {same}, in the order of arrival"
+    yield from _idle_threads(options)
     yield Explanation(
         "its caller is released; a method that runs on keeps the replica busy until it ends, a coroutine is cancelled",
         "timeout",
     )
 
 
-def _explain_multi(config: Any, _options: None) -> Iterator[str | Explanation]:
+def _explain_multi(config: Any, options: Any) -> Iterator[str | Explanation]:
     yield Explanation(f"exactly {counted(config.thread_count, 'call')} at once, on as many threads", "enforced")
+    yield from _idle_threads(options)
     yield _SHARED
     yield _THREADS_RUN_ON
 
@@ -164,9 +178,9 @@ def _explain_pool(config: Any, options: Any) -> Iterator[str | Explanation]:
     given = config.thread_pool_size or config.max_thread_count or config.thread_count > 1
     why = "" if given else " (min(32, cores + 4): neither thread_pool_size nor thread_count is given)"
     first = counted(config.thread_count, "thread")
-    more = f"; {first} at first, more under load until they are idle for {options.idle_timeout:g} s"
-    more = "" if config.thread_count >= size else more
+    more = "" if config.thread_count >= size else f"; {first} at first, more under load"
     yield Explanation(f"up to {counted(size, 'call')} at once{why}{more}", "enforced")
+    yield from _idle_threads(options)
     yield _SHARED
     yield _THREADS_RUN_ON
 
@@ -186,6 +200,7 @@ def sage_register_threading_strategies() -> list[Registration]:
             "single",
             _create_single,
             "One thread per replica: calls run one at a time, in order",
+            options=_thread_options,
             check=_check_one_at_a_time,
             explain=_explain_single,
             capabilities=frozenset({"ordered", "one_at_a_time", "releases_at_deadline"}),
@@ -194,6 +209,7 @@ def sage_register_threading_strategies() -> list[Registration]:
             "multi",
             _create_multi,
             "A fixed number of threads per replica",
+            options=_thread_options,
             check=_check_multi,
             explain=_explain_multi,
             capabilities=frozenset({"concurrent", "releases_at_deadline"}),

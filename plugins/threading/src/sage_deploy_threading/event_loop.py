@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +42,11 @@ class _LoopRunner:
         self._blocking: SimpleQueue[Any] = SimpleQueue()
         self._helpers = Workers(
             seat,
-            kept=0,
+            first=0,
             most=min(seat.limits.max_threads or DEFAULT_MOST, self.slots),
             idle_timeout=_IDLE_S,
             name="helper",
-            get=self._blocking.get,
-            get_within=partial(self._blocking.get, True),  # noqa: FBT003 - takes it by position only in a partial
+            queue=self._blocking,
         )
         self._loop = asyncio.new_event_loop()
         self._end = self._loop.create_future()

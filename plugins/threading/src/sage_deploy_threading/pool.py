@@ -1,8 +1,8 @@
-"""A pool of threads that grows under load and shrinks when idle, and one that does neither."""
+"""Threads that fetch calls: one, a fixed number, or a pool that grows under load."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -12,7 +12,21 @@ from sage_plugins.values import RunnerStats
 if TYPE_CHECKING:
     from sage_plugins.interfaces import Seat
 
-__all__ = ["Multi", "Pool", "PoolOptions", "pool_size"]
+__all__ = ["Multi", "Pool", "PoolOptions", "Single", "ThreadOptions", "pool_size"]
+
+
+@attrs.frozen
+class ThreadOptions:
+    """
+    `options: {single: {...}}` and `options: {multi: {...}}`.
+
+    Attributes:
+        idle_timeout: Seconds without work after which a thread ends; the next call starts another. Null: none ends.
+    """
+
+    idle_timeout: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.gt(0)), metadata={"unit": "seconds"}
+    )
 
 
 @attrs.frozen
@@ -21,10 +35,14 @@ class PoolOptions:
     `options: {pool: {...}}`.
 
     Attributes:
-        idle_timeout: Seconds without work after which a thread beyond `thread_count` ends.
+        idle_timeout: Seconds without work after which a thread ends; the next call starts another. Null: none ends.
     """
 
-    idle_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0), metadata={"unit": "seconds"})
+    idle_timeout: float | None = attrs.field(
+        default=cast("float | None", 60.0),
+        validator=attrs.validators.optional(attrs.validators.gt(0)),
+        metadata={"unit": "seconds"},
+    )
 
 
 def pool_size(threads: int, max_threads: int | None) -> int:
@@ -34,12 +52,29 @@ def pool_size(threads: int, max_threads: int | None) -> int:
     return threads if threads > 1 else DEFAULT_MOST
 
 
+class Single:
+    """Starts one worker: what services that are not thread-safe need."""
+
+    def __init__(self, options: ThreadOptions) -> None:
+        """Set up with the service's *options*."""
+        self._options = options
+
+    def start(self, seat: Seat) -> _PoolRunner:
+        """Start the worker; it builds the instance, runs the hooks and every call."""
+        return _PoolRunner(seat, 1, 1, self._options.idle_timeout)
+
+
 class Multi:
     """Starts exactly `thread_count` workers."""
 
+    def __init__(self, options: ThreadOptions) -> None:
+        """Set up with the service's *options*."""
+        self._options = options
+
     def start(self, seat: Seat) -> _PoolRunner:
         """Start them; one of them builds the instance and runs the hooks."""
-        return _PoolRunner(seat, seat.limits.threads, 0.0)
+        threads = seat.limits.threads
+        return _PoolRunner(seat, threads, threads, self._options.idle_timeout)
 
 
 class Pool:
@@ -50,18 +85,18 @@ class Pool:
         self._options = options
 
     def start(self, seat: Seat) -> _PoolRunner:
-        """Start the workers that are kept; one of them builds the instance and runs the hooks."""
+        """Start the first workers; one of them builds the instance and runs the hooks."""
         size = pool_size(seat.limits.threads, seat.limits.max_threads)
-        return _PoolRunner(seat, size, self._options.idle_timeout)
+        return _PoolRunner(seat, min(seat.limits.threads, size), size, self._options.idle_timeout)
 
 
 class _PoolRunner:
     run_here = None
 
-    def __init__(self, seat: Seat, size: int, idle_timeout: float) -> None:
+    def __init__(self, seat: Seat, first: int, size: int, idle_timeout: float | None) -> None:
         self.slots = size
         self._seat = seat
-        self._workers = Workers(seat, kept=min(seat.limits.threads, size), most=size, idle_timeout=idle_timeout)
+        self._workers = Workers(seat, first=first, most=size, idle_timeout=idle_timeout)
 
     def stats(self) -> RunnerStats:
         return RunnerStats(threads=self._workers.alive())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from queue import Empty
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from queue import SimpleQueue
 
     from sage_plugins.interfaces import Seat, Work
 
@@ -33,54 +35,75 @@ class Workers:
         self,
         seat: Seat,
         *,
-        kept: int,
+        first: int,
         most: int,
-        idle_timeout: float,
+        idle_timeout: float | None,
         name: str = "worker",
-        get: Callable[[], Work | None] | None = None,
-        get_within: Callable[[float], Work | None] | None = None,
+        queue: SimpleQueue[Work | None] | None = None,
     ) -> None:
         """
-        Start the threads that are kept.
+        Start the first threads.
 
         Args:
             seat: Whose work they run.
-            kept: Threads that never leave.
+            first: Threads at the beginning.
             most: Threads under load.
-            idle_timeout: Seconds without work after which a thread beyond *kept* leaves.
+            idle_timeout: Seconds without work after which a thread ends; None if none does.
             name: For the threads' names.
-            get: Where they fetch work; the seat's inbox by default.
-            get_within: `get` with a time limit.
+            queue: Where they fetch work, whose producer calls `grow`; the seat's inbox by default.
         """
         self._seat = seat
-        self._kept = kept
         self._most = most
-        self._idle_timeout = idle_timeout
         self._name = name
-        self._get = get or seat.get
-        self._get_within = get_within or seat.get_within
-        self._lock = threading.Lock()
+        get, get_within = (seat.get, seat.get_within) if queue is None else (queue.get, partial(queue.get, True))  # noqa: FBT003 - takes it by position only in a partial
+        self._get = get if idle_timeout is None else partial(get_within, idle_timeout)
+        self._waiting = seat.waiting if queue is None else queue.qsize
+        # Re-entrant: a signal handler may call the service while this thread starts a worker.
+        self._lock = threading.RLock()
         self._threads: set[threading.Thread] = set()  # guarded by _lock
         self._ended = False  # guarded by _lock
         self._number = count()
-        # One token for each thread that waits for work; see _work_elastic.
+        # One token for each thread that waits for work. Who brings work looks here afterwards, and a thread that takes
+        # its token away looks for work afterwards. So one of the two sees that another thread is needed.
         self._idle: list[None] = []
-        for _ in range(kept):
-            self.grow()
-
-    def grow(self) -> None:
-        """Start one more thread, unless there are enough."""
-        with self._lock:
-            if self._ended or len(self._threads) >= self._most:
-                return
-            self._idle.append(None)
-            work = self._work_fixed if self._kept >= self._most else self._work_elastic
-            self._threads.add(self._seat.spawn(work, f"{self._name}-{next(self._number)}"))
+        self._fixed = idle_timeout is None and first >= most
+        if queue is None and not self._fixed:
+            seat.when_unattended(self._idle, self._attend)
+        for _ in range(first):
+            self._start()
 
     @property
     def idle(self) -> bool:
         """Whether a thread waits for work; may lag."""
         return bool(self._idle)
+
+    def grow(self) -> None:
+        """Start one more thread, unless one is idle or there are enough."""
+        with self._lock:
+            if not (self._idle or self._ended or len(self._threads) >= self._most):
+                self._start()
+
+    def _start(self) -> None:
+        self._idle.append(None)
+        try:
+            work = self._work_fixed if self._fixed else self._work_elastic
+            self._threads.add(self._seat.spawn(work, f"{self._name}-{next(self._number)}"))
+        except RuntimeError:  # the process can have no more threads
+            self._idle.pop()
+            if self._fixed or not self._threads:
+                raise
+
+    def _attend(self) -> None:
+        """Work has come, and no thread waited for it."""
+        try:
+            self.grow()
+        except RuntimeError:
+            # There is no thread and can be none, as when the interpreter shuts down: the caller's own does the work.
+            execute = self._seat.worker()
+            with suppress(Empty):
+                while execute(self._seat.get_within(0)):
+                    pass
+            execute(None)
 
     def _work_fixed(self) -> None:
         get, execute = self._get, self._seat.worker()
@@ -90,15 +113,19 @@ class Workers:
         execute(None)
 
     def _work_elastic(self) -> None:
-        # The last idle thread to take work starts the next one before it begins, so somebody always waits for the next
-        # call until there are enough; nobody has to count or to poll.
-        execute, idle = self._seat.worker(), self._idle
-        works = iter(partial(self._get_within, self._idle_timeout), None)
+        execute, idle, threads, most, waiting = (
+            self._seat.worker(),
+            self._idle,
+            self._threads,
+            self._most,
+            self._waiting,
+        )
+        works = iter(self._get, None)
         while True:
             try:
                 for work in works:
                     idle.pop()
-                    if not idle:
+                    if not idle and len(threads) < most and waiting():
                         self.grow()
                     execute(work)
                     del work  # as in _work_fixed
@@ -111,12 +138,17 @@ class Workers:
         execute(None)  # says that this worker ends
 
     def _leave(self) -> bool:
-        """Whether this thread, which found no work, may end: others must be kept, and one of them must be idle."""
+        """Whether this thread, which found no work, may end: another is idle, or there is still no work."""
         with self._lock:
-            if self._ended or len(self._threads) <= max(self._kept, 1) or len(self._idle) <= 1:
+            if self._ended:
                 return False
+            thread = threading.current_thread()
+            self._threads.discard(thread)  # first: who takes the last token away then sees that there may be another
             self._idle.pop()
-            self._threads.discard(threading.current_thread())
+            if not self._idle and self._waiting():
+                self._idle.append(None)
+                self._threads.add(thread)
+                return False
             return True
 
     def alive(self) -> int:

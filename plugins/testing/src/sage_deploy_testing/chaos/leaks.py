@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sage_deploy_testing.chaos.witness import is_alive, machine
 from sage_deploy_testing.tools.leak_guard import GRACE_S, Resources
 from sage_plugins.clock import SYSTEM
-from sage_plugins.threads import CALLBACKS
+from sage_plugins.threads import CALLBACKS, HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +45,7 @@ class Leaks:
         while (found := self._found(replicas)) and time.monotonic() < deadline:
             SYSTEM.rest()
             CALLBACKS.rest()
+            HOOKS.rest()
             pause.wait(0.05)
         unchecked = []
         if _ray_was_here():

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import pytest
 
 from sage_plugins.clock import SYSTEM
-from sage_plugins.threads import CALLBACKS
+from sage_plugins.threads import CALLBACKS, HOOKS
 
 if TYPE_CHECKING:
     import asyncio
@@ -266,6 +266,7 @@ class LeakGuard:
                 collect_at = time.monotonic() + _COLLECT_EVERY_S
             SYSTEM.rest()  # its thread waits a while for the next timer, and the next ones for more callbacks
             CALLBACKS.rest()
+            HOOKS.rest()
             pause.wait(min(0.01, remains))
         return list(self._new(item).describe())
 
