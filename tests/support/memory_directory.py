@@ -7,6 +7,9 @@ import weakref
 from math import inf
 
 from loop_target import Line, LoopTarget, LoopTransport
+from sage_deploy_remote.home.address import HomeAddress
+from sage_deploy_remote.home.transport import HomeTransport
+from sage_deploy_remote.link.dispatcher import Dispatcher
 from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_remote.reach.listing import Found
 from sage_deploy_remote.reach.target import DirectoryTarget
@@ -61,6 +64,16 @@ class MemoryDirectory:
     def announce(self, known):
         self.book.known.update(known)
 
+    def repeat(self, known):
+        self.book.known.update(known)
+        return True
+
+    def host(self):
+        return None
+
+    def within_reach(self):
+        return True
+
     def publish(self, listing):
         self.book.publish(listing)
 
@@ -95,6 +108,7 @@ class Entrance:
         self.book = book
         self.service = service
         self.responses, self.changes = Line(f"{service}-responses"), Line(f"{service}-changes")
+        self.dispatcher = Dispatcher(service)
 
     def look_up(self, seen, timeout, starting=""):
         found = self.book.found(self.service)
@@ -121,7 +135,8 @@ class Entrance:
             self.changes.put(lambda: tell(woken))
 
     def attach(self, replica, events, clock):
-        transport = Attached(replica.address, self.responses)
+        home = isinstance(replica.address, HomeAddress)
+        transport = HomeTransport(self.dispatcher) if home else Attached(replica.address, self.responses)
         found = RemoteReplica(replica, replica.node, events, clock, transport)
         found.slots = replica.slots
         return found
@@ -129,6 +144,7 @@ class Entrance:
     def close(self):
         self.responses.end()
         self.changes.end()
+        self.dispatcher.close()
 
 
 class Attached(LoopTransport):

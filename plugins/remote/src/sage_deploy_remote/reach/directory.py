@@ -39,6 +39,19 @@ class Directory(Protocol):
             ClusterUnavailableError: It cannot be said.
         """
 
+    def repeat(self, known: Mapping[str, KnownService]) -> bool:
+        """As `announce`, where something was announced before; never blocks. False if there is no such place."""
+
+    def host(self) -> str | None:
+        """
+        The address of this machine for callers on others, once something was announced.
+
+        None if all callers are on this machine, or if nothing here may listen for others.
+        """
+
+    def within_reach(self) -> bool:
+        """Whether this process can look something up there, as far as that is known at once; starts nothing."""
+
     def publish(self, listing: Listing) -> None:
         """
         Say what has become of a service; never blocks. One older than what is known is left out.

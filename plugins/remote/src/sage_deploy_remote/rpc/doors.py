@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from socket import socket
 
-__all__ = ["Doors", "this_machine"]
+__all__ = ["Doors", "refuse", "this_machine"]
 
 _BOOT: Path = Path("/proc/sys/kernel/random/boot_id")
 
@@ -69,7 +69,7 @@ class Doors:
             door = self._open.get(near)
             if door is None:
                 address = Address.new() if near else Address.on(self._host())
-                door = self._open[near] = RpcServer(address, _refuse, self._carry_calls)
+                door = self._open[near] = RpcServer(address, refuse, self._carry_calls)
             return door.address
 
     def hide(self) -> None:
@@ -80,6 +80,7 @@ class Doors:
                 door.hide()
 
 
-def _refuse(method: str, *_: Any) -> Future[Any]:
+def refuse(method: str, *_: Any) -> Future[Any]:
+    """In place of methods, where nothing is asked: raises PermissionError."""
     msg = f"{method!r} is not asked over this connection: it is for calls alone"
     raise PermissionError(msg)
