@@ -7,6 +7,7 @@ Imports no asyncio: where nobody has imported it, no event loop of asyncio runs.
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -45,11 +46,14 @@ def holds_up_a_loop(loop: asyncio.AbstractEventLoop, outer: Call | None) -> bool
     Whether anybody notices that *loop* waits.
 
     Nobody notices it while a replica's own loop runs a constructor or a hook, or answers only the call that waits.
+    Nor in a notebook: its kernel runs each cell inside its own loop, and waits for it.
 
     Args:
         loop: Runs in this thread.
         outer: The call that is being answered here, if any.
     """
+    if "ipykernel" in _modules and threading.current_thread() is threading.main_thread():
+        return False
     shared = LOOPS_OF_REPLICAS.get(loop)
     return shared is None or (shared and outer is not None and not outer.prepares)
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import io
+import os
 import re
 import subprocess
 import sys
@@ -174,6 +175,18 @@ def test_the_yaml_names_classes_that_exist() -> None:
     assert {getattr(importlib.import_module(module), name) for module, name in paths} == {
         DocReader, DocStore, DocIndex, Search, Demo,
     }  # fmt: skip
+
+
+def test_profile_processes_has_the_readers_compute_elsewhere() -> None:
+    """Two processes read, none of them this one, and what is found is the same as in one process."""
+    with Environment("example") as env:
+        env.load_service_deployment_config(EXAMPLE / "service_deployment.yaml", profile="processes")
+        env.deploy()
+        pids = {each["pid"] for each in env.get_service_status("reader")["replicas"]}
+        assert len(pids) == 2
+        assert os.getpid() not in pids
+        found = env.service("reader").read("tempfile")
+    assert [each.name for each in found] == [each.name for each in DocReader().read("tempfile")]
 
 
 def test_profile_ray_puts_on_a_cluster_what_calls_no_other_service(monkeypatch: pytest.MonkeyPatch) -> None:

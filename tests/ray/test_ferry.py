@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from sage_deploy_ray.actors import ferry as module
 from sage_deploy_ray.actors.ferry import ActorFerry
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 
 MARK = "caller:1"
 
 
 @pytest.fixture
-def ferry():
+def clock(monkeypatch):
+    clock = VirtualClock()
+    monkeypatch.setattr(module, "SYSTEM", clock)
+    return clock
+
+
+@pytest.fixture
+def ferry(clock):
     return ActorFerry()
 
 
 def is_empty(ferry):
-    return not (ferry._kept or ferry._unwanted)
+    return not (ferry._kept or ferry._used or ferry._over)
 
 
-def test_what_was_brought_is_received_once(ferry):
-    """Then the actor keeps it no longer."""
-    ferry.bring(MARK, ["reference"])
-    assert ferry.receive(MARK) == ["reference"]
+class Thing:
+    """Can be looked for."""
+
+
+def test_what_was_brought_is_kept_until_the_call_is_over_and_a_moment_longer(ferry, clock):
+    """A reference that comes again while it is let go of would never be resolved."""
+    thing = Thing()
+    found = weakref.ref(thing)
+    ferry.bring(MARK, [thing])
+    assert ferry.receive(MARK) == [thing]
+    del thing
+    clock.advance(10)
+    assert found() is not None
+    ferry.end(MARK)
     assert is_empty(ferry)
+    clock.advance(module._KEPT_S[0] / 2)
+    assert found() is not None
+    clock.advance(module._KEPT_S[1])
+    assert found() is None
 
 
 def test_who_reads_a_message_waits_for_what_belongs_to_it(ferry):
@@ -46,20 +69,22 @@ def test_what_is_sent_can_be_fetched_once(ferry):
     assert ferry.fetch(mark) == ()
 
 
-@pytest.mark.parametrize("first", ["drop", "bring"])
-def test_what_nobody_wants_is_not_kept(ferry, first):
-    """Whether it is there already, or still to come."""
-    steps = [lambda: ferry.drop(MARK), lambda: ferry.bring(MARK, ["reference"])]
-    for step in steps if first == "drop" else reversed(steps):
+@pytest.mark.parametrize("first", ["end", "bring"])
+def test_what_nobody_has_read_is_not_kept(ferry, first):
+    """A call may be given up before its arguments are read, and before they have come."""
+    steps = [lambda: ferry.end(MARK), lambda: ferry.bring(MARK, ["reference"])]
+    for step in steps if first == "end" else reversed(steps):
         step()
     assert is_empty(ferry)
 
 
 def test_nothing_is_kept_of_a_caller_that_has_gone(ferry):
     """Nor what comes of it afterwards; who waits for it waits no more."""
-    ferry.bring(MARK, ["reference"])
+    for number in range(2):
+        ferry.bring(f"caller:{number}", ["reference"])
+    ferry.receive("caller:0")
     ferry.send("caller", ["result"])
-    ferry.drop("caller:2")
+    ferry.end("caller:2")
     with ThreadPoolExecutor() as pool:
         begun = threading.Event()
 
@@ -72,7 +97,7 @@ def test_nothing_is_kept_of_a_caller_that_has_gone(ferry):
         ferry.leave("caller")
         assert isinstance(waiting.exception(20), LookupError)
     ferry.bring("caller:4", ["late"])
-    ferry.drop("caller:5")
+    ferry.end("caller:5")
     assert is_empty(ferry)
 
 

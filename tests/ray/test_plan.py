@@ -37,6 +37,23 @@ def test_plan_for_a_private_runtime_starts_none():
     assert ray is None or not ray.is_initialized()
 
 
+@pytest.mark.parametrize(
+    ("calls", "said"),
+    [
+        ("auto", "calls go over a socket to each replica; where no connection can be made they are tasks of Ray"),
+        ("socket", "calls go over a socket to each replica; one that cannot be connected to fails"),
+        ("tasks", "calls are tasks of Ray, which are slower than a socket"),
+    ],
+)
+def test_plan_says_how_calls_go(calls, said):
+    """And by which option."""
+    with Environment("test", options={"ray": {"calls": calls}}) as env:
+        env.register_service_with_config("kv", Store, deployment_config=ON_RAY)
+        text = " ".join(str(env.plan()).split())
+    assert said in text
+    assert "(options.ray.calls)" in text
+
+
 def test_plan_refuses_what_cannot_be_sent_to_a_replica():
     """With the path to it and what to do, before anything is started."""
     with Environment("test") as env:

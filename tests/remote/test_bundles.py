@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
+from sage_deploy_remote.link.serving.units import Together
 from sage_deploy_remote.payloads.packing import write
 from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
 from sage_plugins.plugins.registry import Registry
@@ -248,3 +250,56 @@ def test_a_call_that_is_given_up_on_its_way_back_is_counted_where_it_was(monkeyp
         svc.server.exchange(frame_of(svc, 1, [], give_up))
         assert counted == [Outcome.TIMEOUT]
         assert svc.handle.order() == []
+
+
+class Box:
+    """Whoever is told things at once."""
+
+    sends_at_once = True
+
+    def end(self, reply=None):
+        pass
+
+
+def ran(method, begun, seconds):
+    return SimpleNamespace(method=SimpleNamespace(index=method), began=begun, ended=begun + seconds)
+
+
+QUICK, SLOW = 0, 1
+
+
+@pytest.fixture
+def unit():
+    unit = Together(Box(), 0, 3)
+    unit.waiting.extend([ran(QUICK, 0, 0), ran(SLOW, 0, 0)])
+    return unit
+
+
+def test_answer_waits_for_the_next_one_while_calls_take_no_time(unit):
+    """Sending costs as much as a short method; after half a millisecond what has been held back leaves."""
+    begun, known = unit._said, {QUICK}
+    held = [unit.holds_back(ran(QUICK, begun + 0.0002 * number, 0.0001), known) for number in range(5)]
+    assert held == [True, True, False, True, True]
+
+
+def test_answer_waits_for_no_call_that_may_take_long(unit):
+    """Nor for one of a method that has not run yet."""
+    unit.waiting.rotate(1)
+    assert not unit.holds_back(ran(QUICK, unit._said, 0.0001), {QUICK})
+
+
+def test_method_that_takes_long_is_remembered(unit):
+    """And one that takes no time any more."""
+    known = {SLOW}
+    unit.holds_back(ran(SLOW, unit._said, 0.5), known)
+    unit.holds_back(ran(QUICK, unit._said, 0.0001), known)
+    assert known == {QUICK}
+
+
+def test_last_answer_and_those_of_calls_that_must_not_run_twice_wait_for_nothing(unit):
+    """Before each of these its start is told in any case."""
+    told = Together(Box(), 0, 3, told=True)
+    told.waiting.extend(unit.waiting)
+    assert not told.holds_back(ran(QUICK, told._said, 0.0001), {QUICK, SLOW})
+    unit.waiting.clear()
+    assert not unit.holds_back(ran(QUICK, unit._said, 0.0001), {QUICK, SLOW})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import attrs
 import pytest
 
 from sage_deploy_remote.rpc.client import RpcClient
@@ -22,8 +23,7 @@ def serve_one(end):
 def doors():
     doors = Doors(lambda: "127.0.0.1", serve_one)
     yield doors
-    for server in doors._open.values():
-        server.close()
+    doors.close()
 
 
 def test_callers_of_this_machine_get_a_socket_in_a_private_folder(doors):
@@ -42,6 +42,27 @@ def test_callers_of_another_machine_get_a_port(doors):
     assert port
     assert not address.exact
     assert doors.find("a third") == address
+
+
+def test_callers_of_another_machine_use_tls_where_there_are_certificates(doors, node_certificates):
+    """Then as well, what one has sent need not be at the other; callers of this machine need none."""
+    doors._certificates = lambda: node_certificates
+    far, near = doors.find("another"), doors.find(this_machine())
+    assert (far.takes_tls, far.exact) == (True, False)
+    assert (near.takes_tls, near.exact) == (False, True)
+    for address in (far, near):
+        with address.connect_socket(node_certificates) as end:
+            end.settimeout(20)
+            end.sendall(b"hello")
+            assert end.recv(100) == b"hello"
+
+
+def test_there_is_no_door_without_tls_where_certificates_cannot_be_read(doors, node_certificates, tmp_path):
+    """The error names the file; callers of this machine are let in."""
+    doors._certificates = lambda: attrs.evolve(node_certificates, key=str(tmp_path / "gone.key"))
+    with pytest.raises(OSError, match=r"gone\.key"):
+        doors.find("another")
+    assert doors.find(this_machine()).exact
 
 
 @pytest.mark.parametrize("machine", [this_machine(), "another"], ids=["near", "far"])

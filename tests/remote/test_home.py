@@ -476,19 +476,56 @@ def test_running_call_of_another_process_is_finished_before_the_service_stops(en
 def test_service_that_cannot_be_connected_to_says_so(env, deploy, monkeypatch):
     """At once, and not when the time of the call is over."""
     monkeypatch.setattr(address, "this_machine", lambda: "another")
-    monkeypatch.setattr(Address, "connect_socket", lambda _: Path("/nowhere").read_text())
+    monkeypatch.setattr(Address, "connect_socket", lambda *_: Path("/nowhere").read_text())
     home = deploy()
     with pytest.raises(errors.NoReplicaError, match=r"cannot connect to .*: it listens for processes of its own"):
         home.echo(1)
 
 
-def test_caller_on_another_machine_comes_in_by_a_port(env, deploy, monkeypatch):
+@pytest.fixture
+def far(monkeypatch):
+    """Callers are on another machine, and there is a port for them."""
     monkeypatch.setattr(address, "this_machine", lambda: "another")
     monkeypatch.setattr(memory_directory.MemoryDirectory, "host", lambda _: "127.0.0.1")
+
+
+@pytest.mark.usefixtures("far")
+def test_caller_on_another_machine_comes_in_by_a_port(env, deploy):
     home = deploy()
     assert home.echo(1) == 1
+    assert port(env).address.place[0] == "127.0.0.1"
+    assert len(port(env)._connections) == 1
+
+
+@pytest.mark.usefixtures("far")
+def test_caller_on_another_machine_uses_tls_where_that_is_asked_for(env, plugin, deploy, node_certificates, until):
+    """Who has no certificates is not let in, and told so; what was said last arrives before the end."""
+    plugin.book.certificates = node_certificates
+    home = deploy()
+    assert home.echo(1) == 1
+    assert port(env).address.takes_tls
+    plugin.book.certificates = None
+    cut(env)
+    until(lambda: "this process has no certificates" in failure(home))
+    plugin.book.certificates = node_certificates
+    until(lambda: not failure(home))
+    env.drain("home")
+    with pytest.raises(errors.ServiceStoppedError):
+        home.echo(2)
+
+
+def port(env):
+    """Where callers on other machines come in."""
     (way,) = env.task("home").reach._all_ways()
-    assert len(way._door._far._connections) == 1
+    return way._door._doors._open[False]
+
+
+def failure(home):
+    try:
+        home.echo(1)
+    except (errors.NoReplicaError, errors.ReplicaDiedError) as error:
+        return str(error)
+    return ""
 
 
 def test_door_is_opened_for_the_first_service_and_closed_after_the_last(env, register, visit):
@@ -502,7 +539,7 @@ def test_door_is_opened_for_the_first_service_and_closed_after_the_last(env, reg
     door = way._door
     assert visit().echo(3) == 3
     env.drain("home")
-    assert (door._near, door._servers, door._callers) == (None, {}, {})
+    assert (door._doors, door._servers, door._callers) == (None, {}, {})
 
 
 def test_service_of_a_program_without_others_costs_nothing(program):

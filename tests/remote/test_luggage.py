@@ -41,6 +41,7 @@ class Ferry:
     def __init__(self):
         self._numbers = count()
         self.carried = {}
+        self.ended = []
 
     def send(self, caller, references):
         mark = f"{caller}:{next(self._numbers)}"
@@ -52,6 +53,9 @@ class Ferry:
 
     def drop(self, mark):
         del self.carried[mark]
+
+    def end(self, mark):
+        self.ended.append(mark)
 
 
 @pytest.fixture
@@ -118,3 +122,17 @@ def test_references_that_nobody_wants_are_dropped():
     del came
     gc.collect()
     assert not ferry.carried
+
+
+def test_end_of_a_call_lets_go_of_its_references():
+    """Once, and only of those of that call."""
+    ferry = Ferry()
+    luggage = Luggage(ferry)
+    came = luggage.to_frame(over(luggage.of_frame(frame_of(write([Reference("a")], STORE), write(1, STORE)))))
+    (mark,) = ferry.carried
+    luggage.over(1)
+    assert ferry.ended == []
+    luggage.over(0)
+    luggage.over(0)
+    assert ferry.ended == [mark]
+    assert unpack(came.units[0].items[1].payload) == 1

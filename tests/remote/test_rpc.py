@@ -10,6 +10,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.context import AuthenticationError
 from pathlib import Path
@@ -76,9 +77,20 @@ def methods():
     return Methods()
 
 
-@pytest.fixture(params=["unix", "tcp"])
-def server(request, methods):
-    server = RpcServer(Address.new() if request.param == "unix" else Address.on("127.0.0.1"), methods)
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def way(request):
+    return request.param
+
+
+@pytest.fixture
+def certificates(way, request):
+    return request.getfixturevalue("node_certificates") if way == "tls" else None
+
+
+@pytest.fixture
+def server(way, methods, certificates):
+    address = Address.new() if way == "unix" else Address.on("127.0.0.1")
+    server = RpcServer(address, methods, certificates=certificates)
     yield server
     server.close()
 
@@ -89,8 +101,13 @@ def address(server):
 
 
 @pytest.fixture
-def client(server, address):
-    client = RpcClient(address.connect, "client")
+def connect(address, certificates):
+    return partial(address.connect, certificates)
+
+
+@pytest.fixture
+def client(server, connect):
+    client = RpcClient(connect, "client")
     yield client
     client.close()
 
@@ -142,26 +159,26 @@ def test_requests_fail_when_the_other_end_is_closed(methods):
     client.close()
 
 
-def test_request_to_nobody_fails(server, address):
+def test_request_to_nobody_fails(server, connect):
     """It does not matter whether it is made before that is found out."""
     server.close()
-    client = RpcClient(address.connect, "client")
+    client = RpcClient(connect, "client")
     assert isinstance(failure(client.request("echo", 1)), (FileNotFoundError, ConnectionRefusedError))
     assert isinstance(failure(client.request("echo", 1)), (FileNotFoundError, ConnectionRefusedError))
     client.close()
 
 
-def test_who_does_not_know_the_secret_is_refused(client, address):
+def test_who_does_not_know_the_secret_is_refused(client, address, certificates):
     """The others do not notice."""
-    stranger = RpcClient(attrs.evolve(address, key=b"guessed").connect, "stranger")
+    stranger = RpcClient(partial(attrs.evolve(address, key=b"guessed").connect, certificates), "stranger")
     assert isinstance(failure(stranger.request("echo", 1)), AuthenticationError)
     stranger.close()
     assert client.request("echo", 1).result(PATIENCE) == 1
 
 
-def test_who_sends_back_what_it_gets_proves_nothing(client, address):
+def test_who_sends_back_what_it_gets_proves_nothing(client, address, certificates):
     """The server's own answers are no answers to it."""
-    with address.open() as end:
+    with address.open(certificates) as end:
         end.settimeout(PATIENCE)
         with suppress(ConnectionError):
             while data := end.recv(4096):
@@ -169,11 +186,11 @@ def test_who_sends_back_what_it_gets_proves_nothing(client, address):
     assert client.request("echo", 1).result(PATIENCE) == 1
 
 
-def test_who_says_nothing_is_sent_away_and_holds_nobody_up(server, address, monkeypatch):
+def test_who_says_nothing_is_sent_away_and_holds_nobody_up(server, address, connect, monkeypatch):
     """A port scanner, or a caller that stands still, takes no one's turn, and does not stay."""
     monkeypatch.setattr(sage_deploy_remote.rpc.server, "PROOF_WITHIN_S", 1)
-    with address.open() as silent:
-        client = RpcClient(address.connect, "client")
+    with address.dial() as silent:
+        client = RpcClient(connect, "client")
         assert client.request("echo", 1).result(PATIENCE) == 1
         silent.settimeout(PATIENCE)
         while silent.recv(4096):
@@ -210,9 +227,9 @@ def test_request_whose_caller_is_gone_is_cancelled(client, methods, until):
     until(methods.held[0].cancelled)
 
 
-def test_client_that_nobody_uses_is_let_go_of(server, address, methods, until):
+def test_client_that_nobody_uses_is_let_go_of(server, connect, methods, until):
     """Its connection and its threads end, even while a request is not answered."""
-    client = RpcClient(address.connect, "forgotten")
+    client = RpcClient(connect, "forgotten")
     client.request("hold")
     methods.wait_held()
     gone = weakref.ref(client)
@@ -223,18 +240,19 @@ def test_client_that_nobody_uses_is_let_go_of(server, address, methods, until):
     until(methods.held[0].cancelled)
 
 
-def test_client_whose_end_was_noticed_is_let_go_of(server, address):
+def test_client_whose_end_was_noticed_is_let_go_of(server, connect):
     """An error leads to the frames that it was raised through, and these to the client."""
 
     class User:
         def __init__(self):
-            self.client = RpcClient(address.connect, "forgotten")
+            self.client = RpcClient(connect, "forgotten")
 
         def wait(self):
             with pytest.raises(ConnectionResetError):
                 self.client.ended.result(PATIENCE)
 
     user = User()
+    assert user.client.request("echo", 0).result(PATIENCE) == 0
     server.close()
     user.wait()
     gone = weakref.ref(user)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import random
 import socket
 import threading
 
@@ -20,20 +22,27 @@ BODIES = st.one_of(st.binary(max_size=40), st.integers(2**16 - 2, 2**18).map(byt
 MESSAGES = st.lists(st.tuples(BODIES, st.lists(BODIES, max_size=3)), max_size=6)
 
 
+def fed(messages, data):
+    """What *messages* makes of the next bytes."""
+    at = 0
+    while at < len(data):
+        room = messages.room
+        if room is None:
+            yield from messages.take(data[at:])
+            at = len(data)
+        else:
+            size = min(len(data) - at, room.nbytes)
+            room[:size] = data[at : at + size]
+            at += size
+            yield from messages.filled(size)
+
+
 def read_in_pieces(data, cuts):
     """What `Messages` makes of *data*, which comes cut at *cuts*."""
     messages, found, at = Messages(), [], 0
     for end in [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]:
-        while at < end:
-            room = messages.room
-            if room is None:
-                found += messages.take(data[at:end])
-                at = end
-            else:
-                size = min(end - at, room.nbytes)
-                room[:size] = data[at : at + size]
-                found += messages.filled(size)
-                at += size
+        found += fed(messages, data[at:end])
+        at = end
     return found
 
 
@@ -55,11 +64,47 @@ def test_garbage_is_refused_or_waited_for(data, cuts):
     assert sum(len(body) for body, _ in found) <= len(data)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_million_damaged_streams_break_nothing():
+    """What came before the damage is read; after it there are messages, a wait for more, or a MessageError."""
+    chance = random.Random(18)  # noqa: S311 - the same every time
+    for _ in range(1_000_000):
+        sent = [
+            (
+                chance.randbytes(chance.choice((0, 1, 30))),
+                [chance.randbytes(chance.randrange(20))] * chance.randrange(3),
+            )
+            for _ in range(chance.randrange(1, 4))
+        ]
+        data = bytearray(b"".join(bytes(part) for message in sent for part in join(*message)))
+        damaged = chance.randrange(len(data))
+        match chance.randrange(4):
+            case 0:
+                data[damaged] ^= 1 << chance.randrange(8)
+            case 1:
+                del data[damaged]
+            case 2:
+                data.insert(damaged, chance.randrange(256))
+            case _:
+                data[damaged:] = chance.randbytes(chance.randrange(40))
+        messages, found = Messages(), []
+        cut = chance.randrange(len(data) + 1)
+        with contextlib.suppress(MessageError):
+            for piece in (data[:cut], data[cut:]):
+                found.extend(fed(messages, bytes(piece)))
+        whole, at = 0, 0
+        for message in sent:
+            at += sum(len(part) for part in join(*message))
+            whole += at <= damaged
+        assert [(bytes(body), [bytes(each) for each in buffers]) for body, buffers in found[:whole]] == sent[:whole]
+
+
 @pytest.mark.parametrize("head", [b"\xff" * 12, (2**37).to_bytes(8, "little") + bytes(4), bytes(8) + b"\xff" * 4])
 def test_a_size_that_no_message_has_ends_the_connection(head):
     """A size beyond the limit is refused before memory is taken for it."""
     with pytest.raises(MessageError, match="more than any message has"):
-        Messages().take(head)
+        list(Messages().take(head))
 
 
 def test_large_buffers_are_left_out_of_the_pickle():
@@ -115,7 +160,7 @@ def test_what_came_before_the_end_can_be_read_after_it(ends):
     theirs.sendall(join(b"last words")[0])
     theirs.close()
     stream.hang_up()
-    assert stream.receive() == [(b"last words", ())]
+    assert list(stream.receive()) == [(b"last words", ())]
     with pytest.raises(EOFError):
         stream.receive()
 

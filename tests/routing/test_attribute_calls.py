@@ -8,6 +8,8 @@ import pydoc
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 
@@ -421,6 +423,15 @@ def test_blocking_an_event_loop_warns_once_a_handle(shapes, strategy, way):
     assert warning.filename == __file__
     again = blocking_calls(handle.with_options(timeout=5))[way]
     assert len(told(lambda: asyncio.run(repeated(again)))) == 1
+
+
+def test_cells_of_a_notebook_may_block(shapes, monkeypatch):
+    """Its kernel runs them inside its own loop, and waits for them in any case; other loops are held up as ever."""
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    block = blocking_calls(shapes("single"))["call"]
+    assert told(lambda: asyncio.run(repeated(block))) == []
+    with ThreadPoolExecutor() as pool:
+        assert len(told(lambda: pool.submit(asyncio.run, repeated(block)).result(20))) == 1
 
 
 @STRATEGIES

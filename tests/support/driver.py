@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 OPTIONS = {"target": "remote_any", "replicas": 2, "load_balancing": True, "cpu_cores": 0.1, "timeout": 5.0}
 
@@ -36,6 +36,7 @@ class Driver(subprocess.Popen[str]):
         name: str = "driver",
         control_timeout: float = 60.0,
         calls: str = "auto",
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """
         Start it and have it deploy a service `svc` of two replicas.
@@ -48,13 +49,14 @@ class Driver(subprocess.Popen[str]):
             name: Of the environment.
             control_timeout: The option of that name; on a busy machine a cluster may take long to answer.
             calls: The option of that name.
+            variables: Of its environment.
         """
         witness.touch()
         self._complaints = witness.with_name(f"driver-{uuid4().hex}.txt")
         with self._complaints.open("w") as complaints:
             super().__init__(
                 [*within, sys.executable, __file__, address, str(witness), name, lifetime, str(control_timeout), calls],
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+                env={**os.environ, **(variables or {}), "PYTHONPATH": str(Path(__file__).parent)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
@@ -105,17 +107,19 @@ def _main(address: str, witness: str, name: str, lifetime: str, *how: str) -> No
         found = env.get_service_status("svc")
         return [{key: each[key] for key in ("id", "state", "node", "pid", "stats_age")} for each in found["replicas"]]
 
+    def transports() -> Any:
+        return {lane.node: lane.replica._transport for lane in env.task("svc")._router.lanes}
+
     def ways() -> Any:
         """How calls go, by the node of a replica, and what was remarked."""
-        lanes = env.task("svc")._router.lanes
-        transports = {lane.node: lane.replica._transport for lane in lanes}
-        kinds = {node: (each.pushes, each.exact) for node, each in transports.items()}
+        kinds = {node: (each.pushes, each.exact) for node, each in transports().items()}
         return kinds, [each.event.reason for each in env.events() if each.event.kind == "replica_remark"]
 
     actions = {
         "call": lambda *args: env.service("svc").call(*args),
         "status": status,
         "ways": ways,
+        "tls": lambda: {node: each._door.takes_tls for node, each in transports().items()},
         "scale": lambda replicas: env.scale("svc", replicas),
         "drain": lambda: env.drain("svc"),
         "close": lambda: env.close(drain_timeout=1),

@@ -28,6 +28,7 @@ class Book:
         self.listings = {}
         self.told = {}  # those who wait for a change, by service
         self.gone = False
+        self.certificates = None
         self.waiting = {}  # calls, by whose they are
         self.woken = {}  # who waits for calls of a service without replicas
         self.seen = []  # versions for which the owner has waited
@@ -70,6 +71,9 @@ class MemoryDirectory:
 
     def host(self):
         return None
+
+    def certificates(self):
+        return self.book.certificates
 
     def within_reach(self):
         return True
@@ -135,8 +139,10 @@ class Entrance:
             self.changes.put(lambda: tell(woken))
 
     def attach(self, replica, events, clock):
-        home = isinstance(replica.address, HomeAddress)
-        transport = HomeTransport(self.dispatcher) if home else Attached(replica.address, self.responses)
+        if isinstance(replica.address, HomeAddress):
+            transport = HomeTransport(self.dispatcher, lambda: self.book.certificates)
+        else:
+            transport = Attached(replica.address, self.responses)
         found = RemoteReplica(replica, replica.node, events, clock, transport)
         found.slots = replica.slots
         return found

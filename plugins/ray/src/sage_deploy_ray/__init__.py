@@ -67,22 +67,22 @@ def _check_group(config: Any, options: ClusterGroupOptions, environment: RayOpti
     return check_group(config, options, environment)
 
 
-def _explain_any(config: Any, _options: None, _environment: RayOptions) -> Iterable[str | Explanation]:
+def _explain_any(config: Any, _options: None, environment: RayOptions) -> Iterable[str | Explanation]:
     from sage_deploy_ray.checks import explain_any
 
-    return explain_any(config)
+    return explain_any(config, environment)
 
 
-def _explain_specific(config: Any, _options: None, _environment: RayOptions) -> Iterable[str | Explanation]:
+def _explain_specific(config: Any, _options: None, environment: RayOptions) -> Iterable[str | Explanation]:
     from sage_deploy_ray.checks import explain_specific
 
-    return explain_specific(config)
+    return explain_specific(config, environment)
 
 
-def _explain_group(config: Any, options: ClusterGroupOptions, _environment: RayOptions) -> Iterable[str | Explanation]:
+def _explain_group(config: Any, options: ClusterGroupOptions, environment: RayOptions) -> Iterable[str | Explanation]:
     from sage_deploy_ray.checks import explain_group
 
-    return explain_group(config, options)
+    return explain_group(config, options, environment)
 
 
 _ENVIRONMENT = EnvironmentOptions("ray", _ray_options, "The Ray cluster, and groups of its nodes")
@@ -134,7 +134,13 @@ def _check_installation() -> Iterable[Finding]:
     return check_installation()
 
 
+def _check_links() -> Iterable[Finding]:
+    from sage_deploy_ray.cluster.links import check_links
+
+    return check_links()
+
+
 @hookimpl
 def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:
-    """Look at Ray's version, and at what of its cluster is open to others."""
-    return [_check_installation]
+    """Look at Ray's version, at what of its cluster is open to others, and at how calls would go."""
+    return [_check_installation, _check_links]

@@ -25,6 +25,16 @@ __all__ = [
     "explain_specific",
 ]
 
+#: How calls go, by the option of that name.
+_CALLS: Final = {
+    "auto": (
+        "calls go over a socket to each replica; where no connection can be made they are tasks of Ray, which are "
+        "slower, and an event 'replica_remark' says why (options.ray.calls)"
+    ),
+    "socket": "calls go over a socket to each replica; one that cannot be connected to fails (options.ray.calls)",
+    "tasks": "calls are tasks of Ray, which are slower than a socket (options.ray.calls)",
+}
+
 #: Ray counts CPUs and GPUs in steps of a ten-thousandth.
 _STEPS: Final = 10_000
 
@@ -125,24 +135,26 @@ def _is_whole(steps: float) -> bool:
 # -- what it means -----------------------------------------------------------------------------------------------------
 
 
-def explain_any(config: ServiceDeploymentConfig) -> Iterator[str | Explanation]:
+def explain_any(config: ServiceDeploymentConfig, environment: RayOptions) -> Iterator[str | Explanation]:
     """What becomes of a service that may run on any node."""
     yield f"replicas go to any live node: {_order(config)}"
-    yield from _explain(config)
+    yield from _explain(config, environment)
 
 
-def explain_specific(config: ServiceDeploymentConfig) -> Iterator[str | Explanation]:
+def explain_specific(config: ServiceDeploymentConfig, environment: RayOptions) -> Iterator[str | Explanation]:
     """What becomes of a service that runs on named nodes."""
     yield "replica i goes to the node at position i of target_nodes, beginning anew behind the last, and nowhere else"
-    yield from _explain(config)
+    yield from _explain(config, environment)
 
 
-def explain_group(config: ServiceDeploymentConfig, options: ClusterGroupOptions) -> Iterator[str | Explanation]:
+def explain_group(
+    config: ServiceDeploymentConfig, options: ClusterGroupOptions, environment: RayOptions
+) -> Iterator[str | Explanation]:
     """What becomes of a service that runs on a group of nodes."""
     labels = ", ".join(f"{label}: {text}" for label, text in (config.node_selector or {}).items())
     which = f"with labels {labels}" if options.group is None else f"of group '{options.group}'"
     yield f"replicas go to live nodes {which}: {_order(config)}"
-    yield from _explain(config)
+    yield from _explain(config, environment)
 
 
 def _order(config: ServiceDeploymentConfig) -> str:
@@ -151,7 +163,7 @@ def _order(config: ServiceDeploymentConfig) -> str:
     return "first to the node with the fewest replicas of the service, then to that with the most CPUs free"
 
 
-def _explain(config: ServiceDeploymentConfig) -> Iterator[str | Explanation]:
+def _explain(config: ServiceDeploymentConfig, environment: RayOptions) -> Iterator[str | Explanation]:
     need = needs(config)
     cores = f"{need.cpu:g} CPU{'' if need.cpu == 1 else 's'}"
     cores += " (cpu_cores is not given)" if config.cpu_cores is None else ""
@@ -163,6 +175,7 @@ def _explain(config: ServiceDeploymentConfig) -> Iterator[str | Explanation]:
     used = "cpu_cores and memory_mb" if config.memory_mb else "cpu_cores"
     yield Explanation(f"{used}: a replica that uses more than it reserves is not stopped", "advisory")
     yield f"OMP_NUM_THREADS is {max(1, math.floor(need.cpu))} in replicas where it is not set, going by cpu_cores"
+    yield _CALLS[environment.calls]
     yield "arguments and results are copied: they are pickled, and sent to the replica's process"
     yield "a method that hangs keeps its slot, and can be ended only with its process"
     yield Explanation("what runs on after that can be ended only with its replica's process", "timeout")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from sage_deploy_remote.placement.label_selectors import parse_requirement
+from sage_deploy_remote.rpc.certificates import Certificates
 
 __all__ = ["ClusterGroupOptions", "GroupOptions", "RayOptions"]
 
@@ -74,6 +75,8 @@ class RayOptions:
             `token`: with a token; `disabled`: not at all, so that whoever reaches the cluster can use it.
         calls: How calls reach a replica. `socket`: over a socket of their own, and a replica to which there is none
             fails. `tasks`: as tasks of Ray, ten times slower. `auto`: over a socket, and as tasks where there is none.
+        tls: Certificates with which calls between machines use TLS: the paths of `certificate`, `key` and `authority`
+            on every node. Null for those of Ray's variables if `RAY_USE_TLS` is set, else for no TLS.
     """
 
     address: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))
@@ -83,3 +86,4 @@ class RayOptions:
     lifetime: Literal["driver", "detached"] = "driver"
     auth: Literal["inherit", "token", "disabled"] = "inherit"
     calls: Literal["auto", "socket", "tasks"] = "auto"
+    tls: Certificates | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sage_deploy_ray.actors.references import RAY
 from sage_deploy_ray.cluster import connection as cluster
 from sage_deploy_ray.cluster import pending_reasons
+from sage_deploy_ray.cluster.certificates import check_certificates
 from sage_deploy_ray.placement import this_machine
 from sage_deploy_ray.placement.selectors import selector_for
 from sage_deploy_remote.placement.decision import Running, Spot, needs, place
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.replica import RemoteReplica
     from sage_deploy_remote.placement.nodes import Node
     from sage_deploy_remote.reach.snapshot import ReplicaSnapshot
+    from sage_deploy_remote.rpc.certificates import Certificates
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents
     from sage_plugins.values import ReplicaSpec
@@ -228,6 +230,8 @@ class RayTarget(DirectoryTarget):
 
     def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
         """As `Target.start`; the first one connects, which may take as long as starting a private runtime."""
+        tls = self._environment.tls
+        check_certificates(tls)
         self._connect()
         node_id = self._spots.pop(spec.id)
         if node_id == this_machine.ID:  # planned before there was a runtime
@@ -238,17 +242,18 @@ class RayTarget(DirectoryTarget):
         from sage_deploy_ray.actors.transport import RayTransport
         from sage_deploy_ray.detached.transport import DetachedTransport
 
-        need, detached, calls = needs(spec.config), self._detached, self._environment.calls
+        need, detached, options = needs(spec.config), self._detached, self._environment
         gone = partial(_gone, node_id)
         waits_for = partial(self._waits_for, at.node or node_id, node_id, need)
         if detached is None:
-            make = partial(_start_actor, need, node_id)
-            transport = RayTransport(make, at.node, calls, self._threads(spec), gone, waits_for)
+            make = partial(_start_actor, need, node_id, tls)
+            transport = RayTransport(make, at.node, options, self._threads(spec), gone, waits_for)
         else:
             detached.check()
             name = {"name": detached.name_for(spec), "namespace": self._environment.namespace, "lifetime": "detached"}
-            make = partial(_start_actor, need, node_id, **name)
-            transport = DetachedTransport(make, at.node, calls, self._threads(spec), gone, waits_for, detached=detached)
+            make = partial(_start_actor, need, node_id, tls, **name)
+            way = make, at.node, options, self._threads(spec), gone, waits_for
+            transport = DetachedTransport(*way, detached=detached)
         return self._replica(spec, at.node, node_id, events, clock, transport)
 
     def adopt(self, spec: ReplicaSpec, earlier: ReplicaSnapshot, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
@@ -258,7 +263,7 @@ class RayTarget(DirectoryTarget):
         assert self._detached is not None  # noqa: S101 - for the type checker: it was asked what there is
         actor, node_id = earlier.address
         gone = partial(_gone, node_id)
-        way = lambda: actor, earlier.node, self._environment.calls, self._threads(spec), gone
+        way = lambda: actor, earlier.node, self._environment, self._threads(spec), gone
         transport = AdoptedTransport(*way, detached=self._detached)
         return self._replica(spec, earlier.node, node_id, events, clock, transport)
 
@@ -338,7 +343,7 @@ def _gone(node_id: str, unreachable: bool) -> None:  # noqa: FBT001 - as the tra
         _SUSPECTS.add(node_id)
 
 
-def _start_actor(need: Resources, node_id: str, **name: str) -> Any:
+def _start_actor(need: Resources, node_id: str, tls: Certificates | None, **name: str) -> Any:
     """A new actor on the node, with what *name* says of its name and life; returns at once, before it runs."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -359,5 +364,5 @@ def _start_actor(need: Resources, node_id: str, **name: str) -> Any:
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
             **name,
         )
-        .remote(max(1, int(need.cpu)))
+        .remote(max(1, int(need.cpu)), tls)
     )

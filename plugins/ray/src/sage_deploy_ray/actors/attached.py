@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sage_deploy_ray.actors.transport import RayTransport
 
 if TYPE_CHECKING:
+    from sage_deploy_ray.options import RayOptions
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.transport import Receiver
     from sage_deploy_remote.reach.listing import ListedReplica
@@ -17,9 +18,9 @@ __all__ = ["AttachedTransport"]
 class AttachedTransport(RayTransport):
     """A `RayTransport` to an actor that runs already."""
 
-    def __init__(self, listed: ListedReplica, calls: str, dispatcher: Dispatcher) -> None:
-        """Prepare the way; *dispatcher* has the threads that read what arrives, *calls* is as for `RayTransport`."""
-        super().__init__(lambda: listed.address, listed.node, calls, dispatcher, _ignore)
+    def __init__(self, listed: ListedReplica, options: RayOptions, dispatcher: Dispatcher) -> None:
+        """Prepare the way; *dispatcher* has the threads that read what arrives, *options* say how calls go."""
+        super().__init__(lambda: listed.address, listed.node, options, dispatcher, _ignore)
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Begin to watch the actor."""

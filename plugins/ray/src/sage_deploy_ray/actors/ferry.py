@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
+
+from sage_plugins.clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +19,9 @@ __all__ = ["ActorFerry", "CallerFerry"]
 
 #: Callers that are remembered after they have gone: what they brought last may still be on its way.
 _GONE: Final = 1000
+
+#: Seconds for which an actor keeps references that are needed no more, see `ActorFerry`; at least and at most.
+_KEPT_S: Final = (0.05, 0.15)
 
 
 class CallerFerry:
@@ -46,14 +52,22 @@ class CallerFerry:
 
 
 class ActorFerry:
-    """The actor's end: keeps what was brought, and what is to be fetched. As `pushing.CallersFerry`."""
+    """
+    The actor's end: keeps what was brought until its call is over, and what is to be fetched. As `CallersFerry`.
+
+    A reference that comes again at the very moment in which it is let go of is never resolved in this process: Ray
+    then forgets what it has just learnt of the object (seen with Ray 2.60). One caller that passes the same reference
+    again and again would come to that within a second; so each is kept for a moment longer.
+    """
 
     def __init__(self) -> None:
         """Nothing is on its way."""
         self._brought = threading.Condition()
-        self._kept: dict[str, Sequence[Any]] = {}  # by mark; guarded by _brought, as the next two
-        self._unwanted: set[str] = set()  # marks of what is still to come
+        self._kept: dict[str, Sequence[Any]] = {}  # by mark; guarded by _brought, as all that follows
+        self._used: dict[str, Sequence[Any]] = {}  # by mark, of calls that are not over
+        self._over: set[str] = set()  # marks of calls that are over, and whose references have not come yet
         self._gone: OrderedDict[str, None] = OrderedDict()  # callers, the oldest first
+        self._leaving: deque[tuple[float, Sequence[Any]]] = deque()  # until when
 
     # -- for the server ----------------------------------------------------------------------------------------------
 
@@ -70,16 +84,23 @@ class ActorFerry:
         with self._brought:
             self._brought.wait_for(lambda: mark in self._kept or caller in self._gone)
             try:
-                return self._kept.pop(mark)
+                found = self._used[mark] = self._kept.pop(mark)
             except KeyError:
                 msg = "the caller has gone before its arguments were there"
                 raise LookupError(msg) from None
+            return found
 
     def drop(self, mark: str) -> None:
-        """As `Ferry.drop`."""
+        """As `Ferry.drop`: `end` says so, too."""
+
+    def end(self, mark: str) -> None:
+        """As `CallersFerry.end`."""
         with self._brought:
-            if self._kept.pop(mark, None) is None and _caller_of(mark) not in self._gone:
-                self._unwanted.add(mark)
+            holder = self._used if mark in self._used else self._kept
+            if mark in holder:
+                self._let_go(holder.pop(mark))
+            elif _caller_of(mark) not in self._gone:
+                self._over.add(mark)
 
     def leave(self, caller: str) -> None:
         """As `CallersFerry.leave`."""
@@ -87,18 +108,37 @@ class ActorFerry:
             self._gone[caller] = None
             if len(self._gone) > _GONE:
                 self._gone.popitem(last=False)
-            self._kept = {mark: kept for mark, kept in self._kept.items() if _caller_of(mark) != caller}
-            self._unwanted = {mark for mark in self._unwanted if _caller_of(mark) != caller}
+            for marked in (self._kept, self._used):
+                for mark in [mark for mark in marked if _caller_of(mark) == caller]:
+                    self._let_go(marked.pop(mark))
+            self._over = {mark for mark in self._over if _caller_of(mark) != caller}
             self._brought.notify_all()
+
+    def _let_go(self, references: Sequence[Any]) -> None:
+        """Let go of them in a moment; with the condition."""
+        delay = random.uniform(*_KEPT_S)  # noqa: S311 - so that it falls together with nothing that is regular
+        self._leaving.append((SYSTEM.monotonic() + delay, references))
+        if len(self._leaving) == 1:
+            SYSTEM.call_at(self._leaving[0][0], self._look)
+
+    def _look(self) -> None:
+        gone = []
+        with self._brought:
+            while self._leaving and self._leaving[0][0] <= SYSTEM.monotonic():
+                gone.append(self._leaving.popleft())
+            if self._leaving:
+                SYSTEM.call_at(self._leaving[0][0], self._look)
+        del gone  # without the condition: Ray has to do then
 
     # -- for callers -------------------------------------------------------------------------------------------------
 
     def bring(self, mark: str, references: Sequence[Any]) -> None:
         """What *mark* stands for has come."""
         with self._brought:
-            if mark in self._unwanted:
-                self._unwanted.discard(mark)
-            elif _caller_of(mark) not in self._gone:
+            if mark in self._over or _caller_of(mark) in self._gone:
+                self._over.discard(mark)
+                self._let_go(references)
+            else:
                 self._kept[mark] = references
                 self._brought.notify_all()
 

@@ -16,6 +16,7 @@ import ray
 from sage_deploy_ray.actors import arguments, wire
 from sage_deploy_ray.actors.ferry import ActorFerry
 from sage_deploy_ray.actors.references import RAY
+from sage_deploy_ray.cluster.certificates import certificates_here
 from sage_deploy_remote.link.serving.endpoint import ReplicaEndpoint
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.rpc.doors import Doors
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from sage_deploy_ray.actors.wire import Wire
     from sage_deploy_remote.link.protocol import Notice
     from sage_deploy_remote.rpc.address import Address
+    from sage_deploy_remote.rpc.certificates import Certificates
     from sage_deploy_remote.shipping.versions import Spoken
     from sage_plugins.interfaces import ControlOp
 
 __all__ = ["GROUPS", "ReplicaActor"]
 
-#: Threads of the actor by what they do. Calls that have no socket have the group without a name: each calling process
-#: keeps one of its threads waiting for responses, and uses a second one for a moment when it sends.
+#: Threads of the actor by what they do. The group without a name has the calls that go over no socket: each calling
+#: process keeps one of its threads waiting for responses, and uses a second one for a moment when it sends.
 GROUPS: Final = {"start": 1, "watch": 1, "vacate": 1, "stop": 2, "control": 4, "reach": 1}
 
 
@@ -45,12 +47,22 @@ class ReplicaActor:
     Starting, checking and stopping have threads of their own, so that they are answered when all slots are taken.
     """
 
-    def __init__(self, threads: int) -> None:
-        """*threads*: for numeric libraries, which read it when the service's class is unpickled."""
+    def __init__(self, threads: int, tls: Certificates | None = None) -> None:
+        """
+        Wait for `start`.
+
+        Args:
+            threads: For numeric libraries, which read it when the service's class is unpickled.
+            tls: As `RayOptions.tls`.
+        """
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         self._replica = ReplicaEndpoint(arguments, RAY)
         self._ferry = ActorFerry()
-        self._doors = Doors(ray.util.get_node_ip_address, lambda end: self._replica.carry_calls(end, self._ferry))
+        self._doors = Doors(
+            ray.util.get_node_ip_address,
+            lambda end: self._replica.carry_calls(end, self._ferry),
+            lambda: certificates_here(tls),
+        )
         self._made_of: tuple[bytes | None, str | None] = None, None  # what is to run, if others may ask, and the node
         self._outcome: tuple[int, Any] = _never_told()
         self._over = threading.Event()
@@ -121,6 +133,7 @@ class ReplicaActor:
         """As `ReplicaEndpoint.stop`."""
         stopped = self._replica.stop(grace)
         self._doors.hide()
+        self._doors.deliver()
         self._over.set()
         return stopped
 

@@ -14,6 +14,7 @@ from sage_deploy_ray.actors import wire
 from sage_deploy_ray.actors.ferry import CallerFerry
 from sage_deploy_ray.actors.references import RAY
 from sage_deploy_ray.actors.requests import request
+from sage_deploy_ray.cluster.certificates import certificates_here
 from sage_deploy_ray.cluster.connection import check_not_shut_down
 from sage_deploy_ray.cluster.death_reasons import why_gone
 from sage_deploy_remote.link.rpc_transport import RpcExchange
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_ray.actors.wire import Wire
+    from sage_deploy_ray.options import RayOptions
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.protocol import Frame, Response
     from sage_deploy_remote.link.rpc_transport import Answer
@@ -59,7 +61,7 @@ class RayTransport(SocketTransport):
         self,
         make_actor: Callable[[], Any],
         node: str | None,
-        calls: str,
+        options: RayOptions,
         dispatcher: Dispatcher,
         on_gone: Callable[[bool], None],
         waits_for: Callable[[Any, float], str] | None = None,
@@ -70,7 +72,7 @@ class RayTransport(SocketTransport):
         Args:
             make_actor: Starts the actor and gives its handle.
             node: Name of the node, for the replica's own messages.
-            calls: How they go, as `RayOptions.calls`.
+            options: How calls go.
             dispatcher: Has the threads that read what arrives.
             on_gone: Told when the actor is gone, and whether that is only because it cannot be reached.
             waits_for: Gives what the actor waits for before its process runs, in so many seconds; None if it runs.
@@ -78,7 +80,7 @@ class RayTransport(SocketTransport):
         super().__init__(dispatcher)
         self._make_actor = make_actor
         self._node = node
-        self._calls = calls
+        self._options = options
         self._door: Address | None = None
         self._told = threading.Event()  # that Ray has said why the actor is gone
         self._on_gone = on_gone
@@ -118,7 +120,7 @@ class RayTransport(SocketTransport):
             ready: Called then.
             failed: Given the reason instead if there must be a socket, and is none.
         """
-        if self._calls == "tasks":
+        if self._options.calls == "tasks":
             ready()
         else:
             CALLBACKS.run(partial(self._connect, ready, failed))
@@ -126,18 +128,19 @@ class RayTransport(SocketTransport):
     def _connect(self, ready: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
         try:
             self._door = self.request("door", this_machine()).result(_SAYS_WITHIN_S)
-            end = self._door.connect_socket()
+            end = self._door.connect_socket(certificates_here(self._options.tls))
         except RayActorError:  # it is gone, which is told by who watches it
             ready()
         except Exception as error:  # noqa: BLE001 - nobody listens, or something is in between
-            why = f"there is no connection to {self._place()}: {text_of(error)}"
-            if self._calls == "socket":
+            cause = error.cause if isinstance(error, RayTaskError) else error  # without where it was raised there
+            why = f"there is no connection to {self._place()}: {text_of(cause)}"
+            if self._options.calls == "socket":
                 failed(DeployError(f"replica {self._id}: {why}, and options.ray.calls wants one", replica=self._id))
                 return
             self.receiver.remark(f"its calls are tasks of Ray, which are slower: {why}")
             ready()
         else:
-            self.carry_over(end, self._id, CallerFerry(self))
+            self.carry_over(end, self._id, CallerFerry(self), exact=self._door.exact)
             ready()
 
     def _place(self) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.rpc_transport import Answer
     from sage_deploy_remote.reach.listing import ListedReplica, Listing
+    from sage_deploy_remote.rpc.certificates import Certificates
     from sage_deploy_remote.shipping.versions import Spoken
     from sage_plugins.interfaces import KnownService
 
@@ -102,6 +103,12 @@ class RayDirectory(RpcDirectory):
         found: str = ray.util.get_node_ip_address()
         return found
 
+    def certificates(self) -> Certificates | None:
+        """As `Directory.certificates`."""
+        from sage_deploy_ray.cluster.certificates import certificates_here
+
+        return certificates_here(self._options.tls)
+
     def publish(self, listing: Listing) -> None:
         """As `Directory.publish`."""
         super().publish(listing)
@@ -145,7 +152,7 @@ class RayDirectory(RpcDirectory):
         """As `RpcDirectory.transport`."""
         from sage_deploy_ray.actors.attached import AttachedTransport
 
-        return AttachedTransport(replica, self._options.calls, dispatcher)
+        return AttachedTransport(replica, self._options, dispatcher)
 
     def connection(self) -> cluster.Connection:
         """

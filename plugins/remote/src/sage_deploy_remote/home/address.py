@@ -13,6 +13,8 @@ from sage_deploy_remote.rpc.doors import this_machine
 if TYPE_CHECKING:
     from socket import socket
 
+    from sage_deploy_remote.rpc.certificates import Certificates
+
 __all__ = ["KEY_BYTES", "HomeAddress", "receive_key"]
 
 #: Of what tells services of one process apart.
@@ -36,25 +38,31 @@ class HomeAddress:
     near: Address
     far: Address | None = None
 
-    def connect(self) -> socket:
+    def connect(self, certificates: Certificates | None = None) -> tuple[socket, bool]:
         """
         Connect to the service; takes a few seconds at most.
 
+        Args:
+            certificates: Of this process, for connections to other machines; None for those without TLS.
+
+        Returns:
+            The connection, and `Address.exact` of where it leads to.
+
         Raises:
-            OSError, EOFError: Nobody listens, or not for this machine.
+            OSError, EOFError: Nobody listens, or not for this machine; or there is no agreement on TLS.
             AuthenticationError: It is another process.
         """
         same = self.machine == this_machine()
         place = self.near if same or self.far is None else self.far
         try:
-            end = place.connect_socket()
+            end = place.connect_socket(certificates)
         except FileNotFoundError as error:
             if same:
                 raise
             msg = "it listens for processes of its own machine only"
             raise OSError(msg) from error
         end.sendall(self.key)
-        return end
+        return end, place.exact
 
 
 def receive_key(end: socket) -> bytes:

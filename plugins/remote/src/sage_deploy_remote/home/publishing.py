@@ -78,10 +78,9 @@ class HomePublication(Publication):
     def _reached_at(self) -> HomeAddress:
         """The address, where this listens from now on."""
         if self._address is None:
-            directory = self.directory
-            self._door = door_of(directory)
+            self._door = door_of(self.directory)
             self._server = HomeServer(self._service, f"{self._composition.name}#{_HOME}")
-            self._address = self._door.admit(self._server, directory.host())
+            self._address = self._door.admit(self._server)
         return self._address
 
     def ended(self) -> None:

@@ -10,10 +10,13 @@ from sage_plugins.errors import NoReplicaError, ReplicaDiedError, text_of
 from sage_plugins.threads import CALLBACKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
 
+    from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.transport import Receiver
     from sage_deploy_remote.reach.listing import ListedReplica
+    from sage_deploy_remote.rpc.certificates import Certificates
 
 __all__ = ["HomeTransport"]
 
@@ -22,6 +25,11 @@ class HomeTransport(SocketTransport):
     """Connects to the process; nothing is asked there beside the calls."""
 
     routes = True
+
+    def __init__(self, dispatcher: Dispatcher, certificates: Callable[[], Certificates | None]) -> None:
+        """Prepare; *dispatcher* has the threads that read what arrives, *certificates* as `Directory` has them."""
+        super().__init__(dispatcher)
+        self._certificates = certificates
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Connect to a `ListedReplica` with a `HomeAddress`."""
@@ -33,12 +41,12 @@ class HomeTransport(SocketTransport):
 
     def _connect(self) -> None:
         try:
-            end = self._listed.address.connect()
+            end, exact = self._listed.address.connect(self._certificates())
         except Exception as error:  # noqa: BLE001 - nobody listens, or something is in between
             self.lost(error)
         else:
             self._connected = True
-            self.carry_over(end, self._listed.id)
+            self.carry_over(end, self._listed.id, exact=exact)
             self.receiver.release()
 
     def request(self, method: str, *arguments: Any) -> Future[Any]:  # noqa: ARG002 - as the base has it

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sage_deploy_remote.reach.listing import Found, ListedReplica, Listing
+    from sage_deploy_remote.rpc.certificates import Certificates
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import KnownService, Replica, ReplicaEvents
 
@@ -47,6 +48,14 @@ class Directory(Protocol):
         The address of this machine for callers on others, once something was announced.
 
         None if all callers are on this machine, or if nothing here may listen for others.
+        """
+
+    def certificates(self) -> Certificates | None:
+        """
+        Those of this process for connections between machines, on either side; None for connections without TLS.
+
+        Raises:
+            OSError: They are not as they must be.
         """
 
     def within_reach(self) -> bool:

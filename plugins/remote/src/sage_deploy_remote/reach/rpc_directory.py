@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.transport import Transport
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_deploy_remote.reach.listing import ListedReplica, Listing
+    from sage_deploy_remote.rpc.certificates import Certificates
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import KnownService, ReplicaEvents
 
@@ -110,6 +111,10 @@ class RpcDirectory:
 
     def host(self) -> str | None:
         """As `Directory.host`: all callers are on this machine, unless a subclass knows better."""
+        return None
+
+    def certificates(self) -> Certificates | None:
+        """As `Directory.certificates`: none, unless a subclass has some."""
         return None
 
     def publish(self, listing: Listing) -> None:
@@ -262,7 +267,7 @@ class RpcEntrance:
         if isinstance(replica.address, HomeAddress):
             from sage_deploy_remote.home.transport import HomeTransport  # as above
 
-            transport = HomeTransport(self._dispatcher)
+            transport = HomeTransport(self._dispatcher, self._directory.certificates)
         else:
             transport = self._directory.transport(replica, self._dispatcher)
         attached = RemoteReplica(replica, replica.node, events, clock, transport)

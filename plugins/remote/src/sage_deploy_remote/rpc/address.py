@@ -21,6 +21,8 @@ from sage_deploy_remote.rpc.proof import prove
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sage_deploy_remote.rpc.certificates import Certificates
+
 __all__ = ["PROOF_WITHIN_S", "Address", "as_socket", "hang_up", "limited", "prepare"]
 
 #: Bytes that the path of a socket may have: 103 on macOS, 107 on Linux.
@@ -43,10 +45,12 @@ class Address:
     Attributes:
         place: The path of a Unix socket, in a folder of its own which only this user may enter; or host and port.
         key: A secret that both sides prove to know before they read anything else.
+        takes_tls: Whether connections there use TLS, and no others are taken.
     """
 
     place: str | tuple[str, int]
     key: bytes = attrs.field(repr=False)
+    takes_tls: bool = False
 
     @classmethod
     def new(cls) -> Address:
@@ -67,25 +71,52 @@ class Address:
         """Whether what one side has sent is at the other, even if either ends now; between machines it may be lost."""
         return isinstance(self.place, str)
 
-    def connect(self) -> Connection[Any, Any]:
+    def connect(self, certificates: Certificates | None = None) -> Connection[Any, Any]:
         """
         Connect to the process that listens there; takes a few seconds at most.
 
+        Args:
+            certificates: Of this side, for TLS; None for none. A Unix socket has no use for them.
+
         Raises:
-            OSError, EOFError: No process does.
+            OSError, EOFError: No process does, or there is no agreement on TLS.
             AuthenticationError: It does not know the secret.
         """
-        connection = Connection(self.open().detach())
+        end, binding = self._open(certificates)
+        connection = Connection(end.detach())
         try:
             with limited(connection, PROOF_WITHIN_S):
-                prove(connection, self.key, listens=False)
+                prove(connection, self.key + binding, listens=False)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def open(self) -> socket.socket:
-        """A connection that nobody has proved anything on; raises OSError."""
+    def open(self, certificates: Certificates | None = None) -> socket.socket:
+        """A connection that nobody has proved anything on; raises OSError, also if there is no agreement on TLS."""
+        return self._open(certificates)[0]
+
+    def _open(self, certificates: Certificates | None) -> tuple[socket.socket, bytes]:
+        """As `open`, and what belongs to the secret on this connection."""
+        if certificates is None or isinstance(self.place, str):
+            if self.takes_tls:
+                msg = "connections there use TLS, and this process has no certificates"
+                raise ConnectionError(msg)
+            return self.dial(), b""
+        if not self.takes_tls:
+            msg = "the process there has no certificates, and this process has some: it makes no connection without TLS"
+            raise ConnectionError(msg)
+        from sage_deploy_remote.rpc.tls import tunnel  # takes long to import, and most processes need none
+
+        secured = tunnel(self.dial(), certificates, _CONNECT_WITHIN_S, listens=False)
+        try:
+            return secured.end, secured.ready.result()
+        except BaseException:
+            secured.end.close()
+            raise
+
+    def dial(self) -> socket.socket:
+        """A connection on which nothing has been said, not even that it uses TLS; raises OSError."""
         if not isinstance(self.place, str):
             end = socket.create_connection(self.place, _CONNECT_WITHIN_S)
         else:
@@ -100,14 +131,14 @@ class Address:
         prepare(end)
         return end
 
-    def connect_socket(self) -> socket.socket:
+    def connect_socket(self, certificates: Certificates | None = None) -> socket.socket:
         """
         As `connect`, for something else than requests.
 
         Raises:
             OSError, EOFError, AuthenticationError: As for `connect`.
         """
-        with self.connect() as connection:
+        with self.connect(certificates) as connection:
             connection.send_bytes(HAND_OVER)
             return as_socket(connection)
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from socket import socket
 
-__all__ = ["Doors", "refuse", "this_machine"]
+    from sage_deploy_remote.rpc.certificates import Certificates
+
+__all__ = ["Doors", "this_machine"]
 
 _BOOT: Path = Path("/proc/sys/kernel/random/boot_id")
 
@@ -29,7 +31,10 @@ def this_machine() -> str:
         boot = _BOOT.read_text().strip()
     except OSError:  # not Linux
         boot = os.uname().nodename
-    folder = Path(gettempdir()).stat()  # two containers of a machine may have one each
+    try:
+        folder = Path(gettempdir()).stat()  # two containers of a machine may have one each
+    except OSError:  # so nobody can have a socket there
+        return boot
     return f"{boot}:{folder.st_dev}:{folder.st_ino}"
 
 
@@ -40,16 +45,23 @@ class Doors:
     Each is opened when the first caller asks for it.
     """
 
-    def __init__(self, host: Callable[[], str], carry_calls: Callable[[socket], None]) -> None:
+    def __init__(
+        self,
+        host: Callable[[], str],
+        carry_calls: Callable[[socket], None],
+        certificates: Callable[[], Certificates | None] = lambda: None,
+    ) -> None:
         """
         Listen nowhere yet.
 
         Args:
             host: Gives the address of this machine under which others reach it.
             carry_calls: Given each connection, by a thread of its own; ends when that does.
+            certificates: Gives those with which callers of other machines connect; None for connections without TLS.
         """
         self._host = host
         self._carry_calls = carry_calls
+        self._certificates = certificates
         self._lock = threading.Lock()
         self._open: dict[bool, RpcServer] = {}  # by whether it is for callers on this machine; guarded by _lock
         self._hidden = False
@@ -59,7 +71,7 @@ class Doors:
         Where a process on *machine* connects.
 
         Raises:
-            OSError: There can be no such place.
+            OSError: There can be no such place, or its certificates cannot be read.
         """
         near = machine == this_machine()
         with self._lock:
@@ -68,8 +80,12 @@ class Doors:
                 raise OSError(msg)
             door = self._open.get(near)
             if door is None:
-                address = Address.new() if near else Address.on(self._host())
-                door = self._open[near] = RpcServer(address, refuse, self._carry_calls)
+                if near:
+                    door = RpcServer(Address.new(), _refuse, self._carry_calls)
+                else:
+                    address = Address.on(self._host())
+                    door = RpcServer(address, _refuse, self._carry_calls, self._certificates())
+                self._open[near] = door
             return door.address
 
     def hide(self) -> None:
@@ -79,8 +95,20 @@ class Doors:
             for door in self._open.values():
                 door.hide()
 
+    def close(self) -> None:
+        """Let in nobody, and end all connections."""
+        self.hide()
+        for door in self._open.values():
+            door.close()
 
-def refuse(method: str, *_: Any) -> Future[Any]:
-    """In place of methods, where nothing is asked: raises PermissionError."""
+    def deliver(self) -> None:
+        """As `RpcServer.deliver`, for all that are connected."""
+        with self._lock:
+            doors = list(self._open.values())
+        for door in doors:
+            door.deliver()
+
+
+def _refuse(method: str, *_: Any) -> Future[Any]:
     msg = f"{method!r} is not asked over this connection: it is for calls alone"
     raise PermissionError(msg)

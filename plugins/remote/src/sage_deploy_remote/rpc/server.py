@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final
+
+import attrs
 
 from sage_deploy_remote.link.rpc_transport import failed
 from sage_deploy_remote.payloads.errors import pack_error
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from socket import socket
 
     from sage_deploy_remote.rpc.address import Address
+    from sage_deploy_remote.rpc.certificates import Certificates
+    from sage_deploy_remote.rpc.tls import Tunnel
 
 __all__ = ["RpcServer", "in_threads", "serve"]
 
@@ -38,6 +43,10 @@ _AGAIN_S: Final = 0.05
 
 #: Seconds for a thread to end that has been told to; one may wait for a process that stands still.
 _JOIN_S: Final = 1.0
+
+#: Seconds for TCP to take what was said with TLS, and from one look to the next: TCP gives no notice.
+_DELIVERED_WITHIN_S: Final = 1.0
+_LOOK_AGAIN_S: Final = 0.002
 
 
 def in_threads(methods: object) -> Callable[..., Future[Any]]:
@@ -116,19 +125,31 @@ class RpcServer:
         address: Address,
         call: Callable[..., Future[Any]],
         hand_over: Callable[[socket], None] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         """
         Begin to listen; *call* and *hand_over* are as for `serve`.
 
+        Args:
+            address: Where to listen.
+            call: As for `serve`.
+            hand_over: As for `serve`.
+            certificates: With which connections use TLS, all of them; None for none. Not for a Unix socket.
+
         Raises:
-            OSError: The folder or the socket cannot be made.
+            OSError: The folder or the socket cannot be made, or the certificates cannot be read.
         """
         self._call = call
         self._hand_over = hand_over
+        self._certificates = certificates
+        if certificates is not None:
+            certificates.context(listens=True)  # who connects later would not learn what is wrong with them
         self._lock = threading.Lock()
         self._connections: dict[Connection[Any, Any], threading.Thread] = {}  # guarded by _lock
+        self._tunnels: dict[Connection[Any, Any], Tunnel] = {}  # of those that use TLS; guarded by _lock
         self._closing = threading.Event()
-        self._listener, self.address = address.listen(_BACKLOG)
+        self._listener, address = address.listen(_BACKLOG)
+        self.address = attrs.evolve(address, takes_tls=certificates is not None)
         self._thread = start_thread(self._accept, "rpc-accept")
 
     def _accept(self) -> None:
@@ -136,19 +157,33 @@ class RpcServer:
             try:
                 end, _ = self._listener.accept()
                 prepare(end)
-                connection = Connection(end.detach())
+                secured = self._secured(end)
+                connection = Connection((end if secured is None else secured.end).detach())
                 with self._lock:
-                    self._connections[connection] = start_thread(partial(self._serve, connection), "rpc-serve")
+                    body = partial(self._serve, connection, secured)
+                    self._connections[connection] = start_thread(body, "rpc-serve")
+                    if secured is not None:
+                        self._tunnels[connection] = secured
             except Exception:  # noqa: BLE001 - it has gone again, or there are no descriptors or threads left
                 self._closing.wait(_AGAIN_S)
 
-    def _serve(self, connection: Connection[Any, Any]) -> None:
+    def _secured(self, end: socket) -> Tunnel | None:
+        """The connection *end* with TLS, None if it is to have none."""
+        if self._certificates is None:
+            return None
+        from sage_deploy_remote.rpc.tls import tunnel  # takes long to import, and most processes need none
+
+        return tunnel(end, self._certificates, PROOF_WITHIN_S, listens=True)
+
+    def _serve(self, connection: Connection[Any, Any], secured: Tunnel | None) -> None:
         with suppress(AuthenticationError, EOFError, OSError):  # whoever it is does not belong here, or has gone
+            key = self.address.key + (b"" if secured is None else secured.ready.result())
             with limited(connection, PROOF_WITHIN_S):
-                prove(connection, self.address.key, listens=True)
+                prove(connection, key, listens=True)
             serve(connection, self._call, self._hand_over)
         with self._lock:
             del self._connections[connection]
+            self._tunnels.pop(connection, None)
         connection.close()
 
     def hide(self) -> None:
@@ -156,10 +191,18 @@ class RpcServer:
         if not self._closing.is_set():
             self._closing.set()
             with suppress(OSError):
-                self.address.open().close()  # wakes whoever accepts
+                self.address.dial().close()  # wakes whoever accepts
             self._thread.join(_JOIN_S)
             self._listener.close()
             self.address.remove()
+
+    def deliver(self) -> None:
+        """Wait until what was said arrives even if this process is killed; a second at most."""
+        until = time.monotonic() + _DELIVERED_WITHIN_S
+        with self._lock:
+            tunnels = list(self._tunnels.values())
+        while not all(each.delivered() for each in tunnels) and time.monotonic() < until:
+            time.sleep(_LOOK_AGAIN_S)
 
     def close(self) -> None:
         """Listen no more, and end all connections. Idempotent."""

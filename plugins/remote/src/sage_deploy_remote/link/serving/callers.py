@@ -33,8 +33,10 @@ class Box(Protocol):
     Attributes:
         caller: Whose it is.
         calls: Those that have not been answered, by the caller's number.
+        sends_at_once: Whether what is posted is sent at once, rather than with what else comes in a moment.
     """
 
+    sends_at_once: bool
     caller: str
     calls: dict[int, Call]
 

@@ -59,6 +59,7 @@ class CallServer(CallOwner):
         callers: Who has calls here.
         answers: Packs what methods give.
         late: Calls whose arguments are not here yet.
+        quick: Indices of methods that took no time when they ran last; changed in single steps.
     """
 
     def __init__(  # noqa: PLR0913 - what there is to know of it
@@ -95,6 +96,7 @@ class CallServer(CallOwner):
         self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
         self._refused: list[Box] = []  # whose units found no slot, one entry each, oldest first
         self.callers = Callers(self, lambda: bool(self._holders or self._refused), self._give_up_gone)
+        self.quick: set[int] = set()
         self._batches: dict[Any, BatchUnit] = {}  # of those that run
         self._source: ArgumentSource = NoReferences() if source is None else source
         self.answers = Answers(service, id, node, substrate)

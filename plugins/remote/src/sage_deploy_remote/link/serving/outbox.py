@@ -69,6 +69,8 @@ class Outbox:
         calls: Those that have not been answered, by the caller's number.
     """
 
+    sends_at_once = False
+
     def __init__(self, server: _Owner, caller: str) -> None:
         self.caller = caller
         self.calls: dict[int, Call] = {}

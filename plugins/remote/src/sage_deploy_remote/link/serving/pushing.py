@@ -30,6 +30,9 @@ __all__ = ["CallersFerry", "PushedReplies", "carry_calls"]
 class CallersFerry(Ferry, Protocol):
     """A `Ferry` that all callers of a replica share."""
 
+    def end(self, mark: str) -> None:
+        """The call is over in whose arguments *mark* stood, and uses them no more; never blocks."""
+
     def leave(self, caller: str) -> None:
         """The connection of *caller* has ended: let go of what was on its way."""
 
@@ -44,6 +47,8 @@ class PushedReplies:
         caller: Whose it is.
         calls: Those that have not been answered, by the caller's number.
     """
+
+    sends_at_once = True
 
     def __init__(self, server: CallServer, stream: Stream, luggage: Luggage, caller: str) -> None:
         """Begin with *caller*, whose connection *stream* is; *luggage* says how replies are written."""
@@ -94,6 +99,7 @@ class PushedReplies:
     def forget(self, id: int) -> None:
         """A call is over, and no notice about it is awaited."""
         self.calls.pop(id, None)
+        self._luggage.over(id)
 
     def _send(self) -> None:
         while self._replies and self._turn.acquire(blocking=False):
@@ -140,6 +146,7 @@ class PushedReplies:
                 self._look_at(min(bundle.due for bundle in self._bundles))
         for bundle in overdue:
             bundle.give_back()
+        self._send()  # what was held back
 
     # -- callers that are gone ---------------------------------------------------------------------------------------
 

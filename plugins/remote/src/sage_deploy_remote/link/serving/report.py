@@ -120,7 +120,8 @@ class Report:
         if self.unit is None:  # its slot is free with its answer
             self.box.end(reply)
         else:
-            self.box.post(reply, wakes=not self.unit.ends)
+            waits = self.unit.ends or (bool(timing) and self.unit.holds_back(call, self._server.quick))
+            self.box.post(reply, wakes=not waits)
             self.unit.one_over()
 
 

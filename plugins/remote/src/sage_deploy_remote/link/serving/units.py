@@ -27,6 +27,9 @@ __all__ = ["BatchUnit", "Outlet", "Together", "end_slots"]
 #: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
 _GIVE_BACK_AFTER_S: Final = 0.01
 
+#: Seconds for which answers are held back to leave together, while calls run that take less.
+_LINGER_S: Final = 0.0005
+
 
 class Together:
     """
@@ -47,7 +50,7 @@ class Together:
         self.open = calls + 1
         self.waiting: deque[Call] = deque()
         self.ends = False
-        self._begun = time.monotonic()
+        self._begun = self._said = time.monotonic()
         self.due = self._begun + _GIVE_BACK_AFTER_S
         self._box = box
         self._id = id
@@ -74,6 +77,31 @@ class Together:
                 self.give_back()
                 return None
         return call
+
+    def holds_back(self, call: Call, quick: set[int]) -> bool:
+        """
+        Whether the answer to *call* waits for that of the next one, which is about to start and takes no time.
+
+        Sending costs as much as a short method. If the next one takes long after all, the answer leaves when `due`.
+
+        Args:
+            call: Has run.
+            quick: Indices of the methods that took no time when they ran last.
+        """
+        if call.ended - call.began < _LINGER_S:
+            quick.add(call.method.index)
+        else:
+            quick.discard(call.method.index)
+        if not self._box.sends_at_once or self.told:
+            return False
+        try:
+            following = self.waiting[0]
+        except IndexError:
+            return False
+        if call.ended - self._said < _LINGER_S and following.method.index in quick:
+            return True
+        self._said = call.ended
+        return False
 
     def give_back(self) -> None:
         """Return the calls that still wait to their caller, who may have another slot for them."""

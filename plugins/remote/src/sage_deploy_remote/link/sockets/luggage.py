@@ -17,7 +17,7 @@ from sage_deploy_remote.payloads.errors import with_payloads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sage_deploy_remote.link.protocol import Reply
+    from sage_deploy_remote.link.protocol import CallItem, Reply
 
 __all__ = ["Ferry", "Luggage"]
 
@@ -52,7 +52,8 @@ class Luggage:
 
     def __init__(self, ferry: Ferry | None = None) -> None:
         """Without a *ferry* nothing that is sent has references."""
-        self._ferry = ferry
+        self._ferry: Any = ferry
+        self._marks: dict[int, str] = {}  # in the arguments of calls that are not over, by their numbers
 
     def of_frame(self, frame: Frame) -> tuple[Any, ...]:
         """*frame* as plain data."""
@@ -67,11 +68,22 @@ class Luggage:
         frame = Frame.of(plain[:5])
         if len(plain) == 5:  # noqa: PLR2004 - as `Frame.plain` has it
             return frame
-        units = (
-            unit._replace(items=tuple(item._replace(payload=self._coming(item.payload)) for item in unit.items))
-            for unit in frame.units
-        )
+        units = (unit._replace(items=tuple(map(self._coming_item, unit.items))) for unit in frame.units)
         return frame._replace(units=tuple(units))
+
+    def _coming_item(self, item: CallItem) -> CallItem:
+        mark = item.payload[2]
+        if not isinstance(mark, str):
+            return item
+        self._marks[item.id] = mark
+        return item._replace(payload=self._coming(item.payload))
+
+    def over(self, id: int) -> None:
+        """The call of that number is over, and uses its arguments no more; for a frame's receiver."""
+        if self._marks:
+            mark = self._marks.pop(id, None)
+            if mark is not None:
+                self._ferry.end(mark)
 
     def of_replies(self, caller: str, number: int, replies: Iterable[Reply]) -> tuple[Any, ...]:
         """The response *number* to *caller* as plain data."""
@@ -88,12 +100,10 @@ class Luggage:
 
     def _leaving(self, caller: str, marks: list[str]) -> Callable[[Any], Any]:
         """What makes plain data of a payload; *marks* gets those that stand for references."""
-        ferry = self._ferry
-        assert ferry is not None  # noqa: S101 - for the type checker
 
         def leave(payload: Any) -> Any:
             if payload[2]:
-                marks.append(ferry.send(caller, payload[2]))
+                marks.append(self._ferry.send(caller, payload[2]))
                 payload = (*payload[:2], marks[-1])
             return apart(payload)
 

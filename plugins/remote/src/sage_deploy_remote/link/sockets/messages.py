@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import pickle
 import struct
+from mmap import mmap
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sage_deploy_remote.payloads.payload import Payload
 
 __all__ = ["Message", "MessageError", "Messages", "apart", "join", "pickled"]
 
 #: A pickle, and the buffers that were left out of it.
-Message: TypeAlias = "tuple[bytes | bytearray, Sequence[Any]]"
+Message: TypeAlias = "tuple[bytes | bytearray | mmap, Sequence[Any]]"
 
 _HEAD: Final = struct.Struct("<QI")
 _SIZE: Final = 8
@@ -31,6 +32,9 @@ _MOST: Final = 2**20
 
 #: Bytes of a part from which on it is sent, and read, without being copied.
 _APART: Final = 2**16
+#: Bytes of a part from which on its memory comes from the system, page by page as it is filled: it need not be zeroed
+#: first, and a size that is no size takes no memory.
+_HUGE: Final = 2**25
 #: Bytes of a buffer up to which it is copied into the pickle: two parts more cost more than that.
 _SMALL: Final = 2**14
 
@@ -84,7 +88,7 @@ class Messages:
     def __init__(self) -> None:
         """Nothing has come yet."""
         self._rest = b""  # the beginning of a message
-        self._parts: list[bytearray] = []  # of a large one: the pickle, and its buffers
+        self._parts: list[Any] = []  # of a large one: the pickle, and its buffers
         self._empty: list[memoryview] = []  # what is still to come of them; the last comes first
 
     @property
@@ -99,16 +103,15 @@ class Messages:
             self._empty.append(room[number:])
         return self._complete()
 
-    def take(self, data: bytes) -> list[Message]:
+    def take(self, data: bytes) -> Iterator[Message]:
         """
-        The messages that are complete with *data*.
+        The messages that are complete with *data*; take them all before anything else comes.
 
         Raises:
-            MessageError: It is no message.
+            MessageError: What follows those that it has given is no message.
         """
         if self._rest:
             data = self._rest + data
-        found: list[Message] = []
         at, end = 0, len(data)
         while end - at >= _HEAD.size:
             size, number = _HEAD.unpack_from(data, at)
@@ -122,23 +125,22 @@ class Messages:
                 sizes = [size, *_sizes(data, at + _HEAD.size, number)]
             elif begin + size <= end:
                 at = begin + size
-                found.append((data[begin:at], ()))
+                yield data[begin:at], ()
                 continue
             else:
                 sizes = [size]
             if number or begin + size - end > _APART:
                 at = self._begin(sizes, memoryview(data)[begin:]) + begin
-                found += self._complete()
+                yield from self._complete()
                 continue
             break
         self._rest = data[at:]
-        return found
 
     def _begin(self, sizes: Sequence[int], data: memoryview) -> int:
         """Make room for a message of these parts, and put there what has come of it; gives how much that was."""
         try:
-            self._parts = [bytearray(size) for size in sizes]
-        except MemoryError as error:
+            self._parts = [_memory(size) for size in sizes]
+        except (MemoryError, OSError) as error:
             msg = f"there is no memory for a message of {sum(sizes)} bytes"
             raise MessageError(msg) from error
         self._empty = [memoryview(part) for part in reversed(self._parts) if part]
@@ -158,6 +160,11 @@ class Messages:
         body, *buffers = self._parts
         self._parts = []
         return [(body, buffers)]
+
+
+def _memory(size: int) -> Any:
+    """Room for so many bytes."""
+    return bytearray(size) if size < _HUGE else mmap(-1, size)
 
 
 def _sizes(data: bytes, at: int, number: int) -> list[int]:

@@ -15,7 +15,7 @@ from sage_deploy_remote.link.sockets.messages import Messages, join
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from socket import socket
 
     from sage_deploy_remote.link.sockets.messages import Message
@@ -133,14 +133,14 @@ class Stream:
         """Wait until there is something to read, or the connection has ended; False if *seconds* are over before."""
         return bool(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000)))
 
-    def receive(self) -> list[Message]:
+    def receive(self) -> Iterable[Message]:
         """
         Wait for the next bytes; gives the messages that are complete with them, perhaps none.
 
         Raises:
             EOFError: The other end has ended the connection.
             OSError: The connection is broken.
-            MessageError: What came is no message.
+            MessageError: What came after those messages is none; raised when they have been taken.
         """
         room = self._messages.room
         if room is None:

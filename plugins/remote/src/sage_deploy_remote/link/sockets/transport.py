@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import threading
 import weakref
-from socket import AF_UNIX
 from typing import TYPE_CHECKING
 
 from sage_deploy_remote.link.rpc_transport import RpcTransport
@@ -41,7 +40,7 @@ class SocketTransport(RpcTransport):
         self._ended_calls = False
         self._deciding = threading.Lock()  # guards the two above
 
-    def carry_over(self, end: socket, replica: str, ferry: Ferry | None = None) -> None:
+    def carry_over(self, end: socket, replica: str, ferry: Ferry | None = None, *, exact: bool) -> None:
         """
         Have calls go over a connection.
 
@@ -49,6 +48,7 @@ class SocketTransport(RpcTransport):
             end: This side of it; at the other side is `serving.pushing.carry_calls`.
             replica: Its ID.
             ferry: Carries references; None if there are none.
+            exact: As `Transport.exact`; `Address.exact` of where the connection leads to.
         """
         self._stream = Stream(end)
         self._luggage = Luggage(ferry)
@@ -57,7 +57,7 @@ class SocketTransport(RpcTransport):
         weakref.finalize(self, self._stream.close).atexit = False
         with self._deciding:
             self._channel = channel
-            self.exact = end.family == AF_UNIX
+            self.exact = exact
             self.pushes = True
             late = self._ended_calls
         if late:

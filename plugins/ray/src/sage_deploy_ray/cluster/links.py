@@ -1,0 +1,47 @@
+"""Whether this machine can have the sockets over which calls go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sage_deploy_remote.rpc.doors import Doors, this_machine
+from sage_plugins.errors import text_of
+from sage_plugins.findings import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from socket import socket
+
+__all__ = ["check_links"]
+
+_NAME: Final = "Ray"
+
+#: No machine is called so.
+_ANOTHER: Final = ""
+
+
+def check_links() -> Iterator[Finding]:
+    """How calls would go to a replica on this machine, tried out: from this machine, and from another one."""
+    import ray
+
+    host = ray.util.get_node_ip_address()
+    doors = Doors(lambda: host, _end)
+    try:
+        yield _try(doors, this_machine, "a Unix socket", "set TMPDIR to a folder that this user may write")
+        fix = "open the machine's own ports for itself, or set options.ray.calls to tasks"
+        yield _try(doors, lambda: _ANOTHER, f"TCP at {host}", fix)
+    finally:
+        doors.close()
+
+
+def _try(doors: Doors, machine: Callable[[], str], how: str, fix: str) -> Finding:
+    try:
+        doors.find(machine()).connect_socket().close()
+    except Exception as error:  # noqa: BLE001 - whatever this machine has against it
+        found = f"calls cannot go over {how}, and would be tasks of Ray, which are slower: {text_of(error)}"
+        return Finding(_NAME, "warning", found, fix)
+    return Finding(_NAME, "ok", f"calls can go over {how}")
+
+
+def _end(end: socket) -> None:
+    end.close()
