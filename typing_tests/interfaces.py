@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from sage_plugins import Environment
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
-    from sage_plugins.deployment.reach import OwnProcessOnly, Reachable
+    from sage_plugins.deployment.reach import OwnProcess, Reachable
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.host.host import Host
     from sage_plugins.interfaces import (
@@ -187,7 +187,7 @@ def what_outlives_a_process(kept: DetachedServices, snapshot: ServiceSnapshot) -
     return kept, snapshot
 
 
-def reaches(published: Publication, own: OwnProcessOnly, service: Reachable) -> tuple[Reach, Reach, ReachableService]:
+def reaches(published: Publication, own: OwnProcess, service: Reachable) -> tuple[Reach, Reach, ReachableService]:
     """Those that there are, and the service that they speak of."""
     return published, own, service
 

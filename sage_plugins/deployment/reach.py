@@ -1,31 +1,79 @@
 """
-A service as its reach sees it, and the reach of one that only this process calls.
+A service as its reach sees it, and the reach of one whose replicas are in this process.
 
 The reach of other services comes with the targets that other processes can use; see `interfaces.Reach`.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.errors import DeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from sage_plugins.clock import Clock
     from sage_plugins.deployment.balancing import Balancing
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
-    from sage_plugins.interfaces import EarlierReplica, EarlierService, Replica, ReplicaEvents
+    from sage_plugins.interfaces import (
+        EarlierReplica,
+        EarlierService,
+        Reach,
+        ReachableService,
+        Replica,
+        ReplicaEvents,
+    )
     from sage_plugins.planning.composition import Composition
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, ReplicaSpec
 
-__all__ = ["OwnProcessOnly", "Reachable"]
+__all__ = ["OwnProcess", "Reachable"]
 
 
-class OwnProcessOnly:
-    """The `interfaces.Reach` of a service that ends with this process: nothing is told, nothing is taken over."""
+class OwnProcess:
+    """
+    The `interfaces.Reach` of a service whose replicas are in this process: they end with it, and ask for others in it.
+
+    Other processes find the service where they find others of its environment. While there are none, nothing is told.
+    """
+
+    def __init__(self, service: ReachableService | None = None) -> None:
+        """Show *service* to other processes; None if no other service can be in another one."""
+        self._service = service
+        self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
+        self._ways: dict[Hashable, Reach] = {}  # by place; guarded by _lock, as the next three
+        self._announced = False
+        self._ready = False
+        self._over = False
+
+    def join(self, other: Reach) -> None:
+        """As `Reach.join`: be found there, too."""
+        if self._service is None:
+            return
+        place = other.place
+        with self._lock:
+            if self._over:
+                return
+            way = self._ways.get(place) or other.beside(self._service, self._all_ways)
+            if way is None:
+                return
+            self._ways[place] = way
+            if self._announced:
+                way.announce()
+            if self._ready:
+                way.ready()
+
+    def _all_ways(self) -> tuple[Reach, ...]:
+        return tuple(self._ways.values())
+
+    @property
+    def place(self) -> None:
+        """It has none of its own."""
+
+    def beside(self, service: ReachableService, beside: Callable[[], Sequence[Reach]]) -> None:
+        """Other services have no use for it."""
 
     @property
     def find_service(self) -> None:
@@ -37,35 +85,61 @@ class OwnProcessOnly:
         return False
 
     def announce(self, after: int = 0) -> None:
-        """Nobody is told."""
+        """As `Reach.announce`."""
+        with self._lock:
+            self._announced = True
+            ways = self._all_ways()
+        for way in ways:
+            way.announce(after)
 
     def ready(self) -> None:
-        """Nobody is told."""
+        """As `Reach.ready`."""
+        with self._lock:
+            self._ready = True
+            for way in self._ways.values():
+                way.ready()
 
     def changed(self) -> None:
-        """Nobody is told."""
+        """As `Reach.changed`."""
+        for way in self._all_ways():
+            way.changed()
 
     def stopping(self) -> None:
-        """Nobody is told."""
+        """As `Reach.stopping`."""
+        for way in self._all_ways():
+            way.stopping()
 
     def stopped(self) -> None:
-        """Nobody is told."""
+        """As `Reach.stopped`."""
+        with self._lock:
+            self._over = True
+        for way in self._all_ways():
+            way.stopped()
+
+    def ended(self) -> None:
+        """As `Reach.ended`."""
+        for way in self._all_ways():
+            way.ended()
 
     def leave(self) -> None:
-        """Nobody is told."""
+        """The replicas never go on without this process."""
 
     def wait_seen(self) -> None:
-        """Nobody is waited for."""
+        """As `Reach.wait_seen`."""
+        for way in self._all_ways():
+            way.wait_seen()
 
     def waiting_elsewhere(self) -> int:
-        """No other process calls it."""
-        return 0
+        """As `Reach.waiting_elsewhere`."""
+        return sum(way.waiting_elsewhere() for way in self._all_ways())
 
     def wait_found(self) -> None:
-        """Nobody is waited for."""
+        """As `Reach.wait_found`."""
+        for way in self._all_ways():
+            way.wait_found()
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
-        """The replicas have calls of this process only."""
+        """What other processes call comes to the router, which sends nothing to replicas that leave."""
 
     def take_over(self) -> EarlierService | None:
         """Nothing outlives a process."""
@@ -81,7 +155,9 @@ class OwnProcessOnly:
         raise DeployError(msg, service=spec.service, replica=spec.id)
 
     def handle_parts(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-        """A handle is of no use in another process."""
+        """As `Reach.handle_parts`; None if no service of the environment is in another process."""
+        ways = self._all_ways()
+        return ways[0].handle_parts() if ways else None
 
 
 class Reachable:

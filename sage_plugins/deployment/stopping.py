@@ -93,6 +93,7 @@ class Stopping:
                 self._departure.vacate_all(until - self._clock.monotonic())
                 self._replicas.reach.stopped()
                 self._departure.stop_all(until - self._clock.monotonic())
+                self._replicas.reach.ended()
             self._launcher.close()
         finally:
             self._replicas.watchers.close()

@@ -13,7 +13,7 @@ from sage_plugins.deployment.first_calls import FirstCalls
 from sage_plugins.deployment.life import ServiceLife
 from sage_plugins.deployment.measuring import Measuring
 from sage_plugins.deployment.monitors import Watched, Watchers
-from sage_plugins.deployment.reach import OwnProcessOnly, Reachable
+from sage_plugins.deployment.reach import OwnProcess, Reachable
 from sage_plugins.deployment.replicas.departure import Departure
 from sage_plugins.deployment.replicas.replica_set import ReplicaSet
 from sage_plugins.deployment.replicas.starting import Launcher
@@ -70,7 +70,7 @@ class ServiceTask:
         clock: Clock,
         on_event: Callable[[Event], None] | None = None,
         *,
-        reach: Callable[[Any, ReachableService], Reach] | None = None,
+        reach: Callable[[Callable[[], Any], ReachableService], Reach] | None = None,
     ) -> None:
         """
         Prepare the task; builds and starts nothing.
@@ -80,8 +80,8 @@ class ServiceTask:
             find_service: Gives the instances handles to other services.
             clock: For deadlines.
             on_event: Told of every event, from any thread; must not wait.
-            reach: Given the target and the service, makes what other processes call the service by; None if they
-                cannot.
+            reach: Given what makes the target, and the service, makes what other processes call the service by; None if
+                they cannot.
         """
         self.service_name = composition.name
         self.find_service = find_service
@@ -114,7 +114,7 @@ class ServiceTask:
         departure = Departure(replicas)
         launcher = self.launcher = Launcher(replicas, departure, self._readiness, find_service)
         self.reach: Reach = (
-            OwnProcessOnly() if reach is None else reach(launcher.target(), Reachable(replicas, self._balancing))
+            OwnProcess() if reach is None else reach(launcher.target, Reachable(replicas, self._balancing))
         )
         replicas.reach = self.reach
         self._router.on_change = self.reach.changed

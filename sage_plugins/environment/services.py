@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
+from sage_plugins.deployment.reach import OwnProcess
 from sage_plugins.deployment.task import ServiceTask
 from sage_plugins.errors import (
     CallError,
@@ -20,7 +22,7 @@ from sage_plugins.plugins.registry import Registry
 from sage_plugins.process_end import forked_error, watch_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
     from sage_plugins.clock import Clock
     from sage_plugins.config.service_config import ServiceDeploymentConfig
@@ -88,6 +90,9 @@ class Services:
         self.clock = clock
         self.on_event = on_event
         self._retired: dict[str, list[ServiceTask]] = {}  # that left the table, by name; guarded by lock, as the next
+        # Of services whose replicas are in this process; and who has announced where others are found, by place.
+        self._own: WeakSet[OwnProcess] = WeakSet()  # guarded by lock, as the next two
+        self._places: dict[Hashable, Reach] = {}
         self._past: dict[str, Families] = {}  # what those counted that left and have stopped
         self._environment = environment
         self._registry = registry  # guarded by lock
@@ -154,14 +159,32 @@ class Services:
             from sage_plugins.environment.detached import refuse_another  # services of this process need nothing of it
             from sage_plugins.interfaces import EnvironmentView
 
-            view = EnvironmentView(self.id, self.name, self._known)
+            view = EnvironmentView(self.id, self.name, self._known, self._announced)
             accepts = partial(refuse_another, composition) if takes_over else None
 
-            def reach(target: ReachableTarget, service: ReachableService) -> Reach:
-                return target.reach(service, view, accepts)
+            def reach(target: Callable[[], ReachableTarget], service: ReachableService) -> Reach:
+                return target().reach(service, view, accepts)
 
             return ServiceTask(composition, self.handle, self.clock, self.on_event, reach=reach)
-        return ServiceTask(composition, self.handle, self.clock, self.on_event)
+        return ServiceTask(composition, self.handle, self.clock, self.on_event, reach=self._own_reach)
+
+    def _own_reach(self, _: Callable[[], Any], service: ReachableService) -> Reach:
+        """The reach of a service whose replicas are in this process."""
+        own = OwnProcess(service)
+        with self.lock:
+            self._own.add(own)
+            places = tuple(self._places.values())
+        for other in places:
+            own.join(other)
+        return own
+
+    def _announced(self, reach: Reach) -> None:
+        """Other processes find services where *reach* has announced its own: those of this process are found there."""
+        with self.lock:
+            self._places[reach.place] = reach
+            own = tuple(self._own)
+        for each in own:
+            each.join(reach)
 
     def way(self, name: str, new: Composition, keys: Collection[str]) -> Way:
         """How a service comes to be as *new* says, which is different from what runs in these settings."""
@@ -247,11 +270,16 @@ class Services:
         """What a pickled handle consists of; the service need not be deployed."""
         task = self.task(name)
         parts = task.reach.handle_parts()
+        if parts is None:  # no service of another process has been deployed, but one may be about to
+            for other, known in self._known().items():
+                if known.reachable:
+                    task.reach.join(self.task(other).reach)
+            parts = task.reach.handle_parts()
         if parts is None:
             msg = (
                 f"the handle to {name!r} cannot be pickled: target '{task.composition.target.id}' runs the service in "
-                "this process, where no other can call it. Give it a target that other processes reach, such as "
-                "'remote_any', or hand over what is needed of the service"
+                "this process, and no other process finds it. Give it, or another service of its environment that ends "
+                "with this process, a target that other processes reach, such as 'process' or 'remote_any'"
             )
             raise CallError(msg, service=name)
         watch_over(self._environment)  # so that the handle finds the way home

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from sage_plugins.interfaces.targets import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces.targets import Replica, ReplicaEvents
@@ -33,7 +33,7 @@ class KnownService(NamedTuple):
 
     Attributes:
         target: ID of its target.
-        reachable: Whether other processes can call it there.
+        reachable: Whether other processes can call it: there, or as `Reach.beside` has it.
         startup_timeout: Seconds that its replicas get to become ready.
     """
 
@@ -50,11 +50,14 @@ class EnvironmentView(NamedTuple):
         id: Tells it from every other environment.
         name: Its name, for messages.
         known: Gives the services that it knows now, by name.
+        announced: Told each time that `Reach.announce` has said where services are found, and not of those that outlive
+            this process: then other processes find the services of this one there, too, by `Reach.beside`.
     """
 
     id: str
     name: str
     known: Callable[[], Mapping[str, KnownService]]
+    announced: Callable[[Reach], None] = lambda _: None
 
 
 class ReachableService(Protocol):
@@ -137,9 +140,9 @@ class Reach(Protocol):
     How one service is called from other processes, and what of it outlives this one.
 
     The engine asks it in this order: `take_over`, `announce`, `ready`, `changed` again and again, and at the end
-    `stopping`, `vacate`, `stopped`; or `leave`, if the replicas go on. A service that only this process calls has one
-    that does nothing. All methods are safe from any thread. Only `take_over`, `announce`, `vacate` and those named
-    `wait` may wait for anybody.
+    `stopping`, `vacate`, `stopped`, `ended`; or `leave`, if the replicas go on. A service whose replicas are in this
+    process has one that passes all this on to what others have given for it, see `beside`. All methods are safe from
+    any thread. Only `take_over`, `announce`, `vacate` and those named `wait` may wait for anybody.
     """
 
     @property
@@ -188,8 +191,33 @@ class Reach(Protocol):
     def stopped(self) -> None:
         """The replicas are about to be stopped: whatever has not started by now never will. Idempotent."""
 
+    def ended(self) -> None:
+        """The replicas have stopped. Idempotent."""
+
     def leave(self) -> None:
         """From now on another process speaks for the service. Idempotent."""
+
+    def join(self, other: Reach) -> None:
+        """
+        Other processes find services now where *other* has announced its own, for the first time or once more.
+
+        A reach of its own has nothing to do then.
+        """
+
+    @property
+    def place(self) -> Hashable:
+        """Where other processes find the service: equal ones are the same place. Connects to nothing."""
+
+    def beside(self, service: ReachableService, beside: Callable[[], Sequence[Reach]]) -> Reach | None:
+        """
+        What has other processes find *service* at `place`, whose replicas are in this process: their calls come here.
+
+        None if they are not to, because this service outlives the process. Starts nothing.
+
+        Args:
+            service: A service of the same environment.
+            beside: Gives all reaches that it has been given so.
+        """
 
     def wait_seen(self) -> None:
         """Wait until other processes know how things are now; not for long."""

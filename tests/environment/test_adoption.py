@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from sage_deploy_remote.reach import publishing
 from sage_deploy_testing.cases.adoption_cases import AdoptionCases
 from sage_deploy_testing.tools.checkpoints import Switchboard
 from sage_plugins import ServiceDeploymentConfig
-from sage_plugins.errors import ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
+from sage_plugins.errors import CallError, ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
 from sage_plugins.plugins.registry import Registry
 
 
@@ -321,3 +322,14 @@ def test_targets_whose_replicas_end_with_them_have_nothing_to_adopt(environments
     env = environments("shop", registry=Registry.of(sage_deploy_local, sage_deploy_threading, sage_deploy_monitors))
     with pytest.raises(ConfigError, match="end with the process that deploys them"):
         env.adopt()
+
+
+def test_services_that_stay_do_not_find_one_that_ends_with_this_process(make, plugin):
+    """What outlives it cannot count on it: its replicas are told so, and so is who pickles a handle."""
+    env = make()
+    env.register_service("home", Service)
+    env.deploy()
+    assert {name: known.reachable for name, known in plugin.world.book.known.items()} == {"svc": True, "home": False}
+    assert "home" not in plugin.world.book.listings
+    with pytest.raises(CallError, match="the handle to 'home' cannot be pickled"):
+        pickle.dumps(env.service("home"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from calling_home import HomeCases
 from travelling import BoundCases, CallCases, ChangeCases, HandleCases, OwnerCases, Travelling
 
 pytestmark = pytest.mark.timeout(180)
@@ -48,4 +49,8 @@ class TestServicesThatCall(CallCases, OverSockets):
 
 
 class TestOwners(OwnerCases, OverSockets):
+    pass
+
+
+class TestHome(HomeCases, OverSockets):
     pass

@@ -24,6 +24,7 @@ from sage_deploy_remote.reach.client import ServiceClient
 from sage_deploy_remote.reach.finder import ServiceFinder
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.clock import SYSTEM
+from sage_plugins.interfaces import KnownService
 from sage_plugins.plugins.registry import Registry
 
 
@@ -318,14 +319,14 @@ def test_client_that_is_not_used_is_let_go_of(env, register, plugin, until):
 
 
 def test_services_are_told_apart_by_what_is_known_of_them(env, register, plugin):
-    """Local ones, those that are not there, and those that are not deployed in time."""
+    """Those that end with another process, those that are not there, and those that are not deployed in time."""
     register(name="caller")
-    env.register_service("home", Service)
     env.register_service_with_config(
         "late", Service, deployment_config=ServiceDeploymentConfig(target="memory", startup_timeout=0.01)
     )
     env.task("caller").start_running()
     find = ServiceFinder(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "caller")
+    plugin.book.known["home"] = KnownService("local", reachable=False, startup_timeout=1.0)  # of services that stay
     with pytest.raises(errors.CallError, match=r"'home' runs in the process .* on target 'local'.*'caller'"):
         find("home")
     with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'late'"):

@@ -148,7 +148,7 @@ class Transport:
     """Does in the middle of each exchange what a script says for it."""
 
     substrate = PLAIN
-    pushes = exact = False
+    pushes = exact = routes = False
 
     def __init__(self, *script):
         self.exchanges = []

@@ -90,11 +90,14 @@ class LoopExchange:
 
 class LoopTransport:
     substrate = RAY
-    pushes = exact = False
+    pushes = exact = routes = False
 
     def __init__(self, responses, find_service):
         self._find_service = find_service
         self.soon = responses.put
+
+    def leave(self):
+        """Nothing leads anywhere."""
 
     def run(self, do):
         threading.Thread(target=do, name="loop", daemon=True).start()

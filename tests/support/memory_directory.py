@@ -7,6 +7,9 @@ import weakref
 from math import inf
 
 from loop_target import Line, LoopTarget, LoopTransport
+from sage_deploy_remote.home.address import HomeAddress
+from sage_deploy_remote.home.transport import HomeTransport
+from sage_deploy_remote.link.dispatcher import Dispatcher
 from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_remote.reach.listing import Found
 from sage_deploy_remote.reach.target import DirectoryTarget
@@ -25,6 +28,7 @@ class Book:
         self.listings = {}
         self.told = {}  # those who wait for a change, by service
         self.gone = False
+        self.certificates = None
         self.waiting = {}  # calls, by whose they are
         self.woken = {}  # who waits for calls of a service without replicas
         self.seen = []  # versions for which the owner has waited
@@ -61,6 +65,19 @@ class MemoryDirectory:
     def announce(self, known):
         self.book.known.update(known)
 
+    def repeat(self, known):
+        self.book.known.update(known)
+        return True
+
+    def host(self):
+        return None
+
+    def certificates(self):
+        return self.book.certificates
+
+    def within_reach(self):
+        return True
+
     def publish(self, listing):
         self.book.publish(listing)
 
@@ -95,6 +112,7 @@ class Entrance:
         self.book = book
         self.service = service
         self.responses, self.changes = Line(f"{service}-responses"), Line(f"{service}-changes")
+        self.dispatcher = Dispatcher(service)
 
     def look_up(self, seen, timeout, starting=""):
         found = self.book.found(self.service)
@@ -121,7 +139,10 @@ class Entrance:
             self.changes.put(lambda: tell(woken))
 
     def attach(self, replica, events, clock):
-        transport = Attached(replica.address, self.responses)
+        if isinstance(replica.address, HomeAddress):
+            transport = HomeTransport(self.dispatcher, lambda: self.book.certificates)
+        else:
+            transport = Attached(replica.address, self.responses)
         found = RemoteReplica(replica, replica.node, events, clock, transport)
         found.slots = replica.slots
         return found
@@ -129,6 +150,7 @@ class Entrance:
     def close(self):
         self.responses.end()
         self.changes.end()
+        self.dispatcher.close()
 
 
 class Attached(LoopTransport):

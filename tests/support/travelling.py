@@ -397,17 +397,6 @@ class CallCases(Travelling):
         assert late.handle.echo(2) == 2
         assert relay.handle.ask("late", "echo", 3) == 3
 
-    def test_service_of_the_deploying_process_is_refused_by_name(self) -> None:
-        env = self.environment()
-        relay = self.register(Relay, name="relay", env=env)
-        env.register_service("home", Probe)
-        env.deploy()
-        with pytest.raises(errors.CallError, match=r"'home' runs in the process that deployed it.*'relay'") as caught:
-            relay.handle.ask("home", "echo", 1)
-        assert caught.value.service == "home"
-        with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'home'"):
-            relay.handle.ask("hoem", "echo", 1)
-
     def test_stopped_service_is_refused(self) -> None:
         svc, relay = self.pair()
         assert relay.handle.ask("svc", "echo", 1) == 1

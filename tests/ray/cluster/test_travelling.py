@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import ray
 
+from calling_home import HomeCases
 from sage_deploy_remote.shipping import versions
 from sage_plugins import errors
 from travelling import BoundCases, CallCases, ChangeCases, HandleCases, OwnerCases, Program, Relay, Travelling
@@ -119,6 +120,10 @@ class TestBounds(BoundCases, OnRay):
 
 
 class TestServicesThatCall(CallCases, OnRay):
+    pass
+
+
+class TestHome(HomeCases, OnRay):
     pass
 
 

@@ -60,6 +60,11 @@ class DirectoryClient:
             if self._actor is None or self._actor != self._find():  # Ray may have ended and begun since
                 self._begin()
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the actor was started in the Ray that runs now."""
+        return self._actor is not None and is_connected()
+
     def say(self, about: Hashable, method: str, *args: Any, **kwargs: Any) -> None:
         """Call a method of the actor, in place of what was said of the same thing before; never blocks."""
         with self._lock:

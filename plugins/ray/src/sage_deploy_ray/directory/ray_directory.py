@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.rpc_transport import Answer
     from sage_deploy_remote.reach.listing import ListedReplica, Listing
+    from sage_deploy_remote.rpc.certificates import Certificates
     from sage_deploy_remote.shipping.versions import Spoken
     from sage_plugins.interfaces import KnownService
 
@@ -89,6 +90,25 @@ class RayDirectory(RpcDirectory):
         connection.ask("its directory of services", self._client().start)
         super().announce(known)
 
+    def is_there(self) -> bool:
+        """As `RpcDirectory.is_there`."""
+        return self._client().is_there
+
+    def host(self) -> str | None:
+        """As `Directory.host`: none where calls are not to go over sockets."""
+        if self._options.calls == "tasks":
+            return None
+        import ray
+
+        found: str = ray.util.get_node_ip_address()
+        return found
+
+    def certificates(self) -> Certificates | None:
+        """As `Directory.certificates`."""
+        from sage_deploy_ray.cluster.certificates import certificates_here
+
+        return certificates_here(self._options.tls)
+
     def publish(self, listing: Listing) -> None:
         """As `Directory.publish`."""
         super().publish(listing)
@@ -112,6 +132,10 @@ class RayDirectory(RpcDirectory):
         return client_for(self._name, self._options.namespace)
 
     # -- other processes ---------------------------------------------------------------------------------------------
+
+    def within_reach(self) -> bool:
+        """As `Directory.within_reach`: whether this process is connected to a cluster."""
+        return cluster.is_connected()
 
     def connect(self, service: str) -> Callable[..., Answer] | None:
         """As `RpcDirectory.connect`."""

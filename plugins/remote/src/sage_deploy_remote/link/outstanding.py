@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -13,7 +14,33 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Work
 
-__all__ = ["Outstanding", "SentUnit"]
+__all__ = ["Outstanding", "SentUnit", "remember", "sent_as"]
+
+#: Of all senders of this process, by their names.
+_of_senders: WeakValueDictionary[str, Outstanding] = WeakValueDictionary()  # single steps, which need no lock
+
+
+def remember(sender: str, outstanding: Outstanding) -> None:
+    """What *sender* has sent is found by `sent_as`, as long as *outstanding* is in use."""
+    _of_senders[sender] = outstanding
+
+
+def sent_as(holder: tuple[str, int]) -> Call | None:
+    """
+    The call of this process that holds the slot *holder*, as `protocol.CallItem.chain` has it, in another one.
+
+    None if another process has sent it, or if it is over. Of several that were sent together, the one that runs; of a
+    batch, the first.
+    """
+    outstanding = _of_senders.get(holder[0])
+    sent = None if outstanding is None else outstanding.units.get(holder[1])
+    if sent is None:
+        return None
+    if sent.bundle is not None:
+        return next((call for call in tuple(sent.bundle.values()) if not call.settled()), None)
+    work: Any = sent.work
+    call: Call = getattr(work, "calls", (work,))[0]
+    return call
 
 
 class SentUnit(NamedTuple):

@@ -62,6 +62,7 @@ class CallItem(NamedTuple):
         chain: The slots that are held until it is answered, by the calls from within which it was made: for each the
             caller and the unit as they are in its replica.
         carried: Short texts by name that go along with it, and with the calls that its method makes; None for none.
+        options: What `values.CallOptions` consists of, where a router takes the call; None for the usual ones.
     """
 
     id: int
@@ -72,6 +73,7 @@ class CallItem(NamedTuple):
     streams: bool = False
     chain: tuple[tuple[str, int], ...] = ()
     carried: dict[str, str] | None = None
+    options: tuple[Any, ...] | None = None
 
 
 class Unit(NamedTuple):

@@ -121,6 +121,7 @@ class RpcTransport:
         substrate: As `Transport.substrate`.
         pushes: As `Transport.pushes`.
         exact: As `Transport.exact`.
+        routes: As `Transport.routes`.
     """
 
     receiver: Receiver
@@ -128,6 +129,7 @@ class RpcTransport:
     substrate: Substrate = PLAIN
     pushes = False
     exact = False
+    routes = False
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_remote.link.outstanding import SentUnit
+from sage_deploy_remote.link.outstanding import SentUnit, remember
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
 from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.stream_reading import StreamReading
@@ -21,9 +21,10 @@ from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import leaving_with
 from sage_plugins.call.stream import StreamCall
+from sage_plugins.errors import InvalidKeyError
 from sage_plugins.host.lifecycle import CANARY
 from sage_plugins.threads import CALLBACKS
-from sage_plugins.values import Outcome
+from sage_plugins.values import CallOptions, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ _BUNDLE_S: Final = 0.005
 #: Seconds in which a caller that gets its answer calls again, if it does so at once, and the most to wait for several.
 _CALLS_AGAIN_S: Final = 0.000025
 _LONGEST_NAP_S: Final = 0.0002
+
+_NO_OPTIONS: Final = CallOptions()
 
 #: Stands among the outgoing work for a frame that must leave although there is none.
 _POLL: Final = object()
@@ -94,6 +97,7 @@ class Sending:
         self._clock = clock
         self._transport = transport
         self._outstanding = outstanding
+        remember(self.caller, outstanding)
         self._too_late = too_late
         self._numbers = count()  # of calls and units; used by one thread at a time, as the next
         self._frames = count()
@@ -281,6 +285,9 @@ class Sending:
             return None
         if call.packed is None and (call.settled() or not self._pack(call)):
             return None
+        options = self._options(call) if self._transport.routes and call.options != _NO_OPTIONS else None
+        if call.settled():
+            return None
         packed, call.packed = call.packed, None
         self._outstanding.add(number, call)  # first: whoever gives it up from the next line on looks for it there
         if not call.claim():
@@ -292,9 +299,20 @@ class Sending:
         if isinstance(call, StreamCall):
             reading = StreamReading(self.notify, self._transport.soon, call, number)
             self._outstanding.readings[number] = reading
-        chain = () if call.outer is None else call.outer.chain
         since, left = now - call.since, call.deadline - now
-        return CallItem(number, call.method.index, packed, since, left, streams, chain, carried)
+        return CallItem(number, call.method.index, packed, since, left, streams, _chain(call), carried, options)
+
+    def _options(self, call: Call) -> tuple[Any, ...] | None:
+        """The options of *call*, for a router there; a call whose key cannot travel is over."""
+        options = tuple(call.options)
+        if is_plain(options, {}):
+            return options
+        msg = (
+            f"{self._service}.{call.method.name} was not sent: its key is a {type(call.key).__qualname__}, and only a "
+            "text, a number, bytes, or a tuple of them goes to a service of another process"
+        )
+        call.give_up(InvalidKeyError(msg), Outcome.ERROR)
+        return None
 
     def notify(self, notice: Notice) -> None:
         """Have *notice* leave now."""
@@ -327,3 +345,11 @@ class Sending:
             self._turns.items.append(_POLL)  # the replica says nothing unless there is an exchange
         over = driver is not None and (driver.over() or driver.answered)
         self.flush(None if over else driver, waits=not over)
+
+
+def _chain(call: Call) -> tuple[tuple[str, int], ...]:
+    """The slots in other processes that are held until *call* is answered."""
+    outer = call.outer
+    while outer is not None and not outer.chain:  # the calls in between were made in this process
+        outer = outer.outer
+    return () if outer is None else outer.chain

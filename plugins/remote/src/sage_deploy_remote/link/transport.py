@@ -100,6 +100,9 @@ class Transport(Protocol):
     Then it is known of each call whether it has started.
     """
 
+    routes: bool
+    """Whether what takes the calls gives them to a router, which minds their options."""
+
     def start(self, spec: Any, receiver: Receiver) -> None:
         """
         Start the process and build the replica in it; returns at once.

@@ -89,20 +89,20 @@ class _Attached(LaneEvents):
         super().__init__(router.lane(listed.id, listed.index, listed.seniority))
         self._client = client  # whatever waits for an answer of the replica keeps the client
         self.router = router
+        self.listed = listed
         self.avoided = False
-        self._service = listed.service
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The listing says how it is."""
 
     def remark(self, text: str) -> None:
         """As `LifeEvents.remark`; monitors are where the service was deployed."""
-        logging.getLogger("sage_plugins").info("service '%s' as called from here: %s", self._service, text)
+        logging.getLogger("sage_plugins").info("service '%s' as called from here: %s", self.listed.service, text)
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """As `LifeEvents.lost`."""
         self.router.lost(self.lane, not_started, maybe, cause)
-        self._client.lost(self.router)
+        self._client.lost(self.router, cause)
 
     def service(self, name: str) -> Any:
         """Only instances ask for services, and this one's is elsewhere."""
@@ -139,18 +139,23 @@ class ServiceClient:
         self._incarnation = 0
         self._seen = 0
         self._stopped = ""  # completes "service 'kv' ..." if that was so when it was first found
-        self._attached: dict[str, _Attached] = {}
-        self._lost: set[str] = set()  # ids of replicas that died and may still be listed
+        self._listed: Sequence[ListedReplica] = ()
+        self._attached: dict[tuple[str, int], _Attached] = {}  # by id, and how many slots it had then
+        self._lost: set[tuple[str, int]] = set()  # of replicas that died and may still be listed
         self._balancer: Any = None
         self._gone = False  # whether there is no directory
         self._look_again_after = _LOOK_AGAIN_S[0]
         self._binding_now = threading.Lock()  # held by the one who waits for the service, while others wait for that
-        self._timers: list[Timer] = []  # at most one, as in the next
+        self._timers: list[Timer] = []  # at most one, as in the next two
+        self._returning: list[Timer] = []  # for replicas that are lost, and return: attaches them again
+        self._attach_again_after = _LOOK_AGAIN_S[0]
         self._reporting: list[Timer] = []  # for services that scale: says how many calls wait here
         self._reported = 0
         self._forked = False  # whether this is a copy in a forked child
         # Nobody keeps a client that is not used: not the directory, nor what waits for its next word.
-        self._finalizer = weakref.finalize(self, _let_go, self._entrance, self._timers, self._reporting)
+        self._finalizer = weakref.finalize(
+            self, _let_go, self._entrance, self._timers, self._returning, self._reporting
+        )
         self._finalizer.atexit = False
 
     @property
@@ -277,6 +282,7 @@ class ServiceClient:
                 self._begin(listing)
             binding = self._binding
             assert binding is not None  # noqa: S101 - for the type checker: made above
+            self._attach_again_after = _LOOK_AGAIN_S[0]
             self._follow_replicas(binding.router, listing.replicas)
             self._follow_balancer(binding.router, listing)
             self._follow_end(binding.router, listing)
@@ -305,7 +311,7 @@ class ServiceClient:
         before = self._binding
         self._incarnation = listing.incarnation
         self._know_methods(listing)
-        self._attached = {}
+        self._attached, self._lost = {}, set()
         self._balancer = _choice(listing)
         balancer, observe = make_balancer(listing.balancer, listing.where)
         router = router_class(listing.methods)(
@@ -330,18 +336,20 @@ class ServiceClient:
             before.router.drain("was deployed anew", _nothing)
 
     def _follow_replicas(self, router: Router, listed: Sequence[ListedReplica]) -> None:
+        self._listed = listed
         for replica in listed:
-            attached = self._attached.get(replica.id)
-            if attached is None and replica.id not in self._lost:
-                attached = self._attached[replica.id] = _Attached(self, router, replica)
+            key = _key(replica)
+            attached = self._attached.get(key)
+            if attached is None and key not in self._lost:
+                attached = self._attached[key] = _Attached(self, router, replica)
                 router.open(attached.lane, self._entrance.attach(replica, attached, SYSTEM))
             if attached is not None and attached.avoided != replica.avoided:
                 attached.avoided = replica.avoided
                 router.avoid(attached.lane, avoided=replica.avoided)
-        ids = {replica.id for replica in listed}
-        self._lost &= ids
-        for id in self._attached.keys() - ids:  # last: what waits for them finds the others
-            router.close_lane(self._attached.pop(id).lane)
+        keys = set(map(_key, listed))
+        self._lost &= keys
+        for key in self._attached.keys() - keys:  # last: what waits for them finds the others
+            router.close_lane(self._attached.pop(key).lane)
 
     def _follow_balancer(self, router: Router, listing: Listing) -> None:
         if self._balancer != _choice(listing):
@@ -357,23 +365,47 @@ class ServiceClient:
         elif listing.unavailable:
             router.unavailable(lambda: NoReplicaError(listing.unavailable, service=self._service))
 
-    def lost(self, router: Router) -> None:
-        """A replica of *router* died, or the directory: without both there is no hope for the calls that wait."""
+    def lost(self, router: Router, cause: BaseException | None = None) -> None:
+        """A replica of *router* died of *cause*, or the directory: without both there is no hope for the calls."""
         with self._lock:
-            self._lost |= {id for id, each in self._attached.items() if each.lane.dead}
-            for id in self._lost:
-                self._attached.pop(id, None)
+            dead = {key: each for key, each in self._attached.items() if each.lane.dead}
+            self._lost |= dead.keys()
+            for key in self._lost:
+                self._attached.pop(key, None)
+            current = self._binding is not None and self._binding.router is router
+            if current and any(each.listed.returns for each in dead.values()):
+                self._attach_later()
             if router.lanes:
                 return
-            current = self._binding is not None and self._binding.router is router
             if current and self._gone:
                 msg = (
                     f"service '{self._service}' has no replica left, and the process that deploys environment "
                     f"'{self._environment}' has ended"
                 )
                 router.unavailable(lambda: NoReplicaError(msg, service=self._service))
+            elif current and isinstance(cause, NoReplicaError):  # it says that it cannot be reached from here
+                said = str(cause)
+                router.unavailable(lambda: NoReplicaError(said, service=self._service))
             elif not current:  # nobody will come to an earlier deployment
                 router.end()
+
+    def _attach_later(self) -> None:
+        """Have replicas attached again that are lost, and return."""
+        wait = self._attach_again_after
+        self._attach_again_after = min(2 * wait, _LOOK_AGAIN_S[1])
+        due = SYSTEM.monotonic() + wait
+        self._returning[:] = [SYSTEM.call_at(due, partial(_attach_again, weakref.ref(self)))]
+
+    def attach_again(self) -> None:
+        """Attach replicas that were lost, if they are still listed, and return."""
+        with self._lock:
+            if self._binding is None:
+                return
+            if self._gone:
+                self._attach_later()
+                return
+            self._lost -= {_key(each) for each in self._listed if each.returns}
+            self._follow_replicas(self._binding.router, self._listed)
 
 
 class _Listener:
@@ -392,6 +424,16 @@ def _let_go(entrance: Entrance, *timers: list[Timer]) -> None:
     for timer in chain(*timers):
         timer.cancel()
     entrance.close()
+
+
+def _key(listed: ListedReplica) -> tuple[str, int]:
+    return listed.id, listed.slots
+
+
+def _attach_again(client: weakref.ref[ServiceClient]) -> None:
+    found = client()
+    if found is not None:
+        found.attach_again()
 
 
 def _report_again(client: weakref.ref[ServiceClient]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sage_deploy_remote.reach.listing import Found, ListedReplica, Listing
+    from sage_deploy_remote.rpc.certificates import Certificates
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import KnownService, Replica, ReplicaEvents
 
@@ -38,6 +39,27 @@ class Directory(Protocol):
         Raises:
             ClusterUnavailableError: It cannot be said.
         """
+
+    def repeat(self, known: Mapping[str, KnownService]) -> bool:
+        """As `announce`, where something was announced before; never blocks. False if there is no such place."""
+
+    def host(self) -> str | None:
+        """
+        The address of this machine for callers on others, once something was announced.
+
+        None if all callers are on this machine, or if nothing here may listen for others.
+        """
+
+    def certificates(self) -> Certificates | None:
+        """
+        Those of this process for connections between machines, on either side; None for connections without TLS.
+
+        Raises:
+            OSError: They are not as they must be.
+        """
+
+    def within_reach(self) -> bool:
+        """Whether this process can look something up there, as far as that is known at once; starts nothing."""
 
     def publish(self, listing: Listing) -> None:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.reach.rpc_directory import RpcDirectory
@@ -76,6 +77,14 @@ class DriverDirectory(RpcDirectory):
                 _running[self.environment] = _Running(self._address)
             _running[self.environment].users.add(self._user)
         super().announce(known)
+
+    def is_there(self) -> bool:
+        """As `RpcDirectory.is_there`."""
+        return self.environment in _running
+
+    def within_reach(self) -> bool:
+        """As `Directory.within_reach`: whether the socket is there."""
+        return Path(str(self._address.place)).exists()
 
     def ask(self, method: str, *arguments: Any, **named: Any) -> Future[Any] | None:
         """As `RpcDirectory.ask`."""

@@ -52,7 +52,7 @@ class ServiceFinder:
 
         Raises:
             ServiceNotFoundError: The environment has none of that name.
-            CallError: It runs where other processes do not reach it.
+            CallError: It ends with the process that deployed it, and the others of the environment do not.
             NoReplicaError: The process that deployed the environment has ended.
             ClusterUnavailableError: The cluster does not answer.
         """

@@ -30,6 +30,7 @@ class ListedReplica(NamedTuple):
         address: By which its target's plugin reaches it from another process.
         seniority: Without a balancer the one with the lowest serves, and the others stand by.
         avoided: Whether it gets calls only while there is no other.
+        returns: Whether it is there as long as it is listed, so that who has lost it looks for it again.
     """
 
     service: str
@@ -40,6 +41,7 @@ class ListedReplica(NamedTuple):
     address: Any
     seniority: int = 0
     avoided: bool = False
+    returns: bool = False
 
 
 class Listing(NamedTuple):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         EnvironmentView,
         Keeper,
         KnownService,
+        Reach,
         ReachableService,
         Replica,
         ReplicaEvents,
@@ -66,6 +67,11 @@ class PublishingTarget(Protocol):
 
     def directory(self, environment: str) -> Directory:
         """Where the environment of that ID says what runs; starts nothing. Equal for the same environment."""
+
+    def beside(
+        self, service: ReachableService, environment: EnvironmentView, beside: Callable[[], Sequence[Reach]]
+    ) -> Reach:
+        """As `Reach.beside`, of the services of this target."""
 
     def keeper(self, environment: str, name: str) -> Keeper | None:
         """As `DetachingTarget.keeper`; None for a target whose replicas end with this process."""
@@ -163,9 +169,19 @@ class Publication:
             ClusterUnavailableError: It cannot be said.
         """
         directory = self.directory
-        known = self._environment.known()
+        known = self._known_now()
         directory.announce(known)
         self._known.update(known)
+        self._begin(directory, after)
+        if not self.outlives:
+            self._environment.announced(self)
+
+    def _known_now(self) -> dict[str, KnownService]:
+        """The services of the environment; those of this process are reached through it, as long as it lives."""
+        known = self._environment.known()
+        return {name: each if self.outlives else each._replace(reachable=True) for name, each in known.items()}
+
+    def _begin(self, directory: Directory, after: int) -> None:
         with self._lock:
             self._announced = directory
             self._incarnation = self._incarnation or _VERSIONS.next(after)
@@ -194,10 +210,25 @@ class Publication:
             self._publish()
             self._over = True
 
+    def ended(self) -> None:
+        """Nothing is left to say."""
+
     def leave(self) -> None:
         """From now on another process speaks for the service. Idempotent."""
         with self._lock:
             self._over = True
+
+    def join(self, other: Reach) -> None:
+        """The service is found where it is."""
+
+    @property
+    def place(self) -> Directory:
+        """As `Reach.place`."""
+        return self.directory
+
+    def beside(self, service: ReachableService, beside: Callable[[], Sequence[Reach]]) -> Reach | None:
+        """As `Reach.beside`."""
+        return None if self.outlives else self._target.beside(service, self._environment, beside)
 
     def wait_seen(self, limit: float = _SEEN_WITHIN_S) -> None:
         """Wait until other processes know how things are now; at most *limit* seconds, and not long for any of them."""
@@ -276,7 +307,6 @@ class Publication:
         composition, router = self._composition, self._service.router
         config = composition.config
         now = self._service
-        avoided = router.avoided
         error = router.unavailability
         lanes: tuple[Any, ...] = () if self._stopping == "has stopped" else router.lanes
         return Listing(
@@ -293,19 +323,24 @@ class Publication:
             places=now.places,
             environment=composition.environment,
             scales=composition.autoscaler is not None,
-            replicas=tuple(
-                ListedReplica(
-                    composition.name,
-                    lane.id,
-                    lane.index,
-                    lane.node,
-                    lane.slots,
-                    lane.address,
-                    lane.seniority,
-                    avoided=lane in avoided,
-                )
-                for lane in lanes
-            ),
+            replicas=self._replicas(lanes),
             stopped=self._stopping,
             unavailable="" if error is None else str(error),
+        )
+
+    def _replicas(self, lanes: Sequence[Any]) -> tuple[ListedReplica, ...]:
+        """Where callers in other processes send their calls, for the lanes that take some."""
+        avoided = self._service.router.avoided
+        return tuple(
+            ListedReplica(
+                self._composition.name,
+                lane.id,
+                lane.index,
+                lane.node,
+                lane.slots,
+                lane.address,
+                lane.seniority,
+                avoided=lane in avoided,
+            )
+            for lane in lanes
         )

@@ -36,7 +36,7 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
     Raises:
         NoReplicaError: There is no directory.
         ServiceNotFoundError: The environment has no such service.
-        CallError: Other processes cannot reach it.
+        CallError: It ends with the process that deployed it, and the others do not.
     """
     where = f"environment '{environment}'"
     if found is None:
@@ -53,10 +53,10 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
         hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(found.known) or 'none'}"
         raise ServiceNotFoundError(f"no service {service!r} in {where}: {hint}", service=service)
     if not known.reachable:
-        who = "this process" if caller is None else f"service '{caller}', which runs in another one,"
+        who = "this process" if caller is None else f"service '{caller}'"
         msg = (
-            f"service '{service}' runs in the process that deployed it, on target '{known.target}', where {who} "
-            f"cannot call it. Give '{service}' a target that other processes reach, such as 'remote_any', or hand "
+            f"service '{service}' runs in the process that deployed it, on target '{known.target}'. The other services "
+            f"of {where} outlive that process, so {who} cannot call it. Give '{service}' a target like theirs, or hand "
             "over what is needed of it as an argument"
         )
         raise CallError(msg, service=service)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from sage_deploy_remote.home.address import HomeAddress
 from sage_deploy_remote.payloads.packing import pack
 from sage_deploy_remote.payloads.payload import unpack
 from sage_deploy_remote.payloads.substrate import PLAIN
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.transport import Transport
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_deploy_remote.reach.listing import ListedReplica, Listing
+    from sage_deploy_remote.rpc.certificates import Certificates
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import KnownService, ReplicaEvents
 
@@ -67,6 +69,14 @@ class RpcDirectory:
         """The same if nobody waits for the answer. It replaces what was said of *about* before."""
         self.ask(method, *arguments, **named)
 
+    def is_there(self) -> bool:
+        """Whether there is a server, in the process that deploys; connects to nothing."""
+        return True
+
+    def within_reach(self) -> bool:
+        """As `Directory.within_reach`."""
+        return True
+
     def connect(self, service: str) -> Callable[..., Answer] | None:
         """
         What calls a method of the server from this process, and never blocks; None if there is no server.
@@ -91,6 +101,21 @@ class RpcDirectory:
     def announce(self, known: Mapping[str, KnownService]) -> None:
         """As `Directory.announce`; a subclass also sees that there is a server."""
         self.say(self.environment, "announce", self.environment, pack(dict(known), self.substrate))
+
+    def repeat(self, known: Mapping[str, KnownService]) -> bool:
+        """As `Directory.repeat`."""
+        there = self.is_there()
+        if there:
+            RpcDirectory.announce(self, known)
+        return there
+
+    def host(self) -> str | None:
+        """As `Directory.host`: all callers are on this machine, unless a subclass knows better."""
+        return None
+
+    def certificates(self) -> Certificates | None:
+        """As `Directory.certificates`: none, unless a subclass has some."""
+        return None
 
     def publish(self, listing: Listing) -> None:
         """As `Directory.publish`."""
@@ -238,7 +263,13 @@ class RpcEntrance:
         """As `Entrance.attach`."""
         from sage_deploy_remote.link.replica import RemoteReplica  # as above
 
-        transport = self._directory.transport(replica, self._dispatcher)
+        transport: Transport
+        if isinstance(replica.address, HomeAddress):
+            from sage_deploy_remote.home.transport import HomeTransport  # as above
+
+            transport = HomeTransport(self._dispatcher, self._directory.certificates)
+        else:
+            transport = self._directory.transport(replica, self._dispatcher)
         attached = RemoteReplica(replica, replica.node, events, clock, transport)
         attached.slots = replica.slots
         return attached

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sage_plugins.errors import DeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sage_deploy_remote.reach.directory import Directory
     from sage_plugins.clock import Clock
@@ -46,6 +46,14 @@ class DirectoryTarget:
         from sage_deploy_remote.reach.publishing import Publication  # not needed to start a replica
 
         return Publication(self, service, environment, accepts)
+
+    def beside(
+        self, service: ReachableService, environment: EnvironmentView, beside: Callable[[], Sequence[Reach]]
+    ) -> Reach:
+        """As `PublishingTarget.beside`: the service is published in the directory, and called in this process."""
+        from sage_deploy_remote.home.publishing import HomePublication  # many environments have no such service
+
+        return HomePublication(self, service, environment, beside)
 
     def finder(self, environment: str, name: str) -> Callable[[str], Any]:
         """As `ReachableTarget.finder`: services are looked up in the directory."""

@@ -10,7 +10,6 @@ from sage_deploy_remote.payloads.packing import pack_result
 if TYPE_CHECKING:
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
-    from sage_plugins.values import ReplicaSpec
 
 __all__ = ["Answers"]
 
@@ -18,16 +17,17 @@ __all__ = ["Answers"]
 class Answers:
     """Packs what the methods of one replica return and raise. From any thread."""
 
-    def __init__(self, spec: ReplicaSpec, node: str | None, substrate: Substrate) -> None:
+    def __init__(self, service: str, replica: str, node: str | None, substrate: Substrate) -> None:
         """
         Prepare.
 
         Args:
-            spec: The replica.
-            node: Its node, for errors.
+            service: Name of the service, for errors.
+            replica: ID of the replica, likewise.
+            node: Its node, likewise.
             substrate: What carries them.
         """
-        self._whose = {"service": spec.service, "replica": spec.id, "node": node, "substrate": substrate}
+        self._whose = {"service": service, "replica": replica, "node": node, "substrate": substrate}
 
     def error(self, error: BaseException, method: str) -> Any:
         """*error*, ready to travel."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from socket import socket
 
     from sage_deploy_remote.link.protocol import Frame, Reply
+    from sage_deploy_remote.link.serving.calls import CallServer
     from sage_deploy_remote.link.serving.outbox import Bundle
-    from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
 
@@ -50,7 +50,7 @@ class PushedReplies:
 
     sends_at_once = True
 
-    def __init__(self, server: ReplicaServer, stream: Stream, luggage: Luggage, caller: str) -> None:
+    def __init__(self, server: CallServer, stream: Stream, luggage: Luggage, caller: str) -> None:
         """Begin with *caller*, whose connection *stream* is; *luggage* says how replies are written."""
         self.caller = caller
         self.calls: dict[int, Call] = {}
@@ -159,7 +159,7 @@ class PushedReplies:
         return False
 
 
-def carry_calls(find_server: Callable[[], ReplicaServer], end: socket, ferry: CallersFerry | None = None) -> None:
+def carry_calls(find_server: Callable[[], CallServer], end: socket, ferry: CallersFerry | None = None) -> None:
     """
     Take the frames of one caller, and answer them, until the connection ends; then give up what that caller has here.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.link import protocol
-from sage_deploy_remote.link.serving.stuck import end_if_stuck
 from sage_plugins.call.call import Call
 from sage_plugins.call.stream import StreamCall
 from sage_plugins.host.lifecycle import CANARY, answer_canary
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.link.protocol import Reply
     from sage_deploy_remote.link.serving.callers import Box
+    from sage_deploy_remote.link.serving.calls import CallServer
     from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_deploy_remote.link.serving.units import Together
     from sage_plugins.values import ReplicaState
@@ -65,7 +65,7 @@ class Report:
 
     __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "uncounted", "unit")
 
-    def __init__(self, server: ReplicaServer, box: Box, id: int, call: Call, unit: Together | None) -> None:
+    def __init__(self, server: CallServer, box: Box, id: int, call: Call, unit: Together | None) -> None:
         self.box = box
         self.id = id
         self.outcome: int | None = None
@@ -85,7 +85,7 @@ class Report:
         assert call is not None  # noqa: S101 - for the type checker: a call is over once
         self._report(call)
         if self.outcome == Outcome.TIMEOUT:
-            end_if_stuck(self._server, call)
+            self._server.overran(call)
         if self.late:  # nobody but its slot waits for its arguments any more
             self._server.late.let_go(call)
         self._server.looked()

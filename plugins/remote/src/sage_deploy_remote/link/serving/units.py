@@ -200,5 +200,5 @@ def end_slots(server: ReplicaServer, works: Iterable[Work]) -> None:
         following = server.work_ended(work)
         while following is not None:
             for call in following.calls if isinstance(following, Batch) else (following,):
-                call.give_up(call.stopped_error(server.spec.id, server.node), Outcome.STOPPED)
+                call.give_up(call.stopped_error(server.id, server.node), Outcome.STOPPED)
             following = server.work_ended(following)

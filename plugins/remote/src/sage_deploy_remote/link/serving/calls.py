@@ -1,0 +1,432 @@
+"""What takes the calls of callers in other processes, each in its slot, and answers them."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import Context
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.serving.answers import Answers
+from sage_deploy_remote.link.serving.callers import Callers
+from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
+from sage_deploy_remote.link.serving.outbox import ForgottenError
+from sage_deploy_remote.link.serving.report import Report, ServedCall, ServedStream, report_of
+from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
+from sage_deploy_remote.payloads.payload import is_quick
+from sage_deploy_remote.payloads.reading import read
+from sage_deploy_remote.payloads.substrate import PLAIN
+from sage_plugins.call.batch import Batch
+from sage_plugins.call.call import Call
+from sage_plugins.call.current import CARRIED
+from sage_plugins.call.owner import CallOwner
+from sage_plugins.errors import CallError, ReplicaDiedError
+from sage_plugins.threads import CALLBACKS
+from sage_plugins.values import GENERATORS, CallOptions, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sage_deploy_remote.link.protocol import CallItem, Frame, Notice, Response, Unit
+    from sage_deploy_remote.link.serving.callers import Box
+    from sage_deploy_remote.link.serving.late_calls import ArgumentSource
+    from sage_deploy_remote.payloads.payload import Payload
+    from sage_deploy_remote.payloads.substrate import Substrate
+    from sage_plugins.clock import Clock
+    from sage_plugins.interfaces import Work
+    from sage_plugins.values import MethodPlan
+
+__all__ = ["CallServer"]
+
+#: Seconds that callers get to read their answers before the replica stops.
+_READ_WITHIN_S: Final = 1.0
+
+_NO_OPTIONS: Final = CallOptions()
+
+
+class CallServer(CallOwner):
+    """
+    The calls of one replica, or of what stands for several, whose callers exchange frames with it.
+
+    A subclass says what runs them. All methods are safe from any thread; `exchange` blocks its thread until there is
+    something to say.
+
+    Attributes:
+        id: Of the replica, for errors.
+        node: Name of its node; None if it has none.
+        callers: Who has calls here.
+        answers: Packs what methods give.
+        late: Calls whose arguments are not here yet.
+        quick: Indices of methods that took no time when they ran last; changed in single steps.
+    """
+
+    def __init__(  # noqa: PLR0913 - what there is to know of it
+        self,
+        service: str,
+        id: str,
+        node: str | None,
+        methods: Sequence[MethodPlan],
+        clock: Clock,
+        *,
+        source: ArgumentSource | None = None,
+        substrate: Substrate = PLAIN,
+    ) -> None:
+        """
+        Have no calls yet.
+
+        Args:
+            service: Name of the service.
+            id: Of the replica.
+            node: Name of its node.
+            methods: By their index; what an index of -1 means comes last.
+            clock: For deadlines.
+            source: Has the values of arguments that are references; None if no argument is one.
+            substrate: What carries results.
+        """
+        self.service = service
+        self.id = id
+        self.node = node
+        self.clock = clock
+        self._methods = methods
+        self._lock = threading.Lock()
+        self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
+        self._vacating = False  # guarded by _lock, as the next two
+        self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
+        self._refused: list[Box] = []  # whose units found no slot, one entry each, oldest first
+        self.callers = Callers(self, lambda: bool(self._holders or self._refused), self._give_up_gone)
+        self.quick: set[int] = set()
+        self._batches: dict[Any, BatchUnit] = {}  # of those that run
+        self._source: ArgumentSource = NoReferences() if source is None else source
+        self.answers = Answers(service, id, node, substrate)
+        self.late = LateCalls(service, clock, self._source, self._arguments_arrived, self._arguments_failed)
+
+    # -- what a subclass brings --------------------------------------------------------------------------------------
+
+    @property
+    def slots(self) -> float:
+        """Units at once; inf for no limit."""
+        raise NotImplementedError
+
+    def put(self, work: Work) -> None:
+        """Run *work*, which has its slot and its arguments; `work_ended` is told of its end."""
+        raise NotImplementedError
+
+    def cancel(self, call: Call) -> None:
+        """Nobody wants the answer of *call*, which was given to `put`: stop what can be stopped."""
+        raise NotImplementedError
+
+    def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
+        """Count a call that has ended, and that what runs calls does not count."""
+        raise NotImplementedError
+
+    def count_unread(self, call: Call) -> None:
+        """Count *call*, which has failed because its arguments cannot be read."""
+        self.count(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
+
+    def overran(self, call: Call) -> None:
+        """The time of *call* was over, and it may run on."""
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
+    def vacate(self) -> None:
+        """
+        Refuse whatever is sent from now on, and wait until the callers of what runs have been answered.
+
+        Calls that were given up count as answered. It may be asked by one thread.
+        """
+        with self._answered:
+            self._vacating = True
+            self._answered.wait_for(self._all_answered)
+            # What was said last travels with responses that are read in a moment; some callers may be gone.
+            self._answered.wait_for(self._all_read, _READ_WITHIN_S)
+
+    def _all_answered(self) -> bool:
+        return all(call.settled() for box in self.callers.boxes for call in tuple(box.calls.values()))
+
+    def _all_read(self) -> bool:
+        return not any(box.has_replies for box in self.callers.boxes)
+
+    def looked(self) -> None:
+        """A call was answered, or a response has been taken away."""
+        if self._vacating:
+            with self._answered:
+                self._answered.notify_all()
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def exchange(self, frame: Frame) -> Response:
+        """
+        Take a frame, and wait until there is something to say to its sender.
+
+        Raises:
+            RuntimeError: The sender expects something, and was forgotten.
+        """
+        while True:
+            box = self.callers.box(frame.caller)
+            try:
+                box.enter(frame.number, fresh=frame.fresh)
+            except ForgottenError:  # this very moment
+                continue
+            try:
+                self.take(box, frame)
+            finally:
+                box.taken()
+            return box.collect(frame.number)
+
+    def take(self, box: Box, frame: Frame) -> None:
+        """Take the next frame of a caller; what there is to say goes to *box*. For one thread at a time, by caller."""
+        for unit in frame.units:
+            self._admit(box, unit)
+        for notice in frame.notices:
+            self.take_notice(box, notice)
+
+    def _give_up_gone(self, call: Call, why: str) -> None:
+        """End a call of a caller that is gone; one that was only frozen finds that as its answer when it comes back."""
+        id, name = self.id, f"{self.service}.{call.method.name}"
+        for runs in (False, True):
+            so_far = "it had started, and may have had its effect" if runs else "it had not started, and never will"
+            error = ReplicaDiedError(
+                f"{name} was given up by {id}, {why}; {so_far}. The process stood still, or was cut off",
+                maybe_executed=runs,
+                service=self.service,
+                method=call.method.name,
+                replica=id,
+                node=self.node,
+            )
+            if call.give_up(error, Outcome.CANCELLED, only_unstarted=not runs):
+                return
+
+    # -- what frames bring -------------------------------------------------------------------------------------------
+
+    def _admit(self, box: Box, unit: Unit) -> None:
+        holder, chain = (box.caller, unit.id), unit.items[0].chain
+        self.callers.look_later()
+        with self._lock:
+            accepted = len(self._holders) < self.slots and not self._vacating
+            if accepted:
+                self._holders.add(holder)
+            else:
+                self._refused.append(box)
+                stuck = bool(chain) and not self._vacating and self._holders.issubset(chain)
+        if not accepted:
+            box.post((protocol.REFUSED, unit.id, stuck))
+            return
+        box.begin()
+        alone = len(unit.items) == 1 and not unit.batch
+        together = (
+            None if alone else (BatchUnit if unit.batch else Together)(box, unit.id, len(unit.items), told=unit.told)
+        )
+        calls = [self._call(box, item, together, holder) for item in unit.items]
+        begin = partial(self._begin, box, unit, together, calls)
+        if all(is_quick(item.payload) for item in unit.items):
+            begin()
+        else:
+            CALLBACKS.run(begin)  # the code of an argument's class may take long; no other call waits for it
+
+    def _begin(self, box: Box, unit: Unit, together: Together | None, calls: Sequence[Call]) -> None:
+        """Run the calls of *unit* in the slot that it has; those whose arguments cannot be read fail."""
+        able: list[Call] = []
+        failed: list[tuple[Call, BaseException]] = []
+        for call, item in zip(calls, unit.items, strict=True):
+            error = self._read_arguments(call, item.payload)
+            if error is not None and self._claim_failed(call):
+                failed.append((call, error))
+            else:  # a worker takes one, too, that was given up meanwhile: it finds that, and frees its slot
+                able.append(call)
+        if isinstance(together, BatchUnit):
+            self._admit_batch(together, able, calls[0])
+        elif able:
+            if together is not None:
+                together.waiting.extend(able[1:])
+                box.watch(together)
+            self._put(able[0])
+        else:
+            self._put(self.work_ended(calls[0]))
+        # Their slot first, as after a call that has run.
+        for call, error in failed:
+            call.publish(None, error)
+
+    def _read_arguments(self, call: Call, payload: Payload) -> BaseException | None:
+        """Give *call* its arguments, or references that stand for them; what is returned is why it has none."""
+        if call.over():
+            return None
+        found, error = read(payload, self.service, call.method.name, "its arguments")
+        if error is not None:
+            return error
+        if payload[-1]:
+            try:
+                present = self._source.fetch_present(*found)
+            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is for the caller
+                return raised
+            report_of(call).late = present is None
+            found = present or found
+        call.args, call.kwargs = found
+        return None
+
+    def _admit_batch(self, unit: BatchUnit, calls: Sequence[Call], first: Call) -> None:
+        """Begin a batch with what has its arguments; the others run when they have theirs, in the slot of *first*."""
+        late = [call for call in calls if report_of(call).late]
+        unit.late = len(late)
+        unit.present.extend(call for call in calls if not report_of(call).late)
+        self._put(self._next_batch(unit, first))
+        for call in late:
+            self.late.add(call)
+
+    def _next_batch(self, unit: BatchUnit, call: Call) -> Work | None:
+        """What runs next in the slot of *unit*, which has *call*; with nothing to run and nothing late it is free."""
+        calls = unit.take()
+        if calls is None:
+            self.slot_free(call.chain[-1])
+            unit.one_over()
+        if not calls:
+            return None
+        batch = Batch(calls)
+        self._batches[batch] = unit
+        return batch
+
+    def _put(self, work: Any) -> None:
+        """Have *work* run in the slot that it has, as soon as its arguments are here."""
+        if isinstance(work, Call) and report_of(work).late:
+            self.late.add(work)
+        elif work is not None:
+            self.put(work)
+
+    def _arguments_arrived(self, call: Call) -> None:
+        """*call* has its arguments, or needs them no more: then its worker finds that, and frees its slot."""
+        report = report_of(call)
+        report.late = False
+        if isinstance(report.unit, BatchUnit):
+            report.unit.arrived(call)
+            self._put(self._next_batch(report.unit, call))
+        else:
+            self._put(call)
+
+    def _arguments_failed(self, call: Call, error: BaseException) -> None:
+        """There is an argument that *call* cannot have: its method does not start."""
+        if not self._claim_failed(call):
+            self._arguments_arrived(call)
+            return
+        # The slot first, as after a call that has run.
+        report = report_of(call)
+        report.late = False
+        if isinstance(report.unit, BatchUnit):
+            report.unit.late_over()
+            self._put(self._next_batch(report.unit, call))
+        else:
+            self._put(self.work_ended(call))
+        call.publish(None, error)
+
+    def _claim_failed(self, call: Call) -> bool:
+        """Count *call* as one that failed before its method started, unless it is over already."""
+        if not (call.claim() and call.claim_outcome()):
+            return False
+        self.count_unread(call)
+        return True
+
+    def _call(self, box: Box, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call:
+        """The call of *item*, which has no arguments yet."""
+        method = self._methods[item.method]
+        now = self.clock.monotonic()
+        since, deadline, context = now - item.waited, now + item.remaining, Context()
+        if item.carried is not None:
+            context.run(CARRIED.set, item.carried)
+        options = _NO_OPTIONS if item.options is None else CallOptions(*item.options)
+        fields: tuple[Any, ...] = (self, method, (), {}, options, since, deadline, deadline, context)
+        call: ServedCall | ServedStream
+        if item.streams:
+            call = ServedStream(*fields, item_timeout=inf)
+            call.channel = Outlet(box, item.id, lambda value: self.answers.result(value, method.name))
+        else:
+            call = ServedCall(*fields)
+        report = call.report = Report(self, box, item.id, call, unit)
+        call.on_settled(report.send)
+        call.chain = (*item.chain, holder)
+        box.calls[item.id] = call
+        return call
+
+    def take_notice(self, box: Box, notice: Notice) -> None:
+        """Take what a caller says of an earlier call."""
+        kind, id, *rest = notice
+        if kind == protocol.COUNT:
+            method, wait_s, run_s = rest
+            self.count(method, Outcome.ERROR, wait_s, run_s)
+            return
+        call = box.calls.get(id)
+        if call is None:  # it has been answered meanwhile
+            return
+        if kind == protocol.ACK:
+            channel: Any = call.channel  # type: ignore[attr-defined] # only streams are acknowledged
+            channel.acknowledge(*rest)
+        elif kind == protocol.TAKEN_BACK:
+            box.forget(id)
+        elif kind == protocol.CLOSE:
+            call.channel.close()  # type: ignore[attr-defined] # as above
+            self.late.let_go(call)
+            self.cancel(call)
+        else:
+            outcome, spent = rest
+            report = report_of(call)
+            report.told = True
+            report.spent = spent
+            # Its time is over here too, though by this clock it would be so a moment later.
+            call.deadline = min(call.deadline, self.clock.monotonic())
+            if not call.give_up(CallError("its caller gave it up"), outcome) and report.returned:
+                self.gave_up(call, outcome, started=False)
+                box.forget(id)
+
+    # -- slots -----------------------------------------------------------------------------------------
+
+    def work_ended(self, work: Any) -> Work | None:
+        """*work* has ended: gives what goes on in its slot, and without that, and if nothing is late, it is free."""
+        if isinstance(work, Batch):
+            ended = self._batches.pop(work)
+            ended.run_over()
+            return self._next_batch(ended, work.calls[0])
+        holder = work.chain[-1]
+        report = report_of(work)
+        unit = report.unit
+        if unit is not None:
+            following = unit.next()
+            if following is None:
+                self.slot_free(holder)
+                unit.one_over()
+            elif report_of(following).late:
+                self.late.add(following)
+                return None
+            return following
+        self.slot_free(holder)
+        if report.outcome is not None:  # it was given up: only now its slot is free
+            report.box.forget(report.id)
+            report.box.end((protocol.ENDED, report.id, 0.0))
+        return None
+
+    def slot_free(self, holder: tuple[str, int]) -> None:
+        """*holder* has given up its slot: every caller with refused units may try one again, for some may be gone."""
+        with self._lock:
+            self._holders.discard(holder)
+            boxes = list(dict.fromkeys(self._refused)) if self._refused else []
+            for box in boxes:
+                self._refused.remove(box)
+        for box in boxes:
+            box.post((protocol.ROOM, 1))
+
+    # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
+
+    def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
+        """Leave it to the caller of *call* to try it again, or to count it."""
+        if call.method.kind in GENERATORS or not call.claim_outcome():
+            return None
+        report_of(call).uncounted = True
+        return partial(call.publish, None, error)
+
+    def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
+        """Count a call that its caller, or a stop, ended before its method did."""
+        report = report_of(call)
+        report.outcome = outcome
+        spent = self.clock.monotonic() - call.since if report.spent is None else report.spent
+        if started:
+            self.cancel(call)
+        if outcome != Outcome.DROPPED:
+            self.count(call.method.index, outcome, 0.0 if started else spent, spent if started else 0.0)
