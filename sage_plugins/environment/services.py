@@ -231,12 +231,17 @@ class Services:
         with self.lock:  # what runs is known, also if no file names it any more
             return list(dict.fromkeys([*self.catalogue.names, *self.tasks]))
 
+    def knows(self, name: str) -> bool:
+        """Whether the service can be deployed, or runs."""
+        with self.lock:
+            return name in self.tasks or self.catalogue.knows(name)
+
     def check_known(self, name: str) -> None:
         """Raise ServiceNotFoundError, with a guess, if there is no such service."""
-        names = self.names
-        if name not in names:
+        if not self.knows(name):
             from sage_plugins.texts import did_you_mean
 
+            names = self.names
             near = did_you_mean(name, names)
             hint = f"did you mean {near!r}?" if near else f"registered: {', '.join(names) or 'none'}"
             if self.keepers():
@@ -320,7 +325,7 @@ class Services:
             task = self.tasks.get(name)
             if task is None or task.state == "stopped":  # those that run may be found: accepted calls need them
                 self.check_open(name)
-                if name not in self.names and (keepers := self.keepers()):
+                if not self.knows(name) and (keepers := self.keepers()):
                     return self._find_elsewhere(name, keepers)
                 self.check_known(name)
         return ServiceHandle(

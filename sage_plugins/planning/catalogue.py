@@ -129,6 +129,12 @@ class Catalogue:
             from_files = [name for name, entry in self._entries.items() if entry.class_path is not None]
             return list(dict.fromkeys([*self._factories, *from_files]))
 
+    def knows(self, name: str) -> bool:
+        """Whether *name* is one of `names`."""
+        with self._lock:
+            entry = self._entries.get(name)
+            return name in self._factories or (entry is not None and entry.class_path is not None)
+
     @property
     def factories(self) -> dict[str, Any]:
         """The factories registered in code, by the service's name."""
