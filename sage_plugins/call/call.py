@@ -128,6 +128,7 @@ class Call(LazyFuture):
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
     exchange: Any = None  # what brings its answer, see `hold_driving`
     packed: Any = None  # its arguments, ready to travel, until it is sent
+    waits: bool = False  # whether the method that made it waits for it, or is about to
     answered: bool = False  # whether a replica in another process has answered it
     uncounted: bool = False  # whether that has left it to the router to count it
     stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain

@@ -55,6 +55,8 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
         )
         return
     _waits[_work(waiter)] = call
+    if not call.waits and (call.lane is None or call.lane.told_waits is not None):
+        _tell(call)
     if _queued_for(call, _waits) is None:
         return
     with _lock:
@@ -81,6 +83,14 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
         f"every slot that it could get is held by a method that itself waits for one: {path}. Give the service more "
         "threads or replicas, raise the method's `max_concurrency`, or do not call a service from within its own calls",
     )
+
+
+def _tell(call: Call) -> None:
+    """Say where *call* has gone that its caller waits; one that has not is on its way with that word."""
+    call.waits = True  # first: whoever sends it from now on says so
+    lane = call.lane
+    if lane is not None and lane.told_waits is not None:
+        lane.told_waits(call)
 
 
 def note(call: Call, waiter: Call) -> None:

@@ -63,6 +63,7 @@ class Lane:
         "send",
         "seniority",
         "slots",
+        "told_waits",
         "withdrawn",
     )
 
@@ -81,6 +82,7 @@ class Lane:
         self.dead = False  # whether the replica died with whatever it ran
         self.granted: set[Call] = set()  # calls that were given a slot to run in their callers' threads
         self.holds: ReplicaHolds | None = None  # what the replica holds, if it can say so at any instant
+        self.told_waits: Callable[[Call], None] | None = None  # wants to know which calls a method waits for
         self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
         self.seen: Any = None  # an `outliers.Seen`, once it is open, if the service leaves out replicas that fail
         self.send: Callable[[Work], None]
@@ -102,6 +104,7 @@ class Lane:
         self.run_here = replica.run_here
         self.give_up = replica.give_up
         self.holds = getattr(replica, "holds", None)
+        self.told_waits = getattr(replica, "told_waits", None)
         self.replica = replica
 
     def lend(self) -> None:

@@ -106,6 +106,16 @@ class Home:
         find = VISITS.get(name, self.ctx.service)
         return find(name).call(method, *args)
 
+    def ask_by_future(self, name, method, *args):
+        return VISITS[name](name).submit(method, *args).result()
+
+    async def ask_async(self, name, method, *args):
+        return await VISITS[name](name).acall(method, *args)
+
+    def report(self, name, method, *args):
+        """Make a call, and go on."""
+        VISITS[name](name).submit(method, *args)
+
 
 class Gate:
     def __init__(self):
@@ -435,6 +445,23 @@ def test_circle_that_another_process_began_is_found(env, register, visit):
         visit("relay").ask("home", "ask", "den", "ask", "relay", "echo", 1)
     with pytest.raises(errors.ReentrantCallError, match=r"home\.echo would never start"):
         visit("home").ask("relay", "ask", "home", "echo", 1)
+
+
+@pytest.mark.parametrize("verb", ["ask", "ask_by_future", "ask_async"])
+def test_method_elsewhere_may_wait_in_any_way(env, deploy, visit, verb):
+    """Its process says so, with the call or later."""
+    deploy(threading_strategy="single")
+    VISITS["home"] = visit
+    with pytest.raises(errors.ReentrantCallError, match=r"home\.ask -> relay\.\w+ -> home\.echo"):
+        env.service("home").ask("relay", verb, "home", "echo", 1)
+
+
+def test_call_for_which_no_method_waits_starts_when_there_is_a_slot(env, deploy, visit, until):
+    """As if all were in one process: it is no circle."""
+    home = deploy(threading_strategy="single")
+    VISITS["home"] = visit
+    env.service("home").ask("relay", "report", "home", "note", 1)
+    until(lambda: home.noted() == [1])
 
 
 # -- its life ----------------------------------------------------------------------------------------------------------

@@ -120,6 +120,9 @@ class HomeCases(Travelling):
             home.ask("relay", "ask", "home", "echo", 1)
         with pytest.raises(errors.ReentrantCallError, match=r"relay\.echo would never start"):
             relay.ask("home", "ask", "den", "ask", "relay", "echo", 1)
+        made, ended = self.watch(held=False), self.watch(held=False)
+        home.ask("relay", "submit_and_report", made.checkpoint, ended.checkpoint, "home", "echo", 1)
+        assert ended.wait() == ["ended"], "nobody waits for it, so it is no circle"
         env.scale("home", 2)
         assert home.ask("relay", "ask", "home", "echo", 1) == 1
 

@@ -187,6 +187,8 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             made = make(method, args, kwargs)
             if made.outer is None:  # one that waits inside another call leaves reading to others
                 made.driver = get_ident()
+            else:
+                made.waits = True
             router.route(made)
         except ANEW as error:
             return bound_anew(router, error).call(method, *args, **kwargs)

@@ -48,7 +48,8 @@ class HomeServer(CallServer):
         self._router = service.router
         self._queue_timeout: float | None = composition.config.queue_timeout
         self._runs_here = "in_callers_thread" in composition.strategy.registration.capabilities
-        self._made: dict[Call, Call] = {}  # what runs for each call, changed in single steps, which need no lock
+        #: What runs for each call, and the call that may wait for it; changed in single steps, which need no lock.
+        self._made: dict[Call, tuple[Call, Call | None]] = {}
 
     @property
     def slots(self) -> float:
@@ -75,7 +76,7 @@ class HomeServer(CallServer):
             self._go_on(ended())
             return
         made, waiter = self._again(served)
-        self._made[served] = made
+        self._made[served] = made, waiter
         made.on_over(partial(self._ended, served, waiter, ended))
         assert made.context is not None  # noqa: S101 - for the type checker: nobody has it yet
         context = made.context.copy()  # the other one is entered by who runs the call, maybe at this moment
@@ -83,10 +84,8 @@ class HomeServer(CallServer):
             CALLBACKS.run(partial(context.run, run_here, made, self._router))
         else:
             context.run(self._route, made)
-        if waiter is not None:
-            deadlock.guard(made, waiter)
-            if made.over():
-                deadlock.went_on(waiter)
+        if served.waits:
+            self.waited_for(served)
         if made.expires < made.deadline and made.unstarted():  # its caller watches the deadline alone
             self.clock.call_at(made.expires, partial(_expire, made))
         if served.settled():  # its caller gave it up meanwhile, and found nothing to be stopped
@@ -138,7 +137,7 @@ class HomeServer(CallServer):
     def _ended(self, served: Call, waiter: Call | None, ended: Callable[[], Work | None], made: Call) -> None:
         """Answer the caller of *served* as *made* has ended; the slot first, the caller second."""
         self._made.pop(served, None)
-        if waiter is not None:
+        if served.waits and waiter is not None:
             deadlock.went_on(waiter)
         if hasattr(made, "ended"):
             served.began, served.ended = made.began, made.ended
@@ -152,9 +151,18 @@ class HomeServer(CallServer):
         if following is not None:
             self.put(following)
 
+    def waited_for(self, call: Call) -> None:
+        """As `CallServer.waited_for`: then the method that answers `waiter` waits, too, and that may be for ever."""
+        call.waits = True  # first: if it is not on its way yet, this is looked at then
+        made, waiter = self._made.get(call, (None, None))
+        if made is not None and waiter is not None:
+            deadlock.guard(made, waiter)
+            if made.over():
+                deadlock.went_on(waiter)
+
     def cancel(self, call: Call) -> None:
         """Have the router give up what runs for *call*; a stream that is no longer read ends as at home."""
-        made = self._made.get(call)
+        made, _ = self._made.get(call, (None, None))
         if made is None:  # it is over, or not on its way yet
             return
         outcome = report_of(call).outcome

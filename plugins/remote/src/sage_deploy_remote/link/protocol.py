@@ -39,6 +39,7 @@ __all__ = [
     "ROOM",
     "STARTING",
     "TAKEN_BACK",
+    "WAITS",
     "CallItem",
     "Frame",
     "Notice",
@@ -62,6 +63,7 @@ class CallItem(NamedTuple):
         chain: The slots that are held until it is answered, by the calls from within which it was made: for each the
             caller and the unit as they are in its replica.
         carried: Short texts by name that go along with it, and with the calls that its method makes; None for none.
+        waits: Whether the method that has made it waits for it; one that begins later says so.
         options: What `values.CallOptions` consists of, where a router takes the call; None for the usual ones.
     """
 
@@ -73,6 +75,7 @@ class CallItem(NamedTuple):
     streams: bool = False
     chain: tuple[tuple[str, int], ...] = ()
     carried: dict[str, str] | None = None
+    waits: bool = False
     options: tuple[Any, ...] | None = None
 
 
@@ -95,8 +98,8 @@ class Unit(NamedTuple):
     told: bool = False
 
 
-#: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)`, `(ACK, call, items)`, `(TAKEN_BACK, call)` or
-#: `(COUNT, 0, method, seconds until it started, seconds that it ran)`.
+#: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)`, `(ACK, call, items)`, `(TAKEN_BACK, call)`,
+#: `(COUNT, 0, method, seconds until it started, seconds that it ran)` or `(WAITS, call)`.
 Notice: TypeAlias = tuple[Any, ...]
 
 GIVE_UP: Final = 0
@@ -109,6 +112,8 @@ TAKEN_BACK: Final = 3
 """A call of a bundle that the replica has returned is no concern of its any more."""
 COUNT: Final = 4
 """A call ends with what its method raised, which the replica has left to its caller: count it."""
+WAITS: Final = 5
+"""The method that has made the call waits for it from now on."""
 
 
 class Frame(NamedTuple):

@@ -66,6 +66,7 @@ class RemoteReplica:
         self._sending = Sending(spec.service, events, clock, transport, self._outstanding, self._report_lost)
         self._receiving = Receiving(events, transport, self._outstanding, self._sending)
         self.send: Callable[[Work], None] = self._sending.send
+        self.told_waits = self._tell_waits if transport.routes else None
         self._asked = False  # whether it was asked to stop
         self._ended = False  # whether it was stopped
         self._killed: BaseException | None = None  # why it is killed from here
@@ -223,6 +224,12 @@ class RemoteReplica:
         notice = self._outstanding.given_up[number] = (protocol.GIVE_UP, number, outcome, spent)
         self._sending.notify(notice)
         return True
+
+    def _tell_waits(self, call: Call) -> None:
+        """The method that has made *call* waits for it."""
+        number = self._outstanding.number_of(call)
+        if number is not None:
+            self._sending.notify((protocol.WAITS, number))
 
     def count_failed(self, call: Call) -> None:
         """Have the replica count *call*, which it has left to its caller and which ends with what its method raised."""

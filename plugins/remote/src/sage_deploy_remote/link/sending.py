@@ -300,7 +300,9 @@ class Sending:
             reading = StreamReading(self.notify, self._transport.soon, call, number)
             self._outstanding.readings[number] = reading
         since, left = now - call.since, call.deadline - now
-        return CallItem(number, call.method.index, packed, since, left, streams, _chain(call), carried, options)
+        return CallItem(
+            number, call.method.index, packed, since, left, streams, _chain(call), carried, call.waits, options
+        )
 
     def _options(self, call: Call) -> tuple[Any, ...] | None:
         """The options of *call*, for a router there; a call whose key cannot travel is over."""

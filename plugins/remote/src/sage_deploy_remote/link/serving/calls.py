@@ -125,6 +125,9 @@ class CallServer(CallOwner):
         """Count *call*, which has failed because its arguments cannot be read."""
         self.count(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
 
+    def waited_for(self, call: Call) -> None:
+        """The method that has made *call*, in another process, waits for it from now on."""
+
     def overran(self, call: Call) -> None:
         """The time of *call* was over, and it may run on."""
 
@@ -343,6 +346,8 @@ class CallServer(CallOwner):
         report = call.report = Report(self, box, item.id, call, unit)
         call.on_settled(report.send)
         call.chain = (*item.chain, holder)
+        if item.waits:
+            call.waits = True
         box.calls[item.id] = call
         return call
 
@@ -361,6 +366,8 @@ class CallServer(CallOwner):
             channel.acknowledge(*rest)
         elif kind == protocol.TAKEN_BACK:
             box.forget(id)
+        elif kind == protocol.WAITS:
+            self.waited_for(call)
         elif kind == protocol.CLOSE:
             call.channel.close()  # type: ignore[attr-defined] # as above
             self.late.let_go(call)
