@@ -33,10 +33,10 @@ def test_replica_for_which_nothing_is_free_any_more_says_what_it_waits_for(clust
     others = []
     start_actor = ray_target._start_actor
 
-    def start_second(need, node_id):
+    def start_second(need, node_id, *how):
         others.append(Other.options(scheduling_strategy=on_node(node_id)).remote())
         ray.get(others[-1].wait_made.remote())
-        return start_actor(need, node_id)
+        return start_actor(need, node_id, *how)
 
     monkeypatch.setattr(ray_target, "_start_actor", start_second)
     with pytest.raises(DeployError) as caught:
