@@ -38,6 +38,9 @@ class Deploying:
 
     def deploy(self, timeout: float | None, then: Callable[[], None]) -> None:
         """As `Environment.deploy`; *then* belongs to it: what it raises stops what was started."""
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+            msg = f"timeout must be seconds, or None, got {timeout!r}; `deploy` starts all services that are registered"
+            raise TypeError(msg)
         names = self._services.catalogue.names
         with self._services.lock:
             for name in names:

@@ -168,6 +168,7 @@ class Environment(Registering, Looking):
             timeout: Seconds to wait for each service; None for each service's own `startup_timeout`.
 
         Raises:
+            TypeError: *timeout* is no number, such as the name of a service.
             PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
             DeployError: A service did not become ready, or an extension did not start; what this call had started was
                 stopped.

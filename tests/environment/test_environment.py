@@ -155,6 +155,15 @@ def test_bad_registration_of_a_deployed_service(env, given):
     assert env.service("svc").given() == ((1,), {})
 
 
+@pytest.mark.parametrize("timeout", ["svc", True])
+def test_deploy_takes_seconds_and_no_name(env, given, timeout):
+    """The error says what `deploy` does; nothing is started."""
+    env.register_service("svc", given)
+    with pytest.raises(TypeError, match="starts all services that are registered"):
+        env.deploy(timeout)
+    assert given.made == 0
+
+
 def test_services_registered_later_are_deployed_later(env, given):
     """`deploy` starts what does not run yet, and leaves alone what does."""
     env.register_service("first", given)
