@@ -96,7 +96,9 @@ class RecyclingCases(ServiceConformance):
             self.register(recycle={"max_memory_mb": 100}).env.deploy()
 
     def test_one_replica_is_recycled_at_a_time_and_no_call_is_lost(self) -> None:
-        service = self.recycling(recycle={"max_age": 10.0}, **self.several(2))
+        # Each look lets a second pass, and there may be many: no fresh replica must come of age meanwhile.
+        service = self.recycling(recycle={"max_age": 1000.0}, **self.several(2))
+        assert self.ids_after(service, 998.0) == ["svc#0", "svc#1"]
         stop: list[None] = []
 
         def caller(number: int) -> int:
