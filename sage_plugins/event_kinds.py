@@ -21,7 +21,7 @@ class EventKind(StrEnum):
     """A replica got ready, or is well again."""
 
     REPLICA_REMARK = "replica_remark"
-    """A replica works otherwise than it might; the reason says how, why, and what to do."""
+    """A replica works, but not as well as it could; the reason says how and why."""
 
     REPLICA_UNREADY = "replica_unready"
     """A replica asks for no calls at the moment."""

@@ -228,7 +228,7 @@ class LifeEvents(Protocol):
         """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
 
     def remark(self, text: str) -> None:
-        """The replica works otherwise than it might: monitors get *text* in an event `replica_remark`."""
+        """The replica works, but not as well as it could: monitors get *text* in an event `replica_remark`."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """

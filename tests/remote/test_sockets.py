@@ -7,16 +7,19 @@ import pickle
 import random
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.serving.pushing import PushedReplies
 from sage_deploy_remote.link.sockets.channel import Channel
 from sage_deploy_remote.link.sockets.luggage import Luggage
 from sage_deploy_remote.link.sockets.messages import MessageError, Messages, join, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
+from sage_plugins.clock import SYSTEM
 
 BODIES = st.one_of(st.binary(max_size=40), st.integers(2**16 - 2, 2**18).map(bytes))
 MESSAGES = st.lists(st.tuples(BODIES, st.lists(BODIES, max_size=3)), max_size=6)
@@ -194,3 +197,14 @@ def test_no_call_starts_whose_caller_cannot_be_told(ends):
     assert told.tell_start(1)
     theirs.close()
     assert not told.tell_start(2), "the connection has ended"
+
+
+def test_answer_that_is_held_back_leaves_when_its_bundle_is_due(ends):
+    """The next call was to take no time, and takes long: whoever waits for the answer does not wait for that."""
+    stream, theirs = ends
+    told = PushedReplies(Server(), stream, Luggage(), "caller")
+    told.post((protocol.ENDED, 1, 0.0), wakes=False)
+    told.watch(SimpleNamespace(due=SYSTEM.monotonic(), waiting=(), give_back=lambda: None))
+    theirs.settimeout(20)
+    (message,) = Messages().take(theirs.recv(2**16))
+    assert pickle.loads(message[0]) == (0, [(protocol.ENDED, 1, 0.0)])  # noqa: S301 - our own

@@ -207,7 +207,7 @@ class ReplicaSet:
         self.supervision.changed(member, state, cause)
 
     def remark(self, member: Member, text: str) -> None:
-        """A replica works otherwise than it might."""
+        """A replica works, but not as well as it could."""
         self.watchers.tell("replica_remark", text, member.id)
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:

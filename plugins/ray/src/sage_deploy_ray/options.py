@@ -74,7 +74,7 @@ class RayOptions:
         auth: How Ray's processes show that they belong together. `inherit`: as the variable `RAY_AUTH_MODE` says;
             `token`: with a token; `disabled`: not at all, so that whoever reaches the cluster can use it.
         calls: How calls reach a replica. `socket`: over a socket of their own, and a replica to which there is none
-            fails. `tasks`: as tasks of Ray, ten times slower. `auto`: over a socket, and as tasks where there is none.
+            fails. `tasks`: as tasks of Ray, six times slower. `auto`: over a socket, and as tasks where there is none.
         tls: Certificates with which calls between machines use TLS: the paths of `certificate`, `key` and `authority`
             on every node. Null for those of Ray's variables if `RAY_USE_TLS` is set, else for no TLS.
     """

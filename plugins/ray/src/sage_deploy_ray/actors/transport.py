@@ -145,7 +145,7 @@ class RayTransport(SocketTransport):
 
     def _place(self) -> str:
         door = None if self._door is None else self._door.place
-        place = "it" if door is None else door if isinstance(door, str) else "{}:{}".format(*door)
+        place = "the replica" if door is None else door if isinstance(door, str) else "{}:{}".format(*door)
         return f"{place} on {self._node}" if self._node else place
 
     def progress(self, timeout: float) -> str:
