@@ -433,7 +433,11 @@ class Queue:
     @property
     def waiting(self) -> int:
         """Accepted calls that wait; never more than `size`. May lag by a call."""
-        return max(0, sum(map(len, self.backlogs())) - len(self.parked))
+        while True:
+            parked = len(self.parked)
+            standing = sum(map(len, self.backlogs()))
+            if len(self.parked) == parked:  # else the two were not counted at the same time
+                return max(0, standing - parked)
 
 
 def rank_of(call: Call) -> float:

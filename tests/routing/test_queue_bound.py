@@ -9,6 +9,9 @@ from __future__ import annotations
 import pytest
 
 from sage_plugins import errors
+from sage_plugins.clock import SystemClock
+from sage_plugins.routing.lane import Lanes
+from sage_plugins.routing.queue import Queue
 
 PATIENCE = 20.0
 
@@ -78,3 +81,25 @@ def test_blocked_submitters_go_on_in_order(deploy, occupy, in_thread, until):
     for each in blocked:
         each.result(PATIENCE).result(PATIENCE)
     assert ran == ["queued", 0, 1, 2, 3, 4, 5]
+
+
+# -- looking on --------------------------------------------------------------------------------------------------------
+
+
+def test_number_that_waits_is_of_one_moment(monkeypatch):
+    """Calls that leave while they are counted do not make it more than ever waited."""
+    queue = Queue(Lanes(None, None, lambda _: None), SystemClock(), 1, "desk", print, print, "", late=False)
+    queue.parked.extend(range(3))
+    queue.shared.extend(range(4))
+
+    def backlogs():
+        counted = [tuple(queue.shared)]
+        if len(queue.parked) == 3:  # the counting thread rests here, and two calls are served
+            queue.parked.popleft()
+            queue.parked.popleft()
+            queue.shared.popleft()
+            queue.shared.popleft()
+        return counted
+
+    monkeypatch.setattr(queue, "backlogs", backlogs)
+    assert queue.waiting == 1

@@ -122,7 +122,9 @@ def opened(browser, server):
         page.goto(server.login_link(read_only=read_only))
         page.get_by_role("link", name="Try", exact=True).click()
         if method is not None:
-            page.get_by_label("Services").get_by_role("link", name=method).click()
+            methods = page.get_by_label("Services")
+            methods.get_by_role("link", name=method).click()
+            methods.locator("[aria-current=page]").wait_for()  # what is to the right is of this method from then on
         return page
 
     yield opened
@@ -336,7 +338,7 @@ def test_the_latest_items_of_a_long_stream_are_kept(opened):
     page.get_by_text("status 200").wait_for()
     items = page.get_by_label("Items").get_by_role("listitem")
     assert (items.count(), items.last.inner_text()) == (500, "19999")
-    assert page.get_by_text("The first 19500 are not shown any more.").is_visible()
+    page.get_by_text("The first 19500 are not shown any more.").wait_for()
 
 
 @pytest.mark.parametrize("method", ["hostile", "fail", "break_off"])
@@ -357,7 +359,7 @@ def test_a_login_that_may_only_look_is_told_so_and_calls_nothing(opened):
     assert button.is_disabled()
     page.get_by_label("a", exact=True).press("Control+Enter")
     page.get_by_label("a", exact=True).press("Enter")
-    assert page.get_by_text("may only look", exact=True).is_visible()
+    page.get_by_text("may only look", exact=True).wait_for()
     assert page.get_by_label("Outcome").count() == 0
     assert Desk.called == 0
 
