@@ -247,7 +247,9 @@ def test_no_package_is_crowded():
     """A package has 12 files at most, and says in its docstring what lives there; the suites' cases may be more."""
     packages = {path.parent for path in SOURCES}
     sizes = {package.name: len(list(package.glob("*.py"))) for package in packages}
-    assert {name: files for name, files in sizes.items() if files > 12 and name not in {"cases", "starter", "plugin_kit"}} == {}
+    assert {
+        name: files for name, files in sizes.items() if files > 12 and name not in {"cases", "starter", "plugin_kit"}
+    } == {}
     silent = [
         str(package.relative_to(ROOT))
         for package in packages
