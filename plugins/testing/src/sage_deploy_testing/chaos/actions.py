@@ -224,12 +224,12 @@ def _scale(world: World, service: str, random: Random) -> str:
 
 
 def _apply(world: World, service: str, random: Random) -> str:
-    """Either the replicas that run get another `user_config`, or all are replaced because something else changed."""
+    """Either the running replicas get another `user_config`, or a new service with another queue replaces the old."""
     config, number = world.configs[service], random.randrange(1, 1000)
     if random.random() < 0.5:  # noqa: PLR2004 - one or the other
         changes: dict[str, Any] = {"user_config": {**(config.user_config or {}), "chaos": number}}
     else:
-        changes = {"startup_timeout": config.startup_timeout + number / 1000}
+        changes = {"queue_size": config.queue_size + 1}
     world.redeploy(service, attrs.evolve(config, **changes))
     world.env.apply()
     return f"another {', '.join(changes)}"
