@@ -212,6 +212,11 @@ def test_hook_reference_is_up_to_date():
     assert hook_reference.updated(page) == page, "run: tools/hook_reference.py"
 
 
+def test_plugin_matrix_is_up_to_date():
+    """Which plugins work together, and what they declare, stands there as the plugins themselves say it."""
+    assert script("tools/plugin_matrix.py").page() == text_of("plugin-matrix.md"), "run: tools/plugin_matrix.py"
+
+
 def test_hook_reference_has_every_hook():
     """What pluggy knows is what the page describes, with its exact arguments."""
     specified = {name: inspect.signature(hook) for name, hook in vars(hookspecs).items() if hasattr(hook, MARK)}
