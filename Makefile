@@ -111,6 +111,20 @@ test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow, and tho
 test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many seeds
 	$(PYTEST) $(SHARED) -m "not real" --timeout 900
 
+# Each in an environment of its own, .venv-VERSION. Ray is left out where it has no wheel.
+VERSIONS ?= 3.11 3.12 3.13
+.PHONY: test-versions
+test-versions: ## the whole suite with each supported Python that is installed
+	@for version in $(VERSIONS); do \
+		found=; \
+		for python in python$$version "$$HOME"/.pyenv/versions/$$version*/bin/python; do \
+			if $$python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null; then found=$$python; fi; \
+		done; \
+		if [ -z "$$found" ]; then echo "make: Python $$version is not installed, so nothing was tested with it"; continue; fi; \
+		echo "make: Python $$version: $$found"; \
+		$(MAKE) test ENV=.venv-$$version PYTHON="$$found"; \
+	done
+
 .PHONY: $(AREAS:%=test-%)
 $(AREAS:%=test-%) wheels: PROCESSES := 3
 $(AREAS:%=test-%): test-%: $(ENV)/.stamp-test
