@@ -40,8 +40,8 @@ _HEAD: Final = """\
 # Plugin matrix
 
 This page shows which targets and threading strategies work together, and which capabilities the plugins of this
-repository declare. [The capabilities](hooks.md#the-capabilities) has their definitions. A capability is a promise: the plugin's
-[conformance suite](writing-plugins.md#testing-it) has a case for it.
+repository declare. [The capabilities](hooks.md#the-capabilities) has their definitions. A capability is a promise:
+the plugin's [conformance suite](writing-plugins.md#testing-it) has a case for it.
 
 <!-- Written by tools/plugin_matrix.py. -->
 """
