@@ -26,14 +26,14 @@ __all__ = ["ExitCode", "commands", "main"]
 
 #: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
 COMMANDS: Final = {
-    "init": "Write a commented deployment file and two services to start from into FOLDER.",
-    "validate": "Check everything that FILE says, without starting or placing anything.",
-    "plan": "Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.",
-    "up": "Deploy the services of FILE and keep them running until interrupted.",
-    "explain": "Explain a FIELD of a deployment file: where it stands, its type, range, default and meaning.",
+    "init": "Write a commented deployment file and two example services into FOLDER.",
+    "validate": "Check FILE and report every problem; starts nothing.",
+    "plan": "Show what `up FILE` would start, replace or stop, and why; starts nothing.",
+    "up": "Deploy the services of FILE and run them until interrupted.",
+    "explain": "Explain a FIELD of deployment files: its place, type, range, default and meaning.",
     "schema": "Print the JSON Schema of deployment files, for editors.",
-    "doctor": "Check whether this machine and this Python are fit to run services; each finding says what to do.",
-    "plugins": "Look at the installed plugins.",
+    "doctor": "Check whether this machine and this Python can run services, and say what to fix.",
+    "plugins": "List, show and check the installed plugins.",
 }
 
 #: Commands that other distributions bring, with the extra that installs them.
