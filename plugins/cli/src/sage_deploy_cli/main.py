@@ -26,7 +26,7 @@ __all__ = ["ExitCode", "commands", "main"]
 
 #: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
 COMMANDS: Final = {
-    "init": "Write a commented deployment file and two example services into FOLDER.",
+    "init": "Write a commented deployment file and two services to start from into FOLDER.",
     "validate": "Check FILE and report every problem; starts nothing.",
     "plan": "Show what `up FILE` would start, replace or stop, and why; starts nothing.",
     "up": "Deploy the services of FILE and run them until interrupted.",

@@ -26,15 +26,16 @@ _SAMPLES: Final = ("sample_1.txt", "sample_2.txt")
 
 @click.command("init")
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@click.option("--force", is_flag=True, help="Overwrite files of the same names.")
 def command(folder: Path, *, force: bool) -> None:
     """
-    Write a commented deployment file and two example services into FOLDER.
+    Write a commented deployment file and two services to start from into FOLDER.
 
-    The services find files of equal content, such as the two sample texts that are written too. The JSON Schema of
-    deployment files is written for editors; run `schema` to update it when plugins change.
+    Beside them stands the JSON Schema of such files, for editors; `schema` writes it anew when plugins come or go. Two
+    small text files of equal content give the services something to find.
 
-    FOLDER defaults to the working directory. If one of the files exists, nothing is written, unless --force is given.
+    Without FOLDER: into the working directory. No file is overwritten unless --force is given: if one is in the way,
+    nothing is written.
     """
     files = starter_files()
     write_all(folder, files, force=force)

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
 @click.group("plugins", cls=SuggestingGroup)
 def command() -> None:
-    """List, show and check the installed plugins."""
+    """Look at the installed plugins."""
 
 
 @command.command("list")
 @_JSON
 def list_plugins(*, as_json: bool) -> None:
-    """List the IDs of installed plugins, the plugins that did not load and why, and the disabled ones."""
+    """List what the installed plugins offer, those that did not load with the reason, and those that are disabled."""
     from sage_plugins.plugins.discovery import DISABLED_VARIABLE
     from sage_plugins.plugins.listing import disabled, listing, unknown_disabled
     from sage_plugins.plugins.registry import Registry
@@ -59,7 +59,7 @@ def list_plugins(*, as_json: bool) -> None:
 @click.argument("id")
 @_JSON
 def show_plugin(id: str, *, as_json: bool) -> None:
-    """Show everything about ID: its distribution, options and capabilities."""
+    """Show what is offered as ID: by whom, with which options, and what it can do."""
     from sage_plugins.plugins.registry import Registry
 
     found = Registry.discover().find_all(id)
@@ -72,7 +72,7 @@ def show_plugin(id: str, *, as_json: bool) -> None:
 @command.command("check")
 @_JSON
 def check_installed(*, as_json: bool) -> None:
-    """Check that each installed plugin loads, imports nothing expensive, and keeps the plugin contract."""
+    """Check that each installed plugin loads, imports nothing expensive, and keeps its part of the contract."""
     import attrs
 
     from sage_deploy_cli.machine.plugin_check import check_plugins
@@ -83,7 +83,7 @@ def check_installed(*, as_json: bool) -> None:
     else:
         for finding in report.findings:
             write("\n".join(finding_lines(finding)))
-        wrong = f"{len(report.findings)} to fix" if report.findings else "all in order"
+        wrong = f"{len(report.findings)} to mend" if report.findings else "all in order"
         write(f"{report.plugins} plugins, {report.registrations} IDs: {wrong}")
     if any(finding.status == "failure" for finding in report.findings):
         sys.exit(ExitCode.FAILED)
