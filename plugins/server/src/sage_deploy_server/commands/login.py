@@ -27,7 +27,7 @@ def login(running: Running, *, read: bool) -> None:
     """
     link, access = _link(running, read=read)
     write(link)
-    progress("it may only look" if access == "read" else "it may do everything: open it yourself")
+    progress("read-only access" if access == "read" else "full access: open it yourself")
 
 
 @click.command("dashboard")
