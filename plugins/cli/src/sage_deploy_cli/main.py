@@ -33,7 +33,7 @@ COMMANDS: Final = {
     "explain": "Explain a FIELD of deployment files: its place, type, range, default and meaning.",
     "schema": "Print the JSON Schema of deployment files, for editors.",
     "doctor": "Check whether this machine and this Python can run services, and say what to fix.",
-    "plugins": "List, show and check the installed plugins.",
+    "plugins": "Look at the installed plugins.",
 }
 
 #: Commands that other distributions bring, with the extra that installs them.
