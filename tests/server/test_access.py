@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sage_deploy_server.running.app import Application
+from sage_deploy_server.running.serving import serve
+from sage_plugins import Environment
 
 TOKEN, READ_TOKEN = "t" * 64, "r" * 64
 
@@ -175,3 +177,17 @@ def test_a_page_of_this_server_is_no_other_site(ask, server):
 def test_who_only_looks_whether_it_lives_needs_no_token(ask):
     assert ask("GET", "/healthz", token=None)[:2] == (200, {"status": "alive"})
     assert ask("GET", "/readyz", token=None)[:2] == (200, {"ready": True, "not_ready": {}})
+
+
+@pytest.mark.parametrize(
+    "tokens", [{"token": ""}, {"token": " "}, {"token": TOKEN, "read_token": ""}], ids=["token", "blank", "read_token"]
+)
+def test_empty_token_is_refused_before_anybody_can_connect(tokens):
+    """It would let in whoever sends a header without a token in it."""
+    with Environment("open") as env, pytest.raises(ValueError, match="is empty"), serve(env, "127.0.0.1:0", **tokens):
+        pass
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic", f"Basic {TOKEN}", TOKEN])
+def test_header_without_a_bearer_token_lets_nobody_in(ask, header):
+    assert ask("GET", "/api/v1/status", token=None, Authorization=header)[0] == 401

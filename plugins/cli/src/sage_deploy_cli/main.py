@@ -26,14 +26,14 @@ __all__ = ["ExitCode", "commands", "main"]
 
 #: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
 COMMANDS: Final = {
-    "init": "Write a commented deployment file and two services to start from into FOLDER.",
+    "init": "Write a project to start from: services in FOLDER, or with --plugin a plugin NAME.",
     "validate": "Check FILE and report every problem; starts nothing.",
     "plan": "Show what `up FILE` would start, replace or stop, and why; starts nothing.",
     "up": "Deploy the services of FILE and run them until interrupted.",
     "explain": "Explain a FIELD of deployment files: its place, type, range, default and meaning.",
     "schema": "Print the JSON Schema of deployment files, for editors.",
     "doctor": "Check whether this machine and this Python can run services, and say what to fix.",
-    "plugins": "Look at the installed plugins.",
+    "plugins": "List, show and check plugins.",
 }
 
 #: Commands that other distributions bring, with the extra that installs them.

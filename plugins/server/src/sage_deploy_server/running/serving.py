@@ -54,13 +54,14 @@ class Server:
             operations: The environment whose services are called.
             http: Address and port to listen at, port 0 for a free one; None for none.
             unix: A listening socket whose clients need no token; it is closed with the server. None for none.
-            token: Lets in those who come over HTTP.
+            token: Lets in those who come over HTTP; must not be empty if *http* is given.
             read_token: Lets in those who only look; None for nobody.
             hosts: Further names under which clients know this server.
             max_body: Bytes of a request's body, at most.
 
         Raises:
             OSError: The port is taken, or the address is none of this machine's.
+            ValueError: A token is empty.
         """
         operations.logs()  # lines are kept from the first time that somebody asks
         self._logins = Logins()
@@ -68,12 +69,12 @@ class Server:
         self._servers: list[tuple[_Uvicorn, socket.socket]] = []
         self.address: tuple[str, int] | None = None
         if http is not None:
+            gate = Gate(self._application, token=token, read_token=read_token, hosts=hosts, logins=self._logins)
             listening = socket.create_server(http, family=_family(http[0]))
             # An answer's head and body are written apart: else the body waits 40 ms for the client's acknowledgement.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.address = listening.getsockname()[:2]
             self._logins.url = _reached_at(self.address, hosts)
-            gate = Gate(self._application, token=token, read_token=read_token, hosts=hosts, logins=self._logins)
             self._servers.append((_server(gate), listening))
         if unix is not None:
             self._servers.append((_server(self._application), unix))
@@ -226,8 +227,11 @@ def serve(operations: Operations, http: str = "127.0.0.1:8400", *, token: str, *
     Args:
         operations: The environment.
         http: `HOST:PORT`, or a port alone at the loopback interface.
-        token: Lets in.
+        token: Lets in; must not be empty.
         **more: As for `Server`.
+
+    Raises:
+        OSError, ValueError: As `Server`.
     """
     server = Server(operations, http=parse(http), token=token, **more)
     try:

@@ -71,7 +71,13 @@ class Gate:
             read_token: Lets in those who only look; None for nobody.
             hosts: Names of this server besides those of the loopback interface.
             logins: Browsers that have logged in; None for none.
+
+        Raises:
+            ValueError: A token is empty: every request would be let in.
         """
+        for name, given in (("token", token), ("read_token", read_token)):
+            if given is not None and not given.strip():
+                raise ValueError(f"{name} is empty; give a secret such as secrets.token_urlsafe()")
         self._app = app
         self._token = token.encode()
         self._read_token = None if read_token is None else read_token.encode()
@@ -122,12 +128,13 @@ class Gate:
 
     def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> Access:
         scheme, _, given = headers[b"authorization"].partition(b" ")
-        given = given.strip() if scheme.lower() == b"bearer" else b""
+        given = given.strip()
         scope["sage_caller"] = "token"  # for the record of who changed what
-        if hmac.compare_digest(given, self._token):
-            return Access.FULL
-        if self._read_token is not None and hmac.compare_digest(given, self._read_token):
-            return Access.READ
+        if scheme.lower() == b"bearer":
+            if hmac.compare_digest(given, self._token):
+                return Access.FULL
+            if self._read_token is not None and hmac.compare_digest(given, self._read_token):
+                return Access.READ
         raise Problem(401, "token", "send the header `Authorization: Bearer TOKEN`")
 
     def _check_login(self, scope: Scope, headers: dict[bytes, bytes]) -> Access:
