@@ -11,7 +11,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = True
 
-# So that a page can link to a section of another: semantics.md#deadlines.
+# So that a page can link to a section of another: semantics/deadlines.md#inline.
 myst_heading_anchors = 3
 
 html_theme = "furo"

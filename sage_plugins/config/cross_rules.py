@@ -171,7 +171,7 @@ def _update_can_proceed(update: Mapping[str, Any] | None) -> Iterable[Problem]:
         return
     surge, unavailable = (update.get(name, UPDATE_FIELDS[name].default) for name in ("max_surge", "max_unavailable"))
     if surge == unavailable == 0:
-        message = "and update.max_surge are both 0: no replica could ever be replaced"
+        message = "is 0, and so is update.max_surge: no replica could ever be replaced"
         yield Problem(
             "E604", "update.max_unavailable", message, "set one of them to 1 or more", other="update.max_surge"
         )
@@ -179,7 +179,7 @@ def _update_can_proceed(update: Mapping[str, Any] | None) -> Iterable[Problem]:
 
 def _recycles_for_a_reason(recycle: Mapping[str, Any] | None) -> Iterable[Problem]:
     if recycle is not None and all(value is None for value in recycle.values()):
-        message = "says nothing: no replica would ever be replaced"
+        message = "sets no limit: no replica would ever be replaced"
         yield Problem("E410", "recycle", message, "give max_calls, max_memory_mb or max_age, or remove it")
 
 

@@ -64,8 +64,11 @@ def _duration(name: str, doc: str, default: float | None = None, *, positive: bo
 
 #: The keys of `methods.<name>.batch`.
 BATCH_FIELDS: Final = _keys(
-    _count("size", "Most calls given to the batch method at once. Left out: the service's batch_size.", minimum=1),
-    _duration("wait", "Longest wait for the batch to fill while a worker is idle, in seconds. Left out: batch_wait."),
+    _count("size", "Maximum calls given to the batch method at once. Left out: the service's batch_size.", minimum=1),
+    _duration(
+        "wait",
+        "Maximum wait for the batch to fill while a worker is idle, in seconds. Left out: the service's batch_wait.",
+    ),
 )
 
 #: The keys of `methods.<name>`.
@@ -78,7 +81,7 @@ METHOD_FIELDS: Final = _keys(
         exclusive=True,
         maximum=LONGEST,
         unit="seconds",
-        doc="Longest time of a call of this method, in seconds; null: no limit. Left out: as the service.",
+        doc="Maximum time of a call of this method, in seconds; null: no limit. Left out: the service's timeout.",
     ),
     FieldInfo(
         name="max_concurrency",
@@ -86,19 +89,19 @@ METHOD_FIELDS: Final = _keys(
         optional=True,
         minimum=1,
         maximum=MOST,
-        doc="Most calls of this method at once in each replica; null or left out: the replica's slots.",
+        doc="Maximum calls of this method that each replica runs at once; null or left out: the replica's slots.",
     ),
     FieldInfo(
         name="idempotent",
         kind="boolean",
         default=False,
-        doc="Whether running a call twice does no harm, so that it may be tried again after it has started.",
+        doc="Whether a call may run twice without harm, so that it may be retried after it has started.",
     ),
     FieldInfo(
         name="batch",
         kind="batch",
         keys=BATCH_FIELDS,
-        doc="Whether calls go through the method's batch method: true, or its own size and wait.",
+        doc="Whether calls go through the method's batch method: true, or a mapping of size and wait.",
     ),
 )
 
@@ -108,27 +111,27 @@ AUTOSCALE_FIELDS: Final = _keys(
         name="policy",
         kind="string",
         default="target_ongoing",
-        doc="ID of the autoscaler, which says how many replicas the load needs.",
+        doc="ID of the autoscaler, which decides how many replicas the load needs.",
     ),
-    _count("min", "Fewest replicas; 0: none while there are no calls.", 1),
-    _count("initial", "Replicas at the start. Left out: min, or 1 if that is 0.", minimum=1),
-    _count("max", "Most replicas.", 1, minimum=1),
+    _count("min", "Minimum replicas; 0: none while there are no calls.", 1),
+    _count("initial", "Replicas at the start. Left out: min, or 1 if min is 0.", minimum=1),
+    _count("max", "Maximum replicas.", 1, minimum=1),
     FieldInfo(
         name="target_ongoing_requests",
         kind="number",
         minimum=0,
         exclusive=True,
         maximum=float(MOST),
-        doc="Calls that wait or run in each replica, on average, that scaling aims at. Left out: the calls that a "
-        "replica runs at once, but at least 2.",
+        doc="Target for the average number of waiting and running calls per replica. Left out: the calls "
+        "that a replica runs at once, but at least 2.",
     ),
-    _duration("target_queue_wait", "Mean wait in the queue that scaling aims at, in seconds.", positive=True),
-    _duration("upscale_delay", "How long more replicas must be wanted before they start, in seconds.", 10.0),
-    _duration("downscale_delay", "How long fewer replicas must be wanted before some stop, in seconds.", 300.0),
-    _share("upscale_factor", "How far to go at once towards more replicas, as a fraction; at least one is added.", 1.0),
-    _share("downscale_factor", "How far to go at once towards fewer, as a fraction; at least one is taken away.", 1.0),
+    _duration("target_queue_wait", "Target for the mean wait in the queue, in seconds.", positive=True),
+    _duration("upscale_delay", "How long more replicas must be needed before new ones start, in seconds.", 10.0),
+    _duration("downscale_delay", "How long fewer replicas must be needed before some stop, in seconds.", 300.0),
+    _share("upscale_factor", "Fraction of the missing replicas to add in one step; at least one is added.", 1.0),
+    _share("downscale_factor", "Fraction of the surplus replicas to remove in one step; at least one is removed.", 1.0),
     _duration("look_back", "Time over which the load is averaged, in seconds.", 30.0, positive=True),
-    _share("tolerance", "Deviation from the aim that changes nothing, as a fraction.", 0.1),
+    _share("tolerance", "Deviation from the target that changes nothing, as a fraction.", 0.1),
     _duration(
         "scale_to_zero_delay",
         "Time without calls after which the last replica stops, in seconds. Left out: downscale_delay.",
@@ -137,15 +140,19 @@ AUTOSCALE_FIELDS: Final = _keys(
 
 #: The keys of `retry`.
 RETRY_FIELDS: Final = _keys(
-    _count("max_attempts", "Most attempts of one call, the first included.", 3, minimum=1),
-    _duration("backoff", "Wait before the second attempt, in seconds; it doubles from one to the next.", 0.025),
-    _share("budget", "Attempts beyond the first that all calls together may take, as a fraction of the calls.", 0.2),
-    _count("min", "Attempts beyond the first that are allowed in any 10 seconds, whatever the budget.", 3),
+    _count("max_attempts", "Maximum attempts of one call, the first included.", 3, minimum=1),
+    _duration(
+        "backoff",
+        "Maximum random wait before the second attempt, in seconds; doubles with each further attempt, up to 1.",
+        0.025,
+    ),
+    _share("budget", "Retries of all calls together, as a fraction of the calls of the last 10 seconds.", 0.2),
+    _count("min", "Retries that are allowed in any 10 seconds in addition to the budget.", 3),
     FieldInfo(
         name="on",
         kind="strings",
         default=(),
-        doc="Classes of exceptions of the methods that are tried again, by their bare names; subclasses count too.",
+        doc="Exceptions of methods after which calls are retried: class names without module; subclasses count too.",
     ),
 )
 
@@ -153,41 +160,41 @@ RETRY_FIELDS: Final = _keys(
 HEDGE_FIELDS: Final = _keys(
     _duration(
         "delay",
-        "Time without an answer after which a call gets a second attempt, in seconds; p95: the time within which 95 % "
-        "of the method's calls were answered.",
+        "Time without an answer after which a call gets a second attempt, in seconds; p95: the time "
+        "within which 95 % of the method's calls are answered.",
         0.0,
         positive=True,
     )._replace(default="p95", choices=("p95",)),
-    _count("max", "Second attempts of one call.", 1, minimum=1)._replace(maximum=1),
+    _count("max", "Maximum second attempts of one call.", 1, minimum=1)._replace(maximum=1),
 )
 
 #: The keys of `circuit_breaker`.
 BREAKER_FIELDS: Final = _keys(
-    _count("failures", "Failures in a row that open it.", 5, minimum=1),
-    _duration("window", "Time within which these failures lie, in seconds.", 10.0, positive=True),
-    _duration("open", "Time for which it refuses calls, in seconds.", 10.0, positive=True),
-    _count("probes", "Calls that it lets through then; it closes when all of them succeed.", 1, minimum=1),
+    _count("failures", "Failures in a row that open the circuit breaker.", 5, minimum=1),
+    _duration("window", "Time within which these failures must happen, in seconds.", 10.0, positive=True),
+    _duration("open", "Time during which calls are refused, in seconds.", 10.0, positive=True),
+    _count("probes", "Calls that go through after that; if all succeed, the circuit breaker closes.", 1, minimum=1),
 )
 
 #: The keys of `outlier`.
 OUTLIER_FIELDS: Final = _keys(
-    _count("consecutive", "Calls in a row that time out at a replica before it gets none.", 5, minimum=1),
+    _count("consecutive", "Timeouts in a row after which a replica gets no calls.", 5, minimum=1),
     _duration("interval", "Time over which the durations of replicas are compared, in seconds.", 10.0, positive=True),
-    _duration("base_ejection", "Time without calls, in seconds; twice as long each next time.", 5.0, positive=True),
-    _duration("max_ejection", "Longest time without calls, in seconds.", 300.0, positive=True),
+    _duration("base_ejection", "Time without calls, in seconds; doubles each time.", 5.0, positive=True),
+    _duration("max_ejection", "Maximum time without calls, in seconds.", 300.0, positive=True),
     FieldInfo(
         name="max_percent",
         kind="number",
         default=50.0,
         minimum=0,
         maximum=100,
-        doc="Most replicas without calls at once, in percent; if it had to be more, all get calls.",
+        doc="Maximum share of replicas without calls at once, in percent; if more would have to go, all get calls.",
     ),
 )
 
 #: The keys of `recycle`.
 RECYCLE_FIELDS: Final = _keys(
-    _count("max_calls", "Calls after which a replica is replaced. Left out: however many.", minimum=1),
+    _count("max_calls", "Calls after which a replica is replaced. Left out: no limit.", minimum=1),
     FieldInfo(
         name="max_memory_mb",
         kind="number",
@@ -195,25 +202,29 @@ RECYCLE_FIELDS: Final = _keys(
         exclusive=True,
         maximum=float(MOST),
         unit="MiB",
-        doc="Resident memory of its process at which a replica is replaced, in MiB. Left out: however much.",
+        doc="Resident memory of its process at which a replica is replaced, in MiB. Left out: no limit.",
     ),
-    _duration("max_age", "Time since it got ready after which a replica is replaced, in seconds.", positive=True),
+    _duration(
+        "max_age",
+        "Time after it became ready at which a replica is replaced, in seconds. Left out: no limit.",
+        positive=True,
+    ),
 )
 
 #: The keys of `update`.
 UPDATE_FIELDS: Final = _keys(
     _count(
         "max_surge",
-        "Most replicas beyond the wanted number while they are being replaced; those that drain do not count.",
+        "Maximum replicas above the wanted number during an update; draining ones do not count.",
         1,
     ),
-    _count("max_unavailable", "Most replicas short of the wanted number while they are being replaced.", 0),
+    _count("max_unavailable", "Maximum replicas below the wanted number during an update.", 0),
     _duration(
         "min_ready_s", "How long a new replica must be ready before it counts and an old one leaves, in seconds.", 0.0
     ),
     _duration(
         "progress_deadline",
-        "Longest time until a new replica is ready, in seconds; it stands for startup_timeout during an update.",
+        "Maximum time until a new replica is ready, in seconds; replaces startup_timeout during an update.",
         600.0,
         positive=True,
     ),
@@ -221,7 +232,7 @@ UPDATE_FIELDS: Final = _keys(
         name="auto_rollback",
         kind="boolean",
         default=True,
-        doc="Whether the old version comes back if a new replica does not become ready; false: the update stops there.",
+        doc="Whether the old version comes back if a new replica does not become ready; false: the update stops.",
     ),
 )
 

@@ -138,60 +138,60 @@ class ServiceDeploymentConfig:
     a target or a strategy asks of its own fields.
 
     Attributes:
-        target: ID of the target: where the replicas run (local, remote_any, ...).
-        target_nodes: Names, IDs or addresses of the nodes that may hold replicas, for targets that take them.
-        node_selector: Labels that a node must have to hold a replica, for targets that take them.
-        threading_strategy: ID of the threading strategy: how a replica runs its calls (single, ...).
-        thread_count: Threads of each replica: all of them under multi, those at first under pool.
-        max_thread_count: Most threads of each replica under pool; another name for thread_pool_size.
-        thread_pool_size: Most threads of each replica under pool; under async, of the helper pool for synchronous
+        target: ID of the target: where replicas run, such as local, process or remote_any.
+        target_nodes: Names, IDs or addresses of nodes that may hold replicas; only for targets that support it.
+        node_selector: Labels that a node needs to hold a replica; only for targets that support it.
+        threading_strategy: ID of the threading strategy: how a replica runs its calls, such as single or pool.
+        thread_count: Threads of each replica under multi; initial threads under pool.
+        max_thread_count: Maximum threads of each replica under pool; another name for thread_pool_size.
+        thread_pool_size: Maximum threads of each replica under pool; under async, maximum helper threads for ordinary
             methods.
-        max_concurrency: Coroutines of each replica at once under async; null: thread_count if above 1, else 100.
+        max_concurrency: Maximum coroutines that each replica runs at once under async; null: thread_count if it is
+            above 1, else 100.
         replicas: Number of replicas of the service.
-        load_balancing: Whether calls are spread over all replicas. Left out: true if there can be several or
-            load_balancer is set. With false only the first serves.
-        load_balancer: ID of the load balancer; null: the target's default (least_loaded in process).
-        failover_enabled: Whether another replica takes over: hot standby, and retry of idempotent calls.
-        spread: How remote replicas are placed: over as many nodes as possible, or on as few.
-        max_replicas_per_node: Most replicas of the service on one node; null: no limit.
-        cpu_cores: CPU cores reserved for each replica, fractions allowed; 0 places it without reserving. Advisory on
-            local.
+        load_balancing: Whether calls are spread over all replicas; false: only the first replica serves. Left out: true
+            if there can be several replicas or load_balancer is set.
+        load_balancer: ID of the load balancer; null: the target's default, least_loaded in this process.
+        failover_enabled: Whether another replica takes over from one that dies: standby replicas, and retries of
+            idempotent calls.
+        spread: How replicas are placed on nodes. spread: on as many nodes as possible; pack: on as few as possible.
+        max_replicas_per_node: Maximum replicas of the service on one node; null: no limit.
+        cpu_cores: CPU cores reserved for each replica; fractions are allowed; 0: none. Advisory on local.
         memory_mb: Memory reserved for each replica, in MiB (1024 * 1024 bytes). Advisory on local.
-        gpu_count: GPUs reserved for each replica; a fraction only where the target can share a GPU.
-        queue_size: Most calls that wait, per service and calling process; 0: a call needs a free slot at once.
+        gpu_count: GPUs reserved for each replica; fractions only if the target can share a GPU.
+        queue_size: Maximum waiting calls, for each service and calling process; 0: a call needs a free slot at once.
         overload: What happens when the queue is full. block: the call waits for room until its deadline; reject: it
-            fails at once; shed_oldest: the call that has waited longest fails; priority: the one with the lowest
-            priority fails, and waiting calls start by their priority.
-        timeout: Longest time of a call from end to end, waiting included, in seconds; null: no limit.
-        timeout_strength: What ends a call at its deadline that has started. cooperative: its caller is released, and a
-            synchronous method runs on; kill: its replica is killed and replaced, on targets that can do that.
-        queue_timeout: Longest wait of a call in the queue, within timeout, in seconds; null: as long as timeout allows.
-        batch_size: Most calls given to a batch method at once; null or 1: no batching.
-        batch_wait: Longest wait for a batch to fill while a worker is idle, in seconds.
-        startup_timeout: Longest time until a replica is ready, in seconds.
-        drain_timeout: Longest time that a stopping replica gives to calls it has accepted, in seconds.
+            fails at once; shed_oldest: the call that has waited longest fails; priority: the call with the lowest
+            priority fails, and waiting calls start by priority.
+        timeout: Maximum time of a call from end to end, waiting included, in seconds; null: no limit.
+        timeout_strength: What happens to a running call at its deadline. cooperative: its caller is released, and an
+            ordinary method runs on; kill: its replica is killed and replaced, on targets that support it.
+        queue_timeout: Maximum wait of a call in the queue, in seconds, at most timeout; null: as long as timeout
+            allows.
+        batch_size: Maximum calls given to a batch method at once; null or 1: no batching.
+        batch_wait: Maximum wait for a batch to fill while a worker is idle, in seconds.
+        startup_timeout: Maximum time until a replica is ready, in seconds.
+        drain_timeout: Maximum time for a stopping replica to finish accepted calls, in seconds.
         health_check_interval: Time from one health check to the next, in seconds.
-        health_check_timeout: Longest time of one health check, in seconds; at most health_check_interval. Left out: 5,
-            or health_check_interval if that is shorter.
-        failure_threshold: Failed health checks in a row that make a replica unhealthy.
-        success_threshold: Passed health checks in a row that make an unhealthy replica ready again.
-        enable_metrics: Whether calls are counted and timed; without it `metrics` among the monitors is left out.
+        health_check_timeout: Maximum time of a health check, in seconds; at most health_check_interval. Left out: 5, or
+            health_check_interval if that is shorter.
+        failure_threshold: Failed health checks in a row after which a replica is unhealthy.
+        success_threshold: Passed health checks in a row after which an unhealthy replica is ready again.
+        enable_metrics: Whether calls are counted and timed; false removes `metrics` from the monitors.
         monitors: IDs of the monitors that watch the service.
-        autoscale: Scaling by load: min, max, initial and more; takes the place of replicas.
-        retry: How failed calls of idempotent methods are tried again.
-        hedge: When a call of an idempotent method that has no answer yet gets a second attempt on another replica:
-            delay, max.
+        autoscale: Scales the number of replicas by load, in place of replicas: min, max, initial and more.
+        retry: How failed calls of idempotent methods are retried.
+        hedge: When an unanswered call of an idempotent method also runs on another replica: delay, max.
         circuit_breaker: When calls are refused at once because the service keeps failing: failures, window, open,
             probes.
-        outlier: When a replica gets no calls for a while because it fails or is far slower than its peers; needs a load
+        outlier: When a replica that times out or is much slower than its peers gets no calls for a while; needs a load
             balancer.
-        recycle: When a replica is replaced by a fresh one although nothing is wrong with it: max_calls, max_memory_mb,
-            max_age.
+        recycle: When a healthy replica is replaced by a new one: max_calls, max_memory_mb, max_age.
         update: How replicas are replaced after a change: max_surge, max_unavailable, min_ready_s, progress_deadline,
             auto_rollback.
-        user_config: Passed to the service's own reconfigure(user_config); the core does not read it.
-        methods: Per method: timeout, max_concurrency, idempotent, batch.
-        options: Options of the plugins that the service uses, by plugin ID; each plugin checks its own.
+        user_config: Passed to the service's reconfigure(user_config); the core does not read it.
+        methods: Settings of single methods: timeout, max_concurrency, idempotent, batch.
+        options: Options of the service's plugins, by plugin ID; each plugin checks its own.
 
     Raises:
         ConfigError: Values are not valid, do not go together, or have an unknown name; the message lists all of them,

@@ -281,7 +281,8 @@ def _together(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem
             Problem(
                 "E306",
                 "threading_strategy",
-                f"is '{strategy.id}', which runs calls on their callers' threads: target '{target.id}' has no such",
+                f"is '{strategy.id}', which runs calls on their callers' threads: the replicas of target '{target.id}' "
+                "are in other processes",
                 "use threading_strategy 'single'",
                 other="target",
             )
@@ -300,8 +301,8 @@ def _memory_of_its_own(choices: Choices, config: ServiceDeploymentConfig) -> lis
         Problem(
             "E411",
             "recycle.max_memory_mb",
-            f"on target '{target.id}' all replicas share the memory of this process, which a fresh replica does not "
-            "give back",
+            f"on target '{target.id}' all replicas share the memory of this process, and a new replica "
+            "would not free it",
             "remove it, use max_calls or max_age, or name a target whose replicas have processes of their own",
             other="target",
         )

@@ -224,7 +224,7 @@ def _not_hedged(
     if config.autoscale is not None:
         most, number = config.autoscale.get("max", 2), "autoscale.max"
     if most < 2:  # noqa: PLR2004 - one for each attempt
-        message = "needs a second replica for a second attempt, and there is one"
+        message = "needs a second replica, and the service has one"
         fix = f"set {number} to 2 or more, or remove hedge"
         return [Problem("E602", "hedge", message, fix, other=number)]
     if strategy is not None and "in_callers_thread" in strategy.registration.capabilities:
@@ -232,7 +232,7 @@ def _not_hedged(
         return [Problem("W12", "hedge", message, "remove it, or use another strategy", other="threading_strategy")]
     if any(method.idempotent and method.kind not in GENERATORS and method.batch is None for method in methods):
         return []
-    message = f"has no method to act on: {cls.__qualname__} declares none idempotent that is answered one by one"
+    message = f"applies to no method: {cls.__qualname__} has none that is idempotent and answered one by one"
     return [Problem("E601", "hedge", message, "set methods.<name>.idempotent: true, or remove hedge")]
 
 

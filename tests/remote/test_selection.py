@@ -156,25 +156,25 @@ def test_nobody_with_the_labels_is_said():
 @pytest.mark.parametrize(
     ("text", "position", "words"),
     [
-        ("in(a", 5, "',' or ')' must stand, not the end"),
-        ("in()", 4, "a value of letters, digits, '-', '_' and '.' must stand, not ')'"),
+        ("in(a", 5, "expected ',' or ')' at character 5, found the end"),
+        ("in()", 4, "expected a value of letters, digits, '-', '_' and '.' at character 4, found ')'"),
         ("in(a, ", 7, "a value"),
-        ("in(a b)", 6, "',' or ')' must stand, not 'b'"),
+        ("in(a b)", 6, "expected ',' or ')' at character 6, found 'b'"),
         ("in(a) ", 6, "nothing more"),
         ("!!a", 2, "a value"),
-        ("!", 2, "not the end"),
-        ("a_", 2, "nothing more must stand, not '_'"),
+        ("!", 2, "found the end"),
+        ("a_", 2, "expected nothing more at character 2, found '_'"),
         ("-a", 1, "a value"),
         ("a b", 2, "nothing more"),
         ("a" * 64, 64, "nothing more"),
-        ("not_in(a)", 7, "nothing more must stand, not '('"),
+        ("not_in(a)", 7, "expected nothing more at character 7, found '('"),
     ],
 )
 def test_wrong_selector_is_refused_with_its_position(text, position, words):
     with pytest.raises(SelectorError, match=re.escape(words)) as caught:
         parse_requirement("zone", text)
     assert caught.value.position == position
-    assert f"at character {position} " in str(caught.value)
+    assert f"at character {position}, " in str(caught.value)
 
 
 @pytest.mark.parametrize("label", ["", "-a", "a/b/c", "a b", "a" * 64])

@@ -194,7 +194,7 @@ class ReplicaSet:
             what = f"{last.id} died ({last.missing})"
         else:
             what = (
-                f"{looping.id} is in a crash loop and not replaced any more: {looping.missing}. Mend what it says, "
+                f"{looping.id} is in a crash loop and not replaced any more: {looping.missing}. Fix that error, "
                 f"then call `restart('{self.name}')`"
             )
         msg = f"service '{self.name}' has no replica left: {what}"

@@ -243,7 +243,7 @@ class Elastic:
         name = self._replicas.name
         msg = (
             f"service '{name}' has no replica: {MOST_STARTS} starts for calls that waited have failed, and none is "
-            f"tried any more: {text_of(error)}. Mend what it says, then call `scale('{name}', 1)`"
+            f"tried any more: {text_of(error)}. Fix that error, then call `scale('{name}', 1)`"
         )
         self._replicas.router.unavailable(lambda: NoReplicaError(msg, service=name))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "PROFILE", "environment_of", "load"]
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
-PROFILE = click.option("--profile", help="Which of the file's `profiles` to apply.")
+PROFILE = click.option("--profile", help="Apply this profile of the file.")
 
 
 def environment_of(

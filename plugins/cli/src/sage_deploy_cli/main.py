@@ -27,12 +27,12 @@ __all__ = ["ExitCode", "commands", "main"]
 #: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
 COMMANDS: Final = {
     "init": "Write a project to start from: services in FOLDER, or with --plugin a plugin NAME.",
-    "validate": "Check everything that FILE says, without starting or placing anything.",
-    "plan": "Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.",
-    "up": "Deploy the services of FILE and keep them running until interrupted.",
-    "explain": "Explain a FIELD of a deployment file: where it stands, its type, range, default and meaning.",
+    "validate": "Check FILE and report every problem; starts nothing.",
+    "plan": "Show what `up FILE` would start, replace or stop, and why; starts nothing.",
+    "up": "Deploy the services of FILE and run them until interrupted.",
+    "explain": "Explain a FIELD of deployment files: its place, type, range, default and meaning.",
     "schema": "Print the JSON Schema of deployment files, for editors.",
-    "doctor": "Check whether this machine and this Python are fit to run services; each finding says what to do.",
+    "doctor": "Check whether this machine and this Python can run services, and say what to fix.",
     "plugins": "List, show and check plugins.",
 }
 

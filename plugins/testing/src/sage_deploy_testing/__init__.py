@@ -50,7 +50,7 @@ _HOMES: Final = {
 
 #: By name: the module that has it, and what `sage-deploy --help` says of it.
 _COMMANDS: Final = {
-    "simulate": ("simulate", "Run a service of FILE in virtual time: its router, balancer, guards and autoscaler."),
+    "simulate": ("simulate", "Simulate a service of FILE in virtual time."),
     "chaos": ("chaos", "Call the services of FILE while accidents happen, and judge every call."),
 }
 

@@ -128,7 +128,7 @@ def _check_pool(config: Any, _options: Any) -> Iterator[Problem]:
             "E303",
             "thread_pool_size",
             f"is {size}, less than thread_count {kept}",
-            "raise it, or lower thread_count: so many start with the replica, and it is the most that there are",
+            "raise it, or lower thread_count",
             other="thread_count",
         )
     elif size is None and alias is not None and alias < kept:

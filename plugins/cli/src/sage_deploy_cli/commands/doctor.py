@@ -16,7 +16,7 @@ __all__ = ["command"]
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(*, as_json: bool) -> None:
-    """Check whether this machine and this Python are fit to run services; each finding says what to do."""
+    """Check whether this machine and this Python can run services, and say what to fix."""
     import attrs
 
     from sage_deploy_cli.machine.checks import check_machine

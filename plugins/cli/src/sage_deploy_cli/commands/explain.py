@@ -21,10 +21,10 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
 def command(field: str, *, as_json: bool) -> None:
     """
-    Explain a FIELD of a deployment file: where it stands, its type, range, default and meaning.
+    Explain a FIELD of deployment files: its place, type, range, default and meaning.
 
-    FIELD is a key with those above it: timeout, performance.timeout, performance, methods.get.batch, init, class, or
-    options.pool for the options of a plugin. Without FIELD: an overview of everything that may stand in a file.
+    Examples of FIELD: timeout, performance.timeout, performance, methods.get.batch, init, class, options.pool (the
+    options of a plugin). Without FIELD, list all keys of a deployment file.
     """
     import attrs
 

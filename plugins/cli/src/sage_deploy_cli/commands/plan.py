@@ -20,18 +20,21 @@ __all__ = ["command"]
 @PROFILE
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.option(
-    "-v", "--verbose", is_flag=True, help="Show all of it: who decides what, where values come from, what is enforced."
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Show the whole plan: which plugin decides, where values come from, what is enforced.",
 )
-@click.option("--all", "all_settings", is_flag=True, help="As -v, with the settings that have their defaults, too.")
+@click.option("--all", "all_settings", is_flag=True, help="Like -v, and also show settings with default values.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the plan to this file as well; `up` executes it, or refuses it once it is stale.",
+    help="Also write the plan to this file. `up` executes it, or refuses it if it is stale.",
 )
 @click.option(
     "--detailed-exitcode",
     is_flag=True,
-    help="End with 3 if there is anything to start, replace or stop, and with 0 if there is not.",
+    help="Exit with 3 if there are changes, and with 0 if there are none.",
 )
 def command(  # noqa: PLR0913 - a parameter for each option
     file: Path,
@@ -44,9 +47,9 @@ def command(  # noqa: PLR0913 - a parameter for each option
     detailed_exitcode: bool,
 ) -> None:
     """
-    Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.
+    Show what `up FILE` would start, replace or stop, and why; starts nothing.
 
-    If a process of yours runs FILE with `up`, the plan shows what is different from that.
+    If you already run FILE with `up`, the plan shows the difference from the running services.
     """
     # The library is imported here: `plan --help` does without.
     from sage_deploy_cli.runs.run_record import find_run

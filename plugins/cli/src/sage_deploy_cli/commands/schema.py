@@ -16,13 +16,13 @@ __all__ = ["command"]
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write FILE instead; it is replaced as a whole, or not at all.",
+    help="Write to FILE instead, completely or not at all.",
 )
 def command(output: Path | None) -> None:
     """
     Print the JSON Schema of deployment files, for editors.
 
-    It knows the plugins that are installed: their IDs, and their options. Plugins that do not load are named on stderr.
+    It includes the IDs and options of the installed plugins. Plugins that do not load are named on stderr.
     """
     from sage_deploy_cli.runs.whole_file import write_whole
     from sage_deploy_files.describing.schema.document import schema_text

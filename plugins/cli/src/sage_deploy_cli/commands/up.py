@@ -43,40 +43,39 @@ _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") i
 @click.option(
     "--once",
     is_flag=True,
-    help="Call `process()` once on every service of the file that has it, print what it returns, then stop everything.",
+    help="Call `process()` once on each service that has it, print the results, then stop everything.",
 )
 @click.option(
     "--wait",
     is_flag=True,
-    help="Wait until every replica has passed check_health() and check_ready(); end with 4 if one does not within its "
-    "service's startup_timeout.",
+    help="Wait until every replica passes check_health() and check_ready(). Exit with 4 if one does not within the "
+    "startup_timeout of its service.",
 )
 @click.option(
     "--watch",
     is_flag=True,
-    help="Look at FILE every second, and apply it when it has changed and is no longer being written. Classes are not "
-    "imported anew.",
+    help="Check FILE every second and apply its changes. Changed classes need a new process.",
 )
 @click.option(
     "--another",
     is_flag=True,
-    help="Start the services although another process of yours runs FILE: a second copy, beside the first.",
+    help="Start a second copy, although another process of yours already runs FILE.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(_LEVELS, case_sensitive=False),
     default="info",
     show_default=True,
-    help="Show what services log from this level on.",
+    help="Lowest level of the services' logs to show.",
 )
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How to show it: lines for people, or a JSON object a line.",
+    help="Format of logs: text, or one JSON object a line.",
 )
-@click.option("--http", metavar="[HOST:]PORT", help="Answer calls of services over HTTP there.")
+@click.option("--http", metavar="[HOST:]PORT", help="Also answer calls over HTTP at this address.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the whole plan, as `plan -v` does.")
 def command(  # noqa: PLR0913 - a parameter for each option
     file: Path,
@@ -92,10 +91,10 @@ def command(  # noqa: PLR0913 - a parameter for each option
     verbose: bool,
 ) -> None:
     """
-    Deploy the services of FILE and keep them running until interrupted.
+    Deploy the services of FILE and run them until interrupted.
 
-    FILE is a deployment file, or a plan that `plan --out` wrote: that is executed only if it would still do the same.
-    Classes are imported from the working directory first, from the folder of the deployment file second.
+    FILE is a deployment file, or a plan written by `plan --out`. A plan is executed only if it would still do the same.
+    Classes are imported from the working directory first, then from the folder of the deployment file.
     """
     if once and watch:
         raise click.UsageError("--once ends after the job: there is nothing to watch")

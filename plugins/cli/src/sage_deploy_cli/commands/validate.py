@@ -24,19 +24,19 @@ __all__ = ["command"]
 @click.option(
     "--no-import",
     is_flag=True,
-    help="Do not import the classes that FILE names; what can only be told from them is not checked.",
+    help="Import no class of FILE; skip the checks that need one.",
 )
 @click.option(
     "--resolved",
     is_flag=True,
-    help="Print what the file comes to: profile, defaults, variables and units worked out. Secrets are printed too.",
+    help="Print the file with profile, defaults, variables and units applied. Prints secrets too.",
 )
 def command(file: Path, profile: str | None, *, no_import: bool, resolved: bool) -> None:
     """
-    Check everything that FILE says, without starting or placing anything.
+    Check FILE and report every problem; starts nothing.
 
-    Its values, what the plugins say of them, the classes that it names, and the arguments for these: every problem is
-    reported at once, with its place. Importing a class runs its module.
+    Checks the values, the rules of the plugins, whether classes can be imported, and whether arguments fit their
+    constructors. Each problem is reported with its place. Importing a class runs its module.
     """
     # The library is imported here: `validate --help` does without.
     from sage_deploy_files.reading.problems import FileProblem, refuse

@@ -64,7 +64,7 @@ def _judged(entry: ServiceEntry, found: Any) -> tuple[type | None, list[Problem]
 
 def _cannot_import(path: str, error: BaseException) -> Problem:
     module_name = path.partition(":")[0]
-    fix = f"correct what importing {module_name} runs into"
+    fix = f"fix the error that importing {module_name} raises"
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
         fix = "check the name; the working directory and the folder of the file are searched first"
     return Problem("E703", "class", f"cannot import {path!r}: {one_line(text_of(error))}", fix)

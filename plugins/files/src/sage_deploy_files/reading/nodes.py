@@ -280,7 +280,7 @@ class _Builder:
             if self._nodes > MAX_NODES:
                 message = f"the file has more than {MAX_NODES} keys and values"
                 message += f", {node.size} of them through the alias *{name[:_SHOWN]}"
-                _stop("E108", at, message, "name less by aliases, or split the file")
+                _stop("E108", at, message, "use fewer aliases, or split the file")
             if len(self._open) + node.height > MAX_DEPTH:
                 message = f"nested more than {MAX_DEPTH} levels deep"
                 message += f", {node.height} of them through the alias *{name[:_SHOWN]}"

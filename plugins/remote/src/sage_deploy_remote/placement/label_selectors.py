@@ -126,4 +126,4 @@ def _skip(text: str, at: int) -> int:
 
 def _fail(text: str, at: int, wanted: str) -> NoReturn:
     found = repr(text[at]) if at < len(text) else "the end"
-    raise SelectorError(f"{text!r} is no selector: at character {at + 1} {wanted} must stand, not {found}", at + 1)
+    raise SelectorError(f"{text!r} is no selector: expected {wanted} at character {at + 1}, found {found}", at + 1)

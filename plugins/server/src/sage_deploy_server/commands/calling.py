@@ -24,18 +24,18 @@ _DURATION: Final = re.compile(r"(queue|run);dur=([0-9.]+)")
 @click.command("call", context_settings={"ignore_unknown_options": True})
 @click.argument("method", type=METHOD, metavar="SERVICE.METHOD")
 @click.argument("arguments", nargs=-1, metavar="[JSON | KEY=VALUE ...]")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the call.")
-@click.option("--key", help="What a balancer that goes by a key sends it by.")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr how long it took, and what on.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Timeout of the call in seconds.")
+@click.option("--key", help="Key of the call, for balancers that choose by key.")
+@click.option("-v", "--verbose", is_flag=True, help="Print on stderr how long each part of the call took.")
 @environment_options
 def call(  # noqa: PLR0913 - a parameter for each option
     running: Running, method: str, arguments: tuple[str, ...], timeout: float | None, key: str | None, *, verbose: bool
 ) -> None:
     """
-    Call METHOD of a running SERVICE, and print its result as JSON.
+    Call METHOD of a running SERVICE and print its result as JSON.
 
-    Arguments are one JSON object or array, or KEY=VALUE pairs whose values are JSON, or text if they are none. Items of
-    a stream are printed as they come, one a line.
+    Give the arguments as one JSON object or array, or as KEY=VALUE pairs. A value that is not JSON is text. The items
+    of a stream are printed one a line, as they arrive.
     """
     service, dot, name = method.rpartition(".")
     if not dot or not service or not name:

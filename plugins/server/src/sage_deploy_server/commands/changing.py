@@ -29,7 +29,7 @@ _LOOK_S: Final = 0.1
 @YES
 @environment_options
 def scale(running: Running, service: str, replicas: int, *, dry_run: bool, yes: bool) -> None:
-    """Change the number of replicas of SERVICE, and wait until they are ready. No call is lost."""
+    """Change the number of replicas of SERVICE, and wait until all are ready. No call is lost."""
     body, path = {"replicas": replicas}, path_of(service, "scale")
     what = running.change(path, body, dry_run=True)
     before = what["before"]
@@ -42,12 +42,12 @@ def scale(running: Running, service: str, replicas: int, *, dry_run: bool, yes: 
 
 @click.command("restart")
 @click.argument("service", type=SERVICE)
-@click.option("--replica", type=REPLICA, help="ID of the only one to replace.")
+@click.option("--replica", type=REPLICA, help="Replace only the replica with this ID.")
 @DRY_RUN
 @YES
 @environment_options
 def restart(running: Running, service: str, replica: str | None, *, dry_run: bool, yes: bool) -> None:
-    """Replace every replica of SERVICE by a new one, in turn, or only one. No call is lost."""
+    """Replace the replicas of SERVICE one by one, or only one of them. No call is lost."""
     path, body = path_of(service, "restart"), {"replica": replica}
     what = running.change(path, body, dry_run=True)
     replicas = ", ".join(what["replicas"])
@@ -68,10 +68,10 @@ def balancer(  # noqa: PLR0913 - a parameter for each argument and option
     running: Running, service: str, balancer: str, options: tuple[str, ...], *, dry_run: bool, yes: bool
 ) -> None:
     """
-    Have the load balancer ID choose among the replicas of SERVICE from now on. No call is lost.
+    Change the load balancer of SERVICE to ID. No call is lost.
 
-    Its options are one JSON object, or KEY=VALUE pairs whose values are JSON, or text if they are none. By default it
-    has those of the configuration of SERVICE.
+    Give its options as one JSON object or as KEY=VALUE pairs. A value that is not JSON is text. By default the balancer
+    gets the options that the configuration of SERVICE has for it.
     """
     if not dry_run:
         confirm(f"Have {balancer} choose among the replicas of {service}?", yes=yes)
@@ -83,13 +83,15 @@ def balancer(  # noqa: PLR0913 - a parameter for each argument and option
 @click.command("drain")
 @click.argument("service", type=SERVICE)
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), help="Seconds for the accepted calls; by default its drain_timeout."
+    "--timeout",
+    type=click.FloatRange(min=0),
+    help="Seconds for accepted calls; default: the service's drain_timeout.",
 )
 @DRY_RUN
 @YES
 @environment_options
 def drain(running: Running, service: str, timeout: float | None, *, dry_run: bool, yes: bool) -> None:
-    """Have SERVICE accept no more calls, finish those that it has accepted, and stop."""
+    """Stop SERVICE: accept no more calls, finish the accepted ones, then stop."""
     if not dry_run:
         confirm(f"Stop {service}?", yes=yes)
     body = {} if timeout is None else {"timeout": timeout}
@@ -102,7 +104,7 @@ def drain(running: Running, service: str, timeout: float | None, *, dry_run: boo
 @YES
 @environment_options
 def apply(running: Running, *, dry_run: bool, yes: bool) -> None:
-    """Have a running environment read its file again, and change, add and stop the services that are different."""
+    """Read the file of a running environment again, and start, change and stop services as it says."""
     plan = running.change("/api/v1/plan")
     changes = [each for each in plan["services"] if each["action"] != "keep"]
     for each in plan["services"]:
@@ -121,7 +123,7 @@ def apply(running: Running, *, dry_run: bool, yes: bool) -> None:
 @YES
 @environment_options
 def down(running: Running, *, dry_run: bool, yes: bool) -> None:
-    """Stop a running environment as Ctrl-C in its terminal would: calls that were accepted are answered first."""
+    """Stop a running environment as Ctrl-C in its terminal would: finish accepted calls, then stop."""
     about = running.get("/api/v1/environment")
     who = f"environment {about['name']} (process {about['pid']})"
     if dry_run:

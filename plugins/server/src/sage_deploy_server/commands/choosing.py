@@ -74,10 +74,10 @@ def _chosen(environment: str | None = None, url: str | None = None, token: str |
 def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say which environment, and the argument `running` with it."""
 
-    @click.option("--environment", "-e", type=_ENVIRONMENT, help="Name of the environment, if several run.")
-    @click.option("--url", help="Where an environment answers over HTTP, such as http://host:8400.")
+    @click.option("--environment", "-e", type=_ENVIRONMENT, help="Name of the environment, if several are running.")
+    @click.option("--url", help="URL of an environment that answers over HTTP, such as http://host:8400.")
     @click.option(
-        "--token", envvar="SAGE_DEPLOY_TOKEN", help="The token for --url; by default the variable SAGE_DEPLOY_TOKEN."
+        "--token", envvar="SAGE_DEPLOY_TOKEN", help="Token for --url; default: the variable SAGE_DEPLOY_TOKEN."
     )
     @click.pass_context
     def with_running(

@@ -19,9 +19,9 @@ __all__ = ["events", "logs"]
 
 _SERVICE = click.argument("service", type=SERVICE, required=False)
 _FOLLOW = click.option(
-    "-f", "--follow", is_flag=True, help="Go on as more come, until Ctrl-C or the environment's end."
+    "-f", "--follow", is_flag=True, help="Keep printing new ones until Ctrl-C or until the environment ends."
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
 #: Seconds from one look to the next.
 _LOOK_S: Final = 0.5
@@ -58,7 +58,7 @@ def _follow(
 @_JSON
 @environment_options
 def events(running: Running, service: str | None, *, follow: bool, as_json: bool) -> None:
-    """Show what happened to the services of a running environment, or to SERVICE, the oldest first."""
+    """Show the events of all running services, or of SERVICE, oldest first."""
     _follow(
         running,
         "/api/v1/events",
@@ -80,7 +80,7 @@ def _event(event: dict[str, Any]) -> str:
 @_JSON
 @environment_options
 def logs(running: Running, service: str | None, *, follow: bool, as_json: bool) -> None:
-    """Show what the services of a running environment, or SERVICE, have logged, the oldest first."""
+    """Show the logs of all running services, or of SERVICE, oldest first."""
     _follow(
         running,
         "/api/v1/logs",

@@ -19,12 +19,12 @@ __all__ = ["top"]
 
 @click.command("top")
 @click.option(
-    "--interval", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds between looks."
+    "--interval", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds between refreshes."
 )
-@click.option("--count", type=click.IntRange(min=1), help="How many times to look; until Ctrl-C by default.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of refreshes; default: until Ctrl-C.")
 @environment_options
 def top(running: Running, interval: float, count: int | None) -> None:
-    """Show the services of a running environment as they change: calls and errors a second, times, queues."""
+    """Show running services live: calls and errors a second, times, queues."""
     before, then = _rows(running), time.monotonic()
     while count is None or count > 0:
         time.sleep(interval)

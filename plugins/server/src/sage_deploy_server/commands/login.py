@@ -17,28 +17,28 @@ __all__ = ["dashboard", "login"]
 
 
 @click.command("login")
-@click.option("--read", is_flag=True, help="Whoever opens the link may only look.")
+@click.option("--read", is_flag=True, help="The link gives read-only access.")
 @environment_options
 def login(running: Running, *, read: bool) -> None:
     """
-    Print a link that logs a browser in to a running environment; it works once, within an hour.
+    Print a link that logs a browser in to the dashboard of a running environment. It works once, within an hour.
 
-    The environment has to answer over HTTP: `sage-deploy up FILE --http PORT`.
+    The environment must answer over HTTP: `sage-deploy up FILE --http PORT`.
     """
     link, access = _link(running, read=read)
     write(link)
-    progress("it may only look" if access == "read" else "it may do everything: open it yourself")
+    progress("read-only access" if access == "read" else "full access: open it yourself")
 
 
 @click.command("dashboard")
-@click.option("--no-open", is_flag=True, help="Print the link on stdout, and open no browser.")
-@click.option("--read", is_flag=True, help="The browser may only look.")
+@click.option("--no-open", is_flag=True, help="Print the link on stdout; open no browser.")
+@click.option("--read", is_flag=True, help="The browser gets read-only access.")
 @environment_options
 def dashboard(running: Running, *, no_open: bool, read: bool) -> None:
     """
-    Open the pages of a running environment in a browser, logged in.
+    Open the dashboard of a running environment in a browser, logged in.
 
-    The environment has to answer over HTTP: `sage-deploy up FILE --http PORT`.
+    The environment must answer over HTTP: `sage-deploy up FILE --http PORT`.
     """
     link, _ = _link(running, read=read)
     if no_open:

@@ -19,10 +19,10 @@ __all__ = ["describe", "status"]
 
 @click.command("status")
 @FORMAT
-@click.option("-w", "--watch", is_flag=True, help="Print it again every second, until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Print again every second, until Ctrl-C.")
 @environment_options
 def status(running: Running, form: str, *, watch: bool) -> None:
-    """Show the services of a running environment, the ones that are not ready first; ends with 4 if there are any."""
+    """Show running services, those that are not ready first. Exit with 4 if any is not ready."""
     while True:
         rows = _worst_first(running.get("/api/v1/services"))
         show(rows, form, lambda: service_table(rows, wide=form == "wide"))  # noqa: B023 - called at once
@@ -43,7 +43,7 @@ def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @FORMAT
 @environment_options
 def describe(running: Running, service: str, form: str) -> None:
-    """Show the state, the replicas, the configuration in force and the last events of SERVICE."""
+    """Show the state, replicas, configuration and latest events of SERVICE."""
     found = running.get(path_of(service))
     events = running.get("/api/v1/events", service=service)[-20:]
     show({**found, "events": events}, form, lambda: _laid_out(service, found, events))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["DRY_RUN", "FORMAT", "YES", "confirm", "done", "service_table", "show"]
 
 #: The options of commands that change something.
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would happen.")
-YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only print what would happen.")
+YES = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 
 #: The option of commands that print data.
 FORMAT = click.option(
@@ -27,7 +27,7 @@ FORMAT = click.option(
     type=click.Choice(["table", "wide", "json", "yaml"]),
     default="table",
     show_default=True,
-    help="How to print it.",
+    help="Output format.",
 )
 
 

@@ -23,11 +23,11 @@ __all__ = ["report"]
     "file",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     required=True,
-    help="The file to write, such as report.html.",
+    help="File to write, such as report.html; overwritten if it exists.",
 )
 @environment_options
 def report(running: Running, file: Path) -> None:
-    """Write the dashboard of a running environment, as it is now, into one HTML file: to look at later, or to send."""
+    """Save the current dashboard of a running environment as one HTML file that needs no server."""
     from sage_deploy_server.reports.answers import record
     from sage_deploy_server.reports.page import page_of
 

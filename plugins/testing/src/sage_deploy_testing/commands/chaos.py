@@ -32,61 +32,59 @@ _POSITIVE: Final = click.FloatRange(min=0, min_open=True)
 
 @click.command("chaos")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--minutes", type=_POSITIVE, default=1.0, show_default=True, help="How long accidents happen.")
+@click.option("--minutes", type=_POSITIVE, default=1.0, show_default=True, help="Minutes of accidents.")
 @click.option(
     "--pairs",
     type=_POSITIVE,
     metavar="SECONDS",
-    help="In place of random accidents: each pair of them once, both at the same time, with so many seconds for each.",
+    help="Instead of random accidents, run each pair once, both at the same time, with this time for each.",
 )
-@click.option("--profile", help="Which of the file's `profiles` to apply.")
-@click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be given again.")
-@click.option("--actions", metavar="A,B,...", help="Only these accidents; all that are possible by default.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), help="What callers and accidents are drawn from; another each time."
-)
-@click.option("--rate", type=_POSITIVE, default=100.0, show_default=True, help="Calls a second, of all callers.")
-@click.option("--every", type=_POSITIVE, default=1.0, show_default=True, help="Mean seconds between two accidents.")
+@click.option("--profile", help="Apply this profile of the file.")
+@click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be repeated.")
+@click.option("--actions", metavar="A,B,...", help="Only these accidents; default: all possible ones.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of callers and accidents; default: a new one each time.")
+@click.option("--rate", type=_POSITIVE, default=100.0, show_default=True, help="Calls a second, all callers together.")
+@click.option("--every", type=_POSITIVE, default=1.0, show_default=True, help="Mean seconds between accidents.")
 @click.option(
     "--kill-every",
     type=_POSITIVE,
     default=5.0,
     show_default=True,
-    help="Least seconds between the ends of two replicas of a service.",
+    help="Minimum seconds between ending two replicas of a service.",
 )
 @click.option(
     "--in-flight",
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Most calls at once; more are left out.",
+    help="Maximum calls at once; further calls are skipped.",
 )
 @click.option(
     "--slack",
     type=click.FloatRange(min=0),
     default=5.0,
     show_default=True,
-    help="Seconds after its deadline in which a call must have ended.",
+    help="Seconds after its deadline by which a call must end.",
 )
 @click.option(
     "--recovery",
     type=_POSITIVE,
     default=90.0,
     show_default=True,
-    help="Seconds in which the services must be back after the last accident.",
+    help="Seconds after the last accident by which all services must be ready.",
 )
 @click.option(
     "--history",
     "history_file",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    help="Write the history there: a JSON object a line.",
+    help="Write the history, one JSON object a line.",
 )
 @click.option(
     "--check",
     "checked",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="HISTORY",
-    help="Run nothing: judge a history that was written before.",
+    help="Run nothing; judge this history.",
 )
 @click.option(
     "-o",
@@ -95,16 +93,15 @@ _POSITIVE: Final = click.FloatRange(min=0, min_open=True)
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How to show it.",
+    help="Format of the verdict.",
 )
 def command(file: Path | None, history_file: Path | None, checked: Path | None, form: str, **options: Any) -> None:
     """
     Deploy the services of FILE, call them while accidents happen, and judge every call.
 
-    A probe serves in the place of each class, so that none of your code runs and each call has a witness. The
-    configuration is yours. The exit code is 1 if a call was lost, run twice, late or ended with an error that says
-    nothing, if something was left behind, or if a service did not come back. Ctrl-C ends the accidents; the verdict is
-    about what has happened until then.
+    Your configuration is used, but a probe replaces each class, so none of your code runs. The exit code is 1 if a call
+    was lost, ran twice, ended late or with an error that says nothing, if something was left behind, or if a service
+    did not recover. Ctrl-C ends the accidents; the verdict then covers what has happened so far.
     """
     if (file is None) == (checked is None):
         raise click.UsageError("give a FILE to deploy, or --check HISTORY to judge")

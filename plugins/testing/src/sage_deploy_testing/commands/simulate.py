@@ -18,14 +18,14 @@ __all__ = ["command"]
 @click.command("simulate")
 @FILE
 @PROFILE
-@click.option("--service", help="Which service of FILE; may be left out if it has one.")
+@click.option("--service", help="Service of FILE to simulate; optional if FILE has only one.")
 @click.option(
     "--load",
     "loads",
     multiple=True,
     required=True,
     metavar="LOAD",
-    help="Calls that come, such as '200/s for 60s' or 'get 100/s..1000/s for 60s, keys 1000 zipf 1.1'.",
+    help="Load, such as '200/s for 60s' or 'get 100/s..1000/s for 60s, keys 1000 zipf 1.1'; may be repeated.",
 )
 @click.option(
     "--time",
@@ -33,23 +33,26 @@ __all__ = ["command"]
     multiple=True,
     required=True,
     metavar="TIME",
-    help="How long a method takes, such as 'get=lognormal(10ms, 0.8)'.",
+    help="Duration of a method, such as 'get=lognormal(10ms, 0.8)'; may be repeated.",
 )
 @click.option(
     "--faults",
     multiple=True,
     metavar="FAULTS",
-    help="What goes wrong, such as 'crash at 20s; slow x10 replica 3 at 10s for 20s'.",
+    help="Faults, such as 'crash at 20s; slow x10 replica 3 at 10s for 20s'; may be repeated.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides everything that is random.")
-@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Nodes that the replicas are on.")
-@click.option("--slots", type=click.IntRange(1), help="Calls at once in a replica; by default as FILE says.")
-@click.option("--startup", default="1s", show_default=True, metavar="DURATION", help="How long a replica starts.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Number of nodes.")
+@click.option("--slots", type=click.IntRange(1), help="Slots of each replica; default: as FILE says.")
+@click.option("--startup", default="1s", show_default=True, metavar="DURATION", help="Start time of a replica.")
 @click.option(
-    "--report", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page with plots to it."
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write an HTML page with plots.",
 )
 @click.option(
-    "--trace", "trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a line for each event to it."
+    "--trace", "trace", type=click.Path(path_type=Path, dir_okay=False), help="Also write one line for each event."
 )
 @click.option(
     "-o",
@@ -58,7 +61,7 @@ __all__ = ["command"]
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How to print the report.",
+    help="Format of the report.",
 )
 def command(  # noqa: PLR0913, PLR0917 - a parameter for each option
     file: Path,
@@ -76,9 +79,9 @@ def command(  # noqa: PLR0913, PLR0917 - a parameter for each option
     form: str,
 ) -> None:
     """
-    Run a service of FILE in virtual time: its router, balancer, guards and autoscaler.
+    Simulate a service of FILE in virtual time, with its real router, balancer, guards and autoscaler.
 
-    Nothing is started, and no method runs: each takes the time that you say. The same options and seed give the same
+    Starts nothing and runs no method: each takes the time that you give. The same options and seed give the same
     result.
     """
     # The library is imported here: `simulate --help` does without.
