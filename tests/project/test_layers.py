@@ -194,6 +194,8 @@ def modules_of(folder: Path, base: Path) -> list[tuple[str, str, str]]:
     """Return the dotted name, the package and the source of each module in *folder*, named from *base*."""
     found = []
     for path in sorted(folder.rglob("*.py")):
+        if path.parent.name == "plugin_kit":  # copied into users' projects, never imported
+            continue
         parts = path.relative_to(base).with_suffix("").parts
         package = ".".join(parts[:-1])
         found.append((".".join(parts).removesuffix(".__init__"), package, path.read_text(encoding="utf-8")))
@@ -245,7 +247,7 @@ def test_no_package_is_crowded():
     """A package has 12 files at most, and says in its docstring what lives there; the suites' cases may be more."""
     packages = {path.parent for path in SOURCES}
     sizes = {package.name: len(list(package.glob("*.py"))) for package in packages}
-    assert {name: files for name, files in sizes.items() if files > 12 and name not in {"cases", "starter"}} == {}
+    assert {name: files for name, files in sizes.items() if files > 12 and name not in {"cases", "starter", "plugin_kit"}} == {}
     silent = [
         str(package.relative_to(ROOT))
         for package in packages

@@ -1,4 +1,4 @@
-"""What docs/guides/server.md shows, on what really runs."""
+"""What docs/guides/server.md and operating.md show, on what really runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from documentation_pages import DOCS, FLAGS, blocks
 from second_terminal import PATIENCE, SAGE_DEPLOY, Terminal
 
 
-def test_commands_of_the_guide_print_what_it_says(tmp_path):
-    """Each in its turn, in a second terminal; what the guide says that it prints follows it."""
-    page = blocks((DOCS / "guides" / "server.md").read_text(encoding="utf-8"))
+def test_commands_of_the_guides_print_what_they_say(tmp_path):
+    """Every command succeeds in a second terminal, in the order of the pages, and prints the block that follows it."""
+    pages = ("server.md", "operating.md")
+    page = [block for name in pages for block in blocks((DOCS / "guides" / name).read_text(encoding="utf-8"))]
     named = {block.name: block.text for block in page if block.name is not None}
     terminal = Terminal(tmp_path, named["greeting.yaml"], named["greeters.py"])
     try:
@@ -46,6 +47,6 @@ def test_commands_of_the_guide_print_what_it_says(tmp_path):
                 )
                 assert not said or doctest.OutputChecker().check_output(said, f"{done.stdout.rstrip()}\n", FLAGS), done
                 checked += 1
-        assert checked == 7
+        assert checked == 15
     finally:
         terminal.close()

@@ -26,14 +26,14 @@ __all__ = ["ExitCode", "commands", "main"]
 
 #: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
 COMMANDS: Final = {
-    "init": "Write a commented deployment file and two services to start from into FOLDER.",
+    "init": "Write a project to start from: services in FOLDER, or with --plugin a plugin NAME.",
     "validate": "Check everything that FILE says, without starting or placing anything.",
     "plan": "Show what `up FILE` would do, who decides it, and what is different from what runs; starts nothing.",
     "up": "Deploy the services of FILE and keep them running until interrupted.",
     "explain": "Explain a FIELD of a deployment file: where it stands, its type, range, default and meaning.",
     "schema": "Print the JSON Schema of deployment files, for editors.",
     "doctor": "Check whether this machine and this Python are fit to run services; each finding says what to do.",
-    "plugins": "Look at the installed plugins.",
+    "plugins": "List, show and check plugins.",
 }
 
 #: Commands that other distributions bring, with the extra that installs them.

@@ -1,11 +1,13 @@
-"""`sage-deploy init`: the files of a small project to start from."""
+"""`sage-deploy init`: the files of a small project to start from, or of a plugin."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import tempfile
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -15,7 +17,7 @@ from sage_deploy_cli.output import printable, write
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["command", "starter_files", "write_all"]
+__all__ = ["command", "plugin_files", "starter_files", "write_all"]
 
 _DEPLOYMENT: Final = "service_deployment.yaml"
 #: Where the first line of the deployment file tells editors to look for its schema.
@@ -24,24 +26,52 @@ _SCHEMA: Final = "service_deployment.schema.json"
 _SAMPLES: Final = ("sample_1.txt", "sample_2.txt")
 
 
+#: The kinds of plugins that `--plugin` knows: what each is called in a sentence, and how a configuration names its ID.
+_KINDS: Final[Mapping[str, tuple[str, str]]] = {
+    "target": ("Target", "deployment:\n  target: {id}"),
+    "strategy": ("Threading strategy", "deployment:\n  threading_strategy: {id}"),
+    "balancer": ("Load balancer", "deployment:\n  replicas: 2\n  load_balancer: {id}"),
+    "monitor": ("Monitor", "monitoring:\n  monitors: [metrics, health, {id}]"),
+    "autoscaler": ("Autoscaler", "autoscale: {{policy: {id}, max: 4}}"),
+    "extension": ("Extension", "options:\n  {id}: {{path: status.json}}"),
+}
+
+#: What stands in the templates for the name of the distribution, its ID and its class.
+_NAME, _ID, _CLASS = "example-plugin", "example_plugin", "ExamplePlugin"
+
+#: What can be the name of a distribution and, with underscores, an ID.
+_PLUGIN_NAME: Final = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
+
+
 @click.command("init")
-@click.argument("folder", default=".", type=click.Path(path_type=Path))
+@click.argument("folder", default=".", type=click.Path(path_type=Path), metavar="[FOLDER|NAME]")
+@click.option("--plugin", "kind", type=click.Choice(list(_KINDS)), help="Write a plugin of this kind, called NAME.")
 @click.option("--force", is_flag=True, help="Overwrite files of the same names.")
-def command(folder: Path, *, force: bool) -> None:
+def command(folder: Path, kind: str | None, *, force: bool) -> None:
     """
-    Write a commented deployment file and two services to start from into FOLDER.
+    Write a project to start from: services in FOLDER, or with --plugin a plugin NAME.
 
-    Beside them stands the JSON Schema of such files, for editors; `schema` writes it anew when plugins come or go. Two
-    small text files of equal content give the services something to find.
+    Services: a commented deployment file, two services, the JSON Schema of deployment files for editors, and two text
+    files of equal content for the services to find. The default FOLDER is the working directory.
 
-    Without FOLDER: into the working directory. No file is overwritten unless --force is given: if one is in the way,
-    nothing is written.
+    Plugin: the folder NAME with a distribution of this name that works as it is: a module, tests that inherit the
+    conformance suite of its kind, a README, and a file for continuous integration. Its ID is NAME with underscores.
+
+    Overwrites no file unless --force is given. If a file is in the way, nothing is written.
     """
-    files = starter_files()
+    if kind is None:
+        files = starter_files()
+        steps = [f"sage-deploy plan {_DEPLOYMENT}", f"sage-deploy up {_DEPLOYMENT} --once"]
+    else:
+        files = plugin_files(kind, str(folder))
+        steps = [
+            "python -m pip install --editable . --group test",
+            "pytest",
+            f"sage-deploy plugins check {folder}",
+        ]
     write_all(folder, files, force=force)
     for name in files:
         write(printable(f"wrote {folder / name}"))
-    steps = [f"sage-deploy plan {_DEPLOYMENT}", f"sage-deploy up {_DEPLOYMENT} --once"]
     if not folder.samefile(os.curdir):
         steps.insert(0, f"cd {shlex.quote(str(folder))}")
     write("\nNext:")
@@ -59,6 +89,49 @@ def starter_files() -> dict[str, str]:
     folder = files("sage_deploy_cli") / "starter"
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in (_DEPLOYMENT, "services.py", *_SAMPLES)}
     return texts | {_SCHEMA: f"{schema_text(Registry.discover())}\n"}
+
+
+def plugin_files(kind: str, name: str) -> dict[str, str]:
+    """
+    Everything that `init --plugin` writes: the contents of each file by its path in the folder of the plugin.
+
+    Args:
+        kind: A key of `_KINDS`.
+        name: Of the distribution: small letters, digits, and single hyphens between them.
+
+    Raises:
+        click.UsageError: *name* cannot be one.
+    """
+    if not re.fullmatch(_PLUGIN_NAME, name):
+        message = f"{name!r} cannot be the name of a plugin: use small letters, digits and hyphens, such as acme-{kind}"
+        raise click.UsageError(message)
+    from importlib.resources import files
+
+    kit = files("sage_deploy_cli") / "plugin_kit"
+    id = name.replace("-", "_")
+    called, use = _KINDS[kind]
+    use = use.format(id=id)
+    words = {
+        "KIND": called,
+        "USE": use if kind == "extension" else f"services:\n  my_service:\n{indent(use, '    ')}",
+        " SUITE": "" if kind == "extension" else f" They inherit the conformance suite of every {called.lower()}.",
+        _NAME: name,
+        _ID: id,
+        _CLASS: "".join(part.capitalize() for part in name.split("-")),
+    }
+    pattern = re.compile("|".join(words))
+
+    def filled(template: str) -> str:
+        return pattern.sub(lambda found: words[found[0]], (kit / template).read_text(encoding="utf-8"))
+
+    return {
+        "pyproject.toml": filled("pyproject.toml"),
+        "README.md": filled("README.md"),
+        f"{id}.py": filled(f"{kind}.py"),
+        f"test_{id}.py": filled(f"{kind}_tests.py"),
+        ".github/workflows/test.yml": filled("test.yml"),
+        ".gitignore": ".venv/\ndist/\n__pycache__/\n",
+    }
 
 
 def write_all(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
@@ -89,8 +162,10 @@ def write_all(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
         # Whatever may go wrong goes wrong here, before the first file is in its place.
         with tempfile.TemporaryDirectory(prefix=".sage-deploy-", dir=folder) as staging:
             for name, text in files.items():
+                Path(staging, name).parent.mkdir(parents=True, exist_ok=True)
                 Path(staging, name).write_text(text, encoding="utf-8")
             for name in files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 Path(staging, name).replace(folder / name)
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be written to: {error.strerror}") from error

@@ -13,18 +13,18 @@ from sage_deploy_cli.output import heading, paragraph, printable, table, write, 
 from sage_deploy_cli.suggesting_group import SuggestingGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sage_plugins.plugins.registry import Registered
 
-__all__ = ["command"]
+__all__ = ["check_named", "command"]
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
 @click.group("plugins", cls=SuggestingGroup)
 def command() -> None:
-    """Look at the installed plugins."""
+    """List, show and check plugins."""
 
 
 @command.command("list")
@@ -70,14 +70,54 @@ def show_plugin(id: str, *, as_json: bool) -> None:
 
 
 @command.command("check")
+@click.argument("what", metavar="[PATH|NAME]", required=False)
 @_JSON
-def check_installed(*, as_json: bool) -> None:
-    """Check that each installed plugin loads, imports nothing expensive, and keeps its part of the contract."""
+def check(what: str | None, *, as_json: bool) -> None:
+    """
+    Check that plugins load, import nothing expensive, and keep the contract.
+
+    Without an argument: all installed plugins. NAME is a distribution, a plugin or an ID. PATH is a folder with the
+    sources of a plugin, which need not be installed. For PATH and NAME the conformance suites run too: this starts
+    services, takes up to some minutes, and needs sage-deploy-testing.
+    """
+    if what is None:
+        _check_installed(as_json=as_json)
+        return
+    if as_json:
+        raise click.UsageError("--json shows the contract only, not the suites: leave out --json, or PATH and NAME")
+    from pathlib import Path
+
+    if not Path(what).is_dir():
+        check_named(what)
+        return
+    import subprocess
+
+    from sage_deploy_cli.machine.plugin_suites import as_if_installed
+
+    with as_if_installed(Path(what).absolute()) as (name, variables):
+        program = "import sys; from sage_deploy_cli.commands.plugins import check_named; check_named(sys.argv[1])"
+        again = [sys.executable, "-c", program, name]
+        done = subprocess.run(again, env=variables, check=False)  # noqa: S603 - our own module, with this Python
+    sys.exit(done.returncode)
+
+
+def check_named(name: str) -> None:
+    """Check the installed plugins that *name* stands for, suites included; ends the process if something is wrong."""
+    from sage_deploy_cli.machine.plugin_suites import find_plugins, run_suites
+
+    plugins, id = find_plugins(name)
+    _check_installed(only=[plugin.name for plugin in plugins])
+    sys.stdout.flush()
+    if not run_suites(plugins, id):
+        sys.exit(ExitCode.FAILED)
+
+
+def _check_installed(*, as_json: bool = False, only: Collection[str] | None = None) -> None:
     import attrs
 
     from sage_deploy_cli.machine.plugin_check import check_plugins
 
-    report = check_plugins()
+    report = check_plugins(only)
     if as_json:
         write_json(attrs.asdict(report))
     else:

@@ -23,7 +23,7 @@ from sage_plugins.texts import did_you_mean
 from sage_plugins.values import Explanation, Problem, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from sage_plugins.plugins.discovery import Plugin
     from sage_plugins.values import Registration
@@ -61,28 +61,36 @@ class PluginReport:
     findings: tuple[Finding, ...]
 
 
-def check_plugins() -> PluginReport:
+def check_plugins(only: Collection[str] | None = None) -> PluginReport:
     """
     Load every installed plugin that is not disabled, each on its own, and check what it offers.
 
     One process is started, to see what discovery imports; one more for each plugin if that is too much.
+
+    Args:
+        only: Names of plugins; the report is about these. None for all.
     """
     findings: list[Finding] = []
     plugins: list[Plugin] = []
-    offers: dict[tuple[str, str], list[Plugin]] = defaultdict(list)
+    offers: Mapping[tuple[str, str], list[Plugin]] = defaultdict(list)
     for plugin in installed():
         if plugin.name in disabled_names():
             continue
-        plugins.append(plugin)
+        wanted = only is None or plugin.name in only
+        if wanted:
+            plugins.append(plugin)
         loaded = _load(plugin)
         if isinstance(loaded, Finding):
-            findings.append(loaded)
+            findings += [loaded] * wanted
             continue
-        findings += _unknown_hooks(plugin)
-        for (kind, id), entry in loaded.entries().items():
+        for kind, id in loaded.entries():
             offers[kind, id].append(plugin)
-            findings += Inspection(plugin.source, kind, entry.registration).findings()
+        if wanted:
+            findings += _unknown_hooks(plugin)
+            for (kind, _), entry in loaded.entries().items():
+                findings += Inspection(plugin.source, kind, entry.registration).findings()
     findings += _unknown_names()
+    offers = {what: by for what, by in offers.items() if any(plugin in plugins for plugin in by)}
     findings += _conflicts(offers)
     findings += _heavy(plugins)
     return PluginReport(len(plugins), sum(map(len, offers.values())), tuple(findings))

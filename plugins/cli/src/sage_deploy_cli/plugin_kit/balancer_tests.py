@@ -1,0 +1,14 @@
+"""The rules of every load balancer, and those of this one."""
+
+from sage_deploy_testing import BalancerConformance
+from sage_deploy_testing.doubles.fake_candidate import candidates
+
+
+class TestExamplePlugin(BalancerConformance):
+    plugin_id = "example_plugin"
+
+    def test_busy_replica_gets_no_call(self):
+        group = candidates(3)
+        group[0].inflight = 5
+        pick = self.picker(group)
+        assert {pick(None, "get") for _ in range(10)} == set(group[1:])

@@ -1,0 +1,14 @@
+"""The rules of every threading strategy, and those of this one."""
+
+from typing import ClassVar
+
+from sage_deploy_testing import StrategyConformance
+
+
+class TestExamplePlugin(StrategyConformance):
+    plugin_id = "example_plugin"
+    options: ClassVar = {"thread_name": "mine"}
+
+    def test_thread_has_the_chosen_name(self):
+        self.deploy()
+        assert self.replica_threads() == ["svc#0-mine"]
