@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.batch import Batch
     from sage_plugins.call.call import Call
 
-__all__ = ["after_fork", "guard", "note", "went_on"]
+__all__ = ["after_fork", "awaited_by_hooks", "guard", "note", "went_on"]
 
 #: What holds a slot.
 _Work: TypeAlias = "Call | Batch"
@@ -101,6 +101,12 @@ def note(call: Call, waiter: Call) -> None:
 def went_on(waiter: Call) -> None:
     """The method answering *waiter* waits no more."""
     _waits.pop(_work(waiter), None)
+
+
+def awaited_by_hooks(lane: object) -> list[str]:
+    """The methods whose calls the start hooks of the replica behind *lane* wait for, if they run in this process."""
+    waits = _waits.copy().items()
+    return [_name(call) for work, call in waits if getattr(work, "prepares", False) and work.lane is lane]
 
 
 def _needs_loop(call: Call, waiter: Call) -> bool:

@@ -142,7 +142,7 @@ class Reach(Protocol):
     The engine asks it in this order: `take_over`, `announce`, `ready`, `changed` again and again, and at the end
     `stopping`, `vacate`, `stopped`, `ended`; or `leave`, if the replicas go on. A service whose replicas are in this
     process has one that passes all this on to what others have given for it, see `beside`. All methods are safe from
-    any thread. Only `take_over`, `announce`, `vacate` and those named `wait` may wait for anybody.
+    any thread. Only `take_over`, `announce`, `vacate`, `awaited_by_hooks` and those named `wait` may wait for anybody.
     """
 
     @property
@@ -224,6 +224,13 @@ class Reach(Protocol):
 
     def waiting_elsewhere(self) -> int:
         """How many calls of the service wait in other processes, as far as that is known; never blocks."""
+
+    def awaited_by_hooks(self) -> Sequence[str]:
+        """
+        Services for which start hooks of the replicas wait, where these run in other processes; after a second at most.
+
+        As far as that is known: empty if nobody answers.
+        """
 
     def wait_found(self) -> None:
         """Wait until other processes that ask find the service; not for long, if it cannot be said."""
