@@ -271,6 +271,10 @@ class LazyFuture(Future[Any]):
         """Whether somebody waits for its end, or did."""
         return self._latch is not None
 
+    def wakes_a_thread(self) -> bool:
+        """Whether the end of the call wakes a thread that waits for it, rather than being told to `on_settled`."""
+        return self._latch is not None and type(self._latch) is not _Settled
+
     def on_over(self, fn: Callable[[Any], Any]) -> None:
         """
         Have *fn* called in the thread that ends the call; it must be quick.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,17 +12,21 @@ from sage_plugins.metrics import HISTOGRAM_EDGES_S
 from sage_plugins.service.own_metrics import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sage_plugins.call.batch import Batch
     from sage_plugins.call.call import Call
     from sage_plugins.host.execution import Execution, Record
     from sage_plugins.interfaces import Work
 
+    _Outcome = tuple[Call, Any, BaseException | None]
+
 __all__ = ["Batches"]
 
 
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+#: Callers that are woken sooner than another thread is that wakes them.
+_FEW: Final = 4
 _WAIT: Final = "Time from the first call of a batch to its start."
 
 
@@ -124,6 +129,25 @@ class Batches:
         error = raised if isinstance(raised, Exception) else self._execution.as_remote_error(raised, calls[0])
         return [error] * len(calls)
 
+    @staticmethod
+    def _have_told(batch: Batch, over: list[_Outcome]) -> list[_Outcome]:
+        """
+        Leave it to another thread to wake callers that wait, one system call each; gives the calls left to tell.
+
+        Callers in other processes are told here: the next batch may not let any other thread of this process run.
+        """
+        waited_for: list[_Outcome] = []
+        others: list[_Outcome] = []
+        for each in over:
+            (waited_for if each[0].wakes_a_thread() else others).append(each)
+        if len(waited_for) >= _FEW:
+            try:
+                batch.owner.aside(partial(_tell, waited_for))
+            except RuntimeError:  # there can be no more threads
+                return over
+            return others
+        return over
+
     def end(  # noqa: PLR0913, PLR0917 - for the two kinds of workers only
         self,
         batch: Batch,
@@ -135,7 +159,7 @@ class Batches:
     ) -> Work | None:
         """Settle the calls of a batch that has run; gives the work that gets its slot."""
         end = self._execution.clock.monotonic()
-        over = []
+        over: list[_Outcome] = []
         again: list[Callable[[], None]] = []
         takes_back = self._execution.takes_back
         for call, outcome in zip(calls, outcomes, strict=True):
@@ -152,8 +176,15 @@ class Batches:
             else:
                 call.owner.abandoned_ended(call)
         following = follow(batch)
-        for call, result, error in over:
-            call.publish(result, error)
+        if following is not None:
+            over = self._have_told(batch, over)
+        _tell(over)
         for try_again in again:
             try_again()
         return following
+
+
+def _tell(over: Iterable[_Outcome]) -> None:
+    """Publish what calls have come to."""
+    for call, result, error in over:
+        call.publish(result, error)
