@@ -162,6 +162,7 @@ bench-ray: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs on Ray, a
 .PHONY: bench-process
 bench-process: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs to a replica in a process of its own, against process pools
 	$(BIN)/python benchmarks/process_calls.py
+	$(BIN)/python benchmarks/server_calls.py --only workers
 
 .PHONY: bench-server
 bench-server: $(ENV)/.stamp-test ## what a call over HTTP costs, against a bare application on the same server
@@ -172,8 +173,8 @@ bench-dashboard: $(ENV)/.stamp-test ## what the dashboard costs: its server with
 	$(BIN)/python benchmarks/dashboard.py
 
 .PHONY: bench-plot
-bench-plot: $(ENV)/.stamp-bench ## draw the curves of docs/performance.md anew
-	$(BIN)/python benchmarks/curves.py --plot docs/images/callers-and-replicas.svg
+bench-plot: $(ENV)/.stamp-all ## draw the curves of docs/performance.md again
+	$(BIN)/python benchmarks/curves.py --plots docs/images
 
 .PHONY: clean
 clean: ## remove .venv, caches and builds
