@@ -296,10 +296,7 @@ def test_method_that_takes_long_is_remembered(unit):
     assert known == {QUICK}
 
 
-def test_last_answer_and_those_of_calls_that_must_not_run_twice_wait_for_nothing(unit):
-    """Before each of these its start is told in any case."""
-    told = Together(Box(), 0, 3, told=True)
-    told.waiting.extend(unit.waiting)
-    assert not told.holds_back(ran(QUICK, told._said, 0.0001), {QUICK, SLOW})
+def test_last_answer_waits_for_nothing(unit):
+    """There is none with which it could leave."""
     unit.waiting.clear()
     assert not unit.holds_back(ran(QUICK, unit._said, 0.0001), {QUICK, SLOW})

@@ -6,9 +6,10 @@ import pickle
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.sockets.journal import Journal
 from sage_deploy_remote.link.sockets.luggage import Ferry, Luggage
 from sage_deploy_remote.link.sockets.messages import MessageError, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.protocol import Frame, Reply
     from sage_deploy_remote.link.serving.calls import CallServer
     from sage_deploy_remote.link.serving.outbox import Bundle
+    from sage_deploy_remote.payloads.payload import Payload
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
 
 __all__ = ["CallersFerry", "PushedReplies", "carry_calls"]
+
+#: Bytes of an answer up to which it may leave later.
+_LIGHT: Final = 2**12
 
 
 class CallersFerry(Ferry, Protocol):
@@ -50,8 +55,19 @@ class PushedReplies:
 
     sends_at_once = True
 
-    def __init__(self, server: CallServer, stream: Stream, luggage: Luggage, caller: str) -> None:
-        """Begin with *caller*, whose connection *stream* is; *luggage* says how replies are written."""
+    def __init__(
+        self, server: CallServer, stream: Stream, luggage: Luggage, caller: str, journal: Journal | None = None
+    ) -> None:
+        """
+        Say nothing yet.
+
+        Args:
+            server: Runs the calls.
+            stream: The connection with the caller.
+            luggage: Says how replies are written.
+            caller: Who it is.
+            journal: Where it finds what was not sent; None if there is none.
+        """
         self.caller = caller
         self.calls: dict[int, Call] = {}
         self._server = server
@@ -59,7 +75,9 @@ class PushedReplies:
         self._luggage = luggage
         self._replies: deque[Reply] = deque()
         self._turn = threading.Lock()  # whose holder sends
-        self._number = 0  # of the next response; for the holder
+        self._number = 0  # of the next response; for the holder, as the next
+        self._journal = journal
+        self._behind = False  # whether the journal has what was sent and may not have arrived
         self._bundles: list[Bundle] = []  # that may have calls to be returned; guarded by _watching, as the next
         self._timer: Timer | None = None
         self._watching = threading.Lock()
@@ -71,6 +89,10 @@ class PushedReplies:
 
     def leave(self) -> None:
         """The connection has ended: give up what its caller has here."""
+        with self._turn:
+            journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.free()
         self._server.callers.leave(self)
 
     def begin(self) -> None:
@@ -84,11 +106,31 @@ class PushedReplies:
 
     def tell_start(self, id: int) -> bool:
         """As `callers.Box.tell_start`: what the system has taken is delivered."""
-        self._replies.append((protocol.STARTING, id))
+        return self.keep((protocol.STARTING, id)) or self._stream.taken
+
+    def keep(self, reply: Reply) -> bool:
+        """
+        Say *reply* with what is said next, and have its caller learn of it even if this process ends before.
+
+        If that is not possible it is sent now, and this is False.
+        """
         with self._turn:  # others keep it for a moment only
+            self._replies.append(reply)
+            if self._in_journal(reply):
+                return True
             self._send_all()
         self._send()
-        return self._stream.taken
+        return False
+
+    def _in_journal(self, reply: Reply) -> bool:
+        """Write *reply* down; False if that says nothing. For the holder of the turn."""
+        journal = self._journal
+        if journal is None or not self._stream.taken or not (reply[0] == protocol.STARTING or _is_light(reply[2])):
+            return False
+        if self._behind:
+            self._behind = False
+            journal.begin(self._number)
+        return journal.add(reply)
 
     def end(self, reply: Reply | None = None) -> None:
         """A unit has ended; say *reply*."""
@@ -118,6 +160,7 @@ class PushedReplies:
         if replies:
             number, self._number = self._number, self._number + 1
             self._stream.send(*pickled(self._luggage.of_replies(self.caller, number, replies)))
+            self._behind = True
 
     @property
     def has_replies(self) -> bool:
@@ -159,6 +202,12 @@ class PushedReplies:
         return False
 
 
+def _is_light(payload: Payload) -> bool:
+    """Whether to copy *payload* costs next to nothing."""
+    data, buffers, references = payload
+    return not (buffers or references) and len(data) <= _LIGHT
+
+
 def carry_calls(find_server: Callable[[], CallServer], end: socket, ferry: CallersFerry | None = None) -> None:
     """
     Take the frames of one caller, and answer them, until the connection ends; then give up what that caller has here.
@@ -171,11 +220,12 @@ def carry_calls(find_server: Callable[[], CallServer], end: socket, ferry: Calle
     stream, luggage = Stream(end), Luggage(ferry)
     box: PushedReplies | None = None
     try:
+        journal = Journal.take(end)
         while True:
             for body, buffers in stream.receive():
                 frame = luggage.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
                 if box is None:
-                    box = PushedReplies(find_server(), stream, luggage, frame.caller)
+                    box = PushedReplies(find_server(), stream, luggage, frame.caller, journal)
                 box.take(frame)
     except (EOFError, OSError, MessageError):
         pass

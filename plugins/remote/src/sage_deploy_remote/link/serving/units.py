@@ -92,7 +92,7 @@ class Together:
             quick.add(call.method.index)
         else:
             quick.discard(call.method.index)
-        if not self._box.sends_at_once or self.told:
+        if not self._box.sends_at_once:
             return False
         try:
             following = self.waiting[0]
