@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.protocol import CallItem, Frame, Notice, Response, Unit
     from sage_deploy_remote.link.serving.callers import Box
     from sage_deploy_remote.link.serving.late_calls import ArgumentSource
+    from sage_deploy_remote.link.sockets.reception import Reception
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.clock import Clock
@@ -42,6 +43,9 @@ __all__ = ["CallServer"]
 
 #: Seconds that callers get to read their answers before the replica stops.
 _READ_WITHIN_S: Final = 1.0
+
+#: Seconds in which a call has ended that takes no time.
+_QUICK_S: Final = 0.0005
 
 _NO_OPTIONS: Final = CallOptions()
 
@@ -60,7 +64,10 @@ class CallServer(CallOwner):
         answers: Packs what methods give.
         late: Calls whose arguments are not here yet.
         quick: Indices of methods that took no time when they ran last; changed in single steps.
+        reception: Whose workers read connections; None if none do.
     """
+
+    reception: Reception | None = None
 
     def __init__(  # noqa: PLR0913 - what there is to know of it
         self,
@@ -184,6 +191,13 @@ class CallServer(CallOwner):
             self._admit(box, unit)
         for notice in frame.notices:
             self.take_notice(box, notice)
+
+    def note_quick(self, method: int, seconds: float) -> None:
+        """A call of *method* has run so long."""
+        if seconds < _QUICK_S:
+            self.quick.add(method)
+        else:
+            self.quick.discard(method)
 
     def _give_up_gone(self, call: Call, why: str) -> None:
         """End a call of a caller that is gone; one that was only frozen finds that as its answer when it comes back."""

@@ -208,6 +208,48 @@ def _is_light(payload: Payload) -> bool:
     return not (buffers or references) and len(data) <= _LIGHT
 
 
+class _Connection:
+    """The calls of one caller, as they come."""
+
+    def __init__(self, find_server: Callable[[], CallServer], end: socket, ferry: CallersFerry | None) -> None:
+        self._find_server = find_server
+        self._ferry = ferry
+        self._stream, self._luggage = Stream(end), Luggage(ferry)
+        self._journal = Journal.take(end)
+        self._over = threading.Event()
+        self._error: BaseException = EOFError()
+        self.fileno = end.fileno
+        self.box: PushedReplies | None = None
+
+    def read(self) -> None:
+        """As `Incoming.read`."""
+        for body, buffers in self._stream.receive():
+            frame = self._luggage.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
+            box = self.box
+            if box is None:
+                server = self._find_server()
+                box = self.box = PushedReplies(server, self._stream, self._luggage, frame.caller, self._journal)
+            box.take(frame)
+
+    def ended(self, error: BaseException) -> None:
+        """As `Incoming.ended`."""
+        self._error = error
+        self._over.set()
+
+    def wait(self) -> None:
+        """Wait until another thread has read it to its end; raises what ended it."""
+        self._over.wait()
+        raise self._error
+
+    def close(self) -> None:
+        """It has ended: give up what the caller has here."""
+        self._stream.close()
+        if self.box is not None:
+            self.box.leave()
+            if self._ferry is not None:
+                self._ferry.leave(self.box.caller)
+
+
 def carry_calls(find_server: Callable[[], CallServer], end: socket, ferry: CallersFerry | None = None) -> None:
     """
     Take the frames of one caller, and answer them, until the connection ends; then give up what that caller has here.
@@ -217,21 +259,20 @@ def carry_calls(find_server: Callable[[], CallServer], end: socket, ferry: Calle
         end: This side of the connection; at the other side is a `sockets.transport.SocketTransport`.
         ferry: Carries references; None if there are none.
     """
-    stream, luggage = Stream(end), Luggage(ferry)
-    box: PushedReplies | None = None
     try:
-        journal = Journal.take(end)
+        connection = _Connection(find_server, end, ferry)
+    except (EOFError, OSError):
+        end.close()
+        return
+    try:
+        while connection.box is None:
+            connection.read()
+        reception = find_server().reception
+        if reception is not None and reception.attend(connection):
+            connection.wait()
         while True:
-            for body, buffers in stream.receive():
-                frame = luggage.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
-                if box is None:
-                    box = PushedReplies(find_server(), stream, luggage, frame.caller, journal)
-                box.take(frame)
+            connection.read()
     except (EOFError, OSError, MessageError):
         pass
     finally:
-        stream.close()
-        if box is not None:
-            box.leave()
-            if ferry is not None:
-                ferry.leave(box.caller)
+        connection.close()

@@ -104,7 +104,9 @@ class Report:
         reply: Reply
         timing: tuple[Any, ...]
         try:
-            timing = ((call.began - call.since, call.ended - call.began),)
+            run_s = call.ended - call.began
+            timing = ((call.began - call.since, run_s),)
+            self._server.note_quick(call.method.index, run_s)
         except AttributeError:  # its method did not start
             timing = ()
         if error is None:
