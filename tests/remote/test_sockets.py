@@ -228,7 +228,7 @@ def test_caller_of_a_killed_replica_finds_what_was_not_sent(journals):
     """A start, and an answer that waits for the next one, cost no message, and are known all the same."""
     ours, told, theirs = journals
     assert told.tell_start(2)
-    assert told.keep(DONE)
+    told.keep(DONE)
     assert sent(theirs) == []
     assert ours.close() == (0, [(protocol.STARTING, 2), DONE])
 
@@ -251,6 +251,16 @@ def test_journal_begins_anew_after_a_message(journals):
     assert ours.close() == (1, [(protocol.STARTING, 2)])
 
 
+def test_a_message_tells_of_starts_that_no_answer_tells_of(journals):
+    """After it the journal begins anew, so whatever still runs must be known from the message."""
+    _, told, theirs = journals
+    for id in (1, 2, 3):
+        told.tell_start(id)
+    told.keep(DONE)
+    told.post((protocol.FAILED, 3, None))
+    assert sent(theirs) == [(0, [(protocol.STARTING, 2), DONE, (protocol.FAILED, 3, None)])]
+
+
 def test_no_call_starts_after_its_caller_has_looked(journals):
     """A replica that stood still while its caller took it for dead goes on, and finds that."""
     ours, told, theirs = journals
@@ -263,7 +273,7 @@ def test_no_call_starts_after_its_caller_has_looked(journals):
 def test_answer_that_is_large_is_sent_at_once(journals):
     """As what no journal has room for."""
     _, told, theirs = journals
-    assert not told.keep(LARGE)
+    told.keep(LARGE)
     assert sent(theirs) == [(0, [LARGE])]
     starts = 0
     while not sent(theirs):

@@ -100,7 +100,7 @@ class Receiving:
         if timing is not None and self._transport.pushes:
             self._sending.learn_one(call.method.index, timing[1])
         reading = self._outstanding.readings.get(number)
-        if is_quick(packed) and (reading is None or reading.idle):
+        if (reading is None or reading.idle) and is_quick(packed):
             self._answer(number, call, *read(packed, call.owner.service, call.method.name))
         else:
             self._answer_later(number, call, partial(read, packed, call.owner.service, call.method.name))

@@ -107,14 +107,15 @@ class Sending:
 
     def take_unsent(self) -> list[Work]:
         """What was to leave with the next frame; it leaves no more."""
-        take, found = self._turns.items.popleft, []
+        items, found = self._turns.items, []
         try:
-            while True:
-                work = take()
+            while items:
+                work = items.popleft()
                 if work is not _POLL:
                     found.append(work)
-        except IndexError:
-            return found
+        except IndexError:  # another thread reports that the process is gone
+            pass
+        return found
 
     def send(self, work: Work) -> None:
         """Have a call or a batch leave with the next frame, which is now unless one is being made."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sage_deploy_remote.link import protocol
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Timer
 
 __all__ = ["CallersFerry", "PushedReplies", "carry_calls"]
+
+_ANSWERS: Final = frozenset({protocol.DONE, protocol.FAILED})
 
 #: Bytes of an answer up to which it may leave later.
 _LIGHT: Final = 2**12
@@ -77,6 +78,7 @@ class PushedReplies:
         self._turn = threading.Lock()  # whose holder sends
         self._number = 0  # of the next response; for the holder, as the next
         self._journal = journal
+        self._started: dict[int, Reply] = {}  # calls whose starts are only written there, and are not answered
         self._behind = False  # whether the journal has what was sent and may not have arrived
         self._bundles: list[Bundle] = []  # that may have calls to be returned; guarded by _watching, as the next
         self._timer: Timer | None = None
@@ -100,32 +102,40 @@ class PushedReplies:
 
     def post(self, reply: Reply, *, wakes: bool = True) -> None:
         """Say *reply*, unless not *wakes*: then it goes with another one that is about to come."""
-        self._replies.append(reply)
+        self._say(reply)
         if wakes:
             self._send()
 
+    def _say(self, reply: Reply) -> None:
+        self._replies.append(reply)
+        if reply[0] in _ANSWERS:  # second: until the answer is among them, its caller must learn of the start
+            self._started.pop(reply[1], None)
+
     def tell_start(self, id: int) -> bool:
         """As `callers.Box.tell_start`: what the system has taken is delivered."""
-        return self.keep((protocol.STARTING, id)) or self._stream.taken
-
-    def keep(self, reply: Reply) -> bool:
-        """
-        Say *reply* with what is said next, and have its caller learn of it even if this process ends before.
-
-        If that is not possible it is sent now, and this is False.
-        """
+        reply = protocol.STARTING, id
         with self._turn:  # others keep it for a moment only
-            self._replies.append(reply)
             if self._in_journal(reply):
+                self._started[id] = reply
                 return True
+            self._replies.append(reply)
             self._send_all()
         self._send()
-        return False
+        return self._stream.taken
+
+    def keep(self, reply: Reply) -> None:
+        """As `callers.Box.keep`: it is sent now if it is large, or if there is no journal that has room."""
+        with self._turn:
+            self._say(reply)
+            if _is_light(reply[2]) and self._in_journal(reply):
+                return
+            self._send_all()
+        self._send()
 
     def _in_journal(self, reply: Reply) -> bool:
         """Write *reply* down; False if that says nothing. For the holder of the turn."""
         journal = self._journal
-        if journal is None or not self._stream.taken or not (reply[0] == protocol.STARTING or _is_light(reply[2])):
+        if journal is None or not self._stream.taken:
             return False
         if self._behind:
             self._behind = False
@@ -153,10 +163,11 @@ class PushedReplies:
 
     def _send_all(self) -> None:
         """Send what is to be said; for the holder of the turn."""
-        replies: list[Reply] = []
-        with suppress(IndexError):
-            while True:
-                replies.append(self._replies.popleft())
+        waiting = self._replies
+        replies = list(self._started.values())
+        self._started.clear()
+        while waiting:  # nobody else takes any
+            replies.append(waiting.popleft())
         if replies:
             number, self._number = self._number, self._number + 1
             self._stream.send(*pickled(self._luggage.of_replies(self.caller, number, replies)))
