@@ -21,6 +21,10 @@ class Ledger:
             file.write(f"{number}\n")
         return number
 
+    def refuse(self, number):
+        """Fail."""
+        raise KeyError(number)
+
     def die(self):
         """End this process as the system does."""
         os.kill(os.getpid(), signal.SIGKILL)
@@ -37,9 +41,11 @@ def test_a_killed_replica_takes_no_answer_and_no_other_call_along(tmp_path):
             call.result(60)  # their method is known to take no time from now on
         for begin in range(0, 300, 100):
             before = [ledger.submit("enter", path, number) for number in range(begin, begin + 50)]
+            refused = [ledger.submit("refuse", number) for number in range(50)]
             deadly = ledger.submit("die")
             after = [ledger.submit("enter", path, number) for number in range(begin + 50, begin + 100)]
             assert [call.result(60) for call in (*before, *after)] == list(range(begin, begin + 100))
+            assert [call.exception(60).args for call in refused] == [(number,) for number in range(50)]
             with pytest.raises(errors.ReplicaDiedError) as caught:
                 deadly.result(60)
             assert caught.value.maybe_executed

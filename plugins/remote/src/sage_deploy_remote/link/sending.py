@@ -173,13 +173,14 @@ class Sending:
 
     def flush(self, driver: Call | None = None, *, waits: bool) -> None:
         """Send what is to be sent; *waits*: whether this thread has nothing better to do than to wait for an answer."""
-
-        def send() -> None:
-            if waits and self.released > 1:
-                self._wait_for_callers()
-            self._send_frame(driver)
-
-        self._turns.drain(send, self._outstanding.is_dead)
+        turns, outstanding = self._turns, self._outstanding
+        while turns.items and outstanding.dead is None and turns.take():
+            try:
+                if waits and self.released > 1:
+                    self._wait_for_callers()
+                self._send_frame(driver)
+            finally:
+                turns.leave()
         if self._outstanding.dead is not None and (self._turns.items or self._outstanding.units):
             self._too_late()  # it was on its way when the loss was told
 
@@ -331,7 +332,8 @@ class Sending:
         """Send what waits, unless callers who were released together are about to add to it."""
         # A batch that got the slot leaves before anybody is woken: all want to go on, and only one at a time can.
         # Others who are released together call again first, see `_wait_for_callers`.
-        if self.released <= 1 or any(isinstance(item, Batch) for item in self._turns.items):
+        items = self._turns.items
+        if items and (self.released <= 1 or any(isinstance(item, Batch) for item in items)):
             self._turns.drain(lambda: self._send_frame(None), self._outstanding.is_dead)
 
     def keep_exchange(self, driver: Call | None) -> None:

@@ -232,6 +232,9 @@ class CallServer(CallOwner):
             return
         box.begin()
         alone = len(unit.items) == 1 and not unit.batch
+        if alone and is_quick(unit.items[0].payload):
+            self._begin_alone(box, unit, holder)
+            return
         together = (
             None if alone else (BatchUnit if unit.batch else Together)(box, unit.id, len(unit.items), told=unit.told)
         )
@@ -241,6 +244,15 @@ class CallServer(CallOwner):
             begin()
         else:
             CALLBACKS.run(begin)  # the code of an argument's class may take long; no other call waits for it
+
+    def _begin_alone(self, box: Box, unit: Unit, holder: tuple[str, int]) -> None:
+        """As `_begin`, for most calls."""
+        item = unit.items[0]
+        call = self._call(box, item, None, holder)
+        if self._read_arguments(call, item.payload) is None:
+            self._put(call)
+        else:
+            self._begin(box, unit, None, [call])
 
     def _begin(self, box: Box, unit: Unit, together: Together | None, calls: Sequence[Call]) -> None:
         """Run the calls of *unit* in the slot that it has; those whose arguments cannot be read fail."""

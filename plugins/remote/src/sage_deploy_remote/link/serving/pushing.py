@@ -124,10 +124,10 @@ class PushedReplies:
         return self._stream.taken
 
     def keep(self, reply: Reply) -> None:
-        """As `callers.Box.keep`: it is sent now if it is large, or if there is no journal that has room."""
+        """As `callers.Box.keep`: a small result, if a journal has room for it; else it is sent now."""
         with self._turn:
             self._say(reply)
-            if _is_light(reply[2]) and self._in_journal(reply):
+            if reply[0] == protocol.DONE and _is_light(reply[2]) and self._in_journal(reply):
                 return
             self._send_all()
         self._send()

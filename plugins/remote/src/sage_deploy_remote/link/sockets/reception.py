@@ -114,16 +114,14 @@ class Reception(Inbox):
         self._fetched = True
         if not (self._incoming and self._lead.acquire(blocking=False)):
             return self._queue.get(timeout=seconds)
+        quick = False  # also if this worker comes back no more
         try:
-            work = self._read_and_fetch(seconds)
-        except BaseException:
+            work, quick = self._read_and_fetch(seconds)
+        finally:
+            self._left += 1
             self._lead.release()
-            open_lock(self._bell)  # this worker comes back no more
-            raise
-        self._left += 1
-        self._lead.release()
-        if self._sleeps or not self._is_quick(work):
-            open_lock(self._bell)
+            if self._sleeps or not quick:
+                open_lock(self._bell)
         return work
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -147,22 +145,30 @@ class Reception(Inbox):
         open_lock(self._bell)
         return True
 
-    def _read_and_fetch(self, seconds: float | None) -> Work | None:
-        """Read until there is work, and give the first; for the leader, a worker. Raises Empty after *seconds*."""
+    def _read_and_fetch(self, seconds: float | None) -> tuple[Work | None, bool]:
+        """
+        Read until there is work; gives the first, and whether all that was read takes no time. For a worker that leads.
+
+        Raises:
+            Empty: There was none in *seconds*.
+        """
         until = None if seconds is None else monotonic() + seconds
+        queue, read = self._queue, self._read
         while True:
             self._polls = True
             try:
-                with suppress(Empty):
-                    return self._queue.get_nowait()
+                if not queue.empty():
+                    with suppress(Empty):
+                        return queue.get_nowait(), False
                 there = self._read_some(None if until is None else until - monotonic())
             finally:
                 self._polls = False
-            if self._read:
-                first = self._read.popleft()
-                if not (self._is_quick(first) and all(map(self._is_quick, self._read))):
+            if read:
+                first = read.popleft()
+                quick = self._is_quick(first) and (not read or all(map(self._is_quick, read)))
+                if not quick:
                     self._give_out()
-                return first
+                return first, quick
             if not there:
                 raise Empty
 
