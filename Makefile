@@ -12,7 +12,7 @@ BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
 # Processes that share the tests, see tests/README.md. Three times as many as processors: the tests wait for most of their
-# time, for time-outs and for other processes.
+# time, for timeouts and for other processes.
 # Three for what is shorter: each process has a start of its own.
 # A process that crashes ends the run: with another in its place xdist would wait for ever.
 PROCESSES ?= 6

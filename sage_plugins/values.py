@@ -234,7 +234,7 @@ class Registration:
             `metadata={"unit": "seconds"}` takes texts such as `"250ms"` as well, one with `"MiB"` such as `"4Gi"`.
         check: `check(config, options)` gives the problems of a configuration that names this ID; None for none.
         explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces, what
-            is advisory, and what a time-out can stop. Each is a text, or an `Explanation`; None for none.
+            is advisory, and what a timeout can stop. Each is a text, or an `Explanation`; None for none.
         capabilities: What the object declares that it can do, such as `"in_process"`; the core asks for a few of them.
         environment_options: Options for the whole environment that it reads, or None. With them, `create`, `check` and
             `explain` get one argument more, the last: an instance of their class.
