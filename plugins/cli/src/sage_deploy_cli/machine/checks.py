@@ -252,7 +252,7 @@ def _settings() -> Iterator[Finding]:
             found = True
             yield Finding("settings", "warning", what, fix)
     if not found:
-        yield Finding("settings", "ok", "none of Python's settings spoils services")
+        yield Finding("settings", "ok", "no problematic Python settings")
 
 
 #: The checks, by what they look at.
