@@ -146,6 +146,10 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of laye
 wheels: $(ENV)/.stamp-test ## build every wheel, and test in a fresh environment that nothing is missing from them
 	$(BIN)/python tools/check_wheels.py $(SHARED)
 
+.PHONY: release
+release: $(ENV)/.stamp-dev ## build what a release uploads into dist/, twice, and check it; uploads nothing
+	$(BIN)/python tools/check_release.py dist
+
 .PHONY: docs
 docs: $(ENV)/.stamp-docs ## the documentation as HTML, in docs/_build; every warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build
