@@ -197,6 +197,16 @@ def test_a_connection_comes_after_all_have_ended(inbox, line, workers):
     again.close()
 
 
+def test_nobody_stands_by_without_a_connection(inbox, line, workers, until):
+    """Not even a thread that has slept because no call came for long."""
+    workers.start("one")
+    line.send(QUICK)
+    workers.run()
+    until(lambda: inbox._sleeps)
+    line.close()
+    until(lambda: not any(thread.name == "reception" for thread in threading.enumerate()))
+
+
 def test_what_was_read_and_not_fetched_is_taken_away_at_the_end(inbox, line):
     """A replica that stops ends it."""
     line.send(QUICK, QUICK, QUICK)

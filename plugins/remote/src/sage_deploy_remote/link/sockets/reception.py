@@ -71,8 +71,10 @@ class Reception(Inbox):
         self._left = 0  # times that one has left for a call
         self._bell = closed_lock()
         self._sleeps = False  # whether who stands by waits for the bell alone
-        self._changing = threading.Lock()  # guards the next
+        self._wanted = False  # whether that is to read at once
+        self._changing = threading.Lock()  # guards the next two
         self._incoming: dict[int, Incoming] = {}
+        self._attended = False  # whether a thread stands by
         self._epoll: Any = None
         self._alarm = -1  # readable when there is work from elsewhere
 
@@ -120,7 +122,8 @@ class Reception(Inbox):
         finally:
             self._left += 1
             self._lead.release()
-            if self._sleeps or not quick:
+            self._wanted |= not quick
+            if self._wanted or self._sleeps:
                 open_lock(self._bell)
         return work
 
@@ -137,11 +140,12 @@ class Reception(Inbox):
                 self._epoll.register(self._alarm, select.EPOLLIN)
                 self._free = weakref.finalize(self, _close, self._epoll, self._alarm)
                 self._free.atexit = False
-            starts = not self._incoming
+            starts, self._attended = not self._attended, True
             self._incoming[incoming.fileno()] = incoming
             self._epoll.register(incoming.fileno(), select.EPOLLIN)
             if starts:
                 start_thread(self._stand_by, "reception")
+        self._wanted = True
         open_lock(self._bell)
         return True
 
@@ -196,6 +200,7 @@ class Reception(Inbox):
             with self._changing:
                 self._epoll.unregister(number)
                 del self._incoming[number]
+            open_lock(self._bell)  # it may have been the last
             incoming.ended(error)
 
     def _is_quick(self, work: Any) -> bool:
@@ -214,10 +219,12 @@ class Reception(Inbox):
     def _stand_by(self) -> None:
         """Read while no worker does, as long as there are connections."""
         seen, quiet = -1, 0
-        while self._incoming:
+        while self._has_incoming():
             rung = self._bell.acquire(timeout=-1 if self._sleeps else _TICK_S)
             if rung:
                 self._sleeps, quiet = False, 0
+            if self._wanted:
+                self._wanted = False
             elif self._lead.locked():
                 quiet += 1
                 if quiet > _QUIET_TICKS:
@@ -232,6 +239,12 @@ class Reception(Inbox):
                     self._read_for_workers()
                 finally:
                     self._lead.release()
+
+    def _has_incoming(self) -> bool:
+        """Whether there is something to stand by for; if not, the next connection starts another thread."""
+        with self._changing:
+            self._attended = bool(self._incoming)
+            return self._attended
 
     def _read_for_workers(self) -> None:
         """Read until that is a worker's again; for the leader."""

@@ -56,7 +56,7 @@ class SocketTransport(RpcTransport):
         self._stream = Stream(end)
         self._luggage = Luggage(ferry)
         self._why: BaseException | None = None
-        channel = Channel(self._stream, f"{replica}-reader", self._arrived, self.connection_ended, self._awaited)
+        channel = Channel(self._stream, f"{replica}-reader", self._arrived, self._over, self._awaited)
         weakref.finalize(self, _free, self._stream, self._journal).atexit = False
         with self._deciding:
             self._channel = channel
@@ -74,11 +74,17 @@ class SocketTransport(RpcTransport):
         response = pickle.loads(body, buffers=buffers)  # noqa: S301 - from a replica
         self.receiver.arrived(self._luggage.to_response(response), driver)
 
+    def _over(self, error: BaseException) -> None:
+        try:
+            self.connection_ended(error)
+        finally:
+            if self._journal is not None:
+                self._journal.free()
+
     def connection_ended(self, error: BaseException) -> None:
         """The connection has ended with *error*, and all that came over it is read."""
         if self._journal is not None:
             self.receiver.arrived(Response(*self._journal.close()))
-            self._journal.free()
         super().lost(self._why or error)
 
     def lost(self, error: BaseException) -> None:
