@@ -12,7 +12,7 @@ BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
 # Processes that share the tests, see tests/README.md. Three times as many as processors: the tests wait for most of their
-# time, for time-outs and for other processes.
+# time, for timeouts and for other processes.
 # Three for what is shorter: each process has a start of its own.
 # A process that crashes ends the run: with another in its place xdist would wait for ever.
 PROCESSES ?= 6
@@ -146,6 +146,10 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of laye
 wheels: $(ENV)/.stamp-test ## build every wheel, and test in a fresh environment that nothing is missing from them
 	$(BIN)/python tools/check_wheels.py $(SHARED)
 
+.PHONY: release
+release: $(ENV)/.stamp-dev ## build what a release uploads into dist/, twice, and check it; uploads nothing
+	$(BIN)/python tools/check_release.py dist
+
 .PHONY: docs
 docs: $(ENV)/.stamp-docs ## the documentation as HTML, in docs/_build; every warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build
@@ -162,6 +166,7 @@ bench-ray: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs on Ray, a
 .PHONY: bench-process
 bench-process: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs to a replica in a process of its own, against process pools
 	$(BIN)/python benchmarks/process_calls.py
+	$(BIN)/python benchmarks/server_calls.py --only workers
 
 .PHONY: bench-server
 bench-server: $(ENV)/.stamp-test ## what a call over HTTP costs, against a bare application on the same server
@@ -172,8 +177,8 @@ bench-dashboard: $(ENV)/.stamp-test ## what the dashboard costs: its server with
 	$(BIN)/python benchmarks/dashboard.py
 
 .PHONY: bench-plot
-bench-plot: $(ENV)/.stamp-bench ## draw the curves of docs/performance.md anew
-	$(BIN)/python benchmarks/curves.py --plot docs/images/callers-and-replicas.svg
+bench-plot: $(ENV)/.stamp-all ## draw the curves of docs/performance.md again
+	$(BIN)/python benchmarks/curves.py --plots docs/images
 
 .PHONY: clean
 clean: ## remove .venv, caches and builds

@@ -6,7 +6,6 @@ The bare connection first, then calls of replicas on a private Ray runtime.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from private_ray import private_ray
 from rounds import interleave, per_call
 from table import goal, rounds_asked, show
 
@@ -122,7 +122,6 @@ def main() -> None:
 
         runs = {way: partial(per_call, partial(connect, way), 20) for way in _WAYS}
         _report("connecting, milliseconds", interleave(runs, rounds), 1e3)
-        logging.disable()  # what Ray says of a runtime that only this machine reaches
         calls(certificates, rounds, stack)
 
 
@@ -136,12 +135,9 @@ class Echo:
 
 def calls(certificates: Certificates, rounds: int, stack: ExitStack) -> None:
     """Calls of replicas on Ray: one that is reached over a Unix socket, and two as if on another machine."""
-    import ray
-
+    stack.enter_context(private_ray(num_cpus=4))
     from sage_deploy_ray.actors import transport
 
-    ray.init(address="local", include_dashboard=False, num_cpus=4, object_store_memory=2**27, log_to_driver=False)
-    stack.callback(ray.shutdown)
     here = transport.this_machine
     services: dict[str, Any] = {}
     for way in _WAYS:

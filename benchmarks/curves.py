@@ -1,119 +1,194 @@
-"""Calls a second against callers and replicas: how far more of either takes a service; drawn with `--plot FILE`."""
+"""
+What a call costs by callers, replicas, and size of argument and result, on each target, beside a bare socket.
+
+    python benchmarks/curves.py --plots docs/images
+
+prints the figures and draws the pictures of docs/performance.md.
+"""
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
+from collections import defaultdict
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rounds import interleave
+from bare_socket import bare_socket
+from private_ray import private_ray
+from rounds import interleave, per_call
 from workloads import from_threads
 
+from sage_deploy_testing.simulating.results.charts import Chart, Line, picture
 from sage_plugins import Environment, ServiceDeploymentConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _CALLERS = (1, 4, 16, 64, 256)
-_REPLICAS = (1, 2, 4, 8)
-_WAIT_S = 0.001
-_WAITS = "waits 1 ms"
-#: What a method does, and how many calls measure it with so many callers and replicas.
-_METHODS: dict[str, Callable[[int, int], int]] = {
-    _WAITS: lambda callers, replicas: 150 * min(callers, replicas),
-    "does nothing": lambda _callers, _replicas: 3_000,
+_REPLICAS = (1, 4, 16, 64)
+_SIZES = {"0": 0, "1 KiB": 2**10, "64 KiB": 2**16, "1 MiB": 2**20, "16 MiB": 2**24, "64 MiB": 2**26}
+#: How each target is configured, by its name in the pictures.
+_TARGETS: Mapping[str, Mapping[str, Any]] = {
+    "local": {"target": "local"},
+    "process": {"target": "process"},
+    "Ray": {"target": "remote_any", "cpu_cores": 0.1},
 }
-#: From light to dark, so that more replicas are more ink.
-_COLOURS = ("#9ecae1", "#4292c6", "#08519c", "#08306b")
+_LIMIT = "bare socket"
+#: Seconds that all replicas of one service may take to start.
+_START_S = 300
+_WAIT_S = 0.001
+#: Calls of the method that does nothing in a measurement, and least calls of each caller.
+_CALLS, _LEAST = 2_000, 16
+#: Calls of the method that waits, for each that can run at once, and least calls of each caller.
+_WAITING_CALLS, _LEAST_WAITING = 100, 2
+#: Bytes that a measurement sends to another process, and most calls that it makes.
+_MOVED, _MOST = 2**25, 300
 
 
 class Service:
-    """Two methods, one for each panel."""
+    """Two methods."""
+
+    def echo(self, data: bytes) -> bytes:
+        """Give *data* back."""
+        return data
 
     def wait(self) -> None:
         """Wait as for a disk or a network."""
         time.sleep(_WAIT_S)
 
-    def nothing(self) -> None:
-        """Return."""
+
+class Panel(NamedTuple):
+    """
+    What is measured for one chart.
+
+    Attributes:
+        title: Of the chart.
+        x: What differs from one place of the horizontal axis to the next.
+        places: The names of the places.
+        lines: By the name of the line, what measures the seconds for a call at each place.
+        unit: Of the vertical axis: how many of it make a second, and its name.
+    """
+
+    title: str
+    x: str
+    places: Sequence[str]
+    lines: Mapping[str, Sequence[Callable[[], float]]]
+    unit: tuple[float, str] = (1e6, "microseconds for each call")
 
 
-def measure(rounds: int) -> dict[tuple[str, int, int], float]:
-    """Median calls a second by what the method does, replicas and callers."""
-    with Environment("bench") as env:
-        for replicas in _REPLICAS:
-            deployment = ServiceDeploymentConfig(replicas=replicas, load_balancing=replicas > 1)
-            env.register_service_with_config(f"of-{replicas}", Service, deployment_config=deployment)
-        env.deploy()
-        points: dict[tuple[str, int, int], Callable[[], float]] = {}
-        for replicas in _REPLICAS:
-            service = env.service(f"of-{replicas}", Service)
-            for does, method in zip(_METHODS, (service.wait, service.nothing), strict=True):
-                for callers in _CALLERS:
-                    points[does, replicas, callers] = _rate(method, callers, _METHODS[does](callers, replicas))
-        names = {str(point): point for point in points}
-        measured = interleave({name: points[point] for name, point in names.items()}, rounds)
-    return {point: statistics.median(measured[name]) for name, point in names.items()}
+def deploy(stack: ExitStack, target: str, *replicas: int) -> list[Any]:
+    """Handles to services on *target*, one for each number of *replicas*; they end with *stack*."""
+    if target == "Ray":
+        stack.enter_context(private_ray())
+    env = stack.enter_context(Environment("bench"))
+    for number in replicas:
+        config = ServiceDeploymentConfig(**_TARGETS[target], replicas=number, startup_timeout=_START_S)
+        env.register_service_with_config(f"of-{number}", Service, deployment_config=config)
+    env.deploy(timeout=_START_S)
+    return [env.service(f"of-{number}") for number in replicas]
 
 
-def _rate(method: Callable[[], Any], callers: int, calls: int) -> Callable[[], float]:
-    number = max(4, calls // callers)
-    return lambda: 1 / from_threads(method, threads=callers, number=number)
+def by_callers(target: str, services: Sequence[Any], exchange: Callable[[bytes], object]) -> Panel:
+    """A method that does nothing, on each of *services*; *exchange* is the limit of a call to another process."""
+
+    def line(call: Callable[[], object]) -> list[Callable[[], float]]:
+        return [
+            partial(from_threads, call, threads=callers, number=max(_LEAST, _CALLS // callers)) for callers in _CALLERS
+        ]
+
+    lines = {
+        _replicas(number): line(partial(service.echo, b"")) for number, service in zip(_REPLICAS, services, strict=True)
+    }
+    if target != "local":
+        lines[_LIMIT] = line(partial(exchange, b""))
+    return Panel(f"{target}: a method that does nothing", "calling threads", [str(each) for each in _CALLERS], lines)
 
 
-def show(rates: Mapping[tuple[str, int, int], float]) -> None:
-    """Print a table for each method."""
-    for does in _METHODS:
-        print(f"calls a second, a method that {does}")
-        print("  replicas  " + "".join(f"{callers:>8} callers" for callers in _CALLERS))
-        for replicas in _REPLICAS:
-            print(f"  {replicas:>8}  " + "".join(f"{rates[does, replicas, callers]:>16,.0f}" for callers in _CALLERS))
+def by_replicas(target: str, services: Sequence[Any]) -> Panel:
+    """A method that waits, on each of *services*."""
+    lines: dict[str, list[Callable[[], float]]] = {}
+    for callers in (1, 16, 64, 256):
+        lines[f"{callers} callers" if callers > 1 else "1 caller"] = [
+            partial(
+                from_threads,
+                service.wait,
+                threads=callers,
+                number=max(_LEAST_WAITING, _WAITING_CALLS * min(callers, replicas) // callers),
+            )
+            for replicas, service in zip(_REPLICAS, services, strict=True)
+        ]
+    lines["1 ms / replicas"] = [lambda number=number: _WAIT_S / number for number in _REPLICAS]  # type: ignore[misc]
+    return Panel(f"{target}: a method that waits 1 ms", "replicas", [str(each) for each in _REPLICAS], lines)
 
 
-def plot(rates: Mapping[tuple[str, int, int], float], file: Path) -> None:
-    """Draw a panel for each method; the same figures give the same bytes."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+def by_size(services: Mapping[str, Any], exchange: Callable[[bytes], object]) -> Panel:
+    """An argument that is also the result, called by one thread, on each target of *services*."""
+    calls = {target: service.echo for target, service in services.items()} | {_LIMIT: exchange}
+    lines: defaultdict[str, list[Callable[[], float]]] = defaultdict(list)
+    for size in _SIZES.values():
+        data = bytes(size)
+        for name, call in calls.items():
+            assert call(data) == data
+            number = _MOST if name == "local" else max(1, min(_MOST, _MOVED // (size + 1)))
+            lines[name].append(partial(per_call, partial(call, data), number))
+    x, unit = "size of the argument, and of the result", (1e3, "milliseconds for a call")
+    return Panel("An argument that is also the result", x, list(_SIZES), lines, unit)
 
-    mpl.rcParams.update({"svg.hashsalt": "sage-deploy", "svg.fonttype": "none", "font.family": "sans-serif"})
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    for does, axes in zip(_METHODS, figure.subplots(1, 2), strict=True):
-        for replicas, colour in zip(_REPLICAS, _COLOURS, strict=True):
-            values = [rates[does, replicas, callers] for callers in _CALLERS]
-            axes.plot(_CALLERS, values, color=colour, marker="o", markersize=3.5, label=f"{replicas}")
-        axes.set_xscale("log", base=4)
-        axes.set_xticks(_CALLERS, [str(callers) for callers in _CALLERS])
-        if does == _WAITS:
-            axes.set_yscale("log", base=2)
-            limits = [replicas / _WAIT_S for replicas in _REPLICAS]
-            axes.hlines(limits, _CALLERS[0], _CALLERS[-1], colors=_COLOURS, linewidth=0.8, linestyle=":")
-            axes.set_yticks(limits, [f"{limit:,.0f}" for limit in limits])
-        else:
-            axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.minorticks_off()
-        axes.set_title(f"A method that {does}", fontsize=10)
-        axes.set_xlabel("calling threads")
-        axes.set_ylabel("calls a second")
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], title="replicas", fontsize=8, title_fontsize=8, frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+
+def measure(panels: Sequence[Panel], rounds: int) -> list[Chart]:
+    """Measure all in turns, print the medians, and give the charts."""
+    runs = {
+        (number, name, at): run
+        for number, panel in enumerate(panels)
+        for name, line in panel.lines.items()
+        for at, run in enumerate(line)
+    }
+    measured = interleave(runs, rounds)
+    charts = []
+    for number, panel in enumerate(panels):
+        scale, y = panel.unit
+        print(f"{panel.title}: {y}, by {panel.x}")
+        print(" " * 22 + "".join(f"{place:>10}" for place in panel.places))
+        lines = []
+        for name, line in panel.lines.items():
+            medians = [statistics.median(measured[number, name, at]) * scale for at in range(len(line))]
+            print(f"  {name:<20}" + "".join(f"{median:>10.4g}" for median in medians))
+            lines.append(Line(name, list(enumerate(medians))))
+        charts.append(Chart(title=panel.title, x=panel.x, y=y, places=panel.places, lines=lines, log=True))
+    return charts
+
+
+def _replicas(number: int) -> str:
+    return f"{number} replicas" if number > 1 else "1 replica"
 
 
 def main() -> None:
     """Measure, print, and draw if asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw an SVG; needs matplotlib (group `bench`)")
-    arguments = parser.parse_args()
-    rates = measure(arguments.rounds)
-    show(rates)
-    if arguments.plot is not None:
-        plot(rates, arguments.plot)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--targets", nargs="+", choices=_TARGETS, default=list(_TARGETS), metavar="TARGET")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="where to draw the pictures, as SVG")
+    asked = parser.parse_args()
+    pictures: dict[str, list[Chart]] = {"cost-callers": [], "cost-replicas": [], "cost-sizes": []}
+    with bare_socket(max(_CALLERS)) as exchange:
+        for target in asked.targets:
+            with ExitStack() as stack:
+                services = deploy(stack, target, *_REPLICAS)
+                panels = [by_callers(target, services, exchange), by_replicas(target, services)]
+                for name, chart in zip(pictures, measure(panels, asked.rounds), strict=False):
+                    pictures[name].append(chart)
+        with ExitStack() as stack:
+            services = {target: deploy(stack, target, 1)[0] for target in asked.targets}
+            pictures["cost-sizes"] = measure([by_size(services, exchange)], asked.rounds)
+    for name, charts in pictures.items() if asked.plots is not None else ():
+        file = asked.plots / f"{name}.svg"
+        file.write_text(picture(charts, columns=1), encoding="utf-8")
+        print(f"wrote {file}", file=sys.stderr)
 
 
 if __name__ == "__main__":

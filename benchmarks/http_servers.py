@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import ExitStack
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+from private_ray import private_ray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,13 +48,13 @@ class Arguments(msgspec.Struct):
     value: int
 
 
-def ours(stack: ExitStack, strategy: str, *, http: bool = True) -> int:
+def ours(stack: ExitStack, strategy: str, *, target: str = "local", http: bool = True) -> int:
     """An environment with one service; with *http*, served over HTTP, with a token as always. Gives the port."""
     from sage_deploy_server import serve
     from sage_plugins import Environment, ServiceDeploymentConfig
 
     env = stack.enter_context(Environment("bench"))
-    config = ServiceDeploymentConfig(threading_strategy=strategy)
+    config = ServiceDeploymentConfig(target=target, threading_strategy=strategy)
     env.register_service_with_config("bench", Echo, deployment_config=config)
     env.deploy()
     if not http:
@@ -141,9 +144,7 @@ def bare(stack: ExitStack, *, in_thread: bool) -> int:
 
 def ray_serve(stack: ExitStack) -> int:
     """One replica of Ray Serve on a private runtime."""
-    import logging
-
-    import ray
+    stack.enter_context(private_ray(num_cpus=4))
     from ray import serve
     from starlette.responses import Response
 
@@ -153,10 +154,7 @@ def ray_serve(stack: ExitStack) -> int:
             value = msgspec.convert(msgspec.json.decode(await request.body())["value"], int)
             return Response(msgspec.json.encode(value), media_type="application/json")
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False, logging_level=logging.ERROR)
-    stack.callback(ray.shutdown)
+    port = _free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "WARNING"})
     stack.callback(serve.shutdown)
     deployed = serve.deployment(OnServe).options(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0.1})
@@ -166,18 +164,37 @@ def ray_serve(stack: ExitStack) -> int:
 
 def lit_serve(stack: ExitStack) -> int:
     """One worker of LitServe, with its fast queue."""
+    port = _free_port()
+    _program(stack, "lit_server.py", str(port))
+    return port
+
+
+def mosec(stack: ExitStack) -> int:
+    """One worker of mosec."""
+    port = _free_port()
+    _program(stack, "mosec_server.py", "--address", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+    return port
+
+
+def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    program = Path(__file__).with_name("lit_server.py")
-    server = subprocess.Popen([sys.executable, str(program), str(port)], stdout=sys.stderr)
-    stack.callback(server.wait)
-    stack.callback(server.terminate)
     return port
+
+
+def _program(stack: ExitStack, name: str, *arguments: str) -> None:
+    command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
+    folder = stack.enter_context(tempfile.TemporaryDirectory())  # for what it leaves behind when it is killed
+    environment = os.environ | {"TMPDIR": folder}
+    program = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True, env=environment)
+    stack.callback(program.wait)
+    stack.callback(os.killpg, program.pid, signal.SIGKILL)  # workers of LitServe outlive its main process
 
 
 _KINDS: Mapping[str, Any] = {
     "inline": lambda stack: ours(stack, "inline"),
     "pool": lambda stack: ours(stack, "pool"),
+    "process": lambda stack: ours(stack, "single", target="process"),
     "unserved": lambda stack: ours(stack, "pool", http=False),
     "many": many,
     "many, called": lambda stack: many(stack, load=True),
@@ -187,6 +204,7 @@ _KINDS: Mapping[str, Any] = {
     "bare, thread": lambda stack: bare(stack, in_thread=True),
     "Ray Serve": ray_serve,
     "LitServe": lit_serve,
+    "mosec": mosec,
 }
 
 

@@ -1,5 +1,5 @@
 """
-Calls on target `local` against a `ThreadPoolExecutor` and a bare thread hop, with metrics, bounds and time-outs on.
+Calls on target `local` against a `ThreadPoolExecutor` and a bare thread hop, with metrics, bounds and timeouts on.
 """
 
 from __future__ import annotations

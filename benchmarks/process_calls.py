@@ -10,15 +10,13 @@ import argparse
 import multiprocessing
 import os
 import pickle
-import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bare_socket import bare_socket
 from rounds import interleave, per_call
 from table import goal, show
 from workloads import from_threads, gather
@@ -26,7 +24,7 @@ from workloads import from_threads, gather
 from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 #: Calls that are submitted at once, and threads that call one after the other.
 _AT_ONCE, _CALLERS = 2_000, 8
@@ -70,34 +68,6 @@ class Service:
         return sum(range(number))
 
 
-#: A process that sends back what it gets: four bytes for the size, then a pickle, which both sides read.
-_ECHO = """
-import pickle, socket, sys
-end = socket.socket(fileno=int(sys.argv[1]))
-while data := end.recv(65536):
-    reply = pickle.dumps(pickle.loads(data[4:]), 5)
-    end.sendall(len(reply).to_bytes(4, "little") + reply)
-"""
-
-
-@contextmanager
-def bare_socket() -> Iterator[Callable[[Any], Any]]:
-    """What sends a value over a socket to another process and gets it back: the least that any of this can cost."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        command = [sys.executable, "-c", _ECHO, str(theirs.fileno())]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
-
-        def exchange(value: Any) -> Any:
-            data = pickle.dumps(value, 5)
-            ours.sendall(len(data).to_bytes(4, "little") + data)
-            return pickle.loads(ours.recv(65536)[4:])  # noqa: S301 - of a process that this has started
-
-        yield exchange
-        process.kill()
-        process.wait()
-
-
 class Contenders:
     """One process of each kind, and a service with as many replicas as there are processors."""
 
@@ -128,7 +98,7 @@ class Contenders:
 def sequential(of: Contenders, rounds: int) -> None:
     """One caller, one call at a time."""
     contenders = {
-        "bare socket": lambda: of.socket(1),
+        "bare socket": lambda: pickle.loads(of.socket(pickle.dumps(1, 5))),  # noqa: S301 - its own
         "ProcessPoolExecutor(1)": lambda: of.pool.submit(echo, 1).result(),
         "loky(1)": lambda: of.loky.submit(echo, 1).result(),
         "ours, call": lambda: of.one.echo(1),

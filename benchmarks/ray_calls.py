@@ -7,12 +7,9 @@ Replicas on Ray against plain Ray actors, and against Ray Serve, on a private ru
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import shutil
 import signal
 import statistics
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -21,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batching import Model
+from private_ray import private_ray
 from rounds import interleave, per_call
 from table import goal, show
 from workloads import Callers, from_threads, gather
@@ -64,23 +62,9 @@ class _Runtime:
     """What is measured: a private Ray, and what runs in it."""
 
     def __init__(self, stack: ExitStack, rounds: int) -> None:
-        import ray
-
         self.rounds = rounds
         self.stack = stack
-        self.ray = ray
-        # Without workers started in advance: the first contenders would be given those, and the others none.
-        settings = {"enable_worker_prestart": False}
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=16,
-            object_store_memory=2**30,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _system_config=settings,
-        )
-        stack.callback(ray.shutdown)
+        self.ray = stack.enter_context(private_ray())
 
     def actor(self, **options: Any) -> Any:
         """A plain actor, which has answered."""
@@ -352,13 +336,7 @@ def main() -> None:
     names = [part.__name__ for part in _PARTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     asked = parser.parse_args()
-    # Ray reads these when it is imported. The folder is its own, to find no other cluster, and short, for sockets.
-    folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
-    os.environ.pop("RAY_ADDRESS", None)
-    logging.getLogger("sage_plugins.ray").setLevel(logging.ERROR)  # the private runtime asks for no token
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         runtime = _Runtime(stack, asked.rounds)
         for part in _PARTS:
             if part.__name__ in asked.only:

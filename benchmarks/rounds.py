@@ -7,10 +7,12 @@ import random
 import statistics
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+_Name = TypeVar("_Name")
 
 __all__ = ["interleave", "per_call", "ratio"]
 
@@ -26,7 +28,7 @@ def per_call(run: Callable[[], object], number: int, clock: Callable[[], float] 
     return (clock() - start) / number
 
 
-def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleave(contenders: Mapping[_Name, Callable[[], float]], rounds: int) -> dict[_Name, list[float]]:
     """
     What each contender measured in each of *rounds* rounds, after one round that does not count.
 
@@ -34,7 +36,7 @@ def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
     a thread costs depends on what the processors did just before.
     """
     names = list(contenders)
-    measured: dict[str, list[float]] = {name: [] for name in names}
+    measured: dict[_Name, list[float]] = {name: [] for name in names}
     shuffle = random.Random(rounds).shuffle  # noqa: S311 - an order, not a secret
     for number in range(rounds + 1):
         shuffle(names)

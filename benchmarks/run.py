@@ -11,7 +11,6 @@ _BENCHMARKS = (
     "async_calls.py",
     "waiting.py",
     "batching.py",
-    "curves.py",
     "guarding.py",
     "startup.py",
     "deployment_files.py",

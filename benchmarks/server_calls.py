@@ -10,7 +10,6 @@ import argparse
 import http.client
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,13 +28,13 @@ from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _PATH = "/services/bench/echo"
 _HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 _OURS = ("inline", "pool")
-#: Other servers: name, package, and how many requests a measurement has at most.
-_PEERS = (("Ray Serve", "ray.serve", 500), ("LitServe", "litserve", 500))
+#: What other servers are installed as.
+_PACKAGES = {"Ray Serve": "ray.serve", "LitServe": "litserve", "mosec": "mosec"}
 _MANY, _REPLICAS = 200, 4
 _IDLE_S = 10.0
 
@@ -57,22 +56,29 @@ def calls(rounds: int) -> None:
 
 def peers(rounds: int) -> None:
     """Requests a second against other servers of models; apart, since those are busy while nobody asks them."""
+    _against({"Ray Serve": 500, "LitServe": 500}, _OURS, rounds, ">= 3")
+
+
+def workers(rounds: int) -> None:
+    """The same of a service on target `process`, against servers whose method runs in another process as well."""
+    _against({"LitServe": 500, "mosec": 2_000}, ["process"], rounds)
+
+
+def _against(others: Mapping[str, int], ours: Sequence[str], rounds: int, wanted: str = "") -> None:
+    """Compare *ours* with those of *others* that are installed; their numbers are the requests of a measurement."""
+    requests = dict.fromkeys(ours, 2_000)
+    for name, number in others.items():
+        if _is_installed(_PACKAGES[name]):
+            requests[name] = number
+        else:
+            print(f"{name} is not installed")
     with ExitStack() as stack:
-        requests = dict.fromkeys(_OURS, 2_000)
-        for name, package, most in _PEERS:
-            if _is_installed(package):
-                requests[name] = most
-            else:
-                print(f"{name} is not installed")
-        folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
-        servers = {name: stack.enter_context(Serving(name, **settings)) for name in requests}
+        servers = {name: stack.enter_context(Serving(name)) for name in requests}
         for connections in (1, 32):
             measured, _ = _measure(servers, connections, rounds, requests)
-            for name in _OURS:
-                for peer in servers.keys() - set(_OURS):
-                    goal(measured, peer, name, ">= 3")
+            for name in ours:
+                for other in filter(servers.__contains__, others):
+                    goal(measured, other, name, wanted)
 
 
 def _measure(
@@ -177,7 +183,7 @@ def idle(rounds: int) -> None:
     show(f"processor time in {_IDLE_S:g} s without a client (ms; goal: no difference)", measured, 1e3)
 
 
-_PARTS = (calls, status, scrape, idle, peers)
+_PARTS = (calls, status, scrape, idle, peers, workers)
 
 
 def main() -> None:

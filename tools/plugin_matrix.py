@@ -9,7 +9,7 @@ The answers come from the plugins themselves. A test compares the page with what
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_testing.suites.balancer_conformance import BALANCER_CAPABILITIES
 from sage_deploy_testing.suites.monitor_conformance import MONITOR_CAPABILITIES
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "plugin-matrix.md"
 
 #: What targets that choose nodes must be given.
-_NODES: Final[Mapping[str, Mapping[str, object]]] = {
+_NODES: Final[Mapping[str, Mapping[str, Any]]] = {
     "remote_specific": {"target_nodes": ["node-a"]},
     "cluster_group": {"node_selector": {"zone": "a"}},
 }

@@ -58,7 +58,7 @@ class Call(LazyFuture):
 
     It behaves as a `concurrent.futures.Future`: `result`, `exception`, `cancel`, callbacks, `wait`, `as_completed` and
     `asyncio.wrap_future` work. Beyond that, it ends at its deadline, with `CallTimeoutError`, also if nobody set a
-    time-out on `result()`. `cancel` stops a call that has not started or that runs as a coroutine; any other that runs
+    timeout on `result()`. `cancel` stops a call that has not started or that runs as a coroutine; any other that runs
     goes on and `cancel` returns False.
 
     All methods are safe from any thread.

@@ -3,12 +3,12 @@ Services' methods that wait for calls, and whether what they wait for can ever h
 
 A method that calls its own service, directly or through others, holds a slot while it waits for another. Once every
 slot that could help is held by a method that waits in this way, none gets free again: without a look at the whole they
-would wait until their time-outs. Only calls made from within a call are looked at.
+would wait until their timeouts. Only calls made from within a call are looked at.
 
 The start hooks of a replica are such a method, too: they hold every slot that the replica is to have until they end.
 
 Each method that waits is an edge, from the work that holds its slot to the call that it waits for. A new edge closes a
-dead-lock or none is closed, for nothing else makes a method wait; so every new one is looked at, and no other moment.
+deadlock or none is closed, for nothing else makes a method wait; so every new one is looked at, and no other moment.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from sage_plugins.call.batch import Batch
     from sage_plugins.call.call import Call
 
-__all__ = ["after_fork", "guard", "note", "went_on"]
+__all__ = ["after_fork", "awaited_by_hooks", "guard", "note", "went_on"]
 
 #: What holds a slot.
 _Work: TypeAlias = "Call | Batch"
 
-_lock = threading.RLock()  # of two that close a dead-lock together, one is enough
+_lock = threading.RLock()  # of two that close a deadlock together, one is enough
 _waits: dict[_Work, Call] = {}  # each call or batch whose method waits, and for what; single steps need no lock
 
 
@@ -64,7 +64,7 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
         queued = _queued_for(call, waits)
         if queued is None or queued not in (stuck := _stuck(waits)):
             return
-        # Those who went on meanwhile may have been counted as if they held their slots: then there is no dead-lock.
+        # Those who went on meanwhile may have been counted as if they held their slots: then there is no deadlock.
         if not all(
             _waits.get(work) is awaited for work, awaited in waits.items() if _queued_for(awaited, waits) in stuck
         ):
@@ -101,6 +101,12 @@ def note(call: Call, waiter: Call) -> None:
 def went_on(waiter: Call) -> None:
     """The method answering *waiter* waits no more."""
     _waits.pop(_work(waiter), None)
+
+
+def awaited_by_hooks(lane: object) -> list[str]:
+    """The methods whose calls the start hooks of the replica behind *lane* wait for, if they run in this process."""
+    waits = _waits.copy().items()
+    return [_name(call) for work, call in waits if getattr(work, "prepares", False) and work.lane is lane]
 
 
 def _needs_loop(call: Call, waiter: Call) -> bool:

@@ -135,7 +135,7 @@ class StreamCall(Call):
     """
     The call behind a stream: over when its generator has ended.
 
-    Its time-out bounds each wait for an item, so it has no deadline of its own, only that of an outer call.
+    Its timeout bounds each wait for an item, so it has no deadline of its own, only that of an outer call.
     """
 
     __slots__ = ("channel", "item_timeout")

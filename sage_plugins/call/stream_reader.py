@@ -87,7 +87,7 @@ class ServiceStream(_Consumer):
     The items of a generator method, as an iterator and a context manager; made by `ServiceHandle.stream`.
 
     For one thread at a time. Raises, in place of an item, what the generator raises, and CallTimeoutError when an item
-    takes longer than the time-out.
+    takes longer than the timeout.
     """
 
     def __init__(self, call: StreamCall, again: Callable[[StreamCall, ServiceStoppedError], StreamCall]) -> None:

@@ -133,6 +133,10 @@ class OwnProcess:
         """As `Reach.waiting_elsewhere`."""
         return sum(way.waiting_elsewhere() for way in self._all_ways())
 
+    def awaited_by_hooks(self) -> tuple[str, ...]:
+        """The hooks run in this process."""
+        return ()
+
     def wait_found(self) -> None:
         """As `Reach.wait_found`."""
         for way in self._all_ways():

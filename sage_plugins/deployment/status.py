@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Instances", "Status"]
 
-#: Seconds before a replica that is not well yet is asked again, while somebody waits for it.
+#: Seconds before an unhealthy replica is checked again, while somebody waits for it.
 _ASK_AGAIN_S: Final = 0.1
 
 #: Seconds for a replica to say where its threads are.

@@ -208,7 +208,7 @@ class Environment(Registering, Looking):
 
     def apply(self, timeout: float | None = None) -> None:
         """
-        Have run what is configured: start what does not run, replace what runs otherwise, stop what is not configured.
+        Make the running services match the configuration: start, replace and stop services.
 
         The replicas of a service that changed are replaced a few at a time, as its `update` says, or keep running if
         they can take the change; the plan says which. A change that callers would notice in the middle, such as other

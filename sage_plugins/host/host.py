@@ -60,7 +60,15 @@ class Host:
     run_here: Callable[[Call], None] | None
     slots: int
 
-    def __init__(self, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock, *, node: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        events: ReplicaEvents,
+        clock: Clock,
+        *,
+        node: str | None = None,
+        inbox: Inbox | None = None,
+    ) -> None:
         """
         Prepare the replica; nothing runs before `start`.
 
@@ -69,6 +77,7 @@ class Host:
             events: Whom to tell.
             clock: For deadlines and durations.
             node: Where this is, for the recorders.
+            inbox: Where work waits; one of its own by default.
         """
         self._unfetched: list[Work] = []  # when it stopped
         self._spec = spec
@@ -85,7 +94,7 @@ class Host:
         counted = spec.config.recycle is not None and spec.config.recycle.get("max_calls") is not None
         if counted and "metrics" not in self._recorders:
             self._recorders[CALL_COUNT] = CallCount()
-        self._inbox = Inbox()
+        self._inbox = Inbox() if inbox is None else inbox
         self._loop = WorkerLoop()
         self._execution = Execution(spec, clock, events, self._recorders, self._loop)
         self._instance: Any = None

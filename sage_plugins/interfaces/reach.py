@@ -143,7 +143,7 @@ class Reach(Protocol):
     The core calls its methods in this order: `take_over`, `announce`, `ready`, then `changed` repeatedly. At the end it
     calls `stopping`, `vacate`, `stopped` and `ended`; or `leave`, if the replicas go on. A service whose replicas are
     in this process has a `Reach` that passes all this on to those from `beside`. All methods are safe from any thread.
-    Only `take_over`, `announce`, `vacate` and those named `wait` may block.
+    Only `take_over`, `announce`, `vacate`, `awaited_by_hooks` and those named `wait` may block.
     """
 
     @property
@@ -231,6 +231,13 @@ class Reach(Protocol):
 
     def waiting_elsewhere(self) -> int:
         """Return how many calls of the service wait in other processes, as far as known; never blocks."""
+
+    def awaited_by_hooks(self) -> Sequence[str]:
+        """
+        Return the services for which start hooks of replicas in other processes wait; takes at most a second.
+
+        Empty if no answer comes in that time.
+        """
 
     def wait_found(self) -> None:
         """Wait until other processes that ask find the service; not for long, if that cannot be published."""

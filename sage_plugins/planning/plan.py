@@ -106,7 +106,7 @@ class ServicePlan:
         settings: Every value of its configuration, with who set it and who acts on it.
         decisions: Who decides what.
         replicas: Where each replica will run; empty for a service that is to be removed.
-        time_outs: What the end of a call's time can stop.
+        timeouts: What the end of a call's time can stop.
         methods: Names of the served methods.
         warnings: What will not be as one might think.
         changes: What is different from what runs.
@@ -119,7 +119,7 @@ class ServicePlan:
     settings: tuple[Setting, ...] = ()
     decisions: tuple[Decision, ...] = ()
     replicas: tuple[ReplicaPlan, ...] = ()
-    time_outs: tuple[str, ...] = ()
+    timeouts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
     changes: tuple[Change, ...] = ()
@@ -325,7 +325,7 @@ def _lines(service: ServicePlan, *, all_settings: bool) -> Iterator[str]:
     for decision in service.decisions:
         yield from _decision(decision)
         if decision.what == "strategy":
-            yield from _listed("time-out", service.time_outs)
+            yield from _listed("timeout", service.timeouts)
     for replica in service.replicas:
         yield from _replica(replica)
     yield from _settings(service.settings, all_settings=all_settings)

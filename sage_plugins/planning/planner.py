@@ -120,7 +120,7 @@ def describe(composition: Composition, origin: Callable[[str], Origin]) -> Servi
             attrs.evolve(each, explanation=tuple(line for line in each.explanation if line.kind != "timeout"))
             for each in decisions
         ),
-        time_outs=tuple(_time_outs(composition, [each.text for each in said if each.kind == "timeout"])),
+        timeouts=tuple(_timeouts(composition, [each.text for each in said if each.kind == "timeout"])),
         methods=tuple(method.name for method in composition.methods),
     )
 
@@ -239,7 +239,7 @@ def _queue(config: Any) -> Decision:
     return Decision("queue", config.overload, "", f"{limit}; {full}", (Explanation(limit, "enforced"),))
 
 
-def _time_outs(composition: Composition, said: Sequence[str]) -> Iterator[str]:
+def _timeouts(composition: Composition, said: Sequence[str]) -> Iterator[str]:
     """What the end of a call's time can stop; the strategy knows, and for one that is silent its capabilities do."""
     timeout = composition.config.timeout
     own = [method for method in composition.methods if method.name in composition.config.methods]

@@ -2,7 +2,7 @@
 Which calls of an overloaded service are not worth a slot, because they cannot be answered in time.
 
 A state machine without a clock: it is told how long work took that came from the queue, and asked about calls. A full
-queue whose delay is longer than the calls' time-out would otherwise have the replicas work for callers who have gone.
+queue whose delay is longer than the calls' timeout would otherwise have the replicas work for callers who have gone.
 
 * At the door, a call is refused if those that wait before it take longer than it has.
 * At the head of the queue, a call is passed over if it has less time left than its method is seen to need.

@@ -25,7 +25,7 @@ __all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "Servic
 #: What is called if no method is named: the first of these that the service has.
 DEFAULT_METHODS: Final = ("process", "execute", "call")
 
-#: Handles with a time-out of their own that a caller keeps; a program has few time-outs, unless it computes them.
+#: Handles with a timeout of their own that a caller keeps; a program has few timeouts, unless it computes them.
 _KEPT: Final = 64
 
 

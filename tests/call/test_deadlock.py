@@ -1,5 +1,5 @@
 """
-A dead-lock among methods that wait for calls is found when it arises, and nothing else is taken for one.
+A deadlock among methods that wait for calls is found when it arises, and nothing else is taken for one.
 
 Services, their methods and what these do are drawn from seeds: methods call services, their own included, wait for
 calls or go on, and end. All of it runs on real routers with replicas in virtual time.
@@ -150,11 +150,11 @@ def play(seed, steps, *, guarded=True):
 
 
 def check(seed):
-    """Whether a dead-lock arose."""
+    """Whether a deadlock arose."""
     world, steps = play(seed, 6 + seed % 20)
     try:
         if not world.refused:
-            assert world.finish() == [], f"seed {seed}: a dead-lock was missed"
+            assert world.finish() == [], f"seed {seed}: a deadlock was missed"
             return False
     finally:
         world.close()

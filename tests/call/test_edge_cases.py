@@ -332,7 +332,7 @@ def test_timeout_none_is_no_limit(deploy, strategy):
     ids=lambda value: repr(value)[:20],
 )
 def test_bad_timeout_is_a_config_error(deploy, timeout):
-    """A time-out must be a number of seconds above 0, or None."""
+    """A timeout must be a number of seconds above 0, or None."""
     with pytest.raises(errors.ConfigError, match="timeout"):
         deploy("single").handle.with_options(timeout=timeout)
 

@@ -108,6 +108,7 @@ def run_until_step(first, step, then):
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks at it when it begins to trace, and not later
     sys.settrace(trace)
     try:
         first()

@@ -160,7 +160,7 @@ def test_watch_applies_a_changed_file_and_survives_a_broken_one(folder, running_
     deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}, new: {class: 'things:Keeper'}}\n")
     assert "new#0 ready" in process.read_until("applied")
     deployment(folder, "services: {keeper: {clas: 'things:Keeper'}}\n")
-    said = process.read_until("not applied; what runs goes on")
+    said = process.read_until("not applied; running services are unchanged")
     assert "did you mean 'class'?" in said
     deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
     assert "new#0 stopped" in process.read_until("applied")

@@ -347,7 +347,7 @@ def response_to(task, request):
     ],
 )
 def test_request_with_something_wrong_is_answered(task, request_, words):
-    """SAGE says nothing, and the caller waits for its time-out."""
+    """SAGE says nothing, and the caller waits for its timeout."""
     response = response_to(task, request_)
     assert (response["success"], response["result"], response["request_id"]) == (
         False,

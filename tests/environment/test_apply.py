@@ -302,7 +302,7 @@ def test_who_waits_for_room_while_its_service_is_replaced_is_served_by_the_new_o
 
 @pytest.mark.parametrize("clock", [VirtualClock()], indirect=True, ids=["virtual time"])
 def test_a_call_that_moves_has_the_time_that_it_had_left(env, clock, full, in_thread):
-    """Its time-out and the limit of its wait in the queue count from when it was made."""
+    """Its timeout and the limit of its wait in the queue count from when it was made."""
     replace = full("single", "timeout: 1000, queue_timeout: 900, ")
     made = clock.monotonic()
     waiting = in_thread(env.service("one").submit, "who")

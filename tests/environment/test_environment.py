@@ -468,7 +468,7 @@ def test_typed_handle_is_the_same_handle(env, given):
 
 
 def test_call_service_as_in_sage(env, given):
-    """`call_service` calls `process` unless told otherwise, with a time-out if one is given."""
+    """`call_service` calls `process` unless told otherwise, with a timeout if one is given."""
     env.register_service("svc", given)
     assert env.call_service("svc", 1, word="w") == ((1,), {"word": "w"})
     assert env.call_service("svc", method="given", timeout=5) == ((), {})
@@ -585,7 +585,7 @@ def test_count_read_after_a_result_includes_it(deploy, strategy):
 
 @pytest.mark.parametrize("verb", ["call", "acall"])
 def test_every_ending_counts_once(deploy, strategy, occupy, queued, verb):
-    """Results, errors and time-outs each count once, as what they are; so do cancelled calls."""
+    """Results, errors and timeouts each count once, as what they are; so do cancelled calls."""
     service = deploy(strategy, queue_size=10)
     handle = service.handle
 

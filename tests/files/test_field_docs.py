@@ -170,7 +170,7 @@ def test_options_of_an_unknown_plugin_say_what_keeps_it_from_being_used(monkeypa
 
 
 def test_plugins_are_looked_for_only_if_options_are_asked_for():
-    """A conflict between plugins does not keep anybody from reading about a time-out."""
+    """A conflict between plugins does not keep anybody from reading about a timeout."""
 
     def discover():
         raise errors.PluginConflictError("two of them")

@@ -315,8 +315,8 @@ class TestExplanations:
         config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=3)
         env.register_service_with_config("kv", type("KV", (), {"get": lambda self: 1}), deployment_config=config)
         (service,) = env.plan().services
-        assert service.time_outs[0] == "3 s from call to answer, waiting included"
-        assert words in service.time_outs[-1]
+        assert service.timeouts[0] == "3 s from call to answer, waiting included"
+        assert words in service.timeouts[-1]
 
     def test_of_a_silent_strategy_its_capabilities_say_it(self, environments):
         class Silent:
@@ -333,7 +333,7 @@ class TestExplanations:
             env = environments(id, registry=Registry.of(*OURS, Silent()))
             config = ServiceDeploymentConfig(threading_strategy=id)
             env.register_service_with_config("kv", type("KV", (), {"get": lambda self: 1}), deployment_config=config)
-            assert words in env.plan().services[0].time_outs[-1]
+            assert words in env.plan().services[0].timeouts[-1]
 
 
 class TestDifferences:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import dedent
 
 import pytest
@@ -147,6 +149,35 @@ def test_interrupt_from_the_terminal_reaches_the_parent_alone():
         os.killpg(program.pid, signal.SIGINT)
         assert program.stdout.read() == "answered\nstopped\n"
     assert program.returncode == 0
+
+
+def test_next_program_removes_the_sockets_that_a_killed_one_has_left():
+    """Its own and its replicas'; those of a program that lives stay."""
+    command = [sys.executable, "-c", dedent(INTERRUPTED)]
+
+    @contextmanager
+    def running(temporary):
+        environment = {**os.environ, "TMPDIR": temporary}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as program:
+            try:
+                assert program.stdout.readline() == "deployed\n"
+                yield program
+            finally:
+                program.kill()
+
+    with TemporaryDirectory() as temporary:  # the path of a socket must be short
+        with running(temporary) as program:
+            left = set(Path(temporary).iterdir())
+            replica = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()
+        until = time.monotonic() + 20
+        while not is_gone(int(replica)):
+            assert time.monotonic() < until
+        with running(temporary):
+            lives = set(Path(temporary).iterdir())
+            assert (len(left), len(lives)) == (2, 2)
+            assert not left & lives
+            with running(temporary):
+                assert lives < set(Path(temporary).iterdir())
 
 
 CROWDED = """

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
+from textwrap import dedent
 
 import pytest
 
 from killing import is_gone, kill_child, stop_child
-from sage_deploy_process import machine
+from sage_deploy_process import checks, machine
 from sage_plugins import Environment, ServiceDeploymentConfig, errors
 
 CORES = len(os.sched_getaffinity(0))
@@ -162,3 +165,49 @@ def test_configuration_that_cannot_work_is_refused(env, rule, key, fields):
     with pytest.raises(errors.PlanError) as caught:
         env.plan()
     assert [(each.id, each.key) for each in caught.value.problems] == [(rule, key)]
+
+
+#: As far as target `process` sees it, this is Windows: these modules and this constant are not there.
+ON_WINDOWS = """
+    import socket, sys
+    from types import SimpleNamespace
+
+    from sage_deploy_process import checks
+    from sage_plugins import Environment, errors
+
+    class Service:
+        pass
+
+    checks.sys = SimpleNamespace(platform="win32")
+    assert not {"fcntl", "resource"} & set(sys.modules)
+    sys.modules["fcntl"] = sys.modules["resource"] = None
+    del socket.AF_UNIX
+    env = Environment("windows")
+    env.register_service_with_config("svc", Service, deployment_config={"target": "process"})
+    for attempt in (env.plan, env.deploy):
+        try:
+            attempt()
+        except errors.PlanError as error:
+            print(error)
+"""
+
+
+def test_windows_is_refused_with_what_to_do():
+    """By `plan` and by `deploy`, before anything is imported that Windows does not have."""
+    command = [sys.executable, "-c", dedent(ON_WINDOWS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == ""
+    refused = "target 'process' needs a Unix system, and this is Windows (use target 'local', or run on Linux"
+    assert done.stdout.count(refused) == 2
+
+
+def test_what_only_linux_enforces_is_said_elsewhere(env, monkeypatch):
+    """An option that does nothing there is an error, a limit that is not kept a warning."""
+    monkeypatch.setattr(checks, "_LINUX", False)
+    config = {"target": "process", "memory_mb": 100, "cpu_cores": 1, "options": {"process": {"affinity": True}}}
+    env.register_service_with_config("svc", Service, deployment_config=config)
+    with pytest.raises(errors.PlanError, match=r"E210.*affinity: works on Linux only"):
+        env.plan()
+    del config["options"]
+    env.register_service_with_config("svc", Service, deployment_config=config)
+    assert "warning W05: memory_mb: 100 is advisory: only Linux limits a process's memory" in str(env.plan())

@@ -1,4 +1,4 @@
-"""What the tests of connections share: certificates."""
+"""What these tests share: certificates, and an environment that tells of its services in a directory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import memory_directory
+import sage_deploy_autoscalers
+import sage_deploy_balancers
+import sage_deploy_local
+import sage_deploy_monitors
+import sage_deploy_threading
+from sage_plugins.plugins.registry import Registry
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from certificates import Authority
     from sage_deploy_remote.rpc.certificates import Certificates
+    from sage_plugins import Environment
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +37,23 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def node_certificates(authority: Authority) -> Certificates:
     """Those of one node."""
     return authority.issue("node")
+
+
+@pytest.fixture
+def plugin() -> memory_directory.Plugin:
+    """The target and the directory."""
+    return memory_directory.Plugin()
+
+
+@pytest.fixture
+def env(environments: Callable[..., Environment], plugin: memory_directory.Plugin) -> Environment:
+    """An environment that has it."""
+    registry = Registry.of(
+        sage_deploy_autoscalers,
+        sage_deploy_balancers,
+        sage_deploy_local,
+        sage_deploy_monitors,
+        sage_deploy_threading,
+        plugin,
+    )
+    return environments("theirs", registry=registry)

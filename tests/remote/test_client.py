@@ -15,17 +15,11 @@ from pathlib import Path
 import pytest
 
 import memory_directory
-import sage_deploy_autoscalers
-import sage_deploy_balancers
-import sage_deploy_local
-import sage_deploy_monitors
-import sage_deploy_threading
 from sage_deploy_remote.reach.client import ServiceClient
 from sage_deploy_remote.reach.finder import ServiceFinder
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.clock import SYSTEM
 from sage_plugins.interfaces import KnownService
-from sage_plugins.plugins.registry import Registry
 
 
 class Service:
@@ -48,24 +42,6 @@ class Renamed:
 
     def all(self, value):
         yield value
-
-
-@pytest.fixture
-def plugin():
-    return memory_directory.Plugin()
-
-
-@pytest.fixture
-def env(environments, plugin):
-    registry = Registry.of(
-        sage_deploy_autoscalers,
-        sage_deploy_balancers,
-        sage_deploy_local,
-        sage_deploy_monitors,
-        sage_deploy_threading,
-        plugin,
-    )
-    return environments("theirs", registry=registry)
 
 
 @pytest.fixture

@@ -22,11 +22,6 @@ from socket import SHUT_RDWR
 import pytest
 
 import memory_directory
-import sage_deploy_autoscalers
-import sage_deploy_balancers
-import sage_deploy_local
-import sage_deploy_monitors
-import sage_deploy_threading
 from sage_deploy_remote.home import address
 from sage_deploy_remote.home.publishing import revive_near
 from sage_deploy_remote.link.sockets import channel
@@ -36,7 +31,6 @@ from sage_plugins import ServiceDeploymentConfig, batch_of, errors
 from sage_plugins.call.current import carry
 from sage_plugins.call.stream import AHEAD
 from sage_plugins.clock import SYSTEM
-from sage_plugins.plugins.registry import Registry
 
 PATIENCE_S = 20.0
 
@@ -151,24 +145,6 @@ def gate():
 def short_naps(monkeypatch):
     """What reads a connection ends soon when it has nothing to do, and no test waits for that."""
     monkeypatch.setattr(channel, "_IDLE_S", 0.01)
-
-
-@pytest.fixture
-def plugin():
-    return memory_directory.Plugin()
-
-
-@pytest.fixture
-def env(environments, plugin):
-    registry = Registry.of(
-        sage_deploy_autoscalers,
-        sage_deploy_balancers,
-        sage_deploy_local,
-        sage_deploy_monitors,
-        sage_deploy_threading,
-        plugin,
-    )
-    return environments("theirs", registry=registry)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.serving.pushing import PushedReplies
 from sage_deploy_remote.link.sockets.channel import Channel
+from sage_deploy_remote.link.sockets.journal import Journal
 from sage_deploy_remote.link.sockets.luggage import Luggage
 from sage_deploy_remote.link.sockets.messages import MessageError, Messages, join, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
@@ -197,6 +198,88 @@ def test_no_call_starts_whose_caller_cannot_be_told(ends):
     assert told.tell_start(1)
     theirs.close()
     assert not told.tell_start(2), "the connection has ended"
+
+
+DONE, LARGE = (protocol.DONE, 1, (b"answer", (), ())), (protocol.DONE, 2, (bytes(2**13), (), ()))
+
+
+@pytest.fixture
+def journals(ends):
+    """The caller's and the replica's, and who tells that caller what."""
+    stream, theirs = ends
+    (left, right) = socket.socketpair()
+    with left, right:
+        ours, replicas = Journal.offer(left), Journal.take(right)
+    told = PushedReplies(Server(), stream, Luggage(), "caller", replicas)
+    yield ours, told, theirs
+    ours.free()
+    told._journal.free()
+
+
+def sent(theirs):
+    """The responses that have come."""
+    theirs.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        return [pickle.loads(body) for body, _ in Messages().take(theirs.recv(2**16))]  # noqa: S301 - our own
+    return []
+
+
+def test_caller_of_a_killed_replica_finds_what_was_not_sent(journals):
+    """A start, and an answer that waits for the next one, cost no message, and are known all the same."""
+    ours, told, theirs = journals
+    assert told.tell_start(2)
+    told.keep(DONE)
+    assert sent(theirs) == []
+    assert ours.close() == (0, [(protocol.STARTING, 2), DONE])
+
+
+def test_what_was_sent_is_not_found_again_as_another_response(journals):
+    """The number says which response it is, and the caller has read that one."""
+    ours, told, theirs = journals
+    told.keep(DONE)
+    told.post((protocol.ENDED, 1, 0.0))
+    assert sent(theirs) == [(0, [DONE, (protocol.ENDED, 1, 0.0)])]
+    assert ours.close()[0] == 0
+
+
+def test_journal_begins_anew_after_a_message(journals):
+    """What is found is what followed the last one."""
+    ours, told, _ = journals
+    told.keep(DONE)
+    told.post((protocol.ENDED, 1, 0.0))
+    told.tell_start(2)
+    assert ours.close() == (1, [(protocol.STARTING, 2)])
+
+
+def test_a_message_tells_of_starts_that_no_answer_tells_of(journals):
+    """After it the journal begins anew, so whatever still runs must be known from the message."""
+    _, told, theirs = journals
+    for id in (1, 2, 3):
+        told.tell_start(id)
+    told.keep(DONE)
+    told.post((protocol.FAILED, 3, None))
+    assert sent(theirs) == [(0, [(protocol.STARTING, 2), DONE, (protocol.FAILED, 3, None)])]
+
+
+def test_no_call_starts_after_its_caller_has_looked(journals):
+    """A replica that stood still while its caller took it for dead goes on, and finds that."""
+    ours, told, theirs = journals
+    theirs.close()
+    assert ours.close() == (0, [])
+    assert told._stream.taken, "the connection has not said anything yet"
+    assert not told.tell_start(2)
+
+
+def test_answer_that_is_large_is_sent_at_once(journals):
+    """As what no journal has room for."""
+    _, told, theirs = journals
+    told.keep(LARGE)
+    assert sent(theirs) == [(0, [LARGE])]
+    starts = 0
+    while not sent(theirs):
+        starts += 1
+        assert told.tell_start(starts)
+    assert starts > 1000
 
 
 def test_answer_that_is_held_back_leaves_when_its_bundle_is_due(ends):

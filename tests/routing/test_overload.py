@@ -24,7 +24,7 @@ METHOD = MethodPlan(0, "work", MethodKind.SYNC, idempotent=False, timeout=TIMEOU
 
 
 class World:
-    """A service that rejects, with a queue whose delay is far above the calls' time-out, and its open-loop callers."""
+    """A service that rejects, with a queue whose delay is far above the calls' timeout, and its open-loop callers."""
 
     def __init__(self, kind=Router, *, refuses_late=True, seconds=lambda: WORK_S):
         self.clock = VirtualClock()

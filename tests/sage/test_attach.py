@@ -233,7 +233,7 @@ class Broken:
 
 @pytest.mark.parametrize("autostop", [True, False])
 def test_failing_deployment_starts_nothing_of_the_pipeline(autostop, sage_env):
-    """SAGE logs it, skips the service, and lets its callers run into their time-outs."""
+    """SAGE logs it, skips the service, and lets its callers run into their timeouts."""
     said: list[str] = []
     made: list[int] = []
     sage_env.register_service("good", Recorder, said)

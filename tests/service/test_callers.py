@@ -179,7 +179,7 @@ def test_time_out_ends_the_call(kv, gate):
 
 
 def test_future_ends_at_its_deadline_though_nobody_asks(kv, gate):
-    """A future that only has a callback is told of the time-out."""
+    """A future that only has a callback is told of the timeout."""
     told = Future()
     future = kv.call_service_async["kv"].hold(gate, timeout=SHORT)
     future.add_done_callback(lambda ended: told.set_result(ended.exception()))
@@ -282,8 +282,8 @@ def test_caller_finds_a_service_that_was_deployed_again(kv):
     assert kv.call_service("kv") == "other"
 
 
-def test_many_time_outs_are_not_kept_for_ever(kv):
-    """Each time-out has a handle of its own, and programs may compute theirs."""
+def test_many_timeouts_are_not_kept_for_ever(kv):
+    """Each timeout has a handle of its own, and programs may compute theirs."""
     for number in range(200):
         assert kv.call_service("kv", "k", method="get", timeout=PATIENCE + number) == 1
     assert len(kv.call_service._handles._timed) <= 64

@@ -97,7 +97,7 @@ def test_an_error_that_cannot_be_read_reaches_its_caller_all_the_same(env, fault
 
 
 def test_a_call_that_was_given_up_is_no_error_of_its_method(env, faulty):
-    """Its caller was told of the time-out, which the metrics count."""
+    """Its caller was told of the timeout, which the metrics count."""
     handle = faulty("async")
     with pytest.raises(errors.CallTimeoutError):
         handle.with_options(timeout=0.01).slow()

@@ -168,7 +168,7 @@ def test_what_happened_before_is_shown_as_it_was(suppress, cause):
     ids=repr,
 )
 def test_what_is_left_as_it_is(error):
-    """A RuntimeError is one already, a time-out stays a time-out, and what ends programs is no matter of a call."""
+    """A RuntimeError is one already, a timeout stays a timeout, and what ends programs is no matter of a call."""
     assert as_runtime_error(error) is error
 
 

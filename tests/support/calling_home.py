@@ -20,6 +20,7 @@ from sage_deploy_testing.suites.probes import Calling, Probe
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.call.stream import AHEAD
 from sage_plugins.clock import SYSTEM
+from sage_plugins.threads import future_of
 from travelling import Relay, Travelling
 
 if TYPE_CHECKING:
@@ -45,13 +46,23 @@ class Reader(Relay):
         return os.getpid()
 
 
+class Asking(Probe):
+    """A service whose start hook calls another one, and waits."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def setup(self) -> None:
+        self.ctx.service(self._name).echo(1)
+
+
 class HomeCases(Travelling):
     """A service `home` in this process, and `relay` in another one."""
 
-    def home(self, env: Environment, cls: type = Probe, name: str = "home", **fields: Any) -> Any:
+    def home(self, env: Environment, cls: type = Probe, name: str = "home", *args: Any, **fields: Any) -> Any:
         """Register a service of this process."""
         fields = {"timeout": self.patience, "threading_strategy": "single", **fields}
-        env.register_service_with_config(name, cls, deployment_config=ServiceDeploymentConfig(**fields))
+        env.register_service_with_config(name, cls, *args, deployment_config=ServiceDeploymentConfig(**fields))
         return env.service(name)
 
     def at_home(self, cls: type = Probe, **fields: Any) -> Any:
@@ -125,6 +136,25 @@ class HomeCases(Travelling):
         assert ended.wait() == ["ended"], "nobody waits for it, so it is no circle"
         env.scale("home", 2)
         assert home.ask("relay", "ask", "home", "echo", 1) == 1
+
+    def test_start_hooks_here_and_there_that_wait_for_each_other_are_named(self) -> None:
+        """Both services are not ready in time, and either error says for which other one its hooks wait."""
+        env = self.environment()
+        self.home(env, Asking, "home", "relay", drain_timeout=0)
+        self.register(Asking, "home", name="relay", env=env, drain_timeout=0)
+        deploying = future_of(env.deploy, "deploying")
+        self.until(lambda: env.task("relay").reach.awaited_by_hooks() == ("home",))
+        self.until(lambda: "waits for relay.echo, which" in self.not_ready(env, "home"))
+        assert "relay#0 not ready after 60 s; the constructor or a start hook waits for home, which" in self.not_ready(
+            env, "relay"
+        )
+        env.close()
+        assert isinstance(deploying.exception(self.patience), errors.DeployError)
+
+    def not_ready(self, env: Environment, name: str) -> str:
+        """What would be said of its replicas if their time were over."""
+        task = env.task(name)
+        return str(task._readiness.not_ready(task.replicas.members, 60))
 
     def test_service_of_this_process_changes_while_others_call_it(self) -> None:
         """None of their calls is lost when it is scaled and restarted; what has stopped says so, until it is back."""

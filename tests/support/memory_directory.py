@@ -90,6 +90,9 @@ class MemoryDirectory:
     def ask_waiting(self, service, tell):
         tell(sum(self.book.waiting.values()))
 
+    def awaited(self, service, timeout):
+        return ()
+
     def open(self, service):
         return Entrance(self.book, service)
 

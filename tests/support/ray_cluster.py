@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NAMESPACE: Final = "sage-deploy-tests"
 
 #: A killed node is dead after about 1 s and a frozen one after 4 s; Ray's defaults take 15 s and 60 s. With a shorter
-#: time-out, nodes would die that only wait for a core of a busy machine.
+#: timeout, nodes would die that only wait for a core of a busy machine.
 FAST_DETECTION: Final = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,

@@ -21,7 +21,6 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from chromium import Watched, chromium
 from sage_deploy_testing.commands.simulate import command
-from sage_deploy_testing.simulating.results.charts import Chart, Line, picture
 from sage_deploy_testing.simulating.results.tally import Durations
 from sage_deploy_testing.simulating.scenario.spelling import faults_of, load_of, time_of_method
 from sage_deploy_testing.simulation import (
@@ -606,19 +605,6 @@ class TestCommand:
 
 
 class TestPage:
-    def test_names_are_escaped(self) -> None:
-        chart = Chart(
-            title=HOSTILE, x=HOSTILE, y=HOSTILE, lines=[Line(HOSTILE, [(0, 1), (1, 2)])], marks=[(0.5, HOSTILE)]
-        )
-        assert "<img" not in chart.svg()
-        assert "<img" not in picture([chart])
-
-    def test_an_empty_chart_and_gaps_are_drawn(self) -> None:
-        nan = float("nan")
-        assert "polyline" in Chart(title="", x="", y="", lines=[Line("a", [])], log=True).svg()
-        broken = Chart(title="", x="", y="", lines=[Line("a", [(0, 1), (1, nan), (2, 3)])]).svg()
-        assert broken.count("<polyline") == 3  # two stretches, and the legend
-
     def test_the_same_report_gives_the_same_page(self) -> None:
         assert play({}).to_html() == play({}).to_html()
 

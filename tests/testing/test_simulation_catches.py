@@ -482,7 +482,7 @@ class ShutsAtTheNext(MethodRouter):
 
 
 class WaitsPastItsTime(MethodRouter):
-    """Forgets that the calls of a batch have a time-out."""
+    """Forgets that the calls of a batch have a timeout."""
 
     def _send(self, call, lane):
         expires, call.expires = call.expires, inf

@@ -8,6 +8,7 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from sage_plugins.call import deadlock
 from sage_plugins.deployment.replicas.member import ANSWER_S, Member
 from sage_plugins.deployment.replicas.proving import UNANSWERED
 from sage_plugins.errors import DeployError, text_of
@@ -26,6 +27,10 @@ _Answer = TypeVar("_Answer")
 
 #: Why a replica is not ready that waits for nothing else.
 _BEING_BUILT: Final = "the constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
+_HOOKS_WAIT: Final = (
+    "the constructor or a start hook waits for {}, which never comes if that waits for this service in turn. Use "
+    "`submit` in the hook and do not wait for the result, or make the call in a method instead"
+)
 
 
 class Readiness:
@@ -80,12 +85,13 @@ class Readiness:
             building = [each for each in late if each.canary is None]
             silent = dict.fromkeys(building, "it does not say how far it has got")  # such as a cluster that is silent
             progress |= {**silent, **_ask(building, Member.progress, 2 * ANSWER_S)}
+        elsewhere = self._replicas.reach.awaited_by_hooks()
         together: dict[str, list[str]] = {}
         for member in late:
-            together.setdefault(progress[member], []).append(member.id)
-        found = ". ".join(
-            f"{', '.join(ids)} not ready after {limit:g} s; {why or _BEING_BUILT}" for why, ids in together.items()
-        )
+            awaited = deadlock.awaited_by_hooks(member.lane) or elsewhere
+            hooks = _HOOKS_WAIT.format(", ".join(awaited)) if awaited else _BEING_BUILT
+            together.setdefault(progress[member] or hooks, []).append(member.id)
+        found = ". ".join(f"{', '.join(ids)} not ready after {limit:g} s; {why}" for why, ids in together.items())
         replica = late[0].id if len(late) == 1 else None
         return DeployError(f"service '{self._name}': {found}", service=self._name, replica=replica)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ANEW", "UNSET", "Binding", "Bound", "Caller", "compose", "look_what_is_lost", "not_served", "run_here"]
 
-#: In place of a time-out: each method has the one that the configuration says.
+#: In place of a timeout: each method has the one that the configuration says.
 UNSET: Final[Any] = object()
 
 #: What a bound handle may come to because its service was deployed anew since: that has a new router and new methods.

@@ -115,7 +115,7 @@ class ServiceHandle:
         Call *method* and wait for its result.
 
         Raises:
-            CallTimeoutError: There was no answer within the time-out, the time in the queue included.
+            CallTimeoutError: There was no answer within the timeout, the time in the queue included.
             OverloadedError: The queue is full, or the call could not be answered in time, and `overload` is not
                 `block`. Under `shed_oldest` and `priority` also if it made room for another call while it waited.
             ServiceStoppedError: The service is draining or has stopped.
@@ -134,7 +134,7 @@ class ServiceHandle:
         before this returns.
 
         Raises:
-            CallTimeoutError: There was no room within the time-out.
+            CallTimeoutError: There was no room within the timeout.
             OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for `call`.
         """
         call: Call = self._verb("submit")(method, *args, **kwargs)
@@ -165,7 +165,7 @@ class ServiceHandle:
         The items of a generator method, as an iterator.
 
         The generator runs in the replica, at most `stream.AHEAD` items ahead, and holds its slot until it ends. The
-        time-out bounds each wait for an item, the first one's from the call on. `close()`, leaving a `with` block or
+        timeout bounds each wait for an item, the first one's from the call on. `close()`, leaving a `with` block or
         dropping the stream ends the generator.
 
         Raises:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from killing import is_gone, kill_replica
 from sage_deploy_ray import target as ray_target
@@ -162,7 +163,21 @@ class Load:
 # -- replicas ----------------------------------------------------------------------------------------------------------
 
 
-def test_dead_replica_is_noticed_and_replaced_without_a_call(deploy, history, until):
+@pytest.fixture
+def ended(monkeypatch):
+    """The actors that Ray was told to end, as often as it was told."""
+    ended, kill = [], ray.kill
+
+    def count(actor, **how):
+        ended.append(actor._actor_id)
+        kill(actor, **how)
+
+    monkeypatch.setattr(ray, "kill", count)
+    return ended
+
+
+def test_dead_replica_is_noticed_and_replaced_without_a_call(deploy, history, until, ended):
+    """Ray is told once that its actor is not wanted any more."""
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
 
     killed = time.monotonic()
@@ -173,6 +188,8 @@ def test_dead_replica_is_noticed_and_replaced_without_a_call(deploy, history, un
 
     assert noticed - killed < 1  # Ray says so within 20 ms; the rest is a status of a busy machine
     assert service.replica(1)["pid"] != pid
+    service.env.close()
+    assert len(set(ended)) == len(ended) == 3
 
 
 def test_each_call_has_one_outcome_when_its_replica_dies_under_it(deploy, history, board, until):

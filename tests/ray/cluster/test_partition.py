@@ -38,7 +38,7 @@ def test_calls_across_a_partition_are_bounded_and_its_replicas_replaced(ray_fold
                 told.append(driver.do("call", "run", number))
                 number += 1
             took = time.monotonic() - began
-            assert max(each["seconds"] for each in told) < 5.5  # their time-out is 5 s
+            assert max(each["seconds"] for each in told) < 5.5  # their timeout is 5 s
             assert {each.get("error") for each in told} <= {None, "ReplicaDiedError", "CallTimeoutError"}
             assert [driver.do("call", "run", each)["answer"] for each in range(number, number + 10)]
 

@@ -67,7 +67,7 @@ def test_vectors_are_the_same(environments):
 
 
 def test_result_that_cannot_be_sent_is_an_error_that_names_it(env):
-    """Not a time-out: it is said as soon as the method has returned, and the replica goes on."""
+    """Not a timeout: it is said as soon as the method has returned, and the replica goes on."""
     env.register_service_with_config("raw", RawIndex, deployment_config=ON_RAY)
     service = env.service("raw")
     with pytest.raises(ResultNotSerializableError, match=r"raw\.raw\b.*QueryResult"):

@@ -75,7 +75,7 @@ def sage_register_load_balancers() -> list[Registration]:
         Registration(
             "random",
             _create_random,
-            "A replica by chance, all equally likely",
+            "A random replica, all equally likely",
             options=_random_options,
             capabilities=frozenset({"spreads"}),
         ),
@@ -88,7 +88,7 @@ def sage_register_load_balancers() -> list[Registration]:
         Registration(
             "power_of_two",
             _create_power_of_two,
-            "The replica with fewer calls of two taken by chance",
+            "The replica with fewer calls, of two random ones",
             options=_random_options,
             capabilities=frozenset({"spreads", "avoids_load"}),
         ),

@@ -1,4 +1,4 @@
-"""A replica by chance, and the better of two."""
+"""A random replica, and the better of two random ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["PowerOfTwo", "RandomChoice"]
 
 
 class RandomChoice:
-    """Gives each call to a replica by chance, all with the same probability, whatever their load."""
+    """Gives each call to a random replica, all with the same probability, regardless of their load."""
 
     binding = False
 
@@ -30,7 +30,7 @@ class RandomChoice:
 
 class PowerOfTwo:
     """
-    Takes two replicas by chance and gives the call to the one with fewer calls in flight.
+    Takes two random replicas and gives the call to the one with fewer calls in flight.
 
     The fullest replica is then hardly fuller than under a choice among all, at the cost of looking at two, and callers
     that see outdated counts do not all run to the same one: M. Mitzenmacher, "The Power of Two Choices in Randomized

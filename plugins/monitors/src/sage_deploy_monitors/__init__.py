@@ -69,7 +69,7 @@ def sage_register_monitors() -> list[Registration]:
         Registration(
             "health",
             _create_health,
-            "Asks replicas how they are; calls avoid those that are not well",
+            "Checks the health of replicas; unhealthy replicas get no calls",
             explain=_explain_health,
             capabilities=frozenset({"checks_health", "exports_metrics", "watches_service"}),
         ),

@@ -1,5 +1,5 @@
 """
-Asks replicas how they are, and has calls avoid those that are not well.
+Checks the health of replicas, so that unhealthy ones get no calls.
 
 Each replica that there is something to ask has a probe with a timer of its own; nothing else waits or polls. A check
 runs on a thread made for it, so it takes no slot, and one that hangs costs that one thread and delays nobody.

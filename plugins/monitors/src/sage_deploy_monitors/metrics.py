@@ -228,7 +228,7 @@ class Metrics(QuietMonitor):
         self._shown: tuple[list[Mapping[str, Cells]], list[Family]] = [], []  # what families of calls are made of
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...]) -> MetricsRecorder:
-        """One for each replica and one for the calling side, where time-outs and cancellations are counted."""
+        """One for each replica and one for the calling side, where timeouts and cancellations are counted."""
         self._methods = methods
         return MetricsRecorder(who, methods, None if who.replica is None else ProcessUsage.of_this_process())
 

@@ -24,7 +24,7 @@ _LINUX: Final = sys.platform == "linux"
 def check(config: ServiceDeploymentConfig, options: ProcessOptions) -> Iterator[Problem]:
     """What is wrong with a service whose replicas are child processes of this machine."""
     if sys.platform == "win32":
-        fix = "use target 'local', or run on Linux or macOS"
+        fix = "use target 'local', or run on Linux, such as in WSL, or on macOS"
         yield Problem("E210", "target", "target 'process' needs a Unix system, and this is Windows", fix)
     for name in ("target_nodes", "node_selector"):
         if getattr(config, name) is not None:

@@ -123,7 +123,7 @@ def _check_installed(*, as_json: bool = False, only: Collection[str] | None = No
     else:
         for finding in report.findings:
             write("\n".join(finding_lines(finding)))
-        wrong = f"{len(report.findings)} to mend" if report.findings else "all in order"
+        wrong = f"{len(report.findings)} to fix" if report.findings else "all in order"
         write(f"{report.plugins} plugins, {report.registrations} IDs: {wrong}")
     if any(finding.status == "failure" for finding in report.findings):
         sys.exit(ExitCode.FAILED)

@@ -415,7 +415,7 @@ def _apply(env: Environment, file: Path, profile: str | None) -> None:
         env.apply()
     except SageDeployError as error:
         complain(error)
-        progress("not applied; what runs goes on")
+        progress("not applied; running services are unchanged")
     else:
         progress("applied" if plan.has_changes else "nothing to do")
 

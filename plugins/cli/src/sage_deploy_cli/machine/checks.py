@@ -29,7 +29,7 @@ _MEBIBYTE: Final = 1024 * 1024
 _FEW: Final = 1024
 #: Less memory than this, in bytes, makes a warning: Python and the core take some 40 MiB, services come on top.
 _LITTLE_MEMORY: Final = 256 * _MEBIBYTE
-#: Seconds of a clock's step beyond which short time-outs are off by more than anybody expects.
+#: Seconds of a clock's step beyond which short timeouts are off by more than anybody expects.
 _COARSE: Final = 0.02
 #: Seconds between the clocks of this machine and of the file system that are no delay of the write any more.
 _SKEW: Final = 5.0
@@ -174,8 +174,8 @@ def _clock() -> Iterator[Finding]:
 
     step = time.get_clock_info("monotonic").resolution
     if step > _COARSE:
-        found = f"the monotonic clock steps by {step * 1e3:.1f} ms: time-outs are as coarse as that"
-        yield Finding("clock", "warning", found, "use no time-outs below a tenth of a second")
+        found = f"the monotonic clock steps by {step * 1e3:.1f} ms: timeouts are as coarse as that"
+        yield Finding("clock", "warning", found, "use no timeouts below a tenth of a second")
         return
     with tempfile.TemporaryFile() as file:
         file.write(b"x")
@@ -252,7 +252,7 @@ def _settings() -> Iterator[Finding]:
             found = True
             yield Finding("settings", "warning", what, fix)
     if not found:
-        yield Finding("settings", "ok", "none of Python's settings spoils services")
+        yield Finding("settings", "ok", "no problematic Python settings")
 
 
 #: The checks, by what they look at.

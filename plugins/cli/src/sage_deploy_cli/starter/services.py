@@ -1,7 +1,7 @@
 """
 Two services that find files of equal content: one reads files, the other asks it about all files of a folder.
 
-They are plain classes and know nothing of threads, replicas or time-outs. service_deployment.yaml says all of that.
+They are plain classes and know nothing of threads, replicas or timeouts. service_deployment.yaml says all of that.
 """
 
 import hashlib

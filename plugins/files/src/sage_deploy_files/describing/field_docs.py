@@ -42,7 +42,7 @@ _ENTRY: Final = ("services", _SERVICE)
 
 _GROUP_DOCS: Final = {
     "deployment": "Where the service runs, on which threads, how many replicas it has and who gets the next call.",
-    "resources": "What each replica is to have of its machine.",
+    "resources": "Resources for each replica.",
     "performance": "How long calls may take, and how many may wait.",
     "health": "How replicas are asked whether they are well.",
     "monitoring": "What is recorded about the service.",

@@ -86,6 +86,7 @@ class RayTransport(SocketTransport):
         self._on_gone = on_gone
         self._waits_for = waits_for
         self._id = ""
+        self._killed = False
 
     def reach(self, id: str) -> None:
         """Have the actor of the replica *id*."""
@@ -195,9 +196,11 @@ class RayTransport(SocketTransport):
 
     def end(self) -> None:
         """As `RpcTransport.end`."""
-        with suppress(Exception):  # of a Ray that the program has shut down nothing is left
-            check_not_shut_down()
-            ray.kill(self._actor, no_restart=True)
+        if not self._killed:  # the end of its connection, which follows, comes here again
+            self._killed = True
+            with suppress(Exception):  # of a Ray that the program has shut down nothing is left
+                check_not_shut_down()
+                ray.kill(self._actor, no_restart=True)
         self.end_calls()
         if self._door is not None:
             self._door.remove()  # it may have been killed before it could

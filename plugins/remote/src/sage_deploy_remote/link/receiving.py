@@ -62,9 +62,20 @@ class Receiving:
 
     def arrived(self, response: Response, driver: Call | None = None) -> None:
         """As `Receiver.arrived`. In the main thread signal handlers wait until everything is read."""
+        if driver is not None:  # whoever waits for it holds them back already
+            self._take(response, driver)
+            return
         with Shield():
-            self._turns.items.append(response)
-            self._turns.drain(lambda: self._read(driver))
+            self._take(response, None)
+
+    def _take(self, response: Response, driver: Call | None) -> None:
+        turns = self._turns
+        turns.items.append(response)
+        while turns.items and turns.take():
+            try:
+                self._read(driver)
+            finally:
+                turns.leave()
 
     def _read(self, driver: Call | None) -> None:
         """Read all responses that have come; for one thread at a time."""
@@ -100,7 +111,7 @@ class Receiving:
         if timing is not None and self._transport.pushes:
             self._sending.learn_one(call.method.index, timing[1])
         reading = self._outstanding.readings.get(number)
-        if is_quick(packed) and (reading is None or reading.idle):
+        if (reading is None or reading.idle) and is_quick(packed):
             self._answer(number, call, *read(packed, call.owner.service, call.method.name))
         else:
             self._answer_later(number, call, partial(read, packed, call.owner.service, call.method.name))

@@ -107,14 +107,15 @@ class Sending:
 
     def take_unsent(self) -> list[Work]:
         """What was to leave with the next frame; it leaves no more."""
-        take, found = self._turns.items.popleft, []
+        items, found = self._turns.items, []
         try:
-            while True:
-                work = take()
+            while items:
+                work = items.popleft()
                 if work is not _POLL:
                     found.append(work)
-        except IndexError:
-            return found
+        except IndexError:  # another thread reports that the process is gone
+            pass
+        return found
 
     def send(self, work: Work) -> None:
         """Have a call or a batch leave with the next frame, which is now unless one is being made."""
@@ -172,13 +173,14 @@ class Sending:
 
     def flush(self, driver: Call | None = None, *, waits: bool) -> None:
         """Send what is to be sent; *waits*: whether this thread has nothing better to do than to wait for an answer."""
-
-        def send() -> None:
-            if waits and self.released > 1:
-                self._wait_for_callers()
-            self._send_frame(driver)
-
-        self._turns.drain(send, self._outstanding.is_dead)
+        turns, outstanding = self._turns, self._outstanding
+        while turns.items and outstanding.dead is None and turns.take():
+            try:
+                if waits and self.released > 1:
+                    self._wait_for_callers()
+                self._send_frame(driver)
+            finally:
+                turns.leave()
         if self._outstanding.dead is not None and (self._turns.items or self._outstanding.units):
             self._too_late()  # it was on its way when the loss was told
 
@@ -330,7 +332,8 @@ class Sending:
         """Send what waits, unless callers who were released together are about to add to it."""
         # A batch that got the slot leaves before anybody is woken: all want to go on, and only one at a time can.
         # Others who are released together call again first, see `_wait_for_callers`.
-        if self.released <= 1 or any(isinstance(item, Batch) for item in self._turns.items):
+        items = self._turns.items
+        if items and (self.released <= 1 or any(isinstance(item, Batch) for item in items)):
             self._turns.drain(lambda: self._send_frame(None), self._outstanding.is_dead)
 
     def keep_exchange(self, driver: Call | None) -> None:

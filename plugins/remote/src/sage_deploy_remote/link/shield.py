@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
@@ -23,6 +25,18 @@ _HELD_BACK: Final = tuple(
 _QUICK: Final[Any] = sys.modules.get("_signal", signal)
 _get_handler: Final = _QUICK.getsignal
 _set_handler: Final = _QUICK.signal
+
+
+# Identity of the main thread, which is the one that has forked in a forked child.
+_main: Final = [threading.main_thread().ident]
+
+
+def _after_fork() -> None:
+    _main[0] = get_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Shield:
@@ -53,7 +67,7 @@ class Shield:
 
     def __enter__(self) -> Self:
         """Begin to hold back."""
-        if not Shield._entered and threading.get_ident() == threading.main_thread().ident:
+        if not Shield._entered and get_ident() == _main[0]:
             try:
                 Shield._entered = self._mine = True
                 for number in _HELD_BACK:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sage_deploy_remote.reach.listing import Found, ListedReplica, Listing
     from sage_deploy_remote.rpc.certificates import Certificates
@@ -91,6 +91,9 @@ class Directory(Protocol):
 
         It is called with 0 if nobody answers. It must not wait.
         """
+
+    def awaited(self, service: str, timeout: float) -> Sequence[str]:
+        """Services for which the start hooks of *service* wait; empty if unknown in *timeout* seconds."""
 
     def open(self, service: str) -> Entrance:
         """This process's way to a service that another one has deployed; starts nothing."""

@@ -152,6 +152,10 @@ class DirectoryServer:
             if not awaited:
                 self._awaited.pop((environment, starting), None)
 
+    async def awaited(self, environment: str, service: str) -> tuple[str, ...]:
+        """Services for which the start hooks of *service* wait to be deployed; each once."""
+        return tuple(dict.fromkeys(self._awaited.get((environment, service), ())))
+
     def _circle(self, environment: str, service: str, starting: str) -> tuple[str, ...]:
         """Services that are not deployed, each waiting for the next, from *starting* over *service* to itself."""
         ways: deque[tuple[str, ...]] = deque([(starting, service)] if starting else [])

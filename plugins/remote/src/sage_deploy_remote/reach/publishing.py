@@ -39,6 +39,9 @@ _SEEN_WITHIN_S: Final = 1.0
 #: The same until a directory that has just been started has been told.
 _SAID_WITHIN_S: Final = 10.0
 
+#: Seconds for the directory to say for what the start hooks of a service wait.
+_ANSWERED_WITHIN_S: Final = 1.0
+
 
 class _Versions:
     """
@@ -250,6 +253,12 @@ class Publication:
     def _told_waiting(self, waiting: int) -> None:
         with self._lock:
             self._waiting_elsewhere, self._asks = waiting, False
+
+    def awaited_by_hooks(self) -> Sequence[str]:
+        """As `Reach.awaited_by_hooks`."""
+        with self._lock:
+            directory = self._announced
+        return () if directory is None else directory.awaited(self._composition.name, _ANSWERED_WITHIN_S)
 
     def wait_found(self) -> None:
         """Wait until other processes that ask find the service; not for long, if it cannot be said."""

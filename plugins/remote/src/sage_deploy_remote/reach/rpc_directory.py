@@ -15,7 +15,7 @@ from sage_plugins.clock import SYSTEM
 from sage_plugins.errors import CallError, ClusterUnavailableError, line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.replica import RemoteReplica
@@ -145,6 +145,15 @@ class RpcDirectory:
             tell(0)
         else:
             answer.add_done_callback(lambda done: tell(_number(done)))
+
+    def awaited(self, service: str, timeout: float) -> Sequence[str]:
+        """As `Directory.awaited`."""
+        answer = self.ask("awaited", self.environment, service)
+        if answer is not None:
+            with suppress(Exception):  # as above
+                found: Sequence[str] = answer.result(timeout)
+                return found
+        return ()
 
     # -- other processes ---------------------------------------------------------------------------------------------
 

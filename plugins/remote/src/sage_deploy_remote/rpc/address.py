@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
 import struct
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
     from sage_deploy_remote.rpc.certificates import Certificates
 
 __all__ = ["PROOF_WITHIN_S", "Address", "as_socket", "hang_up", "limited", "prepare"]
-
-#: Bytes that the path of a socket may have: 103 on macOS, 107 on Linux.
-_LONGEST: Final = 103
 
 #: Seconds for a connection to be made, and for either side to prove that it knows the secret.
 _CONNECT_WITHIN_S: Final = 3.0
@@ -55,11 +50,9 @@ class Address:
     @classmethod
     def new(cls) -> Address:
         """A Unix socket that nobody else has; creates nothing."""
-        name = f"sage-deploy-{secrets.token_hex(16)}/socket"
-        path = str(Path(gettempdir(), name))
-        if len(os.fsencode(path)) > _LONGEST:
-            path = f"/tmp/{name}"  # noqa: S108 - a folder of its own, which only this user may enter
-        return cls(path, secrets.token_bytes(32))
+        from sage_deploy_remote.rpc.folders import new_path  # Unix alone has what that needs
+
+        return cls(new_path(), secrets.token_bytes(32))
 
     @classmethod
     def on(cls, host: str) -> Address:
@@ -152,7 +145,9 @@ class Address:
         if not isinstance(self.place, str):
             end = socket.create_server(self.place, backlog=backlog)
             return end, attrs.evolve(self, place=end.getsockname()[:2])
-        Path(self.place).parent.mkdir(mode=0o700)
+        from sage_deploy_remote.rpc.folders import hold  # as above
+
+        hold(Path(self.place).parent)
         end = socket.socket(socket.AF_UNIX)
         end.bind(self.place)
         end.listen(backlog)
@@ -161,7 +156,9 @@ class Address:
     def remove(self) -> None:
         """Remove the socket and its folder, after the process that listened has ended."""
         if isinstance(self.place, str):
-            shutil.rmtree(Path(self.place).parent, ignore_errors=True)
+            from sage_deploy_remote.rpc.folders import drop  # as above
+
+            drop(Path(self.place).parent)
 
 
 def prepare(end: socket.socket) -> None:

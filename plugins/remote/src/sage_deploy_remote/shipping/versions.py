@@ -17,7 +17,7 @@ __all__ = ["NUMBER", "Spoken", "difference", "spoken"]
 
 #: Goes up with each change in what processes say to each other: frames, responses, payloads, errors, listings, what a
 #: replica is made of, the modules of all these, and what the processes of a substrate can be asked.
-NUMBER: Final = 8
+NUMBER: Final = 9
 
 _DISTRIBUTION: Final = "sage-deploy-remote"
 

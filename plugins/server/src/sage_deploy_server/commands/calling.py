@@ -51,7 +51,7 @@ def call(  # noqa: PLR0913 - a parameter for each option
         f"/services/{quote(service, safe='')}/{quote(name, safe='')}",
         arguments_of(arguments),
         headers=headers,
-        silent_s=3600.0 if timeout is None else timeout + 10,  # the service's own time-out ends it
+        silent_s=3600.0 if timeout is None else timeout + 10,  # the service's own timeout ends it
     )
     kind = answer.headers.get_content_type()
     if kind == "application/x-ndjson":

@@ -143,7 +143,7 @@ class DeadlineCases(ServiceConformance):
         assert service.outcomes == {"timeout": 1, "ok": 1}, "the late result is counted nowhere"
 
     def test_result_after_the_deadline_is_no_result(self) -> None:
-        """Also where a running method holds its caller: what comes too late is a time-out at stage "run"."""
+        """Also where a running method holds its caller: what comes too late is a timeout at stage "run"."""
         service = self.deploy()
         ended = self.watch(held=False)
         with pytest.raises(errors.CallTimeoutError) as caught:

@@ -56,7 +56,7 @@ class WatchedCases(MonitorSuite):
 
     @needs("counts_calls")
     def test_outcomes_are_what_callers_saw(self) -> None:
-        """Results, errors, time-outs and cancellations are counted as such; a call that was refused is not."""
+        """Results, errors, timeouts and cancellations are counted as such; a call that was refused is not."""
         service = self.watched(queue_size=2, overload="reject")
         for turn in range(3):
             service.handle.echo(turn)

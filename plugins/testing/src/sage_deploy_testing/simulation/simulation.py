@@ -406,7 +406,7 @@ class Simulation(Course):
         call.waking = False
         if call not in self._at_callers:
             return
-        if self._random.random() < 0.5:  # noqa: PLR2004 - odds; its time-out may be noticed first
+        if self._random.random() < 0.5:  # noqa: PLR2004 - odds; its timeout may be noticed first
             call.expire()
         if call.granted:
             self._take_turn(call)

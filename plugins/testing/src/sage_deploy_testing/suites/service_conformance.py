@@ -129,8 +129,8 @@ class ServiceConformance(Conformance):
         environment_options: Options of plugins for every environment, by ID.
         patience: Seconds after which something that must happen counts as not happened; no case that passes waits for
             it.
-        short: Seconds of a time-out that a case lets pass in the queue.
-        while_running: Seconds of a time-out that a case lets pass while a method runs: it must have started by then.
+        short: Seconds of a timeout that a case lets pass in the queue.
+        while_running: Seconds of a timeout that a case lets pass while a method runs: it must have started by then.
         starting: Seconds of a `startup_timeout` that a case lets pass: a replica that nothing holds is ready by then.
     """
 

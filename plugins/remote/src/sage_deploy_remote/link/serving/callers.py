@@ -53,6 +53,9 @@ class Box(Protocol):
     def tell_start(self, id: int) -> bool:
         """Say that a call starts; whether its caller learns of it even if this process ends now."""
 
+    def keep(self, reply: Reply) -> object:
+        """Say *reply* with what is said next; its caller learns of it even if this process ends before."""
+
     def end(self, reply: Reply | None = None) -> None:
         """A unit has ended; say *reply*."""
 

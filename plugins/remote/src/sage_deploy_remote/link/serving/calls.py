@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.protocol import CallItem, Frame, Notice, Response, Unit
     from sage_deploy_remote.link.serving.callers import Box
     from sage_deploy_remote.link.serving.late_calls import ArgumentSource
+    from sage_deploy_remote.link.sockets.reception import Reception
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.clock import Clock
@@ -42,6 +43,9 @@ __all__ = ["CallServer"]
 
 #: Seconds that callers get to read their answers before the replica stops.
 _READ_WITHIN_S: Final = 1.0
+
+#: Seconds in which a call has ended that takes no time.
+_QUICK_S: Final = 0.0005
 
 _NO_OPTIONS: Final = CallOptions()
 
@@ -60,7 +64,10 @@ class CallServer(CallOwner):
         answers: Packs what methods give.
         late: Calls whose arguments are not here yet.
         quick: Indices of methods that took no time when they ran last; changed in single steps.
+        reception: Whose workers read connections; None if none do.
     """
+
+    reception: Reception | None = None
 
     def __init__(  # noqa: PLR0913 - what there is to know of it
         self,
@@ -185,6 +192,13 @@ class CallServer(CallOwner):
         for notice in frame.notices:
             self.take_notice(box, notice)
 
+    def note_quick(self, method: int, seconds: float) -> None:
+        """A call of *method* has run so long."""
+        if seconds < _QUICK_S:
+            self.quick.add(method)
+        else:
+            self.quick.discard(method)
+
     def _give_up_gone(self, call: Call, why: str) -> None:
         """End a call of a caller that is gone; one that was only frozen finds that as its answer when it comes back."""
         id, name = self.id, f"{self.service}.{call.method.name}"
@@ -218,6 +232,9 @@ class CallServer(CallOwner):
             return
         box.begin()
         alone = len(unit.items) == 1 and not unit.batch
+        if alone and is_quick(unit.items[0].payload):
+            self._begin_alone(box, unit, holder)
+            return
         together = (
             None if alone else (BatchUnit if unit.batch else Together)(box, unit.id, len(unit.items), told=unit.told)
         )
@@ -227,6 +244,15 @@ class CallServer(CallOwner):
             begin()
         else:
             CALLBACKS.run(begin)  # the code of an argument's class may take long; no other call waits for it
+
+    def _begin_alone(self, box: Box, unit: Unit, holder: tuple[str, int]) -> None:
+        """As `_begin`, for most calls."""
+        item = unit.items[0]
+        call = self._call(box, item, None, holder)
+        if self._read_arguments(call, item.payload) is None:
+            self._put(call)
+        else:
+            self._begin(box, unit, None, [call])
 
     def _begin(self, box: Box, unit: Unit, together: Together | None, calls: Sequence[Call]) -> None:
         """Run the calls of *unit* in the slot that it has; those whose arguments cannot be read fail."""

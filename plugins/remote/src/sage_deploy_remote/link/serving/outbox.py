@@ -178,6 +178,10 @@ class Outbox:
         self.post((protocol.STARTING, id), wakes=False)
         return False
 
+    def keep(self, reply: Reply) -> None:
+        """As `callers.Box.keep`: no caller is told of starts here, so none asks for it."""
+        self.post(reply)
+
     def end(self, reply: Reply | None = None) -> None:
         """A unit has ended; say *reply*."""
         with self._mutex:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
-from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.sockets.journal import Journal
 from sage_deploy_remote.link.sockets.luggage import Ferry, Luggage
 from sage_deploy_remote.link.sockets.messages import MessageError, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.protocol import Frame, Reply
     from sage_deploy_remote.link.serving.calls import CallServer
     from sage_deploy_remote.link.serving.outbox import Bundle
+    from sage_deploy_remote.payloads.payload import Payload
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
 
 __all__ = ["CallersFerry", "PushedReplies", "carry_calls"]
+
+_ANSWERS: Final = frozenset({protocol.DONE, protocol.FAILED})
+
+#: Bytes of an answer up to which it may leave later.
+_LIGHT: Final = 2**12
 
 
 class CallersFerry(Ferry, Protocol):
@@ -50,8 +56,19 @@ class PushedReplies:
 
     sends_at_once = True
 
-    def __init__(self, server: CallServer, stream: Stream, luggage: Luggage, caller: str) -> None:
-        """Begin with *caller*, whose connection *stream* is; *luggage* says how replies are written."""
+    def __init__(
+        self, server: CallServer, stream: Stream, luggage: Luggage, caller: str, journal: Journal | None = None
+    ) -> None:
+        """
+        Say nothing yet.
+
+        Args:
+            server: Runs the calls.
+            stream: The connection with the caller.
+            luggage: Says how replies are written.
+            caller: Who it is.
+            journal: Where it finds what was not sent; None if there is none.
+        """
         self.caller = caller
         self.calls: dict[int, Call] = {}
         self._server = server
@@ -59,7 +76,10 @@ class PushedReplies:
         self._luggage = luggage
         self._replies: deque[Reply] = deque()
         self._turn = threading.Lock()  # whose holder sends
-        self._number = 0  # of the next response; for the holder
+        self._number = 0  # of the next response; for the holder, as the next
+        self._journal = journal
+        self._started: dict[int, Reply] = {}  # calls whose starts are only written there, and are not answered
+        self._behind = False  # whether the journal has what was sent and may not have arrived
         self._bundles: list[Bundle] = []  # that may have calls to be returned; guarded by _watching, as the next
         self._timer: Timer | None = None
         self._watching = threading.Lock()
@@ -71,6 +91,10 @@ class PushedReplies:
 
     def leave(self) -> None:
         """The connection has ended: give up what its caller has here."""
+        with self._turn:
+            journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.free()
         self._server.callers.leave(self)
 
     def begin(self) -> None:
@@ -78,17 +102,45 @@ class PushedReplies:
 
     def post(self, reply: Reply, *, wakes: bool = True) -> None:
         """Say *reply*, unless not *wakes*: then it goes with another one that is about to come."""
-        self._replies.append(reply)
+        self._say(reply)
         if wakes:
             self._send()
 
+    def _say(self, reply: Reply) -> None:
+        self._replies.append(reply)
+        if reply[0] in _ANSWERS:  # second: until the answer is among them, its caller must learn of the start
+            self._started.pop(reply[1], None)
+
     def tell_start(self, id: int) -> bool:
         """As `callers.Box.tell_start`: what the system has taken is delivered."""
-        self._replies.append((protocol.STARTING, id))
+        reply = protocol.STARTING, id
         with self._turn:  # others keep it for a moment only
+            if self._in_journal(reply):
+                self._started[id] = reply
+                return True
+            self._replies.append(reply)
             self._send_all()
         self._send()
         return self._stream.taken
+
+    def keep(self, reply: Reply) -> None:
+        """As `callers.Box.keep`: a small result, if a journal has room for it; else it is sent now."""
+        with self._turn:
+            self._say(reply)
+            if reply[0] == protocol.DONE and _is_light(reply[2]) and self._in_journal(reply):
+                return
+            self._send_all()
+        self._send()
+
+    def _in_journal(self, reply: Reply) -> bool:
+        """Write *reply* down; False if that says nothing. For the holder of the turn."""
+        journal = self._journal
+        if journal is None or not self._stream.taken:
+            return False
+        if self._behind:
+            self._behind = False
+            journal.begin(self._number)
+        return journal.add(reply)
 
     def end(self, reply: Reply | None = None) -> None:
         """A unit has ended; say *reply*."""
@@ -111,13 +163,15 @@ class PushedReplies:
 
     def _send_all(self) -> None:
         """Send what is to be said; for the holder of the turn."""
-        replies: list[Reply] = []
-        with suppress(IndexError):
-            while True:
-                replies.append(self._replies.popleft())
+        waiting = self._replies
+        replies = list(self._started.values())
+        self._started.clear()
+        while waiting:  # nobody else takes any
+            replies.append(waiting.popleft())
         if replies:
             number, self._number = self._number, self._number + 1
             self._stream.send(*pickled(self._luggage.of_replies(self.caller, number, replies)))
+            self._behind = True
 
     @property
     def has_replies(self) -> bool:
@@ -159,6 +213,54 @@ class PushedReplies:
         return False
 
 
+def _is_light(payload: Payload) -> bool:
+    """Whether to copy *payload* costs next to nothing."""
+    data, buffers, references = payload
+    return not (buffers or references) and len(data) <= _LIGHT
+
+
+class _Connection:
+    """The calls of one caller, as they come."""
+
+    def __init__(self, find_server: Callable[[], CallServer], end: socket, ferry: CallersFerry | None) -> None:
+        self._find_server = find_server
+        self._ferry = ferry
+        self._stream, self._luggage = Stream(end), Luggage(ferry)
+        self._journal = Journal.take(end)
+        self._over = threading.Event()
+        self._error: BaseException = EOFError()
+        self.fileno = end.fileno
+        self.box: PushedReplies | None = None
+
+    def read(self) -> None:
+        """As `Incoming.read`."""
+        for body, buffers in self._stream.receive():
+            frame = self._luggage.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
+            box = self.box
+            if box is None:
+                server = self._find_server()
+                box = self.box = PushedReplies(server, self._stream, self._luggage, frame.caller, self._journal)
+            box.take(frame)
+
+    def ended(self, error: BaseException) -> None:
+        """As `Incoming.ended`."""
+        self._error = error
+        self._over.set()
+
+    def wait(self) -> None:
+        """Wait until another thread has read it to its end; raises what ended it."""
+        self._over.wait()
+        raise self._error
+
+    def close(self) -> None:
+        """It has ended: give up what the caller has here."""
+        self._stream.close()
+        if self.box is not None:
+            self.box.leave()
+            if self._ferry is not None:
+                self._ferry.leave(self.box.caller)
+
+
 def carry_calls(find_server: Callable[[], CallServer], end: socket, ferry: CallersFerry | None = None) -> None:
     """
     Take the frames of one caller, and answer them, until the connection ends; then give up what that caller has here.
@@ -168,20 +270,20 @@ def carry_calls(find_server: Callable[[], CallServer], end: socket, ferry: Calle
         end: This side of the connection; at the other side is a `sockets.transport.SocketTransport`.
         ferry: Carries references; None if there are none.
     """
-    stream, luggage = Stream(end), Luggage(ferry)
-    box: PushedReplies | None = None
     try:
+        connection = _Connection(find_server, end, ferry)
+    except (EOFError, OSError):
+        end.close()
+        return
+    try:
+        while connection.box is None:
+            connection.read()
+        reception = find_server().reception
+        if reception is not None and reception.attend(connection):
+            connection.wait()
         while True:
-            for body, buffers in stream.receive():
-                frame = luggage.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
-                if box is None:
-                    box = PushedReplies(find_server(), stream, luggage, frame.caller)
-                box.take(frame)
+            connection.read()
     except (EOFError, OSError, MessageError):
         pass
     finally:
-        stream.close()
-        if box is not None:
-            box.leave()
-            if ferry is not None:
-                ferry.leave(box.caller)
+        connection.close()

@@ -104,7 +104,9 @@ class Report:
         reply: Reply
         timing: tuple[Any, ...]
         try:
-            timing = ((call.began - call.since, call.ended - call.began),)
+            run_s = call.ended - call.began
+            timing = ((call.began - call.since, run_s),)
+            self._server.note_quick(call.method.index, run_s)
         except AttributeError:  # its method did not start
             timing = ()
         if error is None:
@@ -120,9 +122,16 @@ class Report:
         if self.unit is None:  # its slot is free with its answer
             self.box.end(reply)
         else:
-            waits = self.unit.ends or (bool(timing) and self.unit.holds_back(call, self._server.quick))
+            self._answer_in(self.unit, reply, call if timing else None)
+
+    def _answer_in(self, unit: Together, reply: Reply, ran: Call | None) -> None:
+        """Answer a call of *unit*, *ran* if its method has started: at once, or with what comes next."""
+        waits = unit.ends or (ran is not None and unit.holds_back(ran, self._server.quick))
+        if waits and unit.told:  # else the next call might lose it, with the process
+            self.box.keep(reply)
+        else:
             self.box.post(reply, wakes=not waits)
-            self.unit.one_over()
+        unit.one_over()
 
 
 class ServedCall(Call):

@@ -11,6 +11,7 @@ from sage_deploy_remote.link.serving.calls import CallServer
 from sage_deploy_remote.link.serving.log_lines import LogLines
 from sage_deploy_remote.link.serving.report import HostEvents
 from sage_deploy_remote.link.serving.units import end_slots
+from sage_deploy_remote.link.sockets.reception import Reception
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_plugins.clock import SYSTEM
 from sage_plugins.host.host import Host
@@ -58,7 +59,8 @@ class ReplicaServer(CallServer):
         methods = (*spec.methods, CANARY)  # at the index -1, as its plan says
         super().__init__(spec.service, spec.id, node, methods, SYSTEM, source=source, substrate=substrate)
         self.spec = spec
-        self.host = Host(spec, HostEvents(self, find_service), SYSTEM, node=node)
+        self.reception = Reception(self.quick) if Reception.possible() else None
+        self.host = Host(spec, HostEvents(self, find_service), SYSTEM, node=node, inbox=self.reception)
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False

@@ -88,11 +88,7 @@ class Together:
             call: Has run.
             quick: Indices of the methods that took no time when they ran last.
         """
-        if call.ended - call.began < _LINGER_S:
-            quick.add(call.method.index)
-        else:
-            quick.discard(call.method.index)
-        if not self._box.sends_at_once or self.told:
+        if not self._box.sends_at_once:
             return False
         try:
             following = self.waiting[0]

@@ -75,7 +75,9 @@ class Stream:
         while self._outgoing and self._turn.acquire(blocking=False):
             messages = self._take()
             try:
-                rest = self._send_some([part for message in messages for part in message])
+                rest = self._send_some(
+                    messages[0] if len(messages) == 1 else [part for message in messages for part in message]
+                )
             except BaseException:
                 self._turn.release()
                 raise
@@ -88,10 +90,10 @@ class Stream:
         return in_time
 
     def _take(self) -> list[list[Any]]:
-        messages: list[list[Any]] = []
-        with suppress(IndexError):
-            while True:
-                messages.append(self._outgoing.popleft())
+        outgoing = self._outgoing
+        messages = [outgoing.popleft()] if outgoing else []  # nobody else takes any
+        while outgoing:
+            messages.append(outgoing.popleft())
         return messages
 
     def _send_some(self, parts: list[Any]) -> list[memoryview] | None:

@@ -7,8 +7,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from sage_deploy_remote.link.protocol import Response
 from sage_deploy_remote.link.rpc_transport import RpcTransport
 from sage_deploy_remote.link.sockets.channel import Channel
+from sage_deploy_remote.link.sockets.journal import Journal
 from sage_deploy_remote.link.sockets.luggage import Luggage
 from sage_deploy_remote.link.sockets.messages import pickled
 from sage_deploy_remote.link.sockets.stream import Stream
@@ -50,14 +52,15 @@ class SocketTransport(RpcTransport):
             ferry: Carries references; None if there are none.
             exact: As `Transport.exact`; `Address.exact` of where the connection leads to.
         """
+        self._journal = Journal.offer(end) if exact else Journal.refuse(end)
         self._stream = Stream(end)
         self._luggage = Luggage(ferry)
         self._why: BaseException | None = None
-        channel = Channel(self._stream, f"{replica}-reader", self._arrived, self.connection_ended, self._awaited)
-        weakref.finalize(self, self._stream.close).atexit = False
+        channel = Channel(self._stream, f"{replica}-reader", self._arrived, self._over, self._awaited)
+        weakref.finalize(self, _free, self._stream, self._journal).atexit = False
         with self._deciding:
             self._channel = channel
-            self.exact = exact
+            self.exact = self._journal is not None
             self.pushes = True
             late = self._ended_calls
         if late:
@@ -71,8 +74,17 @@ class SocketTransport(RpcTransport):
         response = pickle.loads(body, buffers=buffers)  # noqa: S301 - from a replica
         self.receiver.arrived(self._luggage.to_response(response), driver)
 
+    def _over(self, error: BaseException) -> None:
+        try:
+            self.connection_ended(error)
+        finally:
+            if self._journal is not None:
+                self._journal.free()
+
     def connection_ended(self, error: BaseException) -> None:
         """The connection has ended with *error*, and all that came over it is read."""
+        if self._journal is not None:
+            self.receiver.arrived(Response(*self._journal.close()))
         super().lost(self._why or error)
 
     def lost(self, error: BaseException) -> None:
@@ -106,3 +118,9 @@ class SocketTransport(RpcTransport):
             channel = self._channel
         if channel is not None:
             channel.close()
+
+
+def _free(stream: Stream, journal: Journal | None) -> None:
+    stream.close()
+    if journal is not None:
+        journal.free()

@@ -33,6 +33,7 @@ _BACK: Final = ".back{fill:#fff}@media (prefers-color-scheme:dark){.back{fill:#1
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 44, 40
 _ROW = 15  # of the legend
+_MARGIN = 0.3  # before the first and after the last of places with names
 _STYLES: Final = 5
 
 
@@ -62,6 +63,7 @@ class Chart:
         lines: The lines; five look different.
         log: Whether the vertical axis is logarithmic.
         marks: Vertical lines: x, and what is there.
+        places: Names of the x 0, 1, 2 and so on; with them the horizontal axis has no numbers.
     """
 
     title: str
@@ -70,11 +72,17 @@ class Chart:
     lines: Sequence[Line]
     log: bool = False
     marks: Sequence[tuple[float, str]] = ()
+    places: Sequence[str] = ()
 
     def svg(self, *, left: float = 0, top: float = 0) -> str:
         """The chart as an element `svg`, at a place in an outer one."""
         points = [point for line in self.lines for point in line.points if self._is_drawn(point[1])]
-        x_axis = _axis([x for x, _ in points] or [0.0, 1.0])
+        if self.places:
+            x_axis = [(float(x), name) for x, name in enumerate(self.places)]
+            low, high = -_MARGIN, len(self.places) - 1 + _MARGIN
+        else:
+            x_axis = [(x, f"{x:g}") for x in _axis([x for x, _ in points] or [0.0, 1.0])]
+            low, high = x_axis[0][0], x_axis[-1][0]
         ys = [y for _, y in points] or [1.0]
         y_axis = _log_axis(ys) if self.log else _axis([0.0, *ys])
         legend, rows = self._legend()
@@ -89,20 +97,22 @@ class Chart:
         ]
 
         def across(x: float) -> float:
-            low, high = x_axis[0], x_axis[-1]
             return _LEFT + (x - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
 
         def up(y: float) -> float:
-            low, high, at = y_axis[0], y_axis[-1], y
+            least, most, at = y_axis[0], y_axis[-1], y
             if self.log:
-                low, high, at = log10(low), log10(high), log10(y)
-            return _HEIGHT - _BOTTOM - (at - low) / (high - low) * (_HEIGHT - upper - _BOTTOM)
+                least, most, at = log10(least), log10(most), log10(y)
+            return _HEIGHT - _BOTTOM - (at - least) / (most - least) * (_HEIGHT - upper - _BOTTOM)
 
         bottom = _HEIGHT - _BOTTOM
         for y in y_axis:
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
             parts.append(f'<text x="{_LEFT - 6}" y="{up(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
-        parts += [f'<text x="{across(x):.1f}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>' for x in x_axis]
+        parts += [
+            f'<text x="{across(x):.1f}" y="{bottom + 16}" text-anchor="middle">{escape(name)}</text>'
+            for x, name in x_axis
+        ]
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(self.x)}</text>')
         parts.append(
@@ -110,7 +120,7 @@ class Chart:
             f"{escape(self.y)}</text>"
         )
         for x, what in self.marks:
-            if x_axis[0] <= x <= x_axis[-1]:
+            if low <= x <= high:
                 parts.append(
                     f'<line class="mark" x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{upper}" y2="{bottom}">'
                     f"<title>{escape(what)}</title></line>"

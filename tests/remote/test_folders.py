@@ -1,0 +1,133 @@
+"""Folders of sockets go with their processes, whatever ends these."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from sage_deploy_remote.rpc import folders
+from sage_deploy_remote.rpc.address import Address
+
+NAME = "sage-deploy-link-" + 32 * "0"
+
+#: Listens until its input ends, and says where; with an argument its forked copy lives on until then.
+PROGRAM = """
+import os, sys
+from sage_deploy_remote.rpc.address import Address
+
+end, address = Address.new().listen(1)
+forked = len(sys.argv) > 1 and os.fork()
+if forked != 0 or len(sys.argv) == 1:
+    print(address.place, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """The temporary folder of this process and of those that it starts; the path of a socket must be short."""
+    with TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(folders, "gettempdir", lambda: folder)
+        yield Path(folder)
+
+
+@contextmanager
+def listening(*arguments):
+    """A process that listens, and its folder."""
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        yield program, Path(program.stdout.readline().strip()).parent
+
+
+def sweep(parent):
+    """As the first folder of a process does."""
+    folders._sweep.__wrapped__(parent)
+
+
+def test_next_process_removes_what_a_killed_one_left(temporary):
+    """And leaves the folder of one that lives, which can still be reached."""
+    with listening() as (_, kept):
+        with listening() as (killed, left):
+            killed.kill()
+        assert left.exists()
+        with listening() as (_, new):
+            assert {each.name for each in temporary.iterdir()} == {kept.name, new.name}
+            Address(str(kept / "socket"), b"").dial().close()
+
+
+def test_forked_copy_of_a_killed_process_holds_nothing(temporary):
+    """It lives on for other reasons."""
+    with listening("fork") as (killed, left):
+        killed.kill()
+        killed.wait()
+        sweep(temporary)
+        assert not left.exists()
+        killed.stdin.close()  # which ends the copy
+
+
+def test_only_folders_of_sockets_are_removed(temporary):
+    """Not one of another name, none that has something else in it, and none that a link leads to."""
+    for name in (NAME[:-1], NAME, NAME[:-1] + "1"):
+        (temporary / name).mkdir()
+        (temporary / name / "socket").touch()
+    (temporary / NAME / "other").touch()
+    (temporary / "elsewhere").mkdir()
+    (temporary / (NAME[:-1] + "2")).symlink_to(temporary / "elsewhere")
+    sweep(temporary)
+    assert sorted(each.name for each in temporary.iterdir()) == sorted(["elsewhere", NAME[:-1], NAME, NAME[:-1] + "2"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of another user")
+def test_folders_of_other_users_are_left_alone(temporary):
+    """Also by root, who could remove them."""
+    (temporary / NAME).mkdir()
+    os.chown(temporary / NAME, 12345, 12345)
+    sweep(temporary)
+    assert (temporary / NAME).exists()
+
+
+def test_folder_that_is_swept_before_it_is_locked_is_made_again(temporary, monkeypatch):
+    """It was just made when another process looked, so nobody held it."""
+    address, locked = Address.new(), []
+
+    def flock(descriptor, how):
+        if not locked:
+            Path(address.place).parent.rmdir()
+        locked.append(how)
+        real(descriptor, how)
+
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    end, _ = address.listen(1)
+    with end:
+        monkeypatch.undo()
+        assert len(locked) >= 2
+        sweep(temporary)
+        address.dial().close()
+    address.remove()
+    assert not list(temporary.iterdir())
+
+
+def test_folder_that_is_made_again_while_it_is_swept_is_kept(temporary, monkeypatch):
+    """Two processes have found it left, one has removed it, and its owner has made it again."""
+    folder = temporary / NAME
+    folder.mkdir()
+
+    def flock(descriptor, how):
+        monkeypatch.undo()
+        folder.rmdir()
+        folder.mkdir()
+        (folder / "socket").touch()
+        fcntl.flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    sweep(temporary)
+    assert (folder / "socket").exists()
