@@ -1,8 +1,8 @@
 """
-The hooks through which a plugin is heard: each returns registrations, and is called only while a service is composed.
+The hooks of plugins: each returns registrations. The core calls them only while it composes a service.
 
-A plugin is a module with functions marked `@hookimpl`, named in the entry-point group `sage_deploy`. Objects made by
-the registrations do the work; `sage_plugins.interfaces` says what they must be.
+A plugin is a module with functions marked `@hookimpl`, named in the entry-point group `sage_deploy`. The registrations
+make the objects that do the work; `sage_plugins.interfaces` describes these objects.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def sage_register_targets() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer targets: where replicas run. Called once per registry, when it is first looked at.
+    Offer targets, which decide where replicas run. Called once per registry, at its first use.
 
     Return a registration for each ID; `create(options)` makes an `interfaces.Target`.
 
@@ -46,7 +46,7 @@ def sage_register_targets() -> list[Registration]:  # type: ignore[empty-body]
 @hookspec
 def sage_register_threading_strategies() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer threading strategies: how a replica runs its calls. Called once per registry, when it is first looked at.
+    Offer threading strategies, which decide how a replica runs its calls. Called once per registry, at its first use.
 
     Return a registration for each ID; `create(options)` makes an `interfaces.Strategy`.
 
@@ -62,9 +62,9 @@ def sage_register_threading_strategies() -> list[Registration]:  # type: ignore[
 @hookspec
 def sage_register_load_balancers() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer load balancers: who gets the next call. Called once per registry, when it is first looked at.
+    Offer load balancers, which decide which replica gets the next call. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Balancer`.
+    Return a registration for each ID; `create(options, where)` makes an `interfaces.Balancer`.
 
     Example:
         ```python
@@ -78,10 +78,10 @@ def sage_register_load_balancers() -> list[Registration]:  # type: ignore[empty-
 @hookspec
 def sage_register_monitors() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer monitors: what is recorded of a service. Called once per registry, when it is first looked at.
+    Offer monitors, which record what a service does. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Monitor`. It is also called in each
-    replica's process, which needs only an `interfaces.RecorderFactory`.
+    Return a registration for each ID; `create(options)` makes an `interfaces.Monitor`. The core also calls
+    `create` in each replica's process, where an `interfaces.RecorderFactory` is enough.
 
     Example:
         ```python
@@ -95,7 +95,7 @@ def sage_register_monitors() -> list[Registration]:  # type: ignore[empty-body]
 @hookspec
 def sage_register_readers() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer readers of deployment files. Called once per registry, when it is first looked at.
+    Offer readers of deployment files. Called once per registry, at its first use.
 
     Return a registration for each ID; `create(None)` makes an `interfaces.ConfigReader`.
 
@@ -111,7 +111,7 @@ def sage_register_readers() -> list[Registration]:  # type: ignore[empty-body]
 @hookspec
 def sage_register_autoscalers() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer autoscalers: how many replicas a service should have. Called once per registry, when it is first looked at.
+    Offer autoscalers, which decide how many replicas a service has. Called once per registry, at its first use.
 
     Return a registration for each ID; `create(options)` makes an `interfaces.Autoscaler`.
 
@@ -127,11 +127,11 @@ def sage_register_autoscalers() -> list[Registration]:  # type: ignore[empty-bod
 @hookspec
 def sage_register_extensions() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer extensions: what lives beside an environment. Called once per registry, when it is first looked at.
+    Offer extensions, such as a server, which accompany an environment. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Extension`. It is made if the
-    environment's options have its ID: `options: {my_extension: {...}}` at the top of a file, or
-    `Environment(options={"my_extension": {...}})`; they are read into the registration's options class.
+    Return a registration for each ID; `create(options)` makes an `interfaces.Extension`. An environment
+    makes it if its options have the ID: `options: {my_extension: {...}}` at the top of a file, or
+    `Environment(options={"my_extension": {...}})`. They are read into the registration's options class.
 
     Example:
         ```python
@@ -145,9 +145,9 @@ def sage_register_extensions() -> list[Registration]:  # type: ignore[empty-body
 @hookspec
 def sage_register_commands() -> list[Command]:  # type: ignore[empty-body]
     """
-    Offer commands of `sage-deploy`. Called once per registry, when it is first looked at.
+    Offer commands of `sage-deploy`. Called once per registry, at its first use.
 
-    Return a `Command` for each; its click command is imported when it is used.
+    Return a `Command` for each. Its click command is imported when somebody uses it.
 
     Example:
         ```python
@@ -167,11 +167,10 @@ def sage_register_commands() -> list[Command]:  # type: ignore[empty-body]
 @hookspec
 def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:  # type: ignore[empty-body]
     """
-    Offer checks for `sage-deploy doctor`. Called once per registry, when it is first looked at.
+    Offer checks for `sage-deploy doctor`. Called once per registry, at its first use.
 
-    Return functions without arguments that look at what the plugin needs of this machine: each gives findings, also if
-    all is well, and starts and changes nothing. They run when somebody asks how the machine is, and may import what
-    they like.
+    Return functions without arguments that check what the plugin needs on this machine. Each returns findings, even if
+    all is well, and starts and changes nothing. They run only in `sage-deploy doctor`, so they may import anything.
 
     Example:
         ```python

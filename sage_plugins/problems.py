@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration."""
+"""Problems of a configuration."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ __all__ = ["Problem"]
 @attrs.frozen
 class Problem:
     """
-    One wrong thing in a configuration; problems are collected and reported together, never raised one by one.
+    One problem of a configuration. Problems are collected and reported together, never raised one by one.
 
     Attributes:
-        id: Stable rule id such as `"E301"` or `"W05"`; docs/errors.md says what each means.
-        key: Path of the offending value inside the service's configuration, such as `"thread_count"` or
+        id: Stable rule ID such as `"E301"` or `"W05"`; docs/errors.md explains each.
+        key: Path of the wrong value in the service's configuration, such as `"thread_count"` or
             `"options.round_robin.weight"`.
-        message: What is wrong, with the offending value; reads on from the key: `"must be 1 or more, got 0"`.
+        message: What is wrong, with the wrong value; continues the key: `"must be 1 or more, got 0"`.
         fix: What to do, as a short imperative; may be empty.
-        other: Path of another value that this one disagrees with; may be empty. A message about a file says where both
-            stand.
+        other: Path of another value that conflicts with this one; may be empty. A message about a file has both places.
     """
 
     id: str

@@ -1,9 +1,9 @@
 """
-Values that cross the line between the core and its plugins: read-only, picklable, next to no behaviour.
+Values that the core and its plugins exchange: read-only, picklable, with little behaviour.
 
-Every process start pays for what is made here. So most are named tuples: an attrs class takes five times as long, and
-the one that there is, `Problem`, is made when it is first used. Their annotations are no texts, which named tuples
-would compile one by one.
+Every process start pays for what is made here. So most are named tuples, because an attrs class takes five times as
+long. `Problem`, the only attrs class, is made at its first use. Annotations here are not strings, because a named tuple
+would compile each string.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -55,14 +55,14 @@ if not TYPE_CHECKING:
 
 
 class Outcome:
-    """How a call ended, as small integers: an enum's members cost a look-up each on the path of a call."""
+    """How a call ended, as small integers: members of an enum would cost a look-up for each call."""
 
     OK: Final = 0
-    """The method gave a result."""
+    """The method returned a result."""
     ERROR: Final = 1
     """The method raised."""
     TIMEOUT: Final = 2
-    """Its time was over, in the queue or while it ran."""
+    """It timed out, in the queue or while it ran."""
     CANCELLED: Final = 3
     """Its caller cancelled it."""
     DIED: Final = 4
@@ -71,14 +71,14 @@ class Outcome:
     """The service stopped before it was answered."""
 
     DROPPED: Final = -1
-    """Another attempt of it was answered, and is counted; this one is not."""
+    """Another attempt was answered and counted; this one is not counted."""
 
     NAMES: Final = ("ok", "error", "timeout", "cancelled", "died", "stopped")
-    """What each is called in `ServiceMetrics.outcomes`."""
+    """Their names in `ServiceMetrics.outcomes`."""
 
 
 class MethodKind(StrEnum):
-    """What calling a method gives."""
+    """What a call of a method returns."""
 
     SYNC = "sync"
     ASYNC = "async"
@@ -86,10 +86,10 @@ class MethodKind(StrEnum):
     ASYNC_GENERATOR = "async_generator"
 
 
-#: The methods that need an event loop, and that can be stopped while they run.
+#: Methods that need an event loop, and that can be stopped while they run.
 COROUTINES: Final = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
-#: The methods that give many answers, one after the other.
+#: Methods that give many answers, one after the other.
 GENERATORS: Final = (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
 
 
@@ -99,9 +99,9 @@ class BatchPlan(NamedTuple):
 
     Attributes:
         name: The method that answers several calls at once.
-        kind: What calling that gives.
-        size: Calls in a batch, at most.
-        wait: Seconds that an idle worker waits for others to join.
+        kind: What a call of that method returns.
+        size: Maximum number of calls in a batch.
+        wait: Seconds that an idle worker waits for more calls to join.
     """
 
     name: str
@@ -112,16 +112,16 @@ class BatchPlan(NamedTuple):
 
 class MethodPlan(NamedTuple):
     """
-    What is decided about one served method when the service is composed.
+    The settings of one served method, decided when the service is composed.
 
     Attributes:
         index: Position in the service's method table, from 0.
         name: Name in the class.
-        kind: What calling it gives.
+        kind: What a call of it returns.
         idempotent: Whether it may run twice; from `@idempotent` or `methods.<name>.idempotent`.
-        timeout: Seconds from call to answer, inf for no limit; of a generator, seconds for each item.
-        max_concurrency: Calls at once in a replica, at most; None for as many as it has slots.
-        batch: How its calls are answered together; None if each is on its own.
+        timeout: Seconds from call to answer, inf for no limit; for a generator, seconds for each item.
+        max_concurrency: Maximum number of calls at once in a replica; None for as many as it has slots.
+        batch: How its calls are answered together; None if each is answered separately.
     """
 
     index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
@@ -140,7 +140,7 @@ class CallOptions(NamedTuple):
     Attributes:
         key: Key for balancers that send equal keys to the same replica; None for no key.
         idempotent: Whether calls may run twice; None for what the method declares.
-        priority: Calls with a higher one start first, where the service asks for that.
+        priority: Calls with a higher priority start first, with `overload: priority`.
     """
 
     key: Hashable | None = None
@@ -148,17 +148,17 @@ class CallOptions(NamedTuple):
     priority: int = 0
 
     def may_run_twice(self, method: MethodPlan) -> bool:
-        """Whether calls of *method* may: their caller, or else the method, declares them idempotent."""
+        """Whether calls of *method* may run twice: the caller decides, otherwise the method's declaration."""
         return method.idempotent if self.idempotent is None else self.idempotent
 
 
 class Timing(NamedTuple):
     """
-    What the time of a call was spent on in its replica; the way there and back is not in it.
+    How a call's time was spent in its replica, without the way there and back.
 
     Attributes:
         queue_s: Seconds from when it was accepted to when its method started.
-        run_s: Seconds that its method ran; None while it does, or if its end is not known.
+        run_s: Seconds that its method ran; None while it runs, or if its end is unknown.
     """
 
     queue_s: float
@@ -175,7 +175,7 @@ class Command(NamedTuple):
 
     Attributes:
         name: What the user types, such as `"status"`.
-        load: Gives the `click.Command`; called only when the command is used, so it imports what it needs.
+        load: Returns the `click.Command`; called only when the command is used, so it imports what it needs.
         summary: One line for `sage-deploy --help`.
     """
 
@@ -186,14 +186,14 @@ class Command(NamedTuple):
 
 class EnvironmentOptions(NamedTuple):
     """
-    Options for a whole environment: they stand at the top of a file or in `Environment(options=...)`, in no service.
+    Options for a whole environment: at the top of a file or in `Environment(options=...)`, not in a service.
 
     All registrations of a plugin that name the same ID name an equal object.
 
     Attributes:
         id: Their key under the top-level `options`, such as `"ray"`.
-        options: attrs class of the options, or a function that gives it; as for a registration.
-        summary: One line: what they are about.
+        options: attrs class of the options, or a function that returns it; as for a registration.
+        summary: One line that describes them.
     """
 
     id: str
@@ -201,18 +201,18 @@ class EnvironmentOptions(NamedTuple):
     summary: str
 
     def options_class(self) -> type:
-        """The attrs class of the options."""
+        """Return the attrs class of the options."""
         return self.options if isinstance(self.options, type) else self.options()
 
 
 class Explanation(NamedTuple):
     """
-    A line of the plan in which a plugin says what it makes of a configuration.
+    A line of the plan in which a plugin explains its decision about a configuration.
 
     Attributes:
-        text: What it says, in one line.
-        kind: `"decides"`: what will be. `"enforced"`: a limit that is kept whatever happens. `"advisory"`: a setting
-            that is noted, but that nothing here keeps. `"timeout"`: what the end of a call's time can stop.
+        text: The explanation, in one line.
+        kind: `"decides"`: a decision. `"enforced"`: a limit that is always kept. `"advisory"`: a setting that is noted
+            but not enforced. `"timeout"`: what a timeout can stop.
     """
 
     text: str
@@ -224,21 +224,21 @@ class Registration:
     What a plugin returns from a `sage_register_*` hook for each ID that it offers.
 
     Attributes:
-        id: What configuration names.
+        id: The name in a configuration.
         create: Makes the object: `create(options)`, where *options* is an instance of the class below, or None without
-            one. Of a load balancer: `create(options, where)`, with a `Where`. Must be importable by name, so that it
-            can be pickled; imports whatever is heavy in its body.
+            one. For a load balancer: `create(options, where)`, with a `Where`. Must be importable by name, so that it
+            can be pickled. Import expensive modules in its body.
         summary: One line for `plugins list` and the plan.
-        options: attrs class of the service's `options: {<id>: {...}}`, or a function that gives it, so that it is made
-            only when it is needed; None if there is nothing to set. A numeric attribute with
-            `metadata={"unit": "seconds"}` takes texts such as `"250ms"` as well, one with `"MiB"` such as `"4Gi"`.
-        check: `check(config, options)` gives the problems of a configuration that names this ID; None for none.
-        explain: `explain(config, options)` gives lines for the plan: what this plugin decides, what it enforces, what
-            is advisory, and what a timeout can stop. Each is a text, or an `Explanation`; None for none.
-        capabilities: What the object declares that it can do, such as `"in_process"`; the core asks for a few of them.
+        options: attrs class of the service's `options: {<id>: {...}}`, or a function that returns it, so that it is
+            made only when needed; None for no options. A numeric attribute with `metadata={"unit": "seconds"}` also
+            takes texts such as `"250ms"`, one with `"MiB"` texts such as `"4Gi"`.
+        check: `check(config, options)` yields the problems of a configuration that names this ID; None for none.
+        explain: `explain(config, options)` yields lines for the plan: what this plugin decides, what it enforces, what
+            is advisory, and what a timeout can stop. Each is a text or an `Explanation`; None for none.
+        capabilities: What the object declares that it can do, such as `"in_process"`; the core asks for some of them.
         environment_options: Options for the whole environment that it reads, or None. With them, `create`, `check` and
-            `explain` get one argument more, the last: an instance of their class.
-        api: Version of the plugin contract that the plugin is written for; others than `API` are refused.
+            `explain` get one more argument, the last: an instance of their class.
+        api: Version of the plugin contract that the plugin is written for; versions other than `API` are refused.
     """
 
     def __init__(  # noqa: PLR0913 - what is not given has a default
@@ -266,13 +266,13 @@ class Registration:
         self.api = api
 
     def options_class(self) -> type | None:
-        """The attrs class of the options, or None if there is nothing to set."""
+        """Return the attrs class of the options, or None for no options."""
         options = self.options
         return options if options is None or isinstance(options, type) else options()
 
 
 class Source(Protocol):
-    """Who brings a registration."""
+    """The plugin that a registration comes from."""
 
     @property
     def source(self) -> str:
@@ -281,11 +281,11 @@ class Source(Protocol):
 
 class Where(NamedTuple):
     """
-    For which service an object of a plugin is made.
+    The service for which a plugin's object is made.
 
     Attributes:
         service: Name of the service.
-        environment: Name of its environment; None for a task that was made outside any environment.
+        environment: Name of its environment; None for a task outside any environment.
     """
 
     service: str
@@ -297,9 +297,9 @@ class Choice(NamedTuple):
     A registration chosen for a service, with its options.
 
     Attributes:
-        registration: What was registered.
+        registration: The registration.
         options: Instance of the registration's options class, or None.
-        plugin: Who brings it.
+        plugin: The plugin that it comes from.
         environment: Instance of the class of its `environment_options`, or None.
     """
 
@@ -314,33 +314,33 @@ class Choice(NamedTuple):
         return self.registration.id
 
     def __repr__(self) -> str:
-        """The ID alone: options may hold secrets."""
+        """Only the ID: options may hold secrets."""
         return f"<Choice {self.id!r} from {self.source!r}>"
 
     @property
     def source(self) -> str:
-        """Who brings it, such as `"sage-deploy-threading 0.1.0"`."""
+        """The plugin that it comes from, such as `"sage-deploy-threading 0.1.0"`."""
         return self.plugin.source
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """The last arguments of `create`, `check` and `explain`: the options, then those of the environment if any."""
+        """The last arguments of `create`, `check` and `explain`: the options, then those of the environment, if any."""
         reads_more = self.registration.environment_options is not None
         return (self.options, self.environment) if reads_more else (self.options,)
 
     def create(self, *where: Where) -> Any:
-        """A new object of the plugin's; a load balancer is told *where* it is."""
+        """Return a new object of the plugin; a load balancer gets *where* it is."""
         return self.registration.create(self.options, *where, *self.settings[1:])
 
 
 class Limits(NamedTuple):
     """
-    What a strategy may use in one replica.
+    The threads and coroutines that a strategy may use in one replica.
 
     Attributes:
-        threads: Threads that are kept, from `thread_count`.
-        max_threads: Threads at most, from `thread_pool_size` or `max_thread_count`; None if neither is given.
-        max_concurrency: Coroutines at once under an event loop.
+        threads: Number of permanent threads, from `thread_count`.
+        max_threads: Maximum number of threads, from `thread_pool_size` or `max_thread_count`; None if neither is set.
+        max_concurrency: Maximum number of coroutines at once on an event loop.
     """
 
     threads: int
@@ -350,12 +350,13 @@ class Limits(NamedTuple):
 
 class ReplicaInfo(NamedTuple):
     """
-    Who a recorder records for.
+    The replica, or the calling side, whose calls a recorder records.
 
     Attributes:
         service: Name of the service.
-        replica: Replica's id such as `"kv#0"`, or None for the calling side, which records the calls that it gave up.
-        node: Name of the node, or None if that is this machine.
+        replica: ID of the replica, such as `"kv#0"`; None for the calling side, which records the calls that it gave
+            up.
+        node: Name of the node; None for this machine.
     """
 
     service: str
@@ -374,11 +375,11 @@ class ReplicaSpec(NamedTuple):
         strategy: How the replica runs calls.
         limits: What the strategy may use.
         methods: The served methods, ordered by index.
-        monitors: Whose recorders count the calls.
+        monitors: The monitors whose recorders count the calls.
         config: The service's configuration.
         generation: How many replicas were at this position before it.
-        find_service: Gives handles to other services in another process than the one that deploys, where
-            `Surroundings.service` cannot be asked; None if there is no way.
+        find_service: Returns handles to other services in a process that does not deploy, where `Surroundings.service`
+            cannot be asked; None if that is impossible.
     """
 
     service: str
@@ -394,7 +395,7 @@ class ReplicaSpec(NamedTuple):
 
     @property
     def id(self) -> str:
-        """`"kv#0"` for the first replica of `kv`, `"kv#0.1"` for the one that took its place."""
+        """`"kv#0"` for the first replica of `kv`, `"kv#0.1"` for its replacement."""
         return f"{self.service}#{self.index}" + (f".{self.generation}" if self.generation else "")
 
 
@@ -403,9 +404,9 @@ class Placed(NamedTuple):
     Where a target will start a replica.
 
     Attributes:
-        node: Name of the node, or None for this process.
+        node: Name of the node; None for this process.
         reason: Why there.
-        refused: Why not elsewhere: reason by node, for the other nodes that were considered.
+        refused: Why not on the other nodes that were considered: reason by node.
     """
 
     node: str | None
@@ -420,7 +421,7 @@ class Refused(NamedTuple):
     Attributes:
         reason: In one sentence.
         nodes: Reason by node, for the nodes that were considered.
-        rule: Id of the rule by which it is refused, such as `"E802"`; "" for none.
+        rule: ID of the rule that refuses it, such as `"E802"`; "" for none.
     """
 
     reason: str
@@ -433,16 +434,16 @@ class Refused(NamedTuple):
         return f"error {self.rule}: {self.reason}" if self.rule else self.reason
 
     def __str__(self) -> str:
-        """The same, and the reason of each node on a line of its own."""
+        """The same, with the reason of each node on its own line."""
         return self.line + "".join(f"\n  {node}: {reason}" for node, reason in self.nodes.items())
 
 
 class ReplicaState(StrEnum):
     """
-    Where a replica is in its life: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed.
+    State of a replica: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed.
 
-    `unready` is beside `unhealthy`: the replica itself asks for no calls at the moment, and nothing is wrong with it.
-    `crash_loop` is a failed one that is replaced no more, because too many starts in its place have failed.
+    `unready` is like `unhealthy`, but nothing is wrong: the replica itself asks for no calls at the moment.
+    `crash_loop` is a failed replica that is not replaced any more, because too many replacements failed to start.
     """
 
     PENDING = "pending"
@@ -458,10 +459,10 @@ class ReplicaState(StrEnum):
 
 class RunnerStats(NamedTuple):
     """
-    What a runner does at the moment.
+    What a runner is doing now.
 
     Attributes:
-        threads: Threads that it has.
+        threads: Number of its threads.
     """
 
     threads: int
@@ -469,13 +470,13 @@ class RunnerStats(NamedTuple):
 
 class Event(NamedTuple):
     """
-    Something that the core or a plugin decided, with the reason.
+    A decision of the core or a plugin, with the reason.
 
     Attributes:
         service: Name of the service; empty if it is about all.
         kind: What happened: one of `event_kinds.EventKind`, as a plain string.
         reason: Why, for a human.
-        replica: Replica's id, if it is about one.
+        replica: ID of the replica, if it is about one.
     """
 
     service: str

@@ -1,8 +1,8 @@
 """
-What plugins implement and what they get: targets, strategies, balancers, monitors, and the reach of other processes.
+What plugins implement and what they get: targets, strategies, balancers, monitors, and calls from other processes.
 
 All are protocols, so a plugin need not inherit from anything. Callables that are used for every call are plain
-attributes: fetch them once, call them often. Imports the root modules; a name is imported when it is first used.
+attributes: fetch them once, call them often. Imports only the root modules; a name is imported at its first use.
 """
 
 from __future__ import annotations

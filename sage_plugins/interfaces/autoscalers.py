@@ -1,4 +1,4 @@
-"""How many replicas a service should have."""
+"""Autoscalers, and the load that they get."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ __all__ = ["Autoscaler", "Load"]
 
 class Load(NamedTuple):
     """
-    What a service has to do at one moment, and what its configuration aims at.
+    The load of a service at one moment, and the aims of its configuration.
 
     Attributes:
         time_s: Seconds on a monotonic clock.
-        replicas: How many replicas the service should have now, those included that are starting.
-        ready: How many take calls.
-        slots: Calls at once that these can run.
+        replicas: Replicas that the service should have now, including those that are starting.
+        ready: Replicas that take calls.
+        slots: Calls that the ready replicas can run at once.
         ongoing: Calls that run.
-        queued: Calls that wait, those included whose callers wait for room in the queue.
-        oldest_wait_s: How long the first of them has waited.
+        queued: Calls that wait, including those whose callers wait for room in the queue.
+        oldest_wait_s: How long the oldest waiting call has waited.
         mean_calls: Calls that run or wait, averaged over `autoscale.look_back`.
         mean_wait_s: `oldest_wait_s`, averaged in the same way.
-        target_ongoing_requests: Calls that run or wait in each replica, as `autoscale` aims at.
-        target_queue_wait: Mean wait in the queue, as `autoscale` aims at; None if it does not.
+        target_ongoing_requests: Aim of `autoscale`: calls that run or wait, for each replica.
+        target_queue_wait: Aim of `autoscale`: mean wait in the queue; None if there is none.
     """
 
     time_s: float
@@ -39,12 +39,12 @@ class Load(NamedTuple):
 
 
 class Autoscaler(Protocol):
-    """Decides for one service; asked by one thread at a time. It may keep what it was told before."""
+    """Decides how many replicas one service has. One thread at a time calls it. It may keep earlier loads."""
 
     def decide(self, load: Load) -> float:
         """
-        How many replicas the service should have for *load*; a fraction is rounded up.
+        Return how many replicas the service needs for *load*; a fraction is rounded up.
 
-        The core keeps the answer between the service's `autoscale.min` and `autoscale.max`, waits for the delays, and
-        ignores deviations within the tolerance. So this needs none of that.
+        The core keeps the answer between the service's `autoscale.min` and `autoscale.max`, applies the delays, and
+        ignores deviations within the tolerance. An autoscaler need not do any of that.
         """

@@ -1,4 +1,4 @@
-"""Who gets the next call: the balancer and the replicas as it sees them."""
+"""Load balancers, and the replicas as they see them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["Balancer", "Candidate", "KeyedBalancer", "ObservingBalancer", "Picker"]
 
 
-#: What a balancer composes: `pick(key, method)` gives the replica that takes the next call, from the call's key and the
-#: name of its method.
+#: What a balancer returns: `pick(key, method)` returns the replica that takes the next call. It gets the call's key and
+#: the name of its method.
 Picker: TypeAlias = "Callable[[Hashable | None, str], Candidate]"
 
 
@@ -29,11 +29,11 @@ class Candidate(Protocol):
 
     @property
     def node(self) -> str | None:
-        """Name of the node, None for this process."""
+        """Name of the node; None for this process."""
 
     @property
     def slots(self) -> int:
-        """Calls at once, at most."""
+        """Maximum number of calls at once."""
 
     @property
     def inflight(self) -> int:
@@ -42,7 +42,7 @@ class Candidate(Protocol):
     @property
     def waiting(self) -> int:
         """
-        Calls that wait for this replica: under a binding balancer those for it alone, else all of the service.
+        Calls that wait: with a binding balancer those for this replica alone, otherwise all of the service.
 
         Read without a lock, so it may lag by a call.
         """
@@ -50,41 +50,42 @@ class Candidate(Protocol):
 
 class Balancer(Protocol):
     """
-    Who gets the next call: one object for each service and calling process.
+    Decides which replica gets the next call. There is one object for each service and calling process.
 
-    Its registration's `create(options, where)` gets a `Where` beside the options: the names of the service and of its
+    Its registration's `create(options, where)` gets the options, and a `Where` with the names of the service and of its
     environment.
     """
 
     binding: bool
     """
-    Whether a call with a key must wait for the replica chosen.
+    Whether a call with a key must wait for the chosen replica.
 
-    If False and that replica is busy, the first free one takes the call; so it is with calls without a key in any case.
+    If False and that replica is busy, the first free one takes the call. Calls without a key always go to the first
+    free one then.
     """
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         """
-        Compose the choice among *candidates*, which is never empty.
+        Return the function that chooses among *candidates*, which is never empty.
 
-        Asked by the first call, and then once for each change of the set. What it returns runs for every call in the
-        caller's thread, so it must neither lock nor wait. It gets the call's key, which is hashable, or None, and the
-        name of the method. For a key of a type that it cannot use it raises `errors.InvalidKeyError`, which the caller
-        gets; whatever else it raises is a fault, after which replicas are taken in turn and the balancer is not asked
-        again before the set changes.
+        Called for the first call, and once after each change of the candidates. The returned function runs for every
+        call in the caller's thread, so it must neither lock nor wait. It gets the call's key, which is hashable, or
+        None, and the name of the method. For a key of an unsupported type it raises `errors.InvalidKeyError`, which the
+        caller gets. Any other exception is a fault: replicas then take turns, and the balancer is not asked again until
+        the candidates change.
         """
 
 
 class KeyedBalancer(Balancer, Protocol):
     """
-    A balancer that takes the key of a call from an argument; its registration declares the capability `names_key`.
+    A balancer that takes the key of a call from an argument; its registration declares `names_key`.
 
-    A key given by `with_options(key=...)` wins.
+    A key given by `with_options(key=...)` takes precedence.
     """
 
     key_argument: str | None
     """
-    Name of the methods' argument that is a call's key; None if only callers give keys.
+    Name of the method argument that is a call's key; None if only callers give keys.
 
     The plan refuses a name that no served method has.
     """
@@ -92,23 +93,23 @@ class KeyedBalancer(Balancer, Protocol):
 
 class ObservingBalancer(Balancer, Protocol):
     """
-    A balancer that learns from the calls that it placed; its registration declares the capability `observes`.
+    A balancer that learns from the calls that it placed; its registration declares `observes`.
 
-    A balancer without `observe` costs calls nothing for it.
+    Without `observe`, calls pay nothing for observation.
     """
 
     def observe(self, candidate: Candidate, method: str, outcome: int, wait_s: float, run_s: float, /) -> None:
         """
-        A call has ended that got a slot of *candidate*, which may have left since.
+        A call that had a slot of *candidate* has ended. The candidate may have left since.
 
-        Told once for each such call, from the thread that ends it and before its caller is released: it must neither
-        lock for long nor wait. What it raises is a fault, as of `picker`. Only calls that it placed are told: with a
-        single replica there is nothing to choose.
+        Called once for each call that the balancer placed, by the thread that ends the call, before the caller is
+        released. So it must neither lock for long nor wait. An exception is a fault, as in `picker`. With a single
+        replica it is not called, because there is nothing to choose.
 
         Args:
-            candidate: The replica that had the call when it ended; it may be another one than was chosen.
+            candidate: The replica that had the call when it ended; it may differ from the chosen one.
             method: Name of the method.
             outcome: One of `Outcome`.
             wait_s: Seconds from the call until it got the slot.
-            run_s: Seconds from there to the end, the way to the replica and back included.
+            run_s: Seconds from there to the end, including the way to the replica and back.
         """

@@ -1,4 +1,4 @@
-"""What can be asked of a replica beside its calls; by itself, because every process needs it and no protocol."""
+"""Questions to a replica apart from its calls. In a module of its own, because every process needs it."""
 
 from __future__ import annotations
 
@@ -7,55 +7,59 @@ from typing import Final
 
 __all__ = ["OWN_METRICS", "ControlOp"]
 
-#: Under which the recorders' snapshots have the `Families` of what a replica measures of itself, such as `ctx.metrics`.
+#: Key in the recorders' snapshots of the `Families` that a replica measures itself, such as `ctx.metrics`.
 OWN_METRICS: Final = "ctx.metrics"
 
 
 class ControlOp(StrEnum):
-    """What can be asked of a replica beside its calls."""
+    """Questions to a replica, apart from its calls."""
 
     CHECK = "check"
-    """Call `check_health()` if the class has it; raises what that raises, or RuntimeError if it returns False."""
+    """Call `check_health()` if the class has it. Raises what that raises, or RuntimeError if it returns False."""
 
     READY = "ready"
     """The same with `check_ready()`."""
 
     STATS = "stats"
     """
-    A mapping: `runner` (RunnerStats), `recorders` ({monitor id: snapshot}, and under `OWN_METRICS` what the replica
-    measures of itself), `pid` (of its process) and, if it does not answer and these are those that it gave last, `age`
-    (seconds since then). `running` is how many calls and batches
-    its workers do, `idle` how many seconds ago a call ended last, None if none has.
+    A mapping.
+
+    `runner`: a RunnerStats. `recorders`: `{monitor id: snapshot}`, and under `OWN_METRICS` what the replica measures
+    itself. `pid`: ID of its process. `age`: only if the replica does not answer and these are its last known values:
+    seconds since then. `running`: calls and batches that its workers run. `idle`: seconds since a call last ended; None
+    if none has.
     """
 
     COUNTS = "counts"
-    """What `STATS` has as `recorders`, less what the replica measures of itself; asked of replicas in this process."""
+    """The `recorders` of `STATS`, without `OWN_METRICS`. For replicas in this process only."""
 
     LOGS = "logs"
     """
-    What the replica has logged in its process, a sequence of `service.logs.RemoteLine`; empty for one in this process,
-    whose records are here. The argument is the number above which lines are wanted, and the level from which on the
-    service is to log from now on.
+    The replica's log lines, a sequence of `service.logs.RemoteLine`. Empty for a replica in this process, whose records
+    are here.
+
+    The argument is the number above which lines are wanted, and the level from which on the service logs from now on.
     """
 
     ERRORS = "errors"
     """The latest error of each type that its methods raised: a sequence of `operations.MethodError`."""
 
     STACKS = "stacks"
-    """A text: the stacks of all threads of its process."""
+    """The stacks of all threads of its process, as text."""
 
     GET = "get"
-    """The attribute of the instance whose name is the argument."""
+    """The instance's attribute that the argument names."""
 
     SET = "set"
-    """Set an attribute of the instance: the argument is its name and its value."""
+    """Set an attribute of the instance. The argument is its name and its value."""
 
     TERMINATE = "terminate"
     """Call `terminate()` if the instance has it."""
 
     RECONFIGURE = "reconfigure"
     """
-    Call `reconfigure(user_config)` where calls run; raises what that raises. The argument is the `user_config`, plain
-    values, and the seconds that it may take. If no worker is free in that time it raises OverloadedError and is not
-    done; if it takes longer, TimeoutError.
+    Call `reconfigure(user_config)` where calls run. Raises what that raises.
+
+    The argument is the `user_config`, plain values, and its limit in seconds. If no worker becomes free in that time,
+    it raises OverloadedError and does nothing. If the call takes longer, it raises TimeoutError.
     """

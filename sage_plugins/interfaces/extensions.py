@@ -1,4 +1,4 @@
-"""What lives beside an environment, such as a server."""
+"""Extensions, such as a server, which accompany an environment."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Extension"]
 
 class Extension(Protocol):
     """
-    Made for an environment whose options have its ID.
+    Accompanies an environment whose options have its ID.
 
-    `Environment.deploy` makes and starts it once its services are ready; `Environment.close` closes it first.
+    `Environment.deploy` makes and starts it once the services are ready. `Environment.close` closes it first.
     """
 
     def start(self, operations: Operations) -> None:
         """
-        Begin; returns when it has. What it raises makes `deploy` fail.
+        Start, and return when started. If it raises, `deploy` fails.
 
         Args:
             operations: What it may see and do; safe from any thread, until `close` has returned.
         """
 
     def close(self) -> None:
-        """End, and let go of everything. Called once, if `start` was called."""
+        """Stop, and release everything. Called once, if `start` was called."""

@@ -1,4 +1,4 @@
-"""Numbers of one service as Prometheus has them: metric families, each with its values by labels."""
+"""Metrics of one service in Prometheus's form: families, each with its values by labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_LABEL_SETS", "Families", "Family", "add_up", "growing", "is_summable"]
 
-#: Label values of one family that are told apart when it is added up. Those beyond are added to `other`.
+#: Maximum number of label sets of one family when families are added up. Values of further sets are added to `other`.
 MOST_LABEL_SETS: Final = 1_000
 
 
@@ -19,12 +19,12 @@ class Family(NamedTuple):
     One metric of a service.
 
     Attributes:
-        name: Such as `sage_requests_total`; that of a counter ends in `_total`.
+        name: Such as `sage_requests_total`; the name of a counter ends in `_total`.
         kind: `counter`, `gauge` or `histogram`.
-        help: What it says, in one sentence.
-        labels: Names of its labels. Who shows it adds `service`.
-        values: By the tuple of the labels' values: a number; of a histogram its sum, then how many are in each bucket.
-        edges: Upper edges of a histogram's buckets; one more bucket, without an edge, is for what is larger.
+        help: Its meaning, in one sentence.
+        labels: Names of its labels. The exporter adds `service`.
+        values: Numbers by the tuple of the labels' values. For a histogram: its sum, then the count of each bucket.
+        edges: Upper edges of a histogram's buckets; one more bucket, without an edge, has the larger values.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Family(NamedTuple):
     edges: tuple[float, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        """The values for a status: each with its labels."""
+        """Return the values for a status, each with its labels."""
         return [{**dict(zip(self.labels, key, strict=True)), "value": value} for key, value in self.values.items()]
 
 
@@ -45,9 +45,9 @@ Families: TypeAlias = dict[str, Family]
 
 def add_up(parts: Iterable[Mapping[str, Family]]) -> Families:
     """
-    The sum of several; the parts stay as they are.
+    Return the sum of several; the parts do not change.
 
-    A family that has changed its kind, labels or edges begins anew: the later one counts.
+    If the kind, labels or edges of a family have changed, its earlier values are dropped.
     """
     total: Families = {}
     for part in parts:
@@ -68,10 +68,10 @@ def add_up(parts: Iterable[Mapping[str, Family]]) -> Families:
 
 
 def is_summable(family: Family) -> bool:
-    """Whether its values are those of the service, rather than of single replicas."""
+    """Whether its values are those of the service, not of single replicas."""
     return "replica" not in family.labels
 
 
 def growing(families: Mapping[str, Family]) -> Families:
-    """Those that never fall, and that stay when the replicas leave which they are about."""
+    """Return the families that never fall, and that stay when their replicas leave."""
     return {name: each for name, each in families.items() if each.kind != "gauge" and is_summable(each)}

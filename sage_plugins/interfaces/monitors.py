@@ -1,4 +1,4 @@
-"""Who watches: the two roles of a monitor, its recorders, and the service as it sees it."""
+"""Monitors: their two roles, their recorders, and the service as they see it."""
 
 from __future__ import annotations
 
@@ -35,59 +35,59 @@ __all__ = [
 
 
 class Recorder(Protocol):
-    """Counts the calls of one replica, in its process, or those that are given up on the calling side."""
+    """Counts the calls of one replica, in its process; or, on the calling side, the calls that are given up there."""
 
     def writer(self) -> Callable[[int, int, float, float], None]:
         """
-        A `record(method, outcome, wait_s, run_s)` for one worker, which never uses it from two threads at once.
+        Return a `record(method, outcome, wait_s, run_s)` for one worker, which never uses it from two threads at once.
 
-        It runs before the caller is released, so it must be quick. On the calling side it is told of calls that were
-        given up: with the time that they waited if they never started, else with the whole time since the call as
-        *run_s*, because how much of it they waited is known only where they run.
+        It runs before the caller is released, so it must be quick. On the calling side it gets the calls that were
+        given up. If such a call never started, *wait_s* is the time that it waited. If it started, *run_s* is the whole
+        time since the call, because only the replica's process knows how much of it was waiting.
         """
 
     def snapshot(self) -> Mapping[str, Any]:
-        """What was counted: picklable; read without stopping the workers, so it may lag by a call."""
+        """Return the counts: picklable; read without stopping the workers, so they may lag by a call."""
 
     def close(self) -> None:
         """
-        The replica has stopped, or the service on the calling side: let go of sockets, files and threads.
+        The replica has stopped, or the service on the calling side: release sockets, files and threads.
 
-        Idempotent. What was counted stays readable. A process that is killed does not come to this.
+        Idempotent. The counts stay readable. Not called in a process that is killed.
         """
 
 
 @runtime_checkable
 class CallCounter(Protocol):
     """
-    The optional member of a recorder that can say how many calls it has counted.
+    The optional member of a recorder that reports how many calls it has counted.
 
     The core asks only the recorder of the monitor `metrics`, in the replica's process.
     """
 
     def counts(self) -> Mapping[str, int]:
         """
-        The calls that were counted so far, for `ctx.statistics()` of the service.
+        Return the numbers of calls so far, for `ctx.statistics()` of the service.
 
         Returns:
-            `request_count`: calls that ended; `error_count`: those of them that did not end well.
+            `request_count`: calls that ended. `error_count`: those of them that did not end well.
         """
 
 
 @runtime_checkable
 class CallSurrounder(Protocol):
     """
-    The optional member of a recorder that is there while a method runs, such as one that traces calls.
+    The optional member of a recorder that surrounds each method, such as one that traces calls.
 
-    Used in the replica's process only. Without such a recorder, methods are called as they are.
+    Used in the replica's process only. Without such a recorder, methods are called directly.
     """
 
     def around(self, call: Call, /) -> AbstractContextManager[object]:
         """
-        What surrounds the method that answers *call*, in the thread or task that runs it.
+        Return a context manager for the method that answers *call*, in the thread or task that runs it.
 
-        It sees what the method raises. What it raises itself is the call's. For a stream it surrounds all of the
-        generator, and for calls that are answered together it is asked once, with the one that has the most time left.
+        It sees what the method raises. What it raises itself ends the call. For a stream it surrounds the whole
+        generator. For calls that are answered together it is asked once, with the call that has the most time left.
         """
 
 
@@ -99,7 +99,7 @@ class RecorderFactory(Protocol):
     """
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
-        """A recorder for one replica, or for the calling side; None if this monitor counts no calls."""
+        """Return a recorder for one replica or for the calling side; None if this monitor counts no calls."""
 
 
 class WatchedReplica(Protocol):
@@ -111,7 +111,7 @@ class WatchedReplica(Protocol):
 
     @property
     def state(self) -> ReplicaState:
-        """Where it is in its life; only replicas that are `ready`, `unready` or `unhealthy` can be checked."""
+        """Its state; only replicas that are `ready`, `unready` or `unhealthy` can be checked."""
 
     @property
     def node(self) -> str | None:
@@ -119,7 +119,7 @@ class WatchedReplica(Protocol):
 
     @property
     def slots(self) -> int:
-        """Calls at once, at most."""
+        """Maximum number of calls at once."""
 
     @property
     def inflight(self) -> int:
@@ -130,19 +130,20 @@ class WatchedReplica(Protocol):
         """Slots held by calls whose callers have given up; may lag by a call."""
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """As `Replica.control`; whoever asks may wait for ever if the replica hangs, so ask on a thread of your own."""
+        """As `Replica.control`. If the replica hangs, this may wait forever, so call it on a thread of your own."""
 
     def mark(self, state: ReplicaState, reason: str) -> None:
         """
-        Say that the replica is `unhealthy`, `unready`, or `ready` again, and why.
+        Set the replica's state to `unhealthy`, `unready`, or `ready` again, and say why.
 
-        One that is not ready gets no new calls as long as there is one that is; what it runs goes on. Does nothing for
-        a replica that is starting or leaving. Any thread, but not while holding a lock that `Monitor.event` takes.
+        A replica that is not ready gets no new calls while another one is ready; its running calls go on. Does nothing
+        for a replica that is starting or leaving. From any thread, but not while holding a lock that `Monitor.event`
+        takes.
         """
 
 
 class WatchedService(Protocol):
-    """A service as monitors see it; all of it may be used from any thread."""
+    """A service as monitors see it. All members may be used from any thread."""
 
     @property
     def name(self) -> str:
@@ -154,11 +155,11 @@ class WatchedService(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """For timers and time-outs."""
+        """For timers and timeouts."""
 
     @property
     def hooks(self) -> frozenset[str]:
-        """Names of the life-cycle hooks that the service's class has, such as `"check_health"`."""
+        """Names of the lifecycle hooks that the service's class has, such as `"check_health"`."""
 
     @property
     def environment(self) -> str | None:
@@ -170,39 +171,39 @@ class WatchedService(Protocol):
 
     def snapshots(self) -> Sequence[Mapping[str, Any]]:
         """
-        What this monitor's recorders have counted: those of all replicas, and that of the calling side.
+        Return the counts of this monitor's recorders: those of all replicas, and that of the calling side.
 
-        For a `SnapshotMerger`, what replicas counted that have left is in it too. Asks replicas in other processes, for
+        For a `SnapshotMerger` they include the counts of replicas that have left. Asks replicas in other processes, for
         at most a second in all; do not call it from `Monitor.event`.
         """
 
     def replicas(self) -> Sequence[WatchedReplica]:
-        """Those that there are now; an object stands for the same replica for as long as that lives."""
+        """Return the present replicas. An object stands for the same replica as long as that lives."""
 
     def on_given_up(self, look: Callable[[], None]) -> None:
-        """Have *look* called whenever a caller has given up a call, which may still run; any thread, must not block."""
+        """Have *look* called when a caller has given up a call, which may still run; any thread, must not block."""
 
 
 class Monitor(RecorderFactory, Protocol):
     """
-    The role of a monitor on the calling side: it is told what happens to a service, and sums up what was counted.
+    The role of a monitor on the calling side: it is told what happens to a service, and adds up the counts.
 
     A registration's `create(options)` makes one object on the calling side, and one in each replica's process. They may
     be of the same class, because each process uses only the members of its role:
 
     * On the calling side: all members of `Monitor`, and those of `MetricsExporter`, `ServiceWatcher` and
-      `SnapshotMerger` if they are there. `recorder` is called once, for calls that are given up there.
-    * In each replica's process: `recorder`, as `RecorderFactory` says.
+      `SnapshotMerger` that it has. `recorder` is called once, for calls that are given up there.
+    * In each replica's process: `recorder`, see `RecorderFactory`.
     """
 
     def refused(self, method: int, reason: str, /) -> None:
         """A call was not accepted; *reason* is `"overloaded"`, `"stopped"` or `"no_replica"`. Any thread."""
 
     def event(self, event: Event) -> None:
-        """Something was decided. Any thread; must not block."""
+        """The core decided something. Any thread; must not block."""
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """What `get_service_status` shows, merged from the recorders' snapshots."""
+        """Return what `get_service_status` shows, merged from the recorders' snapshots."""
 
     def close(self) -> None:
         """The service stopped. Idempotent."""
@@ -211,7 +212,7 @@ class Monitor(RecorderFactory, Protocol):
 @runtime_checkable
 class ServiceWatcher(Protocol):
     """
-    The optional member of a monitor that looks at the service by itself.
+    The optional member of a monitor that watches the service itself.
 
     Used on the calling side only. The monitor's registration declares the capability `watches_service`.
     """
@@ -226,26 +227,26 @@ class SnapshotMerger(Protocol):
     The optional member of a monitor that keeps the counts of replicas that leave.
 
     Used on the calling side only. The monitor's registration declares the capability `merges_counts`. Without `merge`,
-    the counts of a replica leave with it.
+    the counts of a replica are lost when it leaves.
     """
 
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """One snapshot that says what *snapshots* say together; they may be merged ones. Any thread."""
+        """Return one snapshot that combines *snapshots*, which may be combined ones. Any thread."""
 
 
 @runtime_checkable
 class MetricsExporter(Protocol):
     """
-    The optional member of a monitor that has numbers for `Operations.metrics`, and so for `/metrics`.
+    The optional member of a monitor that adds metrics to `Operations.metrics`, and so to `/metrics`.
 
     Used on the calling side only. The monitor's registration declares the capability `exports_metrics`.
     """
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
         """
-        The numbers of this moment, from the same *snapshots* as `summary`. Any thread.
+        Return the present numbers, from the same *snapshots* as `summary`. Any thread.
 
-        A counter never falls, also when replicas leave. Labels have few values, and none from calls' arguments.
+        A counter never falls, even when replicas leave. Labels have few values, and none from calls' arguments.
         """
 
 
@@ -253,17 +254,17 @@ class QuietMonitor(Monitor):
     """A base for monitors that use only some members of `Monitor`: the others do nothing."""
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
-        """No call is counted."""
+        """Return None: no call is counted."""
 
     def refused(self, method: int, reason: str, /) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
     def event(self, event: Event) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002 - as in Monitor
-        """Nothing to show."""
+        """Return nothing to show."""
         return {}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""

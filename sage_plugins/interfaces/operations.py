@@ -1,4 +1,4 @@
-"""What can be done with a running environment, by whoever does not own it: extensions, servers, commands."""
+"""Operations on a running environment, for code that does not own it: extensions, servers, commands."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RecordedEvent(NamedTuple):
 
 class LogLine(NamedTuple):
     """
-    A record that a service has logged.
+    A log record of a service.
 
     Attributes:
         seq: Counts up from 1 within an environment.
@@ -41,8 +41,8 @@ class LogLine(NamedTuple):
         level: Such as `"INFO"`.
         service: Name of the service.
         message: The text, with its traceback if it has one.
-        replica: ID of the replica, if one of its threads has logged it; else None.
-        request_id: ID of the request on whose behalf it was logged; None if there is none.
+        replica: ID of the replica, if one of its threads logged the record; otherwise None.
+        request_id: ID of the request during which it was logged; None if there is none.
     """
 
     seq: int
@@ -56,15 +56,16 @@ class LogLine(NamedTuple):
 
 class MethodError(NamedTuple):
     """
-    What the methods of a service have raised, of one type.
+    The errors of one type that the methods of a service raised.
 
     Attributes:
         type: Name of the exception's class.
-        count: How often, in the replicas that there are now.
-        time_s: Seconds since the epoch of the one that all below are about; there may have been more within a second.
+        count: How often, in the present replicas.
+        time_s: Seconds since the epoch of the error that all fields below describe; there may have been more within a
+            second.
         message: Its text.
         method: Name of the method that raised it.
-        request_id: ID of the request on whose behalf the method ran; None if there is none.
+        request_id: ID of the request for which the method ran; None if there is none.
         traceback: Its traceback, as Python prints it.
     """
 
@@ -78,7 +79,9 @@ class MethodError(NamedTuple):
 
 
 class Operations(Protocol):
-    """An environment as others see it; `Environment` implements it. All methods are safe from any thread."""
+    """
+    An environment, for code that does not own it. `Environment` implements it. All methods are safe from any thread.
+    """
 
     @property
     def name(self) -> str:
@@ -86,43 +89,43 @@ class Operations(Protocol):
 
     @property
     def id(self) -> str:
-        """Tells it from every other environment, of whatever name and process."""
+        """Unique ID of the environment, among all names and processes."""
 
     def status(self, service: str | None = None) -> dict[str, Any]:
         """
-        Everything about all services, as values that JSON has; secrets are masked.
+        Return everything about all services, as JSON values; secrets are masked.
 
         Args:
-            service: Name of the only one that is wanted, if there is one of that name; None for all.
+            service: Name of one service, to get only that one, if it exists; None for all.
         """
 
     def overview(self) -> dict[str, dict[str, Any]]:
         """
-        How all services are, by name, as far as is known without asking a replica: for who looks again and again.
+        Return the state of all services, by name, without asking a replica. Cheap enough to call repeatedly.
 
-        A part of what `status` has of each: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
-        `abandoned` of each) and `replaced`; and `queue` (calls that wait) and `queue_capacity`. Of a service that
-        scales by load also `autoscale`: `wanted`, `min` and `max`. Of one that cannot be composed, or that another
-        process has deployed, the same as there.
+        For each service a part of `status`: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
+        `abandoned` of each) and `replaced`; also `queue` (calls that wait) and `queue_capacity`. A service that scales
+        by load also has `autoscale`: `wanted`, `min` and `max`. A service that cannot be composed, or that another
+        process has deployed, is the same as in `status`.
         """
 
     def metrics(self) -> dict[str, Families]:
         """
-        What is measured of all services: by name its metric families, by their names; cheaper than `status`.
+        Return the metrics of all services: by name of the service its families, by their names. Cheaper than `status`.
 
         Counters and histograms never fall as long as the environment lives.
         """
 
     def counts(self) -> dict[str, Families]:
         """
-        A part of `metrics`: what the monitors have that count calls. For who looks again and again.
+        Return a part of `metrics`: the metrics of the monitors that count calls. Cheap enough to call repeatedly.
 
         A family is the same object as before if its monitor has counted nothing since.
         """
 
     def service(self, name: str) -> ServiceHandle:
         """
-        A handle that calls a service; starts nothing.
+        Return a handle that calls a service; starts nothing.
 
         Raises:
             ServiceNotFoundError: There is no service of that name.
@@ -131,10 +134,10 @@ class Operations(Protocol):
 
     def plan(self, *, reread: bool = False) -> DeploymentPlan:
         """
-        What `apply` would do; starts nothing.
+        Return what `apply` would do; starts nothing.
 
         Args:
-            reread: Whether for what the files say now, rather than for what they said when they were loaded.
+            reread: True plans for the present content of the files; False for their content when they were loaded.
 
         Raises:
             PlanError, ConfigError, PluginError: A service cannot be composed.
@@ -142,10 +145,10 @@ class Operations(Protocol):
 
     def reload(self) -> None:
         """
-        Read the environment's files again; what runs goes on until `apply`.
+        Read the environment's files again. Running services are unchanged until `apply`.
 
         Raises:
-            ConfigError: With every problem of a file; then what they all said before counts.
+            ConfigError: With every problem of a file. The earlier content of all files then stays valid.
         """
 
     def apply(self, timeout: float | None = None) -> None:
@@ -153,13 +156,13 @@ class Operations(Protocol):
         Make the running services match the configuration.
 
         Args:
-            timeout: Seconds for a service, or a replica, to be ready; None for `startup_timeout` of a service that is
-                new and `update.progress_deadline` of one that changes.
+            timeout: Seconds for a service, or a replica, to become ready. None: `startup_timeout` for a new service,
+                `update.progress_deadline` for one that changes.
 
         Raises:
             PlanError, ConfigError, PluginError: A service cannot be composed; nothing was changed.
-            DeployError: A service, or a new replica of it, did not become ready: it was rolled back, or stopped where
-                it was if its `update` has `auto_rollback: false`.
+            DeployError: A service, or a new replica of it, did not become ready. It was rolled back, or with
+                `auto_rollback: false` in its `update` stopped where it was.
         """
 
     def scale(self, name: str, replicas: int) -> None:
@@ -174,7 +177,7 @@ class Operations(Protocol):
 
     def restart(self, name: str, replica: str | None = None) -> None:
         """
-        Replace one replica of a service by a new one, or every one in turn.
+        Replace one replica of a service, or all replicas in turn.
 
         Args:
             name: Name of the service.
@@ -187,7 +190,7 @@ class Operations(Protocol):
 
     def drain(self, name: str, timeout: float | None = None) -> None:
         """
-        Have a service finish the calls that it has accepted, and stop.
+        Have a service finish its accepted calls, then stop it.
 
         Args:
             name: Name of the service.
@@ -199,7 +202,7 @@ class Operations(Protocol):
 
     def set_load_balancer(self, name: str, id: str, options: Mapping[str, Any] | None = None) -> None:
         """
-        Have another load balancer choose among the replicas of a service.
+        Change the load balancer of a running service.
 
         Raises:
             ServiceNotFoundError: There is no service of that name.
@@ -209,40 +212,40 @@ class Operations(Protocol):
         """
 
     def plugins(self) -> dict[str, Any]:
-        """What the plugins offer, what did not load and why, and what is disabled; as values that JSON has."""
+        """Return as JSON values: what the plugins offer, which did not load and why, and which are disabled."""
 
     def doctor(self) -> list[Finding]:
-        """What the checks of all plugins find of this machine and this Python; may take seconds."""
+        """Return the findings of all plugins' checks about this machine and this Python; may take seconds."""
 
     def record_request(self, what: str, service: str | None = None) -> None:
         """
-        Have the events tell who asked for a change, before it is made.
+        Record in the events who asked for a change. Call it before the change.
 
         Args:
-            what: Who asked, and for what, for a human.
+            what: Who asked, and for what, in words.
             service: Name of the service; None if it is about all.
         """
 
     def events(self, after: int = 0, service: str | None = None) -> Sequence[RecordedEvent]:
         """
-        The events with numbers above *after*, of one service or of all, the oldest first.
+        Return the events with numbers above *after*, of one service or of all, oldest first.
 
         The environment keeps the last 1,000.
         """
 
     def logs(self, after: int = 0, service: str | None = None) -> Sequence[LogLine]:
         """
-        What services have logged, those in other processes too, with numbers above *after*, the oldest first.
+        Return the log lines of services, in all processes, with numbers above *after*, oldest first.
 
-        The environment keeps the last 10,000 since this was first called, or since it first started an extension.
+        The environment keeps the last 10,000 since the first call of this method or the first start of an extension.
         """
 
     def errors(self, service: str) -> Sequence[MethodError]:
         """
-        What the methods of a service have raised, the latest of each type, the most frequent first.
+        Return the errors that the methods of a service raised: the latest of each type, the most frequent type first.
 
-        At most 20 types. Replicas in other processes are asked, for at most 1 s. Like logs, messages and tracebacks
-        show what the service has put into them.
+        At most 20 types. Asks replicas in other processes, for at most 1 s. Messages and tracebacks are not masked:
+        they show what the service put into them, as logs do.
 
         Raises:
             ServiceNotFoundError: There is no service of that name.
@@ -250,18 +253,18 @@ class Operations(Protocol):
 
     def stacks(self, service: str, replica: str) -> str:
         """
-        Where all threads of a replica's process are, as text; also while its methods hang.
+        Return the stacks of all threads of a replica's process, as text; also while its methods hang.
 
         Raises:
             ServiceNotFoundError: There is no service of that name.
-            DeployError: It has no such replica, or that does not answer.
+            DeployError: It has no such replica, or the replica does not answer.
         """
 
     def nodes(self) -> list[dict[str, Any]]:
         """
-        The nodes on which replicas run or may run, as values that JSON has; clusters are asked.
+        Return the nodes on which replicas run or may run, as JSON values; asks clusters.
 
         Each has `name` (`"this process"` for replicas in this one), `state` (`"alive"`, or `"unknown"` if its target
-        does not know of it), `cpu`, `gpu` and `memory` (free, total; None if unknown), `labels`, `replicas` (service,
-        ID and state of each) and `refused` (why replicas are not there).
+        does not know it), `cpu`, `gpu` and `memory` (free, total; None if unknown), `labels`, `replicas` (service, ID
+        and state of each) and `refused` (why replicas are not there).
         """

@@ -1,4 +1,4 @@
-"""How other processes find a service."""
+"""How other processes find and call a service."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class KnownService(NamedTuple):
 
     Attributes:
         target: ID of its target.
-        reachable: Whether other processes can call it: there, or as `Reach.beside` has it.
-        startup_timeout: Seconds that its replicas get to become ready.
+        reachable: Whether other processes can call it, directly or through `Reach.beside`.
+        startup_timeout: Seconds for its replicas to become ready.
     """
 
     target: str
@@ -44,14 +44,15 @@ class KnownService(NamedTuple):
 
 class EnvironmentView(NamedTuple):
     """
-    The environment of a service as its `Reach` sees it.
+    The environment of a service, as its `Reach` sees it.
 
     Attributes:
-        id: Tells it from every other environment.
+        id: Unique ID.
         name: Its name, for messages.
-        known: Gives the services that it knows now, by name.
-        announced: Told each time that `Reach.announce` has said where services are found, and not of those that outlive
-            this process: then other processes find the services of this one there, too, by `Reach.beside`.
+        known: Returns the services that it knows now, by name.
+        announced: Called each time after `Reach.announce` has published where services are found. Not called for
+            services that outlive this process. Other processes then find the services of this process there too,
+            through `Reach.beside`.
     """
 
     id: str
@@ -61,27 +62,27 @@ class EnvironmentView(NamedTuple):
 
 
 class ReachableService(Protocol):
-    """A deployed service as its `Reach` sees it. From any thread."""
+    """A deployed service, as its `Reach` sees it. From any thread."""
 
     @property
     def composition(self) -> Any:
-        """What was decided for it: its name, configuration and methods."""
+        """Its composition: name, configuration and methods."""
 
     @property
     def router(self) -> Any:
-        """Knows which replicas take calls: `lanes`, `avoided`, `unavailability`."""
+        """Its router, which knows the replicas that take calls: `lanes`, `avoided`, `unavailability`."""
 
     @property
     def clock(self) -> Clock:
-        """Its time."""
+        """Its clock."""
 
     @property
     def balancer(self) -> Choice | None:
-        """Who chooses among its replicas now; None if one serves and the others stand by."""
+        """Its present balancer; None if one replica serves and the others stand by."""
 
     @property
     def key_of(self) -> KeyOf | None:
-        """The key of a call by its arguments; None without a balancer that names an argument."""
+        """Computes the key of a call from its arguments; None without a balancer that names an argument."""
 
     @property
     def places(self) -> int:
@@ -89,10 +90,10 @@ class ReachableService(Protocol):
 
     @property
     def sleeps(self) -> bool:
-        """Whether it has no replica because there was nothing to do."""
+        """Whether it has no replica because it had nothing to do."""
 
     def wake(self) -> None:
-        """Have a replica start, because another process calls it; never blocks."""
+        """Start a replica, because another process calls the service; never blocks."""
 
 
 class EarlierReplica(Protocol):
@@ -108,15 +109,15 @@ class EarlierReplica(Protocol):
 
 
 class EarlierService(Protocol):
-    """What an earlier process has left of a service, to be taken over."""
+    """The part of a service that an earlier process left, for this process to take over."""
 
     @property
     def spec(self) -> ReplicaSpec:
-        """What its replicas are made of; the spec of any of them."""
+        """The spec of any of its replicas."""
 
     @property
     def replicas(self) -> Sequence[EarlierReplica]:
-        """Those that there are, at most one for each position; there may be none."""
+        """Its replicas, at most one for each position; may be empty."""
 
     @property
     def places(self) -> int:
@@ -124,30 +125,30 @@ class EarlierService(Protocol):
 
     @property
     def balancer(self) -> Choice | None:
-        """Who chose among its replicas; None if nobody did or that is not known any more."""
+        """Its balancer; None if it had none or that is no longer known."""
 
     @property
     def key_of(self) -> KeyOf | None:
-        """The key of a call by its arguments; as `balancer`."""
+        """Computes the key of a call from its arguments; None as for `balancer`."""
 
     @property
     def version(self) -> int:
-        """Of what was said last about it; 0 if that is not known any more."""
+        """Version of its last published state; 0 if that is no longer known."""
 
 
 class Reach(Protocol):
     """
-    How one service is called from other processes, and what of it outlives this one.
+    How other processes call one service, and what of it outlives this process.
 
-    The engine asks it in this order: `take_over`, `announce`, `ready`, `changed` again and again, and at the end
-    `stopping`, `vacate`, `stopped`, `ended`; or `leave`, if the replicas go on. A service whose replicas are in this
-    process has one that passes all this on to what others have given for it, see `beside`. All methods are safe from
-    any thread. Only `take_over`, `announce`, `vacate`, `awaited_by_hooks` and those named `wait` may wait for anybody.
+    The core calls its methods in this order: `take_over`, `announce`, `ready`, then `changed` repeatedly. At the end it
+    calls `stopping`, `vacate`, `stopped` and `ended`; or `leave`, if the replicas go on. A service whose replicas are
+    in this process has a `Reach` that passes all this on to those from `beside`. All methods are safe from any thread.
+    Only `take_over`, `announce`, `vacate`, `awaited_by_hooks` and those named `wait` may block.
     """
 
     @property
     def find_service(self) -> Callable[[str], Any] | None:
-        """What gives replicas handles to other services, in their processes; None if they are in this one."""
+        """Returns handles to other services, for replicas in other processes; None if replicas are in this process."""
 
     @property
     def outlives(self) -> bool:
@@ -155,7 +156,9 @@ class Reach(Protocol):
 
     def take_over(self) -> EarlierService | None:
         """
-        Have this process alone deploy the service, and give what an earlier one has left of it; None for nothing.
+        Make this process the only one that deploys the service; return what an earlier process left of it.
+
+        None if nothing is left.
 
         Raises:
             DeployError: Another process has the service, or it runs with other settings.
@@ -163,94 +166,98 @@ class Reach(Protocol):
         """
 
     def adopt(self, earlier: EarlierReplica, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock) -> Replica:
-        """Reach a replica that `take_over` gave, and have *events* told of it from now on, as by `Target.start`."""
+        """
+        Connect to a replica from `take_over`, and report about it to *events* from now on, as `Target.start` does.
+        """
 
     def announce(self, after: int = 0) -> None:
         """
-        Say which services there are, before a replica starts: it may ask for them.
+        Publish which services there are, before a replica starts, because it may ask for them.
 
         Args:
             after: `EarlierService.version` of the service, if it is taken over.
 
         Raises:
-            ClusterUnavailableError: It cannot be said.
+            ClusterUnavailableError: It cannot be published.
         """
 
     def ready(self) -> None:
-        """The service is ready: others may call it from now on."""
+        """The service is ready: other processes may call it from now on."""
 
     def changed(self) -> None:
         """The set of replicas, or the balancer, has changed."""
 
     def stopping(self) -> None:
-        """The service accepts no more calls; what its callers have accepted goes on."""
+        """The service accepts no more calls. Calls that are already accepted go on."""
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
-        """Have *replicas* take no calls of other processes, and wait at most *limit* seconds for those they have."""
+        """
+        Have *replicas* refuse calls of other processes, and wait at most *limit* seconds for those that they have.
+        """
 
     def stopped(self) -> None:
-        """The replicas are about to be stopped: whatever has not started by now never will. Idempotent."""
+        """The replicas are about to stop: calls that have not started will never start. Idempotent."""
 
     def ended(self) -> None:
         """The replicas have stopped. Idempotent."""
 
     def leave(self) -> None:
-        """From now on another process speaks for the service. Idempotent."""
+        """Another process is responsible for the service from now on. Idempotent."""
 
     def join(self, other: Reach) -> None:
         """
-        Other processes find services now where *other* has announced its own, for the first time or once more.
+        Have the service found where *other* has announced its own, for the first time or again.
 
-        A reach of its own has nothing to do then.
+        Only for a service whose replicas are in this process. Every other `Reach` does nothing here.
         """
 
     @property
     def place(self) -> Hashable:
-        """Where other processes find the service: equal ones are the same place. Connects to nothing."""
+        """The place where other processes find the service; equal values are the same place. Connects to nothing."""
 
     def beside(self, service: ReachableService, beside: Callable[[], Sequence[Reach]]) -> Reach | None:
         """
-        What has other processes find *service* at `place`, whose replicas are in this process: their calls come here.
+        Return a `Reach` that publishes *service* at `place`. Calls to it come to this process, which has its replicas.
 
-        None if they are not to, because this service outlives the process. Starts nothing.
+        None if this `Reach` publishes no such services, because its own service outlives the process. Starts nothing.
 
         Args:
             service: A service of the same environment.
-            beside: Gives all reaches that it has been given so.
+            beside: Returns all reaches that *service* has got in this way.
         """
 
     def wait_seen(self) -> None:
-        """Wait until other processes know how things are now; not for long."""
+        """Wait until other processes know the present state; not for long."""
 
     def waiting_elsewhere(self) -> int:
-        """How many calls of the service wait in other processes, as far as that is known; never blocks."""
+        """Return how many calls of the service wait in other processes, as far as known; never blocks."""
 
     def awaited_by_hooks(self) -> Sequence[str]:
         """
-        Services for which start hooks of the replicas wait, where these run in other processes; after a second at most.
+        Return the services for which start hooks of replicas in other processes wait; takes at most a second.
 
-        As far as that is known: empty if nobody answers.
+        Empty if no answer comes in that time.
         """
 
     def wait_found(self) -> None:
-        """Wait until other processes that ask find the service; not for long, if it cannot be said."""
+        """Wait until other processes that ask find the service; not for long, if that cannot be published."""
 
     def handle_parts(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
         """
-        What a pickled handle to the service consists of: `make(*parts, given)` makes it, *given* as `with_options` was.
+        Return the parts of a pickled handle to the service; None if it would be useless in another process.
 
-        None if it would be of no use in another process.
+        `make(*parts, given)` makes the handle, where *given* is what `with_options` set.
         """
 
 
 class KeptReplica(NamedTuple):
     """
-    A replica that takes calls, as those see it who do not hold its service.
+    A replica that takes calls, as processes see it that do not hold its service.
 
     Attributes:
         id: Such as `"kv#0"`.
         node: Name of its node.
-        slots: Calls at once, at most.
+        slots: Maximum number of calls at once.
     """
 
     id: str
@@ -260,11 +267,11 @@ class KeptReplica(NamedTuple):
 
 class KeptService(NamedTuple):
     """
-    A service that is kept, as those see it who do not hold it.
+    A kept service, as processes see it that do not hold it.
 
     Attributes:
-        held_by: The process that decides about it, in words; empty for none.
-        places: How many replicas it should have; None if that is not known.
+        held_by: The process that controls it, in words; empty for none.
+        places: How many replicas it should have; None if unknown.
         replicas: Those that take calls.
     """
 
@@ -275,28 +282,28 @@ class KeptService(NamedTuple):
 
 class Keeper(Protocol):
     """
-    What is kept of the services of one environment whose replicas outlive the processes that deploy them.
+    The kept services of one environment: their replicas outlive the processes that deploy them.
 
-    Environments of the same name, in whatever process and at whatever time, have the same; one of them at a time holds
-    it, until it closes the target that gave this or its process ends.
+    Environments of the same name share one, whatever their process and time. One environment at a time holds it, until
+    it closes the target that returned it or its process ends.
     """
 
     @property
     def environment(self) -> str:
-        """ID by which other processes look the services up, whoever deployed them."""
+        """ID by which other processes look the services up, whichever process deployed them."""
 
     def hold(self) -> None:
         """
-        See that no other process starts or stops replicas of the environment.
+        Ensure that no other process starts or stops replicas of the environment.
 
         Raises:
-            DeployError: Another one does.
+            DeployError: Another process does.
             ClusterUnavailableError: That is not known.
         """
 
     def look(self) -> Mapping[str, KeptService]:
         """
-        The services that were deployed and not stopped, by whomever, by name; holds and starts nothing.
+        Return by name the services that any process deployed and nobody stopped; holds and starts nothing.
 
         Raises:
             ClusterUnavailableError: That is not known.
@@ -304,7 +311,7 @@ class Keeper(Protocol):
 
     def deployed(self) -> Mapping[str, ReplicaSpec]:
         """
-        The services that were deployed and not stopped, each with the spec of one replica; holds them.
+        Return the services that were deployed and not stopped, each with the spec of one replica; holds them.
 
         Raises:
             DeployError, ClusterUnavailableError: As `hold`.
@@ -312,9 +319,9 @@ class Keeper(Protocol):
 
     def snapshot(self, service: str) -> EarlierService | None:
         """
-        What there is of one service, to be taken over; None for nothing. Holds it.
+        Return the present state of one service, to be taken over; None for nothing. Holds it.
 
-        Replicas that are of no use, such as one that was being replaced, are ended.
+        Ends useless replicas, such as one that was being replaced.
 
         Raises:
             DeployError, ClusterUnavailableError: As `hold`.
@@ -323,9 +330,9 @@ class Keeper(Protocol):
 
 class ReachableTarget(Target, Protocol):
     """
-    What a target has that declares the capability `reachable`: further processes can call its services.
+    The members of a target that declares the capability `reachable`: other processes can call its services.
 
-    `sage_deploy_remote.reach.target` has both methods ready-made for a target that brings a directory.
+    `sage_deploy_remote.reach.target` has both methods for a target that has a directory.
     """
 
     def reach(
@@ -335,21 +342,21 @@ class ReachableTarget(Target, Protocol):
         accepts: Callable[[EarlierService], None] | None = None,
     ) -> Reach:
         """
-        How other processes call *service*; starts nothing.
+        Return how other processes call *service*; starts nothing.
 
         Args:
             service: A service of this target.
             environment: The service's environment.
-            accepts: Called with what an earlier process has left of the service, before that is taken over. It raises
-                what `Reach.take_over` raises then. None if nothing is to be taken over.
+            accepts: Called with what an earlier process left of the service, before this process takes it over. Its
+                exceptions are raised by `Reach.take_over`. None if nothing is to be taken over.
         """
 
     def finder(self, environment: str, name: str) -> Callable[[str], Any]:
         """
-        What gives this process handles to services that another process has deployed; starts nothing.
+        Return a function that gives this process handles to services of another process; starts nothing.
 
-        It is also used after this target was closed. Called with the name of a service, it raises
-        ServiceNotFoundError, CallError, NoReplicaError or ClusterUnavailableError if that cannot be called from here.
+        It is also used after this target was closed. Called with the name of a service, it raises ServiceNotFoundError,
+        CallError, NoReplicaError or ClusterUnavailableError if that cannot be called from here.
 
         Args:
             environment: ID by which other processes look the services up, see `Keeper.environment`.
@@ -358,16 +365,16 @@ class ReachableTarget(Target, Protocol):
 
 
 class DetachingTarget(ReachableTarget, Protocol):
-    """What a target has that declares the capability `detaches` as well: its replicas can outlive this process."""
+    """The members of a target that also declares the capability `detaches`: its replicas can outlive this process."""
 
     def keeper(self, environment: str, name: str) -> Keeper | None:
         """
-        What is kept of the services of an environment; starts nothing.
+        Return the kept services of an environment; starts nothing.
 
         None if replicas end with this process, as this target is configured. Otherwise they have `leave`, see
-        `Replica`.
+        `DetachableReplica`.
 
         Args:
-            environment: ID of the environment, which no other has.
+            environment: Unique ID of the environment.
             name: Its name.
         """

@@ -1,4 +1,4 @@
-"""Where services are configured outside the code: the reader of files, and what it gives."""
+"""Configuration files: their reader, and what it returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ConfigEntry", "ConfigReader", "ConfigSource"]
 
 
 class ConfigEntry(Protocol):
-    """What a source says about one service. Entries are equal if they say the same, wherever that stands."""
+    """One service in a source. Entries are equal if they say the same, wherever they stand."""
 
     @property
     def class_path(self) -> str | None:
@@ -34,21 +34,21 @@ class ConfigEntry(Protocol):
         """How the service is deployed."""
 
     def load_class(self) -> tuple[type | None, list[Problem]]:
-        """Import the class; gives None if that fails, and what is wrong with it. The core checks the arguments."""
+        """Import the class; return None if that fails, and its problems. The core checks the arguments."""
 
     def origin(self, path: str) -> Origin:
         """Who set the value at a path such as `"timeout"`, `"methods.get.timeout"` or `"init.kwargs.backend"`."""
 
     def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """Give the problems of the service their places in the source, and put them in its order."""
+        """Add the places in the source to the problems of the service, and sort them by place."""
 
 
 class ConfigSource(Protocol):
-    """What was read from one file."""
+    """The content of one file."""
 
     @property
     def path(self) -> str:
-        """The file, as the caller named it. Reading it again replaces what it said before."""
+        """The file, as the caller named it. Reading it again replaces its earlier content."""
 
     @property
     def services(self) -> Mapping[str, ConfigEntry]:
@@ -60,13 +60,13 @@ class ConfigSource(Protocol):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What reading found wrong or doubtful; of a file that was read without ConfigError, warnings only."""
+        """The problems that reading found. If `read` raised no ConfigError, these are warnings only."""
 
     def origin(self, path: str) -> Origin:
         """Who set the value at a path such as `"options.ray.address"`."""
 
     def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """Give the problems of the options their places in the file, and put them in its order."""
+        """Add the places in the file to the problems of the options, and sort them by place."""
 
 
 class ConfigReader(Protocol):
@@ -74,7 +74,7 @@ class ConfigReader(Protocol):
 
     def read(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
-        Read and check a file; imports and runs nothing that it names.
+        Read and check a file; import and run nothing that it names.
 
         Args:
             path: The file.
@@ -86,7 +86,7 @@ class ConfigReader(Protocol):
 
     def examine(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
-        As `read`, but raises nothing because of the file: `problems` of what it gives has the errors, too.
+        As `read`, but the content of the file raises nothing: `problems` of the result includes the errors.
 
-        What an error is about is left out of the source, and the source gives no problem of it a place.
+        The result leaves out the wrong parts, and gives no place to problems about them.
         """

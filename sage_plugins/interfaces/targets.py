@@ -1,4 +1,4 @@
-"""Where replicas run: the target, the replica that it starts, and what it tells the core about each."""
+"""Where replicas run: the target, the replicas that it starts, and what it reports to the core about each."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ __all__ = [
 ]
 
 #: One piece of work for a replica: a call, a batch of calls, or a step of the replica's life such as building the
-#: instance. Opaque: a strategy hands it to a worker's `execute` and looks no further.
+#: instance. Opaque: a strategy only hands it to a worker's `execute`.
 Work: TypeAlias = Any
 
 
 class Replica(Protocol):
     """
-    The caller's side of one running copy of a service.
+    The caller's side of one replica.
 
-    The capabilities that its target declares may ask for more: `KillableReplica`, `WaitingReplica`, `ReachableReplica`
-    and `DetachableReplica` say what.
+    The capabilities of its target may require more members: see `KillableReplica`, `WaitingReplica`, `ReachableReplica`
+    and `DetachableReplica`.
     """
 
     id: str
@@ -56,16 +56,16 @@ class Replica(Protocol):
     """Position among the service's replicas, from 0."""
 
     node: str | None
-    """Name of the node, None for this process."""
+    """Name of the node; None for this process."""
 
     slots: int
-    """Calls at once, at most."""
+    """Maximum number of calls at once."""
 
     send: Callable[[Work], None]
     """
     Hand over work for which the router holds a slot: a call, or a `batch.Batch` of several. Never blocks.
 
-    From any thread, the clock's included. Work that is sent to a replica which has died meanwhile is reported through
+    Called from any thread, the clock's included. If the replica has died in the meantime, report the work through
     `LifeEvents.lost` as not started.
     """
 
@@ -74,10 +74,9 @@ class Replica(Protocol):
 
     def give_up(self, call: Call, outcome: int, spent: float, /) -> bool:
         """
-        Take note that the caller gave up a call which had started; never blocks.
+        The caller gave up a call that had started; never blocks.
 
-        If a coroutine answers the call, stop it. A method that is no coroutine goes on, and keeps its slot until it
-        ends.
+        If a coroutine answers the call, stop it. Any other method goes on, and keeps its slot until it ends.
 
         Args:
             call: The call.
@@ -86,31 +85,31 @@ class Replica(Protocol):
             spent: Seconds since the call was made.
 
         Returns:
-            Whether the replica's process counts the call; otherwise the calling side does.
+            Whether the replica's process counts the call. If not, the calling side does.
         """
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """
-        Ask something beside the calls, on a lane of its own: it is answered also when all slots are taken.
+        Ask the replica something, apart from the calls. It answers even when all slots are taken.
 
-        Raises at once for a replica that is known to have died.
+        Raises at once if the replica is known to be dead.
         """
 
     def begin_stop(self) -> None:
         """
-        Begin to stop; returns at once.
+        Begin to stop; return at once.
 
-        Calls that still run end with ServiceStoppedError, and the stop hooks run as soon as a worker is free. The
-        engine calls this for all replicas that leave before it waits for any of them. May be called again, from any
-        thread, also while `stop` runs.
+        Running calls end with ServiceStoppedError, and the stop hooks run as soon as a worker is free. The core calls
+        this for all leaving replicas before it waits for any of them. May be called again, from any thread, also while
+        `stop` runs.
         """
 
     def stop(self, grace: float) -> int:
         """
-        Stop: begin, if `begin_stop` was not called, wait for the stop hooks and end the workers.
+        Begin to stop if `begin_stop` was not called, wait for the stop hooks, and end the workers.
 
-        Waits at most *grace* seconds. May be called again, and from several threads at once, also for a replica that
-        has died or failed to start: then it lets go of what it held. Returns how many calls still run.
+        Waits at most *grace* seconds. May be called again, also by several threads at once. For a replica that has died
+        or failed to start, it releases what the replica held. Returns how many calls still run.
 
         If it raises, the error is logged, and the replica counts as stopped.
         """
@@ -118,126 +117,130 @@ class Replica(Protocol):
 
 class ReplicaHolds(Protocol):
     """
-    What a replica holds at one instant; the attribute `holds` of replicas that can say so.
+    The work that a replica holds at one instant: the attribute `holds` of replicas that can report it.
 
-    The router compares it with its own count, when an exception between two steps of a thread, such as that of a signal
-    handler, may have lost a slot. Every piece of work that was sent and has not ended counts at least once, but for the
-    instants in which a thread passes it on.
+    An exception between two steps of a thread, such as one of a signal handler, may lose a slot. Then the router
+    compares its own count with this one. Each piece of work that was sent and has not ended counts at least once,
+    except in the instants in which one thread passes it to another.
     """
 
     def counts(self) -> Sequence[Callable[[], int]]:
         """
-        Built-in functions without arguments, to be called once; their sum is the pieces of work.
+        Return built-in functions without arguments, to be called once each. Their sum is the number of pieces of work.
 
-        They are called in one step of the interpreter, so that all numbers are of the same moment.
+        They are called in one step of the interpreter, so all numbers are of the same moment.
         """
 
     def nudge(self) -> None:
-        """Whoever sent work may not have come to say so: have the workers look; from any thread."""
+        """
+        Have the workers look for work, in case the sender was interrupted before it notified them. From any thread.
+        """
 
 
 class KillableReplica(Replica, Protocol):
-    """What replicas have whose target declares `can_kill`: each has a process of its own."""
+    """The members of replicas whose target declares `can_kill`: each has a process of its own."""
 
     def kill(self, cause: BaseException) -> bool:
         """
         End the process at once, whatever it does, and report its death through `LifeEvents.lost`, with *cause*.
 
-        May block for a moment; from any thread. False if it has ended, or was stopped, before.
+        May block for a moment. From any thread. False if the process had ended, or was stopped, before.
         """
 
 
 class WaitingReplica(Replica, Protocol):
-    """What replicas have whose target declares `reports_progress`: they may wait for a place or a process."""
+    """The members of replicas whose target declares `reports_progress`: they may wait for a place or a process."""
 
     def progress(self, *, timeout: float) -> str:
         """
-        What a replica waits for that was not ready in time; asked for the error that says so.
+        Say why a replica was not ready in time; for the error message.
 
         Args:
-            timeout: Seconds within which the answer comes.
+            timeout: Seconds within which the answer must come.
 
         Returns:
-            What it waits for, and what to do, in words that complete "the replica is not ready: ..."; "" once the
+            What it waits for and what to do, in words that complete "the replica is not ready: ...". "" once the
             instance is being built.
         """
 
 
 class ReachableReplica(Replica, Protocol):
-    """What replicas have whose target declares `reachable`: further processes may call them."""
+    """The members of replicas whose target declares `reachable`: other processes may call them."""
 
     @property
     def address(self) -> Any:
-        """By which other processes reach it; it can be pickled."""
+        """The address for other processes; it can be pickled."""
 
     def vacate(self) -> Callable[[float], None]:
         """
-        Refuse calls of other processes from now on; returns at once.
+        Refuse calls of other processes from now on; return at once.
 
         Returns:
-            What waits, at most so many seconds, until those that it has are answered.
+            A function that waits, at most the given seconds, until the calls that it already has are answered.
         """
 
 
 class DetachableReplica(ReachableReplica, Protocol):
-    """What replicas have whose target declares `detaches`: they can outlive this process."""
+    """The members of replicas whose target declares `detaches`: they can outlive this process."""
 
     def leave(self) -> None:
         """
-        Have it go on; this side of it is not used any more.
+        Leave the replica running. This side of it is not used any more.
 
-        Calls that it has from here end as after `stop`.
+        Its calls from this process end as after `stop`.
         """
 
 
 class SlotEvents(Protocol):
-    """What a target tells the core about the slots of one replica, from any thread."""
+    """A target reports here what happens to the slots of one replica, from any thread."""
 
     freed: Callable[[Work], None]
-    """The work that was sent has ended, and its slot is free again: the next work is sent."""
+    """The sent work has ended, and its slot is free: the core sends the next work."""
 
     follow: Callable[[Work], Work | None]
     """
-    Like `freed`, for a replica that can go on at once: gives the next work for the slot, or None if it is free now.
+    Like `freed`, for a replica that can continue at once: returns the next work for the slot, or None if the slot is
+    free now.
     """
 
     def refused(self, work: Work, *, stuck: bool = False) -> None:
         """
-        The replica had no slot for the work, because other processes use it as well; it has not started.
+        The replica had no slot for the work, because other processes use it as well. The work has not started.
 
-        The slot stays taken until `freed(None)`. *stuck* says that all are held by calls from within which it was made.
+        The slot stays taken until `freed(None)`. *stuck*: all slots are held by calls that made this one, directly or
+        through others.
         """
 
     def ahead(self, call: Call, most: int, /, *, told: bool = False) -> Sequence[Call]:
         """
-        Waiting calls to send along with *call*, which is about to be sent, to run after it in its slot.
+        Return waiting calls to send together with *call*, which is about to be sent. They run after it in its slot.
 
-        At most *most*, and no more than are this slot's share; often none. All are idempotent, unless the replica says
-        of each that it starts before it does (*told*). The slot is free when all have ended, and that is told of
-        *call*. If the replica dies, those that may have started and were not answered are `maybe`, each on its own.
+        Returns at most *most*, no more than this slot's share, and often none. All are idempotent, unless the replica
+        reports the start of each call before it starts (*told*). The slot is free when all have ended; report that for
+        *call*. If the replica dies, each call that may have started and was not answered is `maybe`.
         """
 
     def returned(self, calls: Sequence[Call], /) -> None:
-        """Some that `ahead` gave have not started, since those before them take long: they wait again."""
+        """Some calls from `ahead` have not started, because those before them take long: they wait again."""
 
 
 class LifeEvents(Protocol):
-    """What a target tells the core about the life of one replica, from any thread."""
+    """A target reports here what happens in the life of one replica, from any thread."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
 
     def remark(self, text: str) -> None:
-        """The replica works, but not as well as it could: monitors get *text* in an event `replica_remark`."""
+        """The replica works, but not as well as it could. Monitors get *text* in an event `replica_remark`."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """
-        The replica died with this work: what surely had not started, and what may have.
+        The replica died with this work: what surely had not started, and what may have started.
 
-        Said once of each death, as soon as it is known, also if it runs nothing or was not ready yet; not of a replica
-        that was told to stop. It is replaced then, through `Target.place` and `Target.start`, which are called from
-        another thread. Work is not "not started" once the replica has begun to unpack its arguments, which runs code
-        too: such work goes to another replica, each time, and would take them all with it.
+        Report each death once, as soon as it is known, even if the replica ran nothing or was not ready yet. Do not
+        report a replica that was told to stop. The core then replaces it: another thread calls `Target.place` and
+        `Target.start`. Once the replica has begun to unpack a call's arguments, the call is not "not started", because
+        unpacking runs code too. Otherwise the call would go to one replica after another and could kill them all.
         """
 
 
@@ -245,22 +248,22 @@ class Surroundings(Protocol):
     """What an instance can reach from its replica."""
 
     def service(self, name: str) -> Any:
-        """A handle to another service, for the instance's `ctx`."""
+        """Return a handle to another service, for the instance's `ctx`."""
 
 
 class ReplicaEvents(SlotEvents, LifeEvents, Surroundings, Protocol):
-    """What a target is handed for one replica: `SlotEvents`, `LifeEvents` and `Surroundings` in one."""
+    """What a target gets for one replica: `SlotEvents`, `LifeEvents` and `Surroundings` in one."""
 
 
 class QuietEvents(ReplicaEvents):
     """
-    A base for those who implement only some of `ReplicaEvents`, such as a test: the rest does nothing.
+    A base for classes that implement only some of `ReplicaEvents`, such as a test's: the rest does nothing.
 
-    `freed` and `follow` are the subclass's: a replica without them cannot give its slots back.
+    The subclass implements `freed` and `follow`: without them a replica cannot give its slots back.
     """
 
     def refused(self, work: Work, *, stuck: bool = False) -> None:
-        """Nothing waits here for another slot."""
+        """Do nothing: no call waits here for another slot."""
 
     def ahead(
         self,
@@ -270,43 +273,43 @@ class QuietEvents(ReplicaEvents):
         *,
         told: bool = False,  # noqa: ARG002 - as above
     ) -> Sequence[Call]:
-        """Nothing waits here."""
+        """Return nothing: no call waits here."""
         return ()
 
     def returned(self, calls: Sequence[Call], /) -> None:
-        """Nothing was sent ahead."""
+        """Do nothing: nothing was sent ahead."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        """Nobody looks after the replica here."""
+        """Do nothing: nobody supervises the replica here."""
 
     def remark(self, text: str) -> None:
-        """Nobody looks after the replica here."""
+        """Do nothing: nobody supervises the replica here."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
-        """Nobody looks after the replica here."""
+        """Do nothing: nobody supervises the replica here."""
 
     def service(self, name: str) -> Any:
-        """There is no other service here."""
+        """Raise LookupError: there is no other service here."""
         raise LookupError(name)
 
 
 class Target(Protocol):
     """
-    Where replicas run: one object for each service.
+    Decides where replicas run, and starts them. Each service has its own object.
 
-    One whose services can be called from further processes declares the capability `reachable` and is a
-    `ReachableTarget`. One whose replicas can outlive this process declares `detaches` as well and is a
-    `DetachingTarget`. One that can say which nodes it has declares `lists_nodes` and is a `ListingTarget`.
+    Declare `reachable` and be a `ReachableTarget` if other processes can call the services. Declare `detaches` too and
+    be a `DetachingTarget` if replicas can outlive this process. Declare `lists_nodes` and be a `ListingTarget` if the
+    target knows its nodes.
     """
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
         """Decide for each replica where it will run. Starts nothing."""
 
     def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> Replica:
-        """Start a replica; returns at once, in state `starting`, and reports `ready` or `failed` through *events*."""
+        """Start a replica in state `starting`; return at once. Reports `ready` or `failed` through *events*."""
 
     def close(self) -> None:
-        """Let go of whatever the target holds, after its replicas were stopped. Idempotent."""
+        """Release what the target holds, after its replicas were stopped. Idempotent."""
 
 
 class NodeView(NamedTuple):
@@ -315,10 +318,10 @@ class NodeView(NamedTuple):
 
     Attributes:
         name: As in `Placed.node`.
-        cpu: Cores that are free, and all that it has.
-        gpu: The same of GPUs.
-        memory: The same of bytes.
-        labels: What it is labelled with.
+        cpu: Free cores, and all cores.
+        gpu: Free GPUs, and all GPUs.
+        memory: Free bytes, and all bytes.
+        labels: The node's labels.
     """
 
     name: str
@@ -329,7 +332,7 @@ class NodeView(NamedTuple):
 
 
 class ListingTarget(Target, Protocol):
-    """A target that says which nodes it has; it declares `lists_nodes`."""
+    """A target that lists its nodes; it declares `lists_nodes`."""
 
     def nodes(self) -> Sequence[NodeView]:
-        """The nodes that live, as they are now; may ask a cluster. Any thread."""
+        """Return the nodes that are alive, as they are now. May ask a cluster. From any thread."""

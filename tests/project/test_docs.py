@@ -248,7 +248,7 @@ def test_every_hook_and_member_of_an_interface_has_a_docstring():
 @pytest.mark.parametrize(
     ("old", "new", "missing"),
     [
-        ('    """The replica\'s id, such as `"kv#0"`."""\n', "", "Seat.name"),
+        ('    """The replica\'s ID, such as `"kv#0"`."""\n', "", "Seat.name"),
         ("def place(self, specs", "def open(self) -> None: ...\n\n    def place(self, specs", "Target.open"),
     ],
 )

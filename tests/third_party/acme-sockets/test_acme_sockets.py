@@ -1,4 +1,4 @@
-"""The stranger's own tests: what a user of any target may rely on, and what is theirs alone."""
+"""The rules of every target, and those of this target and extension."""
 
 import json
 import os

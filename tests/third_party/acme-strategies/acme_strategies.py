@@ -1,5 +1,5 @@
 """
-The threading strategy `dedicated`: each replica has one thread, under a name of the user's choice.
+The threading strategy `dedicated`: each replica has one thread with a name of the user's choice.
 
 And the autoscaler `steady`, which keeps a share of the slots free.
 """
@@ -36,13 +36,13 @@ class DedicatedOptions:
 
 
 class Dedicated:
-    """One call at a time, always on the same thread."""
+    """Runs one call at a time, always on the same thread."""
 
     def __init__(self, options: DedicatedOptions) -> None:
         self._options = options
 
     def start(self, seat: Seat) -> DedicatedRunner:
-        """Start the thread; it builds the instance before its first call."""
+        """Start the thread. It builds the instance, then runs the calls."""
         return DedicatedRunner(seat, self._options.thread_name)
 
 
@@ -64,11 +64,11 @@ class DedicatedRunner:
             pass
 
     def stats(self) -> RunnerStats:
-        """The one thread, until it has ended."""
+        """Return the number of threads."""
         return RunnerStats(threads=int(self._thread.is_alive()))
 
     def stop(self, grace: float) -> int:
-        """End the thread after the call that it runs; a call that stops its own service is not waited for."""
+        """End the thread after its call, wait at most *grace* seconds, and return how many threads still run."""
         with self._stopping:
             if not self._stopped:
                 self._stopped = True
@@ -106,13 +106,15 @@ class SteadyOptions:
 
 
 class Steady:
-    """As many replicas as the present calls need, with some slots free for the next ones."""
+    """Computes as many replicas as the present calls need, with a share of the slots free."""
 
     def __init__(self, options: SteadyOptions) -> None:
         self._busy = options.busy
 
     def decide(self, load: Load) -> int:
-        """Keep the number while no replica is ready: then nothing is known about the slots of one."""
+        """
+        Return the replicas that *load* needs. While no replica is ready, the slots of one are unknown: keep the number.
+        """
         if not load.ready or not load.slots:
             return load.replicas
         slots_of_one = load.slots / load.ready

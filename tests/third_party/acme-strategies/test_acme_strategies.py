@@ -1,4 +1,4 @@
-"""The stranger's own tests: what a user of any strategy may rely on, and what is theirs alone."""
+"""The rules of every strategy and autoscaler, and those of these two."""
 
 from typing import ClassVar
 

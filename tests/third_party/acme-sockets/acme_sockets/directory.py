@@ -1,4 +1,4 @@
-"""Where other processes find the services of an environment: in a thread of the process that deploys it."""
+"""The directory of an environment's services; its server runs in a thread of the process that deploys."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class SocketDirectory(DriverDirectory):
     """Tells other processes how to reach a replica."""
 
     def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> AttachedTransport:
-        """The way from other processes to a replica."""
+        """Make the transport from another process to a replica."""
         return AttachedTransport(dispatcher)

@@ -1,4 +1,4 @@
-"""The replica's process, `python -m acme_sockets.replica DESCRIPTOR`: answers until the one that started it ends."""
+"""The replica's process, `python -m acme_sockets.replica DESCRIPTOR`. It ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ class Replica(ReplicaEndpoint):
     address: Address | None = None
 
     def listen(self, packed: bytes, address: Address) -> tuple[int, PackedError | None]:
-        """As `start`; other processes may connect from now on."""
+        """Like `start`; from now on other processes may connect."""
         self.address = address
         RpcServer(address, in_threads(self))
         return self.start(packed, None)
 
 
 def main(descriptor: int) -> None:
-    """Answer the process that started this one, until it closes its end; that happens also when it is killed."""
+    """
+    Answer the process that started this one, until its end of the pipe is closed. If it is killed, that happens too.
+    """
     os.set_inheritable(descriptor, False)  # noqa: FBT003 - as os has it; children of the service do not get it
     replica = Replica()
     serve(Connection(descriptor), in_threads(replica))

@@ -1,4 +1,4 @@
-"""The extension `status_file`: what a status page or a script on this machine can read without asking the program."""
+"""The extension `status_file`: writes the status to a file, for status pages and scripts on this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StatusFileOptions:
 
 
 class StatusFile:
-    """Writes the status again and again, in a thread of its own."""
+    """Writes the status repeatedly, in a thread of its own."""
 
     def __init__(self, options: StatusFileOptions) -> None:
         self._path = Path(options.path)
@@ -37,7 +37,7 @@ class StatusFile:
         self._thread: threading.Thread | None = None
 
     def start(self, operations: Operations) -> None:
-        """Write the first version, so that a wrong path is an error of the deployment."""
+        """Write the first version, so that a wrong path fails the deployment; then start the thread."""
         self._write(operations)
         self._thread = threading.Thread(target=self._run, args=(operations,), name="status-file", daemon=True)
         self._thread.start()

@@ -1,4 +1,4 @@
-"""The target `sockets`: decides where replicas run, which is here, and starts them."""
+"""The target `sockets`: it places replicas on this machine and starts them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SocketTarget(DirectoryTarget):
         self._dispatcher: Dispatcher | None = None
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
-        """Refuse what cannot be sent to another process, before anything starts."""
+        """Refuse a service that cannot be sent to another process, before anything starts."""
         wrong = problems(specs[0]) if specs else []  # all specs are of one service, so all are alike
         if wrong:
             reason = "; ".join(f"{problem.message} ({problem.fix})" for problem in wrong)
@@ -46,11 +46,11 @@ class SocketTarget(DirectoryTarget):
         return RemoteReplica(spec, at.node, events, clock, transport)
 
     def directory(self, environment: str) -> SocketDirectory:
-        """Where other processes find the services of that environment."""
+        """Return the directory in which other processes find the services of that environment."""
         return SocketDirectory(environment, user=self)
 
     def close(self) -> None:
-        """End the threads that the service's replicas share, and the directory after the last service."""
+        """End the thread that the service's replicas share, and the directory after the last service."""
         with self._lock:
             dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:

@@ -1,4 +1,4 @@
-"""The ways to a replica's process: from the process that starts it, and from others."""
+"""Transports to a replica's process: from the process that starts it, and from others."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class ReplicaTransport(RpcTransport):
-    """Calls methods of `replica.Replica` through a client. The end of its connection is the death of the process."""
+    """Calls methods of `replica.Replica` through a client. When the client's connection ends, the process is dead."""
 
     _client: RpcClient
     _replica: str
 
     def use(self, replica: str, client: RpcClient) -> None:
-        """Have *client* lead to the process of that replica."""
+        """Use *client* for that replica."""
         self._replica = replica
         self._client = client
         self.watch(client.ended)
@@ -41,7 +41,7 @@ class SocketTransport(ReplicaTransport):
     """Starts a process, and ends it."""
 
     def begin(self, spec: ReplicaSpec) -> Future[Any]:
-        """Start the process and have it build the replica."""
+        """Start the process, which builds the replica."""
         packed = pack_spec(spec)
         ours, theirs = Pipe()  # it has no name, so no other process can connect to it
         with theirs:
@@ -57,7 +57,7 @@ class SocketTransport(ReplicaTransport):
         return self.request("listen", packed, self.address)
 
     def death(self, error: BaseException) -> BaseException:
-        """What callers get. A process that has only closed its connection is of no use."""
+        """Make the error for callers. Kill the process: without its connection it is useless."""
         self._process.kill()
         ended = f"its process ended with {self._process.wait()}"
         return ReplicaDiedError(f"replica {self._replica} is gone: {ended}", replica=self._replica)
@@ -71,7 +71,7 @@ class SocketTransport(ReplicaTransport):
 
 
 class AttachedTransport(ReplicaTransport):
-    """Leads to a process that another one has started, and ends."""
+    """Calls a process that another process starts and ends."""
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Connect to a `ListedReplica`."""
@@ -79,5 +79,5 @@ class AttachedTransport(ReplicaTransport):
         self.use(spec.id, RpcClient(spec.address.connect, spec.id))
 
     def death(self, error: BaseException) -> BaseException:
-        """What callers get."""
+        """Make the error for callers."""
         return ReplicaDiedError(f"replica {self._replica} is gone: {error}", replica=self._replica)
