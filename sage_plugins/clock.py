@@ -79,11 +79,19 @@ class SystemClock:
             heappush(self._alarms, (when, next(self._order), alarm))
             self._resting = False
             if self._thread is None or not self._thread.is_alive():  # a signal may have kept it from starting
-                self._thread = threading.Thread(target=self._run, name="sage-deploy-clock", daemon=True)
-                self._thread.start()
+                self._start_thread()
             elif self._alarms[0][2] is alarm:
                 self._condition.notify()
         return alarm
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="sage-deploy-clock", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # From Python 3.12 on none can be started while the interpreter shuts down. No alarm would go off any more.
+            if threading.main_thread().is_alive():
+                raise
 
     def _run(self) -> None:
         while True:

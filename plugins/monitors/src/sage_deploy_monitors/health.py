@@ -8,7 +8,6 @@ runs on a thread made for it, so it takes no slot, and one that hangs costs that
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.errors import text_of
@@ -160,8 +159,7 @@ class _Probe:
         """Check *after* so many seconds."""
         with self._lock:
             if not self._stopped:
-                with suppress(RuntimeError):  # the interpreter is shutting down, and starts no thread for the clock
-                    self._timer = self._clock.call_at(self._clock.monotonic() + after, self._check)
+                self._timer = self._clock.call_at(self._clock.monotonic() + after, self._check)
 
     def stop(self, grace: float) -> None:
         """Check no more, and wait at most *grace* seconds for the check that is being answered."""
