@@ -89,6 +89,7 @@ class SystemClock:
         try:
             self._thread.start()
         except RuntimeError:
+            self._thread = None
             # From Python 3.12 on none can be started while the interpreter shuts down. No alarm would go off any more.
             if threading.main_thread().is_alive():
                 raise
