@@ -197,7 +197,11 @@ class Monitor(RecorderFactory, Protocol):
     """
 
     def refused(self, method: int, reason: str, /) -> None:
-        """A call was not accepted; *reason* is `"overloaded"`, `"stopped"` or `"no_replica"`. Any thread."""
+        """
+        A call was not accepted. Any thread.
+
+        *reason* is `"overloaded"`, `"stopped"`, `"no_replica"` or `"circuit_open"`.
+        """
 
     def event(self, event: Event) -> None:
         """The core decided something. Any thread; must not block."""

@@ -148,7 +148,8 @@ def test_pages_run_something():
     assert kinds.count("yaml") > 5
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
-        assert f"\n{text}".count("\n```") == 2 * len(blocks(text)), f"{path}: a fence that is not closed, or indented"
+        fences = re.findall(r"^[ \t]*```", text, re.MULTILINE)
+        assert len(fences) == 2 * len(blocks(text)), f"{path}: a fence that is not closed, or indented"
 
 
 # -- what must be mentioned ------------------------------------------------------------------------------------------

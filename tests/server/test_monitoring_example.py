@@ -23,7 +23,11 @@ GUIDE = ROOT / "docs" / "guides" / "metrics.md"
 #: Values that a label can have.
 VALUES = {
     "outcome": set(Outcome.NAMES),
-    "reason": {"overloaded", "stopped", "no_replica", "died", "start_failed", "unhealthy", "not_started", "idempotent"},
+    "reason": {
+        *("overloaded", "stopped", "no_replica", "circuit_open"),  # calls that were not accepted
+        *("died", "start_failed", "unhealthy", "recycled"),  # replicas that were replaced
+        *("not_started", "idempotent", "exception", "hedge"),  # calls that ran again
+    },
     "state": {"busy", "idle", *(str(state) for state in ReplicaState)},
     "kind": {str(kind) for kind in EventKind},
 }
