@@ -19,6 +19,7 @@ from sage_deploy_testing.cases import (
     change_cases,
     configure_cases,
     deadline_cases,
+    future_cases,
     lifecycle_cases,
     limit_cases,
     memory_cases,
@@ -36,7 +37,7 @@ __all__ = ["StrategyConformance"]
 class StrategyConformance(
     call_cases.CallCases,
     call_cases.ErrorCases,
-    call_cases.FutureCases,
+    future_cases.FutureCases,
     call_cases.CoroutineCases,
     deadline_cases.QueueDeadlineCases,
     deadline_cases.DeadlineCases,
