@@ -179,7 +179,8 @@ class HedgeCases(ServiceConformance):
     @pytest.mark.parametrize("method", ["read", "aread"])
     def test_slow_call_is_answered_by_another_replica(self, verb: str, method: str) -> None:
         """Its caller has the answer while the slow attempt still runs; both count as one call."""
-        service = self.deploy(Slow, hedge={"delay": self.short}, **self.several(2, "round_robin"))
+        # By then the slow attempt has started: one that has not is cancelled, and never comes to the gate.
+        service = self.deploy(Slow, hedge={"delay": self.while_running}, **self.several(2, "round_robin"))
         gate = self.watch()
         answers = [self.outcome(service.handle, verb, method, 0, gate.checkpoint) for _ in range(2)]
         assert answers == [1, 1]
