@@ -145,9 +145,9 @@ def test_up_prints_a_link_and_login_another(tmp_path):
         (first,) = [line.rstrip() for line in up.said if line.startswith("http://")]
         assert not any("ticket" in line for line in up.said if line.startswith("{"))
         second, said = terminal.run("login")
-        assert "may do everything" in said
+        assert "full access" in said
         third, said = terminal.run("login", "--read")
-        assert "only look" in said
+        assert "read-only access" in said
         for link, access in ((first, "full"), (second.rstrip(), "full"), (third.rstrip(), "read")):
             assert _access_by(link) == access
         terminal.run("login", "--url", first.partition("/login")[0], "--token", "x" * 64, code=1)
