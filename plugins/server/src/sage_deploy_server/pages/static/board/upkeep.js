@@ -15,7 +15,7 @@ export function Plan({ live }) {
   const [error, setError] = useState(null);
   const [done, setDone] = useState(null);
   const changes = plan?.services.filter((each) => each.action !== "keep") ?? [];
-  const mayChange = live.about?.access !== "read";
+  const mayChange = live.about && live.about.access !== "read";
 
   async function read() {
     setError(null);
@@ -49,8 +49,8 @@ export function Plan({ live }) {
         ${mayChange && !isRecorded && changes.length > 0 && html`<button type="button" class="main" onClick=${apply} disabled=${live.link !== "live" || done?.state === "running"}>${t(changes.length === 1 ? "Apply 1 change" : "Apply {n} changes", { n: changes.length })}</button>`}
       </div>
     </div>
-    ${!isRecorded && html`<p class="soft">${t("Compares the files of this environment with what runs. Nothing changes before you apply it.")}</p>`}
-    ${!mayChange && html`<${Empty} text=${t("This login may only look. Who may change things can run:")} command=${commandOf(live.about, "apply", "--dry-run")} />`}
+    ${!isRecorded && html`<p class="soft">${t("Compares the files with the running services. Nothing changes before you apply it.")}</p>`}
+    ${mayChange === false && html`<${Empty} text=${t("This login is read-only. With full access, run:")} command=${commandOf(live.about, "apply", "--dry-run")} />`}
     <${Failed} error=${error} />
     ${done && html`<p class="preview" role="status"><${State} word=${done.state} /> ${done.error?.detail}</p>`}
     ${plan && html`<section class="card flush">
