@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,19 +23,24 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECTS = [ROOT, *sorted(pyproject.parent for pyproject in ROOT.glob("plugins/*/pyproject.toml"))]
 
 
-def main(folder: Path) -> None:
-    """Build into *folder* and check."""
-    files = build(folder)
-    with tempfile.TemporaryDirectory(prefix="sage-release-") as again:
-        others = build(Path(again))
+def main(folder: Path | None) -> None:
+    """Build and check; leave the files in *folder*, and none of another version."""
+    with tempfile.TemporaryDirectory(prefix="sage-release-") as first, tempfile.TemporaryDirectory() as second:
+        files, others = build(Path(first)), build(Path(second))
         different = [mine.name for mine, other in zip(files, others, strict=True) if digest(mine) != digest(other)]
-    if different:
-        sys.exit(f"two builds differ: {', '.join(different)}")
-    for file in files:
-        missing = missing_from(file)
-        if missing:
-            sys.exit(f"{file.name} lacks {', '.join(missing)}")
-    run(sys.executable, "-m", "twine", "check", "--strict", *files)
+        if different:
+            sys.exit(f"two builds differ: {', '.join(different)}")
+        for file in files:
+            missing = missing_from(file)
+            if missing:
+                sys.exit(f"{file.name} lacks {', '.join(missing)}")
+        run(sys.executable, "-m", "twine", "check", "--strict", *files)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in (*folder.glob("sage_deploy*.whl"), *folder.glob("sage_deploy*.tar.gz")):
+                old.unlink()
+            for file in files:
+                shutil.copy(file, folder)
     print(
         f"{len(files)} files of {len(PROJECTS)} distributions: equal in two builds, typed, licensed, twine is content"
     )
@@ -42,7 +48,6 @@ def main(folder: Path) -> None:
 
 def build(folder: Path) -> list[Path]:
     """Build the sdist and the wheel of each distribution into *folder*; gives them in order."""
-    folder.mkdir(parents=True, exist_ok=True)
     for project in PROJECTS:
         run(sys.executable, "-m", "hatchling", "build", "-d", folder, cwd=project)
     return sorted(folder.iterdir())
@@ -76,8 +81,4 @@ def run(*command: str | Path, cwd: Path = ROOT) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory(prefix="sage-release-") as name:
-            main(Path(name))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

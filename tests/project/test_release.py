@@ -68,7 +68,6 @@ def test_two_builds_that_differ_are_refused(tmp_path, monkeypatch):
     count = iter(range(9))
 
     def build(folder):
-        folder.mkdir(exist_ok=True)
         (folder / "a-1.tar.gz").write_text(f"build {next(count)}")
         return [folder / "a-1.tar.gz"]
 
