@@ -111,7 +111,7 @@ test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow, and tho
 test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many seeds
 	$(PYTEST) $(SHARED) -m "not real" --timeout 900
 
-# Each in an environment of its own, .venv-VERSION. Ray is left out where it has no wheel.
+# Each in its own environment, .venv-VERSION. All three have wheels of Ray.
 VERSIONS ?= 3.11 3.12 3.13
 .PHONY: test-versions
 test-versions: ## the whole suite with each supported Python that is installed

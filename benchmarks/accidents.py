@@ -26,6 +26,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from private_ray import private_ray
 from workloads import Callers
 
 from sage_deploy_testing.chaos.actions import ACTIONS, World
@@ -184,17 +185,7 @@ _BACK_S, _STEP_S = 5.0, 0.1
 
 def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     """Some processes stop one after the other and go on in another order, again and again."""
-    import ray
-
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_cpus=8,
-        object_store_memory=80 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    stack.callback(ray.shutdown)
+    stack.enter_context(private_ray(8))
     service = _Service(stack, folder, timeout=_DEADLINE_S)
     world = World(service.env, {}, None, service.witness, None, _PAUSE)  # type: ignore[arg-type] - all that `stop` takes
     drawn = random.Random(asked.seed)  # noqa: S311 - not for secrets

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import logging
 import random
 import statistics
 import sys
@@ -25,6 +24,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from private_ray import private_ray
 from soak_services import Coroutines, Failed, Plain, Reading, read
 
 from sage_plugins import Environment, ServiceDeploymentConfig
@@ -296,20 +296,6 @@ def _replicas(name: str, handle: ServiceHandle, *, trim: bool) -> Iterator[Watch
         yield Watched(f"{name}#{number}", ask)
 
 
-def _start_ray(stack: ExitStack) -> None:
-    import ray
-
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_cpus=8,
-        object_store_memory=80 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    stack.callback(ray.shutdown)
-
-
 def soak(stack: ExitStack, asked: argparse.Namespace) -> bool:
     """Call and read until the time is over; whether all was as it should be."""
     env = stack.enter_context(Environment("soak"))
@@ -367,7 +353,7 @@ def main() -> None:
     asked = parser.parse_args()
     with ExitStack() as stack:
         if "ray" in asked.where:
-            _start_ray(stack)
+            stack.enter_context(private_ray(8))
         fine = soak(stack, asked)
     sys.exit(0 if fine else 1)
 

@@ -87,7 +87,7 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
 
 def _tell(call: Call) -> None:
     """Say where *call* has gone that its caller waits; one that has not is on its way with that word."""
-    call.waits = True  # first: whoever sends it from now on says so
+    call.waits = True  # first: its sender says so from now on
     lane = call.lane
     if lane is not None and lane.told_waits is not None:
         lane.told_waits(call)

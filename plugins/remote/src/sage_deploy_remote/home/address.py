@@ -66,5 +66,5 @@ class HomeAddress:
 
 
 def receive_key(end: socket) -> bytes:
-    """Which service whoever has connected wants; raises OSError."""
+    """Which service the connected caller wants; raises OSError."""
     return end.recv(KEY_BYTES, MSG_WAITALL)

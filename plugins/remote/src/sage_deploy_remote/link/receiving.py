@@ -62,7 +62,7 @@ class Receiving:
 
     def arrived(self, response: Response, driver: Call | None = None) -> None:
         """As `Receiver.arrived`. In the main thread signal handlers wait until everything is read."""
-        if driver is not None:  # whoever waits for it holds them back already
+        if driver is not None:  # its waiting caller holds them back already
             self._take(response, driver)
             return
         with Shield():

@@ -1,7 +1,7 @@
 """
 Folders for sockets: each is held for as long as its process lives, and removed after a process that was killed.
 
-Whoever listens holds a lock on the folder itself, which the kernel gives back when the process ends, whatever ends it.
+A listener holds a lock on the folder itself, which the kernel gives back when the process ends, whatever ends it.
 Process numbers would not do, for they are used again. `systemd-tmpfiles` leaves locked folders alone as well.
 """
 

@@ -191,7 +191,7 @@ class RpcServer:
         if not self._closing.is_set():
             self._closing.set()
             with suppress(OSError):
-                self.address.dial().close()  # wakes whoever accepts
+                self.address.dial().close()  # wakes the accepting thread
             self._thread.join(_JOIN_S)
             self._listener.close()
             self.address.remove()

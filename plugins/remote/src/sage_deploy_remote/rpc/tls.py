@@ -163,7 +163,7 @@ class _Pump:
                 ready.set_exception(TimeoutError(f"the other side did not agree on TLS within {seconds:g} s"))
             except ssl.SSLError as error:
                 ready.set_exception(ConnectionError(f"no agreement on TLS with the other side: {error}"))
-            except Exception as error:  # noqa: BLE001 - for whoever waits
+            except Exception as error:  # noqa: BLE001 - for the waiting caller
                 ready.set_exception(error)
             else:
                 ready.set_result(binding)

@@ -228,7 +228,7 @@ class Reception(Inbox):
             elif self._lead.locked():
                 quiet += 1
                 if quiet > _QUIET_TICKS:
-                    self._sleeps = True  # first: whoever leaves from now on rings
+                    self._sleeps = True  # first: a worker that leaves from now on rings
                     self._sleeps = self._lead.locked()
                 continue
             elif seen != self._left:  # it has only just left
