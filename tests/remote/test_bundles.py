@@ -288,7 +288,7 @@ def unit():
 def test_answer_waits_for_the_next_one_while_calls_take_no_time(unit):
     """Sending costs as much as a short method; after half a millisecond what has been held back leaves."""
     begun, known = unit._said, {QUICK}
-    held = [unit.holds_back(ran(QUICK, begun + 0.0002 * number, 0.0001), known) for number in range(5)]
+    held = [unit.holds_back(ran(QUICK, begun + 0.00021 * number, 0.0001), known) for number in range(5)]
     assert held == [True, True, False, True, True]
 
 
